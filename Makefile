@@ -1,0 +1,35 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.SILENT:
+.PHONY: install demo test check clean
+
+SEED ?= 0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+demo: .venv/installed
+	$(BIN)/manners demo --seed $(SEED) --workspace demo
+
+install: .venv/installed
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q
+
+check: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(MAKE) test
+
+# torch goes in alone and first: whichever build of it this machine can have, the rest is then chosen around it.
+.venv/installed: pyproject.toml constraints.txt
+	command -v python3.11 >/dev/null || { echo "python3.11 is missing: install it (with its venv module), then run make again." >&2; exit 1; }
+	echo "Installing into .venv (a few minutes, once) ..." >&2
+	python3.11 -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist demo demo.previous .*_cache .hypothesis
