@@ -1,0 +1,226 @@
+"""One frozen dataclass per stage: every field with its unit and range in the string under it.
+
+Types and ranges are checked when a record is made, so a stage never sees a value that its annotation forbids. Where a
+value comes from (default, `manners.toml`, `--set`) is worked out by `manners.settings_load`.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from manners.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Inclusive bounds of a number."""
+
+    low: float
+    high: float
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Return whether `value` is one that the annotation `hint` of a settings field allows (a bool is no number)."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        base, bounds = args
+        return fits(value, base) and bounds.low <= value <= bounds.high
+    if origin in (Union, types.UnionType):
+        return any(fits(value, member) for member in args)
+    if origin is Literal:
+        return value in args
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def allowed(hint: Any) -> str:
+    """Return in words which values the annotation `hint` allows, such as `0.001 to 10, or none`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        whole = "a whole number, " if args[0] is int else ""
+        return f"{whole}{args[1].low:.12g} to {args[1].high:.12g}"
+    if origin in (Union, types.UnionType):
+        return ", or ".join(allowed(member) for member in args)
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in args)
+    return {bool: "true | false", str: "text", type(None): "none"}[hint]
+
+
+def stage_of(record: type) -> str:
+    """Return the name under which a stage's settings are set: `ppo` for `PPOSettings`, nothing for `Settings`."""
+    return record.__name__.removesuffix("Settings").lower()
+
+
+def check(record: Any) -> None:
+    """Raise `UsageError` naming stage, field, value and range where a field of `record` holds what it may not."""
+    hints = get_type_hints(type(record), include_extras=True)
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if not fits(value, hints[entry.name]):
+            name = f"{stage_of(type(record))}.{entry.name}".lstrip(".")
+            raise UsageError(f"{name} cannot be {value!r}: it takes {allowed(hints[entry.name])}.")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The language model that is to be taught."""
+
+    name: str = "smollm2-135m"
+    """A Hugging Face id, a local folder, a .gguf file, or `smollm2-135m`."""
+    trainable_layers: Annotated[int, Range(1, 10_000)] | Literal["all"] = 4
+    """Layers above the cut that every role owns a copy of; `all` is ordinary full fine-tuning."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; `auto` takes cuda, then mps, then cpu."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights while training and sampling."""
+    context: Annotated[int, Range(16, 1_000_000)] = 1024
+    """Longest dialogue with its response, in tokens; longer prompts lose whole turns from the left."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How the policy answers prompts, here and in every later stage: what is sampled from is what is scored."""
+
+    temperature: Annotated[float, Range(0.05, 5.0)] = 0.7
+    """Divides the logits, when sampling and when scoring alike."""
+    max_new_tokens: Annotated[int, Range(1, 100_000)] = 64
+    """Length limit of a response, in tokens."""
+    batch: Annotated[int, Range(1, 100_000)] = 64
+    """Responses drawn side by side; changes speed and memory only."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class CrowdSettings:
+    """The simulated annotators that stand in for people in the demo."""
+
+    taste: str = "manners"
+    """Which hidden taste the crowd shares; `random` has none and answers by coin."""
+    annotators: Annotated[int, Range(1, 100_000)] = 16
+    """How many simulated people."""
+    verdicts_per_comparison: Annotated[int, Range(1, 1000)] = 3
+    """How many different annotators see each comparison."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """The reward model: an ensemble of branches with a scalar head, trained on single verdicts."""
+
+    members: Annotated[int, Range(1, 64)] = 3
+    """Ensemble members: same data, each its own head, order and resampling of the groups."""
+    epochs: Annotated[int, Range(1, 100)] = 2
+    """Passes over the comparisons that are trained on."""
+    batch: Annotated[int, Range(1, 10_000)] = 16
+    """Comparisons per optimiser step."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-4
+    """Peak of AdamW's step; warms up over a tenth of the steps, then falls linearly to zero."""
+    set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
+    """Share of the groups of comparisons that is never trained on and measures the model."""
+    limit: Annotated[int, Range(2, 1_000_000_000)] | None = None
+    """Train on at most this many comparisons, drawn at random; None takes all."""
+    curve: bool = True
+    """Also train one member on 25 % and 50 % of the verdicts, to say what more comparisons would buy."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Proximal policy optimisation against the reward model. Names follow the method's papers."""
+
+    updates: Annotated[int, Range(1, 1_000_000)] = 16
+    """Rollout batches, each followed by `epochs` passes of optimisation."""
+    batch: Annotated[int, Range(2, 1_000_000)] = 64
+    """Episodes (responses) per rollout."""
+    minibatch: Annotated[int, Range(1, 1_000_000)] = 32
+    """Episodes per optimiser step."""
+    epochs: Annotated[int, Range(1, 100)] = 2
+    """Passes over each rollout."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-4
+    """Peak of AdamW's step for policy and value; warms up over a tenth of the updates, then falls linearly to zero."""
+    kl_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.05
+    """Weight of the per-token KL penalty against the initial model, in reward units per nat."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """k1 = log ratio (unbiased); k3 = exp(-d) - 1 + d (never negative)."""
+    kl_target: Annotated[float, Range(0.001, 10_000.0)] | None = None
+    """Adapt the coefficient towards this KL, in nats per response; None keeps it fixed."""
+    kl_horizon: Annotated[int, Range(1, 100_000_000)] = 2000
+    """Episodes over which the adaptive coefficient reacts."""
+    kl_stop: Annotated[float, Range(0.01, 10_000.0)] = 30.0
+    """Stop, and keep the best version so far, when a rollout's KL passes this many nats per response."""
+    clip: Annotated[float, Range(0.001, 10.0)] = 0.2
+    """Half-width of the interval around 1 in which the ratio earns anything."""
+    value_clip: Annotated[float, Range(0.001, 1000.0)] = 0.2
+    """How far a value may move from its rollout estimate within an update, in reward units."""
+    value_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.1
+    """Weight of the value loss beside the policy loss (shared branch), in nats per squared reward unit."""
+    value: Literal["separate", "shared"] = "shared"
+    """`shared`: the value head sits on the policy branch; `separate`: on its own, started from the reward branch."""
+    gamma: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Discount per token."""
+    lam: Annotated[float, Range(0.0, 1.0)] = 0.95
+    """Trace decay of the generalised advantage estimate."""
+    max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 1.0
+    """Taken off the score of a response that the length limit cut off, in reward standard deviations."""
+    validate_every: Annotated[int, Range(1, 1_000_000)] = 4
+    """Updates between measurements on the validation prompts, by which the best version is kept."""
+    validation_prompts: Annotated[int, Range(1, 1_000_000)] = 32
+    """Prompts of each such measurement."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The policy against the initial model, on prompts that nothing was trained on."""
+
+    prompts: Annotated[int, Range(2, 1_000_000)] = 100
+    """Evaluation prompts used; all there are, if fewer."""
+    samples: Annotated[int, Range(1, 1000)] = 4
+    """Answers of each version per prompt; also the n of best-of-n."""
+    length_tolerance: Annotated[float, Range(0.0, 1.0)] = 0.1
+    """Two answers are of matched length when their lengths in tokens differ by at most this share of the longer."""
+    bootstrap: Annotated[int, Range(100, 1_000_000)] = 2000
+    """Resamples of the prompts behind every interval."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, by stage."""
+
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    """Every random choice follows from it."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    sample: SampleSettings = field(default_factory=SampleSettings)
+    crowd: CrowdSettings = field(default_factory=CrowdSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)

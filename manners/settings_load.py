@@ -1,0 +1,228 @@
+"""Where each setting's value comes from: the default, then `manners.toml`, then `--set stage.field=value`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import textwrap
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from manners.errors import UsageError
+from manners.settings import Settings, allowed, fits, stage_of
+
+
+class Origin(StrEnum):
+    """Where a setting's value was taken from; the later of these wins."""
+
+    DEFAULT = "default"
+    TOML = "manners.toml"
+    SET = "--set"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What is known of one setting, apart from its value."""
+
+    name: str
+    """As it is set: `ppo.clip`, or `seed`."""
+    hint: Any
+    default: Any
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and for each field's name (`ppo.clip`) where its value was taken from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting as `manners settings` prints it."""
+
+    field: str
+    value: Any
+    origin: Origin
+    default: Any
+    allowed: str
+    meaning: str
+
+
+def load(toml: Path | None, overrides: Iterable[str] = ()) -> Loaded:
+    """Read settings from a TOML file (none, if it is None or absent) and `stage.field=value` overrides.
+
+    Raises:
+        UsageError: an unknown stage or field, a value of the wrong type or out of range, TOML that is not TOML.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(known_fields(), Origin.DEFAULT)
+    if toml is not None and toml.exists():
+        for name, value in _flat(_read_toml(toml)).items():
+            values[name] = _typed(name, value, f"{toml}: ")
+            origins[name] = Origin.TOML
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set {override}: write it as stage.field=value, for example --set ppo.clip=0.2.")
+        values[name.strip()] = _typed(name.strip(), text.strip(), "--set ")
+        origins[name.strip()] = Origin.SET
+    return Loaded(_build(values), origins)
+
+
+def parse(text: str, hint: Any) -> Any:
+    """Return `text` as the first of number, `true`/`false`, `none` or plain text that the annotation `hint` allows.
+
+    Raises:
+        ValueError: none of them is allowed.
+    """
+    words = {"true": True, "false": False, "none": None}
+    readings: list[Any] = [words[text.lower()]] if text.lower() in words else []
+    for number in (float, int):
+        try:
+            readings.append(number(text))
+        except ValueError:
+            continue
+    for reading in [*readings, text]:
+        if fits(reading, hint):
+            return reading
+    raise ValueError(text)
+
+
+def describe(loaded: Loaded, name: str | None = None) -> list[Row]:
+    """Return one row a setting: all of them, those of one stage (`ppo`), or a single one (`ppo.clip`).
+
+    Raises:
+        UsageError: no stage and no field is called `name`.
+    """
+    values = _flat(to_dict(loaded.settings))
+    chosen = [field for field in known_fields().values() if name in (None, field.name, field.name.rpartition(".")[0])]
+    if not chosen and name is not None:
+        raise _unknown(name, "")
+    return [
+        Row(
+            field.name,
+            values[field.name],
+            loaded.origins[field.name],
+            field.default,
+            allowed(field.hint),
+            field.meaning,
+        )
+        for field in chosen
+    ]
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Return the settings as nested dictionaries of plain values, fit for JSON."""
+    return asdict(settings)
+
+
+def from_dict(record: Mapping[str, Any]) -> Settings:
+    """Return the settings that `to_dict` wrote; a field it lacks (an older version's record) takes its default.
+
+    Raises:
+        UsageError: an unknown stage or field, or a value out of range.
+    """
+    values = _flat(record)
+    for name in values:
+        if name not in known_fields():
+            raise _unknown(name, "")
+    return _build(values)
+
+
+@cache
+def known_fields() -> Mapping[str, Field]:
+    """Return every setting by name, in the order in which the records declare them."""
+    return {field.name: field for field in _fields_of(Settings)}
+
+
+def _fields_of(record: type) -> list[Field]:
+    """Return the fields of one settings record, those of its stages in their place."""
+    hints, meanings = get_type_hints(record, include_extras=True), _docstrings(record)
+    found = []
+    for entry in fields(record):
+        if is_dataclass(hints[entry.name]):
+            found += _fields_of(hints[entry.name])
+        else:
+            assert entry.default is not MISSING, "a setting without a default"
+            name = f"{stage_of(record)}.{entry.name}".lstrip(".")
+            found.append(Field(name, hints[entry.name], entry.default, meanings[entry.name]))
+    return found
+
+
+def _docstrings(record: type) -> dict[str, str]:
+    """Return the string under each field of a record: Python keeps it in the source only."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(record))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, below in zip(definition.body, definition.body[1:], strict=False):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+            case ast.AnnAssign(target=ast.Name(id=name)), _:
+                found[name] = ""
+    return found
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested tables as one, under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": item for inner, item in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _build(values: Mapping[str, Any]) -> Settings:
+    """Return settings with the named fields changed from their defaults."""
+    hints = get_type_hints(Settings)
+    stages: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        stage, _, field = name.rpartition(".")
+        stages.setdefault(stage, {})[field] = value
+    top = stages.pop("", {})
+    return Settings(**top, **{stage: hints[stage](**changed) for stage, changed in stages.items()})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return a TOML file's tables."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML ({error}): correct it or move it away.") from error
+
+
+def _typed(name: str, value: object, where: str) -> Any:
+    """Return a value from the user as the type that the field called `name` takes."""
+    if name not in known_fields():
+        raise _unknown(name, where)
+    hint = known_fields()[name].hint
+    try:
+        if not isinstance(value, str | int | float):
+            raise ValueError(value)
+        # TOML has no none, and its 1 may stand for 1.0: its values are read as the same text after --set would be.
+        return parse(str(value), hint)
+    except ValueError:
+        raise UsageError(f"{where}{name} cannot be {value!r}: it takes {allowed(hint)}.") from None
+
+
+def _unknown(name: str, where: str) -> UsageError:
+    """Return the error for a name that is no setting, with the nearest one that is."""
+    fields = list(known_fields())
+    stages = {field.rpartition(".")[0] for field in fields} - {""}
+    stage, _, field = name.rpartition(".")
+    names = [known for known in fields if not stage or known.startswith(f"{stage}.")] or fields
+    near = difflib.get_close_matches(name, names, 1, 0.5) or difflib.get_close_matches(name, [*fields, *stages], 1, 0.3)
+    bare = [known for known in fields if known.rpartition(".")[2] == (field or name)]
+    hint = f"did you mean {(bare + near)[0]}? " if bare + near else ""
+    return UsageError(f"{where}{name} is not a setting: {hint}`manners settings` lists them all.")

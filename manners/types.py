@@ -1,0 +1,182 @@
+"""Records that pass between the stages: frozen, small, enums instead of flags. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Who speaks in a turn of a dialogue."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a dialogue."""
+
+    role: Role
+    text: str
+
+
+Dialogue = tuple[Turn, ...]
+"""A prompt is a dialogue whose last turn is the user's."""
+
+
+class FinishReason(StrEnum):
+    """Why a response ends where it ends; masks and penalties are decided by this, never by looking at token ids."""
+
+    STOP = "stop"
+    """The writer ended it: the end-of-turn token was drawn, or a person wrote it."""
+    LENGTH = "length"
+    """It was cut off by the length limit."""
+    UNKNOWN = "unknown"
+    """Imported without saying; treated as ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model drew a response: plain ancestral sampling at a temperature, with no hidden warpers."""
+
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One assistant turn written for a prompt. `author` is a model version's name, or a person or source."""
+
+    text: str
+    author: str
+    finish_reason: FinishReason = FinishReason.UNKNOWN
+    sampling: Sampling | None = None
+
+
+class AnnotatorKind(StrEnum):
+    """What sort of annotator gives a verdict; never mixed up in any table, file or plot."""
+
+    HUMAN = "human"
+    AI = "ai"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Annotator:
+    """Whoever gives verdicts."""
+
+    name: str
+    kind: AnnotatorKind
+
+
+class Choice(StrEnum):
+    """What an annotator answered. Sides are those shown: only `swapped` turns them round."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    TIE = "tie"
+    BOTH_BAD = "both_bad"
+    SKIP = "skip"
+
+    def swapped(self) -> Choice:
+        """Return the same opinion about the same two texts with the sides exchanged."""
+        return {Choice.LEFT: Choice.RIGHT, Choice.RIGHT: Choice.LEFT}.get(self, self)
+
+
+class AskedHow(StrEnum):
+    """How a comparison came to be asked."""
+
+    RANDOM = "random"
+    """Drawn uniformly; the only kind that measures without bias."""
+    IMPORTED = "imported"
+    EVALUATION = "evaluation"
+    """Two versions, blind, on unused prompts; never trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One annotator's answer to one comparison; append-only, a correction is a new verdict."""
+
+    choice: Choice
+    annotator: Annotator
+    strength: int | None = None
+    """1 slightly, 2 clearly, 3 much better; None where it was not asked."""
+    created_at: datetime | None = None
+    """UTC; None only before it is stored."""
+    seconds: float | None = None
+    """How long the annotator took, where known."""
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two responses to one prompt in the order shown, with every verdict given on them."""
+
+    prompt: Dialogue
+    left: Response
+    right: Response
+    asked_how: AskedHow
+    ask_probability: float | None = None
+    """Probability with which this comparison was put to the annotator; None where unknown (imports)."""
+    verdicts: tuple[Verdict, ...] = ()
+    id: int | None = None
+    """The store's key; None before it is stored."""
+
+
+class PromptUse(StrEnum):
+    """What a prompt may be used for; fixed when it enters the store."""
+
+    TRAIN = "train"
+    """Asked about, and trained on."""
+    VALIDATE = "validate"
+    """Chooses among versions during PPO; never trained on, never evaluated on."""
+    EVALUATE = "evaluate"
+    """The final evaluation only."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrompt:
+    """A prompt with its place in the store."""
+
+    id: int
+    dialogue: Dialogue
+    use: PromptUse
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def excludes(self, value: float) -> bool:
+        """Return whether `value` lies outside the interval."""
+        return not self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response drawn by a model, with what the stages after it need: token ids in, token ids out."""
+
+    prompt: Dialogue
+    response: Response
+    prompt_ids: tuple[int, ...] = field(repr=False)
+    response_ids: tuple[int, ...] = field(repr=False)
+    """With the end-of-turn token when `finish_reason` is STOP."""
+
+    @property
+    def length(self) -> int:
+        """Number of response tokens, the end-of-turn token included."""
+        return len(self.response_ids)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended the response itself."""
+        return self.response.finish_reason is not FinishReason.LENGTH

@@ -1,0 +1,282 @@
+"""The folder that holds a project: where things are, writes that are whole or not there, one training run at a time.
+
+    manners.toml     settings that differ from the defaults
+    workspace.json   the folder's format number
+    store.db         what was asked and what was answered
+    models/          one folder a model version
+    runs/            curves and checkpoints, one folder a training run
+    report.html, report.json
+
+What is being written is called `.NAME.HOST-PID-TOKEN.partial` until it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from manners import __version__
+from manners.errors import MannersError
+
+FORMAT = 1
+"""Raised whenever an older manners could no longer read the folder."""
+
+_PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]+\.partial")
+_DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A project's folder; `create` makes one, `open` finds one."""
+
+    root: Path
+
+    @property
+    def toml(self) -> Path:
+        """Settings of this workspace that differ from the defaults."""
+        return self.root / "manners.toml"
+
+    @property
+    def database(self) -> Path:
+        """What was asked and what was answered."""
+        return self.root / "store.db"
+
+    @property
+    def models(self) -> Path:
+        """One folder a model version."""
+        return self.root / "models"
+
+    @property
+    def runs(self) -> Path:
+        """Curves and checkpoints, one folder a training run."""
+        return self.root / "runs"
+
+    @property
+    def report_html(self) -> Path:
+        """The report that people read."""
+        return self.root / "report.html"
+
+    @property
+    def report_json(self) -> Path:
+        """The same facts for programs."""
+        return self.root / "report.json"
+
+    @classmethod
+    def create(cls, root: Path) -> Workspace:
+        """Make a workspace in a new or empty folder; one that is already there is opened as it is.
+
+        Raises:
+            MannersError: the folder holds other things, or cannot be written.
+        """
+        if not _marker(root).exists():
+            if root.exists() and (not root.is_dir() or any(root.iterdir())):
+                raise MannersError(f"{root} already holds other things: name a new or an empty folder.")
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                atomic_write(_marker(root), json.dumps({"format": FORMAT, "manners": __version__}) + "\n")
+            except OSError as error:
+                raise MannersError(
+                    f"cannot make a workspace in {root} ({error.strerror}): name another folder."
+                ) from error
+        workspace = cls.open(root)
+        workspace.models.mkdir(exist_ok=True)
+        workspace.runs.mkdir(exist_ok=True)
+        if not workspace.toml.exists():
+            atomic_write(
+                workspace.toml, "# Settings that differ from the defaults; `manners settings` lists them all.\n"
+            )
+        return workspace
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        """Find the workspace in a folder, and clear away what a killed process left half-written in it.
+
+        Raises:
+            MannersError: the folder is no workspace, or was written by a newer manners.
+        """
+        try:
+            found = int(json.loads(_marker(root).read_text(encoding="utf-8"))["format"])
+        except (FileNotFoundError, NotADirectoryError):
+            hint = f"run `manners init {root}` or name one with --workspace"
+            raise MannersError(f"{root} is not a workspace: {hint}.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise MannersError(f"{_marker(root)} is damaged: restore it from a copy of the workspace.") from error
+        if found > FORMAT:
+            known = f"its format is {found}, this version knows {FORMAT}"
+            raise MannersError(f"{root} was written by a newer manners ({known}): upgrade manners to open it.")
+        _clear_partials(root)
+        return cls(root)
+
+    @contextmanager
+    def run_lock(self, stage: str) -> Iterator[None]:
+        """Hold the right to train: one process a workspace, while asking, importing and reading go on beside it.
+
+        Raises:
+            MannersError: at once, naming stage and process id, when another training run holds it.
+        """
+        lock, holder = FileLock(self.root / "run.lock", timeout=0), self.root / "run.json"
+        try:
+            lock.acquire()
+        except Timeout:
+            raise MannersError(_held_by(self.root, holder)) from None
+        try:
+            atomic_write(holder, json.dumps({"pid": os.getpid(), "stage": stage}) + "\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def next_version_name(self, kind: str) -> str:
+        """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`."""
+        taken = [re.fullmatch(rf"{re.escape(kind)}-(\d+)", folder.name) for folder in self.models.glob(f"{kind}-*")]
+        return f"{kind}-{max((int(match[1]) for match in taken if match), default=0) + 1}"
+
+
+def move_aside(root: Path) -> Path | None:
+    """Make room for a new workspace in `root`: rename the one there to `<root>.previous`, in place of the one before.
+
+    Returns where the old workspace went, or None where there was none.
+
+    Raises:
+        MannersError: a training run is going on in it, or what is in the way is no workspace.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    previous = root.with_name(f"{root.name}.previous")
+    with Workspace.open(root).run_lock("demo"):
+        if previous.exists():
+            shutil.rmtree(Workspace.open(previous).root)
+    root.rename(previous)
+    return previous
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: into a neighbour, to the disk, then renamed over `path`.
+
+    Raises:
+        MannersError: no space is left; nothing was written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with _partial(path) as partial:
+        partial.write_bytes(data)
+        _to_disk(partial)
+        partial.replace(path)
+    _to_disk(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path` when the block ends, and vanishes when the block fails.
+
+    Raises:
+        MannersError: `path` exists already, or no space is left; nothing was written.
+    """
+    if path.exists():
+        raise MannersError(f"{path} exists already: move it away or choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(path) as partial:
+        partial.mkdir()
+        yield partial
+        for inner in [*partial.rglob("*"), partial]:
+            _to_disk(inner)
+        partial.rename(path)
+    _to_disk(path.parent)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """Yield the name of a neighbour of `path` that is gone afterwards, whatever happens in the block."""
+    owner = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name}.{owner}.partial")
+    try:
+        yield partial
+    except Exception as error:
+        if not _disk_is_full(error, path.parent):
+            raise
+        # What had fitted and what is free even so, together, were not enough.
+        needed = f"more than {(_size(partial) + shutil.disk_usage(path.parent).free) / 1e6:,.1f} MB"
+        raise MannersError(
+            f"no space left on the disk to write {path}: nothing was written; make {needed} free and run again."
+        ) from error
+    finally:
+        _remove(partial)
+
+
+def _disk_is_full(error: Exception, folder: Path) -> bool:
+    """Return whether a write failed for want of space; torch and safetensors wrap the system's error in their own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < 2**16
+
+
+def _size(path: Path) -> int:
+    """Return the bytes in a file or in a folder's files; none where there is neither."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _clear_partials(root: Path) -> None:
+    """Remove what processes left half-written that are no longer there to finish it."""
+    here = socket.gethostname().partition(".")[0]
+    for partial in list(root.rglob(".*.partial")):
+        match = _PARTIAL.fullmatch(partial.name)
+        with suppress(FileNotFoundError):
+            # A process of another machine that shares the disk cannot be looked up: its work is given a day.
+            old = time.time() - partial.stat().st_mtime > _DAY
+            if match and (not _is_running(int(match["pid"])) if match["host"] == here else old):
+                _remove(partial)
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether a process of this machine is there; one that is not ours to signal is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _marker(root: Path) -> Path:
+    """Return the file that makes a folder a workspace."""
+    return root / "workspace.json"
+
+
+def _held_by(root: Path, holder: Path) -> str:
+    """Return the sentence that tells who is training in a workspace."""
+    try:
+        record = json.loads(holder.read_text(encoding="utf-8"))
+        who = f"`{record['stage']}`, process {record['pid']},"
+    except (OSError, ValueError, KeyError):
+        # It took the lock an instant ago and has not signed yet.
+        who = "another run"
+    return f"{who} is training in {root}: wait for it to end, or stop it, and run again."

@@ -1,0 +1,27 @@
+"""What the tests share: the data beside the repository, and a fixed number of threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Let torch, where a test has imported it, use two threads: figures of a test do not depend on the machine."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with data sets; where there is none the test is skipped, and fails if it runs in CI."""
+    path = Path(os.environ.get("MANNERS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not path.is_dir():
+        reason = f"{path} is not there; set MANNERS_DATA to the folder with the data sets"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path

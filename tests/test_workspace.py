@@ -1,0 +1,221 @@
+"""The workspace: made once, opened safely, written whole or not at all, trained in by one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from manners.errors import MannersError
+from manners.workspace import FORMAT, Workspace, atomic_folder, atomic_write, move_aside
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A new workspace."""
+    return Workspace.create(tmp_path / "project")
+
+
+def names(folder: Path) -> set[str]:
+    """Return the names in a folder, hidden ones included."""
+    return {path.name for path in folder.iterdir()}
+
+
+def test_create_is_idempotent_and_open_finds_it(workspace: Workspace) -> None:
+    """A second `create` keeps what is there."""
+    workspace.toml.write_text("seed = 1\n")
+    assert Workspace.create(workspace.root) == Workspace.open(workspace.root) == workspace
+    assert workspace.toml.read_text() == "seed = 1\n"
+    assert names(workspace.root) == {"manners.toml", "workspace.json", "models", "runs"}
+
+
+def test_create_refuses_what_holds_other_things(tmp_path: Path) -> None:
+    """Neither a folder with a file in it nor a file becomes a workspace."""
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(MannersError, match="already holds other things"):
+        Workspace.create(tmp_path)
+    with pytest.raises(MannersError, match="already holds other things"):
+        Workspace.create(tmp_path / "thesis.tex")
+    with pytest.raises(MannersError, match="name another folder"):
+        Workspace.create(tmp_path / "thesis.tex" / "project")
+    assert names(tmp_path) == {"thesis.tex"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is not a workspace: run `manners init"),
+        (json.dumps({"format": FORMAT + 1}), "written by a newer manners"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": "new"}', "is damaged"),
+    ],
+)
+def test_open_refuses(tmp_path: Path, content: str | None, says: str) -> None:
+    """No workspace, a newer one, or a damaged one: each has its sentence."""
+    if content is not None:
+        (tmp_path / "workspace.json").write_text(content)
+    with pytest.raises(MannersError, match=says):
+        Workspace.open(tmp_path)
+
+
+def test_versions_count_from_the_highest(workspace: Workspace) -> None:
+    """A gap is not filled, for a name must never mean two things; other kinds and other names do not count."""
+    assert workspace.next_version_name("policy") == "policy-1"
+    for name in ("policy-1", "policy-10", "reward-3", "policy-old"):
+        (workspace.models / name).mkdir()
+    assert workspace.next_version_name("policy") == "policy-11"
+    assert workspace.next_version_name("reward") == "reward-4"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from manners.workspace import Workspace
+with Workspace.open(Path(sys.argv[1])).run_lock("ppo"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_training_run_at_a_time(workspace: Workspace) -> None:
+    """A second process is refused at once, by name of the first; a killed holder holds nothing."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(workspace.root)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        start = time.monotonic()
+        with (
+            pytest.raises(MannersError, match=rf"`ppo`, process {holder.pid}, is training"),
+            workspace.run_lock("reward"),
+        ):
+            pass
+        assert time.monotonic() - start < 2
+        # Everything else goes on beside it.
+        atomic_write(Workspace.open(workspace.root).report_json, "{}")
+        holder.send_signal(signal.SIGKILL)
+    with workspace.run_lock("reward"), pytest.raises(MannersError, match=f"`reward`, process {os.getpid()}"):
+        workspace.run_lock("ppo").__enter__()
+    with workspace.run_lock("ppo"):
+        pass
+
+
+def test_a_lock_without_a_signature_is_respected(workspace: Workspace) -> None:
+    """In the instant before the holder has signed, the lock already counts."""
+    with workspace.run_lock("reward"):
+        (workspace.root / "run.json").unlink()
+        with pytest.raises(MannersError, match="another run is training"):
+            workspace.run_lock("ppo").__enter__()
+
+
+def test_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New content whole, or the old content and nothing beside it."""
+    path = tmp_path / "report.json"
+    atomic_write(path, "old")
+    atomic_write(path, "new ü")
+    assert path.read_text(encoding="utf-8") == "new ü"
+    atomic_write(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    monkeypatch.setattr(os, "fsync", fails_with(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(MannersError, match=r"no space left .*report\.json: nothing was written; make more than"):
+        atomic_write(path, "newer")
+    assert names(tmp_path) == {"report.json"}
+    assert path.read_bytes() == b"\x00"
+
+
+def fails_with(error: Exception) -> Callable[..., None]:
+    """Return a function that raises `error`."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_leaves_no_folder(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's error, and that of a library that wraps it, become one sentence; nothing half-written remains."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500_000))
+    told = pytest.raises(MannersError, match=r"no space left on the disk.*more than 2\.5 MB")
+    with told, atomic_folder(tmp_path / "models" / "policy-1") as folder:
+        (folder / "weights").write_bytes(bytes(2_000_000))
+        raise error
+    assert names(tmp_path / "models") == set()
+
+
+def test_atomic_folder_appears_at_the_end_or_never(tmp_path: Path) -> None:
+    """It is invisible while it is filled; any failure, Ctrl-C included, removes it; a taken name is refused."""
+    path = tmp_path / "policy-1"
+    with atomic_folder(path) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "weights").write_text("x")
+        assert not path.exists()
+    assert (path / "deep" / "weights").read_text() == "x"
+    with pytest.raises(MannersError, match="exists already"), atomic_folder(path):
+        pass
+    for failure in (ValueError("bug"), KeyboardInterrupt(), OSError(errno.EACCES, "Permission denied")):
+        with pytest.raises(type(failure)), atomic_folder(tmp_path / "policy-2"):
+            raise failure
+    assert names(tmp_path) == {"policy-1"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from manners.workspace import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "weights").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_cleared(workspace: Workspace) -> None:
+    """On the next open, its half-written folder goes; that of a living process, and of a stranger's today, stay."""
+    subprocess.run([sys.executable, "-c", KILLED, str(workspace.models / "policy-1")], check=False, timeout=60)
+    [left] = workspace.models.iterdir()
+    assert left.name.endswith(".partial")
+    here = socket.gethostname().partition(".")[0]
+    living = workspace.models / f".policy-2.{here}-{os.getpid()}-00.partial"
+    recent, stale = (workspace.models / f".policy-{n}.far-away-1-00.partial" for n in (3, 4))
+    for folder in (living, recent, stale):
+        folder.mkdir()
+    os.utime(stale, (0, 0))
+    Workspace.open(workspace.root)
+    assert names(workspace.models) == {living.name, recent.name}
+
+
+def test_move_aside_keeps_one_previous(tmp_path: Path) -> None:
+    """The old workspace is kept under another name, the one before it goes, and a folder of somebody else's stays."""
+    root = tmp_path / "demo"
+    assert move_aside(root) is None
+    for text in ("first", "second"):
+        atomic_write(Workspace.create(root).report_json, text)
+        assert move_aside(root) == tmp_path / "demo.previous"
+    assert names(tmp_path) == {"demo.previous"}
+    assert Workspace.open(tmp_path / "demo.previous").report_json.read_text() == "second"
+    root.mkdir()
+    assert move_aside(root) is None
+    (root / "thesis.tex").write_text("")
+    with pytest.raises(MannersError, match="is not a workspace"):
+        move_aside(root)
