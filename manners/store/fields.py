@@ -1,0 +1,162 @@
+"""The fields of a row: each function returns the value of one, or raises `BadRow` saying what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from manners.store.records import to_messages
+from manners.store.rowfiles import BadRow, Fields, Reason
+from manners.types import Dialogue, Role, Sampling, Turn
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def required(fields: Fields, field: str) -> Any:
+    """Return the value of a field that must be there."""
+    if fields.get(field) is None:
+        raise BadRow(Reason.LACKS_FIELD, field, "is missing")
+    return fields[field]
+
+
+def parse_text(fields: Fields, field: str) -> str:
+    """Return a text that must be there; it may be empty, but every database must be able to hold it."""
+    return _checked_text(required(fields, field), field)
+
+
+def parse_prompt(fields: Fields) -> Dialogue:
+    """Return the dialogue in the field `prompt`: a text, a list of messages, or the JSON text of such a list."""
+    value = required(fields, "prompt")
+    messages = _message_list(value) if isinstance(value, str) else value
+    if messages is None:
+        return checked_prompt((Turn(Role.USER, parse_text(fields, "prompt")),), "prompt")
+    return checked_prompt(parse_dialogue(messages, "prompt"), "prompt")
+
+
+def prompt_text(prompt: Dialogue) -> str:
+    """Return what `parse_prompt` reads back: the text of a single user turn, or the JSON text of a list of messages."""
+    single = len(prompt) == 1 and prompt[0].role is Role.USER and _message_list(prompt[0].text) is None
+    return prompt[0].text if single else json.dumps(to_messages(prompt), ensure_ascii=False)
+
+
+def checked_prompt(prompt: Dialogue, field: str) -> Dialogue:
+    """Return the dialogue if it can be answered: it ends with a user turn and no turn is empty."""
+    if prompt[-1].role is not Role.USER:
+        raise BadRow(Reason.VALUE, field, "does not end with a user turn")
+    if not all(turn.text.strip() for turn in prompt):
+        raise BadRow(Reason.EMPTY, field, "has an empty turn")
+    return prompt
+
+
+def parse_dialogue(value: Any, field: str) -> Dialogue:
+    """Return the dialogue that a list of `{"role", "content"}` writes."""
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise BadRow(Reason.WRONG_TYPE, field, "is neither a text nor a list of messages")
+    if not value:
+        raise BadRow(Reason.EMPTY, field, "is an empty list")
+    turns = []
+    for message in value:
+        role, content = message.get("role"), message.get("content")
+        if role is None or content is None:
+            raise BadRow(Reason.LACKS_FIELD, field, "has a message without `role` or `content`")
+        if role not in tuple(Role):
+            raise BadRow(Reason.ROLE, field, f"has the role {role!r}, which is not one of {', '.join(Role)}")
+        turns.append(Turn(Role(role), _checked_text(content, field)))
+    return tuple(turns)
+
+
+def parse_member(fields: Fields, field: str, members: type[E], reason: Reason = Reason.VALUE) -> E | None:
+    """Return the member of an enumeration that the field names, None if it is empty."""
+    value = parse_word(fields, field)
+    if value is None:
+        return None
+    if value not in tuple(members):
+        raise BadRow(reason, field, f"is {value[:40]!r}, which is not one of {', '.join(members)}")
+    return members(value)
+
+
+def parse_word(fields: Fields, field: str) -> str | None:
+    """Return a short text or a number as text, None if the field is empty."""
+    value = fields.get(field)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRow(Reason.WRONG_TYPE, field, "is neither a text nor a number")
+    return _checked_text(str(value), field)
+
+
+def parse_number(fields: Fields, field: str, low: float, high: float) -> float | None:
+    """Return a number, None if the field is empty; the bounds are inclusive."""
+    value = parse_word(fields, field)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not low <= number <= high:
+        raise BadRow(Reason.VALUE, field, f"is {value[:40]!r}, which is not a number from {low:g} to {high:g}")
+    return number
+
+
+def parse_moment(fields: Fields, field: str) -> datetime | None:
+    """Return a time in UTC, which is also assumed where no zone is stated; None if the field is empty."""
+    value = fields.get(field)
+    if value is None or value == "":
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadRow(Reason.VALUE, field, "is not a time such as 2024-05-31T12:00:00+00:00") from error
+
+
+def parse_list(fields: Fields, field: str) -> tuple[str, ...]:
+    """Return the texts of a JSON list, none if the field is empty."""
+    value = parse_word(fields, field)
+    try:
+        texts = [] if value is None else json.loads(value)
+    except (ValueError, RecursionError):
+        texts = None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadRow(Reason.VALUE, field, "is not a JSON list of texts")
+    return tuple(_checked_text(text, field) for text in texts)
+
+
+def parse_sampling(fields: Fields, field: str) -> Sampling | None:
+    """Return sampling settings from a JSON object, None if the field is empty."""
+    value = parse_word(fields, field)
+    if value is None:
+        return None
+    try:
+        stated = json.loads(value)
+        return Sampling(float(stated["temperature"]), int(stated["max_new_tokens"]), int(stated["seed"]))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise BadRow(Reason.VALUE, field, "is not JSON with temperature, max_new_tokens and seed") from error
+
+
+def _message_list(text: str) -> list[Any] | None:
+    """Return the messages that a text writes as JSON; None for any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, list) or not value:
+        return None
+    return value if all(isinstance(message, dict) and "role" in message for message in value) else None
+
+
+def _checked_text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(Reason.WRONG_TYPE, field, "is not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(Reason.NOT_UTF8, field, "holds half a surrogate pair") from error
+    if "\0" in value:
+        raise BadRow(Reason.VALUE, field, "holds a NUL character")
+    return value

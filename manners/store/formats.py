@@ -1,0 +1,274 @@
+"""What a row means: one comparison with at most one verdict, in each of three formats, parsed and rendered."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Any
+
+from manners.store.fields import (
+    checked_prompt,
+    parse_dialogue,
+    parse_list,
+    parse_member,
+    parse_moment,
+    parse_number,
+    parse_prompt,
+    parse_sampling,
+    parse_text,
+    parse_word,
+    prompt_text,
+    required,
+)
+from manners.store.records import digest, to_messages
+from manners.store.rowfiles import BadRow, Fields, Reason
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    FinishReason,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
+
+IMPORTED = Annotator("imported", AnnotatorKind.HUMAN)
+"""Who gave a verdict in a file that does not say."""
+
+
+class Format(StrEnum):
+    """How a file writes down comparisons."""
+
+    ROWS = "rows"
+    """Our own: prompt, left, right, verdict; one row per verdict."""
+    PAIRS = "pairs"
+    """prompt, chosen, rejected: texts or message lists."""
+    HH = "hh"
+    """chosen, rejected: whole transcripts with `\\n\\nHuman: ` and `\\n\\nAssistant: ` turns."""
+
+
+SIDES = {Format.ROWS: ("left", "right"), Format.PAIRS: ("chosen", "rejected"), Format.HH: ("chosen", "rejected")}
+_TEXT: dict[Format, dict[str, type]] = {
+    Format.ROWS: {"prompt": str, "left": str, "right": str, "verdict": str},
+    Format.PAIRS: {"prompt": list, "chosen": list, "rejected": list},
+    Format.HH: {"chosen": str, "rejected": str},
+}
+_SIDE = {"model": str, "finish": str, "sampling": str}
+_COMMON: dict[str, type] = {"annotator": str, "annotator_kind": str, "strength": int, "created_at": str}
+_COMMON |= {"seconds": float, "reasons": str, "comment": str, "asked_how": str, "ask_probability": float}
+COLUMNS: dict[Format, dict[str, type]] = {
+    fmt: _TEXT[fmt] | _COMMON | {f"{side}_{name}": kind for side in SIDES[fmt] for name, kind in _SIDE.items()}
+    for fmt in Format
+}
+"""The fields of each format with their types, in the order in which they are written."""
+
+
+def detect(fields: Fields) -> Format | None:
+    """Return the format that these fields belong to, None if to none."""
+    if {"left", "right", "verdict"} & fields.keys():
+        return Format.ROWS
+    present = [fields[side] for side in ("chosen", "rejected") if side in fields]
+    if not present:
+        return None
+    return Format.HH if "prompt" not in fields and all(isinstance(value, str) for value in present) else Format.PAIRS
+
+
+def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
+    """Return the comparison that a row describes, with its verdict if it has one. Raises BadRow.
+
+    `annotator` stands for what the row does not say. In `pairs` and `hh` the side of the chosen response is drawn by
+    a hash of the prompt and both texts: the same in every import, and the opposite order when the pair is
+    chosen the other way round, so that the two remain two comparisons.
+    """
+    if fmt is Format.ROWS:
+        prompt = parse_prompt(fields)
+        left, right = (_response(fields, fmt, side, parse_text(fields, side)) for side in ("left", "right"))
+        choice = _choice(fields)
+    else:
+        prompt, chosen_text, rejected_text = (_pair if fmt is Format.PAIRS else _transcripts)(fields)
+        chosen = _response(fields, fmt, "chosen", chosen_text)
+        rejected = _response(fields, fmt, "rejected", rejected_text)
+        chosen_left = int(digest(to_messages(prompt), *sorted((chosen_text, rejected_text))), 16) % 2 == 0
+        left, right = (chosen, rejected) if chosen_left else (rejected, chosen)
+        choice = Choice.LEFT if chosen_left else Choice.RIGHT
+    if left.text == right.text:
+        raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
+    verdict = None if choice is None else _verdict(fields, choice, annotator)
+    return Comparison(
+        prompt=prompt,
+        left=left,
+        right=right,
+        asked_how=parse_member(fields, "asked_how", AskedHow) or AskedHow.IMPORTED,
+        ask_probability=parse_number(fields, "ask_probability", 0, 1),
+        verdicts=() if verdict is None else (verdict,),
+    )
+
+
+def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
+    """Return the row of one verdict, leaving out what `parse` assumes by itself.
+
+    Raises BadRow when the format cannot hold it: `pairs` and `hh` need a left or right, `hh` a dialogue that can be
+    read back from its transcript.
+    """
+    fields: dict[str, Any] = {}
+    sides = (comparison.left, comparison.right)
+    if fmt is Format.ROWS:
+        fields |= {"prompt": prompt_text(comparison.prompt), "left": sides[0].text, "right": sides[1].text}
+        fields["verdict"] = "" if verdict is None else verdict.choice.value
+    else:
+        if verdict is None or verdict.choice not in (Choice.LEFT, Choice.RIGHT):
+            raise BadRow(Reason.VERDICT, "", "no verdict" if verdict is None else verdict.choice.value)
+        if verdict.choice is Choice.RIGHT:
+            sides = (comparison.right, comparison.left)
+        fields |= _render_sides(comparison.prompt, sides[0].text, sides[1].text, fmt)
+    for side, response in zip(SIDES[fmt], sides, strict=True):
+        fields |= _render_response(fmt, side, response)
+    if comparison.asked_how is not AskedHow.IMPORTED:
+        fields["asked_how"] = comparison.asked_how.value
+    fields["ask_probability"] = comparison.ask_probability
+    return fields if verdict is None else fields | _render_verdict(verdict, fmt)
+
+
+def _render_sides(prompt: Dialogue, chosen: str, rejected: str, fmt: Format) -> dict[str, Any]:
+    if fmt is Format.PAIRS:
+        texts = {"chosen": chosen, "rejected": rejected}
+        return {"prompt": to_messages(prompt)} | {
+            side: [{"role": Role.ASSISTANT.value, "content": text}] for side, text in texts.items()
+        }
+    if any(turn.role is Role.SYSTEM for turn in prompt):
+        raise BadRow(Reason.TRANSCRIPT, "", "a transcript has no system turn")
+    start = "".join(_MARKERS[turn.role] + turn.text for turn in prompt) + _MARKERS[Role.ASSISTANT]
+    fields = {"chosen": start + chosen, "rejected": start + rejected}
+    try:
+        read_back = _transcripts(fields)
+    except BadRow:
+        read_back = None
+    if read_back != (prompt, chosen, rejected):
+        raise BadRow(Reason.TRANSCRIPT, "", "a turn contains the mark of another turn")
+    return fields
+
+
+def _render_response(fmt: Format, side: str, response: Response) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if response.author != IMPORTED.name:
+        fields[f"{side}_model"] = response.author
+    if response.finish_reason is not _assumed_finish(fmt, response.text):
+        fields[f"{side}_finish"] = response.finish_reason.value
+    if response.sampling is not None:
+        fields[f"{side}_sampling"] = json.dumps(asdict(response.sampling))
+    return fields
+
+
+def _render_verdict(verdict: Verdict, fmt: Format) -> dict[str, Any]:
+    fields: dict[str, Any] = {"strength": verdict.strength, "seconds": verdict.seconds}
+    fields["comment"] = verdict.comment or None
+    if verdict.reasons:
+        fields["reasons"] = json.dumps(verdict.reasons, ensure_ascii=False)
+    if fmt is Format.ROWS or verdict.annotator != IMPORTED:
+        fields |= {"annotator": verdict.annotator.name, "annotator_kind": verdict.annotator.kind.value}
+    if fmt is Format.ROWS and verdict.created_at is not None:
+        fields["created_at"] = verdict.created_at.isoformat()
+    return fields
+
+
+_MARKERS = {Role.USER: "\n\nHuman: ", Role.ASSISTANT: "\n\nAssistant: "}
+_MARKER = re.compile("(" + "|".join(_MARKERS.values()) + ")")
+
+
+def _transcripts(fields: Fields) -> tuple[Dialogue, str, str]:
+    """Split two transcripts where they part, after the last user turn that they share.
+
+    What follows must be the assistant's; a few transcripts have several assistant turns there, which are one response
+    with the mark left inside it, so that the texts remain exactly as they were.
+    """
+    turns = {side: _turns(parse_text(fields, side), side) for side in ("chosen", "rejected")}
+    shared = _shared_prompt(turns["chosen"], turns["rejected"], "chosen")
+    texts = []
+    for side, dialogue in turns.items():
+        rest = dialogue[len(shared) :]
+        if not rest or any(turn.role is Role.USER for turn in rest):
+            raise BadRow(Reason.TRANSCRIPT, side, "does not differ from the other in the assistant's last turn only")
+        texts.append(_MARKERS[Role.ASSISTANT].join(turn.text for turn in rest))
+    return checked_prompt(shared, "chosen"), texts[0], texts[1]
+
+
+def _turns(transcript: str, field: str) -> Dialogue:
+    parts = _MARKER.split(transcript)
+    if parts[0] or len(parts) < 3:
+        raise BadRow(Reason.TRANSCRIPT, field, "does not begin with a blank line and `Human: `")
+    roles = {marker: role for role, marker in _MARKERS.items()}
+    return tuple(Turn(roles[marker], text) for marker, text in zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _shared_prompt(chosen: Dialogue, rejected: Dialogue, field: str) -> Dialogue:
+    length = 0
+    for position, (left, right) in enumerate(zip(chosen, rejected, strict=False), start=1):
+        if left != right:
+            break
+        if left.role is Role.USER:
+            length = position
+    if length == 0:
+        raise BadRow(Reason.TRANSCRIPT, field, "shares no user turn with the other response")
+    return chosen[:length]
+
+
+def _pair(fields: Fields) -> tuple[Dialogue, str, str]:
+    """Return prompt and texts of a pair, whose sides are texts, assistant messages, or whole dialogues."""
+    sides = ("chosen", "rejected")
+    if all(isinstance(required(fields, side), str) for side in sides):
+        return parse_prompt(fields), parse_text(fields, "chosen"), parse_text(fields, "rejected")
+    chosen, rejected = (parse_dialogue(fields[side], side) for side in sides)
+    whole = chosen[0].role is not Role.ASSISTANT
+    prompt = _shared_prompt(chosen, rejected, "chosen") if whole else parse_prompt(fields)
+    if whole and fields.get("prompt") is not None and parse_prompt(fields) != prompt:
+        raise BadRow(Reason.VALUE, "prompt", "is not what `chosen` and `rejected` share")
+    shared = prompt if whole else ()
+    for side, dialogue in zip(sides, (chosen, rejected), strict=True):
+        last = dialogue[len(shared) :]
+        if dialogue[: len(shared)] != shared or [turn.role for turn in last] != [Role.ASSISTANT]:
+            raise BadRow(Reason.VALUE, side, "does not end with one assistant message after the prompt")
+    return checked_prompt(prompt, "prompt"), chosen[-1].text, rejected[-1].text
+
+
+def _choice(fields: Fields) -> Choice | None:
+    if "verdict" not in fields:
+        raise BadRow(Reason.LACKS_FIELD, "verdict", "is missing")
+    return parse_member(fields, "verdict", Choice, Reason.VERDICT)
+
+
+def _assumed_finish(fmt: Format, text: str) -> FinishReason:
+    # A transcript is whole, so an answer without a word was ended there; elsewhere an empty text may be a lost one.
+    return FinishReason.STOP if fmt is Format.HH and not text.strip() else FinishReason.UNKNOWN
+
+
+def _response(fields: Fields, fmt: Format, side: str, text: str) -> Response:
+    finish = parse_member(fields, f"{side}_finish", FinishReason) or _assumed_finish(fmt, text)
+    if not text.strip() and finish is not FinishReason.STOP:
+        raise BadRow(Reason.EMPTY, side, f"is empty, and `{side}_finish` does not say that it was meant (`stop`)")
+    author = parse_word(fields, f"{side}_model") or IMPORTED.name
+    return Response(text, author, finish, parse_sampling(fields, f"{side}_sampling"))
+
+
+def _verdict(fields: Fields, choice: Choice, default: Annotator) -> Verdict:
+    strength = parse_number(fields, "strength", 1, 3)
+    if strength is not None and not strength.is_integer():
+        raise BadRow(Reason.VALUE, "strength", "is not 1, 2 or 3")
+    annotator = Annotator(
+        name=parse_word(fields, "annotator") or default.name,
+        kind=parse_member(fields, "annotator_kind", AnnotatorKind) or default.kind,
+    )
+    return Verdict(
+        choice=choice,
+        annotator=annotator,
+        strength=None if strength is None else int(strength),
+        created_at=parse_moment(fields, "created_at"),
+        seconds=parse_number(fields, "seconds", 0, 1e9),
+        reasons=parse_list(fields, "reasons"),
+        comment=parse_word(fields, "comment") or "",
+    )

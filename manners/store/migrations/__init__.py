@@ -1,0 +1,1 @@
+"""How the tables came to be, one Alembic revision after another; `Store.open` brings a store up to the newest."""

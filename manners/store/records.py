@@ -1,0 +1,94 @@
+"""The shapes that the store adds to those of `manners.types`, and the JSON form of a dialogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from manners.types import Annotator, AnnotatorKind, Comparison, Dialogue, PromptUse, Role, Turn, Verdict
+
+
+class VersionKind(StrEnum):
+    """What a model version is for."""
+
+    POLICY = "policy"
+    REWARD = "reward"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model version: a folder on disk and where it came from."""
+
+    name: str
+    kind: VersionKind
+    path: str
+    parent: str | None = None
+    """Name of the version it was trained from; None for the first."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    watermark: int = 0
+    """Highest verdict id that it may have learned from."""
+    created_at: datetime | None = None
+    """UTC; None only before it is stored."""
+    id: int | None = None
+
+
+class Outcome(StrEnum):
+    """How a round ended."""
+
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One turn of the loop: which policy was tried, against which reward model, and what became of it."""
+
+    policy: str
+    """Name of the version that was tried."""
+    reward: str
+    """Name of the reward model's version."""
+    outcome: Outcome
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
+    """UTC; None only before it is stored."""
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much the store holds; every use and every annotator kind has an entry, zero included."""
+
+    prompts: Mapping[PromptUse, int]
+    responses: int
+    comparisons: int
+    verdicts: Mapping[AnnotatorKind, int]
+    versions: int
+
+
+def effective_verdicts(comparison: Comparison) -> tuple[Verdict, ...]:
+    """Return the verdicts that count: of each annotator only the last one given on this comparison."""
+    last: dict[Annotator, Verdict] = {}
+    for verdict in comparison.verdicts:
+        last.pop(verdict.annotator, None)
+        last[verdict.annotator] = verdict
+    return tuple(last.values())
+
+
+def to_messages(dialogue: Dialogue) -> list[dict[str, str]]:
+    """Return a dialogue as a list of `{"role", "content"}`, the form in which it is stored and exported."""
+    return [{"role": turn.role.value, "content": turn.text} for turn in dialogue]
+
+
+def from_messages(messages: Sequence[Mapping[str, str]]) -> Dialogue:
+    """Return the dialogue that `to_messages` wrote."""
+    return tuple(Turn(Role(message["role"]), message["content"]) for message in messages)
+
+
+def digest(*parts: object) -> str:
+    """Return the SHA-256, in hex, of the JSON text of the parts: equal parts, and only those, share it."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

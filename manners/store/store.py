@@ -1,0 +1,304 @@
+"""The store: short transactions over the tables, and nothing that overwrites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.orm import aliased
+
+from manners.errors import MannersError
+from manners.store import queries, schema
+from manners.store.records import Counts, Outcome, Round, Version, VersionKind, from_messages
+from manners.store.tables import (
+    AnnotatorRow,
+    ComparisonRow,
+    PromptRow,
+    ResponseRow,
+    RoundRow,
+    VerdictRow,
+    VersionRow,
+)
+from manners.types import AnnotatorKind, AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What `Store.merge_comparisons` found new, and how many of the records it knew already."""
+
+    comparisons: int
+    verdicts: int
+    duplicates: int
+
+
+class Store:
+    """The record of a workspace. Safe to use from many threads, and from many processes that each open it."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        """Use `open` or `create` instead."""
+        self._engine = engine
+        self._writer = engine.execution_options(writes=True)
+        self._name = name
+
+    @staticmethod
+    def open(url_or_path: str | Path) -> Store:
+        """Open a store that is there, bringing tables of an older version up to date.
+
+        Raises MannersError when there is none, or when a newer version of manners wrote it.
+        """
+        url = schema.to_url(url_or_path)
+        name = url.render_as_string() if url.host else str(url.database)
+        if _is_file(url) and not Path(str(url.database)).is_file():
+            raise MannersError(f"There is no store at {name}; make a workspace with `manners init` first.")
+        store = Store(schema.connect(url), name)
+        try:
+            with store._read() as connection:
+                revision = schema.current_revision(connection)
+            if revision is None:
+                raise MannersError(f"{name} holds no store; make a workspace with `manners init` first.")
+            if revision != schema.newest_revision():
+                with store._write() as connection:
+                    schema.upgrade(connection, name)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @staticmethod
+    def create(url_or_path: str | Path) -> Store:
+        """Make an empty store: a SQLite file at a path, or tables in the PostgreSQL database of a URL.
+
+        Raises MannersError when there is one already.
+        """
+        url = schema.to_url(url_or_path)
+        name = url.render_as_string() if url.host else str(url.database)
+        if _is_file(url):
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        store = Store(schema.connect(url), name)
+        try:
+            with store._refusals():
+                schema.use_wal(store._engine)
+            with store._write() as connection:
+                if schema.current_revision(connection) is not None:
+                    raise MannersError(f"{name} holds a store already; open it, or choose another place.")
+                schema.upgrade(connection, name)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Let go of the database; the store opens connections again if it is used after that."""
+        self._engine.dispose()
+
+    def add_prompts(self, dialogues: Iterable[Dialogue], use: PromptUse, source: str) -> list[int]:
+        """Store prompts and return their ids in order; a prompt that is there already keeps its id.
+
+        Raises MannersError, and stores none, when one is there with another use: the use is fixed on entry, so that
+        nothing is ever evaluated on what was trained on.
+        """
+        ids: list[int] = []
+        with self._write() as connection:
+            queries.take_turns(connection)
+            for chunk in queries.chunks(dialogues):
+                keys = [queries.prompt_digest(dialogue) for dialogue in chunk]
+                wanted = {key: (dialogue, use) for key, dialogue in zip(keys, chunk, strict=True)}
+                stored = queries.prompt_ids(connection, wanted, source)
+                for key, dialogue in zip(keys, chunk, strict=True):
+                    if stored[key][1] is not use:
+                        raise MannersError(
+                            f"The prompt {dialogue[-1].text[:60]!r} is in {self._name} for `{stored[key][1]}` and "
+                            f"cannot be added for `{use}`; leave it out."
+                        )
+                ids += [stored[key][0] for key in keys]
+        return ids
+
+    def prompts(self, use: PromptUse | None = None) -> list[StoredPrompt]:
+        """Return the prompts of one use, or of all, by id."""
+        query = select(PromptRow.id, PromptRow.turns, PromptRow.use).order_by(PromptRow.id)
+        if use is not None:
+            query = query.where(PromptRow.use == use.value)
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
+
+    def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
+        """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
+
+        Prompts and responses that are new are stored too; each comparison is a new row, for each was shown.
+        """
+        ids: list[int] = []
+        with self._write() as connection:
+            queries.take_turns(connection)
+            for chunk in queries.chunks(comparisons):
+                new = queries.insert_comparisons(connection, chunk, queries.response_ids(connection, chunk))
+                verdicts = [(key, verdict) for key, c in zip(new, chunk, strict=True) for verdict in c.verdicts]
+                queries.insert_verdicts(connection, verdicts)
+                ids += new
+        return ids
+
+    def merge_comparisons(self, comparisons: Iterable[Comparison]) -> Merged:
+        """Add what is not there yet of records that were written elsewhere, in one transaction.
+
+        The same responses in the same order, asked about in the same way, are one comparison. On it, the same choice
+        of the same annotator is one verdict, unless it states a time at which none is known.
+        """
+        new_comparisons = new_verdicts = duplicates = 0
+        with self._write() as connection:
+            queries.take_turns(connection)
+            for chunk in queries.chunks(comparisons):
+                ids, added = queries.merge_ids(connection, chunk)
+                verdicts, known = queries.unknown_verdicts(connection, ids, chunk)
+                queries.insert_verdicts(connection, verdicts)
+                new_comparisons += len(added)
+                new_verdicts += len(verdicts)
+                unjudged = sum(not comparison.verdicts for comparison in chunk)
+                created_unjudged = sum(not chunk[position].verdicts for position in added)
+                duplicates += known + unjudged - created_unjudged
+        return Merged(new_comparisons, new_verdicts, duplicates)
+
+    def add_verdicts(self, verdicts: Sequence[tuple[int, Verdict]]) -> None:
+        """Append verdicts, each with the id of the comparison that it answers.
+
+        Raises MannersError, and stores none, when there is no such comparison.
+        """
+        wanted = {comparison for comparison, _ in verdicts}
+        with self._write() as connection:
+            for chunk in queries.chunks(wanted):
+                known = connection.execute(select(ComparisonRow.id).where(ComparisonRow.id.in_(chunk))).scalars()
+                if missing := sorted(set(chunk) - set(known)):
+                    raise MannersError(f"There is no comparison {missing[0]} in {self._name}; check its number.")
+            for some in queries.chunks(verdicts):
+                queries.insert_verdicts(connection, some)
+
+    def comparisons(self, asked_how: AskedHow | None = None) -> list[Comparison]:
+        """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival."""
+        with self._read() as connection:
+            return queries.select_comparisons(connection, asked_how)
+
+    def watermark(self) -> int:
+        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from."""
+        with self._read() as connection:
+            return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+
+    def add_version(self, version: Version) -> int:
+        """Record a model version and return its id. Raises MannersError on a taken name or an unknown parent."""
+        with self._write() as connection:
+            known = _version_ids(connection)
+            if version.name in known:
+                raise MannersError(f"There is a version {version.name} in {self._name} already; choose another name.")
+            row = {
+                "name": version.name,
+                "kind": version.kind.value,
+                "path": version.path,
+                "parent_id": None if version.parent is None else self._known(known, version.parent),
+                "metrics": dict(version.metrics),
+                "watermark": version.watermark,
+                "created_at": version.created_at or datetime.now(UTC),
+            }
+            return connection.execute(insert(VersionRow).returning(VersionRow.id), row).scalar_one()
+
+    def versions(self, kind: VersionKind | None = None) -> list[Version]:
+        """Return the model versions of one kind, or of both, oldest first."""
+        parent = aliased(VersionRow)
+        query = (
+            select(VersionRow, parent.name.label("parent"))
+            .outerjoin(parent, VersionRow.parent_id == parent.id)
+            .order_by(VersionRow.id)
+        )
+        if kind is not None:
+            query = query.where(VersionRow.kind == kind.value)
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Version(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
+            for r in rows
+        ]
+
+    def add_round(self, round_: Round) -> int:
+        """Record how a round ended and return its id. Raises MannersError when a version that it names is unknown."""
+        with self._write() as connection:
+            known = _version_ids(connection)
+            row = {
+                "policy_id": self._known(known, round_.policy),
+                "reward_id": self._known(known, round_.reward),
+                "outcome": round_.outcome.value,
+                "metrics": dict(round_.metrics),
+                "created_at": round_.created_at or datetime.now(UTC),
+            }
+            return connection.execute(insert(RoundRow).returning(RoundRow.id), row).scalar_one()
+
+    def rounds(self) -> list[Round]:
+        """Return the rounds, oldest first."""
+        policy, reward = aliased(VersionRow), aliased(VersionRow)
+        query = (
+            select(RoundRow, policy.name.label("policy"), reward.name.label("reward"))
+            .join(policy, RoundRow.policy_id == policy.id)
+            .join(reward, RoundRow.reward_id == reward.id)
+            .order_by(RoundRow.id)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
+
+    def counts(self) -> Counts:
+        """Return how much there is of everything."""
+        prompts, verdicts = dict.fromkeys(PromptUse, 0), dict.fromkeys(AnnotatorKind, 0)
+        by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
+        by_kind = select(AnnotatorRow.kind, func.count()).join(VerdictRow).group_by(AnnotatorRow.kind)
+        with self._read() as connection:
+            prompts |= {PromptUse(use): count for use, count in connection.execute(by_use)}
+            verdicts |= {AnnotatorKind(kind): count for kind, count in connection.execute(by_kind)}
+            responses, comparisons, versions = (
+                connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for table in (ResponseRow, ComparisonRow, VersionRow)
+            )
+        return Counts(prompts, responses, comparisons, verdicts, versions)
+
+    def _known(self, ids: dict[str, int], version: str) -> int:
+        if version not in ids:
+            raise MannersError(
+                f"There is no version {version} in {self._name}; `manners models` lists those there are."
+            )
+        return ids[version]
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._refusals(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._refusals(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn what the database refuses for reasons outside the program into a MannersError."""
+        try:
+            yield
+        except OperationalError as error:
+            raise MannersError(
+                f"The database {self._name} refused ({str(error.orig).strip()}); check that it can be reached, that "
+                "its disk has room and that no other program holds it."
+            ) from error
+        except DatabaseError as error:
+            if "not a database" not in str(error.orig):
+                raise
+            raise MannersError(
+                f"{self._name} is not a SQLite database; name the file that `manners init` made."
+            ) from error
+
+
+def _is_file(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _version_ids(connection: Connection) -> dict[str, int]:
+    return {row.name: row.id for row in connection.execute(select(VersionRow.name, VersionRow.id))}

@@ -1,0 +1,254 @@
+"""Comparisons and prompts come in from files, whole or not at all, and go out again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from manners.errors import MannersError
+from manners.store.fields import parse_prompt, prompt_text
+from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
+from manners.store.records import digest, effective_verdicts
+from manners.store.rowfiles import BadRow, Fields, Reason, read_rows, suffix_of, write_rows
+from manners.store.store import Store
+from manners.types import Annotator, AskedHow, Choice, Comparison, Dialogue, PromptUse
+
+PREVIEW_ROWS = 5
+SKIP = "or leave such lines out with --skip-bad"
+PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
+
+Item = tuple[int, Comparison | BadRow]
+"""Line number, and what stands there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an import of the file would meet."""
+
+    format: Format
+    rows: tuple[Comparison, ...]
+    """The first good rows, at most five."""
+    total: int
+    """Good rows and bad ones."""
+    ties: int
+    duplicates: int
+    """Rows that say what an earlier row of the file says."""
+    unsupported_roles: int
+    unused: tuple[str, ...]
+    """Columns that are none of ours and would be left behind."""
+    problems: Mapping[Reason, int]
+    first_problem: str
+    """The sentence that an import without `skip_bad` would stop with; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What an import added, and what it did not add, by reason."""
+
+    comparisons: int
+    verdicts: int
+    duplicates: int
+    skipped: Mapping[Reason, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """How many rows an export wrote, and what the format could not hold, by reason."""
+
+    rows: int
+    left_out: Mapping[str, int]
+
+
+def preview(path: Path, mapping: Mapping[str, str], fmt: Format | None = None) -> Preview:
+    """Read a file of comparisons without storing anything; bad rows are counted, not raised."""
+    fmt = _format_of(path, mapping, fmt)
+    first: list[Comparison] = []
+    problems: Counter[Reason] = Counter()
+    first_problem = ""
+    seen: set[str] = set()
+    total = ties = duplicates = 0
+    for line, item in _items(path, mapping, fmt, IMPORTED):
+        total += 1
+        if isinstance(item, BadRow):
+            problems[item.reason] += 1
+            first_problem = first_problem or str(_complaint(path, line, item, SKIP))
+            continue
+        if len(first) < PREVIEW_ROWS:
+            first.append(item)
+        ties += any(verdict.choice is Choice.TIE for verdict in item.verdicts)
+        key = digest(repr(item))
+        duplicates += key in seen
+        seen.add(key)
+    rows = (_renamed(fields, mapping) for _, fields in read_rows(path) if not isinstance(fields, BadRow))
+    return Preview(
+        format=fmt,
+        rows=tuple(first),
+        total=total,
+        ties=ties,
+        duplicates=duplicates,
+        unsupported_roles=problems[Reason.ROLE],
+        unused=tuple(sorted({name for fields in rows for name in fields} - COLUMNS[fmt].keys())),
+        problems=dict(problems),
+        first_problem=first_problem,
+    )
+
+
+def read_comparisons(
+    path: Path, mapping: Mapping[str, str], fmt: Format | None = None, annotator: Annotator = IMPORTED
+) -> Iterator[Comparison]:
+    """Yield the comparisons of a file, one for each row, without a store. Raises MannersError at the first bad row."""
+    for line, item in _items(path, mapping, _format_of(path, mapping, fmt), annotator):
+        if isinstance(item, BadRow):
+            raise _complaint(path, line, item)
+        yield item
+
+
+def import_comparisons(
+    store: Store,
+    path: Path,
+    mapping: Mapping[str, str],
+    skip_bad: bool,
+    fmt: Format | None = None,
+    annotator: Annotator = IMPORTED,
+) -> ImportResult:
+    """Add the comparisons of a file to the store in one transaction; what is there already is counted as a duplicate.
+
+    `annotator` is whose verdict it is where the file does not say. A comparison that is not an evaluation, on a prompt
+    that the store keeps for validation or evaluation, is a bad row. Raises MannersError, and adds nothing, at the first
+    bad row; with `skip_bad` they are left out and counted by reason.
+    """
+    fmt = _format_of(path, mapping, fmt)
+    reserved = {prompt.dialogue for prompt in store.prompts() if prompt.use is not PromptUse.TRAIN}
+    skipped: Counter[Reason] = Counter()
+
+    def good() -> Iterator[Comparison]:
+        skipped.clear()
+        for line, item in _items(path, mapping, fmt, annotator):
+            if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
+                item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
+            if not isinstance(item, BadRow):
+                yield item
+            elif skip_bad:
+                skipped[item.reason] += 1
+            else:
+                raise _complaint(path, line, item, SKIP)
+
+    # Read twice: the first time finds what is wrong while others may still write.
+    for _ in good():
+        pass
+    merged = store.merge_comparisons(good())
+    return ImportResult(merged.comparisons, merged.verdicts, merged.duplicates, dict(skipped))
+
+
+def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
+    """Write the comparisons of the store to a file whose suffix says what it is made of.
+
+    `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged. `pairs` and `hh`
+    hold the verdicts that count and prefer one side; the rest is counted by reason.
+    """
+    if suffix_of(path) == ".txt":
+        raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
+    left_out: Counter[str] = Counter()
+    written = 0
+
+    def rows() -> Iterator[Fields]:
+        nonlocal written
+        for comparison in store.comparisons():
+            verdicts = comparison.verdicts if fmt is Format.ROWS else effective_verdicts(comparison)
+            for verdict in verdicts or (None,):
+                try:
+                    yield render(comparison, verdict, fmt)
+                    written += 1
+                except BadRow as bad:
+                    left_out[bad.remark] += 1
+
+    write_rows(path, COLUMNS[fmt], rows())
+    return ExportResult(written, dict(left_out))
+
+
+def import_prompts(store: Store, path: Path, use: PromptUse) -> tuple[int, int]:
+    """Add the prompts of a file (`.txt`: one on each line; else a field `prompt`); return how many were new and known.
+
+    Raises MannersError, and adds nothing, at the first bad row, and where a prompt is in the store for another use.
+    """
+
+    def prompts() -> Iterator[Dialogue]:
+        for line, fields in read_rows(path):
+            try:
+                if isinstance(fields, BadRow):
+                    raise fields
+                yield parse_prompt(fields)
+            except BadRow as bad:
+                raise _complaint(path, line, bad) from bad
+
+    dialogues = list(prompts())
+    if not dialogues:
+        raise MannersError(f"{path} holds no prompts; check that it is the file you meant.")
+    new = len(set(dialogues) - {prompt.dialogue for prompt in store.prompts()})
+    store.add_prompts(dialogues, use, path.name)
+    return new, len(dialogues) - new
+
+
+def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> int:
+    """Write the prompts of one use, or of all, to a file and return how many; `.txt` holds single lines only."""
+    dialogues = [prompt.dialogue for prompt in store.prompts(use)]
+    texts = [prompt_text(dialogue) for dialogue in dialogues]
+    if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
+        raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
+    write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
+    return len(texts)
+
+
+def _fits_a_line(dialogue: Dialogue) -> bool:
+    return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
+
+
+def _items(path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator) -> Iterator[Item]:
+    for line, fields in read_rows(path):
+        try:
+            yield line, fields if isinstance(fields, BadRow) else parse(_renamed(fields, mapping), fmt, annotator)
+        except BadRow as bad:
+            yield line, bad
+
+
+def _renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
+    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
+    targets = set(mapping.values())
+    kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
+    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
+
+
+def _format_of(path: Path, mapping: Mapping[str, str], fmt: Format | None) -> Format:
+    """Return the format of a file: the one stated, or that of the first row whose fields tell.
+
+    Raises MannersError when there is none, and when a column of the mapping, or a field that it names, does not exist.
+    """
+    known = sorted({name for columns in COLUMNS.values() for name in columns})
+    if wrong := sorted(set(mapping.values()) - set(known)):
+        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(known)}.")
+    columns: set[str] = set()
+    first_bad: MannersError | None = None
+    for line, fields in read_rows(path):
+        if isinstance(fields, BadRow):
+            first_bad = first_bad or _complaint(path, line, fields)
+            continue
+        columns |= fields.keys()
+        fmt = fmt or detect(_renamed(fields, mapping))
+        if fmt and columns >= mapping.keys():
+            return fmt
+    found = ", ".join(sorted(columns))
+    if not columns:
+        raise first_bad or MannersError(f"{path} holds no rows; check that it is the file you meant.")
+    if absent := sorted(mapping.keys() - columns):
+        raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {found}.")
+    raise MannersError(
+        f"{path} has the columns {found}, which are no comparisons of ours; say which is which with --map."
+    )
+
+
+def _complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
+    place = "row" if suffix_of(path) == ".parquet" else "line"
+    field = f", field `{bad.field}`" if bad.field else ""
+    return MannersError(f"{path}, {place} {line}{field}: {bad.remark}; correct it {remedy}.")

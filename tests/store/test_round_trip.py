@@ -1,0 +1,100 @@
+"""Whatever people wrote, our own row format brings it back: as a property, over all three kinds of file."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manners.store.fields import parse_prompt, prompt_text
+from manners.store.formats import COLUMNS, IMPORTED, Format, render
+from manners.store.rowfiles import write_rows
+from manners.store.transfer import read_comparisons
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    FinishReason,
+    Response,
+    Role,
+    Sampling,
+    Turn,
+    Verdict,
+)
+
+AWKWARD = st.sampled_from(
+    ['"', "'", ",", "\n", "\r", "\r\n", "\u2028", "\x85", "\t", "[", "\\", "🙂", "é", "ﬁ", "A", " "]
+)
+texts = st.lists(AWKWARD | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), min_size=1)
+words = texts.map("".join).filter(lambda text: bool(text.strip()))
+turns = st.tuples(st.sampled_from(Role), words).map(lambda pair: Turn(*pair))
+prompts = st.tuples(st.lists(turns, max_size=2), words).map(lambda pair: (*pair[0], Turn(Role.USER, pair[1])))
+samplings = st.builds(Sampling, st.floats(0.05, 5), st.integers(1, 1000), st.integers(0, 2**31))
+responses = st.builds(Response, words, words, st.sampled_from(FinishReason), st.none() | samplings)
+moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda moment: moment.replace(tzinfo=UTC))
+verdicts = st.builds(
+    Verdict,
+    choice=st.sampled_from(Choice),
+    annotator=st.builds(Annotator, words, st.sampled_from(AnnotatorKind)),
+    strength=st.none() | st.integers(1, 3),
+    created_at=st.none() | moments,
+    seconds=st.none() | st.floats(0, 1e6),
+    reasons=st.lists(words, max_size=2).map(tuple),
+    comment=st.just("") | words,
+)
+comparisons = st.builds(
+    Comparison,
+    prompt=prompts,
+    left=responses,
+    right=responses,
+    asked_how=st.sampled_from(AskedHow),
+    ask_probability=st.none() | st.floats(0, 1),
+    verdicts=st.just(()) | verdicts.map(lambda verdict: (verdict,)),
+).filter(lambda comparison: comparison.left.text != comparison.right.text)
+
+
+def through(suffix: str, fmt: Format, comparison: Comparison) -> Comparison:
+    """Return what is read back of a comparison that was written to a file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"some{suffix}"
+        verdict = comparison.verdicts[0] if comparison.verdicts else None
+        write_rows(path, COLUMNS[fmt], [render(comparison, verdict, fmt)])
+        [back] = read_comparisons(path, {}, fmt)
+    return back
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@settings(max_examples=60, deadline=None)
+@given(comparison=comparisons)
+def test_rows_bring_back_everything(suffix: str, comparison: Comparison) -> None:
+    assert through(suffix, Format.ROWS, comparison) == comparison
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@settings(max_examples=60, deadline=None)
+@given(comparison=comparisons.filter(lambda c: bool(c.verdicts)), swapped=st.booleans())
+def test_pairs_bring_back_which_text_was_better(suffix: str, comparison: Comparison, swapped: bool) -> None:
+    choice = Choice.RIGHT if swapped else Choice.LEFT
+    verdict = Verdict(choice, comparison.verdicts[0].annotator)
+    judged = Comparison(comparison.prompt, comparison.left, comparison.right, comparison.asked_how, verdicts=(verdict,))
+    back = through(suffix, Format.PAIRS, judged)
+    sides = (judged.left, judged.right) if not swapped else (judged.right, judged.left)
+    expected = sides if back.verdicts[0].choice is Choice.LEFT else sides[::-1]
+    assert (back.prompt, back.left, back.right) == (judged.prompt, *expected)
+    assert back.verdicts[0].annotator == verdict.annotator != IMPORTED
+
+
+@given(
+    prompt=prompts
+    | st.sampled_from(['[{"role": "user", "content": "x"}]', "[]", "[1", "{}"]).map(
+        lambda text: (Turn(Role.USER, text),)
+    )
+)
+def test_a_prompt_is_read_back_even_if_it_looks_like_our_notation(prompt: tuple[Turn, ...]) -> None:
+    assert parse_prompt({"prompt": prompt_text(prompt)}) == prompt

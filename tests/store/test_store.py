@@ -1,0 +1,255 @@
+"""The store keeps what was said, in order, and refuses to forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DatabaseError
+
+from manners.errors import MannersError
+from manners.store import Outcome, Round, Store, Version, VersionKind, effective_verdicts
+from manners.store.schema import connect, to_url
+from manners.store.tables import Table
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    FinishReason,
+    PromptUse,
+    Response,
+    Role,
+    Sampling,
+    Turn,
+    Verdict,
+)
+
+ANN = Annotator("Ann", AnnotatorKind.HUMAN)
+MACHINE_ANN = Annotator("Ann", AnnotatorKind.AI)
+PROMPT = (Turn(Role.SYSTEM, "Be kind."), Turn(Role.USER, "Grüß dich,\n\n„wie“ geht's?"))
+NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
+FULL = Comparison(
+    prompt=PROMPT,
+    left=Response("Gut 🙂", "v1", FinishReason.STOP, Sampling(0.7, 64, 3)),
+    right=Response("", "v1", FinishReason.STOP, Sampling(0.7, 64, 4)),
+    asked_how=AskedHow.RANDOM,
+    ask_probability=0.25,
+    verdicts=(
+        Verdict(Choice.LEFT, ANN, strength=3, created_at=NOON, seconds=4.5, reasons=("kind", "short"), comment="ok\n"),
+        Verdict(Choice.TIE, MACHINE_ANN, created_at=NOON),
+    ),
+)
+
+EXPECTED = {
+    "alembic_version": "version_num",
+    "annotators": "id name kind",
+    "comparisons": "id left_id right_id asked_how ask_probability created_at",
+    "prompts": "id digest turns use source created_at",
+    "responses": "id prompt_id digest text author finish_reason sampling created_at",
+    "rounds": "id policy_id reward_id outcome metrics created_at",
+    "verdicts": "id comparison_id annotator_id choice strength seconds reasons comment created_at",
+    "versions": "id name kind path parent_id metrics watermark created_at",
+}
+"""Tables and their columns, in order; another schema needs another revision."""
+
+
+def asked(prompt: str) -> tuple[Turn, ...]:
+    return (Turn(Role.USER, prompt),)
+
+
+def test_schema_is_the_expected_one_and_the_one_of_the_tables(database: str) -> None:
+    Store.create(database).close()
+    engine = connect(to_url(database))
+    with engine.connect() as connection:
+        inspector = inspect(connection)
+        found = {
+            table: " ".join(column["name"] for column in inspector.get_columns(table))
+            for table in inspector.get_table_names()
+        }
+        differences = compare_metadata(MigrationContext.configure(connection), Table.metadata)
+    engine.dispose()
+    assert found == EXPECTED
+    assert differences == []
+
+
+def test_a_comparison_comes_back_as_it_was(database: str) -> None:
+    store = Store.create(database)
+    ids = store.add_comparisons([FULL, replace(FULL, verdicts=())])
+    store.close()
+    reopened = Store.open(database)
+    assert reopened.comparisons() == [replace(FULL, id=ids[0]), replace(FULL, id=ids[1], verdicts=())]
+    assert reopened.comparisons(AskedHow.RANDOM) == reopened.comparisons()
+    assert reopened.comparisons(AskedHow.IMPORTED) == []
+    counts = reopened.counts()
+    assert (counts.comparisons, counts.responses, sum(counts.prompts.values())) == (2, 2, 1)
+    assert counts.verdicts == {AnnotatorKind.HUMAN: 1, AnnotatorKind.AI: 1, AnnotatorKind.SIMULATED: 0}
+    reopened.close()
+
+
+def test_times_are_kept_in_utc(store: Store) -> None:
+    [key] = store.add_comparisons([replace(FULL, verdicts=())])
+    elsewhere = NOON.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    store.add_verdicts([(key, Verdict(Choice.SKIP, ANN, created_at=elsewhere)), (key, Verdict(Choice.TIE, ANN))])
+    given, now = (verdict.created_at for verdict in store.comparisons()[0].verdicts)
+    assert given == NOON and given.utcoffset() == timedelta(0)
+    assert now is not None and abs(now - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_more_rows_than_fit_a_statement_keep_their_order(store: Store) -> None:
+    many = [replace(FULL, left=Response(str(i), "v1"), verdicts=()) for i in range(1201)]
+    ids = store.add_comparisons(many)
+    assert ids == sorted(ids)
+    assert [comparison.left.text for comparison in store.comparisons()] == [str(i) for i in range(1201)]
+    store.add_verdicts([(key, Verdict(Choice.LEFT, ANN)) for key in reversed(ids)])
+    assert store.watermark() == store.counts().verdicts[AnnotatorKind.HUMAN] == 1201
+
+
+def test_a_later_verdict_replaces_the_earlier_and_history_stays(store: Store) -> None:
+    [key] = store.add_comparisons([replace(FULL, verdicts=())])
+    for choice, annotator in [(Choice.LEFT, ANN), (Choice.TIE, MACHINE_ANN), (Choice.RIGHT, ANN)]:
+        store.add_verdicts([(key, Verdict(choice, annotator))])
+    [comparison] = store.comparisons()
+    assert [verdict.choice for verdict in comparison.verdicts] == [Choice.LEFT, Choice.TIE, Choice.RIGHT]
+    effective = [(verdict.annotator, verdict.choice) for verdict in effective_verdicts(comparison)]
+    assert effective == [(MACHINE_ANN, Choice.TIE), (ANN, Choice.RIGHT)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE verdicts SET choice = 'right'",
+        "DELETE FROM verdicts WHERE id = 1",
+        "UPDATE comparisons SET left_id = right_id, right_id = left_id",
+        "DELETE FROM comparisons",
+    ],
+)
+def test_verdicts_and_comparisons_are_append_only(database: str, statement: str) -> None:
+    store = Store.create(database)
+    store.add_comparisons([FULL])
+    before = store.comparisons()
+    engine = connect(to_url(database))
+    with pytest.raises(DatabaseError, match="append-only"), engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+    assert store.comparisons() == before
+    store.close()
+
+
+def test_insert_or_replace_overwrites_nothing(store: Store, tmp_path: Path) -> None:
+    store.add_comparisons([FULL])
+    engine = connect(to_url(tmp_path / "manners.db"))
+    with pytest.raises(DatabaseError, match="append-only"), engine.begin() as connection:
+        connection.execute(text("INSERT OR REPLACE INTO verdicts SELECT * FROM verdicts"))
+    engine.dispose()
+
+
+def test_unknown_comparison_is_refused_and_nothing_is_stored(store: Store) -> None:
+    [key] = store.add_comparisons([replace(FULL, verdicts=())])
+    with pytest.raises(MannersError, match="no comparison 999"):
+        store.add_verdicts([(key, Verdict(Choice.LEFT, ANN)), (999, Verdict(Choice.LEFT, ANN))])
+    assert store.watermark() == 0
+
+
+def test_a_prompt_has_one_id_and_one_use(store: Store) -> None:
+    one, two = store.add_prompts([PROMPT, asked("Hello")], PromptUse.EVALUATE, "mine")
+    assert store.add_prompts([asked("Hello"), PROMPT], PromptUse.EVALUATE, "again") == [two, one]
+    with pytest.raises(MannersError, match=r"'Hello' is in .* for `evaluate`"):
+        store.add_prompts([asked("New"), asked("Hello")], PromptUse.TRAIN, "other")
+    assert [(prompt.id, prompt.dialogue) for prompt in store.prompts(PromptUse.EVALUATE)] == [
+        (one, PROMPT),
+        (two, asked("Hello")),
+    ]
+    assert store.prompts(PromptUse.TRAIN) == []
+    store.add_comparisons([FULL, replace(FULL, prompt=asked("New"))])
+    assert [prompt.use for prompt in store.prompts()] == [PromptUse.EVALUATE, PromptUse.EVALUATE, PromptUse.TRAIN]
+
+
+def test_a_new_prompt_of_an_evaluation_is_not_for_training(store: Store) -> None:
+    store.add_comparisons([replace(FULL, asked_how=AskedHow.EVALUATION)])
+    assert [prompt.use for prompt in store.prompts()] == [PromptUse.EVALUATE]
+
+
+def test_an_error_in_the_middle_leaves_nothing_behind(store: Store) -> None:
+    def broken() -> Iterator[Comparison]:
+        yield from [replace(FULL, left=Response(str(i), "v1")) for i in range(700)]
+        raise RuntimeError("power cut")
+
+    for add in (store.add_comparisons, store.merge_comparisons):
+        with pytest.raises(RuntimeError, match="power cut"):
+            add(broken())
+    counts = store.counts()
+    assert (counts.responses, counts.comparisons, sum(counts.prompts.values())) == (0, 0, 0)
+
+
+def test_merging_knows_what_is_there(database: str) -> None:
+    store = Store.create(database)
+    assert store.merge_comparisons([FULL, FULL]).duplicates == 2
+    again = store.merge_comparisons(
+        [
+            FULL,
+            replace(FULL, verdicts=()),
+            replace(FULL, verdicts=(replace(FULL.verdicts[0], created_at=None),)),
+            replace(FULL, verdicts=(replace(FULL.verdicts[0], created_at=NOON + timedelta(days=1)),)),
+            replace(FULL, verdicts=(replace(FULL.verdicts[0], annotator=Annotator("Bo", AnnotatorKind.HUMAN)),)),
+            replace(FULL, left=FULL.right, right=FULL.left),
+        ]
+    )
+    assert (again.comparisons, again.verdicts, again.duplicates) == (1, 4, 4)
+    assert [len(comparison.verdicts) for comparison in store.comparisons()] == [4, 2]
+    store.close()
+
+
+def test_versions_and_rounds(store: Store) -> None:
+    first = Version("v1", VersionKind.POLICY, "versions/v1", metrics={"kl": 0.0}, created_at=NOON)
+    reward = Version("r1", VersionKind.REWARD, "versions/r1", parent="v1", watermark=7, created_at=NOON)
+    ids = [store.add_version(first), store.add_version(reward)]
+    assert store.versions() == [replace(first, id=ids[0]), replace(reward, id=ids[1])]
+    assert [version.name for version in store.versions(VersionKind.REWARD)] == ["r1"]
+    with pytest.raises(MannersError, match=r"version v1 in .* already"):
+        store.add_version(first)
+    with pytest.raises(MannersError, match=r"no version v9"):
+        store.add_version(replace(first, name="v2", parent="v9"))
+    round_ = Round("v1", "r1", Outcome.REJECTED, {"win_rate": 0.5}, NOON)
+    assert store.rounds() == [] and store.add_round(round_) == 1
+    assert store.rounds() == [replace(round_, id=1)]
+    with pytest.raises(MannersError, match=r"no version v9"):
+        store.add_round(replace(round_, reward="v9"))
+
+
+def test_a_store_of_a_newer_version_is_refused(database: str) -> None:
+    Store.create(database).close()
+    engine = connect(to_url(database))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(MannersError, match=r"written by a newer version of manners \(revision 9999\); update"):
+        Store.open(database)
+
+
+def test_places_without_a_store_are_refused(tmp_path: Path, write: Callable[[str, bytes], Path]) -> None:
+    with pytest.raises(MannersError, match=r"There is no store at"):
+        Store.open(tmp_path / "absent.db")
+    assert not (tmp_path / "absent.db").exists()
+    with pytest.raises(MannersError, match="holds no store"):
+        Store.open(write("empty.db", b""))
+    with pytest.raises(MannersError, match="is not a SQLite database"):
+        Store.open(write("letter.db", b"Dear Sir or Madam, " * 100))
+    with pytest.raises(MannersError, match=r"is not supported"):
+        Store.open("mysql://localhost/x")
+    Store.create(tmp_path / "once.db").close()
+    with pytest.raises(MannersError, match="holds a store already"):
+        Store.create(tmp_path / "once.db")
+
+
+def test_a_database_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(MannersError, match="unable to open"):
+        Store.create(tmp_path / "folder.db")

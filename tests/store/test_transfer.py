@@ -1,0 +1,355 @@
+"""Files come in whole or not at all, and what was said survives the way out and back."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manners.errors import MannersError
+from manners.store import Store
+from manners.store.formats import Format
+from manners.store.rowfiles import Reason
+from manners.store.transfer import (
+    export_comparisons,
+    export_prompts,
+    import_comparisons,
+    import_prompts,
+    preview,
+    read_comparisons,
+)
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Role, Turn
+
+Write = Callable[[str, bytes], Path]
+GOOD = {"prompt": "Hi", "left": "Hello!", "right": "What?", "verdict": "left"}
+
+
+def lines(*rows: Any) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def opinions(comparisons: list[Comparison]) -> Counter[tuple[str, ...]]:
+    return Counter(
+        (c.prompt[-1].text, c.left.text, c.right.text, v.annotator.name, v.choice.value)
+        for c in comparisons
+        for v in c.verdicts
+    )
+
+
+@pytest.mark.parametrize(
+    ("fmt", "name"),
+    [
+        (Format.HH, "out.jsonl.gz"),
+        (Format.HH, "out.parquet"),
+        (Format.PAIRS, "out.jsonl"),
+        (Format.PAIRS, "out.parquet"),
+    ],
+)
+def test_transcripts_come_in_fast_and_go_out_unchanged(
+    shared_data: Path, store: Store, fresh: Callable[[], Store], tmp_path: Path, fmt: Format, name: str
+) -> None:
+    source = shared_data / "hh_rlhf_harmless" / "pairs.jsonl.gz"
+    start = time.perf_counter()
+    result = import_comparisons(store, source, {}, skip_bad=False)
+    assert time.perf_counter() - start < 10
+    assert (result.comparisons, result.verdicts, result.duplicates, result.skipped) == (1775, 1775, 0, {})
+    assert import_comparisons(store, source, {}, skip_bad=False).duplicates == 1775
+    first_left = sum(c.verdicts[0].choice is Choice.LEFT for c in store.comparisons())
+    assert abs(first_left - 1775 / 2) < 4 * (1775 / 4) ** 0.5
+    # By way of the other format, which must lose nothing on the way.
+    assert export_comparisons(store, tmp_path / name, fmt).rows == 1775
+    second = fresh()
+    import_comparisons(second, tmp_path / name, {}, skip_bad=False)
+    export_comparisons(second, tmp_path / "again.jsonl.gz", Format.HH)
+    with gzip.open(source, "rt", encoding="utf-8") as old, gzip.open(tmp_path / "again.jsonl.gz", "rt") as new:
+        assert [json.loads(line) for line in new] == [json.loads(line) for line in old]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_verdicts_of_a_crowd_survive_a_round_trip(
+    shared_data: Path, store: Store, fresh: Callable[[], Store], tmp_path: Path, suffix: str
+) -> None:
+    rows, empty, expected = [], 0, Counter[tuple[str, ...]]()
+    with gzip.open(shared_data / "llmfao_crowd_pairs" / "pairs.jsonl.gz", "rt", encoding="utf-8") as file:
+        for pair in map(json.loads, file):
+            for vote in pair["votes"]:
+                verdict = {"a": "left", "b": "right", "tie": "tie"}[vote["label"]]
+                row = {"prompt": pair["prompt"], "left": pair["response_a"], "right": pair["response_b"]}
+                row |= {"left_model": pair["model_a"], "right_model": pair["model_b"]}
+                rows.append(row | {"verdict": verdict, "annotator": str(vote["annotator"])})
+                if row["left"].strip() and row["right"].strip():
+                    expected[row["prompt"], row["left"], row["right"], str(vote["annotator"]), verdict] += 1
+                else:
+                    empty += 1
+    path = tmp_path / f"crowd{suffix}"
+    if suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.DictWriter(out, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_bytes(lines(*rows))
+    with pytest.raises(MannersError, match="is empty"):
+        import_comparisons(store, path, {}, skip_bad=False)
+    assert store.counts().comparisons == 0
+    result = import_comparisons(store, path, {}, skip_bad=True)
+    assert result.skipped == {Reason.EMPTY: empty} and result.verdicts == sum(expected.values())
+    assert opinions(store.comparisons()) == expected
+    export_comparisons(store, tmp_path / f"out{suffix}", Format.ROWS)
+    second = fresh()
+    assert import_comparisons(second, tmp_path / f"out{suffix}", {}, skip_bad=False).duplicates == 0
+    assert opinions(second.comparisons()) == expected
+    assert import_comparisons(store, tmp_path / f"out{suffix}", {}, skip_bad=False).verdicts == 0
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def answer(text: str, role: str = "assistant") -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+BAD = {
+    "json": (b"{not json}\n", Reason.NOT_A_ROW, "line 2: is not JSON"),
+    "no object": (b"[1, 2]\n", Reason.NOT_A_ROW, "line 2: is not a JSON object"),
+    "depth": (b"[" * 100_000 + b"\n", Reason.NOT_A_ROW, "line 2: is not JSON"),
+    "encoding": ('{"prompt": "Grüße"}\n'.encode("latin-1"), Reason.NOT_UTF8, "line 2: is not UTF-8 at byte 15"),
+    "surrogate": (lines(GOOD | {"left": "\ud800"}), Reason.NOT_UTF8, "field `left`: holds half"),
+    "nul": (lines(GOOD | {"left": "a\0b"}), Reason.VALUE, "field `left`: holds a NUL"),
+    "long": (b'{"prompt": "' + b"x" * 10_000_000 + b'"}\n', Reason.TOO_LONG, "line 2: is longer than 8 MiB"),
+    "field": (lines({k: v for k, v in GOOD.items() if k != "right"}), Reason.LACKS_FIELD, "field `right`: is missing"),
+    "no verdict": (lines({k: v for k, v in GOOD.items() if k != "verdict"}), Reason.LACKS_FIELD, "`verdict`: is miss"),
+    "type": (lines(GOOD | {"left": 3}), Reason.WRONG_TYPE, "field `left`: is not a text"),
+    "prompt type": (lines(GOOD | {"prompt": 3}), Reason.WRONG_TYPE, "`prompt`: is neither a text nor a list"),
+    "empty": (lines(GOOD | {"left": " \n"}), Reason.EMPTY, "field `left`: is empty"),
+    "empty prompt": (lines(GOOD | {"prompt": ""}), Reason.EMPTY, "field `prompt`: has an empty turn"),
+    "empty list": (lines(GOOD | {"prompt": []}), Reason.EMPTY, "field `prompt`: is an empty list"),
+    "identical": (lines(GOOD | {"right": "Hello!"}), Reason.IDENTICAL, "field `right`: is the same as `left`"),
+    "verdict": (lines(GOOD | {"verdict": "A"}), Reason.VERDICT, "field `verdict`: is 'A', which is not one of left"),
+    "role": (lines(GOOD | {"prompt": answer("x", "tool") + MESSAGES}), Reason.ROLE, "`prompt`: has the role 'tool'"),
+    "last turn": (lines(GOOD | {"prompt": MESSAGES + answer("x")}), Reason.VALUE, "does not end with a user turn"),
+    "strength": (lines(GOOD | {"strength": 4}), Reason.VALUE, "field `strength`: is '4'"),
+    "time": (lines(GOOD | {"created_at": "noon"}), Reason.VALUE, "field `created_at`: is not a time"),
+    "kind": (lines(GOOD | {"annotator_kind": "robot"}), Reason.VALUE, "field `annotator_kind`: is 'robot'"),
+    "probability": (lines(GOOD | {"ask_probability": "1.5"}), Reason.VALUE, "field `ask_probability`: is '1.5'"),
+    "sampling": (lines(GOOD | {"left_sampling": "hot"}), Reason.VALUE, "field `left_sampling`: is not JSON"),
+    "reasons": (lines(GOOD | {"reasons": "kind"}), Reason.VALUE, "field `reasons`: is not a JSON list"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_line_is_named_and_nothing_is_imported(store: Store, write: Write, case: str) -> None:
+    bad, reason, message = BAD[case]
+    other = GOOD | {"prompt": "Bye"}
+    path = write("some.jsonl", lines(GOOD) + bad + lines(other))
+    with pytest.raises(MannersError) as caught:
+        import_comparisons(store, path, {}, skip_bad=False)
+    assert str(caught.value).startswith(f"{path}, line 2") and message in str(caught.value)
+    assert store.counts().comparisons == sum(store.counts().prompts.values()) == 0
+    assert preview(path, {}).problems == {reason: 1}
+    result = import_comparisons(store, path, {}, skip_bad=True)
+    assert (result.comparisons, result.verdicts, result.skipped) == (2, 2, {reason: 1})
+
+
+TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: "
+PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
+HH = {"chosen": TRANSCRIPT + "Hello!", "rejected": TRANSCRIPT + "What?"}
+BAD_PAIRS = [
+    (PAIR, {"chosen": "What?"}, Reason.IDENTICAL, "`rejected`: is the same as `chosen`"),
+    (PAIR, {"chosen": ""}, Reason.EMPTY, "`chosen`: is empty"),
+    (
+        PAIR,
+        {"chosen": answer("Hello!"), "rejected": answer("x", "tool")},
+        Reason.ROLE,
+        "`rejected`: has the role 'tool'",
+    ),
+    (PAIR, {"chosen": MESSAGES, "rejected": MESSAGES + answer("x")}, Reason.VALUE, "`chosen`: does not end with one"),
+    (
+        PAIR | {"prompt": "Other"},
+        {"chosen": MESSAGES + answer("a"), "rejected": MESSAGES + answer("b")},
+        Reason.VALUE,
+        "`prompt`: is not what",
+    ),
+    (HH, {"chosen": "Hello!"}, Reason.TRANSCRIPT, "`chosen`: does not begin"),
+    (HH, {"chosen": "\n\nHuman: Bye\n\nAssistant: Hello!"}, Reason.TRANSCRIPT, "`chosen`: shares no user turn"),
+    (HH, {"chosen": HH["chosen"] + "\n\nHuman: And?"}, Reason.TRANSCRIPT, "`chosen`: does not differ"),
+    (HH, {"chosen": HH["rejected"]}, Reason.IDENTICAL, "`rejected`: is the same as `chosen`"),
+]
+
+
+@pytest.mark.parametrize(("good", "change", "reason", "message"), BAD_PAIRS)
+def test_a_bad_pair_is_named(
+    store: Store, write: Write, good: dict[str, Any], change: dict[str, Any], reason: Reason, message: str
+) -> None:
+    path = write("some.jsonl", lines(good | change))
+    fmt = Format.PAIRS if "prompt" in good else Format.HH
+    with pytest.raises(MannersError) as caught:
+        list(read_comparisons(path, {}, fmt))
+    assert str(caught.value).startswith(f"{path}, line 1, field {message}"), caught.value
+    assert import_comparisons(store, path, {}, skip_bad=True, fmt=fmt).skipped == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR,
+        HH,
+        {"chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
+        {"prompt": "Hi", "chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
+        {"prompt": MESSAGES, "chosen": answer("Hello!"), "rejected": answer("What?")},
+        {"prompt": json.dumps(MESSAGES), "chosen": "Hello!", "rejected": "What?"},
+        GOOD,
+        GOOD | {"prompt": MESSAGES},
+    ],
+)
+def test_every_way_to_write_a_pair_means_the_same(write: Write, row: dict[str, Any]) -> None:
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    [verdict] = comparison.verdicts
+    better, worse = comparison.left.text, comparison.right.text
+    if verdict.choice is Choice.RIGHT:
+        better, worse = worse, better
+    assert (comparison.prompt, better, worse) == ((Turn(Role.USER, "Hi"),), "Hello!", "What?")
+    assert comparison.asked_how is AskedHow.IMPORTED and comparison.ask_probability is None
+    assert verdict.annotator == Annotator("imported", AnnotatorKind.HUMAN)
+
+
+def test_opposite_opinions_of_unnamed_people_are_both_kept(store: Store, write: Write) -> None:
+    path = write("some.jsonl", lines(PAIR, PAIR | {"chosen": "What?", "rejected": "Hello!"}, PAIR))
+    result = import_comparisons(store, path, {}, skip_bad=False)
+    assert (result.comparisons, result.verdicts, result.duplicates) == (2, 2, 1)
+    assert len({comparison.left.text for comparison in store.comparisons()}) == 2
+
+
+def test_kinds_of_annotators_are_not_mixed_up_on_the_way(
+    store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path
+) -> None:
+    judge = Annotator("judge", AnnotatorKind.AI)
+    import_comparisons(store, write("some.jsonl", lines(PAIR)), {}, skip_bad=False, annotator=judge)
+    for fmt in Format:
+        second = fresh()
+        export_comparisons(store, tmp_path / f"{fmt}.jsonl", fmt)
+        import_comparisons(second, tmp_path / f"{fmt}.jsonl", {}, skip_bad=False)
+        assert [verdict.annotator for verdict in second.comparisons()[0].verdicts] == [judge]
+
+
+def test_what_a_format_cannot_hold_is_counted(store: Store, write: Write, tmp_path: Path) -> None:
+    system = [{"role": "system", "content": "Be kind."}, *MESSAGES]
+    rows: list[dict[str, Any]] = [
+        GOOD,
+        GOOD | {"annotator": "Bo", "verdict": "tie"},
+        GOOD | {"prompt": "1", "verdict": ""},
+    ]
+    rows += [GOOD | {"prompt": system}, GOOD | {"prompt": "2", "left": "He said:\n\nHuman: hm"}]
+    import_comparisons(store, write("some.jsonl", lines(*rows)), {}, skip_bad=False)
+    result = export_comparisons(store, tmp_path / "out.jsonl", Format.HH)
+    assert result.rows == 1
+    assert result.left_out == {
+        "tie": 1,
+        "no verdict": 1,
+        "a transcript has no system turn": 1,
+        "a turn contains the mark of another turn": 1,
+    }
+    assert export_comparisons(store, tmp_path / "out.jsonl", Format.PAIRS).rows == 3
+    assert export_comparisons(store, tmp_path / "out.jsonl", Format.ROWS).rows == 5
+
+
+def test_columns_can_be_mapped_and_previewed(store: Store, write: Write) -> None:
+    header = "question,a,b,left,winner,mood\r\n"
+    body = 'Hi,"Hello,\nyou",What?,x,left,good\r\nHi,Hey,What?,x,tie,bad\r\n' + "Hi,Hey,What?,x,tie,bad\r\n" * 5
+    path = write("votes.csv", ("\ufeff" + header + body + "Hi,Hey,What?,x,maybe,bad\r\n").encode())
+    mapping = {"question": "prompt", "a": "left", "b": "right", "winner": "verdict"}
+    seen = preview(path, mapping)
+    assert (seen.format, seen.total, seen.ties, seen.duplicates) == (Format.ROWS, 8, 6, 5)
+    assert (len(seen.rows), seen.unused, seen.problems) == (5, ("mood",), {Reason.VERDICT: 1})
+    assert seen.rows[0].left.text == "Hello,\nyou"
+    assert f"{path}, line 10, field `verdict`: is 'maybe'" in seen.first_problem
+    assert import_comparisons(store, path, mapping, skip_bad=True).verdicts == 2
+    roles = write("roles.jsonl", lines(GOOD, GOOD | {"prompt": answer("{}", "tool") + MESSAGES}))
+    assert preview(roles, {}).unsupported_roles == 1
+    with pytest.raises(MannersError, match=r"has no column `quest`; it has .*question"):
+        preview(path, {"quest": "prompt"})
+    with pytest.raises(MannersError, match="`mood` is not a field of ours"):
+        preview(path, {"mood": "mood"})
+
+
+FILES = {
+    "csv with a short row": (
+        "x.csv",
+        b"prompt,left,right,verdict\nHi,a\n",
+        "line 2: has 2 fields where the header has 4",
+    ),
+    "csv with a broken quote": ("x.csv", b'prompt,left,right,verdict\n"Hi"x,a,b,left\n', "line 2: is not CSV"),
+    "csv with a column twice": ("x.csv", b"prompt,left,left\nHi,a,b\n", "line 1: names a column twice"),
+    "csv in another encoding": (
+        "x.csv",
+        "prompt,left,right,verdict\nHi,ä,b,left\n".encode("latin-1"),
+        "line 2: is not UTF-8",
+    ),
+    "csv with an endless field": ("x.csv", b'prompt,left,right,verdict\n"' + b"x\n" * 5_000_000, "line 2: is not CSV"),
+    "utf-16": ("x.jsonl", '{"prompt": "Hi"}'.encode("utf-16"), "line 1: is not UTF-8"),
+    "empty": ("x.jsonl", b"\n", "holds no rows"),
+    "strangers": ("x.jsonl", lines({"question": "Hi"}), "has the columns question, which are no comparisons"),
+    "cut gzip": ("x.jsonl.gz", gzip.compress(lines(GOOD) * 99)[:-20], "is damaged"),
+    "no gzip": ("x.jsonl.gz", lines(GOOD), "is damaged"),
+    "no parquet": ("x.parquet", b"PAR1, they said", "is damaged"),
+    "suffix": ("x.json", lines(GOOD), "has no known suffix"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_cannot_be_read_is_one_sentence(store: Store, write: Write, case: str) -> None:
+    name, content, message = FILES[case]
+    path = write(name, content)
+    with pytest.raises(MannersError) as caught:
+        import_comparisons(store, path, {}, skip_bad=False)
+    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert store.counts().comparisons == 0
+
+
+def test_files_that_are_not_there_or_cannot_be_written(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(MannersError, match=r"absent.csv cannot be read \(No such file"):
+        import_comparisons(store, tmp_path / "absent.csv", {}, skip_bad=False)
+    with pytest.raises(MannersError, match="cannot be written"):
+        export_comparisons(store, tmp_path / "absent" / "x.csv", Format.ROWS)
+    with pytest.raises(MannersError, match="cannot hold message lists"):
+        export_comparisons(store, tmp_path / "x.csv", Format.PAIRS)
+    assert not list(tmp_path.glob("x.csv*"))
+
+
+def test_prompts_kept_for_evaluation_are_not_trained_on(store: Store, write: Write) -> None:
+    store.add_prompts([(Turn(Role.USER, "Hi"),)], PromptUse.EVALUATE, "mine")
+    path = write("some.jsonl", lines(GOOD, GOOD | {"prompt": "Bye"}, GOOD | {"asked_how": "evaluation"}))
+    with pytest.raises(MannersError, match="line 1, field `prompt`: is kept for validation or evaluation"):
+        import_comparisons(store, path, {}, skip_bad=False)
+    assert import_comparisons(store, path, {}, skip_bad=True).skipped == {Reason.RESERVED: 1}
+    assert store.counts().verdicts[AnnotatorKind.HUMAN] == 2
+
+
+def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path) -> None:
+    plain = write("p.txt", "Tell me a joke.\r\n\nWarum „so“?\n[1]\n".encode())
+    assert import_prompts(store, plain, PromptUse.TRAIN) == (3, 0)
+    dialogue = [*MESSAGES, *answer("Hello!"), {"role": "user", "content": "Two\nlines"}]
+    longer = write("p.jsonl", lines({"prompt": dialogue}, {"prompt": "Tell me a joke."}))
+    assert export_prompts(store, tmp_path / "out.txt") == 3
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "Tell me a joke.\nWarum „so“?\n[1]\n"
+    assert import_prompts(store, longer, PromptUse.TRAIN) == (1, 1)
+    with pytest.raises(MannersError, match="cannot hold prompts of several lines"):
+        export_prompts(store, tmp_path / "out.txt")
+    for name in ("out.jsonl", "out.csv", "out.parquet"):
+        assert export_prompts(store, tmp_path / name, PromptUse.TRAIN) == 4
+        second = fresh()
+        assert import_prompts(second, tmp_path / name, PromptUse.VALIDATE) == (4, 0)
+        assert [p.dialogue for p in second.prompts()] == [p.dialogue for p in store.prompts()]
+    with pytest.raises(MannersError, match="for `train` and cannot be added for `evaluate`"):
+        import_prompts(store, longer, PromptUse.EVALUATE)
+    with pytest.raises(MannersError, match=r"line 2, field `prompt`: is missing; correct it and try again.$"):
+        import_prompts(store, write("no.csv", b"text\nHi\n"), PromptUse.TRAIN)
+    with pytest.raises(MannersError, match="holds no prompts"):
+        import_prompts(store, write("no.txt", b"\n\n"), PromptUse.TRAIN)
