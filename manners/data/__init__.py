@@ -1,0 +1,36 @@
+"""The texts that ship with the package: prompts for the demo, and plain prose to measure forgetting on."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+from manners.types import Dialogue, PromptUse, Role, Turn
+
+DEMO_SYSTEM = "Answer in one or two short sentences."
+"""The system turn before every prompt of the demo."""
+
+
+def demo_prompts() -> dict[PromptUse, list[Dialogue]]:
+    """Return the demo's prompts by use, each a system turn (`DEMO_SYSTEM`) and one user turn.
+
+    The split is part of the file and never changes: what is kept for evaluation stays unseen in every run.
+    """
+    system = Turn(Role.SYSTEM, DEMO_SYSTEM)
+    prompts: dict[PromptUse, list[Dialogue]] = {use: [] for use in PromptUse}
+    for line in _read("prompts.jsonl").splitlines():
+        row = json.loads(line)
+        prompts[PromptUse(row["use"])].append((system, Turn(Role.USER, row["prompt"])))
+    return prompts
+
+
+def plain_text() -> list[str]:
+    """Return plain English prose as paragraphs, all of it written for this package.
+
+    A policy's perplexity on it, before and after, shows how much of its general English it has forgotten.
+    """
+    return _read("prose.txt").strip().split("\n\n")
+
+
+def _read(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")

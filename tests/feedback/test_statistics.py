@@ -1,0 +1,192 @@
+"""Intervals must cover, anytime-valid tests must survive peeking; scipy, simulation and arithmetic are the oracles."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, stats
+
+from manners.errors import MannersError
+from manners.feedback.statistics import (
+    PRIOR,
+    Decision,
+    cluster_bootstrap,
+    cluster_bootstrap_share,
+    confidence_sequence,
+    decide,
+    detectable_win_rate,
+    e_value,
+    effective_number,
+    pair_agreement,
+    paired_bootstrap_difference,
+    wilson,
+)
+from manners.types import Annotator, AnnotatorKind, Choice, Interval, Verdict
+
+
+@given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_is_scipys(n: int, share: float, level: float) -> None:
+    wins = round(share * n)
+    ours, theirs = wilson(wins, n, level), stats.binomtest(wins, n).proportion_ci(level, method="wilson")
+    assert (ours.estimate, ours.low, ours.high) == pytest.approx((wins / n, theirs.low, theirs.high), abs=1e-9)
+    assert 0 <= ours.low <= ours.estimate <= ours.high <= 1
+
+
+def test_wilson_of_nothing_and_of_halves() -> None:
+    assert wilson(0, 0) == Interval(0.5, 0.0, 1.0)
+    assert wilson(2.5, 5).estimate == 0.5
+    with pytest.raises(ValueError, match="0\\.\\.n"):
+        wilson(3, 2)
+
+
+def test_cluster_bootstrap_by_hand() -> None:
+    # Clusters a = (1, 3) and b = (8): resamples are aa (mean 2), ab (4), ba (4), bb (8).
+    interval = cluster_bootstrap([1, 3, 8], ["a", "a", "b"], 4000, 0)
+    assert (interval.estimate, interval.low, interval.high) == (4.0, 2.0, 8.0)
+    weighted = cluster_bootstrap([1, 3, 8], ["a", "a", "b"], 100, 0, weights=[1, 1, 6])
+    assert weighted.estimate == 6.5
+    assert cluster_bootstrap([1, 3, 8, 99], [0, 0, 1, 2], 4000, 0, weights=[1, 1, 1, 0]) == interval
+
+
+def test_cluster_bootstrap_covers_where_values_in_a_cluster_are_alike() -> None:
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(60), 4)
+    by_cluster = by_value = 0
+    for run in range(200):
+        values = np.repeat(rng.normal(size=60), 4) + 0.1 * rng.normal(size=240)
+        by_cluster += not cluster_bootstrap(values, clusters, 300, run).excludes(0.0)
+        by_value += not cluster_bootstrap(values, np.arange(240), 300, run).excludes(0.0)
+    assert 0.89 <= by_cluster / 200 <= 0.99
+    assert by_value / 200 < 0.8  # what ignoring the clusters would do
+
+
+def test_resampling_in_blocks_changes_nothing_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).normal(size=50)
+    whole = cluster_bootstrap(values, np.arange(50), 500, 3)
+    monkeypatch.setattr("manners.feedback.statistics.CELLS", 1000)
+    assert cluster_bootstrap(values, np.arange(50), 500, 3) == whole
+
+
+def test_cluster_bootstrap_refuses_what_bears_no_interval() -> None:
+    for clusters in ([], [7, 7]):
+        with pytest.raises(MannersError, match="at least 2 independent"):
+            cluster_bootstrap([1.0] * len(clusters), clusters, 100, 0)
+    with pytest.raises(ValueError, match="finite"):
+        cluster_bootstrap([1.0, np.nan], [0, 1], 100, 0)
+    with pytest.raises(ValueError, match="equally long"):
+        cluster_bootstrap([1.0, 2.0], [0, 1, 2], 100, 0)
+
+
+def test_share_is_never_certain() -> None:
+    ten = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    assert cluster_bootstrap_share([1.0] * 10, np.arange(10), 200, 0).low == pytest.approx(ten.low)
+    mixed = [0.0, 1.0] * 10
+    assert cluster_bootstrap_share(mixed, np.arange(20), 200, 0) == cluster_bootstrap(mixed, np.arange(20), 200, 0)
+
+
+def test_paired_difference_has_the_sign_of_after_and_gains_from_pairing() -> None:
+    rng = np.random.default_rng(4)
+    before = rng.normal(size=100) * 10
+    difference = paired_bootstrap_difference(before, before + 1 + 0.1 * rng.normal(size=100), np.arange(100), 500, 0)
+    assert 0.95 < difference.low < difference.estimate < difference.high < 1.05
+
+
+def test_effective_number() -> None:
+    assert effective_number([2, 2, 2]) == 3
+    assert effective_number([3, 1]) == pytest.approx(1.6)
+    assert effective_number([]) == effective_number([0.0]) == 0
+
+
+def verdicts(choices: str, kind: AnnotatorKind = AnnotatorKind.HUMAN) -> list[Verdict]:
+    sides = {"L": Choice.LEFT, "R": Choice.RIGHT, "T": Choice.TIE, "B": Choice.BOTH_BAD, "S": Choice.SKIP}
+    return [Verdict(sides[c], Annotator(f"a{i}", kind)) for i, c in enumerate(choices)]
+
+
+def test_agreement_by_hand() -> None:
+    # LLR: 1 of 3 pairs agrees; LLTS: its only decided pair does; LT and R hold no pair.
+    agreement = pair_agreement([verdicts(c) for c in ("LLR", "LLTS", "LT", "R", "LR", "RR")], 500, 0)
+    assert agreement.estimate == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
+    corrected = [*verdicts("LR"), Verdict(Choice.LEFT, Annotator("a1", AnnotatorKind.HUMAN))]
+    assert pair_agreement([corrected, verdicts("LL")], 100, 0).estimate == 1
+
+
+def test_agreement_of_coins_is_half() -> None:
+    rng = np.random.default_rng(5)
+    agreement = pair_agreement([verdicts("".join(rng.choice(["L", "R"], 3))) for _ in range(300)], 300, 0)
+    assert not agreement.excludes(0.5)
+    assert agreement.high - agreement.low < 0.15
+
+
+def test_agreement_refuses_mixed_kinds_and_too_little() -> None:
+    with pytest.raises(MannersError, match="human, simulated"):
+        pair_agreement([verdicts("LL"), verdicts("LL", AnnotatorKind.SIMULATED)], 100, 0)
+    with pytest.raises(MannersError, match="there are 1"):
+        pair_agreement([verdicts("LL"), verdicts("L")], 100, 0)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.floats(0.05, 0.95))
+def test_e_value_is_the_likelihood_ratio_of_the_mixture(wins: int, losses: int, rate: float) -> None:
+    def ratio(q: float) -> float:
+        return float((q / rate) ** wins * ((1 - q) / (1 - rate)) ** losses * stats.beta.pdf(q, PRIOR, PRIOR))
+
+    expected, _ = integrate.quad(ratio, 0, 1, points=[(wins + 1) / (wins + losses + 2)], limit=200)
+    assert e_value(wins, losses, rate) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.7])
+def test_a_bettor_against_the_truth_gains_nothing_on_average(rate: float) -> None:
+    mean = sum(comb(25, w) * rate**w * (1 - rate) ** (25 - w) * e_value(w, 25 - w, rate) for w in range(26))
+    assert mean == pytest.approx(1.0)
+
+
+def test_peeking_after_every_verdict_keeps_the_false_alarm_rate() -> None:
+    rng = np.random.default_rng(6)
+    alarms = naive = missed = 0
+    for _ in range(300):
+        wins = np.cumsum(rng.random(300) < 0.5)
+        looks = [(int(w), n - int(w)) for n, w in enumerate(wins, start=1)]
+        alarms += any(decide(w, lost) is not Decision.CANNOT_TELL for w, lost in looks)
+        naive += any(n > 10 and abs(2 * w - n) > 1.96 * n**0.5 for n, w in enumerate(wins, start=1))
+        missed += any(confidence_sequence(w, lost).excludes(0.5) for w, lost in looks[::10])
+    assert alarms / 300 <= 0.05
+    assert missed <= alarms
+    assert naive / 300 > 0.15  # what the fixed-sample test does under the same peeking
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_interval_decision_and_symmetry_agree(wins: int, losses: int) -> None:
+    here, there = confidence_sequence(wins, losses), confidence_sequence(losses, wins)
+    assert (here.low, here.high) == pytest.approx((1 - there.high, 1 - there.low), abs=1e-9)
+    assert 0 <= here.low <= here.estimate <= here.high <= 1
+    assert decide(wins, losses) is Decision.of(here)
+    if here.low > 0:
+        assert e_value(wins, losses, here.low) == pytest.approx(20, rel=1e-6)
+
+
+def test_decisions_have_the_right_sign() -> None:
+    assert decide(40, 10) is Decision.BETTER
+    assert decide(10, 40) is Decision.WORSE
+    assert decide(0, 0) is decide(26, 24) is Decision.CANNOT_TELL
+    assert decide(40, 10, level=1 - 1e-9) is Decision.CANNOT_TELL
+    assert e_value(20_000, 0) == float("inf")
+
+
+def test_detectable_win_rate_is_what_simulation_detects() -> None:
+    rate, rng = detectable_win_rate(100, power=0.8), np.random.default_rng(7)
+    found = 0
+    for _ in range(400):
+        wins = np.cumsum(rng.random(100) < rate)
+        said = (decide(int(w), n - int(w)) for n, w in enumerate(wins, start=1))
+        found += next((d for d in said if d is not Decision.CANNOT_TELL), None) is Decision.BETTER
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+    assert detectable_win_rate(400) < rate < detectable_win_rate(100, power=0.95)
+
+
+def test_too_few_comparisons_are_refused_with_the_number_needed() -> None:
+    with pytest.raises(MannersError, match="at least 10"):
+        detectable_win_rate(9)
+    assert 0.5 < detectable_win_rate(10) <= 1
