@@ -1,0 +1,109 @@
+"""What a version's answers look like, and how well it still predicts plain text: pure functions with intervals.
+
+Each takes answers to many prompts, several per prompt or one; the prompt is what is resampled. None is good or bad
+by itself: read it beside the same figure for the initial model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from manners.errors import MannersError
+from manners.feedback.statistics import cluster_bootstrap, cluster_bootstrap_share
+from manners.types import Answer, FinishReason, Interval
+
+
+@dataclass(frozen=True, slots=True)
+class PerplexityChange:
+    """Perplexity on the same plain text before and after; `change` is the relative one, 0.05 = 5 % worse."""
+
+    before: float
+    after: float
+    change: Interval
+
+
+def mean_length(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
+    """Return the mean length in tokens, the end-of-turn token included; bootstrap by prompt."""
+    return cluster_bootstrap([a.length for a in answers], _prompt_ids(answers), resamples, seed)
+
+
+def share_finished(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
+    """Return the share of answers that the model ended itself, not the length limit; bootstrap by prompt."""
+    return cluster_bootstrap_share([a.finished for a in answers], _prompt_ids(answers), resamples, seed)
+
+
+def most_common_answer_share(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
+    """Return the share of all answers that read exactly like the most common one: near 1 the policy has collapsed.
+
+    White space around an answer is ignored. With N answers all different it is 1 / N. The interval takes which
+    answer is the most common as given, so it is a little high where several are about as common.
+    """
+    texts = [a.response.text.strip() for a in answers]
+    common = Counter(texts).most_common(1)[0][0] if texts else ""
+    return cluster_bootstrap_share([text == common for text in texts], _prompt_ids(answers), resamples, seed)
+
+
+def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
+    """Return the number of different token n-grams over the number of all, in all answers together.
+
+    N-grams do not cross answers, and the end-of-turn token is left out, so that finishing does not change the figure.
+    It falls as answers get longer or more numerous: compare it only between equally many answers of like length.
+    Interval: estimate +- z times the jackknife's standard error over P prompts, within [0, 1]; a bootstrap would
+    repeat prompts, hence n-grams, and be biased downwards. Answers without any n-gram give 0 within [0, 1].
+    Sources: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5;
+    Efron & Stein 1981, "The jackknife estimate of variance" (it errs on the wide side).
+    """
+    prompts = _prompt_ids(answers)
+    grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(prompts, default=-1))]
+    for answer, prompt in zip(answers, prompts, strict=True):
+        ended = answer.response.finish_reason is FinishReason.STOP
+        ids = answer.response_ids[:-1] if ended else answer.response_ids
+        grams[prompt].update(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
+    if len(grams) < 2:
+        raise MannersError(f"Diversity needs answers to at least 2 prompts, and there are {len(grams)}.")
+    total = sum(g.total() for g in grams)
+    if total == 0:
+        return Interval(0.0, 0.0, 1.0)
+    prompts_with = Counter(gram for g in grams for gram in g)
+    different = len(prompts_with)
+    # Without a prompt, its n-grams are gone from the total, and those that only it has from the different ones.
+    kept = np.array([different - sum(prompts_with[gram] == 1 for gram in g) for g in grams])
+    without = kept / np.maximum(1, [total - g.total() for g in grams])
+    error = math.sqrt((len(grams) - 1) * float(np.var(without)))
+    half = NormalDist().inv_cdf(0.975) * error
+    share = different / total
+    return Interval(share, max(0.0, share - half), min(1.0, share + half))
+
+
+def perplexity_change(
+    nll_before: ArrayLike, nll_after: ArrayLike, tokens: ArrayLike, resamples: int, seed: int
+) -> PerplexityChange:
+    """Return perplexity = exp(sum nll / sum tokens) before and after, and its relative change.
+
+    nll_before, nll_after: (N,) sums of negative log-likelihood per paragraph, in nats; tokens: (N,) predicted tokens
+    of each, at least 1. The change is exp(sum(after - before) / sum tokens) - 1, with a paired bootstrap by paragraph:
+    both versions read the same text, so what makes a paragraph hard cancels out.
+    """
+    b, a, t = (np.asarray(x, float) for x in (nll_before, nll_after, tokens))
+    if (t < 1).any():
+        raise ValueError("every paragraph must have at least one predicted token")
+    log_change = cluster_bootstrap((a - b) / t, np.arange(len(t)), resamples, seed, weights=t)
+    change = Interval(math.expm1(log_change.estimate), math.expm1(log_change.low), math.expm1(log_change.high))
+    return PerplexityChange(_perplexity(b, t), _perplexity(a, t), change)
+
+
+def _perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:
+    return math.exp(min(700.0, float(np.sum(nll)) / float(np.sum(tokens))))
+
+
+def _prompt_ids(answers: Sequence[Answer]) -> list[int]:
+    """Return a number for each answer, the same for answers to the same prompt, counting from 0."""
+    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(a.prompt for a in answers))}
+    return [numbers[a.prompt] for a in answers]

@@ -1,0 +1,84 @@
+"""Text measures against figures worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import exp, log
+
+import numpy as np
+import pytest
+
+from manners.errors import MannersError
+from manners.evaluate.text_measures import (
+    distinct_n,
+    mean_length,
+    most_common_answer_share,
+    perplexity_change,
+    share_finished,
+)
+from manners.types import Answer
+
+Make = Callable[..., Answer]
+
+
+def test_distinct_2_by_hand(answer: Make) -> None:
+    # 1 2 1 2: bigrams 12 21 12; 1 2 3: 12 23; together 5, of which 12, 21 and 23 are different.
+    answers = [answer("p", "", ids=(1, 2, 1, 2)), answer("q", "", ids=(1, 2, 3))]
+    assert distinct_n(answers).estimate == 3 / 5
+    # Without p: 2 of 2; without q: 2 of 3; jackknife variance = (2 - 1) * var(1, 2/3) = 1/36.
+    assert distinct_n(answers).high == pytest.approx(3 / 5 + 1.959964 / 6)
+    assert distinct_n(answers, n=1).estimate == 3 / 7
+    assert distinct_n(answers, n=4).estimate == 1.0
+
+
+def test_distinct_2_leaves_out_the_end_token_and_does_not_cross_answers(answer: Make) -> None:
+    ended = [answer("p", "", ids=(1, 2, 0), ended=True), answer("q", "", ids=(3, 4, 0), ended=True)]
+    cut_off = [answer("p", "", ids=(1, 2)), answer("q", "", ids=(3, 4))]
+    assert distinct_n(ended) == distinct_n(cut_off)
+    assert distinct_n(ended, n=3).estimate == 0.0  # no trigram at all
+    with pytest.raises(MannersError, match="at least 2 prompts"):
+        distinct_n(ended[:1])
+
+
+def test_distinct_2_falls_when_answers_repeat(answer: Make) -> None:
+    rng = np.random.default_rng(0)
+    free = [answer(f"p{i}", "", ids=tuple(rng.integers(0, 50, 20).tolist())) for i in range(40)]
+    stuck = [answer(f"p{i}", "", ids=(7, 8) * 10) for i in range(40)]
+    assert distinct_n(stuck).high < 0.01 < distinct_n(free).low
+
+
+def test_lengths_and_finished(answer: Make) -> None:
+    answers = [answer("p", "abcd", ended=True), answer("p", "ab"), answer("q", "abc", ended=True), answer("q", "abc")]
+    assert mean_length(answers, 200, 0).estimate == 3.0
+    assert share_finished(answers, 200, 0).estimate == 0.5
+    always = [answer(str(i), "ab", ended=True) for i in range(20)]
+    finished = share_finished(always, 200, 0)
+    assert finished.estimate == 1.0 > finished.low > 0.8
+
+
+def test_collapse_shows(answer: Make) -> None:
+    collapsed = [answer(str(i), " I am sorry. " if i % 4 else f"{i}") for i in range(40)]
+    assert most_common_answer_share(collapsed, 200, 0).estimate == 0.75
+    assert most_common_answer_share([answer(str(i), f"{i}") for i in range(40)], 200, 0).estimate == 1 / 40
+
+
+def test_perplexity_by_hand() -> None:
+    # Perplexity 4 on 6 tokens, then half of the text costs log 2 more in all: exp(log 2 / 6) - 1.
+    change = perplexity_change([2 * log(4), 4 * log(4)], [2 * log(4) + log(2), 4 * log(4)], [2, 4], 500, 0)
+    assert change.before == pytest.approx(4.0)
+    assert change.after == pytest.approx(exp(log(4) + log(2) / 6))
+    assert change.change.estimate == pytest.approx(2 ** (1 / 6) - 1)
+    assert change.change.low == pytest.approx(0.0)
+    assert change.change.high == pytest.approx(2 ** (1 / 2) - 1)
+
+
+def test_perplexity_is_paired() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.gamma(2, 50, 60)
+    tokens = np.full(60, 40)
+    same = perplexity_change(before, before, tokens, 200, 0).change
+    worse = perplexity_change(before, before + 40 * log(1.1), tokens, 200, 0).change
+    assert (same.low, same.high) == (0.0, 0.0)
+    assert (worse.low, worse.high) == pytest.approx((0.1, 0.1))
+    with pytest.raises(ValueError, match="at least one"):
+        perplexity_change([1.0, 1.0], [1.0, 1.0], [1, 0], 100, 0)
