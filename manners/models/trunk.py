@@ -1,0 +1,205 @@
+"""The split of a model at a layer: a frozen trunk that is computed once, and branches that roles own.
+
+    token ids -> [ trunk: embedding + layers 0..cut-1 ] -> states (B, L, D) -> [ branch: layers cut.. + norm + head ]
+
+Both halves run through the Hugging Face model's own forward, where masks, rotary variants, embedding scaling and
+position tables live: a copy of the module tree shares all parameters, and `Tap` modules stand in for the layers that
+the half at hand does not own. The last tap below a branch hands it the trunk's states; the first tap above a trunk
+takes them. With cut = 0 (`trainable_layers = all`) the trunk is empty and its states are the token ids themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from manners.errors import MannersError
+from manners.text import Batch
+
+States = Float[Tensor, "B L D"] | Int[Tensor, "B L"]
+"""What a trunk hands to its branches: hidden states, or token ids where the trunk is empty."""
+
+
+class Tap(nn.Module):
+    """Stands where a layer was: remembers what came in, and passes on `given` or else what came in."""
+
+    def __init__(self, replaced: nn.Module, returns_tuple: bool) -> None:
+        """Look like `replaced` to the model's own loop."""
+        super().__init__()
+        self.attention_type = getattr(replaced, "attention_type", None)
+        self.returns_tuple = returns_tuple
+        self.seen: Tensor | None = None
+        self.given: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor, None]:
+        """Return the given states, if any."""
+        self.seen = hidden_states
+        states = hidden_states if self.given is None else self.given
+        return (states, None) if self.returns_tuple else states
+
+
+def layer_list(model: PreTrainedModel) -> nn.ModuleList:
+    """Find the one list of decoder layers, or refuse the model by name."""
+    count = model.config.get_text_config().num_hidden_layers
+    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if len(found) != 1:
+        raise MannersError(
+            f"{describe(model)} cannot be split: it has {len(found)} lists of {count} layers where one was expected;"
+            " use another model"
+        )
+    return found[0]
+
+
+def describe(model: PreTrainedModel) -> str:
+    """Name a model as its maker does: class and path."""
+    path = model.config._name_or_path
+    return f"{type(model).__name__} ({path})" if path else type(model).__name__
+
+
+def cut_of(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> int:
+    """Turn `trainable_layers` into the index of the first layer above the cut; 0 means everything is trained."""
+    count = len(layer_list(model))
+    if trainable_layers == "all":
+        return 0
+    if not 1 <= trainable_layers < count:
+        raise MannersError(
+            f"model.trainable_layers is {trainable_layers}, but {describe(model)} has {count} layers: take 1 to"
+            f" {count - 1}, or `all`"
+        )
+    return count - trainable_layers
+
+
+def shared_copy(model: PreTrainedModel, own: frozenset[int] = frozenset()) -> PreTrainedModel:
+    """Copy the module tree but no parameter or buffer, except parameters whose id is in `own`."""
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers()) if id(t) not in own}
+    memo[id(model.config)] = model.config
+    return copy.deepcopy(model, memo)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What one forward of a model shows about it."""
+
+    before: frozenset[int]
+    """Ids of the parameters that run before the first layer (embeddings and their norms)."""
+    returns_tuple: bool
+    """Whether a layer returns a tuple, as older models do."""
+
+
+def probe(model: PreTrainedModel) -> Anatomy:
+    """Watch which modules a forward enters before the first layer, and what a layer returns."""
+    layers, before, tuples = layer_list(model), set[int](), list[bool]()
+    inside = {id(m) for m in layers.modules()}
+    reached = False
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if not reached:
+            before.update(id(p) for p in module.parameters(recurse=False))
+
+    def reach(_: nn.Module, __: Any) -> None:
+        nonlocal reached
+        reached = True
+
+    hooks = [m.register_forward_pre_hook(enter) for m in model.modules() if id(m) not in inside]
+    hooks.append(layers[0].register_forward_pre_hook(reach))
+    hooks.append(layers[0].register_forward_hook(lambda _, __, output: tuples.append(isinstance(output, tuple))))
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Anatomy(frozenset(before), bool(tuples and tuples[0]))
+
+
+def upper_parameters(model: PreTrainedModel, cut: int, anatomy: Anatomy) -> frozenset[int]:
+    """Ids of the parameters that a branch owns: all if cut = 0, else upper layers, what follows them, untied head."""
+    if cut == 0:
+        return frozenset(id(p) for p in model.parameters())
+    lower = {id(p) for p in layer_list(model)[:cut].parameters()} | anatomy.before
+    return frozenset(id(p) for p in model.parameters() if id(p) not in lower)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The frozen lower part of a model, with what is needed to grow branches on it."""
+
+    whole: PreTrainedModel
+    """The initial model, frozen; nothing ever changes its parameters."""
+    cut: int
+    hash: str
+    """Of the trunk's parameters and the cut; a branch trained above another trunk is refused."""
+    anatomy: Anatomy
+    own: frozenset[int]
+    """Ids of the parameters of `whole` above the cut: what a branch copies."""
+    _lower: PreTrainedModel
+    _tap: Tap | None
+
+    @property
+    def width(self) -> int:
+        """D, the size of a hidden state."""
+        return int(self.whole.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.whole.device
+
+    @torch.no_grad()
+    def states(self, batch: Batch) -> States:
+        """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
+        if self._tap is None:
+            return batch.ids
+        forward_base(self._lower, batch.ids, batch.attend, batch.positions)
+        seen, self._tap.seen = self._tap.seen, None
+        if seen is None:
+            raise RuntimeError("the forward did not reach the cut")
+        return seen
+
+
+def forward_base(
+    model: PreTrainedModel, x: States, attend: Bool[Tensor, "B S"], positions: Int[Tensor, "B L"], **cache: Any
+) -> Float[Tensor, "B L D"]:
+    """Run a model without its head; `x` is token ids, or states that go in as embeddings."""
+    given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
+    use_cache = bool(cache)
+    output = model.base_model(**given, attention_mask=attend, position_ids=positions, use_cache=use_cache, **cache)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> Trunk:
+    """Freeze a model and cut it; raises MannersError where `trainable_layers` does not fit, or nothing can be cut."""
+    cut = cut_of(model, trainable_layers)
+    model.eval().requires_grad_(False)
+    anatomy = probe(model)
+    own = upper_parameters(model, cut, anatomy)
+    lower = shared_copy(model)
+    tap = put_taps(lower, range(cut, len(layer_list(lower))), anatomy)[0] if cut else None
+    return Trunk(model, cut, _trunk_hash(model, cut, own), anatomy, own, lower, tap)
+
+
+def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap]:
+    """Replace layers by taps, and return the taps."""
+    layers = layer_list(model)
+    taps = [Tap(layers[index], anatomy.returns_tuple) for index in where]
+    for index, tap in zip(where, taps, strict=True):
+        layers[index] = tap
+    return taps
+
+
+def _trunk_hash(model: PreTrainedModel, cut: int, own: frozenset[int]) -> str:
+    """Hash the cut and the frozen parameters; with an empty trunk, everything: a branch then starts from the whole."""
+    digest = hashlib.sha256(f"{type(model).__name__}|{cut}".encode())
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in own or cut == 0:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,228 @@
+"""Dialogue <-> token ids: the only file that knows templates, BOS, end-of-turn tokens and padding.
+
+Every stage renders through one `Renderer`, whose `template_hash` is stored with each model version, so that a reward
+model is never asked about text that was laid out in another way than the text it learned from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from manners.errors import MannersError
+from manners.types import Dialogue, FinishReason, Response, Role, Turn
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""What a model without a chat template gets: `User: ...`, blank line, `Assistant:`."""
+
+
+class TooLong(MannersError):
+    """A prompt whose last turn alone does not fit into the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Token ids of a prompt and of the response after it."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    shortened: bool = False
+    """Whether whole turns, or the beginning of the only turn left, were dropped at the left so that the rest fits."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences side by side: prompts end, and responses begin, at one column.
+
+    Columns 0..P-1 hold the prompts, padded at the left; columns P..P+T-1 the responses, padded at the right.
+    """
+
+    ids: Int[Tensor, "B L"]
+    attend: Bool[Tensor, "B L"]
+    """True at real tokens of prompt and response."""
+    prompt_width: int
+    """P, in tokens."""
+    keep: Bool[Tensor, "B T"] = field(init=False)
+    """True at real response tokens; the end-of-turn token counts."""
+
+    def __post_init__(self) -> None:
+        """Derive `keep`."""
+        object.__setattr__(self, "keep", self.attend[:, self.prompt_width :])
+
+    @property
+    def response_ids(self) -> Int[Tensor, "B T"]:
+        """The response columns."""
+        return self.ids[:, self.prompt_width :]
+
+    @property
+    def positions(self) -> Int[Tensor, "B L"]:
+        """Position of each token in its own sequence, counted without padding."""
+        return (self.attend.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    @property
+    def last(self) -> Int[Tensor, " B"]:
+        """Index (0..T-1) of the last kept response token of each row."""
+        return self.keep.sum(dim=1) - 1
+
+    def rows(self, index: Sequence[int] | Tensor) -> Batch:
+        """Return some rows, in the order given."""
+        return Batch(self.ids[index], self.attend[index], self.prompt_width)
+
+    def trim(self) -> tuple[Batch, slice]:
+        """Cut off the columns that no row uses; return also which columns of L remain."""
+        used = self.attend.any(dim=0).nonzero().squeeze(1)
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        return Batch(self.ids[:, columns], self.attend[:, columns], self.prompt_width - columns.start), columns
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
+        return Batch(self.ids.to(device), self.attend.to(device), self.prompt_width)
+
+
+def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
+    """Lay sequences side by side; the pad id is masked everywhere and so has no effect."""
+    prompt_width = max(len(r.prompt_ids) for r in rendered)
+    response_width = max(len(r.response_ids) for r in rendered)
+    ids = torch.full((len(rendered), prompt_width + response_width), pad_id, dtype=torch.long)
+    attend = torch.zeros_like(ids, dtype=torch.bool)
+    for row, r in enumerate(rendered):
+        start, stop = prompt_width - len(r.prompt_ids), prompt_width + len(r.response_ids)
+        ids[row, start:stop] = torch.tensor(r.prompt_ids + r.response_ids)
+        attend[row, start:stop] = True
+    return Batch(ids, attend, prompt_width)
+
+
+def length_buckets(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Split indices into groups of at most `rows` of similar length, longest first (what will not fit fails early)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[i : i + rows] for i in range(0, len(order), rows)]
+
+
+class Renderer:
+    """Renders dialogues for one tokenizer; made once per model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int], context: int) -> None:
+        """Take a tokenizer, the ids that end a turn (generation config), and the context in tokens."""
+        self.tokenizer = tokenizer
+        self.context = context
+        self.plain = tokenizer.chat_template is None
+        """Whether the plain fallback stands in for a chat template; recorded with every version."""
+        self._template = PLAIN_TEMPLATE if self.plain else str(tokenizer.chat_template)
+        self._system_turns = self._renders(Turn(Role.SYSTEM, "x"), Turn(Role.USER, "y"))
+        self.end_ids = end_ids
+        self.end_id = self._end_of_turn()
+        self.pad_id = self._distinct_pad()
+        described = f"{self._template}|{self.end_id}|{self._system_turns}"
+        self.template_hash = hashlib.sha256(described.encode()).hexdigest()[:16]
+        self._check_one_bos()
+
+    def prompt_ids(self, prompt: Dialogue, reserve: int = 0) -> tuple[tuple[int, ...], int]:
+        """Return the ids of a prompt, up to where the assistant begins, and how many turns were dropped.
+
+        Turns are dropped whole from the left, a system turn never, until prompt + `reserve` tokens fit into the
+        context. Raises `TooLong` when the last turn alone does not fit.
+        """
+        system, turns = (prompt[:1], prompt[1:]) if prompt[0].role is Role.SYSTEM else ((), prompt)
+        for dropped in range(len(turns)):
+            if dropped and turns[dropped].role is Role.ASSISTANT:
+                continue  # a dialogue cannot begin with an answer
+            ids = self._ids(system + turns[dropped:])
+            if len(ids) + reserve <= self.context:
+                return ids, dropped
+        raise TooLong(
+            f"a prompt's last turn takes {len(ids)} tokens and {reserve} are reserved for the response, but"
+            f" model.context is {self.context}; shorten the prompt or raise model.context"
+        )
+
+    def response_ids(self, response: Response) -> tuple[int, ...]:
+        """Return the ids of a response; the end-of-turn token is there unless the length limit cut it off."""
+        ids = self.tokenizer.encode(response.text, add_special_tokens=False)
+        if response.finish_reason is FinishReason.LENGTH:
+            return tuple(ids) or (self.end_id,)
+        return (*ids, self.end_id)
+
+    def render(self, prompt: Dialogue, response: Response) -> Rendered:
+        """Render a prompt and a response, shortened so that they fit; for reading and scoring, never for answering.
+
+        A response longer than half the context is cut at its right end; the prompt loses whole turns from the left, and
+        a last turn that is too long by itself loses its beginning.
+        """
+        response_ids = self.response_ids(response)[: self.context // 2]
+        try:
+            prompt_ids, dropped = self.prompt_ids(prompt, reserve=len(response_ids))
+        except TooLong:
+            return Rendered(self._ids(prompt[-1:])[len(response_ids) - self.context :], response_ids, shortened=True)
+        return Rendered(prompt_ids, response_ids, shortened=dropped > 0)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of response ids without special tokens, otherwise exactly as the model wrote it."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _ids(self, dialogue: Dialogue, generation: bool = True) -> tuple[int, ...]:
+        text = self.tokenizer.apply_chat_template(
+            self._messages(dialogue), chat_template=self._template, tokenize=False, add_generation_prompt=generation
+        )
+        return tuple(self.tokenizer.encode(str(text), add_special_tokens=False))
+
+    def _messages(self, dialogue: Dialogue) -> list[dict[str, Any]]:
+        if dialogue[0].role is Role.SYSTEM and not self._system_turns and len(dialogue) > 1:
+            joined = Turn(dialogue[1].role, f"{dialogue[0].text}\n\n{dialogue[1].text}")
+            dialogue = (joined, *dialogue[2:])
+        return [{"role": turn.role.value, "content": turn.text} for turn in dialogue]
+
+    def _renders(self, *turns: Turn) -> bool:
+        messages = [{"role": turn.role.value, "content": turn.text} for turn in turns]
+        try:
+            self.tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
+        except TemplateError:  # some templates (Gemma's) refuse system turns: these join the first user turn
+            return False
+        return True
+
+    def _end_of_turn(self) -> int:
+        """Find the token that this template puts after an answer, among those that end generation."""
+        opening = (Turn(Role.USER, "x"),)
+        whole = self._ids((*opening, Turn(Role.ASSISTANT, "y")), generation=False)
+        for token in whole[len(self._ids(opening, generation=False)) :]:
+            if token in self.end_ids:
+                return token
+        if self.tokenizer.eos_token_id is None:
+            raise MannersError(
+                "the tokenizer has no end-of-sequence token, so an answer could never end; set eos_token in it"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    def _distinct_pad(self) -> int:
+        """Choose a pad id that ends nothing and begins nothing (exports find the last real token by it)."""
+        tokenizer = self.tokenizer
+        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(special)]
+        used = {*self.end_ids, self.end_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+        used |= set(self._ids((Turn(Role.USER, "x"), Turn(Role.ASSISTANT, "y"), Turn(Role.USER, "z"))))
+        for candidate in candidates:
+            if candidate is not None and candidate not in used:
+                return int(candidate)
+        # No spare special token: any ordinary token will do inside, where masks decide; 0 is always there.
+        return next(index for index in range(len(tokenizer)) if index not in used)
+
+    def _check_one_bos(self) -> None:
+        ids, bos = self._ids((Turn(Role.USER, "x"),)), self.tokenizer.bos_token_id
+        if bos is not None and ids[:2] == (bos, bos):
+            raise MannersError(
+                "the chat template begins with two BOS tokens, which no model was trained on; remove one"
+            )

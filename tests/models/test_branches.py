@@ -1,0 +1,151 @@
+"""What a branch owns and shares, and scores that depend on nothing but their own sequence."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+from manners.models import branches
+from manners.models.branches import Branch, ScalarBranch, set_trainable
+from manners.models.trunk import Trunk, grow_trunk
+from manners.text import Rendered, collate
+from tests.worlds import tiny_model
+
+SEQUENCES = [Rendered((7, 8, 9), (10, 11)), Rendered((12,) * 9, (13,)), Rendered((14, 15), tuple(range(16, 28)))]
+
+
+def storage(branch: torch.nn.Module) -> set[int]:
+    return {p.data_ptr() for p in branch.parameters()}
+
+
+def test_the_reference_shares_the_models_memory_and_a_trained_branch_does_not() -> None:
+    trunk = grow_trunk(tiny_model(), 2)
+    whole = storage(trunk.whole)
+    reference, policy = Branch(trunk, trainable=False), Branch(trunk, trainable=True)
+    assert storage(reference) <= whole
+    own = {p.data_ptr() for p in set_trainable([policy])}
+    assert own and own.isdisjoint(whole)
+    assert storage(policy) - own <= whole  # the rest is shared
+    assert not set_trainable([reference])
+    assert own.isdisjoint(storage(Branch(trunk, trainable=True)))
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+def test_changing_a_branch_changes_neither_the_model_nor_another_branch(layers: int | Literal["all"]) -> None:
+    trunk = grow_trunk(tiny_model(), layers)
+    before = {name: p.clone() for name, p in trunk.whole.named_parameters()}
+    other, policy = Branch(trunk, trainable=True), Branch(trunk, trainable=True)
+    start = {name: t.clone() for name, t in other.own_tensors().items()}
+    with torch.no_grad():
+        for parameter in set_trainable([policy]):
+            parameter.add_(1.0)
+    assert all(torch.equal(p, before[name]) for name, p in trunk.whole.named_parameters())
+    assert all(torch.equal(t, start[name]) for name, t in other.own_tensors().items())
+    assert all(torch.equal(t, start[name] + 1.0) for name, t in policy.own_tensors().items())
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+def test_a_tied_head_stays_tied_and_is_frozen_unless_everything_is_trained(layers: int | Literal["all"]) -> None:
+    trunk = grow_trunk(tiny_model("gemma", tie_word_embeddings=True), layers)
+    policy = Branch(trunk, trainable=True)
+    head = policy.assembled(trunk).get_output_embeddings().weight
+    assert head is policy.assembled(trunk).get_input_embeddings().weight
+    assert head.requires_grad is (layers == "all")
+    assert (head.data_ptr() in storage(trunk.whole)) is (layers != "all")
+
+
+def test_an_untied_head_is_trained() -> None:
+    policy = Branch(grow_trunk(tiny_model("llama", tie_word_embeddings=False), 1), trainable=True)
+    assert any(name.endswith("lm_head.weight") for name in policy.own_tensors())
+
+
+def test_own_tensors_come_back_bit_for_bit_and_others_are_refused() -> None:
+    trunk = grow_trunk(tiny_model(), 2)
+    policy, other = Branch(trunk, trainable=True), Branch(trunk, trainable=True)
+    with torch.no_grad():
+        for parameter in set_trainable([policy]):
+            parameter.mul_(1.5)
+    other.load_tensors({name: t.clone() for name, t in policy.own_tensors().items()})
+    assert all(torch.equal(t, other.own_tensors()[name]) for name, t in policy.own_tensors().items())
+    with pytest.raises(KeyError, match="do not fit"):
+        other.load_tensors({"strange": torch.zeros(1)})
+
+
+def test_logprobs_are_the_models_own_at_the_temperature_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = grow_trunk(tiny_model("gemma2"), 2)
+    batch, temperature = collate(SEQUENCES, 0), 0.7
+    branch = Branch(trunk, trainable=False)
+    with torch.no_grad():
+        hidden = branch.hidden(trunk.states(batch), batch)
+        logprobs = branch.logprobs(hidden, batch, temperature)
+        monkeypatch.setattr(branches, "HEAD_CHUNK", 4)
+        torch.testing.assert_close(branch.logprobs(hidden, batch, temperature), logprobs)
+        assert (logprobs[~batch.keep] == 0).all()
+        for row, r in enumerate(SEQUENCES):
+            ids = torch.tensor([r.prompt_ids + r.response_ids])
+            every = torch.log_softmax(trunk.whole(input_ids=ids).logits[0] / temperature, dim=-1)
+            start = len(r.prompt_ids)
+            expected = every[torch.arange(start - 1, r.length - 1), ids[0, start:]]
+            torch.testing.assert_close(logprobs[row, : len(expected)], expected, atol=1e-4, rtol=1e-4)
+
+
+def scalar_branch(trunk: Trunk) -> ScalarBranch:
+    return ScalarBranch(trunk, torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("layers", [2, "all"])
+@torch.no_grad()
+def test_scores_and_values_depend_on_their_own_sequence_only(model_type: str, layers: int | Literal["all"]) -> None:
+    trunk = grow_trunk(tiny_model(model_type), layers)
+    branch = scalar_branch(trunk)
+    together = collate(SEQUENCES, 0)
+    scores = branch.scores(trunk.states(together), together)
+    values = branch.values(trunk.states(together), together)
+    assert scores.std() > 0.01
+    for row, sequence in enumerate(SEQUENCES):
+        for beside in ([sequence], [sequence, Rendered((40,) * 30, (41,) * 20)]):
+            batch = collate(beside, 77)  # another padding, another pad id
+            states = trunk.states(batch)
+            torch.testing.assert_close(branch.scores(states, batch)[0], scores[row], atol=1e-4, rtol=1e-4)
+            count = len(sequence.response_ids)
+            torch.testing.assert_close(
+                branch.values(states, batch)[0, :count], values[row, :count], atol=1e-4, rtol=1e-4
+            )
+
+
+@torch.no_grad()
+def test_a_score_reads_the_last_kept_token_and_a_value_only_what_came_before_its_token() -> None:
+    trunk = grow_trunk(tiny_model(), 2)
+    branch = scalar_branch(trunk)
+    first, second = Rendered((5, 6), (7, 8, 9)), Rendered((5, 6), (7, 8, 99))
+    batch = collate([first, second], 0)
+    states = trunk.states(batch)
+    scores, values = branch.scores(states, batch), branch.values(states, batch)
+    assert (scores[0] - scores[1]).abs() > 1e-3
+    torch.testing.assert_close(values[0], values[1])
+    hidden = trunk.whole.base_model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0]
+    by_hand = hidden @ branch.scalar.weight[0]
+    torch.testing.assert_close(scores[0], by_hand[4], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(values[0], by_hand[1:4], atol=1e-4, rtol=1e-4)
+
+
+def test_a_scalar_head_is_drawn_with_the_stated_deviation_or_zero_and_the_word_head_is_frozen() -> None:
+    trunk = grow_trunk(tiny_model(hidden_size=64, head_dim=16), 2)
+    heads = [ScalarBranch(trunk, torch.Generator().manual_seed(i)).scalar.weight for i in range(30)]
+    assert torch.stack(heads).std().item() == pytest.approx(65**-0.5, rel=0.05)
+    assert not torch.equal(heads[0], heads[1])
+    value = ScalarBranch(trunk, None)
+    assert not value.scalar.weight.any()
+    assert "scalar.weight" in value.own_tensors()
+    assert not any("lm_head" in name for name in value.own_tensors())
+
+
+def test_gradients_reach_the_branch_through_given_states_and_nothing_below() -> None:
+    trunk = grow_trunk(tiny_model(), 2)
+    policy, batch = Branch(trunk, trainable=True), collate(SEQUENCES, 0)
+    logprobs = policy.logprobs(policy.hidden(trunk.states(batch), batch), batch, 1.0)
+    gradients = torch.autograd.grad(logprobs.sum(), set_trainable([policy]))
+    assert all(bool(g.abs().sum() > 0) for g in gradients)

@@ -1,0 +1,210 @@
+"""Draws follow the model's own distribution, whatever else is in the batch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from manners.models import generate
+from manners.models.branches import Branch, set_trainable
+from manners.models.generate import Draws, draw
+from manners.models.trunk import Trunk, grow_trunk
+from manners.types import FinishReason
+from tests.worlds import ARCHITECTURES, tiny_model
+
+PROMPTS = [(5, 6, 7), (8,) * 9, (9, 10), (5, 6, 7), (11, 12, 13, 14, 15), (8,) * 9]
+"""Of different lengths; two occur twice."""
+ENDS = frozenset(range(0, 320, 7))
+"""One token in seven ends a response, so that rows end at different steps."""
+
+
+def uniforms(rows: int, length: int, seed: int = 0) -> Tensor:
+    return torch.rand((rows, length), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def drawn(
+    trunk: Trunk,
+    prompts: list[tuple[int, ...]],
+    uniform: Tensor,
+    *,
+    end_ids: frozenset[int] = ENDS,
+    temperature: float = 1.0,
+    want_states: bool = True,
+) -> Draws:
+    model = Branch(trunk, trainable=False).assembled(trunk)
+    return draw(
+        model,
+        trunk,
+        prompts,
+        end_ids=end_ids,
+        pad_id=0,
+        temperature=temperature,
+        uniform=uniform,
+        want_states=want_states,
+    )
+
+
+@torch.no_grad()
+def next_probabilities(model: PreTrainedModel, ids: tuple[int, ...], temperature: float) -> Tensor:
+    logits: Tensor = model(input_ids=torch.tensor([ids])).logits[0, -1]
+    return torch.softmax(logits.double() / temperature, dim=-1)
+
+
+def goodness_of_fit(tokens: list[int], probabilities: Tensor) -> float:
+    """p-value of the tokens under the probabilities; rare tokens are counted together."""
+    counts = torch.bincount(torch.tensor(tokens), minlength=len(probabilities)).double()
+    expected = probabilities * len(tokens)
+    bins = torch.where(expected >= 8, torch.arange(len(expected)), int(expected.argmin()))
+    observed, predicted = torch.zeros_like(counts), torch.zeros_like(expected)
+    observed.index_add_(0, bins, counts)
+    predicted.index_add_(0, bins, expected)
+    used = predicted > 0
+    return float(stats.chisquare(observed[used].numpy(), predicted[used].numpy()).pvalue)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_tokens_come_as_often_as_the_model_says_also_after_a_first_token(temperature: float) -> None:
+    model = tiny_model(vocab_size=40)
+    trunk, prompt, rows = grow_trunk(model, 2), (5, 6, 7), 6000
+    draws = drawn(trunk, [prompt] * rows, uniforms(rows, 2), end_ids=frozenset(), temperature=temperature)
+    first = [r.response_ids[0] for r in draws.rendered]
+    assert goodness_of_fit(first, next_probabilities(model, prompt, temperature)) > 1e-4
+    assert goodness_of_fit(first, next_probabilities(model, prompt, 1.0)) < 1e-6  # the test can tell
+    commonest = max(set(first), key=first.count)
+    second = [r.response_ids[1] for r in draws.rendered if r.response_ids[0] == commonest]
+    assert len(second) > 300
+    assert goodness_of_fit(second, next_probabilities(model, (*prompt, commonest), temperature)) > 1e-4
+    assert goodness_of_fit(second, next_probabilities(model, prompt, temperature)) < 1e-6
+
+
+def test_a_uniform_number_chooses_the_token_whose_share_of_the_interval_holds_it() -> None:
+    model = tiny_model(vocab_size=40)
+    trunk, prompt = grow_trunk(model, 2), (5, 6, 7)
+    edges = next_probabilities(model, prompt, 1.0).cumsum(0)
+    middles = edges - next_probabilities(model, prompt, 1.0) / 2
+    draws = drawn(trunk, [prompt] * 42, torch.cat([torch.tensor([0.0, 1 - 2**-53]).double(), middles]).unsqueeze(1))
+    assert [r.response_ids[0] for r in draws.rendered] == [0, 39, *range(40)]
+
+
+def test_a_token_without_probability_is_never_drawn() -> None:
+    logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0, -torch.inf]]).expand(3, -1)
+    tokens, logprobs = generate._draw_tokens(logits, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+    assert tokens.tolist() == [1, 3, 3]
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits, dim=-1)[torch.arange(3), tokens])
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "qwen2", "bloom"])
+def test_a_rows_draws_do_not_depend_on_the_batch(model_type: str) -> None:
+    trunk, uniform = grow_trunk(tiny_model(model_type), 2), uniforms(len(PROMPTS), 20)
+    together = drawn(trunk, PROMPTS, uniform)
+    assert len({r.response_ids for r in together.rendered}) == len(PROMPTS)
+    for row in range(len(PROMPTS)):
+        alone = drawn(trunk, [PROMPTS[row]], uniform[row : row + 1])
+        assert alone.rendered[0] == together.rendered[row]
+        assert alone.finish[0] is together.finish[row]
+        count = len(alone.rendered[0].response_ids)
+        torch.testing.assert_close(alone.logprobs[0], together.logprobs[row, :count], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "gemma3_text", "mistral", "qwen2"])
+def test_states_and_logprobs_are_those_of_the_split_forward(model_type: str, layers: int | Literal["all"]) -> None:
+    trunk = grow_trunk(tiny_model(model_type), layers)
+    temperature, uniform = 0.7, uniforms(len(PROMPTS), 24)  # longer than the windows of 16
+    draws = drawn(trunk, PROMPTS, uniform, temperature=temperature)
+    batch, branch = draws.batch, Branch(trunk, trainable=True)
+    assert draws.states is not None
+    again = trunk.states(batch)
+    assert draws.states.shape == again.shape
+    torch.testing.assert_close(draws.states[batch.attend], again[batch.attend], atol=1e-4, rtol=1e-4)
+    logprobs = branch.logprobs(branch.hidden(draws.states, batch), batch, temperature)  # ready to be trained on
+    torch.testing.assert_close(logprobs.detach(), draws.logprobs, atol=1e-4, rtol=1e-4)
+    assert bool((draws.logprobs[batch.keep] < 0).all()) and not draws.logprobs[~batch.keep].any()
+    assert torch.autograd.grad(logprobs.sum(), set_trainable([branch]))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "gemma3_text", "mistral", "qwen2", "opt", "bloom"])
+def test_at_a_low_temperature_the_tokens_are_those_of_greedy_generation(model_type: str) -> None:
+    model: Any = tiny_model(model_type)
+    trunk, length = grow_trunk(model, 2), 20
+    draws = drawn(trunk, PROMPTS, uniforms(len(PROMPTS), length), end_ids=ENDS, temperature=1e-4, want_states=False)
+    for prompt, rendered, finish in zip(PROMPTS, draws.rendered, draws.finish, strict=True):
+        ids = torch.tensor([prompt])
+        generated = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=length,
+            do_sample=False,
+            eos_token_id=sorted(ENDS),
+            pad_token_id=0,
+        )
+        expected = generated[0, len(prompt) :].tolist()
+        assert list(rendered.response_ids) == expected
+        assert (finish is FinishReason.STOP) == (expected[-1] in ENDS)
+
+
+def test_rows_end_with_their_end_token_or_at_the_length_limit() -> None:
+    trunk, rows, length = grow_trunk(tiny_model(), 2), 40, 12
+    draws = drawn(trunk, [(5, 6, 7)] * rows, uniforms(rows, length), want_states=False)
+    assert draws.states is None
+    assert set(draws.finish) == {FinishReason.STOP, FinishReason.LENGTH}
+    for rendered, finish in zip(draws.rendered, draws.finish, strict=True):
+        *body, last = rendered.response_ids
+        assert ENDS.isdisjoint(body)
+        assert (last in ENDS) == (finish is FinishReason.STOP)
+        assert finish is FinishReason.STOP or len(rendered.response_ids) == length
+    # An end token in the last place still ends.
+    limit = next(len(r.response_ids) for r, f in zip(draws.rendered, draws.finish, strict=True) if f == "stop")
+    cut = drawn(trunk, [(5, 6, 7)] * rows, uniforms(rows, length)[:, :limit], want_states=False)
+    assert any(
+        f is FinishReason.STOP and len(r.response_ids) == limit for r, f in zip(cut.rendered, cut.finish, strict=True)
+    )
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2"])
+def test_rows_that_leave_change_nothing_for_those_that_stay(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, prompts, uniform = grow_trunk(tiny_model(model_type), 2), PROMPTS * 3, uniforms(18, 24)
+    sizes: dict[float, list[int]] = {}
+    results = []
+    read = generate.Decoder.read
+    for share in (generate.REMOVE_SHARE, 0.0, 2.0):  # as it is, at once, never
+        sizes[share] = []
+
+        def counted(self: generate.Decoder, ids: Tensor, *others: Tensor, log: list[int] = sizes[share]) -> Tensor:
+            log.append(len(ids))
+            return read(self, ids, *others)
+
+        monkeypatch.setattr(generate.Decoder, "read", counted)
+        monkeypatch.setattr(generate, "REMOVE_SHARE", share)
+        results.append(drawn(trunk, prompts, uniform))
+    usual, eager, never = (sizes[share] for share in sizes)
+    assert min(eager[1:]) <= min(usual[1:]) < 18 and set(never[1:]) == {18}
+    assert usual[0] == len(set(prompts))  # a prompt that is answered several times is read once
+    for other in results[1:]:
+        assert other.rendered == results[0].rendered and other.finish == results[0].finish
+        torch.testing.assert_close(other.logprobs, results[0].logprobs, atol=1e-4, rtol=1e-4)
+        assert other.states is not None and results[0].states is not None
+        keep = other.batch.attend
+        torch.testing.assert_close(other.states[keep], results[0].states[keep], atol=1e-4, rtol=1e-4)
+
+
+def test_the_batch_is_what_the_rows_say() -> None:
+    trunk = grow_trunk(tiny_model(), 2)
+    draws = drawn(trunk, PROMPTS, uniforms(len(PROMPTS), 12))
+    for row, (prompt, rendered) in enumerate(zip(PROMPTS, draws.rendered, strict=True)):
+        assert rendered.prompt_ids == prompt
+        attend = draws.batch.attend[row]
+        assert tuple(draws.batch.ids[row][attend].tolist()) == prompt + rendered.response_ids
+    assert draws.batch.keep.any(dim=0).all()  # no column that no row reached
+
+
+def test_every_listed_architecture_can_draw() -> None:
+    for model_type in ARCHITECTURES:
+        trunk = grow_trunk(tiny_model(model_type), 1)
+        draws = drawn(trunk, PROMPTS, uniforms(len(PROMPTS), 6))
+        assert draws.batch.keep.any(dim=1).all()

@@ -1,0 +1,236 @@
+"""Dialogues as token ids and back, batches of them, and the masks that finish reasons decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manners.errors import MannersError
+from manners.text import Batch, Rendered, Renderer, TooLong, collate, length_buckets
+from manners.types import Dialogue, FinishReason, Response, Role, Turn
+from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, PAD, START, TEMPLATE, tiny_renderer, tiny_tokenizer
+
+SYSTEM = Turn(Role.SYSTEM, "Be kind.")
+TALK = (
+    Turn(Role.USER, "How do I bake bread?"),
+    Turn(Role.ASSISTANT, "Mix flour and water, and wait."),
+    Turn(Role.USER, "How long?"),
+)
+
+
+def messages(dialogue: Dialogue) -> list[dict[str, str]]:
+    return [{"role": turn.role.value, "content": turn.text} for turn in dialogue]
+
+
+def ids_by_library(dialogue: Dialogue, template: str = TEMPLATE) -> tuple[int, ...]:
+    """What the tokenizer makes of a dialogue by itself."""
+    encoded: Any = tiny_tokenizer(template).apply_chat_template(
+        messages(dialogue), tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    return tuple(encoded)
+
+
+# Rendering
+
+
+@pytest.mark.parametrize("dialogue", [TALK[:1], TALK, (SYSTEM, *TALK)], ids=["one turn", "talk", "system turn"])
+def test_a_prompt_is_what_the_tokenizer_itself_renders(dialogue: Dialogue) -> None:
+    ids, dropped = tiny_renderer().prompt_ids(dialogue)
+    assert ids == ids_by_library(dialogue)
+    assert dropped == 0
+    assert ids.count(BOS) == 1 and ids[0] == BOS
+
+
+def test_a_response_ends_with_the_end_of_turn_token_unless_the_length_limit_cut_it_off() -> None:
+    renderer = tiny_renderer()
+    text_ids = tuple(tiny_tokenizer().encode("An hour.", add_special_tokens=False))
+    for reason in (FinishReason.STOP, FinishReason.UNKNOWN):
+        assert renderer.response_ids(Response("An hour.", "me", reason)) == (*text_ids, END)
+    assert renderer.response_ids(Response("An hour.", "me", FinishReason.LENGTH)) == text_ids
+    assert renderer.response_ids(Response("", "me", FinishReason.STOP)) == (END,)
+
+
+def test_prompt_and_response_together_are_the_dialogue_that_the_template_lays_out() -> None:
+    rendered = tiny_renderer().render(TALK, Response("An hour.", "me", FinishReason.STOP))
+    whole = tiny_tokenizer().apply_chat_template(
+        messages((*TALK, Turn(Role.ASSISTANT, "An hour."))), tokenize=True, return_dict=False
+    )
+    joined = [*rendered.prompt_ids, *rendered.response_ids]
+    assert joined == list(whole)[: len(joined)]
+    assert rendered.length == len(joined) and not rendered.shortened
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_decoding_gives_the_text_back_exactly(text: str) -> None:
+    ids = RENDERER.response_ids(Response(text, "me", FinishReason.STOP))
+    if set(ids[:-1]).isdisjoint({PAD, BOS, EOS, START, END}):  # a text that spells a special token means that token
+        assert RENDERER.decode(ids) == text
+
+
+RENDERER = tiny_renderer()
+
+
+# Too long
+
+
+def test_whole_turns_are_dropped_from_the_left_and_counted_and_none_begins_with_an_answer() -> None:
+    whole, last = len(ids_by_library(TALK)), ids_by_library(TALK[-1:])
+    assert tiny_renderer(context=whole).prompt_ids(TALK) == (ids_by_library(TALK), 0)
+    # One token short: the first turn goes, and the answer to it, which alone would have been enough, goes with it.
+    assert len(ids_by_library(TALK[1:])) < whole
+    assert tiny_renderer(context=whole - 1).prompt_ids(TALK) == (last, 2)
+    assert tiny_renderer(context=whole).prompt_ids(TALK, reserve=1) == (last, 2)
+
+
+def test_a_system_turn_is_never_dropped() -> None:
+    dialogue = (SYSTEM, *TALK)
+    short = ids_by_library((SYSTEM, TALK[-1]))
+    assert tiny_renderer(context=len(short)).prompt_ids(dialogue) == (short, 2)
+    with pytest.raises(TooLong):
+        tiny_renderer(context=len(short) - 1).prompt_ids(dialogue)
+
+
+def test_a_last_turn_that_does_not_fit_is_refused_with_both_figures_and_the_setting() -> None:
+    with pytest.raises(TooLong, match=r"last turn takes \d+ tokens and 7 are reserved.*model\.context is 10"):
+        tiny_renderer(context=10).prompt_ids(TALK[-1:], reserve=7)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "word " * 5, "bread " * 30]), min_size=1, max_size=5).filter(lambda t: len(t) % 2),
+    st.sampled_from(["", "yes", "no " * 60]),
+    st.sampled_from(FinishReason),
+    st.booleans(),
+    st.sampled_from([16, 40, 200]),
+)
+def test_rendering_for_scoring_never_fails_and_always_fits(
+    turns: list[str], answer: str, reason: FinishReason, system: bool, context: int
+) -> None:
+    talk = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, text) for i, text in enumerate(turns))
+    renderer = tiny_renderer(context=context)
+    response = Response(answer, "me", reason)
+    dialogue = (SYSTEM, *talk) if system else talk
+    rendered = renderer.render(dialogue, response)
+    assert rendered.length <= context
+    assert rendered.prompt_ids and rendered.response_ids
+    assert rendered.response_ids == renderer.response_ids(response)[: len(rendered.response_ids)]
+    fits = len(ids_by_library(dialogue)) + len(renderer.response_ids(response)) <= context
+    assert not (fits and rendered.shortened and len(renderer.response_ids(response)) <= context // 2)
+    # Its end, where the assistant begins, is always there.
+    tail = min(4, len(rendered.prompt_ids))
+    assert rendered.prompt_ids[-tail:] == ids_by_library(dialogue)[-tail:]
+
+
+# Templates
+
+
+def test_the_template_hash_changes_with_the_template_and_with_nothing_else() -> None:
+    base = tiny_renderer().template_hash
+    assert tiny_renderer(context=20).template_hash == base
+    others = {tiny_renderer(t).template_hash for t in (None, NO_SYSTEM_TEMPLATE, TEMPLATE.replace("\n", " "))}
+    assert len({base, *others}) == 4
+
+
+def test_a_system_turn_that_the_template_refuses_joins_the_first_user_turn() -> None:
+    joined = (Turn(Role.USER, f"{SYSTEM.text}\n\n{TALK[0].text}"), *TALK[1:])
+    ids, _ = tiny_renderer(NO_SYSTEM_TEMPLATE).prompt_ids((SYSTEM, *TALK))
+    assert ids == ids_by_library(joined, NO_SYSTEM_TEMPLATE)
+
+
+def test_without_a_template_dialogues_are_plain_text_and_end_with_the_end_of_sequence() -> None:
+    renderer = tiny_renderer(None)
+    assert renderer.plain and not tiny_renderer().plain
+    ids, _ = renderer.prompt_ids(TALK[:1])
+    assert tiny_tokenizer().decode(list(ids)) == "User: How do I bake bread?\n\nAssistant:"
+    assert renderer.end_id == EOS
+
+
+def test_the_end_of_turn_token_is_the_one_that_the_template_uses() -> None:
+    assert tiny_renderer().end_id == END
+    assert Renderer(tiny_tokenizer(TEMPLATE.replace("<|end|>", "</s>")), END_IDS, 256).end_id == EOS
+
+
+def test_two_bos_tokens_are_refused() -> None:
+    with pytest.raises(MannersError, match="two BOS tokens"):
+        tiny_renderer("{{ '<s>' }}" + TEMPLATE)
+
+
+def test_a_tokenizer_that_can_end_nothing_is_refused() -> None:
+    tokenizer = tiny_tokenizer(None)
+    tokenizer.eos_token = None
+    with pytest.raises(MannersError, match="no end-of-sequence token"):
+        Renderer(tokenizer, frozenset(), 256)
+
+
+@pytest.mark.parametrize("pad_token", ["<pad>", "</s>", "<|end|>", None])
+def test_the_pad_id_ends_nothing_and_begins_nothing(pad_token: str | None) -> None:
+    renderer = Renderer(tiny_tokenizer(pad_token=pad_token), END_IDS, 256)
+    assert renderer.pad_id not in {BOS, EOS, START, END}
+
+
+# Batches
+
+sequences = st.lists(
+    st.tuples(
+        st.lists(st.integers(1, 99), min_size=1, max_size=7), st.lists(st.integers(1, 99), min_size=1, max_size=6)
+    ).map(lambda pair: Rendered(tuple(pair[0]), tuple(pair[1]))),
+    min_size=1,
+    max_size=5,
+)
+
+
+def rows_of(batch: Batch) -> list[tuple[list[int], list[int]]]:
+    """Take a batch apart by its masks alone."""
+    width = batch.prompt_width
+    return [
+        (ids[:width][attend[:width]].tolist(), ids[width:][attend[width:]].tolist())
+        for ids, attend in zip(batch.ids, batch.attend, strict=True)
+    ]
+
+
+@given(sequences, st.sampled_from([0, 1, 50]))
+def test_a_batch_holds_every_sequence_whole_and_its_masks_never_look_at_ids(
+    rendered: list[Rendered], pad_id: int
+) -> None:
+    batch = collate(rendered, pad_id)
+    assert rows_of(batch) == [(list(r.prompt_ids), list(r.response_ids)) for r in rendered]
+    for row, r in enumerate(rendered):
+        assert batch.attend[row, batch.prompt_width - 1] and batch.attend[row, batch.prompt_width]  # they meet here
+        assert batch.positions[row][batch.attend[row]].tolist() == list(range(r.length))
+        assert batch.keep[row].sum() == len(r.response_ids)
+        assert batch.response_ids[row, batch.last[row]] == r.response_ids[-1]
+        assert bool(batch.keep[row, batch.last[row]]) and not batch.keep[row, int(batch.last[row]) + 1 :].any()
+    assert (batch.ids[~batch.attend] == pad_id).all()
+
+
+@given(sequences, st.data())
+def test_choosing_rows_and_trimming_change_no_sequence(rendered: list[Rendered], data: st.DataObject) -> None:
+    index = data.draw(st.lists(st.integers(0, len(rendered) - 1), min_size=1))
+    batch = collate(rendered, 0)
+    chosen = batch.rows(index)
+    trimmed, columns = chosen.trim()
+    expected = [(list(rendered[i].prompt_ids), list(rendered[i].response_ids)) for i in index]
+    assert rows_of(chosen) == rows_of(trimmed) == expected
+    assert torch.equal(trimmed.ids, chosen.ids[:, columns])
+    assert trimmed.ids.shape == collate([rendered[i] for i in index], 0).ids.shape  # nothing is left to cut
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 8))
+def test_buckets_are_a_partition_with_the_longest_first(lengths: list[int], rows: int) -> None:
+    buckets = length_buckets(lengths, rows)
+    flat = [index for bucket in buckets for index in bucket]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert all(len(bucket) <= rows for bucket in buckets)
+    assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+
+
+def test_masks_are_the_same_on_any_device_and_keep_is_never_given_by_hand() -> None:
+    batch = collate([Rendered((5, 6), (7,))], 0)
+    assert torch.equal(batch.to(torch.device("cpu")).keep, batch.keep)
+    make: Callable[..., object] = Batch
+    with pytest.raises(TypeError):
+        make(batch.ids, batch.attend, 2, keep=batch.keep)
