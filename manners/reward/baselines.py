@@ -1,0 +1,304 @@
+"""What the reward model is measured against: chance, length, finishing, the annotators' own disagreement, more data.
+
+Every interval is a 95 % cluster bootstrap by group (the conversation's opening turn), as verdicts on one opening are
+not independent. Arrays: margins (pairs,) are score_left - score_right; lengths (pairs, 2) are those of the left and
+right response, in tokens or characters. A verdict is decided when it chose a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import betainc, betaln, digamma, expit
+from scipy.stats import rankdata
+
+from manners.errors import MannersError
+from manners.reward.data import Floats, LabelledPair, counts_array
+from manners.types import FinishReason, Interval
+
+RESAMPLES = 2000
+CEILING_RESAMPLES = 200
+"""Fewer, as each is a fit."""
+CEILING_PAIRS = 20
+"""Pairs with at least two decided verdicts below which no ceiling is given."""
+RIDGE = 1e-3
+"""Penalty per verdict on the squared coefficients of `length_and_finish`: keeps them finite where classes separate."""
+
+
+class Agreement(StrEnum):
+    """How far the decided verdicts on a pair agree: the majority's share of them."""
+
+    UNANIMOUS = "unanimous"
+    MOST = "two thirds or more"
+    SPLIT = "split"
+    SINGLE = "one verdict"
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementLevel:
+    """Accuracy on the pairs of one level of agreement."""
+
+    level: Agreement
+    n: int
+    """Pairs."""
+    accuracy: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Accuracy on the same held-out pairs after training on so many verdicts."""
+
+    verdicts: int
+    accuracy: Interval
+
+
+def accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return the share of decided single verdicts that agree with the sign of the margin; a margin of 0 counts half.
+
+    A share of exactly 0 or 1 does not vary under resampling; there the open end is the Clopper-Pearson bound on the
+    number of groups, 0.025^(1/groups) from it. Raises `MannersError` when no verdict decided.
+    """
+    sums = _decided_sums(pairs, _agreeing(margins, pairs))
+    estimate = _share(sums)
+    if estimate in (0.0, 1.0):
+        bound = float(0.025 ** (1 / len(sums)))
+        return Interval(estimate, *((bound, 1.0) if estimate else (0.0, 1 - bound)))
+    resampled = _resample(sums, seed, resamples)
+    return _interval(estimate, resampled[:, 0] / resampled[:, 1])
+
+
+def accuracy_gain(
+    margins: Floats, baseline: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES
+) -> Interval:
+    """Return by how much the accuracy of `margins` exceeds that of the margins of a `baseline`, paired by group."""
+    sums = _decided_sums(pairs, _agreeing(margins, pairs) - _agreeing(baseline, pairs))
+    resampled = _resample(sums, seed, resamples)
+    return _interval(_share(sums), resampled[:, 0] / resampled[:, 1])
+
+
+def characters(pairs: Sequence[LabelledPair]) -> Floats:
+    """Return (pairs, 2) lengths of the left and right response, in characters."""
+    return np.array([(len(pair.left.text), len(pair.right.text)) for pair in pairs], dtype=np.float64).reshape(-1, 2)
+
+
+def longer_wins(lengths: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return the accuracy of preferring the longer response."""
+    return accuracy(lengths[:, 0] - lengths[:, 1], pairs, seed, resamples)
+
+
+def shorter_wins(lengths: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return the accuracy of preferring the shorter response."""
+    return accuracy(lengths[:, 1] - lengths[:, 0], pairs, seed, resamples)
+
+
+def always_left(pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return the accuracy of preferring whatever was shown on the left."""
+    return accuracy(np.ones(len(pairs)), pairs, seed, resamples)
+
+
+def length_and_finish(
+    train: Sequence[LabelledPair], train_lengths: Floats, held_out: Sequence[LabelledPair], held_out_lengths: Floats
+) -> Floats:
+    """Return the margins (held-out pairs,) of a logistic regression on length and finish flag, fitted on `train`.
+
+    p_left = sigmoid(a * (log length_left - log length_right) + b * (finished_left - finished_right)), by maximum
+    likelihood of the decided verdicts with a small ridge; no intercept, as sides are arbitrary. Measure it with
+    `accuracy`: a reward model that does no better has learnt nothing that a ruler does not know.
+    """
+    x, counts = _length_and_finish_features(train, train_lengths), counts_array(train)
+    total = max(counts[:, :2].sum(), 1.0)
+
+    def penalised(coefficients: Floats) -> tuple[float, Floats]:
+        margin = x @ coefficients
+        loss = (counts[:, 0] * np.logaddexp(0, -margin) + counts[:, 1] * np.logaddexp(0, margin)).sum() / total
+        slope = x.T @ (counts[:, 1] * expit(margin) - counts[:, 0] * expit(-margin)) / total
+        return float(loss + RIDGE * (coefficients**2).sum()), slope + 2 * RIDGE * coefficients
+
+    fit = minimize(penalised, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
+    return _length_and_finish_features(held_out, held_out_lengths) @ np.asarray(fit.x, dtype=np.float64)
+
+
+def ceiling(pairs: Sequence[LabelledPair], seed: int, resamples: int = CEILING_RESAMPLES) -> Interval | None:
+    """Return the accuracy on decided single verdicts that the best possible predictor would have, given disagreement.
+
+    Each pair has its own probability p of a verdict for the left response; nobody can be right more often than
+    E[max(p, 1 - p)]. p is taken as Beta(a, b), fitted by maximum likelihood to the (left, right) counts of the pairs
+    with at least two decided verdicts (a beta-binomial). The raw share of the majority would be too high (its winner is
+    partly luck), predicting each verdict by the majority of the others too low (so is its loser). None with fewer than
+    `CEILING_PAIRS` such pairs.
+    """
+    several = [pair for pair in pairs if pair.counts.decided >= 2]
+    if len(several) < CEILING_PAIRS:
+        return None
+    cells, cell = np.unique(counts_array(several)[:, :2], axis=0, return_inverse=True)
+    table = _group_sums(several, *np.eye(len(cells))[cell.ravel()].T)
+    start = _fit_beta(cells, table.sum(axis=0), np.zeros(2))
+    fits = [_fit_beta(cells, weights, start) for weights in _resample(table, seed, resamples)]
+    return _interval(_best_accuracy(start), np.array([_best_accuracy(fit) for fit in fits]))
+
+
+def by_agreement(
+    margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES
+) -> list[AgreementLevel]:
+    """Return accuracy apart for pairs on which annotators agree more or less; levels without pairs are left out."""
+    levels = [_agreement(pair) for pair in pairs]
+    result = []
+    for level in Agreement:
+        inside = [i for i, found in enumerate(levels) if found is level]
+        if inside:
+            measured = accuracy(margins[inside], [pairs[i] for i in inside], seed, resamples)
+            result.append(AgreementLevel(level, len(inside), measured))
+    return result
+
+
+def length_correlation(
+    scores: Floats, lengths: Floats, groups: Sequence[str], seed: int, resamples: int = RESAMPLES
+) -> Interval:
+    """Return Spearman's correlation of score with length over responses (N,), their groups alongside.
+
+    Scores are free up to a shift per prompt, which blurs this one; margins against differences of length, one per pair,
+    give the correlation without it. Ranks are those of the whole sample in every resample. Constant scores or lengths
+    have no correlation: the answer is then 0, anywhere between -1 and 1.
+    """
+    x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (scores, lengths))
+    sums = _sums_by(groups, np.ones(len(x)), x, y, x * x, y * y, x * y)
+    estimate = _correlation(sums.sum(axis=0)[None])
+    if np.isnan(estimate[0]):
+        return Interval(0.0, -1.0, 1.0)
+    resampled = _correlation(_resample(sums, seed, resamples))
+    return _interval(float(estimate[0]), resampled[~np.isnan(resampled)])
+
+
+def doubling_gain(points: Sequence[CurvePoint]) -> Interval | None:
+    """Return what twice the verdicts would add to the accuracy: the slope b of accuracy = a + b * log2(verdicts).
+
+    Weighted least squares, each point with the standard error of its interval (width / 3.92), and the usual normal
+    interval of b. The points share their held-out pairs, so their errors partly cancel in b: the interval is rather too
+    wide. None with fewer than two different numbers of verdicts.
+    """
+    if len({point.verdicts for point in points}) < 2:
+        return None
+    x = np.log2([point.verdicts for point in points])
+    y = np.array([point.accuracy.estimate for point in points])
+    errors = np.array([max(point.accuracy.high - point.accuracy.low, 1e-3) / 3.92 for point in points])
+    design = np.stack([np.ones_like(x), x], axis=1) / errors[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    slope = float((covariance @ design.T @ (y / errors))[1])
+    half = 1.96 * float(covariance[1, 1]) ** 0.5
+    return Interval(slope, slope - half, slope + half)
+
+
+def doubling_sentence(points: Sequence[CurvePoint]) -> str:
+    """Say in one plain sentence what doubling the verdicts would buy, by `doubling_gain`."""
+    gain = doubling_gain(points)
+    if gain is None:
+        return "Cannot tell what more verdicts would buy: the curve needs at least two different numbers of them."
+    most = max(point.verdicts for point in points)
+    low, high = f"{100 * gain.low:+z.1f}", f"{100 * gain.high:+z.1f}"
+    change = f"{100 * gain.estimate:+z.1f} points of accuracy (95 % interval {low} to {high})"
+    if not gain.excludes(0.0):
+        return f"Cannot tell what doubling the {most:,} verdicts would buy: {change}, which contains 0."
+    if gain.estimate < 0:
+        return f"More verdicts like these would not help: doubling the {most:,} would change {change}."
+    return f"Doubling the {most:,} verdicts would buy about {change}, if the curve goes on as it did."
+
+
+def _agreeing(margins: Floats, pairs: Sequence[LabelledPair]) -> Floats:
+    """Return how many of each pair's decided verdicts agree with the sign of its margin; half of them at 0."""
+    counts, agrees = counts_array(pairs), (1 + np.sign(margins)) / 2
+    return np.asarray(counts[:, 0] * agrees + counts[:, 1] * (1 - agrees))
+
+
+def _decided_sums(pairs: Sequence[LabelledPair], values: Floats) -> Floats:
+    """Return (groups, 2): the sum of `values` and the number of decided verdicts, of groups that have any."""
+    sums = _group_sums(pairs, values, counts_array(pairs)[:, :2].sum(axis=1))
+    sums = sums[sums[:, 1] > 0]
+    if not len(sums):
+        raise MannersError("no set-aside verdict chooses a side, so accuracy cannot be measured; set more aside")
+    return sums
+
+
+def _share(sums: Floats) -> float:
+    return float(sums[:, 0].sum() / sums[:, 1].sum())
+
+
+def _agreement(pair: LabelledPair) -> Agreement | None:
+    decided, majority = pair.counts.decided, max(pair.counts.left, pair.counts.right)
+    if decided < 2:
+        return Agreement.SINGLE if decided else None
+    if majority == decided:
+        return Agreement.UNANIMOUS
+    return Agreement.MOST if 3 * majority >= 2 * decided else Agreement.SPLIT
+
+
+def _length_and_finish_features(pairs: Sequence[LabelledPair], lengths: Floats) -> Floats:
+    log_length = np.log(np.maximum(lengths, 1))
+    finished = np.array(
+        [[response.finish_reason is not FinishReason.LENGTH for response in (pair.left, pair.right)] for pair in pairs],
+        dtype=np.float64,
+    ).reshape(-1, 2)
+    return np.stack([log_length[:, 0] - log_length[:, 1], finished[:, 0] - finished[:, 1]], axis=1)
+
+
+def _fit_beta(cells: Floats, weights: Floats, start: Floats) -> Floats:
+    """Return (log a, log b) of the beta-binomial that best explains `cells` (left, right) seen `weights` times."""
+
+    share = weights / weights.sum()
+
+    def negative_log_likelihood(log_ab: Floats) -> tuple[float, Floats]:
+        ab = np.exp(log_ab)
+        gained = share @ (betaln(*(cells + ab).T) - betaln(*ab))
+        both = digamma(ab.sum()) - share @ digamma((cells + ab).sum(axis=1))
+        slope = share @ digamma(cells + ab) - digamma(ab) + both
+        return -float(gained), -slope * ab
+
+    # Beyond these bounds every pair is unanimous (p is 0 or 1), or all pairs have the same p.
+    fit = minimize(negative_log_likelihood, start, jac=True, method="L-BFGS-B", bounds=[(-6.0, 8.0)] * 2)
+    return np.asarray(fit.x, dtype=np.float64)
+
+
+def _best_accuracy(log_ab: Floats) -> float:
+    """Return E[max(p, 1 - p)] of p ~ Beta(a, b), from E[p; p > 1/2] = mean * P(Beta(a + 1, b) > 1/2)."""
+    a, b = (float(value) for value in np.exp(log_ab))
+    mean = a / (a + b)
+    return mean * (1 - float(betainc(a + 1, b, 0.5))) + (1 - mean) * float(betainc(a, b + 1, 0.5))
+
+
+def _correlation(sums: Floats) -> Floats:
+    """Return Pearson's correlation from rows of n and the sums of x, y, xx, yy, xy; nan where one is constant."""
+    n, x, y, xx, yy, xy = sums.T
+    variances = (n * xx - x * x) * (n * yy - y * y)
+    flat = variances <= 1e-9
+    return np.where(flat, np.nan, (n * xy - x * y) / np.sqrt(np.where(flat, 1.0, variances)))
+
+
+def _group_sums(pairs: Sequence[LabelledPair], *values: Floats) -> Floats:
+    return _sums_by([pair.group for pair in pairs], *values)
+
+
+def _sums_by(groups: Sequence[str], *values: Floats) -> Floats:
+    """Return (groups, values): each value summed within each group."""
+    group: NDArray[np.int64]
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)
+
+
+def _resample(sums: Floats, seed: int, resamples: int) -> Floats:
+    """Return (resamples, values): the sums over as many groups as there are, drawn with replacement."""
+    rng, groups = np.random.default_rng(seed), len(sums)
+    at_once = max(1, 4_000_000 // groups)
+    parts = [
+        rng.multinomial(groups, np.full(groups, 1 / groups), size=min(at_once, resamples - done)) @ sums
+        for done in range(0, resamples, at_once)
+    ]
+    return np.concatenate(parts)
+
+
+def _interval(estimate: float, resampled: Floats) -> Interval:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(estimate, float(low), float(high))

@@ -1,0 +1,170 @@
+"""Whether the reward model's probabilities can be believed: temperature, tie parameter, calibration error.
+
+Everything here is measured on verdicts that were set aside, each counted once. Arrays: margins (pairs,) are
+score_left - score_right; counts (pairs, 3) are verdicts left, right, tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import softmax
+from scipy.stats import norm
+
+from manners.errors import MannersError
+from manners.reward.data import Floats
+from manners.types import Interval
+
+TEMPERATURES = (0.01, 100.0)
+LOG_TIES = (-10.0, 5.0)
+"""Bounds of the fit. Without a single tie the likelihood has no maximum in log nu; -10 is a tie in 44,000 verdicts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns margins into probabilities: divide them by `temperature`, and let ties have exp(`log_tie`)."""
+
+    temperature: float = 1.0
+    log_tie: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Verdicts to which the model gave about the same confidence: what it promised and what came."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    """95 % Wilson interval of `observed`."""
+    n: float
+    """Verdicts in the bin."""
+
+
+def verdict_probabilities(margins: Floats, calibration: Calibration) -> Floats:
+    """Return (pairs, 3) probabilities of left, right, tie: Davidson's model of `loss.py` at margin / temperature."""
+    half = margins / calibration.temperature / 2
+    return np.asarray(softmax(np.stack([half, -half, np.full_like(half, calibration.log_tie)], axis=-1), axis=-1))
+
+
+def fit_temperature(margins: Floats, counts: Floats) -> Calibration:
+    """Fit temperature and tie parameter jointly by maximum likelihood of the verdicts.
+
+    In 1/T and log nu this is a logistic regression with two coefficients: concave, so there is one maximum. Fitting T
+    alone would be wrong, as the tie probability depends on both. Margins that point the wrong way end at the largest
+    temperature: the model then knows nothing. Raises `MannersError` when there are no verdicts.
+    """
+    if not counts.sum():
+        raise MannersError("there are no verdicts to calibrate on; set more comparisons aside")
+    total, n = counts.sum(), counts.sum(axis=1, keepdims=True)
+    half = margins / 2
+
+    def negative_log_likelihood(parameters: Floats) -> tuple[float, Floats]:
+        inverse_temperature, log_tie = float(parameters[0]), float(parameters[1])
+        p = verdict_probabilities(margins, Calibration(1 / inverse_temperature, log_tie))
+        excess = (n * p - counts) / total
+        slope = np.array([((excess[:, 0] - excess[:, 1]) * half).sum(), excess[:, 2].sum()])
+        return float(-(counts * np.log(np.maximum(p, 1e-300))).sum() / total), slope
+
+    low, high = TEMPERATURES
+    fit = minimize(
+        negative_log_likelihood,
+        np.array([1.0, 0.0]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(1 / high, 1 / low), LOG_TIES],
+        options={"ftol": 1e-12, "gtol": 1e-8},
+    )
+    return Calibration(temperature=float(1 / fit.x[0]), log_tie=float(fit.x[1]))
+
+
+def cross_calibrated(margins: Floats, counts: Floats, groups: Sequence[str], folds: int = 5, seed: int = 0) -> Floats:
+    """Return (pairs, 3) probabilities of each pair by a calibration fitted without its group.
+
+    To fit and to measure on the same verdicts flatters; here the groups are dealt into `folds` parts at random, and
+    each part is calibrated by the others. Raises `MannersError` when there are fewer than two groups.
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    folds = min(folds, len(names))
+    if folds < 2:
+        raise MannersError("calibration needs set-aside comparisons of at least two prompts; set more aside")
+    fold = np.random.default_rng(seed).permutation(len(names))[group] % folds
+    probabilities = np.empty_like(counts)
+    for part in range(folds):
+        inside = fold == part
+        calibration = fit_temperature(margins[~inside], counts[~inside])
+        probabilities[inside] = verdict_probabilities(margins[inside], calibration)
+    return probabilities
+
+
+def confidence(probabilities: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return (confidence, agreement, verdicts) per pair, for verdicts that chose a side.
+
+    Confidence is p / (p_left + p_right) of the response that the model prefers, 0.5 to 1 (which side it was shown on
+    is arbitrary); agreement is the share of the deciding verdicts that prefer it too (half at equal scores). Pairs on
+    which no verdict decided have weight 0.
+    """
+    left, right = counts[:, 0], counts[:, 1]
+    p_left = probabilities[:, 0] / (probabilities[:, 0] + probabilities[:, 1])
+    decided = left + right
+    agrees = (1 + np.sign(p_left - 0.5)) / 2
+    agreeing = left * agrees + right * (1 - agrees)
+    return np.maximum(p_left, 1 - p_left), agreeing / np.maximum(decided, 1), decided
+
+
+def reliability(probabilities: Floats, outcomes: Floats, weights: Floats, bins: int = 10) -> list[ReliabilityBin]:
+    """Sort predictions (pairs,) into `bins` of equal mass and compare them with outcomes (pairs,), shares in [0, 1].
+
+    Equal predictions share a bin, so there may be fewer. The interval takes the verdicts on one pair for copies of each
+    other (Kish's effective number, (sum w)^2 / sum w^2): rather too wide than too narrow.
+    """
+    result = []
+    index = _bins(probabilities, weights, bins)
+    for each in np.unique(index[weights > 0]):
+        inside = (index == each) & (weights > 0)
+        w = weights[inside]
+        predicted, observed = np.average(probabilities[inside], weights=w), np.average(outcomes[inside], weights=w)
+        low, high = _wilson(float(observed), float(w.sum() ** 2 / (w**2).sum()))
+        result.append(ReliabilityBin(float(predicted), float(observed), low, high, float(w.sum())))
+    return result
+
+
+def expected_calibration_error(probabilities: Floats, outcomes: Floats, weights: Floats, bins: int = 10) -> float:
+    """Return the mean over verdicts of their bin's |predicted - observed|, in probability; bins as in `reliability`."""
+    table = reliability(probabilities, outcomes, weights, bins)
+    if not table:
+        raise MannersError("no set-aside verdict chooses a side, so calibration cannot be measured; set more aside")
+    return sum(row.n * abs(row.predicted - row.observed) for row in table) / sum(row.n for row in table)
+
+
+def chance_calibration_error(
+    probabilities: Floats, weights: Floats, bins: int = 10, seed: int = 0, resamples: int = 200
+) -> Interval:
+    """Return the calibration error that a perfectly calibrated model would show on as many verdicts.
+
+    It is never 0, since every bin has its share of luck: outcomes are drawn from the model's own probabilities, and the
+    mean and the central 95 % are returned. An error inside this interval is no evidence of miscalibration.
+    """
+    rng = np.random.default_rng(seed)
+    n = np.round(weights).astype(np.int64)
+    drawn = rng.binomial(n, np.clip(probabilities, 0, 1), size=(resamples, len(n))) / np.maximum(n, 1)
+    errors = [expected_calibration_error(probabilities, outcomes, weights, bins) for outcomes in drawn]
+    low, high = np.quantile(errors, [0.025, 0.975])
+    return Interval(float(np.mean(errors)), float(low), float(high))
+
+
+def _bins(probabilities: Floats, weights: Floats, bins: int) -> Floats:
+    """Return the bin of each prediction: where its mid-rank among the verdicts falls, in `bins` equal parts."""
+    values, value = np.unique(probabilities, return_inverse=True)
+    mass = np.bincount(value, weights, minlength=len(values))
+    middle = (np.cumsum(mass) - mass / 2) / max(mass.sum(), 1e-12)
+    return np.asarray(np.floor(middle * bins)[value])
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    z = float(norm.ppf(0.975))
+    centre, spread = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)

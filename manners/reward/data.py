@@ -1,0 +1,245 @@
+"""From comparisons to what the reward model learns from: single verdicts, counted, weighted and split by opening."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manners.errors import MannersError
+from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Response, Role, Verdict
+
+Floats = NDArray[np.float64]
+
+BOTH_BAD_RULE = (
+    "`both_bad` counts as a tie in the loss, since it prefers neither response; what it says about both of them "
+    "cannot enter a loss that only sees differences, so it is also counted apart."
+)
+STRENGTH_RULE = (
+    "A verdict of strength 1, 2 or 3 weighs 0.5, 1 or 1.5 in the loss, and 1 where no strength was asked: a slight "
+    "preference is the one that the next annotator reverses most easily. Accuracy, calibration and the ceiling count "
+    "every verdict once."
+)
+STRENGTH_WEIGHT = {None: 1.0, 1: 0.5, 2: 1.0, 3: 1.5}
+NO_COMPARISONS = (
+    "no comparisons to learn from; run `manners sample` to open some, "
+    "or `manners comparisons import FILE` to bring your own"
+)
+
+
+class Counts(NamedTuple):
+    """How many verdicts (or what weight of them) chose the left response, the right one, or neither."""
+
+    left: float
+    right: float
+    tie: float
+
+    @property
+    def decided(self) -> float:
+        """The part that chose a side."""
+        return self.left + self.right
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """One comparison with its verdicts counted."""
+
+    comparison_id: int | None
+    prompt: Dialogue
+    left: Response
+    right: Response
+    counts: Counts
+    """Every verdict once: what accuracy, calibration and the ceiling are measured on."""
+    weights: Counts
+    """Verdicts weighted by strength (`STRENGTH_RULE`): what the loss learns from."""
+    both_bad: int
+    """How many of the ties were `both_bad`."""
+    group: str
+    """The conversation's opening user turn, see `opening`."""
+
+
+class LeftOut(StrEnum):
+    """Why a comparison is not learnt from; the values are what the report prints."""
+
+    EVALUATION = "asked for an evaluation"
+    EMPTY = "an empty response"
+    IDENTICAL = "identical responses"
+    NO_VERDICT = "no verdict"
+    OTHER_KIND = "only verdicts of another kind of annotator"
+    SKIPPED = "only skips"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The pairs that can be learnt from, and how many comparisons were left out, by reason."""
+
+    pairs: tuple[LabelledPair, ...]
+    left_out: dict[LeftOut, int]
+    kind: AnnotatorKind
+    """Whose verdicts these are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Pairs to train on and pairs to measure with; no opening is on both sides."""
+
+    train: tuple[LabelledPair, ...]
+    held_out: tuple[LabelledPair, ...]
+
+
+def label(comparisons: Iterable[Comparison], kind: AnnotatorKind | None = None) -> Labelled:
+    """Count the verdicts on each comparison, by the rules of this module.
+
+    The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
+    earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
+    for an evaluation are never learnt from. Only verdicts of one `kind` of annotator are counted; None means the only
+    kind there is. Raises `MannersError` when several kinds are present and none is named, or when nothing is left.
+    """
+    comparisons = list(comparisons)
+    if not comparisons:
+        raise MannersError(NO_COMPARISONS)
+    kind = kind or _only_kind(comparisons)
+    pairs: list[LabelledPair] = []
+    left_out: Counter[LeftOut] = Counter()
+    for comparison in comparisons:
+        verdicts = [verdict for verdict in latest_verdicts(comparison) if verdict.annotator.kind is kind]
+        reason = _reason_left_out(comparison, verdicts)
+        if reason is None:
+            pairs.append(_labelled(comparison, verdicts))
+        else:
+            left_out[reason] += 1
+    if kind is None or not pairs:
+        reasons = ", ".join(f"{n} with {reason}" for reason, n in left_out.items())
+        raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
+    return Labelled(tuple(pairs), dict(left_out), kind)
+
+
+def latest_verdicts(comparison: Comparison) -> list[Verdict]:
+    """Return the last verdict of each annotator, given that verdicts are in order of arrival."""
+    return list({verdict.annotator: verdict for verdict in comparison.verdicts}.values())
+
+
+def opening(prompt: Dialogue) -> str:
+    """Return the conversation's first user turn without regard to case and white space: the group of a comparison."""
+    first = next((turn for turn in prompt if turn.role is Role.USER), prompt[0])
+    return " ".join(first.text.split()).casefold()
+
+
+def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
+    """Hold out about `share` of the openings, drawn by a seeded hash, with all their pairs.
+
+    Whether an opening is held out depends on its text and the seed alone, so that it stays held out when more
+    comparisons arrive; at least one opening falls on each side. Raises `MannersError` when there are fewer than two
+    openings, or when the verdicts are all one way.
+    """
+    _check_two_ways(pairs)
+    draw = {pair.group: _uniform("set aside", seed, pair.group) for pair in pairs}
+    if len(draw) < 2:
+        raise MannersError(
+            f"all {len(pairs)} comparisons begin with the same user turn, so none can be set aside to measure with; "
+            "ask about at least two different prompts"
+        )
+    held_out = {group for group, u in draw.items() if u < share} or {min(draw, key=draw.__getitem__)}
+    if len(held_out) == len(draw):
+        held_out.remove(max(draw, key=draw.__getitem__))
+    return Split(
+        train=tuple(pair for pair in pairs if pair.group not in held_out),
+        held_out=tuple(pair for pair in pairs if pair.group in held_out),
+    )
+
+
+def subset(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[LabelledPair, ...]:
+    """Keep whole openings, in an order drawn by seeded hash, until they hold `share` of the verdicts.
+
+    A larger share contains every smaller one of the same seed: a learning curve adds verdicts and exchanges none.
+    """
+    verdicts: Counter[str] = Counter()
+    for pair in pairs:
+        verdicts[pair.group] += round(sum(pair.counts))
+    wanted, kept = share * verdicts.total(), set[str]()
+    for group in sorted(verdicts, key=lambda group: _uniform("subset", seed, group)):
+        if kept and wanted <= 0:
+            break
+        kept.add(group)
+        wanted -= verdicts[group]
+    return tuple(pair for pair in pairs if pair.group in kept)
+
+
+def counts_array(pairs: Sequence[LabelledPair]) -> Floats:
+    """Return the unweighted counts as (pairs, 3): left, right, tie."""
+    return np.array([pair.counts for pair in pairs], dtype=np.float64).reshape(-1, 3)
+
+
+def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
+    annotators = {
+        verdict.annotator
+        for comparison in comparisons
+        if comparison.asked_how is not AskedHow.EVALUATION
+        for verdict in comparison.verdicts
+    }
+    kinds = Counter(annotator.kind for annotator in annotators)
+    if len(kinds) > 1:
+        found = " and ".join(f"{n} {kind} annotator{'s' * (n != 1)}" for kind, n in sorted(kinds.items()))
+        raise MannersError(f"the verdicts come from {found}, which are never mixed; choose one kind to learn from")
+    return next(iter(kinds), None)
+
+
+def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> LeftOut | None:
+    texts = comparison.left.text.strip(), comparison.right.text.strip()
+    if comparison.asked_how is AskedHow.EVALUATION:
+        return LeftOut.EVALUATION
+    if not all(texts):
+        return LeftOut.EMPTY
+    if texts[0] == texts[1]:
+        return LeftOut.IDENTICAL
+    if not verdicts:
+        return LeftOut.OTHER_KIND if comparison.verdicts else LeftOut.NO_VERDICT
+    if all(verdict.choice is Choice.SKIP for verdict in verdicts):
+        return LeftOut.SKIPPED
+    return None
+
+
+def _labelled(comparison: Comparison, verdicts: Sequence[Verdict]) -> LabelledPair:
+    number = Counter(verdict.choice for verdict in verdicts)
+    ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
+
+    def weight(choice: Choice) -> float:
+        return float(sum(STRENGTH_WEIGHT[verdict.strength] for verdict in verdicts if verdict.choice is choice))
+
+    return LabelledPair(
+        comparison_id=comparison.id,
+        prompt=comparison.prompt,
+        left=comparison.left,
+        right=comparison.right,
+        counts=Counts(float(number[Choice.LEFT]), float(number[Choice.RIGHT]), ties),
+        weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), ties),
+        both_bad=number[Choice.BOTH_BAD],
+        group=opening(comparison.prompt),
+    )
+
+
+def _check_two_ways(pairs: Sequence[LabelledPair]) -> None:
+    left, right, tie = (round(n) for n in counts_array(pairs).sum(axis=0))
+    if left + right == 0:
+        raise MannersError(
+            f"none of the {tie} verdicts prefers a response (all are ties or both bad), so there is nothing to learn; "
+            "compare responses that differ more, or check how the verdicts were imported"
+        )
+    if left == 0 or right == 0:
+        side = Choice.LEFT if right == 0 else Choice.RIGHT
+        raise MannersError(
+            f"all {left + right} verdicts that choose a side say `{side}`: either annotators always pick that side, "
+            "or the import put every preferred response there; check the mapping, or show the responses in random order"
+        )
+
+
+def _uniform(purpose: str, seed: int, group: str) -> float:
+    """Return a number in [0, 1) that depends on nothing but the arguments; `purpose` keeps the draws independent."""
+    digest = hashlib.sha256(f"{purpose}\0{seed}\0{group}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64

@@ -1,0 +1,125 @@
+"""What a reward model is worth, on pairs that were set aside: the facts of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from manners.reward.baselines import (
+    CurvePoint,
+    accuracy,
+    accuracy_gain,
+    always_left,
+    by_agreement,
+    ceiling,
+    characters,
+    doubling_sentence,
+    length_and_finish,
+    length_correlation,
+    longer_wins,
+    shorter_wins,
+)
+from manners.reward.calibrate import (
+    Calibration,
+    chance_calibration_error,
+    confidence,
+    cross_calibrated,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    verdict_probabilities,
+)
+from manners.reward.data import BOTH_BAD_RULE, STRENGTH_RULE, Floats, LabelledPair, counts_array
+from manners.types import Interval
+
+
+def measure(
+    margins: Floats, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], seed: int
+) -> dict[str, Any]:
+    """Measure raw margins (score left - score right) on held-out pairs: accuracy, baselines, calibration, length.
+
+    `train` is what the regression on length and finish flag is fitted on; without any, that baseline is left out.
+    Lengths are in characters. Every figure has an interval.
+    """
+    lengths = characters(held_out)
+    accurate = accuracy(margins, held_out, seed)
+    rivals = {
+        "longer_wins": longer_wins(lengths, held_out, seed),
+        "shorter_wins": shorter_wins(lengths, held_out, seed),
+        "always_left": always_left(held_out, seed),
+    }
+    gains = {
+        "longer_wins": accuracy_gain(margins, lengths[:, 0] - lengths[:, 1], held_out, seed),
+        "shorter_wins": accuracy_gain(margins, lengths[:, 1] - lengths[:, 0], held_out, seed),
+        "always_left": accuracy_gain(margins, np.ones(len(held_out)), held_out, seed),
+    }
+    if train:
+        ruler = length_and_finish(train, characters(train), held_out, lengths)
+        rivals["length_and_finish"] = accuracy(ruler, held_out, seed)
+        gains["length_and_finish"] = accuracy_gain(margins, ruler, held_out, seed)
+    best = max(rivals, key=lambda name: rivals[name].estimate)
+    top = ceiling([*train, *held_out], seed)
+    return {
+        "accuracy": accurate.estimate,
+        "interval": [accurate.low, accurate.high],
+        "chance": 0.5,
+        "baselines": {name: asdict(rate) for name, rate in rivals.items()},
+        "gains": {name: asdict(gain) for name, gain in gains.items()},
+        "length_only": rivals.get("length_and_finish", max(rivals.values(), key=lambda r: r.estimate)).estimate,
+        "ceiling": None if top is None else asdict(top),
+        "by_agreement": [
+            {"level": r.level, "n": r.n, **asdict(r.accuracy)} for r in by_agreement(margins, held_out, seed)
+        ],
+        **_calibration(margins, held_out, seed),
+        "length_correlation": asdict(
+            length_correlation(margins, lengths[:, 0] - lengths[:, 1], [pair.group for pair in held_out], seed)
+        ),
+        "both_bad_rule": BOTH_BAD_RULE,
+        "strength_rule": STRENGTH_RULE,
+        "sentence": _sentence(accurate, best, rivals[best], gains[best]),
+        "set_aside_pairs": len(held_out),
+    }
+
+
+def _calibration(margins: Floats, pairs: Sequence[LabelledPair], seed: int) -> dict[str, Any]:
+    """Expected calibration error before temperature and after it, the latter out of fold."""
+    counts, groups = counts_array(pairs), [pair.group for pair in pairs]
+    before = confidence(verdict_probabilities(margins, Calibration()), counts)
+    fitted = fit_temperature(margins, counts)
+    after = confidence(cross_calibrated(margins, counts, groups, seed=seed), counts)
+    return {
+        "ece_before": expected_calibration_error(*before),
+        "ece": expected_calibration_error(*after),
+        "ece_by_luck": asdict(chance_calibration_error(after[0], after[2], seed=seed)),
+        "temperature": fitted.temperature,
+        "tie_parameter": float(np.exp(fitted.log_tie)),
+        "reliability": [asdict(row) for row in reliability(*after)],
+    }
+
+
+def curve_facts(points: Sequence[CurvePoint], shares: Sequence[float]) -> dict[str, Any]:
+    """Accuracy against the number of verdicts, and what doubling them would buy."""
+    return {
+        "curve": [
+            {"share": share, "verdicts": p.verdicts, **asdict(p.accuracy)}
+            for share, p in zip(shares, points, strict=True)
+        ],
+        "doubling": doubling_sentence(points) if len(points) > 1 else "Not measured: reward.curve is off.",
+    }
+
+
+def _sentence(accurate: Interval, best: str, rate: Interval, gain: Interval) -> str:
+    name = best.replace("_", " ")
+    start = (
+        f"On verdicts set aside it agrees with {100 * accurate.estimate:.1f} %"
+        f" (95 % interval {100 * accurate.low:.1f} to {100 * accurate.high:.1f});"
+    )
+    if gain.low > 0:
+        return f"{start} the best trivial rule, {name}, agrees with {100 * rate.estimate:.1f} %, which it beats."
+    return (
+        f"{start} it is not shown to beat the best trivial rule, {name} ({100 * rate.estimate:.1f} %):"
+        " do not optimise against it before it does."
+    )

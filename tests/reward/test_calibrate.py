@@ -1,0 +1,134 @@
+"""Calibration recovers planted parameters, and its errors agree with tables made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from manners.errors import MannersError
+from manners.reward.calibrate import (
+    Calibration,
+    chance_calibration_error,
+    confidence,
+    cross_calibrated,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    verdict_probabilities,
+)
+from manners.reward.loss import davidson_log_probs
+
+Floats = NDArray[np.float64]
+PLANTED = Calibration(temperature=2.5, log_tie=-0.7)
+
+
+def crowd(pairs: int, verdicts: int, temperature: float, log_tie: float, seed: int = 0) -> tuple[Floats, Floats]:
+    """Margins and counts of a crowd that answers by Davidson's model at margin / temperature."""
+    rng = np.random.default_rng(seed)
+    margins = rng.normal(0, 4, pairs)
+    worth = np.exp(margins / temperature)
+    tie = math.exp(log_tie) * np.sqrt(worth)
+    p = np.stack([worth, np.ones(pairs), tie], axis=1) / (worth + 1 + tie)[:, None]
+    return margins, rng.multinomial(verdicts, p).astype(np.float64)
+
+
+def test_the_same_probabilities_as_the_loss() -> None:
+    margins = np.array([-3.0, 0.0, 0.5, 40.0])
+    found = verdict_probabilities(margins, PLANTED)
+    expected = davidson_log_probs(torch.from_numpy(margins / 2.5), torch.tensor(-0.7, dtype=torch.float64))
+    assert found == pytest.approx(torch.stack(expected, dim=-1).exp().numpy())
+
+
+@pytest.mark.parametrize(("temperature", "log_tie"), [(2.5, -0.7), (0.5, 0.5), (1.0, -2.0)])
+def test_planted_temperature_and_tie_parameter_are_recovered(temperature: float, log_tie: float) -> None:
+    fit = fit_temperature(*crowd(4000, 3, temperature, log_tie))
+    assert fit.temperature == pytest.approx(temperature, rel=0.1)
+    assert fit.log_tie == pytest.approx(log_tie, abs=0.15)
+
+
+def test_two_equations_by_hand() -> None:
+    # One margin of 2 with verdicts 8 : 2 : 4. The fit is exact: p_left / p_right = exp(2 / T) = 4, so T = 2 / log 4;
+    # p_tie^2 / (p_left p_right) = nu^2 = 16 / 16.
+    fit = fit_temperature(np.array([2.0]), np.array([[8.0, 2.0, 4.0]]))
+    assert fit.temperature == pytest.approx(2 / math.log(4), rel=1e-3)
+    assert fit.log_tie == pytest.approx(0.0, abs=1e-3)
+
+
+def test_margins_that_point_the_wrong_way_end_at_the_bound() -> None:
+    margins, counts = crowd(300, 3, 1.0, -1.0)
+    assert fit_temperature(-margins, counts).temperature == pytest.approx(100.0)
+
+
+def test_no_ties_at_all_is_no_difficulty() -> None:
+    margins, counts = crowd(500, 3, 1.0, -1.0)
+    counts[:, 2] = 0
+    fit = fit_temperature(margins, counts)
+    assert fit.log_tie < -8
+    assert fit.temperature == pytest.approx(1.0, rel=0.3)
+
+
+def test_nothing_to_calibrate_on() -> None:
+    with pytest.raises(MannersError, match="no verdicts to calibrate on"):
+        fit_temperature(np.zeros(2), np.zeros((2, 3)))
+    with pytest.raises(MannersError, match="at least two prompts"):
+        cross_calibrated(np.ones(2), np.ones((2, 3)), ["a", "a"])
+
+
+def test_out_of_fold_probabilities_do_not_depend_on_the_verdicts_of_their_own_group() -> None:
+    margins, counts = crowd(40, 3, 1.0, -1.0)
+    groups = [f"prompt {i // 2}" for i in range(40)]
+    before = cross_calibrated(margins, counts, groups, seed=1)
+    counts[:2] = [[0.0, 0.0, 50.0]] * 2
+    after = cross_calibrated(margins, counts, groups, seed=1)
+    assert (before[:2] == after[:2]).all()
+    assert not np.allclose(before[2:], after[2:])
+    assert after.sum(axis=1) == pytest.approx(np.ones(40))
+
+
+def test_temperature_mends_an_overconfident_model() -> None:
+    margins, counts = crowd(2000, 3, PLANTED.temperature, PLANTED.log_tie)
+    raw = confidence(verdict_probabilities(margins, Calibration()), counts)
+    mended = confidence(cross_calibrated(margins, counts, [str(i) for i in range(2000)]), counts)
+    assert expected_calibration_error(*raw) > 0.08
+    assert expected_calibration_error(*mended) < 0.02
+    chance = chance_calibration_error(mended[0], mended[2])
+    assert 0 < chance.low < chance.estimate < chance.high < 0.03
+    assert not chance.low <= expected_calibration_error(*raw) <= chance.high
+
+
+def test_calibration_error_of_two_bins_by_hand() -> None:
+    # Confidence 0.6 was right in 1 of 4 verdicts, confidence 0.9 in 4 of 4: (4 * 0.35 + 4 * 0.1) / 8.
+    p, outcomes, weights = np.array([0.9, 0.6, 0.6]), np.array([1.0, 0.5, 0.0]), np.array([4.0, 2.0, 2.0])
+    assert expected_calibration_error(p, outcomes, weights, bins=2) == pytest.approx((4 * 0.35 + 4 * 0.1) / 8)
+    low, high = reliability(p, outcomes, weights, bins=2)
+    assert (low.predicted, low.observed, low.n) == pytest.approx((0.6, 0.25, 4))
+    assert (high.predicted, high.observed, high.n) == pytest.approx((0.9, 1.0, 4))
+    assert 0 < low.low < 0.25 < low.high < 1
+    # Wilson's lower bound of 1 out of an effective 1 is 1 / (1 + 1.96^2).
+    assert high.low == pytest.approx(1 / (1 + 1.959964**2))
+    assert high.high == pytest.approx(1.0)
+
+
+def test_bins_hold_equal_masses_and_pairs_without_a_decision_count_for_nothing() -> None:
+    p = np.linspace(0.5, 1, 100)
+    table = reliability(p, p, np.ones(100), bins=5)
+    assert [row.n for row in table] == [20] * 5
+    weights = np.ones(100)
+    weights[::2] = 0
+    outcomes = np.where(weights > 0, p, 0.0)
+    assert expected_calibration_error(p, outcomes, weights, bins=5) == pytest.approx(0.0)
+    with pytest.raises(MannersError, match="chooses a side"):
+        expected_calibration_error(p, p, np.zeros(100))
+
+
+def test_confidence_is_about_the_response_that_the_model_prefers() -> None:
+    probabilities = np.array([[0.6, 0.2, 0.2], [0.1, 0.4, 0.5], [0.3, 0.3, 0.4], [0.5, 0.4, 0.1]])
+    counts = np.array([[3.0, 1.0, 5.0], [0.0, 2.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    confident, agreement, weights = confidence(probabilities, counts)
+    assert confident == pytest.approx([0.75, 0.8, 0.5, 5 / 9])
+    assert agreement == pytest.approx([0.75, 1.0, 0.5, 0.0])
+    assert weights == pytest.approx([4, 2, 1, 0])

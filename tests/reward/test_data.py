@@ -1,0 +1,198 @@
+"""What is learnt from a comparison, what is left out and counted, and that no opening is on both sides of a split."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manners.errors import MannersError
+from manners.reward.data import Counts, LabelledPair, LeftOut, label, opening, set_aside, subset
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
+
+ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+BEN = Annotator("ben", AnnotatorKind.HUMAN)
+CLEO = Annotator("cleo", AnnotatorKind.HUMAN)
+JUDGE = Annotator("judge", AnnotatorKind.AI)
+
+
+def comparison(*verdicts: Verdict, text: str = "Hello?", left: str = "Yes.", right: str = "No.") -> Comparison:
+    return Comparison(
+        prompt=(Turn(Role.USER, text),),
+        left=Response(left, "someone"),
+        right=Response(right, "someone else"),
+        asked_how=AskedHow.RANDOM,
+        verdicts=verdicts,
+    )
+
+
+def pair(group: str, left: float = 1.0, right: float = 0.0, tie: float = 0.0) -> LabelledPair:
+    counts = Counts(float(left), float(right), float(tie))
+    prompt = (Turn(Role.USER, group),)
+    return LabelledPair(None, prompt, Response("a", "x"), Response("b", "y"), counts, counts, 0, group)
+
+
+def only(*verdicts: Verdict) -> LabelledPair:
+    (found,) = label([comparison(*verdicts)]).pairs
+    return found
+
+
+def test_every_verdict_is_counted_once_and_weighted_by_strength() -> None:
+    found = only(
+        Verdict(Choice.LEFT, ANNA, strength=3), Verdict(Choice.LEFT, BEN), Verdict(Choice.RIGHT, CLEO, strength=1)
+    )
+    assert found.counts == Counts(2, 1, 0)
+    assert found.weights == Counts(2.5, 0.5, 0)
+
+
+def test_both_bad_is_a_tie_and_is_counted_apart() -> None:
+    found = only(Verdict(Choice.BOTH_BAD, ANNA), Verdict(Choice.TIE, BEN), Verdict(Choice.SKIP, CLEO))
+    assert found.counts == found.weights == Counts(0, 0, 2)
+    assert found.both_bad == 1
+
+
+def test_the_latest_verdict_of_an_annotator_counts() -> None:
+    assert only(Verdict(Choice.LEFT, ANNA), Verdict(Choice.TIE, BEN), Verdict(Choice.RIGHT, ANNA)).counts == Counts(
+        0, 1, 1
+    )
+
+
+def test_a_skip_takes_an_earlier_choice_back() -> None:
+    labelled = label(
+        [comparison(Verdict(Choice.LEFT, ANNA), Verdict(Choice.SKIP, ANNA)), comparison(Verdict(Choice.TIE, BEN))]
+    )
+    assert labelled.left_out == {LeftOut.SKIPPED: 1}
+
+
+def test_what_is_left_out_is_counted_by_reason() -> None:
+    good = Verdict(Choice.LEFT, ANNA)
+    labelled = label(
+        [
+            comparison(good),
+            replace(comparison(good), asked_how=AskedHow.EVALUATION),
+            comparison(good, left=" \n"),
+            comparison(good, right="Yes. "),
+            comparison(),
+            comparison(),
+            comparison(Verdict(Choice.LEFT, JUDGE)),
+            comparison(Verdict(Choice.SKIP, ANNA)),
+        ],
+        AnnotatorKind.HUMAN,
+    )
+    assert len(labelled.pairs) == 1
+    assert labelled.kind is AnnotatorKind.HUMAN
+    assert labelled.left_out == {
+        LeftOut.EVALUATION: 1,
+        LeftOut.EMPTY: 1,
+        LeftOut.IDENTICAL: 1,
+        LeftOut.NO_VERDICT: 2,
+        LeftOut.OTHER_KIND: 1,
+        LeftOut.SKIPPED: 1,
+    }
+
+
+def test_kinds_of_annotators_are_never_mixed() -> None:
+    mixed = [comparison(Verdict(Choice.LEFT, ANNA), Verdict(Choice.RIGHT, JUDGE))]
+    with pytest.raises(MannersError, match="1 ai annotator and 1 human annotator"):
+        label(mixed)
+    assert label(mixed, AnnotatorKind.AI).pairs[0].counts == Counts(0, 1, 0)
+
+
+def test_no_comparisons_yet() -> None:
+    with pytest.raises(MannersError, match=r"no comparisons to learn from.*manners sample.*manners comparisons import"):
+        label([])
+    with pytest.raises(MannersError, match="2 with no verdict"):
+        label([comparison(), comparison()])
+
+
+def test_opening_ignores_case_white_space_and_the_system_turn() -> None:
+    system, first, reply = (
+        Turn(Role.SYSTEM, "Be kind."),
+        Turn(Role.USER, " What\n time IS it? "),
+        Turn(Role.ASSISTANT, "x"),
+    )
+    assert opening((system, first, reply, Turn(Role.USER, "And now?"))) == "what time is it?" == opening((first,))
+
+
+groups = st.lists(st.integers(0, 30), min_size=2, max_size=80).filter(lambda drawn: len(set(drawn)) > 1)
+
+
+def pairs_of(drawn: list[int]) -> list[LabelledPair]:
+    """One pair per number, in the group of that name, with the sides chosen in turn."""
+    return [pair(str(group), left=i % 2, right=1 - i % 2) for i, group in enumerate(drawn)]
+
+
+@given(groups, st.floats(0.02, 0.9), st.integers(0, 5))
+def test_every_pair_is_on_exactly_one_side_and_no_opening_on_both(drawn: list[int], share: float, seed: int) -> None:
+    pairs = pairs_of(drawn)
+    split = set_aside(pairs, share, seed)
+    assert sorted(map(id, split.train + split.held_out)) == sorted(map(id, pairs))
+    assert split.train and split.held_out
+    assert not {p.group for p in split.train} & {p.group for p in split.held_out}
+    assert split == set_aside(pairs, share, seed)
+
+
+@given(groups, st.integers(0, 5))
+def test_subsets_are_nested_and_keep_openings_whole(drawn: list[int], seed: int) -> None:
+    pairs = pairs_of(drawn)
+    quarter, half, whole = (subset(pairs, share, seed) for share in (0.25, 0.5, 1.0))
+    assert set(map(id, quarter)) <= set(map(id, half)) <= set(map(id, whole)) == set(map(id, pairs))
+    kept = {p.group for p in half}
+    assert len(half) == sum(p.group in kept for p in pairs) >= len(pairs) / 2
+    assert quarter
+
+
+def test_about_the_share_is_set_aside_and_it_depends_on_the_seed() -> None:
+    pairs = pairs_of(list(range(2000)))
+    first, second = set_aside(pairs, 0.2, 0).held_out, set_aside(pairs, 0.2, 1).held_out
+    assert 330 < len(first) < 470  # 400 expected, standard deviation 18
+    assert first != second
+    train = set_aside(pairs, 0.2, 0).train
+    assert abs(len(subset(train, 0.25, 0)) - len(train) / 4) <= 1
+
+
+def test_what_is_held_out_stays_held_out_when_more_arrives() -> None:
+    pairs = pairs_of(list(range(200)))
+    before, after = set_aside(pairs[:100], 0.2, 3), set_aside(pairs, 0.2, 3)
+    assert set(before.held_out) <= set(after.held_out)
+    assert set(before.train) <= set(after.train)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ((2.0, 0.0, 1.0), "all 6 verdicts that choose a side say `left`"),
+        ((0.0, 2.0, 1.0), "all 6 verdicts that choose a side say `right`"),
+        ((0.0, 0.0, 3.0), "none of the 9 verdicts prefers a response"),
+    ],
+)
+def test_comparisons_all_one_way_are_refused(counts: tuple[float, float, float], message: str) -> None:
+    with pytest.raises(MannersError, match=message):
+        set_aside([pair(group, *counts) for group in "abc"], 0.2, 0)
+
+
+def test_a_single_opening_cannot_be_split() -> None:
+    with pytest.raises(MannersError, match="all 2 comparisons begin with the same user turn"):
+        set_aside([pair("a"), pair("a", left=0.0, right=1.0)], 0.2, 0)
+
+
+def test_conversations_of_real_people_are_split_by_opening(shared_data: Path) -> None:
+    comparisons = []
+    with gzip.open(shared_data / "hh_rlhf_harmless" / "pairs.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            row = json.loads(line)
+            first = row["chosen"].split("\n\nHuman:")[1].split("\n\nAssistant:")[0]
+            texts = [row["chosen"], row["rejected"]]
+            choice = (Choice.LEFT, Choice.RIGHT)[number % 2]
+            left, right = texts if choice is Choice.LEFT else reversed(texts)
+            comparisons.append(comparison(Verdict(choice, ANNA), text=first, left=left, right=right))
+    labelled = label(comparisons)
+    assert len(labelled.pairs) + sum(labelled.left_out.values()) == len(comparisons) == 1775
+    split = set_aside(labelled.pairs, 0.2, 0)
+    assert not {p.group for p in split.train} & {p.group for p in split.held_out}
+    assert 0.15 < len(split.held_out) / len(labelled.pairs) < 0.25
