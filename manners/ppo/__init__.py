@@ -1,0 +1,1 @@
+"""Proximal policy optimisation of the policy branch against a reward model."""

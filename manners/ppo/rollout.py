@@ -1,0 +1,132 @@
+"""One batch of experience: responses drawn, scored and turned into advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manners.maths import whiten
+from manners.models.branches import Branch
+from manners.models.generate import Draws, draw
+from manners.models.pretrained import Pretrained
+from manners.models.trunk import States
+from manners.ppo.objective import gae, kl_penalty, shape_rewards
+from manners.reward.ensemble import RewardModel, Scored
+from manners.settings import PPOSettings, SampleSettings
+from manners.text import Batch
+from manners.types import FinishReason
+
+MICRO = 16
+"""Sequences per forward; changes memory and speed only."""
+
+ValueFunction = Callable[[States, Float[Tensor, "B T1 D"], Batch], Float[Tensor, "B T"]]
+"""Values from trunk states and from the policy's hidden states: a shared head reads these, a separate branch those."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who plays what in PPO; all of them stand on the trunk of `pretrained`."""
+
+    policy: Branch
+    reference: Branch
+    """The initial model, which the KL penalty is measured against."""
+    value: ValueFunction
+    reward: RewardModel
+    pretrained: Pretrained
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Everything that an update needs about a batch of episodes, frozen at the policy that drew them."""
+
+    draws: Draws
+    scored: Scored
+    scores: Float[Tensor, " B"]
+    """Mean over members, less the penalty for being cut off."""
+    kl: Float[Tensor, "B T"]
+    """Per token, in nats, by the estimator of the settings."""
+    rewards: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    """Whitened over the whole batch."""
+    returns: Float[Tensor, "B T"]
+
+    @property
+    def batch(self) -> Batch:
+        """Token ids and masks."""
+        return self.draws.batch
+
+    @property
+    def states(self) -> States:
+        """Trunk states of the batch."""
+        assert self.draws.states is not None
+        return self.draws.states
+
+
+def collect(
+    roles: Roles,
+    prompts: Sequence[tuple[int, ...]],
+    settings: PPOSettings,
+    sample: SampleSettings,
+    coefficient: float,
+    generator: torch.Generator,
+    on_step: Callable[[], None] = lambda: None,
+) -> Rollout:
+    """Draw a response to each prompt and compute what PPO learns from, in the order of the method."""
+    # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
+    pretrained = roles.pretrained
+    draws = draw(
+        roles.policy.assembled(pretrained.trunk),
+        pretrained.trunk,
+        prompts,
+        end_ids=pretrained.renderer.end_ids,
+        pad_id=pretrained.renderer.pad_id,
+        temperature=sample.temperature,
+        uniform=torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64),
+        want_states=True,
+        on_step=on_step,
+    )
+    # 2. Scores of whole responses; cut-off ones pay. Reference log-probabilities and values of every token.
+    scored, ref_logprobs, values = _measure(roles, draws, sample.temperature)
+    cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
+    scores = scored.mean - settings.unfinished_penalty * cut_off
+    # 3. KL penalty per token, the score at the last one; advantages against the learned baseline.
+    keep = draws.batch.keep
+    kl = kl_penalty(draws.logprobs, ref_logprobs, keep, settings.kl_estimator)
+    rewards = shape_rewards(scores, kl, keep, coefficient)
+    advantages, returns = gae(rewards, values, keep, settings.gamma, settings.lam)
+    return Rollout(draws, scored, scores, kl, rewards, values, whiten(advantages, keep), returns)
+
+
+@torch.no_grad()
+def _measure(
+    roles: Roles, draws: Draws, temperature: float
+) -> tuple[Scored, Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """Run every frozen branch over the batch, in micro-batches of similar length."""
+    assert draws.states is not None
+    members = draws.logprobs.new_zeros((len(roles.reward.members), len(draws.finish)))
+    ref_logprobs, values = torch.zeros_like(draws.logprobs), torch.zeros_like(draws.logprobs)
+    for rows in micro_batches(draws.batch, range(len(draws.finish))):
+        states, batch = sliced(draws.states, draws.batch, rows)
+        width = batch.keep.shape[1]
+        members[:, rows] = roles.reward.score(states, batch).members
+        ref_logprobs[rows, :width] = roles.reference.logprobs(roles.reference.hidden(states, batch), batch, temperature)
+        values[rows, :width] = roles.value(states, roles.policy.hidden(states, batch), batch)
+    return Scored(members), ref_logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
+
+
+def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:
+    """Split rows into groups of at most MICRO of similar length."""
+    lengths = batch.attend.sum(dim=1).tolist()
+    order = sorted(rows, key=lambda row: -lengths[row])
+    return [order[start : start + MICRO] for start in range(0, len(order), MICRO)]
+
+
+def sliced(states: States, batch: Batch, rows: Sequence[int]) -> tuple[States, Batch]:
+    """Return some rows without the columns that none of them uses."""
+    batch, columns = batch.rows(list(rows)).trim()
+    return states[list(rows)][:, columns], batch

@@ -1,0 +1,89 @@
+"""A tiny world for PPO: a random model of four layers, and a reward whose maximum is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manners.metrics import RunLog
+from manners.models.branches import Branch, ScalarBranch
+from manners.models.generate import Draws, draw
+from manners.models.pretrained import Pretrained
+from manners.models.trunk import States, Trunk
+from manners.ppo.rollout import Roles
+from manners.ppo.train import PPOResult, train
+from manners.reward.ensemble import RewardModel
+from manners.settings import PPOSettings, SampleSettings
+from manners.text import Batch
+from tests.worlds import END, START
+
+LIKED = 80
+"""A quarter of the vocabulary; the random model draws about as many."""
+SAMPLE = SampleSettings(temperature=1.0, max_new_tokens=5)
+PROMPTS = [(START, *range(40 + i, 44 + i + i % 3), END) for i in range(24)]
+VALIDATION = [(START, *range(100 + i, 103 + i), END) for i in range(16)]
+SETTINGS = PPOSettings(
+    updates=10,
+    batch=64,
+    minibatch=32,
+    epochs=4,
+    learning_rate=0.03,
+    unfinished_penalty=0.0,
+    validate_every=2,
+    validation_prompts=16,
+)
+
+
+class Likes(ScalarBranch):
+    """A member that likes token ids below LIKED: four times their share of the response."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__(trunk, None)
+
+    def scores(self, states: States, batch: Batch) -> Tensor:
+        return 4 * ((batch.response_ids < LIKED) & batch.keep).sum(dim=1) / batch.keep.sum(dim=1)
+
+
+def answers(policy: Branch, pretrained: Pretrained, count: int = 10) -> Draws:
+    """Answer the validation prompts, always with the same random numbers."""
+    prompts = [p for p in VALIDATION for _ in range(count)]
+    return draw(
+        policy.assembled(pretrained.trunk),
+        pretrained.trunk,
+        prompts,
+        end_ids=pretrained.renderer.end_ids,
+        pad_id=pretrained.renderer.pad_id,
+        temperature=SAMPLE.temperature,
+        uniform=torch.rand((len(prompts), SAMPLE.max_new_tokens), generator=torch.Generator().manual_seed(7)).double(),
+        want_states=False,
+    )
+
+
+def liked_share(policy: Branch, pretrained: Pretrained) -> float:
+    """Share of liked tokens among all that a policy draws."""
+    batch = answers(policy, pretrained).batch
+    return float((batch.response_ids < LIKED)[batch.keep].float().mean())
+
+
+def likes(pretrained: Pretrained) -> RewardModel:
+    """A reward model of a single scripted member."""
+    return RewardModel((Likes(pretrained.trunk),), (0.0,), 1.0)
+
+
+def roles(pretrained: Pretrained, reward: RewardModel) -> Roles:
+    """Policy and reference both the initial model; the value of column t is t / 10."""
+
+    def value(_: States, hidden: Tensor, batch: Batch) -> Tensor:
+        columns = torch.arange(batch.keep.shape[1], dtype=torch.float32) / 10
+        return columns.expand(batch.keep.shape)
+
+    reference, policy = (Branch(pretrained.trunk, trainable=trainable) for trainable in (False, True))
+    return Roles(policy, reference, value, reward, pretrained)
+
+
+def run(settings: PPOSettings, pretrained: Pretrained, reward: RewardModel, folder: Path, seed: int = 0) -> PPOResult:
+    """Train on the prompts of this world, with the curves in `folder`."""
+    with RunLog(folder) as log:
+        return train(settings, SAMPLE, seed, pretrained, reward, PROMPTS, VALIDATION, log)

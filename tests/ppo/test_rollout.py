@@ -1,0 +1,120 @@
+"""A batch of experience, against the whole model in plain transformers, one response at a time and without padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from manners.models.pretrained import Pretrained
+from manners.ppo import rollout as module
+from manners.ppo.rollout import Roles, Rollout, collect, micro_batches
+from manners.settings import PPOSettings, SampleSettings
+from manners.types import FinishReason
+from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
+from tests.worlds import END_IDS, tiny_pretrained
+
+SAMPLE = SampleSettings(temperature=0.8, max_new_tokens=12)
+SETTINGS = PPOSettings(unfinished_penalty=0.5, gamma=0.9, lam=0.8, kl_estimator="k1")
+COEFFICIENT = 0.3
+
+
+@pytest.fixture(scope="module")
+def world() -> Pretrained:
+    """A model that ends about half of its responses: the end tokens' logits are raised."""
+    pretrained = tiny_pretrained()
+    with torch.no_grad():
+        head = pretrained.trunk.whole.get_output_embeddings().weight
+        head[sorted(END_IDS)] *= 3
+    return pretrained
+
+
+@pytest.fixture(scope="module")
+def players(world: Pretrained) -> Roles:
+    """Roles with a policy that has moved away from the reference."""
+    found = roles(world, likes(world))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in found.policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return found
+
+
+def drawn(players: Roles) -> Rollout:
+    return collect(players, PROMPTS, SETTINGS, SAMPLE, COEFFICIENT, torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def batch_of(players: Roles) -> Rollout:
+    return drawn(players)
+
+
+def test_the_world_has_responses_of_both_kinds(batch_of: Rollout) -> None:
+    assert set(batch_of.draws.finish) == {FinishReason.STOP, FinishReason.LENGTH}
+    assert len({len(r.response_ids) for r in batch_of.draws.rendered}) > 3
+
+
+def alone(model: PreTrainedModel, prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
+    """Log-probabilities of a response's tokens, one forward of the whole model without padding."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    logprobs: Tensor = (logits / SAMPLE.temperature).log_softmax(-1)[range(len(response)), list(response)]
+    return logprobs
+
+
+def test_kl_is_that_of_the_whole_models(batch_of: Rollout, players: Roles, world: Pretrained) -> None:
+    policy = players.policy.assembled(world.trunk)
+    for row, r in enumerate(batch_of.draws.rendered):
+        length = len(r.response_ids)
+        of_policy, of_reference = (alone(m, r.prompt_ids, r.response_ids) for m in (policy, world.trunk.whole))
+        torch.testing.assert_close(batch_of.draws.logprobs[row, :length], of_policy, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(batch_of.kl[row, :length], of_policy - of_reference, atol=1e-4, rtol=1e-4)
+        assert not batch_of.kl[row, length:].any()
+    assert float(batch_of.kl.sum(dim=1).mean()) > 0.1
+
+
+def test_every_drawn_token_counts_and_no_other(batch_of: Rollout) -> None:
+    keep = batch_of.batch.keep
+    for row, (r, finish) in enumerate(zip(batch_of.draws.rendered, batch_of.draws.finish, strict=True)):
+        length = len(r.response_ids)
+        assert keep[row].tolist() == [True] * length + [False] * (keep.shape[1] - length)
+        assert batch_of.batch.response_ids[row, :length].tolist() == list(r.response_ids)
+        ended = r.response_ids[-1] in END_IDS
+        assert ended == (finish is FinishReason.STOP)
+        assert not END_IDS & set(r.response_ids[:-1])
+
+
+def test_the_score_less_the_penalty_comes_at_the_last_token(batch_of: Rollout) -> None:
+    penalties = batch_of.rewards + COEFFICIENT * batch_of.kl
+    for row, (r, finish) in enumerate(zip(batch_of.draws.rendered, batch_of.draws.finish, strict=True)):
+        score = 4 * sum(i < LIKED for i in r.response_ids) / len(r.response_ids) - 0.5 * (finish is FinishReason.LENGTH)
+        expected = torch.zeros(batch_of.batch.keep.shape[1])
+        expected[len(r.response_ids) - 1] = score
+        torch.testing.assert_close(penalties[row], expected, atol=1e-5, rtol=1e-5)
+        assert float(batch_of.scores[row]) == pytest.approx(score, abs=1e-5)
+
+
+def test_advantages_are_those_of_the_definition_whitened_over_the_batch(batch_of: Rollout) -> None:
+    raw = []
+    for row, r in enumerate(batch_of.draws.rendered):
+        length = len(r.response_ids)
+        rewards, values = batch_of.rewards[row].tolist(), [t / 10 for t in range(length)] + [0.0]
+        deltas = [rewards[t] + 0.9 * values[t + 1] - values[t] for t in range(length)]
+        raw += [sum(0.72 ** (u - t) * deltas[u] for u in range(t, length)) for t in range(length)]
+    keep, unwhitened = batch_of.batch.keep, torch.tensor(raw)
+    torch.testing.assert_close(
+        batch_of.advantages[keep], (unwhitened - unwhitened.mean()) / unwhitened.std(), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close((batch_of.returns - batch_of.values)[keep], unwhitened, atol=1e-4, rtol=1e-4)
+    assert float(batch_of.advantages[keep].mean()) == pytest.approx(0, abs=1e-5)
+    assert not batch_of.advantages[~keep].any()
+
+
+def test_micro_batches_change_nothing(players: Roles, batch_of: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MICRO", 5)
+    assert {len(rows) for rows in micro_batches(batch_of.batch, range(24))} == {5, 4}
+    again = drawn(players)
+    for name in ("kl", "rewards", "values", "advantages", "returns", "scores"):
+        torch.testing.assert_close(getattr(again, name), getattr(batch_of, name), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,254 @@
+"""PPO on a tiny world whose best policy is known: draw liked tokens, of which there are a quarter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from manners import metrics
+from manners.models.branches import Branch
+from manners.models.pretrained import Pretrained
+from manners.models.trunk import States
+from manners.ppo import rollout as rollout_module
+from manners.ppo import train as train_module
+from manners.ppo.guard import NotFinite
+from manners.ppo.objective import PolicyStats, policy_loss
+from manners.ppo.train import PPOResult
+from manners.reward.ensemble import RewardModel
+from manners.settings import PPOSettings
+from manners.text import Batch
+from tests.ppo.scripted import SETTINGS, Likes, liked_share, likes, run
+from tests.worlds import tiny_pretrained
+
+SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
+CURVES = {
+    "objective/kl",
+    "objective/entropy",
+    "objective/non_score_reward",
+    "objective/rlhf_reward",
+    "objective/scores",
+    "objective/kl_coefficient",
+    "policy/approxkl_avg",
+    "policy/clipfrac_avg",
+    "policy/entropy_avg",
+    "policy/first_ratio_max_dev",
+    "loss/policy_avg",
+    "loss/value_avg",
+    "val/clipfrac_avg",
+    "val/ratio",
+    "val/explained_variance",
+    "response/length",
+    "response/finished",
+    "response/distinct_2",
+    "reward/ensemble_std",
+    "reward/length_correlation",
+    "time/rollout",
+    "time/optimise",
+    "lr",
+    "episode",
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> Pretrained:
+    return tiny_pretrained()
+
+
+def moved(result: PPOResult, world: Pretrained) -> float:
+    """Distance of the returned policy from the initial model, over all its parameters."""
+    initial = Branch(world.trunk, trainable=True).own_tensors()
+    squares = [float((t - initial[name]).square().sum()) for name, t in result.policy.own_tensors().items()]
+    return math.sqrt(sum(squares))
+
+
+def same(a: PPOResult, b: PPOResult) -> bool:
+    ours, theirs = a.policy.own_tensors(), b.policy.own_tensors()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@pytest.mark.parametrize(
+    ("trainable_layers", "value"),
+    [(2, "shared"), (2, "separate"), (1, "shared"), ("all", "shared"), ("all", "separate")],
+)
+def test_it_learns_what_is_liked(
+    tmp_path: Path, trainable_layers: int | Literal["all"], value: Literal["shared", "separate"]
+) -> None:
+    world = tiny_pretrained(trainable_layers=trainable_layers)
+    initial = Branch(world.trunk, trainable=False)
+    assert liked_share(initial, world) < 0.3
+    result = run(replace(SETTINGS, value=value), world, likes(world), tmp_path)
+    assert liked_share(result.policy, world) > 0.8
+    assert liked_share(initial, world) < 0.3, "the initial model is shared, and must not have changed"
+    assert result.kl > 1
+    assert result.stopped is None
+    assert result.best_update > 0
+    assert result.episodes == SETTINGS.updates * SETTINGS.batch
+    points = metrics.read(tmp_path)
+    assert [p["step"] for p in points] == list(range(SETTINGS.updates + 1))
+    assert points[-1].keys() >= CURVES
+    assert all(p["policy/first_ratio_max_dev"] < 1e-3 for p in points[1:]), "the ratio of an update's first batch is 1"
+    assert abs(points[1]["objective/kl"]) < 1e-4
+    assert points[-1]["objective/scores"] > points[1]["objective/scores"] + 1
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_without_a_learning_rate_nothing_changes(world: Pretrained, tmp_path: Path) -> None:
+    result = run(replace(SHORT, learning_rate=0.0), world, likes(world), tmp_path)
+    assert moved(result, world) == 0
+    assert abs(result.kl) < 1e-4
+    assert result.best_update == 0
+    assert all(abs(p["objective/kl"]) < 1e-4 for p in metrics.read(tmp_path)[1:])
+
+
+def test_optimizer_steps_are_counted_exactly(
+    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    step = torch.optim.AdamW.step
+
+    def counted(self: torch.optim.AdamW) -> None:
+        taken.append(1)
+        step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    result = run(replace(SHORT, updates=3, batch=10, minibatch=4, epochs=2), world, likes(world), tmp_path)
+    assert result.optimizer_steps == len(taken) == 3 * 2 * 3  # 4 + 4 + 2 episodes a pass
+    assert [p["optimizer_steps"] for p in metrics.read(tmp_path)[1:]] == [6, 12, 18]
+
+
+def test_every_pass_takes_every_episode_once() -> None:
+    settings = PPOSettings(batch=10, minibatch=4, epochs=3)
+    rows = list(train_module._minibatches(settings, torch.Generator().manual_seed(0)))
+    assert [len(r) for r in rows] == [4, 4, 2] * 3
+    passes = [[*rows[i], *rows[i + 1], *rows[i + 2]] for i in (0, 3, 6)]
+    assert all(sorted(p) == list(range(10)) for p in passes)
+    assert all(a != b for a, b in pairwise(passes))
+
+
+@pytest.mark.parametrize("value", ["shared", "separate"])
+def test_micro_batches_change_nothing(
+    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Literal["shared", "separate"]
+) -> None:
+    settings = replace(SHORT, value=value, updates=1)
+    whole = run(settings, world, likes(world), tmp_path / "whole")
+    monkeypatch.setattr(rollout_module, "MICRO", 5)
+    small = run(settings, world, likes(world), tmp_path / "small")
+    assert moved(whole, world) > 0.1
+    for name, tensor in whole.policy.own_tensors().items():
+        torch.testing.assert_close(small.policy.own_tensors()[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_clipped(world: Pretrained, tmp_path: Path) -> None:
+    # AdamW's step does not depend on the gradient's size until it is as small as its epsilon: a norm of 1e-4 is.
+    settings = replace(SHORT, updates=1)
+    free = run(replace(settings, max_grad_norm=1000.0), world, likes(world), tmp_path / "free")
+    clipped = run(replace(settings, max_grad_norm=1e-4), world, likes(world), tmp_path / "clipped")
+    assert 0 < moved(clipped, world) < 0.3 * moved(free, world)
+
+
+def test_the_same_seed_gives_the_same_policy_to_the_bit(world: Pretrained, tmp_path: Path) -> None:
+    first, again, other = (
+        run(SHORT, world, likes(world), tmp_path / str(i), seed=seed) for i, seed in enumerate((5, 5, 6))
+    )
+    assert same(first, again)
+    assert not same(first, other)
+    curves = [
+        [{k: v for k, v in p.items() if not k.startswith("time/")} for p in metrics.read(tmp_path / str(i))]
+        for i in range(2)
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_kl_too_far_stops_the_run_and_keeps_the_best(world: Pretrained, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, kl_stop=2.0, validate_every=1)
+    result = run(settings, world, likes(world), tmp_path)
+    assert result.stopped is not None
+    assert "above ppo.kl_stop = 2" in result.stopped
+    assert 0 < result.episodes < SETTINGS.updates * SETTINGS.batch
+    points = metrics.read(tmp_path)
+    best = max(points, key=lambda p: p["validate/measure"])
+    assert (result.best_update, result.kl) == (best["step"], best["validate/kl"])
+
+
+def test_a_run_that_gets_worse_returns_what_was_best(world: Pretrained, tmp_path: Path) -> None:
+    result = run(replace(SHORT, learning_rate=1.0, kl_coefficient=1.0, kl_stop=10_000.0), world, likes(world), tmp_path)
+    assert all(p["validate/measure"] < 0 for p in metrics.read(tmp_path)[1:])
+    assert result.best_update == 0
+    assert moved(result, world) == 0
+
+
+class Failing(Likes):
+    """A member that gives one response of every batch the score NaN, after so many batches."""
+
+    batches = 0
+    sound = 0
+
+    def scores(self, states: States, batch: Batch) -> Tensor:
+        scores = super().scores(states, batch)
+        self.batches += 1
+        if self.batches > self.sound:
+            scores[0] = torch.nan
+        return scores
+
+
+def failing_after(world: Pretrained, sound: int) -> RewardModel:
+    member = Failing(world.trunk)
+    member.sound = sound
+    return RewardModel((member,), (0.0,), 1.0)
+
+
+def test_a_reward_that_is_not_finite_stops_the_run(world: Pretrained, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"reward is not finite at update 1, episodes \[\d+, \d+\] of the batch"):
+        run(SHORT, world, failing_after(world, sound=0), tmp_path)
+
+
+def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) -> None:
+    # Batches scored: 1 for the validation at the start; then 4 for 64 episodes and 1 to validate, an update; 1 check.
+    settings = replace(SETTINGS, validate_every=1, updates=8)
+    result = run(settings, world, failing_after(world, sound=1 + 6 * 5 + 1), tmp_path)
+    assert result.stopped is not None
+    assert "reward is not finite at update 7" in result.stopped
+    assert 0 < result.best_update < 7
+    assert liked_share(result.policy, world) > 0.3
+
+
+def test_a_loss_that_is_not_finite_takes_no_step(
+    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(new: Tensor, old: Tensor, advantages: Tensor, keep: Tensor, clip: float) -> tuple[Tensor, PolicyStats]:
+        loss, stats = policy_loss(new, old, advantages, keep, clip)
+        return loss * torch.inf, stats
+
+    monkeypatch.setattr(train_module, "policy_loss", broken)
+    with pytest.raises(NotFinite, match=r"not finite at update 1, episodes \[(\d+, ){7}\d+\] of the batch; lower"):
+        run(SHORT, world, likes(world), tmp_path)
+
+
+def test_the_coefficient_adapts_to_the_target(world: Pretrained, tmp_path: Path) -> None:
+    # The first rollout's KL is 0: far under the target, so the coefficient falls by 0.2 * 24 / 48.
+    settings = replace(SHORT, kl_target=5.0, kl_horizon=48, kl_coefficient=0.5)
+    run(settings, world, likes(world), tmp_path)
+    assert metrics.read(tmp_path)[1]["objective/kl_coefficient"] == pytest.approx(0.5 * 0.9)
+
+
+def test_the_learning_rate_warms_up_and_falls(world: Pretrained, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, updates=20)
+    rates = [train_module._learning_rate(settings, update) / settings.learning_rate for update in range(1, 21)]
+    assert rates[:2] == pytest.approx([0.5, 1.0])
+    assert rates[2:] == pytest.approx([(20 - i) / 19 for i in range(2, 20)])
+
+
+def test_a_run_begins_its_curves_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "policy-1"
+    for value in (1.0, 2.0):  # the first run was killed: its version was never kept
+        with metrics.RunLog(folder) as log:
+            log.write(1, {"lr": value})
+    assert metrics.read(folder) == [{"step": 1, "lr": 2.0}]
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
