@@ -90,9 +90,11 @@ class SampleSettings:
 
     temperature: Annotated[float, Range(0.05, 5.0)] = 0.7
     """Divides the logits, when sampling and when scoring alike."""
-    max_new_tokens: Annotated[int, Range(1, 100_000)] = 64
+    answers: Annotated[int, Range(2, 64)] = 3
+    """Responses per prompt when asking; each two different ones are compared, so 3 make 3 comparisons."""
+    max_new_tokens: Annotated[int, Range(1, 100_000)] = 32
     """Length limit of a response, in tokens."""
-    batch: Annotated[int, Range(1, 100_000)] = 64
+    batch: Annotated[int, Range(1, 100_000)] = 96
     """Responses drawn side by side; changes speed and memory only."""
 
     def __post_init__(self) -> None:
@@ -108,7 +110,7 @@ class CrowdSettings:
     """Which hidden taste the crowd shares; `random` has none and answers by coin."""
     annotators: Annotated[int, Range(1, 100_000)] = 16
     """How many simulated people."""
-    verdicts_per_comparison: Annotated[int, Range(1, 1000)] = 3
+    verdicts_per_comparison: Annotated[int, Range(1, 1000)] = 2
     """How many different annotators see each comparison."""
 
     def __post_init__(self) -> None:
@@ -121,12 +123,12 @@ class RewardSettings:
     """The reward model: an ensemble of branches with a scalar head, trained on single verdicts."""
 
     members: Annotated[int, Range(1, 64)] = 3
-    """Ensemble members: same data, each its own head, order and resampling of the groups."""
-    epochs: Annotated[int, Range(1, 100)] = 2
+    """Ensemble members: the same data, each with its own head and order."""
+    epochs: Annotated[int, Range(1, 100)] = 1
     """Passes over the comparisons that are trained on."""
-    batch: Annotated[int, Range(1, 10_000)] = 16
-    """Comparisons per optimiser step."""
-    learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-4
+    batch: Annotated[int, Range(1, 10_000)] = 24
+    """Comparisons per optimiser step; those of one prompt stay together."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-3
     """Peak of AdamW's step; warms up over a tenth of the steps, then falls linearly to zero."""
     set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
     """Share of the groups of comparisons that is never trained on and measures the model."""

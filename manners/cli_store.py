@@ -1,0 +1,238 @@
+"""The commands on what people said: prompts, responses and comparisons, in and out of the store."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, subcommand
+
+from manners.cli_common import Common, Result
+from manners.errors import UsageError
+from manners.store import Store, effective_verdicts
+from manners.store.fields import prompt_text
+from manners.store.formats import IMPORTED, Format
+from manners.store.rowfiles import write_rows
+from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
+from manners.types import Annotator, AnnotatorKind, Comparison, PromptUse
+
+File = Annotated[Positional[Path], arg(metavar="FILE")]
+RESPONSE_COLUMNS: dict[str, type] = {
+    "prompt": str,
+    "response": str,
+    "author": str,
+    "finish_reason": str,
+    "sampling": str,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCommon(Common):
+    """Options of every command on the store."""
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """Yield the workspace's store, and let go of it afterwards."""
+        store = Store.open(self.open().database)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListCommon(StoreCommon):
+    """Options of every list."""
+
+    limit: Annotated[int, arg(metavar="N")] = 20
+    """How many to print, from the first; the total is printed beside them."""
+
+    def first(self, name: str, records: list[dict[str, Any]]) -> Result:
+        """Return the first of the records, and how many there are."""
+        if self.limit < 0:
+            raise UsageError(f"--limit cannot be {self.limit}: it takes a whole number from 0 on.")
+        return {name: records[: self.limit], "total": len(records)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsImport(StoreCommon):
+    """Add the prompts of a file: .txt with one on each line, or .jsonl, .csv or .parquet with a field `prompt`."""
+
+    file: File
+    """Where the prompts are."""
+    use: Annotated[EnumChoicesFromValues[PromptUse], arg(metavar="USE")] = PromptUse.TRAIN
+    """What they may be used for, from now on: train, validate or evaluate."""
+
+    def run(self) -> Result:
+        """Add them."""
+        with self.store() as store:
+            new, known = import_prompts(store, self.file, self.use)
+        return {"new": new, "known": known, "use": self.use}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsExport(StoreCommon):
+    """Write the prompts to a file whose suffix says what it is made of."""
+
+    file: File
+    """A .jsonl, .csv, .parquet or .txt file."""
+    use: EnumChoicesFromValues[PromptUse | None] = None
+    """Only those of this use."""
+
+    def run(self) -> Result:
+        """Write them."""
+        with self.store() as store:
+            return {"prompts": export_prompts(store, self.file, self.use), "file": self.file}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsList(ListCommon):
+    """List the prompts."""
+
+    use: EnumChoicesFromValues[PromptUse | None] = None
+    """Only those of this use."""
+
+    def run(self) -> Result:
+        """List them."""
+        with self.store() as store:
+            prompts = store.prompts(self.use)
+        return self.first("prompts", [{"id": p.id, "use": p.use, "prompt": prompt_text(p.dialogue)} for p in prompts])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponsesExport(StoreCommon):
+    """Write every response with its prompt and its author to a file whose suffix says what it is made of."""
+
+    file: File
+    """A .jsonl, .csv or .parquet file."""
+
+    def run(self) -> Result:
+        """Write them."""
+        with self.store() as store:
+            records = responses_of(store.comparisons())
+        if self.file.suffix == ".txt":
+            raise UsageError(f"{self.file} cannot hold responses: choose a name that ends in .csv, .jsonl or .parquet.")
+        write_rows(self.file, RESPONSE_COLUMNS, records)
+        return {"responses": len(records), "file": self.file}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponsesList(ListCommon):
+    """List the responses."""
+
+    def run(self) -> Result:
+        """List them."""
+        with self.store() as store:
+            return self.first("responses", responses_of(store.comparisons()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonsImport(StoreCommon):
+    """Add the comparisons of a file: all of them, or none if a line is bad."""
+
+    file: File
+    """HH transcripts, prompt/chosen/rejected, or prompt/left/right/verdict, in .jsonl, .csv or .parquet."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD."""
+    format: EnumChoicesFromValues[Format | None] = None
+    """How the file writes comparisons down; told by its fields if left out."""
+    annotator: str = IMPORTED.name
+    """Who gave the verdicts, where the file does not say."""
+    annotator_kind: EnumChoicesFromValues[AnnotatorKind] = IMPORTED.kind
+    """What sort of annotator that is."""
+    dry_run: bool = False
+    """Show five rows, and what is odd about the rest; change nothing."""
+    skip_bad: bool = False
+    """Leave bad lines out, and count them by reason."""
+
+    def run(self) -> Result:
+        """Add them, or say what would be added."""
+        mapping = dict(_column_and_field(text) for text in self.mapping)
+        if self.dry_run:
+            found = preview(self.file, mapping, self.format)
+            counts = {name: value for name, value in asdict(found).items() if name != "rows"}
+            return {"rows": [comparison_record(row) for row in found.rows], **counts}
+        annotator = Annotator(self.annotator, self.annotator_kind)
+        with self.store() as store:
+            return asdict(import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonsExport(StoreCommon):
+    """Write the comparisons with their verdicts to a file whose suffix says what it is made of."""
+
+    file: File
+    """A .jsonl, .csv or .parquet file."""
+    format: EnumChoicesFromValues[Format] = Format.ROWS
+    """rows holds everything; pairs (prompt/chosen/rejected) and hh (transcripts) hold what prefers one side."""
+
+    def run(self) -> Result:
+        """Write them."""
+        with self.store() as store:
+            return {**asdict(export_comparisons(store, self.file, self.format)), "file": self.file}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonsList(ListCommon):
+    """List the comparisons, with the verdicts that count."""
+
+    def run(self) -> Result:
+        """List them."""
+        with self.store() as store:
+            return self.first("comparisons", [comparison_record(comparison) for comparison in store.comparisons()])
+
+
+Prompts = (
+    Annotated[PromptsImport, subcommand("import")]
+    | Annotated[PromptsExport, subcommand("export")]
+    | Annotated[PromptsList, subcommand("list")]
+)
+Responses = Annotated[ResponsesExport, subcommand("export")] | Annotated[ResponsesList, subcommand("list")]
+Comparisons = (
+    Annotated[ComparisonsImport, subcommand("import")]
+    | Annotated[ComparisonsExport, subcommand("export")]
+    | Annotated[ComparisonsList, subcommand("list")]
+)
+
+
+def responses_of(comparisons: list[Comparison]) -> list[dict[str, Any]]:
+    """Return each response that was put before an annotator once, as a row of `RESPONSE_COLUMNS`."""
+    shown = dict.fromkeys((c.prompt, response) for c in comparisons for response in (c.left, c.right))
+    return [
+        {
+            "prompt": prompt_text(prompt),
+            "response": response.text,
+            "author": response.author,
+            "finish_reason": response.finish_reason.value,
+            "sampling": json.dumps(asdict(response.sampling)) if response.sampling else None,
+        }
+        for prompt, response in shown
+    ]
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as a list shows it: verdicts counted by annotator kind, never across kinds."""
+    verdicts: dict[str, Counter[str]] = {}
+    for verdict in effective_verdicts(comparison):
+        verdicts.setdefault(verdict.annotator.kind.value, Counter())[verdict.choice.value] += 1
+    return {
+        "id": comparison.id,
+        "asked_how": comparison.asked_how,
+        "prompt": prompt_text(comparison.prompt),
+        "left": comparison.left.text,
+        "right": comparison.right.text,
+        "verdicts": {kind: dict(counts) for kind, counts in verdicts.items()},
+    }
+
+
+def _column_and_field(text: str) -> tuple[str, str]:
+    """Return the two sides of `COLUMN=FIELD`."""
+    column, equals, field = text.partition("=")
+    if not (column and equals and field):
+        raise UsageError(f"--map {text}: write it as COLUMN=FIELD, for example --map question=prompt.")
+    return column, field

@@ -1,0 +1,140 @@
+"""Asking: the policy answers prompts several times, and pairs of answers are put before annotators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import combinations
+
+from manners.errors import MannersError
+from manners.feedback import crowd as simulated
+from manners.feedback.statistics import pair_agreement, wilson
+from manners.loop.session import Facts, Session, timed
+from manners.models import versions
+from manners.models.answer import answer
+from manners.progress import steps
+from manners.reward.data import latest_verdicts
+from manners.text import TooLong
+from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse
+
+ATTEMPTS = 3
+"""Times a prompt is answered whose answers came out alike or empty."""
+EXAMPLES = 6
+"""Comparisons that the report shows."""
+
+
+def sample(session: Session, *, crowd: bool) -> Facts:
+    """Answer every training prompt that was not asked about yet, and open a comparison of each two of its answers.
+
+    With `crowd`, the simulated annotators give their verdicts at once. Nothing is chosen: every prompt, every pair of
+    different answers, in the order in which they were drawn.
+    """
+    facts: Facts = {}
+    with timed(facts):
+        asked = {c.prompt for c in session.store.comparisons()}
+        prompts = [p.dialogue for p in session.store.prompts(PromptUse.TRAIN) if p.dialogue not in asked]
+        fitting = short_enough(session, prompts)
+        if not fitting:
+            raise MannersError(
+                f"there is no training prompt left to ask about ({len(prompts)} are too long for model.context);"
+                " add some with `manners prompts import FILE`"
+            )
+        author = session.current_policy()
+        answers, alike = _answers(session, fitting, author)
+        comparisons = [
+            Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)
+            for given in answers
+            for a, b in combinations(given, 2)
+        ]
+        if crowd:
+            people = simulated.recruit(session.settings.crowd, session.settings.seed)
+            each = session.settings.crowd.verdicts_per_comparison
+            verdicts = simulated.ask(people, comparisons, each, session.settings.seed)
+            comparisons = [replace(c, verdicts=tuple(v)) for c, v in zip(comparisons, verdicts, strict=True)]
+        session.store.add_comparisons(comparisons)
+        drawn = [a for given in answers for a in given]
+        left_out = {"prompt longer than the context": len(prompts) - len(fitting), "answers alike or empty": alike}
+        facts |= {"policy": author, "prompts": len(answers), "comparisons": len(comparisons)}
+        facts |= {"left_out": {reason: count for reason, count in left_out.items() if count}}
+        facts |= {"responses": len(drawn), "finished": sum(a.finished for a in drawn) / max(1, len(drawn))}
+    return session.save_facts("sample", facts)
+
+
+def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:
+    """Distinct prompts that leave room for an answer."""
+    fitting = []
+    for prompt in dict.fromkeys(prompts):
+        try:
+            session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
+        except TooLong:
+            continue
+        fitting.append(prompt)
+    return fitting
+
+
+def _answers(session: Session, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
+    """Draw answers, all different, to each prompt, in the order of the prompts.
+
+    A prompt that got fewer than two different ones is asked anew, `ATTEMPTS` times in all. Return also the number of
+    prompts for which two could not be had.
+    """
+    policy = versions.load_policy(session.workspace, author, session.pretrained)
+    settings, seed = session.settings.sample, session.settings.seed
+    found: dict[int, list[Answer]] = {}
+    missing = list(range(len(prompts)))
+    for attempt in range(ATTEMPTS):
+        wanted, missing = missing, []
+        drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
+        with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
+            chosen = [prompts[i] for i in wanted]
+            for batch in answer(
+                policy, session.pretrained, chosen, settings.answers, settings, seed + attempt * 7919, author
+            ):
+                for place, given in zip(batch.places, batch.answers, strict=True):
+                    if text := given.response.text.strip():
+                        drawn[wanted[place]].setdefault(text, given)
+                advance(len(batch.answers))
+        for place, different in drawn.items():
+            if len(different) > 1:
+                found[place] = list(different.values())
+            else:
+                missing.append(place)
+        if not missing:
+            break
+    return [found[i] for i in sorted(found)], len(missing)
+
+
+def asked_facts(session: Session) -> Facts:
+    """What was asked and what annotators said, for the report; nothing if nothing was asked."""
+    comparisons = [c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION]
+    if not comparisons:
+        return {}
+    verdicts = [latest_verdicts(c) for c in comparisons]
+    choices = [v.choice for given in verdicts for v in given]
+    kinds = sorted({str(v.annotator.kind) for given in verdicts for v in given})
+    left, right = choices.count(Choice.LEFT), choices.count(Choice.RIGHT)
+    facts: Facts = {
+        "total": len(comparisons),
+        "source": kinds[0] if len(kinds) == 1 else "mixed" if kinds else "none",
+        "prompts": len({c.prompt for c in comparisons}),
+        "verdicts": {str(choice): choices.count(choice) for choice in Choice},
+        "annotators": len({v.annotator for given in verdicts for v in given}),
+        "left_rate": asdict(wilson(left, left + right)),
+        "examples": [_example(c) for c in comparisons[:EXAMPLES]],
+    }
+    if len(kinds) == 1:
+        several = [given for given in verdicts if sum(v.choice in (Choice.LEFT, Choice.RIGHT) for v in given) > 1]
+        if len(several) > 1:
+            facts["agreement"] = asdict(pair_agreement(several, 2000, session.settings.seed))
+    return facts
+
+
+def _example(comparison: Comparison) -> Facts:
+    first = comparison.verdicts[0] if comparison.verdicts else None
+    return {
+        "prompt": comparison.prompt[-1].text,
+        "left": comparison.left.text,
+        "right": comparison.right.text,
+        "verdict": str(first.choice) if first else None,
+        "annotator": first.annotator.name if first else None,
+    }

@@ -1,0 +1,174 @@
+"""Learning: a reward model from verdicts, and a policy from the reward model."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from manners import metrics
+from manners.errors import MannersError
+from manners.loop.asking import short_enough
+from manners.loop.session import Facts, Session, now, timed
+from manners.models import versions
+from manners.models.answer import answer
+from manners.models.branches import Branch
+from manners.models.versions import BASE, Kind, Version
+from manners.ppo.train import PPOResult
+from manners.ppo.train import train as train_ppo
+from manners.reward import measure
+from manners.reward.ensemble import RewardModel, score_rendered
+from manners.reward.train import CURVE_SHARES, Trained
+from manners.reward.train import train as train_members
+from manners.store import Version as StoredVersion
+from manners.store import VersionKind
+from manners.types import PromptUse
+
+REFERENCE_ANSWERS = 64
+"""Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
+
+
+def train_reward(session: Session) -> Facts:
+    """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
+    settings, facts = session.settings, Facts()
+    with session.workspace.run_lock("reward"), timed(facts):
+        watermark = session.store.watermark()
+        trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons())
+        reward = _normalised(session, trained)
+        margins = np.asarray(trained.margins.double())
+        facts |= measure.measure(margins, trained.split.train, trained.split.held_out, settings.seed)
+        if settings.reward.curve:
+            facts |= measure.curve_facts(trained.curve, (*CURVE_SHARES, 1.0))
+        facts |= {
+            "members": settings.reward.members,
+            "trained_on": len(trained.split.train),
+            "set_aside": len(trained.split.held_out),
+            "source": str(trained.labelled.kind),
+            "left_out": {str(reason): n for reason, n in trained.labelled.left_out.items()},
+            "optimizer_steps": trained.optimizer_steps,
+            "pairs_per_second": trained.pairs_per_second,
+            "ensemble_spread": float((reward_scores(trained, reward)).std(dim=0).mean()),
+        }
+        name = session.workspace.next_version_name(Kind.REWARD)
+        facts["version"] = name
+        _keep(session, name, Kind.REWARD, reward, facts, watermark, None)
+    return session.save_facts("reward", facts)
+
+
+def reward_scores(trained: Trained, reward: RewardModel) -> torch.Tensor:
+    """Normalised margins (K, pairs) of every member on the held-out pairs."""
+    return (trained.member_scores[..., 0] - trained.member_scores[..., 1]) / reward.scale
+
+
+def _normalised(session: Session, trained: Trained) -> RewardModel:
+    """Normalise on answers of the initial model that nothing was trained on: held-out ones, or fresh draws."""
+    own = [
+        (row, side)
+        for row, pair in enumerate(trained.split.held_out)
+        for side, response in enumerate((pair.left, pair.right))
+        if response.author == BASE
+    ]
+    if len(own) >= REFERENCE_ANSWERS:
+        rows, sides = zip(*own, strict=True)
+        return trained.reward.normalised_on(trained.member_scores[:, list(rows), list(sides)])
+    prompts = short_enough(session, [pair.prompt for pair in trained.split.held_out])
+    random.Random(session.settings.seed).shuffle(prompts)
+    initial = versions.load_policy(session.workspace, BASE, session.pretrained)
+    sample = session.settings.sample
+    drawn = answer(initial, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, session.settings.seed, BASE)
+    rendered = [r for batch in drawn for r in batch.draws.rendered]
+    return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
+
+
+def train_policy(session: Session) -> Facts:
+    """Run PPO against the newest reward model and keep the best policy as a version; only evaluation promotes it."""
+    settings, facts = session.settings, Facts()
+    with session.workspace.run_lock("ppo"), timed(facts):
+        reward_name = versions.latest(session.workspace, Kind.REWARD)
+        reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
+        prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
+        if not prompts or not validation:
+            raise MannersError(
+                f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
+                f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
+            )
+        name = session.workspace.next_version_name(Kind.POLICY)
+        folder = session.workspace.runs / name
+        with metrics.RunLog(folder) as log:
+            result = train_ppo(
+                settings.ppo, settings.sample, settings.seed, session.pretrained, reward, prompts, validation, log
+            )
+        facts |= _ppo_facts(result, metrics.read(folder))
+        facts |= {"version": name, "reward": reward_name}
+        parent = session.current_policy()
+        _keep(session, name, Kind.POLICY, result.policy, facts, None, None if parent == BASE else parent)
+    return session.save_facts("ppo", facts)
+
+
+def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
+    fitting = short_enough(session, [p.dialogue for p in session.store.prompts(use)])
+    return [session.pretrained.renderer.prompt_ids(p, session.settings.sample.max_new_tokens)[0] for p in fitting]
+
+
+def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
+    updates = [p for p in points if "episode" in p]
+    validated = [p for p in points if "validate/measure" in p]
+    names = sorted({name for p in updates for name in p} - {"step", "validate/measure", "validate/kl"})
+    curves: Facts = {name: [p.get(name) for p in updates] for name in names}
+    curves["update"] = [p["step"] for p in updates]
+    curves["validate/update"] = [p["step"] for p in validated]
+    curves["validate/score"] = [p["validate/measure"] for p in validated]
+    return {
+        "episodes": result.episodes,
+        "optimizer_steps": result.optimizer_steps,
+        "kl": result.kl,
+        "episodes_per_second": result.episodes / max(result.seconds, 1e-9),
+        "stopped": result.stopped,
+        "best_update": result.best_update,
+        "curves": curves,
+        "warnings": [f"stopped early: {result.stopped}"] if result.stopped else [],
+    }
+
+
+def _keep(
+    session: Session,
+    name: str,
+    kind: Kind,
+    model: RewardModel | Branch,
+    facts: Facts,
+    watermark: int | None,
+    parent: str | None,
+) -> None:
+    """Write the version's folder, then its row."""
+    trunk = session.pretrained.trunk
+    reward = model if isinstance(model, RewardModel) else None
+    version = Version(
+        name=name,
+        kind=kind,
+        base=session.settings.model.name,
+        trunk_hash=trunk.hash,
+        cut=trunk.cut,
+        template_hash=session.pretrained.renderer.template_hash,
+        dtype=session.settings.model.dtype,
+        created_at=now(),
+        parent=parent,
+        watermark=watermark,
+        settings=asdict(session.settings),
+        metrics={k: v for k, v in facts.items() if isinstance(v, int | float | str)},
+        shifts=reward.shifts if reward else (),
+        scale=reward.scale if reward else 1.0,
+    )
+    branches = model.members if isinstance(model, RewardModel) else (model,)
+    path = versions.save(session.workspace, version, branches)
+    session.store.add_version(
+        StoredVersion(
+            name=name,
+            kind=VersionKind(kind.value),
+            path=str(path.relative_to(session.workspace.root)),
+            parent=parent,
+            metrics=version.metrics,
+            watermark=watermark or 0,
+        )
+    )

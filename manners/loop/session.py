@@ -1,0 +1,114 @@
+"""What a stage works with: a workspace, its settings and store, and the model, loaded once."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manners.models import versions
+from manners.models.pretrained import Pretrained, load
+from manners.settings import Settings
+from manners.store import Store
+from manners.workspace import Workspace, atomic_write
+
+Facts = dict[str, Any]
+"""What a stage found out, in JSON's types: what the report shows."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open workspace; stages that follow one another share the loaded model."""
+
+    workspace: Workspace
+    settings: Settings
+
+    @cached_property
+    def store(self) -> Store:
+        """The record of what people said."""
+        if self.workspace.database.exists():
+            return Store.open(self.workspace.database)
+        return Store.create(self.workspace.database)
+
+    @cached_property
+    def pretrained(self) -> Pretrained:
+        """The initial model, cut and proved."""
+        loaded = load(self.settings.model)
+        trunk, device = loaded.trunk, loaded.trunk.device
+        print(
+            f"{loaded.name}: {loaded.parameters / 1e6:.0f} million parameters on {device} in"
+            f" {self.settings.model.dtype}, cut at layer {trunk.cut}" + (f" ({loaded.note})" if loaded.note else ""),
+            file=sys.stderr,
+        )
+        return loaded
+
+    def current_policy(self) -> str:
+        """Name of the promoted version, or `initial`."""
+        file = self.workspace.models / "current.json"
+        if not file.is_file():
+            return versions.BASE
+        history: list[str] = json.loads(file.read_text(encoding="utf-8"))["history"]
+        return history[-1] if history else versions.BASE
+
+    def set_history(self, history: list[str]) -> None:
+        """Write which policies were promoted, oldest first; the last is the current one."""
+        atomic_write(self.workspace.models / "current.json", json.dumps({"history": history}) + "\n")
+
+    def history(self) -> list[str]:
+        """Promoted policies, oldest first."""
+        file = self.workspace.models / "current.json"
+        return list(json.loads(file.read_text(encoding="utf-8"))["history"]) if file.is_file() else []
+
+    def save_facts(self, stage: str, facts: Facts) -> Facts:
+        """Keep a stage's facts for the report; returns them."""
+        atomic_write(self._facts_file(stage), json.dumps(facts, indent=1, default=str) + "\n")
+        return facts
+
+    def read_facts(self, stage: str) -> Facts | None:
+        """Return a stage's facts, or None if it has not run."""
+        file = self._facts_file(stage)
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def _facts_file(self, stage: str) -> Path:
+        self.workspace.runs.mkdir(exist_ok=True)
+        return self.workspace.runs / f"{stage}.json"
+
+
+@contextmanager
+def timed(facts: Facts) -> Iterator[Facts]:
+    """Add the seconds that a block takes, and the process's peak memory, to its facts."""
+    begin = time.monotonic()
+    yield facts
+    facts["seconds"] = time.monotonic() - begin
+    facts["peak_memory_bytes"] = peak_memory()
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were computed on."""
+    name = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
+    return {"cpu": name, "cores": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,0 +1,154 @@
+"""The stages one by one, each on a workspace of the user's own: what the command line calls."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manners.errors import MannersError
+from manners.loop import asking, bulk, judging, learning, reporting
+from manners.loop.planning import plan_policy, plan_reward
+from manners.loop.session import Facts, Session
+from manners.models import versions
+from manners.models.versions import BASE, Kind
+from manners.reward.data import label
+from manners.reward.ensemble import score_exchanges
+from manners.reward.measure import measure
+from manners.settings import Settings
+from manners.settings_load import from_dict, load
+from manners.store.transfer import read_comparisons
+from manners.workspace import Workspace
+
+
+def sample(workspace: Workspace, settings: Settings, *, crowd: bool) -> Facts:
+    """Answer the training prompts twice and open comparisons; see `asking.sample`."""
+    return asking.sample(Session(workspace, settings), crowd=crowd)
+
+
+def train_reward(workspace: Workspace, settings: Settings, *, plan: bool) -> Facts:
+    """Train a reward model, or say what that takes; see `learning.train_reward`."""
+    session = Session(workspace, settings)
+    return plan_reward(session) if plan else _headline(learning.train_reward(session))
+
+
+def train_policy(workspace: Workspace, settings: Settings, *, plan: bool) -> Facts:
+    """Run PPO, or say what that takes; see `learning.train_policy`."""
+    session = Session(workspace, settings)
+    return plan_policy(session) if plan else _headline(learning.train_policy(session))
+
+
+def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None) -> Facts:
+    """Judge the newest policy, or open comparisons for people to judge it; see `judging`."""
+    session = Session(workspace, settings)
+    return _headline(judging.evaluate(session)) if ask is None else judging.open_for_people(session, ask)
+
+
+def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file: Path) -> Facts:
+    """Measure a reward model on any outside file of comparisons, beside the same baselines."""
+    session = Session(workspace, settings)
+    labelled = label(read_comparisons(file, {}))
+    reward = versions.load_reward(workspace, version, session.pretrained)
+    exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
+    scores = np.concatenate(
+        [np.asarray(s.mean.double()) for s in score_exchanges(reward, session.pretrained, exchanges)]
+    )
+    margins = (scores[0::2] - scores[1::2]) * reward.scale
+    facts = measure(margins, (), labelled.pairs, settings.seed)
+    left_out = {str(reason): n for reason, n in labelled.left_out.items()}
+    return {"version": version, "file": str(file), "pairs": len(labelled.pairs), "left_out": left_out, **facts}
+
+
+def score(workspace: Workspace, settings: Settings, version: str, file: Path, output: Path) -> Facts:
+    """Score a file of any length; see `bulk.score`."""
+    return bulk.score(Session(workspace, settings), version, file, output)
+
+
+def report(workspace: Workspace, settings: Settings) -> Facts:
+    """Write the report from what has run."""
+    return reporting.report(Session(workspace, settings))
+
+
+def models_list(workspace: Workspace) -> Facts:
+    """All versions, and which policy is the current one."""
+    session = Session(workspace, Settings())
+    found = [versions.describe(workspace, name) for kind in Kind for name in versions.names(workspace, kind)]
+    rows = [
+        {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
+    ]
+    return {"current": session.current_policy(), "versions": rows}
+
+
+def models_promote(workspace: Workspace, version: str) -> Facts:
+    """Make a policy the current one, by hand."""
+    session = Session(workspace, Settings())
+    if versions.describe(workspace, version).kind is not Kind.POLICY:
+        raise MannersError(f"{version} is a reward model; only a policy can be promoted")
+    session.set_history([*session.history(), version])
+    return {"current": version}
+
+
+def models_rollback(workspace: Workspace) -> Facts:
+    """Go back to the policy that was the current one before."""
+    session = Session(workspace, Settings())
+    history = session.history()
+    if not history:
+        raise MannersError("the current policy is the initial model already: there is nothing to go back to")
+    session.set_history(history[:-1])
+    return {"current": session.current_policy(), "was": history[-1]}
+
+
+def models_export(workspace: Workspace, version: str, directory: Path) -> Facts:
+    """Write a version as a folder that plain transformers loads."""
+    described = versions.describe(workspace, version)
+    session = Session(workspace, from_dict(described.settings))
+    if described.kind is Kind.POLICY:
+        policy = versions.load_policy(workspace, version, session.pretrained)
+        versions.export_policy(policy, session.pretrained, directory)
+        return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
+    reward = versions.load_reward(workspace, version, session.pretrained)
+    shift = versions.export_reward(reward, 0, session.pretrained, directory)
+    facts = {"version": version, "directory": str(directory), "member": 0, "shift": shift}
+    return facts | {"loads_with": "AutoModelForSequenceClassification", "score": "logit - shift"}
+
+
+def status(workspace: Workspace) -> Facts:
+    """Where the workspace stands, and what comes next."""
+    settings = load(workspace.toml).settings
+    session = Session(workspace, settings)
+    counts = session.store.counts()
+    rewards, policies = (versions.names(workspace, kind) for kind in (Kind.REWARD, Kind.POLICY))
+    used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
+    facts: dict[str, Any] = {
+        "workspace": str(workspace.root),
+        "model": settings.model.name,
+        "current": session.current_policy(),
+        **asdict(counts),
+        "verdicts_not_yet_learned_from": max(0, session.store.watermark() - used),
+        "reward_models": rewards,
+        "policies": policies,
+    }
+    return facts | {"next": _next(counts.comparisons, sum(counts.verdicts.values()), rewards, policies, session)}
+
+
+def _next(comparisons: int, verdicts: int, rewards: list[str], policies: list[str], session: Session) -> str:
+    """The command that takes the workspace one step on."""
+    if not comparisons:
+        return "manners sample, or manners comparisons import FILE"
+    if not verdicts:
+        return "export the comparisons, have people answer them, and import their verdicts; or manners sample --crowd"
+    if not rewards:
+        return "manners reward"
+    if not policies:
+        return "manners ppo"
+    if (session.read_facts("evaluation") or {}).get("version") != policies[-1]:
+        return "manners evaluate"
+    return "manners report" if session.current_policy() != BASE else "more comparisons, then manners reward"
+
+
+def _headline(facts: Facts) -> Facts:
+    """A stage's result without the long lists, which the report shows."""
+    kept = {k: v for k, v in facts.items() if k not in ("curves", "examples", "reliability")}
+    return kept

@@ -1,0 +1,71 @@
+"""The loop with people: their verdicts teach, and their blind verdicts judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from manners.errors import MannersError
+from manners.loop import stages
+from manners.loop.session import Session
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict
+from tests.loop import tiny
+
+ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+
+
+@pytest.fixture(scope="module")
+def taught(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A project in which Anna's verdicts have made a reward model and a policy."""
+    session = tiny.project(tmp_path_factory.mktemp("people") / "project", model)
+    stages.sample(session.workspace, session.settings, crowd=False)
+    answer(session, lambda c: Choice.LEFT if len(c.left.text) > len(c.right.text) else Choice.RIGHT)
+    facts = stages.train_reward(session.workspace, session.settings, plan=False)
+    assert facts["source"] == "human"
+    stages.train_policy(session.workspace, session.settings, plan=False)
+    return session
+
+
+def answer(session: Session, choose: object) -> None:
+    """Have Anna answer every comparison that she has not answered."""
+    assert callable(choose)
+    waiting: list[Comparison] = [c for c in session.store.comparisons() if not c.verdicts]
+    session.store.add_verdicts([(c.id, Verdict(choose(c), ANNA)) for c in waiting if c.id is not None])
+
+
+def test_people_judge_what_people_taught(taught: Session) -> None:
+    workspace, settings = taught.workspace, taught.settings
+    facts = stages.evaluate(workspace, settings, ask=None)
+    assert "Nobody has compared the two versions yet" in facts["verdict"]
+    assert (facts["source"], facts["promoted"]) == ("none", False)
+    assert not facts.keys() & {"win_rate", "taste_before"}, "there is no hidden taste to look at"
+    assert taught.store.rounds() == [], "a round ends with a judgement"
+
+    with pytest.raises(MannersError, match="ask for at least"):
+        stages.evaluate(workspace, settings, ask=2)
+    opened = stages.evaluate(workspace, settings, ask=10)
+    assert opened["opened"] == 10
+    assert 0.5 < opened["detectable_win_rate"] <= 1
+    assert opened["sentence"].startswith("10 decided comparisons find a difference in 8 of 10 tries")
+    asked = taught.store.comparisons(AskedHow.EVALUATION)
+    assert {frozenset((c.left.author, c.right.author)) for c in asked} == {frozenset(("initial", "policy-1"))}
+    assert len({c.left.author for c in asked}) == 2, "sides are drawn by coin"
+
+    facts = stages.evaluate(workspace, settings, ask=None)
+    assert facts["outcome"] == "cannot_tell"
+    assert facts["interval"] == [0.0, 1.0]
+
+    answer(taught, lambda c: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT)
+    facts = stages.evaluate(workspace, settings, ask=None)
+    low, high = facts["interval"]
+    assert 0.5 < low < facts["win_rate"] == high == 1
+    assert (facts["source"], facts["promoted"]) == ("human", True)
+    assert taught.current_policy() == "policy-1"
+    assert [r.policy for r in taught.store.rounds()] == ["policy-1"] * 2
+
+    stages.report(workspace, settings)
+    report = tiny.read_report(workspace.root)
+    assert report["comparisons"]["source"] == "human"
+    assert report["comparisons"]["total"] == 24, "an evaluation is not taught from"
+    assert stages.train_reward(workspace, settings, plan=True)["comparisons"] == 24

@@ -1,0 +1,84 @@
+"""Two processes in one workspace, and one that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import manners
+from manners.errors import MannersError
+from manners.loop import stages
+from manners.settings import Settings
+from manners.store import Store
+from manners.store.transfer import import_comparisons
+from manners.types import Annotator, AnnotatorKind, Choice, Verdict
+from manners.workspace import Workspace
+from tests.loop import tiny
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(manners.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def endless(copy: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`manners ppo` in a process of its own, with a hundred thousand updates before it, and two behind it."""
+    changed = [f"model.name={model}", "ppo.updates=100000", "ppo.kl_stop=10000", "ppo.learning_rate=0.000001"]
+    changed += ["model.trainable_layers=2", "model.context=256", "sample.max_new_tokens=8", "ppo.batch=4"]
+    sets = [part for setting in changed for part in ("--set", setting)]
+    command = [sys.executable, "-c", COMMAND, "ppo", "--workspace", str(copy.root), *sets]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        curves = copy.runs / "policy-2" / "metrics.jsonl"
+        for _ in range(1200):
+            if process.poll() is not None or (curves.is_file() and curves.read_text(encoding="utf-8").count("\n") > 2):
+                break
+            time.sleep(0.1)
+        if process.poll() is not None and process.stderr is not None:
+            pytest.fail(process.stderr.read().decode())
+        yield process
+        process.kill()
+
+
+def test_one_trains_while_others_ask_and_a_killed_run_leaves_nothing_half(
+    endless: subprocess.Popen[bytes], copy: Workspace, model: Path, tmp_path: Path
+) -> None:
+    settings: Settings = tiny.settings(model)
+
+    # Another training is refused at once, naming who trains.
+    for train in (stages.train_reward, stages.train_policy):
+        begin = time.monotonic()
+        with pytest.raises(MannersError, match=rf"`ppo`, process {endless.pid}, is training in .*: wait for it to end"):
+            train(copy, settings, plan=False)
+        assert time.monotonic() - begin < 5
+
+    # Importing and answering go on.
+    store = Store.open(copy.database)
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "a?", "chosen": "yes", "rejected": "no"}) + "\n", encoding="utf-8")
+    import_comparisons(store, file, {}, skip_bad=False)
+    before = store.watermark()
+    store.add_verdicts([(1, Verdict(Choice.TIE, Annotator("anna", AnnotatorKind.HUMAN)))])
+    assert store.watermark() == before + 1
+    assert len(store.comparisons()) == 25
+    assert stages.status(copy)["policies"] == ["policy-1"]
+    assert endless.poll() is None
+
+    # Killed in the middle: the workspace opens, holds no half version, and trains again under the same name.
+    endless.send_signal(signal.SIGKILL)
+    endless.wait()
+    workspace = Workspace.open(copy.root)
+    assert not list(workspace.root.rglob("*.partial"))
+    assert sorted(folder.name for folder in workspace.models.glob("*-*")) == ["policy-1", "reward-1"]
+    facts = stages.train_policy(workspace, settings, plan=False)
+    assert facts["version"] == "policy-2"
+    points = (workspace.runs / "policy-2" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in points] == [0, 1, 2], "the curves are this run's alone"
+    assert [v.name for v in store.versions()] == ["reward-1", "policy-1", "policy-2"]
+    store.close()

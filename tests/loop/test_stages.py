@@ -1,0 +1,210 @@
+"""Each stage alone, on a workspace that a demo has left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from manners.errors import MannersError
+from manners.feedback import crowd
+from manners.loop import stages
+from manners.loop.session import Session
+from manners.models import versions
+from manners.reward.ensemble import score_exchanges
+from manners.settings import Settings
+from manners.text import collate
+from manners.types import FinishReason, PromptUse, Response, Role, Turn
+from manners.workspace import Workspace
+from tests.loop import tiny
+
+
+@pytest.fixture
+def settings(model: Path) -> Settings:
+    return tiny.settings(model)
+
+
+@pytest.fixture(autouse=True)
+def _taste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
+
+
+def test_sampling_asks_about_new_prompts_only(copy: Workspace, settings: Settings) -> None:
+    with pytest.raises(MannersError, match="every training prompt has been asked about already"):
+        stages.sample(copy, settings, crowd=True)
+    session = Session(copy, settings)
+    before = session.store.watermark()
+    session.store.add_prompts(tiny.prompts(3, "noon"), PromptUse.TRAIN, "test")
+    assert stages.sample(copy, settings, crowd=False)["comparisons"] == 3
+    assert session.store.watermark() == before, "nobody was asked"
+    assert [c.prompt for c in session.store.comparisons()][24:] == tiny.prompts(3, "noon")
+
+
+def test_a_second_round_learns_from_all_verdicts(copy: Workspace, settings: Settings) -> None:
+    session = Session(copy, settings)
+    session.store.add_prompts(tiny.prompts(4, "noon"), PromptUse.TRAIN, "test")
+    stages.sample(copy, settings, crowd=True)
+    assert stages.status(copy)["verdicts_not_yet_learned_from"] == 8
+    facts = stages.train_reward(copy, settings, plan=False)
+    assert facts["version"] == "reward-2"
+    assert facts["trained_on"] + facts["set_aside"] == 28
+    assert stages.status(copy)["verdicts_not_yet_learned_from"] == 0
+    assert versions.describe(copy, "reward-2").watermark == session.store.watermark()
+    trained = stages.train_policy(copy, settings, plan=False)
+    assert (trained["version"], trained["reward"]) == ("policy-2", "reward-2")
+
+
+def exchanges(count: int) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"bread {n}?", "response": f"bake it for {n} hours", "finish_reason": ("stop", "length")[n % 2]}
+        for n in range(count)
+    ]
+
+
+def write(file: Path, rows: list[dict[str, str]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_scoring_goes_on_where_it_was_cut_off(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    rows = exchanges(20)
+    file, output = write(tmp_path / "answers.jsonl", rows), tmp_path / "scores.jsonl"
+    assert stages.score(copy, settings, "reward-1", file, output)["scored"] == 20
+    whole = output.read_text(encoding="utf-8")
+    scores = [json.loads(line) for line in whole.splitlines()]
+    assert [row["line"] for row in scores] == list(range(1, 21))
+    session = Session(copy, settings)
+    reward = versions.load_reward(copy, "reward-1", session.pretrained)
+    (expected,) = score_exchanges(
+        reward,
+        session.pretrained,
+        [
+            ((Turn(Role.USER, r["prompt"]),), Response(r["response"], "x", FinishReason(r["finish_reason"])))
+            for r in rows
+        ],
+    )
+    assert [row["score"] for row in scores] == pytest.approx(expected.mean.tolist(), abs=1e-5)
+    assert [row["spread"] for row in scores] == pytest.approx(expected.std.tolist(), abs=1e-5)
+    output.write_text(whole[: len(whole) // 2], encoding="utf-8")
+    facts = stages.score(copy, settings, "reward-1", file, output)
+    assert 0 < facts["already_there"] < 20
+    assert facts["already_there"] + facts["scored"] == 20
+    for again, once in zip(output.read_text(encoding="utf-8").splitlines(), scores, strict=True):
+        assert json.loads(again) == pytest.approx(once, abs=1e-5)
+
+
+def test_scoring_names_the_line_that_it_cannot_read(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    file = write(tmp_path / "answers.jsonl", [*exchanges(2), {"prompt": "bread?"}])
+    with pytest.raises(MannersError, match=r"answers\.jsonl, line 3, field response: .*; correct it and run again"):
+        stages.score(copy, settings, "reward-1", file, tmp_path / "scores.jsonl")
+    with pytest.raises(MannersError, match=r"no version reward-7 in .* \(there are: policy-1, reward-1\)"):
+        stages.score(copy, settings, "reward-7", file, tmp_path / "scores.jsonl")
+
+
+def test_a_reward_model_is_measured_on_any_file(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    rows = [{"prompt": f"sea {n}?", "chosen": f"at noon {n}", "rejected": "the train, the oven"} for n in range(12)]
+    facts = stages.evaluate_reward(copy, settings, "reward-1", write(tmp_path / "pairs.jsonl", rows))
+    assert facts["pairs"] == 12
+    low, high = facts["interval"]
+    assert 0 <= low <= facts["accuracy"] <= high <= 1
+    assert facts["baselines"]["shorter_wins"]["estimate"] == 1
+
+
+def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:
+    assert {row["name"] for row in stages.models_list(copy)["versions"]} == {"reward-1", "policy-1"}
+    start = stages.models_list(copy)["current"]
+    assert stages.models_promote(copy, "policy-1") == {"current": "policy-1"}
+    assert stages.models_list(copy)["current"] == "policy-1"
+    assert stages.models_rollback(copy) == {"current": start, "was": "policy-1"}
+    with pytest.raises(MannersError, match="only a policy can be promoted"):
+        stages.models_promote(copy, "reward-1")
+    Session(copy, Settings()).set_history([])
+    with pytest.raises(MannersError, match="nothing to go back to"):
+        stages.models_rollback(copy)
+
+
+def test_what_is_exported_is_what_was_trained(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    session = Session(copy, settings)
+    pretrained = session.pretrained
+    rendered = pretrained.renderer.render(
+        (Turn(Role.USER, "bread?"),), Response("bake it at noon", "x", FinishReason.STOP)
+    )
+    batch = collate([rendered], pretrained.renderer.pad_id)
+    states, ids = pretrained.trunk.states(batch), torch.tensor([rendered.prompt_ids + rendered.response_ids])
+
+    facts = stages.models_export(copy, "policy-1", tmp_path / "policy")
+    assert facts["loads_with"] == "AutoModelForCausalLM"
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").eval()
+    policy = versions.load_policy(copy, "policy-1", pretrained)
+    with torch.no_grad():
+        logits = plain(ids).logits[0, len(rendered.prompt_ids) - 1 : -1]
+        ours = policy.logprobs(policy.hidden(states, batch), batch, 1.0)[0]
+    theirs = logits.log_softmax(-1)[range(len(rendered.response_ids)), list(rendered.response_ids)]
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+    assert AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template == pretrained.tokenizer.chat_template
+
+    facts = stages.models_export(copy, "reward-1", tmp_path / "reward")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    reward = versions.load_reward(copy, "reward-1", pretrained)
+    with torch.no_grad():
+        score = classifier(ids).logits[0, 0] - facts["shift"]
+        expected = reward.score(states, batch).members[0, 0]
+    torch.testing.assert_close(score, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_plans_say_what_it_takes_and_train_nothing(copy: Workspace, settings: Settings) -> None:
+    reward, ppo = stages.train_reward(copy, settings, plan=True), stages.train_policy(copy, settings, plan=True)
+    report = tiny.read_report(copy.root)
+    assert reward["comparisons"] == 24
+    assert reward["trained_on"] == report["comparisons"]["trained_on"]
+    assert reward["optimizer_steps"] == report["reward"]["optimizer_steps"]
+    assert ppo["episodes"] == 32
+    assert ppo["optimizer_steps"] == report["ppo"]["optimizer_steps"]
+    assert all(number > 0 for number in [*reward["memory_bytes"].values(), *ppo["memory_bytes"].values()])
+    assert len(stages.models_list(copy)["versions"]) == 2
+
+
+def test_status_counts_and_says_what_comes_next(copy: Workspace, model: Path, tmp_path: Path) -> None:
+    found = stages.status(copy)
+    assert (found["reward_models"], found["policies"]) == (["reward-1"], ["policy-1"])
+    assert found["verdicts_not_yet_learned_from"] == 0
+    empty = tiny.project(tmp_path / "empty", model)
+    assert stages.status(empty.workspace)["next"].startswith("manners sample")
+    stages.sample(empty.workspace, empty.settings, crowd=False)
+    assert "have people answer them" in stages.status(empty.workspace)["next"]
+
+
+def test_stages_out_of_order_say_what_is_missing(model: Path, tmp_path: Path) -> None:
+    session = tiny.project(tmp_path / "empty", model)
+    workspace, settings = session.workspace, session.settings
+    with pytest.raises(MannersError, match="no comparisons to learn from"):
+        stages.train_reward(workspace, settings, plan=False)
+    with pytest.raises(MannersError, match="run `manners reward` first"):
+        stages.train_policy(workspace, settings, plan=False)
+    with pytest.raises(MannersError, match="run `manners ppo` first"):
+        stages.evaluate(workspace, settings, ask=None)
+
+
+def test_ppo_needs_prompts_of_both_uses(copy: Workspace, settings: Settings, model: Path, tmp_path: Path) -> None:
+    bare = tiny.project(tmp_path / "bare", model, {PromptUse.TRAIN: tiny.prompts(2, "bread")})
+    (copy.models / "reward-1").rename(bare.workspace.models / "reward-1")
+    with pytest.raises(MannersError, match=r"choose the best version by \(0 there\)"):
+        stages.train_policy(bare.workspace, bare.settings, plan=False)
+
+
+def test_another_cut_refuses_the_versions_above_the_old_one(copy: Workspace, settings: Settings) -> None:
+    other = replace(settings, model=replace(settings.model, trainable_layers=1))
+    with pytest.raises(MannersError, match="reward-1 was trained above another trunk"):
+        stages.train_policy(copy, other, plan=False)
+
+
+def test_a_run_that_was_stopped_says_so(copy: Workspace, settings: Settings) -> None:
+    ppo = replace(settings.ppo, kl_stop=0.01, learning_rate=0.01, updates=4)
+    facts = stages.train_policy(copy, replace(settings, ppo=ppo), plan=False)
+    assert "above ppo.kl_stop = 0.01" in facts["stopped"]
+    assert facts["warnings"] == [f"stopped early: {facts['stopped']}"]
+    assert versions.describe(copy, facts["version"]).metrics["stopped"] == facts["stopped"]

@@ -1,0 +1,295 @@
+"""The command line as a shell meets it: exit codes, what goes to stdout, and what is not imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import manners
+from manners.cli import main
+from manners.cli_common import show
+from manners.errors import MannersError, UsageError
+from manners.settings import Settings
+from manners.workspace import Workspace
+
+PAIRS = [
+    {"prompt": "Is tea hot?", "left": "Yes, it is.", "right": "Go away.", "verdict": "left", "annotator": "ann"},
+    {"prompt": "Is tea hot?", "left": "Yes, it is.", "right": "Go away.", "verdict": "tie", "annotator": "bob"},
+    {"prompt": "Is ice hot?", "left": "Hm.", "right": "No, it is cold.", "verdict": "right", "annotator": "ann"},
+]
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(manners.__file__).parents[1])}
+"""That of a process which imports the package under test, wherever it runs."""
+COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
+
+
+def shell(*argv: str | Path, cwd: Path, program: str = COMMAND) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, where a warning is an error too."""
+    command = [sys.executable, "-W", "error", "-c", program, *map(str, argv)]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A workspace, and beside it a file of comparisons."""
+    assert main(["init", str(tmp_path / "project")]) == 0
+    lines = [json.dumps(pair) for pair in PAIRS]
+    (tmp_path / "project" / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "project"
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
+    """Put functions in the place of the stages."""
+    stages = types.ModuleType("manners.loop.stages")
+    vars(stages).update(functions)
+    loop = types.ModuleType("manners.loop")
+    vars(loop).update(stages=stages)
+    monkeypatch.setitem(sys.modules, "manners.loop", loop)
+    monkeypatch.setitem(sys.modules, "manners.loop.stages", stages)
+
+
+def test_init_then_import_then_export(tmp_path: Path) -> None:
+    """A session in a shell: each command exits with 0 and prints one JSON object and nothing else."""
+    assert json.loads(shell("init", "project", "--json", cwd=tmp_path).stdout) == {"workspace": "project"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
+    done = shell("comparisons", "import", file, "--workspace", "project", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout).items() >= {"comparisons": 2, "verdicts": 3}.items()
+    listed = json.loads(shell("comparisons", "list", "--limit", "1", "--json", cwd=tmp_path / "project").stdout)
+    assert listed["total"] == 2
+    assert [row["verdicts"] for row in listed["comparisons"]] == [{"human": {"left": 1, "tie": 1}}]
+    out = shell("responses", "export", "out.jsonl", "--workspace", "project", cwd=tmp_path)
+    assert (out.returncode, out.stdout) == (0, "responses: 4\nfile: out.jsonl\n")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["response"] for row in rows] == ["Yes, it is.", "Go away.", "Hm.", "No, it is cold."]
+
+
+def test_init_again_keeps_what_is_there(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second `init` is no mistake and loses nothing."""
+    assert main(["comparisons", "import", str(project / "pairs.jsonl"), "--workspace", str(project)]) == 0
+    assert main(["init", str(project)]) == 0
+    capsys.readouterr()
+    assert main(["comparisons", "list", "--workspace", str(project), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 2
+
+
+def test_columns_are_mapped_and_a_dry_run_changes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--map` reads other column names; `--dry-run` shows the rows and stores none."""
+    (project / "other.csv").write_text("question,left,right,winner\nWhy?,Because.,No.,left\nHow?,So.,Thus.,tie\n")
+    command = ["comparisons", "import", str(project / "other.csv"), "--workspace", str(project), "--json"]
+    command += ["--map", "question=prompt", "--map", "winner=verdict"]
+    assert main([*command, "--dry-run"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert (seen["total"], seen["ties"], [row["prompt"] for row in seen["rows"]]) == (2, 1, ["Why?", "How?"])
+    assert main(["comparisons", "list", "--workspace", str(project), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 0
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["comparisons"] == 2
+    assert main([*command, "--map", "winner"]) == 2
+
+
+def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prompts keep their use, and are listed and exported by it."""
+    (project / "prompts.txt").write_text("Why is the sky blue?\nHow do I say sorry?\n")
+    options = ["--workspace", str(project), "--json"]
+    assert main(["prompts", "import", str(project / "prompts.txt"), "--use", "evaluate", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == {"new": 2, "known": 0, "use": "evaluate"}
+    assert main(["prompts", "list", "--use", "train", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == {"prompts": [], "total": 0}
+    assert main(["prompts", "export", str(project / "out.txt"), "--use", "evaluate", *options]) == 0
+    assert (project / "out.txt").read_text() == (project / "prompts.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (
+            ["comparisons", "list"],
+            1,
+            "manners: . is not a workspace: run `manners init .` or name one with --workspace.",
+        ),
+        (["comparisons", "import", "none.jsonl", "--dry-run"], 1, "none.jsonl"),
+        (["settings", "--set", "ppo.clip=40"], 2, "manners: --set ppo.clip cannot be '40': it takes 0.001 to 10."),
+        (["settings", "ppo.clap"], 2, "did you mean ppo.clip?"),
+        (["init", "--set", "ppo.clap=1"], 2, "did you mean ppo.clip?"),
+        (["evaluate", "--reward", "reward-1"], 2, "go together"),
+        (["evaluate", "--ask", "0"], 2, "--ask N takes a number from 1 on"),
+        (["prompts", "list", "--limit", "-1"], 1, "is not a workspace"),
+        (["init", "manners.toml/x"], 1, "name another folder"),
+    ],
+)
+def test_mistakes_are_one_line_on_stderr(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    code: int,
+    says: str,
+) -> None:
+    """The reason and the remedy on stderr, nothing on stdout, and 1 or 2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "manners.toml").write_text("")
+    assert main([*argv, "--json"]) == code
+    out, err = capsys.readouterr()
+    [line] = err.splitlines()
+    assert out == ""
+    assert line.startswith("manners: ")
+    assert says in line
+
+
+@pytest.mark.parametrize("argv", [[], ["praise"], ["reward", "--fast"], ["score", "reward-1"], ["demo", "--seed", "x"]])
+def test_wrong_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown commands and options, and missing ones, exit with 2 and say so on stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert err
+
+
+def test_a_shell_sees_the_codes(tmp_path: Path) -> None:
+    """In a process of its own: 1 for what failed, 2 for wrong usage, without a stack trace."""
+    failed = shell("comparisons", "list", "--json", cwd=tmp_path)
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert shell("settings", "--set", "ppo.clip=40", cwd=tmp_path).returncode == 2
+
+
+def test_reading_and_importing_never_wait_for_torch(project: Path) -> None:
+    """Neither `settings` nor the import of comparisons loads torch or transformers."""
+    program = """
+import sys
+from manners.cli import main
+assert main(["settings", "ppo"]) == main(["comparisons", "import", "pairs.jsonl"]) == main(["comparisons", "list"]) == 0
+assert "manners.store" in sys.modules
+assert not {"torch", "transformers", "matplotlib", "scipy"} & sys.modules.keys()
+"""
+    done = shell(cwd=project, program=program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_tells_value_and_origin(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The workspace's file, then --set, as JSON and as a table."""
+    (project / "manners.toml").write_text("[ppo]\nclip = 0.3\ngamma = 0.9\n")
+    command = ["settings", "ppo", "--workspace", str(project), "--set", "ppo.gamma=0.8"]
+    assert main([*command, "--json"]) == 0
+    rows = {row["field"]: row for row in json.loads(capsys.readouterr().out)["settings"]}
+    assert (rows["ppo.clip"]["value"], rows["ppo.clip"]["origin"], rows["ppo.clip"]["default"]) == (
+        0.3,
+        "manners.toml",
+        0.2,
+    )
+    assert (rows["ppo.gamma"]["value"], rows["ppo.gamma"]["origin"]) == (0.8, "--set")
+    assert main(command) == 0
+    assert "Half-width" in capsys.readouterr().out
+
+
+STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
+    ("sample --crowd", "sample", (), {"crowd": True}),
+    ("reward --plan", "train_reward", (), {"plan": True}),
+    ("ppo", "train_policy", (), {"plan": False}),
+    ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), {}),
+    ("score reward-1 in.jsonl --output s", "score", ("reward-1", Path("in.jsonl"), Path("s")), {}),
+    ("evaluate --ask 50", "evaluate", (), {"ask": 50}),
+    ("evaluate", "evaluate", (), {"ask": None}),
+    ("evaluate --reward r --comparisons c.csv", "evaluate_reward", ("r", Path("c.csv")), {}),
+    ("report", "report", (), {}),
+    ("models list", "models_list", (), {}),
+    ("models promote policy-2", "models_promote", ("policy-2",), {}),
+    ("models rollback", "models_rollback", (), {}),
+    ("models export policy-2 out", "models_export", ("policy-2", Path("out")), {}),
+    ("status", "status", (), {}),
+]
+
+
+@pytest.mark.parametrize(("line", "name", "given", "options"), STAGES)
+def test_each_command_calls_one_function(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: str,
+    name: str,
+    given: tuple[object, ...],
+    options: dict[str, object],
+) -> None:
+    """With the workspace, the settings where the stage has any, and what was asked for."""
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def stage(*args: object, **named: object) -> dict[str, float]:
+        print("a library talks")
+        calls.append((args, named))
+        return {"accuracy": float("nan")}
+
+    stub(monkeypatch, **{name: stage})
+    assert main([*line.split(), "--workspace", str(project), "--set", "seed=7", "--json"]) == 0
+    head: tuple[object, ...] = (Workspace(project), Settings(seed=7))
+    head = head[:1] if name == "status" or name.startswith("models") else head
+    assert calls == [((*head, *given), options)]
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"accuracy": None}, "a library talks\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (MannersError("There are\nno comparisons."), 1, "manners: There are no comparisons.\n"),
+        (UsageError("Not so."), 2, "manners: Not so.\n"),
+        (KeyboardInterrupt(), 130, "manners: interrupted.\n"),
+    ],
+)
+def test_what_a_stage_raises_becomes_a_code(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    says: str,
+) -> None:
+    """One line each; a bug of ours is not hidden behind one."""
+
+    def fail(*_: object) -> dict[str, float]:
+        raise error
+
+    stub(monkeypatch, status=fail)
+    assert main(["status", "--workspace", str(project), "--json"]) == code
+    assert capsys.readouterr() == ("", says)
+    error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        main(["status", "--workspace", str(project)])
+
+
+def test_a_reader_that_leaves_early_is_no_crash(project: Path) -> None:
+    """`manners settings | head -1` prints no stack trace."""
+    command = [sys.executable, "-c", COMMAND, "settings", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=pipe, stderr=pipe) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+
+
+def test_a_summary_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nested figures become dotted names, records a table, and long texts are cut there and only there."""
+    show({"reward": {"accuracy": 2 / 3, "interval": [0.5, 0.75]}, "kept": True, "path": Path("x"), "no": {}}, False)
+    assert capsys.readouterr().out.splitlines() == [
+        "reward.accuracy: 0.6667",
+        "reward.interval: 0.5, 0.75",
+        "kept: yes",
+        "path: x",
+        "no: none",
+    ]
+    show({"rows": [{"id": 1, "text": "word " * 100}], "total": 1}, False)
+    out = capsys.readouterr().out
+    assert out.split()[:2] == ["id", "text"]
+    assert 20 < out.count("word") < 40
+    show({"text": "word " * 100}, True)
+    assert capsys.readouterr().out.count("word") == 100
