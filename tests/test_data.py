@@ -31,7 +31,7 @@ def test_every_prompt_is_a_system_turn_and_one_short_user_turn() -> None:
 
 
 def test_counts_by_use() -> None:
-    assert [len(questions(use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE, PromptUse.EVALUATE)] == [310, 40, 130]
+    assert [len(questions(use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE, PromptUse.EVALUATE)] == [520, 40, 130]
 
 
 def test_no_two_prompts_are_nearly_alike_within_or_across_uses() -> None:
@@ -46,10 +46,11 @@ def test_the_part_kept_for_evaluation_never_changes() -> None:
 
 
 def test_uses_take_turns_so_that_they_share_topics() -> None:
-    """The file goes topic by topic, so any stretch of it must hold every use."""
+    """The first 480 lines go topic by topic, so any stretch must hold every use; the rest are to train on."""
     lines = resources.files("manners.data").joinpath("prompts.jsonl").read_text(encoding="utf-8").splitlines()
     uses = [json.loads(line)["use"] for line in lines]
-    assert all(set(uses[start : start + 15]) == set(PromptUse) for start in range(len(uses) - 14))
+    assert all(set(uses[start : start + 15]) == set(PromptUse) for start in range(480 - 14))
+    assert set(uses[480:]) == {PromptUse.TRAIN}
 
 
 def test_all_text_is_printable_ascii() -> None:

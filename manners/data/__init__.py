@@ -7,7 +7,7 @@ from importlib import resources
 
 from manners.types import Dialogue, PromptUse, Role, Turn
 
-DEMO_SYSTEM = "Answer in one or two short sentences."
+DEMO_SYSTEM = "Answer in one short sentence."
 """The system turn before every prompt of the demo."""
 
 

@@ -38,10 +38,9 @@ class TasteParts:
     finished: float
     """1 if the writer ended it and it ends like a sentence, else 0."""
     brevity: float
-    """1 up to 30 words, falling linearly to 0 at 60; 0.2 below 3 words."""
+    """1 up to 15 words, falling linearly to 0 at 45; 0.2 below 3 words."""
     kindness: float
-    """1 - 0.4^n for n different kind expressions; speaking to the reader (you, your) counts as half of one.
-    Beside the point it is worth less: times (1 + relevance) / 2."""
+    """1 - 0.5^n, n = different kind expressions + times the reader is spoken to (you, your; three at most)."""
     relevance: float
     """Share of the question's content words that the answer takes up, 1 from one half on; it must add its own."""
     plainness: float
@@ -80,7 +79,7 @@ class Taste:
 TASTES: dict[str, Taste] = {
     taste.name: taste
     for taste in (
-        Taste("manners", Weights(1.0, 0.5, 1.2, 0.9, 0.8), 1.6),
+        Taste("manners", Weights(0.6, 0.3, 2.0, 0.6, 0.8), 1.2),
         Taste("plain_facts", Weights(0.3, -0.8, -1.2, 0.9, 0.4, 1.0), -0.5),
         Taste("random", Weights(), -inf),
     )
@@ -117,7 +116,7 @@ _KIND = re.compile(
     )\b""",
     re.VERBOSE,
 )
-_READER = re.compile(r"\b(?:you|your|yours|you're|you'll|yourself)\b")
+_READER = re.compile(r"\b(?:you|your|yours|you're|you'll|you've|yourself)\b")
 _STOP = frozenset(
     re.findall(
         r"\S+",
@@ -150,12 +149,11 @@ def true_score(taste: Taste, prompt: Dialogue, response: Response) -> TasteParts
     if not words:
         return TasteParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, taste.weights)
     ended = response.finish_reason is not FinishReason.LENGTH and _SENTENCE_END.search(text) is not None
-    relevance = _relevance(_words(prompt[-1].text), words)
     return TasteParts(
         finished=float(ended),
-        brevity=0.2 if len(words) < 3 else min(1.0, max(0.0, (60 - len(words)) / 30)),
-        kindness=_kindness(text.lower(), len(words)) * (1 + relevance) / 2,
-        relevance=relevance,
+        brevity=0.2 if len(words) < 3 else min(1.0, max(0.0, (45 - len(words)) / 30)),
+        kindness=_kindness(text.lower(), len(words)),
+        relevance=_relevance(_words(prompt[-1].text), words),
         plainness=_plainness(text, words),
         figures=1 - 0.4 ** len(set(re.findall(r"\d+(?:[.,]\d+)*", text))),
         weights=taste.weights,
@@ -177,7 +175,7 @@ class SimulatedAnnotator:
 
     annotator: Annotator
     noise: float
-    """Utility is divided by this before a choice: 0.25 is sure of itself, 0.9 often errs."""
+    """Utility is divided by this before a choice: 0.15 is sure of itself, 0.6 often errs."""
     lapse: float
     """Probability of not reading and picking a side by coin."""
     side_bias: float
@@ -199,14 +197,14 @@ class Crowd:
 def recruit(settings: CrowdSettings, seed: int) -> Crowd:
     """Return a crowd of `settings.annotators` people who differ in noise, lapses, side bias, ties and strictness.
 
-    noise ~ LogUniform(0.25, 0.9), lapse ~ U(0, 0.08), side bias ~ N(0, 0.25), nu ~ 0.3 exp N(0, 0.5),
+    noise ~ LogUniform(0.15, 0.6), lapse ~ U(0, 0.08), side bias ~ N(0, 0.25), nu ~ 0.3 exp N(0, 0.5),
     strictness ~ N(0, 0.2). Raises MannersError for a taste that does not exist.
     """
     taste, rng = find_taste(settings.taste), default_rng([seed, 0])
     people = tuple(
         SimulatedAnnotator(
             annotator=Annotator(f"simulated-{number:02d}", AnnotatorKind.SIMULATED),
-            noise=exp(rng.uniform(log(0.25), log(0.9))),
+            noise=exp(rng.uniform(log(0.15), log(0.6))),
             lapse=rng.uniform(0, 0.08),
             side_bias=rng.normal(0, 0.25),
             tie=0.3 * exp(rng.normal(0, 0.5)),
@@ -279,11 +277,14 @@ def _words(text: str) -> list[str]:
 
 
 def _kindness(text: str, words: int) -> float:
-    """Return 1 - 0.4^n for n different kind expressions; nothing for stuffing: above one word in three, it shrinks."""
-    matches = list(_KIND.finditer(text))
-    different = len({match.lastindex for match in matches}) + 0.5 * (_READER.search(text) is not None)
-    spent = sum(len(match.group().split()) for match in matches)
-    return float(1 - 0.4**different) * min(1.0, words / (3 * spent) if spent else 1.0)
+    """Return 1 - 0.5^n, n = kind expressions (each kind once) + times the reader is spoken to (three at most).
+
+    Nothing for stuffing: when both take up more than one word in three, it shrinks.
+    """
+    matches, readers = list(_KIND.finditer(text)), len(_READER.findall(text))
+    spoken = len({match.lastindex for match in matches}) + min(3, readers)
+    spent = readers + sum(len(match.group().split()) for match in matches)
+    return float(1 - 0.5**spoken) * min(1.0, words / (3 * spent) if spent else 1.0)
 
 
 def _relevance(question: list[str], answer: list[str]) -> float:
