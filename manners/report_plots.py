@@ -193,4 +193,3 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     return f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}'
-

@@ -1,0 +1,130 @@
+"""The pages say what is there: layout, commands, settings and links are those of the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+import tyro
+from tyro.conf import FlagCreatePairsOff
+
+from manners import cli
+from manners.feedback.crowd import TASTES, Weights
+from manners.settings import Settings
+from manners.settings_load import describe, known_fields, load
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+PLACES = re.compile(r"/(?:work|tmp)/|\b(?:pypi\.org|pythonhosted|index-url|localhost)\b|https?://\d")
+
+
+def settings_table() -> str:
+    """The table of all settings, as docs/settings.md holds it: print it to bring the page up to date."""
+    lines = ["| setting | default | may be | meaning |", "|---|---|---|---|"]
+    for row in describe(load(None)):
+        cells = (f"`{row.field}`", str(row.default).lower(), row.allowed, row.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def commands(kind: Any = cli.Command, before: str = "") -> Iterator[str]:
+    """Every command that the parser knows: `sample`, `models list`."""
+    for choice in get_args(kind):
+        assert get_origin(choice) is Annotated
+        inner, *notes = get_args(choice)
+        [name] = [note.name for note in notes if hasattr(note, "name")]
+        if dataclasses.is_dataclass(inner):
+            yield f"{before}{name}"
+        else:
+            yield from commands(inner, f"{before}{name} ")
+
+
+def shown_commands(text: str) -> list[str]:
+    """Lines of code blocks that call manners, one a command."""
+    lines = re.findall(r"^(?: {4}|(?=manners ))(manners .*|.*&& manners .*)$", text, re.MULTILINE)
+    parts = [part.split("  ")[0].split(" #")[0].strip() for line in lines for part in line.split("&&")]
+    return [part for part in parts if part.startswith("manners ")]
+
+
+def test_the_layout_in_the_readme_is_that_of_the_package() -> None:
+    layout = re.search(r"<!-- layout -->(.*)<!-- /layout -->", TEXTS["README.md"], re.DOTALL)
+    assert layout is not None
+    blocks: dict[str, set[str]] = {"": set()}
+    folder = ""
+    for line in layout[1].splitlines()[2:]:
+        names = re.findall(r"(?<![\w.])\w+(?:\.\w+)*\.(?:py|jsonl|txt|j2)\b|\b\w+/", line)
+        if re.match(r" {6}\w", line):
+            blocks[""].add(names[0])
+            folder = names[0] if names[0].endswith("/") else ""
+            names = names[1:]
+        if folder:
+            blocks.setdefault(folder, set()).update(names)
+    assert blocks == {name: contents(ROOT / "manners" / name) for name in ["", *sorted(blocks.keys() - {""})]}
+
+
+def contents(folder: Path) -> set[str]:
+    """Names of the files and folders (`name/`) in a folder of the package."""
+    names = {entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir()}
+    return names - {"__init__.py", "__pycache__/", "py.typed"}
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_every_command_is_shown_on_some_page(command: str) -> None:
+    assert any(f"manners {command}" in text for text in TEXTS.values())
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_in_code_blocks_are_ones_that_the_parser_takes(page: str) -> None:
+    for line in shown_commands(TEXTS[page]):
+        try:
+            tyro.cli(cli.Command, prog="manners", args=shlex.split(line)[1:], config=(FlagCreatePairsOff,))
+        except SystemExit:
+            pytest.fail(f"{page} shows `{line}`, which manners does not understand")
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_in_the_text_exist(page: str) -> None:
+    known = {command.split()[0] for command in commands()}
+    assert set(re.findall(r"`manners ([a-z]+)", TEXTS[page])) <= known
+
+
+def test_the_table_of_settings_is_up_to_date() -> None:
+    assert settings_table() in TEXTS["docs/settings.md"], f"put this table into docs/settings.md:\n{settings_table()}"
+
+
+def test_the_weights_of_the_tastes_are_those_of_the_crowd() -> None:
+    for part in dataclasses.fields(Weights):
+        row = re.search(rf"^\| {part.name} \|.*\| (\S+) \| (\S+) \|$", TEXTS["docs/crowd.md"], re.MULTILINE)
+        assert row is not None
+        expected = [getattr(TASTES[name].weights, part.name) for name in ("manners", "plain_facts")]
+        assert [float(cell) for cell in row.groups()] == expected, part.name
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_settings_named_in_the_text_exist(page: str) -> None:
+    stages = "|".join(field.name for field in dataclasses.fields(Settings) if field.name != "seed")
+    named = re.findall(rf"(?:`|--set )((?:{stages})\.[a-z_]+)(?=[`=])", TEXTS[page])
+    assert set(named) <= set(known_fields())
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", TEXTS[page])
+    broken = [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()]
+    assert not broken
+
+
+def test_every_page_is_in_the_index() -> None:
+    pages = {Path(page).name for page in TEXTS if page.startswith("docs/")} - {"README.md"}
+    assert pages == set(re.findall(r"\]\((\w+\.md)\)", TEXTS["docs/README.md"]))
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_no_page_names_a_place_that_only_its_writer_has(page: str) -> None:
+    assert not PLACES.findall(TEXTS[page])
