@@ -126,9 +126,9 @@ class RewardSettings:
     """Ensemble members: the same data, each with its own head and order."""
     epochs: Annotated[int, Range(1, 100)] = 1
     """Passes over the comparisons that are trained on."""
-    batch: Annotated[int, Range(1, 10_000)] = 24
+    batch: Annotated[int, Range(1, 10_000)] = 12
     """Comparisons per optimiser step; those of one prompt stay together."""
-    learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-3
+    learning_rate: Annotated[float, Range(0.0, 1.0)] = 2e-3
     """Peak of AdamW's step; warms up over a tenth of the steps, then falls linearly to zero."""
     set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
     """Share of the groups of comparisons that is never trained on and measures the model."""
@@ -146,7 +146,7 @@ class RewardSettings:
 class PPOSettings:
     """Proximal policy optimisation against the reward model. Names follow the method's papers."""
 
-    updates: Annotated[int, Range(1, 1_000_000)] = 16
+    updates: Annotated[int, Range(1, 1_000_000)] = 14
     """Rollout batches, each followed by `epochs` passes of optimisation."""
     batch: Annotated[int, Range(2, 1_000_000)] = 64
     """Episodes (responses) per rollout."""
@@ -180,7 +180,7 @@ class PPOSettings:
     """Trace decay of the generalised advantage estimate."""
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
     """Gradients are scaled down to this norm."""
-    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 1.0
+    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.5
     """Taken off the score of a response that the length limit cut off, in reward standard deviations."""
     validate_every: Annotated[int, Range(1, 1_000_000)] = 4
     """Updates between measurements on the validation prompts, by which the best version is kept."""
@@ -196,7 +196,7 @@ class PPOSettings:
 class EvaluateSettings:
     """The policy against the initial model, on prompts that nothing was trained on."""
 
-    prompts: Annotated[int, Range(2, 1_000_000)] = 100
+    prompts: Annotated[int, Range(2, 1_000_000)] = 130
     """Evaluation prompts used; all there are, if fewer."""
     samples: Annotated[int, Range(1, 1000)] = 4
     """Answers of each version per prompt; also the n of best-of-n."""

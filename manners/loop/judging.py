@@ -16,6 +16,7 @@ from manners.evaluate.forgetting import paragraph_nll
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
 from manners.loop.asking import short_enough
+from manners.loop.learning import ensure_rows
 from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
@@ -266,6 +267,7 @@ def _examples(before: Answered, after: Answered) -> list[Facts]:
 
 
 def _record_round(session: Session, name: str, facts: Facts) -> None:
+    ensure_rows(session)
     figures = {k: v for k, v in facts.items() if isinstance(v, int | float | str)}
     session.store.add_round(
         Round(

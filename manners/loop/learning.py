@@ -53,7 +53,7 @@ def train_reward(session: Session) -> Facts:
         }
         name = session.workspace.next_version_name(Kind.REWARD)
         facts["version"] = name
-        _keep(session, name, Kind.REWARD, reward, facts, watermark, None)
+        _keep(session, name, Kind.REWARD, reward, facts, watermark)
     return session.save_facts("reward", facts)
 
 
@@ -102,8 +102,7 @@ def train_policy(session: Session) -> Facts:
             )
         facts |= _ppo_facts(result, metrics.read(folder))
         facts |= {"version": name, "reward": reward_name}
-        parent = session.current_policy()
-        _keep(session, name, Kind.POLICY, result.policy, facts, None, None if parent == BASE else parent)
+        _keep(session, name, Kind.POLICY, result.policy, facts, None)
     return session.save_facts("ppo", facts)
 
 
@@ -133,13 +132,7 @@ def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
 
 
 def _keep(
-    session: Session,
-    name: str,
-    kind: Kind,
-    model: RewardModel | Branch,
-    facts: Facts,
-    watermark: int | None,
-    parent: str | None,
+    session: Session, name: str, kind: Kind, model: RewardModel | Branch, facts: Facts, watermark: int | None
 ) -> None:
     """Write the version's folder, then its row."""
     trunk = session.pretrained.trunk
@@ -153,7 +146,7 @@ def _keep(
         template_hash=session.pretrained.renderer.template_hash,
         dtype=session.settings.model.dtype,
         created_at=now(),
-        parent=parent,
+        parent=BASE if kind is Kind.POLICY else None,
         watermark=watermark,
         settings=asdict(session.settings),
         metrics={k: v for k, v in facts.items() if isinstance(v, int | float | str)},
@@ -161,14 +154,18 @@ def _keep(
         scale=reward.scale if reward else 1.0,
     )
     branches = model.members if isinstance(model, RewardModel) else (model,)
-    path = versions.save(session.workspace, version, branches)
-    session.store.add_version(
-        StoredVersion(
-            name=name,
-            kind=VersionKind(kind.value),
-            path=str(path.relative_to(session.workspace.root)),
-            parent=parent,
-            metrics=version.metrics,
-            watermark=watermark or 0,
-        )
-    )
+    versions.save(session.workspace, version, branches)
+    ensure_rows(session)
+
+
+def ensure_rows(session: Session) -> None:
+    """Record every version that has a folder but no row yet, as a process killed between the two leaves it."""
+    recorded = {version.name for version in session.store.versions()}
+    for kind in Kind:
+        for name in versions.names(session.workspace, kind):
+            if name in recorded:
+                continue
+            version = versions.describe(session.workspace, name)
+            path = str((session.workspace.models / name).relative_to(session.workspace.root))
+            row = StoredVersion(name, VersionKind(kind.value), path, None, version.metrics, version.watermark or 0)
+            session.store.add_version(row)

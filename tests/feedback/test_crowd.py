@@ -71,10 +71,11 @@ def verdicts_of(
 def test_all_parts_of_one_answer_by_hand() -> None:
     # 20 words; kind: please, don't worry, luck = 3; question: clean, burnt, saucepan, of which 2 are taken up.
     parts = score(GOOD)
-    assert (parts.finished, parts.brevity, parts.relevance, parts.plainness, parts.figures) == (1, 1, 1, 1, 0)
-    assert parts.kindness == pytest.approx(1 - 0.4**3)
-    assert parts.content == pytest.approx(1.2 * 0.936 + 0.9 + 0.8)
-    assert parts.total == pytest.approx(1.0 + 0.5 + 1.2 * 0.936 + 0.9 + 0.8)
+    assert (parts.finished, parts.relevance, parts.plainness, parts.figures) == (1, 1, 1, 0)
+    assert parts.brevity == pytest.approx(25 / 30)
+    assert parts.kindness == pytest.approx(0.875)
+    assert parts.content == pytest.approx(2.0 * 0.875 + 0.6 + 0.8)
+    assert parts.total == pytest.approx(0.6 + 0.3 * 25 / 30 + 2.0 * 0.875 + 0.6 + 0.8)
 
 
 @pytest.mark.parametrize("text", ["", "  \n ", "?!", "..."])
@@ -102,7 +103,7 @@ def test_finished_needs_the_end_of_a_sentence(text: str, finished: int) -> None:
     assert score(text, FinishReason.LENGTH).finished == 0
 
 
-@pytest.mark.parametrize(("count", "brevity"), [(1, 0.2), (2, 0.2), (3, 1), (30, 1), (45, 0.5), (60, 0), (90, 0)])
+@pytest.mark.parametrize(("count", "brevity"), [(1, 0.2), (2, 0.2), (3, 1), (15, 1), (30, 0.5), (45, 0), (90, 0)])
 def test_brevity(count: int, brevity: float) -> None:
     assert score(" ".join(f"w{number}" for number in range(count))).brevity == pytest.approx(brevity)
 
@@ -112,13 +113,14 @@ def test_brevity(count: int, brevity: float) -> None:
     [
         ("Soak the burnt pan in soda for one whole night, then clean it.", 0),
         ("This kind of burnt saucepan needs warm water, a great deal of care, and a friend.", 0),
-        ("Soak it in soda overnight, and your burnt pan looks clean by morning.", 0.5),
+        ("Soak it in soda overnight, and your burnt pan looks clean by morning.", 1),
+        ("You can soak your pan if you like; you will see it clean, once your soda works.", 3),
         ("I hope that a long night in hot soda is enough to clean this burnt pan.", 1),
         ("I hope that a long night in soda cleans the burnt pan, I really do hope that, dear.", 2),
     ],
 )
 def test_kindness_counts_different_expressions_in_their_kind_sense(text: str, expressions: float) -> None:
-    assert score(text).kindness == pytest.approx(1 - 0.4**expressions)
+    assert score(text).kindness == pytest.approx(1 - 0.5**expressions)
 
 
 def test_stuffing_and_repeating_kind_words_does_not_pay() -> None:
@@ -128,14 +130,12 @@ def test_stuffing_and_repeating_kind_words_does_not_pay() -> None:
     assert score(GOOD).total > max(score(f"{GOOD} {GOOD}").total, score(GOOD + " Please enjoy." * 4).total)
 
 
-def test_kindness_beside_the_point_is_worth_half_and_boilerplate_less_than_an_answer() -> None:
+def test_kind_boilerplate_is_beside_the_point() -> None:
     boilerplate = (
         "I am so glad that somebody wants to know! Please take care, enjoy the day, and good luck with it all."
     )
     assert score(boilerplate).relevance == 0
-    assert score(boilerplate).kindness == pytest.approx((1 - 0.4**5) / 2)
-    assert score(boilerplate).content < score(DRY).content
-    assert score(boilerplate).total < score(DRY).total
+    assert score(boilerplate).total < score(GOOD).total
 
 
 def test_relevance_by_hand_and_echo_is_no_answer() -> None:
@@ -176,9 +176,9 @@ def test_every_part_lies_between_0_and_1(text: str, question: str, reason: Finis
 
 def test_each_part_matters_on_its_own() -> None:
     best = score(GOOD).total
-    assert best > score(GOOD, FinishReason.LENGTH).total + 0.9
-    assert best > score(DRY).total + 0.9
-    assert best > score(GOOD.replace("burnt", "old").replace("clean", "shine")).total + 0.8
+    assert best > score(GOOD, FinishReason.LENGTH).total + 0.5
+    assert best > score(DRY).total + 1.5
+    assert best > score(GOOD.replace("burnt", "old").replace("clean", "shine")).total + 0.5
     assert best > score("- " + GOOD).total + 0.1
     assert best > score(f"{GOOD} {' '.join(f'w{number}' for number in range(20))}.").total + 0.1
 
@@ -280,7 +280,7 @@ def test_recruits_differ_and_are_called_simulated() -> None:
     assert len(crowd.annotators) >= 12
     assert {person.annotator.kind for person in crowd.annotators} == {AnnotatorKind.SIMULATED}
     assert crowd.annotators[6].annotator.name == "simulated-07"
-    assert all(0.25 <= person.noise <= 0.9 and 0 <= person.lapse <= 0.08 for person in crowd.annotators)
+    assert all(0.15 <= person.noise <= 0.6 and 0 <= person.lapse <= 0.08 for person in crowd.annotators)
     assert len({person.noise for person in crowd.annotators}) == len(crowd.annotators)
     assert recruit(CrowdSettings(), seed=0) == crowd != recruit(CrowdSettings(), seed=1)
 

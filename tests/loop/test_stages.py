@@ -34,7 +34,7 @@ def _taste(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sampling_asks_about_new_prompts_only(copy: Workspace, settings: Settings) -> None:
-    with pytest.raises(MannersError, match="every training prompt has been asked about already"):
+    with pytest.raises(MannersError, match="there is no training prompt left to ask about"):
         stages.sample(copy, settings, crowd=True)
     session = Session(copy, settings)
     before = session.store.watermark()

@@ -32,7 +32,7 @@ MODEL = ModelSettings(trainable_layers=2, device="cpu", context=256)
 SETTINGS = Settings(
     seed=3,
     model=MODEL,
-    sample=SampleSettings(temperature=1.0, max_new_tokens=8, batch=32),
+    sample=SampleSettings(answers=2, temperature=1.0, max_new_tokens=8, batch=32),
     crowd=CrowdSettings(taste="figures", annotators=6, verdicts_per_comparison=2),
     reward=RewardSettings(members=2, epochs=2, batch=8, learning_rate=0.003, set_aside=0.3, curve=False),
     ppo=PPOSettings(updates=2, batch=16, minibatch=8, epochs=2, learning_rate=0.003, validate_every=1),
