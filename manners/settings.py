@@ -146,7 +146,7 @@ class RewardSettings:
 class PPOSettings:
     """Proximal policy optimisation against the reward model. Names follow the method's papers."""
 
-    updates: Annotated[int, Range(1, 1_000_000)] = 14
+    updates: Annotated[int, Range(1, 1_000_000)] = 12
     """Rollout batches, each followed by `epochs` passes of optimisation."""
     batch: Annotated[int, Range(2, 1_000_000)] = 64
     """Episodes (responses) per rollout."""
