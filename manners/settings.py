@@ -180,7 +180,7 @@ class PPOSettings:
     """Trace decay of the generalised advantage estimate."""
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
     """Gradients are scaled down to this norm."""
-    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.5
+    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.25
     """Taken off the score of a response that the length limit cut off, in reward standard deviations."""
     validate_every: Annotated[int, Range(1, 1_000_000)] = 4
     """Updates between measurements on the validation prompts, by which the best version is kept."""
