@@ -63,7 +63,7 @@ def test_a_score_knows_nothing_of_its_neighbours(
     together = score_rendered(raw, world, initial_answers)
     for rows in (1, 5):
         torch.testing.assert_close(score_rendered(raw, world, initial_answers, rows), together, atol=1e-4, rtol=1e-4)
-    assert float(together.std()) > 0.1
+    assert float(together.std()) > 0.01
 
 
 def test_any_number_of_exchanges_comes_in_order_and_in_chunks(world: Pretrained, raw: RewardModel) -> None:
