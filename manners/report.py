@@ -159,7 +159,7 @@ def figures(facts: Facts) -> dict[str, str]:
     rates = {
         "Policy": _pair(evaluation, "win_rate"),
         "Policy, at equal length": _interval(evaluation.get("matched")),
-        f"Best of {best.get('n')}": _interval(best.get("win_rate")),
+        f"Best of {best.get('win_rate_n', best.get('n'))}": _interval(best.get("win_rate")),
     }
     models = {
         "Reward model": _pair(reward, "accuracy"),
