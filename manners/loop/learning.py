@@ -114,7 +114,7 @@ def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
 def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
     updates = [p for p in points if "episode" in p]
     validated = [p for p in points if "validate/measure" in p]
-    names = sorted({name for p in updates for name in p} - {"step", "validate/measure", "validate/kl"})
+    names = sorted({name for p in updates for name in p if not name.startswith("validate/")} - {"step"})
     curves: Facts = {name: [p.get(name) for p in updates] for name in names}
     curves["update"] = [p["step"] for p in updates]
     curves["validate/update"] = [p["step"] for p in validated]
@@ -127,7 +127,7 @@ def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
         "stopped": result.stopped,
         "best_update": result.best_update,
         "curves": curves,
-        "warnings": [f"stopped early: {result.stopped}"] if result.stopped else [],
+        "warnings": [str(warned) for warned in result.warned],
     }
 
 
