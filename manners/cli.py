@@ -24,6 +24,7 @@ from manners.settings_load import describe, load
 from manners.workspace import Workspace
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
+Resume = Annotated[bool, arg(help="Go on with the run that was stopped; it ends as if it had never been.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +35,15 @@ class Demo(Common):
     """The folder that stays for inspection; a finished demo in it is moved to DIR.previous."""
     seed: int | None = None
     """Every random choice follows from it; the same as `--set seed=N`."""
+    resume: Annotated[bool, arg(help="Go on with the first stage that is not done.")] = False
 
     def run(self) -> Result:
         """Run every stage in order."""
         from manners.loop.round import demo
 
         chosen = () if self.seed is None else (f"seed={self.seed}",)
-        return demo(self.workspace, load(Workspace(self.workspace).toml, (*self.overrides, *chosen)).settings)
+        settings = load(Workspace(self.workspace).toml, (*self.overrides, *chosen)).settings
+        return demo(self.workspace, settings, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,13 @@ class Sample(Common):
 
     crowd: bool = False
     """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
+    resume: Resume = False
 
     def run(self) -> Result:
         """Draw the responses."""
         from manners.loop import stages
 
-        return stages.sample(self.open(), self.settings(), crowd=self.crowd)
+        return stages.sample(self.open(), self.settings(), crowd=self.crowd, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +84,13 @@ class Reward(Common):
 
     plan: bool = False
     """Say what it will need, in memory and time, and stop."""
+    resume: Resume = False
 
     def run(self) -> Result:
         """Train, or plan."""
         from manners.loop import stages
 
-        return stages.train_reward(self.open(), self.settings(), plan=self.plan)
+        return stages.train_reward(self.open(), self.settings(), plan=self.plan, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +118,13 @@ class Ppo(Common):
 
     plan: bool = False
     """Say what it will need, in memory and time, and stop."""
+    resume: Resume = False
 
     def run(self) -> Result:
         """Train, or plan."""
         from manners.loop import stages
 
-        return stages.train_policy(self.open(), self.settings(), plan=self.plan)
+        return stages.train_policy(self.open(), self.settings(), plan=self.plan, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +137,7 @@ class Evaluate(Common):
     """A reward model to measure; goes with --comparisons."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file of comparisons from outside, in any form that `manners comparisons import` reads."""
+    resume: Resume = False
 
     def run(self) -> Result:
         """Evaluate."""
@@ -138,11 +145,13 @@ class Evaluate(Common):
             raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
+        if self.resume and (self.ask is not None or self.reward is not None):
+            raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
         from manners.loop import stages
 
         if self.reward is not None and self.comparisons is not None:
             return stages.evaluate_reward(self.open(), self.settings(), self.reward, self.comparisons)
-        return stages.evaluate(self.open(), self.settings(), ask=self.ask)
+        return stages.evaluate(self.open(), self.settings(), ask=self.ask, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)

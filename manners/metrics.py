@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -10,26 +11,45 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from manners.errors import MannersError
+
 
 class RunLog:
     """Writes metrics of a run into its folder: `metrics.jsonl` for programs, event files for TensorBoard."""
 
-    def __init__(self, folder: Path) -> None:
-        """Begin a folder anew: what a killed run of the same name left in it belongs to no version."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.points: list[dict[str, float]] = []
-        self._lines = (folder / "metrics.jsonl").open("w", encoding="utf-8")
-        self._board = SummaryWriter(str(folder))
+    def __init__(self, folder: Path, keep: int = 0) -> None:
+        """Begin a folder anew, or go on after the first `keep` bytes of its curves, which a checkpoint speaks of.
+
+        Raises MannersError where they are not there any more.
+        """
+        file = folder / "metrics.jsonl"
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not file.is_file() or file.stat().st_size < keep:
+            raise MannersError(
+                f"{file} is shorter than when the run was stopped: restore it, or remove the run's checkpoints to begin"
+                " anew"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = file.open("ab")
+        self._lines.truncate(keep)
+        self.points: list[dict[str, Any]] = read(folder)
+        """All points so far, each with its `step`."""
+        self._board = SummaryWriter(str(folder), purge_step=self.points[-1]["step"] + 1 if self.points else None)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Append one point of every curve; on disk when this returns."""
-        self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
+        """Append one point of every curve."""
+        self.points.append({"step": step, **metrics})
+        self._lines.write(json.dumps(self.points[-1]).encode() + b"\n")
         self._lines.flush()
-        self.points.append(metrics)
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         self._board.flush()
+
+    def position(self) -> int:
+        """Wait until all points are on the disk, and return their size in bytes."""
+        os.fsync(self._lines.fileno())
+        return os.fstat(self._lines.fileno()).st_size
 
     def __enter__(self) -> RunLog:
         """Return itself."""

@@ -216,6 +216,8 @@ class Settings:
 
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Every random choice follows from it."""
+    checkpoint_every: Annotated[float, Range(0.0, 86_400.0)] = 60.0
+    """Seconds between two checkpoints of a run: what is lost when it is killed; changes nothing about how it ends."""
     model: ModelSettings = field(default_factory=ModelSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     crowd: CrowdSettings = field(default_factory=CrowdSettings)

@@ -195,6 +195,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _to_disk(path.parent)
 
 
+def discard(path: Path) -> None:
+    """Remove a folder all at once: it is there whole, or gone."""
+    with _partial(path) as partial:
+        path.rename(partial)
+
+
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """Yield the name of a neighbour of `path` that is gone afterwards, whatever happens in the block."""

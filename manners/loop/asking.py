@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 
+from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.feedback.statistics import pair_agreement, wilson
-from manners.loop.session import Facts, Session, timed
+from manners.loop.session import Facts, Session
 from manners.models import versions
 from manners.models.answer import answer
 from manners.progress import steps
@@ -19,18 +20,25 @@ from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, Prompt
 
 ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
+PART = 128
+"""Prompts that are answered between two checkpoints, each part from a seed of its own: more of them give other answers,
+while `sample.batch` changes nothing."""
 EXAMPLES = 6
 """Comparisons that the report shows."""
 
 
-def sample(session: Session, *, crowd: bool) -> Facts:
+def sample(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     """Answer every training prompt that was not asked about yet, and open a comparison of each two of its answers.
 
     With `crowd`, the simulated annotators give their verdicts at once. Nothing is chosen: every prompt, every pair of
     different answers, in the order in which they were drawn.
     """
-    facts: Facts = {}
-    with timed(facts):
+    run = session.begin("sample", ("sample", "crowd"), {"--crowd": crowd}, resume=resume)
+    return session.finish("sample", run, _sample(session, run, crowd)) if isinstance(run, Run) else run
+
+
+def _sample(session: Session, run: Run, crowd: bool) -> Facts:
+    if not run.state:  # whom to ask is settled once: comparisons that this run has opened must not change it
         asked = {c.prompt for c in session.store.comparisons()}
         prompts = [p.dialogue for p in session.store.prompts(PromptUse.TRAIN) if p.dialogue not in asked]
         fitting = short_enough(session, prompts)
@@ -39,25 +47,31 @@ def sample(session: Session, *, crowd: bool) -> Facts:
                 f"there is no training prompt left to ask about ({len(prompts)} are too long for model.context);"
                 " add some with `manners prompts import FILE`"
             )
-        author = session.current_policy()
-        answers, alike = _answers(session, fitting, author)
-        comparisons = [
-            Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)
-            for given in answers
-            for a, b in combinations(given, 2)
-        ]
-        if crowd:
-            people = simulated.recruit(session.settings.crowd, session.settings.seed)
-            each = session.settings.crowd.verdicts_per_comparison
-            verdicts = simulated.ask(people, comparisons, each, session.settings.seed)
-            comparisons = [replace(c, verdicts=tuple(v)) for c, v in zip(comparisons, verdicts, strict=True)]
-        session.store.add_comparisons(comparisons)
-        drawn = [a for given in answers for a in given]
-        left_out = {"prompt longer than the context": len(prompts) - len(fitting), "answers alike or empty": alike}
-        facts |= {"policy": author, "prompts": len(answers), "comparisons": len(comparisons)}
-        facts |= {"left_out": {reason: count for reason, count in left_out.items() if count}}
-        facts |= {"responses": len(drawn), "finished": sum(a.finished for a in drawn) / max(1, len(drawn))}
-    return session.save_facts("sample", facts)
+        run.state |= {"prompts": fitting, "too long": len(prompts) - len(fitting), "author": session.current_policy()}
+    author: str = run.state["author"]
+    answers, alike = _answers(session, run, run.state["prompts"], author)
+    comparisons = [
+        Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)
+        for given in answers
+        for a, b in combinations(given, 2)
+    ]
+    if crowd:
+        people = simulated.recruit(session.settings.crowd, session.settings.seed)
+        each = session.settings.crowd.verdicts_per_comparison
+        verdicts = simulated.ask(people, comparisons, each, session.settings.seed)
+        comparisons = [replace(c, verdicts=tuple(v)) for c, v in zip(comparisons, verdicts, strict=True)]
+    run.save()
+    session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already
+    drawn = [a for given in answers for a in given]
+    left_out = {"prompt longer than the context": run.state["too long"], "answers alike or empty": alike}
+    return {
+        "policy": author,
+        "prompts": len(answers),
+        "comparisons": len(comparisons),
+        "left_out": {reason: count for reason, count in left_out.items() if count},
+        "responses": len(drawn),
+        "finished": sum(a.finished for a in drawn) / max(1, len(drawn)),
+    }
 
 
 def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:
@@ -72,7 +86,13 @@ def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue
     return fitting
 
 
-def _answers(session: Session, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
+def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:
+    """Cut a list of prompts into what is answered between two checkpoints, each part with a seed of its own."""
+    starts = range(0, len(places), PART)
+    return [(list(places[start : start + PART]), seed + number * 104_729) for number, start in enumerate(starts)]
+
+
+def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
     """Draw answers, all different, to each prompt, in the order of the prompts.
 
     A prompt that got fewer than two different ones is asked anew, `ATTEMPTS` times in all. Return also the number of
@@ -80,20 +100,24 @@ def _answers(session: Session, prompts: Sequence[Dialogue], author: str) -> tupl
     """
     policy = versions.load_policy(session.workspace, author, session.pretrained)
     settings, seed = session.settings.sample, session.settings.seed
+
+    def draw(part: tuple[list[int], int]) -> list[tuple[int, Answer]]:
+        places, part_seed = part
+        chosen = [prompts[i] for i in places]
+        drawn = answer(policy, session.pretrained, chosen, settings.answers, settings, part_seed, author)
+        return [(places[i], given) for b in drawn for i, given in zip(b.places, b.answers, strict=True)]
+
     found: dict[int, list[Answer]] = {}
     missing = list(range(len(prompts)))
     for attempt in range(ATTEMPTS):
         wanted, missing = missing, []
         drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
         with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
-            chosen = [prompts[i] for i in wanted]
-            for batch in answer(
-                policy, session.pretrained, chosen, settings.answers, settings, seed + attempt * 7919, author
-            ):
-                for place, given in zip(batch.places, batch.answers, strict=True):
+            for answers in run.each(f"attempt {attempt}", parts(wanted, seed + attempt * 7919), draw):
+                for place, given in answers:
                     if text := given.response.text.strip():
-                        drawn[wanted[place]].setdefault(text, given)
-                advance(len(batch.answers))
+                        drawn[place].setdefault(text, given)
+                advance(len(answers))
         for place, different in drawn.items():
             if len(different) > 1:
                 found[place] = list(different.values())

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from manners.checkpoint import Run
 from manners.data import plain_text
 from manners.errors import MannersError
 from manners.evaluate import ask, compare, text_measures
 from manners.evaluate.forgetting import paragraph_nll
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.loop.asking import short_enough
+from manners.loop.asking import parts, short_enough
 from manners.loop.learning import ensure_rows
-from manners.loop.session import Facts, Session, timed
+from manners.loop.session import Facts, Session, digest
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
+from manners.models.generate import Draws
 from manners.models.versions import BASE, Kind
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
@@ -46,26 +48,32 @@ class Answered:
         return [a for of_prompt in self.answers for a in of_prompt]
 
 
-def evaluate(session: Session) -> Facts:
+def evaluate(session: Session, *, resume: bool = False) -> Facts:
     """Compare the newest policy with the initial model, say in one sentence what came out, and promote it or not.
 
     Where the verdicts are simulated, the crowd's hidden taste judges: here and nowhere else may it be looked at. With
     real people there is none; their blind verdicts (`--ask N`) judge, and the rest is measured without taste.
     """
-    facts: Facts = {}
-    with session.workspace.run_lock("evaluate"), timed(facts):
+    with session.workspace.run_lock("evaluate"):
         name = versions.latest(session.workspace, Kind.POLICY)
-        before, after, perplexity = _both(session, name)
-        facts |= _text_facts(session, before, after, perplexity) | {"version": name}
+        reward = versions.latest(session.workspace, Kind.REWARD)
+        prompts = _evaluation_prompts(session)[: session.settings.evaluate.prompts]
+        data = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
+        run = session.begin("evaluation", ("sample", "crowd", "evaluate"), data, resume=resume)
+        if not isinstance(run, Run):
+            return run
+        before, after, perplexity = _both(session, run, name, reward, prompts)
+        facts = _text_facts(session, before, after, perplexity) | {"version": name}
         if _source(session) is AnnotatorKind.SIMULATED:
             facts |= _by_taste(session, before, after, perplexity)
         else:
             facts |= _by_people(session, name)
+        run.save()
         if facts.get("promoted") and session.current_policy() != name:
             session.set_history([*session.history(), name])
         if facts["source"] != "none":
             _record_round(session, name, facts)
-    return session.save_facts("evaluation", facts)
+        return session.finish("evaluation", run, facts)
 
 
 def open_for_people(session: Session, count: int) -> Facts:
@@ -104,44 +112,66 @@ def _evaluation_prompts(session: Session) -> list[Dialogue]:
     return prompts
 
 
-def _both(session: Session, name: str) -> tuple[Answered, Answered, text_measures.PerplexityChange]:
+def _both(
+    session: Session, run: Run, name: str, reward_name: str, prompts: Sequence[Dialogue]
+) -> tuple[Answered, Answered, text_measures.PerplexityChange]:
     """Answers of the initial model and of a version, and their perplexity on plain text."""
     settings, pretrained = session.settings, session.pretrained
-    prompts = _evaluation_prompts(session)[: settings.evaluate.prompts]
-    reward = versions.load_reward(session.workspace, versions.latest(session.workspace, Kind.REWARD), pretrained)
+    reward = versions.load_reward(session.workspace, reward_name, pretrained)
     initial = versions.load_policy(session.workspace, BASE, pretrained)
     policy = versions.load_policy(session.workspace, name, pretrained)
-    before = _answered(session, initial, initial, reward, prompts, BASE)
-    after = _answered(session, policy, initial, reward, prompts, name)
+    before = _answered(session, run, initial, initial, reward, prompts, BASE)
+    after = _answered(session, run, policy, initial, reward, prompts, name)
     (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text())
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return before, after, change
 
 
 def _answered(
-    session: Session, policy: Branch, initial: Branch, reward: RewardModel, prompts: Sequence[Dialogue], author: str
+    session: Session,
+    run: Run,
+    policy: Branch,
+    initial: Branch,
+    reward: RewardModel,
+    prompts: Sequence[Dialogue],
+    author: str,
 ) -> Answered:
-    """Draw, score, and measure the KL of a version's answers, a batch at a time."""
-    settings, pretrained = session.settings, session.pretrained
-    answers: dict[int, list[Answer]] = {i: [] for i in range(len(prompts))}
-    scores: dict[int, list[float]] = {i: [] for i in range(len(prompts))}
-    kl, count = 0.0, settings.evaluate.samples
-    drawn = answer(policy, pretrained, prompts, count, settings.sample, settings.seed + 17, author, want_states=True)
+    """Draw, score, and measure the KL of a version's answers, a part at a time."""
+    sample, count, seed = session.settings.sample, session.settings.evaluate.samples, session.settings.seed + 17
+
+    def work(part: tuple[list[int], int]) -> tuple[list[tuple[int, Answer, float]], float]:
+        places, part_seed = part
+        chosen, rows, kl = [prompts[i] for i in places], list[tuple[int, Answer, float]](), 0.0
+        for batch in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, want_states=True):
+            means, batch_kl = _scored(batch.draws, policy, initial, reward, sample.temperature)
+            rows += [(places[i], a, m) for i, a, m in zip(batch.places, batch.answers, means, strict=True)]
+            kl += batch_kl
+        return rows, kl
+
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    scores: list[list[float]] = [[] for _ in prompts]
+    total = 0.0
     with steps(f"answers of {author}", len(prompts) * count) as advance:
-        for batch in drawn:
-            draws = batch.draws
-            assert draws.states is not None
-            with torch.no_grad():
-                means = reward.score(draws.states, draws.batch).mean.tolist()
-                if policy is not initial:
-                    hidden = initial.hidden(draws.states, draws.batch)
-                    reference = initial.logprobs(hidden, draws.batch, settings.sample.temperature)
-                    kl += float((draws.logprobs - reference)[draws.batch.keep].sum())
-            for place, given, score in zip(batch.places, batch.answers, means, strict=True):
+        for rows, kl in run.each(f"answers of {author}", parts(range(len(prompts)), seed), work):
+            for place, given, score in rows:
                 answers[place].append(given)
                 scores[place].append(score)
-            advance(len(batch.answers))
-    return Answered(list(answers.values()), list(scores.values()), kl / (len(prompts) * count))
+            total += kl
+            advance(len(rows))
+    return Answered(answers, scores, total / (len(prompts) * count))
+
+
+@torch.no_grad()
+def _scored(
+    draws: Draws, policy: Branch, initial: Branch, reward: RewardModel, temperature: float
+) -> tuple[list[float], float]:
+    """Scores of drawn responses, and the sum of their KL to the initial model."""
+    assert draws.states is not None
+    means: list[float] = reward.score(draws.states, draws.batch).mean.tolist()
+    if policy is initial:
+        return means, 0.0
+    reference = initial.logprobs(initial.hidden(draws.states, draws.batch), draws.batch, temperature)
+    return means, float((draws.logprobs - reference)[draws.batch.keep].sum())
 
 
 def _text_facts(
@@ -267,13 +297,11 @@ def _examples(before: Answered, after: Answered) -> list[Facts]:
 
 
 def _record_round(session: Session, name: str, facts: Facts) -> None:
+    """Record how the round ended, once: a process killed after this may come by again."""
     ensure_rows(session)
     figures = {k: v for k, v in facts.items() if isinstance(v, int | float | str)}
-    session.store.add_round(
-        Round(
-            policy=name,
-            reward=versions.latest(session.workspace, Kind.REWARD),
-            outcome=Outcome.PROMOTED if facts.get("promoted") else Outcome.REJECTED,
-            metrics=figures,
-        )
-    )
+    outcome = Outcome.PROMOTED if facts.get("promoted") else Outcome.REJECTED
+    ended = Round(name, versions.latest(session.workspace, Kind.REWARD), outcome, figures)
+    last = session.store.rounds()[-1:]
+    if [replace(r, created_at=None, id=None) for r in last] != [ended]:
+        session.store.add_round(ended)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from manners import metrics
+from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.loop.asking import short_enough
-from manners.loop.session import Facts, Session, now, timed
+from manners.loop.session import Facts, Session, digest, now
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
@@ -30,31 +31,37 @@ REFERENCE_ANSWERS = 64
 """Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
 
 
-def train_reward(session: Session) -> Facts:
+def train_reward(session: Session, *, resume: bool = False) -> Facts:
     """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
-    settings, facts = session.settings, Facts()
-    with session.workspace.run_lock("reward"), timed(facts):
+    with session.workspace.run_lock("reward"):
         watermark = session.store.watermark()
-        trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons())
-        reward = _normalised(session, trained)
-        margins = np.asarray(trained.margins.double())
-        facts |= measure.measure(margins, trained.split.train, trained.split.held_out, settings.seed)
-        if settings.reward.curve:
-            facts |= measure.curve_facts(trained.curve, (*CURVE_SHARES, 1.0))
-        facts |= {
-            "members": settings.reward.members,
-            "trained_on": len(trained.split.train),
-            "set_aside": len(trained.split.held_out),
-            "source": str(trained.labelled.kind),
-            "left_out": {str(reason): n for reason, n in trained.labelled.left_out.items()},
-            "optimizer_steps": trained.optimizer_steps,
-            "pairs_per_second": trained.pairs_per_second,
-            "ensemble_spread": float((reward_scores(trained, reward)).std(dim=0).mean()),
-        }
-        name = session.workspace.next_version_name(Kind.REWARD)
-        facts["version"] = name
-        _keep(session, name, Kind.REWARD, reward, facts, watermark)
-    return session.save_facts("reward", facts)
+        data = {"the newest verdict": watermark}
+        run = session.begin("reward", ("sample", "reward"), data, resume=resume)
+        return session.finish("reward", run, _reward(session, run, watermark)) if isinstance(run, Run) else run
+
+
+def _reward(session: Session, run: Run, watermark: int) -> Facts:
+    settings = session.settings
+    name = run.state.setdefault("version", session.workspace.next_version_name(Kind.REWARD))
+    trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons(), run)
+    reward = _normalised(session, trained)
+    margins = np.asarray(trained.margins.double())
+    facts = Facts(measure.measure(margins, trained.split.train, trained.split.held_out, settings.seed))
+    if settings.reward.curve:
+        facts |= measure.curve_facts(trained.curve, (*CURVE_SHARES, 1.0))
+    facts |= {
+        "members": settings.reward.members,
+        "trained_on": len(trained.split.train),
+        "set_aside": len(trained.split.held_out),
+        "source": str(trained.labelled.kind),
+        "left_out": {str(reason): n for reason, n in trained.labelled.left_out.items()},
+        "optimizer_steps": trained.optimizer_steps,
+        "pairs_per_second": trained.pairs_per_second,
+        "ensemble_spread": float(reward_scores(trained, reward).std(dim=0, correction=0).mean()),
+        "version": name,
+    }
+    _keep(session, name, Kind.REWARD, reward, facts, watermark)
+    return facts
 
 
 def reward_scores(trained: Trained, reward: RewardModel) -> torch.Tensor:
@@ -82,10 +89,9 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
     return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
 
 
-def train_policy(session: Session) -> Facts:
+def train_policy(session: Session, *, resume: bool = False) -> Facts:
     """Run PPO against the newest reward model and keep the best policy as a version; only evaluation promotes it."""
-    settings, facts = session.settings, Facts()
-    with session.workspace.run_lock("ppo"), timed(facts):
+    with session.workspace.run_lock("ppo"):
         reward_name = versions.latest(session.workspace, Kind.REWARD)
         reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
         prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
@@ -94,16 +100,30 @@ def train_policy(session: Session) -> Facts:
                 f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
                 f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
             )
-        name = session.workspace.next_version_name(Kind.POLICY)
-        folder = session.workspace.runs / name
-        with metrics.RunLog(folder) as log:
-            result = train_ppo(
-                settings.ppo, settings.sample, settings.seed, session.pretrained, reward, prompts, validation, log
-            )
-        facts |= _ppo_facts(result, metrics.read(folder))
-        facts |= {"version": name, "reward": reward_name}
-        _keep(session, name, Kind.POLICY, result.policy, facts, None)
-    return session.save_facts("ppo", facts)
+        data = {"the reward model": reward_name, "the prompts": digest((prompts, validation))}
+        run = session.begin("ppo", ("sample", "ppo"), data, resume=resume)
+        if not isinstance(run, Run):
+            return run
+        facts = _policy(session, run, reward, prompts, validation) | {"reward": reward_name}
+        return session.finish("ppo", run, facts)
+
+
+def _policy(
+    session: Session,
+    run: Run,
+    reward: RewardModel,
+    prompts: list[tuple[int, ...]],
+    validation: list[tuple[int, ...]],
+) -> Facts:
+    settings = session.settings
+    name = run.state.setdefault("version", session.workspace.next_version_name(Kind.POLICY))
+    with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
+        result = train_ppo(
+            settings.ppo, settings.sample, settings.seed, session.pretrained, reward, prompts, validation, log, run
+        )
+    facts = _ppo_facts(result, log.points) | {"version": name}
+    _keep(session, name, Kind.POLICY, result.policy, facts, None)
+    return facts
 
 
 def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
@@ -154,7 +174,8 @@ def _keep(
         scale=reward.scale if reward else 1.0,
     )
     branches = model.members if isinstance(model, RewardModel) else (model,)
-    versions.save(session.workspace, version, branches)
+    if name not in versions.names(session.workspace, kind):  # or a process was killed just after it had written it
+        versions.save(session.workspace, version, branches)
     ensure_rows(session)
 
 

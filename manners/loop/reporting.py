@@ -39,7 +39,9 @@ def collect(session: Session) -> Facts:
         facts["comparisons"] = asked | counts | {"left_out": left_out}
     for name in ("reward", "ppo", "evaluation"):
         if stages[name] is not None:
-            facts[name] = {k: v for k, v in (stages[name] or {}).items() if k not in ("peak_memory_bytes",)}
+            facts[name] = {
+                k: v for k, v in (stages[name] or {}).items() if k not in ("begun_with", "peak_memory_bytes")
+            }
     return facts
 
 

@@ -18,21 +18,26 @@ from manners.settings import Settings
 from manners.workspace import Workspace, move_aside
 
 
-def play(session: Session, *, crowd: bool) -> Facts:
-    """Run one round: ask, learn what people like, teach it, judge the outcome, and report."""
-    asking.sample(session, crowd=crowd)  # two answers to every prompt, and verdicts on them
-    learning.train_reward(session)  # verdicts -> reward model
-    learning.train_policy(session)  # reward model -> policy
-    judging.evaluate(session)  # policy against the initial model; promoted or not
+def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
+    """Run one round: ask, learn what people like, teach it, judge the outcome, and report.
+
+    With `resume` the stages that have finished are passed over, and the one that was stopped goes on.
+    """
+    asking.sample(session, crowd=crowd, resume=resume)  # answers to every prompt, and verdicts on them
+    learning.train_reward(session, resume=resume)  # verdicts -> reward model
+    learning.train_policy(session, resume=resume)  # reward model -> policy
+    judging.evaluate(session, resume=resume)  # policy against the initial model; promoted or not
     return reporting.report(session)  # report.html and report.json
 
 
-def demo(root: Path, settings: Settings) -> Facts:
+def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection."""
-    previous = move_aside(root)
+    previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
+        if Session(Workspace.open(previous), settings).unfinished():
+            print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
     for use, dialogues in demo_prompts().items():
         session.store.add_prompts(dialogues, use, "demo")
-    return play(session, crowd=True)
+    return play(session, crowd=True, resume=resume)

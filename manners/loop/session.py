@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +17,15 @@ from typing import Any
 
 import torch
 
+from manners.checkpoint import Run, unfinished
 from manners.models import versions
 from manners.models.pretrained import Pretrained, load
 from manners.settings import Settings
 from manners.store import Store
 from manners.workspace import Workspace, atomic_write
 
+COMMANDS = {"sample": "sample", "reward": "reward", "ppo": "ppo", "evaluation": "evaluate"}
+"""The stages that can be stopped and go on, by the name of their facts, each with its command."""
 Facts = dict[str, Any]
 """What a stage found out, in JSON's types: what the report shows."""
 
@@ -69,6 +73,51 @@ class Session:
         file = self.workspace.models / "current.json"
         return list(json.loads(file.read_text(encoding="utf-8"))["history"]) if file.is_file() else []
 
+    def begin(self, stage: str, read: Sequence[str], data: Facts, *, resume: bool) -> Run | Facts:
+        """Begin a run of a stage, or go on with the unfinished one; a run that has finished already gives its facts.
+
+        `read` names the settings that the stage reads, `data` what else decides how it ends: a run goes on only with
+        the same. With `resume`, a stage that is not begun is begun.
+
+        Raises:
+            MannersError: a run is unfinished and was not asked for, or was begun with something else, or is damaged.
+        """
+        command = f"manners {COMMANDS[stage]}"
+        run = Run(self.workspace.runs / stage, command, self._begun_with(read) | data, self.settings.checkpoint_every)
+        if not resume:
+            run.begin_anew()
+        elif run.go_on():
+            print(f"{command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
+        elif (facts := self.read_facts(stage)) and facts.get("begun_with") == run.begun_with:
+            print(f"{command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
+            return facts
+        else:
+            print(f"{command}: no run is unfinished, so one begins", file=sys.stderr)
+        return run
+
+    def finish(self, stage: str, run: Run, facts: Facts) -> Facts:
+        """Keep the facts of a run for the report, and drop its checkpoints; returns the facts."""
+        costs = {"seconds": run.seconds, "peak_memory_bytes": peak_memory(), "begun_with": run.begun_with}
+        self.save_facts(stage, facts | costs)
+        run.end()
+        return facts | costs
+
+    def unfinished(self) -> list[str]:
+        """Commands that would go on with a run that was stopped."""
+        stopped = [stage for stage in COMMANDS if unfinished(self.workspace.runs / stage)]
+        return [f"manners {COMMANDS[stage]} --resume" for stage in stopped]
+
+    def _begun_with(self, read: Sequence[str]) -> Facts:
+        """Settings that a stage reads, by name, and what the model is."""
+        chosen = {stage: asdict(getattr(self.settings, stage)) for stage in ("model", *read)}
+        trunk = self.pretrained.trunk
+        return {
+            "seed": self.settings.seed,
+            **{f"{stage}.{name}": value for stage, values in chosen.items() for name, value in values.items()},
+            "the model's trunk": f"{trunk.hash}, cut at layer {trunk.cut}",
+            "the chat template": self.pretrained.renderer.template_hash,
+        }
+
     def save_facts(self, stage: str, facts: Facts) -> Facts:
         """Keep a stage's facts for the report; returns them."""
         atomic_write(self._facts_file(stage), json.dumps(facts, indent=1, default=str) + "\n")
@@ -82,6 +131,11 @@ class Session:
     def _facts_file(self, stage: str) -> Path:
         self.workspace.runs.mkdir(exist_ok=True)
         return self.workspace.runs / f"{stage}.json"
+
+
+def digest(data: object) -> str:
+    """Return a short name for data that must be the same when a run goes on."""
+    return hashlib.sha256(repr(data).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -23,27 +23,27 @@ from manners.store.transfer import read_comparisons
 from manners.workspace import Workspace
 
 
-def sample(workspace: Workspace, settings: Settings, *, crowd: bool) -> Facts:
+def sample(workspace: Workspace, settings: Settings, *, crowd: bool, resume: bool = False) -> Facts:
     """Answer the training prompts twice and open comparisons; see `asking.sample`."""
-    return asking.sample(Session(workspace, settings), crowd=crowd)
+    return _headline(asking.sample(Session(workspace, settings), crowd=crowd, resume=resume))
 
 
-def train_reward(workspace: Workspace, settings: Settings, *, plan: bool) -> Facts:
+def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
     """Train a reward model, or say what that takes; see `learning.train_reward`."""
     session = Session(workspace, settings)
-    return plan_reward(session) if plan else _headline(learning.train_reward(session))
+    return plan_reward(session) if plan else _headline(learning.train_reward(session, resume=resume))
 
 
-def train_policy(workspace: Workspace, settings: Settings, *, plan: bool) -> Facts:
+def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
     """Run PPO, or say what that takes; see `learning.train_policy`."""
     session = Session(workspace, settings)
-    return plan_policy(session) if plan else _headline(learning.train_policy(session))
+    return plan_policy(session) if plan else _headline(learning.train_policy(session, resume=resume))
 
 
-def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None) -> Facts:
+def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, resume: bool = False) -> Facts:
     """Judge the newest policy, or open comparisons for people to judge it; see `judging`."""
     session = Session(workspace, settings)
-    return _headline(judging.evaluate(session)) if ask is None else judging.open_for_people(session, ask)
+    return _headline(judging.evaluate(session, resume=resume)) if ask is None else judging.open_for_people(session, ask)
 
 
 def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file: Path) -> Facts:
@@ -135,6 +135,8 @@ def status(workspace: Workspace) -> Facts:
 
 def _next(comparisons: int, verdicts: int, rewards: list[str], policies: list[str], session: Session) -> str:
     """The command that takes the workspace one step on."""
+    if stopped := session.unfinished():
+        return stopped[0]
     if not comparisons:
         return "manners sample, or manners comparisons import FILE"
     if not verdicts:
@@ -150,5 +152,5 @@ def _next(comparisons: int, verdicts: int, rewards: list[str], policies: list[st
 
 def _headline(facts: Facts) -> Facts:
     """A stage's result without the long lists, which the report shows."""
-    kept = {k: v for k, v in facts.items() if k not in ("curves", "examples", "reliability")}
+    kept = {k: v for k, v in facts.items() if k not in ("begun_with", "curves", "examples", "reliability")}
     return kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,12 @@ class Validation:
         return {f"validate/{name}": float(getattr(self, name)) for name in names}
 
 
+NOTHING = Validation(-math.inf, -math.inf, 0.0, 0.0, 0.0)
+"""What any version does better than."""
+COUNTERS = ("coefficient", "step_factor", "update", "episodes", "optimizer_steps", "queue")
+"""Fields of a learner that a checkpoint holds as they are."""
+
+
 @dataclass(frozen=True)
 class Best:
     """The version that did best so far."""
@@ -59,7 +67,7 @@ class Learner:
     order: random.Random
     coefficient: float
     """Of the KL penalty; moves with `ppo.kl_target`."""
-    best: Best
+    best: Best = Best(0, NOTHING, {})
     step_factor: float = 1.0
     """What warnings left of the learning rate."""
     update: int = 0
@@ -69,6 +77,11 @@ class Learner:
     queue: list[tuple[int, ...]] = field(default_factory=list)
     """Prompts left of the current pass."""
     warned: list[Warned] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a warning has stopped the run."""
+        return any(w.act is Act.STOP for w in self.warned)
 
     def next_prompts(self, prompts: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
         """Take the next `count` prompts of an endless shuffled pass over all of them."""
@@ -84,32 +97,49 @@ class Learner:
             group["lr"] = rate
         return rate
 
-    def heed(self, warnings: Sequence[Warned]) -> bool:
-        """Do what the warnings demand, and return whether the run stops."""
+    def heed(self, warnings: Sequence[Warned]) -> None:
+        """Do what the warnings demand."""
         self.warned += warnings
         self.step_factor *= 0.5 ** sum(w.act is Act.HALVE for w in warnings)
-        return any(w.act is Act.STOP for w in warnings)
 
     def offer(self, update: int, found: Validation) -> None:
         """Keep the version at hand if it did better than the best so far."""
         if found.measure > self.best.validation.measure:
-            self.best = Best(update, found, clone(self.policy))
+            self.best = Best(update, found, {name: t.clone() for name, t in self.policy.own_tensors().items()})
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a checkpoint must hold; tensors are the live ones."""
+        return {
+            **{name: getattr(self, name) for name in COUNTERS},
+            "parameters": [p.detach() for p in self.parameters],
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "order": self.order.getstate(),
+            "best": (self.best.update, asdict(self.best.validation), self.best.tensors),
+            "warned": [(w.update, w.sign, w.act.value, w.sentence) for w in self.warned],
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was made from, to the bit."""
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        for parameter, stored in zip(self.parameters, state["parameters"], strict=True):
+            parameter.copy_(stored)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.order.setstate(state["order"])
+        update, validation, tensors = state["best"]
+        self.best = Best(update, Validation(**validation), tensors)
+        self.warned = [Warned(update, sign, Act(act), sentence) for update, sign, act, sentence in state["warned"]]
 
 
-def begin(
-    settings: PPOSettings, seed: int, policy: Branch, value_parts: Sequence[nn.Module], initial: Validation
-) -> Learner:
+def begin(settings: PPOSettings, seed: int, policy: Branch, value_parts: Sequence[nn.Module]) -> Learner:
     """Return the state before the first update."""
     parameters = set_trainable([policy, *value_parts])
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
     generator, order = torch.Generator().manual_seed(seed), random.Random(seed)
-    best = Best(0, initial, clone(policy))
-    return Learner(policy, parameters, optimiser, generator, order, settings.kl_coefficient, best)
-
-
-def clone(policy: Branch) -> dict[str, Tensor]:
-    """Copy a policy's own tensors."""
-    return {name: tensor.clone() for name, tensor in policy.own_tensors().items()}
+    return Learner(policy, parameters, optimiser, generator, order, settings.kl_coefficient)
 
 
 def learning_rate(settings: PPOSettings, update: int) -> float:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manners.checkpoint import Run
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch, scalar_head
 from manners.models.pretrained import Pretrained
@@ -56,13 +57,15 @@ def train(
     prompts: Sequence[tuple[int, ...]],
     validation: Sequence[tuple[int, ...]],
     log: RunLog,
+    run: Run | None = None,
 ) -> PPOResult:
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
     Best is measured pessimistically, and not by the optimised reward: by the ensemble member that likes the policy
     least, on prompts that are not trained on, less the KL that it cost. A run that is stopped, by a warning or by
     numbers that cannot be learnt from, returns its best version so far. Raises Unsound when that is still the initial
-    model because of the latter, and MannersError when a start-up check fails.
+    model because of the latter, and MannersError when a start-up check fails. With a `run`, checkpoints are written,
+    and the work goes on from the one that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020.
     """
     started = time.monotonic()
@@ -70,29 +73,37 @@ def train(
     value_parts, value = _value_function(settings, pretrained, policy, reward)
     roles = Roles(policy, reference, value, reward, pretrained)
     validation = validation[: settings.validation_prompts]
-    found = _validate(roles, validation, settings, sample, seed)
-    learner = begin(settings, seed, policy, value_parts, found)
-    log.write(0, found.metrics())
+    learner = begin(settings, seed, policy, value_parts)
+    if run is not None and "learner" in run.state:
+        learner.restore(run.state.pop("learner"))
+    else:
+        found = _validate(roles, validation, settings, sample, seed)
+        learner.offer(0, found)
+        log.write(0, found.metrics())
     with steps("PPO", settings.updates * (sample.max_new_tokens + settings.epochs * settings.batch)) as advance:
-        for update in range(1, settings.updates + 1):
+        advance(learner.update * (sample.max_new_tokens + settings.epochs * settings.batch))
+        while learner.update < settings.updates and not learner.stopped:
+            update = learner.update + 1
             try:
                 metrics = _update(settings, sample, roles, learner, prompts, update, log.points, advance)
             except guard.Unsound as error:
                 if learner.best.update == 0:
                     raise
-                metrics = None
                 learner.heed([Warned(update, "unsound", Act.STOP, str(error))])
-            if metrics is None:
+            if learner.stopped:
                 break
             if update % settings.validate_every == 0 or update == settings.updates:
                 found = _validate(roles, validation, settings, sample, seed)
                 metrics |= found.metrics()
                 learner.offer(update, found)
             log.write(update, metrics)
-    best = learner.best
+            if run is not None and run.due:
+                run.save({"curves": log.position(), "learner": learner.state()})
+    if run is not None:
+        run.save({"curves": log.position(), "learner": learner.state()})
+    best, seconds = learner.best, time.monotonic() - started if run is None else run.seconds
     policy.load_tensors(best.tensors)
     policy.requires_grad_(False)
-    seconds = time.monotonic() - started
     counts = best.update, learner.episodes, learner.optimizer_steps
     return PPOResult(policy, *counts, best.validation.kl, seconds, tuple(learner.warned))
 
@@ -106,8 +117,8 @@ def _update(
     update: int,
     history: Sequence[Metrics],
     advance: Callable[[int], None],
-) -> Metrics | None:
-    """Draw a batch of episodes and learn from it; return its point of the curves, or None where the run must stop."""
+) -> Metrics:
+    """Draw a batch of episodes, and learn from it unless a warning stops the run; return its point of the curves."""
     # 1. Responses, scores, KL penalty, advantages.
     started = time.monotonic()
     chosen, drawing = learner.next_prompts(prompts, settings.batch), partial(advance, 1)
@@ -117,8 +128,9 @@ def _update(
     if update == 1:
         metrics |= guard.check_first_rollout(rollout, roles, sample.temperature)
     # 2. Warnings: nothing, or half the step from here on, or the end.
-    if learner.heed(guard.look([*history, metrics], update, learner.warned, settings.kl_stop)):
-        return None
+    learner.heed(guard.look([*history, metrics], update, learner.warned, settings.kl_stop))
+    if learner.stopped:
+        return metrics
     rolled_out = time.monotonic()
     # 3. Several passes over the batch, in random minibatches.
     rate, passes = learner.set_rate(settings, update), Passes()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.models.branches import ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
+from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.data import Labelled, LabelledPair, Split, label, set_aside, subset
@@ -46,10 +49,17 @@ class Trained:
     pairs_per_second: float
 
 
-def train(settings: RewardSettings, seed: int, pretrained: Pretrained, comparisons: Sequence[Comparison]) -> Trained:
+def train(
+    settings: RewardSettings,
+    seed: int,
+    pretrained: Pretrained,
+    comparisons: Sequence[Comparison],
+    run: Run | None = None,
+) -> Trained:
     """Train an ensemble of reward branches and score the pairs that were set aside.
 
-    Raises MannersError when there is nothing to learn from (see `reward.data`).
+    With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. Raises MannersError
+    when there is nothing to learn from (see `reward.data`).
     """
     # 1. Single verdicts, counted; whole groups set aside; a random part if that is what is asked for.
     labelled = label(comparisons)
@@ -61,68 +71,135 @@ def train(settings: RewardSettings, seed: int, pretrained: Pretrained, compariso
         # 2. The trunk, once for every sequence, for all epochs and members.
         learn = Pairs(pretrained, split.train, Path(scratch) / "train", "reading pairs")
         held = Pairs(pretrained, split.held_out, Path(scratch) / "held-out", "reading pairs set aside")
-        # 3. Members: the same pairs in another order, from another head.
+        # 3. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(split.train, share, seed) for share in CURVE_SHARES] if settings.curve else []
         place = {id(pair): i for i, pair in enumerate(split.train)}
-        jobs = [(f"member {k + 1}", seed * 1000 + k, list(range(len(split.train)))) for k in range(settings.members)]
-        jobs += [("learning curve", seed * 1000, [place[id(pair)] for pair in part]) for part in parts]
-        total = sum(settings.epochs * len(which) for _, _, which in jobs)
-        branches, count = [], 0
-        with steps("training the reward model", total) as advance:
-            begin = time.monotonic()
-            for _, member_seed, which in jobs:
-                branch, done = _train_member(settings, member_seed, pretrained, learn, which, advance)
-                branches.append(branch)
-                count += done
-            seconds = time.monotonic() - begin
-        # 4. Measure on what was set aside.
-        held_scores = [held.all_scores(branch) for branch in branches]
-    members = branches[: settings.members]
-    scores = torch.stack(held_scores[: settings.members])
+        jobs = [_Job(seed * 1000 + k, list(range(len(split.train)))) for k in range(settings.members)]
+        jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part]) for part in parts]
+        done = _train_members(settings, pretrained, learn, held, jobs, run)
+    scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
-    curve = _curve(split, [*parts, split.train], [*held_scores[settings.members :], held_scores[0]], seed)
-    reward = RewardModel(tuple(members), (0.0,) * len(members), 1.0)
-    return Trained(reward, labelled, split, mean[:, 0] - mean[:, 1], scores, curve, count, total / max(seconds, 1e-9))
+    curve = _curve(split, [*parts, split.train], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
+    reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), 1.0)
+    passes = settings.epochs * sum(len(job.which) for job in jobs)
+    margins = mean[:, 0] - mean[:, 1]
+    return Trained(
+        reward, labelled, split, margins, scores, curve, done.optimizer_steps, passes / max(done.seconds, 1e-9)
+    )
 
 
-def _train_member(
-    settings: RewardSettings,
-    seed: int,
-    pretrained: Pretrained,
-    data: Pairs,
-    which: list[int],
-    advance: Callable[[int], None],
-) -> tuple[ScalarBranch, int]:
-    """Train one branch and the tie parameter by AdamW on the Davidson loss; return it and the number of steps."""
-    branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(seed))
-    log_tie = torch.nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
-    parameters = [*set_trainable([branch]), log_tie]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
-    order = random.Random(seed)
-    batches = [b for _ in range(settings.epochs) for b in data.batches(which, settings.batch, order)]
-    warm = max(1, len(batches) // 10)
-    for step, batch in enumerate(batches):
-        rate = settings.learning_rate * min((step + 1) / warm, (len(batches) - step) / max(1, len(batches) - warm))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        # Each micro-batch's loss is its share of the mean over the batch's verdicts, so their size changes nothing.
-        total = sum(sum(data.pairs[i].weights) for i in batch)
-        for micro in data.micro_batches(batch):
-            scores = data.scores(branch, micro)
-            weights = torch.tensor([data.pairs[i].weights for i in micro], device=log_tie.device)
-            loss, _ = preference_loss(scores[:, 0], scores[:, 1], weights, log_tie, total)
-            torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if not torch.isfinite(norm):
-            raise MannersError(
-                f"the reward model's gradient is not finite at step {step + 1} of {len(batches)}; lower"
-                " reward.learning_rate, or look at the comparisons of that batch for broken text"
-            )
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        advance(len(batch))
-    branch.requires_grad_(False)
-    return branch, len(batches)
+@dataclass(frozen=True)
+class _Job:
+    """A branch to be trained: the seed of its head and order, and which pairs it learns from."""
+
+    seed: int
+    which: list[int]
+
+
+@dataclass
+class _Done:
+    """Branches trained so far. Those of the learning curve leave their scores only."""
+
+    members: list[ScalarBranch] = field(default_factory=list)
+    held_scores: list[Tensor] = field(default_factory=list)
+    optimizer_steps: int = 0
+    seconds: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        members = [dict(member.own_tensors()) for member in self.members]
+        return {"members": members, "held": self.held_scores, "steps": self.optimizer_steps, "seconds": self.seconds}
+
+    def restore(self, state: dict[str, Any], trunk: Trunk) -> None:
+        """Become what `state` was made from."""
+        for tensors in state["members"]:
+            self.members.append(ScalarBranch(trunk, None))
+            self.members[-1].load_tensors(tensors)
+            self.members[-1].requires_grad_(False)
+        self.held_scores, self.optimizer_steps, self.seconds = state["held"], state["steps"], state["seconds"]
+
+
+class _Training:
+    """One branch and the tie parameter on their way, by AdamW on the Davidson loss."""
+
+    def __init__(self, settings: RewardSettings, job: _Job, pretrained: Pretrained, data: Pairs) -> None:
+        self.branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(job.seed))
+        self.log_tie = nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
+        self.parameters = [*set_trainable([self.branch]), self.log_tie]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
+        order = random.Random(job.seed)
+        self.batches = [b for _ in range(settings.epochs) for b in data.batches(job.which, settings.batch, order)]
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold; the order of the batches follows from the seed."""
+        parameters = [p.detach() for p in self.parameters]
+        return {"step": self.step, "parameters": parameters, "optimiser": self.optimiser.state_dict()}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was made from, to the bit."""
+        for parameter, stored in zip(self.parameters, state["parameters"], strict=True):
+            parameter.copy_(stored)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+
+def _train_members(
+    settings: RewardSettings, pretrained: Pretrained, learn: Pairs, held: Pairs, jobs: list[_Job], run: Run | None
+) -> _Done:
+    """Train one branch a job, and score what was set aside with each."""
+    done = _Done()
+    saved: dict[str, Any] = {} if run is None else run.state.pop("training", {})
+    if saved:
+        done.restore(saved["done"], pretrained.trunk)
+    with steps("training the reward model", settings.epochs * sum(len(job.which) for job in jobs)) as advance:
+        advance(settings.epochs * sum(len(job.which) for job in jobs[: len(done.held_scores)]))
+        for job in jobs[len(done.held_scores) :]:
+            training = _Training(settings, job, pretrained, learn)
+            if saved.get("now"):
+                training.restore(saved.pop("now"))
+                advance(sum(len(batch) for batch in training.batches[: training.step]))
+            while training.step < len(training.batches):
+                started = time.monotonic()
+                advance(_step(settings, training, learn))
+                done.seconds += time.monotonic() - started
+                if run is not None and run.due:
+                    run.save({"training": {"done": done.state(), "now": training.state()}})
+            training.branch.requires_grad_(False)
+            if len(done.members) < settings.members:
+                done.members.append(training.branch)
+            done.held_scores.append(held.all_scores(training.branch))
+            done.optimizer_steps += len(training.batches)
+    if run is not None:
+        run.save({"training": {"done": done.state(), "now": None}})
+    return done
+
+
+def _step(settings: RewardSettings, training: _Training, data: Pairs) -> int:
+    """Take one optimiser step; return the number of pairs in its batch."""
+    batches, step = training.batches, training.step
+    batch, warm = batches[step], max(1, len(batches) // 10)
+    rate = settings.learning_rate * min((step + 1) / warm, (len(batches) - step) / max(1, len(batches) - warm))
+    for group in training.optimiser.param_groups:
+        group["lr"] = rate
+    # Each micro-batch's loss is its share of the mean over the batch's verdicts, so their size changes nothing.
+    total = sum(sum(data.pairs[i].weights) for i in batch)
+    for micro in data.micro_batches(batch):
+        scores = data.scores(training.branch, micro)
+        weights = torch.tensor([data.pairs[i].weights for i in micro], device=scores.device)
+        loss, _ = preference_loss(scores[:, 0], scores[:, 1], weights, training.log_tie, total)
+        torch.autograd.backward(loss)
+    norm = nn.utils.clip_grad_norm_(training.parameters, 1.0)
+    if not torch.isfinite(norm):
+        raise MannersError(
+            f"the reward model's gradient is not finite at step {step + 1} of {len(batches)}; lower"
+            " reward.learning_rate, or look at the comparisons of that batch for broken text"
+        )
+    training.optimiser.step()
+    training.optimiser.zero_grad(set_to_none=True)
+    training.step += 1
+    return len(batch)
 
 
 def _curve(

@@ -31,6 +31,7 @@ COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
 def endless(copy: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`manners ppo` in a process of its own, with a hundred thousand updates before it, and two behind it."""
     changed = [f"model.name={model}", "ppo.updates=100000", "ppo.kl_stop=10000", "ppo.learning_rate=0.000001"]
+    changed += ["checkpoint_every=86400"]  # so that what it leaves does not depend on how fast it is here
     changed += ["model.trainable_layers=2", "model.context=256", "sample.max_new_tokens=8", "ppo.batch=4"]
     sets = [part for setting in changed for part in ("--set", setting)]
     command = [sys.executable, "-c", COMMAND, "ppo", "--workspace", str(copy.root), *sets]

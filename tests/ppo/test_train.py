@@ -234,10 +234,8 @@ def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) 
 def test_the_ratio_is_checked_before_the_first_step_of_every_update(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = train_module.collect
-
     def drifting(*given: Any) -> Rollout:
-        rollout = drawn(*given)
+        rollout = rollout_module.collect(*given)
         calls.append(1)
         if len(calls) == 6:  # the initial validation, an update and its validation, twice, and an update
             rollout.draws.logprobs.add_(0.1)

@@ -1,0 +1,146 @@
+"""Checkpoints: what a run needs to go on after it was killed, and to end as if it had never been.
+
+    runs/ppo/checkpoint-7/state.pt           tensors, counters, random states, answers so far
+    runs/ppo/checkpoint-7/checkpoint.json    what the run was begun with, the digest of state.pt, seconds of work so far
+
+One folder a stage, in it the last KEEP checkpoints of its unfinished run. A checkpoint is whole or not there. It is
+written at the first occasion that comes `every` seconds after the one before: when, and how often, changes nothing
+about how the run ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from manners.errors import MannersError
+from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
+from manners.workspace import atomic_folder, discard
+
+KEEP = 2
+"""Checkpoints that are kept: should the last one be damaged, the one before it is still there."""
+RECORDS = (Answer, FinishReason, Response, Role, Sampling, Turn)
+"""What a state may hold besides tensors and Python's own types; nothing else is ever unpickled."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Run:
+    """A stage's run: what it was begun with, and the state to go on from, which is empty at the beginning."""
+
+    def __init__(self, folder: Path, command: str, begun_with: Mapping[str, Any], every: float) -> None:
+        """Take the folder of the stage's checkpoints, and what decides how the run will end (in JSON's types)."""
+        self.folder, self.command, self.every = folder, command, every
+        self.begun_with: dict[str, Any] = json.loads(json.dumps(begun_with))
+        self.state: dict[str, Any] = {}
+        self._worked = 0.0
+        self._started = self._written = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work, those of earlier processes up to the checkpoint included."""
+        return self._worked + time.monotonic() - self._started
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._written >= self.every
+
+    def begin_anew(self) -> None:
+        """Make sure that nothing is lost by beginning; raises MannersError where a run is unfinished."""
+        if unfinished(self.folder):
+            raise MannersError(
+                f"{self.folder} holds an unfinished run: go on with `{self.command} --resume`, or remove that folder to"
+                " give it up"
+            )
+
+    def go_on(self) -> bool:
+        """Load the newest checkpoint, and return whether there is one.
+
+        Raises MannersError naming what differs, where it was made with other settings or another model, and where it is
+        damaged.
+        """
+        there = unfinished(self.folder)
+        if not there:
+            return False
+        described = self._described(there[-1])
+        for name in sorted(described["begun_with"].keys() | self.begun_with.keys()):
+            was, now = described["begun_with"].get(name), self.begun_with.get(name)
+            if was != now:
+                raise MannersError(
+                    f"the unfinished run in {self.folder} was begun with {name} = {was}, and now it is {now}: set it as"
+                    " it was, or remove that folder to begin anew"
+                )
+        with torch.serialization.safe_globals(list(RECORDS)):
+            self.state = torch.load(there[-1] / "state.pt", map_location="cpu", weights_only=True)
+        self._worked = float(described["seconds"])
+        return True
+
+    def save(self, more: Mapping[str, Any] = {}) -> None:
+        """Write a checkpoint of `state` and `more` (what lives elsewhere, such as parameters); drop the oldest."""
+        there = unfinished(self.folder)
+        number = _number(there[-1]) + 1 if there else 1
+        with atomic_folder(self.folder / f"checkpoint-{number}") as draft:
+            torch.save({**self.state, **more}, draft / "state.pt")
+            described = {
+                "begun_with": self.begun_with,
+                "digest": _digest(draft / "state.pt"),
+                "seconds": self.seconds,
+            }
+            (draft / "checkpoint.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        for old in unfinished(self.folder)[:-KEEP]:
+            discard(old)
+        self._written = time.monotonic()
+
+    def each(self, name: str, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+        """Yield the result of `work` on each item, in order; what the checkpoint holds under `name` is not done again.
+
+        Results are kept: tensors, RECORDS and Python's own types.
+        """
+        done: list[Result] = self.state.setdefault(name, [])
+        for place, item in enumerate(items):
+            if place == len(done):
+                done.append(work(item))
+                if self.due:
+                    self.save()
+            yield done[place]
+
+    def end(self) -> None:
+        """Drop the checkpoints, all at once: the run's results are where they belong."""
+        if self.folder.exists():
+            discard(self.folder)
+
+    def _described(self, checkpoint: Path) -> dict[str, Any]:
+        """Read a checkpoint's description, and compare the digest."""
+        try:
+            described: dict[str, Any] = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+            sound = described["digest"] == _digest(checkpoint / "state.pt") and "begun_with" in described
+        except (OSError, ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise MannersError(
+                f"{checkpoint} is damaged: remove it to go on from the checkpoint before it, or remove {self.folder} to"
+                " begin anew"
+            )
+        return described
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Checkpoints of a stage's unfinished run, oldest first; none where no run is unfinished."""
+    return sorted(folder.glob("checkpoint-*"), key=_number)
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,269 @@
+"""A run that was stopped anywhere goes on, and ends to the bit as one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manners import metrics
+from manners.errors import MannersError
+from manners.feedback import crowd
+from manners.loop import asking, judging, learning, round, stages
+from manners.loop import session as session_module
+from manners.loop.session import Facts, Session
+from manners.models import versions
+from manners.models.pretrained import Pretrained, load
+from manners.settings import ModelSettings, Settings
+from manners.store import Store
+from manners.types import Annotator, AnnotatorKind, Choice, Verdict
+from manners.workspace import Workspace
+from tests.loop import tiny
+
+Stage = Callable[[Session, bool], Facts]
+STAGES: dict[str, Stage] = {
+    "sample": lambda session, resume: asking.sample(session, crowd=True, resume=resume),
+    "reward": lambda session, resume: learning.train_reward(session, resume=resume),
+    "ppo": lambda session, resume: learning.train_policy(session, resume=resume),
+    "evaluation": lambda session, resume: judging.evaluate(session, resume=resume),
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is meant to catch it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_world(finished: Path) -> Iterator[None]:
+    """The taste for figures, parts of ten prompts (but not in the demo that all share), a model loaded once."""
+    loaded: dict[ModelSettings, Pretrained] = {}
+
+    def once(settings: ModelSettings) -> Pretrained:
+        return loaded.setdefault(settings, loaded.get(settings) or load(settings))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
+        patch.setattr(asking, "PART", 10)
+        patch.setattr(session_module, "load", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(model: Path) -> Settings:
+    """A checkpoint at every occasion."""
+    chosen = tiny.settings(model, checkpoint_every=0.0)
+    ppo = replace(chosen.ppo, batch=8, minibatch=4, epochs=1, kl_target=1.0)
+    reward = replace(chosen.reward, members=1, epochs=1, curve=True)
+    return replace(chosen, ppo=ppo, reward=reward)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory, model: Path, settings: Settings) -> dict[str, Path]:
+    """The workspace before each stage, and at the end (""), of a round that was never stopped."""
+    root = tmp_path_factory.mktemp("played")
+    tiny.project(root / "now", model)
+    for name, stage in STAGES.items():
+        shutil.copytree(root / "now", root / name)
+        stage(Session(Workspace.open(root / "now"), settings), False)
+    return {name: root / name for name in STAGES} | {"": root / "now"}
+
+
+def after(played: dict[str, Path], stage: str) -> dict[str, Any]:
+    """What the workspace holds when a stage has ended."""
+    names = [*STAGES, ""]
+    return contents(played[names[names.index(stage) + 1]])
+
+
+def contents(root: Path) -> dict[str, Any]:
+    """All that a workspace holds, but for what a clock decides."""
+    found: dict[str, Any] = {}
+    for file in sorted(root.rglob("*")):
+        name = str(file.relative_to(root))
+        if file.suffix == ".safetensors":
+            found[name] = file.read_bytes()
+        elif file.suffix == ".json":
+            found[name] = tiny.steady(json.loads(file.read_text(encoding="utf-8")))
+        elif file.name == "metrics.jsonl":
+            found[name] = tiny.steady([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
+        elif file.is_dir():
+            found[name] = None
+    store = Store.open(root / "store.db")
+    found["comparisons"] = [
+        replace(c, verdicts=tuple(replace(v, created_at=None) for v in c.verdicts)) for c in store.comparisons()
+    ]
+    found["versions"] = [(v.name, v.path, v.watermark, tiny.steady(v.metrics)) for v in store.versions()]
+    found["rounds"] = [(r.policy, r.reward, r.outcome, tiny.steady(r.metrics)) for r in store.rounds()]
+    store.close()
+    return found
+
+
+def dying_at(patch: pytest.MonkeyPatch, count: int) -> None:
+    """Make write number `count` of this process its end, before it is done.
+
+    What is renamed into place is what becomes visible; the rest are lines of curves and transactions.
+    """
+    written: list[int] = []
+
+    def deadly(write: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*given: Any) -> Any:
+            written.append(1)
+            if len(written) == count:
+                raise Killed
+            return write(*given)
+
+        return instead
+
+    for owner, name in ((Path, "rename"), (Path, "replace"), (metrics.RunLog, "write"), (Store, "_write")):
+        patch.setattr(owner, name, deadly(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_failure_at_any_write_changes_nothing(
+    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    expected, count, reached = after(played, stage), 0, True
+    while reached:
+        count += 1
+        root = shutil.copytree(played[stage], tmp_path / str(count))
+        with pytest.MonkeyPatch.context() as patch:
+            dying_at(patch, count)
+            try:
+                STAGES[stage](Session(Workspace.open(root), settings), False)
+                reached = False
+            except Killed:
+                pass
+        STAGES[stage](Session(Workspace.open(root), settings), True)
+        assert contents(root) == expected, f"killed at write {count}"
+        shutil.rmtree(root)
+    assert count > 5
+
+
+def in_a_process(root: Path, settings: Settings) -> int:
+    """Play the round as far as it is not done yet, in a process of its own; return its id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for stage in STAGES.values():
+                stage(Session(Workspace.open(root), settings), True)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def killed_after(child: int, seconds: float, root: Path, writing: bool) -> bool:
+    """Kill a process after some time, or at the checkpoint that it begins to write then; False if it ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or (writing and not any(root.glob("runs/*/.checkpoint-*.partial"))):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0
+            return False
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def test_a_process_killed_again_and_again_ends_the_same(
+    played: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    draw = random.Random(4)
+    begin = time.monotonic()
+    whole = shutil.copytree(played["sample"], tmp_path / "whole")
+    assert os.waitpid(in_a_process(whole, settings), 0)[1] == 0
+    takes = time.monotonic() - begin
+    root = shutil.copytree(played["sample"], tmp_path / "killed")
+    kills = half_written = 0
+    while killed_after(in_a_process(root, settings), draw.uniform(0, takes / 3), root, writing=kills % 3 == 2):
+        kills += 1
+        half_written += any(root.glob("runs/*/.checkpoint-*.partial"))
+        if kills == 12:
+            break
+    assert os.waitpid(in_a_process(root, settings), 0)[1] == 0
+    assert kills > 3
+    assert half_written > 0
+    assert contents(root) == contents(whole) == contents(played[""])
+
+
+@pytest.fixture
+def stopped(played: dict[str, Path], settings: Settings, tmp_path: Path) -> Workspace:
+    """A workspace whose PPO run was stopped after its training, just before the version was written."""
+    root = shutil.copytree(played["ppo"], tmp_path / "stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            learning.train_policy(Session(Workspace.open(root), settings))
+    return Workspace.open(root)
+
+
+def test_what_differs_is_named_and_nothing_is_lost(
+    stopped: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stages.status(stopped)["next"] == "manners ppo --resume"
+    with pytest.raises(MannersError, match=r"unfinished run: go on with `manners ppo --resume`, or remove that folder"):
+        stages.train_policy(stopped, settings, plan=False)
+    other = replace(settings, ppo=replace(settings.ppo, clip=0.3))
+    with pytest.raises(MannersError, match=r"begun with ppo\.clip = 0\.2, and now it is 0\.3"):
+        stages.train_policy(stopped, other, plan=False, resume=True)
+    (stopped.runs / "policy-1" / "metrics.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(MannersError, match=r"metrics\.jsonl is shorter than when the run was stopped"):
+        stages.train_policy(stopped, settings, plan=False, resume=True)
+    shutil.rmtree(stopped.runs / "ppo")
+    capsys.readouterr()
+    assert stages.train_policy(stopped, settings, plan=False, resume=True)["version"] == "policy-1"
+    assert "no run is unfinished, so one begins" in capsys.readouterr().err
+    assert stages.train_policy(stopped, settings, plan=False, resume=True)["version"] == "policy-1"
+    assert "this run has finished; leave out --resume to begin another" in capsys.readouterr().err
+
+
+def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = Session(stopped, settings).pretrained
+    swapped = replace(loaded, trunk=replace(loaded.trunk, hash="0123456789abcdef"))
+    monkeypatch.setattr(session_module, "load", lambda _: swapped)
+    monkeypatch.setattr(versions, "load_reward", lambda *_: None)
+    with pytest.raises(MannersError, match=r"begun with the model's trunk = .*, and now it is 0123456789abcdef"):
+        learning.train_policy(Session(stopped, settings), resume=True)
+
+
+def test_new_verdicts_are_another_run(played: dict[str, Path], settings: Settings, tmp_path: Path) -> None:
+    session = Session(Workspace.open(shutil.copytree(played["reward"], tmp_path / "stopped")), settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            learning.train_reward(session)
+    session.store.add_verdicts([(1, Verdict(Choice.TIE, Annotator("late", AnnotatorKind.SIMULATED)))])
+    with pytest.raises(MannersError, match=r"begun with the newest verdict = 48, and now it is 49"):
+        learning.train_reward(session, resume=True)
+
+
+def test_a_demo_goes_on_with_the_first_stage_that_is_not_done(
+    model: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(round, "demo_prompts", lambda: tiny.PROMPTS)
+    monkeypatch.setattr(asking, "PART", 128)
+    chosen = tiny.settings(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "train_ppo", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            round.demo(tmp_path / "demo", chosen)
+    round.demo(tmp_path / "demo", chosen, resume=True)
+    said = capsys.readouterr().err
+    assert "manners reward: this run has finished" in said
+    assert "manners ppo: no run is unfinished, so one begins" in said
+    assert contents(tmp_path / "demo") == contents(finished)
+    assert not (tmp_path / "demo.previous").exists()
