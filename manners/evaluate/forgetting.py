@@ -25,7 +25,7 @@ def paragraph_nll(
     ids = [tuple(renderer.tokenizer.encode(p, add_special_tokens=False))[: renderer.context] for p in paragraphs]
     rendered = [Rendered(i[:1], i[1:]) for i in ids if len(i) > 1]
     totals = [[0.0] * len(rendered) for _ in branches]
-    for bucket in track(length_buckets([r.length for r in rendered], 8), "perplexity on plain text"):
+    for bucket in track(length_buckets([r.length for r in rendered]), "perplexity on plain text"):
         batch = collate([rendered[i] for i in bucket], renderer.pad_id).to(trunk.device)
         states = trunk.states(batch)
         for nll, branch in zip(totals, branches, strict=True):

@@ -7,7 +7,7 @@ import math
 import torch
 
 from manners.errors import MannersError
-from manners.ppo.rollout import MICRO, Roles, Rollout, sliced
+from manners.ppo.rollout import Roles, Rollout, micro_batches, sliced
 from manners.text import collate
 
 RATIO_TOLERANCE = 0.02
@@ -29,7 +29,7 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
     differ between responses. The pad id ends nothing.
     """
     policy, reference, pretrained = roles.policy, roles.reference, roles.pretrained
-    rows = list(range(min(MICRO, len(rollout.draws.finish))))
+    rows = micro_batches(rollout.batch, range(len(rollout.draws.finish)))[0]
     states, batch = sliced(rollout.states, rollout.batch, rows)
     width = batch.keep.shape[1]
     drawn = rollout.draws.logprobs[rows, :width]
@@ -47,9 +47,9 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
             f"start-up check failed: KL to the initial model is {kl:.2g} nats a token before any training; start the"
             " policy from the reference"
         )
-    alone = collate([rollout.draws.rendered[0]], pretrained.renderer.pad_id).to(pretrained.trunk.device)
+    alone = collate([rollout.draws.rendered[rows[0]]], pretrained.renderer.pad_id).to(pretrained.trunk.device)
     single = roles.reward.score(pretrained.trunk.states(alone), alone).mean
-    change = float((single - rollout.scored.mean[:1]).abs().max())
+    change = float((single - rollout.scored.mean[rows[0]]).abs().max())
     if not change <= SCORE_TOLERANCE:
         raise MannersError(
             f"start-up check failed: a response's score changes by {change:.2g} standard deviations with the batch it"

@@ -16,7 +16,7 @@ from manners.ppo.rollout import Roles
 from manners.ppo.train import PPOResult, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
-from manners.text import Batch
+from manners.text import Batch, Packed
 from tests.worlds import END, START
 
 LIKED = 80
@@ -42,7 +42,8 @@ class Likes(ScalarBranch):
     def __init__(self, trunk: Trunk) -> None:
         super().__init__(trunk, None)
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
+        assert isinstance(batch, Batch)
         return 4 * ((batch.response_ids < LIKED) & batch.keep).sum(dim=1) / batch.keep.sum(dim=1)
 
 

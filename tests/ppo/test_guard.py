@@ -15,7 +15,7 @@ from manners.ppo import guard
 from manners.ppo.rollout import Roles, Rollout, collect
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch, Renderer
+from manners.text import Batch, Packed, Renderer
 from tests.ppo.scripted import PROMPTS, SAMPLE, Likes, likes, roles
 from tests.worlds import END_IDS, tiny_pretrained
 
@@ -56,21 +56,21 @@ def test_a_policy_that_is_not_the_reference(world: Pretrained) -> None:
 class Neighbourly(Likes):
     """A member whose score depends on who else is in the batch."""
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         return super().scores(states, batch) + 0.05 * len(batch.ids)
 
 
 class Indifferent(Likes):
     """A member that scores everything alike."""
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         return torch.ones(len(batch.ids))
 
 
 @pytest.mark.parametrize(
     ("member", "says"),
     [
-        (Neighbourly, r"score changes by 0\.35 standard deviations with the batch"),
+        (Neighbourly, r"score changes by 1\.1 standard deviations with the batch"),
         (Indifferent, "every response has the same score"),
     ],
 )

@@ -16,14 +16,13 @@ from manners import metrics
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
-from manners.ppo import rollout as rollout_module
 from manners.ppo import train as train_module
 from manners.ppo.guard import NotFinite
 from manners.ppo.objective import PolicyStats, policy_loss
 from manners.ppo.train import PPOResult
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch
+from manners.text import Batch, Packed
 from tests.ppo.scripted import SETTINGS, Likes, liked_share, likes, run
 from tests.worlds import tiny_pretrained
 
@@ -138,7 +137,7 @@ def test_micro_batches_change_nothing(
 ) -> None:
     settings = replace(SHORT, value=value, updates=1)
     whole = run(settings, world, likes(world), tmp_path / "whole")
-    monkeypatch.setattr(rollout_module, "MICRO", 5)
+    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
     small = run(settings, world, likes(world), tmp_path / "small")
     assert moved(whole, world) > 0.1
     for name, tensor in whole.policy.own_tensors().items():
@@ -190,7 +189,7 @@ class Failing(Likes):
     batches = 0
     sound = 0
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         scores = super().scores(states, batch)
         self.batches += 1
         if self.batches > self.sound:
@@ -205,14 +204,14 @@ def failing_after(world: Pretrained, sound: int) -> RewardModel:
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(world: Pretrained, tmp_path: Path) -> None:
-    with pytest.raises(NotFinite, match=r"reward is not finite at update 1, episodes \[\d+, \d+\] of the batch"):
+    with pytest.raises(NotFinite, match=r"reward is not finite at update 1, episodes \[\d+\] of the batch"):
         run(SHORT, world, failing_after(world, sound=0), tmp_path)
 
 
 def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) -> None:
-    # Batches scored: 1 for the validation at the start; then 4 for 64 episodes and 1 to validate, an update; 1 check.
+    # Batches scored: 1 for the validation at the start; 1 for the episodes and 1 to validate, an update; 1 check.
     settings = replace(SETTINGS, validate_every=1, updates=8)
-    result = run(settings, world, failing_after(world, sound=1 + 6 * 5 + 1), tmp_path)
+    result = run(settings, world, failing_after(world, sound=1 + 6 * 2 + 1), tmp_path)
     assert result.stopped is not None
     assert "reward is not finite at update 7" in result.stopped
     assert 0 < result.best_update < 7
