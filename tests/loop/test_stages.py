@@ -206,5 +206,6 @@ def test_a_run_that_was_stopped_says_so(copy: Workspace, settings: Settings) -> 
     ppo = replace(settings.ppo, kl_stop=0.01, learning_rate=0.01, updates=4)
     facts = stages.train_policy(copy, replace(settings, ppo=ppo), plan=False)
     assert "above ppo.kl_stop = 0.01" in facts["stopped"]
-    assert facts["warnings"] == [f"stopped early: {facts['stopped']}"]
+    update = facts["episodes"] // settings.ppo.batch + 1
+    assert facts["warnings"] == [f"update {update}: {facts['stopped']}; the run was stopped"]
     assert versions.describe(copy, facts["version"]).metrics["stopped"] == facts["stopped"]
