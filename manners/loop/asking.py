@@ -13,9 +13,8 @@ from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
 from manners.progress import steps
-from manners.reward.data import latest_verdicts
 from manners.text import TooLong
-from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse
+from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse, latest_verdicts
 
 ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
@@ -109,7 +108,7 @@ def asked_facts(session: Session) -> Facts:
     comparisons = [c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION]
     if not comparisons:
         return {}
-    verdicts = [latest_verdicts(c) for c in comparisons]
+    verdicts = [latest_verdicts(c.verdicts) for c in comparisons]
     choices = [v.choice for given in verdicts for v in given]
     kinds = sorted({str(v.annotator.kind) for given in verdicts for v in given})
     left, right = choices.count(Choice.LEFT), choices.count(Choice.RIGHT)

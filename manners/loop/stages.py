@@ -13,13 +13,14 @@ from manners.loop import asking, bulk, judging, learning, reporting
 from manners.loop.planning import plan_policy, plan_reward
 from manners.loop.session import Facts, Session
 from manners.models import versions
-from manners.models.versions import BASE, Kind
+from manners.models.versions import BASE
 from manners.reward.data import label
 from manners.reward.ensemble import score_exchanges
 from manners.reward.measure import measure
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.transfer import read_comparisons
+from manners.types import VersionKind
 from manners.workspace import Workspace
 
 
@@ -74,7 +75,7 @@ def report(workspace: Workspace, settings: Settings) -> Facts:
 def models_list(workspace: Workspace) -> Facts:
     """All versions, and which policy is the current one."""
     session = Session(workspace, Settings())
-    found = [versions.describe(workspace, name) for kind in Kind for name in versions.names(workspace, kind)]
+    found = [versions.describe(workspace, name) for kind in VersionKind for name in versions.names(workspace, kind)]
     rows = [
         {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
     ]
@@ -84,7 +85,7 @@ def models_list(workspace: Workspace) -> Facts:
 def models_promote(workspace: Workspace, version: str) -> Facts:
     """Make a policy the current one, by hand."""
     session = Session(workspace, Settings())
-    if versions.describe(workspace, version).kind is not Kind.POLICY:
+    if versions.describe(workspace, version).kind is not VersionKind.POLICY:
         raise MannersError(f"{version} is a reward model; only a policy can be promoted")
     session.set_history([*session.history(), version])
     return {"current": version}
@@ -104,7 +105,7 @@ def models_export(workspace: Workspace, version: str, directory: Path) -> Facts:
     """Write a version as a folder that plain transformers loads."""
     described = versions.describe(workspace, version)
     session = Session(workspace, from_dict(described.settings))
-    if described.kind is Kind.POLICY:
+    if described.kind is VersionKind.POLICY:
         policy = versions.load_policy(workspace, version, session.pretrained)
         versions.export_policy(policy, session.pretrained, directory)
         return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
@@ -119,7 +120,7 @@ def status(workspace: Workspace) -> Facts:
     settings = load(workspace.toml).settings
     session = Session(workspace, settings)
     counts = session.store.counts()
-    rewards, policies = (versions.names(workspace, kind) for kind in (Kind.REWARD, Kind.POLICY))
+    rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),

@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.errors import MannersError
-from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Response, Role, Verdict
+from manners.types import (
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    Response,
+    Role,
+    Verdict,
+    latest_verdicts,
+)
 
 Floats = NDArray[np.float64]
 
@@ -108,7 +118,7 @@ def label(comparisons: Iterable[Comparison], kind: AnnotatorKind | None = None) 
     pairs: list[LabelledPair] = []
     left_out: Counter[LeftOut] = Counter()
     for comparison in comparisons:
-        verdicts = [verdict for verdict in latest_verdicts(comparison) if verdict.annotator.kind is kind]
+        verdicts = [verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind]
         reason = _reason_left_out(comparison, verdicts)
         if reason is None:
             pairs.append(_labelled(comparison, verdicts))
@@ -118,11 +128,6 @@ def label(comparisons: Iterable[Comparison], kind: AnnotatorKind | None = None) 
         reasons = ", ".join(f"{n} with {reason}" for reason, n in left_out.items())
         raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
     return Labelled(tuple(pairs), dict(left_out), kind)
-
-
-def latest_verdicts(comparison: Comparison) -> list[Verdict]:
-    """Return the last verdict of each annotator, given that verdicts are in order of arrival."""
-    return list({verdict.annotator: verdict for verdict in comparison.verdicts}.values())
 
 
 def opening(prompt: Dialogue) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from manners.errors import MannersError
 from manners.store.fields import parse_prompt, prompt_text
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
-from manners.store.records import digest, effective_verdicts
+from manners.store.records import digest
 from manners.store.rowfiles import BadRow, Fields, Reason, read_rows, suffix_of, write_rows
 from manners.store.store import Store
-from manners.types import Annotator, AskedHow, Choice, Comparison, Dialogue, PromptUse
+from manners.types import Annotator, AskedHow, Choice, Comparison, Dialogue, PromptUse, latest_verdicts
 
 PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
@@ -156,7 +156,7 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     def rows() -> Iterator[Fields]:
         nonlocal written
         for comparison in store.comparisons():
-            verdicts = comparison.verdicts if fmt is Format.ROWS else effective_verdicts(comparison)
+            verdicts = comparison.verdicts if fmt is Format.ROWS else latest_verdicts(comparison.verdicts)
             for verdict in verdicts or (None,):
                 try:
                     yield render(comparison, verdict, fmt)
