@@ -132,6 +132,8 @@ class RewardSettings:
     """Peak of AdamW's step; warms up over a tenth of the steps, then falls linearly to zero."""
     set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
     """Share of the groups of comparisons that is never trained on and measures the model."""
+    annotators: Literal["human", "ai", "simulated"] | None = None
+    """Whose verdicts are learned from; None means the only kind there is, and refuses where there are several."""
     limit: Annotated[int, Range(2, 1_000_000_000)] | None = None
     """Train on at most this many comparisons, drawn at random; None takes all."""
     curve: bool = True

@@ -103,18 +103,19 @@ class Split:
     held_out: tuple[LabelledPair, ...]
 
 
-def label(comparisons: Iterable[Comparison], kind: AnnotatorKind | None = None) -> Labelled:
+def label(comparisons: Iterable[Comparison], annotators: str | None = None) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
     The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
     earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
-    for an evaluation are never learnt from. Only verdicts of one `kind` of annotator are counted; None means the only
-    kind there is. Raises `MannersError` when several kinds are present and none is named, or when nothing is left.
+    for an evaluation are never learnt from. Only verdicts of one kind of annotator, as `reward.annotators` names it,
+    are counted; None means the only kind there is. Raises `MannersError` when several kinds are present and none is
+    named, or when nothing is left.
     """
     comparisons = list(comparisons)
     if not comparisons:
         raise MannersError(NO_COMPARISONS)
-    kind = kind or _only_kind(comparisons)
+    kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
     pairs: list[LabelledPair] = []
     left_out: Counter[LeftOut] = Counter()
     for comparison in comparisons:
@@ -191,7 +192,9 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
     kinds = Counter(annotator.kind for annotator in annotators)
     if len(kinds) > 1:
         found = " and ".join(f"{n} {kind} annotator{'s' * (n != 1)}" for kind, n in sorted(kinds.items()))
-        raise MannersError(f"the verdicts come from {found}, which are never mixed; choose one kind to learn from")
+        raise MannersError(
+            f"the verdicts come from {found}, which are never mixed; set reward.annotators to one of them"
+        )
     return next(iter(kinds), None)
 
 
