@@ -9,6 +9,7 @@ from itertools import combinations
 from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.feedback.statistics import pair_agreement, wilson
+from manners.loop.planning import announce, plan_sample
 from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
@@ -30,6 +31,7 @@ def sample(session: Session, *, crowd: bool) -> Facts:
     """
     facts: Facts = {}
     with timed(facts):
+        announce(plan_sample(session))
         asked = {c.prompt for c in session.store.comparisons()}
         prompts = [p.dialogue for p in session.store.prompts(PromptUse.TRAIN) if p.dialogue not in asked]
         fitting = short_enough(session, prompts)

@@ -17,6 +17,7 @@ from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
 from manners.loop.asking import short_enough
 from manners.loop.learning import ensure_rows
+from manners.loop.planning import announce, plan_evaluate
 from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
@@ -55,6 +56,7 @@ def evaluate(session: Session) -> Facts:
     facts: Facts = {}
     with session.workspace.run_lock("evaluate"), timed(facts):
         name = versions.latest(session.workspace, VersionKind.POLICY)
+        announce(plan_evaluate(session))
         before, after, perplexity = _both(session, name)
         facts |= _text_facts(session, before, after, perplexity) | {"version": name}
         if _source(session) is AnnotatorKind.SIMULATED:

@@ -11,6 +11,7 @@ import torch
 from manners import metrics
 from manners.errors import MannersError
 from manners.loop.asking import short_enough
+from manners.loop.planning import announce, plan_policy, plan_reward
 from manners.loop.session import Facts, Session, now, timed
 from manners.models import versions
 from manners.models.answer import answer
@@ -33,6 +34,7 @@ def train_reward(session: Session) -> Facts:
     """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
     settings, facts = session.settings, Facts()
     with session.workspace.run_lock("reward"), timed(facts):
+        announce(plan_reward(session))
         watermark = session.store.watermark()
         trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons())
         reward = _normalised(session, trained)
@@ -86,6 +88,7 @@ def train_policy(session: Session) -> Facts:
     settings, facts = session.settings, Facts()
     with session.workspace.run_lock("ppo"), timed(facts):
         reward_name = versions.latest(session.workspace, VersionKind.REWARD)
+        announce(plan_policy(session))
         reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
         prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
         if not prompts or not validation:

@@ -10,7 +10,7 @@ import numpy as np
 
 from manners.errors import MannersError
 from manners.loop import asking, bulk, judging, learning, reporting
-from manners.loop.planning import plan_policy, plan_reward
+from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
 from manners.models.versions import BASE
@@ -24,33 +24,36 @@ from manners.types import VersionKind
 from manners.workspace import Workspace
 
 
-def sample(workspace: Workspace, settings: Settings, *, crowd: bool) -> Facts:
-    """Answer the training prompts twice and open comparisons; see `asking.sample`."""
-    return asking.sample(Session(workspace, settings), crowd=crowd)
+def sample(workspace: Workspace, settings: Settings, *, crowd: bool, plan: bool) -> Facts:
+    """Answer the training prompts and open comparisons, or say what that takes; see `asking.sample`."""
+    session = Session(workspace, settings)
+    return plan_sample(session).facts if plan else asking.sample(session, crowd=crowd)
 
 
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool) -> Facts:
     """Train a reward model, or say what that takes; see `learning.train_reward`."""
     session = Session(workspace, settings)
-    return plan_reward(session) if plan else _headline(learning.train_reward(session))
+    return plan_reward(session).facts if plan else _headline(learning.train_reward(session))
 
 
 def train_policy(workspace: Workspace, settings: Settings, *, plan: bool) -> Facts:
     """Run PPO, or say what that takes; see `learning.train_policy`."""
     session = Session(workspace, settings)
-    return plan_policy(session) if plan else _headline(learning.train_policy(session))
+    return plan_policy(session).facts if plan else _headline(learning.train_policy(session))
 
 
-def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None) -> Facts:
-    """Judge the newest policy, or open comparisons for people to judge it; see `judging`."""
+def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan: bool) -> Facts:
+    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `judging`."""
     session = Session(workspace, settings)
+    if plan:
+        return plan_evaluate(session).facts
     return _headline(judging.evaluate(session)) if ask is None else judging.open_for_people(session, ask)
 
 
 def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file: Path) -> Facts:
     """Measure a reward model on any outside file of comparisons, beside the same baselines."""
     session = Session(workspace, settings)
-    labelled = label(read_comparisons(file, {}))
+    labelled = label(read_comparisons(file, {}), settings.reward.annotators)
     reward = versions.load_reward(workspace, version, session.pretrained)
     exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
     scores = np.concatenate(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -28,6 +29,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from manners.errors import MannersError
+from manners.memory import free_memory
 from manners.models.proof import prove_split
 from manners.models.trunk import Trunk, grow_trunk
 from manners.settings import ModelSettings
@@ -116,6 +118,8 @@ def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTraine
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if not _decoder_only(config):
             raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
+        with torch.device("meta"):  # sizes only
+            _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()))
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -132,6 +136,16 @@ def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTraine
     return model, tokenizer
 
 
+def _check_fits(name: str, parameters: int) -> None:
+    """Raise MannersError where a model is larger than the memory into which it would be read, in float32."""
+    needed, free = 4 * parameters, free_memory()
+    if free is not None and needed > free:
+        raise MannersError(
+            f"model.name is {name}, whose {parameters / 1e6:,.0f} million parameters take {needed / 1e9:,.2f} GB, but"
+            f" {free / 1e9:,.2f} GB of memory is free; use a smaller model, or free some memory"
+        )
+
+
 def _decoder_only(config: PreTrainedConfig) -> bool:
     """Return whether a configuration is of a decoder-only model; some encoders can also be set up as decoders."""
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True)
@@ -140,8 +154,11 @@ def _decoder_only(config: PreTrainedConfig) -> bool:
 
 def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
+        _check_fits(str(path), sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors))
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except MannersError:
+        raise
     except Exception as error:  # a damaged file fails anywhere in the reader, as anything from struct.error on
         raise MannersError(
             f"{path} cannot be read as a GGUF model ({_reason(error)}); download it again or use another"
