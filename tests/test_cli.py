@@ -193,13 +193,13 @@ def test_settings_tells_value_and_origin(project: Path, capsys: pytest.CaptureFi
 
 
 STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
-    ("sample --crowd", "sample", (), {"crowd": True}),
+    ("sample --crowd", "sample", (), {"crowd": True, "plan": False}),
     ("reward --plan", "train_reward", (), {"plan": True}),
     ("ppo", "train_policy", (), {"plan": False}),
     ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), {}),
     ("score reward-1 in.jsonl --output s", "score", ("reward-1", Path("in.jsonl"), Path("s")), {}),
-    ("evaluate --ask 50", "evaluate", (), {"ask": 50}),
-    ("evaluate", "evaluate", (), {"ask": None}),
+    ("evaluate --ask 50", "evaluate", (), {"ask": 50, "plan": False}),
+    ("evaluate --plan", "evaluate", (), {"ask": None, "plan": True}),
     ("evaluate --reward r --comparisons c.csv", "evaluate_reward", ("r", Path("c.csv")), {}),
     ("report", "report", (), {}),
     ("models list", "models_list", (), {}),

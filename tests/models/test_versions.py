@@ -18,10 +18,10 @@ from manners.models import versions
 from manners.models.branches import Branch, ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import grow_trunk
-from manners.models.versions import Kind, Version
+from manners.models.versions import Version
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, Renderer, collate
-from manners.types import FinishReason, Response, Role, Turn
+from manners.types import FinishReason, Response, Role, Turn, VersionKind
 from manners.workspace import Workspace
 from tests.worlds import EOS, NO_SYSTEM_TEMPLATE, bare_tokenizer, tiny_model, tiny_pretrained
 
@@ -38,7 +38,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.create(tmp_path / "work")
 
 
-def version_of(pretrained: Pretrained, name: str, kind: Kind) -> Version:
+def version_of(pretrained: Pretrained, name: str, kind: VersionKind) -> Version:
     return Version(
         name=name,
         kind=kind,
@@ -73,7 +73,7 @@ def reward_model(pretrained: Pretrained) -> RewardModel:
 
 def save_policy(workspace: Workspace, pretrained: Pretrained, name: str = "policy-1") -> Branch:
     policy = trained(Branch(pretrained.trunk, trainable=True))
-    versions.save(workspace, version_of(pretrained, name, Kind.POLICY), [policy])
+    versions.save(workspace, version_of(pretrained, name, VersionKind.POLICY), [policy])
     return policy
 
 
@@ -103,7 +103,7 @@ def test_a_policy_comes_back_bit_for_bit_with_its_description(
     stored = dict(again.named_parameters())
     assert all(torch.equal(t, stored[name]) for name, t in policy.own_tensors().items())
     assert not set_trainable([again])
-    assert versions.describe(workspace, "policy-1") == version_of(pretrained, "policy-1", Kind.POLICY)
+    assert versions.describe(workspace, "policy-1") == version_of(pretrained, "policy-1", VersionKind.POLICY)
 
 
 def test_a_version_stores_its_own_layers_only(workspace: Workspace) -> None:
@@ -125,7 +125,7 @@ def test_the_initial_version_is_the_base_model_itself(workspace: Workspace) -> N
 def test_a_reward_model_comes_back_with_its_shifts_and_scale(workspace: Workspace) -> None:
     pretrained = tiny_pretrained()
     reward = reward_model(pretrained)
-    version = version_of(pretrained, "reward-1", Kind.REWARD)
+    version = version_of(pretrained, "reward-1", VersionKind.REWARD)
     versions.save(workspace, replace(version, shifts=reward.shifts, scale=reward.scale), reward.members)
     again = versions.load_reward(workspace, "reward-1", pretrained)
     assert (again.shifts, again.scale) == (reward.shifts, reward.scale)
@@ -134,14 +134,14 @@ def test_a_reward_model_comes_back_with_its_shifts_and_scale(workspace: Workspac
 
 def test_names_are_in_order_of_number_and_the_latest_is_the_highest(workspace: Workspace) -> None:
     with pytest.raises(MannersError, match=r"no policy version .* yet; run `manners ppo` first"):
-        versions.latest(workspace, Kind.POLICY)
+        versions.latest(workspace, VersionKind.POLICY)
     pretrained = tiny_pretrained()
     for name in ("policy-10", "policy-9", "policy-backup"):
         save_policy(workspace, pretrained, name)
-    assert versions.names(workspace, Kind.POLICY) == ["policy-9", "policy-10"]
-    assert versions.latest(workspace, Kind.POLICY) == "policy-10"
+    assert versions.names(workspace, VersionKind.POLICY) == ["policy-9", "policy-10"]
+    assert versions.latest(workspace, VersionKind.POLICY) == "policy-10"
     with pytest.raises(MannersError, match="run `manners reward` first"):
-        versions.latest(workspace, Kind.REWARD)
+        versions.latest(workspace, VersionKind.REWARD)
 
 
 # Refused
