@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.contender import Measurement, RewardTask
+from benchmarks.contender import Measurement
 from benchmarks.prepare import Request, split_of
 from benchmarks.processes import Contender, measure, pairs_file, prepare
 from benchmarks.publish import PAGE, ROOT, replace_between
+from benchmarks.run import reward_task
 from manners.reward.baselines import accuracy, accuracy_gain, characters, longer_wins
 from manners.reward.data import LabelledPair
 from manners.types import Interval
@@ -57,17 +58,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="manners-accuracy-") as scratch:
         folder = Path(scratch)
         inputs = prepare(Request(scratch, pairs_file(), options.pairs, options.set_aside), options.threads)
-        one = RewardTask(
-            model=inputs.model,
-            comparisons=inputs.comparisons,
-            train=inputs.train,
-            held_out=inputs.held_out,
-            set_aside=options.set_aside,
-            batch=8,
-            micro=8,
-            trainable_layers=6,
-            members=1,
-        )
+        one = reward_task(inputs, options.set_aside)
         contenders = {
             "manners, one member": Contender("benchmarks.ours.reward", one),
             "manners, three members": Contender("benchmarks.ours.reward", replace(one, members=3)),

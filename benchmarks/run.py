@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -55,24 +55,29 @@ class Group:
 
 
 def main(options: Options) -> None:
-    """Prepare, measure and publish."""
+    """Prepare, measure, and publish each group as soon as it is measured."""
     with tempfile.TemporaryDirectory(prefix="manners-benchmark-") as scratch:
         folder = Path(scratch)
         request = Request(scratch, pairs_file(), 12 if options.quick else options.pairs, SET_ASIDE)
         inputs = prepare(request, options.threads)
-        rows = [row for group in groups(inputs, options) for row in compare(group, options, folder)]
-    print(publish.table(rows))
+        for group in chosen(
+            [ppo(inputs, options.quick), reward(inputs), *generate(inputs, options.quick)], options.only
+        ):
+            rows = list(compare(group, options, folder))
+            print(publish.table(rows))
+            if not options.quick:
+                publish.publish(rows)
     if not options.quick:
-        publish.publish(rows)
         publish.replace_between(publish.PAGE, "prompts", publish.histogram([len(ids) for ids in inputs.chat]))
 
 
-def groups(inputs: Inputs, options: Options) -> Iterator[Group]:
-    """Yield what is to be compared, without what was not asked for."""
-    for group in (ppo(inputs, options.quick), reward(inputs), *generate(inputs, options.quick)):
-        ours = {name: task for name, task in group.ours.items() if not options.only or name in options.only}
-        if ours:
-            yield replace(group, ours=ours)
+def chosen(groups: Sequence[Group], only: Sequence[str]) -> list[Group]:
+    """Leave out what was not asked for, by name of the benchmark."""
+    names = [name for group in groups for name in group.ours]
+    if unknown := set(only) - set(names):
+        raise SystemExit(f"--only: there is no benchmark {unknown.pop()} (there are: {', '.join(names)})")
+    kept = [replace(g, ours={name: task for name, task in g.ours.items() if not only or name in only}) for g in groups]
+    return [group for group in kept if group.ours]
 
 
 def ppo(inputs: Inputs, quick: bool) -> Group:
@@ -95,20 +100,24 @@ def ppo(inputs: Inputs, quick: bool) -> Group:
 
 
 def reward(inputs: Inputs) -> Group:
-    """Reward training: one pass over the same pairs, in batches of 8."""
-    one = RewardTask(
+    """Reward training: one pass over the same pairs."""
+    one = reward_task(inputs, SET_ASIDE)
+    ours = {"reward_1": one, "reward_3": replace(one, members=3)}
+    return Group("reward", "trl-1.16.0", TRL_REWARD, "pairs/s", one, ours)
+
+
+def reward_task(inputs: Inputs, set_aside: float) -> RewardTask:
+    """One pass over the prepared pairs, in batches of 8."""
+    return RewardTask(
         model=inputs.model,
         comparisons=inputs.comparisons,
         train=inputs.train,
         held_out=inputs.held_out,
-        set_aside=SET_ASIDE,
+        set_aside=set_aside,
         batch=8,
         micro=8,
         trainable_layers=6,
         members=1,
-    )
-    return Group(
-        "reward", "trl-1.16.0", TRL_REWARD, "pairs/s", one, {"reward_1": one, "reward_3": replace(one, members=3)}
     )
 
 

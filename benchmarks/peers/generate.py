@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks import flops
 from benchmarks.contender import GenerateTask, Measurement, Part, read_task, report
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def respond(task: GenerateTask, model: GenerationMixin, seed: int, new_tokens: int) -> int:
+def respond(task: GenerateTask, model: Any, seed: int, new_tokens: int) -> int:
     """Draw one response to each prompt and count the tokens up to where each ends."""
     torch.manual_seed(seed)
     pad_id, end_ids = task.model.pad_id, task.model.end_ids if task.finish else []

@@ -77,11 +77,11 @@ def main() -> None:
 
 def scalar_model(task: PPOTask) -> PreTrainedModel:
     """Load a reward model or value function: the one to learn from, or the language model with a random head."""
-    if task.goal is not None:
-        return AutoModelForSequenceClassification.from_pretrained(task.goal.folder, dtype=torch.float32)
-    return AutoModelForSequenceClassification.from_pretrained(
-        task.model.folder, num_labels=1, dtype=torch.float32, pad_token_id=task.model.pad_id
+    goal, folder, pad_id = task.goal, task.model.folder, task.model.pad_id
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        goal.folder if goal else folder, num_labels=1, dtype=torch.float32, pad_token_id=pad_id
     )
+    return model
 
 
 def settings(task: PPOTask, scratch: str) -> PPOConfig:

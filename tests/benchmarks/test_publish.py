@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy, growth, learning, publish, run
-from benchmarks.contender import Measurement, Part
+from benchmarks.contender import GenerateTask, Measurement, Model, Part
 from benchmarks.publish import Row
 from manners.reward.data import Counts, LabelledPair
 from manners.types import Response, Role, Turn
+
+PEER = GenerateTask(Model("", 0, [], 1, 1, 1), [], 1, 1)
 
 
 def measured(seconds: float, memory_bytes: int) -> Measurement:
@@ -31,6 +33,15 @@ def test_ratios_are_taken_within_a_round(row: Row) -> None:
     assert (row.ours, row.peer, row.rounds) == (3.0, 1.0, 3)
     assert (row.memory_ratio, row.peak_gflops) == (0.25, 2.0)
     assert row.share_of_peak == pytest.approx({"draw": 0.5, "train": 1.0})
+
+
+def test_only_what_is_asked_for_runs_and_a_wrong_name_is_refused() -> None:
+    groups = [run.Group("ppo", "", "", "", PEER, {"ppo_k6": PEER, "ppo_all": PEER})]
+    groups += [run.Group("generate", "", "", "", PEER, {"generate_1": PEER})]
+    assert run.chosen(groups, ()) == groups
+    assert [list(group.ours) for group in run.chosen(groups, ["ppo_all"])] == [["ppo_all"]]
+    with pytest.raises(SystemExit, match=r"no benchmark ppo \(there are: ppo_k6, ppo_all, generate_1\)"):
+        run.chosen(groups, ["ppo"])
 
 
 def test_new_rows_take_the_place_of_old_ones_and_the_page_shows_all(row: Row, tmp_path: Path) -> None:
