@@ -72,6 +72,8 @@ class ModelSettings:
     """A Hugging Face id, a local folder, a .gguf file, or `smollm2-135m`."""
     trainable_layers: Annotated[int, Range(1, 10_000)] | Literal["all"] = 4
     """Layers above the cut that every role owns a copy of; `all` is ordinary full fine-tuning."""
+    lora_rank: Annotated[int, Range(1, 4096)] | None = None
+    """Train low-rank adapters of this rank on the linear layers above the cut; None trains these layers themselves."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; `auto` takes cuda, then mps, then cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"

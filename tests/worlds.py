@@ -137,10 +137,11 @@ def tiny_pretrained(
     trainable_layers: int | Literal["all"] = 2,
     chat_template: str | None = TEMPLATE,
     context: int = 256,
+    lora_rank: int | None = None,
     **overrides: Any,
 ) -> Pretrained:
     """Build a model, cut and with its renderer, as `manners.models.pretrained.load` returns it."""
-    trunk = proved(grow_trunk(tiny_model(model_type, **overrides), trainable_layers), context)
+    trunk = proved(grow_trunk(tiny_model(model_type, **overrides), trainable_layers, lora_rank), context)
     return Pretrained(f"tiny-{model_type}", trunk, tiny_renderer(chat_template, context), note="")
 
 

@@ -235,6 +235,8 @@ def _rows(length: int) -> int:
 
 def _own(trunk: Trunk, *, head: bool) -> int:
     """Bytes of a branch's own weights; a scalar branch keeps the language model's head, and does not train it."""
+    if trunk.lora_rank:
+        return sum(t.numel() * t.element_size() for t in Branch(trunk, trainable=True).own_tensors().values())
     idle = set() if head else {id(p) for p in trunk.whole.get_output_embeddings().parameters()}
     own = sum(p.numel() for p in trunk.whole.parameters() if id(p) in trunk.own - idle)
     return own * trunk.whole.dtype.itemsize
@@ -282,7 +284,7 @@ def _kept(trunk: Trunk, prompt: int, response: int, *, logits: bool) -> int:
     """
     sequences = [Rendered((0,) * width, (0,) * response) for width in (prompt, max(1, prompt - 1))]
     batch = collate(sequences, 0).to(trunk.device)
-    branch = Branch(trunk, trainable=False)
+    branch = Branch(trunk, trainable=trunk.lora_rank is not None)
 
     def forward() -> Tensor:
         hidden = branch.hidden(_blank_states(trunk, batch), batch)
@@ -299,7 +301,10 @@ def _blank_states(trunk: Trunk, batch: Batch) -> Tensor:
 
 @contextmanager
 def _as_if_trained(trunk: Trunk) -> Iterator[None]:
-    """Have the frozen model's upper part record what a trained copy of it would, without making the copy."""
+    """Have the frozen model's upper part record what a trained copy of it would, without making the copy.
+
+    Where branches own adapters only, nothing pretends: the adapters themselves are there, and small.
+    """
     own = [parameter for parameter in trunk.whole.parameters() if id(parameter) in trunk.own]
     for parameter in own:
         parameter.requires_grad_(True)

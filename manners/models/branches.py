@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from manners.maths import token_logprobs
+from manners.models.lowrank import adapt, merge
 from manners.models.trunk import States, Trunk, forward_base, layer_list, put_taps, shared_copy
 from manners.text import Batch, Packed
 
@@ -66,6 +67,8 @@ class Branch(nn.Module):
         shared = {id(p) for p in trunk.whole.parameters()}
         for parameter in model.parameters():
             parameter.requires_grad_(trainable and id(parameter) not in shared)
+        if trainable and trunk.lora_rank:
+            adapt(model, trunk.cut, trunk.lora_rank)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
         self._join = taps[-1] if taps else None
         self.cut, self.trunk_hash = trunk.cut, trunk.hash
@@ -113,11 +116,12 @@ class Branch(nn.Module):
         return torch.zeros(keep.shape, dtype=logprobs.dtype, device=keep.device).masked_scatter(keep, logprobs)
 
     def assembled(self, trunk: Trunk) -> PreTrainedModel:
-        """Return the whole model, trunk and branch, sharing the parameters of both."""
+        """Return the whole model, trunk and branch, sharing the parameters of both; adapters are merged into copies."""
         whole = shared_copy(self.model)
         layers, lower = layer_list(whole), layer_list(trunk.whole)
         for index in range(trunk.cut):
             layers[index] = lower[index]
+        merge(whole)
         return whole
 
     def own_tensors(self) -> dict[str, Tensor]:
@@ -149,7 +153,8 @@ class ScalarBranch(Branch):
         embedding = self.model.get_output_embeddings()
         if embedding is not None:  # the language-model head plays no part here
             for parameter in embedding.parameters():
-                parameter.requires_grad_(trunk.cut == 0 and _is_input_embedding(self.model, parameter))
+                if trunk.cut > 0 or not _is_input_embedding(self.model, parameter):
+                    parameter.requires_grad_(False)
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " N"]:

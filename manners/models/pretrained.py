@@ -75,7 +75,7 @@ def load(settings: ModelSettings) -> Pretrained:
     torch.nn.Module.to(model, device=device, dtype=getattr(torch, settings.dtype))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
     context = min(settings.context, limit)
-    trunk = proved(grow_trunk(model, settings.trainable_layers), context)
+    trunk = proved(grow_trunk(model, settings.trainable_layers, settings.lora_rank), context)
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     if renderer.plain:

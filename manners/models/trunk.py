@@ -141,6 +141,8 @@ class Trunk:
     """Ids of the parameters of `whole` above the cut: what a branch copies."""
     _lower: PreTrainedModel
     _tap: Tap | None
+    lora_rank: int | None = None
+    """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
     shares_prompts: bool = False
     """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
 
@@ -178,15 +180,16 @@ def forward_base(model: PreTrainedModel, x: States, batch: Batch | Packed) -> Fl
     return hidden
 
 
-def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> Trunk:
+def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], lora_rank: int | None = None) -> Trunk:
     """Freeze a model and cut it; raises MannersError where `trainable_layers` does not fit, or nothing can be cut."""
     cut = cut_of(model, trainable_layers)
     model.eval().requires_grad_(False)
     anatomy = probe(model)
-    own = upper_parameters(model, cut, anatomy)
+    own = frozenset() if lora_rank else upper_parameters(model, cut, anatomy)
     lower = shared_copy(model)
     tap = put_taps(lower, range(cut, len(layer_list(lower))), anatomy)[0] if cut else None
-    return Trunk(model, cut, _trunk_hash(model, cut, own), anatomy, own, lower, tap)
+    digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
+    return Trunk(model, cut, digest, anatomy, own, lower, tap, lora_rank)
 
 
 def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap]:
@@ -198,11 +201,11 @@ def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap
     return taps
 
 
-def _trunk_hash(model: PreTrainedModel, cut: int, own: frozenset[int]) -> str:
+def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:
     """Hash the cut and the frozen parameters; with an empty trunk, everything: a branch then starts from the whole."""
     digest = hashlib.sha256(f"{type(model).__name__}|{cut}".encode())
     for name, parameter in model.named_parameters():
-        if id(parameter) not in own or cut == 0:
+        if id(parameter) not in own or cut == "0":
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -129,8 +129,8 @@ def _checked(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pre
     if (version.trunk_hash, version.cut) != (trunk.hash, trunk.cut):
         raise MannersError(
             f"{name} was trained above another trunk (base {version.base}, cut {version.cut}) than the one loaded"
-            f" ({pretrained.name}, cut {trunk.cut}); set model.name and model.trainable_layers as they were, or train"
-            " anew"
+            f" ({pretrained.name}, cut {trunk.cut}); set model.name, model.trainable_layers and model.lora_rank as they"
+            " were, or train anew"
         )
     if version.template_hash != pretrained.renderer.template_hash:
         raise MannersError(

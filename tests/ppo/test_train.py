@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,21 +81,24 @@ def same(a: PPOResult, b: PPOResult) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("trainable_layers", "value"),
-    [(2, "shared"), (2, "separate"), (1, "shared"), ("all", "shared"), ("all", "separate")],
+    ("trainable_layers", "rank", "value"),
+    [(1, None, "shared"), *product((2, "all"), (None, 4), ("shared", "separate"))],
 )
 def test_it_learns_what_is_liked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     trainable_layers: int | Literal["all"],
+    rank: int | None,
     value: Literal["shared", "separate"],
 ) -> None:
     monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)  # a reward that asks for no variety may be met by one answer
-    world = tiny_pretrained(trainable_layers=trainable_layers)
+    world = tiny_pretrained(trainable_layers=trainable_layers, lora_rank=rank)
     initial = Branch(world.trunk, trainable=False)
     assert liked_share(initial, world) < 0.3
-    result = run(replace(SETTINGS, value=value), world, likes(world), tmp_path)
-    assert liked_share(result.policy, world) > 0.8
+    rate = SETTINGS.learning_rate * (1 if rank is None else 3)
+    result = run(replace(SETTINGS, value=value, learning_rate=rate), world, likes(world), tmp_path)
+    # Adapters of random layers cannot do what the final norm does: make some tokens likelier everywhere.
+    assert liked_share(result.policy, world) > (0.8 if rank is None else 0.4)
     assert liked_share(initial, world) < 0.3, "the initial model is shared, and must not have changed"
     assert result.kl > 1
     assert result.stopped is None
@@ -106,7 +109,7 @@ def test_it_learns_what_is_liked(
     assert points[-1].keys() >= CURVES
     assert all(p["policy/first_ratio_max_dev"] < 1e-3 for p in points[1:]), "the ratio of an update's first batch is 1"
     assert abs(points[1]["objective/kl"]) < 1e-4
-    assert points[-1]["objective/scores"] > points[1]["objective/scores"] + 1
+    assert points[-1]["objective/scores"] > points[1]["objective/scores"] + (1 if rank is None else 0.5)
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
