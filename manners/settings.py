@@ -184,7 +184,9 @@ class PPOSettings:
     """Gradients are scaled down to this norm."""
     unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.25
     """Taken off the score of a response that the length limit cut off, in reward standard deviations."""
-    validate_every: Annotated[int, Range(1, 1_000_000)] = 4
+    forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
+    """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
+    validate_every: Annotated[int, Range(1, 1_000_000)] = 2
     """Updates between measurements on the validation prompts, by which the best version is kept."""
     validation_prompts: Annotated[int, Range(1, 1_000_000)] = 32
     """Prompts of each such measurement."""

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from manners.models.pretrained import Pretrained
+from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
 from manners.text import Renderer
 
@@ -139,7 +140,7 @@ def tiny_pretrained(
     **overrides: Any,
 ) -> Pretrained:
     """Build a model, cut and with its renderer, as `manners.models.pretrained.load` returns it."""
-    trunk = grow_trunk(tiny_model(model_type, **overrides), trainable_layers)
+    trunk = proved(grow_trunk(tiny_model(model_type, **overrides), trainable_layers), context)
     return Pretrained(f"tiny-{model_type}", trunk, tiny_renderer(chat_template, context), note="")
 
 

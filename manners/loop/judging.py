@@ -12,7 +12,6 @@ import torch
 from manners.data import plain_text
 from manners.errors import MannersError
 from manners.evaluate import ask, compare, text_measures
-from manners.evaluate.forgetting import paragraph_nll
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
 from manners.loop.asking import short_enough
@@ -22,6 +21,7 @@ from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
+from manners.models.perplexity import paragraph_nll
 from manners.models.versions import BASE
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
@@ -115,7 +115,7 @@ def _both(session: Session, name: str) -> tuple[Answered, Answered, text_measure
     policy = versions.load_policy(session.workspace, name, pretrained)
     before = _answered(session, initial, initial, reward, prompts, BASE)
     after = _answered(session, policy, initial, reward, prompts, name)
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text())
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return before, after, change
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from manners import metrics
+from manners.data import plain_text
 from manners.errors import MannersError
 from manners.loop.asking import short_enough
 from manners.loop.planning import announce, plan_policy, plan_reward
@@ -100,7 +101,15 @@ def train_policy(session: Session) -> Facts:
         folder = session.workspace.runs / name
         with metrics.RunLog(folder) as log:
             result = train_ppo(
-                settings.ppo, settings.sample, settings.seed, session.pretrained, reward, prompts, validation, log
+                settings.ppo,
+                settings.sample,
+                settings.seed,
+                session.pretrained,
+                reward,
+                prompts,
+                validation,
+                plain_text(PromptUse.VALIDATE),
+                log,
             )
         facts |= _ppo_facts(result, metrics.read(folder))
         facts |= {"version": name, "reward": reward_name}
@@ -116,7 +125,7 @@ def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
 def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
     updates = [p for p in points if "episode" in p]
     validated = [p for p in points if "validate/measure" in p]
-    names = sorted({name for p in updates for name in p} - {"step", "validate/measure", "validate/kl"})
+    names = sorted({name for p in updates for name in p if not name.startswith("validate/")} - {"step"})
     curves: Facts = {name: [p.get(name) for p in updates] for name in names}
     curves["update"] = [p["step"] for p in updates]
     curves["validate/update"] = [p["step"] for p in validated]
@@ -129,7 +138,7 @@ def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
         "stopped": result.stopped,
         "best_update": result.best_update,
         "curves": curves,
-        "warnings": [f"stopped early: {result.stopped}"] if result.stopped else [],
+        "warnings": [str(warned) for warned in result.warned],
     }
 
 

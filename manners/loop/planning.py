@@ -19,11 +19,9 @@ from manners.memory import free_memory
 from manners.models.branches import HEAD_CHUNK, Branch
 from manners.models.trunk import Trunk, layer_list
 from manners.models.versions import BASE
-from manners.ppo.rollout import MICRO
 from manners.reward.data import LabelledPair, label, set_aside
-from manners.reward.pairs import MICRO_SEQUENCES
 from manners.reward.train import CURVE_SHARES
-from manners.text import Batch, Rendered, TooLong, collate
+from manners.text import BUCKET_TOKENS, Batch, Rendered, TooLong, collate
 from manners.types import PromptUse
 
 LONGEST = 32
@@ -124,9 +122,11 @@ def plan_reward(session: Session) -> Plan:
         "trunk_states_on_disk_bytes_at_most": 2 * len(pairs) * (prompt + response) * trunk.width * FLOAT,
         "disk_free_bytes": shutil.disk_usage(session.workspace.root).free,
     }
-    step = MICRO_SEQUENCES * _kept(trunk, prompt, response, logits=False) + _layer(
-        trunk, MICRO_SEQUENCES * (prompt + response)
-    )
+    rows = 2 * settings.batch
+    if trunk.shares_prompts:  # the two responses of a pair stand in one row
+        response, rows = 2 * response, settings.batch
+    rows = min(rows, _rows(prompt + response))
+    step = rows * _kept(trunk, prompt, response, logits=False) + _layer(trunk, rows * (prompt + response))
     parts = [
         Part("members", len(runs) * _own(trunk, head=True), "reward.members"),
         Part("gradient_and_adam", 3 * _own(trunk, head=False), "model.trainable_layers"),
@@ -147,10 +147,9 @@ def plan_policy(session: Session) -> Plan:
     }
     step = _kept(trunk, longest, sample.max_new_tokens, logits=True)
     step += _kept(trunk, longest, sample.max_new_tokens, logits=False) if separate else 0
-    step = MICRO * step + _layer(trunk, MICRO * (longest + sample.max_new_tokens)) + _head(trunk)
+    at_once = min(_rows(longest + sample.max_new_tokens), ppo.minibatch)
+    step = at_once * step + _layer(trunk, at_once * (longest + sample.max_new_tokens)) + _head(trunk)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
-    if __import__("os").environ.get("PROBE"):
-        print("TRAIN", step / 1e6, _head(trunk) / 1e6)
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
     distinct = min(rows, max(prompts[use]["fit"] for use in prompts))
     drawing = Part("drawing_responses", _drawing(session, rows, distinct, longest, states=True), "ppo.batch")
@@ -227,6 +226,11 @@ def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tupl
     rendered = [session.pretrained.renderer.render(*exchange) for exchange in chosen]
     longest = max(rendered, key=lambda r: r.length)
     return len(longest.prompt_ids), len(longest.response_ids)
+
+
+def _rows(length: int) -> int:
+    """Sequences of that length in one forward and backward."""
+    return max(1, BUCKET_TOKENS // length)
 
 
 def _own(trunk: Trunk, *, head: bool) -> int:

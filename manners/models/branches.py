@@ -14,7 +14,7 @@ from transformers.utils.generic import ModelOutput
 
 from manners.maths import token_logprobs
 from manners.models.trunk import States, Trunk, forward_base, layer_list, put_taps, shared_copy
-from manners.text import Batch
+from manners.text import Batch, Packed
 
 HEAD_CHUNK = 512
 """Response tokens whose logits exist at one time, so that no (B, T, V) tensor ever does."""
@@ -78,12 +78,16 @@ class Branch(nn.Module):
 
         Column t is where response token t is predicted and valued, column t + 1 where it has been read.
         """
+        return self.final(states, batch)[:, batch.prompt_width - 1 :]
+
+    def final(self, states: States, batch: Batch | Packed) -> Float[Tensor, "B L D"]:
+        """Final hidden states of all columns."""
         if self._join is not None:
             self._join.given = states
-        hidden = forward_base(self.model, states, batch.attend, batch.positions)
+        final = forward_base(self.model, states, batch)
         if self._join is not None:
             self._join.given = self._join.seen = None
-        return hidden[:, batch.prompt_width - 1 :]
+        return final
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Next-token logits for hidden states, at temperature 1."""
@@ -148,11 +152,9 @@ class ScalarBranch(Branch):
                 parameter.requires_grad_(trunk.cut == 0 and _is_input_embedding(self.model, parameter))
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
-    def scores(self, states: States, batch: Batch) -> Float[Tensor, " B"]:
-        """Score at the last kept response token."""
-        hidden = self.hidden(states, batch)[:, 1:]
-        rows = torch.arange(len(hidden), device=hidden.device)
-        score: Tensor = self.scalar(hidden[rows, batch.last]).squeeze(-1).float()
+    def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " N"]:
+        """Score of each response, at its last token."""
+        score: Tensor = self.scalar(self.final(states, batch)[batch.ends]).squeeze(-1).float()
         return score
 
     def values(self, states: States, batch: Batch) -> Float[Tensor, "B T"]:

@@ -30,7 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from manners.errors import MannersError
 from manners.memory import free_memory
-from manners.models.proof import prove_split
+from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
 from manners.settings import ModelSettings
 from manners.text import Renderer
@@ -75,8 +75,7 @@ def load(settings: ModelSettings) -> Pretrained:
     torch.nn.Module.to(model, device=device, dtype=getattr(torch, settings.dtype))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
     context = min(settings.context, limit)
-    trunk = grow_trunk(model, settings.trainable_layers)
-    prove_split(trunk, context)
+    trunk = proved(grow_trunk(model, settings.trainable_layers), context)
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     if renderer.plain:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.errors import MannersError
-from manners.text import Batch
+from manners.text import Batch, Packed
 
 States = Float[Tensor, "B L D"] | Int[Tensor, "B L"]
 """What a trunk hands to its branches: hidden states, or token ids where the trunk is empty."""
@@ -141,6 +141,8 @@ class Trunk:
     """Ids of the parameters of `whole` above the cut: what a branch copies."""
     _lower: PreTrainedModel
     _tap: Tap | None
+    shares_prompts: bool = False
+    """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
 
     @property
     def width(self) -> int:
@@ -153,24 +155,25 @@ class Trunk:
         return self.whole.device
 
     @torch.no_grad()
-    def states(self, batch: Batch) -> States:
+    def states(self, batch: Batch | Packed) -> States:
         """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
         if self._tap is None:
             return batch.ids
-        forward_base(self._lower, batch.ids, batch.attend, batch.positions)
+        forward_base(self._lower, batch.ids, batch)
         seen, self._tap.seen = self._tap.seen, None
         if seen is None:
             raise RuntimeError("the forward did not reach the cut")
         return seen
 
 
-def forward_base(
-    model: PreTrainedModel, x: States, attend: Bool[Tensor, "B S"], positions: Int[Tensor, "B L"], **cache: Any
-) -> Float[Tensor, "B L D"]:
+def forward_base(model: PreTrainedModel, x: States, batch: Batch | Packed) -> Float[Tensor, "B L D"]:
     """Run a model without its head; `x` is token ids, or states that go in as embeddings."""
     given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
-    use_cache = bool(cache)
-    output = model.base_model(**given, attention_mask=attend, position_ids=positions, use_cache=use_cache, **cache)
+    mask: Tensor = batch.attend
+    if mask.ndim == 4:  # goes to every layer as it is, where it is added to the logits
+        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
+        mask = mask.masked_fill(~batch.attend, torch.finfo(model.dtype).min)
+    output = model.base_model(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden
 

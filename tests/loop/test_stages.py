@@ -192,8 +192,9 @@ def test_another_cut_refuses_the_versions_above_the_old_one(copy: Workspace, set
 
 
 def test_a_run_that_was_stopped_says_so(copy: Workspace, settings: Settings) -> None:
-    ppo = replace(settings.ppo, kl_stop=0.01, learning_rate=0.01, updates=4)
+    ppo = replace(settings.ppo, kl_stop=0.01, learning_rate=0.01, updates=4, forgetting_limit=1000.0)
     facts = stages.train_policy(copy, replace(settings, ppo=ppo), plan=False)
     assert "above ppo.kl_stop = 0.01" in facts["stopped"]
-    assert facts["warnings"] == [f"stopped early: {facts['stopped']}"]
+    update = facts["episodes"] // settings.ppo.batch + 1
+    assert facts["warnings"] == [f"update {update}: {facts['stopped']}; the run was stopped"]
     assert versions.describe(copy, facts["version"]).metrics["stopped"] == facts["stopped"]
