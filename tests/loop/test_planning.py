@@ -121,4 +121,4 @@ def test_the_plan_is_about_what_a_stage_takes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for stage, (planned, measured) in json.loads(done.stdout.splitlines()[-1]).items():
-        assert 0.9 * measured <= planned <= 1.25 * measured + OVERHEAD, stage
+        assert 0.9 * measured <= planned <= 1.5 * measured + OVERHEAD, stage
