@@ -169,6 +169,8 @@ def _text_facts(
     for measure, of in measures.items():
         for when, version in (("before", before), ("after", after)):
             facts[f"{measure}_{when}"] = of(version.flat).estimate
+    changes = text_measures.changes(before.answers, after.answers, resamples, seed)
+    facts |= {f"{name}_change": asdict(change) for name, change in changes.items()}
     facts["score_before"], facts["score_after"] = (float(np.mean(v.scores)) for v in (before, after))
     return facts
 
