@@ -178,7 +178,7 @@ def test_over_optimisation_is_a_mean_that_rises_while_the_least_convinced_falls(
     assert warnings(good, WELL, now, WELL) == ([("over-optimisation", Act.STOP)] if stops else [])
 
 
-@pytest.mark.parametrize(("forgotten", "halves"), [(0.04, False), (0.041, True), (-0.5, False)])
+@pytest.mark.parametrize(("forgotten", "halves"), [(0.03, False), (0.031, True), (-0.5, False)])
 def test_forgetting_is_perplexity_past_its_limit_at_the_last_validation(forgotten: float, halves: bool) -> None:
     then = {"validate/mean": 0.0, "validate/pessimistic": 0.0, "validate/forgotten": 0.2}
     assert warnings(then, then | {"validate/forgotten": forgotten}, WELL) == (
