@@ -12,9 +12,8 @@ from benchmarks.prepare import model_of
 from manners.loop.asking import short_enough
 from manners.loop.session import Session
 from manners.models import versions
-from manners.models.versions import Kind
 from manners.settings_load import from_dict
-from manners.types import PromptUse
+from manners.types import PromptUse, VersionKind
 from manners.workspace import Workspace
 
 EXPORT = "reward"
@@ -24,7 +23,7 @@ UPDATES, BATCH, EPOCHS = 10, 32, 4
 def main() -> None:
     """Export a workspace's newest reward model and write `goal.json` beside it: `goal WORKSPACE FOLDER`."""
     workspace, folder = Workspace.open(Path(sys.argv[1])), Path(sys.argv[2])
-    version = versions.describe(workspace, versions.latest(workspace, Kind.REWARD))
+    version = versions.describe(workspace, versions.latest(workspace, VersionKind.REWARD))
     session = Session(workspace, from_dict(version.settings))
     pretrained, sample = session.pretrained, session.settings.sample
     reward = versions.load_reward(workspace, version.name, pretrained)

@@ -66,12 +66,14 @@ class Sample(Common):
 
     crowd: bool = False
     """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
+    plan: bool = False
+    """Say what it will need, in memory, and stop."""
 
     def run(self) -> Result:
         """Draw the responses."""
         from manners.loop import stages
 
-        return stages.sample(self.open(), self.settings(), crowd=self.crowd)
+        return stages.sample(self.open(), self.settings(), crowd=self.crowd, plan=self.plan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,8 @@ class Evaluate(Common):
     """A reward model to measure; goes with --comparisons."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file of comparisons from outside, in any form that `manners comparisons import` reads."""
+    plan: bool = False
+    """Say what comparing the two will need, in memory, and stop."""
 
     def run(self) -> Result:
         """Evaluate."""
@@ -138,11 +142,13 @@ class Evaluate(Common):
             raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
+        if self.plan and (self.ask is not None or self.reward is not None):
+            raise UsageError("--plan is about comparing the two policies: it goes with neither --ask nor --reward.")
         from manners.loop import stages
 
         if self.reward is not None and self.comparisons is not None:
             return stages.evaluate_reward(self.open(), self.settings(), self.reward, self.comparisons)
-        return stages.evaluate(self.open(), self.settings(), ask=self.ask)
+        return stages.evaluate(self.open(), self.settings(), ask=self.ask, plan=self.plan)
 
 
 @dataclass(frozen=True, kw_only=True)

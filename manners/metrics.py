@@ -18,6 +18,7 @@ class RunLog:
         """Begin a folder anew: what a killed run of the same name left in it belongs to no version."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        self.points: list[dict[str, float]] = []
         self._lines = (folder / "metrics.jsonl").open("w", encoding="utf-8")
         self._board = SummaryWriter(str(folder))
 
@@ -25,6 +26,7 @@ class RunLog:
         """Append one point of every curve; on disk when this returns."""
         self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
         self._lines.flush()
+        self.points.append(metrics)
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         self._board.flush()

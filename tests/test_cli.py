@@ -123,6 +123,7 @@ def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture
         (["init", "--set", "ppo.clap=1"], 2, "did you mean ppo.clip?"),
         (["evaluate", "--reward", "reward-1"], 2, "go together"),
         (["evaluate", "--ask", "0"], 2, "--ask N takes a number from 1 on"),
+        (["evaluate", "--ask", "5", "--plan"], 2, "--plan is about comparing the two policies"),
         (["prompts", "list", "--limit", "-1"], 1, "is not a workspace"),
         (["init", "manners.toml/x"], 1, "name another folder"),
     ],
@@ -193,13 +194,13 @@ def test_settings_tells_value_and_origin(project: Path, capsys: pytest.CaptureFi
 
 
 STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
-    ("sample --crowd", "sample", (), {"crowd": True}),
+    ("sample --crowd", "sample", (), {"crowd": True, "plan": False}),
     ("reward --plan", "train_reward", (), {"plan": True}),
     ("ppo", "train_policy", (), {"plan": False}),
     ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), {}),
     ("score reward-1 in.jsonl --output s", "score", ("reward-1", Path("in.jsonl"), Path("s")), {}),
-    ("evaluate --ask 50", "evaluate", (), {"ask": 50}),
-    ("evaluate", "evaluate", (), {"ask": None}),
+    ("evaluate --ask 50", "evaluate", (), {"ask": 50, "plan": False}),
+    ("evaluate --plan", "evaluate", (), {"ask": None, "plan": True}),
     ("evaluate --reward r --comparisons c.csv", "evaluate_reward", ("r", Path("c.csv")), {}),
     ("report", "report", (), {}),
     ("models list", "models_list", (), {}),

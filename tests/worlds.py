@@ -1,18 +1,24 @@
-"""Tiny worlds that tests share: language models of many architectures and a tokenizer, made in a moment."""
+"""Tiny worlds that tests share: language models of many architectures, a tokenizer, and one with a known optimum."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained
-from manners.models.trunk import grow_trunk
-from manners.text import Renderer
+from manners.models.proof import proved
+from manners.models.trunk import States, grow_trunk
+from manners.reward.ensemble import RewardModel
+from manners.text import Batch, Packed, Rendered, Renderer, collate
 
 VOCABULARY = 320
 SPECIAL = ("<pad>", "<s>", "</s>", "<|start|>", "<|end|>")
@@ -136,10 +142,11 @@ def tiny_pretrained(
     trainable_layers: int | Literal["all"] = 2,
     chat_template: str | None = TEMPLATE,
     context: int = 256,
+    lora_rank: int | None = None,
     **overrides: Any,
 ) -> Pretrained:
     """Build a model, cut and with its renderer, as `manners.models.pretrained.load` returns it."""
-    trunk = grow_trunk(tiny_model(model_type, **overrides), trainable_layers)
+    trunk = proved(grow_trunk(tiny_model(model_type, **overrides), trainable_layers, lora_rank), context)
     return Pretrained(f"tiny-{model_type}", trunk, tiny_renderer(chat_template, context), note="")
 
 
@@ -148,3 +155,97 @@ def save_tiny(folder: Path, model_type: str = "llama", chat_template: str | None
     tiny_model(model_type, **overrides).save_pretrained(folder)
     tiny_tokenizer(chat_template).save_pretrained(folder)
     return folder
+
+
+KNOWN_WORDS = ("<pad>", "</s>", "a", "b", "c", "d")
+KNOWN_PROMPTS = ((2, 1), (3, 1), (4, 1), (5, 1))
+KNOWN_RESPONSES = ((1,), *((first, second) for first in (0, 2, 3, 4, 5) for second in range(6)))
+"""All that can be said in two tokens: the end at once, or any other token and then any token."""
+
+
+class Lookup(ScalarBranch):
+    """A member that looks a response up: by the prompt's first token, and two tokens (6 where there is none)."""
+
+    def __init__(self, pretrained: Pretrained, table: Float[Tensor, "6 6 7"]) -> None:
+        super().__init__(pretrained.trunk, None)
+        self.table = table
+
+    def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " B"]:
+        """Look every response up."""
+        assert isinstance(batch, Batch)
+        said = torch.full((len(batch.ids), 2), len(KNOWN_WORDS))
+        said[:, : batch.keep.shape[1]] = torch.where(batch.keep, batch.response_ids, len(KNOWN_WORDS))
+        return self.table[batch.ids[:, 0], said[:, 0], said[:, 1]]
+
+
+@dataclass(frozen=True)
+class KnownWorld:
+    """Six words, four prompts and 31 responses to each, with a reward for every one of them.
+
+    The best policy at a KL coefficient c is known in closed form: pi*(y|x) = pi_ref(y|x) exp(r(x, y) / c) / Z(x), and
+    is worth c log Z. Rewards have mean 0 under the reference, so what it is worth is what there is to gain.
+    """
+
+    pretrained: Pretrained
+    table: Float[Tensor, "6 6 7"]
+
+    @property
+    def reward(self) -> RewardModel:
+        """The reward as PPO takes it."""
+        return RewardModel((Lookup(self.pretrained, self.table),), (0.0,), 1.0)
+
+    @property
+    def rewards(self) -> Float[Tensor, "P Y"]:
+        """The reward of every response to every prompt."""
+        said = [(y[0], y[1] if len(y) > 1 else len(KNOWN_WORDS)) for y in KNOWN_RESPONSES]
+        return torch.stack([self.table[x[0]][tuple(zip(*said, strict=True))] for x in KNOWN_PROMPTS]).double()
+
+    @torch.no_grad()
+    def logprobs(self, policy: Branch) -> Float[Tensor, "P Y"]:
+        """Log-probability of every response to every prompt, by forward passes over all of them."""
+        batch = collate([Rendered(x, y) for x in KNOWN_PROMPTS for y in KNOWN_RESPONSES], 0)
+        hidden = policy.hidden(self.pretrained.trunk.states(batch), batch)
+        return policy.logprobs(hidden, batch, 1.0).double().sum(dim=1).view(len(KNOWN_PROMPTS), -1)
+
+    def optimum(self, coefficient: float) -> Float[Tensor, "P Y"]:
+        """Log-probabilities of the best policy."""
+        reference = self.logprobs(Branch(self.pretrained.trunk, trainable=False))
+        return (reference + self.rewards / coefficient).log_softmax(dim=1)
+
+    def objective(self, logprobs: Float[Tensor, "P Y"], coefficient: float) -> float:
+        """E[r] - coefficient * KL(policy || reference), exactly, averaged over the prompts."""
+        reference = self.logprobs(Branch(self.pretrained.trunk, trainable=False))
+        worth = self.rewards - coefficient * (logprobs - reference)
+        return float((logprobs.exp() * worth).sum(dim=1).mean())
+
+
+def known_world(seed: int = 0) -> KnownWorld:
+    """Build the world: a reference that is not far from uniform, and a reward that judges token by token.
+
+    Each of two tokens earns one of a few levels, drawn anew for every prompt and first token; to end at once earns
+    little. The levels are far enough apart that gradient ascent on the exact objective finds the optimum too: with
+    near ties under a small coefficient it stays for very long where it first was, which is not what is tested here.
+    """
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({word: i for i, word in enumerate(KNOWN_WORDS)}, unk_token="a")),
+        eos_token="</s>",
+        pad_token="<pad>",
+    )
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    sizes = {"vocab_size": len(KNOWN_WORDS), "hidden_size": 64, "head_dim": 16, "num_hidden_layers": 1}
+    model = tiny_model("llama", bos_token_id=None, eos_token_id=1, **sizes)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.1)
+    trunk = grow_trunk(model, "all")
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(5, generator=generator) for _ in range(6)])
+    first = torch.full((6, 6), -0.8)
+    first[:, [0, 2, 3, 4, 5]] = torch.tensor((2.0, 0.8, 0.4, 0.0, -0.4))[orders]
+    second = torch.tensor((2.0, 0.8, 0.4, 0.0, -0.4, -0.8))
+    seconds = torch.stack([second[torch.randperm(6, generator=generator)] for _ in range(36)]).view(6, 6, 6)
+    table = first.unsqueeze(2) + torch.cat([seconds, torch.zeros((6, 6, 1))], dim=2)
+    world = KnownWorld(Pretrained("known", trunk, Renderer(tokenizer, frozenset((1,)), 64), note=""), table)
+    means = (world.logprobs(Branch(trunk, trainable=False)).exp() * world.rewards).sum(dim=1)
+    for prompt, mean in zip(KNOWN_PROMPTS, means.tolist(), strict=True):
+        table[prompt[0]] -= mean
+    return world

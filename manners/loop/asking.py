@@ -9,13 +9,13 @@ from itertools import combinations
 from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.feedback.statistics import pair_agreement, wilson
+from manners.loop.planning import announce, plan_sample
 from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
 from manners.progress import steps
-from manners.reward.data import latest_verdicts
 from manners.text import TooLong
-from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse
+from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse, latest_verdicts
 
 ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
@@ -31,6 +31,7 @@ def sample(session: Session, *, crowd: bool) -> Facts:
     """
     facts: Facts = {}
     with timed(facts):
+        announce(plan_sample(session))
         asked = {c.prompt for c in session.store.comparisons()}
         prompts = [p.dialogue for p in session.store.prompts(PromptUse.TRAIN) if p.dialogue not in asked]
         fitting = short_enough(session, prompts)
@@ -109,7 +110,7 @@ def asked_facts(session: Session) -> Facts:
     comparisons = [c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION]
     if not comparisons:
         return {}
-    verdicts = [latest_verdicts(c) for c in comparisons]
+    verdicts = [latest_verdicts(c.verdicts) for c in comparisons]
     choices = [v.choice for given in verdicts for v in given]
     kinds = sorted({str(v.annotator.kind) for given in verdicts for v in given})
     left, right = choices.count(Choice.LEFT), choices.count(Choice.RIGHT)

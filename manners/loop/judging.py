@@ -12,20 +12,21 @@ import torch
 from manners.data import plain_text
 from manners.errors import MannersError
 from manners.evaluate import ask, compare, text_measures
-from manners.evaluate.forgetting import paragraph_nll
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
 from manners.loop.asking import short_enough
 from manners.loop.learning import ensure_rows
+from manners.loop.planning import announce, plan_evaluate
 from manners.loop.session import Facts, Session, timed
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
-from manners.models.versions import BASE, Kind
+from manners.models.perplexity import paragraph_nll
+from manners.models.versions import BASE
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
-from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, Response
+from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, Response, VersionKind
 
 EXAMPLES = 12
 """Prompts whose answers before and after the report shows."""
@@ -54,7 +55,8 @@ def evaluate(session: Session) -> Facts:
     """
     facts: Facts = {}
     with session.workspace.run_lock("evaluate"), timed(facts):
-        name = versions.latest(session.workspace, Kind.POLICY)
+        name = versions.latest(session.workspace, VersionKind.POLICY)
+        announce(plan_evaluate(session))
         before, after, perplexity = _both(session, name)
         facts |= _text_facts(session, before, after, perplexity) | {"version": name}
         if _source(session) is AnnotatorKind.SIMULATED:
@@ -71,7 +73,7 @@ def evaluate(session: Session) -> Facts:
 def open_for_people(session: Session, count: int) -> Facts:
     """Open blind comparisons of the newest policy and the initial model, and say what so many can show."""
     plan = ask.plan(count)
-    name = versions.latest(session.workspace, Kind.POLICY)
+    name = versions.latest(session.workspace, VersionKind.POLICY)
     prompts = _evaluation_prompts(session)
     answered = []
     for version in (BASE, name):
@@ -108,12 +110,12 @@ def _both(session: Session, name: str) -> tuple[Answered, Answered, text_measure
     """Answers of the initial model and of a version, and their perplexity on plain text."""
     settings, pretrained = session.settings, session.pretrained
     prompts = _evaluation_prompts(session)[: settings.evaluate.prompts]
-    reward = versions.load_reward(session.workspace, versions.latest(session.workspace, Kind.REWARD), pretrained)
+    reward = versions.load_reward(session.workspace, versions.latest(session.workspace, VersionKind.REWARD), pretrained)
     initial = versions.load_policy(session.workspace, BASE, pretrained)
     policy = versions.load_policy(session.workspace, name, pretrained)
     before = _answered(session, initial, initial, reward, prompts, BASE)
     after = _answered(session, policy, initial, reward, prompts, name)
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text())
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return before, after, change
 
@@ -272,7 +274,7 @@ def _record_round(session: Session, name: str, facts: Facts) -> None:
     session.store.add_round(
         Round(
             policy=name,
-            reward=versions.latest(session.workspace, Kind.REWARD),
+            reward=versions.latest(session.workspace, VersionKind.REWARD),
             outcome=Outcome.PROMOTED if facts.get("promoted") else Outcome.REJECTED,
             metrics=figures,
         )

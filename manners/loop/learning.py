@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from manners import metrics
+from manners.data import plain_text
 from manners.errors import MannersError
 from manners.loop.asking import short_enough
+from manners.loop.planning import announce, plan_policy, plan_reward
 from manners.loop.session import Facts, Session, now, timed
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
-from manners.models.versions import BASE, Kind, Version
+from manners.models.versions import BASE, Version
 from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
@@ -23,8 +25,7 @@ from manners.reward.ensemble import RewardModel, score_rendered
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.store import Version as StoredVersion
-from manners.store import VersionKind
-from manners.types import PromptUse
+from manners.types import PromptUse, VersionKind
 
 REFERENCE_ANSWERS = 64
 """Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
@@ -34,6 +35,7 @@ def train_reward(session: Session) -> Facts:
     """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
     settings, facts = session.settings, Facts()
     with session.workspace.run_lock("reward"), timed(facts):
+        announce(plan_reward(session))
         watermark = session.store.watermark()
         trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons())
         reward = _normalised(session, trained)
@@ -51,9 +53,9 @@ def train_reward(session: Session) -> Facts:
             "pairs_per_second": trained.pairs_per_second,
             "ensemble_spread": float((reward_scores(trained, reward)).std(dim=0).mean()),
         }
-        name = session.workspace.next_version_name(Kind.REWARD)
+        name = session.workspace.next_version_name(VersionKind.REWARD)
         facts["version"] = name
-        _keep(session, name, Kind.REWARD, reward, facts, watermark)
+        _keep(session, name, VersionKind.REWARD, reward, facts, watermark)
     return session.save_facts("reward", facts)
 
 
@@ -86,7 +88,8 @@ def train_policy(session: Session) -> Facts:
     """Run PPO against the newest reward model and keep the best policy as a version; only evaluation promotes it."""
     settings, facts = session.settings, Facts()
     with session.workspace.run_lock("ppo"), timed(facts):
-        reward_name = versions.latest(session.workspace, Kind.REWARD)
+        reward_name = versions.latest(session.workspace, VersionKind.REWARD)
+        announce(plan_policy(session))
         reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
         prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
         if not prompts or not validation:
@@ -94,15 +97,23 @@ def train_policy(session: Session) -> Facts:
                 f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
                 f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
             )
-        name = session.workspace.next_version_name(Kind.POLICY)
+        name = session.workspace.next_version_name(VersionKind.POLICY)
         folder = session.workspace.runs / name
         with metrics.RunLog(folder) as log:
             result = train_ppo(
-                settings.ppo, settings.sample, settings.seed, session.pretrained, reward, prompts, validation, log
+                settings.ppo,
+                settings.sample,
+                settings.seed,
+                session.pretrained,
+                reward,
+                prompts,
+                validation,
+                plain_text(PromptUse.VALIDATE),
+                log,
             )
         facts |= _ppo_facts(result, metrics.read(folder))
         facts |= {"version": name, "reward": reward_name}
-        _keep(session, name, Kind.POLICY, result.policy, facts, None)
+        _keep(session, name, VersionKind.POLICY, result.policy, facts, None)
     return session.save_facts("ppo", facts)
 
 
@@ -114,7 +125,7 @@ def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
 def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
     updates = [p for p in points if "episode" in p]
     validated = [p for p in points if "validate/measure" in p]
-    names = sorted({name for p in updates for name in p} - {"step", "validate/measure", "validate/kl"})
+    names = sorted({name for p in updates for name in p if not name.startswith("validate/")} - {"step"})
     curves: Facts = {name: [p.get(name) for p in updates] for name in names}
     curves["update"] = [p["step"] for p in updates]
     curves["validate/update"] = [p["step"] for p in validated]
@@ -127,12 +138,12 @@ def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
         "stopped": result.stopped,
         "best_update": result.best_update,
         "curves": curves,
-        "warnings": [f"stopped early: {result.stopped}"] if result.stopped else [],
+        "warnings": [str(warned) for warned in result.warned],
     }
 
 
 def _keep(
-    session: Session, name: str, kind: Kind, model: RewardModel | Branch, facts: Facts, watermark: int | None
+    session: Session, name: str, kind: VersionKind, model: RewardModel | Branch, facts: Facts, watermark: int | None
 ) -> None:
     """Write the version's folder, then its row."""
     trunk = session.pretrained.trunk
@@ -146,7 +157,7 @@ def _keep(
         template_hash=session.pretrained.renderer.template_hash,
         dtype=session.settings.model.dtype,
         created_at=now(),
-        parent=BASE if kind is Kind.POLICY else None,
+        parent=BASE if kind is VersionKind.POLICY else None,
         watermark=watermark,
         settings=asdict(session.settings),
         metrics={k: v for k, v in facts.items() if isinstance(v, int | float | str)},
@@ -161,11 +172,11 @@ def _keep(
 def ensure_rows(session: Session) -> None:
     """Record every version that has a folder but no row yet, as a process killed between the two leaves it."""
     recorded = {version.name for version in session.store.versions()}
-    for kind in Kind:
+    for kind in VersionKind:
         for name in versions.names(session.workspace, kind):
             if name in recorded:
                 continue
             version = versions.describe(session.workspace, name)
             path = str((session.workspace.models / name).relative_to(session.workspace.root))
-            row = StoredVersion(name, VersionKind(kind.value), path, None, version.metrics, version.watermark or 0)
+            row = StoredVersion(name, kind, path, None, version.metrics, version.watermark or 0)
             session.store.add_version(row)

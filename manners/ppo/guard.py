@@ -1,13 +1,23 @@
-"""Checks that stop a run before it wastes hours: at start-up, and after every rollout."""
+"""What stops a run before it wastes hours, or slows it down: checks at start-up, and warnings after every rollout.
+
+A warning is a pure function of the curves so far: a sentence, or None. What is done about it is a rule, the same for
+every run: the step is halved, again every PATIENCE updates as long as it lasts, or the run stops. The best version is
+kept in either case, and the report says what happened and when.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 
 from manners.errors import MannersError
-from manners.ppo.rollout import MICRO, Roles, Rollout, sliced
+from manners.ppo.curves import Metrics
+from manners.ppo.rollout import Roles, Rollout, micro_batches, sliced
+from manners.settings import PPOSettings
 from manners.text import collate
 
 RATIO_TOLERANCE = 0.02
@@ -15,9 +25,46 @@ RATIO_TOLERANCE = 0.02
 SCORE_TOLERANCE = 0.01
 """Largest change of a score, in standard deviations, from other neighbours in the batch."""
 
+PATIENCE = 3
+"""Updates in a row that must show a sign, where one batch alone may show it by chance."""
+VALUE_FLOOR = -5.0
+"""Explained variance below which the baseline makes advantages worse, not better: its errors have six times the
+variance of what it predicts. Between 0 and this, early values and small returns go up and down harmlessly."""
+COLLAPSED_SHARE = 0.1
+"""Of the initial model's distinct-2. A policy that learns a manner of speaking keeps a half; one that says a handful of
+things to everyone keeps less than this."""
+SAME_ANSWER = 0.5
+"""Share of a batch that is the same response, token for token."""
+LENGTH_FACTOR = 2.0
+"""Times longer or shorter than the initial model's answers: more than a taste for brevity explains."""
+OVER_OPTIMISED = 0.1
+"""Fall of the pessimistic validation score, and rise of the mean, in standard deviations of the initial model's scores;
+on the same prompts with the same random numbers, less than this is noise."""
 
-class NotFinite(MannersError):
-    """A reward, loss or gradient became NaN or infinite; the message names update and episodes."""
+
+class Unsound(MannersError):
+    """Numbers of a run that cannot be learnt from: not finite, or of another distribution than the policy's."""
+
+
+class Act(StrEnum):
+    """What is done about a warning."""
+
+    HALVE = "the step was halved"
+    STOP = "the run was stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning that was acted upon."""
+
+    update: int
+    sign: str
+    act: Act
+    sentence: str
+
+    def __str__(self) -> str:
+        """What happened, when, and what was done."""
+        return f"update {self.update}: {self.sentence}; {self.act}"
 
 
 @torch.no_grad()
@@ -29,7 +76,7 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
     differ between responses. The pad id ends nothing.
     """
     policy, reference, pretrained = roles.policy, roles.reference, roles.pretrained
-    rows = list(range(min(MICRO, len(rollout.draws.finish))))
+    rows = micro_batches(rollout.batch, range(len(rollout.draws.finish)))[0]
     states, batch = sliced(rollout.states, rollout.batch, rows)
     width = batch.keep.shape[1]
     drawn = rollout.draws.logprobs[rows, :width]
@@ -47,9 +94,9 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
             f"start-up check failed: KL to the initial model is {kl:.2g} nats a token before any training; start the"
             " policy from the reference"
         )
-    alone = collate([rollout.draws.rendered[0]], pretrained.renderer.pad_id).to(pretrained.trunk.device)
+    alone = collate([rollout.draws.rendered[rows[0]]], pretrained.renderer.pad_id).to(pretrained.trunk.device)
     single = roles.reward.score(pretrained.trunk.states(alone), alone).mean
-    change = float((single - rollout.scored.mean[:1]).abs().max())
+    change = float((single - rollout.scored.mean[rows[0]]).abs().max())
     if not change <= SCORE_TOLERANCE:
         raise MannersError(
             f"start-up check failed: a response's score changes by {change:.2g} standard deviations with the batch it"
@@ -65,17 +112,110 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
 
 
 def check_scores(rollout: Rollout, update: int) -> None:
-    """Raise NotFinite naming the episodes whose score is NaN or infinite."""
+    """Raise Unsound naming the episodes whose score is NaN or infinite."""
     bad = [row for row, score in enumerate(rollout.scores.tolist()) if not math.isfinite(score)]
     if bad:
-        raise NotFinite(
+        raise Unsound(
             f"the reward is not finite at update {update}, episodes {bad[:8]} of the batch; score their responses with"
             " `manners score`, and train the reward model again"
         )
 
 
-def stop_reason(kl: float, limit: float) -> str | None:
-    """Say why a run should stop after a rollout with this KL (nats per response), or None."""
-    if not kl <= limit:
-        return f"KL to the initial model reached {kl:.1f} nats per response, above ppo.kl_stop = {limit:g}"
+def check_first_ratio(deviation: float, update: int) -> None:
+    """Raise Unsound where the first minibatch of an update is not what the policy would draw now."""
+    if not deviation <= RATIO_TOLERANCE:
+        raise Unsound(
+            f"the probability of a drawn token is off by {deviation:.2g} before the first step of update {update}"
+            " (ratio should be 1); sampling and scoring have drifted apart, so PPO would not learn"
+        )
+
+
+def look(
+    history: Sequence[Metrics], update: int, warned: Sequence[Warned], settings: PPOSettings
+) -> tuple[Warned, ...]:
+    """Return what the curves so far give reason to do at this update, other than what was done of late.
+
+    `history` is every point of the curves, oldest first, and last the rollout at hand, that is not yet optimised on.
+    """
+    rollouts = [point for point in history if "objective/kl" in point]
+    validated = [point for point in history if "validate/mean" in point]
+    signs = (
+        ("kl", Act.STOP, kl_runaway(rollouts[-1], settings.kl_stop)),
+        ("collapse", Act.STOP, collapse(rollouts)),
+        ("over-optimisation", Act.STOP, over_optimisation(validated)),
+        ("value", Act.HALVE, value_divergence(rollouts)),
+        ("length", Act.HALVE, length_drift(rollouts)),
+        ("forgetting", Act.HALVE, forgetting(validated, settings.forgetting_limit)),
+    )
+    lately = {w.sign for w in warned if update - w.update < PATIENCE}
+    return tuple(Warned(update, sign, act, text) for sign, act, text in signs if text and sign not in lately)
+
+
+def kl_runaway(rollout: Metrics, limit: float) -> str | None:
+    """Say that a rollout's KL, in nats per response, is past its limit, or not a number."""
+    kl = rollout["objective/kl"]
+    if kl <= limit:
+        return None
+    return f"KL to the initial model reached {kl:.1f} nats per response, above ppo.kl_stop = {limit:g}"
+
+
+def value_divergence(rollouts: Sequence[Metrics]) -> str | None:
+    """Say that the value function has long been worse than none."""
+    explained = [point["val/explained_variance"] for point in rollouts[-PATIENCE:]]
+    if len(explained) < PATIENCE or max(explained) >= VALUE_FLOOR:
+        return None
+    return (
+        f"the value function explains {explained[-1]:.3g} of the variance of the returns, and less than {VALUE_FLOOR:g}"
+        f" for {PATIENCE} updates"
+    )
+
+
+def collapse(rollouts: Sequence[Metrics]) -> str | None:
+    """Say that the policy repeats itself: few different token pairs, or the same answer to most prompts."""
+    first, recent = rollouts[0], rollouts[-PATIENCE:]
+    if len(rollouts) <= PATIENCE:
+        return None
+    floor = COLLAPSED_SHARE * first["response/distinct_2"]
+    if max(point["response/distinct_2"] for point in recent) < floor:
+        now = recent[-1]["response/distinct_2"]
+        return f"responses collapsed: distinct-2 is {now:.2g} after {first['response/distinct_2']:.2g} at the start"
+    if min(point["response/most_common"] for point in recent) > SAME_ANSWER >= first["response/most_common"]:
+        return f"responses collapsed: {recent[-1]['response/most_common']:.0%} of a batch are the same answer"
     return None
+
+
+def length_drift(rollouts: Sequence[Metrics]) -> str | None:
+    """Say that responses have become much longer or shorter than the initial model's."""
+    first, recent = rollouts[0]["response/length"], [point["response/length"] for point in rollouts[-PATIENCE:]]
+    long, short = min(recent) > LENGTH_FACTOR * first, max(recent) < first / LENGTH_FACTOR
+    if len(rollouts) <= PATIENCE or not (long or short):
+        return None
+    return f"responses have drifted to {recent[-1]:.3g} tokens from {first:.3g} at the start"
+
+
+def forgetting(validated: Sequence[Metrics], limit: float) -> str | None:
+    """Say that the version validated last predicts plain text too much worse than the initial model does."""
+    if not validated or validated[-1]["validate/forgotten"] <= limit:
+        return None
+    return (
+        f"perplexity on plain text rose by {validated[-1]['validate/forgotten']:.1%}, above ppo.forgetting_limit ="
+        f" {limit:g}, so this version is not kept"
+    )
+
+
+def over_optimisation(validated: Sequence[Metrics]) -> str | None:
+    """Say that the ensemble disagrees about what is gained: its least convinced member loses while the mean gains.
+
+    Measured from the validation at which the pessimistic score was best. Source: Gao et al. 2022; Coste et al. 2023.
+    """
+    if not validated:
+        return None
+    best, now = max(validated, key=lambda point: point["validate/pessimistic"]), validated[-1]
+    lost = best["validate/pessimistic"] - now["validate/pessimistic"]
+    gained = now["validate/mean"] - best["validate/mean"]
+    if lost <= OVER_OPTIMISED or gained <= OVER_OPTIMISED:
+        return None
+    return (
+        f"over-optimisation: on the validation prompts the mean score rose by {gained:.2f} standard deviations while"
+        f" that of the least convinced member fell by {lost:.2f}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,12 @@ from manners.errors import MannersError
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
+from manners.ppo.curves import Metrics
+from manners.ppo.guard import Act, Warned
 from manners.ppo.rollout import Roles, Rollout, collect
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch, Renderer
+from manners.text import Batch, Packed, Renderer
 from tests.ppo.scripted import PROMPTS, SAMPLE, Likes, likes, roles
 from tests.worlds import END_IDS, tiny_pretrained
 
@@ -56,21 +59,21 @@ def test_a_policy_that_is_not_the_reference(world: Pretrained) -> None:
 class Neighbourly(Likes):
     """A member whose score depends on who else is in the batch."""
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         return super().scores(states, batch) + 0.05 * len(batch.ids)
 
 
 class Indifferent(Likes):
     """A member that scores everything alike."""
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         return torch.ones(len(batch.ids))
 
 
 @pytest.mark.parametrize(
     ("member", "says"),
     [
-        (Neighbourly, r"score changes by 0\.35 standard deviations with the batch"),
+        (Neighbourly, r"score changes by 1\.1 standard deviations with the batch"),
         (Indifferent, "every response has the same score"),
     ],
 )
@@ -93,12 +96,106 @@ def test_scores_that_are_not_finite_are_named(world: Pretrained) -> None:
     guard.check_scores(rollout, 3)
     scores = rollout.scores.clone()
     scores[[2, 5]] = torch.tensor([torch.nan, torch.inf])
-    with pytest.raises(guard.NotFinite, match=r"reward is not finite at update 3, episodes \[2, 5\] of the batch"):
+    with pytest.raises(guard.Unsound, match=r"reward is not finite at update 3, episodes \[2, 5\] of the batch"):
         guard.check_scores(replace(rollout, scores=scores), 3)
 
 
-def test_the_kl_stop() -> None:
-    assert guard.stop_reason(9.9, 10) is None
-    assert guard.stop_reason(-0.1, 10) is None
-    assert "reached 10.1 nats per response, above ppo.kl_stop = 10" in str(guard.stop_reason(10.1, 10))
-    assert guard.stop_reason(float("nan"), 10) is not None
+# What the curves show, oldest first: a run in which all is well, and one sign at a time.
+WELL: Metrics = {
+    "objective/kl": 1.0,
+    "val/explained_variance": 0.3,
+    "response/distinct_2": 0.8,
+    "response/most_common": 0.05,
+    "response/length": 20.0,
+}
+
+
+def run_of(*points: Metrics) -> list[Metrics]:
+    return [
+        {"validate/mean": 0.0, "validate/pessimistic": 0.0, "validate/forgotten": 0.0},
+        WELL,
+        *(WELL | point for point in points),
+    ]
+
+
+def warnings(*points: Metrics, warned: Sequence[Warned] = ()) -> list[tuple[str, Act]]:
+    history = run_of(*points)
+    return [(w.sign, w.act) for w in guard.look(history, len(history) - 1, warned, PPOSettings(kl_stop=10.0))]
+
+
+@pytest.mark.parametrize("length", range(6))
+def test_nothing_is_said_while_all_is_well(length: int) -> None:
+    assert warnings(*[WELL] * length) == []
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ({"val/explained_variance": -5.1}, ("value", Act.HALVE)),
+        ({"response/distinct_2": 0.079}, ("collapse", Act.STOP)),
+        ({"response/most_common": 0.51}, ("collapse", Act.STOP)),
+        ({"response/length": 40.1}, ("length", Act.HALVE)),
+        ({"response/length": 9.9}, ("length", Act.HALVE)),
+    ],
+)
+def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
+    assert warnings(*[point] * 2) == []
+    assert warnings(point, WELL, point, point) == []
+    assert warnings(*[point] * 3) == [expected]
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"val/explained_variance": -4.9},
+        {"response/distinct_2": 0.081},
+        {"response/most_common": 0.5},
+        {"response/length": 39.9},
+        {"response/length": 10.1},
+    ],
+)
+def test_and_pass_its_limit(point: Metrics) -> None:
+    assert warnings(*[point] * 5) == []
+
+
+@pytest.mark.parametrize(("kl", "stops"), [(9.9, False), (-0.1, False), (10.1, True), (float("nan"), True)])
+def test_a_kl_too_far_stops_at_once(kl: float, stops: bool) -> None:
+    assert warnings({"objective/kl": kl}) == ([("kl", Act.STOP)] if stops else [])
+    assert guard.kl_runaway({"objective/kl": 10.1}, 10) == (
+        "KL to the initial model reached 10.1 nats per response, above ppo.kl_stop = 10"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "pessimistic", "stops"),
+    [(0.6, 0.2, True), (0.6, 0.35, False), (0.45, 0.2, False), (0.2, 0.1, False), (0.9, 0.9, False)],
+)
+def test_over_optimisation_is_a_mean_that_rises_while_the_least_convinced_falls(
+    mean: float, pessimistic: float, stops: bool
+) -> None:
+    good = {"validate/mean": 0.4, "validate/pessimistic": 0.4, "validate/forgotten": 0.0}
+    now = {"validate/mean": mean, "validate/pessimistic": pessimistic, "validate/forgotten": 0.0}
+    assert warnings(good, WELL, now, WELL) == ([("over-optimisation", Act.STOP)] if stops else [])
+
+
+@pytest.mark.parametrize(("forgotten", "halves"), [(0.04, False), (0.041, True), (-0.5, False)])
+def test_forgetting_is_perplexity_past_its_limit_at_the_last_validation(forgotten: float, halves: bool) -> None:
+    then = {"validate/mean": 0.0, "validate/pessimistic": 0.0, "validate/forgotten": 0.2}
+    assert warnings(then, then | {"validate/forgotten": forgotten}, WELL) == (
+        [("forgetting", Act.HALVE)] if halves else []
+    )
+
+
+def test_what_lasts_is_acted_upon_again_but_not_every_time() -> None:
+    long = {"response/length": 50.0}
+    warned: list[Warned] = []
+    for update in range(1, 9):
+        warned += guard.look(run_of(*[long] * update), update + 1, warned, PPOSettings(kl_stop=10.0))
+    assert [w.update for w in warned] == [4, 7]
+    assert str(warned[0]) == ("update 4: responses have drifted to 50 tokens from 20 at the start; the step was halved")
+
+
+def test_a_first_ratio_off_one_is_named() -> None:
+    guard.check_first_ratio(0.019, 4)
+    with pytest.raises(guard.Unsound, match=r"off by 0\.5 before the first step of update 4 \(ratio should be 1\)"):
+        guard.check_first_ratio(0.5, 4)

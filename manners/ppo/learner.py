@@ -1,0 +1,129 @@
+"""Everything of a PPO run that changes while it goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from manners.models.branches import Branch, set_trainable
+from manners.ppo.guard import Act, Warned
+from manners.settings import PPOSettings
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A policy on prompts that nothing is trained on; scores in standard deviations of the initial model's."""
+
+    mean: float
+    """Mean score."""
+    pessimistic: float
+    """min over members of their mean score."""
+    cut_off: float
+    """Mean penalty for being cut off."""
+    kl: float
+    """In nats per response."""
+    coefficient: float
+    forgotten: float
+    """Rise of perplexity on plain text, as a share."""
+
+    @property
+    def measure(self) -> float:
+        """What versions are compared by: the pessimistic score less penalty and coefficient * KL."""
+        return self.pessimistic - self.cut_off - self.coefficient * self.kl
+
+    def metrics(self) -> dict[str, float]:
+        """Return its point of the curves."""
+        names = ("measure", "mean", "pessimistic", "kl", "forgotten")
+        return {f"validate/{name}": float(getattr(self, name)) for name in names}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The version that did best so far."""
+
+    update: int
+    validation: Validation
+    tensors: dict[str, Tensor]
+
+
+@dataclass
+class Learner:
+    """The trained parameters with their optimiser, random states, place in the data, and what was found so far."""
+
+    policy: Branch
+    parameters: list[nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    order: random.Random
+    coefficient: float
+    """Of the KL penalty; moves with `ppo.kl_target`."""
+    best: Best
+    step_factor: float = 1.0
+    """What warnings left of the learning rate."""
+    update: int = 0
+    """The last finished one."""
+    episodes: int = 0
+    optimizer_steps: int = 0
+    queue: list[tuple[int, ...]] = field(default_factory=list)
+    """Prompts left of the current pass."""
+    warned: list[Warned] = field(default_factory=list)
+
+    def next_prompts(self, prompts: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+        """Take the next `count` prompts of an endless shuffled pass over all of them."""
+        while len(self.queue) < count:
+            self.queue = self.queue + self.order.sample(list(prompts), len(prompts))
+        chosen, self.queue = self.queue[:count], self.queue[count:]
+        return chosen
+
+    def set_rate(self, settings: PPOSettings, update: int) -> float:
+        """Set and return the learning rate of an update."""
+        rate = learning_rate(settings, update) * self.step_factor
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def heed(self, warnings: Sequence[Warned]) -> bool:
+        """Do what the warnings demand, and return whether the run stops."""
+        self.warned += warnings
+        self.step_factor *= 0.5 ** sum(w.act is Act.HALVE for w in warnings)
+        return any(w.act is Act.STOP for w in warnings)
+
+    def offer(self, update: int, found: Validation, forgetting_limit: float) -> None:
+        """Keep the version at hand if it did better than the best so far and has not forgotten too much."""
+        if found.measure > self.best.validation.measure and found.forgotten <= forgetting_limit:
+            self.best = Best(update, found, clone(self.policy))
+
+
+def begin(
+    settings: PPOSettings, seed: int, policy: Branch, value_parts: Sequence[nn.Module], initial: Validation
+) -> Learner:
+    """Return the state before the first update."""
+    parameters = set_trainable([policy, *value_parts])
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
+    generator, order = torch.Generator().manual_seed(seed), random.Random(seed)
+    best = Best(0, initial, clone(policy))
+    return Learner(policy, parameters, optimiser, generator, order, settings.kl_coefficient, best)
+
+
+def clone(policy: Branch) -> dict[str, Tensor]:
+    """Copy a policy's own tensors."""
+    return {name: tensor.clone() for name, tensor in policy.own_tensors().items()}
+
+
+def learning_rate(settings: PPOSettings, update: int) -> float:
+    """Linear warm-up over the first tenth of the updates, then linearly to zero."""
+    warm = max(1, settings.updates // 10)
+    falling = (settings.updates - update + 1) / max(1, settings.updates - warm + 1)
+    return settings.learning_rate * min(update / warm, falling, 1.0)
+
+
+def minibatches(settings: PPOSettings, generator: torch.Generator) -> Iterator[list[int]]:
+    """Yield the episodes of each optimiser step of an update: every pass takes all of them in a new order."""
+    for _ in range(settings.epochs):
+        shuffled = torch.randperm(settings.batch, generator=generator).tolist()
+        for start in range(0, settings.batch, settings.minibatch):
+            yield shuffled[start : start + settings.minibatch]

@@ -1,0 +1,84 @@
+"""PPO against a world whose best policy is known in closed form: is the whole objective right, signs and all?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from manners.metrics import RunLog
+from manners.models.branches import Branch
+from manners.ppo import guard, rollout
+from manners.ppo.objective import kl_penalty
+from manners.ppo.train import train
+from manners.settings import PPOSettings, SampleSettings
+from tests.worlds import KNOWN_PROMPTS, KnownWorld, known_world
+
+SAMPLE = SampleSettings(temperature=1.0, max_new_tokens=2)
+
+
+@pytest.fixture(autouse=True)
+def _to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short sequences go through in one batch; an optimum of one answer a prompt is no collapse."""
+    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 1_000_000)
+    monkeypatch.setattr(guard, "COLLAPSED_SHARE", 0.0)
+    monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)
+
+
+def learnt(world: KnownWorld, coefficient: float, folder: Path, updates: int = 100) -> torch.Tensor:
+    """Log-probabilities of the policy at the end of a run: nothing but the initial model and it is a candidate."""
+    settings = PPOSettings(
+        updates=updates,
+        batch=256,
+        minibatch=128,
+        epochs=2,
+        learning_rate=0.003,
+        kl_coefficient=coefficient,
+        kl_stop=10_000.0,
+        value_coefficient=0.5,
+        value_clip=100.0,
+        unfinished_penalty=0.0,
+        validate_every=updates,
+        validation_prompts=256,
+    )
+    with RunLog(folder) as log:
+        validation = KNOWN_PROMPTS * 64
+        result = train(settings, SAMPLE, 0, world.pretrained, world.reward, KNOWN_PROMPTS, validation, (), log)
+    assert result.best_update == updates
+    return world.logprobs(result.policy)
+
+
+def divergence(world: KnownWorld, logprobs: torch.Tensor, coefficient: float) -> float:
+    """KL(optimum || policy) in nats, averaged over the prompts."""
+    best = world.optimum(coefficient)
+    return float((best.exp() * (best - logprobs)).sum(dim=1).mean())
+
+
+def test_the_optimum_is_one() -> None:
+    # c log Z is what the optimum is worth by its definition; the objective must agree, and any other be worth less.
+    world = known_world()
+    reference = world.logprobs(Branch(world.pretrained.trunk, trainable=False))
+    torch.testing.assert_close(reference.exp().sum(dim=1), torch.ones(4, dtype=torch.float64))
+    for coefficient in (0.05, 0.2, 1.0):
+        worth = float(coefficient * (reference + world.rewards / coefficient).logsumexp(dim=1).mean())
+        assert world.objective(world.optimum(coefficient), coefficient) == pytest.approx(worth)
+        assert world.objective(reference, coefficient) == pytest.approx(0, abs=1e-6)
+        assert world.objective(world.optimum(2 * coefficient), coefficient) < worth
+
+
+@pytest.mark.parametrize("coefficient", [0.05, 0.2, 1.0])
+def test_ppo_reaches_the_known_optimum(coefficient: float, tmp_path: Path) -> None:
+    world = known_world()
+    logprobs = learnt(world, coefficient, tmp_path)
+    best = world.objective(world.optimum(coefficient), coefficient)
+    assert divergence(world, logprobs, coefficient) <= 0.05
+    assert world.objective(logprobs, coefficient) >= 0.98 * best
+
+
+def test_with_the_penalty_turned_round_it_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "kl_penalty", lambda *given: -kl_penalty(*given))
+    world = known_world()
+    logprobs = learnt(world, 1.0, tmp_path, updates=30)
+    assert divergence(world, logprobs, 1.0) > 0.05
+    assert world.objective(logprobs, 1.0) < 0.5 * world.objective(world.optimum(1.0), 1.0)
