@@ -38,7 +38,10 @@ def peer_ppo(task: PPOTask, episodes: int) -> float:
 
 
 def ours_reward(model: Model, tokens: int, trainable_layers: int | str, members: int) -> float:
-    """Reward training on branches: the trunk reads every token once, each member trains on it once."""
+    """Reward training on branches: the trunk reads every token once, each member trains on it once.
+
+    The tokens of a prompt that two responses share count once.
+    """
     branch = model.above(trainable_layers)
     return tokens * (FORWARD * (model.above("all") - branch) + TRAIN * branch * members)
 

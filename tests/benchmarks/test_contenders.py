@@ -100,6 +100,8 @@ def test_reward_trains_on_what_the_peer_is_given(
     )
     run(reward.main, task, tmp_path)
     found = contender.parse(capsys.readouterr().out.splitlines()[-1])
+    whole = flops.ours_reward(task.model, task.tokens, task.trainable_layers, task.members)
+    assert whole / 2 < found.parts["train"].flops < whole, "the prompt of a pair is read once"
     assert found.units == len(inputs.train)
     assert len(found.margins) == len(inputs.held_out)
 
