@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .SILENT:
-.PHONY: install demo test check clean
+.PHONY: install demo test check clean benchmark benchmark-growth benchmark-accuracy benchmark-learning
 
 SEED ?= 0
 BIN := .venv/bin
@@ -22,6 +22,12 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(MAKE) test
 
+benchmark: .venv/installed
+	$(BIN)/python -m benchmarks.run
+
+benchmark-growth benchmark-accuracy benchmark-learning: benchmark-%: .venv/installed
+	$(BIN)/python -m benchmarks.$*
+
 # torch goes in alone and first: whichever build of it this machine can have, the rest is then chosen around it.
 .venv/installed: pyproject.toml constraints.txt
 	command -v python3.11 >/dev/null || { echo "python3.11 is missing: install it (with its venv module), then run make again." >&2; exit 1; }
@@ -32,4 +38,4 @@ check: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo demo.previous .*_cache .hypothesis
+	rm -rf .venv benchmarks/.venvs build dist demo demo.previous .*_cache .hypothesis

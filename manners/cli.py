@@ -70,12 +70,14 @@ class Sample(Common):
     crowd: bool = False
     """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
     resume: Resume = False
+    plan: bool = False
+    """Say what it will need, in memory, and stop."""
 
     def run(self) -> Result:
         """Draw the responses."""
         from manners.loop import stages
 
-        return stages.sample(self.open(), self.settings(), crowd=self.crowd, resume=self.resume)
+        return stages.sample(self.open(), self.settings(), crowd=self.crowd, plan=self.plan, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,8 @@ class Evaluate(Common):
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file of comparisons from outside, in any form that `manners comparisons import` reads."""
     resume: Resume = False
+    plan: bool = False
+    """Say what comparing the two will need, in memory, and stop."""
 
     def run(self) -> Result:
         """Evaluate."""
@@ -147,11 +151,13 @@ class Evaluate(Common):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
         if self.resume and (self.ask is not None or self.reward is not None):
             raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
+        if self.plan and (self.ask is not None or self.reward is not None):
+            raise UsageError("--plan is about comparing the two policies: it goes with neither --ask nor --reward.")
         from manners.loop import stages
 
         if self.reward is not None and self.comparisons is not None:
             return stages.evaluate_reward(self.open(), self.settings(), self.reward, self.comparisons)
-        return stages.evaluate(self.open(), self.settings(), ask=self.ask, resume=self.resume)
+        return stages.evaluate(self.open(), self.settings(), ask=self.ask, plan=self.plan, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)

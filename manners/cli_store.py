@@ -14,12 +14,12 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, s
 
 from manners.cli_common import Common, Result
 from manners.errors import UsageError
-from manners.store import Store, effective_verdicts
+from manners.store import Store
 from manners.store.fields import prompt_text
 from manners.store.formats import IMPORTED, Format
 from manners.store.rowfiles import write_rows
 from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
-from manners.types import Annotator, AnnotatorKind, Comparison, PromptUse
+from manners.types import Annotator, AnnotatorKind, Comparison, PromptUse, latest_verdicts
 
 File = Annotated[Positional[Path], arg(metavar="FILE")]
 RESPONSE_COLUMNS: dict[str, type] = {
@@ -218,7 +218,7 @@ def responses_of(comparisons: list[Comparison]) -> list[dict[str, Any]]:
 def comparison_record(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a list shows it: verdicts counted by annotator kind, never across kinds."""
     verdicts: dict[str, Counter[str]] = {}
-    for verdict in effective_verdicts(comparison):
+    for verdict in latest_verdicts(comparison.verdicts):
         verdicts.setdefault(verdict.annotator.kind.value, Counter())[verdict.choice.value] += 1
     return {
         "id": comparison.id,

@@ -72,6 +72,8 @@ class ModelSettings:
     """A Hugging Face id, a local folder, a .gguf file, or `smollm2-135m`."""
     trainable_layers: Annotated[int, Range(1, 10_000)] | Literal["all"] = 4
     """Layers above the cut that every role owns a copy of; `all` is ordinary full fine-tuning."""
+    lora_rank: Annotated[int, Range(1, 4096)] | None = None
+    """Train low-rank adapters of this rank on the linear layers above the cut; None trains these layers themselves."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; `auto` takes cuda, then mps, then cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -132,6 +134,8 @@ class RewardSettings:
     """Peak of AdamW's step; warms up over a tenth of the steps, then falls linearly to zero."""
     set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
     """Share of the groups of comparisons that is never trained on and measures the model."""
+    annotators: Literal["human", "ai", "simulated"] | None = None
+    """Whose verdicts are learned from; None means the only kind there is, and refuses where there are several."""
     limit: Annotated[int, Range(2, 1_000_000_000)] | None = None
     """Train on at most this many comparisons, drawn at random; None takes all."""
     curve: bool = True
@@ -182,7 +186,9 @@ class PPOSettings:
     """Gradients are scaled down to this norm."""
     unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.25
     """Taken off the score of a response that the length limit cut off, in reward standard deviations."""
-    validate_every: Annotated[int, Range(1, 1_000_000)] = 4
+    forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
+    """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
+    validate_every: Annotated[int, Range(1, 1_000_000)] = 2
     """Updates between measurements on the validation prompts, by which the best version is kept."""
     validation_prompts: Annotated[int, Range(1, 1_000_000)] = 32
     """Prompts of each such measurement."""

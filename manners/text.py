@@ -27,6 +27,12 @@ PLAIN_TEMPLATE = (
 """What a model without a chat template gets: `User: ...`, blank line, `Assistant:`."""
 
 
+BUCKET_TOKENS = 2048
+"""Tokens of one forward, padding included; changes memory and speed only."""
+ROW_TOKENS = 1024
+"""Tokens of a row in which responses share a prompt: attention there grows with the square."""
+
+
 class TooLong(MannersError):
     """A prompt whose last turn alone does not fit into the context."""
 
@@ -80,6 +86,11 @@ class Batch:
         """Index (0..T-1) of the last kept response token of each row."""
         return self.keep.sum(dim=1) - 1
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Row and column (of L) of the last token of each response."""
+        return torch.arange(len(self.ids), device=self.ids.device), self.prompt_width + self.last
+
     def rows(self, index: Sequence[int] | Tensor) -> Batch:
         """Return some rows, in the order given."""
         return Batch(self.ids[index], self.attend[index], self.prompt_width)
@@ -95,6 +106,31 @@ class Batch:
         return Batch(self.ids.to(device), self.attend.to(device), self.prompt_width)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Sequences for scoring: a row holds a prompt once, and the responses to it one after another.
+
+    A response attends to the prompt and to itself, at the positions that it would have alone.
+    """
+
+    ids: Int[Tensor, "B L"]
+    attend: Bool[Tensor, "B 1 L L"] | Bool[Tensor, "B L"]
+    """Whether a token (third axis) may look at another (fourth axis); where nothing is shared, True at real tokens."""
+    positions: Int[Tensor, "B L"]
+    spans: tuple[tuple[int, int, int], ...]
+    """Of each response, in the order given: row, first column, and the column after its last."""
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Row and column of the last token of each response."""
+        rows, _, stops = torch.tensor(self.spans, device=self.ids.device).unbind(1)
+        return rows, stops - 1
+
+    def to(self, device: torch.device) -> Packed:
+        """Return the batch on `device`."""
+        return Packed(self.ids.to(device), self.attend.to(device), self.positions.to(device), self.spans)
+
+
 def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
     """Lay sequences side by side; the pad id is masked everywhere and so has no effect."""
     prompt_width = max(len(r.prompt_ids) for r in rendered)
@@ -108,10 +144,68 @@ def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
     return Batch(ids, attend, prompt_width)
 
 
-def length_buckets(lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Split indices into groups of at most `rows` of similar length, longest first (what will not fit fails early)."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[i : i + rows] for i in range(0, len(order), rows)]
+def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
+    """Split indices into groups of similar length, longest first (what will not fit fails early).
+
+    A group takes at most `BUCKET_TOKENS` with its padding; what is longer by itself stands alone.
+    """
+    buckets: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if room == 0:
+            buckets.append([])
+            room = max(1, BUCKET_TOKENS // max(1, lengths[index]))
+        buckets[-1].append(index)
+        room -= 1
+    return buckets
+
+
+def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
+    """Group sequences, by index, that can stand in one row: those with one prompt, up to `ROW_TOKENS` in all.
+
+    Without `share` each stands alone.
+    """
+    rows: list[list[int]] = []
+    latest: dict[tuple[int, ...], tuple[list[int], int]] = {}
+    for index, r in enumerate(rendered):
+        row, length = latest.get(r.prompt_ids, ([], ROW_TOKENS))
+        if not share or length + len(r.response_ids) > ROW_TOKENS:
+            row, length = [], len(r.prompt_ids)
+            rows.append(row)
+        row.append(index)
+        latest[r.prompt_ids] = row, length + len(r.response_ids)
+    return rows
+
+
+def packed_buckets(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
+    """Split indices into batches to `pack`, of rows of similar length."""
+    rows = shared_rows(rendered, share)
+    lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
+    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths)]
+
+
+def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
+    """Lay sequences out in rows; with `share`, responses to one prompt behind one copy of it."""
+    rows = shared_rows(rendered, share)
+    lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
+    ids = torch.full((len(rows), max(lengths)), pad_id, dtype=torch.long)
+    positions, segments = torch.zeros_like(ids), torch.full_like(ids, -1)
+    spans = [(0, 0, 0)] * len(rendered)
+    for at, row in enumerate(rows):
+        prompt = rendered[row[0]].prompt_ids
+        start = len(prompt)
+        ids[at, :start], positions[at, :start], segments[at, :start] = torch.tensor(prompt), torch.arange(start), 0
+        for number, index in enumerate(row):
+            response = rendered[index].response_ids
+            stop = start + len(response)
+            ids[at, start:stop], segments[at, start:stop] = torch.tensor(response), number + 1
+            positions[at, start:stop] = torch.arange(len(prompt), len(prompt) + len(response))
+            spans[index], start = (at, start, stop), stop
+    attend = segments >= 0
+    if share:
+        same, of_prompt = segments.unsqueeze(2) == segments.unsqueeze(1), (segments == 0).unsqueeze(1)
+        attend = ((same | of_prompt).tril() & attend.unsqueeze(1)).unsqueeze(1)
+    return Packed(ids, attend, positions, tuple(spans))
 
 
 class Renderer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -113,6 +114,14 @@ class Verdict:
     comment: str = ""
 
 
+def latest_verdicts(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """Return the verdicts that count: of each annotator the last, in the order in which they first answered.
+
+    Takes the verdicts on one comparison in order of arrival.
+    """
+    return tuple({verdict.annotator: verdict for verdict in verdicts}.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Two responses to one prompt in the order shown, with every verdict given on them."""
@@ -126,6 +135,13 @@ class Comparison:
     verdicts: tuple[Verdict, ...] = ()
     id: int | None = None
     """The store's key; None before it is stored."""
+
+
+class VersionKind(StrEnum):
+    """What a model version is for."""
+
+    POLICY = "policy"
+    REWARD = "reward"
 
 
 class PromptUse(StrEnum):

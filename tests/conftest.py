@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("manners", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("manners")
 
 
 def pytest_collection_finish() -> None:

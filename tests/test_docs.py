@@ -21,7 +21,10 @@ from manners.settings_load import describe, known_fields, load
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
-PLACES = re.compile(r"/(?:work|tmp)/|\b(?:pypi\.org|pythonhosted|index-url|localhost)\b|https?://\d")
+PUBLIC = ("arxiv.org", "doi.org", "github.com", "huggingface.co")
+"""Sites that a page may link to: anybody can open them, and they stay."""
+FOLDER = re.compile(r"(?<![\w.~}/-])/(?:home|root|tmp|Users|var|work)/\w+")
+HOST = re.compile(r"\bhttps?://([^\s/)>\"'`]+)")
 
 
 def settings_table() -> str:
@@ -127,4 +130,14 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_no_page_names_a_place_that_only_its_writer_has(page: str) -> None:
-    assert not PLACES.findall(TEXTS[page])
+    assert not private_places(TEXTS[page])
+
+
+def private_places(text: str) -> list[str]:
+    """Folders of one machine, and hosts that are not among the public sites."""
+    return FOLDER.findall(text) + [host for host in HOST.findall(text) if host not in PUBLIC]
+
+
+def test_private_places_are_told_from_public_ones() -> None:
+    text = "See https://arxiv.org/abs/1 and ~/tmp/x, /tmp/run, <http://127.0.0.1:80/x> or https://packages.example."
+    assert private_places(text) == ["/tmp/run", "127.0.0.1:80", "packages.example."]

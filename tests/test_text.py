@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manners.errors import MannersError
-from manners.text import Batch, Rendered, Renderer, TooLong, collate, length_buckets
+from manners.text import (
+    BUCKET_TOKENS,
+    ROW_TOKENS,
+    Batch,
+    Rendered,
+    Renderer,
+    TooLong,
+    collate,
+    length_buckets,
+    pack,
+    packed_buckets,
+)
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, PAD, START, TEMPLATE, tiny_renderer, tiny_tokenizer
 
@@ -219,13 +231,49 @@ def test_choosing_rows_and_trimming_change_no_sequence(rendered: list[Rendered],
     assert trimmed.ids.shape == collate([rendered[i] for i in index], 0).ids.shape  # nothing is left to cut
 
 
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 8))
-def test_buckets_are_a_partition_with_the_longest_first(lengths: list[int], rows: int) -> None:
-    buckets = length_buckets(lengths, rows)
+@given(st.lists(st.integers(1, 3000), max_size=30))
+def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(lengths: list[int]) -> None:
+    buckets = length_buckets(lengths)
     flat = [index for bucket in buckets for index in bucket]
     assert sorted(flat) == list(range(len(lengths)))
-    assert all(len(bucket) <= rows for bucket in buckets)
+    assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= BUCKET_TOKENS for bucket in buckets)
+    for bucket, following in pairwise(buckets):
+        assert (len(bucket) + 1) * lengths[bucket[0]] > BUCKET_TOKENS or not following
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+
+
+PROMPTS = st.sampled_from([(5, 6, 7), (8, 9), (5,), tuple(range(10, 300))])
+RESPONSES = st.lists(st.integers(1, 99), min_size=1, max_size=300).map(tuple)
+
+
+@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=12), st.booleans())
+def test_a_packed_response_sees_its_prompt_and_itself_at_the_positions_it_has_alone(
+    rendered: list[Rendered], share: bool
+) -> None:
+    packed = pack(rendered, share, pad_id=0)
+    for r, row, end in zip(rendered, *(ends.tolist() for ends in packed.ends), strict=True):
+        if share:
+            seen = packed.attend[row, 0, end].nonzero().squeeze(1)
+        else:
+            seen = packed.attend[row].nonzero().squeeze(1)
+            assert int(seen[-1]) == end
+        assert tuple(packed.ids[row, seen].tolist()) == r.prompt_ids + r.response_ids
+        assert packed.positions[row, seen].tolist() == list(range(r.length))
+        if share:  # as each earlier token of it does
+            assert torch.equal(packed.attend[row, 0][seen][:, seen], torch.ones(r.length, r.length).tril().bool())
+    assert len(packed.ids) <= len(rendered)
+    prompts = {r.prompt_ids for r in rendered}
+    assert not share or len(packed.ids) >= len(prompts)
+    assert share or len(packed.ids) == len(rendered)
+
+
+@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30), st.booleans())
+def test_packed_buckets_are_a_partition_and_a_long_row_is_split(rendered: list[Rendered], share: bool) -> None:
+    buckets = packed_buckets(rendered, share)
+    assert sorted(i for bucket in buckets for i in bucket) == list(range(len(rendered)))
+    for bucket in buckets:
+        shape = pack([rendered[i] for i in bucket], share, 0).ids.shape
+        assert shape[1] <= ROW_TOKENS and (shape[0] == 1 or shape.numel() <= BUCKET_TOKENS)
 
 
 def test_masks_are_the_same_on_any_device_and_keep_is_never_given_by_hand() -> None:

@@ -15,9 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained
+from manners.models.proof import proved
 from manners.models.trunk import States, grow_trunk
 from manners.reward.ensemble import RewardModel
-from manners.text import Batch, Rendered, Renderer, collate
+from manners.text import Batch, Packed, Rendered, Renderer, collate
 
 VOCABULARY = 320
 SPECIAL = ("<pad>", "<s>", "</s>", "<|start|>", "<|end|>")
@@ -141,10 +142,11 @@ def tiny_pretrained(
     trainable_layers: int | Literal["all"] = 2,
     chat_template: str | None = TEMPLATE,
     context: int = 256,
+    lora_rank: int | None = None,
     **overrides: Any,
 ) -> Pretrained:
     """Build a model, cut and with its renderer, as `manners.models.pretrained.load` returns it."""
-    trunk = grow_trunk(tiny_model(model_type, **overrides), trainable_layers)
+    trunk = proved(grow_trunk(tiny_model(model_type, **overrides), trainable_layers, lora_rank), context)
     return Pretrained(f"tiny-{model_type}", trunk, tiny_renderer(chat_template, context), note="")
 
 
@@ -168,8 +170,9 @@ class Lookup(ScalarBranch):
         super().__init__(pretrained.trunk, None)
         self.table = table
 
-    def scores(self, states: States, batch: Batch) -> Float[Tensor, " B"]:
+    def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " B"]:
         """Look every response up."""
+        assert isinstance(batch, Batch)
         said = torch.full((len(batch.ids), 2), len(KNOWN_WORDS))
         said[:, : batch.keep.shape[1]] = torch.where(batch.keep, batch.response_ids, len(KNOWN_WORDS))
         return self.table[batch.ids[:, 0], said[:, 0], said[:, 1]]

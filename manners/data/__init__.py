@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from typing import Literal
 
 from manners.types import Dialogue, PromptUse, Role, Turn
 
@@ -24,12 +25,13 @@ def demo_prompts() -> dict[PromptUse, list[Dialogue]]:
     return prompts
 
 
-def plain_text() -> list[str]:
-    """Return plain English prose as paragraphs, all of it written for this package.
+def plain_text(use: Literal[PromptUse.VALIDATE, PromptUse.EVALUATE]) -> list[str]:
+    """Return plain English prose as paragraphs, all of it written for this package and never trained on.
 
-    A policy's perplexity on it, before and after, shows how much of its general English it has forgotten.
+    A policy's perplexity on it, before and after, shows how much of its general English it has forgotten: while PPO
+    chooses the version it keeps (validate), and when that version is judged, on other paragraphs (evaluate).
     """
-    return _read("prose.txt").strip().split("\n\n")
+    return _read("prose_validate.txt" if use is PromptUse.VALIDATE else "prose.txt").strip().split("\n\n")
 
 
 def _read(name: str) -> str:

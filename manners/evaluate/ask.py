@@ -21,6 +21,7 @@ from manners.types import (
     Interval,
     Response,
     Verdict,
+    latest_verdicts,
 )
 
 SIDE = {Choice.LEFT: 1, Choice.RIGHT: -1, Choice.TIE: 0, Choice.BOTH_BAD: 0}
@@ -170,8 +171,7 @@ def read_outcome(
 
 def _vote(verdicts: Sequence[Verdict], verdicts_each: int) -> int | None:
     """Return 1 for left, -1 for right, 0 for neither, None while too few annotators have answered."""
-    latest = {v.annotator: v.choice for v in verdicts}
-    sides = [SIDE[choice] for choice in latest.values() if choice is not Choice.SKIP][:verdicts_each]
+    sides = [SIDE[v.choice] for v in latest_verdicts(verdicts) if v.choice is not Choice.SKIP][:verdicts_each]
     if len(sides) < verdicts_each:
         return None
     total = sum(sides)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
-from manners.feedback.statistics import cluster_bootstrap, cluster_bootstrap_share
+from manners.feedback.statistics import cluster_bootstrap, cluster_bootstrap_share, paired_bootstrap_difference
 from manners.types import Answer, FinishReason, Interval
 
 
@@ -60,26 +60,32 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
     Sources: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5;
     Efron & Stein 1981, "The jackknife estimate of variance" (it errs on the wide side).
     """
-    prompts = _prompt_ids(answers)
-    grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(prompts, default=-1))]
-    for answer, prompt in zip(answers, prompts, strict=True):
-        ended = answer.response.finish_reason is FinishReason.STOP
-        ids = answer.response_ids[:-1] if ended else answer.response_ids
-        grams[prompt].update(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
-    if len(grams) < 2:
-        raise MannersError(f"Diversity needs answers to at least 2 prompts, and there are {len(grams)}.")
-    total = sum(g.total() for g in grams)
-    if total == 0:
+    share, without = _distinct(answers, n)
+    if share == 0:
         return Interval(0.0, 0.0, 1.0)
-    prompts_with = Counter(gram for g in grams for gram in g)
-    different = len(prompts_with)
-    # Without a prompt, its n-grams are gone from the total, and those that only it has from the different ones.
-    kept = np.array([different - sum(prompts_with[gram] == 1 for gram in g) for g in grams])
-    without = kept / np.maximum(1, [total - g.total() for g in grams])
-    error = math.sqrt((len(grams) - 1) * float(np.var(without)))
-    half = NormalDist().inv_cdf(0.975) * error
-    share = different / total
+    half = _half_width(without)
     return Interval(share, max(0.0, share - half), min(1.0, share + half))
+
+
+def changes(
+    before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer]], resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Return how mean length, the share finished and distinct-2 changed (after - before), paired by prompt.
+
+    before, after: for each of P prompts, in the same order, a version's answers. What makes the answers to a prompt
+    long in both versions cancels out. Length and finishing: mean over prompts of the difference of their means, with a
+    bootstrap by prompt. Distinct-2: difference of the two figures over all answers, +- z times the jackknife's
+    standard error of that difference, each prompt left out of both versions at once. Raises MannersError below two
+    prompts.
+    """
+    every = [[answer for answers in version for answer in answers] for version in (before, after)]
+    (old, old_without), (new, new_without) = (_distinct(answers, 2) for answers in every)
+    half = _half_width(new_without - old_without)
+    return {
+        "length": _paired(before, after, lambda answer: answer.length, resamples, seed),
+        "finished": _paired(before, after, lambda answer: answer.finished, resamples, seed),
+        "distinct_2": Interval(new - old, max(-1.0, new - old - half), min(1.0, new - old + half)),
+    }
 
 
 def perplexity_change(
@@ -97,6 +103,42 @@ def perplexity_change(
     log_change = cluster_bootstrap((a - b) / t, np.arange(len(t)), resamples, seed, weights=t)
     change = Interval(math.expm1(log_change.estimate), math.expm1(log_change.low), math.expm1(log_change.high))
     return PerplexityChange(_perplexity(b, t), _perplexity(a, t), change)
+
+
+def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.float64]]:
+    """Return the share of different n-grams, and (P,) what it is without each prompt; 0 where there are no n-grams."""
+    prompts = _prompt_ids(answers)
+    grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(prompts, default=-1))]
+    for answer, prompt in zip(answers, prompts, strict=True):
+        ended = answer.response.finish_reason is FinishReason.STOP
+        ids = answer.response_ids[:-1] if ended else answer.response_ids
+        grams[prompt].update(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
+    if len(grams) < 2:
+        raise MannersError(f"Diversity needs answers to at least 2 prompts, and there are {len(grams)}.")
+    total = sum(g.total() for g in grams)
+    prompts_with = Counter(gram for g in grams for gram in g)
+    different = len(prompts_with)
+    # Without a prompt, its n-grams are gone from the total, and those that only it has from the different ones.
+    kept = np.array([different - sum(prompts_with[gram] == 1 for gram in g) for g in grams])
+    without = kept / np.maximum(1, [total - g.total() for g in grams])
+    return different / max(1, total), np.asarray(without, float)
+
+
+def _half_width(without: NDArray[np.float64]) -> float:
+    """Return half of the jackknife's 95 % interval from the values (P,) without each prompt."""
+    return NormalDist().inv_cdf(0.975) * math.sqrt((len(without) - 1) * float(np.var(without)))
+
+
+def _paired(
+    before: Sequence[Sequence[Answer]],
+    after: Sequence[Sequence[Answer]],
+    measure: Callable[[Answer], float],
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """Return the mean over prompts of the change of a measure's mean."""
+    old, new = ([np.mean([measure(a) for a in answers]) for answers in version] for version in (before, after))
+    return paired_bootstrap_difference(old, new, np.arange(len(old)), resamples, seed)
 
 
 def _perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:

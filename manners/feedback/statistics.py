@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
-from manners.types import Choice, Interval, Verdict
+from manners.types import Choice, Interval, Verdict, latest_verdicts
 
 PRIOR = 3.0
 """The bets are spread over win rates by Beta(3, 3): among symmetric ones near the best from 30 to 400 comparisons."""
@@ -80,17 +80,21 @@ def cluster_bootstrap(
             f"An interval needs at least 2 independent groups of figures, and there are {len(totals)}: "
             "use more prompts or comparisons."
         )
-    rng = np.random.default_rng(seed)
-    count = len(totals)
-    block = max(1, CELLS // count)
-    means = np.empty(resamples)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        times_drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)
-        means[start : start + size] = (times_drawn @ sums) / (times_drawn @ totals)
+    drawn = resampled(np.stack([sums, totals], axis=1), resamples, seed)
     mean = float(sums.sum() / totals.sum())
-    low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
+    low, high = (float(bound) for bound in np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]))
     return Interval(mean, min(mean, low), max(mean, high))
+
+
+def resampled(sums: Floats, resamples: int, seed: int) -> Floats:
+    """Return (resamples, V): the sums over as many clusters as there are, drawn with replacement, of sums (C, V)."""
+    rng, count = np.random.default_rng(seed), len(sums)
+    block = max(1, CELLS // count)
+    parts = [
+        rng.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - done)) @ sums
+        for done in range(0, resamples, block)
+    ]
+    return np.concatenate(parts)
 
 
 def cluster_bootstrap_share(
@@ -150,7 +154,7 @@ def pair_agreement(verdicts: Sequence[Sequence[Verdict]], resamples: int, seed: 
         raise MannersError(f"Agreement is measured within one kind of annotator, not across {', '.join(kinds)}.")
     agreed = []
     for given in verdicts:
-        choices = list({v.annotator: v.choice for v in given}.values())
+        choices = [v.choice for v in latest_verdicts(given)]
         left, right = choices.count(Choice.LEFT), choices.count(Choice.RIGHT)
         if left + right >= 2:
             agreed.append((math.comb(left, 2) + math.comb(right, 2)) / math.comb(left + right, 2))

@@ -10,13 +10,13 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.feedback.statistics import pair_agreement, wilson
+from manners.loop.planning import announce, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
 from manners.models.answer import answer
 from manners.progress import steps
-from manners.reward.data import latest_verdicts
 from manners.text import TooLong
-from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse
+from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, PromptUse, latest_verdicts
 
 ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
@@ -38,6 +38,7 @@ def sample(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
 
 
 def _sample(session: Session, run: Run, crowd: bool) -> Facts:
+    announce(plan_sample(session))
     if not run.state:  # whom to ask is settled once: comparisons that this run has opened must not change it
         asked = {c.prompt for c in session.store.comparisons()}
         prompts = [p.dialogue for p in session.store.prompts(PromptUse.TRAIN) if p.dialogue not in asked]
@@ -133,7 +134,7 @@ def asked_facts(session: Session) -> Facts:
     comparisons = [c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION]
     if not comparisons:
         return {}
-    verdicts = [latest_verdicts(c) for c in comparisons]
+    verdicts = [latest_verdicts(c.verdicts) for c in comparisons]
     choices = [v.choice for given in verdicts for v in given]
     kinds = sorted({str(v.annotator.kind) for given in verdicts for v in given})
     left, right = choices.count(Choice.LEFT), choices.count(Choice.RIGHT)

@@ -13,21 +13,22 @@ from manners.checkpoint import Run
 from manners.data import plain_text
 from manners.errors import MannersError
 from manners.evaluate import ask, compare, text_measures
-from manners.evaluate.forgetting import paragraph_nll
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
 from manners.loop.asking import parts, short_enough
 from manners.loop.learning import ensure_rows
+from manners.loop.planning import announce, plan_evaluate
 from manners.loop.session import Facts, Session, digest
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.generate import Draws
-from manners.models.versions import BASE, Kind
+from manners.models.perplexity import paragraph_nll
+from manners.models.versions import BASE
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
-from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, Response
+from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, Response, VersionKind
 
 EXAMPLES = 12
 """Prompts whose answers before and after the report shows."""
@@ -55,13 +56,14 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
     real people there is none; their blind verdicts (`--ask N`) judge, and the rest is measured without taste.
     """
     with session.workspace.run_lock("evaluate"):
-        name = versions.latest(session.workspace, Kind.POLICY)
-        reward = versions.latest(session.workspace, Kind.REWARD)
+        name = versions.latest(session.workspace, VersionKind.POLICY)
+        reward = versions.latest(session.workspace, VersionKind.REWARD)
         prompts = _evaluation_prompts(session)[: session.settings.evaluate.prompts]
         data = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
         run = session.begin("evaluation", ("sample", "crowd", "evaluate"), data, resume=resume)
         if not isinstance(run, Run):
             return run
+        announce(plan_evaluate(session))
         before, after, perplexity = _both(session, run, name, reward, prompts)
         facts = _text_facts(session, before, after, perplexity) | {"version": name}
         if _source(session) is AnnotatorKind.SIMULATED:
@@ -79,7 +81,7 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
 def open_for_people(session: Session, count: int) -> Facts:
     """Open blind comparisons of the newest policy and the initial model, and say what so many can show."""
     plan = ask.plan(count)
-    name = versions.latest(session.workspace, Kind.POLICY)
+    name = versions.latest(session.workspace, VersionKind.POLICY)
     prompts = _evaluation_prompts(session)
     answered = []
     for version in (BASE, name):
@@ -122,7 +124,7 @@ def _both(
     policy = versions.load_policy(session.workspace, name, pretrained)
     before = _answered(session, run, initial, initial, reward, prompts, BASE)
     after = _answered(session, run, policy, initial, reward, prompts, name)
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text())
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return before, after, change
 
@@ -197,6 +199,8 @@ def _text_facts(
     for measure, of in measures.items():
         for when, version in (("before", before), ("after", after)):
             facts[f"{measure}_{when}"] = of(version.flat).estimate
+    changes = text_measures.changes(before.answers, after.answers, resamples, seed)
+    facts |= {f"{name}_change": asdict(change) for name, change in changes.items()}
     facts["score_before"], facts["score_after"] = (float(np.mean(v.scores)) for v in (before, after))
     return facts
 
@@ -301,7 +305,7 @@ def _record_round(session: Session, name: str, facts: Facts) -> None:
     ensure_rows(session)
     figures = {k: v for k, v in facts.items() if isinstance(v, int | float | str)}
     outcome = Outcome.PROMOTED if facts.get("promoted") else Outcome.REJECTED
-    ended = Round(name, versions.latest(session.workspace, Kind.REWARD), outcome, figures)
+    ended = Round(name, versions.latest(session.workspace, VersionKind.REWARD), outcome, figures)
     last = session.store.rounds()[-1:]
     if [replace(r, created_at=None, id=None) for r in last] != [ended]:
         session.store.add_round(ended)

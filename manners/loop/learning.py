@@ -10,13 +10,15 @@ import torch
 
 from manners import metrics
 from manners.checkpoint import Run
+from manners.data import plain_text
 from manners.errors import MannersError
 from manners.loop.asking import short_enough
+from manners.loop.planning import announce, plan_policy, plan_reward
 from manners.loop.session import Facts, Session, digest, now
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
-from manners.models.versions import BASE, Kind, Version
+from manners.models.versions import BASE, Version
 from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
@@ -24,8 +26,7 @@ from manners.reward.ensemble import RewardModel, score_rendered
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.store import Version as StoredVersion
-from manners.store import VersionKind
-from manners.types import PromptUse
+from manners.types import PromptUse, VersionKind
 
 REFERENCE_ANSWERS = 64
 """Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
@@ -41,8 +42,9 @@ def train_reward(session: Session, *, resume: bool = False) -> Facts:
 
 
 def _reward(session: Session, run: Run, watermark: int) -> Facts:
+    announce(plan_reward(session))
     settings = session.settings
-    name = run.state.setdefault("version", session.workspace.next_version_name(Kind.REWARD))
+    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.REWARD))
     trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons(), run)
     reward = _normalised(session, trained)
     margins = np.asarray(trained.margins.double())
@@ -60,7 +62,7 @@ def _reward(session: Session, run: Run, watermark: int) -> Facts:
         "ensemble_spread": float(reward_scores(trained, reward).std(dim=0, correction=0).mean()),
         "version": name,
     }
-    _keep(session, name, Kind.REWARD, reward, facts, watermark)
+    _keep(session, name, VersionKind.REWARD, reward, facts, watermark)
     return facts
 
 
@@ -92,7 +94,7 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
 def train_policy(session: Session, *, resume: bool = False) -> Facts:
     """Run PPO against the newest reward model and keep the best policy as a version; only evaluation promotes it."""
     with session.workspace.run_lock("ppo"):
-        reward_name = versions.latest(session.workspace, Kind.REWARD)
+        reward_name = versions.latest(session.workspace, VersionKind.REWARD)
         reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
         prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
         if not prompts or not validation:
@@ -115,14 +117,24 @@ def _policy(
     prompts: list[tuple[int, ...]],
     validation: list[tuple[int, ...]],
 ) -> Facts:
+    announce(plan_policy(session))
     settings = session.settings
-    name = run.state.setdefault("version", session.workspace.next_version_name(Kind.POLICY))
+    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
     with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
         result = train_ppo(
-            settings.ppo, settings.sample, settings.seed, session.pretrained, reward, prompts, validation, log, run
+            settings.ppo,
+            settings.sample,
+            settings.seed,
+            session.pretrained,
+            reward,
+            prompts,
+            validation,
+            plain_text(PromptUse.VALIDATE),
+            log,
+            run,
         )
     facts = _ppo_facts(result, log.points) | {"version": name}
-    _keep(session, name, Kind.POLICY, result.policy, facts, None)
+    _keep(session, name, VersionKind.POLICY, result.policy, facts, None)
     return facts
 
 
@@ -152,7 +164,7 @@ def _ppo_facts(result: PPOResult, points: list[Facts]) -> Facts:
 
 
 def _keep(
-    session: Session, name: str, kind: Kind, model: RewardModel | Branch, facts: Facts, watermark: int | None
+    session: Session, name: str, kind: VersionKind, model: RewardModel | Branch, facts: Facts, watermark: int | None
 ) -> None:
     """Write the version's folder, then its row."""
     trunk = session.pretrained.trunk
@@ -166,7 +178,7 @@ def _keep(
         template_hash=session.pretrained.renderer.template_hash,
         dtype=session.settings.model.dtype,
         created_at=now(),
-        parent=BASE if kind is Kind.POLICY else None,
+        parent=BASE if kind is VersionKind.POLICY else None,
         watermark=watermark,
         settings=asdict(session.settings),
         metrics={k: v for k, v in facts.items() if isinstance(v, int | float | str)},
@@ -182,11 +194,11 @@ def _keep(
 def ensure_rows(session: Session) -> None:
     """Record every version that has a folder but no row yet, as a process killed between the two leaves it."""
     recorded = {version.name for version in session.store.versions()}
-    for kind in Kind:
+    for kind in VersionKind:
         for name in versions.names(session.workspace, kind):
             if name in recorded:
                 continue
             version = versions.describe(session.workspace, name)
             path = str((session.workspace.models / name).relative_to(session.workspace.root))
-            row = StoredVersion(name, VersionKind(kind.value), path, None, version.metrics, version.watermark or 0)
+            row = StoredVersion(name, kind, path, None, version.metrics, version.watermark or 0)
             session.store.add_version(row)

@@ -10,46 +10,50 @@ import numpy as np
 
 from manners.errors import MannersError
 from manners.loop import asking, bulk, judging, learning, reporting
-from manners.loop.planning import plan_policy, plan_reward
+from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
-from manners.models.versions import BASE, Kind
+from manners.models.versions import BASE
 from manners.reward.data import label
 from manners.reward.ensemble import score_exchanges
 from manners.reward.measure import measure
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.transfer import read_comparisons
+from manners.types import VersionKind
 from manners.workspace import Workspace
 
 
-def sample(workspace: Workspace, settings: Settings, *, crowd: bool, resume: bool = False) -> Facts:
-    """Answer the training prompts twice and open comparisons; see `asking.sample`."""
-    return _headline(asking.sample(Session(workspace, settings), crowd=crowd, resume=resume))
+def sample(workspace: Workspace, settings: Settings, *, crowd: bool, plan: bool, resume: bool = False) -> Facts:
+    """Answer the training prompts and open comparisons, or say what that takes; see `asking.sample`."""
+    session = Session(workspace, settings)
+    return plan_sample(session).facts if plan else _headline(asking.sample(session, crowd=crowd, resume=resume))
 
 
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
     """Train a reward model, or say what that takes; see `learning.train_reward`."""
     session = Session(workspace, settings)
-    return plan_reward(session) if plan else _headline(learning.train_reward(session, resume=resume))
+    return plan_reward(session).facts if plan else _headline(learning.train_reward(session, resume=resume))
 
 
 def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
     """Run PPO, or say what that takes; see `learning.train_policy`."""
     session = Session(workspace, settings)
-    return plan_policy(session) if plan else _headline(learning.train_policy(session, resume=resume))
+    return plan_policy(session).facts if plan else _headline(learning.train_policy(session, resume=resume))
 
 
-def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, resume: bool = False) -> Facts:
-    """Judge the newest policy, or open comparisons for people to judge it; see `judging`."""
+def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan: bool, resume: bool = False) -> Facts:
+    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `judging`."""
     session = Session(workspace, settings)
+    if plan:
+        return plan_evaluate(session).facts
     return _headline(judging.evaluate(session, resume=resume)) if ask is None else judging.open_for_people(session, ask)
 
 
 def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file: Path) -> Facts:
     """Measure a reward model on any outside file of comparisons, beside the same baselines."""
     session = Session(workspace, settings)
-    labelled = label(read_comparisons(file, {}))
+    labelled = label(read_comparisons(file, {}), settings.reward.annotators)
     reward = versions.load_reward(workspace, version, session.pretrained)
     exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
     scores = np.concatenate(
@@ -74,7 +78,7 @@ def report(workspace: Workspace, settings: Settings) -> Facts:
 def models_list(workspace: Workspace) -> Facts:
     """All versions, and which policy is the current one."""
     session = Session(workspace, Settings())
-    found = [versions.describe(workspace, name) for kind in Kind for name in versions.names(workspace, kind)]
+    found = [versions.describe(workspace, name) for kind in VersionKind for name in versions.names(workspace, kind)]
     rows = [
         {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
     ]
@@ -84,7 +88,7 @@ def models_list(workspace: Workspace) -> Facts:
 def models_promote(workspace: Workspace, version: str) -> Facts:
     """Make a policy the current one, by hand."""
     session = Session(workspace, Settings())
-    if versions.describe(workspace, version).kind is not Kind.POLICY:
+    if versions.describe(workspace, version).kind is not VersionKind.POLICY:
         raise MannersError(f"{version} is a reward model; only a policy can be promoted")
     session.set_history([*session.history(), version])
     return {"current": version}
@@ -104,7 +108,7 @@ def models_export(workspace: Workspace, version: str, directory: Path) -> Facts:
     """Write a version as a folder that plain transformers loads."""
     described = versions.describe(workspace, version)
     session = Session(workspace, from_dict(described.settings))
-    if described.kind is Kind.POLICY:
+    if described.kind is VersionKind.POLICY:
         policy = versions.load_policy(workspace, version, session.pretrained)
         versions.export_policy(policy, session.pretrained, directory)
         return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
@@ -119,7 +123,7 @@ def status(workspace: Workspace) -> Facts:
     settings = load(workspace.toml).settings
     session = Session(workspace, settings)
     counts = session.store.counts()
-    rewards, policies = (versions.names(workspace, kind) for kind in (Kind.REWARD, Kind.POLICY))
+    rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),

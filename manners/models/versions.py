@@ -10,7 +10,6 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,11 @@ from manners.errors import MannersError
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.reward.ensemble import RewardModel
+from manners.types import VersionKind
 from manners.workspace import Workspace, atomic_folder
 
 BASE = "initial"
 """Name of the version that is the base model itself."""
-
-
-class Kind(StrEnum):
-    """What a version does."""
-
-    POLICY = "policy"
-    REWARD = "reward"
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Version:
     """A version's description, as version.json holds it."""
 
     name: str
-    kind: Kind
+    kind: VersionKind
     base: str
     """The base model, as model.name gave it."""
     trunk_hash: str
@@ -79,22 +72,22 @@ def describe(workspace: Workspace, name: str) -> Version:
         raise MannersError(f"there is no version {name} in {workspace.root} (there are: {there})")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        return Version(**{**facts, "kind": Kind(facts["kind"]), "shifts": tuple(facts["shifts"])})
+        return Version(**{**facts, "kind": VersionKind(facts["kind"]), "shifts": tuple(facts["shifts"])})
     except (ValueError, KeyError, TypeError) as error:
         raise MannersError(f"{file} is damaged ({error}); use another version") from error
 
 
-def names(workspace: Workspace, kind: Kind) -> list[str]:
+def names(workspace: Workspace, kind: VersionKind) -> list[str]:
     """Versions of a kind, oldest first."""
     found = [f.parent.name.removeprefix(f"{kind}-") for f in workspace.models.glob(f"{kind}-*/version.json")]
     return [f"{kind}-{number}" for number in sorted(int(n) for n in found if n.isdecimal())]
 
 
-def latest(workspace: Workspace, kind: Kind) -> str:
+def latest(workspace: Workspace, kind: VersionKind) -> str:
     """Return the newest version of a kind; raises MannersError saying which command makes one."""
     found = names(workspace, kind)
     if not found:
-        command = "reward" if kind is Kind.REWARD else "ppo"
+        command = "reward" if kind is VersionKind.REWARD else "ppo"
         raise MannersError(f"there is no {kind} version in {workspace.root} yet; run `manners {command}` first")
     return found[-1]
 
@@ -103,7 +96,7 @@ def load_policy(workspace: Workspace, name: str, pretrained: Pretrained) -> Bran
     """Load a policy branch onto the trunk it was trained above; `initial` is the base model itself."""
     if name == BASE:
         return Branch(pretrained.trunk, trainable=False)
-    version = _checked(workspace, name, Kind.POLICY, pretrained)
+    version = _checked(workspace, name, VersionKind.POLICY, pretrained)
     branch = Branch(pretrained.trunk, trainable=True)
     _fill(branch, workspace.models / version.name / "branch-0.safetensors")
     return branch
@@ -111,7 +104,7 @@ def load_policy(workspace: Workspace, name: str, pretrained: Pretrained) -> Bran
 
 def load_reward(workspace: Workspace, name: str, pretrained: Pretrained) -> RewardModel:
     """Load a reward model's members onto the trunk they were trained above."""
-    version = _checked(workspace, name, Kind.REWARD, pretrained)
+    version = _checked(workspace, name, VersionKind.REWARD, pretrained)
     members = []
     for index in range(len(version.shifts)):
         member = ScalarBranch(pretrained.trunk, None)
@@ -128,7 +121,7 @@ def _fill(branch: Branch, file: Path) -> None:
     branch.requires_grad_(False)
 
 
-def _checked(workspace: Workspace, name: str, kind: Kind, pretrained: Pretrained) -> Version:
+def _checked(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pretrained) -> Version:
     """Refuse a version of another kind, trunk, cut or template."""
     version, trunk = describe(workspace, name), pretrained.trunk
     if version.kind is not kind:
@@ -136,8 +129,8 @@ def _checked(workspace: Workspace, name: str, kind: Kind, pretrained: Pretrained
     if (version.trunk_hash, version.cut) != (trunk.hash, trunk.cut):
         raise MannersError(
             f"{name} was trained above another trunk (base {version.base}, cut {version.cut}) than the one loaded"
-            f" ({pretrained.name}, cut {trunk.cut}); set model.name and model.trainable_layers as they were, or train"
-            " anew"
+            f" ({pretrained.name}, cut {trunk.cut}); set model.name, model.trainable_layers and model.lora_rank as they"
+            " were, or train anew"
         )
     if version.template_hash != pretrained.renderer.template_hash:
         raise MannersError(

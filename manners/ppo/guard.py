@@ -16,7 +16,8 @@ import torch
 
 from manners.errors import MannersError
 from manners.ppo.curves import Metrics
-from manners.ppo.rollout import MICRO, Roles, Rollout, sliced
+from manners.ppo.rollout import Roles, Rollout, micro_batches, sliced
+from manners.settings import PPOSettings
 from manners.text import collate
 
 RATIO_TOLERANCE = 0.02
@@ -75,7 +76,7 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
     differ between responses. The pad id ends nothing.
     """
     policy, reference, pretrained = roles.policy, roles.reference, roles.pretrained
-    rows = list(range(min(MICRO, len(rollout.draws.finish))))
+    rows = micro_batches(rollout.batch, range(len(rollout.draws.finish)))[0]
     states, batch = sliced(rollout.states, rollout.batch, rows)
     width = batch.keep.shape[1]
     drawn = rollout.draws.logprobs[rows, :width]
@@ -93,9 +94,9 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
             f"start-up check failed: KL to the initial model is {kl:.2g} nats a token before any training; start the"
             " policy from the reference"
         )
-    alone = collate([rollout.draws.rendered[0]], pretrained.renderer.pad_id).to(pretrained.trunk.device)
+    alone = collate([rollout.draws.rendered[rows[0]]], pretrained.renderer.pad_id).to(pretrained.trunk.device)
     single = roles.reward.score(pretrained.trunk.states(alone), alone).mean
-    change = float((single - rollout.scored.mean[:1]).abs().max())
+    change = float((single - rollout.scored.mean[rows[0]]).abs().max())
     if not change <= SCORE_TOLERANCE:
         raise MannersError(
             f"start-up check failed: a response's score changes by {change:.2g} standard deviations with the batch it"
@@ -129,7 +130,9 @@ def check_first_ratio(deviation: float, update: int) -> None:
         )
 
 
-def look(history: Sequence[Metrics], update: int, warned: Sequence[Warned], kl_stop: float) -> tuple[Warned, ...]:
+def look(
+    history: Sequence[Metrics], update: int, warned: Sequence[Warned], settings: PPOSettings
+) -> tuple[Warned, ...]:
     """Return what the curves so far give reason to do at this update, other than what was done of late.
 
     `history` is every point of the curves, oldest first, and last the rollout at hand, that is not yet optimised on.
@@ -137,11 +140,12 @@ def look(history: Sequence[Metrics], update: int, warned: Sequence[Warned], kl_s
     rollouts = [point for point in history if "objective/kl" in point]
     validated = [point for point in history if "validate/mean" in point]
     signs = (
-        ("kl", Act.STOP, kl_runaway(rollouts[-1], kl_stop)),
+        ("kl", Act.STOP, kl_runaway(rollouts[-1], settings.kl_stop)),
         ("collapse", Act.STOP, collapse(rollouts)),
         ("over-optimisation", Act.STOP, over_optimisation(validated)),
         ("value", Act.HALVE, value_divergence(rollouts)),
         ("length", Act.HALVE, length_drift(rollouts)),
+        ("forgetting", Act.HALVE, forgetting(validated, settings.forgetting_limit)),
     )
     lately = {w.sign for w in warned if update - w.update < PATIENCE}
     return tuple(Warned(update, sign, act, text) for sign, act, text in signs if text and sign not in lately)
@@ -187,6 +191,16 @@ def length_drift(rollouts: Sequence[Metrics]) -> str | None:
     if len(rollouts) <= PATIENCE or not (long or short):
         return None
     return f"responses have drifted to {recent[-1]:.3g} tokens from {first:.3g} at the start"
+
+
+def forgetting(validated: Sequence[Metrics], limit: float) -> str | None:
+    """Say that the version validated last predicts plain text too much worse than the initial model does."""
+    if not validated or validated[-1]["validate/forgotten"] <= limit:
+        return None
+    return (
+        f"perplexity on plain text rose by {validated[-1]['validate/forgotten']:.1%}, above ppo.forgetting_limit ="
+        f" {limit:g}, so this version is not kept"
+    )
 
 
 def over_optimisation(validated: Sequence[Metrics]) -> str | None:

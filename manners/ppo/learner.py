@@ -29,6 +29,8 @@ class Validation:
     kl: float
     """In nats per response."""
     coefficient: float
+    forgotten: float
+    """Rise of perplexity on plain text, as a share."""
 
     @property
     def measure(self) -> float:
@@ -37,11 +39,11 @@ class Validation:
 
     def metrics(self) -> dict[str, float]:
         """Return its point of the curves."""
-        names = ("measure", "mean", "pessimistic", "kl")
+        names = ("measure", "mean", "pessimistic", "kl", "forgotten")
         return {f"validate/{name}": float(getattr(self, name)) for name in names}
 
 
-NOTHING = Validation(-math.inf, -math.inf, 0.0, 0.0, 0.0)
+NOTHING = Validation(-math.inf, -math.inf, 0.0, 0.0, 0.0, 0.0)
 """What any version does better than."""
 COUNTERS = ("coefficient", "step_factor", "update", "episodes", "optimizer_steps", "queue")
 """Fields of a learner that a checkpoint holds as they are."""
@@ -102,10 +104,11 @@ class Learner:
         self.warned += warnings
         self.step_factor *= 0.5 ** sum(w.act is Act.HALVE for w in warnings)
 
-    def offer(self, update: int, found: Validation) -> None:
-        """Keep the version at hand if it did better than the best so far."""
-        if found.measure > self.best.validation.measure:
-            self.best = Best(update, found, {name: t.clone() for name, t in self.policy.own_tensors().items()})
+    def offer(self, update: int, found: Validation, forgetting_limit: float) -> None:
+        """Keep the version at hand if it did better than the best so far and has not forgotten too much."""
+        if found.measure > self.best.validation.measure and found.forgotten <= forgetting_limit:
+            tensors = {name: t.clone() for name, t in self.policy.own_tensors().items()}
+            self.best = Best(update, found, tensors)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a checkpoint must hold; tensors are the live ones."""

@@ -17,11 +17,8 @@ from manners.models.trunk import States
 from manners.ppo.objective import gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
 from manners.settings import PPOSettings, SampleSettings
-from manners.text import Batch
+from manners.text import Batch, length_buckets
 from manners.types import FinishReason
-
-MICRO = 16
-"""Sequences per forward; changes memory and speed only."""
 
 ValueFunction = Callable[[States, Float[Tensor, "B T1 D"], Batch], Float[Tensor, "B T"]]
 """Values from trunk states and from the policy's hidden states: a shared head reads these, a separate branch those."""
@@ -120,10 +117,9 @@ def _measure(
 
 
 def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:
-    """Split rows into groups of at most MICRO of similar length."""
-    lengths = batch.attend.sum(dim=1).tolist()
-    order = sorted(rows, key=lambda row: -lengths[row])
-    return [order[start : start + MICRO] for start in range(0, len(order), MICRO)]
+    """Split rows into groups of similar length that one forward and backward can hold."""
+    lengths = batch.attend.sum(dim=1)[list(rows)].tolist()
+    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths)]
 
 
 def sliced(states: States, batch: Batch, rows: Sequence[int]) -> tuple[States, Batch]:

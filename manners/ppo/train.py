@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from manners.checkpoint import Run
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch, scalar_head
+from manners.models.perplexity import perplexity_rise
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
@@ -56,16 +57,18 @@ def train(
     reward: RewardModel,
     prompts: Sequence[tuple[int, ...]],
     validation: Sequence[tuple[int, ...]],
+    prose: Sequence[str],
     log: RunLog,
     run: Run | None = None,
 ) -> PPOResult:
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
     Best is measured pessimistically, and not by the optimised reward: by the ensemble member that likes the policy
-    least, on prompts that are not trained on, less the KL that it cost. A run that is stopped, by a warning or by
-    numbers that cannot be learnt from, returns its best version so far. Raises Unsound when that is still the initial
-    model because of the latter, and MannersError when a start-up check fails. With a `run`, checkpoints are written,
-    and the work goes on from the one that it holds, if any.
+    least, on prompts that are not trained on, less the KL that it cost; and a version whose perplexity on `prose` rose
+    beyond its limit is not kept. A run that is stopped, by a warning or by numbers that cannot be learnt from, returns
+    its best version so far. Raises Unsound when that is still the initial model because of the latter, and
+    MannersError when a start-up check fails. With a `run`, checkpoints are written, and the work goes on from the one
+    that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020.
     """
     started = time.monotonic()
@@ -77,8 +80,8 @@ def train(
     if run is not None and "learner" in run.state:
         learner.restore(run.state.pop("learner"))
     else:
-        found = _validate(roles, validation, settings, sample, seed)
-        learner.offer(0, found)
+        found = _validate(roles, validation, prose, settings, sample, seed)
+        learner.offer(0, found, settings.forgetting_limit)
         log.write(0, found.metrics())
     with steps("PPO", settings.updates * (sample.max_new_tokens + settings.epochs * settings.batch)) as advance:
         advance(learner.update * (sample.max_new_tokens + settings.epochs * settings.batch))
@@ -93,9 +96,9 @@ def train(
             if learner.stopped:
                 break
             if update % settings.validate_every == 0 or update == settings.updates:
-                found = _validate(roles, validation, settings, sample, seed)
+                found = _validate(roles, validation, prose, settings, sample, seed)
                 metrics |= found.metrics()
-                learner.offer(update, found)
+                learner.offer(update, found, settings.forgetting_limit)
             log.write(update, metrics)
             if run is not None and run.due:
                 run.save({"curves": log.position(), "learner": learner.state()})
@@ -128,7 +131,7 @@ def _update(
     if update == 1:
         metrics |= guard.check_first_rollout(rollout, roles, sample.temperature)
     # 2. Warnings: nothing, or half the step from here on, or the end.
-    learner.heed(guard.look([*history, metrics], update, learner.warned, settings.kl_stop))
+    learner.heed(guard.look([*history, metrics], update, learner.warned, settings))
     if learner.stopped:
         return metrics
     rolled_out = time.monotonic()
@@ -216,11 +219,12 @@ def _step(
 def _validate(
     roles: Roles,
     prompts: Sequence[tuple[int, ...]],
+    prose: Sequence[str],
     settings: PPOSettings,
     sample: SampleSettings,
     seed: int,
 ) -> Validation:
-    """Measure a policy on the validation prompts, always with the same random numbers."""
+    """Measure a policy on the validation prompts, always with the same random numbers, and on plain text."""
     generator = torch.Generator().manual_seed(seed + 1)
     rollout = collect(roles, prompts, settings, sample, settings.kl_coefficient, generator)
     return Validation(
@@ -229,4 +233,5 @@ def _validate(
         cut_off=float((rollout.scored.mean - rollout.scores).mean()),
         kl=float(rollout.kl.sum(dim=1).mean()),
         coefficient=settings.kl_coefficient,
+        forgotten=perplexity_rise(roles.policy, roles.reference, roles.pretrained, prose),
     )

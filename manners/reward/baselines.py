@@ -18,6 +18,7 @@ from scipy.special import betainc, betaln, digamma, expit
 from scipy.stats import rankdata
 
 from manners.errors import MannersError
+from manners.feedback.statistics import resampled
 from manners.reward.data import Floats, LabelledPair, counts_array
 from manners.types import FinishReason, Interval
 
@@ -68,8 +69,8 @@ def accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resample
     if estimate in (0.0, 1.0):
         bound = float(0.025 ** (1 / len(sums)))
         return Interval(estimate, *((bound, 1.0) if estimate else (0.0, 1 - bound)))
-    resampled = _resample(sums, seed, resamples)
-    return _interval(estimate, resampled[:, 0] / resampled[:, 1])
+    drawn = resampled(sums, resamples, seed)
+    return _interval(estimate, drawn[:, 0] / drawn[:, 1])
 
 
 def accuracy_gain(
@@ -77,8 +78,8 @@ def accuracy_gain(
 ) -> Interval:
     """Return by how much the accuracy of `margins` exceeds that of the margins of a `baseline`, paired by group."""
     sums = _decided_sums(pairs, _agreeing(margins, pairs) - _agreeing(baseline, pairs))
-    resampled = _resample(sums, seed, resamples)
-    return _interval(_share(sums), resampled[:, 0] / resampled[:, 1])
+    drawn = resampled(sums, resamples, seed)
+    return _interval(_share(sums), drawn[:, 0] / drawn[:, 1])
 
 
 def characters(pairs: Sequence[LabelledPair]) -> Floats:
@@ -138,7 +139,7 @@ def ceiling(pairs: Sequence[LabelledPair], seed: int, resamples: int = CEILING_R
     cells, cell = np.unique(counts_array(several)[:, :2], axis=0, return_inverse=True)
     table = _group_sums(several, *np.eye(len(cells))[cell.ravel()].T)
     start = _fit_beta(cells, table.sum(axis=0), np.zeros(2))
-    fits = [_fit_beta(cells, weights, start) for weights in _resample(table, seed, resamples)]
+    fits = [_fit_beta(cells, weights, start) for weights in resampled(table, resamples, seed)]
     return _interval(_best_accuracy(start), np.array([_best_accuracy(fit) for fit in fits]))
 
 
@@ -170,8 +171,8 @@ def length_correlation(
     estimate = _correlation(sums.sum(axis=0)[None])
     if np.isnan(estimate[0]):
         return Interval(0.0, -1.0, 1.0)
-    resampled = _correlation(_resample(sums, seed, resamples))
-    return _interval(float(estimate[0]), resampled[~np.isnan(resampled)])
+    drawn = _correlation(resampled(sums, resamples, seed))
+    return _interval(float(estimate[0]), drawn[~np.isnan(drawn)])
 
 
 def doubling_gain(points: Sequence[CurvePoint]) -> Interval | None:
@@ -288,17 +289,6 @@ def _sums_by(groups: Sequence[str], *values: Floats) -> Floats:
     return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)
 
 
-def _resample(sums: Floats, seed: int, resamples: int) -> Floats:
-    """Return (resamples, values): the sums over as many groups as there are, drawn with replacement."""
-    rng, groups = np.random.default_rng(seed), len(sums)
-    at_once = max(1, 4_000_000 // groups)
-    parts = [
-        rng.multinomial(groups, np.full(groups, 1 / groups), size=min(at_once, resamples - done)) @ sums
-        for done in range(0, resamples, at_once)
-    ]
-    return np.concatenate(parts)
-
-
-def _interval(estimate: float, resampled: Floats) -> Interval:
-    low, high = np.quantile(resampled, [0.025, 0.975])
+def _interval(estimate: float, drawn: Floats) -> Interval:
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(estimate, float(low), float(high))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import softmax
-from scipy.stats import norm
 
 from manners.errors import MannersError
+from manners.feedback.statistics import effective_number, wilson
 from manners.reward.data import Floats
 from manners.types import Interval
 
@@ -127,8 +127,9 @@ def reliability(probabilities: Floats, outcomes: Floats, weights: Floats, bins: 
         inside = (index == each) & (weights > 0)
         w = weights[inside]
         predicted, observed = np.average(probabilities[inside], weights=w), np.average(outcomes[inside], weights=w)
-        low, high = _wilson(float(observed), float(w.sum() ** 2 / (w**2).sum()))
-        result.append(ReliabilityBin(float(predicted), float(observed), low, high, float(w.sum())))
+        n = effective_number(w)
+        share = wilson(float(observed) * n, n)
+        result.append(ReliabilityBin(float(predicted), share.estimate, share.low, share.high, float(w.sum())))
     return result
 
 
@@ -162,9 +163,3 @@ def _bins(probabilities: Floats, weights: Floats, bins: int) -> Floats:
     mass = np.bincount(value, weights, minlength=len(values))
     middle = (np.cumsum(mass) - mass / 2) / max(mass.sum(), 1e-12)
     return np.asarray(np.floor(middle * bins)[value])
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    z = float(norm.ppf(0.975))
-    centre, spread = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)

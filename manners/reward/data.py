@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.errors import MannersError
-from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Response, Role, Verdict
+from manners.types import (
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    Response,
+    Role,
+    Verdict,
+    latest_verdicts,
+)
 
 Floats = NDArray[np.float64]
 
@@ -93,22 +103,23 @@ class Split:
     held_out: tuple[LabelledPair, ...]
 
 
-def label(comparisons: Iterable[Comparison], kind: AnnotatorKind | None = None) -> Labelled:
+def label(comparisons: Iterable[Comparison], annotators: str | None = None) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
     The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
     earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
-    for an evaluation are never learnt from. Only verdicts of one `kind` of annotator are counted; None means the only
-    kind there is. Raises `MannersError` when several kinds are present and none is named, or when nothing is left.
+    for an evaluation are never learnt from. Only verdicts of one kind of annotator, as `reward.annotators` names it,
+    are counted; None means the only kind there is. Raises `MannersError` when several kinds are present and none is
+    named, or when nothing is left.
     """
     comparisons = list(comparisons)
     if not comparisons:
         raise MannersError(NO_COMPARISONS)
-    kind = kind or _only_kind(comparisons)
+    kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
     pairs: list[LabelledPair] = []
     left_out: Counter[LeftOut] = Counter()
     for comparison in comparisons:
-        verdicts = [verdict for verdict in latest_verdicts(comparison) if verdict.annotator.kind is kind]
+        verdicts = [verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind]
         reason = _reason_left_out(comparison, verdicts)
         if reason is None:
             pairs.append(_labelled(comparison, verdicts))
@@ -118,11 +129,6 @@ def label(comparisons: Iterable[Comparison], kind: AnnotatorKind | None = None) 
         reasons = ", ".join(f"{n} with {reason}" for reason, n in left_out.items())
         raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
     return Labelled(tuple(pairs), dict(left_out), kind)
-
-
-def latest_verdicts(comparison: Comparison) -> list[Verdict]:
-    """Return the last verdict of each annotator, given that verdicts are in order of arrival."""
-    return list({verdict.annotator: verdict for verdict in comparison.verdicts}.values())
 
 
 def opening(prompt: Dialogue) -> str:
@@ -186,7 +192,9 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
     kinds = Counter(annotator.kind for annotator in annotators)
     if len(kinds) > 1:
         found = " and ".join(f"{n} {kind} annotator{'s' * (n != 1)}" for kind, n in sorted(kinds.items()))
-        raise MannersError(f"the verdicts come from {found}, which are never mixed; choose one kind to learn from")
+        raise MannersError(
+            f"the verdicts come from {found}, which are never mixed; set reward.annotators to one of them"
+        )
     return next(iter(kinds), None)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
-from manners.text import Batch, Rendered, collate, length_buckets
+from manners.text import Batch, Packed, Rendered, pack, packed_buckets
 from manners.types import Dialogue, Response
 
 Exchange = tuple[Dialogue, Response]
@@ -46,7 +46,7 @@ class RewardModel:
     scale: float
 
     @torch.no_grad()
-    def score(self, states: States, batch: Batch) -> Scored:
+    def score(self, states: States, batch: Batch | Packed) -> Scored:
         """Score the responses of a batch from their trunk states: (raw_k - shift_k) / scale for member k."""
         raw = torch.stack([member.scores(states, batch) for member in self.members])
         shifts = torch.tensor(self.shifts, device=raw.device).unsqueeze(1)
@@ -58,14 +58,13 @@ class RewardModel:
         return RewardModel(self.members, tuple(raw.mean(dim=1).tolist()), scale if scale > 1e-6 else 1.0)
 
 
-def score_rendered(
-    reward: RewardModel, pretrained: Pretrained, rendered: Sequence[Rendered], rows: int = 32
-) -> Float[Tensor, "K N"]:
+def score_rendered(reward: RewardModel, pretrained: Pretrained, rendered: Sequence[Rendered]) -> Float[Tensor, "K N"]:
     """Score rendered exchanges, in buckets of similar length, through trunk and members; (K, N), in the order given."""
+    trunk, pad_id = pretrained.trunk, pretrained.renderer.pad_id
     scores = torch.zeros((len(reward.members), len(rendered)))
-    for bucket in length_buckets([r.length for r in rendered], rows):
-        batch = collate([rendered[i] for i in bucket], pretrained.renderer.pad_id).to(pretrained.trunk.device)
-        scores[:, bucket] = reward.score(pretrained.trunk.states(batch), batch).members.cpu()
+    for bucket in packed_buckets(rendered, trunk.shares_prompts):
+        batch = pack([rendered[i] for i in bucket], trunk.shares_prompts, pad_id).to(trunk.device)
+        scores[:, bucket] = reward.score(trunk.states(batch), batch).members.cpu()
     return scores
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +14,8 @@ from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
 from manners.reward.data import LabelledPair
+from manners.text import length_buckets, shared_rows
 from manners.types import Dialogue
-
-MICRO_SEQUENCES = 16
-"""Responses per forward and backward; changes memory and speed only."""
 
 
 class Pairs:
@@ -35,27 +33,37 @@ class Pairs:
         rendered = [pretrained.renderer.render(prompt, response) for prompt, response in exchanges]
         self.sides = [(place[p.prompt, p.left], place[p.prompt, p.right]) for p in pairs]
         self.shortened = sum(r.shortened for r in rendered)
-        self.lengths = [r.length for r in rendered]
+        self.rendered, self.share = rendered, pretrained.trunk.shares_prompts
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)
 
     def batches(self, which: Sequence[int], size: int, order: random.Random) -> list[list[int]]:
-        """Shuffle prompts and pack their pairs, whole prompts together, into batches of about `size` pairs."""
+        """Shuffle prompts and join their pairs, whole prompts together, into batches of about `size` pairs."""
+        prompts = self._by_prompt(which)
+        order.shuffle(prompts)
+        batches: list[list[int]] = []
+        for pairs in prompts:
+            if not batches or len(batches[-1]) + len(pairs) > size:
+                batches.append([])
+            batches[-1].extend(pairs)
+        return batches
+
+    def micro_batches(self, batch: Sequence[int]) -> list[list[int]]:
+        """Split a batch by prompt, into parts of similar length that one forward and backward can hold."""
+        prompts = self._by_prompt(batch)
+        buckets = length_buckets([self._tokens(pairs) for pairs in prompts])
+        return [[i for at in bucket for i in prompts[at]] for bucket in buckets]
+
+    def _by_prompt(self, which: Sequence[int]) -> list[list[int]]:
         by_prompt: dict[Dialogue, list[int]] = {}
         for index in which:
             by_prompt.setdefault(self.pairs[index].prompt, []).append(index)
-        prompts = list(by_prompt.values())
-        order.shuffle(prompts)
-        return _packed(prompts, size, len)
+        return list(by_prompt.values())
 
-    def micro_batches(self, batch: Sequence[int]) -> list[list[int]]:
-        """Split a batch by prompt, longest first, so that a micro-batch holds little padding."""
-        by_prompt: dict[Dialogue, list[int]] = {}
-        for index in batch:
-            by_prompt.setdefault(self.pairs[index].prompt, []).append(index)
-        longest = sorted(
-            by_prompt.values(), key=lambda pairs: -max(self.lengths[s] for i in pairs for s in self.sides[i])
-        )
-        return _packed(longest, MICRO_SEQUENCES, lambda pairs: len({s for i in pairs for s in self.sides[i]}))
+    def _tokens(self, pairs: Sequence[int]) -> int:
+        """Tokens that the responses of some pairs of one prompt take in a batch."""
+        chosen = [self.rendered[side] for side in sorted({side for i in pairs for side in self.sides[i]})]
+        prompts = len(shared_rows(chosen, self.share)) * len(chosen[0].prompt_ids)
+        return prompts + sum(len(r.response_ids) for r in chosen)
 
     def scores(self, member: ScalarBranch, which: Sequence[int]) -> Float[Tensor, "pairs 2"]:
         """Raw scores of the left and right sides of some pairs; a response in several pairs is scored once."""
@@ -72,18 +80,3 @@ class Pairs:
         for which in self.micro_batches(range(len(self.pairs))):
             scores[which] = self.scores(member, which).cpu()
         return scores
-
-
-def _packed(groups: Sequence[list[int]], size: int, weigh: Callable[[list[int]], int]) -> list[list[int]]:
-    """Join neighbouring groups while their weights sum to at most `size`; a heavier group stands alone."""
-    packed: list[list[int]] = []
-    filled = size
-    for group in groups:
-        weight = weigh(group)
-        if packed and filled + weight <= size:
-            packed[-1].extend(group)
-            filled += weight
-        else:
-            packed.append(list(group))
-            filled = weight
-    return packed

@@ -1,6 +1,6 @@
 """The record of what people said: prompts, responses, comparisons, verdicts, versions and rounds, append-only."""
 
-from manners.store.records import Counts, Outcome, Round, Version, VersionKind, effective_verdicts
+from manners.store.records import Counts, Outcome, Round, Version
 from manners.store.store import Merged, Store
 
-__all__ = ["Counts", "Merged", "Outcome", "Round", "Store", "Version", "VersionKind", "effective_verdicts"]
+__all__ = ["Counts", "Merged", "Outcome", "Round", "Store", "Version"]

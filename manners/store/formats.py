@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
@@ -113,6 +113,7 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
 def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
     """Return the row of one verdict, leaving out what `parse` assumes by itself.
 
+    A comparison of an evaluation that nobody has judged does not say who wrote what, since people may label the file.
     Raises BadRow when the format cannot hold it: `pairs` and `hh` need a left or right, `hh` a dialogue that can be
     read back from its transcript.
     """
@@ -127,8 +128,9 @@ def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fiel
         if verdict.choice is Choice.RIGHT:
             sides = (comparison.right, comparison.left)
         fields |= _render_sides(comparison.prompt, sides[0].text, sides[1].text, fmt)
+    blind = verdict is None and comparison.asked_how is AskedHow.EVALUATION
     for side, response in zip(SIDES[fmt], sides, strict=True):
-        fields |= _render_response(fmt, side, response)
+        fields |= _render_response(fmt, side, replace(response, author=IMPORTED.name) if blind else response)
     if comparison.asked_how is not AskedHow.IMPORTED:
         fields["asked_how"] = comparison.asked_how.value
     fields["ask_probability"] = comparison.ask_probability

@@ -10,14 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from manners.types import Annotator, AnnotatorKind, Comparison, Dialogue, PromptUse, Role, Turn, Verdict
-
-
-class VersionKind(StrEnum):
-    """What a model version is for."""
-
-    POLICY = "policy"
-    REWARD = "reward"
+from manners.types import AnnotatorKind, Dialogue, PromptUse, Role, Turn, VersionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +61,6 @@ class Counts:
     comparisons: int
     verdicts: Mapping[AnnotatorKind, int]
     versions: int
-
-
-def effective_verdicts(comparison: Comparison) -> tuple[Verdict, ...]:
-    """Return the verdicts that count: of each annotator only the last one given on this comparison."""
-    last: dict[Annotator, Verdict] = {}
-    for verdict in comparison.verdicts:
-        last.pop(verdict.annotator, None)
-        last[verdict.annotator] = verdict
-    return tuple(last.values())
 
 
 def to_messages(dialogue: Dialogue) -> list[dict[str, str]]:

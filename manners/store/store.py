@@ -15,7 +15,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store import queries, schema
-from manners.store.records import Counts, Outcome, Round, Version, VersionKind, from_messages
+from manners.store.records import Counts, Outcome, Round, Version, from_messages
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
@@ -25,7 +25,7 @@ from manners.store.tables import (
     VerdictRow,
     VersionRow,
 )
-from manners.types import AnnotatorKind, AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict
+from manners.types import AnnotatorKind, AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict, VersionKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manners.errors import MannersError
 from manners.store.fields import parse_prompt, prompt_text
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
-from manners.store.records import digest, effective_verdicts
+from manners.store.records import digest
 from manners.store.rowfiles import BadRow, Fields, Reason, read_rows, suffix_of, write_rows
 from manners.store.store import Store
-from manners.types import Annotator, AskedHow, Choice, Comparison, Dialogue, PromptUse
+from manners.types import Annotator, AskedHow, Choice, Comparison, Dialogue, PromptUse, latest_verdicts
 
 PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
@@ -21,6 +21,8 @@ PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 
 Item = tuple[int, Comparison | BadRow]
 """Line number, and what stands there."""
+Texts = tuple[Dialogue, str, str]
+"""What an annotator sees: prompt, left, right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,14 @@ def import_comparisons(
 ) -> ImportResult:
     """Add the comparisons of a file to the store in one transaction; what is there already is counted as a duplicate.
 
-    `annotator` is whose verdict it is where the file does not say. A comparison that is not an evaluation, on a prompt
-    that the store keeps for validation or evaluation, is a bad row. Raises MannersError, and adds nothing, at the first
+    `annotator` is whose verdict it is where the file does not say. A comparison of an evaluation that says no authors
+    is the one in the store with the same prompt and texts. One that is not an evaluation, on a prompt that the store
+    keeps for validation or evaluation, is a bad row. Raises MannersError, and adds nothing, at the first
     bad row; with `skip_bad` they are left out and counted by reason.
     """
     fmt = _format_of(path, mapping, fmt)
     reserved = {prompt.dialogue for prompt in store.prompts() if prompt.use is not PromptUse.TRAIN}
+    opened = {_texts(comparison): comparison for comparison in store.comparisons(AskedHow.EVALUATION)}
     skipped: Counter[Reason] = Counter()
 
     def good() -> Iterator[Comparison]:
@@ -129,7 +133,7 @@ def import_comparisons(
             if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
                 item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
             if not isinstance(item, BadRow):
-                yield item
+                yield _with_authors(item, opened)
             elif skip_bad:
                 skipped[item.reason] += 1
             else:
@@ -142,11 +146,23 @@ def import_comparisons(
     return ImportResult(merged.comparisons, merged.verdicts, merged.duplicates, dict(skipped))
 
 
+def _with_authors(comparison: Comparison, opened: Mapping[Texts, Comparison]) -> Comparison:
+    """Return a labelled comparison of an evaluation with the authors that its blind export left out, where known."""
+    blind = comparison.asked_how is AskedHow.EVALUATION and comparison.left.author == IMPORTED.name
+    known = opened.get(_texts(comparison)) if blind else None
+    return comparison if known is None else replace(comparison, left=known.left, right=known.right)
+
+
+def _texts(comparison: Comparison) -> Texts:
+    return comparison.prompt, comparison.left.text, comparison.right.text
+
+
 def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     """Write the comparisons of the store to a file whose suffix says what it is made of.
 
-    `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged. `pairs` and `hh`
-    hold the verdicts that count and prefer one side; the rest is counted by reason.
+    `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged; of these, the
+    ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh` hold the verdicts
+    that count and prefer one side; the rest is counted by reason.
     """
     if suffix_of(path) == ".txt":
         raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
@@ -156,7 +172,7 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     def rows() -> Iterator[Fields]:
         nonlocal written
         for comparison in store.comparisons():
-            verdicts = comparison.verdicts if fmt is Format.ROWS else effective_verdicts(comparison)
+            verdicts = comparison.verdicts if fmt is Format.ROWS else latest_verdicts(comparison.verdicts)
             for verdict in verdicts or (None,):
                 try:
                     yield render(comparison, verdict, fmt)

@@ -10,6 +10,7 @@ import pytest
 
 from manners.errors import MannersError
 from manners.evaluate.text_measures import (
+    changes,
     distinct_n,
     mean_length,
     most_common_answer_share,
@@ -60,6 +61,30 @@ def test_collapse_shows(answer: Make) -> None:
     collapsed = [answer(str(i), " I am sorry. " if i % 4 else f"{i}") for i in range(40)]
     assert most_common_answer_share(collapsed, 200, 0).estimate == 0.75
     assert most_common_answer_share([answer(str(i), f"{i}") for i in range(40)], 200, 0).estimate == 1 / 40
+
+
+def test_changes_by_hand(answer: Make) -> None:
+    before = [[answer("p", "", ids=(1, 2, 1, 2))], [answer("q", "", ids=(1, 2, 3))]]
+    after = [[answer("p", "", ids=(1, 2, 3, 4, 5), ended=True)], [answer("q", "", ids=(7, 8, 9))]]
+    found = changes(before, after, 200, 0)
+    assert found["length"].estimate == 0.5
+    assert (found["length"].low, found["length"].high) == (0.0, 1.0)
+    assert found["finished"].estimate == 0.5
+    # 5 of 5 token pairs are different after, 3 of 5 before; without p 2/2 and 2/2, without q 3/3 and 2/3:
+    # differences 0 and 1/3, jackknife error sqrt((2 - 1) * var) = 1/6.
+    assert found["distinct_2"].estimate == pytest.approx(2 / 5)
+    assert found["distinct_2"].low == pytest.approx(2 / 5 - 1.959964 / 6)
+    assert found["distinct_2"].high == pytest.approx(2 / 5 + 1.959964 / 6)
+
+
+def test_changes_are_paired(answer: Make) -> None:
+    # Prompts differ a great deal in length, and every answer grows by one token.
+    before = [[answer(str(i), "", ids=tuple(range(1, 3 + i)))] * 2 for i in range(40)]
+    after = [[answer(str(i), "", ids=tuple(range(1, 4 + i)))] * 2 for i in range(40)]
+    found = changes(before, after, 200, 0)
+    assert (found["length"].low, found["length"].high) == (1.0, 1.0)
+    unchanged = changes(before, before, 200, 0)
+    assert all((i.estimate, i.low, i.high) == (0.0, 0.0, 0.0) for i in unchanged.values())
 
 
 def test_perplexity_by_hand() -> None:

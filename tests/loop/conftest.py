@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from manners.feedback import crowd
+from manners.settings import Settings
 from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.worlds import save_tiny
@@ -30,3 +32,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 def copy(finished: Path, tmp_path: Path) -> Workspace:
     """A copy of that workspace."""
     return Workspace.open(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def settings(model: Path) -> Settings:
+    """The tiny settings for the tiny model."""
+    return tiny.settings(model)
+
+
+@pytest.fixture(autouse=True)
+def _taste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the crowd have a taste that a model which babbles can meet."""
+    monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)

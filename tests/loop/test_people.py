@@ -19,7 +19,7 @@ ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 def taught(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """A project in which Anna's verdicts have made a reward model and a policy."""
     session = tiny.project(tmp_path_factory.mktemp("people") / "project", model)
-    stages.sample(session.workspace, session.settings, crowd=False)
+    stages.sample(session.workspace, session.settings, crowd=False, plan=False)
     answer(session, lambda c: Choice.LEFT if len(c.left.text) > len(c.right.text) else Choice.RIGHT)
     facts = stages.train_reward(session.workspace, session.settings, plan=False)
     assert facts["source"] == "human"
@@ -36,15 +36,15 @@ def answer(session: Session, choose: object) -> None:
 
 def test_people_judge_what_people_taught(taught: Session) -> None:
     workspace, settings = taught.workspace, taught.settings
-    facts = stages.evaluate(workspace, settings, ask=None)
+    facts = stages.evaluate(workspace, settings, ask=None, plan=False)
     assert "Nobody has compared the two versions yet" in facts["verdict"]
     assert (facts["source"], facts["promoted"]) == ("none", False)
     assert not facts.keys() & {"win_rate", "taste_before"}, "there is no hidden taste to look at"
     assert taught.store.rounds() == [], "a round ends with a judgement"
 
     with pytest.raises(MannersError, match="ask for at least"):
-        stages.evaluate(workspace, settings, ask=2)
-    opened = stages.evaluate(workspace, settings, ask=10)
+        stages.evaluate(workspace, settings, ask=2, plan=False)
+    opened = stages.evaluate(workspace, settings, ask=10, plan=False)
     assert opened["opened"] == 10
     assert 0.5 < opened["detectable_win_rate"] <= 1
     assert opened["sentence"].startswith("10 decided comparisons find a difference in 8 of 10 tries")
@@ -52,12 +52,12 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert {frozenset((c.left.author, c.right.author)) for c in asked} == {frozenset(("initial", "policy-1"))}
     assert len({c.left.author for c in asked}) == 2, "sides are drawn by coin"
 
-    facts = stages.evaluate(workspace, settings, ask=None)
+    facts = stages.evaluate(workspace, settings, ask=None, plan=False)
     assert facts["outcome"] == "cannot_tell"
     assert facts["interval"] == [0.0, 1.0]
 
     answer(taught, lambda c: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT)
-    facts = stages.evaluate(workspace, settings, ask=None)
+    facts = stages.evaluate(workspace, settings, ask=None, plan=False)
     low, high = facts["interval"]
     assert 0.5 < low < facts["win_rate"] == high == 1
     assert (facts["source"], facts["promoted"]) == ("human", True)

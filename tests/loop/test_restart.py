@@ -147,14 +147,13 @@ def test_a_failure_at_any_write_changes_nothing(
     assert count > 5
 
 
-def in_a_process(root: Path, settings: Settings) -> int:
-    """Play the round as far as it is not done yet, in a process of its own; return its id."""
+def in_a_process(stage: str, root: Path, settings: Settings) -> int:
+    """Run a stage as far as it is not done yet, in a process of its own; return its id."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            for stage in STAGES.values():
-                stage(Session(Workspace.open(root), settings), True)
+            STAGES[stage](Session(Workspace.open(root), settings), True)
             code = 0
         finally:
             os._exit(code)
@@ -175,25 +174,33 @@ def killed_after(child: int, seconds: float, root: Path, writing: bool) -> bool:
     return True
 
 
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_process_killed_again_and_again_ends_the_same(
-    played: dict[str, Path], settings: Settings, tmp_path: Path
+    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
 ) -> None:
-    draw = random.Random(4)
+    draw, expected = random.Random(4), after(played, stage)
+
+    def ended(root: Path) -> None:
+        assert contents(root) == expected
+        shutil.rmtree(root)
+        shutil.copytree(played[stage], root)
+
     begin = time.monotonic()
-    whole = shutil.copytree(played["sample"], tmp_path / "whole")
-    assert os.waitpid(in_a_process(whole, settings), 0)[1] == 0
+    root = shutil.copytree(played[stage], tmp_path / "killed")
+    assert os.waitpid(in_a_process(stage, root, settings), 0)[1] == 0
     takes = time.monotonic() - begin
-    root = shutil.copytree(played["sample"], tmp_path / "killed")
     kills = half_written = 0
-    while killed_after(in_a_process(root, settings), draw.uniform(0, takes / 3), root, writing=kills % 3 == 2):
-        kills += 1
-        half_written += any(root.glob("runs/*/.checkpoint-*.partial"))
-        if kills == 12:
-            break
-    assert os.waitpid(in_a_process(root, settings), 0)[1] == 0
-    assert kills > 3
-    assert half_written > 0
-    assert contents(root) == contents(whole) == contents(played[""])
+    ended(root)
+    while kills < 10 or half_written < 3:
+        writing = kills % 3 == 2 or kills > 9
+        if killed_after(in_a_process(stage, root, settings), draw.uniform(0, takes / 2), root, writing):
+            kills += 1
+            half_written += any(root.glob("runs/*/.checkpoint-*.partial"))
+            assert kills < 60, "hardly a kill hits a checkpoint that is being written"
+        else:
+            ended(root)
+    assert os.waitpid(in_a_process(stage, root, settings), 0)[1] == 0
+    assert contents(root) == expected
 
 
 @pytest.fixture

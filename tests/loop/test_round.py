@@ -126,10 +126,10 @@ def test_another_model_taste_and_prompt_file_by_the_commands(
     for use, file in (("train", "train.txt"), ("validate", "validate.jsonl"), ("evaluate", "evaluate.jsonl")):
         assert main(["prompts", "import", str(tmp_path / file), "--use", use, "--workspace", str(root)]) == 0
     settings = replace(session.settings, crowd=replace(tiny.SETTINGS.crowd, taste="plain_facts"))
-    stages.sample(session.workspace, settings, crowd=True)
+    stages.sample(session.workspace, settings, crowd=True, plan=False)
     assert stages.train_reward(session.workspace, settings, plan=False)["set_aside"] > 0
     assert stages.train_policy(session.workspace, settings, plan=False)["episodes"] == 32
-    assert stages.evaluate(session.workspace, settings, ask=None)["source"] == "simulated"
+    assert stages.evaluate(session.workspace, settings, ask=None, plan=False)["source"] == "simulated"
     stages.report(session.workspace, settings)
     facts = tiny.read_report(root)
     assert "no chat template" in facts["model"]["note"]

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from manners.errors import MannersError
-from manners.feedback import crowd
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
@@ -23,23 +22,13 @@ from manners.workspace import Workspace
 from tests.loop import tiny
 
 
-@pytest.fixture
-def settings(model: Path) -> Settings:
-    return tiny.settings(model)
-
-
-@pytest.fixture(autouse=True)
-def _taste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
-
-
 def test_sampling_asks_about_new_prompts_only(copy: Workspace, settings: Settings) -> None:
     with pytest.raises(MannersError, match="there is no training prompt left to ask about"):
-        stages.sample(copy, settings, crowd=True)
+        stages.sample(copy, settings, crowd=True, plan=False)
     session = Session(copy, settings)
     before = session.store.watermark()
     session.store.add_prompts(tiny.prompts(3, "noon"), PromptUse.TRAIN, "test")
-    assert stages.sample(copy, settings, crowd=False)["comparisons"] == 3
+    assert stages.sample(copy, settings, crowd=False, plan=False)["comparisons"] == 3
     assert session.store.watermark() == before, "nobody was asked"
     assert [c.prompt for c in session.store.comparisons()][24:] == tiny.prompts(3, "noon")
 
@@ -47,7 +36,7 @@ def test_sampling_asks_about_new_prompts_only(copy: Workspace, settings: Setting
 def test_a_second_round_learns_from_all_verdicts(copy: Workspace, settings: Settings) -> None:
     session = Session(copy, settings)
     session.store.add_prompts(tiny.prompts(4, "noon"), PromptUse.TRAIN, "test")
-    stages.sample(copy, settings, crowd=True)
+    stages.sample(copy, settings, crowd=True, plan=False)
     assert stages.status(copy)["verdicts_not_yet_learned_from"] == 8
     facts = stages.train_reward(copy, settings, plan=False)
     assert facts["version"] == "reward-2"
@@ -174,7 +163,7 @@ def test_status_counts_and_says_what_comes_next(copy: Workspace, model: Path, tm
     assert found["verdicts_not_yet_learned_from"] == 0
     empty = tiny.project(tmp_path / "empty", model)
     assert stages.status(empty.workspace)["next"].startswith("manners sample")
-    stages.sample(empty.workspace, empty.settings, crowd=False)
+    stages.sample(empty.workspace, empty.settings, crowd=False, plan=False)
     assert "have people answer them" in stages.status(empty.workspace)["next"]
 
 
@@ -186,7 +175,7 @@ def test_stages_out_of_order_say_what_is_missing(model: Path, tmp_path: Path) ->
     with pytest.raises(MannersError, match="run `manners reward` first"):
         stages.train_policy(workspace, settings, plan=False)
     with pytest.raises(MannersError, match="run `manners ppo` first"):
-        stages.evaluate(workspace, settings, ask=None)
+        stages.evaluate(workspace, settings, ask=None, plan=False)
 
 
 def test_ppo_needs_prompts_of_both_uses(copy: Workspace, settings: Settings, model: Path, tmp_path: Path) -> None:
@@ -203,7 +192,7 @@ def test_another_cut_refuses_the_versions_above_the_old_one(copy: Workspace, set
 
 
 def test_a_run_that_was_stopped_says_so(copy: Workspace, settings: Settings) -> None:
-    ppo = replace(settings.ppo, kl_stop=0.01, learning_rate=0.01, updates=4)
+    ppo = replace(settings.ppo, kl_stop=0.01, learning_rate=0.01, updates=4, forgetting_limit=1000.0)
     facts = stages.train_policy(copy, replace(settings, ppo=ppo), plan=False)
     assert "above ppo.kl_stop = 0.01" in facts["stopped"]
     update = facts["episodes"] // settings.ppo.batch + 1

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.errors import MannersError
-from manners.models.branches import Branch
-from manners.models.proof import prove_split
+from manners.models.branches import Branch, ScalarBranch
+from manners.models.proof import proved
 from manners.models.trunk import cut_of, grow_trunk, layer_list
-from manners.text import Batch, Rendered, collate
+from manners.text import Batch, Rendered, collate, pack
 from tests.worlds import ARCHITECTURES, tiny_model
 
 
@@ -42,7 +42,7 @@ def test_split_logits_are_the_whole_models_with_padding_on_both_sides(
 ) -> None:
     model = tiny_model(model_type)
     trunk = grow_trunk(model, layers)
-    prove_split(trunk, 64)
+    proved(trunk, 64)
     batch = batch_of((20, 3), (4, 9), (11, 6))  # 26 tokens, and windows of 16
     branch = Branch(trunk, trainable=False)
     with torch.no_grad():
@@ -132,10 +132,10 @@ def test_a_model_whose_layers_talk_across_the_cut_is_refused_and_not_where_they_
         layers[listener] = Talking(layers[listener], layers[speaker])
         trunk = grow_trunk(model, 2)
         if fits:
-            prove_split(trunk, 64)
+            proved(trunk, 64)
         else:
             with pytest.raises(MannersError, match=r"LlamaForCausalLM cannot be (used|split)"):
-                prove_split(trunk, 64)
+                proved(trunk, 64)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,39 @@ def test_encoders_and_state_spaces_are_refused_by_name(
     model_type: str, overrides: dict[str, Any], name: str, layers: int | Literal["all"]
 ) -> None:
     with pytest.raises(MannersError, match=name):
-        prove_split(grow_trunk(tiny_model(model_type, **overrides), layers), 64)
+        proved(grow_trunk(tiny_model(model_type, **overrides), layers), 64)
+
+
+SHARING = {
+    "llama": True,
+    "qwen3": True,
+    "gpt2": True,
+    "gpt_neox": True,
+    "granite": True,
+    "mixtral": True,
+    "mistral": False,  # windows of 16
+    "gemma2": False,
+    "bloom": False,  # biases by distance
+}
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+@pytest.mark.parametrize("model_type", SHARING)
+@torch.no_grad()
+def test_responses_share_a_prompt_only_where_that_changes_no_score(
+    model_type: str, layers: int | Literal["all"]
+) -> None:
+    trunk = proved(grow_trunk(tiny_model(model_type), layers), 64)
+    assert trunk.shares_prompts is SHARING[model_type]
+    branch = ScalarBranch(trunk, torch.Generator().manual_seed(0))
+    prompts = [tuple(range(5, 25)), tuple(range(30, 33))]
+    rendered = [Rendered(prompts[n % 2], tuple(range(50 + n, 52 + 3 * n))) for n in range(6)]
+    batch = pack(rendered, trunk.shares_prompts, 0)
+    assert len(batch.ids) == (2 if trunk.shares_prompts else 6)
+    scores = branch.scores(trunk.states(batch), batch)
+    for score, r in zip(scores, rendered, strict=True):
+        hidden = trunk.whole.base_model(input_ids=torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state
+        torch.testing.assert_close(score, branch.scalar(hidden[0, -1])[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_that_gives_every_token_the_same_logit_proves_nothing_and_is_refused() -> None:
@@ -160,8 +192,8 @@ def test_a_model_that_gives_every_token_the_same_logit_proves_nothing_and_is_ref
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
     with pytest.raises(MannersError, match="same logit to every token"):
-        prove_split(grow_trunk(model, 2), 64)
+        proved(grow_trunk(model, 2), 64)
 
 
 def test_the_proof_fits_into_the_shortest_context_that_can_be_set() -> None:
-    prove_split(grow_trunk(tiny_model("gpt2", max_position_embeddings=16), 2), 16)
+    proved(grow_trunk(tiny_model("gpt2", max_position_embeddings=16), 2), 16)

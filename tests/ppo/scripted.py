@@ -16,7 +16,7 @@ from manners.ppo.rollout import Roles
 from manners.ppo.train import PPOResult, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
-from manners.text import Batch
+from manners.text import Batch, Packed
 from tests.worlds import END, START
 
 LIKED = 80
@@ -31,6 +31,7 @@ SETTINGS = PPOSettings(
     epochs=4,
     learning_rate=0.03,
     unfinished_penalty=0.0,
+    forgetting_limit=1000.0,
     validate_every=2,
     validation_prompts=16,
 )
@@ -42,7 +43,8 @@ class Likes(ScalarBranch):
     def __init__(self, trunk: Trunk) -> None:
         super().__init__(trunk, None)
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
+        assert isinstance(batch, Batch)
         return 4 * ((batch.response_ids < LIKED) & batch.keep).sum(dim=1) / batch.keep.sum(dim=1)
 
 
@@ -83,7 +85,11 @@ def roles(pretrained: Pretrained, reward: RewardModel) -> Roles:
     return Roles(policy, reference, value, reward, pretrained)
 
 
+PROSE = ("The train to the sea leaves at noon.", "How long does bread take in the oven?")
+"""What forgetting is measured on: this world is not about English, and its limit is out of reach."""
+
+
 def run(settings: PPOSettings, pretrained: Pretrained, reward: RewardModel, folder: Path, seed: int = 0) -> PPOResult:
     """Train on the prompts of this world, with the curves in `folder`."""
     with RunLog(folder) as log:
-        return train(settings, SAMPLE, seed, pretrained, reward, PROMPTS, VALIDATION, log)
+        return train(settings, SAMPLE, seed, pretrained, reward, PROMPTS, VALIDATION, PROSE, log)

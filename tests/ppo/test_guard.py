@@ -18,7 +18,7 @@ from manners.ppo.guard import Act, Warned
 from manners.ppo.rollout import Roles, Rollout, collect
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch, Renderer
+from manners.text import Batch, Packed, Renderer
 from tests.ppo.scripted import PROMPTS, SAMPLE, Likes, likes, roles
 from tests.worlds import END_IDS, tiny_pretrained
 
@@ -59,21 +59,21 @@ def test_a_policy_that_is_not_the_reference(world: Pretrained) -> None:
 class Neighbourly(Likes):
     """A member whose score depends on who else is in the batch."""
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         return super().scores(states, batch) + 0.05 * len(batch.ids)
 
 
 class Indifferent(Likes):
     """A member that scores everything alike."""
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         return torch.ones(len(batch.ids))
 
 
 @pytest.mark.parametrize(
     ("member", "says"),
     [
-        (Neighbourly, r"score changes by 0\.35 standard deviations with the batch"),
+        (Neighbourly, r"score changes by 1\.1 standard deviations with the batch"),
         (Indifferent, "every response has the same score"),
     ],
 )
@@ -111,12 +111,16 @@ WELL: Metrics = {
 
 
 def run_of(*points: Metrics) -> list[Metrics]:
-    return [{"validate/mean": 0.0, "validate/pessimistic": 0.0}, WELL, *(WELL | point for point in points)]
+    return [
+        {"validate/mean": 0.0, "validate/pessimistic": 0.0, "validate/forgotten": 0.0},
+        WELL,
+        *(WELL | point for point in points),
+    ]
 
 
 def warnings(*points: Metrics, warned: Sequence[Warned] = ()) -> list[tuple[str, Act]]:
     history = run_of(*points)
-    return [(w.sign, w.act) for w in guard.look(history, len(history) - 1, warned, kl_stop=10.0)]
+    return [(w.sign, w.act) for w in guard.look(history, len(history) - 1, warned, PPOSettings(kl_stop=10.0))]
 
 
 @pytest.mark.parametrize("length", range(6))
@@ -169,16 +173,24 @@ def test_a_kl_too_far_stops_at_once(kl: float, stops: bool) -> None:
 def test_over_optimisation_is_a_mean_that_rises_while_the_least_convinced_falls(
     mean: float, pessimistic: float, stops: bool
 ) -> None:
-    good = {"validate/mean": 0.4, "validate/pessimistic": 0.4}
-    now = {"validate/mean": mean, "validate/pessimistic": pessimistic}
+    good = {"validate/mean": 0.4, "validate/pessimistic": 0.4, "validate/forgotten": 0.0}
+    now = {"validate/mean": mean, "validate/pessimistic": pessimistic, "validate/forgotten": 0.0}
     assert warnings(good, WELL, now, WELL) == ([("over-optimisation", Act.STOP)] if stops else [])
+
+
+@pytest.mark.parametrize(("forgotten", "halves"), [(0.03, False), (0.031, True), (-0.5, False)])
+def test_forgetting_is_perplexity_past_its_limit_at_the_last_validation(forgotten: float, halves: bool) -> None:
+    then = {"validate/mean": 0.0, "validate/pessimistic": 0.0, "validate/forgotten": 0.2}
+    assert warnings(then, then | {"validate/forgotten": forgotten}, WELL) == (
+        [("forgetting", Act.HALVE)] if halves else []
+    )
 
 
 def test_what_lasts_is_acted_upon_again_but_not_every_time() -> None:
     long = {"response/length": 50.0}
     warned: list[Warned] = []
     for update in range(1, 9):
-        warned += guard.look(run_of(*[long] * update), update + 1, warned, kl_stop=10.0)
+        warned += guard.look(run_of(*[long] * update), update + 1, warned, PPOSettings(kl_stop=10.0))
     assert [w.update for w in warned] == [4, 7]
     assert str(warned[0]) == ("update 4: responses have drifted to 50 tokens from 20 at the start; the step was halved")
 

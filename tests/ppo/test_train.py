@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +18,14 @@ from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
 from manners.ppo import learner as learner_module
-from manners.ppo import rollout as rollout_module
 from manners.ppo import train as train_module
 from manners.ppo.guard import Unsound
 from manners.ppo.objective import PolicyStats, policy_loss
-from manners.ppo.rollout import Rollout
+from manners.ppo.rollout import Rollout, collect
 from manners.ppo.train import PPOResult
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch
+from manners.text import Batch, Packed
 from tests.ppo.scripted import SETTINGS, Likes, liked_share, likes, run
 from tests.worlds import tiny_pretrained
 
@@ -82,21 +81,24 @@ def same(a: PPOResult, b: PPOResult) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("trainable_layers", "value"),
-    [(2, "shared"), (2, "separate"), (1, "shared"), ("all", "shared"), ("all", "separate")],
+    ("trainable_layers", "rank", "value"),
+    [(1, None, "shared"), *product((2, "all"), (None, 4), ("shared", "separate"))],
 )
 def test_it_learns_what_is_liked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     trainable_layers: int | Literal["all"],
+    rank: int | None,
     value: Literal["shared", "separate"],
 ) -> None:
     monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)  # a reward that asks for no variety may be met by one answer
-    world = tiny_pretrained(trainable_layers=trainable_layers)
+    world = tiny_pretrained(trainable_layers=trainable_layers, lora_rank=rank)
     initial = Branch(world.trunk, trainable=False)
     assert liked_share(initial, world) < 0.3
-    result = run(replace(SETTINGS, value=value), world, likes(world), tmp_path)
-    assert liked_share(result.policy, world) > 0.8
+    rate = SETTINGS.learning_rate * (1 if rank is None else 3)
+    result = run(replace(SETTINGS, value=value, learning_rate=rate), world, likes(world), tmp_path)
+    # Adapters of random layers cannot do what the final norm does: make some tokens likelier everywhere.
+    assert liked_share(result.policy, world) > (0.8 if rank is None else 0.4)
     assert liked_share(initial, world) < 0.3, "the initial model is shared, and must not have changed"
     assert result.kl > 1
     assert result.stopped is None
@@ -107,7 +109,7 @@ def test_it_learns_what_is_liked(
     assert points[-1].keys() >= CURVES
     assert all(p["policy/first_ratio_max_dev"] < 1e-3 for p in points[1:]), "the ratio of an update's first batch is 1"
     assert abs(points[1]["objective/kl"]) < 1e-4
-    assert points[-1]["objective/scores"] > points[1]["objective/scores"] + 1
+    assert points[-1]["objective/scores"] > points[1]["objective/scores"] + (1 if rank is None else 0.5)
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
@@ -150,7 +152,7 @@ def test_micro_batches_change_nothing(
 ) -> None:
     settings = replace(SHORT, value=value, updates=1)
     whole = run(settings, world, likes(world), tmp_path / "whole")
-    monkeypatch.setattr(rollout_module, "MICRO", 5)
+    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
     small = run(settings, world, likes(world), tmp_path / "small")
     assert moved(whole, world) > 0.1
     for name, tensor in whole.policy.own_tensors().items():
@@ -202,7 +204,7 @@ class Failing(Likes):
     batches = 0
     sound = 0
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         scores = super().scores(states, batch)
         self.batches += 1
         if self.batches > self.sound:
@@ -217,14 +219,14 @@ def failing_after(world: Pretrained, sound: int) -> RewardModel:
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(world: Pretrained, tmp_path: Path) -> None:
-    with pytest.raises(Unsound, match=r"reward is not finite at update 1, episodes \[\d+, \d+\] of the batch"):
+    with pytest.raises(Unsound, match=r"reward is not finite at update 1, episodes \[\d+\] of the batch"):
         run(SHORT, world, failing_after(world, sound=0), tmp_path)
 
 
 def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) -> None:
-    # Batches scored: 1 for the validation at the start; then 4 for 64 episodes and 1 to validate, an update; 1 check.
+    # Batches scored: 1 for the validation at the start; 1 for the episodes and 1 to validate, an update; 1 check.
     settings = replace(SETTINGS, validate_every=1, updates=8)
-    result = run(settings, world, failing_after(world, sound=1 + 6 * 5 + 1), tmp_path)
+    result = run(settings, world, failing_after(world, sound=1 + 6 * 2 + 1), tmp_path)
     assert result.stopped is not None
     assert "reward is not finite at update 7" in result.stopped
     assert 0 < result.best_update < 7
@@ -235,7 +237,7 @@ def test_the_ratio_is_checked_before_the_first_step_of_every_update(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drifting(*given: Any) -> Rollout:
-        rollout = rollout_module.collect(*given)
+        rollout = collect(*given)
         calls.append(1)
         if len(calls) == 6:  # the initial validation, an update and its validation, twice, and an update
             rollout.draws.logprobs.add_(0.1)
@@ -245,6 +247,16 @@ def test_the_ratio_is_checked_before_the_first_step_of_every_update(
     monkeypatch.setattr(train_module, "collect", drifting)
     with pytest.raises(Unsound, match=r"is off by 0\.095 before the first step of update 3 \(ratio should be 1\)"):
         run(replace(SHORT, updates=4, learning_rate=0.01), world, likes(world), tmp_path)
+
+
+def test_a_version_that_forgets_is_not_kept(world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rises = iter([0.0, 0.03, 0.05, 0.05, 0.05])
+    monkeypatch.setattr(train_module, "perplexity_rise", lambda *_: next(rises))
+    result = run(replace(SHORT, updates=8, validate_every=2, forgetting_limit=0.04), world, likes(world), tmp_path)
+    measures = [p["validate/measure"] for p in metrics.read(tmp_path) if "validate/measure" in p]
+    assert measures[2] > measures[1] > measures[0]  # it would have been better
+    assert result.best_update == 2
+    assert {w.sign for w in result.warned} == {"forgetting"}
 
 
 def test_a_warning_halves_the_step_from_there_on(
@@ -275,7 +287,7 @@ class Fooled(Likes):
 
     sober = False
 
-    def scores(self, states: States, batch: Batch) -> Tensor:
+    def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         scores = super().scores(states, batch)
         return -scores if self.sober else 3 * scores
 

@@ -98,8 +98,10 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
 
 def test_kinds_of_annotators_are_never_mixed() -> None:
     mixed = [comparison(Verdict(Choice.LEFT, ANNA), Verdict(Choice.RIGHT, JUDGE))]
-    with pytest.raises(MannersError, match="1 ai annotator and 1 human annotator"):
+    with pytest.raises(MannersError, match=r"1 ai annotator and 1 human annotator.*set reward\.annotators"):
         label(mixed)
+    with pytest.raises(MannersError, match="1 with only verdicts of another kind"):
+        label(mixed, AnnotatorKind.SIMULATED)
     assert label(mixed, AnnotatorKind.AI).pairs[0].counts == Counts(0, 1, 0)
 
 

@@ -58,11 +58,12 @@ def test_scores_that_do_not_vary_are_not_blown_up(raw: RewardModel) -> None:
 
 
 def test_a_score_knows_nothing_of_its_neighbours(
-    world: Pretrained, raw: RewardModel, initial_answers: list[Rendered]
+    world: Pretrained, raw: RewardModel, initial_answers: list[Rendered], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = score_rendered(raw, world, initial_answers)
-    for rows in (1, 5):
-        torch.testing.assert_close(score_rendered(raw, world, initial_answers, rows), together, atol=1e-4, rtol=1e-4)
+    for tokens in (1, 200):
+        monkeypatch.setattr("manners.text.BUCKET_TOKENS", tokens)
+        torch.testing.assert_close(score_rendered(raw, world, initial_answers), together, atol=1e-4, rtol=1e-4)
     assert float(together.std()) > 0.01
 
 

@@ -14,7 +14,6 @@ import torch
 from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
-from manners.reward import pairs as pairs_module
 from manners.reward import train as module
 from manners.reward.data import label
 from manners.reward.ensemble import RewardModel, score_exchanges
@@ -99,7 +98,7 @@ def test_the_same_seed_gives_the_same_weights(world: Pretrained) -> None:
 def test_micro_batches_change_nothing(world: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SETTINGS, epochs=1, members=1, learning_rate=1e-3)
     whole = weights(train(settings, 0, world, PLANTED[:30]))
-    monkeypatch.setattr(pairs_module, "MICRO_SEQUENCES", 6)
+    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
     for a, b in zip(weights(train(settings, 0, world, PLANTED[:30])), whole, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
@@ -111,7 +110,7 @@ def test_a_response_in_several_pairs_is_scored_once_and_in_one_batch(world: Pret
         third = replace(c.left, text="bake it at noon")
         triples += [c, replace(c, right=third), replace(c, left=third)]
     data = Pairs(world, label(triples).pairs, tmp_path / "states", "reading")
-    assert len(data.lengths) == 6 * 3
+    assert len(data.rendered) == 6 * 3
     batches = data.batches(range(18), 6, random.Random(0))
     assert [len(batch) for batch in batches] == [6, 6, 6]
     assert all(len({data.pairs[i].prompt for i in batch}) == 2 for batch in batches)

@@ -14,7 +14,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from manners.errors import MannersError
-from manners.store import Outcome, Round, Store, Version, VersionKind, effective_verdicts
+from manners.store import Outcome, Round, Store, Version
 from manners.store.schema import connect, to_url
 from manners.store.tables import Table
 from manners.types import (
@@ -30,6 +30,8 @@ from manners.types import (
     Sampling,
     Turn,
     Verdict,
+    VersionKind,
+    latest_verdicts,
 )
 
 ANN = Annotator("Ann", AnnotatorKind.HUMAN)
@@ -118,8 +120,8 @@ def test_a_later_verdict_replaces_the_earlier_and_history_stays(store: Store) ->
         store.add_verdicts([(key, Verdict(choice, annotator))])
     [comparison] = store.comparisons()
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.LEFT, Choice.TIE, Choice.RIGHT]
-    effective = [(verdict.annotator, verdict.choice) for verdict in effective_verdicts(comparison)]
-    assert effective == [(MACHINE_ANN, Choice.TIE), (ANN, Choice.RIGHT)]
+    counting = [(verdict.annotator, verdict.choice) for verdict in latest_verdicts(comparison.verdicts)]
+    assert counting == [(ANN, Choice.RIGHT), (MACHINE_ANN, Choice.TIE)]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 
 from manners.errors import MannersError
 from manners.store import Store
-from manners.store.formats import Format
-from manners.store.rowfiles import Reason
+from manners.store.formats import COLUMNS, Format
+from manners.store.rowfiles import Reason, read_rows, write_rows
 from manners.store.transfer import (
     export_comparisons,
     export_prompts,
@@ -25,9 +25,22 @@ from manners.store.transfer import (
     preview,
     read_comparisons,
 )
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Role, Turn
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    PromptUse,
+    Response,
+    Role,
+    Sampling,
+    Turn,
+)
 
 Write = Callable[[str, bytes], Path]
+TWO_VERSIONS = (("I will not.", "initial"), ("Gladly!", "policy-1"))
+PROMPT = (Turn(Role.USER, "Help me?"),)
 GOOD = {"prompt": "Hi", "left": "Hello!", "right": "What?", "verdict": "left"}
 
 
@@ -41,6 +54,26 @@ def opinions(comparisons: list[Comparison]) -> Counter[tuple[str, ...]]:
         for c in comparisons
         for v in c.verdicts
     )
+
+
+@pytest.mark.parametrize("name", ["blind.csv", "blind.jsonl", "blind.parquet"])
+def test_an_open_evaluation_goes_out_blind_and_its_verdicts_find_their_way_back(
+    store: Store, tmp_path: Path, name: str
+) -> None:
+    old, new = (Response(text, author, sampling=Sampling(0.7, 8, 3)) for text, author in TWO_VERSIONS)
+    store.add_comparisons([Comparison(PROMPT, new, old, AskedHow.EVALUATION, 0.5)])
+    assert export_comparisons(store, tmp_path / name, Format.ROWS).rows == 1
+    [row] = [fields for _, fields in read_rows(tmp_path / name) if isinstance(fields, dict)]
+    assert not {author for _, author in TWO_VERSIONS} & {str(value) for value in row.values()}
+
+    write_rows(tmp_path / f"said-{name}", COLUMNS[Format.ROWS], [row | {"verdict": "left", "annotator": "anna"}])
+    result = import_comparisons(store, tmp_path / f"said-{name}", {}, skip_bad=False)
+    assert (result.comparisons, result.verdicts) == (0, 1)
+    [comparison] = store.comparisons()
+    assert (comparison.left.author, comparison.right.author) == ("policy-1", "initial")
+    assert [verdict.choice for verdict in comparison.verdicts] == [Choice.LEFT]
+    export_comparisons(store, tmp_path / name, Format.ROWS)
+    assert "policy-1" in str(list(read_rows(tmp_path / name))), "once it is judged, the record is whole"
 
 
 @pytest.mark.parametrize(

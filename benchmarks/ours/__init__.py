@@ -1,0 +1,1 @@
+"""What manners does in a benchmark: one script a contender, each a process of its own."""

@@ -1,0 +1,61 @@
+"""Runs the stages on a model of a few million random weights; prints what each planned to take, and what it took."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from manners.feedback import crowd
+from manners.loop import asking, judging, learning, planning
+from manners.loop.planning import Plan
+from manners.loop.session import Session
+from manners.types import PromptUse
+from tests.loop import tiny
+from tests.worlds import save_tiny
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident(name: str) -> int:
+    """Memory of this process, in bytes: `VmRSS` now, `VmHWM` at its highest since that was last forgotten."""
+    [line] = [line for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+def main(root: Path) -> None:
+    """Run every stage once, in a project of its own."""
+    crowd.TASTES[tiny.FIGURES.name] = tiny.FIGURES
+    model = save_tiny(root / "model", hidden_size=384, intermediate_size=1024, head_dim=96)
+    dialogues = {use: tiny.prompts(12, f"please {use} bread and butter " * 6) for use in PromptUse}
+    session = tiny.project(root / "project", model, dialogues)
+    ppo = replace(session.settings.ppo, updates=1, epochs=1, batch=24, minibatch=24)
+    reward = replace(session.settings.reward, epochs=1)
+    sample = replace(session.settings.sample, temperature=5.0)  # so wide a model hardly ever says anything else
+    session = replace(session, settings=replace(session.settings, ppo=ppo, reward=reward, sample=sample))
+    assert session.pretrained.parameters > 6_000_000
+    stages: dict[str, tuple[Callable[[Session], Plan], Callable[[], object]]] = {
+        "sample": (planning.plan_sample, lambda: asking.sample(session, crowd=True)),
+        "reward": (planning.plan_reward, lambda: learning.train_reward(session)),
+        "ppo": (planning.plan_policy, lambda: learning.train_policy(session)),
+        "evaluate": (planning.plan_evaluate, lambda: judging.evaluate(session)),
+    }
+    trim: Callable[..., object] = ctypes.CDLL(None).malloc_trim
+    found = {}
+    for name, (plan, run) in stages.items():
+        needed = plan(session).needed
+        gc.collect()
+        trim(0)
+        CLEAR.write_text("5", encoding="ascii")
+        before = resident("VmRSS")
+        run()
+        found[name] = (needed, resident("VmHWM") - before)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,124 @@
+"""What a stage will take is said before it starts, is about what it takes, and is refused where it is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import manners
+from manners.errors import MannersError
+from manners.loop import planning, stages
+from manners.loop.planning import OVERHEAD, Part, Plan, announce
+from manners.loop.session import Session
+from manners.models import pretrained
+from manners.models.branches import Branch, ScalarBranch
+from manners.models.pretrained import load
+from manners.settings import Settings
+from manners.text import Rendered, collate
+from manners.types import PromptUse
+from manners.workspace import Workspace
+from tests.loop import tiny
+
+ROOT = Path(manners.__file__).parents[1]
+
+
+def test_a_plan_is_printed_and_what_does_not_fit_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = (Part("reward_members", 4_000_000, "reward.members"), Part("rollout_states", 90_000_000, "ppo.batch"))
+    needed = OVERHEAD + 94_000_000
+    announce(Plan("ppo", {}, 7_000_000, parts, needed))
+    announce(Plan("ppo", {}, 7_000_000, parts, None))
+    printed = capsys.readouterr().err
+    assert "        7 MB  model, loaded\n        4 MB  reward members (reward.members)\n" in printed
+    assert "244 MB  to be taken of 244 MB free\n" in printed
+    with pytest.raises(MannersError) as caught:
+        announce(Plan("ppo", {}, 7_000_000, parts, needed - 10_000_000))
+    assert str(caught.value) == (
+        "ppo needs about 0.24 GB more memory and 0.23 GB is free: the largest part is rollout states with 0.09 GB;"
+        " lower ppo.batch"
+    )
+
+
+def test_every_stage_refuses_before_it_does_anything(
+    copy: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Session(copy, settings).store.add_prompts(tiny.prompts(2, "noon"), PromptUse.TRAIN, "test")
+    plans = {
+        "sample": stages.sample(copy, settings, crowd=True, plan=True),
+        "reward": stages.train_reward(copy, settings, plan=True),
+        "ppo": stages.train_policy(copy, settings, plan=True),
+        "evaluate": stages.evaluate(copy, settings, ask=None, plan=True),
+    }
+    files = sorted(copy.root.rglob("*"))
+    monkeypatch.setattr(planning, "free_memory", lambda: OVERHEAD)
+    runs: dict[str, Callable[[], object]] = {
+        "sample": lambda: stages.sample(copy, settings, crowd=True, plan=False),
+        "reward": lambda: stages.train_reward(copy, settings, plan=False),
+        "ppo": lambda: stages.train_policy(copy, settings, plan=False),
+        "evaluate": lambda: stages.evaluate(copy, settings, ask=None, plan=False),
+    }
+    for name, run in runs.items():
+        needed = plans[name]["memory_needed_bytes"]
+        with pytest.raises(
+            MannersError, match=rf"^{name} needs about {needed / 1e9:.2f} GB more memory.*lower \w+\.\w+$"
+        ):
+            run()
+    assert {file for file in copy.root.rglob("*") if "run.lock" not in file.name} <= set(files)
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_read(
+    model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4 * load(settings.model).parameters
+    monkeypatch.setattr(pretrained, "free_memory", lambda: size)
+    load(settings.model)
+    monkeypatch.setattr(pretrained, "free_memory", lambda: size - 1)
+    with pytest.raises(MannersError, match=rf"{model}, whose 0 million parameters take .* use a smaller model"):
+        load(settings.model)
+
+
+def test_weights_are_counted_as_the_stages_hold_them(copy: Workspace, settings: Settings) -> None:
+    trunk = Session(copy, settings).pretrained.trunk
+    policy = Branch(trunk, trainable=True)
+    branch = sum(4 * p.numel() for p in policy.parameters() if p.requires_grad)
+    scalar = ScalarBranch(trunk, None)
+    batch = collate([Rendered((1, 2), (3, 4))], 0)
+    torch.autograd.backward(scalar.scores(torch.zeros((1, 4, trunk.width)), batch).sum())
+    trained = sum(4 * p.grad.numel() for p in scalar.model.parameters() if p.grad is not None)
+    memory = stages.train_reward(copy, settings, plan=True)["memory_bytes"]
+    assert (memory["members"], memory["gradient_and_adam"]) == (2 * branch, 3 * trained)
+    separate = replace(settings, ppo=replace(settings.ppo, value="separate"))
+    shared, apart = (stages.train_policy(copy, s, plan=True)["memory_bytes"] for s in (settings, separate))
+    assert (shared["policy_and_value"], apart["policy_and_value"]) == (branch, 2 * branch)
+    assert (shared["gradient_and_adam"], apart["gradient_and_adam"]) == (3 * branch, 3 * (branch + trained))
+
+
+def test_prompts_that_do_not_fit_are_counted_by_use_and_refused_when_none_fits(
+    copy: Workspace, settings: Settings
+) -> None:
+    store = Session(copy, settings).store
+    long = [(replace(tiny.prompts(1, "bread")[0][0], text="bread " * 300),)]
+    store.add_prompts(long, PromptUse.EVALUATE, "test")
+    prompts = stages.evaluate(copy, settings, ask=None, plan=True)["prompts"]
+    assert prompts == {"evaluate": {"fit": 12, "shortened": 0, "do_not_fit": 1}}
+    assert stages.train_policy(copy, settings, plan=True)["prompts"].keys() == {"train", "validate"}
+    wordy = replace(settings, sample=replace(settings.sample, max_new_tokens=250))
+    with pytest.raises(MannersError, match=r"none of the 13 prompts for `evaluate` leaves room.*raise model\.context"):
+        stages.evaluate(copy, wordy, ask=None, plan=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a process's highest memory on demand")
+def test_the_plan_is_about_what_a_stage_takes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.loop.peaks", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for stage, (planned, measured) in json.loads(done.stdout.splitlines()[-1]).items():
+        assert 0.9 * measured <= planned <= 1.5 * measured + OVERHEAD, stage

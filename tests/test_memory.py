@@ -1,0 +1,69 @@
+"""How much memory is free, read from systems made of files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from manners.memory import free_memory
+
+MIB = 2**20
+NO_LIMIT = 9223372036854771712
+"""What version 1 of control groups says where there is none."""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """A machine with 1000 MiB available, and no control groups."""
+    write(tmp_path / "proc/meminfo", f"MemTotal: 1 kB\nMemFree: 7 kB\nMemAvailable: {1000 * 1024} kB\n")
+    return tmp_path
+
+
+def write(file: Path, text: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text}\n")
+
+
+def group(folder: Path, version: int, limit: object, used: int, idle: int = 0) -> None:
+    """Write the files of one control group."""
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    write(folder / names[0], limit)
+    write(folder / names[1], used)
+    write(folder / "memory.stat", f"cache 5\n{names[2]} {idle}")
+
+
+def test_without_limits_it_is_what_the_kernel_calls_available(system: Path) -> None:
+    assert free_memory(system) == 1000 * MIB
+
+
+def test_the_tightest_group_above_the_process_decides(system: Path) -> None:
+    write(system / "proc/self/cgroup", "0::/user/run")
+    tree = system / "sys/fs/cgroup"
+    group(tree / "user", 2, 300 * MIB, 100 * MIB, idle=20 * MIB)
+    group(tree / "user/run", 2, "max", 90 * MIB)
+    assert free_memory(system) == 220 * MIB
+    group(tree / "user/run", 2, 100 * MIB, 90 * MIB)
+    assert free_memory(system) == 10 * MIB
+
+
+def test_version_1_in_a_container_that_sees_only_the_top_of_the_tree(system: Path) -> None:
+    write(system / "proc/self/cgroup", "5:devices:/x\n4:cpu,memory:/docker/abc\n0::/docker/abc")
+    group(system / "sys/fs/cgroup/memory", 1, 500 * MIB, 100 * MIB, idle=5 * MIB)
+    assert free_memory(system) == 405 * MIB
+    group(system / "sys/fs/cgroup/memory", 1, NO_LIMIT, 100 * MIB)
+    assert free_memory(system) == 1000 * MIB
+
+
+def test_a_system_that_says_nothing(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
+def test_this_machine_has_some_free() -> None:
+    free = free_memory()
+    assert free is not None
+    assert MIB < free < 2**50
