@@ -99,6 +99,10 @@ class Run:
             discard(old)
         self._written = time.monotonic()
 
+    def done(self, name: str) -> int:
+        """How many items the checkpoint holds under `name`."""
+        return len(self.state.get(name, ()))
+
     def each(self, name: str, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
         """Yield the result of `work` on each item, in order; what the checkpoint holds under `name` is not done again.
 

@@ -27,8 +27,11 @@ PLAIN_TEMPLATE = (
 """What a model without a chat template gets: `User: ...`, blank line, `Assistant:`."""
 
 
-BUCKET_TOKENS = 2048
+BUCKET_TOKENS = 1024
 """Tokens of one forward, padding included; changes memory and speed only."""
+PADDING = 64
+"""Tokens of padding that cost less than one forward more."""
+PADDING_SHARE = 0.125
 ROW_TOKENS = 1024
 """Tokens of a row in which responses share a prompt: attention there grows with the square."""
 
@@ -147,16 +150,18 @@ def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
 def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
     """Split indices into groups of similar length, longest first (what will not fit fails early).
 
-    A group takes at most `BUCKET_TOKENS` with its padding; what is longer by itself stands alone.
+    A group takes at most `BUCKET_TOKENS` with its padding, of which there are at most `PADDING` tokens or
+    `PADDING_SHARE` of all; what is longer by itself stands alone.
     """
     buckets: list[list[int]] = []
-    room = 0
+    longest = padding = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if room == 0:
+        padding += longest - lengths[index]
+        tokens = longest * (len(buckets[-1]) + 1) if buckets else 0
+        if not buckets or tokens > BUCKET_TOKENS or padding > max(PADDING, PADDING_SHARE * tokens):
             buckets.append([])
-            room = max(1, BUCKET_TOKENS // max(1, lengths[index]))
+            longest, padding = lengths[index], 0
         buckets[-1].append(index)
-        room -= 1
     return buckets
 
 

@@ -233,12 +233,18 @@ def test_choosing_rows_and_trimming_change_no_sequence(rendered: list[Rendered],
 
 @given(st.lists(st.integers(1, 3000), max_size=30))
 def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(lengths: list[int]) -> None:
+
+    def wasted(bucket: list[int]) -> bool:
+        tokens = len(bucket) * lengths[bucket[0]]
+        return tokens - sum(lengths[i] for i in bucket) > max(64, tokens / 8)
+
     buckets = length_buckets(lengths)
     flat = [index for bucket in buckets for index in bucket]
     assert sorted(flat) == list(range(len(lengths)))
     assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= BUCKET_TOKENS for bucket in buckets)
     for bucket, following in pairwise(buckets):
-        assert (len(bucket) + 1) * lengths[bucket[0]] > BUCKET_TOKENS or not following
+        assert (len(bucket) + 1) * lengths[bucket[0]] > BUCKET_TOKENS or wasted([*bucket, following[0]])
+    assert not any(wasted(bucket) for bucket in buckets)
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import combinations
 
 from manners.checkpoint import Run
@@ -102,11 +103,11 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
     policy = versions.load_policy(session.workspace, author, session.pretrained)
     settings, seed = session.settings.sample, session.settings.seed
 
-    def draw(part: tuple[list[int], int]) -> list[tuple[int, Answer]]:
+    def draw(part: tuple[list[int], int], advance: Callable[[int], None]) -> list[tuple[int, Answer]]:
         places, part_seed = part
-        chosen = [prompts[i] for i in places]
-        drawn = answer(policy, session.pretrained, chosen, settings.answers, settings, part_seed, author)
-        return [(places[i], given) for b in drawn for i, given in zip(b.places, b.answers, strict=True)]
+        chosen, count = [prompts[i] for i in places], settings.answers
+        drawn = answer(policy, session.pretrained, chosen, count, settings, part_seed, author, on_step=advance)
+        return [(places[i], given) for some in drawn for i, given in zip(some.places, some.answers, strict=True)]
 
     found: dict[int, list[Answer]] = {}
     missing = list(range(len(prompts)))
@@ -114,11 +115,12 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
         wanted, missing = missing, []
         drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
         with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
-            for answers in run.each(f"attempt {attempt}", parts(wanted, seed + attempt * 7919), draw):
+            what, work = f"attempt {attempt}", partial(draw, advance=advance)
+            advance(settings.answers * PART * run.done(what))
+            for answers in run.each(what, parts(wanted, seed + attempt * 7919), work):
                 for place, given in answers:
                     if text := given.response.text.strip():
                         drawn[place].setdefault(text, given)
-                advance(len(answers))
         for place, different in drawn.items():
             if len(different) > 1:
                 found[place] = list(different.values())

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from manners.checkpoint import Run
 from manners.data import plain_text
@@ -15,16 +14,16 @@ from manners.errors import MannersError
 from manners.evaluate import ask, compare, text_measures
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.loop.asking import parts, short_enough
+from manners.loop.asking import PART, parts, short_enough
 from manners.loop.learning import ensure_rows
 from manners.loop.planning import announce, plan_evaluate
 from manners.loop.session import Facts, Session, digest
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
-from manners.models.generate import Draws
 from manners.models.perplexity import paragraph_nll
 from manners.models.versions import BASE
+from manners.ppo import rollout
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
@@ -58,12 +57,12 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
     with session.workspace.run_lock("evaluate"):
         name = versions.latest(session.workspace, VersionKind.POLICY)
         reward = versions.latest(session.workspace, VersionKind.REWARD)
+        announce(plan_evaluate(session))
         prompts = _evaluation_prompts(session)[: session.settings.evaluate.prompts]
         data = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
         run = session.begin("evaluation", ("sample", "crowd", "evaluate"), data, resume=resume)
         if not isinstance(run, Run):
             return run
-        announce(plan_evaluate(session))
         before, after, perplexity = _both(session, run, name, reward, prompts)
         facts = _text_facts(session, before, after, perplexity) | {"version": name}
         if _source(session) is AnnotatorKind.SIMULATED:
@@ -141,39 +140,30 @@ def _answered(
     """Draw, score, and measure the KL of a version's answers, a part at a time."""
     sample, count, seed = session.settings.sample, session.settings.evaluate.samples, session.settings.seed + 17
 
-    def work(part: tuple[list[int], int]) -> tuple[list[tuple[int, Answer, float]], float]:
-        places, part_seed = part
-        chosen, rows, kl = [prompts[i] for i in places], list[tuple[int, Answer, float]](), 0.0
-        for batch in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, want_states=True):
-            means, batch_kl = _scored(batch.draws, policy, initial, reward, sample.temperature)
-            rows += [(places[i], a, m) for i, a, m in zip(batch.places, batch.answers, means, strict=True)]
-            kl += batch_kl
-        return rows, kl
-
+    what, reference = f"answers of {author}", None if policy is initial else initial
     answers: list[list[Answer]] = [[] for _ in prompts]
     scores: list[list[float]] = [[] for _ in prompts]
     total = 0.0
-    with steps(f"answers of {author}", len(prompts) * count) as advance:
-        for rows, kl in run.each(f"answers of {author}", parts(range(len(prompts)), seed), work):
+    with steps(what, len(prompts) * count) as advance:
+
+        def work(part: tuple[list[int], int]) -> tuple[list[tuple[int, Answer, float]], float]:
+            places, part_seed = part
+            chosen, rows, kl = [prompts[i] for i in places], list[tuple[int, Answer, float]](), 0.0
+            for some in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, True, advance):
+                scored, ref_logprobs, _ = rollout.measure(some.draws, reward, reference, sample.temperature)
+                means = scored.mean.tolist()
+                rows += [(places[i], a, m) for i, a, m in zip(some.places, some.answers, means, strict=True)]
+                if reference is not None:
+                    kl += float((some.draws.logprobs - ref_logprobs)[some.draws.batch.keep].sum())
+            return rows, kl
+
+        advance(count * PART * run.done(what))
+        for rows, kl in run.each(what, parts(range(len(prompts)), seed), work):
             for place, given, score in rows:
                 answers[place].append(given)
                 scores[place].append(score)
             total += kl
-            advance(len(rows))
     return Answered(answers, scores, total / (len(prompts) * count))
-
-
-@torch.no_grad()
-def _scored(
-    draws: Draws, policy: Branch, initial: Branch, reward: RewardModel, temperature: float
-) -> tuple[list[float], float]:
-    """Scores of drawn responses, and the sum of their KL to the initial model."""
-    assert draws.states is not None
-    means: list[float] = reward.score(draws.states, draws.batch).mean.tolist()
-    if policy is initial:
-        return means, 0.0
-    reference = initial.logprobs(initial.hidden(draws.states, draws.batch), draws.batch, temperature)
-    return means, float((draws.logprobs - reference)[draws.batch.keep].sum())
 
 
 def _text_facts(

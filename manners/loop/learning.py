@@ -19,7 +19,7 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.versions import BASE, Version
-from manners.ppo.train import PPOResult
+from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
@@ -127,9 +127,7 @@ def _policy(
             settings.seed,
             session.pretrained,
             reward,
-            prompts,
-            validation,
-            plain_text(PromptUse.VALIDATE),
+            Material(prompts, validation, plain_text(PromptUse.TRAIN), plain_text(PromptUse.VALIDATE)),
             log,
             run,
         )

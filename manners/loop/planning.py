@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from manners.errors import MannersError
 from manners.loop.session import Facts, Session
 from manners.memory import free_memory
+from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
 from manners.models.trunk import Trunk, layer_list
 from manners.models.versions import BASE
@@ -99,7 +100,7 @@ def plan_sample(session: Session) -> Plan:
     longest, prompts = _prompts(session, PromptUse.TRAIN)
     sample = session.settings.sample
     distinct = min(-(-sample.batch // sample.answers), prompts[PromptUse.TRAIN]["fit"])
-    drawing = _drawing(session, distinct * sample.answers, distinct, longest, states=False)
+    drawing = _drawing(session, distinct * sample.answers, distinct, longest)
     parts = [Part("drawing_responses", drawing, "sample.batch")]
     if session.current_policy() != BASE:
         parts.append(Part("policy", _own(session.pretrained.trunk, head=True), "model.trainable_layers"))
@@ -147,11 +148,11 @@ def plan_policy(session: Session) -> Plan:
     widths, response = (longest, max(1, longest - 1)), (0,) * sample.max_new_tokens
     padded = collate([Rendered((0,) * width, response) for width in widths], 0)
     at_once = min(ppo.minibatch, _rows(padded.ids.shape[1]))
-    step = _step(trunk, padded, at_once, temperature=1.0) + (_step(trunk, padded, at_once) if separate else 0)
+    step = _step(trunk, padded, at_once, temperature=1.0)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
     distinct = min(rows, max(prompts[use]["fit"] for use in prompts))
-    drawing = Part("drawing_responses", _drawing(session, rows, distinct, longest, states=True), "ppo.batch")
+    drawing = Part("drawing_responses", _drawing(session, rows, distinct, longest), "ppo.batch")
     parts = [
         Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
         Part("gradient_and_adam", 3 * (branch + separate * _own(trunk, head=False)), "model.trainable_layers"),
@@ -169,12 +170,12 @@ def plan_evaluate(session: Session) -> Plan:
     longest, prompts = _prompts(session, PromptUse.EVALUATE)
     distinct = min(-(-sample.batch // evaluate.samples), evaluate.prompts, prompts[PromptUse.EVALUATE]["fit"])
     rows = distinct * evaluate.samples
-    drawing = _drawing(session, rows, distinct, longest, states=True)
-    scoring = _layer(trunk, rows * (longest + sample.max_new_tokens)) + _head(trunk)
+    drawing, length = _drawing(session, rows, distinct, longest), longest + sample.max_new_tokens
+    scoring = _layer(trunk, _rows(length) * length) + _head(trunk)
     parts = [
         Part("policy", _own(trunk, head=True), "model.trainable_layers"),
         Part("reward_members", session.settings.reward.members * _own(trunk, head=True), "reward.members"),
-        Part("trunk_states", _states(session, rows, longest), "sample.batch"),
+        Part("trunk_states", _states(session, WINDOW * rows, longest), "sample.batch"),
         max(
             Part("drawing_responses", drawing, "sample.batch"),
             Part("scoring_responses", scoring, "sample.batch"),
@@ -243,20 +244,20 @@ def _states(session: Session, rows: int, longest: int) -> int:
     return tokens * (trunk.width * trunk.whole.dtype.itemsize if trunk.cut else 8)
 
 
-def _drawing(session: Session, rows: int, distinct: int, longest: int, *, states: bool) -> int:
+def _drawing(session: Session, rows: int, distinct: int, longest: int) -> int:
     """Bytes of drawing a response in each of `rows`, to `distinct` prompts of at most `longest` tokens.
 
-    Keys and values of every layer, the logits of one token a row, what a layer holds while the prompts are read, and a
-    copy of the trunk states where these are wanted.
+    Keys and values of every layer, those of the prompts twice while rows are seated; the logits of one token a row;
+    what a layer holds while prompts are read.
     """
     trunk = session.pretrained.trunk
     config: PreTrainedConfig = trunk.whole.config.get_text_config()
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head: int = getattr(config, "head_dim", None) or trunk.width // config.num_attention_heads
-    tokens = rows * (longest + session.settings.sample.max_new_tokens + 1)
+    tokens = rows * (longest + session.settings.sample.max_new_tokens) + distinct * longest
     cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
-    copied = _states(session, rows, longest) if states else 0
-    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + _layer(trunk, distinct * longest) + copied
+    reading = _layer(trunk, min(distinct, _rows(longest)) * longest)
+    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading
 
 
 def _layer(trunk: Trunk, tokens: int) -> int:

@@ -14,10 +14,13 @@ from manners.settings import SampleSettings
 from manners.text import Rendered
 from manners.types import Answer, Dialogue, FinishReason, Response, Sampling
 
+WINDOW = 4
+"""Batches whose answers are handed out together: rows that finish early make room for those that wait."""
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch of answers with the prompt that each belongs to."""
+    """Some answers with the prompt that each belongs to."""
 
     places: tuple[int, ...]
     """For each row, the index of its prompt."""
@@ -34,9 +37,9 @@ def answer(
     seed: int,
     author: str,
     want_states: bool = False,
-    on_step: Callable[[int], None] = lambda rows: None,
+    on_step: Callable[[int], None] = lambda finished: None,
 ) -> Iterator[Drawn]:
-    """Answer every prompt `count` times, in batches of prompts of similar length.
+    """Answer every prompt `count` times, `settings.batch` rows at a time, prompts of similar length together.
 
     Each answer has a random stream of its own, from the seed, the prompt's index and the answer's number, so that
     `settings.batch` changes nothing but speed. Raises TooLong for a prompt that leaves no room for an answer.
@@ -44,7 +47,8 @@ def answer(
     renderer = pretrained.renderer
     ids = [renderer.prompt_ids(prompt, settings.max_new_tokens)[0] for prompt in prompts]
     model = policy.assembled(pretrained.trunk)
-    at_once = max(1, settings.batch // count)
+    seats = max(count, settings.batch - settings.batch % count)  # so that the answers to a prompt enter together
+    at_once = WINDOW * seats // count
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     sampling = Sampling(settings.temperature, settings.max_new_tokens, seed)
     for start in range(0, len(order), at_once):
@@ -59,8 +63,9 @@ def answer(
             temperature=settings.temperature,
             uniform=streams(seed, places, numbers, settings.max_new_tokens),
             want_states=want_states,
+            seats=seats,
+            on_step=on_step,
         )
-        on_step(len(places))
         rows = zip(places, draws.rendered, draws.finish, strict=True)
         yield Drawn(
             tuple(places),

@@ -1,8 +1,12 @@
 """The decode loop for rollouts: exact sampling, log-probabilities as tokens are drawn, trunk states kept.
 
-What is sampled from is softmax(logits / temperature), nothing else. Each row has its own stream of uniform numbers, so
-that a row's draws do not depend on which rows share the batch. A prompt that is answered K times is read once; rows
-leave the batch when they finish.
+What is sampled from is softmax(logits / temperature), nothing else unless `top_p` asks for it. Each row has its own
+stream of uniform numbers, so that its draws do not depend on which rows share the batch. Prompts of similar length are
+read together, and one that is answered K times is read once; rows leave when they finish, and waiting ones take their
+seats.
+
+All rows share one line of columns in the cache. The prompt of a row that enters ends where the line is at that moment;
+the columns before it are masked for this row, and dropped once nobody looks at them any more.
 """
 
 from __future__ import annotations
@@ -17,48 +21,82 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.models.trunk import States, Trunk, layer_list
-from manners.text import Batch, Rendered, collate
+from manners.text import Batch, Rendered, collate, length_buckets
 from manners.types import FinishReason
 
-REMOVE_SHARE = 0.125
-"""Finished rows leave when they are this share of the batch: removing copies the cache of the rows that stay."""
+CHANGE_SHARE = 0.125
+"""Seats change when this share of the batch has finished: it costs a copy of the cache of the rows that stay."""
 
 BLOCK = 256
 """Tokens whose probabilities are summed first when one is drawn."""
 
 
+@dataclass(frozen=True)
+class _Opening:
+    """Prompts of similar length, as the model has read them, and which seats go on from them."""
+
+    batch: Batch
+    cache: Sequence[tuple[Tensor, Tensor]]
+    """Keys and values (R, heads, width, size) of each layer."""
+    logits: Float[Tensor, "R V"]
+    states: Float[Tensor, "R width D"] | None
+    seats: Int[Tensor, " N"]
+    owner: Int[Tensor, " N"]
+    """Row of each seat's prompt."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Who stays seated and who comes, and what becomes of the columns."""
+
+    kept: Int[Tensor, " R"]
+    openings: Sequence[_Opening]
+    rows: int
+    """Seats afterwards."""
+    lead: int
+    """Columns at the left that are dropped."""
+    used: int
+    """Columns in use afterwards."""
+    capacity: int
+
+    def apply(self, old: Tensor, entering: Sequence[Tensor]) -> Tensor:
+        """Copy what stays, and put in what comes; axis 0 is the seats, axis -2 the columns.
+
+        The rest is zeros: what is masked must still be finite.
+        """
+        fresh = old.new_zeros((self.rows, *old.shape[1:-2], self.capacity, old.shape[-1]))
+        stays = old[..., self.lead :, :]
+        fresh[: len(self.kept), ..., self.used - stays.shape[-2] : self.used, :] = stays[self.kept]
+        for opening, part in zip(self.openings, entering, strict=True):
+            fresh[opening.seats, ..., self.used - part.shape[-2] : self.used, :] = part[opening.owner]
+        return fresh
+
+
 class _Buffer(DynamicLayer):
     """A layer's keys and values in memory taken once, instead of a concatenation per token."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self) -> None:
         DynamicLayer.__init__(self)
-        self.capacity = capacity
         self.used = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append, and return all keys and values so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            shape = (*key_states.shape[:-2], self.capacity)
-            self.key_buffer = key_states.new_empty((*shape, key_states.shape[-1]))
-            self.value_buffer = value_states.new_empty((*shape, value_states.shape[-1]))
         stop = self.used + key_states.shape[-2]
         self.key_buffer[:, :, self.used : stop] = key_states
         self.value_buffer[:, :, self.used : stop] = value_states
         self.used = stop
         return self._view()
 
-    def select(self, rows: Int[Tensor, " R"], capacity: int) -> None:
-        """Keep some rows, or repeat them."""
-        self.key_buffer = self._copy(self.key_buffer, rows, capacity)
-        self.value_buffer = self._copy(self.value_buffer, rows, capacity)
-        self.capacity = capacity
+    def change(self, change: _Change, entering: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Change seats."""
+        keys, values = [k for k, _ in entering], [v for _, v in entering]
+        if not self.is_initialized:
+            self.lazy_initialization(keys[0], values[0])
+            self.keys, self.values = keys[0][:0, :, :0], values[0][:0, :, :0]
+        assert self.keys is not None and self.values is not None
+        self.key_buffer, self.value_buffer = change.apply(self.keys, keys), change.apply(self.values, values)
+        self.used = change.used
         self._view()
-
-    def _copy(self, buffer: Tensor, rows: Int[Tensor, " R"], capacity: int) -> Tensor:
-        fresh = buffer.new_empty((len(rows), buffer.shape[1], capacity, buffer.shape[-1]))
-        fresh[:, :, : self.used] = buffer[:, :, : self.used][rows]
-        return fresh
 
     def _view(self) -> tuple[Tensor, Tensor]:
         self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
@@ -66,29 +104,74 @@ class _Buffer(DynamicLayer):
 
 
 class Decoder:
-    """A model with its cache: reads tokens, drops rows, and hands out the trunk states that it passes by."""
+    """A model with its cache: reads prompts and tokens, changes seats, and hands out the trunk states on the way."""
 
-    def __init__(self, model: PreTrainedModel, cut: int | None, capacity: int) -> None:
-        """Take an assembled model and room for `capacity` tokens a row; `cut` says where states are taken, if any."""
-        self.model, self.cut, self.capacity = model, cut, capacity
-        self.layers = [_Buffer(capacity) for _ in layer_list(model)]
-        self.cache = Cache(layers=[*self.layers])
-        self.seen: Tensor | None = None
+    def __init__(self, model: PreTrainedModel, cut: int, pad_id: int) -> None:
+        """Take an assembled model; `cut` says before which layer states are taken (0: none are)."""
+        self.model, self.cut, self.pad_id = model, cut, pad_id
+        self.layers = [_Buffer() for _ in layer_list(model)]
+        self.used = 0
+        self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
+        """Of each seat (R, capacity): the columns that it looks at."""
+        self.length = torch.zeros(0, dtype=torch.long, device=model.device)
+        """Of each seat: tokens read so far."""
+        self.logits: Float[Tensor, "R V"] | None = None
+        """Of each seat: what its next token is drawn from."""
+        self.states: Float[Tensor, "R n D"] | None = None
+        """Of the tokens that were read last."""
+
+    def seat(self, kept: Int[Tensor, " R"], prompts: Sequence[tuple[int, ...]], room: int) -> list[_Opening]:
+        """Keep these seats and put prompts behind them, in their order; every seat has room for `room` tokens then."""
+        openings = self._open(prompts, len(kept))
+        looked_at = self.attend[kept, : self.used].any(dim=0).nonzero()
+        lead = int(looked_at[0]) if len(looked_at) else self.used
+        used = max([self.used - lead, *(opening.batch.prompt_width for opening in openings)])
+        change = _Change(kept, openings, len(kept) + len(prompts), lead, used, used + room)
+        for index, layer in enumerate(self.layers):
+            layer.change(change, [opening.cache[index] for opening in openings])
+        attend = [opening.batch.attend.unsqueeze(-1) for opening in openings]
+        self.attend = change.apply(self.attend[:, : self.used].unsqueeze(-1), attend).squeeze(-1)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
+        self.length, self.used = torch.cat([self.length[kept], lengths]), used
+        self.logits = self._logits(change)
+        return openings
+
+    def read(self, token: Int[Tensor, " R"], running: Bool[Tensor, " R"]) -> None:
+        """Read a token a seat; seats that do not run stay at the position where they are."""
+        self.attend[:, self.used] = True
+        self.used += 1
+        attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
+        self.logits = self._forward(token.unsqueeze(1), attend, positions, Cache(layers=[*self.layers]))
+        self.length = self.length + running
+
+    def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[_Opening]:
+        """Read each distinct prompt once, with others of similar length."""
+        openings, distinct = list[_Opening](), list(dict.fromkeys(prompts))
+        for bucket in length_buckets([len(prompt) for prompt in distinct]):
+            place = {distinct[index]: row for row, index in enumerate(bucket)}
+            batch = collate([Rendered(prompt, ()) for prompt in place], self.pad_id).to(self.model.device)
+            cache = [DynamicLayer() for _ in self.layers]
+            logits = self._forward(batch.ids, batch.attend, batch.positions, Cache(layers=[*cache]))
+            pairs = [(first_seat + seat, place[prompt]) for seat, prompt in enumerate(prompts) if prompt in place]
+            seats, owner = torch.tensor(pairs, device=self.model.device).unbind(1)
+            pieces = [
+                (layer.keys, layer.values) for layer in cache if layer.keys is not None and layer.values is not None
+            ]
+            openings.append(_Opening(batch, pieces, logits, self.states, seats, owner))
+        return openings
 
     @torch.inference_mode()
-    def read(self, ids: Int[Tensor, "R n"], attend: Bool[Tensor, "R S"], positions: Int[Tensor, "R n"]) -> Tensor:
-        """Feed tokens; return the logits (R, V) after the last one. `attend` covers all tokens so far."""
+    def _forward(self, ids: Tensor, attend: Tensor, positions: Tensor, cache: Cache) -> Float[Tensor, "R V"]:
+        """Return the logits after the last column, and note the states before the cut."""
         hook = None
         if self.cut:
             hook = layer_list(self.model)[self.cut].register_forward_pre_hook(self._see, with_kwargs=True)
-        else:
-            self.seen = ids
         try:
             output = self.model(
                 input_ids=ids,
                 attention_mask=attend,
                 position_ids=positions,
-                past_key_values=self.cache,
+                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -98,14 +181,17 @@ class Decoder:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def select(self, rows: Int[Tensor, " R"], capacity: int | None = None) -> None:
-        """Go on with these rows only (or repeat them), with room for `capacity` tokens each from now on."""
-        self.capacity = capacity or self.capacity
-        for layer in self.layers:
-            layer.select(rows, self.capacity)
-
     def _see(self, _: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        self.seen = args[0] if args else kwargs["hidden_states"]
+        self.states = args[0] if args else kwargs["hidden_states"]
+
+    def _logits(self, change: _Change) -> Float[Tensor, "R V"]:
+        """Those of whoever stays, and behind them those of whoever comes."""
+        parts = [] if self.logits is None else [(torch.arange(len(change.kept)), self.logits[change.kept])]
+        parts += [(opening.seats, opening.logits[opening.owner]) for opening in change.openings]
+        fresh = parts[0][1].new_empty((change.rows, parts[0][1].shape[1]))
+        for seats, logits in parts:
+            fresh[seats] = logits
+        return fresh
 
 
 @dataclass(frozen=True)
@@ -131,58 +217,54 @@ def draw(
     temperature: float,
     uniform: Float[Tensor, "B T"],
     want_states: bool,
-    on_step: Callable[[], None] = lambda: None,
+    seats: int | None = None,
+    top_p: float = 1.0,
+    on_step: Callable[[int], None] = lambda finished: None,
 ) -> Draws:
     """Draw one response per prompt (repeat a prompt for more), each until an end token or T tokens.
 
     `uniform` (float64, in [0, 1)) is all the randomness: number t of a row draws its token t. A response that ends
-    keeps its end token; one that does not has finish reason LENGTH.
+    keeps its end token; one that does not has finish reason LENGTH. At most `seats` rows are in the batch at a time
+    (None: all). With `top_p` below 1, tokens come from the smallest set of the likeliest ones whose probabilities reach
+    that sum, and log-probabilities are of that distribution (Holtzman et al. 2020, section 3.1). `on_step` hears after
+    every step how many rows finished in it.
     """
-    distinct = list(dict.fromkeys(prompts))
-    owner = torch.tensor([distinct.index(p) for p in prompts], device=trunk.device)
-    opening = collate([Rendered(p, ()) for p in distinct], pad_id).to(trunk.device)
-    rows, width, max_new_tokens = len(prompts), opening.prompt_width, uniform.shape[1]
-    uniform = uniform.to(trunk.device)
+    device, ends = trunk.device, torch.tensor(sorted(end_ids), device=trunk.device)
+    uniform, limit = uniform.to(device), uniform.shape[1]
+    page = _Page.blank(prompts, limit, pad_id, trunk, want_states)
+    decoder = Decoder(model, trunk.cut if want_states else 0, pad_id)
+    # Longest first: no later prompt is then wider than the line of columns. Equal ones together: they are read once.
+    waiting = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), prompts[row]))
+    who = step = torch.zeros(0, dtype=torch.long, device=device)
+    running = who.bool()
 
-    decoder = Decoder(model, trunk.cut if want_states else None, width)
-    logits = decoder.read(opening.ids, opening.attend, opening.positions)[owner]
-    decoder.select(owner, width + max_new_tokens + 1)
-    page = _Page.blank(opening, owner, max_new_tokens, pad_id)
-    states = page.state_buffer(decoder.seen, owner) if want_states else None
-    ends = torch.tensor(sorted(end_ids), device=trunk.device)
-    alive = torch.arange(rows, device=trunk.device)
-    running = torch.ones(rows, dtype=torch.bool, device=trunk.device)
-
-    for step in range(max_new_tokens):
-        column = width + step
-        token, logprob = _draw_tokens(logits, temperature, uniform[alive, step])
-        now = alive[running[alive]]
-        of_now = running[alive]
-        page.ids[now, column], page.attend[now, column] = token[of_now], True
-        page.logprobs[now, step] = logprob[of_now]
-        ended = torch.isin(token, ends) & of_now
-        page.finished[alive[ended]] = True
-        running[alive[ended]] = False
-        last = step == max_new_tokens - 1 or not bool(running.any())
-        if last and not want_states:
-            break
-        positions = (page.start[alive] + step).unsqueeze(1)
-        logits = decoder.read(token.unsqueeze(1), page.attend[alive, : column + 1] | (~of_now).unsqueeze(1), positions)
-        if states is not None and decoder.seen is not None:
-            states[now, column] = decoder.seen.view(len(alive), 1, *states.shape[2:])[of_now, 0]
-        on_step()
-        if last:
-            break
-        stay = running[alive]
-        if int((~stay).sum()) >= max(1, REMOVE_SHARE * len(alive)):
-            kept = stay.nonzero().squeeze(1)
-            decoder.select(kept)
-            alive, logits = alive[kept], logits[kept]
-    return page.draws([prompts[row] for row in range(rows)], states)
+    while waiting or bool(running.any()):
+        idle = len(who) - int(running.sum())
+        if idle == len(who) or idle >= CHANGE_SHARE * len(who):
+            kept = running.nonzero().squeeze(1)
+            free = (seats or len(prompts)) - len(kept)
+            entering, waiting = waiting[:free], waiting[free:]
+            who = torch.cat([who[kept], torch.tensor(entering, dtype=torch.long, device=device)])
+            step = torch.cat([step[kept], step.new_zeros(len(entering))])
+            running = torch.ones_like(who, dtype=torch.bool)
+            page.open(decoder.seat(kept, [prompts[row] for row in entering], limit - int(step.min())), who)
+        assert decoder.logits is not None
+        token, logprob = _draw_tokens(decoder.logits, temperature, uniform[who, step.clamp(max=limit - 1)], top_p)
+        ended = running & torch.isin(token, ends)
+        page.write(who[running], step[running], token[running], logprob[running])
+        page.finished[who[ended]] = True
+        goes_on = running & ~ended & (step < limit - 1)
+        if want_states or bool(goes_on.any()):
+            decoder.read(token, running)
+            if page.states is not None and decoder.states is not None:
+                page.states[who[running], page.width + step[running]] = decoder.states[running, 0]
+        on_step(int(running.sum()) - int(goes_on.sum()))
+        running, step = goes_on, step + 1
+    return page.draws(prompts, want_states)
 
 
 def _draw_tokens(
-    logits: Float[Tensor, "R V"], temperature: float, uniform: Float[Tensor, " R"]
+    logits: Float[Tensor, "R V"], temperature: float, uniform: Float[Tensor, " R"], top_p: float = 1.0
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
     """Invert the cumulative distribution at `uniform`: one token a row, with its log-probability.
 
@@ -190,6 +272,8 @@ def _draw_tokens(
     of it, in the precision that this takes, would cost as much as the last layers of the model.
     """
     logits = logits.float() / temperature
+    if top_p < 1.0:
+        logits = _likeliest(logits, top_p)
     top = logits.max(dim=-1, keepdim=True).values
     weights = torch.nn.functional.pad((logits - top).exp_(), (0, -logits.shape[-1] % BLOCK)).view(
         len(logits), -1, BLOCK
@@ -200,6 +284,14 @@ def _draw_tokens(
     token = block * BLOCK + place
     logprob = logits[rows, token] - top.squeeze(1) - weights.sum(dim=(1, 2)).log()
     return token, logprob
+
+
+def _likeliest(logits: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
+    """Leave only the likeliest tokens whose probabilities reach `top_p`; the likeliest one always stays."""
+    ordered, places = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return logits.masked_fill(torch.zeros_like(before).scatter(-1, places, before) >= top_p, -torch.inf)
 
 
 def _invert(
@@ -220,39 +312,44 @@ def _invert(
 
 @dataclass(frozen=True)
 class _Page:
-    """The growing record of a batch of draws."""
+    """The growing record of the draws: prompts end, and responses begin, at one column."""
 
     ids: Int[Tensor, "B L"]
     attend: Bool[Tensor, "B L"]
     logprobs: Float[Tensor, "B T"]
     finished: Bool[Tensor, " B"]
-    start: Int[Tensor, " B"]
-    """Position of the first response token: the number of prompt tokens."""
+    states: Float[Tensor, "B L D"] | None
+    """Where they are asked for and the trunk is not empty."""
     width: int
 
     @classmethod
-    def blank(cls, opening: Batch, owner: Tensor, new: int, pad_id: int) -> _Page:
-        rows, device = len(owner), opening.ids.device
-        ids = torch.full((rows, opening.prompt_width + new), pad_id, device=device)
+    def blank(
+        cls, prompts: Sequence[tuple[int, ...]], limit: int, pad_id: int, trunk: Trunk, want_states: bool
+    ) -> _Page:
+        opening, device = collate([Rendered(prompt, ()) for prompt in prompts], pad_id).to(trunk.device), trunk.device
+        rows, width = opening.ids.shape
+        ids = torch.full((rows, width + limit), pad_id, device=device)
         attend = torch.zeros_like(ids, dtype=torch.bool)
-        ids[:, : opening.prompt_width], attend[:, : opening.prompt_width] = opening.ids[owner], opening.attend[owner]
-        return cls(
-            ids,
-            attend,
-            torch.zeros((rows, new), device=device),
-            torch.zeros(rows, dtype=torch.bool, device=device),
-            opening.attend[owner].sum(dim=1),
-            opening.prompt_width,
-        )
+        ids[:, :width], attend[:, :width] = opening.ids, opening.attend
+        logprobs, finished = torch.zeros((rows, limit), device=device), torch.zeros(rows, device=device).bool()
+        states = None
+        if want_states and trunk.cut:
+            states = torch.zeros((*ids.shape, trunk.width), dtype=trunk.whole.dtype, device=device)
+        return cls(ids, attend, logprobs, finished, states, width)
 
-    def state_buffer(self, seen: Tensor | None, owner: Tensor) -> Tensor:
-        """Room for the states of all columns, with those of the prompts in place."""
-        assert seen is not None
-        states = seen.new_zeros((*self.ids.shape, *seen.shape[2:]))
-        states[:, : self.width] = seen[owner]
-        return states
+    def open(self, openings: Sequence[_Opening], who: Int[Tensor, " R"]) -> None:
+        """Take in the states of prompts that were read."""
+        for opening in openings:
+            if self.states is not None and opening.states is not None:
+                columns = slice(self.width - opening.batch.prompt_width, self.width)
+                self.states[who[opening.seats], columns] = opening.states[opening.owner]
 
-    def draws(self, prompts: Sequence[tuple[int, ...]], states: Tensor | None) -> Draws:
+    def write(self, rows: Tensor, step: Tensor, token: Tensor, logprob: Tensor) -> None:
+        """Take in a token of each of these rows."""
+        self.ids[rows, self.width + step], self.attend[rows, self.width + step] = token, True
+        self.logprobs[rows, step] = logprob
+
+    def draws(self, prompts: Sequence[tuple[int, ...]], want_states: bool) -> Draws:
         """Cut off the columns that no row reached, and take the record apart by row."""
         lengths = self.attend[:, self.width :].sum(dim=1)
         stop = self.width + int(lengths.max())
@@ -262,5 +359,5 @@ class _Page:
             for row, prompt in enumerate(prompts)
         )
         finish = tuple(FinishReason.STOP if f else FinishReason.LENGTH for f in self.finished.tolist())
-        kept = None if states is None else states[:, :stop].clone()
-        return Draws(rendered, finish, batch, self.logprobs[:, : stop - self.width], kept)
+        states = batch.ids if self.states is None else self.states[:, :stop]
+        return Draws(rendered, finish, batch, self.logprobs[:, : stop - self.width], states if want_states else None)

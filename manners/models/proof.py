@@ -13,7 +13,7 @@ from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.generate import Decoder
 from manners.models.trunk import Trunk, describe
-from manners.text import Batch, Rendered, collate, pack
+from manners.text import Rendered, collate, pack
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
 """Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does."""
@@ -26,9 +26,10 @@ def proved(trunk: Trunk, context: int) -> Trunk:
     of attention and position biases forbid it, and scores are then computed one response a row.
 
     Four ways of running must agree with the plain forward of one unpadded row: split with left padding, cached decoding
-    of the assembled model, the same after a row has left the batch, and both on a sequence longer than any attention
-    window that fits into `context`. A last check: no logit depends on a later token (a decoder-only model).
-    Differences are measured in standard deviations of the logits, so that nearly uniform logits prove nothing less.
+    of the assembled model, the same after a row has left and another has entered the batch, and both on a sequence
+    longer than any attention window that fits into `context`. A last check: no logit depends on a later token (a
+    decoder-only model). Differences are measured in standard deviations of the logits, so that nearly uniform logits
+    prove nothing less.
     """
     model = trunk.whole
     try:
@@ -59,9 +60,8 @@ def _prove(trunk: Trunk, context: int) -> None:
     split = reference.logits(reference.hidden(trunk.states(batch), batch).flatten(0, 1)).view_as(expected)
     _same(model, expected, split, "the split forward with left padding")
 
-    cached = _decode(reference.assembled(trunk), batch, responses)
-    for row, logits in enumerate(cached):
-        _same(model, expected[row, : len(logits)], logits, "cached decoding with row removal")
+    for row, logits in _decode(reference.assembled(trunk), rows, responses):
+        _same(model, expected[row, : len(logits)], logits, "cached decoding where rows leave and enter")
 
     changed = (*rows[2][:-1], (rows[2][-1] + 1) % vocabulary)
     _same(model, _plain(model, rows[2])[:-1], _plain(model, changed)[:-1], "a forward with only a later token changed")
@@ -101,28 +101,30 @@ def _plain(model: PreTrainedModel, row: tuple[int, ...]) -> Float[Tensor, "n V"]
     return logits
 
 
-def _decode(model: PreTrainedModel, batch: Batch, steps: int) -> list[Float[Tensor, "t V"]]:
-    """Teacher-forced cached decoding; the middle row leaves half way."""
-    width, rows = batch.prompt_width, torch.arange(len(batch.ids), device=batch.ids.device)
-    decoder = Decoder(model, None, width + steps)
-    logits: list[list[Tensor]] = [[] for _ in rows]
-    step_logits = decoder.read(batch.ids[:, :width], batch.attend[:, :width], batch.positions[:, :width])
-    for step in range(steps + 1):
-        for at, row in enumerate(rows.tolist()):
-            logits[row].append(step_logits[at])
-        if step == steps:
-            break
-        if step == steps // 2:
-            stay = torch.tensor([0, 2], device=rows.device)
-            decoder.select(stay)
-            rows = rows[stay]
-        column = width + step
-        step_logits = decoder.read(
-            batch.ids[rows, column : column + 1],
-            batch.attend[rows, : column + 1],
-            batch.positions[rows, column : column + 1],
-        )
-    return [torch.stack(row) for row in logits]
+def _decode(
+    model: PreTrainedModel, rows: list[tuple[int, ...]], responses: int
+) -> list[tuple[int, Float[Tensor, "t V"]]]:
+    """Teacher-forced cached decoding; half way the middle row leaves, and enters again from its prompt.
+
+    Return, for each that was seated, its row and the logits from the end of its prompt on.
+    """
+    decoder, device, half = Decoder(model, 0, pad_id=0), model.device, responses // 2
+    who, step, read = [0, 1, 2], [0, 0, 0], list[tuple[int, list[Tensor]]]()
+    decoder.seat(torch.zeros(0, dtype=torch.long, device=device), [row[:-responses] for row in rows], half)
+    seated = [(row, list[Tensor]()) for row in who]
+    while True:
+        assert decoder.logits is not None
+        for (_, logits), found in zip(seated, decoder.logits, strict=True):
+            logits.append(found)
+        if step[0] == responses:
+            return [(row, torch.stack(logits)) for row, logits in [*read, *seated]]
+        if step == [half, half, half]:
+            decoder.seat(torch.tensor([0, 2], device=device), [rows[1][:-responses]], responses)
+            read, who, step = [seated[1]], [0, 2, 1], [half, half, 0]
+            seated = [seated[0], seated[2], (1, [decoder.logits[2]])]
+        token = [rows[row][s - responses] for row, s in zip(who, step, strict=True)]
+        decoder.read(torch.tensor(token, device=device), torch.ones(3, dtype=torch.bool, device=device))
+        step = [s + 1 for s in step]
 
 
 def _same(model: PreTrainedModel, expected: Tensor, actual: Tensor, what: str) -> None:

@@ -71,7 +71,7 @@ def collect(
     sample: SampleSettings,
     coefficient: float,
     generator: torch.Generator,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[int], None] = lambda finished: None,
 ) -> Rollout:
     """Draw a response to each prompt and compute what PPO learns from, in the order of the method."""
     # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
@@ -87,8 +87,12 @@ def collect(
         want_states=True,
         on_step=on_step,
     )
+
     # 2. Scores of whole responses; cut-off ones pay. Reference log-probabilities and values of every token.
-    scored, ref_logprobs, values = _measure(roles, draws, sample.temperature)
+    def value(states: States, batch: Batch) -> Float[Tensor, "B T"]:
+        return roles.value(states, roles.policy.hidden(states, batch), batch)
+
+    scored, ref_logprobs, values = measure(draws, roles.reward, roles.reference, sample.temperature, value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     scores = scored.mean - settings.unfinished_penalty * cut_off
     # 3. KL penalty per token, the score at the last one; advantages against the learned baseline.
@@ -100,19 +104,28 @@ def collect(
 
 
 @torch.no_grad()
-def _measure(
-    roles: Roles, draws: Draws, temperature: float
+def measure(
+    draws: Draws,
+    reward: RewardModel,
+    reference: Branch | None,
+    temperature: float,
+    value: Callable[[States, Batch], Float[Tensor, "B T"]] | None = None,
 ) -> tuple[Scored, Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """Run every frozen branch over the batch, in micro-batches of similar length."""
+    """Scores, reference log-probabilities and values of what was drawn; 0 for what nobody is there to say.
+
+    Every frozen branch runs over the trunk states once, in micro-batches of similar length.
+    """
     assert draws.states is not None
-    members = draws.logprobs.new_zeros((len(roles.reward.members), len(draws.finish)))
+    members = draws.logprobs.new_zeros((len(reward.members), len(draws.finish)))
     ref_logprobs, values = torch.zeros_like(draws.logprobs), torch.zeros_like(draws.logprobs)
     for rows in micro_batches(draws.batch, range(len(draws.finish))):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]
-        members[:, rows] = roles.reward.score(states, batch).members
-        ref_logprobs[rows, :width] = roles.reference.logprobs(roles.reference.hidden(states, batch), batch, temperature)
-        values[rows, :width] = roles.value(states, roles.policy.hidden(states, batch), batch)
+        members[:, rows] = reward.score(states, batch).members
+        if reference is not None:
+            ref_logprobs[rows, :width] = reference.logprobs(reference.hidden(states, batch), batch, temperature)
+        if value is not None:
+            values[rows, :width] = value(states, batch)
     return Scored(members), ref_logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -35,6 +36,8 @@ def drawn(
     end_ids: frozenset[int] = ENDS,
     temperature: float = 1.0,
     want_states: bool = True,
+    seats: int | None = None,
+    on_step: Callable[[int], None] = lambda _: None,
 ) -> Draws:
     model = Branch(trunk, trainable=False).assembled(trunk)
     return draw(
@@ -46,6 +49,8 @@ def drawn(
         temperature=temperature,
         uniform=uniform,
         want_states=want_states,
+        seats=seats,
+        on_step=on_step,
     )
 
 
@@ -166,31 +171,65 @@ def test_rows_end_with_their_end_token_or_at_the_length_limit() -> None:
     )
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2"])
-def test_rows_that_leave_change_nothing_for_those_that_stay(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "gemma3_text", "bloom"])
+def test_rows_that_leave_and_enter_change_nothing_for_the_others(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trunk, prompts, uniform = grow_trunk(tiny_model(model_type), 2), PROMPTS * 3, uniforms(18, 24)
-    sizes: dict[float, list[int]] = {}
-    results = []
-    read = generate.Decoder.read
-    for share in (generate.REMOVE_SHARE, 0.0, 2.0):  # as it is, at once, never
-        sizes[share] = []
+    forward, results, sizes = generate.Decoder._forward, [], list[list[tuple[int, int]]]()
+    for share, seats in ((generate.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
+        sizes.append([])
 
-        def counted(self: generate.Decoder, ids: Tensor, *others: Tensor, log: list[int] = sizes[share]) -> Tensor:
-            log.append(len(ids))
-            return read(self, ids, *others)
+        def counted(
+            self: generate.Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]
+        ) -> Tensor:
+            log.append((ids.shape[0], ids.shape[1]))
+            return forward(self, ids, *others)
 
-        monkeypatch.setattr(generate.Decoder, "read", counted)
-        monkeypatch.setattr(generate, "REMOVE_SHARE", share)
-        results.append(drawn(trunk, prompts, uniform))
-    usual, eager, never = (sizes[share] for share in sizes)
-    assert min(eager[1:]) <= min(usual[1:]) < 18 and set(never[1:]) == {18}
-    assert usual[0] == len(set(prompts))  # a prompt that is answered several times is read once
+        monkeypatch.setattr(generate.Decoder, "_forward", counted)
+        monkeypatch.setattr(generate, "CHANGE_SHARE", share)
+        results.append(drawn(trunk, prompts, uniform, seats=seats))
+    usual, eager, never, five, one = ([rows for rows, width in log if width == 1] for log in sizes)
+    assert min(eager) <= min(usual) < 18 and set(never) == {18}
+    assert max(five) == 5 and set(one) == {1} and len(five) < len(one)
+    read = [rows for rows, width in sizes[0] if width > 1]
+    assert sum(read) == len(set(prompts))  # a prompt that is answered several times is read once
     for other in results[1:]:
         assert other.rendered == results[0].rendered and other.finish == results[0].finish
         torch.testing.assert_close(other.logprobs, results[0].logprobs, atol=1e-4, rtol=1e-4)
         assert other.states is not None and results[0].states is not None
         keep = other.batch.attend
         torch.testing.assert_close(other.states[keep], results[0].states[keep], atol=1e-4, rtol=1e-4)
+
+
+def test_columns_that_nobody_looks_at_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, widths, prompts = grow_trunk(tiny_model(), 2), list[int](), PROMPTS[:1] * 40
+    forward = generate.Decoder._forward
+
+    def counted(self: generate.Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Tensor:
+        widths.append(attend.shape[1])
+        return forward(self, ids, attend, *others)
+
+    monkeypatch.setattr(generate.Decoder, "_forward", counted)
+    drawn(trunk, prompts, uniforms(40, 12), seats=4)
+    assert len(widths) > 50 and max(widths) <= 2 * (3 + 12)
+
+
+def test_steps_tell_how_many_rows_have_finished() -> None:
+    said: list[int] = []
+    drawn(grow_trunk(tiny_model(), 2), PROMPTS, uniforms(len(PROMPTS), 12), seats=2, on_step=said.append)
+    assert sum(said) == len(PROMPTS) and max(said) <= 2
+
+
+def test_top_p_leaves_the_likeliest_tokens_that_reach_it() -> None:
+    # Probabilities 0.5, 0.3, 0.15, 0.05, in another order: 0.6 needs two of them, 0.5 one, 0.81 three.
+    logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
+    for top_p, allowed in ((0.6, [1, 3]), (0.5, [1]), (0.81, [0, 1, 3]), (1e-9, [1]), (1.0, [0, 1, 2, 3])):
+        uniform = torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64)
+        tokens, logprobs = generate._draw_tokens(logits.expand(1000, -1), 1.0, uniform, top_p)
+        assert sorted(set(tokens.tolist())) == allowed
+        shares = logits.exp()[0][tokens] / logits.exp()[0][allowed].sum()
+        torch.testing.assert_close(logprobs.exp(), shares)
 
 
 def test_the_batch_is_what_the_rows_say() -> None:
