@@ -20,7 +20,7 @@ def questions(use: PromptUse) -> list[str]:
     return [dialogue[-1].text for dialogue in demo_prompts()[use]]
 
 
-CHOSEN_BY, JUDGED_BY = plain_text(PromptUse.VALIDATE), plain_text(PromptUse.EVALUATE)
+HELD_TO, CHOSEN_BY, JUDGED_BY = (plain_text(use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE, PromptUse.EVALUATE))
 ALL = [question for use in PromptUse for question in questions(use)]
 
 
@@ -55,17 +55,17 @@ def test_uses_take_turns_so_that_they_share_topics() -> None:
 
 
 def test_all_text_is_printable_ascii() -> None:
-    for text in [*ALL, *CHOSEN_BY, *JUDGED_BY]:
+    for text in [*ALL, *HELD_TO, *CHOSEN_BY, *JUDGED_BY]:
         assert text.isascii() and text.isprintable() and text == text.strip()
 
 
 def test_the_prose_is_long_enough_and_shares_no_eight_words_in_a_row_with_a_prompt() -> None:
     assert 2300 <= sum(len(words(paragraph)) for paragraph in JUDGED_BY) <= 3000 and len(JUDGED_BY) > 20
-    assert sum(len(words(paragraph)) for paragraph in CHOSEN_BY) >= 1000
-    assert min(len(paragraph) for paragraph in [*CHOSEN_BY, *JUDGED_BY]) > 200
+    assert min(sum(len(words(paragraph)) for paragraph in texts) for texts in (HELD_TO, CHOSEN_BY)) >= 1000
+    assert min(len(paragraph) for paragraph in [*HELD_TO, *CHOSEN_BY, *JUDGED_BY]) > 200
 
     def runs(text: str) -> set[tuple[str, ...]]:
         return set(zip(*(words(text)[i:] for i in range(8)), strict=False))
 
-    of_prompts, chosen, judged = (set().union(*map(runs, texts)) for texts in (ALL, CHOSEN_BY, JUDGED_BY))
-    assert not of_prompts & (chosen | judged) and not chosen & judged
+    every = [set().union(*map(runs, texts)) for texts in (ALL, HELD_TO, CHOSEN_BY, JUDGED_BY)]
+    assert not any(a & b for a, b in combinations(every, 2))

@@ -15,7 +15,7 @@ from manners.metrics import RunLog, read
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained, load
 from manners.models.versions import load_reward
-from manners.ppo.train import train
+from manners.ppo.train import Material, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import ModelSettings, PPOSettings, SampleSettings
 from manners.workspace import Workspace
@@ -36,7 +36,7 @@ def main() -> None:
     sample = SampleSettings(temperature=task.temperature, max_new_tokens=task.new_tokens)
     prompts = [tuple(ids) for ids in task.prompts]
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder) / "run") as log:
-        train(settings(task), sample, task.seed, pretrained, reward, prompts, prompts[:1], (), log)
+        train(settings(task), sample, task.seed, pretrained, reward, Material(prompts, prompts[:1], (), ()), log)
         updates = [point for point in read(Path(folder) / "run") if "time/rollout" in point]
     episodes = task.batch * (len(updates) - 1)
     needed = flops.ours_ppo(task, episodes)
@@ -57,6 +57,7 @@ def settings(task: PPOTask) -> PPOSettings:
         value="shared" if task.value == "shared" else "separate",
         unfinished_penalty=0.0,
         kl_stop=10_000.0,
+        prose_coefficient=0.0,
         forgetting_limit=1000.0,
         validate_every=1_000_000,
         validation_prompts=1,

@@ -1,10 +1,9 @@
-"""The texts that ship with the package: prompts for the demo, and plain prose to measure forgetting on."""
+"""The texts that ship with the package: prompts for the demo, and plain prose against forgetting."""
 
 from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import Literal
 
 from manners.types import Dialogue, PromptUse, Role, Turn
 
@@ -25,13 +24,14 @@ def demo_prompts() -> dict[PromptUse, list[Dialogue]]:
     return prompts
 
 
-def plain_text(use: Literal[PromptUse.VALIDATE, PromptUse.EVALUATE]) -> list[str]:
-    """Return plain English prose as paragraphs, all of it written for this package and never trained on.
+def plain_text(use: PromptUse) -> list[str]:
+    """Return plain English prose as paragraphs, all of it written for this package.
 
-    A policy's perplexity on it, before and after, shows how much of its general English it has forgotten: while PPO
-    chooses the version it keeps (validate), and when that version is judged, on other paragraphs (evaluate).
+    PPO holds a policy to what the initial model made of some of them (train). A policy's perplexity on the others,
+    before and after, shows how much of its general English it has forgotten: while PPO chooses the version it keeps
+    (validate), and when that version is judged (evaluate).
     """
-    return _read("prose_validate.txt" if use is PromptUse.VALIDATE else "prose.txt").strip().split("\n\n")
+    return _read(f"prose_{use}.txt").strip().split("\n\n")
 
 
 def _read(name: str) -> str:

@@ -1,15 +1,23 @@
-"""Forgetting: how surprised a policy is by plain text that it was never trained on."""
+"""Forgetting: how a policy reads plain text, compared with the initial model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
 
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
-from manners.text import Rendered, collate, length_buckets
+from manners.models.trunk import States
+from manners.text import Batch, Rendered, collate, length_buckets
+
+PARAGRAPHS = 3
+"""Paragraphs that are read at once: some two hundred tokens, whose logits over the vocabulary fit easily."""
 
 
 @torch.no_grad()
@@ -18,15 +26,13 @@ def paragraph_nll(
 ) -> tuple[list[list[float]], list[int]]:
     """Sum of negative log-likelihoods (nats, at temperature 1) of each paragraph under each branch, and its tokens.
 
-    No template: plain text is what pre-training saw. The first token is given, not predicted. All branches start from
-    one pass of the trunk. Paragraphs longer than the context are cut at its end.
+    All branches start from one pass of the trunk. Paragraphs longer than the context are cut at its end, those of less
+    than two tokens left out.
     """
-    renderer, trunk = pretrained.renderer, pretrained.trunk
-    ids = [tuple(renderer.tokenizer.encode(p, add_special_tokens=False))[: renderer.context] for p in paragraphs]
-    rendered = [Rendered(i[:1], i[1:]) for i in ids if len(i) > 1]
+    rendered, trunk = _rendered(pretrained, paragraphs), pretrained.trunk
     totals = [[0.0] * len(rendered) for _ in branches]
     for bucket in length_buckets([r.length for r in rendered]):
-        batch = collate([rendered[i] for i in bucket], renderer.pad_id).to(trunk.device)
+        batch = collate([rendered[i] for i in bucket], pretrained.renderer.pad_id).to(trunk.device)
         states = trunk.states(batch)
         for nll, branch in zip(totals, branches, strict=True):
             logprobs = branch.logprobs(branch.hidden(states, batch), batch, 1.0)
@@ -35,7 +41,60 @@ def paragraph_nll(
     return totals, [len(r.response_ids) for r in rendered]
 
 
-def perplexity_rise(policy: Branch, initial: Branch, pretrained: Pretrained, paragraphs: Sequence[str]) -> float:
-    """Relative change of perplexity on plain text, from the initial model to a policy: 0.05 is 5 % worse."""
-    (after, before), tokens = paragraph_nll([policy, initial], pretrained, paragraphs)
-    return math.expm1(min(700.0, (sum(after) - sum(before)) / max(1, sum(tokens))))
+@dataclass(frozen=True)
+class _Part:
+    """A few paragraphs as the trunk and the initial model read them."""
+
+    states: States
+    batch: Batch
+    hidden: Float[Tensor, "N D"]
+    """The initial model's final states, where a token is predicted."""
+    logprobs: Float[Tensor, "B T"]
+
+
+class PlainText:
+    """Paragraphs that the initial model has read once, for policies to be compared with it again and again."""
+
+    @torch.no_grad()
+    def __init__(self, initial: Branch, pretrained: Pretrained, paragraphs: Sequence[str]) -> None:
+        """Read the paragraphs; those of less than two tokens are left out."""
+        self.initial = initial
+        rendered, parts = _rendered(pretrained, paragraphs), list[_Part]()
+        for start in range(0, len(rendered), PARAGRAPHS):
+            batch = collate(rendered[start : start + PARAGRAPHS], pretrained.renderer.pad_id).to(
+                pretrained.trunk.device
+            )
+            states = pretrained.trunk.states(batch)
+            hidden = initial.hidden(states, batch)
+            parts.append(_Part(states, batch, hidden[:, :-1][batch.keep], initial.logprobs(hidden, batch, 1.0)))
+        self.parts = tuple(parts)
+
+    @torch.no_grad()
+    def rise(self, policy: Branch) -> float:
+        """Relative change of perplexity from the initial model to a policy: 0.05 is 5 % worse."""
+        lost, tokens = 0.0, 0
+        for part in self.parts:
+            logprobs = policy.logprobs(policy.hidden(part.states, part.batch), part.batch, 1.0)
+            lost += float((part.logprobs - logprobs).double().sum())
+            tokens += int(part.batch.keep.sum())
+        return math.expm1(min(700.0, lost / max(1, tokens)))
+
+    def divergence(self, policy: Branch, number: int) -> Float[Tensor, ""]:
+        """Mean over the tokens of a part of KL(initial || policy) of the next token, in nats; parts come in turn.
+
+        Of the whole distribution, not of the token that stands there: it holds the policy where it was, and teaches it
+        nothing about these paragraphs.
+        """
+        part = self.parts[number % len(self.parts)]
+        hidden = policy.hidden(part.states, part.batch)[:, :-1][part.batch.keep]
+        with torch.no_grad():
+            wanted = self.initial.logits(part.hidden).float().log_softmax(dim=-1)
+        found = policy.logits(hidden).float().log_softmax(dim=-1)
+        return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _rendered(pretrained: Pretrained, paragraphs: Sequence[str]) -> list[Rendered]:
+    """Token ids without a template: plain text is what pre-training saw. The first token is given, not predicted."""
+    renderer = pretrained.renderer
+    ids = [tuple(renderer.tokenizer.encode(p, add_special_tokens=False))[: renderer.context] for p in paragraphs]
+    return [Rendered(i[:1], i[1:]) for i in ids if len(i) > 1]

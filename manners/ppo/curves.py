@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import mean
 
 import torch
 
@@ -64,6 +65,8 @@ class Passes:
     tokens: float = 0.0
     first_deviation: float = 0.0
     """Largest |ratio - 1| in the first minibatch, before its step."""
+    prose: list[float] = field(default_factory=list)
+    """Divergence from the initial model on plain text, a step each."""
 
     def add(self, tokens: int, losses: tuple[float, float], policy: PolicyStats, value: ValueStats) -> None:
         """Count a micro-batch in; `losses` are those of policy and value."""
@@ -82,4 +85,5 @@ class Passes:
     def metrics(self) -> Metrics:
         """The means, and how far the first ratios were from 1."""
         means = {name: total / max(self.tokens, 1.0) for name, total in self.sums.items()}
-        return means | {"policy/first_ratio_max_dev": self.first_deviation}
+        prose = {"loss/prose_avg": mean(self.prose)} if self.prose else {}
+        return means | prose | {"policy/first_ratio_max_dev": self.first_deviation}

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -20,22 +21,27 @@ from manners.settings import PPOSettings
 class Validation:
     """A policy on prompts that nothing is trained on; scores in standard deviations of the initial model's."""
 
+    measures: tuple[float, ...]
+    """Of each prompt: the score by the member that likes the policy least, less penalty and coefficient * KL."""
     mean: float
-    """Mean score."""
+    """Mean score over members and prompts."""
     pessimistic: float
     """min over members of their mean score."""
-    cut_off: float
-    """Mean penalty for being cut off."""
     kl: float
     """In nats per response."""
-    coefficient: float
     forgotten: float
     """Rise of perplexity on plain text, as a share."""
 
     @property
     def measure(self) -> float:
-        """What versions are compared by: the pessimistic score less penalty and coefficient * KL."""
-        return self.pessimistic - self.cut_off - self.coefficient * self.kl
+        """What versions are compared by."""
+        return mean(self.measures)
+
+    def keeps_up_with(self, other: Validation) -> bool:
+        """Whether it is not worse than another by more than the standard error of the paired difference."""
+        gains = [a - b for a, b in zip(self.measures, other.measures, strict=True)]
+        error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return mean(gains) >= -error
 
     def metrics(self) -> dict[str, float]:
         """Return its point of the curves."""
@@ -43,7 +49,7 @@ class Validation:
         return {f"validate/{name}": float(getattr(self, name)) for name in names}
 
 
-NOTHING = Validation(-math.inf, -math.inf, 0.0, 0.0, 0.0, 0.0)
+UNMEASURED = Validation((-math.inf,), -math.inf, -math.inf, 0.0, 0.0)
 """What any version does better than."""
 COUNTERS = ("coefficient", "step_factor", "update", "episodes", "optimizer_steps", "queue")
 """Fields of a learner that a checkpoint holds as they are."""
@@ -51,11 +57,13 @@ COUNTERS = ("coefficient", "step_factor", "update", "episodes", "optimizer_steps
 
 @dataclass(frozen=True)
 class Best:
-    """The version that did best so far."""
+    """The version that would be kept if the run ended now."""
 
     update: int
     validation: Validation
     tensors: dict[str, Tensor]
+    top: Validation
+    """The best that any version so far came to."""
 
 
 @dataclass
@@ -69,7 +77,7 @@ class Learner:
     order: random.Random
     coefficient: float
     """Of the KL penalty; moves with `ppo.kl_target`."""
-    best: Best = Best(0, NOTHING, {})
+    best: Best = Best(0, UNMEASURED, {}, UNMEASURED)
     step_factor: float = 1.0
     """What warnings left of the learning rate."""
     update: int = 0
@@ -105,20 +113,27 @@ class Learner:
         self.step_factor *= 0.5 ** sum(w.act is Act.HALVE for w in warnings)
 
     def offer(self, update: int, found: Validation, forgetting_limit: float) -> None:
-        """Keep the version at hand if it did better than the best so far and has not forgotten too much."""
-        if found.measure > self.best.validation.measure and found.forgotten <= forgetting_limit:
+        """Keep the version at hand unless it did worse than the best so far, or has forgotten too much.
+
+        What is measured on a few dozen prompts is noisy, and training goes somewhere: a later version is kept also when
+        it is behind by less than the standard error of the difference, once any version has beaten the initial model.
+        """
+        ahead = found.measure > self.best.top.measure
+        close = self.best.update > 0 and found.keeps_up_with(self.best.top)
+        if found.forgotten <= forgetting_limit and (ahead or close):
             tensors = {name: t.clone() for name, t in self.policy.own_tensors().items()}
-            self.best = Best(update, found, tensors)
+            self.best = Best(update, found, tensors, found if ahead else self.best.top)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a checkpoint must hold; tensors are the live ones."""
+        best = self.best
         return {
             **{name: getattr(self, name) for name in COUNTERS},
             "parameters": [p.detach() for p in self.parameters],
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "order": self.order.getstate(),
-            "best": (self.best.update, asdict(self.best.validation), self.best.tensors),
+            "best": (best.update, asdict(best.validation), best.tensors, asdict(best.top)),
             "warned": [(w.update, w.sign, w.act.value, w.sentence) for w in self.warned],
         }
 
@@ -132,8 +147,8 @@ class Learner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         self.order.setstate(state["order"])
-        update, validation, tensors = state["best"]
-        self.best = Best(update, Validation(**validation), tensors)
+        update, validation, tensors, top = state["best"]
+        self.best = Best(update, Validation(**validation), tensors, Validation(**top))
         self.warned = [Warned(update, sign, Act(act), sentence) for update, sign, act, sentence in state["warned"]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from manners.checkpoint import Run
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch, scalar_head
-from manners.models.perplexity import perplexity_rise
+from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
@@ -27,6 +26,9 @@ from manners.progress import steps
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch
+
+VALIDATION_ANSWERS = 2
+"""To each validation prompt."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +51,51 @@ class PPOResult:
         return next((w.sentence for w in self.warned if w.act is Act.STOP), None)
 
 
+@dataclass(frozen=True)
+class Material:
+    """What PPO reads: token ids of prompts, and paragraphs of plain text."""
+
+    prompts: Sequence[tuple[int, ...]]
+    validation: Sequence[tuple[int, ...]]
+    """Prompts by which the version is chosen that is kept."""
+    prose: Sequence[str]
+    """What the policy is held to (`ppo.prose_coefficient`)."""
+    validation_prose: Sequence[str]
+    """What forgetting is measured on."""
+
+
 def train(
     settings: PPOSettings,
     sample: SampleSettings,
     seed: int,
     pretrained: Pretrained,
     reward: RewardModel,
-    prompts: Sequence[tuple[int, ...]],
-    validation: Sequence[tuple[int, ...]],
-    prose: Sequence[str],
+    material: Material,
     log: RunLog,
     run: Run | None = None,
 ) -> PPOResult:
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
     Best is measured pessimistically, and not by the optimised reward: by the ensemble member that likes the policy
-    least, on prompts that are not trained on, less the KL that it cost; and a version whose perplexity on `prose` rose
-    beyond its limit is not kept. A run that is stopped, by a warning or by numbers that cannot be learnt from, returns
-    its best version so far. Raises Unsound when that is still the initial model because of the latter, and
-    MannersError when a start-up check fails. With a `run`, checkpoints are written, and the work goes on from the one
-    that it holds, if any.
-    Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020.
+    least, on prompts that are not trained on, less the KL that it cost; see `Learner.offer`. A version whose perplexity
+    on plain text rose beyond its limit is not kept. A run that is stopped, by a warning or by numbers that cannot be
+    learnt from, returns its best version so far. Raises Unsound when that is still the initial model because of the
+    latter, and MannersError when a start-up check fails. With a `run`, checkpoints are written, and the work goes on
+    from the one that it holds, if any.
+    Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
+    with the divergence from the initial model in place of the likelihood of the text.
     """
     started = time.monotonic()
     reference, policy = Branch(pretrained.trunk, trainable=False), Branch(pretrained.trunk, trainable=True)
     value_parts, value = _value_function(settings, pretrained, policy, reward)
     roles = Roles(policy, reference, value, reward, pretrained)
-    validation = validation[: settings.validation_prompts]
+    prose, unseen = (PlainText(reference, pretrained, p) for p in (material.prose, material.validation_prose))
+    course = _Course(settings, sample, seed, roles, material, prose, unseen)
     learner = begin(settings, seed, policy, value_parts)
     if run is not None and "learner" in run.state:
         learner.restore(run.state.pop("learner"))
     else:
-        found = _validate(roles, validation, prose, settings, sample, seed)
+        found = _validate(course)
         learner.offer(0, found, settings.forgetting_limit)
         log.write(0, found.metrics())
     with steps("PPO", settings.updates * (sample.max_new_tokens + settings.epochs * settings.batch)) as advance:
@@ -88,7 +103,7 @@ def train(
         while learner.update < settings.updates and not learner.stopped:
             update = learner.update + 1
             try:
-                metrics = _update(settings, sample, roles, learner, prompts, update, log.points, advance)
+                metrics = _update(course, learner, update, log.points, advance)
             except guard.Unsound as error:
                 if learner.best.update == 0:
                     raise
@@ -96,7 +111,7 @@ def train(
             if learner.stopped:
                 break
             if update % settings.validate_every == 0 or update == settings.updates:
-                found = _validate(roles, validation, prose, settings, sample, seed)
+                found = _validate(course)
                 metrics |= found.metrics()
                 learner.offer(update, found, settings.forgetting_limit)
             log.write(update, metrics)
@@ -111,21 +126,31 @@ def train(
     return PPOResult(policy, *counts, best.validation.kl, seconds, tuple(learner.warned))
 
 
+@dataclass(frozen=True)
+class _Course:
+    """What stays the same from update to update."""
+
+    settings: PPOSettings
+    sample: SampleSettings
+    seed: int
+    roles: Roles
+    material: Material
+    prose: PlainText
+    unseen: PlainText
+    """What forgetting is measured on."""
+
+
 def _update(
-    settings: PPOSettings,
-    sample: SampleSettings,
-    roles: Roles,
-    learner: Learner,
-    prompts: Sequence[tuple[int, ...]],
-    update: int,
-    history: Sequence[Metrics],
-    advance: Callable[[int], None],
+    course: _Course, learner: Learner, update: int, history: Sequence[Metrics], advance: Callable[[int], None]
 ) -> Metrics:
     """Draw a batch of episodes, and learn from it unless a warning stops the run; return its point of the curves."""
+    settings, sample, roles = course.settings, course.sample, course.roles
     # 1. Responses, scores, KL penalty, advantages.
     started = time.monotonic()
-    chosen, drawing = learner.next_prompts(prompts, settings.batch), partial(advance, 1)
-    rollout = collect(roles, chosen, settings, sample, learner.coefficient, learner.generator, drawing)
+    chosen = learner.next_prompts(course.material.prompts, settings.batch)
+    rollout = collect(
+        roles, chosen, settings, sample, learner.coefficient, learner.generator, on_step=lambda _: advance(1)
+    )
     guard.check_scores(rollout, update)
     metrics = rollout_metrics(rollout)
     if update == 1:
@@ -138,7 +163,7 @@ def _update(
     # 3. Several passes over the batch, in random minibatches.
     rate, passes = learner.set_rate(settings, update), Passes()
     for rows in minibatches(settings, learner.generator):
-        _step(settings, sample, roles, rollout, rows, learner, passes, update)
+        _step(course, rollout, rows, learner, passes, update)
         advance(len(rows))
     learner.update, learner.episodes = update, learner.episodes + settings.batch
     # 4. Adaptive coefficient, if a target is set.
@@ -174,37 +199,37 @@ def _value_function(
     return [branch], separate
 
 
-def _step(
-    settings: PPOSettings,
-    sample: SampleSettings,
-    roles: Roles,
-    rollout: Rollout,
-    rows: list[int],
-    learner: Learner,
-    passes: Passes,
-    update: int,
-) -> None:
+def _step(course: _Course, rollout: Rollout, rows: list[int], learner: Learner, passes: Passes, update: int) -> None:
     """Take one optimiser step on a minibatch; raises Unsound, and takes none, where it cannot be learnt from.
 
     Each micro-batch's loss is weighted by its share of the minibatch's kept tokens, so their size changes nothing.
     """
+    settings, roles = course.settings, course.roles
     total, first = int(rollout.batch.keep[rows].sum()), passes.tokens == 0
     for micro in micro_batches(rollout.batch, rows):
         states, batch = sliced(rollout.states, rollout.batch, micro)
         keep, width = batch.keep, batch.keep.shape[1]
         hidden = roles.policy.hidden(states, batch)
-        logprobs = roles.policy.logprobs(hidden, batch, sample.temperature)
+        logprobs = roles.policy.logprobs(hidden, batch, course.sample.temperature)
         old = rollout.draws.logprobs[micro, :width]
         surrogate, policy_stats = policy_loss(logprobs, old, rollout.advantages[micro, :width], keep, settings.clip)
+        tokens = int(keep.sum())
+        losses = [surrogate * (tokens / total)]
+        if settings.value == "separate":  # the two share nothing: the one's activations go before the other's come
+            torch.autograd.backward(losses.pop())
         values = roles.value(states, hidden, batch)
         old_values, returns = rollout.values[micro, :width], rollout.returns[micro, :width]
         error, value_stats = value_loss(values, old_values, returns, keep, settings.value_clip)
-        tokens = int(keep.sum())
-        torch.autograd.backward((surrogate + settings.value_coefficient * error) * (tokens / total))
+        losses.append(error * (settings.value_coefficient * tokens / total))
+        torch.autograd.backward(losses)
         passes.add(tokens, (float(surrogate.detach()), float(error.detach())), policy_stats, value_stats)
         if first:
             passes.first_deviation = max(passes.first_deviation, float(policy_stats.ratio_max_deviation))
     guard.check_first_ratio(passes.first_deviation, update)
+    if settings.prose_coefficient > 0 and course.prose.parts:
+        divergence = course.prose.divergence(roles.policy, learner.optimizer_steps)
+        torch.autograd.backward(settings.prose_coefficient * divergence)
+        passes.prose.append(float(divergence.detach()))
     norm = torch.nn.utils.clip_grad_norm_(learner.parameters, settings.max_grad_norm)
     if not torch.isfinite(norm):
         raise guard.Unsound(
@@ -216,22 +241,20 @@ def _step(
     learner.optimizer_steps += 1
 
 
-def _validate(
-    roles: Roles,
-    prompts: Sequence[tuple[int, ...]],
-    prose: Sequence[str],
-    settings: PPOSettings,
-    sample: SampleSettings,
-    seed: int,
-) -> Validation:
-    """Measure a policy on the validation prompts, always with the same random numbers, and on plain text."""
-    generator = torch.Generator().manual_seed(seed + 1)
-    rollout = collect(roles, prompts, settings, sample, settings.kl_coefficient, generator)
+def _validate(course: _Course) -> Validation:
+    """Measure the policy on the validation prompts, always with the same random numbers, and on plain text."""
+    settings, roles = course.settings, course.roles
+    prompts = course.material.validation[: settings.validation_prompts]
+    generator = torch.Generator().manual_seed(course.seed + 1)
+    drawn = [prompt for prompt in prompts for _ in range(VALIDATION_ANSWERS)]
+    rollout = collect(roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
+    kl, members, cut_off = rollout.kl.sum(dim=1), rollout.scored.members, rollout.scored.mean - rollout.scores
+    pessimist = members[members.mean(dim=1).argmin()]
+    measures = (pessimist - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
-        mean=float(rollout.scored.mean.mean()),
-        pessimistic=float(rollout.scored.members.mean(dim=1).min()),
-        cut_off=float((rollout.scored.mean - rollout.scores).mean()),
-        kl=float(rollout.kl.sum(dim=1).mean()),
-        coefficient=settings.kl_coefficient,
-        forgotten=perplexity_rise(roles.policy, roles.reference, roles.pretrained, prose),
+        measures=tuple(measures.tolist()),
+        mean=float(members.mean()),
+        pessimistic=float(pessimist.mean()),
+        kl=float(kl.mean()),
+        forgotten=course.unseen.rise(roles.policy),
     )

@@ -35,7 +35,7 @@ SETTINGS = Settings(
     sample=SampleSettings(answers=2, temperature=1.0, max_new_tokens=8, batch=32),
     crowd=CrowdSettings(taste="figures", annotators=6, verdicts_per_comparison=2),
     reward=RewardSettings(members=2, epochs=2, batch=8, learning_rate=0.003, set_aside=0.3, curve=False),
-    ppo=PPOSettings(updates=2, batch=16, minibatch=8, epochs=2, learning_rate=0.003, validate_every=1),
+    ppo=PPOSettings(updates=2, batch=16, minibatch=8, epochs=2, learning_rate=0.01, validate_every=1),
     evaluate=EvaluateSettings(prompts=12, samples=2, bootstrap=200),
 )
 LIVELY = ("seconds", "per_second", "peak_memory", "time/", "machine", "created_at")

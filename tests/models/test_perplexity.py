@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from manners.models.branches import Branch
-from manners.models.perplexity import perplexity_rise
+from manners.models.branches import Branch, set_trainable
+from manners.models.perplexity import PlainText
 from tests.worlds import tiny_pretrained
 
 PROSE = ("The train to the sea leaves at noon.", "How long does bread take in the oven?", "x")
@@ -17,7 +17,7 @@ PROSE = ("The train to the sea leaves at noon.", "How long does bread take in th
 def test_the_rise_of_perplexity_is_that_of_the_librarys_loss() -> None:
     pretrained = tiny_pretrained()
     initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
-    assert perplexity_rise(policy, initial, pretrained, PROSE) == pytest.approx(0, abs=1e-6)
+    assert PlainText(initial, pretrained, PROSE).rise(policy) == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         for tensor in policy.own_tensors().values():
             tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
@@ -32,4 +32,45 @@ def test_the_rise_of_perplexity_is_that_of_the_librarys_loss() -> None:
             tokens += ids.shape[1] - 1
     rise = math.exp((nll[policy] - nll[initial]) / tokens) - 1
     assert abs(rise) > 0.01
-    assert perplexity_rise(policy, initial, pretrained, PROSE) == pytest.approx(rise, rel=1e-3)
+    assert PlainText(initial, pretrained, PROSE).rise(policy) == pytest.approx(rise, rel=1e-3)
+
+
+def test_the_divergence_is_that_of_the_whole_distribution_and_parts_come_in_turn() -> None:
+    pretrained = tiny_pretrained()
+    initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
+    texts = [f"{text} {number}" for number in range(2) for text in PROSE[:2]]
+    prose = PlainText(initial, pretrained, texts)
+    assert len(prose.parts) == 2  # three paragraphs, and one
+    assert float(prose.divergence(policy, 0).detach()) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for tensor in policy.own_tensors().values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    for number, chosen in enumerate((texts[:3], texts[3:], texts[:3])):
+        total = tokens = 0.0
+        for text in chosen:
+            ids = torch.tensor([pretrained.tokenizer.encode(text, add_special_tokens=False)])
+            with torch.no_grad():
+                before, after = (
+                    branch.assembled(pretrained.trunk)(input_ids=ids).logits[0, :-1].log_softmax(dim=-1)
+                    for branch in (initial, policy)
+                )
+            total += float((before.exp() * (before - after)).sum())
+            tokens += len(before)
+        assert total / tokens > 0.01
+        assert float(prose.divergence(policy, number).detach()) == pytest.approx(total / tokens, rel=1e-3)
+
+
+def test_following_the_divergence_downhill_brings_the_policy_back() -> None:
+    pretrained = tiny_pretrained()
+    initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
+    prose, parameters = PlainText(initial, pretrained, PROSE), set_trainable([policy])
+    with torch.no_grad():
+        for tensor in parameters:
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    far = float(prose.divergence(policy, 0).detach())
+    optimiser = torch.optim.Adam(parameters, lr=0.003)
+    for step in range(40):
+        optimiser.zero_grad()
+        torch.autograd.backward(prose.divergence(policy, step))
+        optimiser.step()
+    assert float(prose.divergence(policy, 0).detach()) < 0.2 * far

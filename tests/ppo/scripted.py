@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from manners.models.generate import Draws, draw
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk
 from manners.ppo.rollout import Roles
-from manners.ppo.train import PPOResult, train
+from manners.ppo.train import Material, PPOResult, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, Packed
@@ -89,7 +90,14 @@ PROSE = ("The train to the sea leaves at noon.", "How long does bread take in th
 """What forgetting is measured on: this world is not about English, and its limit is out of reach."""
 
 
-def run(settings: PPOSettings, pretrained: Pretrained, reward: RewardModel, folder: Path, seed: int = 0) -> PPOResult:
+def run(
+    settings: PPOSettings,
+    pretrained: Pretrained,
+    reward: RewardModel,
+    folder: Path,
+    seed: int = 0,
+    held_to: Sequence[str] = (),
+) -> PPOResult:
     """Train on the prompts of this world, with the curves in `folder`."""
     with RunLog(folder) as log:
-        return train(settings, SAMPLE, seed, pretrained, reward, PROMPTS, VALIDATION, PROSE, log)
+        return train(settings, SAMPLE, seed, pretrained, reward, Material(PROMPTS, VALIDATION, held_to, PROSE), log)

@@ -11,7 +11,7 @@ from manners.metrics import RunLog
 from manners.models.branches import Branch
 from manners.ppo import guard, rollout
 from manners.ppo.objective import kl_penalty
-from manners.ppo.train import train
+from manners.ppo.train import Material, train
 from manners.settings import PPOSettings, SampleSettings
 from tests.worlds import KNOWN_PROMPTS, KnownWorld, known_world
 
@@ -43,8 +43,8 @@ def learnt(world: KnownWorld, coefficient: float, folder: Path, updates: int = 1
         validation_prompts=256,
     )
     with RunLog(folder) as log:
-        validation = KNOWN_PROMPTS * 64
-        result = train(settings, SAMPLE, 0, world.pretrained, world.reward, KNOWN_PROMPTS, validation, (), log)
+        material = Material(KNOWN_PROMPTS, KNOWN_PROMPTS * 32, (), ())
+        result = train(settings, SAMPLE, 0, world.pretrained, world.reward, material, log)
     assert result.best_update == updates
     return world.logprobs(result.policy)
 

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from manners import metrics
 from manners.models.branches import Branch
+from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
 from manners.ppo import learner as learner_module
 from manners.ppo import train as train_module
 from manners.ppo.guard import Unsound
+from manners.ppo.learner import Best, Learner, Validation
 from manners.ppo.objective import PolicyStats, policy_loss
 from manners.ppo.rollout import Rollout, collect
 from manners.ppo.train import PPOResult
@@ -73,6 +75,12 @@ def moved(result: PPOResult, world: Pretrained) -> float:
     initial = Branch(world.trunk, trainable=True).own_tensors()
     squares = [float((t - initial[name]).square().sum()) for name, t in result.policy.own_tensors().items()]
     return math.sqrt(sum(squares))
+
+
+def keep(learner: Learner, update: int, found: Validation, _: float) -> None:
+    """Stands for the choice among versions: the last one."""
+    tensors = {name: t.clone() for name, t in learner.policy.own_tensors().items()}
+    learner.best = Best(update, found, tensors, found)
 
 
 def same(a: PPOResult, b: PPOResult) -> bool:
@@ -150,6 +158,7 @@ def test_every_pass_takes_every_episode_once() -> None:
 def test_micro_batches_change_nothing(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Literal["shared", "separate"]
 ) -> None:
+    monkeypatch.setattr(Learner, "offer", keep)
     settings = replace(SHORT, value=value, updates=1)
     whole = run(settings, world, likes(world), tmp_path / "whole")
     monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
@@ -159,7 +168,8 @@ def test_micro_batches_change_nothing(
         torch.testing.assert_close(small.policy.own_tensors()[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_are_clipped(world: Pretrained, tmp_path: Path) -> None:
+def test_gradients_are_clipped(world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "offer", keep)
     # AdamW's step does not depend on the gradient's size until it is as small as its epsilon: a norm of 1e-4 is.
     settings = replace(SHORT, updates=1)
     free = run(replace(settings, max_grad_norm=1000.0), world, likes(world), tmp_path / "free")
@@ -201,13 +211,13 @@ def test_a_run_that_gets_worse_returns_what_was_best(world: Pretrained, tmp_path
 class Failing(Likes):
     """A member that gives one response of every batch the score NaN, after so many batches."""
 
-    batches = 0
+    rows = 0
     sound = 0
 
     def scores(self, states: States, batch: Batch | Packed) -> Tensor:
         scores = super().scores(states, batch)
-        self.batches += 1
-        if self.batches > self.sound:
+        self.rows += len(scores)
+        if self.rows > self.sound:
             scores[0] = torch.nan
         return scores
 
@@ -224,9 +234,9 @@ def test_a_reward_that_is_not_finite_stops_the_run(world: Pretrained, tmp_path: 
 
 
 def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) -> None:
-    # Batches scored: 1 for the validation at the start; 1 for the episodes and 1 to validate, an update; 1 check.
+    # Rows scored: 32 for the validation at the start; 64 episodes and 32 to validate, an update; 1 to 64 to check.
     settings = replace(SETTINGS, validate_every=1, updates=8)
-    result = run(settings, world, failing_after(world, sound=1 + 6 * 2 + 1), tmp_path)
+    result = run(settings, world, failing_after(world, sound=32 + 6 * (64 + 32) + 64), tmp_path)
     assert result.stopped is not None
     assert "reward is not finite at update 7" in result.stopped
     assert 0 < result.best_update < 7
@@ -236,23 +246,59 @@ def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) 
 def test_the_ratio_is_checked_before_the_first_step_of_every_update(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drifting(*given: Any) -> Rollout:
-        rollout = collect(*given)
+    def drifting(*given: Any, **named: Any) -> Rollout:
+        rollout = collect(*given, **named)
         calls.append(1)
         if len(calls) == 6:  # the initial validation, an update and its validation, twice, and an update
             rollout.draws.logprobs.add_(0.1)
         return rollout
 
     calls: list[int] = []
+    monkeypatch.setattr(Learner, "offer", lambda *_: None)  # no good version so far, that the run could end with
     monkeypatch.setattr(train_module, "collect", drifting)
     with pytest.raises(Unsound, match=r"is off by 0\.095 before the first step of update 3 \(ratio should be 1\)"):
         run(replace(SHORT, updates=4, learning_rate=0.01), world, likes(world), tmp_path)
 
 
+def measured(*measures: float, forgotten: float = 0.0) -> Validation:
+    return Validation(measures, 0.0, 0.0, 0.0, forgotten)
+
+
+def test_a_later_version_is_kept_unless_it_is_behind_by_more_than_noise(world: Pretrained) -> None:
+    learner = learner_module.begin(SHORT, 0, Branch(world.trunk, trainable=True), [])
+    kept = []
+    for update, found in enumerate(
+        (
+            measured(0.0, 0.0, 0.0, 0.0),
+            measured(-1.0, 0.5, 0.5, -0.2),  # within the noise, but nothing has beaten the initial model yet
+            measured(1.0, 1.0, 2.0, 2.0),
+            measured(2.0, 2.0, 1.0, 0.8),  # 0.05 behind, with a standard error of 0.65
+            measured(0.9, 0.9, 1.9, 1.8),  # hardly further behind, but everywhere
+            measured(9.0, 9.0, 9.0, 9.0, forgotten=0.2),
+            measured(1.0, 1.0, 2.0, 2.1),
+        )
+    ):
+        learner.offer(update, found, 0.1)
+        kept.append(learner.best.update)
+    assert kept == [0, 0, 2, 3, 3, 3, 6]
+
+
+def test_a_policy_is_held_to_what_the_initial_model_made_of_prose(world: Pretrained, tmp_path: Path) -> None:
+    prose = ("The train to the sea leaves at noon.", "How long does bread take in the oven?")
+    free, held = (
+        run(replace(SETTINGS, prose_coefficient=c), world, likes(world), tmp_path / str(c), held_to=prose)
+        for c in (0.0, 3.0)
+    )
+    ends = [[p for p in metrics.read(tmp_path / str(c)) if "validate/mean" in p][-1] for c in (0.0, 3.0)]
+    assert ends[1]["validate/forgotten"] < 0.5 * ends[0]["validate/forgotten"]
+    assert liked_share(held.policy, world) > 0.8 * liked_share(free.policy, world) > 0.4
+
+
 def test_a_version_that_forgets_is_not_kept(world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rises = iter([0.0, 0.03, 0.05, 0.05, 0.05])
-    monkeypatch.setattr(train_module, "perplexity_rise", lambda *_: next(rises))
-    result = run(replace(SHORT, updates=8, validate_every=2, forgetting_limit=0.04), world, likes(world), tmp_path)
+    monkeypatch.setattr(PlainText, "rise", lambda *_: next(rises))
+    settings = replace(SHORT, updates=8, validate_every=2, forgetting_limit=0.04, learning_rate=0.01)
+    result = run(settings, world, likes(world), tmp_path)
     measures = [p["validate/measure"] for p in metrics.read(tmp_path) if "validate/measure" in p]
     assert measures[2] > measures[1] > measures[0]  # it would have been better
     assert result.best_update == 2
