@@ -14,7 +14,7 @@ demo: .venv/installed
 install: .venv/installed
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 check: .venv/installed
 	$(BIN)/ruff check

@@ -70,3 +70,12 @@ def kl_per_token(
     if estimator == "k1":
         return -difference
     return difference.exp() - 1 - difference
+
+
+def warm_up(step: int, steps: int) -> float:
+    """Share of the peak learning rate at a step (from 1): up linearly over a tenth of the steps, then down to zero.
+
+    min(step / w, (steps - step + 1) / (steps - w + 1)), w = max(1, steps // 10).
+    """
+    warm = max(1, steps // 10)
+    return min(step / warm, (steps - step + 1) / (steps - warm + 1))

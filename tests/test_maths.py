@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from manners.maths import KLEstimator, kl_per_token, masked_mean, masked_sum, masked_variance, token_logprobs, whiten
+from manners.maths import (
+    KLEstimator,
+    kl_per_token,
+    masked_mean,
+    masked_sum,
+    masked_variance,
+    token_logprobs,
+    warm_up,
+    whiten,
+)
 
 X = torch.tensor([[1.0, 2.0, math.nan], [6.0, math.inf, -5.0]])
 KEEP = torch.tensor([[True, True, False], [True, False, True]])
@@ -90,3 +99,10 @@ def test_k3_is_never_negative_and_k1_is_the_log_ratio(logprob: float, ref_logpro
     assert kl_per_token(new, old, "k3").item() >= -1e-12
     assert kl_per_token(new, old, "k1").item() == pytest.approx(logprob - ref_logprob)
     assert kl_per_token(new, new, "k1").item() == kl_per_token(new, new, "k3").item() == 0.0
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    shares = [warm_up(step, 20) for step in range(1, 21)]
+    assert shares[:2] == pytest.approx([0.5, 1.0])
+    assert shares[2:] == pytest.approx([(20 - i) / 19 for i in range(2, 20)])
+    assert warm_up(1, 1) == 1.0

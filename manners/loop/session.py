@@ -58,11 +58,7 @@ class Session:
 
     def current_policy(self) -> str:
         """Name of the promoted version, or `initial`."""
-        file = self.workspace.models / "current.json"
-        if not file.is_file():
-            return versions.BASE
-        history: list[str] = json.loads(file.read_text(encoding="utf-8"))["history"]
-        return history[-1] if history else versions.BASE
+        return [versions.BASE, *self.history()][-1]
 
     def set_history(self, history: list[str]) -> None:
         """Write which policies were promoted, oldest first; the last is the current one."""

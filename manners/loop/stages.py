@@ -14,7 +14,7 @@ from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_
 from manners.loop.session import Facts, Session
 from manners.models import versions
 from manners.models.versions import BASE
-from manners.reward.data import label
+from manners.reward.data import label, opening
 from manners.reward.ensemble import score_exchanges
 from manners.reward.measure import measure
 from manners.settings import Settings
@@ -60,9 +60,15 @@ def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file
         [np.asarray(s.mean.double()) for s in score_exchanges(reward, session.pretrained, exchanges)]
     )
     margins = (scores[0::2] - scores[1::2]) * reward.scale
-    facts = measure(margins, (), labelled.pairs, settings.seed)
+    seen = {opening(comparison.prompt) for comparison in session.store.comparisons() if comparison.verdicts}
+    known = sum(pair.group in seen for pair in labelled.pairs)
+    where = f"the verdicts of {file.name}"
+    if known:
+        where += f" ({known} of {len(labelled.pairs)} about prompts of this workspace, which it may have learned from)"
+    facts = measure(margins, (), labelled.pairs, settings.seed, where)
     left_out = {str(reason): n for reason, n in labelled.left_out.items()}
-    return {"version": version, "file": str(file), "pairs": len(labelled.pairs), "left_out": left_out, **facts}
+    counts = {"pairs": len(labelled.pairs), "known_prompts": known, "left_out": left_out}
+    return {"version": version, "file": str(file), **counts, **facts}
 
 
 def score(workspace: Workspace, settings: Settings, version: str, file: Path, output: Path) -> Facts:

@@ -1,9 +1,9 @@
 """The decode loop for rollouts: exact sampling, log-probabilities as tokens are drawn, trunk states kept.
 
 What is sampled from is softmax(logits / temperature), nothing else unless `top_p` asks for it. Each row has its own
-stream of uniform numbers, so that its draws do not depend on which rows share the batch. Prompts of similar length are
-read together, and one that is answered K times is read once; rows leave when they finish, and waiting ones take their
-seats.
+stream of uniform numbers, so that its draws do not depend on which rows share the batch. What all prompts begin with
+is read once, and so is a prompt that is answered K times; prompts of similar length are read together. Rows leave when
+they finish, and waiting ones take their seats.
 
 All rows share one line of columns in the cache. The prompt of a row that enters ends where the line is at that moment;
 the columns before it are masked for this row, and dropped once nobody looks at them any more.
@@ -24,6 +24,9 @@ from manners.models.trunk import States, Trunk, layer_list
 from manners.text import Batch, Rendered, collate, length_buckets
 from manners.types import FinishReason
 
+SHORTEST_COMMON = 8
+"""Tokens that prompts must begin with in common for these to be read apart."""
+
 CHANGE_SHARE = 0.125
 """Seats change when this share of the batch has finished: it costs a copy of the cache of the rows that stay."""
 
@@ -32,14 +35,22 @@ BLOCK = 256
 
 
 @dataclass(frozen=True)
-class _Opening:
-    """Prompts of similar length, as the model has read them, and which seats go on from them."""
+class _Read:
+    """Prompts of similar length as the model has read them, side by side."""
 
-    batch: Batch
+    attend: Bool[Tensor, "R width"]
+    """Where their tokens are; the last stands in the last column."""
     cache: Sequence[tuple[Tensor, Tensor]]
     """Keys and values (R, heads, width, size) of each layer."""
     logits: Float[Tensor, "R V"]
     states: Float[Tensor, "R width D"] | None
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Which seats go on from which of the prompts that were read."""
+
+    read: _Read
     seats: Int[Tensor, " N"]
     owner: Int[Tensor, " N"]
     """Row of each seat's prompt."""
@@ -106,9 +117,13 @@ class _Buffer(DynamicLayer):
 class Decoder:
     """A model with its cache: reads prompts and tokens, changes seats, and hands out the trunk states on the way."""
 
-    def __init__(self, model: PreTrainedModel, cut: int, pad_id: int) -> None:
-        """Take an assembled model; `cut` says before which layer states are taken (0: none are)."""
-        self.model, self.cut, self.pad_id = model, cut, pad_id
+    def __init__(self, model: PreTrainedModel, cut: int, pad_id: int, shares: bool) -> None:
+        """Take an assembled model.
+
+        `cut` says before which layer states are taken (0: none are), `shares` whether tokens may stand apart from those
+        before them (`Trunk.shares_prompts`): prompts of several lengths then share what they begin with.
+        """
+        self.model, self.cut, self.pad_id, self.shares = model, cut, pad_id, shares
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
@@ -125,11 +140,11 @@ class Decoder:
         openings = self._open(prompts, len(kept))
         looked_at = self.attend[kept, : self.used].any(dim=0).nonzero()
         lead = int(looked_at[0]) if len(looked_at) else self.used
-        used = max([self.used - lead, *(opening.batch.prompt_width for opening in openings)])
+        used = max([self.used - lead, *(opening.read.attend.shape[1] for opening in openings)])
         change = _Change(kept, openings, len(kept) + len(prompts), lead, used, used + room)
         for index, layer in enumerate(self.layers):
-            layer.change(change, [opening.cache[index] for opening in openings])
-        attend = [opening.batch.attend.unsqueeze(-1) for opening in openings]
+            layer.change(change, [opening.read.cache[index] for opening in openings])
+        attend = [opening.read.attend.unsqueeze(-1) for opening in openings]
         self.attend = change.apply(self.attend[:, : self.used].unsqueeze(-1), attend).squeeze(-1)
         lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
         self.length, self.used = torch.cat([self.length[kept], lengths]), used
@@ -145,20 +160,40 @@ class Decoder:
         self.length = self.length + running
 
     def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[_Opening]:
-        """Read each distinct prompt once, with others of similar length."""
+        """Read each distinct prompt once, with others of similar length, and what they all begin with only once."""
         openings, distinct = list[_Opening](), list(dict.fromkeys(prompts))
-        for bucket in length_buckets([len(prompt) for prompt in distinct]):
+        common = self._common(distinct)
+        begun = self._read([distinct[0][:common]], None) if common else None
+        for bucket in length_buckets([len(prompt) - common for prompt in distinct]):
             place = {distinct[index]: row for row, index in enumerate(bucket)}
-            batch = collate([Rendered(prompt, ()) for prompt in place], self.pad_id).to(self.model.device)
-            cache = [DynamicLayer() for _ in self.layers]
-            logits = self._forward(batch.ids, batch.attend, batch.positions, Cache(layers=[*cache]))
             pairs = [(first_seat + seat, place[prompt]) for seat, prompt in enumerate(prompts) if prompt in place]
             seats, owner = torch.tensor(pairs, device=self.model.device).unbind(1)
-            pieces = [
-                (layer.keys, layer.values) for layer in cache if layer.keys is not None and layer.values is not None
-            ]
-            openings.append(_Opening(batch, pieces, logits, self.states, seats, owner))
+            openings.append(_Opening(self._read([prompt[common:] for prompt in place], begun), seats, owner))
         return openings
+
+    def _common(self, distinct: Sequence[tuple[int, ...]]) -> int:
+        """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little."""
+        if not self.shares or len(distinct) < 2:
+            return 0
+        differing = (place for place, ids in enumerate(zip(*distinct, strict=False)) if len(set(ids)) > 1)
+        shortest = min(map(len, distinct))
+        count = min(next(differing, shortest), shortest - 1)
+        return count if count >= SHORTEST_COMMON else 0
+
+    def _read(self, rows: Sequence[tuple[int, ...]], begun: _Read | None) -> _Read:
+        """Read rows side by side, each behind a copy of what was begun with."""
+        batch = collate([Rendered(row, ()) for row in rows], self.pad_id).to(self.model.device)
+        attend, positions, cache = batch.attend, batch.positions, [DynamicLayer() for _ in self.layers]
+        if begun is not None:
+            attend = torch.cat([begun.attend.expand(len(rows), -1), attend], dim=1)
+            positions = positions + begun.attend.shape[1]
+            for layer, pair in zip(cache, begun.cache, strict=True):
+                layer.update(*(part.expand(len(rows), -1, -1, -1) for part in pair))
+        logits, states = self._forward(batch.ids, attend, positions, Cache(layers=[*cache])), self.states
+        if begun is not None and begun.states is not None and states is not None:
+            states = torch.cat([begun.states.expand(len(rows), -1, -1), states], dim=1)
+        pieces = [(layer.keys, layer.values) for layer in cache if layer.keys is not None and layer.values is not None]
+        return _Read(attend, pieces, logits, states)
 
     @torch.inference_mode()
     def _forward(self, ids: Tensor, attend: Tensor, positions: Tensor, cache: Cache) -> Float[Tensor, "R V"]:
@@ -187,7 +222,7 @@ class Decoder:
     def _logits(self, change: _Change) -> Float[Tensor, "R V"]:
         """Those of whoever stays, and behind them those of whoever comes."""
         parts = [] if self.logits is None else [(torch.arange(len(change.kept)), self.logits[change.kept])]
-        parts += [(opening.seats, opening.logits[opening.owner]) for opening in change.openings]
+        parts += [(opening.seats, opening.read.logits[opening.owner]) for opening in change.openings]
         fresh = parts[0][1].new_empty((change.rows, parts[0][1].shape[1]))
         for seats, logits in parts:
             fresh[seats] = logits
@@ -232,7 +267,7 @@ def draw(
     device, ends = trunk.device, torch.tensor(sorted(end_ids), device=trunk.device)
     uniform, limit = uniform.to(device), uniform.shape[1]
     page = _Page.blank(prompts, limit, pad_id, trunk, want_states)
-    decoder = Decoder(model, trunk.cut if want_states else 0, pad_id)
+    decoder = Decoder(model, trunk.cut if want_states else 0, pad_id, trunk.shares_prompts)
     # Longest first: no later prompt is then wider than the line of columns. Equal ones together: they are read once.
     waiting = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), prompts[row]))
     who = step = torch.zeros(0, dtype=torch.long, device=device)
@@ -340,9 +375,10 @@ class _Page:
     def open(self, openings: Sequence[_Opening], who: Int[Tensor, " R"]) -> None:
         """Take in the states of prompts that were read."""
         for opening in openings:
-            if self.states is not None and opening.states is not None:
-                columns = slice(self.width - opening.batch.prompt_width, self.width)
-                self.states[who[opening.seats], columns] = opening.states[opening.owner]
+            if self.states is not None and opening.read.states is not None:
+                for row, owner in zip(who[opening.seats].tolist(), opening.owner.tolist(), strict=True):
+                    states = opening.read.states[owner, opening.read.attend[owner]]
+                    self.states[row, self.width - len(states) : self.width] = states
 
     def write(self, rows: Tensor, step: Tensor, token: Tensor, logprob: Tensor) -> None:
         """Take in a token of each of these rows."""

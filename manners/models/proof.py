@@ -108,7 +108,7 @@ def _decode(
 
     Return, for each that was seated, its row and the logits from the end of its prompt on.
     """
-    decoder, device, half = Decoder(model, 0, pad_id=0), model.device, responses // 2
+    decoder, device, half = Decoder(model, 0, pad_id=0, shares=False), model.device, responses // 2
     who, step, read = [0, 1, 2], [0, 0, 0], list[tuple[int, list[Tensor]]]()
     decoder.seat(torch.zeros(0, dtype=torch.long, device=device), [row[:-responses] for row in rows], half)
     seated = [(row, list[Tensor]()) for row in who]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manners.maths import warm_up
 from manners.models.branches import Branch, set_trainable
 from manners.ppo.guard import Act, Warned
 from manners.settings import PPOSettings
@@ -102,7 +103,7 @@ class Learner:
 
     def set_rate(self, settings: PPOSettings, update: int) -> float:
         """Set and return the learning rate of an update."""
-        rate = learning_rate(settings, update) * self.step_factor
+        rate = settings.learning_rate * warm_up(update, settings.updates) * self.step_factor
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return rate
@@ -158,13 +159,6 @@ def begin(settings: PPOSettings, seed: int, policy: Branch, value_parts: Sequenc
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
     generator, order = torch.Generator().manual_seed(seed), random.Random(seed)
     return Learner(policy, parameters, optimiser, generator, order, settings.kl_coefficient)
-
-
-def learning_rate(settings: PPOSettings, update: int) -> float:
-    """Linear warm-up over the first tenth of the updates, then linearly to zero."""
-    warm = max(1, settings.updates // 10)
-    falling = (settings.updates - update + 1) / max(1, settings.updates - warm + 1)
-    return settings.learning_rate * min(update / warm, falling, 1.0)
 
 
 def minibatches(settings: PPOSettings, generator: torch.Generator) -> Iterator[list[int]]:

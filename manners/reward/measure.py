@@ -37,7 +37,11 @@ from manners.types import Interval
 
 
 def measure(
-    margins: Floats, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], seed: int
+    margins: Floats,
+    train: Sequence[LabelledPair],
+    held_out: Sequence[LabelledPair],
+    seed: int,
+    where: str = "verdicts set aside",
 ) -> dict[str, Any]:
     """Measure raw margins (score left - score right) on held-out pairs: accuracy, baselines, calibration, length.
 
@@ -79,7 +83,7 @@ def measure(
         ),
         "both_bad_rule": BOTH_BAD_RULE,
         "strength_rule": STRENGTH_RULE,
-        "sentence": _sentence(accurate, best, rivals[best], gains[best]),
+        "sentence": _sentence(where, accurate, best, rivals[best], gains[best]),
         "set_aside_pairs": len(held_out),
     }
 
@@ -111,10 +115,10 @@ def curve_facts(points: Sequence[CurvePoint], shares: Sequence[float]) -> dict[s
     }
 
 
-def _sentence(accurate: Interval, best: str, rate: Interval, gain: Interval) -> str:
+def _sentence(where: str, accurate: Interval, best: str, rate: Interval, gain: Interval) -> str:
     name = best.replace("_", " ")
     start = (
-        f"On verdicts set aside it agrees with {100 * accurate.estimate:.1f} %"
+        f"On {where} it agrees with {100 * accurate.estimate:.1f} %"
         f" (95 % interval {100 * accurate.low:.1f} to {100 * accurate.high:.1f});"
     )
     if gain.low > 0:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from manners.checkpoint import Run
 from manners.errors import MannersError
+from manners.maths import warm_up
 from manners.models.branches import ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import Trunk
@@ -179,10 +180,9 @@ def _train_members(
 def _step(settings: RewardSettings, training: _Training, data: Pairs) -> int:
     """Take one optimiser step; return the number of pairs in its batch."""
     batches, step = training.batches, training.step
-    batch, warm = batches[step], max(1, len(batches) // 10)
-    rate = settings.learning_rate * min((step + 1) / warm, (len(batches) - step) / max(1, len(batches) - warm))
+    batch = batches[step]
     for group in training.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = settings.learning_rate * warm_up(step + 1, len(batches))
     # Each micro-batch's loss is its share of the mean over the batch's verdicts, so their size changes nothing.
     total = sum(sum(data.pairs[i].weights) for i in batch)
     for micro in data.micro_batches(batch):

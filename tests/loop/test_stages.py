@@ -101,6 +101,11 @@ def test_a_reward_model_is_measured_on_any_file(copy: Workspace, settings: Setti
     low, high = facts["interval"]
     assert 0 <= low <= facts["accuracy"] <= high <= 1
     assert facts["baselines"]["shorter_wins"]["estimate"] == 1
+    assert facts["known_prompts"] == 0 and facts["sentence"].startswith("On the verdicts of pairs.jsonl it agrees")
+    rows += [{"prompt": "Bread  3?", "chosen": "at noon", "rejected": "the train"}]
+    facts = stages.evaluate_reward(copy, settings, "reward-1", write(tmp_path / "more.jsonl", rows))
+    assert facts["known_prompts"] == 1
+    assert "(1 of 13 about prompts of this workspace, which it may have learned from)" in facts["sentence"]
 
 
 def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from manners.models import generate
 from manners.models.branches import Branch, set_trainable
 from manners.models.generate import Draws, draw
+from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
 from manners.types import FinishReason
 from tests.worlds import ARCHITECTURES, tiny_model
@@ -200,6 +202,34 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
         assert other.states is not None and results[0].states is not None
         keep = other.batch.attend
         torch.testing.assert_close(other.states[keep], results[0].states[keep], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen2", "gemma2", "bloom"])
+def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers: int | Literal["all"]) -> None:
+    system = tuple(range(20, 32))
+    prompts = [system + prompt for prompt in PROMPTS]
+    trunk, uniform = proved(grow_trunk(tiny_model(model_type), layers), 128), uniforms(len(prompts), 20)
+    assert trunk.shares_prompts == (model_type in ("llama", "gpt2"))  # the others have windows, or biases by distance
+    apart, together = (drawn(replace(trunk, shares_prompts=shares), prompts, uniform) for shares in (False, True))
+    if not trunk.shares_prompts:
+        together = drawn(trunk, prompts, uniform)
+    assert together.rendered == apart.rendered and together.finish == apart.finish
+    torch.testing.assert_close(together.logprobs, apart.logprobs, atol=1e-4, rtol=1e-4)
+    assert together.states is not None and apart.states is not None
+    keep = together.batch.attend
+    torch.testing.assert_close(together.states[keep], apart.states[keep], atol=1e-4, rtol=1e-4)
+
+
+def test_a_common_beginning_is_no_prompt_and_long_enough() -> None:
+    decoder = generate.Decoder(tiny_model(), 0, pad_id=0, shares=True)
+    system = tuple(range(20, 32))
+    assert decoder._common([(*system, 1), (*system, 2, 3)]) == 12
+    assert decoder._common([system, (*system, 2, 3)]) == 11  # each has a token left to read
+    assert decoder._common([(*system[:7], 1), (*system[:7], 2)]) == 0
+    assert decoder._common([(*system, 1)]) == 0
+    with_biases = generate.Decoder(tiny_model("bloom"), 0, pad_id=0, shares=False)
+    assert with_biases._common([(*system, 1), (*system, 2, 3)]) == 0
 
 
 def test_columns_that_nobody_looks_at_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manners import metrics
+from manners.maths import warm_up
 from manners.models.branches import Branch
 from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
@@ -313,7 +314,7 @@ def test_a_warning_halves_the_step_from_there_on(
     assert [(w.update, w.sign) for w in result.warned] == [(3, "value"), (6, "value")]
     assert result.stopped is None
     points = metrics.read(tmp_path)[1:]
-    rates = [p["lr"] / learner_module.learning_rate(replace(SHORT, updates=8), p["step"]) for p in points]
+    rates = [p["lr"] / (SHORT.learning_rate * warm_up(p["step"], 8)) for p in points]
     assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25])
 
 
@@ -366,13 +367,6 @@ def test_the_coefficient_adapts_to_the_target(world: Pretrained, tmp_path: Path)
     settings = replace(SHORT, kl_target=5.0, kl_horizon=48, kl_coefficient=0.5)
     run(settings, world, likes(world), tmp_path)
     assert metrics.read(tmp_path)[1]["objective/kl_coefficient"] == pytest.approx(0.5 * 0.9)
-
-
-def test_the_learning_rate_warms_up_and_falls(world: Pretrained, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, updates=20)
-    rates = [learner_module.learning_rate(settings, update) / settings.learning_rate for update in range(1, 21)]
-    assert rates[:2] == pytest.approx([0.5, 1.0])
-    assert rates[2:] == pytest.approx([(20 - i) / 19 for i in range(2, 20)])
 
 
 def test_a_run_begins_its_curves_anew(tmp_path: Path) -> None:
