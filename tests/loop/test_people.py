@@ -9,8 +9,10 @@ import pytest
 from manners.errors import MannersError
 from manners.loop import stages
 from manners.loop.session import Session
+from manners.ppo.learner import Learner
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict
 from tests.loop import tiny
+from tests.ppo.scripted import keep
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 
@@ -23,7 +25,9 @@ def taught(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     answer(session, lambda c: Choice.LEFT if len(c.left.text) > len(c.right.text) else Choice.RIGHT)
     facts = stages.train_reward(session.workspace, session.settings, plan=False)
     assert facts["source"] == "human"
-    stages.train_policy(session.workspace, session.settings, plan=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "offer", keep)
+        stages.train_policy(session.workspace, session.settings, plan=False)
     return session
 
 

@@ -13,6 +13,7 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.generate import Draws, draw
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk
+from manners.ppo.learner import Best, Learner, Validation
 from manners.ppo.rollout import Roles
 from manners.ppo.train import Material, PPOResult, train
 from manners.reward.ensemble import RewardModel
@@ -101,3 +102,9 @@ def run(
     """Train on the prompts of this world, with the curves in `folder`."""
     with RunLog(folder) as log:
         return train(settings, SAMPLE, seed, pretrained, reward, Material(PROMPTS, VALIDATION, held_to, PROSE), log)
+
+
+def keep(learner: Learner, update: int, found: Validation, _: float) -> None:
+    """Stands for the choice among versions: the last one."""
+    tensors = {name: t.clone() for name, t in learner.policy.own_tensors().items()}
+    learner.best = Best(update, found, tensors, found)

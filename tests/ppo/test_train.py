@@ -22,14 +22,14 @@ from manners.ppo import guard
 from manners.ppo import learner as learner_module
 from manners.ppo import train as train_module
 from manners.ppo.guard import Unsound
-from manners.ppo.learner import Best, Learner, Validation
+from manners.ppo.learner import Learner, Validation
 from manners.ppo.objective import PolicyStats, policy_loss
 from manners.ppo.rollout import Rollout, collect
 from manners.ppo.train import PPOResult
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed
-from tests.ppo.scripted import SETTINGS, Likes, liked_share, likes, run
+from tests.ppo.scripted import SETTINGS, Likes, keep, liked_share, likes, run
 from tests.worlds import tiny_pretrained
 
 SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
@@ -76,12 +76,6 @@ def moved(result: PPOResult, world: Pretrained) -> float:
     initial = Branch(world.trunk, trainable=True).own_tensors()
     squares = [float((t - initial[name]).square().sum()) for name, t in result.policy.own_tensors().items()]
     return math.sqrt(sum(squares))
-
-
-def keep(learner: Learner, update: int, found: Validation, _: float) -> None:
-    """Stands for the choice among versions: the last one."""
-    tensors = {name: t.clone() for name, t in learner.policy.own_tensors().items()}
-    learner.best = Best(update, found, tensors, found)
 
 
 def same(a: PPOResult, b: PPOResult) -> bool:
