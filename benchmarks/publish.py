@@ -56,7 +56,7 @@ def publish(rows: Sequence[Row], results: Path = RESULTS, page: Path = PAGE, pic
     kept = {row.name: row for row in read(results)} if results.is_file() else {}
     everything = list((kept | {row.name: row for row in rows}).values())
     results.write_text(json.dumps([asdict(row) for row in everything], indent=1) + "\n", encoding="utf-8")
-    replace_between(page, "results", table(everything))
+    replace_between(page, "results", f"{table(everything)}\n\n{here()}")
     draw(everything, picture)
 
 
@@ -80,6 +80,14 @@ def table(rows: Sequence[Row]) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def here() -> str:
+    """Name the machine."""
+    from manners.loop.session import machine  # not before: a child's peak of memory starts from that of its parent
+
+    found = machine()
+    return f"Measured on {found['cores']} cores of {found['cpu']}."
 
 
 def histogram(lengths: Sequence[int], width: int = 16) -> str:
