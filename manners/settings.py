@@ -190,7 +190,7 @@ class PPOSettings:
     """Weight, beside the policy loss, of the divergence from the initial model on plain text, in nats per token."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
     """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
-    validate_every: Annotated[int, Range(1, 1_000_000)] = 3
+    validate_every: Annotated[int, Range(1, 1_000_000)] = 4
     """Updates between measurements on the validation prompts, by which the best version is kept."""
     validation_prompts: Annotated[int, Range(1, 1_000_000)] = 40
     """Prompts of each such measurement; each is answered twice."""

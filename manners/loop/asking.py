@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from manners.checkpoint import Run
 from manners.errors import MannersError
@@ -21,9 +21,9 @@ from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, Prompt
 
 ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
-PART = 128
-"""Prompts that are answered between two checkpoints, each part from a seed of its own: more of them give other answers,
-while `sample.batch` changes nothing."""
+PART = 192
+"""Most prompts that are answered between two checkpoints, each part from a seed of its own: other parts give other
+answers, while `sample.batch` changes nothing."""
 EXAMPLES = 6
 """Comparisons that the report shows."""
 
@@ -89,9 +89,10 @@ def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue
 
 
 def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:
-    """Cut a list of prompts into what is answered between two checkpoints, each part with a seed of its own."""
-    starts = range(0, len(places), PART)
-    return [(list(places[start : start + PART]), seed + number * 104_729) for number, start in enumerate(starts)]
+    """Cut a list of prompts into what is answered between two checkpoints: even parts, each with a seed of its own."""
+    count = -(-len(places) // PART)
+    edges = [len(places) * number // max(1, count) for number in range(count + 1)]
+    return [(list(places[start:stop]), seed + number * 104_729) for number, (start, stop) in enumerate(pairwise(edges))]
 
 
 def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
@@ -115,9 +116,9 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
         wanted, missing = missing, []
         drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
         with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
-            what, work = f"attempt {attempt}", partial(draw, advance=advance)
-            advance(settings.answers * PART * run.done(what))
-            for answers in run.each(what, parts(wanted, seed + attempt * 7919), work):
+            what, todo = f"attempt {attempt}", parts(wanted, seed + attempt * 7919)
+            advance(settings.answers * sum(len(places) for places, _ in todo[: run.done(what)]))
+            for answers in run.each(what, todo, partial(draw, advance=advance)):
                 for place, given in answers:
                     if text := given.response.text.strip():
                         drawn[place].setdefault(text, given)

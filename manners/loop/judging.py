@@ -14,7 +14,7 @@ from manners.errors import MannersError
 from manners.evaluate import ask, compare, text_measures
 from manners.feedback.crowd import find_taste, true_preference, true_score
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.loop.asking import PART, parts, short_enough
+from manners.loop.asking import parts, short_enough
 from manners.loop.learning import ensure_rows
 from manners.loop.planning import announce, plan_evaluate
 from manners.loop.session import Facts, Session, digest
@@ -157,8 +157,9 @@ def _answered(
                     kl += float((some.draws.logprobs - ref_logprobs)[some.draws.batch.keep].sum())
             return rows, kl
 
-        advance(count * PART * run.done(what))
-        for rows, kl in run.each(what, parts(range(len(prompts)), seed), work):
+        todo = parts(range(len(prompts)), seed)
+        advance(count * sum(len(places) for places, _ in todo[: run.done(what)]))
+        for rows, kl in run.each(what, todo, work):
             for place, given, score in rows:
                 answers[place].append(given)
                 scores[place].append(score)

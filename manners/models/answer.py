@@ -14,7 +14,7 @@ from manners.settings import SampleSettings
 from manners.text import Rendered
 from manners.types import Answer, Dialogue, FinishReason, Response, Sampling
 
-WINDOW = 4
+WINDOW = 6
 """Batches whose answers are handed out together: rows that finish early make room for those that wait."""
 
 

@@ -262,7 +262,7 @@ def test_a_demo_goes_on_with_the_first_stage_that_is_not_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(round, "demo_prompts", lambda: tiny.PROMPTS)
-    monkeypatch.setattr(asking, "PART", 128)
+    monkeypatch.setattr(asking, "PART", 192)
     chosen = tiny.settings(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learning, "train_ppo", lambda *_: 1 / 0)
