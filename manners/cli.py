@@ -18,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 import manners
 from manners.cli_common import Common, Result, show
+from manners.cli_serve import Accounts, Serve
 from manners.cli_store import Comparisons, Prompts, Responses
 from manners.errors import MannersError, UsageError
 from manners.settings_load import describe, load
@@ -259,6 +260,8 @@ Command = (
     | Annotated[Responses, subcommand("responses", description="Export or list responses.")]
     | Annotated[Comparisons, subcommand("comparisons", description="Import, export or list comparisons.")]
     | Annotated[Sample, subcommand("sample")]
+    | Annotated[Serve, subcommand("serve")]
+    | Annotated[Accounts, subcommand("accounts", description="Who may sign in to the pages, and with which keys.")]
     | Annotated[Reward, subcommand("reward")]
     | Annotated[Score, subcommand("score")]
     | Annotated[Ppo, subcommand("ppo")]

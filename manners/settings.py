@@ -219,6 +219,40 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class ServeSettings:
+    """The pages for labelling and chatting, and the server for other programs."""
+
+    port: Annotated[int, Range(0, 65_535)] = 8000
+    """Where to listen; the next free one is taken if it is in use, any free one for 0."""
+    seats: Annotated[int, Range(1, 1024)] = 16
+    """Answers that are drawn side by side; more wait their turn."""
+    max_new_tokens: Annotated[int, Range(1, 1_000_000)] = 256
+    """Longest answer in tokens where the request names no length."""
+    overlap: Annotated[int, Range(1, 100)] = 2
+    """Verdicts that a comparison gets, from different people."""
+    agree: Annotated[int, Range(1, 100)] = 2
+    """It gets no more once this many chose the same."""
+    random_share: Annotated[float, Range(0.3, 1.0)] = 0.5
+    """Share of comparisons drawn uniformly at random; the rest are those on which the reward model's members differ."""
+    gold_share: Annotated[float, Range(0.0, 0.5)] = 0.1
+    """Share of comparisons with a known verdict, where there are any, put in to measure annotators."""
+    repeat_share: Annotated[float, Range(0.0, 0.5)] = 0.05
+    """Share of comparisons that a person has judged before, to measure how far they agree with themselves."""
+    lease: Annotated[float, Range(1.0, 1_440.0)] = 15.0
+    """Minutes for which a comparison that is shown to somebody is kept from others."""
+    retire_after: Annotated[int, Range(1, 100)] = 3
+    """People who must skip a comparison before nobody is asked any more."""
+    chat_ask: Annotated[float, Range(0.0, 1.0)] = 0.15
+    """Share of turns in a chat on which two answers are shown and the person is asked which is better."""
+    share_chats: bool = False
+    """Whether comparisons from chats are also put before other annotators."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be set, by stage."""
 
@@ -232,6 +266,7 @@ class Settings:
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

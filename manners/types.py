@@ -96,6 +96,37 @@ class AskedHow(StrEnum):
     IMPORTED = "imported"
     EVALUATION = "evaluation"
     """Two versions, blind, on unused prompts; never trained on."""
+    CHAT = "chat"
+    """Two answers to a turn of somebody's conversation, put before that person."""
+    API = "api"
+    """Put before a user of another program, which told us."""
+    GOLD = "gold"
+    """Its verdict is known: it measures annotators; never trained on."""
+
+
+class Drawn(StrEnum):
+    """Why the queue put a comparison before an annotator."""
+
+    RANDOM = "random"
+    """Uniformly among those that this annotator may judge; the only kind that measures without bias."""
+    DISAGREEMENT = "disagreement"
+    """The members of the reward model disagree about it most."""
+    GOLD = "gold"
+    REPEAT = "repeat"
+    """The annotator has judged it before: it measures how far they agree with themselves."""
+
+
+class AccountRole(StrEnum):
+    """What an account may do."""
+
+    OWNER = "owner"
+    """Everything."""
+    REVIEWER = "reviewer"
+    """Label, chat, look at the dashboard, and decide about what was flagged."""
+    ANNOTATOR = "annotator"
+    """Label and chat."""
+    VIEWER = "viewer"
+    """Look at the dashboard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +143,11 @@ class Verdict:
     """How long the annotator took, where known."""
     reasons: tuple[str, ...] = ()
     comment: str = ""
+    exchanged: bool = False
+    """Whether the annotator saw the comparison's sides the other way round; `choice` is of the comparison's own
+    sides."""
+    drawn: Drawn | None = None
+    """Why the queue drew the comparison for this annotator; None where no queue did."""
 
 
 def latest_verdicts(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:

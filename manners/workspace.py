@@ -33,6 +33,9 @@ from manners.errors import MannersError
 FORMAT = 1
 """Raised whenever an older manners could no longer read the folder."""
 
+INITIAL = "initial"
+"""Name of the policy that is the base model itself."""
+
 _PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]+\.partial")
 _DAY = 24 * 3600.0
 
@@ -137,6 +140,34 @@ class Workspace:
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def current_policy(self) -> str:
+        """Return the name of the promoted policy, or `initial`."""
+        return [INITIAL, *self.promoted()][-1]
+
+    def promoted(self) -> list[str]:
+        """Return the policies that were promoted, oldest first; the last is the current one."""
+        file = self.models / "current.json"
+        return list(json.loads(file.read_text(encoding="utf-8"))["history"]) if file.is_file() else []
+
+    def promote(self, policy: str) -> None:
+        """Make a policy the current one."""
+        self._set_promoted([*self.promoted(), policy])
+
+    def roll_back(self) -> str:
+        """Go back to the policy that was the current one before, and return the one that was.
+
+        Raises:
+            MannersError: the current one is the initial model.
+        """
+        promoted = self.promoted()
+        if not promoted:
+            raise MannersError("the current policy is the initial model already: there is nothing to go back to.")
+        self._set_promoted(promoted[:-1])
+        return promoted[-1]
+
+    def _set_promoted(self, policies: list[str]) -> None:
+        atomic_write(self.models / "current.json", json.dumps({"history": policies}) + "\n")
 
     def next_version_name(self, kind: str) -> str:
         """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`."""

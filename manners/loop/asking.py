@@ -49,8 +49,9 @@ def _sample(session: Session, run: Run, crowd: bool) -> Facts:
                 f"there is no training prompt left to ask about ({len(prompts)} are too long for model.context);"
                 " add some with `manners prompts import FILE`"
             )
-        run.state |= {"prompts": fitting, "too long": len(prompts) - len(fitting), "author": session.current_policy()}
-    author: str = run.state["author"]
+        author = session.workspace.current_policy()
+        run.state |= {"prompts": fitting, "too long": len(prompts) - len(fitting), "author": author}
+    author = run.state["author"]
     answers, alike = _answers(session, run, run.state["prompts"], author)
     comparisons = [
         Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)

@@ -22,12 +22,12 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.perplexity import paragraph_nll
-from manners.models.versions import BASE
 from manners.ppo import rollout
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
 from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, Response, VersionKind
+from manners.workspace import INITIAL
 
 EXAMPLES = 12
 """Prompts whose answers before and after the report shows."""
@@ -70,8 +70,8 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
         else:
             facts |= _by_people(session, name)
         run.save()
-        if facts.get("promoted") and session.current_policy() != name:
-            session.set_history([*session.history(), name])
+        if facts.get("promoted") and session.workspace.current_policy() != name:
+            session.workspace.promote(name)
         if facts["source"] != "none":
             _record_round(session, name, facts)
         return session.finish("evaluation", run, facts)
@@ -83,7 +83,7 @@ def open_for_people(session: Session, count: int) -> Facts:
     name = versions.latest(session.workspace, VersionKind.POLICY)
     prompts = _evaluation_prompts(session)
     answered = []
-    for version in (BASE, name):
+    for version in (INITIAL, name):
         policy = versions.load_policy(session.workspace, version, session.pretrained)
         found: dict[int, Answer] = {}
         drawn = answer(policy, session.pretrained, prompts, 1, session.settings.sample, session.settings.seed, version)
@@ -119,9 +119,9 @@ def _both(
     """Answers of the initial model and of a version, and their perplexity on plain text."""
     settings, pretrained = session.settings, session.pretrained
     reward = versions.load_reward(session.workspace, reward_name, pretrained)
-    initial = versions.load_policy(session.workspace, BASE, pretrained)
+    initial = versions.load_policy(session.workspace, INITIAL, pretrained)
     policy = versions.load_policy(session.workspace, name, pretrained)
-    before = _answered(session, run, initial, initial, reward, prompts, BASE)
+    before = _answered(session, run, initial, initial, reward, prompts, INITIAL)
     after = _answered(session, run, policy, initial, reward, prompts, name)
     (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
@@ -266,7 +266,7 @@ def _by_people(session: Session, name: str) -> Facts:
     if not asked:
         sentence = "Nobody has compared the two versions yet: open blind comparisons with `manners evaluate --ask N`."
         return {"source": "none", "verdict": sentence, "promoted": False}
-    outcome = ask.read_outcome(asked, BASE, name)
+    outcome = ask.read_outcome(asked, INITIAL, name)
     return {
         "source": "human",
         "win_rate": outcome.interval.estimate,

@@ -18,7 +18,7 @@ from manners.loop.session import Facts, Session, digest, now
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
-from manners.models.versions import BASE, Version
+from manners.models.versions import Version
 from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
@@ -27,6 +27,7 @@ from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.store import Version as StoredVersion
 from manners.types import PromptUse, VersionKind
+from manners.workspace import INITIAL
 
 REFERENCE_ANSWERS = 64
 """Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
@@ -77,16 +78,16 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
         (row, side)
         for row, pair in enumerate(trained.split.held_out)
         for side, response in enumerate((pair.left, pair.right))
-        if response.author == BASE
+        if response.author == INITIAL
     ]
     if len(own) >= REFERENCE_ANSWERS:
         rows, sides = zip(*own, strict=True)
         return trained.reward.normalised_on(trained.member_scores[:, list(rows), list(sides)])
     prompts = short_enough(session, [pair.prompt for pair in trained.split.held_out])
     random.Random(session.settings.seed).shuffle(prompts)
-    initial = versions.load_policy(session.workspace, BASE, session.pretrained)
+    initial = versions.load_policy(session.workspace, INITIAL, session.pretrained)
     sample = session.settings.sample
-    drawn = answer(initial, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, session.settings.seed, BASE)
+    drawn = answer(initial, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, session.settings.seed, INITIAL)
     rendered = [r for batch in drawn for r in batch.draws.rendered]
     return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
 
@@ -176,7 +177,7 @@ def _keep(
         template_hash=session.pretrained.renderer.template_hash,
         dtype=session.settings.model.dtype,
         created_at=now(),
-        parent=BASE if kind is VersionKind.POLICY else None,
+        parent=INITIAL if kind is VersionKind.POLICY else None,
         watermark=watermark,
         settings=asdict(session.settings),
         metrics={k: v for k, v in facts.items() if isinstance(v, int | float | str)},

@@ -19,11 +19,11 @@ from manners.memory import free_memory
 from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
 from manners.models.trunk import Trunk, layer_list
-from manners.models.versions import BASE
 from manners.reward.data import LabelledPair, label, set_aside
 from manners.reward.train import CURVE_SHARES
 from manners.text import BUCKET_TOKENS, Batch, Packed, Rendered, TooLong, collate, pack
 from manners.types import PromptUse
+from manners.workspace import INITIAL
 
 LONGEST = 32
 """Exchanges, those of most characters, that are turned into tokens to find the longest."""
@@ -102,7 +102,7 @@ def plan_sample(session: Session) -> Plan:
     distinct = min(-(-sample.batch // sample.answers), prompts[PromptUse.TRAIN]["fit"])
     drawing = _drawing(session, distinct * sample.answers, distinct, longest)
     parts = [Part("drawing_responses", drawing, "sample.batch")]
-    if session.current_policy() != BASE:
+    if session.workspace.current_policy() != INITIAL:
         parts.append(Part("policy", _own(session.pretrained.trunk, head=True), "model.trainable_layers"))
     return _plan(session, "sample", {"prompts": prompts}, parts)
 

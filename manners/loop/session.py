@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from manners.checkpoint import Run, unfinished
-from manners.models import versions
 from manners.models.pretrained import Pretrained, load
 from manners.settings import Settings
 from manners.store import Store
@@ -55,19 +54,6 @@ class Session:
             file=sys.stderr,
         )
         return loaded
-
-    def current_policy(self) -> str:
-        """Name of the promoted version, or `initial`."""
-        return [versions.BASE, *self.history()][-1]
-
-    def set_history(self, history: list[str]) -> None:
-        """Write which policies were promoted, oldest first; the last is the current one."""
-        atomic_write(self.workspace.models / "current.json", json.dumps({"history": history}) + "\n")
-
-    def history(self) -> list[str]:
-        """Promoted policies, oldest first."""
-        file = self.workspace.models / "current.json"
-        return list(json.loads(file.read_text(encoding="utf-8"))["history"]) if file.is_file() else []
 
     def begin(self, stage: str, read: Sequence[str], data: Facts, *, resume: bool) -> Run | Facts:
         """Begin a run of a stage, or go on with the unfinished one; a run that has finished already gives its facts.

@@ -13,7 +13,6 @@ from manners.loop import asking, bulk, judging, learning, reporting
 from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
-from manners.models.versions import BASE
 from manners.reward.data import label, opening
 from manners.reward.ensemble import score_exchanges
 from manners.reward.measure import measure
@@ -83,31 +82,25 @@ def report(workspace: Workspace, settings: Settings) -> Facts:
 
 def models_list(workspace: Workspace) -> Facts:
     """All versions, and which policy is the current one."""
-    session = Session(workspace, Settings())
     found = [versions.describe(workspace, name) for kind in VersionKind for name in versions.names(workspace, kind)]
     rows = [
         {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
     ]
-    return {"current": session.current_policy(), "versions": rows}
+    return {"current": workspace.current_policy(), "versions": rows}
 
 
 def models_promote(workspace: Workspace, version: str) -> Facts:
     """Make a policy the current one, by hand."""
-    session = Session(workspace, Settings())
     if versions.describe(workspace, version).kind is not VersionKind.POLICY:
         raise MannersError(f"{version} is a reward model; only a policy can be promoted")
-    session.set_history([*session.history(), version])
+    workspace.promote(version)
     return {"current": version}
 
 
 def models_rollback(workspace: Workspace) -> Facts:
     """Go back to the policy that was the current one before."""
-    session = Session(workspace, Settings())
-    history = session.history()
-    if not history:
-        raise MannersError("the current policy is the initial model already: there is nothing to go back to")
-    session.set_history(history[:-1])
-    return {"current": session.current_policy(), "was": history[-1]}
+    was = workspace.roll_back()
+    return {"current": workspace.current_policy(), "was": was}
 
 
 def models_export(workspace: Workspace, version: str, directory: Path) -> Facts:
@@ -134,7 +127,7 @@ def status(workspace: Workspace) -> Facts:
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),
         "model": settings.model.name,
-        "current": session.current_policy(),
+        "current": workspace.current_policy(),
         **asdict(counts),
         "verdicts_not_yet_learned_from": max(0, session.store.watermark() - used),
         "reward_models": rewards,
@@ -157,7 +150,8 @@ def _next(comparisons: int, verdicts: int, rewards: list[str], policies: list[st
         return "manners ppo"
     if (session.read_facts("evaluation") or {}).get("version") != policies[-1]:
         return "manners evaluate"
-    return "manners report" if session.current_policy() != BASE else "more comparisons, then manners reward"
+    promoted = session.workspace.promoted()
+    return "manners report" if promoted else "more comparisons, then manners reward"
 
 
 def _headline(facts: Facts) -> Facts:

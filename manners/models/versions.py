@@ -24,10 +24,7 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.reward.ensemble import RewardModel
 from manners.types import VersionKind
-from manners.workspace import Workspace, atomic_folder
-
-BASE = "initial"
-"""Name of the version that is the base model itself."""
+from manners.workspace import INITIAL, Workspace, atomic_folder
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def latest(workspace: Workspace, kind: VersionKind) -> str:
 
 def load_policy(workspace: Workspace, name: str, pretrained: Pretrained) -> Branch:
     """Load a policy branch onto the trunk it was trained above; `initial` is the base model itself."""
-    if name == BASE:
+    if name == INITIAL:
         return Branch(pretrained.trunk, trainable=False)
     version = _checked(workspace, name, VersionKind.POLICY, pretrained)
     branch = Branch(pretrained.trunk, trainable=True)

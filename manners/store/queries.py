@@ -14,7 +14,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from manners.store.records import digest, from_messages, to_messages
-from manners.store.tables import AnnotatorRow, ComparisonRow, PromptRow, ResponseRow, Table, VerdictRow
+from manners.store.tables import (
+    AnnotatorRow,
+    ComparisonRow,
+    PromptRow,
+    ResponseRow,
+    Table,
+    VerdictRow,
+    ViewRow,
+    WithdrawalRow,
+)
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -22,6 +31,7 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
+    Drawn,
     FinishReason,
     PromptUse,
     Response,
@@ -167,6 +177,7 @@ def insert_verdicts(connection: Connection, verdicts: Sequence[tuple[int, Verdic
             "reasons": list(verdict.reasons),
             "comment": verdict.comment,
             "created_at": verdict.created_at or now,
+            "exchanged": verdict.exchanged,
         }
         for comparison, verdict in verdicts
     ]
@@ -215,7 +226,7 @@ def unknown_verdicts(
 
 
 def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> list[Comparison]:
-    """Return the comparisons by id, each with its verdicts in order of arrival."""
+    """Return the comparisons by id, each with its verdicts in order of arrival; those taken back are left out."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     query = (
         select(ComparisonRow, left.prompt_id, *_columns(left, "left"), *_columns(right, "right"))
@@ -223,10 +234,19 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
         .join(right, ComparisonRow.right_id == right.id)
         .order_by(ComparisonRow.id)
     )
-    verdict_query = select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind).join(AnnotatorRow).order_by(VerdictRow.id)
+    verdict_query = (
+        select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind, ViewRow.drawn)
+        .select_from(VerdictRow)
+        .join(AnnotatorRow)
+        .outerjoin(ViewRow, VerdictRow.view_id == ViewRow.id)
+        .where(VerdictRow.id.not_in(select(WithdrawalRow.verdict_id)))
+        .order_by(VerdictRow.id)
+    )
     if asked_how is not None:
         query = query.where(ComparisonRow.asked_how == asked_how.value)
-        verdict_query = verdict_query.join(ComparisonRow).where(ComparisonRow.asked_how == asked_how.value)
+        verdict_query = verdict_query.join(ComparisonRow, VerdictRow.comparison_id == ComparisonRow.id).where(
+            ComparisonRow.asked_how == asked_how.value
+        )
     verdicts: dict[int, list[Verdict]] = defaultdict(list)
     for row in connection.execute(verdict_query):
         verdicts[row.comparison_id].append(_verdict(row))
@@ -269,4 +289,6 @@ def _verdict(row: Any) -> Verdict:
         seconds=row.seconds,
         reasons=tuple(row.reasons),
         comment=row.comment,
+        exchanged=row.exchanged,
+        drawn=None if row.drawn is None else Drawn(row.drawn),
     )

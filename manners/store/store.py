@@ -58,12 +58,12 @@ class Store:
             raise MannersError(f"There is no store at {name}; make a workspace with `manners init` first.")
         store = Store(schema.connect(url), name)
         try:
-            with store._read() as connection:
+            with store.read() as connection:
                 revision = schema.current_revision(connection)
             if revision is None:
                 raise MannersError(f"{name} holds no store; make a workspace with `manners init` first.")
             if revision != schema.newest_revision():
-                with store._write() as connection:
+                with store.write() as connection:
                     schema.upgrade(connection, name)
         except BaseException:
             store.close()
@@ -84,7 +84,7 @@ class Store:
         try:
             with store._refusals():
                 schema.use_wal(store._engine)
-            with store._write() as connection:
+            with store.write() as connection:
                 if schema.current_revision(connection) is not None:
                     raise MannersError(f"{name} holds a store already; open it, or choose another place.")
                 schema.upgrade(connection, name)
@@ -104,7 +104,7 @@ class Store:
         nothing is ever evaluated on what was trained on.
         """
         ids: list[int] = []
-        with self._write() as connection:
+        with self.write() as connection:
             queries.take_turns(connection)
             for chunk in queries.chunks(dialogues):
                 keys = [queries.prompt_digest(dialogue) for dialogue in chunk]
@@ -124,7 +124,7 @@ class Store:
         query = select(PromptRow.id, PromptRow.turns, PromptRow.use).order_by(PromptRow.id)
         if use is not None:
             query = query.where(PromptRow.use == use.value)
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(query).all()
         return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
 
@@ -134,7 +134,7 @@ class Store:
         Prompts and responses that are new are stored too; each comparison is a new row, for each was shown.
         """
         ids: list[int] = []
-        with self._write() as connection:
+        with self.write() as connection:
             queries.take_turns(connection)
             for chunk in queries.chunks(comparisons):
                 new = queries.insert_comparisons(connection, chunk, queries.response_ids(connection, chunk))
@@ -150,7 +150,7 @@ class Store:
         of the same annotator is one verdict, unless it states a time at which none is known.
         """
         new_comparisons = new_verdicts = duplicates = 0
-        with self._write() as connection:
+        with self.write() as connection:
             queries.take_turns(connection)
             for chunk in queries.chunks(comparisons):
                 ids, added = queries.merge_ids(connection, chunk)
@@ -169,7 +169,7 @@ class Store:
         Raises MannersError, and stores none, when there is no such comparison.
         """
         wanted = {comparison for comparison, _ in verdicts}
-        with self._write() as connection:
+        with self.write() as connection:
             for chunk in queries.chunks(wanted):
                 known = connection.execute(select(ComparisonRow.id).where(ComparisonRow.id.in_(chunk))).scalars()
                 if missing := sorted(set(chunk) - set(known)):
@@ -179,17 +179,17 @@ class Store:
 
     def comparisons(self, asked_how: AskedHow | None = None) -> list[Comparison]:
         """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival."""
-        with self._read() as connection:
+        with self.read() as connection:
             return queries.select_comparisons(connection, asked_how)
 
     def watermark(self) -> int:
         """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from."""
-        with self._read() as connection:
+        with self.read() as connection:
             return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
 
     def add_version(self, version: Version) -> int:
         """Record a model version and return its id. Raises MannersError on a taken name or an unknown parent."""
-        with self._write() as connection:
+        with self.write() as connection:
             known = _version_ids(connection)
             if version.name in known:
                 raise MannersError(f"There is a version {version.name} in {self._name} already; choose another name.")
@@ -214,7 +214,7 @@ class Store:
         )
         if kind is not None:
             query = query.where(VersionRow.kind == kind.value)
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(query).all()
         return [
             Version(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
@@ -223,7 +223,7 @@ class Store:
 
     def add_round(self, round_: Round) -> int:
         """Record how a round ended and return its id. Raises MannersError when a version that it names is unknown."""
-        with self._write() as connection:
+        with self.write() as connection:
             known = _version_ids(connection)
             row = {
                 "policy_id": self._known(known, round_.policy),
@@ -243,7 +243,7 @@ class Store:
             .join(reward, RoundRow.reward_id == reward.id)
             .order_by(RoundRow.id)
         )
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(query).all()
         return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
 
@@ -252,7 +252,7 @@ class Store:
         prompts, verdicts = dict.fromkeys(PromptUse, 0), dict.fromkeys(AnnotatorKind, 0)
         by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
         by_kind = select(AnnotatorRow.kind, func.count()).join(VerdictRow).group_by(AnnotatorRow.kind)
-        with self._read() as connection:
+        with self.read() as connection:
             prompts |= {PromptUse(use): count for use, count in connection.execute(by_use)}
             verdicts |= {AnnotatorKind(kind): count for kind, count in connection.execute(by_kind)}
             responses, comparisons, versions = (
@@ -269,12 +269,14 @@ class Store:
         return ids[version]
 
     @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection within a transaction that only reads."""
         with self._refusals(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection within a transaction that writes: all of it, or nothing if the block fails."""
         with self._refusals(), self._writer.begin() as connection:
             yield connection
 

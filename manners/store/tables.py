@@ -6,11 +6,22 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Double, ForeignKey, MetaData, Text, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    MetaData,
+    Text,
+    TypeDecorator,
+    false,
+)
 from sqlalchemy import UniqueConstraint as Unique
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from manners.types import AnnotatorKind, Choice
+from manners.types import AccountRole, AnnotatorKind, Choice, Drawn
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -116,6 +127,128 @@ class VerdictRow(Table):
     reasons: Mapped[list[Any]]
     comment: Mapped[str]
     created_at: Mapped[datetime]
+    exchanged: Mapped[bool] = mapped_column(default=False, server_default=false())
+    view_id: Mapped[int | None] = mapped_column(ForeignKey("views.id"), index=True, unique=True)
+
+
+class WithdrawalRow(Table):
+    """A verdict that its annotator took back; it stays where it is, and counts for nothing."""
+
+    __tablename__ = "withdrawals"
+    verdict_id: Mapped[int] = mapped_column(ForeignKey("verdicts.id"), unique=True)
+    created_at: Mapped[datetime]
+
+
+class ViewRow(Table):
+    """A comparison as the queue put it before an annotator: the record of what was shown, answered or not."""
+
+    __tablename__ = "views"
+    __table_args__ = (_one_of("drawn", Drawn),)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"), index=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"), index=True)
+    exchanged: Mapped[bool]
+    drawn: Mapped[str]
+    probability: Mapped[float]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class GoldRow(Table):
+    """The known verdict on a comparison that measures annotators."""
+
+    __tablename__ = "gold"
+    __table_args__ = (_one_of("choice", Choice),)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"), unique=True)
+    choice: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class FlagRow(Table):
+    """What somebody reported: a comparison on the labelling page, or one answer in the chat."""
+
+    __tablename__ = "flags"
+    comparison_id: Mapped[int | None] = mapped_column(ForeignKey("comparisons.id"), index=True)
+    response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"), index=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"))
+    reason: Mapped[str]
+    note: Mapped[str]
+    created_at: Mapped[datetime]
+    upheld: Mapped[bool | None]
+    resolved_at: Mapped[datetime | None]
+
+
+class ThumbRow(Table):
+    """A thumb on a single answer: never a comparison; the latest of an annotator counts, 0 takes it back."""
+
+    __tablename__ = "thumbs"
+    __table_args__ = (CheckConstraint("value BETWEEN -1 AND 1", name="value"),)
+    response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"), index=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"))
+    value: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class ConversationRow(Table):
+    """Somebody's conversation with the policy; its turns are those of the prompts and responses of its messages."""
+
+    __tablename__ = "conversations"
+    key: Mapped[str] = mapped_column(unique=True)
+    annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"), index=True)
+    consented_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+
+
+class MessageRow(Table):
+    """One turn of a conversation: the user's text, or a response that was drawn (and chosen, if two were shown)."""
+
+    __tablename__ = "messages"
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"), index=True)
+    text: Mapped[str | None]
+    response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"), index=True)
+    comparison_id: Mapped[int | None] = mapped_column(ForeignKey("comparisons.id"), index=True)
+    created_at: Mapped[datetime]
+
+
+class RequestRow(Table):
+    """What a program sent under a key of its own choice: sent again, it is the same comparison."""
+
+    __tablename__ = "requests"
+    __table_args__ = (Unique("account", "key"),)
+    account: Mapped[str]
+    key: Mapped[str]
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    created_at: Mapped[datetime]
+
+
+class AccountRow(Table):
+    """Who may sign in; as an annotator an account is a person of the same name."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (_one_of("role", AccountRole),)
+    name: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    password_hash: Mapped[str | None]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class TokenRow(Table):
+    """A secret that stands for an account: a browser's session, a program's key, or a link that is good once.
+
+    An invitation has a role and no account yet.
+    """
+
+    __tablename__ = "tokens"
+    __table_args__ = (CheckConstraint("use IN ('session', 'key', 'sign_in', 'invitation')", name="use"),)
+    digest: Mapped[str] = mapped_column(unique=True)
+    use: Mapped[str]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"), index=True)
+    role: Mapped[str | None]
+    label: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
 
 
 class VersionRow(Table):

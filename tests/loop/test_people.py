@@ -65,7 +65,7 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     low, high = facts["interval"]
     assert 0.5 < low < facts["win_rate"] == high == 1
     assert (facts["source"], facts["promoted"]) == ("human", True)
-    assert taught.current_policy() == "policy-1"
+    assert taught.workspace.current_policy() == "policy-1"
     assert [r.policy for r in taught.store.rounds()] == ["policy-1"] * 2
 
     stages.report(workspace, settings)

@@ -22,7 +22,7 @@ from manners.models.versions import Version
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, Renderer, collate
 from manners.types import FinishReason, Response, Role, Turn, VersionKind
-from manners.workspace import Workspace
+from manners.workspace import INITIAL, Workspace
 from tests.worlds import EOS, NO_SYSTEM_TEMPLATE, bare_tokenizer, tiny_model, tiny_pretrained
 
 EXCHANGES = [
@@ -116,7 +116,7 @@ def test_a_version_stores_its_own_layers_only(workspace: Workspace) -> None:
 
 def test_the_initial_version_is_the_base_model_itself(workspace: Workspace) -> None:
     pretrained = tiny_pretrained()
-    initial = versions.load_policy(workspace, versions.BASE, pretrained)
+    initial = versions.load_policy(workspace, INITIAL, pretrained)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         whole = pretrained.trunk.whole(input_ids=ids).logits

@@ -1,0 +1,142 @@
+"""The commands on the web pages: serving them, and who may sign in."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated
+
+from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
+
+from manners.cli_common import Common, Result
+from manners.store import Store
+from manners.store import accounts as stored
+from manners.types import AccountRole
+
+Name = Annotated[Positional[str], arg(metavar="NAME")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Common):
+    """Open the pages for labelling, chatting and looking on, and the server for other programs."""
+
+    port: int | None = None
+    """Where to listen; the next free one is taken if it is in use. The same as `--set serve.port=N`."""
+    host: str = "127.0.0.1"
+    """Address to listen at; any but this machine's own needs accounts."""
+    base_url: Annotated[str | None, arg(metavar="URL")] = None
+    """How browsers reach the server, where a proxy stands before it."""
+    open_browser: Annotated[bool, arg(name="open")] = False
+    """Open the page in the browser."""
+
+    def run(self) -> Result:
+        """Serve until interrupted."""
+        from manners.web.server import serve
+
+        settings = self.settings()
+        if self.port is not None:
+            settings = replace(settings, serve=replace(settings.serve, port=self.port))
+        workspace = self.open()
+        store = Store.open(workspace.database)
+        try:
+            serve(workspace, store, settings, host=self.host, base_url=self.base_url, open_browser=self.open_browser)
+        except KeyboardInterrupt:
+            print("stopped.", file=sys.stderr)
+        finally:
+            store.close()
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsCommon(Common):
+    """What the commands on accounts share."""
+
+    @contextmanager
+    def accounts(self) -> Iterator[stored.Accounts]:
+        """Yield the accounts of the workspace."""
+        store = Store.open(self.open().database)
+        try:
+            yield stored.Accounts(store)
+        finally:
+            store.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsAdd(AccountsCommon):
+    """Make an account; its password is asked for, or read as one line where there is no terminal."""
+
+    name: Name
+    """The name to sign in with, and the name of the annotator."""
+    role: Annotated[AccountRole, EnumChoicesFromValues] = AccountRole.OWNER
+    """What it may do."""
+
+    def run(self) -> Result:
+        """Add it."""
+        password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        with self.accounts() as accounts:
+            return asdict(accounts.add(self.name, self.role, password))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsInvite(AccountsCommon):
+    """Print the end of a link with which somebody makes an account, once, within a week."""
+
+    role: Annotated[AccountRole, EnumChoicesFromValues] = AccountRole.ANNOTATOR
+    """What the account may do."""
+
+    def run(self) -> Result:
+        """Issue it."""
+        with self.accounts() as accounts:
+            secret = accounts.issue(stored.TokenUse.INVITATION, role=self.role)
+        return {"role": self.role, "path": f"/join/{secret}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsKey(AccountsCommon):
+    """Make a key with which a program acts for an account; it is shown this once."""
+
+    name: Name
+    """The account."""
+    label: str = ""
+    """What the key is for."""
+
+    def run(self) -> Result:
+        """Issue it."""
+        with self.accounts() as accounts:
+            return {"key": accounts.issue(stored.TokenUse.KEY, self.name, label=self.label)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsDisable(AccountsCommon):
+    """Let an account in no more; what it said stays."""
+
+    name: Name
+    """The account."""
+
+    def run(self) -> Result:
+        """Disable it."""
+        with self.accounts() as accounts:
+            accounts.disable(self.name)
+        return {"disabled": self.name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsList(AccountsCommon):
+    """List accounts and keys."""
+
+    def run(self) -> Result:
+        """List them."""
+        with self.accounts() as accounts:
+            return {"accounts": list(map(asdict, accounts.all())), "keys": list(map(asdict, accounts.keys()))}
+
+
+Accounts = (
+    Annotated[AccountsAdd, subcommand("add")]
+    | Annotated[AccountsInvite, subcommand("invite")]
+    | Annotated[AccountsKey, subcommand("key")]
+    | Annotated[AccountsDisable, subcommand("disable")]
+    | Annotated[AccountsList, subcommand("list")]
+)

@@ -1,0 +1,1 @@
+"""Pages for people and a server for programs, on one workspace."""

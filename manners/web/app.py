@@ -1,0 +1,91 @@
+"""The web application: which pages there are, and how they say that something went wrong."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from manners.errors import MannersError
+from manners.types import AccountRole
+from manners.web import auth
+from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
+from manners.web.shield import Shield, TooLarge
+from manners.web.site import HERE, Site
+
+OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
+"""Paths that need nobody to be signed in; every other route names its roles."""
+
+
+def create_app(site: Site) -> FastAPI:
+    """Return the application of a site."""
+    app = FastAPI(docs_url=None, redoc_url=None, title="manners")
+    app.state.site = site
+    app.add_middleware(Shield, site=site)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.include_router(auth.router)
+    app.add_api_route("/", _home, include_in_schema=False)
+    app.add_api_route("/health", _health)
+    app.add_exception_handler(NotSignedIn, _not_signed_in)
+    for kind in (MannersError, RequestValidationError, StarletteHTTPException, TooLarge):
+        app.add_exception_handler(kind, _failed)
+    return app
+
+
+async def _home(visitor: Annotated[Visitor, Depends(ANYBODY)], request: Request) -> Response:
+    """Lead everybody to what they are here for."""
+    site: Site = request.app.state.site
+    looks = visitor.role is AccountRole.VIEWER
+    return RedirectResponse(f"{site.prefix}/{'dashboard' if looks else 'label'}", 303)
+
+
+async def _health() -> dict[str, str]:
+    """Say that the server is there."""
+    return {"status": "ok"}
+
+
+async def _not_signed_in(request: Request, _: Exception) -> Response:
+    site: Site = request.app.state.site
+    if _wants_page(request):
+        return RedirectResponse(sign_in_address(site, request), 303)
+    return _error(request, 401, "sign in first, or send a key as `Authorization: Bearer KEY`", "invalid_api_key")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Say in one sentence what went wrong: as a page to a browser that asked for one, as JSON to a program."""
+    match error:
+        case StarletteHTTPException():
+            return _error(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        case RequestValidationError():
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"][1:])
+            return _error(request, 422, f"{where or 'the request'}: {first['msg']}", param=where or None)
+        case TooLarge():
+            return _error(request, 413, "this request is too long: send less")
+    return _error(request, 400, str(error))
+
+
+def _error(
+    request: Request,
+    status: int,
+    message: str,
+    code: str | None = None,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    if _wants_page(request):
+        site: Site = request.app.state.site
+        title = HTTPStatus(status).phrase
+        return site.page(request, "error.html.j2", status=status, title=title, message=message)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status, headers)
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and request.method in ("GET", "POST")

@@ -1,0 +1,105 @@
+"""`manners serve`: finds a port, says where to look in one line, and serves until it is told to stop."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import uvicorn
+from filelock import FileLock, Timeout
+
+from manners.errors import MannersError
+from manners.settings import Settings
+from manners.store import Store
+from manners.store.accounts import Accounts, TokenUse
+from manners.types import AccountRole
+from manners.web.app import create_app
+from manners.web.site import Site
+from manners.workspace import Workspace
+
+TRIES = 20
+"""Ports tried one after another."""
+
+
+def serve(
+    workspace: Workspace, store: Store, settings: Settings, *, host: str, base_url: str | None, open_browser: bool
+) -> None:
+    """Serve a workspace until interrupted.
+
+    Raises MannersError where no port is free, where another server serves it, and where others than this machine could
+    come in although there are no accounts.
+    """
+    accounts = Accounts(store)
+    owners = [account for account in accounts.all() if account.role is AccountRole.OWNER and not account.disabled]
+    if not owners and not _is_loopback(host):
+        raise MannersError(
+            f"{host} lets others in, and there are no accounts: make one with `manners accounts add NAME`, or leave out"
+            " --host"
+        )
+    with _only_server(workspace), _listen(host, settings.serve.port) as listening:
+        address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
+        site = Site(workspace, settings, store, accounts, local=not owners, base_url=(base_url or address).rstrip("/"))
+        link = f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owners[0].name)}" if owners else "/"
+        print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
+        if open_browser:
+            webbrowser.open(f"{site.base_url}{link}")
+        server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning", access_log=False))
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def _only_server(workspace: Workspace) -> Iterator[None]:
+    """Hold the right to serve a workspace: the queue of what is asked next lives in one process."""
+    lock = FileLock(workspace.root / "serve.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MannersError(f"{workspace.root} is being served already: stop that server, or use it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a socket that listens at the port, or at the next one that is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for tried in range(port, port + TRIES if port else 1):
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, tried))
+            listening.listen(512)
+        except OSError as error:
+            listening.close()
+            if error.errno != errno.EADDRINUSE:
+                raise MannersError(
+                    f"cannot listen at {host}:{tried} ({error.strerror}); name another --host"
+                ) from error
+            continue
+        if tried != port:
+            print(f"port {port} is in use, so this is port {listening.getsockname()[1]}", file=sys.stderr)
+        with listening:
+            yield listening
+        return
+    raise MannersError(f"ports {port} to {port + TRIES - 1} are all in use: name another with --port")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _shown(host: str) -> str:
+    """Return the name under which this machine can reach a host that is listened at."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

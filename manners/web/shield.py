@@ -1,0 +1,86 @@
+"""What holds for every request: where from, how long it may be, and what a browser may do with the answer."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from manners.web.auth import from_elsewhere
+from manners.web.site import Site
+
+LARGEST_BODY = 8_000_000
+"""Bytes of a request: a long conversation, and far more than a verdict."""
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class TooLarge(Exception):
+    """A body of more than `LARGEST_BODY` bytes."""
+
+
+class Shield:
+    """Refuses what no page of ours sends, and adds the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        """Stand before an application."""
+        self._app, self._site = app, site
+        self._hosts = LOOPBACK | {urlsplit(site.base_url).hostname or ""}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > LARGEST_BODY:
+                raise TooLarge
+            return message
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(Request(scope))
+        await (refusal or self._app)(scope, counted, with_headers)
+
+    def _refusal(self, request: Request) -> JSONResponse | None:
+        host = request.headers.get("host", "")
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if self._site.local and name not in self._hosts:
+            # A page elsewhere can have a name of its own point at this machine, and would then be "the same site".
+            return _refuse(421, f"this server is not {name or 'nameless'}: open {self._site.base_url}, or --base-url")
+        if request.method not in SAFE and from_elsewhere(request):
+            return _refuse(403, "a page of another site sent this: open the page here and try again")
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LARGEST_BODY:
+            return _refuse(413, f"a request takes at most {LARGEST_BODY / 1e6:.0f} MB: send less")
+        return None
+
+
+def _refuse(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": None}}, status)

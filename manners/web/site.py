@@ -1,0 +1,56 @@
+"""What every page works with: one record, made when the server starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.templating import Jinja2Templates
+from starlette.responses import Response
+
+from manners import __version__
+from manners.settings import Settings
+from manners.store import Store
+from manners.store.accounts import Accounts
+from manners.web.limits import Limits
+from manners.workspace import Workspace
+
+HERE = Path(__file__).parent
+LOCAL = "owner"
+"""Name of whoever sits at the machine, where there are no accounts."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One workspace, served."""
+
+    workspace: Workspace
+    settings: Settings
+    store: Store
+    accounts: Accounts
+    local: bool
+    """Whether whoever can reach the server is its owner: on this machine only, and without accounts."""
+    base_url: str
+    """How browsers reach the server, without a slash at the end."""
+    limits: Limits = field(default_factory=Limits)
+    templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(HERE / "templates"))
+
+    @property
+    def prefix(self) -> str:
+        """Path under which a proxy shows the server; empty where there is none."""
+        return urlsplit(self.base_url).path.rstrip("/")
+
+    def page(self, request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
+        """Fill in a template of this folder."""
+        visitor = getattr(request.state, "visitor", None)
+        shared = {"visitor": visitor, "local": self.local, "prefix": self.prefix, "version": __version__}
+        return self.templates.TemplateResponse(request, template, shared | context, status_code=status)
+
+
+def site_of(request: Request) -> Site:
+    """Return the site that a request is for (a dependency)."""
+    site: Site = request.app.state.site
+    return site
