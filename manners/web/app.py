@@ -15,7 +15,7 @@ from manners.errors import MannersError
 from manners.types import AccountRole
 from manners.web import auth
 from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
-from manners.web.shield import Shield, TooLarge
+from manners.web.shield import Shield
 from manners.web.site import HERE, Site
 
 OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
@@ -32,7 +32,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)
     app.add_exception_handler(NotSignedIn, _not_signed_in)
-    for kind in (MannersError, RequestValidationError, StarletteHTTPException, TooLarge):
+    for kind in (MannersError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, _failed)
     return app
 
@@ -65,8 +65,6 @@ async def _failed(request: Request, error: Exception) -> Response:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"][1:])
             return _error(request, 422, f"{where or 'the request'}: {first['msg']}", param=where or None)
-        case TooLarge():
-            return _error(request, 413, "this request is too long: send less")
     return _error(request, 400, str(error))
 
 

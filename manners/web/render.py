@@ -13,7 +13,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 LONGEST_FORMULA = 2_000
 """Characters; a longer one is shown as it was written."""
-LONGEST_TEXT = 50_000
+LONGEST_TEXT = 20_000
 """Characters; what is longer is shown as plain text, since its structure could take minutes to work out."""
 MATHML = (
     "math semantics annotation mrow mi mn mo ms mtext mspace mfrac msqrt mroot msub msup msubsup munder mover"

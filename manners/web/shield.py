@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +14,7 @@ from manners.web.site import Site
 
 LARGEST_BODY = 8_000_000
 """Bytes of a request: a long conversation, and far more than a verdict."""
+TOO_LARGE = f"a request takes at most {LARGEST_BODY / 1e6:.0f} MB: send less"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 HEADERS = {
     "content-security-policy": (
@@ -28,10 +29,6 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-class TooLarge(Exception):
-    """A body of more than `LARGEST_BODY` bytes."""
 
 
 class Shield:
@@ -54,7 +51,7 @@ class Shield:
             message = await receive()
             received += len(message.get("body", b""))
             if received > LARGEST_BODY:
-                raise TooLarge
+                raise HTTPException(413, TOO_LARGE)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -78,7 +75,7 @@ class Shield:
             return _refuse(403, "a page of another site sent this: open the page here and try again")
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
-            return _refuse(413, f"a request takes at most {LARGEST_BODY / 1e6:.0f} MB: send less")
+            return _refuse(413, TOO_LARGE)
         return None
 
 
