@@ -22,13 +22,15 @@ from manners.models.versions import Version
 from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
-from manners.reward.ensemble import RewardModel, score_rendered
+from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.store import Version as StoredVersion
-from manners.types import PromptUse, VersionKind
+from manners.types import AskedHow, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
+DISAGREEMENT = "disagreement"
+"""Name of the facts that tell the queue where the members of the newest reward model differ."""
 REFERENCE_ANSWERS = 64
 """Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
 
@@ -64,7 +66,24 @@ def _reward(session: Session, run: Run, watermark: int) -> Facts:
         "version": name,
     }
     _keep(session, name, VersionKind.REWARD, reward, facts, watermark)
+    session.save_facts(DISAGREEMENT, {"version": name, "spread": disagreement(session, reward)})
     return facts
+
+
+def disagreement(session: Session, reward: RewardModel) -> dict[str, float]:
+    """Measure how far the members differ about each comparison that nobody has judged yet, by the comparison's number.
+
+    It is the standard deviation over members of the normalised margin: what to ask people about next.
+    """
+    unseen = (AskedHow.EVALUATION, AskedHow.GOLD)
+    waiting = [c for c in session.store.comparisons() if not c.verdicts and c.asked_how not in unseen]
+    exchanges = [(c.prompt, side) for c in waiting for side in (c.left, c.right)]
+    scored = [s.members for s in score_exchanges(reward, session.pretrained, exchanges)]
+    if not scored:
+        return {}
+    members = torch.cat(scored, dim=1)
+    spread = (members[:, 0::2] - members[:, 1::2]).std(dim=0, correction=0)
+    return {str(c.id): round(float(value), 4) for c, value in zip(waiting, spread, strict=True)}
 
 
 def reward_scores(trained: Trained, reward: RewardModel) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import pstdev
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from manners.errors import MannersError
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
-from manners.reward.ensemble import score_exchanges
+from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.settings import Settings
 from manners.text import collate
 from manners.types import FinishReason, PromptUse, Response, Role, Turn
@@ -45,6 +46,29 @@ def test_a_second_round_learns_from_all_verdicts(copy: Workspace, settings: Sett
     assert versions.describe(copy, "reward-2").watermark == session.store.watermark()
     trained = stages.train_policy(copy, settings, plan=False)
     assert (trained["version"], trained["reward"]) == ("policy-2", "reward-2")
+
+
+def test_a_reward_model_says_where_its_members_differ(copy: Workspace, settings: Settings) -> None:
+    session = Session(copy, settings)
+    session.store.add_prompts(tiny.prompts(4, "noon"), PromptUse.TRAIN, "test")
+    stages.sample(copy, settings, crowd=False, plan=False)
+    stages.train_reward(copy, settings, plan=False)
+    found = session.read_facts("disagreement")
+    assert found is not None and found["version"] == "reward-2"
+    unjudged = [c for c in session.store.comparisons() if not c.verdicts]
+    assert len(unjudged) == 4
+    reward = versions.load_reward(copy, "reward-2", session.pretrained)
+    margins = []
+    for member, shift in zip(reward.members, reward.shifts, strict=True):
+        alone = RewardModel((member,), (shift,), reward.scale)
+        scores = [
+            next(iter(score_exchanges(alone, session.pretrained, [(c.prompt, side)]))).mean.item()
+            for c in unjudged
+            for side in (c.left, c.right)
+        ]
+        margins.append([left - right for left, right in zip(scores[::2], scores[1::2], strict=True)])
+    expected = {str(c.id): pstdev(pair) for c, *pair in zip(unjudged, *margins, strict=True)}
+    assert found["spread"] == pytest.approx(expected, abs=1e-3)
 
 
 def exchanges(count: int) -> list[dict[str, str]]:
