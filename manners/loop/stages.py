@@ -143,7 +143,7 @@ def _next(comparisons: int, verdicts: int, rewards: list[str], policies: list[st
     if not comparisons:
         return "manners sample, or manners comparisons import FILE"
     if not verdicts:
-        return "export the comparisons, have people answer them, and import their verdicts; or manners sample --crowd"
+        return "manners serve, for people to compare; or manners comparisons export FILE, and import their verdicts"
     if not rewards:
         return "manners reward"
     if not policies:
