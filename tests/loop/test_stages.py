@@ -193,7 +193,7 @@ def test_status_counts_and_says_what_comes_next(copy: Workspace, model: Path, tm
     empty = tiny.project(tmp_path / "empty", model)
     assert stages.status(empty.workspace)["next"].startswith("manners sample")
     stages.sample(empty.workspace, empty.settings, crowd=False, plan=False)
-    assert "have people answer them" in stages.status(empty.workspace)["next"]
+    assert "manners serve" in stages.status(empty.workspace)["next"]
 
 
 def test_stages_out_of_order_say_what_is_missing(model: Path, tmp_path: Path) -> None:
