@@ -58,7 +58,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
 
 def test_init_then_import_then_export(tmp_path: Path) -> None:
     """A session in a shell: each command exits with 0 and prints one JSON object and nothing else."""
-    assert json.loads(shell("init", "project", "--json", cwd=tmp_path).stdout) == {"workspace": "project"}
+    made = json.loads(shell("init", "project", "--json", cwd=tmp_path).stdout)
+    assert made == {"workspace": "project", "database": "project/store.db"}
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
     done = shell("comparisons", "import", file, "--workspace", "project", "--json", cwd=tmp_path)

@@ -145,8 +145,10 @@ def test_verdicts_and_comparisons_are_append_only(database: str, statement: str)
     store.close()
 
 
-def test_insert_or_replace_overwrites_nothing(store: Store, tmp_path: Path) -> None:
+def test_insert_or_replace_overwrites_nothing(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "manners.db")
     store.add_comparisons([FULL])
+    store.close()
     engine = connect(to_url(tmp_path / "manners.db"))
     with pytest.raises(DatabaseError, match="append-only"), engine.begin() as connection:
         connection.execute(text("INSERT OR REPLACE INTO verdicts SELECT * FROM verdicts"))
@@ -242,7 +244,7 @@ def test_places_without_a_store_are_refused(tmp_path: Path, write: Callable[[str
     assert not (tmp_path / "absent.db").exists()
     with pytest.raises(MannersError, match="holds no store"):
         Store.open(write("empty.db", b""))
-    with pytest.raises(MannersError, match="is not a SQLite database"):
+    with pytest.raises(MannersError, match=r"file is not a database.*; name the SQLite file"):
         Store.open(write("letter.db", b"Dear Sir or Madam, " * 100))
     with pytest.raises(MannersError, match=r"is not supported"):
         Store.open("mysql://localhost/x")
