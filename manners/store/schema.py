@@ -21,6 +21,7 @@ WAIT_SECONDS = 120
 """How long a writer waits for another before it gives up: longer than any import should hold the database."""
 CONNECTIONS = 20
 """Most connections that one process holds; its other threads wait. A PostgreSQL server takes 100 unless told."""
+MIGRATIONS = Path(__file__).parent / "migrations"
 PSYCOPG = "postgresql+psycopg"
 _UPGRADE = 0x6D616E6E657273
 """Key of the advisory lock under which tables are made and changed."""
@@ -148,6 +149,6 @@ def _take_turns(connection: Connection, name: str) -> None:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

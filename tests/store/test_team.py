@@ -49,6 +49,7 @@ def sentence(url: str, act: Callable[[str], object] = Store.open_or_create) -> s
     return str(raised.value)
 
 
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("place", "says"),
     [
@@ -138,9 +139,14 @@ def test_a_url_means_psycopg(scheme: str) -> None:
 
 
 def test_processes_that_open_one_new_database_make_one_store(database: str) -> None:
-    code = "import sys; from manners.store import Store; Store.open_or_create(sys.argv[1]).close()"
+    code = "import sys; from manners.store import Store; input(); Store.open_or_create(sys.argv[1]).close()"
     command = [sys.executable, "-W", "error", "-c", code, database]
-    processes = [subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, env=ENVIRONMENT, text=True, stdin=pipe, stderr=pipe) for _ in range(4)]
+    time.sleep(1.5)  # until all have imported what they need
+    for process in processes:
+        assert process.stdin is not None
+        print(file=process.stdin, flush=True)
     complaints = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, complaints
     with closing(Store.open(database)) as store:
@@ -208,6 +214,9 @@ def test_one_process_trains_and_a_killed_one_trains_no_more(server: Server, url:
         await_free(store)
         with store.run_lock("reward"), pytest.raises(MannersError, match=f"`reward`, process {os.getpid()} on"):
             store.run_lock("ppo").__enter__()
+        # What is let go of is free for others, too: the session that held it has ended.
+        with closing(Store.open(url)) as another, another.run_lock("ppo"):
+            pass
 
 
 def await_free(store: Store) -> None:
