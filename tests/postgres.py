@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,6 +87,19 @@ def start() -> Iterator[Server]:
             yield server
         finally:
             server.control("stop", "-m", "immediate")
+
+
+def wait_until_quiet(url: str) -> None:
+    """Wait until a server has noticed that the processes which were training in a database are gone."""
+    import psycopg
+
+    query = b"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'manners%'"
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for _ in range(200):
+            if connection.execute(query).fetchone() is None:
+                return
+            time.sleep(0.05)
+    raise AssertionError("a process that was killed is still connected")
 
 
 def _binaries() -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Store:
         self._engine = engine
         self._writer = engine.execution_options(writes=True)
         self._name = name
+        # A store that is let fall, or that the process ends with, tells the server so.
+        weakref.finalize(self, engine.dispose)
 
     @staticmethod
     def open(url_or_path: str | Path) -> Store:
