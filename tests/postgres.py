@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 SPEED = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off -c max_connections=150"
 """Nothing has to outlive the tests; and connections suffice for every test's pool."""
@@ -30,7 +31,7 @@ class Server:
 
     def url(self, name: str, user: str = "postgres") -> str:
         """Return the URL of a database."""
-        return f"postgresql+psycopg://{user}@/{name}?host={self.folder}"
+        return f"postgresql+psycopg://{user}@/{name}?host={quote(str(self.folder), safe='')}"
 
     def execute(self, statement: str, name: str = "postgres") -> None:
         """Run one statement as the superuser, outside a transaction."""

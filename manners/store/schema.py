@@ -57,7 +57,9 @@ def to_url(url_or_path: str | Path) -> URL:
 def to_server_url(text: str) -> str:
     """Return a PostgreSQL URL as a workspace remembers it. Raises MannersError when it is none, or holds a password."""
     if "://" not in text or (url := to_url(text)).drivername != PSYCOPG:
-        raise MannersError("That is no server's database; write its URL as postgresql://user@host/name.")
+        raise MannersError(
+            "A team's database is on a server; write its URL as postgresql://user@host/name, or leave it out."
+        )
     return url.render_as_string()
 
 
