@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from manners.cli_serve import Accounts, Serve
 from manners.cli_store import Comparisons, Prompts, Responses
 from manners.errors import MannersError, UsageError
 from manners.settings_load import describe, load
+from manners.store import Store, to_server_url
 from manners.workspace import Workspace
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
@@ -53,15 +54,20 @@ class Init(Common):
 
     directory: Annotated[Positional[Path | None], arg(metavar="DIR")] = None
     """A new or empty folder; --workspace if left out."""
+    database: Annotated[str | None, arg(metavar="URL")] = None
+    """A team's PostgreSQL database, postgresql://user@host/name, in place of a file in the folder."""
 
     def run(self) -> Result:
-        """Make the folder and an empty store in it."""
-        from manners.store import Store
-
-        workspace = Workspace.create(self.directory or self.workspace)
-        if not workspace.database.exists():
-            Store.create(workspace.database).close()
-        return {"workspace": workspace.root}
+        """Make the folder and an empty store."""
+        root = self.directory or self.workspace
+        url = None if self.database is None else to_server_url(self.database)
+        if url is not None:
+            # Before the folder remembers it: a database that cannot be used is not written down.
+            with closing(Store.open_or_create(url)) as store:
+                _refuse_versions_elsewhere(store, root, url)
+        workspace = Workspace.create(root, url)
+        Store.open_or_create(workspace.database).close()
+        return {"workspace": workspace.root, "database": workspace.database}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +302,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _refuse_versions_elsewhere(store: Store, root: Path, url: str) -> None:
+    """Refuse a second folder on one database: versions of one name would be different models."""
+    if elsewhere := [version.name for version in store.versions() if not (root / version.path).is_dir()]:
+        raise MannersError(
+            f"{url} is the store of another workspace, which holds {elsewhere[0]}: work in that folder, on a disk that"
+            " all share, or name an empty database."
+        )
 
 
 def _fail(reason: MannersError | str, code: int) -> int:

@@ -1,7 +1,7 @@
 """The folder that holds a project: where things are, writes that are whole or not there, one training run at a time.
 
     manners.toml     settings that differ from the defaults
-    workspace.json   the folder's format number
+    workspace.json   the folder's format number, and where the store is if not here
     store.db         what was asked and what was answered
     models/          one folder a model version
     runs/            curves and checkpoints, one folder a training run
@@ -45,6 +45,8 @@ class Workspace:
     """A project's folder; `create` makes one, `open` finds one."""
 
     root: Path
+    url: str | None = None
+    """The PostgreSQL database that holds the store, where a team shares it."""
 
     @property
     def toml(self) -> Path:
@@ -52,9 +54,9 @@ class Workspace:
         return self.root / "manners.toml"
 
     @property
-    def database(self) -> Path:
-        """What was asked and what was answered."""
-        return self.root / "store.db"
+    def database(self) -> Path | str:
+        """What was asked and what was answered: a file here, or the URL of a database."""
+        return self.url or self.root / "store.db"
 
     @property
     def models(self) -> Path:
@@ -77,23 +79,26 @@ class Workspace:
         return self.root / "report.json"
 
     @classmethod
-    def create(cls, root: Path) -> Workspace:
+    def create(cls, root: Path, url: str | None = None) -> Workspace:
         """Make a workspace in a new or empty folder; one that is already there is opened as it is.
 
         Raises:
-            MannersError: the folder holds other things, or cannot be written.
+            MannersError: the folder holds other things, cannot be written, or keeps its store elsewhere than at `url`.
         """
         if not _marker(root).exists():
             if root.exists() and (not root.is_dir() or any(root.iterdir())):
                 raise MannersError(f"{root} already holds other things: name a new or an empty folder.")
             try:
                 root.mkdir(parents=True, exist_ok=True)
-                atomic_write(_marker(root), json.dumps({"format": FORMAT, "manners": __version__}) + "\n")
+                record = {"format": FORMAT, "manners": __version__} | ({"database": url} if url else {})
+                atomic_write(_marker(root), json.dumps(record) + "\n")
             except OSError as error:
                 raise MannersError(
                     f"cannot make a workspace in {root} ({error.strerror}): name another folder."
                 ) from error
         workspace = cls.open(root)
+        if url not in (None, workspace.url):
+            raise MannersError(f"{root} keeps its store in {workspace.database}: name a new folder for another one.")
         workspace.models.mkdir(exist_ok=True)
         workspace.runs.mkdir(exist_ok=True)
         if not workspace.toml.exists():
@@ -110,7 +115,8 @@ class Workspace:
             MannersError: the folder is no workspace, or was written by a newer manners.
         """
         try:
-            found = int(json.loads(_marker(root).read_text(encoding="utf-8"))["format"])
+            record = json.loads(_marker(root).read_text(encoding="utf-8"))
+            found, url = int(record["format"]), record.get("database")
         except (FileNotFoundError, NotADirectoryError):
             hint = f"run `manners init {root}` or name one with --workspace"
             raise MannersError(f"{root} is not a workspace: {hint}.") from None
@@ -120,11 +126,11 @@ class Workspace:
             known = f"its format is {found}, this version knows {FORMAT}"
             raise MannersError(f"{root} was written by a newer manners ({known}): upgrade manners to open it.")
         _clear_partials(root)
-        return cls(root)
+        return cls(root, url)
 
     @contextmanager
     def run_lock(self, stage: str) -> Iterator[None]:
-        """Hold the right to train: one process a workspace, while asking, importing and reading go on beside it.
+        """Hold the lock file: one process of this machine trains, while asking, importing and reading go on beside it.
 
         Raises:
             MannersError: at once, naming stage and process id, when another training run holds it.
@@ -133,7 +139,7 @@ class Workspace:
         try:
             lock.acquire()
         except Timeout:
-            raise MannersError(_held_by(self.root, holder)) from None
+            raise is_training(_signature(holder), self.root) from None
         try:
             atomic_write(holder, json.dumps({"pid": os.getpid(), "stage": stage}) + "\n")
             yield
@@ -175,18 +181,26 @@ class Workspace:
         return f"{kind}-{max((int(match[1]) for match in taken if match), default=0) + 1}"
 
 
+def is_training(who: str, where: Path | str) -> MannersError:
+    """Return the refusal to train beside another run."""
+    return MannersError(f"{who} is training in {where}: wait for it to end, or stop it, and run again.")
+
+
 def move_aside(root: Path) -> Path | None:
     """Make room for a new workspace in `root`: rename the one there to `<root>.previous`, in place of the one before.
 
     Returns where the old workspace went, or None where there was none.
 
     Raises:
-        MannersError: a training run is going on in it, or what is in the way is no workspace.
+        MannersError: a training run is going on in it, its store is a team's, or what is in the way is no workspace.
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     previous = root.with_name(f"{root.name}.previous")
-    with Workspace.open(root).run_lock("demo"):
+    workspace = Workspace.open(root)
+    if workspace.url is not None:
+        raise MannersError(f"{root} is a team's, with its store in {workspace.url}: name another folder for the demo.")
+    with workspace.run_lock("demo"):
         if previous.exists():
             shutil.rmtree(Workspace.open(previous).root)
     root.rename(previous)
@@ -308,12 +322,11 @@ def _marker(root: Path) -> Path:
     return root / "workspace.json"
 
 
-def _held_by(root: Path, holder: Path) -> str:
-    """Return the sentence that tells who is training in a workspace."""
+def _signature(holder: Path) -> str:
+    """Return who has taken a lock file."""
     try:
         record = json.loads(holder.read_text(encoding="utf-8"))
-        who = f"`{record['stage']}`, process {record['pid']},"
+        return f"`{record['stage']}`, process {record['pid']},"
     except (OSError, ValueError, KeyError):
         # It took the lock an instant ago and has not signed yet.
-        who = "another run"
-    return f"{who} is training in {root}: wait for it to end, or stop it, and run again."
+        return "another run"

@@ -1,13 +1,19 @@
-"""What the tests share: the data beside the repository, and a fixed number of threads."""
+"""What the tests share: the data beside the repository, a PostgreSQL server, and a fixed number of threads."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import postgres
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("manners", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,8 +31,39 @@ def shared_data() -> Path:
     """The folder with data sets; where there is none the test is skipped, and fails if it runs in CI."""
     path = Path(os.environ.get("MANNERS_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not path.is_dir():
-        reason = f"{path} is not there; set MANNERS_DATA to the folder with the data sets"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lack(f"{path} is not there; set MANNERS_DATA to the folder with the data sets")
     return path
+
+
+def lack(reason: str) -> NoReturn:
+    """Skip a test for want of a part; in CI, where every part has to be, let it fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, one for all tests of a process."""
+    if reason := postgres.why_not():
+        lack(reason)
+    with postgres.start() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """A function that names one more place for a store: on SQLite a path, on PostgreSQL an empty database's URL."""
+    if request.param == "sqlite":
+        numbers = itertools.count()
+        yield lambda: str(tmp_path / f"store{next(numbers)}.db")
+        return
+    server: postgres.Server = request.getfixturevalue("server")
+    with ExitStack() as databases:
+        yield lambda: databases.enter_context(server.database())
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    """A place for a store, on SQLite and on PostgreSQL."""
+    return new_database()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from manners.cli import main
 from manners.cli_common import show
 from manners.errors import MannersError, UsageError
 from manners.settings import Settings
+from manners.store import Store, Version
+from manners.types import VersionKind
 from manners.workspace import Workspace
+from tests.postgres import Server
 
 PAIRS = [
     {"prompt": "Is tea hot?", "left": "Yes, it is.", "right": "Go away.", "verdict": "left", "annotator": "ann"},
@@ -58,7 +62,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
 
 def test_init_then_import_then_export(tmp_path: Path) -> None:
     """A session in a shell: each command exits with 0 and prints one JSON object and nothing else."""
-    assert json.loads(shell("init", "project", "--json", cwd=tmp_path).stdout) == {"workspace": "project"}
+    made = json.loads(shell("init", "project", "--json", cwd=tmp_path).stdout)
+    assert made == {"workspace": "project", "database": "project/store.db"}
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
     done = shell("comparisons", "import", file, "--workspace", "project", "--json", cwd=tmp_path)
@@ -71,6 +76,70 @@ def test_init_then_import_then_export(tmp_path: Path) -> None:
     assert (out.returncode, out.stdout) == (0, "responses: 4\nfile: out.jsonl\n")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["response"] for row in rows] == ["Yes, it is.", "Go away.", "Hm.", "No, it is cold."]
+
+
+def test_a_team_works_on_one_database(server: Server, tmp_path: Path) -> None:
+    """The folder remembers where its store is, and every command finds it; nothing of it is kept in the folder."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
+    with server.database() as url:
+        plain = url.replace("+psycopg", "")
+        for directory in ("project", "project"):
+            made = shell("init", directory, "--database", plain, "--json", cwd=tmp_path)
+            assert (made.returncode, made.stderr) == (0, "")
+            assert json.loads(made.stdout) == {"workspace": "project", "database": url}
+        done = shell("comparisons", "import", file, "--workspace", "project", "--json", cwd=tmp_path)
+        assert json.loads(done.stdout).items() >= {"comparisons": 2, "verdicts": 3}.items()
+        # Another folder on the same database, as on another machine before anything is trained.
+        assert shell("init", "elsewhere", "--database", url, cwd=tmp_path).returncode == 0
+        listed = json.loads(shell("comparisons", "list", "--json", cwd=tmp_path / "elsewhere").stdout)
+        assert [row["verdicts"] for row in listed["comparisons"]] == [
+            {"human": {"left": 1, "tie": 1}},
+            {"human": {"right": 1}},
+        ]
+        assert {path.name for path in (tmp_path / "project").iterdir()} == {
+            "manners.toml",
+            "workspace.json",
+            "models",
+            "runs",
+        }
+
+
+def test_a_database_that_cannot_be_used_is_not_remembered(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each mistake is one line and makes no folder; neither a password nor a trace is shown."""
+    for url, says in [
+        ("postgresql://ann:secret@127.0.0.1/x", "PGPASSFILE"),
+        ("postgresql://ann@127.0.0.1:1/x", "check host and port"),
+        (server.url("nowhere"), "make it with `createdb`"),
+        ("store.db", "postgresql://user@host/name"),
+    ]:
+        assert main(["init", str(tmp_path / "project"), "--database", url]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("manners: ") and told.count("\n") == 1 and says in told and "secret" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_belongs_to_one_folder(
+    server: Server, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second folder would give other models the names of those that the first has; a folder keeps its store."""
+    with server.database() as url:
+        assert main(["init", str(project), "--database", url]) == 1
+        assert f"{project} keeps its store in {project}/store.db" in capsys.readouterr().err
+        first, second = tmp_path / "first", tmp_path / "second"
+        assert main(["init", str(first), "--database", url]) == 0
+        with closing(Store.open(url)) as store:
+            store.add_version(Version("reward-1", VersionKind.REWARD, "models/reward-1"))
+        (first / "models" / "reward-1").mkdir()
+        assert main(["init", str(first), "--database", url]) == 0
+        assert main(["init", str(second), "--database", url]) == 1
+        assert "is the store of another workspace, which holds reward-1" in capsys.readouterr().err
+        assert not second.exists()
+        assert main(["demo", "--workspace", str(first)]) == 1
+        assert f"{first} is a team's" in capsys.readouterr().err
+        assert Workspace.open(first).database == url
 
 
 def test_init_again_keeps_what_is_there(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

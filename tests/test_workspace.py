@@ -40,6 +40,20 @@ def test_create_is_idempotent_and_open_finds_it(workspace: Workspace) -> None:
     assert names(workspace.root) == {"manners.toml", "workspace.json", "models", "runs"}
 
 
+def test_a_database_elsewhere_is_remembered(tmp_path: Path) -> None:
+    """The marker holds its URL; a folder with its store in one place does not go on in another."""
+    url = "postgresql+psycopg://ann@host/x"
+    assert Workspace.create(tmp_path / "own").database == tmp_path / "own" / "store.db"
+    made = Workspace.create(tmp_path / "team", url)
+    assert made == Workspace.open(made.root) == Workspace.create(made.root) == Workspace.create(made.root, url)
+    assert made.database == json.loads((made.root / "workspace.json").read_text())["database"] == url
+    for root in ("own", "team"):
+        with pytest.raises(MannersError, match=r"keeps its store in .*: name a new folder"):
+            Workspace.create(tmp_path / root, "postgresql+psycopg://ann@host/y")
+    with pytest.raises(MannersError, match="is a team's"):
+        move_aside(made.root)
+
+
 def test_create_refuses_what_holds_other_things(tmp_path: Path) -> None:
     """Neither a folder with a file in it nor a file becomes a workspace."""
     (tmp_path / "thesis.tex").write_text("")

@@ -54,7 +54,7 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
     Where the verdicts are simulated, the crowd's hidden taste judges: here and nowhere else may it be looked at. With
     real people there is none; their blind verdicts (`--ask N`) judge, and the rest is measured without taste.
     """
-    with session.workspace.run_lock("evaluate"):
+    with session.run_lock("evaluate"):
         name = versions.latest(session.workspace, VersionKind.POLICY)
         reward = versions.latest(session.workspace, VersionKind.REWARD)
         announce(plan_evaluate(session))

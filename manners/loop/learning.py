@@ -37,7 +37,7 @@ REFERENCE_ANSWERS = 64
 
 def train_reward(session: Session, *, resume: bool = False) -> Facts:
     """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
-    with session.workspace.run_lock("reward"):
+    with session.run_lock("reward"):
         watermark = session.store.watermark()
         data = {"the newest verdict": watermark}
         run = session.begin("reward", ("sample", "reward"), data, resume=resume)
@@ -113,7 +113,7 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
 
 def train_policy(session: Session, *, resume: bool = False) -> Facts:
     """Run PPO against the newest reward model and keep the best policy as a version; only evaluation promotes it."""
-    with session.workspace.run_lock("ppo"):
+    with session.run_lock("ppo"):
         reward_name = versions.latest(session.workspace, VersionKind.REWARD)
         reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
         prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))

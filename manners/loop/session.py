@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -39,9 +39,17 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The record of what people said."""
-        if self.workspace.database.exists():
-            return Store.open(self.workspace.database)
-        return Store.create(self.workspace.database)
+        return Store.open_or_create(self.workspace.database)
+
+    def run_lock(self, stage: str) -> AbstractContextManager[None]:
+        """Hold the right to train: one process a workspace, while asking, importing and reading go on beside it.
+
+        A team's store holds the lock itself, for a lock file means little on the disk that several machines share.
+
+        Raises:
+            MannersError: at once, naming stage and process, when another training run holds it.
+        """
+        return (self.workspace if self.workspace.url is None else self.store).run_lock(stage)
 
     @cached_property
     def pretrained(self) -> Pretrained:

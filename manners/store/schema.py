@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -18,33 +19,73 @@ from manners.errors import MannersError
 
 WAIT_SECONDS = 120
 """How long a writer waits for another before it gives up: longer than any import should hold the database."""
+CONNECTIONS = 20
+"""Most connections that one process holds; its other threads wait. A PostgreSQL server takes 100 unless told."""
+MIGRATIONS = Path(__file__).parent / "migrations"
+PSYCOPG = "postgresql+psycopg"
+_UPGRADE = 0x6D616E6E657273
+"""Key of the advisory lock under which tables are made and changed."""
 
 
 def to_url(url_or_path: str | Path) -> URL:
-    """Return the database URL of a URL or of the path of a SQLite file."""
+    """Return the database URL of a URL or of the path of a SQLite file; `postgresql://` means the driver psycopg.
+
+    Raises MannersError when the URL holds a password, which would end up in files, in logs and in lists of processes.
+    """
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return URL.create("sqlite", database=str(url_or_path))
     try:
         url = make_url(url_or_path)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
+        raise MannersError("The database URL cannot be read; write it as postgresql://user@host/name.") from error
+    if url.get_backend_name() == "sqlite":
+        return url
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername=PSYCOPG)
+    if url.drivername != PSYCOPG:
+        raise MannersError(f"{url.drivername} is not supported; name a SQLite file or a postgresql:// URL.")
+    if url.password is not None or "password" in url.query:
         raise MannersError(
-            "The database URL cannot be read; write it as postgresql+psycopg://user@host/name."
-        ) from error
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise MannersError(f"{url.drivername} is not supported; name a SQLite file or a postgresql+psycopg:// URL.")
+            "The database URL holds a password; leave it out, and put it into ~/.pgpass (or the file that PGPASSFILE "
+            "names) or into PGPASSWORD."
+        )
+    if not url.database:
+        raise MannersError("The database URL names no database; write it as postgresql://user@host/name.")
     return url
 
 
+def to_server_url(text: str) -> str:
+    """Return a PostgreSQL URL as a workspace remembers it. Raises MannersError when it is none, or holds a password."""
+    if "://" not in text or (url := to_url(text)).drivername != PSYCOPG:
+        raise MannersError(
+            "A team's database is on a server; write its URL as postgresql://user@host/name, or leave it out."
+        )
+    return url.render_as_string()
+
+
 def connect(url: URL) -> Engine:
-    """Return an engine; on SQLite with foreign keys, patience, and transactions that begin where we say."""
+    """Return an engine; on SQLite with foreign keys, patience, and transactions that begin where we say.
+
+    A connection that the server has dropped is replaced when the next transaction begins.
+    """
+    on_server = url.drivername == PSYCOPG
+    defaults: dict[str, Any] = (
+        {"connect_timeout": 10, "client_encoding": "utf8"} if on_server else {"timeout": WAIT_SECONDS}
+    )
     try:
-        if url.get_backend_name() == "postgresql":
-            return create_engine(url)
-        engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
+        engine = create_engine(
+            url,
+            connect_args={name: value for name, value in defaults.items() if name not in url.query},
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=WAIT_SECONDS,
+            pool_pre_ping=on_server,
+        )
     except (ImportError, NoSuchModuleError) as error:
         raise MannersError(f"The driver of {url.drivername} is not installed; install the `postgres` extra.") from error
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    if not on_server:
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -86,6 +127,8 @@ def upgrade(connection: Connection, name: str) -> None:
 
     Raises MannersError when a newer version of manners wrote them.
     """
+    if connection.dialect.name == "postgresql":
+        _take_turns(connection, name)
     config = _config()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     revision = current_revision(connection)
@@ -95,8 +138,19 @@ def upgrade(connection: Connection, name: str) -> None:
     command.upgrade(config, "head")
 
 
+def _take_turns(connection: Connection, name: str) -> None:
+    """Let one process at a time make or change tables, until its transaction ends, where every text can be kept."""
+    connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE)))
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise MannersError(
+            f"{name} keeps texts as {encoding}, which cannot hold all of them; make another database with "
+            "`createdb --encoding UTF8 --template template0`."
+        )
+
+
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

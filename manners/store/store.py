@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import queries, schema
+from manners.store import queries, runlock, schema
 from manners.store.records import Counts, Outcome, Round, Version, from_messages
+from manners.store.refusals import refusals
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
@@ -45,6 +46,8 @@ class Store:
         self._engine = engine
         self._writer = engine.execution_options(writes=True)
         self._name = name
+        # A store that is let fall, or that the process ends with, tells the server so.
+        weakref.finalize(self, engine.dispose)
 
     @staticmethod
     def open(url_or_path: str | Path) -> Store:
@@ -53,21 +56,12 @@ class Store:
         Raises MannersError when there is none, or when a newer version of manners wrote it.
         """
         url = schema.to_url(url_or_path)
-        name = url.render_as_string() if url.host else str(url.database)
         if _is_file(url) and not Path(str(url.database)).is_file():
-            raise MannersError(f"There is no store at {name}; make a workspace with `manners init` first.")
-        store = Store(schema.connect(url), name)
-        try:
-            with store.read() as connection:
-                revision = schema.current_revision(connection)
-            if revision is None:
-                raise MannersError(f"{name} holds no store; make a workspace with `manners init` first.")
-            if revision != schema.newest_revision():
-                with store.write() as connection:
-                    schema.upgrade(connection, name)
-        except BaseException:
-            store.close()
-            raise
+            raise MannersError(f"There is no store at {url.database}; make a workspace with `manners init` first.")
+        with _opening(url) as store:
+            if store._revision() is None:
+                raise MannersError(f"{store._name} holds no store; make a workspace with `manners init` first.")
+            store._bring_up_to_date()
         return store
 
     @staticmethod
@@ -76,26 +70,26 @@ class Store:
 
         Raises MannersError when there is one already.
         """
-        url = schema.to_url(url_or_path)
-        name = url.render_as_string() if url.host else str(url.database)
-        if _is_file(url):
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-        store = Store(schema.connect(url), name)
-        try:
-            with store._refusals():
-                schema.use_wal(store._engine)
-            with store.write() as connection:
-                if schema.current_revision(connection) is not None:
-                    raise MannersError(f"{name} holds a store already; open it, or choose another place.")
-                schema.upgrade(connection, name)
-        except BaseException:
-            store.close()
-            raise
+        with _opening(schema.to_url(url_or_path)) as store:
+            if store._revision() is not None:
+                raise MannersError(f"{store._name} holds a store already; open it, or choose another place.")
+            store._bring_up_to_date()
+        return store
+
+    @staticmethod
+    def open_or_create(url_or_path: str | Path) -> Store:
+        """Open the store that is there, or make an empty one; several processes may do so at once."""
+        with _opening(schema.to_url(url_or_path)) as store:
+            store._bring_up_to_date()
         return store
 
     def close(self) -> None:
         """Let go of the database; the store opens connections again if it is used after that."""
         self._engine.dispose()
+
+    def run_lock(self, stage: str) -> AbstractContextManager[None]:
+        """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
+        return runlock.run_lock(self._engine, self._name, stage)
 
     def add_prompts(self, dialogues: Iterable[Dialogue], use: PromptUse, source: str) -> list[int]:
         """Store prompts and return their ids in order; a prompt that is there already keeps its id.
@@ -268,34 +262,42 @@ class Store:
             )
         return ids[version]
 
+    def _revision(self) -> str | None:
+        with self.read() as connection:
+            return schema.current_revision(connection)
+
+    def _bring_up_to_date(self) -> None:
+        """Make the tables, or change those of an older version."""
+        if self._revision() != schema.newest_revision():
+            with refusals(self._name):
+                schema.use_wal(self._engine)
+            with self.write() as connection:
+                schema.upgrade(connection, self._name)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection within a transaction that only reads."""
-        with self._refusals(), self._engine.begin() as connection:
+        with refusals(self._name), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Yield a connection within a transaction that writes: all of it, or nothing if the block fails."""
-        with self._refusals(), self._writer.begin() as connection:
+        with refusals(self._name), self._writer.begin() as connection:
             yield connection
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Turn what the database refuses for reasons outside the program into a MannersError."""
-        try:
-            yield
-        except OperationalError as error:
-            raise MannersError(
-                f"The database {self._name} refused ({str(error.orig).strip()}); check that it can be reached, that "
-                "its disk has room and that no other program holds it."
-            ) from error
-        except DatabaseError as error:
-            if "not a database" not in str(error.orig):
-                raise
-            raise MannersError(
-                f"{self._name} is not a SQLite database; name the file that `manners init` made."
-            ) from error
+
+@contextmanager
+def _opening(url: URL) -> Iterator[Store]:
+    """Yield the store of a database, which is let go of again if it cannot be opened."""
+    if _is_file(url):
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    store = Store(schema.connect(url), str(url.database) if _is_file(url) else url.render_as_string())
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        raise
 
 
 def _is_file(url: URL) -> bool:

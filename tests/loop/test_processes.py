@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,23 +21,40 @@ from manners.settings import Settings
 from manners.store import Store
 from manners.store.transfer import import_comparisons
 from manners.types import Annotator, AnnotatorKind, Choice, Verdict
-from manners.workspace import Workspace
+from manners.workspace import FORMAT, Workspace
 from tests.loop import tiny
+from tests.postgres import wait_until_quiet
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(manners.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
-def endless(copy: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]:
+def shared(copy: Workspace, database: str) -> Workspace:
+    """A copy of the finished demo, with its store in the folder and on a server."""
+    if "://" not in database:
+        return copy
+    with closing(Store.open(copy.database)) as old, closing(Store.create(database)) as new:
+        for prompt in old.prompts():
+            new.add_prompts([prompt.dialogue], prompt.use, "demo")
+        new.add_comparisons(old.comparisons())
+        for version in old.versions():
+            new.add_version(version)
+    (copy.root / "store.db").unlink()
+    (copy.root / "workspace.json").write_text(json.dumps({"format": FORMAT, "database": database}))
+    return Workspace.open(copy.root)
+
+
+@pytest.fixture
+def endless(shared: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`manners ppo` in a process of its own, with a hundred thousand updates before it, and two behind it."""
     changed = [f"model.name={model}", "ppo.updates=100000", "ppo.kl_stop=10000", "ppo.learning_rate=0.000001"]
     changed += ["checkpoint_every=86400"]  # so that what it leaves does not depend on how fast it is here
     changed += ["model.trainable_layers=2", "model.context=256", "sample.max_new_tokens=8", "ppo.batch=4"]
     sets = [part for setting in changed for part in ("--set", setting)]
-    command = [sys.executable, "-c", COMMAND, "ppo", "--workspace", str(copy.root), *sets]
+    command = [sys.executable, "-c", COMMAND, "ppo", "--workspace", str(shared.root), *sets]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
-        curves = copy.runs / "policy-2" / "metrics.jsonl"
+        curves = shared.runs / "policy-2" / "metrics.jsonl"
         for _ in range(1200):
             if process.poll() is not None or (curves.is_file() and curves.read_text(encoding="utf-8").count("\n") > 2):
                 break
@@ -48,19 +66,20 @@ def endless(copy: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_one_trains_while_others_ask_and_a_killed_run_leaves_nothing_half(
-    endless: subprocess.Popen[bytes], copy: Workspace, model: Path, tmp_path: Path
+    endless: subprocess.Popen[bytes], shared: Workspace, model: Path, tmp_path: Path
 ) -> None:
     settings: Settings = tiny.settings(model)
+    told = rf"`ppo`, process {endless.pid}( on \S+)?, is training in .*: wait for it to end"
 
     # Another training is refused at once, naming who trains.
     for train in (stages.train_reward, stages.train_policy):
         begin = time.monotonic()
-        with pytest.raises(MannersError, match=rf"`ppo`, process {endless.pid}, is training in .*: wait for it to end"):
-            train(copy, settings, plan=False)
+        with pytest.raises(MannersError, match=told):
+            train(shared, settings, plan=False)
         assert time.monotonic() - begin < 5
 
     # Importing and answering go on.
-    store = Store.open(copy.database)
+    store = Store.open(shared.database)
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps({"prompt": "a?", "chosen": "yes", "rejected": "no"}) + "\n", encoding="utf-8")
     import_comparisons(store, file, {}, skip_bad=False)
@@ -68,13 +87,15 @@ def test_one_trains_while_others_ask_and_a_killed_run_leaves_nothing_half(
     store.add_verdicts([(1, Verdict(Choice.TIE, Annotator("anna", AnnotatorKind.HUMAN)))])
     assert store.watermark() == before + 1
     assert len(store.comparisons()) == 25
-    assert stages.status(copy)["policies"] == ["policy-1"]
+    assert stages.status(shared)["policies"] == ["policy-1"]
     assert endless.poll() is None
 
     # Killed in the middle: the workspace opens, holds no half version, and trains again under the same name.
     endless.send_signal(signal.SIGKILL)
     endless.wait()
-    workspace = Workspace.open(copy.root)
+    if shared.url is not None:
+        wait_until_quiet(shared.url)
+    workspace = Workspace.open(shared.root)
     assert not list(workspace.root.rglob("*.partial"))
     assert sorted(folder.name for folder in workspace.models.glob("*-*")) == ["policy-1", "reward-1"]
     facts = stages.train_policy(workspace, settings, plan=False)

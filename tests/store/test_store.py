@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from manners.errors import MannersError
 from manners.store import Outcome, Round, Store, Version
 from manners.store.schema import connect, to_url
-from manners.store.tables import Table
+from manners.store.tables import Table, WithdrawalRow
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -51,14 +51,24 @@ FULL = Comparison(
 )
 
 EXPECTED = {
+    "accounts": "id name role password_hash created_at disabled_at",
     "alembic_version": "version_num",
     "annotators": "id name kind",
     "comparisons": "id left_id right_id asked_how ask_probability created_at",
+    "conversations": "id key annotator_id consented_at created_at deleted_at",
+    "flags": "id comparison_id response_id annotator_id reason note created_at upheld resolved_at",
+    "gold": "id comparison_id choice created_at",
+    "messages": "id conversation_id text response_id comparison_id created_at",
     "prompts": "id digest turns use source created_at",
+    "requests": "id account key comparison_id created_at",
     "responses": "id prompt_id digest text author finish_reason sampling created_at",
     "rounds": "id policy_id reward_id outcome metrics created_at",
-    "verdicts": "id comparison_id annotator_id choice strength seconds reasons comment created_at",
+    "thumbs": "id response_id annotator_id value created_at",
+    "tokens": "id digest use account_id role label created_at expires_at ended_at",
+    "verdicts": "id comparison_id annotator_id choice strength seconds reasons comment created_at exchanged view_id",
     "versions": "id name kind path parent_id metrics watermark created_at",
+    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at",
+    "withdrawals": "id verdict_id created_at",
 }
 """Tables and their columns, in order; another schema needs another revision."""
 
@@ -128,6 +138,9 @@ def test_a_later_verdict_replaces_the_earlier_and_history_stays(store: Store) ->
     "statement",
     [
         "UPDATE verdicts SET choice = 'right'",
+        "UPDATE verdicts SET exchanged = true",
+        "UPDATE verdicts SET comment = 'something else'",
+        "UPDATE verdicts SET comment = '', choice = 'right'",
         "DELETE FROM verdicts WHERE id = 1",
         "UPDATE comparisons SET left_id = right_id, right_id = left_id",
         "DELETE FROM comparisons",
@@ -145,8 +158,31 @@ def test_verdicts_and_comparisons_are_append_only(database: str, statement: str)
     store.close()
 
 
-def test_insert_or_replace_overwrites_nothing(store: Store, tmp_path: Path) -> None:
+def test_a_comment_can_be_blanked(database: str) -> None:
+    store = Store.create(database)
     store.add_comparisons([FULL])
+    with store.write() as connection:
+        connection.execute(text("UPDATE verdicts SET comment = ''"))
+    [comparison] = store.comparisons()
+    store.close()
+    assert comparison.verdicts == tuple(replace(verdict, comment="") for verdict in FULL.verdicts)
+
+
+def test_a_verdict_that_was_taken_back_counts_for_nothing_and_stays(database: str) -> None:
+    store = Store.create(database)
+    store.add_comparisons([FULL])
+    with store.write() as connection:
+        connection.execute(insert(WithdrawalRow), {"verdict_id": 1, "created_at": NOON})
+    [comparison] = store.comparisons()
+    assert comparison.verdicts == FULL.verdicts[1:]
+    assert sum(store.counts().verdicts.values()) == 2
+    store.close()
+
+
+def test_insert_or_replace_overwrites_nothing(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "manners.db")
+    store.add_comparisons([FULL])
+    store.close()
     engine = connect(to_url(tmp_path / "manners.db"))
     with pytest.raises(DatabaseError, match="append-only"), engine.begin() as connection:
         connection.execute(text("INSERT OR REPLACE INTO verdicts SELECT * FROM verdicts"))
@@ -242,7 +278,7 @@ def test_places_without_a_store_are_refused(tmp_path: Path, write: Callable[[str
     assert not (tmp_path / "absent.db").exists()
     with pytest.raises(MannersError, match="holds no store"):
         Store.open(write("empty.db", b""))
-    with pytest.raises(MannersError, match="is not a SQLite database"):
+    with pytest.raises(MannersError, match=r"file is not a database.*; name the SQLite file"):
         Store.open(write("letter.db", b"Dear Sir or Madam, " * 100))
     with pytest.raises(MannersError, match=r"is not supported"):
         Store.open("mysql://localhost/x")

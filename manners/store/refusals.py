@@ -1,0 +1,51 @@
+"""What a database refuses for reasons outside the program, said in one sentence with what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
+
+from manners.errors import MannersError
+
+ADVICE = {
+    r'database ".*" does not exist': "make it with `createdb`, or correct its name in the URL",
+    r"permission denied|read-only": "have its owner grant this user the right to write and to create tables in it",
+    r'role ".*" does not exist|password|authentication|pg_hba': (
+        "check the user in the URL, and the password in ~/.pgpass, in PGPASSFILE's file or in PGPASSWORD"
+    ),
+    r"too many (clients|connections)|connection slots": "close what else uses it, or raise its max_connections",
+    r"resolve host|connection (failed|is bad)": "check host and port in the URL, and that the server runs",
+    r"not a database": "name the SQLite file that `manners init` made",
+}
+"""What to do, by what the database says; the first that fits."""
+OTHERWISE = "check that it can be reached, that its disk has room and that no other program holds it"
+_NO_RIGHTS = ("42501", "25006")
+"""PostgreSQL's codes for a right that is missing, and for a database that takes no writes."""
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Turn what the database called `name` refuses into a MannersError; what is our own mistake passes through."""
+    try:
+        yield
+    except NoConnectionLeft as error:
+        raise MannersError(f"All connections to {name} are in use; try again when it is less busy.") from error
+    except DBAPIError as error:
+        said = str(error.orig).strip().partition("\n")[0]
+        if not _is_outside(error, said):
+            raise
+        advice = next((advice for pattern, advice in ADVICE.items() if re.search(pattern, said)), OTHERWISE)
+        raise MannersError(f"The database {name} refused ({said}); {advice}.") from error
+
+
+def _is_outside(error: DBAPIError, said: str) -> bool:
+    return (
+        isinstance(error, OperationalError)
+        or error.connection_invalidated
+        or getattr(error.orig, "sqlstate", None) in _NO_RIGHTS
+        or "not a database" in said
+    )
