@@ -44,7 +44,7 @@ def to_url(url_or_path: str | Path) -> URL:
         url = url.set(drivername=PSYCOPG)
     if url.drivername != PSYCOPG:
         raise MannersError(f"{url.drivername} is not supported; name a SQLite file or a postgresql:// URL.")
-    if url.password is not None or "password" in url.query:
+    if url.password is not None or {"password", "sslpassword"} & url.query.keys():
         raise MannersError(
             "The database URL holds a password; leave it out, and put it into ~/.pgpass (or the file that PGPASSFILE "
             "names) or into PGPASSWORD."

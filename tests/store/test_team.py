@@ -72,7 +72,9 @@ def test_a_missing_database_or_user_is_one_sentence(server: Server) -> None:
     assert "check the user in the URL" in sentence(server.url("postgres", user="nobody"))
 
 
-@pytest.mark.parametrize("address", ["ann:secret@host/x", "ann@host/x?password=secret"])
+@pytest.mark.parametrize(
+    "address", ["ann:secret@host/x", "ann@host/x?password=secret", "ann@host/x?sslpassword=secret"]
+)
 def test_a_password_in_the_url_is_refused_and_not_repeated(address: str) -> None:
     for act in (Store.open, to_server_url):
         told = sentence(f"postgresql://{address}", act)
