@@ -34,7 +34,7 @@ benchmark-growth benchmark-accuracy benchmark-learning: benchmark-%: .venv/insta
 	echo "Installing into .venv (a few minutes, once) ..." >&2
 	python3.11 -m venv .venv
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[test,postgres]'
+	$(PIP) -e '.[test]'
 	touch $@
 
 clean:
