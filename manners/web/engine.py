@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -119,7 +120,9 @@ class Engine:
 
     def _run(self) -> None:
         """Keep the process running."""
-        # Ctrl-C reaches all processes of a terminal: this one inherits the mask, and ends when the pipe does.
+        # Ctrl-C reaches all processes of a terminal: ours inherits the mask, and ends when the pipe does. The tracker,
+        # which comes with the first process, is started before, since that lifts the mask.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         starts = deque[float](maxlen=RESTARTS + 1)
         while True:

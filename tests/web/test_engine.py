@@ -75,10 +75,20 @@ def engine(place: tuple[Workspace, ModelSettings]) -> Iterator[Engine]:
     one = Engine(workspace.root, settings, versions.BASE, seats=4, threads=1)
     begin = time.monotonic()
     one.start()
-    assert time.monotonic() - begin < 1.0 and one.state.phase is Phase.LOADING
+    assert time.monotonic() - begin < 1.0 and phase(one) is Phase.LOADING
     yield one
     one.stop()
-    assert one.state.phase is Phase.FAILED
+    assert phase(one) is Phase.FAILED
+
+
+def phase(engine: Engine) -> Phase:
+    return engine.state.phase
+
+
+def ends(engine: Engine, kill: Callable[[], None]) -> None:
+    before = engine._process
+    kill()
+    until(lambda: engine._process is not before or phase(engine) is Phase.FAILED)
 
 
 async def collect(engine: Engine, request: GenerationRequest) -> list[Event]:
@@ -169,7 +179,7 @@ def test_a_killed_process_fails_those_who_wait_and_is_started_again(
         os.kill(engine._process.pid, signal.SIGKILL)
 
     async def killed() -> list[Event]:
-        events = []
+        events: list[Event] = []
         async for event in engine.generate(ENDLESS):
             if not events:
                 kill()
@@ -178,13 +188,11 @@ def test_a_killed_process_fails_those_who_wait_and_is_started_again(
 
     *_, failed = asyncio.run(killed())
     assert isinstance(failed, Failed) and "SIGKILL" in failed.message and not failed.refused
-    assert engine.state.phase is Phase.LOADING and "starts again" in engine.state.reason
+    assert phase(engine) is Phase.LOADING and "starts again" in engine.state.reason
     again = asyncio.run(collect(engine, REQUEST))
-    assert sum(isinstance(event, Done) for event in again) == 3 and engine.state.phase is Phase.READY
+    assert sum(isinstance(event, Done) for event in again) == 3 and phase(engine) is Phase.READY
     for _ in range(engine_module.RESTARTS):
-        before = engine._process
-        kill()
-        until(lambda before=before: engine._process is not before or engine.state.phase is Phase.FAILED)
+        ends(engine, kill)
     until(lambda: engine.state.phase is Phase.FAILED)
     (refused,) = asyncio.run(collect(engine, REQUEST))
     assert isinstance(refused, Failed) and "SIGKILL" in refused.message
