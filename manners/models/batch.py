@@ -29,7 +29,7 @@ from manners.types import FinishReason
 
 ROOM = 64
 """Columns of the cache taken at a time: more cost memory, fewer cost a copy of the cache more often."""
-READ_AT_ONCE = 512
+READ_AT_ONCE = 256
 """Tokens of new prompts read between two steps, while those who are being answered wait; one prompt may be longer."""
 SEEDS = 2**32
 

@@ -91,3 +91,10 @@ def test_what_may_be_a_stop_string_waits_until_it_is_none() -> None:
     assert pieces(renderer, ids, ("zqx",)) == ["", "", "zq", "", ""]
     assert pieces(renderer, ids[:4], ("zqx",)) == ["", "", "zq", "", "zq"]
     assert pieces(renderer, ids, ("!", "qz")) == ["z", "", ""]
+
+
+def test_a_token_is_named_by_what_it_writes_inside_a_text() -> None:
+    renderer = with_byte_fallback()
+    vocabulary = renderer.tokenizer.get_vocab()
+    told = {text: renderer.token_text(vocabulary[text]) for text in ("▁a", "b", "▁▁", "</s>", "<0xE2>")}
+    assert told == {"▁a": " a", "b": "b", "▁▁": "  ", "</s>": "</s>", "<0xE2>": HALF}
