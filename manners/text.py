@@ -273,6 +273,13 @@ class Renderer:
         """Return the text of response ids without special tokens, otherwise exactly as the model wrote it."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def token_text(self, token: int) -> str:
+        """Return what one token writes in the middle of a text, or a special token's name."""
+        if token in self.tokenizer.all_special_ids:
+            return str(self.tokenizer.convert_ids_to_tokens(token))
+        before = self.tokenizer.encode("a", add_special_tokens=False)  # some tokenizers drop a text's first space
+        return self.decode([*before, token])[len(self.decode(before)) :]
+
     def _ids(self, dialogue: Dialogue, generation: bool = True) -> tuple[int, ...]:
         text = self.tokenizer.apply_chat_template(
             self._messages(dialogue), chat_template=self._template, tokenize=False, add_generation_prompt=generation

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from manners.models.sampler import draw_tokens
 from manners.models.trunk import States, Trunk, layer_list
 from manners.text import Batch, Rendered, collate, length_buckets
 from manners.types import FinishReason
@@ -29,9 +30,6 @@ SHORTEST_COMMON = 8
 
 CHANGE_SHARE = 0.125
 """Seats change when this share of the batch has finished: it costs a copy of the cache of the rows that stay."""
-
-BLOCK = 256
-"""Tokens whose probabilities are summed first when one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +282,7 @@ def draw(
             running = torch.ones_like(who, dtype=torch.bool)
             page.open(decoder.seat(kept, [prompts[row] for row in entering], limit - int(step.min())), who)
         assert decoder.logits is not None
-        token, logprob = _draw_tokens(decoder.logits, temperature, uniform[who, step.clamp(max=limit - 1)], top_p)
+        token, logprob = draw_tokens(decoder.logits, temperature, uniform[who, step.clamp(max=limit - 1)], top_p)
         ended = running & torch.isin(token, ends)
         page.write(who[running], step[running], token[running], logprob[running])
         page.finished[who[ended]] = True
@@ -296,53 +294,6 @@ def draw(
         on_step(int(running.sum()) - int(goes_on.sum()))
         running, step = goes_on, step + 1
     return page.draws(prompts, want_states)
-
-
-def _draw_tokens(
-    logits: Float[Tensor, "R V"], temperature: float, uniform: Float[Tensor, " R"], top_p: float = 1.0
-) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """Invert the cumulative distribution at `uniform`: one token a row, with its log-probability.
-
-    The sums run over blocks of the vocabulary first, and then inside the block that is hit: a cumulative sum over all
-    of it, in the precision that this takes, would cost as much as the last layers of the model.
-    """
-    logits = logits.float() / temperature
-    if top_p < 1.0:
-        logits = _likeliest(logits, top_p)
-    top = logits.max(dim=-1, keepdim=True).values
-    weights = torch.nn.functional.pad((logits - top).exp_(), (0, -logits.shape[-1] % BLOCK)).view(
-        len(logits), -1, BLOCK
-    )
-    block, inside = _invert(weights.sum(dim=-1).double(), uniform)
-    rows = torch.arange(len(logits), device=logits.device)
-    place, _ = _invert(weights[rows, block].double(), inside)
-    token = block * BLOCK + place
-    logprob = logits[rows, token] - top.squeeze(1) - weights.sum(dim=(1, 2)).log()
-    return token, logprob
-
-
-def _likeliest(logits: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
-    """Leave only the likeliest tokens whose probabilities reach `top_p`; the likeliest one always stays."""
-    ordered, places = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    return logits.masked_fill(torch.zeros_like(before).scatter(-1, places, before) >= top_p, -torch.inf)
-
-
-def _invert(
-    weights: Float[Tensor, "R n"], uniform: Float[Tensor, " R"]
-) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """Find the weight in which a share `uniform` of their sum falls; return also the share of it that is left of that.
-
-    A weight of zero is never found.
-    """
-    edges = weights.cumsum(dim=-1)
-    total = edges[:, -1]
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    found = torch.searchsorted(edges, target.unsqueeze(1), right=True)
-    weight = weights.gather(1, found).squeeze(1)
-    share = (target - (edges.gather(1, found).squeeze(1) - weight)) / weight
-    return found.squeeze(1), share.clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from manners.models import generate
 from manners.models.branches import Branch, set_trainable
 from manners.models.generate import Draws, draw
 from manners.models.proof import proved
+from manners.models.sampler import draw_tokens
 from manners.models.trunk import Trunk, grow_trunk
 from manners.types import FinishReason
 from tests.worlds import ARCHITECTURES, tiny_model
@@ -100,7 +101,7 @@ def test_a_uniform_number_chooses_the_token_whose_share_of_the_interval_holds_it
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0, -torch.inf]]).expand(3, -1)
-    tokens, logprobs = generate._draw_tokens(logits, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+    tokens, logprobs = draw_tokens(logits, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [1, 3, 3]
     torch.testing.assert_close(logprobs, torch.log_softmax(logits, dim=-1)[torch.arange(3), tokens])
 
@@ -256,7 +257,7 @@ def test_top_p_leaves_the_likeliest_tokens_that_reach_it() -> None:
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     for top_p, allowed in ((0.6, [1, 3]), (0.5, [1]), (0.81, [0, 1, 3]), (1e-9, [1]), (1.0, [0, 1, 2, 3])):
         uniform = torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64)
-        tokens, logprobs = generate._draw_tokens(logits.expand(1000, -1), 1.0, uniform, top_p)
+        tokens, logprobs = draw_tokens(logits.expand(1000, -1), 1.0, uniform, top_p)
         assert sorted(set(tokens.tolist())) == allowed
         shares = logits.exp()[0][tokens] / logits.exp()[0][allowed].sum()
         torch.testing.assert_close(logprobs.exp(), shares)

@@ -1,0 +1,166 @@
+"""What is asked of a running model, and what it says while it answers; imports no torch.
+
+These records cross from the process that serves pages to the one that holds the model, and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from manners.errors import MannersError
+from manners.types import Dialogue, FinishReason
+
+MOST_STOPS = 4
+"""Stop strings that a request may have, as in other servers of this interface."""
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "count": (1, 1024),
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "max_tokens": (1, 1_000_000),
+    "logprobs": (0, 20),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt to be answered; raises MannersError where a value is out of range."""
+
+    prompt: Dialogue
+    max_tokens: int
+    """Length limit of each answer; as many are kept free in the context, for which a long prompt loses its beginning.
+    """
+    seed: int
+    """The same request with the same seed gets the same answers, whoever else is answered; counts modulo 2^32.
+
+    Up to rounding: logits differ by about 1e-5 with the size of the batch, and a draw that is closer than that to the
+    border between two tokens may go either way: about once in 100,000 tokens.
+    """
+    count: int = 1
+    """Answers to draw, each with a random stream of its own."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token, whatever the seed."""
+    top_p: float = 1.0
+    """Tokens come from the smallest set of the likeliest ones whose probabilities reach this sum."""
+    stop: tuple[str, ...] = ()
+    """An answer ends before the first of these that it would contain."""
+    logprobs: int | None = None
+    """Report each token's log-probability, with this many of the likeliest tokens in its place; None reports none."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not self.prompt:
+            raise MannersError("the prompt is empty; give at least one turn")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise MannersError(f"{name} cannot be {value}: it takes {low:g} to {high:g}")
+        if len(self.stop) > MOST_STOPS or not all(self.stop):
+            raise MannersError(
+                f"stop cannot be {list(self.stop)}: it takes up to {MOST_STOPS} texts, none of them empty"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, as what it writes, and its log-probability in nats under softmax(logits): no temperature, no top-p."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """A token that was drawn, and the likeliest ones in its place."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+    """Likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """More of an answer: the texts of all its events, one after another, are the answer."""
+
+    index: int
+    """Which of the request's answers."""
+    text: str
+    logprobs: tuple[DrawnToken, ...] = ()
+    """Of the tokens whose text begins in here, where asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An answer is complete."""
+
+    index: int
+    finish_reason: FinishReason
+    """STOP: an end token or a stop string; LENGTH: `max_tokens`."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens drawn, the end token and those of a stop string included."""
+    version: str
+    """The policy that wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request will get no more answers."""
+
+    message: str
+    refused: bool = False
+    """Whether the request itself is at fault (a prompt that is too long), not the server."""
+
+
+Event = Token | Done | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """To the model's process: answer this, and name `key` with every event."""
+
+    key: int
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """To the model's process: nobody waits for this any more."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """To the model's process: answer with this policy from now on."""
+
+    version: str
+
+
+Message = Submit | Cancel | Load
+
+
+class Phase(StrEnum):
+    """Whether requests are being answered."""
+
+    LOADING = "loading"
+    """Requests wait for the model."""
+    READY = "ready"
+    FAILED = "failed"
+    """Requests fail at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """How the model's process is; it reports this itself when it has loaded something or cannot."""
+
+    phase: Phase
+    version: str
+    """The policy in use, or about to be."""
+    reason: str = ""
+    """Why it failed, or starts again, or why another policy could not be loaded."""
+
+
+Report = EngineState | tuple[tuple[int, Event], ...]
+"""What comes from the model's process: its state, or events, each with its request's key."""

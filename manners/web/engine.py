@@ -1,0 +1,215 @@
+"""The web application's side of the model: a process of its own that writes, so that pages stay quick."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import SimpleQueue
+
+from manners.models.requests import (
+    Cancel,
+    Done,
+    EngineState,
+    Event,
+    Failed,
+    GenerationRequest,
+    Load,
+    Message,
+    Phase,
+    Submit,
+)
+from manners.settings import ModelSettings
+
+NICENESS = 10
+"""What the model's process gives way by: pages come first."""
+RESTARTS = 3
+"""How often the process is started again within `PATIENCE`."""
+PATIENCE = 600.0
+"""In seconds."""
+_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]
+
+
+class Engine:
+    """Answers requests through a process that holds the model; every method returns at once."""
+
+    def __init__(
+        self, workspace: Path, model: ModelSettings, version: str, seats: int = 16, threads: int | None = None
+    ) -> None:
+        """Take the workspace's folder, the model and the policy to begin with.
+
+        `seats` answers are written side by side, and further ones wait; `threads` is for the model (None: one fewer
+        than there are cores).
+        """
+        self._workspace, self._model, self._seats = workspace, model, seats
+        self._threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        self._state = EngineState(Phase.LOADING, version)
+        self._lock = threading.Lock()
+        """Guards what follows, and that a request is known before it is sent."""
+        self._waiters: dict[int, _Waiter] = {}
+        self._outbox = SimpleQueue[Message | None]()
+        """What is sent to the process by a thread, since a pipe may be full; None ends that thread."""
+        self._wanted = version
+        self._process: BaseProcess | None = None
+        self._stopping = False
+        self._keys = itertools.count()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def state(self) -> EngineState:
+        """Whether requests are being answered, by which policy, and if not, why."""
+        return self._state
+
+    def start(self) -> None:
+        """Start the process; the model loads while requests already wait."""
+        atexit.register(self.stop)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the process; requests that run fail."""
+        with self._lock:
+            self._stopping = True
+            if self._process is not None:
+                self._process.kill()  # it keeps nothing
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def load(self, version: str) -> None:
+        """Change to another policy once those answers that are being written are finished.
+
+        `state.version` tells when that has happened; where it cannot be loaded, `state.reason` says why and the old
+        one goes on.
+        """
+        with self._lock:
+            self._wanted = version
+            self._outbox.put(Load(version))
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        """Yield what is written as it is written, up to a `Done` for each answer or one `Failed`.
+
+        Closing the iterator gives the seats back; leave it under `contextlib.aclosing`, which does so at once.
+        """
+        events, key, open_answers = asyncio.Queue[Event](), next(self._keys), request.count
+        with self._lock:
+            if self._state.phase is Phase.FAILED:
+                events.put_nowait(Failed(f"the model is not running: {self._state.reason}"))
+            else:
+                self._waiters[key] = (asyncio.get_running_loop(), events)
+                self._outbox.put(Submit(key, request))
+        try:
+            while open_answers:
+                event = await events.get()
+                open_answers -= request.count if isinstance(event, Failed) else isinstance(event, Done)
+                yield event
+        finally:
+            with self._lock:
+                if self._waiters.pop(key, None) is not None and open_answers:
+                    self._outbox.put(Cancel(key))
+
+    def _run(self) -> None:
+        """Keep the process running."""
+        # Ctrl-C reaches all processes of a terminal: ours inherits the mask, and ends when the pipe does. The tracker,
+        # which comes with the first process, is started before, since that lifts the mask.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        starts = deque[float](maxlen=RESTARTS + 1)
+        while True:
+            starts.append(time.monotonic())
+            ended = self._run_once()
+            often = len(starts) == starts.maxlen and time.monotonic() - starts[0] < PATIENCE
+            with self._lock:
+                if self._state.phase is Phase.FAILED:  # it said itself why there is no model
+                    state = self._state
+                elif often or self._stopping:
+                    state = EngineState(Phase.FAILED, self._state.version, ended)
+                else:
+                    state = EngineState(Phase.LOADING, self._wanted, f"{ended} and starts again")
+                self._state = state
+                waiters, self._waiters, self._outbox = self._waiters, {}, SimpleQueue()
+            for waiter in waiters.values():
+                _hand_over(waiter, Failed(state.reason))
+            if state.phase is Phase.FAILED:
+                return
+
+    def _run_once(self) -> str:
+        """Start the process, pass on what it says until it ends, and say how that was."""
+        context = multiprocessing.get_context("spawn")
+        ours, its = context.Pipe()
+        given = (its, self._workspace, self._model, self._wanted, self._seats, self._threads)
+        process = context.Process(target=_begin, args=given, name="manners model", daemon=True)
+        with self._lock:
+            if self._stopping:
+                return "the server is stopping"
+            process.start()
+            self._process, outbox = process, self._outbox
+        its.close()
+        sender = threading.Thread(target=_send, args=(ours, outbox), daemon=True)
+        sender.start()
+        with suppress(EOFError, OSError):
+            while True:
+                self._hear(ours.recv())
+        process.join()
+        outbox.put(None)
+        sender.join()
+        ours.close()
+        return "the server is stopping" if self._stopping else f"the model's process ended ({_how(process.exitcode)})"
+
+    def _hear(self, report: EngineState | tuple[tuple[int, Event], ...]) -> None:
+        """Note the process's state, or hand events to those who wait for them."""
+        if isinstance(report, EngineState):
+            with self._lock:
+                self._state = report
+                if report.reason:  # another policy could not be loaded: not to be tried again after a restart
+                    self._wanted = report.version
+            return
+        for key, event in report:
+            with self._lock:
+                waiter = self._waiters.get(key)
+            if waiter is not None:
+                _hand_over(waiter, event)
+
+
+def _hand_over(waiter: _Waiter, event: Event) -> None:
+    loop, events = waiter
+    with suppress(RuntimeError):  # a loop that is closed waits for nothing
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+def _send(connection: Connection, outbox: SimpleQueue[Message | None]) -> None:
+    """Send until None comes or nobody listens."""
+    with suppress(OSError):
+        while (message := outbox.get()) is not None:
+            connection.send(message)
+
+
+def _how(exitcode: int | None) -> str:
+    """Describe the end of a process."""
+    if exitcode is None or exitcode >= 0:
+        return f"exit code {exitcode}"
+    hint = ", which is also what happens when memory runs out" if -exitcode == signal.SIGKILL else ""
+    return f"{signal.Signals(-exitcode).name}{hint}"
+
+
+def _begin(
+    connection: Connection, workspace: Path, model: ModelSettings, version: str, seats: int, threads: int
+) -> None:
+    """Run in the process: give way to pages, and only then load what is heavy."""
+    os.nice(NICENESS)
+    import torch
+
+    from manners.models.serving import serve
+
+    torch.set_num_threads(threads)
+    serve(connection, workspace, model, version, seats)

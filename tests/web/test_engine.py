@@ -1,0 +1,270 @@
+"""The real process behind the engine: it answers, survives what happens to it, and ends with its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from manners.models import versions
+from manners.models.answer import answer
+from manners.models.branches import Branch
+from manners.models.pretrained import Pretrained, load
+from manners.models.requests import Done, Event, Failed, GenerationRequest, Phase, Token
+from manners.settings import ModelSettings, SampleSettings
+from manners.types import Dialogue, Role, Turn, VersionKind
+from manners.web import engine as engine_module
+from manners.web.engine import Engine
+from manners.workspace import Workspace
+from tests.worlds import save_tiny
+
+PATIENCE = 120.0
+"""Seconds: a process that imports torch takes a few, more on a busy machine."""
+
+
+def said(text: str) -> Dialogue:
+    return (Turn(Role.USER, text),)
+
+
+REQUEST = GenerationRequest(said("how do I bake bread? ¿Cómo? 🎉"), 24, seed=7, count=3)
+ENDLESS = GenerationRequest(said("the weather"), 200, seed=2, temperature=0.0)
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, ModelSettings]:
+    folder = tmp_path_factory.mktemp("engine")
+    settings = ModelSettings(name=str(save_tiny(folder / "model")), trainable_layers=2, device="cpu", context=256)
+    return Workspace.create(folder / "workspace"), settings
+
+
+@pytest.fixture(scope="module")
+def pretrained(place: tuple[Workspace, ModelSettings]) -> Pretrained:
+    """The same model in this process, and a version of it on disk that differs."""
+    workspace, settings = place
+    loaded = load(settings)
+    branch = Branch(loaded.trunk, trainable=True)
+    for parameter in branch.own_tensors().values():
+        parameter.mul_(1.3)
+    trunk, template = loaded.trunk, loaded.renderer.template_hash
+    version = versions.Version(
+        "policy-1", VersionKind.POLICY, loaded.name, trunk.hash, trunk.cut, template, "float32", "today"
+    )
+    versions.save(workspace, version, [branch])
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def engine(place: tuple[Workspace, ModelSettings]) -> Iterator[Engine]:
+    workspace, settings = place
+    one = Engine(workspace.root, settings, versions.BASE, seats=4, threads=1)
+    begin = time.monotonic()
+    one.start()
+    assert time.monotonic() - begin < 1.0 and phase(one) is Phase.LOADING
+    yield one
+    one.stop()
+    assert phase(one) is Phase.FAILED
+
+
+def phase(engine: Engine) -> Phase:
+    return engine.state.phase
+
+
+def ends(engine: Engine, kill: Callable[[], None]) -> None:
+    before = engine._process
+    kill()
+    until(lambda: engine._process is not before or phase(engine) is Phase.FAILED)
+
+
+async def collect(engine: Engine, request: GenerationRequest) -> list[Event]:
+    return [event async for event in engine.generate(request)]
+
+
+def texts(events: list[Event]) -> dict[int, str]:
+    joined: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, Token):
+            joined[event.index] = joined.get(event.index, "") + event.text
+    return joined
+
+
+def expected_texts(pretrained: Pretrained, policy: Branch, request: GenerationRequest) -> dict[int, str]:
+    settings = SampleSettings(temperature=request.temperature, max_new_tokens=request.max_tokens)
+    (drawn,) = answer(policy, pretrained, [request.prompt], request.count, settings, request.seed, "anyone")
+    return {number: a.response.text for number, a in enumerate(drawn.answers) if a.response.text}
+
+
+def test_requests_wait_for_the_model_and_get_what_sampling_gets(engine: Engine, pretrained: Pretrained) -> None:
+    async def several() -> list[list[Event]]:
+        return await asyncio.gather(*(collect(engine, replace(REQUEST, seed=seed)) for seed in range(5)))
+
+    policy = versions.load_policy(Workspace(Path("unused")), versions.BASE, pretrained)
+    for seed, events in enumerate(asyncio.run(several())):
+        assert texts(events) == expected_texts(pretrained, policy, replace(REQUEST, seed=seed))
+        done = [event for event in events if isinstance(event, Done)]
+        assert sorted(event.index for event in done) == [0, 1, 2]
+        assert {event.version for event in done} == {"initial"}
+    assert engine.state == replace(engine.state, phase=Phase.READY, version="initial", reason="")
+
+
+def test_what_cannot_be_answered_fails_alone_and_is_told_apart(engine: Engine) -> None:
+    async def both() -> tuple[list[Event], list[Event]]:
+        bad = replace(REQUEST, prompt=said("bread " * 300))
+        return await asyncio.gather(collect(engine, bad), collect(engine, REQUEST))
+
+    (failed,), fine = asyncio.run(both())
+    assert isinstance(failed, Failed) and failed.refused and "model.context" in failed.message
+    assert sum(isinstance(event, Done) for event in fine) == 3
+
+
+def test_leaving_gives_the_seats_back(engine: Engine) -> None:
+    async def leave_and_ask() -> list[Event]:
+        for _ in range(8):  # twice as many as there are seats
+            async with aclosing(engine.generate(ENDLESS)) as events:
+                assert isinstance(await anext(events), Token)
+        return await collect(engine, replace(REQUEST, count=4, max_tokens=2))  # which needs all of them
+
+    assert sum(isinstance(event, Done) for event in asyncio.run(leave_and_ask())) == 4
+    assert not engine._waiters
+
+
+def test_another_policy_takes_over_between_answers(
+    engine: Engine, pretrained: Pretrained, place: tuple[Workspace, ModelSettings]
+) -> None:
+    workspace, _ = place
+    policy = versions.load_policy(workspace, "policy-1", pretrained)
+
+    async def change() -> tuple[list[Event], list[Event]]:
+        async with aclosing(engine.generate(ENDLESS)) as events:
+            first = [await anext(events)]
+            engine.load("policy-1")
+            after = asyncio.create_task(collect(engine, REQUEST))
+            first += [event async for event in events]
+        return first, await after
+
+    before, after = asyncio.run(change())
+    assert isinstance(before[-1], Done) and before[-1].version == "initial"
+    assert isinstance(after[-1], Done) and after[-1].version == "policy-1"
+    assert texts(after) == expected_texts(pretrained, policy, REQUEST)
+    assert engine.state.version == "policy-1"
+
+    engine.load("policy-9")
+    until(lambda: engine.state.reason != "")
+    assert engine.state.phase is Phase.READY and engine.state.version == "policy-1"
+    assert "no version policy-9" in engine.state.reason
+    engine.load("initial")
+    until(lambda: engine.state.version == "initial" and not engine.state.reason)
+
+
+def test_a_killed_process_fails_those_who_wait_and_is_started_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill() -> None:
+        assert engine._process is not None and engine._process.pid is not None
+        os.kill(engine._process.pid, signal.SIGKILL)
+
+    async def killed() -> list[Event]:
+        events: list[Event] = []
+        async for event in engine.generate(ENDLESS):
+            if not events:
+                kill()
+            events.append(event)
+        return events
+
+    *_, failed = asyncio.run(killed())
+    assert isinstance(failed, Failed) and "SIGKILL" in failed.message and not failed.refused
+    assert phase(engine) is Phase.LOADING and "starts again" in engine.state.reason
+    again = asyncio.run(collect(engine, REQUEST))
+    assert sum(isinstance(event, Done) for event in again) == 3 and phase(engine) is Phase.READY
+    for _ in range(engine_module.RESTARTS):
+        ends(engine, kill)
+    until(lambda: engine.state.phase is Phase.FAILED)
+    (refused,) = asyncio.run(collect(engine, REQUEST))
+    assert isinstance(refused, Failed) and "SIGKILL" in refused.message
+
+
+def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(place: tuple[Workspace, ModelSettings]) -> None:
+    workspace, settings = place
+    engine = Engine(workspace.root, replace(settings, name=str(workspace.root)), versions.BASE)
+    engine.start()
+    (failed,) = asyncio.run(collect(engine, REQUEST))
+    assert isinstance(failed, Failed) and "without config.json" in failed.message
+    assert engine.state.phase is Phase.FAILED and "without config.json" in engine.state.reason
+    engine.stop()
+
+
+PARENT = """
+import asyncio, sys, time
+from pathlib import Path
+from manners.web.engine import Engine
+from manners.settings import ModelSettings
+if __name__ == "__main__":
+    model = ModelSettings(name=sys.argv[2], trainable_layers=2, device="cpu", context=256)
+    engine = Engine(Path(sys.argv[1]), model, "initial")
+    engine.start()
+    while engine.state.phase == "loading":
+        time.sleep(0.02)
+    assert "torch" not in sys.modules
+    try:
+        print(engine._process.pid, flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_the_process_ends_with_its_parent_and_says_nothing(
+    how: str, place: tuple[Workspace, ModelSettings], tmp_path: Path
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT, encoding="utf-8")
+    command = [sys.executable, str(script), str(place[0].root), place[1].name]
+    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as parent:
+        assert parent.stdout is not None and parent.stderr is not None
+        child = int(parent.stdout.readline())
+        if how == "killed":
+            parent.kill()
+        else:
+            os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C does: to all processes of the terminal
+        assert parent.wait(PATIENCE) == (-signal.SIGKILL if how == "killed" else 3)
+        until(lambda: not alive(child))
+        assert parent.stderr.read() == ""
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")  # an orphan that nobody waits for stays listed as a zombie
+    return not stat.exists() or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+
+
+def test_the_engine_does_not_load_torch() -> None:
+    code = "import sys, manners.web.engine; sys.exit('torch' in sys.modules)"
+    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})
