@@ -19,6 +19,7 @@ from manners.store import Store
 from manners.store.accounts import Accounts, TokenUse
 from manners.types import AccountRole
 from manners.web.app import create_app
+from manners.web.engine import Engine
 from manners.web.site import Site
 from manners.workspace import Workspace
 
@@ -43,13 +44,19 @@ def serve(
         )
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
-        site = Site(workspace, settings, store, accounts, local=not owners, base_url=(base_url or address).rstrip("/"))
+        engine = Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
+        local, base = not owners, (base_url or address).rstrip("/")
+        site = Site(workspace, settings, store, accounts, local, base, engine)
         link = f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owners[0].name)}" if owners else "/"
         print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
         if open_browser:
             webbrowser.open(f"{site.base_url}{link}")
         server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning", access_log=False))
-        server.run(sockets=[listening])
+        engine.start()
+        try:
+            server.run(sockets=[listening])
+        finally:
+            engine.stop()
 
 
 @contextmanager

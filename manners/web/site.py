@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader
 from starlette.responses import Response
 
 from manners import __version__
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.web.generation import Generator
 from manners.web.limits import Limits
 from manners.workspace import Workspace
 
@@ -35,8 +37,10 @@ class Site:
     """Whether whoever can reach the server is its owner: on this machine only, and without accounts."""
     base_url: str
     """How browsers reach the server, without a slash at the end."""
+    engine: Generator
+    """Who writes the answers."""
     limits: Limits = field(default_factory=Limits)
-    templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(HERE / "templates"))
+    templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(env=_environment()))
 
     @property
     def prefix(self) -> str:
@@ -48,6 +52,14 @@ class Site:
         visitor = getattr(request.state, "visitor", None)
         shared = {"visitor": visitor, "local": self.local, "prefix": self.prefix, "version": __version__}
         return self.templates.TemplateResponse(request, template, shared | context, status_code=status)
+
+
+def _environment() -> Environment:
+    """Return where templates come from: every text is escaped, whatever the template is called.
+
+    What Jinja2Templates makes of a folder escapes by the name's ending, and knows none of ours.
+    """
+    return Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
 
 
 def site_of(request: Request) -> Site:

@@ -14,6 +14,7 @@ from manners.store.accounts import Accounts, TokenUse
 from manners.types import AccountRole
 from manners.web.app import create_app
 from manners.web.auth import COOKIE
+from manners.web.engine import Engine
 from manners.web.limits import SIGN_INS
 from manners.web.site import Site
 from manners.workspace import Workspace
@@ -32,7 +33,9 @@ def accounts(tmp_path: Path) -> Iterator[Accounts]:
 @pytest.fixture
 def client(accounts: Accounts, tmp_path: Path) -> MakeClient:
     def make(*, local: bool = False, base_url: str = "http://127.0.0.1:8000") -> TestClient:
-        site = Site(Workspace.open(tmp_path / "ws"), Settings(), accounts._store, accounts, local, base_url)
+        workspace, settings = Workspace.open(tmp_path / "ws"), Settings()
+        engine = Engine(workspace.root, settings.model, "initial")  # not started: nobody asks it anything
+        site = Site(workspace, settings, accounts._store, accounts, local, base_url, engine)
         return TestClient(create_app(site), base_url="http://127.0.0.1:8000", follow_redirects=False)
 
     return make
