@@ -217,6 +217,7 @@ class RequestRow(Table):
     __table_args__ = (Unique("account", "key"),)
     account: Mapped[str]
     key: Mapped[str]
+    content: Mapped[str]
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
     created_at: Mapped[datetime]
 

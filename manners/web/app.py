@@ -13,8 +13,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError
 from manners.types import AccountRole
-from manners.web import auth
+from manners.web import auth, openai, reports
 from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
+from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
 from manners.web.site import HERE, Site
 
@@ -28,7 +29,8 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.add_middleware(Shield, site=site)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    app.include_router(auth.router)
+    for page in (auth, openai, reports):
+        app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)
     app.add_exception_handler(NotSignedIn, _not_signed_in)
@@ -62,9 +64,8 @@ async def _failed(request: Request, error: Exception) -> Response:
         case StarletteHTTPException():
             return _error(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
         case RequestValidationError():
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"][1:])
-            return _error(request, 422, f"{where or 'the request'}: {first['msg']}", param=where or None)
+            param, message = what_is_wrong(error)
+            return _error(request, 400, message, param=param)
     return _error(request, 400, str(error))
 
 
@@ -81,9 +82,8 @@ def _error(
         title = HTTPStatus(status).phrase
         return site.page(request, "error.html.j2", status=status, title=title, message=message)
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(body, status, headers)
+    return JSONResponse(problem(message, kind, param, code), status, headers)
 
 
 def _wants_page(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "") and request.method in ("GET", "POST")
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/")

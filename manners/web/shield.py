@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manners.web.auth import from_elsewhere
+from manners.web.shapes import problem
 from manners.web.site import Site
 
 LARGEST_BODY = 8_000_000
@@ -80,4 +81,4 @@ class Shield:
 
 
 def _refuse(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": None}}, status)
+    return JSONResponse(problem(message), status)

@@ -60,7 +60,7 @@ EXPECTED = {
     "gold": "id comparison_id choice created_at",
     "messages": "id conversation_id text response_id comparison_id created_at",
     "prompts": "id digest turns use source created_at",
-    "requests": "id account key comparison_id created_at",
+    "requests": "id account key content comparison_id created_at",
     "responses": "id prompt_id digest text author finish_reason sampling created_at",
     "rounds": "id policy_id reward_id outcome metrics created_at",
     "thumbs": "id response_id annotator_id value created_at",

@@ -24,7 +24,7 @@ from manners.settings import ModelSettings, SampleSettings
 from manners.types import Dialogue, Role, Turn, VersionKind
 from manners.web import engine as engine_module
 from manners.web.engine import Engine
-from manners.workspace import Workspace
+from manners.workspace import INITIAL, Workspace
 from tests.worlds import save_tiny
 
 PATIENCE = 120.0
@@ -72,7 +72,7 @@ def pretrained(place: tuple[Workspace, ModelSettings]) -> Pretrained:
 @pytest.fixture(scope="module")
 def engine(place: tuple[Workspace, ModelSettings]) -> Iterator[Engine]:
     workspace, settings = place
-    one = Engine(workspace.root, settings, versions.BASE, seats=4, threads=1)
+    one = Engine(workspace.root, settings, INITIAL, seats=4, threads=1)
     begin = time.monotonic()
     one.start()
     assert time.monotonic() - begin < 1.0 and phase(one) is Phase.LOADING
@@ -113,7 +113,7 @@ def test_requests_wait_for_the_model_and_get_what_sampling_gets(engine: Engine, 
     async def several() -> list[list[Event]]:
         return await asyncio.gather(*(collect(engine, replace(REQUEST, seed=seed)) for seed in range(5)))
 
-    policy = versions.load_policy(Workspace(Path("unused")), versions.BASE, pretrained)
+    policy = versions.load_policy(Workspace(Path("unused")), INITIAL, pretrained)
     for seed, events in enumerate(asyncio.run(several())):
         assert texts(events) == expected_texts(pretrained, policy, replace(REQUEST, seed=seed))
         done = [event for event in events if isinstance(event, Done)]
@@ -200,7 +200,7 @@ def test_a_killed_process_fails_those_who_wait_and_is_started_again(
 
 def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(place: tuple[Workspace, ModelSettings]) -> None:
     workspace, settings = place
-    engine = Engine(workspace.root, replace(settings, name=str(workspace.root)), versions.BASE)
+    engine = Engine(workspace.root, replace(settings, name=str(workspace.root)), INITIAL)
     engine.start()
     (failed,) = asyncio.run(collect(engine, REQUEST))
     assert isinstance(failed, Failed) and "without config.json" in failed.message

@@ -153,4 +153,4 @@ def test_a_mistake_is_one_sentence_as_a_page_or_as_json(client: MakeClient) -> N
     assert page.status_code == 404 and "<h1>Not Found</h1>" in page.text
     assert here.get("/nothing").json()["error"]["message"] == "Not Found"
     lacking = here.post("/sign-in", data={"name": "anna"})
-    assert lacking.status_code == 422 and lacking.json()["error"]["param"] == "password"
+    assert lacking.status_code == 400 and lacking.json()["error"]["param"] == "password"

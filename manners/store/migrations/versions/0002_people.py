@@ -149,6 +149,7 @@ def _create_chat() -> None:
         _id(),
         _text("account"),
         _text("key"),
+        _text("content"),
         _refers("comparison_id", "comparisons"),
         _at(),
         sa.UniqueConstraint("account", "key"),

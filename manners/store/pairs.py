@@ -1,0 +1,75 @@
+"""Comparisons that other programs open or report, each known to its program by a name of its own."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Row, insert, select
+
+from manners.errors import MannersError
+from manners.store import queries
+from manners.store.store import Store
+from manners.store.tables import RequestRow
+from manners.types import Comparison, Verdict
+
+
+class UnknownPair(MannersError):
+    """No pair of that name was opened for this account."""
+
+
+class OtherContent(MannersError):
+    """The name was used for something else before."""
+
+
+class Pairs:
+    """What programs put before their users; safe to use from many threads."""
+
+    def __init__(self, store: Store) -> None:
+        """Keep them in a store."""
+        self._store = store
+
+    def open(self, account: str, comparison: Comparison) -> str:
+        """Store a comparison that is being shown, and return the name under which its verdict may come."""
+        name = f"pair_{secrets.token_urlsafe(18)}"
+        with self._store.write() as connection:
+            _insert(connection, account, name, "", comparison)
+        return name
+
+    def answer(self, account: str, name: str, verdict: Verdict) -> None:
+        """Append a verdict; a later one of the same person replaces it. Raises UnknownPair."""
+        with self._store.write() as connection:
+            row = _known(connection, account, name)
+            if row is None:
+                raise UnknownPair(f"there is no pair {name}: send the pair_id that came with the two answers")
+            queries.insert_verdicts(connection, [(row.comparison_id, verdict)])
+
+    def report(self, account: str, name: str | None, content: str, comparison: Comparison) -> tuple[int, bool]:
+        """Store a comparison with its verdict once under a name; return its number, and whether it is new.
+
+        `content` is a digest of all that was sent. Raises OtherContent when the name stands for something else.
+        """
+        with self._store.write() as connection:
+            queries.take_turns(connection)
+            known = None if name is None else _known(connection, account, name)
+            if known is None:
+                name = name or f"report_{secrets.token_urlsafe(18)}"
+                return _insert(connection, account, name, content, comparison), True
+            if known.content != content:
+                raise OtherContent(f"the key {name} was used for another comparison: choose a new one")
+            return int(known.comparison_id), False
+
+
+def _known(connection: Connection, account: str, name: str) -> Row[RequestRow] | None:
+    query = select(RequestRow).where(RequestRow.account == account, RequestRow.key == name)
+    return connection.execute(query).first()
+
+
+def _insert(connection: Connection, account: str, name: str, content: str, comparison: Comparison) -> int:
+    queries.take_turns(connection)
+    pairs = queries.response_ids(connection, [comparison])
+    [key] = queries.insert_comparisons(connection, [comparison], pairs)
+    queries.insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])
+    row = {"account": account, "key": name, "content": content, "comparison_id": key, "created_at": datetime.now(UTC)}
+    connection.execute(insert(RequestRow), row)
+    return key

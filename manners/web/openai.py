@@ -1,0 +1,246 @@
+"""`/v1`: the current policy for programs, as OpenAI's clients know it.
+
+Source: OpenAI API reference, "Chat" and "Streaming". Ours on top: with the header `X-Ask-Preference: 1` two answers are
+a comparison, whose verdict comes to `/v1/feedback` (`manners.web.reports`).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Phase, Token
+from manners.store.pairs import Pairs
+from manners.types import AskedHow, Comparison, Sampling
+from manners.types import Response as Answer
+from manners.web.auth import LABELLERS, Visitor, refuse_if
+from manners.web.limits import GENERATIONS
+from manners.web.shapes import ChatRequest, envelope, finish, logprobs, problem, usage
+from manners.web.site import Site, site_of
+
+ALIAS = "manners"
+"""The model's name for whoever always wants the promoted policy."""
+RETRY_SECONDS = "5"
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass
+class _Choice:
+    """An answer as it grows."""
+
+    text: str = ""
+    tokens: list[DrawnToken] = field(default_factory=list)
+    done: Done | None = None
+
+
+@router.get("/models")
+async def models(visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]) -> Any:
+    """List what can be asked: the current policy, under its name and under `manners`."""
+    return {"object": "list", "data": [_model(name) for name in (ALIAS, site.engine.state.version)]}
+
+
+@router.get("/models/{name}")
+async def model(
+    name: str, visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]
+) -> Response:
+    """Describe one model."""
+    return JSONResponse(_model(name)) if _is_served(site, name) else _no_model(site, name)
+
+
+@router.get("/health")
+async def health(visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]) -> Response:
+    """Say whether requests are answered."""
+    return _not_ready(site) or JSONResponse({"status": "ok"})
+
+
+@router.post("/chat/completions")
+async def chat_completions(
+    request: Request,
+    body: ChatRequest,
+    visitor: Annotated[Visitor, Depends(LABELLERS)],
+    site: Annotated[Site, Depends(site_of)],
+    x_ask_preference: Annotated[str, Header()] = "",
+    x_ask_probability: Annotated[float, Header(gt=0, le=1)] = 1.0,
+) -> Response:
+    """Answer, at once or piece by piece."""
+    asks = x_ask_preference == "1"
+    if wrong := body.refused():
+        return JSONResponse(problem(wrong[1], param=wrong[0]), 400)
+    if asks and body.n != 2:
+        return JSONResponse(problem("X-Ask-Preference compares two answers: set n to 2", param="n"), 400)
+    if not _is_served(site, body.model):
+        return _no_model(site, body.model)
+    if (waiting := _not_ready(site)) is not None:
+        return waiting
+    refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(body.n or 1)))
+    # Where two answers are compared nothing may tell who wrote them.
+    shown = ALIAS if asks else body.model
+    reply = _Reply(body, _generation(site, body), f"chatcmpl-{secrets.token_hex(12)}", shown)
+    ask = _Ask(site, visitor.name, x_ask_probability) if asks else None
+    if body.stream:
+        headers = {"x-accel-buffering": "no"}
+        return StreamingResponse(_stream(site, reply, ask), media_type="text/event-stream", headers=headers)
+    return await _whole(site, reply, ask)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What is being answered, and how the answer is headed."""
+
+    body: ChatRequest
+    generation: GenerationRequest
+    identity: str
+    model: str
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """Two answers that somebody is asked to compare."""
+
+    site: Site
+    account: str
+    probability: float
+
+    async def open(self, reply: _Reply, choices: dict[int, _Choice]) -> dict[str, Any]:
+        """Store the comparison, in the order of the choices, and say how its verdict is to be sent.
+
+        Both are draws from one distribution, so their order is random as it is.
+        """
+        wanted = reply.generation
+        sampling = Sampling(wanted.temperature, wanted.max_tokens, wanted.seed)
+        left, right = (
+            Answer(choice.text, choice.done.version, choice.done.finish_reason, sampling)
+            for choice in (choices[0], choices[1])
+            if choice.done is not None
+        )
+        comparison = Comparison(wanted.prompt, left, right, AskedHow.API, self.probability)
+        pair = await to_thread.run_sync(Pairs(self.site.store).open, self.account, comparison)
+        return {"x_pair": {"pair_id": pair, "order": [0, 1]}}
+
+
+async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> Response:
+    """Collect the answers, and give them together."""
+    choices: dict[int, _Choice] = defaultdict(_Choice)
+    async for event in _events(site, reply):
+        if isinstance(event, Failed):
+            return _failed(event)
+        _collect(choices[event.index], event)
+    listed = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "finish_reason": finish(choice.done.finish_reason),
+            "logprobs": logprobs(choice.tokens) if reply.body.logprobs else None,
+        }
+        for index, choice in sorted(choices.items())
+        if choice.done is not None
+    ]
+    pair = await ask.open(reply, choices) if ask else {}
+    body = envelope("chat.completion", reply.identity, reply.model, listed, usage=_usage(choices), **pair)
+    return JSONResponse(body)
+
+
+async def _stream(site: Site, reply: _Reply, ask: _Ask | None) -> AsyncIterator[str]:
+    """Give the answers piece by piece, as server-sent events."""
+    choices: dict[int, _Choice] = {index: _Choice() for index in range(reply.generation.count)}
+    for index in choices:
+        yield _piece(reply, index, {"role": "assistant", "content": ""})
+    async for event in _events(site, reply):
+        if isinstance(event, Failed):
+            kind = "invalid_request_error" if event.refused else "server_error"
+            yield f"data: {json.dumps(problem(event.message, kind))}\n\n"
+            return
+        _collect(choices[event.index], event)
+        if isinstance(event, Token):
+            reported = logprobs(event.logprobs) if reply.body.logprobs else None
+            yield _piece(reply, event.index, {"content": event.text}, logprobs=reported)
+        else:
+            yield _piece(reply, event.index, {}, finish_reason=finish(event.finish_reason))
+    pair = await ask.open(reply, choices) if ask else {}
+    counted = reply.body.stream_options is not None and reply.body.stream_options.include_usage
+    if counted or pair:
+        tail = pair | ({"usage": _usage(choices)} if counted else {})
+        yield _data(envelope("chat.completion.chunk", reply.identity, reply.model, [], **tail))
+    yield "data: [DONE]\n\n"
+
+
+async def _events(site: Site, reply: _Reply) -> AsyncGenerator[Event]:
+    """Yield what is written; whoever leaves early gives the seats back."""
+    async with aclosing(site.engine.generate(reply.generation)) as events:
+        async for event in events:
+            yield event
+
+
+def _collect(choice: _Choice, event: Token | Done) -> None:
+    if isinstance(event, Token):
+        choice.text += event.text
+        choice.tokens += event.logprobs
+    else:
+        choice.done = event
+
+
+def _generation(site: Site, body: ChatRequest) -> GenerationRequest:
+    """Return the request as the engine takes it; raises MannersError where it cannot be one."""
+    return GenerationRequest(
+        prompt=body.prompt,
+        max_tokens=body.max_completion_tokens or body.max_tokens or site.settings.serve.max_new_tokens,
+        seed=secrets.randbits(31) if body.seed is None else body.seed,
+        count=body.n or 1,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        stop=body.stops,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+
+
+def _piece(reply: _Reply, index: int, delta: dict[str, Any], **more: Any) -> str:
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
+    return _data(envelope("chat.completion.chunk", reply.identity, reply.model, [choice]))
+
+
+def _data(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def _usage(choices: dict[int, _Choice]) -> dict[str, int]:
+    done = [choice.done for choice in choices.values() if choice.done is not None]
+    return usage(done[0].prompt_tokens if done else 0, sum(d.completion_tokens for d in done))
+
+
+def _failed(event: Failed) -> Response:
+    if event.refused:
+        return JSONResponse(problem(event.message), 400)
+    return JSONResponse(problem(event.message, "server_error"), 503, {"retry-after": RETRY_SECONDS})
+
+
+def _is_served(site: Site, name: str) -> bool:
+    return name in (ALIAS, site.engine.state.version)
+
+
+def _no_model(site: Site, name: str) -> Response:
+    message = f"there is no model {name} here: ask for {ALIAS}, or for {site.engine.state.version}"
+    return JSONResponse(problem(message, param="model", code="model_not_found"), 404)
+
+
+def _not_ready(site: Site) -> Response | None:
+    """Return why nothing can be answered now; None where it can."""
+    state = site.engine.state
+    if state.phase is Phase.READY:
+        return None
+    message = "Loading model" if state.phase is Phase.LOADING else state.reason
+    body = {"error": {"message": message, "type": "unavailable_error", "param": None, "code": 503}}
+    return JSONResponse(body, 503, {"retry-after": RETRY_SECONDS})
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "manners"}

@@ -1,0 +1,119 @@
+"""`/v1/feedback` and `/v1/comparisons`: what people chose in other applications."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header
+from pydantic import BaseModel, Field, model_validator
+from starlette.responses import JSONResponse, Response
+
+from manners.store.formats import IMPORTED
+from manners.store.pairs import OtherContent, Pairs, UnknownPair
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Role, Turn, Verdict
+from manners.types import Response as Answer
+from manners.web.auth import LABELLERS, Visitor
+from manners.web.shapes import Message, Text, problem
+from manners.web.site import Site, site_of
+
+Short = Annotated[Text, Field(max_length=200)]
+
+router = APIRouter(prefix="/v1")
+
+
+class Opinion(BaseModel):
+    """What somebody chose, and what they say about it."""
+
+    choice: Choice
+    strength: Annotated[int, Field(ge=1, le=3)] | None = None
+    reasons: Annotated[list[Short], Field(max_length=20)] = []
+    comment: Annotated[Text, Field(max_length=10_000)] = ""
+    user: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    """Who it was, under a name that the application made up; the account itself where it is not said."""
+
+    def verdict(self, account: str, at: datetime | None = None) -> Verdict:
+        """Return the verdict: users of an application are people of their own, apart from those of others."""
+        name = account if self.user is None else f"{account}:{self.user}"
+        person = Annotator(name, AnnotatorKind.HUMAN)
+        return Verdict(self.choice, person, self.strength, at, None, tuple(self.reasons), self.comment)
+
+
+class Feedback(Opinion):
+    """A verdict on two answers that `X-Ask-Preference` opened."""
+
+    pair_id: Short
+
+
+class Side(BaseModel):
+    """An answer, and who wrote it where that is known."""
+
+    text: Annotated[Text, Field(min_length=1)]
+    model: Annotated[Text, Field(min_length=1, max_length=200)] = IMPORTED.name
+
+
+class Report(Opinion):
+    """A choice that was made in another application, sides in the order shown."""
+
+    prompt: Annotated[Text, Field(min_length=1)] | Annotated[list[Message], Field(min_length=1)]
+    left: Side
+    right: Side
+    ask_probability: Annotated[float, Field(gt=0, le=1)] | None = None
+    created_at: datetime | None = None
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> Report:
+        if self.left.text.strip() == self.right.text.strip():
+            raise ValueError("left and right say the same, so neither can be better")
+        if self.dialogue[-1].role is not Role.USER:
+            raise ValueError("the last message of prompt must be the user's")
+        if self.created_at is not None and self.created_at.tzinfo is None:
+            raise ValueError("created_at needs a time zone, such as 2030-01-31T12:00:00Z")
+        return self
+
+    @property
+    def dialogue(self) -> Dialogue:
+        """The prompt."""
+        if isinstance(self.prompt, str):
+            return (Turn(Role.USER, self.prompt),)
+        return tuple(message.turn for message in self.prompt)
+
+    def comparison(self, account: str) -> Comparison:
+        """Return the comparison with its verdict."""
+        left, right = (Answer(side.text, side.model) for side in (self.left, self.right))
+        verdict = self.verdict(account, self.created_at)
+        return Comparison(self.dialogue, left, right, AskedHow.API, self.ask_probability, (verdict,))
+
+
+@router.post("/feedback")
+async def feedback(
+    body: Feedback, visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]
+) -> Response:
+    """Take the verdict on a pair; a later one of the same user replaces it."""
+    try:
+        await to_thread.run_sync(Pairs(site.store).answer, visitor.name, body.pair_id, body.verdict(visitor.name))
+    except UnknownPair as error:
+        return JSONResponse(problem(str(error), param="pair_id", code="pair_not_found"), 404)
+    return JSONResponse({"object": "feedback", "pair_id": body.pair_id, "choice": body.choice})
+
+
+@router.post("/comparisons")
+async def comparisons(
+    body: Report,
+    visitor: Annotated[Visitor, Depends(LABELLERS)],
+    site: Annotated[Site, Depends(site_of)],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> Response:
+    """Take a choice that was made elsewhere; sent again under its `Idempotency-Key`, it is the same one."""
+    content = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    comparison = body.comparison(visitor.name)
+    try:
+        stored: tuple[int, bool] = await to_thread.run_sync(
+            Pairs(site.store).report, visitor.name, idempotency_key, content, comparison
+        )
+    except OtherContent as error:
+        return JSONResponse(problem(str(error), code="idempotency_key_reused"), 409)
+    answer: dict[str, Any] = {"object": "comparison", "id": stored[0], "choice": body.choice}
+    return JSONResponse(answer, 201 if stored[1] else 200)
