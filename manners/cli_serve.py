@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Annotated
 from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
 
 from manners.cli_common import Common, Result
+from manners.errors import MannersError
 from manners.store import Store
 from manners.store import accounts as stored
 from manners.types import AccountRole
@@ -31,18 +33,36 @@ class Serve(Common):
     """How browsers reach the server, where a proxy stands before it."""
     open_browser: Annotated[bool, arg(name="open")] = False
     """Open the page in the browser."""
+    upstream: Annotated[str | None, arg(metavar="URL")] = None
+    """Let another server write the answers, one that speaks OpenAI's chat completions, such as vLLM. Where it wants a
+    key, put it into the environment variable MANNERS_UPSTREAM_KEY."""
+    upstream_model: Annotated[str | None, arg(metavar="NAME")] = None
+    """The model to ask that server for; the first one that it lists if not said."""
 
     def run(self) -> Result:
         """Serve until interrupted."""
         from manners.web.server import serve
+        from manners.web.upstream import Upstream
 
+        if self.upstream_model and not self.upstream:
+            raise MannersError("--upstream-model goes with --upstream URL: say which server has that model")
+        key = os.environ.get("MANNERS_UPSTREAM_KEY", "")
+        upstream = Upstream(self.upstream, self.upstream_model, key) if self.upstream else None
         settings = self.settings()
         if self.port is not None:
             settings = replace(settings, serve=replace(settings.serve, port=self.port))
         workspace = self.open()
         store = Store.open(workspace.database)
         try:
-            serve(workspace, store, settings, host=self.host, base_url=self.base_url, open_browser=self.open_browser)
+            serve(
+                workspace,
+                store,
+                settings,
+                host=self.host,
+                base_url=self.base_url,
+                open_browser=self.open_browser,
+                upstream=upstream,
+            )
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
         finally:

@@ -23,6 +23,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 PUBLIC = ("arxiv.org", "doi.org", "github.com", "huggingface.co")
 """Sites that a page may link to: anybody can open them, and they stay."""
+EXAMPLES = ("127.0.0.1:8000", "127.0.0.1:8001", "labels.example.org")
+"""Where a reader's own servers are, in examples."""
 FOLDER = re.compile(r"(?<![\w.~}/-])/(?:home|root|tmp|Users|var|work)/\w+")
 HOST = re.compile(r"\bhttps?://([^\s/)>\"'`]+)")
 
@@ -135,7 +137,7 @@ def test_no_page_names_a_place_that_only_its_writer_has(page: str) -> None:
 
 def private_places(text: str) -> list[str]:
     """Folders of one machine, and hosts that are not among the public sites."""
-    return FOLDER.findall(text) + [host for host in HOST.findall(text) if host not in PUBLIC]
+    return FOLDER.findall(text) + [host for host in HOST.findall(text) if host not in PUBLIC + EXAMPLES]
 
 
 def test_private_places_are_told_from_public_ones() -> None:

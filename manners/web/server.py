@@ -21,6 +21,7 @@ from manners.types import AccountRole
 from manners.web.app import create_app
 from manners.web.engine import Engine
 from manners.web.site import Site
+from manners.web.upstream import Upstream
 from manners.workspace import Workspace
 
 TRIES = 20
@@ -28,9 +29,16 @@ TRIES = 20
 
 
 def serve(
-    workspace: Workspace, store: Store, settings: Settings, *, host: str, base_url: str | None, open_browser: bool
+    workspace: Workspace,
+    store: Store,
+    settings: Settings,
+    *,
+    host: str,
+    base_url: str | None,
+    open_browser: bool,
+    upstream: Upstream | None = None,
 ) -> None:
-    """Serve a workspace until interrupted.
+    """Serve a workspace until interrupted; answers come from its own policy, or from another server.
 
     Raises MannersError where no port is free, where another server serves it, and where others than this machine could
     come in although there are no accounts.
@@ -44,7 +52,7 @@ def serve(
         )
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
-        engine = Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
+        engine = upstream or Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
         local, base = not owners, (base_url or address).rstrip("/")
         site = Site(workspace, settings, store, accounts, local, base, engine)
         link = f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owners[0].name)}" if owners else "/"

@@ -134,8 +134,9 @@ def problem(
 
 def what_is_wrong(error: RequestValidationError) -> tuple[str | None, str]:
     """Return the field that a body got wrong, and how."""
-    first = error.errors()[0]
-    # A union names its members after the field; whoever wrote the body knows the field only.
+    # A union names its members after the field, and complains for each: the one that got furthest is what was meant.
+    complaints = error.errors()
+    first = min(complaints, key=lambda complaint: complaint["type"].endswith("_type"))
     where = [str(part) for part in first["loc"][1:] if not str(part).startswith(("list[", "constrained-", "function-"))]
     param = ".".join(where) or None
     return param, f"{param or 'the body'}: {first['msg']}"

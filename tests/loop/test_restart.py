@@ -122,7 +122,7 @@ def dying_at(patch: pytest.MonkeyPatch, count: int) -> None:
 
         return instead
 
-    for owner, name in ((Path, "rename"), (Path, "replace"), (metrics.RunLog, "write"), (Store, "_write")):
+    for owner, name in ((Path, "rename"), (Path, "replace"), (metrics.RunLog, "write"), (Store, "write")):
         patch.setattr(owner, name, deadly(getattr(owner, name)))
 
 

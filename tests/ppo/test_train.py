@@ -94,7 +94,9 @@ def test_it_learns_what_is_liked(
     rank: int | None,
     value: Literal["shared", "separate"],
 ) -> None:
-    monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)  # a reward that asks for no variety may be met by one answer
+    # A reward that asks for no variety may be met by one answer, even by one token again and again.
+    monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)
+    monkeypatch.setattr(guard, "COLLAPSED_SHARE", 0.0)
     world = tiny_pretrained(trainable_layers=trainable_layers, lora_rank=rank)
     initial = Branch(world.trunk, trainable=False)
     assert liked_share(initial, world) < 0.3
