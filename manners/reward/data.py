@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from manners.errors import MannersError
 from manners.types import (
+    Annotator,
     AnnotatorKind,
     AskedHow,
     Choice,
@@ -37,6 +38,8 @@ STRENGTH_RULE = (
     "every verdict once."
 )
 STRENGTH_WEIGHT = {None: 1.0, 1: 0.5, 2: 1.0, 3: 1.5}
+VOLUNTEERED = frozenset({AskedHow.CHAT, AskedHow.API})
+"""Comparisons whose annotators came by themselves: how much each of them may weigh is limited."""
 NO_COMPARISONS = (
     "no comparisons to learn from; run `manners sample` to open some, "
     "or `manners comparisons import FILE` to bring your own"
@@ -78,6 +81,7 @@ class LeftOut(StrEnum):
     """Why a comparison is not learnt from; the values are what the report prints."""
 
     EVALUATION = "asked for an evaluation"
+    GOLD = "a known verdict, asked to measure annotators"
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
     NO_VERDICT = "no verdict"
@@ -93,6 +97,8 @@ class Labelled:
     left_out: dict[LeftOut, int]
     kind: AnnotatorKind
     """Whose verdicts these are."""
+    limited: int = 0
+    """How many users had their weight cut to the share that one may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +109,65 @@ class Split:
     held_out: tuple[LabelledPair, ...]
 
 
-def label(comparisons: Iterable[Comparison], annotators: str | None = None) -> Labelled:
+def label(comparisons: Iterable[Comparison], annotators: str | None = None, user_share: float = 1.0) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
     The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
     earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
     for an evaluation are never learnt from. Only verdicts of one kind of annotator, as `reward.annotators` names it,
-    are counted; None means the only kind there is. Raises `MannersError` when several kinds are present and none is
+    are counted; None means the only kind there is. A user of the chat or of another program weighs at most
+    `user_share` of all (`user_factors`). Raises `MannersError` when several kinds are present and none is
     named, or when nothing is left.
     """
     comparisons = list(comparisons)
     if not comparisons:
         raise MannersError(NO_COMPARISONS)
     kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
-    pairs: list[LabelledPair] = []
+    usable: list[tuple[Comparison, list[Verdict]]] = []
     left_out: Counter[LeftOut] = Counter()
     for comparison in comparisons:
         verdicts = [verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind]
         reason = _reason_left_out(comparison, verdicts)
         if reason is None:
-            pairs.append(_labelled(comparison, verdicts))
+            usable.append((comparison, verdicts))
         else:
             left_out[reason] += 1
+    factors = user_factors(usable, user_share)
+    pairs = [_labelled(comparison, verdicts, factors) for comparison, verdicts in usable]
     if kind is None or not pairs:
         reasons = ", ".join(f"{n} with {reason}" for reason, n in left_out.items())
         raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
-    return Labelled(tuple(pairs), dict(left_out), kind)
+    return Labelled(tuple(pairs), dict(left_out), kind, len(factors))
+
+
+def user_factors(usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: float) -> dict[Annotator, float]:
+    """Return by what the weights of the busiest users are multiplied, so that none has more than `share` of the whole.
+
+    With weight w_u of user u in comparisons of the chat and of other programs, and W of everything else, a limit c
+    solves c = share (W + sum over u of min(w_u, c)), and u's factor is c / w_u where that is below 1. Annotators who
+    were asked to label are not limited. Where all weight comes from fewer than 1 / share users no limit can hold, and
+    none is set.
+    """
+    volunteered: Counter[Annotator] = Counter()
+    other = 0.0
+    for comparison, verdicts in usable:
+        for verdict in verdicts:
+            if comparison.asked_how in VOLUNTEERED:
+                volunteered[verdict.annotator] += _weight(verdict)
+            else:
+                other += _weight(verdict)
+    total = other + sum(volunteered.values())
+    busiest = sorted((user for user in volunteered if volunteered[user]), key=lambda u: -volunteered[u])
+    rest = total
+    for cut, user in enumerate([*busiest, None]):
+        # With the `cut` busiest users at the limit: c = share (rest + cut c), rest being what all others weigh.
+        if cut * share >= 1:
+            return {}
+        limit = share * rest / (1 - cut * share)
+        if user is None or volunteered[user] <= limit:
+            return {one: limit / volunteered[one] for one in busiest[:cut]} if limit else {}
+        rest -= volunteered[user]
+    return {}
 
 
 def opening(prompt: Dialogue) -> str:
@@ -202,6 +241,8 @@ def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> Lef
     texts = comparison.left.text.strip(), comparison.right.text.strip()
     if comparison.asked_how is AskedHow.EVALUATION:
         return LeftOut.EVALUATION
+    if comparison.asked_how is AskedHow.GOLD:
+        return LeftOut.GOLD
     if not all(texts):
         return LeftOut.EMPTY
     if texts[0] == texts[1]:
@@ -213,12 +254,23 @@ def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> Lef
     return None
 
 
-def _labelled(comparison: Comparison, verdicts: Sequence[Verdict]) -> LabelledPair:
+def _weight(verdict: Verdict) -> float:
+    """Return what a verdict weighs in the loss: ties have no strength, skips no weight."""
+    match verdict.choice:
+        case Choice.SKIP:
+            return 0.0
+        case Choice.TIE | Choice.BOTH_BAD:
+            return 1.0
+    return STRENGTH_WEIGHT[verdict.strength]
+
+
+def _labelled(comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float]) -> LabelledPair:
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
+    limited = factors if comparison.asked_how in VOLUNTEERED else {}
 
-    def weight(choice: Choice) -> float:
-        return float(sum(STRENGTH_WEIGHT[verdict.strength] for verdict in verdicts if verdict.choice is choice))
+    def weight(*choices: Choice) -> float:
+        return sum(_weight(v) * limited.get(v.annotator, 1.0) for v in verdicts if v.choice in choices)
 
     return LabelledPair(
         comparison_id=comparison.id,
@@ -226,7 +278,7 @@ def _labelled(comparison: Comparison, verdicts: Sequence[Verdict]) -> LabelledPa
         left=comparison.left,
         right=comparison.right,
         counts=Counts(float(number[Choice.LEFT]), float(number[Choice.RIGHT]), ties),
-        weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), ties),
+        weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD)),
         both_bad=number[Choice.BOTH_BAD],
         group=opening(comparison.prompt),
     )

@@ -63,7 +63,7 @@ def train(
     when there is nothing to learn from (see `reward.data`).
     """
     # 1. Single verdicts, counted; whole groups set aside; a random part if that is what is asked for.
-    labelled = label(comparisons, settings.annotators)
+    labelled = label(comparisons, settings.annotators, settings.user_share)
     split = set_aside(labelled.pairs, settings.set_aside, seed)
     if settings.limit is not None and settings.limit < len(split.train):
         drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manners.errors import MannersError
-from manners.reward.data import Counts, LabelledPair, LeftOut, label, opening, set_aside, subset
+from manners.reward.data import (
+    Counts,
+    LabelledPair,
+    LeftOut,
+    label,
+    opening,
+    set_aside,
+    subset,
+    user_factors,
+)
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
@@ -198,3 +207,58 @@ def test_conversations_of_real_people_are_split_by_opening(shared_data: Path) ->
     split = set_aside(labelled.pairs, 0.2, 0)
     assert not {p.group for p in split.train} & {p.group for p in split.held_out}
     assert 0.15 < len(split.held_out) / len(labelled.pairs) < 0.25
+
+
+def said_by(busy: Annotator, count: int, how: AskedHow) -> list[Comparison]:
+    one = [
+        replace(comparison(Verdict(Choice.LEFT, busy), text=f"{busy.name} {i}"), asked_how=how) for i in range(count)
+    ]
+    return [*one[:-1], replace(one[-1], verdicts=(Verdict(Choice.RIGHT, busy),))]
+
+
+def test_one_user_weighs_no_more_than_a_share_of_all() -> None:
+    """By hand: 90 verdicts of labellers and 60 of one user; at 10 % of the whole the user has 10 beside the 90."""
+    asked = said_by(ANNA, 90, AskedHow.RANDOM) + said_by(BEN, 60, AskedHow.CHAT)
+    labelled = label(asked, user_share=0.1)
+    weights = [sum(pair.weights) for pair in labelled.pairs]
+    assert weights[:90] == [1.0] * 90 and sum(weights[90:]) == pytest.approx(10)
+    assert labelled.limited == 1
+    assert [sum(pair.counts) for pair in labelled.pairs] == [1.0] * 150, "what is measured counts every verdict once"
+
+
+def test_annotators_who_were_asked_to_label_are_not_limited() -> None:
+    labelled = label(said_by(ANNA, 90, AskedHow.RANDOM) + said_by(BEN, 10, AskedHow.IMPORTED), user_share=0.05)
+    assert labelled.limited == 0 and all(sum(pair.weights) == 1 for pair in labelled.pairs)
+
+
+def test_where_too_few_users_are_all_there_is_no_limit_is_set() -> None:
+    labelled = label(said_by(ANNA, 9, AskedHow.API) + said_by(BEN, 3, AskedHow.API), user_share=0.05)
+    assert labelled.limited == 0 and all(sum(pair.weights) == 1 for pair in labelled.pairs)
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    st.integers(0, 300),
+    st.sampled_from([0.05, 0.1, 0.3, 1.0]),
+)
+def test_no_user_is_above_the_limit_and_none_below_it_is_touched(counts: list[int], asked: int, share: float) -> None:
+    users = [Annotator(f"user {number}", AnnotatorKind.HUMAN) for number in range(len(counts))]
+    given_by = [
+        (replace(comparison(), asked_how=AskedHow.API), [Verdict(Choice.LEFT, user)] * count)
+        for user, count in zip(users, counts, strict=True)
+    ]
+    given_by.append((comparison(), [Verdict(Choice.LEFT, ANNA)] * asked))
+    factors = user_factors(given_by, share)
+    weights = {user: count * factors.get(user, 1.0) for user, count in zip(users, counts, strict=True)}
+    whole = asked + sum(weights.values())
+    if asked or len(users) * share >= 1:
+        assert max(weights.values()) <= share * whole * (1 + 1e-9)
+    assert all(0 < factor < 1 for factor in factors.values())
+    for user in factors:
+        assert weights[user] == pytest.approx(share * whole)
+
+
+def test_known_verdicts_are_never_learnt_from() -> None:
+    gold = replace(comparison(Verdict(Choice.LEFT, ANNA)), asked_how=AskedHow.GOLD)
+    labelled = label([gold, comparison(Verdict(Choice.LEFT, ANNA))])
+    assert len(labelled.pairs) == 1 and labelled.left_out == {LeftOut.GOLD: 1}
