@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -148,7 +148,7 @@ def user_factors(usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: 
     were asked to label are not limited. Where all weight comes from fewer than 1 / share users no limit can hold, and
     none is set.
     """
-    volunteered: Counter[Annotator] = Counter()
+    volunteered: defaultdict[Annotator, float] = defaultdict(float)
     other = 0.0
     for comparison, verdicts in usable:
         for verdict in verdicts:
