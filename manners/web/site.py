@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from manners import __version__
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.web.desk import Desk
 from manners.web.generation import Generator
 from manners.web.limits import Limits
 from manners.workspace import Workspace
@@ -41,6 +43,11 @@ class Site:
     """Who writes the answers."""
     limits: Limits = field(default_factory=Limits)
     templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(env=_environment()))
+
+    @cached_property
+    def desk(self) -> Desk:
+        """What is put before annotators."""
+        return Desk(self.workspace, self.store, self.settings.serve)
 
     @property
     def prefix(self) -> str:

@@ -23,6 +23,15 @@ EVERYBODY = {OWNER, REVIEWER, ANNOTATOR, VIEWER}
 LABEL = {OWNER, REVIEWER, ANNOTATOR}
 ROLES = {
     "/": EVERYBODY,
+    "/label": LABEL,
+    "/label/begin": LABEL,
+    "/label/next": LABEL,
+    "/label/verdict": LABEL,
+    "/label/undo": LABEL,
+    "/label/flag": LABEL,
+    "/label/progress": LABEL,
+    "/flags": {OWNER, REVIEWER},
+    "/flags/{number}": {OWNER, REVIEWER},
     "/v1/models": LABEL,
     "/v1/models/{name}": LABEL,
     "/v1/health": LABEL,

@@ -1,0 +1,252 @@
+"""What to ask next: which comparison an annotator sees, and with which probability; knows no database and no model."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from manners.settings import ServeSettings
+from manners.types import Choice, Drawn
+
+SPACING = 10
+"""Comparisons that an annotator judges before one of them may come again as a repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A comparison that may be asked about."""
+
+    comparison: int
+    prompt: int
+    authors: frozenset[str] = frozenset()
+    """Who wrote the two responses: nobody judges their own."""
+    gold: bool = False
+    """Whether its verdict is known, and it measures annotators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A comparison that is put before an annotator."""
+
+    comparison: int
+    drawn: Drawn
+    probability: float
+    """With which this annotator was given this comparison now."""
+    exchanged: bool
+    """Whether the sides are shown the other way round."""
+
+
+@dataclass
+class _State:
+    """What is known of one comparison."""
+
+    item: Item
+    verdicts: dict[str, Choice] = field(default_factory=dict)
+    leases: dict[str, float] = field(default_factory=dict)
+    """Who has it before them, and until when."""
+    held_back: bool = False
+
+
+class _Bag:
+    """A set that a member can be drawn from uniformly in constant time."""
+
+    def __init__(self) -> None:
+        self._members: list[int] = []
+        self._place: dict[int, int] = {}
+
+    def __contains__(self, member: int) -> bool:
+        return member in self._place
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, member: int) -> None:
+        if member not in self._place:
+            self._place[member] = len(self._members)
+            self._members.append(member)
+
+    def discard(self, member: int) -> None:
+        place = self._place.pop(member, None)
+        if place is not None:
+            last = self._members.pop()
+            if last != member:
+                self._members[place] = last
+                self._place[last] = place
+
+    def draws(self, rng: random.Random) -> Iterator[int]:
+        """Yield members, each drawn from all of them."""
+        while True:
+            yield rng.choice(self._members)
+
+
+class Queue:
+    """The open comparisons and who has seen them; for one thread at a time.
+
+    Of all draws, `gold_share` have a known verdict and `repeat_share` were judged by the annotator before, where there
+    are any. Of the rest `random_share` are uniform among what the annotator may judge; the others are the comparison
+    with the largest spread / (1 + verdicts on its prompt), so that the reward model's members disagree and the prompt
+    is new.
+    """
+
+    def __init__(self, settings: ServeSettings, seed: int | None, clock: Callable[[], float]) -> None:
+        """Take the shares and limits, a seed (None: a new one) and a clock in seconds."""
+        self._settings, self._rng, self._clock = settings, random.Random(seed), clock
+        self._states: dict[int, _State] = {}
+        self._free = _Bag()
+        """Those that somebody may still be given, gold apart."""
+        self._gold: list[int] = []
+        self._spread: list[tuple[float, int]] = []
+        """What the reward model's members differ about, most first."""
+        self._on_prompt = Counter[int]()
+        self._met: defaultdict[str, set[int]] = defaultdict(set)
+        """What each annotator has judged, has before them, or wrote themselves."""
+        self._judged: defaultdict[str, list[int]] = defaultdict(list)
+        """By annotator, in the order of their verdicts, skips left out."""
+        self._repeated: defaultdict[str, set[int]] = defaultdict(set)
+        self._leases: list[tuple[float, int, str]] = []
+        """A heap: what runs out first comes first."""
+
+    def add(self, item: Item) -> None:
+        """Take a comparison in; one that is known stays as it is."""
+        if item.comparison in self._states:
+            return
+        state = self._states[item.comparison] = _State(item)
+        for author in item.authors:
+            self._met[author].add(item.comparison)
+        if item.gold:
+            self._gold.append(item.comparison)
+        self._sort_in(state)
+
+    def set_spread(self, spread: Mapping[int, float]) -> None:
+        """Say how far the reward model's members differ about comparisons."""
+        self._spread = sorted(((std, comparison) for comparison, std in spread.items() if std > 0), reverse=True)
+
+    def judge(self, annotator: str, comparison: int, choice: Choice) -> None:
+        """Note a verdict; the same one again changes nothing."""
+        state = self._states.get(comparison)
+        if state is None:
+            return
+        state.leases.pop(annotator, None)
+        self._met[annotator].add(comparison)
+        if annotator not in state.verdicts:
+            self._on_prompt[state.item.prompt] += 1
+            if choice is not Choice.SKIP:
+                self._judged[annotator].append(comparison)
+        state.verdicts[annotator] = choice
+        self._sort_in(state)
+
+    def withdraw(self, annotator: str, comparison: int) -> None:
+        """Forget a verdict that was taken back."""
+        state = self._states.get(comparison)
+        if state is None or state.verdicts.pop(annotator, None) is None:
+            return
+        self._on_prompt[state.item.prompt] -= 1
+        self._met[annotator].discard(comparison)
+        if comparison in self._judged[annotator]:
+            self._judged[annotator].remove(comparison)
+        self._sort_in(state)
+
+    def hold_back(self, comparison: int, held: bool) -> None:
+        """Show a comparison to nobody, or again to everybody."""
+        if state := self._states.get(comparison):
+            state.held_back = held
+            self._sort_in(state)
+
+    def lease(self, annotator: str, comparison: int) -> None:
+        """Keep a comparison for an annotator for a while."""
+        if state := self._states.get(comparison):
+            until = self._clock() + 60 * self._settings.lease
+            state.leases[annotator] = until
+            heapq.heappush(self._leases, (until, comparison, annotator))
+            self._met[annotator].add(comparison)
+            self._sort_in(state)
+
+    def release(self, annotator: str) -> None:
+        """Give back what an annotator has before them and has not answered."""
+        for comparison in [one for one in self._met[annotator] if annotator in self._states[one].leases]:
+            self._give_back(annotator, comparison)
+
+    def draw(self, annotator: str) -> Draw | None:
+        """Choose a comparison for an annotator and lease it to them; None where there is nothing for them to judge."""
+        self._let_leases_end()
+        settings, rng, met = self._settings, self._rng, self._met[annotator]
+        known = [one for one in self._gold if one not in met and not self._states[one].held_back]
+        again = [one for one in self._judged[annotator][:-SPACING] if self._may_repeat(annotator, one)]
+        count = self.left(annotator)
+        gold = settings.gold_share if known else 0.0
+        repeat = settings.repeat_share if again else 0.0
+        lot = rng.random()
+        if lot < gold or (known and not count):
+            chosen, drawn, probability = rng.choice(known), Drawn.GOLD, (gold if count else 1.0) / len(known)
+        elif not count:
+            return None
+        elif lot < gold + repeat:
+            chosen, drawn, probability = rng.choice(again), Drawn.REPEAT, repeat / len(again)
+            self._repeated[annotator].add(chosen)
+        else:
+            chosen, drawn, probability = self._draw_new(met, count)
+            probability *= 1 - gold - repeat
+        self.lease(annotator, chosen)
+        return Draw(chosen, drawn, probability, rng.random() < 0.5)
+
+    def left(self, annotator: str) -> int:
+        """Return how many comparisons an annotator may still judge."""
+        return len(self._free) - sum(one in self._free for one in self._met[annotator])
+
+    def _draw_new(self, met: set[int], count: int) -> tuple[int, Drawn, float]:
+        """Choose by the settings' shares; the probability counts both ways to the same comparison."""
+        top = self._most_interesting(met)
+        uniform = self._settings.random_share if top is not None else 1.0
+        if top is None or self._rng.random() < uniform:
+            drawn = Drawn.RANDOM
+            chosen = next(one for one in self._free.draws(self._rng) if one not in met)
+        else:
+            drawn, chosen = Drawn.DISAGREEMENT, top
+        return chosen, drawn, uniform / count + (1 - uniform) * (chosen == top)
+
+    def _most_interesting(self, met: set[int]) -> int | None:
+        best, found = 0.0, None
+        for std, comparison in self._spread:
+            if std <= best:
+                break  # nobody further on can be more interesting, even on a new prompt
+            if comparison in self._free and comparison not in met:
+                interest = std / (1 + self._on_prompt[self._states[comparison].item.prompt])
+                if interest > best:
+                    best, found = interest, comparison
+        return found
+
+    def _sort_in(self, state: _State) -> None:
+        """Put a comparison among those that somebody may be given, or take it away from them."""
+        counts = Counter(state.verdicts.values())
+        skips = counts.pop(Choice.SKIP, 0)
+        settings = self._settings
+        is_done = (
+            counts.total() + len(state.leases.keys() - state.verdicts.keys()) >= settings.overlap
+            or max(counts.values(), default=0) >= settings.agree
+            or skips >= settings.retire_after
+        )
+        if is_done or state.held_back or state.item.gold:
+            self._free.discard(state.item.comparison)
+        else:
+            self._free.add(state.item.comparison)
+
+    def _let_leases_end(self) -> None:
+        now = self._clock()
+        while self._leases and self._leases[0][0] <= now:
+            until, comparison, annotator = heapq.heappop(self._leases)
+            if self._states[comparison].leases.get(annotator) == until:
+                self._give_back(annotator, comparison)
+
+    def _give_back(self, annotator: str, comparison: int) -> None:
+        state = self._states[comparison]
+        del state.leases[annotator]
+        if annotator not in state.verdicts and annotator not in state.item.authors:
+            self._met[annotator].discard(comparison)
+        self._sort_in(state)
+
+    def _may_repeat(self, annotator: str, comparison: int) -> bool:
+        state = self._states[comparison]
+        return not (state.held_back or state.item.gold or comparison in self._repeated[annotator])

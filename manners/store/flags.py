@@ -1,0 +1,113 @@
+"""What somebody reported, and what a reviewer decided about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.orm import aliased
+
+from manners.errors import MannersError
+from manners.store import queries
+from manners.store.store import Store
+from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, ResponseRow
+from manners.types import Annotator
+
+
+class FlagReason(StrEnum):
+    """What is wrong with a text."""
+
+    ILLEGAL = "illegal"
+    PERSONAL_DATA = "personal_data"
+    DISTRESSING = "distressing"
+    WRONG = "wrong"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A report that waits for a decision."""
+
+    id: int
+    reason: FlagReason
+    note: str
+    by: str
+    created_at: datetime
+    comparison: int | None
+    texts: tuple[str, ...]
+    """The responses that it is about."""
+
+
+def raise_flag(
+    connection: Connection,
+    annotator: Annotator,
+    reason: FlagReason,
+    note: str,
+    *,
+    comparison: int | None = None,
+    response: int | None = None,
+) -> None:
+    """Report a comparison, or one response."""
+    row = {
+        "comparison_id": comparison,
+        "response_id": response,
+        "annotator_id": queries.annotator_ids(connection, [annotator])[annotator],
+        "reason": reason.value,
+        "note": note,
+        "created_at": datetime.now(UTC),
+    }
+    connection.execute(insert(FlagRow), row)
+
+
+def undecided(store: Store) -> list[Flag]:
+    """Return the reports that nobody has decided about, oldest first."""
+    left, right, single = aliased(ResponseRow), aliased(ResponseRow), aliased(ResponseRow)
+    query = (
+        select(FlagRow, AnnotatorRow.name, left.text.label("left"), right.text.label("right"), single.text.label("one"))
+        .join(AnnotatorRow, FlagRow.annotator_id == AnnotatorRow.id)
+        .outerjoin(ComparisonRow, FlagRow.comparison_id == ComparisonRow.id)
+        .outerjoin(left, ComparisonRow.left_id == left.id)
+        .outerjoin(right, ComparisonRow.right_id == right.id)
+        .outerjoin(single, FlagRow.response_id == single.id)
+        .where(FlagRow.resolved_at.is_(None))
+        .order_by(FlagRow.id)
+    )
+    with store.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        Flag(
+            row.id,
+            FlagReason(row.reason),
+            row.note,
+            row.name,
+            row.created_at,
+            row.comparison_id,
+            tuple(text for text in (row.left, row.right, row.one) if text is not None),
+        )
+        for row in rows
+    ]
+
+
+def decide(store: Store, flag: int, upheld: bool) -> int | None:
+    """Uphold a report or dismiss it; return its comparison, if it is about one. Raises MannersError if it is gone."""
+    with store.write() as connection:
+        found = connection.execute(
+            update(FlagRow)
+            .where(FlagRow.id == flag, FlagRow.resolved_at.is_(None))
+            .values(upheld=upheld, resolved_at=datetime.now(UTC))
+            .returning(FlagRow.comparison_id)
+        ).first()
+    if found is None:
+        raise MannersError(f"there is no open report {flag}: somebody has decided about it already")
+    comparison: int | None = found.comparison_id
+    return comparison
+
+
+def held_back(connection: Connection) -> set[int]:
+    """Return the comparisons that nobody is to be shown: reported and not decided about, or rightly so."""
+    query = select(FlagRow.comparison_id).where(
+        FlagRow.comparison_id.is_not(None), FlagRow.upheld.is_(None) | FlagRow.upheld
+    )
+    return {comparison for comparison in connection.execute(query).scalars() if comparison is not None}

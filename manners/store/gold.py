@@ -1,0 +1,49 @@
+"""Comparisons whose verdict is known: put in silently, they measure annotators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import insert, select
+
+from manners.errors import MannersError
+from manners.store.store import Store
+from manners.store.tables import ComparisonRow, GoldRow
+from manners.types import AskedHow, Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """A comparison, and the verdict that it should get, of its own sides."""
+
+    comparison: int
+    choice: Choice
+
+
+def add(store: Store, comparison: int, choice: Choice) -> Gold:
+    """Ask about the two responses of a comparison anew, with a known verdict; the comparison itself stays as it is.
+
+    Raises MannersError where there is no such comparison, or where the verdict is a skip.
+    """
+    if choice is Choice.SKIP:
+        raise MannersError("a skip is no verdict to know beforehand: choose left, right, tie or both_bad")
+    with store.write() as connection:
+        sides = connection.execute(
+            select(ComparisonRow.left_id, ComparisonRow.right_id).where(ComparisonRow.id == comparison)
+        ).first()
+        if sides is None:
+            raise MannersError(f"there is no comparison {comparison}; `manners comparisons list` has the numbers")
+        now = datetime.now(UTC)
+        row = {"left_id": sides.left_id, "right_id": sides.right_id, "asked_how": AskedHow.GOLD, "created_at": now}
+        statement = insert(ComparisonRow).returning(ComparisonRow.id)
+        key = connection.execute(statement, row).scalar_one()
+        connection.execute(insert(GoldRow), {"comparison_id": key, "choice": choice.value, "created_at": now})
+    return Gold(key, choice)
+
+
+def known(store: Store) -> list[Gold]:
+    """Return all of them, oldest first."""
+    with store.read() as connection:
+        rows = connection.execute(select(GoldRow.comparison_id, GoldRow.choice).order_by(GoldRow.id)).all()
+    return [Gold(row.comparison_id, Choice(row.choice)) for row in rows]

@@ -1,0 +1,148 @@
+"""`/label`: one comparison after another, blind; and `/flags`, where reviewers decide about what was reported."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from importlib.resources import files
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Form, Request
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from manners.store import flags
+from manners.store.flags import FlagReason
+from manners.types import Choice
+from manners.web.auth import LABELLERS, REVIEWERS, Visitor
+from manners.web.desk import Given, NoSuchView, Shown
+from manners.web.render import to_html
+from manners.web.shapes import Text, problem
+from manners.web.site import Site, site_of
+
+REASONS = ("more correct", "more helpful", "clearer", "shorter", "kinder", "safer", "follows the instruction")
+"""What one may say about why, beside free text."""
+SENSITIVE = re.compile(
+    r"\b(suicid|self[- ]?harm|kill|murder|rape|sexual|porn|abus|tortur|behead|massacre|overdose)", re.IGNORECASE
+)
+"""Words at which a text is blurred until it is asked for: too often rather than too seldom."""
+
+Here = Annotated[Site, Depends(site_of)]
+Labeller = Annotated[Visitor, Depends(LABELLERS)]
+Reviewer = Annotated[Visitor, Depends(REVIEWERS)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+
+router = APIRouter()
+
+
+class VerdictBody(BaseModel):
+    """A verdict on what was shown."""
+
+    view: Number
+    choice: Choice
+    strength: Annotated[int, Field(ge=1, le=3)] | None = None
+    reasons: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(max_length=20)] = []
+    comment: Annotated[Text, Field(max_length=10_000)] = ""
+    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
+
+
+class FlagBody(BaseModel):
+    """A report on what was shown."""
+
+    view: Number
+    reason: FlagReason
+    note: Annotated[Text, Field(max_length=10_000)] = ""
+
+
+@router.get("/label")
+async def page(request: Request, visitor: Labeller, site: Here) -> Response:
+    """Show the page; the pairs come to it one by one."""
+    guidelines = await to_thread.run_sync(_guidelines, site)
+    return site.page(request, "label.html.j2", reasons=REASONS, flags=list(FlagReason)[:3], guidelines=guidelines)
+
+
+@router.post("/label/begin")
+async def begin(visitor: Labeller, site: Here) -> Response:
+    """Give back what an earlier page had before this person."""
+    await to_thread.run_sync(site.desk.begin, visitor.annotator)
+    return JSONResponse({})
+
+
+@router.post("/label/next")
+async def next_pair(visitor: Labeller, site: Here) -> Response:
+    """Give a pair to judge; `pair` is null where there is none now."""
+    shown = await to_thread.run_sync(site.desk.next, visitor.annotator)
+    return JSONResponse({"pair": None if shown is None else await to_thread.run_sync(_pair, shown)})
+
+
+@router.post("/label/verdict")
+async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
+    """Take a verdict; the same view answered again is answered once."""
+    reasons = tuple(body.reasons)
+    given = Given(body.view, body.choice, body.strength, reasons, body.comment, body.seconds)
+    try:
+        await to_thread.run_sync(site.desk.answer, visitor.annotator, given)
+    except NoSuchView as error:
+        return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
+    return JSONResponse({"view": body.view})
+
+
+@router.post("/label/undo")
+async def undo(visitor: Labeller, site: Here) -> Response:
+    """Take back the latest verdict, and give its pair again."""
+    shown = await to_thread.run_sync(site.desk.undo, visitor.annotator)
+    return JSONResponse({"pair": None if shown is None else await to_thread.run_sync(_pair, shown)})
+
+
+@router.post("/label/flag")
+async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
+    """Report a pair."""
+    try:
+        report = partial(site.desk.flag, visitor.annotator, body.view, body.reason, body.note)
+        await to_thread.run_sync(report)
+    except NoSuchView as error:
+        return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
+    return JSONResponse({"view": body.view})
+
+
+@router.get("/label/progress")
+async def progress(visitor: Labeller, site: Here) -> Response:
+    """Say how far this person has come."""
+    far = await to_thread.run_sync(site.desk.progress, visitor.annotator)
+    return JSONResponse({"today": far.today, "total": far.total, "left": far.left})
+
+
+@router.get("/flags")
+async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
+    """List what was reported and not decided about."""
+    found = await to_thread.run_sync(flags.undecided, site.store)
+    shown = [(one, [to_html(text) for text in one.texts]) for one in found]
+    return site.page(request, "flags.html.j2", flags=shown)
+
+
+@router.post("/flags/{number}")
+async def decide(number: Number, visitor: Reviewer, site: Here, upheld: Annotated[bool, Form()]) -> Response:
+    """Uphold a report, or dismiss it."""
+    comparison = await to_thread.run_sync(flags.decide, site.store, number, upheld)
+    if comparison is not None:
+        site.desk.hold_back(comparison, upheld)
+    return RedirectResponse(f"{site.prefix}/flags", 303)
+
+
+def _pair(shown: Shown) -> dict[str, Any]:
+    texts = [*(turn.text for turn in shown.prompt), shown.left, shown.right]
+    return {
+        "view": shown.view,
+        "turns": [{"role": turn.role.value, "html": to_html(turn.text)} for turn in shown.prompt],
+        "left": to_html(shown.left),
+        "right": to_html(shown.right),
+        "sensitive": any(SENSITIVE.search(text) for text in texts),
+    }
+
+
+def _guidelines(site: Site) -> str:
+    """Return the owner's guidelines, or the ones to begin with."""
+    own = site.workspace.root / "guidelines.md"
+    source = own if own.is_file() else files("manners.data").joinpath("guidelines.md")
+    return to_html(source.read_text(encoding="utf-8"))

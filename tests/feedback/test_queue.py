@@ -1,0 +1,164 @@
+"""What is asked next: nothing twice, nothing of one's own, nothing more than needed, and with the stated chances."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manners.feedback.queue import SPACING, Item, Queue
+from manners.settings import ServeSettings
+from manners.types import Choice, Drawn
+
+PLAIN = ServeSettings(gold_share=0.0, repeat_share=0.0, random_share=1.0, overlap=1, agree=1)
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def queue(serve: ServeSettings = PLAIN, count: int = 10, seed: int = 0, clock: Clock | None = None) -> Queue:
+    made = Queue(serve, seed, clock or Clock())
+    for number in range(count):
+        made.add(Item(number, prompt=number))
+    return made
+
+
+def all_of(made: Queue, annotator: str, choice: Choice = Choice.LEFT) -> list[int]:
+    seen = []
+    while (draw := made.draw(annotator)) is not None:
+        seen.append(draw.comparison)
+        made.judge(annotator, draw.comparison, choice)
+    return seen
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
+def test_each_comparison_gets_its_verdicts_from_different_people(
+    overlap: int, count: int, people: int, seed: int
+) -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0, overlap=overlap, agree=overlap), count, seed)
+    seen = Counter(one for person in range(people) for one in all_of(made, f"p{person}"))
+    assert all(seen[number] == min(overlap, people) for number in range(count))
+
+
+def test_agreement_ends_the_asking_early() -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0, overlap=3, agree=2), count=1)
+    for person, choice in (("a", Choice.LEFT), ("b", Choice.LEFT)):
+        assert all_of(made, person, choice) == [0]
+    assert all_of(made, "c") == []
+
+
+def test_disagreement_goes_on_to_the_overlap() -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0, overlap=3, agree=2), count=1)
+    asked = [
+        all_of(made, p, c) for p, c in (("a", Choice.LEFT), ("b", Choice.RIGHT), ("c", Choice.TIE), ("d", Choice.TIE))
+    ]
+    assert asked == [[0], [0], [0], []]
+
+
+def test_nobody_judges_their_own_text() -> None:
+    made = Queue(PLAIN, 0, Clock())
+    made.add(Item(1, prompt=1, authors=frozenset({"anna", "policy-1"})))
+    assert made.draw("anna") is None and made.left("anna") == 0
+    assert made.draw("ben") is not None
+
+
+def test_what_is_before_somebody_is_kept_from_others_until_the_lease_ends() -> None:
+    clock = Clock()
+    made = queue(count=1, clock=clock)
+    assert made.draw("a") is not None
+    assert made.draw("b") is None and made.draw("a") is None
+    clock.now = 60 * PLAIN.lease
+    assert made.draw("b") is not None
+    made.release("b")
+    assert made.draw("a") is not None
+
+
+def test_what_several_skip_is_retired() -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0, retire_after=2), count=1)
+    assert [all_of(made, person, Choice.SKIP) for person in "abc"] == [[0], [0], []]
+
+
+def test_what_was_reported_is_shown_to_nobody_until_it_is_allowed_again() -> None:
+    made = queue(count=1)
+    made.hold_back(0, True)
+    assert made.draw("a") is None
+    made.hold_back(0, False)
+    assert made.draw("a") is not None
+
+
+def test_a_verdict_that_was_taken_back_opens_its_comparison_again() -> None:
+    made = queue(count=1)
+    assert all_of(made, "a") == [0]
+    made.withdraw("a", 0)
+    assert all_of(made, "b") == [0]
+
+
+def test_random_draws_are_uniform_and_say_with_which_chance() -> None:
+    counts: Counter[int] = Counter()
+    for seed in range(4000):
+        draw = queue(count=5, seed=seed).draw("a")
+        assert draw is not None and draw.drawn is Drawn.RANDOM and draw.probability == pytest.approx(1 / 5)
+        counts[draw.comparison] += 1
+    # By the binomial law a share of 1/5 in 4,000 draws lies within 4 standard errors of 800: 800 +- 101.
+    assert all(abs(counts[number] - 800) < 101 for number in range(5))
+
+
+def test_the_stated_chances_are_those_of_the_draws() -> None:
+    """Spread 2 on a prompt with 3 verdicts is worth 1/2, less than 1 on a new prompt: comparison 2 is the top."""
+    serve = ServeSettings(gold_share=0.2, repeat_share=0, random_share=0.4, overlap=9, agree=9)
+    counts: Counter[int] = Counter()
+    stated: dict[int, float] = {}
+    for seed in range(4000):
+        made = Queue(serve, seed, Clock())
+        for number, prompt in ((1, 7), (2, 8), (3, 9), (4, 7)):
+            made.add(Item(number, prompt))
+        made.add(Item(5, 10, gold=True))
+        for person in "xyz":
+            made.judge(person, 4, Choice.TIE)
+        made.set_spread({1: 2.0, 2: 1.0})
+        draw = made.draw("a")
+        assert draw is not None
+        counts[draw.comparison] += 1
+        stated[draw.comparison] = draw.probability
+    expected = {1: 0.08, 2: 0.8 * (0.1 + 0.6), 3: 0.08, 4: 0.08, 5: 0.2}
+    for number, chance in expected.items():
+        assert stated[number] == pytest.approx(chance)
+        assert abs(counts[number] / 4000 - chance) < 4 * (chance * (1 - chance) / 4000) ** 0.5
+
+
+def test_repeats_come_late_and_once() -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0.5, overlap=1, agree=1), count=200)
+    seen = all_of(made, "a")
+    places: dict[int, list[int]] = {}
+    for place, number in enumerate(seen):
+        places.setdefault(number, []).append(place)
+    repeated = [found for found in places.values() if len(found) > 1]
+    assert len(repeated) > 20 and all(len(found) == 2 for found in repeated)
+    assert all(later - earlier > SPACING / 2 for earlier, later in repeated)
+
+
+def test_gold_is_given_once_to_each() -> None:
+    made = queue(ServeSettings(gold_share=0.5, repeat_share=0), count=20)
+    for number in (100, 101):
+        made.add(Item(number, prompt=number, gold=True))
+    for person in "abc":
+        assert [one for one in sorted(all_of(made, person)) if one >= 100] == [100, 101]
+
+
+def test_sides_are_drawn_for_each_view() -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0, overlap=100, agree=100), count=1)
+    exchanged = []
+    for person in range(100):
+        draw = made.draw(f"p{person}")
+        assert draw is not None
+        exchanged.append(draw.exchanged)
+    assert 30 < sum(exchanged) < 70

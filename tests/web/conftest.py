@@ -1,0 +1,159 @@
+"""A server on a real port, and a real browser before it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+
+from manners.store import Store
+from manners.store.accounts import Accounts, TokenUse
+from manners.types import AccountRole
+from manners.workspace import Workspace
+from tests.conftest import lack
+
+PATIENCE = 60.0
+NOWHERE = "http://127.0.0.1:9/v1"
+"""Nobody answers there: pages that need no model are served without one."""
+
+
+@dataclass
+class Server:
+    """`manners serve` in a process of its own."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+    url: str
+    seconds: float
+    """From the start of the process to the line that says where it is."""
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def serve(folder: Path, *options: str) -> Iterator[Server]:
+    """Run `manners serve` on a free port until the block ends."""
+    command = [sys.executable, "-c", "from manners.cli import main; main()", "serve", "--port", "0"]
+    command += ["--workspace", str(folder), *options]
+    begun = time.monotonic()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while (found := re.search(r"manners is at (http://[^/]+)", said)) is None:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    seconds = time.monotonic() - begun
+    stderr = process.stderr
+    threading.Thread(target=lambda: shutil.copyfileobj(stderr, sys.stderr), daemon=True).start()
+    try:
+        yield Server(folder, process, found[1], seconds)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE)
+        stderr.close()
+
+
+@dataclass
+class Place:
+    """A workspace that can be served, with its store."""
+
+    folder: Path
+    store: Store
+    accounts: Accounts
+
+    def key(self, name: str, role: AccountRole = AccountRole.ANNOTATOR) -> str:
+        """Make an account and a key for it."""
+        self.accounts.add(name, role, None)
+        return self.accounts.issue(TokenUse.KEY, name)
+
+    def link(self, name: str) -> str:
+        """Make the end of a link that signs an account in."""
+        return f"/sign-in/{self.accounts.issue(TokenUse.SIGN_IN, name)}"
+
+
+@pytest.fixture
+def place(database: str, tmp_path: Path) -> Iterator[Place]:
+    """A workspace with an owner, on SQLite and on PostgreSQL."""
+    workspace = Workspace.create(tmp_path / "ws", database if "postgresql" in database else None)
+    store = Store.open_or_create(workspace.database)
+    accounts = Accounts(store)
+    accounts.add("olga", AccountRole.OWNER, "correct horse")
+    yield Place(workspace.root, store, accounts)
+    store.close()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Place]:
+    """A workspace on SQLite without accounts: whoever is at this machine is its owner."""
+    workspace = Workspace.create(tmp_path / "alone")
+    store = Store.open_or_create(workspace.database)
+    yield Place(workspace.root, store, Accounts(store))
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's browser."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        lack("chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """A function that opens a page for somebody new; what runs or fails in it that must not, fails the test."""
+    with ExitStack() as opened:
+        wrong: list[str] = []
+
+        def seen(dialog: Dialog) -> None:
+            wrong.append(f"dialog {dialog.message}")
+            dialog.dismiss()
+
+        def open_one(url: str, *, dark: bool = False, width: int = 1280, height: int = 800) -> Page:
+            context = chromium.new_context(
+                color_scheme="dark" if dark else "light", viewport={"width": width, "height": height}
+            )
+            opened.callback(context.close)
+            page = context.new_page()
+            page.on("dialog", seen)
+            page.on("pageerror", lambda error: wrong.append(f"script error {error}"))
+            page.on("request", lambda request: wrong.extend([] if ours(request.url, url) else [request.url]))
+            page.goto(url)
+            return page
+
+        yield open_one
+        assert not wrong, wrong
+
+
+def ours(address: str, url: str) -> bool:
+    """Whether a request goes to the server itself."""
+    host = re.match(r"https?://[^/]+", url)
+    return host is not None and address.startswith((host[0], "data:", "about:", "blob:"))
+
+
+def healthy(url: str) -> bool:
+    """Whether a server answers."""
+    return bool(json.loads(httpx.get(f"{url}/health").text)["status"] == "ok")

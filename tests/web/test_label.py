@@ -1,0 +1,249 @@
+"""`/label` as people use it: keyboard, undo, two people, reports; and what must never reach the browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from manners.store import gold
+from manners.store.formats import Format
+from manners.store.transfer import export_comparisons
+from manners.types import AccountRole, AskedHow, Choice, Comparison, Response, Role, Turn
+from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.hostile import HOSTILE
+
+OpenPage = Callable[..., Page]
+RICH = "**bold** `code`\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n$x^2$"
+FORBIDDEN = "script, iframe, img, svg, object, embed, form, style, link, base, meta, [onclick], [onload], [onerror]"
+KEYS = {"left": "1", "right": "2", "tie": "t", "both_bad": "b", "skip": "s"}
+
+
+def pair(number: int, left: str | None = None, right: str | None = None, prompt: str | None = None) -> Comparison:
+    """A comparison whose texts say which they are."""
+    said = (Turn(Role.USER, prompt or f"Question {number}?"),)
+    one, other = left or f"left text {number}", right or f"right text {number}"
+    how = AskedHow.RANDOM
+    return Comparison(said, Response(one, "secret-author-a"), Response(other, "secret-author-b"), how)
+
+
+def settings(place: Place, **values: object) -> None:
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+    (place.folder / "manners.toml").write_text(f"[serve]\n{lines}")
+
+
+def shown(page: Page) -> tuple[str, str, str]:
+    """Prompt and texts of the pair on the screen, once it is another than before."""
+    expect(page.locator("#pair")).to_be_visible()
+    prompt, left, right = (page.locator(f"#{part}").inner_text() for part in ("prompt", "left", "right"))
+    return prompt, left, right
+
+
+def press(page: Page, key: str) -> None:
+    """Judge by a key, and wait for the next pair or for there being none."""
+    judge(page, lambda: page.keyboard.press(key))
+
+
+def judge(page: Page, act: Callable[[], None]) -> None:
+    """Do what brings another pair, and wait until it is there, or until there is none."""
+    page.evaluate("document.querySelector('#prompt > *').id = 'before'")
+    act()
+    page.wait_for_function("() => !document.getElementById('before') || document.getElementById('pair').hidden")
+
+
+def stored(page: Page) -> None:
+    """Wait until the outbox is empty."""
+    page.wait_for_function("() => (localStorage.getItem('manners-outbox') ?? '[]') === '[]'")
+
+
+def exported(place: Place, folder: Path) -> dict[tuple[str, str], str]:
+    """What each annotator said, by the left text, as the export has it."""
+    file = folder / "out.csv"
+    export_comparisons(place.store, file, Format.ROWS)
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["verdict"]]
+    found = {(row["annotator"], row["left"]): row["verdict"] for row in rows}
+    assert len(found) == len(rows), "somebody has two verdicts on one comparison"
+    return found
+
+
+def test_twenty_pairs_by_keyboard_one_undone_and_a_second_person(
+    place: Place, open_page: OpenPage, tmp_path: Path
+) -> None:
+    settings(place, overlap=1, agree=1, repeat_share=0.0)
+    place.store.add_comparisons(pair(number) for number in range(26))
+    for name in ("anna", "ben"):
+        place.accounts.add(name, AccountRole.ANNOTATOR, "correct horse")
+    expected: dict[tuple[str, str], str] = {}
+    last = ("", "", "")
+    with serve(place.folder, "--upstream", NOWHERE) as server:
+        page = open_page(server.url + place.link("anna"))
+        choices = (["left", "right", "tie", "both_bad", "skip", "left", "right"] * 3)[:20]
+        for turn, choice in enumerate(choices):
+            prompt, left, right = shown(page)
+            if turn == 7:  # the sixth one is taken back, and judged otherwise
+                stored(page)
+                press(page, "u")
+                assert shown(page) == last
+                expected["anna", left_text(last)] = "tie"
+                press(page, "t")
+                assert shown(page) == (prompt, left, right), "what was on the screen comes next"
+            last = (prompt, left, right)
+            number = prompt.split()[-1].strip("?")
+            assert {left, right} == {f"left text {number}", f"right text {number}"}
+            exchanged = left.startswith("right")
+            own = {"left": "right", "right": "left"}.get(choice, choice) if exchanged else choice
+            expected["anna", f"left text {number}"] = own
+            press(page, KEYS[choice])
+        stored(page)
+        page.get_by_role("button", name="Sign out").press("Enter")
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        other = open_page(server.url + place.link("ben"))
+        for _ in range(5):
+            shown(other)
+            press(other, "s")
+        stored(other)
+    found = exported(place, tmp_path)
+    assert {key: choice for key, choice in found.items() if key[0] == "anna"} == expected
+    hers = {left for (_, left), choice in expected.items() if choice != "skip"}
+    his = {left for name, left in found if name == "ben"}
+    assert len(his) == 5 and not hers & his
+
+
+def left_text(last: tuple[str, str, str]) -> str:
+    return f"left text {last[0].split()[-1].strip('?')}"
+
+
+def test_keys_do_nothing_while_typing_and_help_closes(alone: Place, open_page: OpenPage) -> None:
+    alone.store.add_comparisons(pair(number) for number in range(3))
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label")
+        before = shown(page)
+        page.get_by_text("Say more about the next verdict").click()
+        page.get_by_label("Comment").fill("")
+        page.get_by_label("Comment").press_sequentially("12tbsu?")
+        assert shown(page) == before and page.get_by_label("Comment").input_value() == "12tbsu?"
+        page.get_by_label("clearly").check()
+        page.get_by_label("kinder").check()
+        page.keyboard.press("Control+1")
+        page.locator("body").click(position={"x": 2, "y": 300})
+        page.keyboard.press("?")
+        expect(page.get_by_text("Which answer is better?").last).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#guidelines")).to_be_hidden()
+        page.locator("body").click(position={"x": 2, "y": 300})
+        press(page, "t")
+        stored(page)
+    (verdict,) = [v for comparison in alone.store.comparisons() for v in comparison.verdicts]
+    assert (verdict.choice, verdict.strength, verdict.reasons, verdict.comment) == (
+        Choice.TIE,
+        2,
+        ("kinder",),
+        "12tbsu?",
+    )
+    assert verdict.seconds is not None and 0 < verdict.seconds < 60
+
+
+def test_nothing_says_who_wrote_what_or_why_it_is_asked(alone: Place, open_page: OpenPage) -> None:
+    keys = alone.store.add_comparisons(pair(number) for number in range(12))
+    gold.add(alone.store, keys[0], Choice.LEFT)
+    heard: list[str] = []
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label")
+        page.on("response", lambda answer: heard.append(answer.text()) if "/label/" in answer.url else None)
+        page.reload()
+        for _ in range(12):
+            shown(page)
+            press(page, "1")
+        stored(page)
+        heard.append(page.locator("#pair").inner_html())
+    said = " ".join(heard)
+    assert "left text" in said
+    for secret in ("secret-author", "gold", "probability", "random", "disagreement", "exchanged"):
+        assert secret not in said
+
+
+def test_a_report_hides_the_pair_until_a_reviewer_has_decided(alone: Place, open_page: OpenPage) -> None:
+    alone.store.add_comparisons([pair(0, prompt="How would one kill a process?"), pair(1)])
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label")
+        while "kill" not in shown(page)[0]:
+            press(page, "s")
+        expect(page.get_by_role("button", name="This may be distressing")).to_be_visible()
+        page.get_by_role("button", name="This may be distressing").click()
+        assert page.locator(".blurred").count() == 0
+        page.get_by_role("button", name="Report").first.click()
+        page.get_by_label("distressing").check()
+        page.get_by_label("Note").fill("not nice")
+        judge(page, page.get_by_role("dialog").get_by_role("button", name="Report").click)
+        reviews = open_page(f"{server.url}/flags")
+        expect(reviews.get_by_text("not nice")).to_be_visible()
+        reviews.get_by_role("button", name="Nothing wrong").click()
+        expect(reviews.get_by_text("Nothing waits")).to_be_visible()
+
+
+def test_a_verdict_waits_in_the_browser_while_the_server_is_away(alone: Place, open_page: OpenPage) -> None:
+    alone.store.add_comparisons(pair(number) for number in range(4))
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label")
+        shown(page)
+        page.context.set_offline(True)
+        page.keyboard.press("1")
+        expect(page.locator("#notice")).to_contain_text("not stored yet")
+        assert not any(comparison.verdicts for comparison in alone.store.comparisons())
+        page.context.set_offline(False)
+        stored(page)
+        assert sum(len(comparison.verdicts) for comparison in alone.store.comparisons()) == 1
+
+
+def test_hostile_texts_run_nothing_and_break_nothing(alone: Place, open_page: OpenPage) -> None:
+    assert len(HOSTILE) >= 100
+    pairs = [pair(n, f"{text} <!-- {n} -->", f"{n} {text}", f"{text} {n}") for n, text in enumerate(HOSTILE)]
+    alone.store.add_comparisons(pairs)
+    settings(alone, repeat_share=0.0, overlap=1, agree=1)
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label")
+        comment = page.locator("#comment")
+        for turn in range(len(HOSTILE)):
+            expect(page.locator("#pair")).to_be_visible()
+            assert page.evaluate("window.hacked") is None
+            assert (
+                page.locator("#pair :is(script, iframe, img, svg, object, form, style, link, [onclick])").count() == 0
+            )
+            assert page.locator("#pair a[href^='javascript' i], #pair a[href^='data' i]").count() == 0
+            if turn == 0:
+                page.get_by_text("Say more about the next verdict").click()
+            if len(HOSTILE[turn]) < 9_000:
+                comment.fill(HOSTILE[turn].replace("\0", ""))
+            judge(page, page.locator("[data-choice=tie]").click)
+        stored(page)
+        expect(page.locator("#empty")).to_be_visible(timeout=20_000)
+        assert page.evaluate("window.hacked") is None
+    assert sum(len(comparison.verdicts) for comparison in alone.store.comparisons()) == len(HOSTILE)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_screen_reader_finds_nothing_serious(alone: Place, open_page: OpenPage, dark: bool) -> None:
+    alone.store.add_comparisons(
+        pair(number, "**bold** `code`\n\n| a | b |\n|---|---|\n| 1 | 2 |") for number in range(3)
+    )
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        for path in ("/label", "/flags"):
+            page = open_page(server.url + path, dark=dark)
+            page.wait_for_load_state("networkidle")
+            found = Axe().run(page).response["violations"]
+            assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_a_page_is_there_within_three_seconds(alone: Place) -> None:
+    with serve(alone.folder, "--set", "model.name=/nowhere") as server:
+        begun = time.monotonic()
+        assert httpx.get(f"{server.url}/label").status_code == 200
+        assert server.seconds + time.monotonic() - begun < 3
