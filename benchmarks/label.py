@@ -21,8 +21,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-
-
 PEOPLE, EACH = 50, 200
 
 
@@ -76,6 +74,7 @@ async def _one(client: httpx.AsyncClient, key: str, each: int, seconds: list[flo
 def main() -> None:
     """Print one JSON object."""
     # The servers of the tests: the same real parts.
+    from manners.loop.session import machine
     from manners.store import Store
     from manners.store.accounts import Accounts
     from manners.types import AccountRole

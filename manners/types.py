@@ -24,6 +24,8 @@ class Turn:
     text: str
 
 
+DELETED = "[deleted]"
+"""What stands where a person's words were, after they had them deleted."""
 Dialogue = tuple[Turn, ...]
 """A prompt is a dialogue whose last turn is the user's."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from manners.errors import MannersError
 from manners.types import (
+    DELETED,
     Annotator,
     AnnotatorKind,
     AskedHow,
@@ -82,6 +83,7 @@ class LeftOut(StrEnum):
 
     EVALUATION = "asked for an evaluation"
     GOLD = "a known verdict, asked to measure annotators"
+    DELETED = "deleted by the person whose words they were"
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
     NO_VERDICT = "no verdict"
@@ -243,6 +245,8 @@ def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> Lef
         return LeftOut.EVALUATION
     if comparison.asked_how is AskedHow.GOLD:
         return LeftOut.GOLD
+    if DELETED in texts:
+        return LeftOut.DELETED
     if not all(texts):
         return LeftOut.EMPTY
     if texts[0] == texts[1]:

@@ -30,7 +30,7 @@ from manners.store.tables import (
     WithdrawalRow,
 )
 from manners.store.writer import Writer
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Drawn
+from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Drawn
 from manners.workspace import Workspace
 
 LOOK_EVERY = 3.0
@@ -177,7 +177,7 @@ class Desk:
             .join(left, ComparisonRow.left_id == left.id)
             .join(right, ComparisonRow.right_id == right.id)
             .outerjoin(GoldRow, GoldRow.comparison_id == ComparisonRow.id)
-            .where(ComparisonRow.id > self._seen["comparisons"] - LATE)
+            .where(ComparisonRow.id > self._seen["comparisons"] - LATE, left.text != DELETED)
             .order_by(ComparisonRow.id)
         )
         if not self._settings.share_chats:

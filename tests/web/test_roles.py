@@ -23,6 +23,17 @@ EVERYBODY = {OWNER, REVIEWER, ANNOTATOR, VIEWER}
 LABEL = {OWNER, REVIEWER, ANNOTATOR}
 ROLES = {
     "/": EVERYBODY,
+    "/chat": LABEL,
+    "/chat/state": LABEL,
+    "/chat/all": LABEL,
+    "/chat/export": LABEL,
+    "/chat/begin": LABEL,
+    "/chat/thumb": LABEL,
+    "/chat/report": LABEL,
+    "/chat/{key}": LABEL,
+    "/chat/{key}/say": LABEL,
+    "/chat/{key}/choose": LABEL,
+    "/chat/{key}/delete": LABEL,
     "/label": LABEL,
     "/label/begin": LABEL,
     "/label/next": LABEL,

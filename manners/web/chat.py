@@ -1,0 +1,219 @@
+"""`/chat`: talk to the current policy; now and then two answers come side by side, and the page asks which is better."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from manners.models.requests import Done, Failed, GenerationRequest, Phase
+from manners.store.chats import Chats, dialogue
+from manners.store.flags import FlagReason, raise_flag
+from manners.types import Choice, Sampling
+from manners.types import Response as Answer
+from manners.web.auth import LABELLERS, Visitor, refuse_if
+from manners.web.identity import Neutral
+from manners.web.limits import GENERATIONS
+from manners.web.render import to_html
+from manners.web.shapes import Text
+from manners.web.site import Site, site_of
+
+Here = Annotated[Site, Depends(site_of)]
+Talker = Annotated[Visitor, Depends(LABELLERS)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+TEMPERATURE = 1.0
+"""What people judge is drawn as what is trained on: from the policy's own distribution."""
+_rng = random.SystemRandom()
+
+router = APIRouter()
+
+
+class Words(BaseModel):
+    """What somebody says."""
+
+    text: Annotated[Text, Field(min_length=1, max_length=100_000)]
+
+
+class Chosen(BaseModel):
+    """Which of two answers is better."""
+
+    comparison: Number
+    choice: Choice
+    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
+
+
+class Thumb(BaseModel):
+    """A thumb on one answer."""
+
+    response: Number
+    value: Literal[-1, 0, 1]
+
+
+class Complaint(BaseModel):
+    """A report on one answer."""
+
+    response: Number
+    reason: FlagReason
+    note: Annotated[Text, Field(max_length=10_000)] = ""
+
+
+@router.get("/chat")
+async def page(request: Request, visitor: Talker, site: Here) -> Response:
+    """Show the page."""
+    effect = await to_thread.run_sync(Chats(site.store).effect, visitor.annotator)
+    return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect)
+
+
+@router.get("/chat/state")
+async def state(visitor: Talker, site: Here) -> Response:
+    """Say whether somebody answers."""
+    now = site.engine.state
+    return JSONResponse({"phase": now.phase, "reason": now.reason if now.phase is not Phase.READY else ""})
+
+
+@router.get("/chat/all")
+async def conversations(visitor: Talker, site: Here) -> Response:
+    """List one's own conversations."""
+    found = await to_thread.run_sync(Chats(site.store).all, visitor.annotator)
+    return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
+
+
+@router.get("/chat/export")
+async def export(visitor: Talker, site: Here) -> Response:
+    """Give all of one's own conversations as a file."""
+
+    def collect() -> list[dict[str, Any]]:
+        chats, found = Chats(site.store), []
+        for one in chats.all(visitor.annotator):
+            said = chats.read(visitor.annotator, one.key)
+            turns = [{"role": turn.role, "content": turn.text, "thumb": turn.thumb} for turn in said]
+            found.append({"key": one.key, "created_at": one.created_at.isoformat(), "turns": turns})
+        return found
+
+    body = {"conversations": await to_thread.run_sync(collect)}
+    return JSONResponse(body, headers={"content-disposition": 'attachment; filename="conversations.json"'})
+
+
+@router.post("/chat/begin")
+async def begin(visitor: Talker, site: Here) -> Response:
+    """Begin a conversation; whoever sends this has agreed to its being kept."""
+    return JSONResponse({"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator)})
+
+
+@router.post("/chat/thumb")
+async def thumb(body: Thumb, visitor: Talker, site: Here) -> Response:
+    """Take a thumb on one answer: no comparison, and never counted as one."""
+    await to_thread.run_sync(Chats(site.store).thumb, visitor.annotator, body.response, body.value)
+    return JSONResponse({"value": body.value})
+
+
+@router.post("/chat/report")
+async def report(body: Complaint, visitor: Talker, site: Here) -> Response:
+    """Report one answer to the reviewers."""
+
+    def store(connection: Connection) -> None:
+        Chats(site.store).check_own(connection, visitor.annotator, body.response)
+        raise_flag(connection, visitor.annotator, body.reason, body.note, response=body.response)
+
+    def write() -> None:
+        with site.store.write() as connection:
+            store(connection)
+
+    await to_thread.run_sync(write)
+    return JSONResponse({"reported": body.response})
+
+
+@router.get("/chat/{key}")
+async def read(key: str, visitor: Talker, site: Here) -> Response:
+    """Give what was said in a conversation."""
+    said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
+    turns = [
+        {"role": one.role, "html": to_html(one.text), "response": one.response, "thumb": one.thumb} for one in said
+    ]
+    return JSONResponse({"turns": turns})
+
+
+@router.post("/chat/{key}/say")
+async def say(key: str, body: Words, visitor: Talker, site: Here) -> Response:
+    """Answer, piece by piece; what is said is kept with its answer once that is complete."""
+    said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
+    settings = site.settings.serve
+    count = 2 if _rng.random() < settings.chat_ask else 1
+    refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
+    prompt = dialogue(said, body.text)
+    wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, TEMPERATURE)
+    turn = _Turn(site, visitor, key, body.text, wanted)
+    return StreamingResponse(_stream(turn), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+@router.post("/chat/{key}/choose")
+async def choose(key: str, body: Chosen, visitor: Talker, site: Here) -> Response:
+    """Take the verdict on two answers; the chosen one goes on."""
+    take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
+    return JSONResponse({"response": await to_thread.run_sync(take)})
+
+
+@router.post("/chat/{key}/delete")
+async def delete(key: str, visitor: Talker, site: Here) -> Response:
+    """Forget a conversation; says which versions had learned from it."""
+    comparisons, versions = await to_thread.run_sync(Chats(site.store).delete, visitor.annotator, key)
+    for comparison in comparisons:
+        site.desk.hold_back(comparison, True)
+    return JSONResponse({"deleted": key, "learned_by": versions})
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One exchange that is going on."""
+
+    site: Site
+    visitor: Visitor
+    key: str
+    text: str
+    wanted: GenerationRequest
+
+
+async def _stream(turn: _Turn) -> AsyncIterator[str]:
+    """Give pieces as they come, and at the end the answers as they are stored."""
+    count = turn.wanted.count
+    yield _event("begin", sides=count)
+    family = PurePath(turn.site.settings.model.name).name
+    neutral = [Neutral([family]) for _ in range(count)]
+    texts, done = [""] * count, dict[int, Done]()
+    async with aclosing(turn.site.engine.generate(turn.wanted)) as events:
+        async for event in events:
+            if isinstance(event, Failed):
+                yield _event("failed", message=event.message)
+                return
+            if isinstance(event, Done):
+                done[event.index] = event
+                piece = neutral[event.index].rest()
+            else:
+                piece = neutral[event.index].feed(event.text)
+            texts[event.index] += piece
+            if piece:
+                yield _event("piece", side=event.index, text=piece)
+    sampling = Sampling(turn.wanted.temperature, turn.wanted.max_tokens, turn.wanted.seed)
+    answers = [Answer(texts[i], done[i].version, done[i].finish_reason, sampling) for i in range(count)]
+    probability = turn.site.settings.serve.chat_ask if count == 2 else 1.0
+    keep = partial(Chats(turn.site.store).say, turn.visitor.annotator, turn.key, turn.text, answers, probability)
+    comparison, responses = await to_thread.run_sync(keep)
+    html = [to_html(text) for text in texts[: len(responses)]]
+    asked = to_html(turn.text)
+    yield _event("done", comparison=comparison, responses=responses, html=html, asked=asked)
+
+
+def _event(kind: str, **more: Any) -> str:
+    return f"data: {json.dumps({'kind': kind} | more)}\n\n"

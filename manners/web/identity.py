@@ -1,0 +1,64 @@
+"""Names of models are taken out of answers before anybody sees them: whoever knows who wrote an answer judges the name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+NEUTRAL = "[model]"
+LAG = 40
+"""Characters held back while an answer is streamed: longer than any name."""
+NAMES = (
+    r"chat[ -]?gpt",
+    r"gpt-?\d[\w.-]{0,12}",
+    r"open ?ai",
+    r"claude",
+    r"anthropic",
+    r"gemini",
+    r"gemma(?:-?\d)?",
+    r"google deepmind",
+    r"deepseek",
+    r"(?:code)?llama(?:[ -]?\d(?:\.\d)?)?",
+    r"meta ai",
+    r"mistral(?: ai)?",
+    r"mixtral",
+    r"qwen(?:[ -]?\d(?:\.\d)?)?",
+    r"alibaba cloud",
+    r"smollm[ -]?\d?",
+    r"hugging ?face",
+    r"(?:policy|reward)-\d{1,6}",
+)
+
+
+class Neutral:
+    """Takes names out of a text that comes in pieces; what comes out does not depend on how it was cut."""
+
+    def __init__(self, more: Iterable[str] = ()) -> None:
+        """Take further names, such as that of the model which is served."""
+        names = [*NAMES, *(re.escape(name) for name in more if name)]
+        self._names = re.compile(rf"(?<!\w)(?:{'|'.join(names)})(?!\w)", re.IGNORECASE)
+        self._text, self._sent = "", 0
+
+    def feed(self, piece: str) -> str:
+        """Return what may be shown by now."""
+        self._text += piece
+        return self._until(len(self._text) - LAG)
+
+    def rest(self) -> str:
+        """Return what was held back."""
+        return self._until(len(self._text))
+
+    def _until(self, end: int) -> str:
+        shown = ""
+        for found in self._names.finditer(self._text, self._sent):
+            if found.start() >= end:
+                break
+            if found.end() > end:
+                end = found.start()
+                break
+            shown += self._text[self._sent : found.start()] + NEUTRAL
+            self._sent = found.end()
+        if end > self._sent:
+            shown += self._text[self._sent : end]
+            self._sent = end
+        return shown
