@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 
 from manners.errors import MannersError
 from manners.store import queries
@@ -139,7 +139,7 @@ class Chats:
     def choose(self, annotator: Annotator, key: str, comparison: int, choice: Choice, seconds: float | None) -> int:
         """Store a verdict on the two answers of the latest turn, and go on with the one chosen; return its id.
 
-        A skip is stored too, and the first answer stands. Raises NoSuchChat, also where the pair is not the latest turn.
+        A skip is stored too, and the first answer stands. Raises NoSuchChat, also where the pair is not the latest one.
         """
         with self._store.write() as connection:
             conversation = _conversation(connection, annotator, key)
@@ -233,7 +233,7 @@ def _is(annotator: Annotator) -> ColumnElement[bool]:
     return (AnnotatorRow.name == annotator.name) & (AnnotatorRow.kind == annotator.kind.value)
 
 
-def _of(annotator: Annotator) -> Select[tuple[int, str]]:
+def _of(annotator: Annotator) -> Select[int, str]:
     return (
         select(ConversationRow.id, ConversationRow.key)
         .join(AnnotatorRow, ConversationRow.annotator_id == AnnotatorRow.id)
@@ -245,7 +245,7 @@ def _conversation(connection: Connection, annotator: Annotator, key: str) -> int
     row = connection.execute(_of(annotator).where(ConversationRow.key == key)).first()
     if row is None:
         raise NoSuchChat("there is no such conversation of yours: begin a new one")
-    return row.id
+    return int(row.id)
 
 
 def _turns(connection: Connection, conversation: int, annotator: Annotator) -> list[Said]:
@@ -262,13 +262,12 @@ def _turns(connection: Connection, conversation: int, annotator: Annotator) -> l
         .order_by(ThumbRow.id)
     ).all()
     latest = {thumb.response_id: thumb.value for thumb in thumbs}
-    return [_said(message, latest) for message in messages]
-
-
-def _said(message: Row[Any], thumbs: dict[int, int]) -> Said:
-    if message.response_id is None:
-        return Said(Role.USER, message.text)
-    return Said(Role.ASSISTANT, message.answer, message.response_id, thumbs.get(message.response_id, 0))
+    return [
+        Said(Role.USER, message.text or "")
+        if message.response_id is None
+        else Said(Role.ASSISTANT, message.answer, message.response_id, latest.get(message.response_id, 0))
+        for message in messages
+    ]
 
 
 def _redact(connection: Connection, conversation: int) -> None:

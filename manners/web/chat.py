@@ -1,4 +1,4 @@
-"""`/chat`: talk to the current policy; now and then two answers come side by side, and the page asks which is better."""
+"""`/chat`: talk to the current policy; now and then two answers come, and the page asks which is better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of models are taken out of answers before anybody sees them: whoever knows who wrote an answer judges the name."""
+"""Names of models are taken out of answers before anybody sees them: who knows the writer judges the name."""
 
 from __future__ import annotations
 

@@ -83,14 +83,15 @@ async function open(which) {
   key = which;
   asked = null;
   at("asking").hidden = true;
-  at("consent").hidden = Boolean(key);
-  at("say").hidden = !key;
+  at("say").hidden = true;
   const { turns } = key ? await call(key) : { turns: [] };
   at("turns").replaceChildren(...turns.map((one) => (
     one.role === "user" ? turn("user", one.html) : answered(one.html, one.response, one.thumb))));
   notice("");
-  await list();
+  at("consent").hidden = Boolean(key);
+  at("say").hidden = !key;
   if (key) at("words").focus();
+  await list();
 }
 
 async function* events(answer) {

@@ -1,0 +1,42 @@
+"""Names of models do not reach anybody, however the text is cut into pieces."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manners.web.identity import NEUTRAL, Neutral
+
+
+def shown(pieces: list[str]) -> str:
+    neutral = Neutral(["tiny-model"])
+    return "".join([*(neutral.feed(piece) for piece in pieces), neutral.rest()])
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("I am ChatGPT, made by OpenAI.", f"I am {NEUTRAL}, made by {NEUTRAL}."),
+        ("As SmolLM2 I help.", f"As {NEUTRAL} I help."),
+        ("tiny-model here, or policy-12", f"{NEUTRAL} here, or {NEUTRAL}"),
+        ("The llama eats; geminis and claudettes stay.", f"The {NEUTRAL} eats; geminis and claudettes stay."),
+        ("gpt-4o-mini", NEUTRAL),
+        ("Nothing to hide.", "Nothing to hide."),
+    ],
+)
+def test_names_are_replaced(said: str, expected: str) -> None:
+    assert shown([said]) == expected
+
+
+words = st.sampled_from(
+    ["ChatGPT", "open", "ai", "OpenAI", "hugging", " ", "face", "x", "claude", ", ", "policy-", "3"]
+)
+
+
+@given(st.lists(words, max_size=30), st.data())
+def test_how_a_text_is_cut_changes_nothing(parts: list[str], data: st.DataObject) -> None:
+    whole = "".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    assert shown(pieces) == shown([whole])
