@@ -239,6 +239,11 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
     return next(iter(kinds), None)
 
 
+def left_out_because(comparison: Comparison, kind: AnnotatorKind) -> LeftOut | None:
+    """Return why a comparison is not learnt from, with the verdicts of one kind of annotator; None where it is."""
+    return _reason_left_out(comparison, [v for v in latest_verdicts(comparison.verdicts) if v.annotator.kind is kind])
+
+
 def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> LeftOut | None:
     texts = comparison.left.text.strip(), comparison.right.text.strip()
     if comparison.asked_how is AskedHow.EVALUATION:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,22 @@ LOCAL = "owner"
 """Name of whoever sits at the machine, where there are no accounts."""
 
 
+@dataclass
+class Computed:
+    """Something that takes a while, kept until what it was computed from is different."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _mark: str = ""
+    _found: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, mark: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what was computed under this mark; who comes meanwhile waits for it."""
+        with self._lock:
+            if self._mark != mark:
+                self._found, self._mark = compute(), mark
+            return self._found
+
+
 @dataclass(frozen=True)
 class Site:
     """One workspace, served."""
@@ -41,6 +59,8 @@ class Site:
     """How browsers reach the server, without a slash at the end."""
     engine: Generator
     """Who writes the answers."""
+    computed: Computed = field(default_factory=Computed)
+    """What the dashboard shows."""
     limits: Limits = field(default_factory=Limits)
     templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(env=_environment()))
 

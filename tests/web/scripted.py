@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ class Scripted:
 
     lines: tuple[str, ...] = ("Gladly.",)
     state: EngineState = field(default_factory=lambda: EngineState(Phase.READY, "initial"))
+    pause: float = 0.0
+    """Seconds before each word."""
     asked: list[GenerationRequest] = field(default_factory=list)
 
     def start(self) -> None:
@@ -34,5 +37,6 @@ class Scripted:
         for index in range(request.count):
             words = f"{index}: {line}".split(" ")
             for word in words:
+                await asyncio.sleep(self.pause)
                 yield Token(index, f"{word} ")
             yield Done(index, FinishReason.STOP, 3, len(words), self.state.version)

@@ -135,7 +135,7 @@ def test_a_deleted_conversation_leaves_events_and_no_words(alone: Place, serving
 
 
 def test_stopping_keeps_the_words_and_nothing_else(alone: Place, serving: Open, open_page: OpenPage) -> None:
-    page = open_page(f"{serving(Scripted((' '.join(['word'] * 200_000),)), 0.0)}/chat")
+    page = open_page(f"{serving(Scripted(('word ' * 2_000,), pause=0.02), 0.0)}/chat")
     begin(page)
     say(page, "Go on")
     page.get_by_role("button", name="Stop").click()

@@ -1,0 +1,181 @@
+"""How far annotators agree: with each other, with themselves, and how reliable each of them is."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manners.feedback.statistics import cluster_bootstrap_share, resampled, wilson
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Drawn, Interval, Verdict, latest_verdicts
+
+RESAMPLES = 1000
+CHOICES = (Choice.LEFT, Choice.RIGHT, Choice.TIE)
+"""What is agreed about: `both_bad` prefers neither, as a tie; skips say nothing."""
+SMOOTHING = 1.0
+"""Verdicts of each kind that an annotator is given beforehand: nobody is perfect after three of them."""
+STEPS = 200
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How one annotator works."""
+
+    annotator: Annotator
+    verdicts: int
+    left: Interval
+    """Share of the left side as shown among verdicts that chose a side; by chance 1/2."""
+    seconds: float | None
+    """Median."""
+    reliability: float | None
+    """Chance of naming the better side where there is one, by Dawid and Skene; None where nobody else has judged."""
+    itself: Interval | None
+    """Share of repeats answered as before."""
+    gold: Interval | None
+    """Share of known verdicts met."""
+
+
+def counted(comparison: Comparison, kind: AnnotatorKind) -> dict[Annotator, Choice]:
+    """Return the latest choice of each annotator of a kind, skips left out."""
+    return {
+        v.annotator: Choice.TIE if v.choice is Choice.BOTH_BAD else v.choice
+        for v in latest_verdicts(comparison.verdicts)
+        if v.annotator.kind is kind and v.choice is not Choice.SKIP
+    }
+
+
+def alpha(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval | None:
+    """Return Krippendorff's alpha for nominal values, by bootstrap over comparisons; None where nothing overlaps.
+
+    1 - D_o / D_e, with D_o the disagreement of pairs of verdicts within comparisons, each comparison of m verdicts
+    weighing m pairs / (m - 1), and D_e that of pairs drawn from all verdicts. 1 is agreement, 0 what chance gives.
+    Source: Krippendorff 2011, "Computing Krippendorff's alpha-reliability", section D.
+    """
+    rows = [Counter(counted(comparison, kind).values()) for comparison in comparisons]
+    counts = np.array([[row[choice] for choice in CHOICES] for row in rows if row.total() > 1], dtype=np.float64)
+    if len(counts) < 2:
+        return None
+    size = counts.sum(axis=1)
+    apart = (size**2 - (counts**2).sum(axis=1)) / (size - 1)
+    sums = np.column_stack([apart, counts])
+    whole = float(_alpha(sums.sum(axis=0, keepdims=True))[0])
+    if np.isnan(whole):
+        return None
+    drawn = _alpha(resampled(sums, RESAMPLES, seed))
+    low, high = (float(bound) for bound in np.nanquantile(drawn, [0.025, 0.975]))
+    return Interval(whole, min(low, whole), max(high, whole))
+
+
+def _alpha(sums: Floats) -> Floats:
+    """Return alpha of rows (R, 1 + choices): observed disagreement, then each choice's count; nan if all are alike."""
+    observed, counts = sums[:, 0], sums[:, 1:]
+    n = counts.sum(axis=1)
+    expected = (n**2 - (counts**2).sum(axis=1)) / (n - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = np.where(expected > 0, 1 - observed / expected, np.nan)
+    return found
+
+
+def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval | None:
+    """Return the share of pairs of verdicts on one comparison that are the same; None where nothing overlaps."""
+    shares, weights = [], []
+    for comparison in comparisons:
+        counts = Counter(counted(comparison, kind).values())
+        n = counts.total()
+        if n > 1:
+            shares.append(sum(k * (k - 1) for k in counts.values()) / (n * (n - 1)))
+            weights.append(n * (n - 1) / 2)
+    if len(shares) < 2:
+        return None
+    return cluster_bootstrap_share(shares, list(range(len(shares))), RESAMPLES, seed, weights)
+
+
+def left_picks(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Counter[Annotator]:
+    """Return by annotator how often the left side as shown was chosen."""
+    return Counter(
+        v.annotator for c in comparisons for v in c.verdicts if v.annotator.kind is kind and _seen(v) is Choice.LEFT
+    )
+
+
+def habits(
+    comparisons: Sequence[Comparison], kind: AnnotatorKind, known: Mapping[int, Choice] | None = None
+) -> list[Habits]:
+    """Return how each annotator of a kind works, busiest first; `known` has the verdicts of gold comparisons."""
+    lefts = left_picks(comparisons, kind)
+    sided, verdicts = Counter[Annotator](), Counter[Annotator]()
+    seconds: defaultdict[Annotator, list[float]] = defaultdict(list)
+    repeats: defaultdict[Annotator, list[bool]] = defaultdict(list)
+    gold: defaultdict[Annotator, list[bool]] = defaultdict(list)
+    for comparison in comparisons:
+        before: dict[Annotator, Choice] = {}
+        for verdict in comparison.verdicts:
+            who = verdict.annotator
+            if who.kind is not kind:
+                continue
+            verdicts[who] += 1
+            sided[who] += verdict.choice in (Choice.LEFT, Choice.RIGHT)
+            if verdict.seconds is not None:
+                seconds[who].append(verdict.seconds)
+            if verdict.drawn is Drawn.REPEAT and who in before:
+                repeats[who].append(before[who] is verdict.choice)
+            if (right := (known or {}).get(comparison.id or 0)) and verdict.choice is not Choice.SKIP:
+                gold[who].append(right is verdict.choice)
+            before[who] = verdict.choice
+    reliable = reliability(comparisons, kind)
+    return [
+        Habits(
+            who,
+            count,
+            wilson(lefts[who], sided[who]),
+            float(np.median(seconds[who])) if seconds[who] else None,
+            reliable.get(who),
+            wilson(sum(repeats[who]), len(repeats[who])) if repeats[who] else None,
+            wilson(sum(gold[who]), len(gold[who])) if gold[who] else None,
+        )
+        for who, count in verdicts.most_common()
+    ]
+
+
+def reliability(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> dict[Annotator, float]:
+    """Return for each annotator the chance of naming the better side where one side is better.
+
+    Dawid and Skene's model: each comparison has a true class out of left, right and tie, each annotator a table of
+    P(choice | class), fitted by expectation and maximisation from the majority, with `SMOOTHING` verdicts of each kind
+    beforehand (twice as many where choice and class are the same). The figure is the mean of the left and the right
+    diagonal entry. Only comparisons with several verdicts count. Source: Dawid & Skene 1979, "Maximum likelihood
+    estimation of observer error-rates using the EM algorithm", equations 2.3 to 2.5.
+    """
+    rows = [found for comparison in comparisons if len(found := counted(comparison, kind)) > 1]
+    people = {who: number for number, who in enumerate(sorted({w for row in rows for w in row}, key=lambda w: w.name))}
+    if not rows:
+        return {}
+    at = [(i, people[who], CHOICES.index(choice)) for i, row in enumerate(rows) for who, choice in row.items()]
+    item, person, choice = np.array(at).T
+    votes = np.zeros((len(rows), len(CHOICES)))
+    np.add.at(votes, (item, choice), 1.0)
+    truth = votes / votes.sum(axis=1, keepdims=True)
+    beforehand = SMOOTHING * (1 + np.eye(len(CHOICES)))
+    for _ in range(STEPS):
+        tables = np.tile(beforehand, (len(people), 1, 1))  # (annotators, class, choice)
+        np.add.at(tables.transpose(0, 2, 1), (person, choice), truth[item])
+        tables /= tables.sum(axis=2, keepdims=True)
+        share = truth.sum(axis=0) + SMOOTHING
+        logs = np.tile(np.log(share / share.sum()), (len(rows), 1))
+        np.add.at(logs, item, np.log(tables[person, :, choice]))
+        updated = np.exp(logs - logs.max(axis=1, keepdims=True))
+        updated /= updated.sum(axis=1, keepdims=True)
+        done = float(np.abs(updated - truth).max()) < 1e-6
+        truth = updated
+        if done:
+            break
+    return {who: float((tables[n, 0, 0] + tables[n, 1, 1]) / 2) for who, n in people.items()}
+
+
+def _seen(verdict: Verdict) -> Choice:
+    """Return the choice of the sides as they were shown."""
+    return verdict.choice.swapped() if verdict.exchanged else verdict.choice

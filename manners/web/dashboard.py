@@ -1,0 +1,94 @@
+"""`/dashboard`: what people said, how far they agree, which version wins, how training goes, and what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Form, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from manners.errors import MannersError
+from manners.types import AccountRole, VersionKind
+from manners.web import findings
+from manners.web.auth import LOOKERS, OWNERS, Visitor
+from manners.web.site import Site, site_of
+from manners.workspace import INITIAL
+
+Here = Annotated[Site, Depends(site_of)]
+Looker = Annotated[Visitor, Depends(LOOKERS)]
+Owner = Annotated[Visitor, Depends(OWNERS)]
+NAMES_FOR = frozenset({AccountRole.OWNER, AccountRole.REVIEWER})
+"""Who sees which annotator works how; others see the figures without names."""
+WIDE, HIGH = 320.0, 120.0
+"""Size of a curve's drawing."""
+
+router = APIRouter()
+
+
+@router.get("/dashboard")
+async def page(request: Request, visitor: Looker, site: Here) -> Response:
+    """Show it."""
+    facts = await to_thread.run_sync(_facts, site, visitor)
+    drawn = {run: {name: _polyline(points) for name, points in found.items()} for run, found in facts["curves"].items()}
+    return site.page(request, "dashboard.html.j2", facts=facts, drawn=drawn, wide=WIDE, high=HIGH)
+
+
+@router.get("/dashboard.json")
+async def as_json(visitor: Looker, site: Here) -> Response:
+    """Give what the page shows."""
+    return JSONResponse(await to_thread.run_sync(_facts, site, visitor))
+
+
+@router.post("/dashboard/promote")
+async def promote(visitor: Owner, site: Here, version: Annotated[str, Form(max_length=200)]) -> Response:
+    """Serve another policy."""
+    policies = {one.name for one in site.store.versions(VersionKind.POLICY)} | {INITIAL}
+    if version not in policies:
+        raise MannersError(f"there is no policy {version}: the dashboard lists those that there are")
+    await to_thread.run_sync(site.workspace.promote, version)
+    site.engine.load(version)
+    return RedirectResponse(f"{site.prefix}/dashboard", 303)
+
+
+@router.post("/dashboard/rollback")
+async def roll_back(visitor: Owner, site: Here) -> Response:
+    """Serve the policy before this one again."""
+    site.engine.load(await to_thread.run_sync(site.workspace.roll_back))
+    return RedirectResponse(f"{site.prefix}/dashboard", 303)
+
+
+def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
+    state = site.engine.state
+    computed = dict(_computed(site))
+    if visitor.role not in NAMES_FOR:
+        computed["annotators"] = {kind: _unnamed(rows) for kind, rows in computed["annotators"].items()}
+    return computed | {
+        "curves": findings.curves(site.workspace),
+        "versions": findings.versions(site.store, site.workspace),
+        "serving": {"version": state.version, "phase": state.phase, "reason": state.reason},
+    }
+
+
+def _computed(site: Site) -> Mapping[str, Any]:
+    """Return what follows from the verdicts, computed anew only when there are others."""
+    mark = repr((site.store.watermark(), site.store.counts()))
+    compute = partial(findings.findings, site.store, site.workspace, site.settings)
+    return site.computed.get(mark, compute)
+
+
+def _unnamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"annotator": f"annotator {number}"} for number, row in enumerate(rows, 1)]
+
+
+def _polyline(points: list[list[float]]) -> dict[str, Any] | None:
+    """Return a curve's points in the drawing, with the range of its values; None where there are fewer than two."""
+    if len(points) < 2:
+        return None
+    steps, values = zip(*points, strict=True)
+    low, high = min(values), max(values)
+    across, up = (max(steps) - min(steps)) or 1, (high - low) or 1
+    drawn = (f"{WIDE * (x - min(steps)) / across:.1f},{HIGH - HIGH * (y - low) / up:.1f}" for x, y in points)
+    return {"points": " ".join(drawn), "low": low, "high": high, "last": values[-1]}

@@ -1,0 +1,68 @@
+"""`/accounts`: who may come in, for owners."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Form, Request
+from starlette.responses import RedirectResponse, Response
+
+from manners.store.accounts import TokenUse
+from manners.types import AccountRole
+from manners.web.auth import OWNERS, Visitor
+from manners.web.site import Site, site_of
+
+Here = Annotated[Site, Depends(site_of)]
+Owner = Annotated[Visitor, Depends(OWNERS)]
+Name = Annotated[str, Form(max_length=200)]
+
+router = APIRouter()
+
+
+@router.get("/accounts")
+async def page(request: Request, visitor: Owner, site: Here) -> Response:
+    """List accounts and keys."""
+    return await _page(request, site)
+
+
+@router.post("/accounts/invite")
+async def invite(request: Request, visitor: Owner, site: Here, role: Annotated[AccountRole, Form()]) -> Response:
+    """Make an invitation, and show its link this once."""
+    secret = await to_thread.run_sync(partial(site.accounts.issue, TokenUse.INVITATION, role=role))
+    return await _page(request, site, link=f"{site.base_url}/join/{secret}", role=role)
+
+
+@router.post("/accounts/key")
+async def key(request: Request, visitor: Owner, site: Here, name: Name, label: Name = "") -> Response:
+    """Make a key for a program, and show it this once."""
+    secret = await to_thread.run_sync(partial(site.accounts.issue, TokenUse.KEY, account=name, label=label))
+    return await _page(request, site, key=secret, name=name)
+
+
+@router.post("/accounts/key/end")
+async def end_key(visitor: Owner, site: Here, key: Annotated[int, Form(ge=0, lt=2**31)]) -> Response:
+    """End a key."""
+    await to_thread.run_sync(site.accounts.end_key, key)
+    return RedirectResponse(f"{site.prefix}/accounts", 303)
+
+
+@router.post("/accounts/role")
+async def role(visitor: Owner, site: Here, name: Name, role: Annotated[AccountRole, Form()]) -> Response:
+    """Give an account another role."""
+    await to_thread.run_sync(site.accounts.set_role, name, role)
+    return RedirectResponse(f"{site.prefix}/accounts", 303)
+
+
+@router.post("/accounts/disable")
+async def disable(visitor: Owner, site: Here, name: Name) -> Response:
+    """Let an account in no more."""
+    await to_thread.run_sync(site.accounts.disable, name)
+    return RedirectResponse(f"{site.prefix}/accounts", 303)
+
+
+async def _page(request: Request, site: Site, **shown: str) -> Response:
+    accounts = await to_thread.run_sync(site.accounts.all)
+    keys = await to_thread.run_sync(site.accounts.keys)
+    return site.page(request, "accounts.html.j2", accounts=accounts, keys=keys, roles=list(AccountRole), shown=shown)

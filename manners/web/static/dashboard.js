@@ -1,0 +1,11 @@
+// While a run goes on its curves grow: that part of the page is fetched anew.
+const EVERY = 10000;
+
+async function follow() {
+  const page = await (await fetch(location.href)).text();
+  const live = new DOMParser().parseFromString(page, "text/html").getElementById("live");
+  const here = document.getElementById("live");
+  if (live && live.innerHTML !== here.innerHTML) here.replaceChildren(...live.childNodes);
+}
+
+setInterval(() => { if (!document.hidden) follow().catch(() => {}); }, EVERY);
