@@ -86,8 +86,8 @@ def rate(found: Sequence[Judgement], anchor: str, seed: int) -> Ratings:
     With theta the versions' strengths, s the side's and g the length's effect,
     d = theta_left - theta_right + s + g log2(length ratio), P(left) is proportional to exp(d/2), P(right) to exp(-d/2),
     P(tie) to nu. Each resample gives every annotator and every prompt a random weight, and a judgement their product,
-    so that both kinds of resemblance widen the interval. Sources: Davidson 1970, "On extending the Bradley-Terry model to
-    accommodate ties"; Owen & Eckles 2012, "Bootstrapping data arrays of arbitrary order".
+    so that both kinds of resemblance widen the interval. Sources: Davidson 1970, "On extending the Bradley-Terry model
+    to accommodate ties"; Owen & Eckles 2012, "Bootstrapping data arrays of arbitrary order".
     """
     connected, apart = _components(found, anchor)
     used = [one for one in found if one.left in connected]
