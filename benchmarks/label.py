@@ -32,17 +32,13 @@ class Labelled:
     wall: float
 
 
-def label_all(url: str, keys: Mapping[str, str], each: int) -> Labelled:
-    """Let every holder of a key give so many verdicts, all at once; raises where a request fails."""
-    return asyncio.run(_label_all(url, keys, each))
-
-
 def percentile(seconds: list[float], level: float) -> float:
     """Return a percentile of durations."""
     return float(np.percentile(seconds, level))
 
 
-async def _label_all(url: str, keys: Mapping[str, str], each: int) -> Labelled:
+async def label_all(url: str, keys: Mapping[str, str], each: int) -> Labelled:
+    """Let every holder of a key give so many verdicts, all at once; raises where a request fails."""
     seconds: list[float] = []
     begun = time.monotonic()
     limits = httpx.Limits(max_connections=len(keys), max_keepalive_connections=len(keys))
@@ -96,7 +92,7 @@ def main() -> None:
             place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
             keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
             with serve(place.folder, "--upstream", NOWHERE) as server:
-                labelled = label_all(server.url, keys, EACH)
+                labelled = asyncio.run(label_all(server.url, keys, EACH))
             stored = [v for comparison in store.comparisons() for v in comparison.verdicts]
             found[name] = {
                 "verdicts": len(stored),

@@ -151,6 +151,11 @@ class Verdict:
     drawn: Drawn | None = None
     """Why the queue drew the comparison for this annotator; None where no queue did."""
 
+    @property
+    def shown_choice(self) -> Choice:
+        """The choice of the sides as the annotator saw them."""
+        return self.choice.swapped() if self.exchanged else self.choice
+
 
 def latest_verdicts(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     """Return the verdicts that count: of each annotator the last, in the order in which they first answered.

@@ -166,7 +166,7 @@ def bound_names(node: ast.AST) -> list[tuple[str, str]]:
             return [(name, kind)]
         case ast.Assign(targets=[ast.Name(id=name)], value=ast.Attribute(attr=stage)):
             return [(name, stage)]
-        case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
+        case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)) if len(targets) == len(values):
             pairs = [ast.Assign([target], value) for target, value in zip(targets, values, strict=True)]
             return [found for pair in pairs for found in bound_names(pair)]
     return []
@@ -183,7 +183,7 @@ def reads_of(source: str) -> set[str]:
     for node in nodes:
         match node:
             case ast.Attribute(value=ast.Name(id=owner) | ast.Attribute(attr=owner), attr=field):
-                reads |= {f"{stage}.{field}".lstrip(".") for name, stage in owners if name == owner}
+                reads |= {f"{stage}.{field}".lstrip(".") for name, stage in owners if name == owner.lstrip("_")}
     return reads
 
 

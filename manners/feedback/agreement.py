@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.feedback.statistics import cluster_bootstrap_share, resampled, wilson
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Drawn, Interval, Verdict, latest_verdicts
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Drawn, Interval, latest_verdicts
 
 RESAMPLES = 1000
 CHOICES = (Choice.LEFT, Choice.RIGHT, Choice.TIE)
@@ -98,7 +98,10 @@ def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) 
 def left_picks(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Counter[Annotator]:
     """Return by annotator how often the left side as shown was chosen."""
     return Counter(
-        v.annotator for c in comparisons for v in c.verdicts if v.annotator.kind is kind and _seen(v) is Choice.LEFT
+        v.annotator
+        for c in comparisons
+        for v in c.verdicts
+        if v.annotator.kind is kind and v.shown_choice is Choice.LEFT
     )
 
 
@@ -174,8 +177,3 @@ def reliability(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> dict[
         if done:
             break
     return {who: float((tables[n, 0, 0] + tables[n, 1, 1]) / 2) for who, n in people.items()}
-
-
-def _seen(verdict: Verdict) -> Choice:
-    """Return the choice of the sides as they were shown."""
-    return verdict.choice.swapped() if verdict.exchanged else verdict.choice

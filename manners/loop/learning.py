@@ -61,6 +61,7 @@ def _reward(session: Session, run: Run, watermark: int) -> Facts:
         "source": str(trained.labelled.kind),
         "left_out": {str(reason): n for reason, n in trained.labelled.left_out.items()},
         "users_limited": trained.labelled.limited,
+        "users_outlying": trained.labelled.outlying,
         "optimizer_steps": trained.optimizer_steps,
         "pairs_per_second": trained.pairs_per_second,
         "ensemble_spread": float(reward_scores(trained, reward).std(dim=0, correction=0).mean()),

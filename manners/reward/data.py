@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.errors import MannersError
+from manners.feedback.outliers import outlying
 from manners.types import (
     DELETED,
     Annotator,
@@ -89,6 +90,7 @@ class LeftOut(StrEnum):
     NO_VERDICT = "no verdict"
     OTHER_KIND = "only verdicts of another kind of annotator"
     SKIPPED = "only skips"
+    OUTLYING = "only verdicts of users who were set aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,17 @@ class Labelled:
     """Whose verdicts these are."""
     limited: int = 0
     """How many users had their weight cut to the share that one may have."""
+    outlying: int = 0
+    """How many users of the chat or of another program were set aside (`outlying`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The comparisons that can be learnt from, each with the verdicts that count, and what was left out and why."""
+
+    usable: tuple[tuple[Comparison, tuple[Verdict, ...]], ...]
+    left_out: Counter[LeftOut]
+    outlying: frozenset[Annotator]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +138,39 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
     if not comparisons:
         raise MannersError(NO_COMPARISONS)
     kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
-    usable: list[tuple[Comparison, list[Verdict]]] = []
-    left_out: Counter[LeftOut] = Counter()
+    found = sort_out(comparisons, kind)
+    factors = user_factors(found.usable, user_share)
+    pairs = [_labelled(comparison, verdicts, factors) for comparison, verdicts in found.usable]
+    if kind is None or not pairs:
+        reasons = ", ".join(f"{n} with {reason}" for reason, n in found.left_out.items())
+        raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
+    return Labelled(tuple(pairs), dict(found.left_out), kind, len(factors), len(found.outlying))
+
+
+def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> Sorted:
+    """Keep what can be learnt from the verdicts of one kind of annotator.
+
+    Verdicts of outlying users (`manners.feedback.outliers`) do not count on comparisons of the chat and of other
+    programs. Annotators who were asked to label are never set aside: the dashboard shows how each of them works.
+    """
+    usable, left_out = [], Counter[LeftOut]()
     for comparison in comparisons:
-        verdicts = [verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind]
+        verdicts = tuple(verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind)
         reason = _reason_left_out(comparison, verdicts)
         if reason is None:
             usable.append((comparison, verdicts))
         else:
             left_out[reason] += 1
-    factors = user_factors(usable, user_share)
-    pairs = [_labelled(comparison, verdicts, factors) for comparison, verdicts in usable]
-    if kind is None or not pairs:
-        reasons = ", ".join(f"{n} with {reason}" for reason, n in left_out.items())
-        raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
-    return Labelled(tuple(pairs), dict(left_out), kind, len(factors))
+    aside = outlying((comparison, verdicts) for comparison, verdicts in usable if comparison.asked_how in VOLUNTEERED)
+    kept = []
+    for comparison, verdicts in usable:
+        if comparison.asked_how in VOLUNTEERED:
+            verdicts = tuple(verdict for verdict in verdicts if verdict.annotator not in aside)
+        if all(verdict.choice is Choice.SKIP for verdict in verdicts):
+            left_out[LeftOut.OUTLYING] += 1
+        else:
+            kept.append((comparison, verdicts))
+    return Sorted(tuple(kept), left_out, frozenset(aside))
 
 
 def user_factors(usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: float) -> dict[Annotator, float]:
@@ -237,11 +268,6 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
             f"the verdicts come from {found}, which are never mixed; set reward.annotators to one of them"
         )
     return next(iter(kinds), None)
-
-
-def left_out_because(comparison: Comparison, kind: AnnotatorKind) -> LeftOut | None:
-    """Return why a comparison is not learnt from, with the verdicts of one kind of annotator; None where it is."""
-    return _reason_left_out(comparison, [v for v in latest_verdicts(comparison.verdicts) if v.annotator.kind is kind])
 
 
 def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> LeftOut | None:

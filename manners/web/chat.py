@@ -33,8 +33,6 @@ from manners.web.site import Site, site_of
 Here = Annotated[Site, Depends(site_of)]
 Talker = Annotated[Visitor, Depends(LABELLERS)]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
-TEMPERATURE = 1.0
-"""What people judge is drawn as what is trained on: from the policy's own distribution."""
 _rng = random.SystemRandom()
 
 router = APIRouter()
@@ -150,10 +148,11 @@ async def say(key: str, body: Words, visitor: Talker, site: Here) -> Response:
     """Answer, piece by piece; what is said is kept with its answer once that is complete."""
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     settings = site.settings.serve
+    temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     count = 2 if _rng.random() < settings.chat_ask else 1
     refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
-    wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, TEMPERATURE)
+    wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature)
     turn = _Turn(site, visitor, key, body.text, wanted)
     return StreamingResponse(_stream(turn), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 

@@ -56,7 +56,8 @@ async def promote(visitor: Owner, site: Here, version: Annotated[str, Form(max_l
 @router.post("/dashboard/rollback")
 async def roll_back(visitor: Owner, site: Here) -> Response:
     """Serve the policy before this one again."""
-    site.engine.load(await to_thread.run_sync(site.workspace.roll_back))
+    await to_thread.run_sync(site.workspace.roll_back)
+    site.engine.load(site.workspace.current_policy())
     return RedirectResponse(f"{site.prefix}/dashboard", 303)
 
 

@@ -93,8 +93,9 @@ class Engine:
         one goes on.
         """
         with self._lock:
-            self._wanted = version
-            self._outbox.put(Load(version))
+            if version != self._wanted:
+                self._wanted = version
+                self._outbox.put(Load(version))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield what is written as it is written, up to a `Done` for each answer or one `Failed`.

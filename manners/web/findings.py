@@ -11,7 +11,7 @@ from typing import Any
 
 from manners.feedback import agreement, davidson
 from manners.feedback.statistics import wilson
-from manners.reward.data import LeftOut, left_out_because
+from manners.reward.data import LeftOut, sort_out
 from manners.settings import Settings
 from manners.store import gold
 from manners.store.records import Version
@@ -31,6 +31,9 @@ def findings(store: Store, workspace: Workspace, settings: Settings) -> dict[str
     return {
         "verdicts": verdicts_by_day(comparisons),
         "sources": sources(comparisons),
+        "set_aside": {
+            kind: sorted(one.name for one in sort_out(comparisons, kind).outlying) for kind in present(comparisons)
+        },
         "funnel": {kind: funnel(comparisons, kind) for kind in present(comparisons)},
         "agreement": {kind: _agreement(comparisons, kind, seed) for kind in present(comparisons)},
         "annotators": {
@@ -67,11 +70,10 @@ def sources(comparisons: Sequence[Comparison]) -> dict[str, dict[str, int]]:
 
 def funnel(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> dict[str, int]:
     """Return from asked to used in training, with every reason for leaving out."""
-    reasons = Counter(left_out_because(comparison, kind) for comparison in comparisons)
-    used = reasons.pop(None, 0)
+    found = sort_out(comparisons, kind)
     steps = {"asked": len(comparisons)}
-    steps |= {f"left out: {reason}": reasons[reason] for reason in LeftOut if reasons[reason]}
-    return steps | {"can be learnt from": used}
+    steps |= {f"left out: {reason}": found.left_out[reason] for reason in LeftOut if found.left_out[reason]}
+    return steps | {"can be learnt from": len(found.usable)}
 
 
 def curves(workspace: Workspace) -> dict[str, dict[str, list[list[float]]]]:

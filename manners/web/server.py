@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,15 @@ from manners.store.accounts import Accounts, TokenUse
 from manners.types import AccountRole
 from manners.web.app import create_app
 from manners.web.engine import Engine
+from manners.web.generation import Generator
 from manners.web.site import Site
 from manners.web.upstream import Upstream
 from manners.workspace import Workspace
 
 TRIES = 20
 """Ports tried one after another."""
+LOOK_EVERY = 2.0
+"""Seconds between two looks at which policy is promoted."""
 
 
 def serve(
@@ -61,10 +65,22 @@ def serve(
             webbrowser.open(f"{site.base_url}{link}")
         server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning", access_log=False))
         engine.start()
+        ended = threading.Event()
+        threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
         try:
             server.run(sockets=[listening])
         finally:
+            ended.set()
             engine.stop()
+
+
+def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.Event) -> None:
+    """Serve whatever policy is promoted, also by another process, until the event is set."""
+    seen = workspace.current_policy()
+    while not ended.wait(LOOK_EVERY):
+        if (current := workspace.current_policy()) != seen:
+            seen = current
+            engine.load(current)
 
 
 @contextmanager

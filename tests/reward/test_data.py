@@ -210,9 +210,9 @@ def test_conversations_of_real_people_are_split_by_opening(shared_data: Path) ->
 
 
 def said_by(busy: Annotator, count: int, how: AskedHow) -> list[Comparison]:
-    one = [
-        replace(comparison(Verdict(Choice.LEFT, busy), text=f"{busy.name} {i}"), asked_how=how) for i in range(count)
-    ]
+    """Comparisons whose verdicts are for the left one, shown on either side in turn, but for the last one."""
+    verdicts = [Verdict(Choice.LEFT, busy, exchanged=bool(i % 2)) for i in range(count)]
+    one = [replace(comparison(v, text=f"{busy.name} {i}"), asked_how=how) for i, v in enumerate(verdicts)]
     return [*one[:-1], replace(one[-1], verdicts=(Verdict(Choice.RIGHT, busy),))]
 
 
@@ -224,6 +224,17 @@ def test_one_user_weighs_no_more_than_a_share_of_all() -> None:
     assert weights[:90] == [1.0] * 90 and sum(weights[90:]) == pytest.approx(10)
     assert labelled.limited == 1
     assert [sum(pair.counts) for pair in labelled.pairs] == [1.0] * 150, "what is measured counts every verdict once"
+
+
+@pytest.mark.parametrize("how", [AskedHow.CHAT, AskedHow.RANDOM])
+def test_who_chooses_by_side_is_set_aside_where_they_came_by_themselves(how: AskedHow) -> None:
+    asked = said_by(ANNA, 40, AskedHow.RANDOM)
+    clicked = [replace(one, verdicts=(Verdict(Choice.LEFT, BEN),)) for one in said_by(BEN, 40, how)]
+    labelled = label(asked + clicked)
+    volunteered = how is AskedHow.CHAT
+    assert labelled.outlying == volunteered
+    assert labelled.left_out == ({LeftOut.OUTLYING: 40} if volunteered else {})
+    assert len(labelled.pairs) == (40 if volunteered else 80)
 
 
 def test_annotators_who_were_asked_to_label_are_not_limited() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,10 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -26,6 +29,7 @@ from manners.types import AccountRole
 from manners.workspace import Workspace
 from tests.conftest import lack
 
+Found = TypeVar("Found")
 PATIENCE = 60.0
 NOWHERE = "http://127.0.0.1:9/v1"
 """Nobody answers there: pages that need no model are served without one."""
@@ -152,6 +156,12 @@ def ours(address: str, url: str) -> bool:
     """Whether a request goes to the server itself."""
     host = re.match(r"https?://[^/]+", url)
     return host is not None and address.startswith((host[0], "data:", "about:", "blob:"))
+
+
+def run(coroutine: Coroutine[Any, Any, Found]) -> Found:
+    """Run a coroutine in a thread of its own: in the tests' thread the browser may have a loop that runs."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def healthy(url: str) -> bool:

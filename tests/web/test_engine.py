@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -23,8 +24,11 @@ from manners.models.requests import Done, Event, Failed, GenerationRequest, Phas
 from manners.settings import ModelSettings, SampleSettings
 from manners.types import Dialogue, Role, Turn, VersionKind
 from manners.web import engine as engine_module
+from manners.web import server
 from manners.web.engine import Engine
 from manners.workspace import INITIAL, Workspace
+from tests.web.conftest import run
+from tests.web.scripted import Scripted
 from tests.worlds import save_tiny
 
 PATIENCE = 120.0
@@ -114,7 +118,7 @@ def test_requests_wait_for_the_model_and_get_what_sampling_gets(engine: Engine, 
         return await asyncio.gather(*(collect(engine, replace(REQUEST, seed=seed)) for seed in range(5)))
 
     policy = versions.load_policy(Workspace(Path("unused")), INITIAL, pretrained)
-    for seed, events in enumerate(asyncio.run(several())):
+    for seed, events in enumerate(run(several())):
         assert texts(events) == expected_texts(pretrained, policy, replace(REQUEST, seed=seed))
         done = [event for event in events if isinstance(event, Done)]
         assert sorted(event.index for event in done) == [0, 1, 2]
@@ -127,7 +131,7 @@ def test_what_cannot_be_answered_fails_alone_and_is_told_apart(engine: Engine) -
         bad = replace(REQUEST, prompt=said("bread " * 300))
         return await asyncio.gather(collect(engine, bad), collect(engine, REQUEST))
 
-    (failed,), fine = asyncio.run(both())
+    (failed,), fine = run(both())
     assert isinstance(failed, Failed) and failed.refused and "model.context" in failed.message
     assert sum(isinstance(event, Done) for event in fine) == 3
 
@@ -139,7 +143,7 @@ def test_leaving_gives_the_seats_back(engine: Engine) -> None:
                 assert isinstance(await anext(events), Token)
         return await collect(engine, replace(REQUEST, count=4, max_tokens=2))  # which needs all of them
 
-    assert sum(isinstance(event, Done) for event in asyncio.run(leave_and_ask())) == 4
+    assert sum(isinstance(event, Done) for event in run(leave_and_ask())) == 4
     assert not engine._waiters
 
 
@@ -157,7 +161,7 @@ def test_another_policy_takes_over_between_answers(
             first += [event async for event in events]
         return first, await after
 
-    before, after = asyncio.run(change())
+    before, after = run(change())
     assert isinstance(before[-1], Done) and before[-1].version == "initial"
     assert isinstance(after[-1], Done) and after[-1].version == "policy-1"
     assert texts(after) == expected_texts(pretrained, policy, REQUEST)
@@ -169,6 +173,26 @@ def test_another_policy_takes_over_between_answers(
     assert "no version policy-9" in engine.state.reason
     engine.load("initial")
     until(lambda: engine.state.version == "initial" and not engine.state.reason)
+
+
+def test_what_another_process_promotes_is_served(
+    place: tuple[Workspace, ModelSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = place
+    monkeypatch.setattr(server, "LOOK_EVERY", 0.01)
+    scripted, ended = Scripted(), threading.Event()
+    following = threading.Thread(target=server.follow_promotions, args=(workspace, scripted, ended))
+    following.start()
+    try:
+        for version in ("policy-1", "policy-2"):
+            workspace.promote(version)
+            until(lambda version=version: scripted.state.version == version)  # type: ignore[misc]
+        workspace.roll_back()
+        until(lambda: scripted.state.version == "policy-1")
+        workspace.roll_back()
+    finally:
+        ended.set()
+        following.join()
 
 
 def test_a_killed_process_fails_those_who_wait_and_is_started_again(
@@ -186,15 +210,15 @@ def test_a_killed_process_fails_those_who_wait_and_is_started_again(
             events.append(event)
         return events
 
-    *_, failed = asyncio.run(killed())
+    *_, failed = run(killed())
     assert isinstance(failed, Failed) and "SIGKILL" in failed.message and not failed.refused
     assert phase(engine) is Phase.LOADING and "starts again" in engine.state.reason
-    again = asyncio.run(collect(engine, REQUEST))
+    again = run(collect(engine, REQUEST))
     assert sum(isinstance(event, Done) for event in again) == 3 and phase(engine) is Phase.READY
     for _ in range(engine_module.RESTARTS):
         ends(engine, kill)
     until(lambda: engine.state.phase is Phase.FAILED)
-    (refused,) = asyncio.run(collect(engine, REQUEST))
+    (refused,) = run(collect(engine, REQUEST))
     assert isinstance(refused, Failed) and "SIGKILL" in refused.message
 
 
@@ -202,7 +226,7 @@ def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(place: tuple[Work
     workspace, settings = place
     engine = Engine(workspace.root, replace(settings, name=str(workspace.root)), INITIAL)
     engine.start()
-    (failed,) = asyncio.run(collect(engine, REQUEST))
+    (failed,) = run(collect(engine, REQUEST))
     assert isinstance(failed, Failed) and "without config.json" in failed.message
     assert engine.state.phase is Phase.FAILED and "without config.json" in engine.state.reason
     engine.stop()

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from benchmarks.label import label_all, percentile
 from manners.store.tables import VerdictRow
-from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.conftest import NOWHERE, Place, run, serve
 from tests.web.test_label import pair, settings
 
 PEOPLE, EACH = 20, 15
@@ -21,7 +21,7 @@ def test_many_at_once_lose_nothing_and_double_nothing(place: Place) -> None:
     place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
     keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
     with serve(place.folder, "--upstream", NOWHERE) as server:
-        labelled = label_all(server.url, keys, EACH)
+        labelled = run(label_all(server.url, keys, EACH))
     found = [verdict for comparison in place.store.comparisons() for verdict in comparison.verdicts]
     assert Counter(verdict.annotator.name for verdict in found) == dict.fromkeys(keys, EACH)
     seen = Counter((c.id, v.annotator.name) for c in place.store.comparisons() for v in c.verdicts)
@@ -35,14 +35,14 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place) -> None:
     place.store.add_comparisons(pair(number) for number in range(400))
     headers = {"authorization": f"Bearer {place.key('anna')}"}
     acknowledged: list[int] = []
-    for run in range(10):
+    for kill in range(10):
         with serve(place.folder, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
             client.post("/label/begin", headers=headers, json={})
-            for turn in range(3 + run):
+            for turn in range(3 + kill):
                 shown = client.post("/label/next", headers=headers, json={}).json()["pair"]
                 given = {"view": shown["view"], "choice": "left"}
-                if turn == 2 + run:  # in the middle of this one
-                    with suppress(httpx.HTTPError), httpx.Client(timeout=0.001 * run or 1e-4) as hasty:
+                if turn == 2 + kill:  # in the middle of this one
+                    with suppress(httpx.HTTPError), httpx.Client(timeout=0.001 * kill or 1e-4) as hasty:
                         hasty.post(f"{server.url}/label/verdict", headers=headers, json=given)
                     server.kill()
                     break

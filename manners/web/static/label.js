@@ -27,27 +27,37 @@ const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mill
 const outbox = () => JSON.parse(localStorage.getItem(OUTBOX) ?? "[]");
 const keep = (verdicts) => localStorage.setItem(OUTBOX, JSON.stringify(verdicts));
 
-function notice(text) { at("notice").textContent = text; at("notice").hidden = !text; }
+// What waits for the server is said beside what else goes wrong, never in place of it.
+const notices = new Map();
+function notice(text, about = "") {
+  notices.set(about, text);
+  at("notice").textContent = [...notices.values()].filter(Boolean).join(" ");
+  at("notice").hidden = !at("notice").textContent;
+}
 
 async function flush() {
   for (let verdicts = outbox(); verdicts.length; verdicts = outbox()) {
     try {
       await post("verdict", verdicts[0]);
-      notice("");
+      notice("", OUTBOX);
     } catch (error) {
       if (!error.final) {
-        notice(`${verdicts.length} verdict${verdicts.length > 1 ? "s" : ""} not stored yet: ${error.message}. Trying again.`);
+        const count = `${verdicts.length} verdict${verdicts.length > 1 ? "s" : ""}`;
+        notice(`${count} not stored yet: ${error.message}. Trying again.`, OUTBOX);
         await wait(RETRY);
         continue;
       }
-      notice(`One verdict was refused: ${error.message}`);
+      notice(`One verdict was refused: ${error.message}.`, OUTBOX);
     }
     keep(outbox().slice(1));
   }
-  await progress();
 }
 
-function send() { sending ??= flush().finally(() => { sending = null; }); return sending; }
+// Nothing may wait between the last look into the outbox and `sending = null`: a verdict that came then would stay there.
+function send() {
+  sending ??= flush().finally(() => { sending = null; progress(); });
+  return sending;
+}
 
 async function progress() {
   try {
@@ -57,8 +67,8 @@ async function progress() {
 }
 
 function fetchPair() {
-  return post("next").then((said) => said.pair).catch(async (error) => {
-    notice(`No new pair: ${error.message}. Trying again.`);
+  return post("next").then((said) => { notice("", "next"); return said.pair; }).catch(async (error) => {
+    notice(`No new pair: ${error.message}. Trying again.`, "next");
     await wait(RETRY);
     return fetchPair();
   });
@@ -181,5 +191,4 @@ at("reveal").addEventListener("click", () => blur(false));
 await send();
 await post("begin").catch(() => {});
 await forward();
-await progress();
 idle();
