@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit
+from scipy.stats import t as student
 
 from manners.feedback.agreement import counted
 from manners.types import AnnotatorKind, Choice, Comparison, Interval, latest_verdicts
@@ -17,6 +17,11 @@ from manners.types import AnnotatorKind, Choice, Comparison, Interval, latest_ve
 PRIOR = 2.0
 """Standard deviation, in log-odds, that a version's strength is expected to have: who never wins stays finite."""
 RESAMPLES = 200
+STEPS = 50
+LONGEST = 2.0
+"""Longest step of a parameter, in log-odds: far from the top a whole step of Newton's method may overshoot."""
+AT_ONCE = 2**21
+"""Numbers (resamples times judgements) that are worked on at once."""
 
 Floats = NDArray[np.float64]
 
@@ -85,9 +90,13 @@ def rate(found: Sequence[Judgement], anchor: str, seed: int) -> Ratings:
 
     With theta the versions' strengths, s the side's and g the length's effect,
     d = theta_left - theta_right + s + g log2(length ratio), P(left) is proportional to exp(d/2), P(right) to exp(-d/2),
-    P(tie) to nu. Each resample gives every annotator and every prompt a random weight, and a judgement their product,
-    so that both kinds of resemblance widen the interval. Sources: Davidson 1970, "On extending the Bradley-Terry model
-    to accommodate ties"; Owen & Eckles 2012, "Bootstrapping data arrays of arbitrary order".
+    P(tie) to nu. An estimate's variance is V_annotator + V_prompt - V_judgement, each from a bootstrap in which every
+    cluster counts a Poisson number of times, and at least the larger of the first two and what the likelihood's
+    curvature gives; its interval is Student's, with Satterthwaite's degrees of freedom, in log-odds. (Weights that are
+    the product of an annotator's and a prompt's count thrice what is neither's: such intervals held the truth in all
+    of 100 simulated studies.) Where there is one annotator, nothing is said of others. Sources: Davidson 1970, "On
+    extending the Bradley-Terry model to accommodate ties"; Cameron, Gelbach & Miller 2011, "Robust inference with
+    multiway clustering", equation 2.12.
     """
     connected, apart = _components(found, anchor)
     used = [one for one in found if one.left in connected]
@@ -97,33 +106,72 @@ def rate(found: Sequence[Judgement], anchor: str, seed: int) -> Ratings:
         return Ratings(anchor, (), empty, Interval(0.0, -np.inf, np.inf), None, apart)
     names = [anchor, *versions]
     design, outcome = _design(used, names)
-    best = _fit(design, outcome, np.ones(len(used)), np.zeros(design.shape[1] + 1))
-    drawn = np.stack([_fit(design, outcome, weights, best) for weights in _weights(used, seed)])
-    fits = np.vstack([best, drawn])
+    best = fit(design, outcome, np.ones((1, len(used))))
+    log_nu = float(best[0, -1])
+    contrasts = _contrasts(len(names))
+    spread = _spread(used, design, outcome, best, contrasts, seed)
+    intervals = [(value - more, value, value + more) for value, more in zip(contrasts @ best[0], spread, strict=True)]
     counts = {version: sum(version in (one.left, one.right) for one in used) for version in versions}
     ratings = tuple(
-        Rating(version, _interval(_win_rate(fits[:, k] - fits[:, 0], fits[:, -1])), counts[version])
-        for k, version in enumerate(names)
-        if version != anchor
+        Rating(version, _interval([_win_rate(value, log_nu) for value in found]), counts[version])
+        for version, found in zip(versions, intervals[:-2], strict=True)
     )
-    n = len(names)
-    return Ratings(
-        anchor, ratings, _interval(expit(fits[:, n])), _interval(fits[:, n + 1]), _to_flip(used, names, best), apart
-    )
+    side, length = _interval([float(expit(value)) for value in intervals[-2]]), _interval(intervals[-1])
+    return Ratings(anchor, ratings, side, length, _to_flip(used, names, best[0]), apart)
 
 
-def _interval(figures: Floats) -> Interval:
-    """Return the first figure with the 95 % range of the others."""
-    low, high = (float(bound) for bound in np.quantile(figures[1:], [0.025, 0.975]))
-    estimate = float(figures[0])
-    return Interval(estimate, min(low, estimate), max(high, estimate))
+def _contrasts(count: int) -> Floats:
+    """Return (count + 1, count + 3): each version less the first, then side and length, out of the parameters."""
+    contrasts = np.eye(count + 3)[1:-1]
+    contrasts[: count - 1, 0] = -1.0
+    return contrasts
 
 
-def _win_rate(difference: Floats, log_nu: Floats) -> Floats:
+def _spread(
+    used: Sequence[Judgement],
+    design: Floats,
+    outcome: NDArray[np.int64],
+    best: Floats,
+    contrasts: Floats,
+    seed: int,
+) -> Floats:
+    """Return half the width of each contrast's 95 % interval, see `rate`."""
+    rng = np.random.default_rng(seed)
+
+    def variance(index: NDArray[np.int64]) -> Floats:
+        """By bootstrap, each cluster weighing as often as it is drawn."""
+        rows, count, drawn = max(1, AT_ONCE // len(used)), int(index.max()) + 1, []
+        for at in range(0, RESAMPLES, rows):
+            times = rng.poisson(1.0, (min(rows, RESAMPLES - at), count)).astype(np.float64)
+            drawn.append(fit(design, outcome, times[:, index], best) @ contrasts.T)
+        found: Floats = np.concatenate(drawn).var(axis=0) * count / max(1, count - 1)
+        return found
+
+    hessian = _derivatives(design, outcome, np.ones((1, len(used))), best)[1][0]
+    alone = np.diag(contrasts @ np.linalg.inv(hessian) @ contrasts.T)
+    indices = [
+        np.unique(names, return_inverse=True)[1] for names in ([j.annotator for j in used], [j.prompt for j in used])
+    ]
+    indices = [index for index in indices if index.max() > 0]
+    if not indices:
+        return np.asarray(student.ppf(0.975, 1.0) * np.sqrt(alone))
+    variances = np.array([variance(index) for index in indices])
+    more = np.array([[index.max()] for index in indices])
+    once_more = (len(indices) - 1) * variance(np.arange(len(used)))
+    total = np.maximum(variances.sum(axis=0) - once_more, np.maximum(variances.max(axis=0), alone))
+    freedom = variances.sum(axis=0) ** 2 / np.maximum((variances**2 / more).sum(axis=0), 1e-300)
+    return np.asarray(student.ppf(0.975, np.maximum(freedom, 1.0)) * np.sqrt(total))
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    low, estimate, high = values
+    return Interval(estimate, low, high)
+
+
+def _win_rate(difference: float, log_nu: float) -> float:
     """Return the chance to win plus half that of a tie."""
-    up, down, tie = np.exp(difference / 2), np.exp(-difference / 2), np.exp(log_nu)
-    rate: Floats = (up + tie / 2) / (up + down + tie)
-    return rate
+    up, down, tie = np.exp([difference / 2, -difference / 2, log_nu])
+    return float((up + tie / 2) / (up + down + tie))
 
 
 def _design(used: Sequence[Judgement], names: Sequence[str]) -> tuple[Floats, NDArray[np.int64]]:
@@ -138,37 +186,39 @@ def _design(used: Sequence[Judgement], names: Sequence[str]) -> tuple[Floats, ND
     return design, np.array([order[one.choice] for one in used])
 
 
-def _fit(design: Floats, outcome: NDArray[np.int64], weights: Floats, start: Floats) -> Floats:
-    """Return the parameters (versions, side, length, log nu) of the largest penalised likelihood."""
-    sign = np.array([0.5, -0.5, 0.0])[outcome]
-    tie = (outcome == 2).astype(np.float64)
+def fit(design: Floats, outcome: NDArray[np.int64], weights: Floats, start: Floats | None = None) -> Floats:
+    """Return the parameters (R, D + 1: versions, side, length, log nu) of the largest penalised likelihoods.
 
-    def loss(p: Floats) -> tuple[float, Floats]:
-        d, log_nu = design @ p[:-1], p[-1]
-        terms = np.stack([d / 2, -d / 2, np.full_like(d, log_nu)])
-        top = terms.max(axis=0)
-        shares = np.exp(terms - top)
-        total = shares.sum(axis=0)
-        shares /= total
-        value = float(weights @ (top + np.log(total) - sign * d - tie * log_nu)) + float(p @ p) / (2 * PRIOR**2)
-        slope = weights * ((shares[0] - shares[1]) / 2 - sign)
-        gradient = np.append(design.T @ slope, weights @ (shares[2] - tie)) + p / PRIOR**2
-        return value, gradient
-
-    found: Floats = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    One for each row of `weights` (R, N), by Newton's method for all of them at once: with d = design @ p the logits of
+    left, right and tie are (d/2, -d/2, log nu), so the likelihood is concave, and strictly so with the normal prior.
+    """
+    found = np.zeros((len(weights), design.shape[1] + 1)) if start is None else np.repeat(start, len(weights), axis=0)
+    for _ in range(STEPS):
+        slope, hessian = _derivatives(design, outcome, weights, found)
+        step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
+        furthest = np.abs(step).max(axis=1, keepdims=True)
+        found = found - step * np.minimum(1.0, LONGEST / np.maximum(furthest, 1e-300))
+        if furthest.max() < 1e-6:
+            break
     return found
 
 
-def _weights(used: Sequence[Judgement], seed: int) -> Floats:
-    """Return (RESAMPLES, N): the product of a Poisson(1) weight of the annotator and one of the prompt."""
-    rng = np.random.default_rng(seed)
-    product = np.ones((RESAMPLES, len(used)))
-    for clusters in ([one.annotator for one in used], [one.prompt for one in used]):
-        _, index = np.unique(clusters, return_inverse=True)
-        product *= rng.poisson(1.0, (RESAMPLES, int(index.max()) + 1))[:, index]
-    # A resample without any weight says nothing; it is then the sample itself.
-    product[product.sum(axis=1) == 0] = 1.0
-    return product
+def _derivatives(design: Floats, outcome: NDArray[np.int64], weights: Floats, found: Floats) -> tuple[Floats, Floats]:
+    """Return the first (R, D + 1) and second (R, D + 1, D + 1) derivatives of minus the penalised log-likelihood."""
+    size = design.shape[1]
+    sign = np.array([0.5, -0.5, 0.0])[outcome]
+    squares = np.einsum("ni,nj->nij", design, design).reshape(-1, size**2)
+    d = found[:, :-1] @ design.T
+    logits = np.stack([d / 2, -d / 2, np.broadcast_to(found[:, -1:], d.shape)])
+    shares = np.exp(logits - logits.max(axis=0))
+    left, right, tie = shares / shares.sum(axis=0)
+    gap = (left - right) / 2
+    slope = np.column_stack([(weights * (gap - sign)) @ design, (weights * (tie - (outcome == 2))).sum(axis=1)])
+    hessian = np.empty((len(weights), size + 1, size + 1))
+    hessian[:, :-1, :-1] = ((weights * ((left + right) / 4 - gap**2)) @ squares).reshape(-1, size, size)
+    hessian[:, -1, :-1] = hessian[:, :-1, -1] = -(weights * tie * gap) @ design
+    hessian[:, -1, -1] = (weights * tie * (1 - tie)).sum(axis=1)
+    return slope + found / PRIOR**2, hessian + np.eye(size + 1) / PRIOR**2
 
 
 def _to_flip(used: Sequence[Judgement], names: Sequence[str], best: Floats) -> int | None:
@@ -200,8 +250,7 @@ def _flipped(used: Sequence[Judgement], which: Sequence[int], names: Sequence[st
     changed = list(used)
     for k in which:
         changed[k] = replace(used[k], choice=used[k].choice.swapped())
-    design, outcome = _design(changed, names)
-    best = _fit(design, outcome, np.ones(len(changed)), np.zeros(design.shape[1] + 1))
+    (best,) = fit(*_design(changed, names), np.ones((1, len(changed))))
     return bool(best[names.index(second)] > best[names.index(first)])
 
 

@@ -66,6 +66,10 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
     computed = dict(_computed(site))
     if visitor.role not in NAMES_FOR:
         computed["annotators"] = {kind: _unnamed(rows) for kind, rows in computed["annotators"].items()}
+        computed["set_aside"] = {
+            kind: [f"user {number}" for number, _ in enumerate(names, 1)]
+            for kind, names in computed["set_aside"].items()
+        }
     return computed | {
         "curves": findings.curves(site.workspace),
         "versions": findings.versions(site.store, site.workspace),

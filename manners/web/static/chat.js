@@ -48,7 +48,7 @@ function answered(html, response, thumb) {
   const made = turn("assistant", html);
   const after = element("div", "after");
   const thumbs = [1, -1].map((value) => {
-    const one = button(value > 0 ? "👍" : "👎", value > 0 ? "Good answer" : "Bad answer", async () => {
+    const one = button(value > 0 ? "Good" : "Bad", value > 0 ? "Good answer" : "Bad answer", async () => {
       const wanted = one.getAttribute("aria-pressed") === "true" ? 0 : value;
       await call("thumb", { response, value: wanted });
       for (const each of thumbs) each.setAttribute("aria-pressed", String(each === one && wanted !== 0));
@@ -90,7 +90,7 @@ async function open(which) {
   notice("");
   at("consent").hidden = Boolean(key);
   at("say").hidden = !key;
-  if (key) at("words").focus();
+  if (key) { toEnd(); at("words").focus(); }
   await list();
 }
 
@@ -117,6 +117,7 @@ async function say(text) {
   mine.append(element("div", "plain", text));
   const theirs = element("div");
   at("turns").append(mine, theirs);
+  toEnd();
   let complete = false;
   try {
     const answer = await fetch(`${prefix}/chat/${key}/say`, {
@@ -138,6 +139,10 @@ async function say(text) {
   }
 }
 
+// Who has scrolled up to read is left where they are.
+const atEnd = () => window.innerHeight + window.scrollY > document.body.scrollHeight - 40;
+const toEnd = () => window.scrollTo(0, document.body.scrollHeight);
+
 function follow(event, mine, theirs) {
   if (event.kind === "failed") throw new Error(event.message);
   if (event.kind === "begin") {
@@ -149,8 +154,9 @@ function follow(event, mine, theirs) {
       theirs.append(pane);
     }
   } else if (event.kind === "piece") {
+    const follows = atEnd();
     theirs.children[event.side].querySelector(".plain").append(event.text);
-    window.scrollTo(0, document.body.scrollHeight);
+    if (follows) toEnd();
   } else if (event.kind === "done") {
     mine.replaceWith(turn("user", event.asked));
     if (event.comparison === null) {
@@ -163,8 +169,9 @@ function follow(event, mine, theirs) {
       });
       asked = { ...event, theirs, since: performance.now() };
       at("asking").hidden = false;
+      if (!at("words").value) at("words").blur();  // so that one key answers
+      theirs.firstChild.scrollIntoView({ block: "start" });
     }
-    window.scrollTo(0, document.body.scrollHeight);
     return true;
   }
   return false;
