@@ -9,8 +9,6 @@ more than 50 people do. Client and server share the machine.
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,6 +18,9 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import tyro
+
+from benchmarks.publish import PAGE, here, replace_between
 
 PEOPLE, EACH = 50, 200
 
@@ -67,10 +68,9 @@ async def _one(client: httpx.AsyncClient, key: str, each: int, seconds: list[flo
         given += 1
 
 
-def main() -> None:
-    """Print one JSON object."""
+def main(publish: bool = True) -> None:
+    """Measure on both databases, and write the table into the documentation."""
     # The servers of the tests: the same real parts.
-    from manners.loop.session import machine
     from manners.store import Store
     from manners.store.accounts import Accounts
     from manners.types import AccountRole
@@ -79,11 +79,14 @@ def main() -> None:
     from tests.web.conftest import NOWHERE, Place, serve
     from tests.web.test_label import pair, settings
 
-    found: dict[str, object] = {"machine": machine()}
+    rows = [
+        "| database | verdicts stored | of them distinct | requests/s | p50 | p95 | p99 |",
+        "|---|---|---|---|---|---|---|",
+    ]
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         url = opened.enter_context(opened.enter_context(postgres.start()).database())
-        for name, database in (("sqlite", None), ("postgresql", url)):
+        for name, database in (("SQLite", None), ("PostgreSQL", url)):
             workspace = Workspace.create(folder / name, database)
             store = Store.open_or_create(workspace.database)
             place = Place(workspace.root, store, Accounts(store))
@@ -93,17 +96,16 @@ def main() -> None:
             keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
             with serve(place.folder, "--upstream", NOWHERE) as server:
                 labelled = asyncio.run(label_all(server.url, keys, EACH))
-            stored = [v for comparison in store.comparisons() for v in comparison.verdicts]
-            found[name] = {
-                "verdicts": len(stored),
-                "distinct": len({(c.id, v.annotator) for c in store.comparisons() for v in c.verdicts}),
-                "requests_per_second": len(labelled.seconds) / labelled.wall,
-                "milliseconds": {f"p{p}": 1000 * percentile(labelled.seconds, p) for p in (50, 95, 99)},
-            }
+            given = [(c.id, v.annotator) for c in store.comparisons() for v in c.verdicts]
+            took = " | ".join(f"{1000 * percentile(labelled.seconds, p):.0f} ms" for p in (50, 95, 99))
+            speed = len(labelled.seconds) / labelled.wall
+            rows.append(f"| {name} | {len(given)} | {len(set(given))} | {speed:.0f} | {took} |")
             store.close()
-    json.dump(found, sys.stdout, indent=1, default=str)
-    print()
+    text = "\n".join([*rows, "", f"{PEOPLE} people at once, {EACH} verdicts each, nobody thinks. {here()}"])
+    print(text)
+    if publish:
+        replace_between(PAGE, "labelling", text)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)
