@@ -141,6 +141,16 @@ def unfinished(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=_number)
 
 
+def begun_with(folder: Path) -> dict[str, Any]:
+    """Return what a stage's unfinished run was begun with; nothing where none is unfinished, or it cannot be read."""
+    there = unfinished(folder)
+    try:
+        described = json.loads((there[-1] / "checkpoint.json").read_text(encoding="utf-8"))
+        return dict(described["begun_with"])
+    except (IndexError, OSError, ValueError, KeyError, TypeError):
+        return {}  # whoever goes on with it is told what is damaged
+
+
 def _number(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 

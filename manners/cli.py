@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+from tyro.conf import EnumChoicesFromValues, FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
 import manners
 from manners.cli_common import Common, Result, show
 from manners.cli_serve import Accounts, Serve
-from manners.cli_store import Comparisons, Prompts, Responses
+from manners.cli_store import Comparisons, Prompts, Responses, column_and_field
 from manners.errors import MannersError, UsageError
 from manners.settings_load import describe, load
 from manners.store import Store, to_server_url
+from manners.store.formats import Format
 from manners.workspace import Workspace
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
@@ -146,6 +147,12 @@ class Evaluate(Common):
     """A reward model to measure; goes with --comparisons."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
     """A file of comparisons from outside, in any form that `manners comparisons import` reads."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD."""
+    format: EnumChoicesFromValues[Format | None] = None
+    """How the file writes comparisons down; told by its fields if left out."""
+    skip_bad: bool = False
+    """Leave the file's bad lines out, and count them by reason."""
     resume: Resume = False
     plan: bool = False
     """Say what comparing the two will need, in memory, and stop."""
@@ -154,6 +161,8 @@ class Evaluate(Common):
         """Evaluate."""
         if (self.reward is None) != (self.comparisons is None):
             raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
+        if self.comparisons is None and (self.mapping or self.format or self.skip_bad):
+            raise UsageError("--map, --format and --skip-bad say how to read the FILE of --comparisons: name one.")
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
         if self.resume and (self.ask is not None or self.reward is not None):
@@ -163,7 +172,15 @@ class Evaluate(Common):
         from manners.loop import stages
 
         if self.reward is not None and self.comparisons is not None:
-            return stages.evaluate_reward(self.open(), self.settings(), self.reward, self.comparisons)
+            return stages.evaluate_reward(
+                self.open(),
+                self.settings(),
+                self.reward,
+                self.comparisons,
+                mapping=dict(column_and_field(text) for text in self.mapping),
+                fmt=self.format,
+                skip_bad=self.skip_bad,
+            )
         return stages.evaluate(self.open(), self.settings(), ask=self.ask, plan=self.plan, resume=self.resume)
 
 
@@ -301,7 +318,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has left; the interpreter must not try to write the rest to it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _fail(_refused(error), 1)
     return 0
+
+
+def _refused(error: OSError) -> str:
+    """Say what the system refused, and about which file."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"the system refused what this command needs ({reason})."
+    return f"{error.filename} cannot be used ({reason}): check its name, its folder and its rights."
 
 
 def _refuse_versions_elsewhere(store: Store, root: Path, url: str) -> None:

@@ -28,9 +28,10 @@ class Serve(Common):
     port: int | None = None
     """Where to listen; the next free one is taken if it is in use. The same as `--set serve.port=N`."""
     host: str = "127.0.0.1"
-    """Address to listen at; any but this machine's own needs accounts."""
+    """Address to listen at; any but this machine's own needs an owner's account."""
     base_url: Annotated[str | None, arg(metavar="URL")] = None
-    """How browsers reach the server, where a proxy stands before it."""
+    """How browsers reach the server, where a proxy stands before it; a name that is not this machine's own needs an
+    owner's account."""
     open_browser: Annotated[bool, arg(name="open")] = False
     """Open the page in the browser."""
     upstream: Annotated[str | None, arg(metavar="URL")] = None
@@ -130,6 +131,20 @@ class AccountsKey(AccountsCommon):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccountsLink(AccountsCommon):
+    """Print the end of a link that signs an account in, once, within an hour: for whoever forgot their password."""
+
+    name: Name
+    """The account."""
+
+    def run(self) -> Result:
+        """Issue it."""
+        with self.accounts() as accounts:
+            secret = accounts.issue(stored.TokenUse.SIGN_IN, self.name)
+        return {"name": self.name, "path": f"/sign-in/{secret}"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class AccountsDisable(AccountsCommon):
     """Let an account in no more; what it said stays."""
 
@@ -157,6 +172,7 @@ Accounts = (
     Annotated[AccountsAdd, subcommand("add")]
     | Annotated[AccountsInvite, subcommand("invite")]
     | Annotated[AccountsKey, subcommand("key")]
+    | Annotated[AccountsLink, subcommand("link")]
     | Annotated[AccountsDisable, subcommand("disable")]
     | Annotated[AccountsList, subcommand("list")]
 )

@@ -14,12 +14,12 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, s
 
 from manners.cli_common import Common, Result
 from manners.errors import UsageError
-from manners.store import Store
+from manners.store import Store, gold
 from manners.store.fields import prompt_text
 from manners.store.formats import IMPORTED, Format
 from manners.store.rowfiles import write_rows
 from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
-from manners.types import Annotator, AnnotatorKind, Comparison, PromptUse, latest_verdicts
+from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
 
 File = Annotated[Positional[Path], arg(metavar="FILE")]
 RESPONSE_COLUMNS: dict[str, type] = {
@@ -152,12 +152,12 @@ class ComparisonsImport(StoreCommon):
 
     def run(self) -> Result:
         """Add them, or say what would be added."""
-        mapping = dict(_column_and_field(text) for text in self.mapping)
+        mapping = dict(column_and_field(text) for text in self.mapping)
+        annotator = Annotator(self.annotator, self.annotator_kind)
         if self.dry_run:
-            found = preview(self.file, mapping, self.format)
+            found = preview(self.file, mapping, self.format, annotator)
             counts = {name: value for name, value in asdict(found).items() if name != "rows"}
             return {"rows": [comparison_record(row) for row in found.rows], **counts}
-        annotator = Annotator(self.annotator, self.annotator_kind)
         with self.store() as store:
             return asdict(import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator))
 
@@ -175,6 +175,21 @@ class ComparisonsExport(StoreCommon):
         """Write them."""
         with self.store() as store:
             return {**asdict(export_comparisons(store, self.file, self.format)), "file": self.file}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonsGold(StoreCommon):
+    """Put a comparison in whose verdict is known: now and then annotators meet it, and nothing tells them."""
+
+    number: Annotated[Positional[int], arg(metavar="NUMBER")]
+    """The comparison, by the `id` that `manners comparisons list` shows; it stays as it is, and is asked anew."""
+    choice: Annotated[Choice, EnumChoicesFromValues]
+    """The verdict that it should get, of the sides as the list shows them."""
+
+    def run(self) -> Result:
+        """Put it in."""
+        with self.store() as store:
+            return asdict(gold.add(store, self.number, self.choice))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +211,14 @@ Responses = Annotated[ResponsesExport, subcommand("export")] | Annotated[Respons
 Comparisons = (
     Annotated[ComparisonsImport, subcommand("import")]
     | Annotated[ComparisonsExport, subcommand("export")]
+    | Annotated[ComparisonsGold, subcommand("gold")]
     | Annotated[ComparisonsList, subcommand("list")]
 )
 
 
 def responses_of(comparisons: list[Comparison]) -> list[dict[str, Any]]:
     """Return each response that was put before an annotator once, as a row of `RESPONSE_COLUMNS`."""
-    shown = dict.fromkeys((c.prompt, response) for c in comparisons for response in (c.left, c.right))
+    shown = dict.fromkeys((c.prompt, one) for c in comparisons for one in (c.left, c.right) if one.text != DELETED)
     return [
         {
             "prompt": prompt_text(prompt),
@@ -230,7 +246,7 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _column_and_field(text: str) -> tuple[str, str]:
+def column_and_field(text: str) -> tuple[str, str]:
     """Return the two sides of `COLUMN=FIELD`."""
     column, equals, field = text.partition("=")
     if not (column and equals and field):

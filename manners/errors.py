@@ -10,5 +10,12 @@ class MannersError(Exception):
     """
 
 
+class Unavailable(MannersError):
+    """A part outside the program cannot do its work now (the database is away, busy or full): try again later.
+
+    Over HTTP it is 503, so that whoever sent something keeps it and sends it again.
+    """
+
+
 class UsageError(MannersError):
     """The command was called wrongly (an unknown setting, a value out of range); the command line exits with 2."""

@@ -64,12 +64,22 @@ def kl_per_token(
     """Estimate KL(policy || reference) from each drawn token, in nats.
 
     With d = ref - policy: k1 = -d, unbiased and of either sign; k3 = exp(d) - 1 - d, unbiased and never negative.
-    Source: Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html).
+    Source: Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html). Raises ValueError for any
+    other estimator: what is not known must not pass for one that is.
     """
     difference = ref_logprobs - logprobs
-    if estimator == "k1":
-        return -difference
-    return difference.exp() - 1 - difference
+    match estimator:
+        case "k1":
+            return -difference
+        case "k3":
+            return difference.exp() - 1 - difference
+        case _:
+            raise ValueError(f"the KL estimator is {estimator!r}; k1 and k3 are known")
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return where sums in float64 run: on the device itself, or on the CPU for Apple's, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def warm_up(step: int, steps: int) -> float:

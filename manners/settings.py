@@ -248,6 +248,8 @@ class ServeSettings:
     """Share of turns in a chat on which two answers are shown and the person is asked which is better."""
     share_chats: bool = False
     """Whether comparisons from chats are also put before other annotators."""
+    answers_a_second: Annotated[float, Range(0.01, 10_000.0)] = 10.0
+    """Answers a second that one account gets on `/v1` in the long run; 128 at once, the most of one request."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

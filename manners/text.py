@@ -24,7 +24,8 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""What a model without a chat template gets: `User: ...`, blank line, `Assistant:`."""
+"""What a model without a chat template gets: `User: ...`, blank line, `Assistant:`; a BOS before it where the tokenizer
+itself puts one before a text."""
 
 
 BUCKET_TOKENS = 1024
@@ -47,7 +48,8 @@ class Rendered:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     shortened: bool = False
-    """Whether whole turns, or the beginning of the only turn left, were dropped at the left so that the rest fits."""
+    """Whether anything was dropped so that the rest fits: whole turns, or the beginning of the only turn left, or the
+    end of the response with the token that ends it."""
 
     @property
     def length(self) -> int:
@@ -222,7 +224,10 @@ class Renderer:
         self.context = context
         self.plain = tokenizer.chat_template is None
         """Whether the plain fallback stands in for a chat template; recorded with every version."""
-        self._template = PLAIN_TEMPLATE if self.plain else str(tokenizer.chat_template)
+        self.bos = _own_bos(tokenizer)
+        """What the tokenizer itself puts before a text, for the model was trained with it: a BOS, or nothing."""
+        plain = ("{{ bos_token }}" if self.bos else "") + PLAIN_TEMPLATE
+        self._template = plain if self.plain else str(tokenizer.chat_template)
         self._system_turns = self._renders(Turn(Role.SYSTEM, "x"), Turn(Role.USER, "y"))
         self.end_ids = end_ids
         self.end_id = self._end_of_turn()
@@ -262,12 +267,13 @@ class Renderer:
         A response longer than half the context is cut at its right end; the prompt loses whole turns from the left, and
         a last turn that is too long by itself loses its beginning.
         """
-        response_ids = self.response_ids(response)[: self.context // 2]
+        whole = self.response_ids(response)
+        response_ids = whole[: self.context // 2]
         try:
             prompt_ids, dropped = self.prompt_ids(prompt, reserve=len(response_ids))
         except TooLong:
             return Rendered(self._ids(prompt[-1:])[len(response_ids) - self.context :], response_ids, shortened=True)
-        return Rendered(prompt_ids, response_ids, shortened=dropped > 0)
+        return Rendered(prompt_ids, response_ids, shortened=dropped > 0 or len(response_ids) < len(whole))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of response ids without special tokens, otherwise exactly as the model wrote it."""
@@ -332,3 +338,9 @@ class Renderer:
             raise MannersError(
                 "the chat template begins with two BOS tokens, which no model was trained on; remove one"
             )
+
+
+def _own_bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the BOS that a tokenizer puts before every text, or nothing."""
+    bos = tokenizer.bos_token_id
+    return (int(bos),) if bos is not None and tokenizer.encode("x")[:1] == [bos] else ()

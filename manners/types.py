@@ -150,6 +150,8 @@ class Verdict:
     sides."""
     drawn: Drawn | None = None
     """Why the queue drew the comparison for this annotator; None where no queue did."""
+    draw_probability: float | None = None
+    """With which the queue drew it then; None where no queue did."""
 
     @property
     def shown_choice(self) -> Choice:
@@ -158,11 +160,20 @@ class Verdict:
 
 
 def latest_verdicts(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
-    """Return the verdicts that count: of each annotator the last, in the order in which they first answered.
+    """Return the verdicts that count: of each annotator the latest, in the order in which they first answered.
 
-    Takes the verdicts on one comparison in order of arrival.
+    Takes the verdicts on one comparison in order of arrival, which decides where the times of two are not both known.
     """
-    return tuple({verdict.annotator: verdict for verdict in verdicts}.values())
+    counting: dict[Annotator, Verdict] = {}
+    for verdict in verdicts:
+        before = counting.get(verdict.annotator)
+        if before is None or not _is_older(verdict.created_at, before.created_at):
+            counting[verdict.annotator] = verdict
+    return tuple(counting.values())
+
+
+def _is_older(moment: datetime | None, other: datetime | None) -> bool:
+    return moment is not None and other is not None and moment < other
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,8 @@ class Comparison:
     verdicts: tuple[Verdict, ...] = ()
     id: int | None = None
     """The store's key; None before it is stored."""
+    reported: bool = False
+    """Whether a reviewer has upheld a report of it, or of one of its responses; never trained on."""
 
 
 class VersionKind(StrEnum):

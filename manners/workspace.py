@@ -157,8 +157,9 @@ class Workspace:
         return list(json.loads(file.read_text(encoding="utf-8"))["history"]) if file.is_file() else []
 
     def promote(self, policy: str) -> None:
-        """Make a policy the current one."""
-        self._set_promoted([*self.promoted(), policy])
+        """Make a policy the current one; the one that is so already stays it, and is rolled back in one step."""
+        if policy != self.current_policy():
+            self._set_promoted([*self.promoted(), policy])
 
     def roll_back(self) -> str:
         """Go back to the policy that was the current one before, and return the one that was.
@@ -247,10 +248,29 @@ def discard(path: Path) -> None:
 
 
 @contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that is gone when the block ends; after a kill, when the workspace is opened.
+
+    Where machines share the disk, whoever fills it for more than a day touches it (`os.utime`) now and then.
+    """
+    scratch = _partial_name(path)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        _remove(scratch)
+
+
+def _partial_name(path: Path) -> Path:
+    """Return a name beside `path` that says which process of which machine is writing it."""
+    owner = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{owner}.partial")
+
+
+@contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """Yield the name of a neighbour of `path` that is gone afterwards, whatever happens in the block."""
-    owner = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(4)}"
-    partial = path.with_name(f".{path.name}.{owner}.partial")
+    partial = _partial_name(path)
     try:
         yield partial
     except Exception as error:

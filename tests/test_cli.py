@@ -19,6 +19,7 @@ from manners.cli_common import show
 from manners.errors import MannersError, UsageError
 from manners.settings import Settings
 from manners.store import Store, Version
+from manners.store.formats import Format
 from manners.types import VersionKind
 from manners.workspace import Workspace
 from tests.postgres import Server
@@ -191,6 +192,8 @@ def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture
         (["settings", "ppo.clap"], 2, "did you mean ppo.clip?"),
         (["init", "--set", "ppo.clap=1"], 2, "did you mean ppo.clip?"),
         (["evaluate", "--reward", "reward-1"], 2, "go together"),
+        (["evaluate", "--skip-bad"], 2, "say how to read the FILE of --comparisons"),
+        (["evaluate", "--reward", "r", "--comparisons", "x.csv", "--map", "a"], 1, "is not a workspace"),
         (["evaluate", "--ask", "0"], 2, "--ask N takes a number from 1 on"),
         (["evaluate", "--ask", "5", "--resume"], 2, "leave out --ask and --reward"),
         (["evaluate", "--ask", "5", "--plan"], 2, "--plan is about comparing the two policies"),
@@ -276,7 +279,18 @@ STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ("evaluate", "evaluate", (), {"ask": None, "plan": False, "resume": False}),
     ("evaluate --resume", "evaluate", (), {"ask": None, "plan": False, "resume": True}),
     ("evaluate --plan", "evaluate", (), {"ask": None, "plan": True, "resume": False}),
-    ("evaluate --reward r --comparisons c.csv", "evaluate_reward", ("r", Path("c.csv")), {}),
+    (
+        "evaluate --reward r --comparisons c.csv",
+        "evaluate_reward",
+        ("r", Path("c.csv")),
+        {"mapping": {}, "fmt": None, "skip_bad": False},
+    ),
+    (
+        "evaluate --reward r --comparisons c.csv --map a=left --map b=right --format rows --skip-bad",
+        "evaluate_reward",
+        ("r", Path("c.csv")),
+        {"mapping": {"a": "left", "b": "right"}, "fmt": Format.ROWS, "skip_bad": True},
+    ),
     ("report", "report", (), {}),
     ("models list", "models_list", (), {}),
     ("models promote policy-2", "models_promote", ("policy-2",), {}),
@@ -319,6 +333,12 @@ def test_each_command_calls_one_function(
         (MannersError("There are\nno comparisons."), 1, "manners: There are no comparisons.\n"),
         (UsageError("Not so."), 2, "manners: Not so.\n"),
         (KeyboardInterrupt(), 130, "manners: interrupted.\n"),
+        (
+            PermissionError(13, "Permission denied", "out/model.bin"),
+            1,
+            "manners: out/model.bin cannot be used (Permission denied): check its name, its folder and its rights.\n",
+        ),
+        (OSError(28, "No space left on device"), 1, "manners: the system refused what this command needs (No space"),
     ],
 )
 def test_what_a_stage_raises_becomes_a_code(
@@ -336,10 +356,20 @@ def test_what_a_stage_raises_becomes_a_code(
 
     stub(monkeypatch, status=fail)
     assert main(["status", "--workspace", str(project), "--json"]) == code
-    assert capsys.readouterr() == ("", says)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(says)
     error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         main(["status", "--workspace", str(project)])
+
+
+def test_a_workspace_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder where the file should be, as the nearest to a missing right that every user meets."""
+    (tmp_path / "project" / "workspace.json").mkdir(parents=True)
+    assert main(["comparisons", "list", "--workspace", str(tmp_path / "project")]) == 1
+    err = capsys.readouterr().err
+    assert "workspace.json cannot be used (Is a directory)" in err and err.count("\n") == 1
 
 
 def test_a_reader_that_leaves_early_is_no_crash(project: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,21 +95,31 @@ def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) 
     return cluster_bootstrap_share(shares, list(range(len(shares))), RESAMPLES, seed, weights)
 
 
-def left_picks(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Counter[Annotator]:
-    """Return by annotator how often the left side as shown was chosen."""
-    return Counter(
-        v.annotator
-        for c in comparisons
-        for v in c.verdicts
-        if v.annotator.kind is kind and v.shown_choice is Choice.LEFT
-    )
+def left_share(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval:
+    """Return the share of the left side as shown among verdicts that chose one, by bootstrap over annotators.
+
+    Verdicts of one person share that person's habit. Of a single annotator it is Wilson's interval, for that person.
+    """
+    found = list(_sided(comparisons, kind))
+    if len({who for who, _ in found}) < 2:
+        return wilson(sum(is_left for _, is_left in found), len(found))
+    names = [who.name for who, _ in found]
+    return cluster_bootstrap_share([float(is_left) for _, is_left in found], names, RESAMPLES, seed)
+
+
+def _sided(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Iterator[tuple[Annotator, bool]]:
+    """Yield each verdict that chose a side: who gave it, and whether it was the left one as shown."""
+    for comparison in comparisons:
+        for verdict in comparison.verdicts:
+            if verdict.annotator.kind is kind and verdict.choice in (Choice.LEFT, Choice.RIGHT):
+                yield verdict.annotator, verdict.shown_choice is Choice.LEFT
 
 
 def habits(
     comparisons: Sequence[Comparison], kind: AnnotatorKind, known: Mapping[int, Choice] | None = None
 ) -> list[Habits]:
     """Return how each annotator of a kind works, busiest first; `known` has the verdicts of gold comparisons."""
-    lefts = left_picks(comparisons, kind)
+    lefts = Counter(who for who, is_left in _sided(comparisons, kind) if is_left)
     sided, verdicts = Counter[Annotator](), Counter[Annotator]()
     seconds: defaultdict[Annotator, list[float]] = defaultdict(list)
     repeats: defaultdict[Annotator, list[bool]] = defaultdict(list)

@@ -25,6 +25,8 @@ class Item:
     """Who wrote the two responses: nobody judges their own."""
     gold: bool = False
     """Whether its verdict is known, and it measures annotators."""
+    pair: frozenset[int] = frozenset()
+    """The two responses: who has judged them is not asked about them again under another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,11 @@ class Queue:
         """What the reward model's members differ about, most first."""
         self._on_prompt = Counter[int]()
         self._met: defaultdict[str, set[int]] = defaultdict(set)
-        """What each annotator has judged, has before them, or wrote themselves."""
+        """What each annotator has judged, has before them, or wrote themselves, and what asks about the same pairs."""
+        self._asking: defaultdict[frozenset[int], list[int]] = defaultdict(list)
+        """The comparisons of each pair of responses."""
+        self._late: defaultdict[str, set[int]] = defaultdict(set)
+        """What may still be on an annotator's screen although its lease has ended."""
         self._judged: defaultdict[str, list[int]] = defaultdict(list)
         """By annotator, in the order of their verdicts, skips left out."""
         self._repeated: defaultdict[str, set[int]] = defaultdict(set)
@@ -114,6 +120,8 @@ class Queue:
         if item.comparison in self._states:
             return
         state = self._states[item.comparison] = _State(item)
+        if item.pair:
+            self._asking[item.pair].append(item.comparison)
         for author in item.authors:
             self._met[author].add(item.comparison)
         if item.gold:
@@ -130,7 +138,7 @@ class Queue:
         if state is None:
             return
         state.leases.pop(annotator, None)
-        self._met[annotator].add(comparison)
+        self._met[annotator].update(self._same_pair(comparison))
         if annotator not in state.verdicts:
             self._on_prompt[state.item.prompt] += 1
             if choice is not Choice.SKIP:
@@ -144,7 +152,7 @@ class Queue:
         if state is None or state.verdicts.pop(annotator, None) is None:
             return
         self._on_prompt[state.item.prompt] -= 1
-        self._met[annotator].discard(comparison)
+        self._forget(annotator, comparison)
         if comparison in self._judged[annotator]:
             self._judged[annotator].remove(comparison)
         self._sort_in(state)
@@ -161,21 +169,24 @@ class Queue:
             until = self._clock() + 60 * self._settings.lease
             state.leases[annotator] = until
             heapq.heappush(self._leases, (until, comparison, annotator))
-            self._met[annotator].add(comparison)
+            self._met[annotator].update(self._same_pair(comparison))
             self._sort_in(state)
 
     def release(self, annotator: str) -> None:
-        """Give back what an annotator has before them and has not answered."""
-        for comparison in [one for one in self._met[annotator] if annotator in self._states[one].leases]:
-            self._give_back(annotator, comparison)
+        """Give back what an annotator has before them and has not answered: nothing of it is on a screen any more."""
+        leased = [one for one in self._met[annotator] if annotator in self._states[one].leases]
+        for comparison in leased:
+            self._end_lease(annotator, comparison)
+        for comparison in {*leased, *self._late.pop(annotator, ())}:
+            self._forget(annotator, comparison)
 
     def draw(self, annotator: str) -> Draw | None:
         """Choose a comparison for an annotator and lease it to them; None where there is nothing for them to judge."""
         self._let_leases_end()
         settings, rng, met = self._settings, self._rng, self._met[annotator]
-        known = [one for one in self._gold if one not in met and not self._states[one].held_back]
+        known = self._known(annotator)
         again = [one for one in self._judged[annotator][:-SPACING] if self._may_repeat(annotator, one)]
-        count = self.left(annotator)
+        count = self._count(annotator)
         gold = settings.gold_share if known else 0.0
         repeat = settings.repeat_share if again else 0.0
         lot = rng.random()
@@ -193,8 +204,20 @@ class Queue:
         return Draw(chosen, drawn, probability, rng.random() < 0.5)
 
     def left(self, annotator: str) -> int:
-        """Return how many comparisons an annotator may still judge."""
+        """Return how many comparisons an annotator may still judge, those with a known verdict among them."""
+        return self._count(annotator) + len(self._known(annotator))
+
+    def _count(self, annotator: str) -> int:
+        """Return how many of those whose verdict is not known an annotator may still judge."""
         return len(self._free) - sum(one in self._free for one in self._met[annotator])
+
+    def _known(self, annotator: str) -> list[int]:
+        """Return the comparisons with a known verdict that an annotator may still judge."""
+        return [one for one in self._gold if one not in self._met[annotator] and not self._states[one].held_back]
+
+    def _same_pair(self, comparison: int) -> list[int]:
+        """Return the comparisons that ask about the same two responses, this one among them."""
+        return self._asking.get(self._states[comparison].item.pair, [comparison])
 
     def _draw_new(self, met: set[int], count: int) -> tuple[int, Drawn, float]:
         """Choose by the settings' shares; the probability counts both ways to the same comparison."""
@@ -238,14 +261,20 @@ class Queue:
         while self._leases and self._leases[0][0] <= now:
             until, comparison, annotator = heapq.heappop(self._leases)
             if self._states[comparison].leases.get(annotator) == until:
-                self._give_back(annotator, comparison)
+                self._end_lease(annotator, comparison)
+                self._late[annotator].add(comparison)
 
-    def _give_back(self, annotator: str, comparison: int) -> None:
+    def _end_lease(self, annotator: str, comparison: int) -> None:
+        """Let others have a comparison; whoever had it is not given it again until `_forget`."""
         state = self._states[comparison]
         del state.leases[annotator]
-        if annotator not in state.verdicts and annotator not in state.item.authors:
-            self._met[annotator].discard(comparison)
         self._sort_in(state)
+
+    def _forget(self, annotator: str, comparison: int) -> None:
+        """Let an annotator be given a comparison again, unless they have judged its pair, have it, or wrote it."""
+        pair = [self._states[one] for one in self._same_pair(comparison)]
+        if not any(annotator in (*state.verdicts, *state.leases, *state.item.authors) for state in pair):
+            self._met[annotator].difference_update(state.item.comparison for state in pair)
 
     def _may_repeat(self, annotator: str, comparison: int) -> bool:
         state = self._states[comparison]

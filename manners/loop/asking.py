@@ -31,6 +31,8 @@ EXAMPLES = 6
 def sample(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     """Answer every training prompt that was not asked about yet, and open a comparison of each two of its answers.
 
+    Prompts from chats (`answerable`) are left out unless `serve.share_chats` is on.
+
     With `crowd`, the simulated annotators give their verdicts at once. Nothing is chosen: every prompt, every pair of
     different answers, in the order in which they were drawn.
     """
@@ -42,7 +44,7 @@ def _sample(session: Session, run: Run, crowd: bool) -> Facts:
     announce(plan_sample(session))
     if not run.state:  # whom to ask is settled once: comparisons that this run has opened must not change it
         asked = {c.prompt for c in session.store.comparisons()}
-        prompts = [p.dialogue for p in session.store.prompts(PromptUse.TRAIN) if p.dialogue not in asked]
+        prompts = [prompt for prompt in answerable(session, PromptUse.TRAIN) if prompt not in asked]
         fitting = short_enough(session, prompts)
         if not fitting:
             raise MannersError(
@@ -53,6 +55,8 @@ def _sample(session: Session, run: Run, crowd: bool) -> Facts:
         run.state |= {"prompts": fitting, "too long": len(prompts) - len(fitting), "author": author}
     author = run.state["author"]
     answers, alike = _answers(session, run, run.state["prompts"], author)
+    there = set(answerable(session, PromptUse.TRAIN))  # what was deleted meanwhile must not be stored again
+    answers, answered = [given for given in answers if given[0].prompt in there], len(answers)
     comparisons = [
         Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)
         for given in answers
@@ -66,7 +70,11 @@ def _sample(session: Session, run: Run, crowd: bool) -> Facts:
     run.save()
     session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already
     drawn = [a for given in answers for a in given]
-    left_out = {"prompt longer than the context": run.state["too long"], "answers alike or empty": alike}
+    left_out = {
+        "prompt longer than the context": run.state["too long"],
+        "answers alike or empty": alike,
+        "prompt deleted meanwhile": answered - len(answers),
+    }
     return {
         "policy": author,
         "prompts": len(answers),
@@ -75,6 +83,11 @@ def _sample(session: Session, run: Run, crowd: bool) -> Facts:
         "responses": len(drawn),
         "finished": sum(a.finished for a in drawn) / max(1, len(drawn)),
     }
+
+
+def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
+    """Return the prompts of one use that may be answered: none deleted, and none from chats that are not shared."""
+    return session.store.answerable(use, chats=session.settings.serve.share_chats)
 
 
 def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:

@@ -56,7 +56,7 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
     """
     with session.run_lock("evaluate"):
         name = versions.latest(session.workspace, VersionKind.POLICY)
-        reward = versions.latest(session.workspace, VersionKind.REWARD)
+        reward = versions.reward_of(session.workspace, name)
         announce(plan_evaluate(session))
         prompts = _evaluation_prompts(session)[: session.settings.evaluate.prompts]
         data = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
@@ -65,7 +65,7 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
             return run
         before, after, perplexity = _both(session, run, name, reward, prompts)
         facts = _text_facts(session, before, after, perplexity) | {"version": name}
-        if _source(session) is AnnotatorKind.SIMULATED:
+        if _source(session, reward) is AnnotatorKind.SIMULATED:
             facts |= _by_taste(session, before, after, perplexity)
         else:
             facts |= _by_people(session, name)
@@ -73,7 +73,7 @@ def evaluate(session: Session, *, resume: bool = False) -> Facts:
         if facts.get("promoted") and session.workspace.current_policy() != name:
             session.workspace.promote(name)
         if facts["source"] != "none":
-            _record_round(session, name, facts)
+            _record_round(session, name, reward, facts)
         return session.finish("evaluation", run, facts)
 
 
@@ -98,9 +98,10 @@ def open_for_people(session: Session, count: int) -> Facts:
     return {"opened": len(opened), "version": name, "sentence": plan.sentence, **asdict(plan)}
 
 
-def _source(session: Session) -> AnnotatorKind:
-    """Whose verdicts the policy was trained on."""
-    return AnnotatorKind((session.read_facts("reward") or {}).get("source", AnnotatorKind.HUMAN))
+def _source(session: Session, reward: str) -> AnnotatorKind:
+    """Whose verdicts the policy was trained on: those of its reward model."""
+    said = versions.describe(session.workspace, reward).metrics.get("source")
+    return AnnotatorKind(said or (session.read_facts("reward") or {}).get("source", AnnotatorKind.HUMAN))
 
 
 def _evaluation_prompts(session: Session) -> list[Dialogue]:
@@ -291,12 +292,12 @@ def _examples(before: Answered, after: Answered) -> list[Facts]:
     ][:EXAMPLES]
 
 
-def _record_round(session: Session, name: str, facts: Facts) -> None:
+def _record_round(session: Session, name: str, reward: str, facts: Facts) -> None:
     """Record how the round ended, once: a process killed after this may come by again."""
     ensure_rows(session)
     figures = {k: v for k, v in facts.items() if isinstance(v, int | float | str)}
     outcome = Outcome.PROMOTED if facts.get("promoted") else Outcome.REJECTED
-    ended = Round(name, versions.latest(session.workspace, VersionKind.REWARD), outcome, figures)
+    ended = Round(name, reward, outcome, figures)
     last = session.store.rounds()[-1:]
     if [replace(r, created_at=None, id=None) for r in last] != [ended]:
         session.store.add_round(ended)

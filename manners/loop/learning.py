@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from manners import metrics
-from manners.checkpoint import Run
+from manners.checkpoint import Run, begun_with
 from manners.data import plain_text
 from manners.errors import MannersError
-from manners.loop.asking import short_enough
+from manners.loop.asking import answerable, short_enough
 from manners.loop.planning import announce, plan_policy, plan_reward
 from manners.loop.session import Facts, Session, digest, now
 from manners.models import versions
@@ -22,33 +25,75 @@ from manners.models.versions import Version
 from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
+from manners.reward.data import label
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.store import Version as StoredVersion
-from manners.types import AskedHow, PromptUse, VersionKind
+from manners.types import AskedHow, Comparison, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 DISAGREEMENT = "disagreement"
 """Name of the facts that tell the queue where the members of the newest reward model differ."""
 REFERENCE_ANSWERS = 64
 """Answers of the initial model that rewards are normalised on, where the held-out pairs hold too few."""
+VERDICT, COMPARISON, PAIRS = "the newest verdict", "the newest comparison", "the labelled pairs"
+"""What says in a reward run's checkpoints how the record stood when it was begun."""
 
 
 def train_reward(session: Session, *, resume: bool = False) -> Facts:
-    """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
+    """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version.
+
+    A run that goes on learns from the record as it was when it began: what was added since is for the next one. Raises
+    MannersError where what it learned from was changed since.
+    """
     with session.run_lock("reward"):
-        watermark = session.store.watermark()
-        data = {"the newest verdict": watermark}
+        folder = session.workspace.runs / "reward"
+        begun = begun_with(folder) if resume else {}
+        watermark, comparisons = _as_begun(session, begun)
+        data: Facts = {VERDICT: watermark, COMPARISON: comparisons[-1].id if comparisons else 0}
+        data |= {PAIRS: _labelled(session, comparisons)}
+        _refuse_changed(session, folder, begun, data[PAIRS])
         run = session.begin("reward", ("sample", "reward"), data, resume=resume)
-        return session.finish("reward", run, _reward(session, run, watermark)) if isinstance(run, Run) else run
+        if not isinstance(run, Run):
+            return run
+        return session.finish("reward", run, _reward(session, run, watermark, comparisons))
 
 
-def _reward(session: Session, run: Run, watermark: int) -> Facts:
-    announce(plan_reward(session))
+def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
+    """Return the newest verdict and the comparisons of a run: of now, or of when the one that goes on was begun."""
+    watermark = int(begun.get(VERDICT, session.store.watermark()))
+    comparisons = session.store.comparisons(as_of=watermark)
+    newest = begun.get(COMPARISON)
+    return watermark, [c for c in comparisons if newest is None or (c.id or 0) <= newest]
+
+
+def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:
+    """Say how many pairs and verdicts there are to learn from, with a digest of them."""
+    settings = session.settings.reward
+    pairs = label(comparisons, settings.annotators, settings.user_share).pairs
+    verdicts = round(sum(sum(pair.counts) for pair in pairs))
+    return f"{verdicts} verdicts on {len(pairs)} comparisons ({digest(pairs)})"
+
+
+def _refuse_changed(session: Session, folder: Path, begun: Mapping[str, Any], pairs: str) -> None:
+    """Raise MannersError where a run was begun with other pairs, and no setting says why."""
+    settings = session.settings.reward
+    chosen = {"reward.annotators": settings.annotators, "reward.user_share": settings.user_share}
+    if begun.get(PAIRS, pairs) != pairs and all(begun.get(name) == value for name, value in chosen.items()):
+        raise MannersError(
+            f"the unfinished run in {folder} was begun with {begun[PAIRS]}, and of what was there then {pairs} are left"
+            " as they were: verdicts were taken back since, or comparisons deleted or reported; remove that folder to"
+            " begin anew with what there is now"
+        )
+
+
+def _reward(session: Session, run: Run, watermark: int, comparisons: Sequence[Comparison]) -> Facts:
+    announce(plan_reward(session, comparisons))
     settings = session.settings
     name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.REWARD))
-    trained = train_members(settings.reward, settings.seed, session.pretrained, session.store.comparisons(), run)
+    scratch = session.workspace.runs / "trunk-states"
+    trained = train_members(settings.reward, settings.seed, session.pretrained, comparisons, run, scratch)
     reward = _normalised(session, trained)
     margins = np.asarray(trained.margins.double())
     facts = Facts(measure.measure(margins, trained.split.train, trained.split.held_out, settings.seed))
@@ -62,23 +107,24 @@ def _reward(session: Session, run: Run, watermark: int) -> Facts:
         "left_out": {str(reason): n for reason, n in trained.labelled.left_out.items()},
         "users_limited": trained.labelled.limited,
         "users_outlying": trained.labelled.outlying,
+        "shortened": trained.shortened,
         "optimizer_steps": trained.optimizer_steps,
         "pairs_per_second": trained.pairs_per_second,
         "ensemble_spread": float(reward_scores(trained, reward).std(dim=0, correction=0).mean()),
         "version": name,
     }
     _keep(session, name, VersionKind.REWARD, reward, facts, watermark)
-    session.save_facts(DISAGREEMENT, {"version": name, "spread": disagreement(session, reward)})
+    session.save_facts(DISAGREEMENT, {"version": name, "spread": disagreement(session, reward, comparisons)})
     return facts
 
 
-def disagreement(session: Session, reward: RewardModel) -> dict[str, float]:
+def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Measure how far the members differ about each comparison that nobody has judged yet, by the comparison's number.
 
     It is the standard deviation over members of the normalised margin: what to ask people about next.
     """
     unseen = (AskedHow.EVALUATION, AskedHow.GOLD)
-    waiting = [c for c in session.store.comparisons() if not c.verdicts and c.asked_how not in unseen]
+    waiting = [c for c in comparisons if not c.verdicts and c.asked_how not in unseen]
     exchanges = [(c.prompt, side) for c in waiting for side in (c.left, c.right)]
     scored = [s.members for s in score_exchanges(reward, session.pretrained, exchanges)]
     if not scored:
@@ -128,13 +174,13 @@ def train_policy(session: Session, *, resume: bool = False) -> Facts:
         run = session.begin("ppo", ("sample", "ppo"), data, resume=resume)
         if not isinstance(run, Run):
             return run
-        facts = _policy(session, run, reward, prompts, validation) | {"reward": reward_name}
-        return session.finish("ppo", run, facts)
+        return session.finish("ppo", run, _policy(session, run, reward_name, reward, prompts, validation))
 
 
 def _policy(
     session: Session,
     run: Run,
+    reward_name: str,
     reward: RewardModel,
     prompts: list[tuple[int, ...]],
     validation: list[tuple[int, ...]],
@@ -153,13 +199,13 @@ def _policy(
             log,
             run,
         )
-    facts = _ppo_facts(result, log.points) | {"version": name}
+    facts = _ppo_facts(result, log.points) | {"version": name, "reward": reward_name}
     _keep(session, name, VersionKind.POLICY, result.policy, facts, None)
     return facts
 
 
 def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
-    fitting = short_enough(session, [p.dialogue for p in session.store.prompts(use)])
+    fitting = short_enough(session, answerable(session, use))
     return [session.pretrained.renderer.prompt_ids(p, session.settings.sample.max_new_tokens)[0] for p in fitting]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,11 +19,12 @@ from manners.loop.session import Facts, Session
 from manners.memory import free_memory
 from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
+from manners.models.states import kept_bytes
 from manners.models.trunk import Trunk, layer_list
-from manners.reward.data import LabelledPair, label, set_aside
-from manners.reward.train import CURVE_SHARES
+from manners.reward.data import LabelledPair, label
+from manners.reward.train import CURVE_SHARES, divided
 from manners.text import BUCKET_TOKENS, Batch, Packed, Rendered, TooLong, collate, pack
-from manners.types import PromptUse
+from manners.types import Comparison, PromptUse
 from manners.workspace import INITIAL
 
 LONGEST = 32
@@ -48,6 +50,21 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """What is kept on the disk while a stage runs."""
+
+    folder: Path
+    needed: int
+    """Bytes, at most."""
+    free: int
+
+    @property
+    def facts(self) -> Facts:
+        """Both figures."""
+        return {"trunk_states_on_disk_bytes_at_most": self.needed, "disk_free_bytes": self.free}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a stage will take."""
 
@@ -59,6 +76,7 @@ class Plan:
     """What comes on top of it, at the moment when most is held."""
     free: int | None
     """Bytes that may still be taken on the model's device; None where the system does not say."""
+    disk: Disk | None = None
 
     @property
     def needed(self) -> int:
@@ -70,24 +88,33 @@ class Plan:
         """The plan in JSON's types."""
         memory = {"model": self.model} | {part.name: part.size for part in self.parts} | {"overhead": OVERHEAD}
         totals = {"memory_needed_bytes": self.needed, "memory_free_bytes": self.free}
-        return {"stage": self.stage, **self.work, "memory_bytes": memory, **totals}
+        disk = self.disk.facts if self.disk else {}
+        return {"stage": self.stage, **self.work, **disk, "memory_bytes": memory, **totals}
 
 
 def announce(plan: Plan) -> None:
     """Print what each part will take on stderr.
 
-    Raises MannersError where more is needed than is free: with the largest part, and the setting to lower.
+    Raises MannersError where more is needed than is free: with the largest part, and the setting to lower. So it does
+    for what is kept on the disk.
     """
     lines = [f"memory for {plan.stage}", f"{_megabytes(plan.model)}  model, loaded"]
     lines += [f"{_megabytes(part.size)}  {part.name.replace('_', ' ')} ({part.lower})" for part in plan.parts]
     free = "" if plan.free is None else f" of {plan.free / 1e6:,.0f} MB free"
     lines += [f"{_megabytes(OVERHEAD)}  overhead", f"{_megabytes(plan.needed)}  to be taken{free}"]
+    if disk := plan.disk:
+        lines += [f"{_megabytes(disk.needed)}  on the disk at most, of {disk.free / 1e6:,.0f} MB free in {disk.folder}"]
     print("\n".join(lines), file=sys.stderr)
     if plan.free is not None and plan.needed > plan.free:
         part = max(plan.parts, key=lambda part: part.size)
         raise MannersError(
             f"{plan.stage} needs about {plan.needed / 1e9:,.2f} GB more memory and {plan.free / 1e9:,.2f} GB is free:"
             f" the largest part is {part.name.replace('_', ' ')} with {part.size / 1e9:,.2f} GB; lower {part.lower}"
+        )
+    if disk and disk.needed > disk.free:
+        raise MannersError(
+            f"{plan.stage} keeps {disk.needed:,} bytes of trunk states in {disk.folder}, and {disk.free:,} are free"
+            " there: make room on that disk, or set a lower reward.limit"
         )
 
 
@@ -107,12 +134,15 @@ def plan_sample(session: Session) -> Plan:
     return _plan(session, "sample", {"prompts": prompts}, parts)
 
 
-def plan_reward(session: Session) -> Plan:
-    """Memory and forward-backward work of reward training; raises MannersError when there is nothing to learn from."""
+def plan_reward(session: Session, comparisons: Sequence[Comparison] | None = None) -> Plan:
+    """Memory and forward-backward work of reward training; raises MannersError when there is nothing to learn from.
+
+    It learns from these comparisons, or from all there are.
+    """
     settings, trunk = session.settings.reward, session.pretrained.trunk
-    pairs = label(session.store.comparisons(), settings.annotators).pairs
-    split = set_aside(pairs, settings.set_aside, session.settings.seed)
-    learned = min(settings.limit or len(split.train), len(split.train))
+    pairs = label(session.store.comparisons() if comparisons is None else comparisons, settings.annotators).pairs
+    split = divided(pairs, settings, session.settings.seed)
+    learned = len(split.train)
     runs = settings.members * [learned] + [round(share * learned) for share in CURVE_SHARES if settings.curve]
     prompt, response = _longest_exchange(session, pairs)
     work: Facts = {
@@ -120,8 +150,6 @@ def plan_reward(session: Session) -> Plan:
         "trained_on": learned,
         "optimizer_steps": settings.epochs * sum(-(-run // settings.batch) for run in runs),
         "pair_passes": settings.epochs * sum(runs),
-        "trunk_states_on_disk_bytes_at_most": 2 * len(pairs) * (prompt + response) * trunk.width * FLOAT,
-        "disk_free_bytes": shutil.disk_usage(session.workspace.root).free,
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), _rows(together.ids.shape[1]))
@@ -131,7 +159,8 @@ def plan_reward(session: Session) -> Plan:
         Part("gradient_and_adam", 3 * _own(trunk, head=False), "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
-    return _plan(session, "reward", work, parts)
+    disk = _disk(session, [*split.train, *split.held_out], prompt + response)
+    return replace(_plan(session, "reward", work, parts), disk=disk)
 
 
 def plan_policy(session: Session) -> Plan:
@@ -226,6 +255,23 @@ def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tupl
     rendered = [session.pretrained.renderer.render(*exchange) for exchange in chosen]
     longest = max(rendered, key=lambda r: r.length)
     return len(longest.prompt_ids), len(longest.response_ids)
+
+
+def _disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk:
+    """Return what trunk states take on the workspace's disk: as if all were as long as the longest, if that fits.
+
+    Only where it does not is every exchange turned into tokens, and counted.
+    """
+    runs, trunk = session.workspace.runs, session.pretrained.trunk
+    folder = runs if runs.is_dir() else session.workspace.root
+    free = shutil.disk_usage(folder).free
+    if not trunk.cut:
+        return Disk(folder, 0, free)
+    most = 2 * len(pairs) * longest * trunk.width * FLOAT
+    if most > free:
+        exchanges = dict.fromkeys((pair.prompt, side) for pair in pairs for side in (pair.left, pair.right))
+        most = kept_bytes([session.pretrained.renderer.render(*exchange) for exchange in exchanges], trunk.width)
+    return Disk(folder, most, free)
 
 
 def _own(trunk: Trunk, *, head: bool) -> int:

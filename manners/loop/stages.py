@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,13 @@ from manners.loop import asking, bulk, judging, learning, reporting
 from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
-from manners.reward.data import label, opening
+from manners.reward.data import label, opening, pooled
 from manners.reward.ensemble import score_exchanges
 from manners.reward.measure import measure
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
+from manners.store.formats import Format
+from manners.store.rowfiles import Reason
 from manners.store.transfer import read_comparisons
 from manners.types import VersionKind
 from manners.workspace import Workspace
@@ -49,10 +54,28 @@ def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan:
     return _headline(judging.evaluate(session, resume=resume)) if ask is None else judging.open_for_people(session, ask)
 
 
-def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file: Path) -> Facts:
-    """Measure a reward model on any outside file of comparisons, beside the same baselines."""
+def evaluate_reward(
+    workspace: Workspace,
+    settings: Settings,
+    version: str,
+    file: Path,
+    *,
+    mapping: Mapping[str, str] = MappingProxyType({}),
+    fmt: Format | None = None,
+    skip_bad: bool = False,
+) -> Facts:
+    """Measure a reward model on any outside file of comparisons, beside the same baselines.
+
+    The rows of one pair are one comparison with several verdicts. With `skip_bad` bad rows are left out and counted.
+    """
     session = Session(workspace, settings)
-    labelled = label(read_comparisons(file, {}), settings.reward.annotators)
+    skipped = Counter[Reason]()
+    comparisons = pooled(read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None))
+    if not any(comparison.verdicts for comparison in comparisons):
+        raise MannersError(f"{file} holds no verdict to measure with; name a file of comparisons that were judged")
+    labelled = label(comparisons, settings.reward.annotators)
+    if not any(pair.counts.decided for pair in labelled.pairs):
+        raise MannersError(f"no verdict in {file} chooses a side; name a file in which some prefer a response")
     reward = versions.load_reward(workspace, version, session.pretrained)
     exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
     scores = np.concatenate(
@@ -60,13 +83,14 @@ def evaluate_reward(workspace: Workspace, settings: Settings, version: str, file
     )
     margins = (scores[0::2] - scores[1::2]) * reward.scale
     seen = {opening(comparison.prompt) for comparison in session.store.comparisons() if comparison.verdicts}
-    known = sum(pair.group in seen for pair in labelled.pairs)
+    known = sum(opening(pair.prompt) in seen for pair in labelled.pairs)
     where = f"the verdicts of {file.name}"
     if known:
         where += f" ({known} of {len(labelled.pairs)} about prompts of this workspace, which it may have learned from)"
     facts = measure(margins, (), labelled.pairs, settings.seed, where)
     left_out = {str(reason): n for reason, n in labelled.left_out.items()}
     counts = {"pairs": len(labelled.pairs), "known_prompts": known, "left_out": left_out}
+    counts["skipped"] = {str(reason): n for reason, n in skipped.items()}
     return {"version": version, "file": str(file), **counts, **facts}
 
 

@@ -10,6 +10,7 @@ import torch
 from manners.models.branches import Branch
 from manners.models.generate import Draws, draw
 from manners.models.pretrained import Pretrained
+from manners.models.sampler import uniform_dtype
 from manners.settings import SampleSettings
 from manners.text import Rendered
 from manners.types import Answer, Dialogue, FinishReason, Response, Sampling
@@ -46,7 +47,7 @@ def answer(
     """
     renderer = pretrained.renderer
     ids = [renderer.prompt_ids(prompt, settings.max_new_tokens)[0] for prompt in prompts]
-    model = policy.assembled(pretrained.trunk)
+    model, dtype = policy.assembled(pretrained.trunk), uniform_dtype(pretrained.trunk.device)
     seats = max(count, settings.batch - settings.batch % count)  # so that the answers to a prompt enter together
     at_once = WINDOW * seats // count
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
@@ -61,7 +62,7 @@ def answer(
             end_ids=renderer.end_ids,
             pad_id=renderer.pad_id,
             temperature=settings.temperature,
-            uniform=streams(seed, places, numbers, settings.max_new_tokens),
+            uniform=streams(seed, places, numbers, settings.max_new_tokens).to(dtype),
             want_states=want_states,
             seats=seats,
             on_step=on_step,

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from manners.maths import float64_device
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
@@ -27,7 +28,7 @@ def paragraph_nll(
     """Sum of negative log-likelihoods (nats, at temperature 1) of each paragraph under each branch, and its tokens.
 
     All branches start from one pass of the trunk. Paragraphs longer than the context are cut at its end, those of less
-    than two tokens left out.
+    than two tokens (a BOS among them) left out.
     """
     rendered, trunk = _rendered(pretrained, paragraphs), pretrained.trunk
     totals = [[0.0] * len(rendered) for _ in branches]
@@ -57,7 +58,7 @@ class PlainText:
 
     @torch.no_grad()
     def __init__(self, initial: Branch, pretrained: Pretrained, paragraphs: Sequence[str]) -> None:
-        """Read the paragraphs; those of less than two tokens are left out."""
+        """Read the paragraphs; those of less than two tokens (a BOS among them) are left out."""
         self.initial = initial
         rendered, parts = _rendered(pretrained, paragraphs), list[_Part]()
         for start in range(0, len(rendered), PARAGRAPHS):
@@ -75,7 +76,8 @@ class PlainText:
         lost, tokens = 0.0, 0
         for part in self.parts:
             logprobs = policy.logprobs(policy.hidden(part.states, part.batch), part.batch, 1.0)
-            lost += float((part.logprobs - logprobs).double().sum())
+            change = part.logprobs - logprobs
+            lost += float(change.to(float64_device(change.device)).double().sum())
             tokens += int(part.batch.keep.sum())
         return math.expm1(min(700.0, lost / max(1, tokens)))
 
@@ -94,7 +96,11 @@ class PlainText:
 
 
 def _rendered(pretrained: Pretrained, paragraphs: Sequence[str]) -> list[Rendered]:
-    """Token ids without a template: plain text is what pre-training saw. The first token is given, not predicted."""
+    """Token ids without a template: plain text is what pre-training saw, behind a BOS where the tokenizer puts one.
+
+    The first token, which is that BOS if there is one, is given and not predicted.
+    """
     renderer = pretrained.renderer
-    ids = [tuple(renderer.tokenizer.encode(p, add_special_tokens=False))[: renderer.context] for p in paragraphs]
+    texts = [tuple(renderer.tokenizer.encode(p, add_special_tokens=False)) for p in paragraphs]
+    ids = [(*renderer.bos, *text)[: renderer.context] for text in texts]
     return [Rendered(i[:1], i[1:]) for i in ids if len(i) > 1]

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from manners.maths import float64_device
+
 BLOCK = 256
 """Tokens whose probabilities are summed first when one is drawn."""
 
@@ -22,7 +24,8 @@ def draw_tokens(
     smallest set of the likeliest ones whose probabilities reach that sum (Holtzman et al. 2020, section 3.1).
 
     The sums run over blocks of the vocabulary first, and then inside the block that is hit: a cumulative sum over all
-    of it, in the precision that this takes, would cost as much as the last layers of the model.
+    of it, in the precision that this takes, would cost as much as the last layers of the model. They run where there is
+    float64 (`float64_device`).
     """
     logits = logits.float() / temperature
     share = torch.as_tensor(top_p, device=logits.device).expand(len(logits), 1)
@@ -32,12 +35,18 @@ def draw_tokens(
     weights = torch.nn.functional.pad((logits - top).exp_(), (0, -logits.shape[-1] % BLOCK)).view(
         len(logits), -1, BLOCK
     )
-    block, inside = _invert(weights.sum(dim=-1).double(), uniform)
-    rows = torch.arange(len(logits), device=logits.device)
-    place, _ = _invert(weights[rows, block].double(), inside)
-    token = block * BLOCK + place
+    exact = float64_device(logits.device)
+    block, inside = _invert(weights.sum(dim=-1).to(exact).double(), uniform.to(exact).double())
+    rows, chosen = torch.arange(len(logits), device=logits.device), block.to(logits.device)
+    place, _ = _invert(weights[rows, chosen].to(exact).double(), inside)
+    token = (block * BLOCK + place).to(logits.device)
     logprob = logits[rows, token] - top.squeeze(1) - weights.sum(dim=(1, 2)).log()
     return token, logprob
+
+
+def uniform_dtype(device: torch.device) -> torch.dtype:
+    """Return what uniform numbers are in on a device: float64, or what there is on Apple's, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _likeliest(logits: Float[Tensor, "R V"], top_p: Float[Tensor, "R 1"]) -> Float[Tensor, "R V"]:

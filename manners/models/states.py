@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
+from manners.errors import MannersError
 from manners.models.trunk import States, Trunk
 from manners.progress import steps
 from manners.text import Packed, Rendered, pack, packed_buckets
+
+ROW_FLOAT = np.dtype(np.float32)
+"""What states are kept as, whatever the model computes in."""
+BLANK = bytes(2**20)
+"""What is written to take space on a disk that has no other way."""
 
 
 class StateStore:
@@ -21,7 +31,8 @@ class StateStore:
     ) -> None:
         """Run every sequence through the trunk, in buckets of similar length, into `file` (float32, a row a token).
 
-        A prompt's states do not depend on what comes after it: they are kept once for all its responses.
+        A prompt's states do not depend on what comes after it: they are kept once for all its responses. Raises
+        MannersError, before anything runs, where the disk has no room for them.
         """
         self.trunk, self.rendered, self.pad_id = trunk, rendered, pad_id
         self.flat: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
@@ -31,7 +42,8 @@ class StateStore:
         starts = np.cumsum([0, *map(len, prompts), *(len(r.response_ids) for r in rendered)]).tolist()
         self.prompt_starts = dict(zip(prompts, starts, strict=False))
         self.response_starts = starts[len(prompts) : -1]
-        self.flat = np.memmap(file, dtype=np.float32, mode="w+", shape=(starts[-1], trunk.width))
+        reserve(file, kept_bytes(rendered, trunk.width))
+        self.flat = np.memmap(file, dtype=ROW_FLOAT, mode="r+", shape=(starts[-1], trunk.width))
         with steps(title, len(rendered)) as advance:
             for chosen in packed_buckets(rendered, trunk.shares_prompts):
                 batch = self._packed(chosen)
@@ -59,3 +71,43 @@ class StateStore:
 
     def _packed(self, indices: Sequence[int]) -> Packed:
         return pack([self.rendered[i] for i in indices], self.trunk.shares_prompts, self.pad_id)
+
+
+def kept_bytes(rendered: Sequence[Rendered], width: int) -> int:
+    """Return what the states of these sequences take on the disk: a prompt once, a response each."""
+    prompts = {r.prompt_ids for r in rendered}
+    return (sum(map(len, prompts)) + sum(len(r.response_ids) for r in rendered)) * width * ROW_FLOAT.itemsize
+
+
+def reserve(file: Path, size: int) -> None:
+    """Make a file of so many bytes whose space on the disk is taken already.
+
+    A file with holes would be made on any disk, and whoever writes to it through memory is ended by a signal, without
+    a word, when the disk is full. Raises MannersError naming folder and bytes where there is too little room.
+    """
+    try:
+        with file.open("wb") as stream:
+            _allocate(stream, size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        file.unlink()
+        free = shutil.disk_usage(file.parent).free
+        raise MannersError(
+            f"the trunk's states take {size:,} bytes in {file.parent}, and {free:,} are free there: make room on that"
+            " disk, or set a lower reward.limit"
+        ) from error
+
+
+def _allocate(stream: BinaryIO, size: int) -> None:
+    """Take the space in one call, or by writing where system or disk have no such call."""
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is not None:
+        try:
+            allocate(stream.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
+                raise
+    for start in range(0, size, len(BLANK)):
+        stream.write(BLANK[: size - start])

@@ -89,6 +89,12 @@ def latest(workspace: Workspace, kind: VersionKind) -> str:
     return found[-1]
 
 
+def reward_of(workspace: Workspace, policy: str) -> str:
+    """Return the reward model that a policy was trained against; the newest one for a policy that does not say."""
+    named = describe(workspace, policy).metrics.get("reward")
+    return str(named) if named else latest(workspace, VersionKind.REWARD)
+
+
 def load_policy(workspace: Workspace, name: str, pretrained: Pretrained) -> Branch:
     """Load a policy branch onto the trunk it was trained above; `initial` is the base model itself."""
     if name == INITIAL:

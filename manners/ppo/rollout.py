@@ -13,6 +13,7 @@ from manners.maths import whiten
 from manners.models.branches import Branch
 from manners.models.generate import Draws, draw
 from manners.models.pretrained import Pretrained
+from manners.models.sampler import uniform_dtype
 from manners.models.trunk import States
 from manners.ppo.objective import gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
@@ -76,6 +77,7 @@ def collect(
     """Draw a response to each prompt and compute what PPO learns from, in the order of the method."""
     # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
     pretrained = roles.pretrained
+    uniform = torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64)
     draws = draw(
         roles.policy.assembled(pretrained.trunk),
         pretrained.trunk,
@@ -83,7 +85,7 @@ def collect(
         end_ids=pretrained.renderer.end_ids,
         pad_id=pretrained.renderer.pad_id,
         temperature=sample.temperature,
-        uniform=torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64),
+        uniform=uniform.to(uniform_dtype(pretrained.trunk.device)),
         want_states=True,
         on_step=on_step,
     )

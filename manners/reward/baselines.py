@@ -1,8 +1,9 @@
 """What the reward model is measured against: chance, length, finishing, the annotators' own disagreement, more data.
 
 Every interval is a 95 % cluster bootstrap by group (the conversation's opening turn), as verdicts on one opening are
-not independent. Arrays: margins (pairs,) are score_left - score_right; lengths (pairs, 2) are those of the left and
-right response, in tokens or characters. A verdict is decided when it chose a side.
+not independent; one group alone says nothing of others, and its intervals hold everything. Arrays: margins (pairs,) are
+score_left - score_right; lengths (pairs, 2) are those of the left and right response, in tokens or characters. A
+verdict is decided when it chose a side.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ def accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resample
     A share of exactly 0 or 1 does not vary under resampling; there the open end is the Clopper-Pearson bound on the
     number of groups, 0.025^(1/groups) from it. Raises `MannersError` when no verdict decided.
     """
+    return _known(_accuracy(margins, pairs, seed, resamples), pairs, 0.0)
+
+
+def _accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
     sums = _decided_sums(pairs, _agreeing(margins, pairs))
     estimate = _share(sums)
     if estimate in (0.0, 1.0):
@@ -79,7 +84,7 @@ def accuracy_gain(
     """Return by how much the accuracy of `margins` exceeds that of the margins of a `baseline`, paired by group."""
     sums = _decided_sums(pairs, _agreeing(margins, pairs) - _agreeing(baseline, pairs))
     drawn = resampled(sums, resamples, seed)
-    return _interval(_share(sums), drawn[:, 0] / drawn[:, 1])
+    return _known(_interval(_share(sums), drawn[:, 0] / drawn[:, 1]), pairs, -1.0)
 
 
 def characters(pairs: Sequence[LabelledPair]) -> Floats:
@@ -152,8 +157,8 @@ def by_agreement(
     for level in Agreement:
         inside = [i for i, found in enumerate(levels) if found is level]
         if inside:
-            measured = accuracy(margins[inside], [pairs[i] for i in inside], seed, resamples)
-            result.append(AgreementLevel(level, len(inside), measured))
+            measured = _accuracy(margins[inside], [pairs[i] for i in inside], seed, resamples)
+            result.append(AgreementLevel(level, len(inside), _known(measured, pairs, 0.0)))
     return result
 
 
@@ -171,6 +176,8 @@ def length_correlation(
     estimate = _correlation(sums.sum(axis=0)[None])
     if np.isnan(estimate[0]):
         return Interval(0.0, -1.0, 1.0)
+    if len(sums) < 2:
+        return Interval(float(estimate[0]), -1.0, 1.0)
     drawn = _correlation(resampled(sums, resamples, seed))
     return _interval(float(estimate[0]), drawn[~np.isnan(drawn)])
 
@@ -287,6 +294,11 @@ def _sums_by(groups: Sequence[str], *values: Floats) -> Floats:
     group: NDArray[np.int64]
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)
+
+
+def _known(found: Interval, pairs: Sequence[LabelledPair], low: float) -> Interval:
+    """Return an interval, or everything from `low` to 1 where one group cannot show how far groups differ."""
+    return found if len({pair.group for pair in pairs}) > 1 else Interval(found.estimate, low, 1.0)
 
 
 def _interval(estimate: float, drawn: Floats) -> Interval:

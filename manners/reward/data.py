@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class LabelledPair:
     both_bad: int
     """How many of the ties were `both_bad`."""
     group: str
-    """The conversation's opening user turn, see `opening`."""
+    """What is set aside as one, see `groups`."""
 
 
 class LeftOut(StrEnum):
@@ -85,6 +85,7 @@ class LeftOut(StrEnum):
     EVALUATION = "asked for an evaluation"
     GOLD = "a known verdict, asked to measure annotators"
     DELETED = "deleted by the person whose words they were"
+    REPORTED = "reported, and kept away by a reviewer"
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
     NO_VERDICT = "no verdict"
@@ -118,7 +119,7 @@ class Sorted:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Pairs to train on and pairs to measure with; no opening is on both sides."""
+    """Pairs to train on and pairs to measure with; no group is on both sides."""
 
     train: tuple[LabelledPair, ...]
     held_out: tuple[LabelledPair, ...]
@@ -129,10 +130,10 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
 
     The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
     earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
-    for an evaluation are never learnt from. Only verdicts of one kind of annotator, as `reward.annotators` names it,
-    are counted; None means the only kind there is. A user of the chat or of another program weighs at most
-    `user_share` of all (`user_factors`). Raises `MannersError` when several kinds are present and none is
-    named, or when nothing is left.
+    for an evaluation, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
+    annotator, as `reward.annotators` names it, are counted; None means the only kind there is. A user of the chat or of
+    another program weighs at most `user_share` of all (`user_factors`). Raises `MannersError` when several kinds are
+    present and none is named, or when nothing is left.
     """
     comparisons = list(comparisons)
     if not comparisons:
@@ -140,11 +141,42 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
     kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
     found = sort_out(comparisons, kind)
     factors = user_factors(found.usable, user_share)
-    pairs = [_labelled(comparison, verdicts, factors) for comparison, verdicts in found.usable]
+    named = groups([comparison for comparison, _ in found.usable])
+    pairs = [
+        _labelled(comparison, verdicts, factors, group)
+        for (comparison, verdicts), group in zip(found.usable, named, strict=True)
+    ]
     if kind is None or not pairs:
         reasons = ", ".join(f"{n} with {reason}" for reason, n in found.left_out.items())
         raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
     return Labelled(tuple(pairs), dict(found.left_out), kind, len(factors), len(found.outlying))
+
+
+def pooled(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return each pair of responses to a prompt once, in the order of its first comparison, with all their verdicts.
+
+    It is for measuring, by which nothing is learnt: what was asked for an evaluation, or has a known verdict, is taken
+    like the rest.
+    """
+    first: dict[tuple[object, ...], Comparison] = {}
+    verdicts: defaultdict[tuple[object, ...], list[Verdict]] = defaultdict(list)
+    for one in comparisons:
+        left, right = ((side.text, side.finish_reason) for side in (one.left, one.right))
+        key, turned = (one.prompt, left, right), (one.prompt, right, left)
+        if turned in first:
+            verdicts[turned] += [replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in one.verdicts]
+        else:
+            first.setdefault(key, one)
+            verdicts[key] += one.verdicts
+    never_learnt = (AskedHow.EVALUATION, AskedHow.GOLD)
+    return [
+        replace(
+            one,
+            verdicts=tuple(verdicts[key]),
+            asked_how=AskedHow.IMPORTED if one.asked_how in never_learnt else one.asked_how,
+        )
+        for key, one in first.items()
+    ]
 
 
 def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> Sorted:
@@ -209,12 +241,39 @@ def opening(prompt: Dialogue) -> str:
     return " ".join(first.text.split()).casefold()
 
 
-def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
-    """Hold out about `share` of the openings, drawn by a seeded hash, with all their pairs.
+def groups(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the group of each comparison: its opening, joined with the others of its user where one is known.
 
-    Whether an opening is held out depends on its text and the seed alone, so that it stays held out when more
-    comparisons arrive; at least one opening falls on each side. Raises `MannersError` when there are fewer than two
-    openings, or when the verdicts are all one way.
+    Users are those of the chat and of other programs, known by the verdicts that no queue drew. A group is what such
+    users connect, named by the smallest of its openings. Where that would make a single group, the openings alone are
+    the groups: of one person nothing could be set aside.
+    """
+    openings = [opening(comparison.prompt) for comparison in comparisons]
+    above: dict[str | Annotator, str | Annotator] = {}
+
+    def top(node: str | Annotator) -> str | Annotator:
+        while (higher := above.get(node, node)) != node:
+            above[node] = above.get(higher, higher)
+            node = higher
+        return node
+
+    for comparison, first in zip(comparisons, openings, strict=True):
+        if comparison.asked_how in VOLUNTEERED:
+            for user in {verdict.annotator for verdict in comparison.verdicts if verdict.drawn is None}:
+                above[top(user)] = top(first)
+    smallest: dict[str | Annotator, str] = {}
+    for first in sorted(openings):
+        smallest.setdefault(top(first), first)
+    return [smallest[top(first)] for first in openings] if len(smallest) > 1 else openings
+
+
+def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
+    """Hold out about `share` of the groups, drawn by a seeded hash, with all their pairs.
+
+    Whether a group is held out depends on its name and the seed alone, so that it stays held out when more comparisons
+    arrive; at least one group falls on each side, and of four or more at least two are held out, as calibration needs.
+    Raises `MannersError` when there are fewer than two groups, or when the verdicts are all one way, or when none that
+    is held out chooses a side.
     """
     _check_two_ways(pairs)
     draw = {pair.group: _uniform("set aside", seed, pair.group) for pair in pairs}
@@ -223,9 +282,15 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
             f"all {len(pairs)} comparisons begin with the same user turn, so none can be set aside to measure with; "
             "ask about at least two different prompts"
         )
-    held_out = {group for group, u in draw.items() if u < share} or {min(draw, key=draw.__getitem__)}
-    if len(held_out) == len(draw):
-        held_out.remove(max(draw, key=draw.__getitem__))
+    order = sorted(draw, key=draw.__getitem__)
+    wanted = sum(u < share for u in draw.values())
+    least = 2 if len(order) >= 4 else 1
+    held_out = set(order[: min(max(wanted, least), len(order) - 1)])
+    if not any(pair.counts.decided for pair in pairs if pair.group in held_out):
+        raise MannersError(
+            f"none of the verdicts that would be set aside to measure with, on {len(held_out)} of {len(draw)} prompts,"
+            " chooses a side (all are ties or both bad); ask about more prompts, or set more aside (reward.set_aside)"
+        )
     return Split(
         train=tuple(pair for pair in pairs if pair.group not in held_out),
         held_out=tuple(pair for pair in pairs if pair.group in held_out),
@@ -278,6 +343,8 @@ def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> Lef
         return LeftOut.GOLD
     if DELETED in texts:
         return LeftOut.DELETED
+    if comparison.reported:
+        return LeftOut.REPORTED
     if not all(texts):
         return LeftOut.EMPTY
     if texts[0] == texts[1]:
@@ -299,7 +366,9 @@ def _weight(verdict: Verdict) -> float:
     return STRENGTH_WEIGHT[verdict.strength]
 
 
-def _labelled(comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float]) -> LabelledPair:
+def _labelled(
+    comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str
+) -> LabelledPair:
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
@@ -315,7 +384,7 @@ def _labelled(comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapp
         counts=Counts(float(number[Choice.LEFT]), float(number[Choice.RIGHT]), ties),
         weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD)),
         both_bad=number[Choice.BOTH_BAD],
-        group=opening(comparison.prompt),
+        group=group,
     )
 
 

@@ -17,6 +17,8 @@ from manners.types import Dialogue, Response
 
 Exchange = tuple[Dialogue, Response]
 """A prompt and a response to it."""
+CHUNK = 512
+"""Exchanges that are scored together: which others stand beside an exchange shows in the last digits of its score."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,27 @@ def score_rendered(reward: RewardModel, pretrained: Pretrained, rendered: Sequen
 
 
 def score_exchanges(reward: RewardModel, pretrained: Pretrained, exchanges: Iterable[Exchange]) -> Iterator[Scored]:
-    """Score any number of exchanges in flat memory, a chunk at a time and in order."""
-    chunk: list[Rendered] = []
-    for prompt, response in exchanges:
-        chunk.append(pretrained.renderer.render(prompt, response))
-        if len(chunk) == 512:
-            yield Scored(score_rendered(reward, pretrained, chunk))
-            chunk = []
+    """Score any number of exchanges in flat memory, a chunk at a time and in order.
+
+    What `exchanges` raises is raised when everything before it has been scored.
+    """
+    for chunk in _chunks(exchanges):
+        rendered = [pretrained.renderer.render(prompt, response) for prompt, response in chunk]
+        yield Scored(score_rendered(reward, pretrained, rendered))
+
+
+def _chunks(exchanges: Iterable[Exchange]) -> Iterator[list[Exchange]]:
+    """Yield `CHUNK` exchanges at a time, and what is left before the end or before an exception of theirs."""
+    chunk: list[Exchange] = []
+    try:
+        for exchange in exchanges:
+            chunk.append(exchange)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except Exception:
+        if chunk:
+            yield chunk
+        raise
     if chunk:
-        yield Scored(score_rendered(reward, pretrained, chunk))
+        yield chunk

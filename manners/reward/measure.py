@@ -46,7 +46,7 @@ def measure(
     """Measure raw margins (score left - score right) on held-out pairs: accuracy, baselines, calibration, length.
 
     `train` is what the regression on length and finish flag is fitted on; without any, that baseline is left out.
-    Lengths are in characters. Every figure has an interval.
+    Lengths are in characters. Every figure has an interval. Calibration out of fold is None where there is one group.
     """
     lengths = characters(held_out)
     accurate = accuracy(margins, held_out, seed)
@@ -89,17 +89,24 @@ def measure(
 
 
 def _calibration(margins: Floats, pairs: Sequence[LabelledPair], seed: int) -> dict[str, Any]:
-    """Expected calibration error before temperature and after it, the latter out of fold."""
+    """Expected calibration error before temperature and after it, the latter out of fold and so from two groups on."""
     counts, groups = counts_array(pairs), [pair.group for pair in pairs]
     before = confidence(verdict_probabilities(margins, Calibration()), counts)
     fitted = fit_temperature(margins, counts)
-    after = confidence(cross_calibrated(margins, counts, groups, seed=seed), counts)
-    return {
+    facts: dict[str, Any] = {
         "ece_before": expected_calibration_error(*before),
-        "ece": expected_calibration_error(*after),
-        "ece_by_luck": asdict(chance_calibration_error(after[0], after[2], seed=seed)),
+        "ece": None,
+        "ece_by_luck": None,
         "temperature": fitted.temperature,
         "tie_parameter": float(np.exp(fitted.log_tie)),
+        "reliability": [],
+    }
+    if len(set(groups)) < 2:
+        return facts
+    after = confidence(cross_calibrated(margins, counts, groups, seed=seed), counts)
+    return facts | {
+        "ece": expected_calibration_error(*after),
+        "ece_by_luck": asdict(chance_calibration_error(after[0], after[2], seed=seed)),
         "reliability": [asdict(row) for row in reliability(*after)],
     }
 

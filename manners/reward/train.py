@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from manners.reward.loss import preference_loss
 from manners.reward.pairs import Pairs
 from manners.settings import RewardSettings
 from manners.types import Comparison
+from manners.workspace import scratch_folder
 
 CURVE_SHARES = (0.25, 0.5)
 """Shares of the training verdicts at which the learning curve is measured, beside all of them."""
@@ -48,6 +51,8 @@ class Trained:
     curve: tuple[CurvePoint, ...]
     optimizer_steps: int
     pairs_per_second: float
+    shortened: int
+    """How many of the distinct responses had to be cut, or lost turns of their prompt, to fit into the context."""
 
 
 def train(
@@ -56,37 +61,49 @@ def train(
     pretrained: Pretrained,
     comparisons: Sequence[Comparison],
     run: Run | None = None,
+    scratch: Path | None = None,
 ) -> Trained:
     """Train an ensemble of reward branches and score the pairs that were set aside.
 
-    With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. Raises MannersError
-    when there is nothing to learn from (see `reward.data`).
+    With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
+    are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. Raises MannersError when
+    there is nothing to learn from (see `reward.data`), or no room for the states.
     """
     # 1. Single verdicts, counted; whole groups set aside; a random part if that is what is asked for.
     labelled = label(comparisons, settings.annotators, settings.user_share)
-    split = set_aside(labelled.pairs, settings.set_aside, seed)
-    if settings.limit is not None and settings.limit < len(split.train):
-        drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))
-        split = Split(tuple(split.train[i] for i in drawn), split.held_out)
-    with tempfile.TemporaryDirectory() as scratch:
+    split = divided(labelled.pairs, settings, seed)
+    with _folder(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
-        learn = Pairs(pretrained, split.train, Path(scratch) / "train", "reading pairs")
-        held = Pairs(pretrained, split.held_out, Path(scratch) / "held-out", "reading pairs set aside")
+        learn = Pairs(pretrained, split.train, Path(folder) / "train", "reading pairs")
+        held = Pairs(pretrained, split.held_out, Path(folder) / "held-out", "reading pairs set aside")
         # 3. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(split.train, share, seed) for share in CURVE_SHARES] if settings.curve else []
         place = {id(pair): i for i, pair in enumerate(split.train)}
         jobs = [_Job(seed * 1000 + k, list(range(len(split.train)))) for k in range(settings.members)]
         jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part]) for part in parts]
-        done = _train_members(settings, pretrained, learn, held, jobs, run)
+        done = _train_members(settings, pretrained, learn, held, jobs, run, Path(folder))
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
     curve = _curve(split, [*parts, split.train], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
     reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), 1.0)
     passes = settings.epochs * sum(len(job.which) for job in jobs)
     margins = mean[:, 0] - mean[:, 1]
-    return Trained(
-        reward, labelled, split, margins, scores, curve, done.optimizer_steps, passes / max(done.seconds, 1e-9)
-    )
+    speed, shortened = passes / max(done.seconds, 1e-9), learn.shortened + held.shortened
+    return Trained(reward, labelled, split, margins, scores, curve, done.optimizer_steps, speed, shortened)
+
+
+def divided(pairs: Sequence[LabelledPair], settings: RewardSettings, seed: int) -> Split:
+    """Return the pairs to train on, of which at most `reward.limit` are drawn, and those that are set aside."""
+    split = set_aside(pairs, settings.set_aside, seed)
+    if settings.limit is None or settings.limit >= len(split.train):
+        return split
+    drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))
+    return Split(tuple(split.train[i] for i in drawn), split.held_out)
+
+
+def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:
+    """Return a folder for the trunk's states that is gone afterwards."""
+    return tempfile.TemporaryDirectory() if scratch is None else scratch_folder(scratch)
 
 
 @dataclass(frozen=True)
@@ -147,7 +164,13 @@ class _Training:
 
 
 def _train_members(
-    settings: RewardSettings, pretrained: Pretrained, learn: Pairs, held: Pairs, jobs: list[_Job], run: Run | None
+    settings: RewardSettings,
+    pretrained: Pretrained,
+    learn: Pairs,
+    held: Pairs,
+    jobs: list[_Job],
+    run: Run | None,
+    folder: Path,
 ) -> _Done:
     """Train one branch a job, and score what was set aside with each."""
     done = _Done()
@@ -167,6 +190,7 @@ def _train_members(
                 done.seconds += time.monotonic() - started
                 if run is not None and run.due:
                     run.save({"training": {"done": done.state(), "now": training.state()}})
+                    os.utime(folder)  # for another machine that opens the workspace, somebody is still at work here
             training.branch.requires_grad_(False)
             if len(done.members) < settings.members:
                 done.members.append(training.branch)

@@ -19,6 +19,7 @@ from manners.types import AccountRole
 
 SHORTEST_PASSWORD = 10
 LONGEST_NAME = 80
+SPENT = "this link was used already, or has expired; ask for a new one"
 
 _hasher = PasswordHasher()
 
@@ -87,6 +88,8 @@ class Accounts:
 
         Raises MannersError on a taken or unfit name, and on an invitation that is not good (any more).
         """
+        if self.invitation(invitation) is None:  # before the password is hashed, which costs strangers nothing else
+            raise MannersError(SPENT)
         hashed = _hash(password)
         with self._store.write() as connection:
             token = _spend(connection, invitation, TokenUse.INVITATION)
@@ -228,7 +231,7 @@ def _token(connection: Connection, secret: str, use: TokenUse) -> Row[TokenRow] 
 def _spend(connection: Connection, secret: str, use: TokenUse) -> Row[TokenRow]:
     token = _token(connection, secret, use)
     if token is None:
-        raise MannersError("this link was used already, or has expired; ask for a new one")
+        raise MannersError(SPENT)
     connection.execute(update(TokenRow).where(TokenRow.id == token.id).values(ended_at=datetime.now(UTC)))
     return token
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, cast, func, insert, literal, select, update
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from manners.errors import MannersError
 from manners.store import queries
-from manners.store.store import Store
+from manners.store.records import to_messages
+from manners.store.store import TOMBSTONE, Store
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
@@ -28,6 +30,7 @@ from manners.store.tables import (
 from manners.types import (
     DELETED,
     Annotator,
+    AnnotatorKind,
     AskedHow,
     Choice,
     Comparison,
@@ -39,9 +42,16 @@ from manners.types import (
     VersionKind,
 )
 
+MEASURES = (AskedHow.EVALUATION.value, AskedHow.GOLD.value)
+"""Comparisons that no reward model learns from."""
+
 
 class NoSuchChat(MannersError):
     """There is no such conversation of this person."""
+
+
+class MovedOn(MannersError):
+    """Something was said in the conversation since it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +78,12 @@ class Effect:
     """What somebody's verdicts did."""
 
     verdicts: int
+    """Comparisons that they chose on: corrections count once; skips, and what was taken back, do not count."""
     used: int
-    """Those that the newest reward model could learn from."""
+    """Those of them that the newest reward model of people's verdicts could learn from, or be measured with.
+
+    It may have passed over a few: a user who answers at random is set aside, and `reward.limit` draws some.
+    """
     version: str | None
     """That reward model."""
 
@@ -111,19 +125,28 @@ class Chats:
             return _turns(connection, conversation, annotator)
 
     def say(
-        self, annotator: Annotator, key: str, text: str, answers: Sequence[Response], probability: float
+        self,
+        annotator: Annotator,
+        key: str,
+        said: Sequence[Said],
+        text: str,
+        answers: Sequence[Response],
+        probability: float,
     ) -> tuple[int | None, list[int]]:
-        """Append what somebody said with the answer to it, or with two to choose from.
+        """Append what somebody said after what was `said` before, with the answer to it, or with two to choose from.
 
-        Returns the comparison, if there are two, and the ids of the responses. Raises NoSuchChat.
+        Returns the comparison, if there are two, and the ids of the responses. Raises NoSuchChat; and MovedOn where
+        the conversation is no longer the one that was answered, as with two windows.
         """
+        prompt = dialogue(said, text)
         with self._store.write() as connection:
             queries.take_turns(connection)
-            conversation = _conversation(connection, annotator, key)
-            prompt = dialogue(_turns(connection, conversation, annotator), text)
+            conversation = _conversation(connection, annotator, key, alone=True)
+            if dialogue(_turns(connection, conversation, annotator), text) != prompt:
+                raise MovedOn("the conversation has moved on: open it again and send your message once more")
             left, right = answers[0], answers[-1]
             asked = Comparison(prompt, left, right, AskedHow.CHAT, probability)
-            [pair] = queries.response_ids(connection, [asked])
+            [pair] = queries.response_ids(connection, [asked], queries.CHAT)
             two = len(answers) == 2 and pair[0] != pair[1]
             comparison = queries.insert_comparisons(connection, [asked], [pair])[0] if two else None
             now = datetime.now(UTC)
@@ -142,10 +165,10 @@ class Chats:
         A skip is stored too, and the first answer stands. Raises NoSuchChat, also where the pair is not the latest one.
         """
         with self._store.write() as connection:
-            conversation = _conversation(connection, annotator, key)
+            conversation = _conversation(connection, annotator, key, alone=True)
             latest = connection.execute(
                 select(MessageRow.id, MessageRow.comparison_id, ComparisonRow.left_id, ComparisonRow.right_id)
-                .join(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
+                .outerjoin(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
                 .where(MessageRow.conversation_id == conversation)
                 .order_by(MessageRow.id.desc())
                 .limit(1)
@@ -177,51 +200,52 @@ class Chats:
 
     def effect(self, annotator: Annotator) -> Effect:
         """Return what became of somebody's verdicts."""
-        own = (
-            select(VerdictRow.id)
+        # The latest verdict on a comparison is the one that counts.
+        latest = (
+            select(func.max(VerdictRow.id))
             .join(AnnotatorRow)
             .where(_is(annotator), VerdictRow.id.not_in(select(WithdrawalRow.verdict_id)))
+            .group_by(VerdictRow.comparison_id)
         )
-        newest = (
-            select(VersionRow.name, VersionRow.watermark)
-            .where(VersionRow.kind == VersionKind.REWARD.value)
-            .order_by(VersionRow.id.desc())
-            .limit(1)
-        )
+        left, right = aliased(ResponseRow), aliased(ResponseRow)
         with self._store.read() as connection:
-            ids = connection.execute(own).scalars().all()
-            version = connection.execute(newest).first()
-        used = sum(one <= version.watermark for one in ids) if version else 0
-        return Effect(len(ids), used, version.name if version else None)
+            version = _newest_reward(connection)
+            watermark = 0 if version is None else version.watermark
+            learnable = (
+                (VerdictRow.id <= watermark)
+                & ComparisonRow.asked_how.not_in(MEASURES)
+                & left.text.not_in((DELETED, ""))
+                & right.text.not_in((DELETED, ""))
+            )
+            given, used = connection.execute(
+                select(func.count(), func.count().filter(learnable))
+                .select_from(VerdictRow)
+                .join(ComparisonRow, VerdictRow.comparison_id == ComparisonRow.id)
+                .join(left, ComparisonRow.left_id == left.id)
+                .join(right, ComparisonRow.right_id == right.id)
+                .where(VerdictRow.id.in_(latest), VerdictRow.choice != Choice.SKIP.value)
+            ).one()
+        return Effect(given, used, None if version is None else version.name)
 
     def delete(self, annotator: Annotator, key: str) -> tuple[list[int], list[str]]:
         """Put a tombstone where the words of a conversation were; events and counts stay.
 
-        Returns its comparisons, and the versions that had learned from verdicts on them. A text that stands in somebody
-        else's conversation too is theirs as well and stays there. Raises NoSuchChat.
+        Returns the comparisons on its words, and the versions that may have learned from verdicts on them. A text that
+        somebody else has brought in too, in a file, by a program or in another conversation, is theirs as well and
+        stays there. Raises NoSuchChat.
         """
         with self._store.write() as connection:
             queries.take_turns(connection)
-            conversation = _conversation(connection, annotator, key)
+            conversation = _conversation(connection, annotator, key, alone=True)
             mine = MessageRow.conversation_id == conversation
-            comparisons = list(
-                connection.execute(
-                    select(MessageRow.comparison_id).where(mine, MessageRow.comparison_id.is_not(None))
-                ).scalars()
-            )
-            _redact(connection, conversation)
+            asked = select(MessageRow.comparison_id).where(mine, MessageRow.comparison_id.is_not(None))
+            comparisons = {one for one in connection.execute(asked).scalars() if one is not None}
+            comparisons |= _redact(connection, conversation)
             connection.execute(update(MessageRow).where(mine, MessageRow.text.is_not(None)).values(text=DELETED))
-            on_them = VerdictRow.comparison_id.in_(comparisons)
-            connection.execute(update(VerdictRow).where(on_them, VerdictRow.comment != "").values(comment=""))
             now = datetime.now(UTC)
             connection.execute(update(ConversationRow).where(ConversationRow.id == conversation).values(deleted_at=now))
-            first = connection.execute(select(func.min(VerdictRow.id)).where(on_them)).scalar()
-            versions = (
-                []
-                if first is None
-                else list(connection.execute(select(VersionRow.name).where(VersionRow.watermark >= first)).scalars())
-            )
-        return [one for one in comparisons if one is not None], versions
+            versions = _forget_comments(connection, comparisons)
+        return sorted(comparisons), versions
 
 
 def dialogue(said: Sequence[Said], text: str) -> Dialogue:
@@ -241,8 +265,13 @@ def _of(annotator: Annotator) -> Select[int, str]:
     )
 
 
-def _conversation(connection: Connection, annotator: Annotator, key: str) -> int:
-    row = connection.execute(_of(annotator).where(ConversationRow.key == key)).first()
+def _conversation(connection: Connection, annotator: Annotator, key: str, *, alone: bool = False) -> int:
+    """Return the id of somebody's conversation, which with `alone` nobody else changes until the transaction ends.
+
+    Raises NoSuchChat.
+    """
+    query = _of(annotator).where(ConversationRow.key == key)
+    row = connection.execute(query.with_for_update(of=ConversationRow) if alone else query).first()
     if row is None:
         raise NoSuchChat("there is no such conversation of yours: begin a new one")
     return int(row.id)
@@ -270,32 +299,77 @@ def _turns(connection: Connection, conversation: int, annotator: Annotator) -> l
     ]
 
 
-def _redact(connection: Connection, conversation: int) -> None:
-    """Blank the prompts that this conversation alone has, with all answers to them."""
+def _newest_reward(connection: Connection) -> Row[str, int, dict[str, Any]] | None:
+    """Return the newest reward model that has learned from people; None where there is none."""
+    query = select(VersionRow.name, VersionRow.watermark, VersionRow.metrics).order_by(VersionRow.id.desc())
+    rows = connection.execute(query.where(VersionRow.kind == VersionKind.REWARD.value))
+    return next((row for row in rows if row.metrics.get("source") == AnnotatorKind.HUMAN.value), None)
 
-    def prompts(condition: ColumnElement[bool]) -> set[int]:
-        query = (
-            select(ResponseRow.prompt_id)
-            .join(MessageRow, MessageRow.response_id == ResponseRow.id)
-            .join(ConversationRow, MessageRow.conversation_id == ConversationRow.id)
-            .where(condition)
-        )
-        return set(connection.execute(query).scalars())
 
-    own = prompts(ConversationRow.id == conversation)
-    others = prompts((ConversationRow.id != conversation) & ConversationRow.deleted_at.is_(None))
-    asked_elsewhere = set(
-        connection.execute(
-            select(ResponseRow.prompt_id)
-            .join(ComparisonRow, ComparisonRow.left_id == ResponseRow.id)
-            .where(ComparisonRow.asked_how != AskedHow.CHAT.value, ResponseRow.prompt_id.in_(own))
-        ).scalars()
+def _redact(connection: Connection, conversation: int) -> set[int]:
+    """Blank what this conversation alone has brought in, and return the comparisons on that.
+
+    A prompt goes with all answers to it, whoever was asked about them since: they were opened on this person's words.
+    """
+    own = _shown(connection, ConversationRow.id == conversation)
+    own_prompts = {row.prompt_id for row in own}
+    elsewhere = (ConversationRow.id != conversation) & ConversationRow.deleted_at.is_(None)
+    others = _shown(connection, elsewhere & ResponseRow.prompt_id.in_(own_prompts))
+    brought = select(PromptRow.id).where(PromptRow.id.in_(own_prompts), PromptRow.source == queries.CHAT)
+    prompts = set(connection.execute(brought).scalars()) - {row.prompt_id for row in others}
+    alone = {row.id for row in own} - {row.id for row in others}
+    to_them = ResponseRow.prompt_id.in_(prompts) & (ResponseRow.text != DELETED)
+    answers = set(connection.execute(select(ResponseRow.id).where(to_them)).scalars())
+    answers |= alone - _asked_about(connection, alone)
+    for chunk in queries.chunks(prompts):
+        gone: dict[str, Any] = {"turns": to_messages(TOMBSTONE), "digest": _tombstone(PromptRow.id)}
+        connection.execute(update(PromptRow).where(PromptRow.id.in_(chunk)).values(gone))
+    comparisons: set[int] = set()
+    for chunk in queries.chunks(answers):
+        gone = {"text": DELETED, "digest": _tombstone(ResponseRow.id)}
+        connection.execute(update(ResponseRow).where(ResponseRow.id.in_(chunk)).values(gone))
+        on_them = ComparisonRow.left_id.in_(chunk) | ComparisonRow.right_id.in_(chunk)
+        comparisons |= set(connection.execute(select(ComparisonRow.id).where(on_them)).scalars())
+    return comparisons
+
+
+def _tombstone(key: InstrumentedAttribute[int]) -> ColumnElement[str]:
+    return literal("deleted ") + cast(key, Text())
+
+
+def _shown(connection: Connection, condition: ColumnElement[bool]) -> Sequence[Row[int, int]]:
+    """Return the answers that were shown in some conversations, chosen or not, each with its prompt."""
+    query = (
+        select(ResponseRow.id, ResponseRow.prompt_id)
+        .select_from(MessageRow)
+        .join(ConversationRow, MessageRow.conversation_id == ConversationRow.id)
+        .outerjoin(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
+        .join(ResponseRow, ResponseRow.id.in_([MessageRow.response_id, ComparisonRow.left_id, ComparisonRow.right_id]))
+        .where(condition)
     )
-    turns = [{"role": Role.USER.value, "content": DELETED}]
-    for prompt in own - others - asked_elsewhere:
-        gone = {"turns": turns, "digest": f"deleted {prompt}"}
-        connection.execute(update(PromptRow).where(PromptRow.id == prompt).values(gone))
-        answers = select(ResponseRow.id).where(ResponseRow.prompt_id == prompt)
-        for answer in connection.execute(answers).scalars().all():
-            gone = {"text": DELETED, "digest": f"deleted {answer}"}
-            connection.execute(update(ResponseRow).where(ResponseRow.id == answer).values(gone))
+    return connection.execute(query).all()
+
+
+def _asked_about(connection: Connection, responses: set[int]) -> set[int]:
+    """Return which of these answers somebody was asked about for another reason than that a chat had them."""
+    found: set[int] = set()
+    for side in (ComparisonRow.left_id, ComparisonRow.right_id):
+        query = select(side).where(
+            side.in_(responses), ComparisonRow.asked_how.not_in((AskedHow.CHAT.value, AskedHow.GOLD.value))
+        )
+        found |= set(connection.execute(query).scalars())
+    return found
+
+
+def _forget_comments(connection: Connection, comparisons: set[int]) -> list[str]:
+    """Blank the comments on some comparisons, and return the versions that may have learned from verdicts on them."""
+    firsts = []
+    for chunk in queries.chunks(comparisons):
+        on_them = VerdictRow.comparison_id.in_(chunk)
+        connection.execute(update(VerdictRow).where(on_them, VerdictRow.comment != "").values(comment=""))
+        chosen = select(func.min(VerdictRow.id)).where(on_them, VerdictRow.choice != Choice.SKIP.value)
+        firsts.append(connection.execute(chosen).scalar())
+    first = min((one for one in firsts if one is not None), default=None)
+    if first is None:
+        return []
+    return list(connection.execute(select(VersionRow.name).where(VersionRow.watermark >= first)).scalars())

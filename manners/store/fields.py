@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -12,6 +13,9 @@ from manners.store.rowfiles import BadRow, Fields, Reason
 from manners.types import Dialogue, Role, Sampling, Turn
 
 E = TypeVar("E", bound=StrEnum)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SINCE_EPOCH = re.compile(r"(?:(\d{10})|(\d{13}))(\.\d+)?", re.ASCII)
+"""Seconds or milliseconds: ten digits are the years 2001 to 2286, and so are thirteen."""
 
 
 def required(fields: Fields, field: str) -> Any:
@@ -102,36 +106,65 @@ def parse_number(fields: Fields, field: str, low: float, high: float) -> float |
 
 
 def parse_moment(fields: Fields, field: str) -> datetime | None:
-    """Return a time in UTC, which is also assumed where no zone is stated; None if the field is empty."""
+    """Return a time in UTC, which is also assumed where no zone is stated; None if the field is empty.
+
+    It is written in ISO 8601, or as seconds (10 digits) or milliseconds (13 digits) since 1970.
+    """
     value = fields.get(field)
     if value is None or value == "":
         return None
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        moment = value if isinstance(value, datetime) else _moment(str(value))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise BadRow(Reason.VALUE, field, "is not a time such as 2024-05-31T12:00:00+00:00") from error
+        known = "2024-05-31T12:00:00+00:00, nor seconds or milliseconds since 1970"
+        raise BadRow(Reason.VALUE, field, f"is not a time such as {known}") from error
+
+
+def _moment(text: str) -> datetime:
+    """Return the time that a text states. Raises ValueError where it states none."""
+    if since := _SINCE_EPOCH.fullmatch(text):
+        return EPOCH + (timedelta(seconds=float(text)) if since[1] else timedelta(milliseconds=float(text)))
+    if text.isdecimal() and len(text) != len("20240531"):
+        # ISO 8601 would read the digits of some other notation as a year long past.
+        raise ValueError(text)
+    return datetime.fromisoformat(text)
+
+
+def parse_flag(fields: Fields, field: str) -> bool:
+    """Return whether the field says true; empty is false."""
+    value = fields.get(field)
+    if isinstance(value, bool):
+        return value
+    word = (parse_word(fields, field) or "false").lower()
+    if word not in ("true", "false"):
+        raise BadRow(Reason.VALUE, field, f"is {word[:40]!r}, which is neither true nor false")
+    return word == "true"
 
 
 def parse_list(fields: Fields, field: str) -> tuple[str, ...]:
-    """Return the texts of a JSON list, none if the field is empty."""
-    value = parse_word(fields, field)
-    try:
-        texts = [] if value is None else json.loads(value)
-    except (ValueError, RecursionError):
-        texts = None
+    """Return the texts of a list or of the JSON text of one, none if the field is empty."""
+    texts = fields.get(field)
+    if not isinstance(texts, list):
+        value = parse_word(fields, field)
+        try:
+            texts = [] if value is None else json.loads(value)
+        except (ValueError, RecursionError):
+            texts = None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadRow(Reason.VALUE, field, "is not a JSON list of texts")
     return tuple(_checked_text(text, field) for text in texts)
 
 
 def parse_sampling(fields: Fields, field: str) -> Sampling | None:
-    """Return sampling settings from a JSON object, None if the field is empty."""
-    value = parse_word(fields, field)
-    if value is None:
-        return None
+    """Return sampling settings from an object or the JSON text of one, None if the field is empty."""
+    stated = fields.get(field)
     try:
-        stated = json.loads(value)
+        if not isinstance(stated, dict):
+            value = parse_word(fields, field)
+            if value is None:
+                return None
+            stated = json.loads(value)
         return Sampling(float(stated["temperature"]), int(stated["max_new_tokens"]), int(stated["seed"]))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise BadRow(Reason.VALUE, field, "is not JSON with temperature, max_new_tokens and seed") from error

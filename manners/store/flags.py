@@ -106,8 +106,11 @@ def decide(store: Store, flag: int, upheld: bool) -> int | None:
 
 
 def held_back(connection: Connection) -> set[int]:
-    """Return the comparisons that nobody is to be shown: reported and not decided about, or rightly so."""
-    query = select(FlagRow.comparison_id).where(
-        FlagRow.comparison_id.is_not(None), FlagRow.upheld.is_(None) | FlagRow.upheld
+    """Return the comparisons that nobody is to be shown: they, or an answer of theirs, reported and not dismissed."""
+    stands = FlagRow.upheld.is_(None) | FlagRow.upheld
+    answers = select(FlagRow.response_id).where(FlagRow.response_id.is_not(None), stands)
+    on_answers = select(ComparisonRow.id).where(
+        ComparisonRow.left_id.in_(answers) | ComparisonRow.right_id.in_(answers)
     )
+    query = select(FlagRow.comparison_id).where(FlagRow.comparison_id.is_not(None), stands).union(on_answers)
     return {comparison for comparison in connection.execute(query).scalars() if comparison is not None}

@@ -11,6 +11,7 @@ from typing import Any
 from manners.store.fields import (
     checked_prompt,
     parse_dialogue,
+    parse_flag,
     parse_list,
     parse_member,
     parse_moment,
@@ -31,6 +32,7 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
+    Drawn,
     FinishReason,
     Response,
     Role,
@@ -59,11 +61,20 @@ _TEXT: dict[Format, dict[str, type]] = {
     Format.PAIRS: {"prompt": list, "chosen": list, "rejected": list},
     Format.HH: {"chosen": str, "rejected": str},
 }
+_SHOWN: dict[Format, dict[str, type]] = {
+    Format.ROWS: {"exchanged": bool, "drawn": str, "draw_probability": float},
+    # Their sides are drawn anew, so that nothing is left of how they were shown.
+    Format.PAIRS: {},
+    Format.HH: {},
+}
 _SIDE = {"model": str, "finish": str, "sampling": str}
 _COMMON: dict[str, type] = {"annotator": str, "annotator_kind": str, "strength": int, "created_at": str}
 _COMMON |= {"seconds": float, "reasons": str, "comment": str, "asked_how": str, "ask_probability": float}
 COLUMNS: dict[Format, dict[str, type]] = {
-    fmt: _TEXT[fmt] | _COMMON | {f"{side}_{name}": kind for side in SIDES[fmt] for name, kind in _SIDE.items()}
+    fmt: _TEXT[fmt]
+    | _COMMON
+    | {f"{side}_{name}": kind for side in SIDES[fmt] for name, kind in _SIDE.items()}
+    | _SHOWN[fmt]
     for fmt in Format
 }
 """The fields of each format with their types, in the order in which they are written."""
@@ -99,7 +110,7 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
         choice = Choice.LEFT if chosen_left else Choice.RIGHT
     if left.text == right.text:
         raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
-    verdict = None if choice is None else _verdict(fields, choice, annotator)
+    verdict = None if choice is None else _verdict(fields, choice, annotator, fmt)
     return Comparison(
         prompt=prompt,
         left=left,
@@ -174,8 +185,11 @@ def _render_verdict(verdict: Verdict, fmt: Format) -> dict[str, Any]:
         fields["reasons"] = json.dumps(verdict.reasons, ensure_ascii=False)
     if fmt is Format.ROWS or verdict.annotator != IMPORTED:
         fields |= {"annotator": verdict.annotator.name, "annotator_kind": verdict.annotator.kind.value}
-    if fmt is Format.ROWS and verdict.created_at is not None:
-        fields["created_at"] = verdict.created_at.isoformat()
+    if fmt is Format.ROWS:
+        fields["created_at"] = None if verdict.created_at is None else verdict.created_at.isoformat()
+        fields["exchanged"] = verdict.exchanged or None
+        if verdict.drawn is not None and verdict.draw_probability is not None:
+            fields |= {"drawn": verdict.drawn.value, "draw_probability": verdict.draw_probability}
     return fields
 
 
@@ -222,20 +236,23 @@ def _shared_prompt(chosen: Dialogue, rejected: Dialogue, field: str) -> Dialogue
 
 def _pair(fields: Fields) -> tuple[Dialogue, str, str]:
     """Return prompt and texts of a pair, whose sides are texts, assistant messages, or whole dialogues."""
-    sides = ("chosen", "rejected")
-    if all(isinstance(required(fields, side), str) for side in sides):
-        return parse_prompt(fields), parse_text(fields, "chosen"), parse_text(fields, "rejected")
-    chosen, rejected = (parse_dialogue(fields[side], side) for side in sides)
-    whole = chosen[0].role is not Role.ASSISTANT
-    prompt = _shared_prompt(chosen, rejected, "chosen") if whole else parse_prompt(fields)
-    if whole and fields.get("prompt") is not None and parse_prompt(fields) != prompt:
+    dialogues = {side: _answer(fields, side) for side in ("chosen", "rejected")}
+    both = all(dialogue[0].role is not Role.ASSISTANT for dialogue in dialogues.values())
+    prompt = _shared_prompt(dialogues["chosen"], dialogues["rejected"], "chosen") if both else parse_prompt(fields)
+    if both and fields.get("prompt") is not None and parse_prompt(fields) != prompt:
         raise BadRow(Reason.VALUE, "prompt", "is not what `chosen` and `rejected` share")
-    shared = prompt if whole else ()
-    for side, dialogue in zip(sides, (chosen, rejected), strict=True):
+    for side, dialogue in dialogues.items():
+        shared = () if dialogue[0].role is Role.ASSISTANT else prompt
         last = dialogue[len(shared) :]
         if dialogue[: len(shared)] != shared or [turn.role for turn in last] != [Role.ASSISTANT]:
             raise BadRow(Reason.VALUE, side, "does not end with one assistant message after the prompt")
-    return checked_prompt(prompt, "prompt"), chosen[-1].text, rejected[-1].text
+    return checked_prompt(prompt, "prompt"), dialogues["chosen"][-1].text, dialogues["rejected"][-1].text
+
+
+def _answer(fields: Fields, side: str) -> Dialogue:
+    if isinstance(required(fields, side), str):
+        return (Turn(Role.ASSISTANT, parse_text(fields, side)),)
+    return parse_dialogue(fields[side], side)
 
 
 def _choice(fields: Fields) -> Choice | None:
@@ -257,7 +274,7 @@ def _response(fields: Fields, fmt: Format, side: str, text: str) -> Response:
     return Response(text, author, finish, parse_sampling(fields, f"{side}_sampling"))
 
 
-def _verdict(fields: Fields, choice: Choice, default: Annotator) -> Verdict:
+def _verdict(fields: Fields, choice: Choice, default: Annotator, fmt: Format) -> Verdict:
     strength = parse_number(fields, "strength", 1, 3)
     if strength is not None and not strength.is_integer():
         raise BadRow(Reason.VALUE, "strength", "is not 1, 2 or 3")
@@ -273,4 +290,14 @@ def _verdict(fields: Fields, choice: Choice, default: Annotator) -> Verdict:
         seconds=parse_number(fields, "seconds", 0, 1e9),
         reasons=parse_list(fields, "reasons"),
         comment=parse_word(fields, "comment") or "",
+        **(_shown(fields) if fmt is Format.ROWS else {}),
     )
+
+
+def _shown(fields: Fields) -> dict[str, Any]:
+    """Return how the verdict's comparison was shown: a draw is known with its probability, or not at all."""
+    drawn, probability = parse_member(fields, "drawn", Drawn), parse_number(fields, "draw_probability", 0, 1)
+    if (drawn is None) is not (probability is None):
+        absent, there = ("drawn", "draw_probability") if drawn is None else ("draw_probability", "drawn")
+        raise BadRow(Reason.LACKS_FIELD, absent, f"is missing, while `{there}` is there")
+    return {"exchanged": parse_flag(fields, "exchanged"), "drawn": drawn, "draw_probability": probability}

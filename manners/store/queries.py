@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, insert, select, text
+from sqlalchemy import ColumnElement, Connection, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
@@ -17,6 +17,7 @@ from manners.store.records import digest, from_messages, to_messages
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
+    FlagRow,
     PromptRow,
     ResponseRow,
     Table,
@@ -42,6 +43,10 @@ from manners.types import (
 T = TypeVar("T")
 CHUNK = 500
 """Rows per statement: well under SQLite's limit on bound values."""
+CHAT = "chat"
+"""Source of a prompt that nobody but people in their conversations has brought in."""
+BROUGHT = frozenset({AskedHow.IMPORTED, AskedHow.API})
+"""Comparisons whose prompt came from outside; all others are opened here, on words that are there already."""
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
@@ -83,6 +88,13 @@ def prompt_ids(
     return {row.digest: (row.id, PromptUse(row.use)) for row in connection.execute(query)}
 
 
+def claim(connection: Connection, digests: Iterable[str], source: str) -> None:
+    """Name another source for those of these prompts that until now only conversations have brought in."""
+    for chunk in chunks(digests):
+        known = PromptRow.digest.in_(chunk) & (PromptRow.source == CHAT)
+        connection.execute(update(PromptRow).where(known).values(source=source))
+
+
 def prompt_digest(dialogue: Dialogue) -> str:
     """Return what makes a prompt unique."""
     return digest([(turn.role.value, turn.text) for turn in dialogue])
@@ -94,17 +106,20 @@ def response_digest(prompt: str, response: Response) -> str:
     return digest(prompt, response.text, response.author, response.finish_reason.value, sampling)
 
 
-def response_ids(connection: Connection, comparisons: Sequence[Comparison]) -> list[tuple[int, int]]:
+def response_ids(
+    connection: Connection, comparisons: Sequence[Comparison], source: str = "comparisons"
+) -> list[tuple[int, int]]:
     """Return the ids of the left and the right response of each comparison, storing the prompts and texts that are new.
 
-    A new prompt may be trained on, unless its comparison belongs to an evaluation.
+    A new prompt comes from `source`, and may be trained on unless its comparison belongs to an evaluation.
     """
     keys = [prompt_digest(comparison.prompt) for comparison in comparisons]
     uses = {AskedHow.EVALUATION: PromptUse.EVALUATE}
     prompts: dict[str, tuple[Dialogue, PromptUse]] = {}
     for key, comparison in zip(keys, comparisons, strict=True):
         prompts.setdefault(key, (comparison.prompt, uses.get(comparison.asked_how, PromptUse.TRAIN)))
-    stored = prompt_ids(connection, prompts, "comparisons")
+    stored = prompt_ids(connection, prompts, source)
+    claim(connection, {key for key, c in zip(keys, comparisons, strict=True) if c.asked_how in BROUGHT}, source)
     pairs = []
     rows: dict[str, Mapping[str, Any]] = {}
     now = datetime.now(UTC)
@@ -162,11 +177,15 @@ def insert_comparisons(
 
 
 def insert_verdicts(connection: Connection, verdicts: Sequence[tuple[int, Verdict]]) -> None:
-    """Append verdicts, each with the id of its comparison."""
+    """Append verdicts, each with the id of its comparison.
+
+    One that was drawn elsewhere brings the record of its drawing with it.
+    """
     if not verdicts:
         return
     annotators = annotator_ids(connection, (verdict.annotator for _, verdict in verdicts))
     now = datetime.now(UTC)
+    views = _insert_views(connection, verdicts, annotators, now)
     rows = [
         {
             "comparison_id": comparison,
@@ -178,10 +197,34 @@ def insert_verdicts(connection: Connection, verdicts: Sequence[tuple[int, Verdic
             "comment": verdict.comment,
             "created_at": verdict.created_at or now,
             "exchanged": verdict.exchanged,
+            "view_id": views.get(place),
         }
-        for comparison, verdict in verdicts
+        for place, (comparison, verdict) in enumerate(verdicts)
     ]
     connection.execute(insert(VerdictRow), rows)
+
+
+def _insert_views(
+    connection: Connection, verdicts: Sequence[tuple[int, Verdict]], annotators: Mapping[Annotator, int], now: datetime
+) -> dict[int, int]:
+    """Insert a view for each verdict that says how it was drawn; return the views' ids by the verdicts' places."""
+    rows = {
+        place: {
+            "comparison_id": comparison,
+            "annotator_id": annotators[verdict.annotator],
+            "exchanged": verdict.exchanged,
+            "drawn": verdict.drawn.value,
+            "probability": verdict.draw_probability,
+            "created_at": verdict.created_at or now,
+            "expires_at": verdict.created_at or now,
+        }
+        for place, (comparison, verdict) in enumerate(verdicts)
+        if verdict.drawn is not None and verdict.draw_probability is not None
+    }
+    if not rows:
+        return {}
+    statement = insert(ViewRow).returning(ViewRow.id, sort_by_parameter_order=True)
+    return dict(zip(rows, connection.execute(statement, list(rows.values())).scalars(), strict=True))
 
 
 def merge_ids(connection: Connection, comparisons: Sequence[Comparison]) -> tuple[list[int], list[int]]:
@@ -235,7 +278,7 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
         .order_by(ComparisonRow.id)
     )
     verdict_query = (
-        select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind, ViewRow.drawn)
+        select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind, ViewRow.drawn, ViewRow.probability)
         .select_from(VerdictRow)
         .join(AnnotatorRow)
         .outerjoin(ViewRow, VerdictRow.view_id == ViewRow.id)
@@ -251,6 +294,7 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
     for row in connection.execute(verdict_query):
         verdicts[row.comparison_id].append(_verdict(row))
     prompts = {row.id: from_messages(row.turns) for row in connection.execute(select(PromptRow.id, PromptRow.turns))}
+    reported, reported_responses = _upheld(connection)
     return [
         Comparison(
             prompt=prompts[row.prompt_id],
@@ -260,9 +304,17 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
             ask_probability=row.ask_probability,
             verdicts=tuple(verdicts.get(row.id, ())),
             id=row.id,
+            reported=row.id in reported or not reported_responses.isdisjoint((row.left_id, row.right_id)),
         )
         for row in connection.execute(query)
     ]
+
+
+def _upheld(connection: Connection) -> tuple[set[int], set[int]]:
+    """Return the comparisons and the responses about which a report was upheld."""
+    rows = connection.execute(select(FlagRow.comparison_id, FlagRow.response_id).where(FlagRow.upheld.is_(True))).all()
+    comparisons = {row.comparison_id for row in rows if row.comparison_id is not None}
+    return comparisons, {row.response_id for row in rows if row.response_id is not None}
 
 
 def _columns(response: type[ResponseRow], side: str) -> list[ColumnElement[Any]]:
@@ -291,4 +343,5 @@ def _verdict(row: Any) -> Verdict:
         comment=row.comment,
         exchanged=row.exchanged,
         drawn=None if row.drawn is None else Drawn(row.drawn),
+        draw_probability=row.probability,
     )

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from manners.errors import MannersError
+from manners.errors import MannersError, Unavailable
 
 ADVICE = {
     r'database ".*" does not exist': "make it with `createdb`, or correct its name in the URL",
@@ -29,17 +29,22 @@ _NO_RIGHTS = ("42501", "25006")
 
 @contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Turn what the database called `name` refuses into a MannersError; what is our own mistake passes through."""
+    """Turn what the database called `name` refuses into a MannersError; what is our own mistake passes through.
+
+    What it can hold nowhere is the fault of what was sent; of all else the sender is innocent, so that is Unavailable.
+    """
     try:
         yield
     except NoConnectionLeft as error:
-        raise MannersError(f"All connections to {name} are in use; try again when it is less busy.") from error
+        raise Unavailable(f"All connections to {name} are in use; try again when it is less busy.") from error
     except DBAPIError as error:
         said = str(error.orig).strip().partition("\n")[0]
+        if isinstance(error, DataError):
+            raise MannersError(f"The database {name} cannot hold this ({said}); leave out what it names.") from error
         if not _is_outside(error, said):
             raise
         advice = next((advice for pattern, advice in ADVICE.items() if re.search(pattern, said)), OTHERWISE)
-        raise MannersError(f"The database {name} refused ({said}); {advice}.") from error
+        raise Unavailable(f"The database {name} refused ({said}); {advice}.") from error
 
 
 def _is_outside(error: DBAPIError, said: str) -> bool:

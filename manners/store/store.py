@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,8 +25,24 @@ from manners.store.tables import (
     RoundRow,
     VerdictRow,
     VersionRow,
+    WithdrawalRow,
 )
-from manners.types import AnnotatorKind, AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict, VersionKind
+from manners.types import (
+    DELETED,
+    AnnotatorKind,
+    AskedHow,
+    Comparison,
+    Dialogue,
+    PromptUse,
+    Role,
+    StoredPrompt,
+    Turn,
+    Verdict,
+    VersionKind,
+)
+
+TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
+"""The prompt that stands where one was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,7 @@ class Store:
                 keys = [queries.prompt_digest(dialogue) for dialogue in chunk]
                 wanted = {key: (dialogue, use) for key, dialogue in zip(keys, chunk, strict=True)}
                 stored = queries.prompt_ids(connection, wanted, source)
+                queries.claim(connection, keys, source)
                 for key, dialogue in zip(keys, chunk, strict=True):
                     if stored[key][1] is not use:
                         raise MannersError(
@@ -121,6 +138,18 @@ class Store:
         with self.read() as connection:
             rows = connection.execute(query).all()
         return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
+
+    def answerable(self, use: PromptUse, *, chats: bool) -> list[Dialogue]:
+        """Return the prompts of one use that a model may answer anew, by id.
+
+        What was deleted never is; what only people's conversations have brought in is with `chats` alone.
+        """
+        query = select(PromptRow.turns).where(PromptRow.use == use.value).order_by(PromptRow.id)
+        if not chats:
+            query = query.where(PromptRow.source != queries.CHAT)
+        with self.read() as connection:
+            dialogues = map(from_messages, connection.execute(query).scalars().all())
+        return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
@@ -171,10 +200,18 @@ class Store:
             for some in queries.chunks(verdicts):
                 queries.insert_verdicts(connection, some)
 
-    def comparisons(self, asked_how: AskedHow | None = None) -> list[Comparison]:
-        """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival."""
+    def comparisons(self, asked_how: AskedHow | None = None, *, as_of: int | None = None) -> list[Comparison]:
+        """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival.
+
+        With `as_of`, a watermark, later verdicts are left out; what was taken back or deleted since stays away.
+        """
         with self.read() as connection:
-            return queries.select_comparisons(connection, asked_how)
+            found = queries.select_comparisons(connection, asked_how)
+            if as_of is None:
+                return found
+            counts = _verdict_counts(connection, as_of)
+        # They come in order of arrival: the earlier ones are the first.
+        return [replace(c, verdicts=c.verdicts[: counts.get(c.id or 0, 0)]) for c in found]
 
     def watermark(self) -> int:
         """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from."""
@@ -302,6 +339,13 @@ def _opening(url: URL) -> Iterator[Store]:
 
 def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
+
+
+def _verdict_counts(connection: Connection, watermark: int) -> dict[int, int]:
+    """Count the verdicts up to a watermark on each comparison, but for those that were taken back."""
+    standing = VerdictRow.id.not_in(select(WithdrawalRow.verdict_id))
+    query = select(VerdictRow.comparison_id, func.count()).where(VerdictRow.id <= watermark, standing)
+    return {row[0]: row[1] for row in connection.execute(query.group_by(VerdictRow.comparison_id))}
 
 
 def _version_ids(connection: Connection) -> dict[str, int]:

@@ -8,12 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.fields import parse_prompt, prompt_text
+from manners.store.fields import parse_prompt, parse_word, prompt_text
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
-from manners.store.records import digest
+from manners.store.records import digest, to_messages
 from manners.store.rowfiles import BadRow, Fields, Reason, read_rows, suffix_of, write_rows
 from manners.store.store import Store
-from manners.types import Annotator, AskedHow, Choice, Comparison, Dialogue, PromptUse, latest_verdicts
+from manners.types import (
+    DELETED,
+    Annotator,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    PromptUse,
+    Verdict,
+    latest_verdicts,
+)
 
 PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
@@ -63,7 +73,9 @@ class ExportResult:
     left_out: Mapping[str, int]
 
 
-def preview(path: Path, mapping: Mapping[str, str], fmt: Format | None = None) -> Preview:
+def preview(
+    path: Path, mapping: Mapping[str, str], fmt: Format | None = None, annotator: Annotator = IMPORTED
+) -> Preview:
     """Read a file of comparisons without storing anything; bad rows are counted, not raised."""
     fmt = _format_of(path, mapping, fmt)
     first: list[Comparison] = []
@@ -71,7 +83,7 @@ def preview(path: Path, mapping: Mapping[str, str], fmt: Format | None = None) -
     first_problem = ""
     seen: set[str] = set()
     total = ties = duplicates = 0
-    for line, item in _items(path, mapping, fmt, IMPORTED):
+    for line, item in _items(path, mapping, fmt, annotator, crowd=fmt is Format.ROWS):
         total += 1
         if isinstance(item, BadRow):
             problems[item.reason] += 1
@@ -98,13 +110,23 @@ def preview(path: Path, mapping: Mapping[str, str], fmt: Format | None = None) -
 
 
 def read_comparisons(
-    path: Path, mapping: Mapping[str, str], fmt: Format | None = None, annotator: Annotator = IMPORTED
+    path: Path,
+    mapping: Mapping[str, str],
+    fmt: Format | None = None,
+    annotator: Annotator = IMPORTED,
+    skipped: Counter[Reason] | None = None,
 ) -> Iterator[Comparison]:
-    """Yield the comparisons of a file, one for each row, without a store. Raises MannersError at the first bad row."""
-    for line, item in _items(path, mapping, _format_of(path, mapping, fmt), annotator):
-        if isinstance(item, BadRow):
-            raise _complaint(path, line, item)
-        yield item
+    """Yield the comparisons of a file, one for each row, without a store; each nameless verdict is another person's.
+
+    Raises MannersError at the first bad row; where `skipped` is given, bad rows are counted in it instead.
+    """
+    for line, item in _items(path, mapping, _format_of(path, mapping, fmt), annotator, crowd=True):
+        if not isinstance(item, BadRow):
+            yield item
+        elif skipped is None:
+            raise _complaint(path, line, item, SKIP)
+        else:
+            skipped[item.reason] += 1
 
 
 def import_comparisons(
@@ -129,7 +151,7 @@ def import_comparisons(
 
     def good() -> Iterator[Comparison]:
         skipped.clear()
-        for line, item in _items(path, mapping, fmt, annotator):
+        for line, item in _items(path, mapping, fmt, annotator, crowd=fmt is Format.ROWS):
             if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
                 item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
             if not isinstance(item, BadRow):
@@ -162,7 +184,7 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
 
     `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged; of these, the
     ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh` hold the verdicts
-    that count and prefer one side; the rest is counted by reason.
+    that count and prefer one side; the rest, and in every format what was deleted, is counted by reason.
     """
     if suffix_of(path) == ".txt":
         raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
@@ -175,13 +197,19 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
             verdicts = comparison.verdicts if fmt is Format.ROWS else latest_verdicts(comparison.verdicts)
             for verdict in verdicts or (None,):
                 try:
-                    yield render(comparison, verdict, fmt)
+                    yield _rendered(comparison, verdict, fmt)
                     written += 1
                 except BadRow as bad:
                     left_out[bad.remark] += 1
 
     write_rows(path, COLUMNS[fmt], rows())
     return ExportResult(written, dict(left_out))
+
+
+def _rendered(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
+    if DELETED in (comparison.left.text, comparison.right.text):
+        raise BadRow(Reason.EMPTY, "", "deleted by the person whose words they were")
+    return render(comparison, verdict, fmt)
 
 
 def import_prompts(store: Store, path: Path, use: PromptUse) -> tuple[int, int]:
@@ -221,12 +249,31 @@ def _fits_a_line(dialogue: Dialogue) -> bool:
     return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
 
 
-def _items(path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator) -> Iterator[Item]:
+def _items(path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, *, crowd: bool) -> Iterator[Item]:
+    """Yield what stands in each line; with `crowd`, each nameless verdict on a pair is another person's."""
+    nameless = Counter[str]()
     for line, fields in read_rows(path):
         try:
-            yield line, fields if isinstance(fields, BadRow) else parse(_renamed(fields, mapping), fmt, annotator)
+            if isinstance(fields, BadRow):
+                raise fields
+            renamed = _renamed(fields, mapping)
+            comparison = parse(renamed, fmt, annotator)
+            if crowd and annotator.name == IMPORTED.name and parse_word(renamed, "annotator") is None:
+                comparison = _numbered(comparison, nameless)
+            yield line, comparison
         except BadRow as bad:
             yield line, bad
+
+
+def _numbered(comparison: Comparison, nameless: Counter[str]) -> Comparison:
+    """Name the annotator of the k-th verdict on two texts, in whatever order they were shown, `imported-k`."""
+    if not comparison.verdicts:
+        return comparison
+    [verdict] = comparison.verdicts
+    pair = digest(to_messages(comparison.prompt), *sorted((comparison.left.text, comparison.right.text)))
+    nameless[pair] += 1
+    name = IMPORTED.name if nameless[pair] == 1 else f"{IMPORTED.name}-{nameless[pair]}"
+    return replace(comparison, verdicts=(replace(verdict, annotator=replace(verdict.annotator, name=name)),))
 
 
 def _renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:

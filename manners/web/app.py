@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from manners.errors import MannersError
+from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
 from manners.web import auth, chat, dashboard, label, openai, people, reports
 from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
@@ -22,10 +22,13 @@ from manners.web.site import HERE, Site
 OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
 """Paths that need nobody to be signed in; every other route names its roles."""
 
+RETRY_SECONDS = "2"
+"""When to come again while the database is away or busy."""
+
 
 def create_app(site: Site) -> FastAPI:
     """Return the application of a site."""
-    app = FastAPI(docs_url=None, redoc_url=None, title="manners")
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners")
     app.state.site = site
     app.add_middleware(Shield, site=site)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
@@ -66,6 +69,8 @@ async def _failed(request: Request, error: Exception) -> Response:
         case RequestValidationError():
             param, message = what_is_wrong(error)
             return _error(request, 400, message, param=param)
+        case Unavailable():
+            return _error(request, 503, str(error), headers={"Retry-After": RETRY_SECONDS})
     return _error(request, 400, str(error))
 
 
@@ -80,7 +85,9 @@ def _error(
     if _wants_page(request):
         site: Site = request.app.state.site
         title = HTTPStatus(status).phrase
-        return site.page(request, "error.html.j2", status=status, title=title, message=message)
+        page = site.page(request, "error.html.j2", status=status, title=title, message=message)
+        page.headers.update(headers or {})
+        return page
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse(problem(message, kind, param, code), status, headers)
 

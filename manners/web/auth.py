@@ -19,9 +19,10 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from manners.errors import MannersError
-from manners.store.accounts import Account, TokenUse
+from manners.store.accounts import SPENT, Account, TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind
-from manners.web.limits import REQUESTS, SIGN_INS
+from manners.web.limits import ENTRIES, REQUESTS, SIGN_INS, network_of
+from manners.web.shapes import AccountName
 from manners.web.site import LOCAL, Site, site_of
 
 COOKIE = "manners_session"
@@ -72,7 +73,7 @@ ANYBODY = Allow(frozenset(AccountRole))
 """Whoever has signed in."""
 
 router = APIRouter()
-_remembered: dict[str, tuple[Account | None, float]] = {}
+_remembered: dict[tuple[TokenUse, str], tuple[Account | None, float]] = {}
 
 
 async def _visitor(request: Request, site: Site) -> Visitor | None:
@@ -90,12 +91,12 @@ async def _holder(site: Site, secret: str, use: TokenUse) -> Account | None:
     if not secret:
         return None
     now = time.monotonic()
-    account, until = _remembered.get(secret, (None, 0.0))
+    account, until = _remembered.get((use, secret), (None, 0.0))
     if now >= until:
         account = await to_thread.run_sync(site.accounts.holder, secret, use)
         if len(_remembered) > 10_000:
             _remembered.clear()
-        _remembered[secret] = account, now + REMEMBERED_SECONDS
+        _remembered[use, secret] = account, now + REMEMBERED_SECONDS
     return account
 
 
@@ -114,53 +115,61 @@ def from_elsewhere(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
+async def _take_entry(request: Request, site: Annotated[Site, Depends(site_of)]) -> None:
+    """Count an attempt to come in against its address, before anything is looked up or hashed for it."""
+    address = request.client.host if request.client else ""
+    refuse_if(site.limits.take("entries", network_of(address), ENTRIES))
+
+
+ENTRY = Depends(_take_entry)
+
+
 @router.get("/sign-in")
 async def sign_in_page(request: Request, site: Annotated[Site, Depends(site_of)], then: str = "/") -> Response:
     """Show where to sign in."""
     return site.page(request, "sign_in.html.j2", then=_inside(then))
 
 
-@router.post("/sign-in")
+@router.post("/sign-in", dependencies=[ENTRY])
 async def sign_in(
     request: Request,
     site: Annotated[Site, Depends(site_of)],
-    name: Annotated[str, Form()],
+    name: Annotated[AccountName, Form()],
     password: Annotated[str, Form()],
     then: Annotated[str, Form()] = "/",
 ) -> Response:
     """Sign in by name and password."""
     refuse_if(site.limits.take("sign-in", name, SIGN_INS))
-    refuse_if(site.limits.take("requests", request.client.host if request.client else "", REQUESTS))
-    account = await to_thread.run_sync(site.accounts.check, name, password)
+    account = await to_thread.run_sync(site.accounts.check, name, password, limiter=site.limits.hashing)
     if account is None:
         return site.page(request, "sign_in.html.j2", status=403, then=_inside(then), failed=True, name=name)
     return await _signed_in(site, account, _inside(then))
 
 
-@router.get("/sign-in/{secret}")
+@router.get("/sign-in/{secret}", dependencies=[ENTRY])
 async def follow_link(secret: str, site: Annotated[Site, Depends(site_of)]) -> Response:
     """Sign in by a link that is good once."""
     return await _signed_in(site, await to_thread.run_sync(site.accounts.follow, secret), "/")
 
 
-@router.get("/join/{secret}")
+@router.get("/join/{secret}", dependencies=[ENTRY])
 async def join_page(request: Request, secret: str, site: Annotated[Site, Depends(site_of)]) -> Response:
     """Show where an invitation is taken up."""
     role = await to_thread.run_sync(site.accounts.invitation, secret)
     if role is None:
-        raise MannersError("this invitation was used already, or has expired; ask for a new one")
+        raise MannersError(SPENT)
     return site.page(request, "join.html.j2", role=role, secret=secret)
 
 
-@router.post("/join/{secret}")
+@router.post("/join/{secret}", dependencies=[ENTRY])
 async def join(
     secret: str,
     site: Annotated[Site, Depends(site_of)],
-    name: Annotated[str, Form()],
+    name: Annotated[AccountName, Form()],
     password: Annotated[str, Form()],
 ) -> Response:
     """Make the account that an invitation is for, and sign in."""
-    account = await to_thread.run_sync(site.accounts.join, secret, name, password)
+    account = await to_thread.run_sync(site.accounts.join, secret, name, password, limiter=site.limits.hashing)
     return await _signed_in(site, account, "/")
 
 
@@ -168,8 +177,9 @@ async def join(
 async def sign_out(request: Request, site: Annotated[Site, Depends(site_of)]) -> Response:
     """End the session."""
     secret = request.cookies.get(COOKIE, "")
-    await to_thread.run_sync(site.accounts.end, secret)
-    _remembered.pop(secret, None)
+    if await _holder(site, secret, TokenUse.SESSION) is not None:  # strangers get no turn among those who write
+        await to_thread.run_sync(site.accounts.end, secret)
+    _remembered.pop((TokenUse.SESSION, secret), None)
     response = RedirectResponse(f"{site.prefix}/sign-in", 303)
     response.delete_cookie(COOKIE, path=site.prefix or "/")
     return response

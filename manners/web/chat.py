@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -18,13 +17,14 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from manners.errors import MannersError
 from manners.models.requests import Done, Failed, GenerationRequest, Phase
-from manners.store.chats import Chats, dialogue
+from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason, raise_flag
 from manners.types import Choice, Sampling
 from manners.types import Response as Answer
 from manners.web.auth import LABELLERS, Visitor, refuse_if
-from manners.web.identity import Neutral
+from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
 from manners.web.render import to_html
 from manners.web.shapes import Text
@@ -136,11 +136,14 @@ async def report(body: Complaint, visitor: Talker, site: Here) -> Response:
 @router.get("/chat/{key}")
 async def read(key: str, visitor: Talker, site: Here) -> Response:
     """Give what was said in a conversation."""
-    said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
-    turns = [
-        {"role": one.role, "html": to_html(one.text), "response": one.response, "thumb": one.thumb} for one in said
-    ]
-    return JSONResponse({"turns": turns})
+
+    def render() -> list[dict[str, Any]]:
+        said = Chats(site.store).read(visitor.annotator, key)
+        return [
+            {"role": one.role, "html": to_html(one.text), "response": one.response, "thumb": one.thumb} for one in said
+        ]
+
+    return JSONResponse({"turns": await to_thread.run_sync(render)})
 
 
 @router.post("/chat/{key}/say")
@@ -153,7 +156,7 @@ async def say(key: str, body: Words, visitor: Talker, site: Here) -> Response:
     refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
     wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature)
-    turn = _Turn(site, visitor, key, body.text, wanted)
+    turn = _Turn(site, visitor, key, said, body.text, wanted)
     return StreamingResponse(_stream(turn), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
@@ -180,6 +183,8 @@ class _Turn:
     site: Site
     visitor: Visitor
     key: str
+    said: Sequence[Said]
+    """What was said before, as the answer's writer reads it."""
     text: str
     wanted: GenerationRequest
 
@@ -188,8 +193,8 @@ async def _stream(turn: _Turn) -> AsyncIterator[str]:
     """Give pieces as they come, and at the end the answers as they are stored."""
     count = turn.wanted.count
     yield _event("begin", sides=count)
-    family = PurePath(turn.site.settings.model.name).name
-    neutral = [Neutral([family]) for _ in range(count)]
+    names = [*names_of(turn.site.settings.model.name), *names_of(turn.site.engine.state.version)]
+    neutral = [Neutral(names) for _ in range(count)]
     texts, done = [""] * count, dict[int, Done]()
     async with aclosing(turn.site.engine.generate(turn.wanted)) as events:
         async for event in events:
@@ -204,14 +209,23 @@ async def _stream(turn: _Turn) -> AsyncIterator[str]:
             texts[event.index] += piece
             if piece:
                 yield _event("piece", side=event.index, text=piece)
+    try:
+        kept = await to_thread.run_sync(_keep, turn, texts, done)
+    except MannersError as error:  # somebody else went on with this conversation, or deleted it
+        yield _event("failed", message=str(error))
+        return
+    yield _event("done", **kept)
+
+
+def _keep(turn: _Turn, texts: Sequence[str], done: Mapping[int, Done]) -> dict[str, Any]:
+    """Store an exchange, and return it as the page shows it. Raises MannersError where the conversation moved on."""
     sampling = Sampling(turn.wanted.temperature, turn.wanted.max_tokens, turn.wanted.seed)
-    answers = [Answer(texts[i], done[i].version, done[i].finish_reason, sampling) for i in range(count)]
-    probability = turn.site.settings.serve.chat_ask if count == 2 else 1.0
-    keep = partial(Chats(turn.site.store).say, turn.visitor.annotator, turn.key, turn.text, answers, probability)
-    comparison, responses = await to_thread.run_sync(keep)
+    answers = [Answer(text, done[i].version, done[i].finish_reason, sampling) for i, text in enumerate(texts)]
+    probability = turn.site.settings.serve.chat_ask if len(answers) == 2 else 1.0
+    chats, who = Chats(turn.site.store), turn.visitor.annotator
+    comparison, responses = chats.say(who, turn.key, turn.said, turn.text, answers, probability)
     html = [to_html(text) for text in texts[: len(responses)]]
-    asked = to_html(turn.text)
-    yield _event("done", comparison=comparison, responses=responses, html=html, asked=asked)
+    return {"comparison": comparison, "responses": responses, "html": html, "asked": to_html(turn.text)}
 
 
 def _event(kind: str, **more: Any) -> str:

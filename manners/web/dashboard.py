@@ -79,9 +79,7 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
 
 def _computed(site: Site) -> Mapping[str, Any]:
     """Return what follows from the verdicts, computed anew only when there are others."""
-    mark = repr((site.store.watermark(), site.store.counts()))
-    compute = partial(findings.findings, site.store, site.workspace, site.settings)
-    return site.computed.get(mark, compute)
+    return site.computed.get(findings.mark(site.store), partial(findings.findings, site.store, site.settings))
 
 
 def _unnamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

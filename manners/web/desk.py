@@ -170,6 +170,8 @@ class Desk:
             select(
                 ComparisonRow.id,
                 left.prompt_id,
+                left.id.label("left"),
+                right.id.label("right"),
                 left.author.label("one"),
                 right.author.label("other"),
                 GoldRow.id.label("gold"),
@@ -183,7 +185,8 @@ class Desk:
         if not self._settings.share_chats:
             query = query.where(ComparisonRow.asked_how.not_in(PRIVATE))
         for row in connection.execute(query):
-            self._queue.add(Item(row.id, row.prompt_id, frozenset({row.one, row.other}), row.gold is not None))
+            authors, pair = frozenset({row.one, row.other}), frozenset({row.left, row.right})
+            self._queue.add(Item(row.id, row.prompt_id, authors, row.gold is not None, pair))
             self._seen["comparisons"] = row.id
 
     def _note_verdicts(self, connection: Connection) -> None:

@@ -6,41 +6,81 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, replace
 from typing import Any
 
+from sqlalchemy import func, select
+
 from manners.feedback import agreement, davidson
-from manners.feedback.statistics import wilson
-from manners.reward.data import LeftOut, sort_out
+from manners.reward.data import VOLUNTEERED, LeftOut, Sorted, sort_out
 from manners.settings import Settings
 from manners.store import gold
 from manners.store.records import Version
 from manners.store.store import Store
-from manners.types import AnnotatorKind, Choice, Comparison, VersionKind
+from manners.store.tables import (
+    ComparisonRow,
+    ConversationRow,
+    FlagRow,
+    GoldRow,
+    VerdictRow,
+    VersionRow,
+    ViewRow,
+    WithdrawalRow,
+)
+from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, VersionKind
 from manners.workspace import INITIAL, Workspace
 
 CURVES = ("objective/scores", "objective/kl", "response/length", "val/explained_variance")
 """What of a run is drawn."""
 
 
-def findings(store: Store, workspace: Workspace, settings: Settings) -> dict[str, Any]:
+def findings(store: Store, settings: Settings) -> dict[str, Any]:
     """Return everything that is computed from verdicts; kinds of annotators are never added up."""
     comparisons = store.comparisons()
     known = {one.comparison: one.choice for one in gold.known(store)}
-    seed = settings.seed
+    kinds = present(comparisons)
+    sorted_out = {kind: sort_out(comparisons, kind) for kind in kinds}
+    fair = without(comparisons, {user for found in sorted_out.values() for user in found.outlying})
+    seen = views(store)
+    versions = store.versions(VersionKind.REWARD)
     return {
         "verdicts": verdicts_by_day(comparisons),
         "sources": sources(comparisons),
-        "set_aside": {
-            kind: sorted(one.name for one in sort_out(comparisons, kind).outlying) for kind in present(comparisons)
+        "set_aside": {kind: sorted(one.name for one in found.outlying) for kind, found in sorted_out.items()},
+        "funnel": {
+            kind: {"asked": len(comparisons)}
+            | (seen if kind is AnnotatorKind.HUMAN else {})
+            | funnel(found)
+            | used(versions, kind)
+            for kind, found in sorted_out.items()
         },
-        "funnel": {kind: funnel(comparisons, kind) for kind in present(comparisons)},
-        "agreement": {kind: _agreement(comparisons, kind, seed) for kind in present(comparisons)},
-        "annotators": {
-            kind: [_habit(one) for one in agreement.habits(comparisons, kind, known)] for kind in present(comparisons)
-        },
-        "wins": {kind: _wins(comparisons, kind, seed) for kind in present(comparisons)},
+        "agreement": {kind: _agreement(fair, kind, settings.seed) for kind in kinds},
+        "annotators": {kind: [_habit(one) for one in agreement.habits(comparisons, kind, known)] for kind in kinds},
+        "wins": {kind: _wins(fair, kind, settings.seed) for kind in kinds},
     }
+
+
+def mark(store: Store) -> str:
+    """Return what is different whenever the findings may be."""
+    counts = [
+        select(func.count()).select_from(table)
+        for table in (ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
+    ]
+    counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
+    with store.read() as connection:
+        return repr([connection.execute(query).scalar_one() for query in counts])
+
+
+def without(comparisons: Sequence[Comparison], aside: AbstractSet[Annotator]) -> list[Comparison]:
+    """Leave out what measures annotators, and what users who were set aside said where they came by themselves."""
+    return [
+        replace(one, verdicts=tuple(v for v in one.verdicts if v.annotator not in aside))
+        if aside and one.asked_how in VOLUNTEERED
+        else one
+        for one in comparisons
+        if one.asked_how is not AskedHow.GOLD
+    ]
 
 
 def present(comparisons: Sequence[Comparison]) -> list[AnnotatorKind]:
@@ -68,12 +108,30 @@ def sources(comparisons: Sequence[Comparison]) -> dict[str, dict[str, int]]:
     return {kind: dict(counts) for kind, counts in found.items()}
 
 
-def funnel(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> dict[str, int]:
-    """Return from asked to used in training, with every reason for leaving out."""
-    found = sort_out(comparisons, kind)
-    steps = {"asked": len(comparisons)}
-    steps |= {f"left out: {reason}": found.left_out[reason] for reason in LeftOut if found.left_out[reason]}
+def views(store: Store) -> dict[str, int]:
+    """Return how many comparisons the labelling page has shown, and how many of these nobody has answered there."""
+    shown = select(func.count(ViewRow.comparison_id.distinct()))
+    answered = shown.join(VerdictRow, VerdictRow.view_id == ViewRow.id)
+    with store.read() as connection:
+        number, of_these = (connection.execute(query).scalar_one() for query in (shown, answered))
+    if not number:
+        return {}
+    return {"shown on the labelling page": number, "shown there and not answered": number - of_these}
+
+
+def funnel(found: Sorted) -> dict[str, int]:
+    """Return how many comparisons are left out, for every reason, and how many can be learnt from."""
+    steps = {f"left out: {reason}": found.left_out[reason] for reason in LeftOut if found.left_out[reason]}
     return steps | {"can be learnt from": len(found.usable)}
+
+
+def used(versions: Sequence[Version], kind: AnnotatorKind) -> dict[str, int]:
+    """Return what the newest reward model that learned from a kind of annotator was trained on and measured with."""
+    newest = next((one for one in reversed(versions) if one.metrics.get("source") == kind), None)
+    if newest is None:
+        return {}
+    counts = {f"taught {newest.name}": "trained_on", f"set aside to measure {newest.name}": "set_aside"}
+    return {step: int(newest.metrics[name]) for step, name in counts.items() if name in newest.metrics}
 
 
 def curves(workspace: Workspace) -> dict[str, dict[str, list[list[float]]]]:
@@ -84,9 +142,13 @@ def curves(workspace: Workspace) -> dict[str, dict[str, list[list[float]]]]:
         lines = file.read_text(encoding="utf-8").splitlines()
         points = [json.loads(line) for line in lines if line.endswith("}")]
         found[file.parent.name] = {
-            name: [[p["step"], p[name]] for p in points if isinstance(p.get(name), int | float)] for name in CURVES
+            name: [[p["step"], p[name]] for p in points if _is_number(p.get(name))] for name in CURVES
         }
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
@@ -102,15 +164,11 @@ def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any]:
-    lefts = agreement.left_picks(comparisons, kind).total()
-    sided = sum(
-        v.choice in (Choice.LEFT, Choice.RIGHT) for c in comparisons for v in c.verdicts if v.annotator.kind is kind
-    )
     alpha, pairs = agreement.alpha(comparisons, kind, seed), agreement.pairwise(comparisons, kind, seed)
     return {
         "alpha": None if alpha is None else asdict(alpha),
         "pairwise": None if pairs is None else asdict(pairs),
-        "left": asdict(wilson(lefts, sided)),
+        "left": asdict(agreement.left_share(comparisons, kind, seed)),
     }
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import PurePath
 
 NEUTRAL = "[model]"
 LAG = 40
-"""Characters held back while an answer is streamed: longer than any name."""
+"""Fewest characters held back while an answer is streamed: more than any of `NAMES` has."""
+OURS = re.compile(r"initial|manners|upstream|(?:policy|reward)-\d+")
+"""What versions are called here: words that an answer may hold, and names that `NAMES` takes out."""
 NAMES = (
     r"chat[ -]?gpt",
     r"gpt-?\d[\w.-]{0,12}",
@@ -30,19 +33,31 @@ NAMES = (
 )
 
 
+def names_of(model: str) -> list[str]:
+    """Return what a model may be called by its id, folder or file; nothing for a version of ours."""
+    if OURS.fullmatch(model):
+        return []
+    last = PurePath(model).name
+    return [model, last, last.removesuffix(".gguf")]
+
+
 class Neutral:
     """Takes names out of a text that comes in pieces; what comes out does not depend on how it was cut."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         """Take further names, such as that of the model which is served."""
-        names = [*NAMES, *(re.escape(name) for name in more if name)]
+        further = sorted({name for name in more if name}, key=lambda name: (-len(name), name))
+        # A long name goes first: of smollm2-135m nothing is to stay.
+        names = [*map(re.escape, further), *NAMES]
         self._names = re.compile(rf"(?<!\w)(?:{'|'.join(names)})(?!\w)", re.IGNORECASE)
+        # A name is known by the character after it.
+        self._lag = max([LAG, *(len(name) + 1 for name in further)])
         self._text, self._sent = "", 0
 
     def feed(self, piece: str) -> str:
         """Return what may be shown by now."""
         self._text += piece
-        return self._until(len(self._text) - LAG)
+        return self._until(len(self._text) - self._lag)
 
     def rest(self) -> str:
         """Return what was held back."""

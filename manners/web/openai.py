@@ -23,8 +23,8 @@ from manners.store.pairs import Pairs
 from manners.types import AskedHow, Comparison, Sampling
 from manners.types import Response as Answer
 from manners.web.auth import LABELLERS, Visitor, refuse_if
-from manners.web.limits import GENERATIONS
-from manners.web.shapes import ChatRequest, envelope, finish, logprobs, problem, usage
+from manners.web.limits import Rate
+from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, usage
 from manners.web.site import Site, site_of
 
 ALIAS = "manners"
@@ -82,7 +82,9 @@ async def chat_completions(
         return _no_model(site, body.model)
     if (waiting := _not_ready(site)) is not None:
         return waiting
-    refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(body.n or 1)))
+    # A full bucket holds any one request: whoever waits as long as they are told gets their answers.
+    rate = Rate(MOST_ANSWERS, site.settings.serve.answers_a_second)
+    refuse_if(site.limits.take("answers", visitor.name, rate, float(body.n or 1)))
     # Where two answers are compared nothing may tell who wrote them.
     shown = ALIAS if asks else body.model
     reply = _Reply(body, _generation(site, body), f"chatcmpl-{secrets.token_hex(12)}", shown)

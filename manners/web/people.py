@@ -12,11 +12,12 @@ from starlette.responses import RedirectResponse, Response
 from manners.store.accounts import TokenUse
 from manners.types import AccountRole
 from manners.web.auth import OWNERS, Visitor
+from manners.web.shapes import AccountName, Text
 from manners.web.site import Site, site_of
 
 Here = Annotated[Site, Depends(site_of)]
 Owner = Annotated[Visitor, Depends(OWNERS)]
-Name = Annotated[str, Form(max_length=200)]
+Name = Annotated[AccountName, Form()]
 
 router = APIRouter()
 
@@ -31,11 +32,20 @@ async def page(request: Request, visitor: Owner, site: Here) -> Response:
 async def invite(request: Request, visitor: Owner, site: Here, role: Annotated[AccountRole, Form()]) -> Response:
     """Make an invitation, and show its link this once."""
     secret = await to_thread.run_sync(partial(site.accounts.issue, TokenUse.INVITATION, role=role))
-    return await _page(request, site, link=f"{site.base_url}/join/{secret}", role=role)
+    return await _page(request, site, invitation=f"{site.base_url}/join/{secret}", role=role)
+
+
+@router.post("/accounts/link")
+async def link(request: Request, visitor: Owner, site: Here, name: Name) -> Response:
+    """Make a link that signs an account in, for whoever forgot their password, and show it this once."""
+    secret = await to_thread.run_sync(partial(site.accounts.issue, TokenUse.SIGN_IN, account=name))
+    return await _page(request, site, link=f"{site.base_url}/sign-in/{secret}", name=name)
 
 
 @router.post("/accounts/key")
-async def key(request: Request, visitor: Owner, site: Here, name: Name, label: Name = "") -> Response:
+async def key(
+    request: Request, visitor: Owner, site: Here, name: Name, label: Annotated[Text, Form(max_length=200)] = ""
+) -> Response:
     """Make a key for a program, and show it this once."""
     secret = await to_thread.run_sync(partial(site.accounts.issue, TokenUse.KEY, account=name, label=label))
     return await _page(request, site, key=secret, name=name)

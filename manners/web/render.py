@@ -35,16 +35,23 @@ ATTRIBUTES = {
 }
 
 
-@lru_cache(maxsize=4096)
 def to_html(text: str) -> str:
     """Return Markdown (CommonMark with tables) as HTML that can run nothing and load nothing.
 
     What looks like HTML is shown as text; images become nothing, for they would be fetched from elsewhere; links go to
     http, https and mailto only. `$...$` and `$$...$$` become MathML.
     """
-    rendered = _markdown.render(text) if len(text) <= LONGEST_TEXT else f"<pre>{escape(text)}</pre>"
+    return _rendered(text) if len(text) <= LONGEST_TEXT else _clean(f"<pre>{escape(text)}</pre>")
+
+
+@lru_cache(maxsize=4096)
+def _rendered(text: str) -> str:
+    return _clean(_markdown.render(text))
+
+
+def _clean(html: str) -> str:
     return nh3.clean(
-        rendered,
+        html,
         tags={*TEXT.split(), *MATHML.split()},
         attributes={tag: set(names) for tag, names in ATTRIBUTES.items()},
         url_schemes={"http", "https", "mailto"},

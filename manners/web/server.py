@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 import uvicorn
 from filelock import FileLock, Timeout
@@ -44,22 +45,23 @@ def serve(
 ) -> None:
     """Serve a workspace until interrupted; answers come from its own policy, or from another server.
 
-    Raises MannersError where no port is free, where another server serves it, and where others than this machine could
-    come in although there are no accounts.
+    Raises MannersError where no port is free, where another server serves it, where others than this machine could
+    come in although there are no accounts, and where there are accounts but no owner.
     """
     accounts = Accounts(store)
-    owners = [account for account in accounts.all() if account.role is AccountRole.OWNER and not account.disabled]
-    if not owners and not _is_loopback(host):
-        raise MannersError(
-            f"{host} lets others in, and there are no accounts: make one with `manners accounts add NAME`, or leave out"
-            " --host"
-        )
+    owner = _first_owner(accounts)
+    reached = {"--host": host} | ({} if base_url is None else {"--base-url": _host_of(base_url)})
+    for option, name in reached.items():
+        if owner is None and not _is_loopback(name):
+            raise MannersError(
+                f"{name} lets others in, and there are no accounts: make one with `manners accounts add NAME`, or"
+                f" leave out {option}"
+            )
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         engine = upstream or Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
-        local, base = not owners, (base_url or address).rstrip("/")
-        site = Site(workspace, settings, store, accounts, local, base, engine)
-        link = f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owners[0].name)}" if owners else "/"
+        site = Site(workspace, settings, store, accounts, owner is None, (base_url or address).rstrip("/"), engine)
+        link = "/" if owner is None else f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owner)}"
         print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
         if open_browser:
             webbrowser.open(f"{site.base_url}{link}")
@@ -72,6 +74,28 @@ def serve(
         finally:
             ended.set()
             engine.stop()
+
+
+def _first_owner(accounts: Accounts) -> str | None:
+    """Return the name of an account that may do everything; None where there are no accounts at all.
+
+    Raises MannersError where there are accounts and no owner: whoever comes must not be taken for one.
+    """
+    found = accounts.all()
+    owners = [account.name for account in found if account.role is AccountRole.OWNER and not account.disabled]
+    if found and not owners:
+        raise MannersError("there are accounts, but no owner: make one with `manners accounts add NAME --role owner`")
+    return owners[0] if owners else None
+
+
+def _host_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise MannersError(f"--base-url {url} cannot be read: write it as https://labels.example.org")
+    return parts.hostname
 
 
 def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.Event) -> None:

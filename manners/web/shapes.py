@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from manners.models.requests import MOST_STOPS, DrawnToken, TokenLogprob
+from manners.store.accounts import LONGEST_NAME
 from manners.types import Dialogue, FinishReason, Role, Turn
 
 ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -24,6 +25,9 @@ PENALTIES = ("presence_penalty", "frequency_penalty")
 
 Text = Annotated[str, Field(pattern="^[^\\x00]*$")]
 """Without the character NUL, which PostgreSQL cannot hold."""
+AccountName = Annotated[Text, Field(max_length=LONGEST_NAME)]
+MOST_ANSWERS = 128
+"""Answers to one request."""
 
 
 class Part(BaseModel):
@@ -62,7 +66,7 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = None

@@ -71,7 +71,7 @@ class Shield:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self._site.local and name not in self._hosts:
             # A page elsewhere can have a name of its own point at this machine, and would then be "the same site".
-            return _refuse(421, f"this server is not {name or 'nameless'}: open {self._site.base_url}, or --base-url")
+            return _refuse(421, f"this server is not {name or 'nameless'}: open {self._site.base_url}")
         if request.method not in SAFE and from_elsewhere(request):
             return _refuse(403, "a page of another site sent this: open the page here and try again")
         length = request.headers.get("content-length", "0")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,20 +83,44 @@ class Upstream:
         """Do nothing: which model it serves is for that server to say."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        """Yield what the server writes as it comes, up to a `Done` for each answer or one `Failed`."""
+        """Yield what the server writes as it comes, up to a `Done` for each answer or one `Failed`.
+
+        A server that writes one answer, however many are asked for, is asked again for each of the others.
+        """
+        done = set[int]()
         try:
-            async with (
-                httpx.AsyncClient(headers=self._headers, timeout=PATIENCE) as client,
-                client.stream("POST", f"{self._url}/chat/completions", json=self._body(request)) as response,
-            ):
-                if response.status_code != 200:
-                    said = _said(await response.aread())
-                    yield Failed(f"the server at {self._url} refused: {said}", 400 <= response.status_code < 429)
-                    return
-                async for event in _events(response.aiter_lines(), self._state.version):
-                    yield event
+            async with httpx.AsyncClient(headers=self._headers, timeout=PATIENCE) as client:
+                for first in range(request.count):
+                    if first in done:
+                        continue
+                    # With the same seed it would write the same once more.
+                    one = replace(request, count=1, seed=request.seed + first)
+                    async with aclosing(self._ask(client, one if first else request, first)) as events:
+                        async for event in events:
+                            yield event
+                            if isinstance(event, Failed):
+                                return
+                            if isinstance(event, Done):
+                                done.add(event.index)
+                    if first not in done:
+                        yield Failed(f"the server at {self._url} gave too few answers: ask for one at a time")
+                        return
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             yield Failed(f"the server at {self._url} did not answer to the end ({_named(error)})")
+
+    async def _ask(self, client: httpx.AsyncClient, request: GenerationRequest, first: int) -> AsyncGenerator[Event]:
+        """Yield what the server writes to one request, whose answers count from `first`; no more than it asks for."""
+        body = self._body(request)
+        async with client.stream("POST", f"{self._url}/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                said = _said(await response.aread())
+                yield Failed(f"the server at {self._url} refused: {said}", 400 <= response.status_code < 429)
+                return
+            async for event in _events(response.aiter_lines(), self._state.version):
+                if isinstance(event, Failed):
+                    yield event
+                elif event.index < request.count:
+                    yield replace(event, index=first + event.index)
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
         body: dict[str, Any] = {

@@ -79,7 +79,23 @@ def test_what_is_before_somebody_is_kept_from_others_until_the_lease_ends() -> N
     clock.now = 60 * PLAIN.lease
     assert made.draw("b") is not None
     made.release("b")
+    assert made.draw("a") is None, "it may still be on a's screen"
+    made.release("a")
     assert made.draw("a") is not None
+
+
+def test_a_pair_with_a_known_verdict_is_not_asked_twice_under_two_numbers() -> None:
+    serve = ServeSettings(gold_share=0.5, repeat_share=0, random_share=1.0, overlap=3, agree=3)
+    for seed in range(20):
+        made = Queue(serve, seed, Clock())
+        for number in range(4):
+            made.add(Item(number, prompt=number, pair=frozenset({10 * number, 10 * number + 1})))
+        made.add(Item(9, prompt=3, gold=True, pair=frozenset({30, 31})))
+        assert made.left("a") == 5
+        seen = all_of(made, "a")
+        assert sorted(3 if one == 9 else one for one in seen) == [0, 1, 2, 3], "one of the two, and once"
+        made.withdraw("a", seen[-1])
+        assert len(all_of(made, "a")) == 1
 
 
 def test_what_several_skip_is_retired() -> None:

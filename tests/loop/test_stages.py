@@ -15,10 +15,21 @@ from manners.errors import MannersError
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
+from manners.reward.data import label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.settings import Settings
 from manners.text import collate
-from manners.types import FinishReason, PromptUse, Response, Role, Turn
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    Choice,
+    FinishReason,
+    PromptUse,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
 from manners.workspace import Workspace
 from tests.loop import tiny
 
@@ -130,6 +141,66 @@ def test_a_reward_model_is_measured_on_any_file(copy: Workspace, settings: Setti
     facts = stages.evaluate_reward(copy, settings, "reward-1", write(tmp_path / "more.jsonl", rows))
     assert facts["known_prompts"] == 1
     assert "(1 of 13 about prompts of this workspace, which it may have learned from)" in facts["sentence"]
+
+
+def test_measuring_takes_every_verdict_of_the_file(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    """Also those asked for an evaluation, several on one pair, in columns of other names, beside bad lines."""
+    sides = {"a": "at noon, at noon", "b": "the train"}
+    rows = [
+        {"prompt": f"sea {n}?", **sides, "verdict": verdict, "annotator": name, "asked_how": how}
+        for n in range(3)
+        for name, verdict, how in [
+            ("ann", "left", "evaluation"),
+            ("ben", "left", "imported"),
+            ("cleo", "right", "gold"),
+        ]
+    ]
+    rows[1] |= {"a": sides["b"], "b": sides["a"], "verdict": "right"}
+    file = write(tmp_path / "said.jsonl", [*rows, {"prompt": "sea?", "a": "at noon"}])
+    mapping = {"a": "left", "b": "right"}
+    with pytest.raises(MannersError, match=r"line 10, field `right`: is missing; correct it or leave such lines out"):
+        stages.evaluate_reward(copy, settings, "reward-1", file, mapping=mapping)
+    facts = stages.evaluate_reward(copy, settings, "reward-1", file, mapping=mapping, skip_bad=True)
+    assert (facts["pairs"], facts["left_out"], facts["skipped"]) == (3, {}, {"lacks a field": 1})
+    assert [(level["level"], level["n"]) for level in facts["by_agreement"]] == [("two thirds or more", 3)]
+    assert facts["baselines"]["longer_wins"]["estimate"] == pytest.approx(2 / 3)
+    unjudged = write(tmp_path / "unjudged.jsonl", [{**row, "verdict": ""} for row in rows])
+    with pytest.raises(MannersError, match="holds no verdict to measure with"):
+        stages.evaluate_reward(copy, settings, "reward-1", unjudged, mapping=mapping)
+    tied = write(tmp_path / "tied.jsonl", [{**row, "verdict": "tie"} for row in rows])
+    with pytest.raises(MannersError, match=r"no verdict in .*tied\.jsonl chooses a side"):
+        stages.evaluate_reward(copy, settings, "reward-1", tied, mapping=mapping)
+
+
+@pytest.mark.parametrize("openings", [2, 3, 4])
+def test_few_prompts_are_enough_or_refused_before_training(model: Path, tmp_path: Path, openings: int) -> None:
+    session = tiny.project(tmp_path / "few", model, {PromptUse.TRAIN: tiny.prompts(openings, "bread")})
+    stages.sample(session.workspace, session.settings, crowd=False, plan=False)
+    anna = Annotator("anna", AnnotatorKind.HUMAN)
+    choices = [(Choice.LEFT, Choice.RIGHT)[n % 2] for n in range(openings)]
+    ids = [c.id for c in session.store.comparisons() if c.id is not None]
+    session.store.add_verdicts([(key, Verdict(choice, anna)) for key, choice in zip(ids, choices, strict=True)])
+    settings = replace(session.settings, reward=replace(session.settings.reward, set_aside=0.02))
+    facts = stages.train_reward(session.workspace, settings, plan=False)
+    assert facts["set_aside"] == (2 if openings >= 4 else 1)
+    assert (facts["ece"] is None) == (openings < 4)
+    stages.report(session.workspace, settings)
+    assert "How good the reward model is" in session.workspace.report_html.read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_measured_is_not_trained(model: Path, tmp_path: Path) -> None:
+    session = tiny.project(tmp_path / "tied", model, {PromptUse.TRAIN: tiny.prompts(16, "bread")})
+    stages.sample(session.workspace, session.settings, crowd=False, plan=False)
+    anna = Annotator("anna", AnnotatorKind.HUMAN)
+    verdicts = [Verdict((Choice.LEFT, Choice.RIGHT)[n % 2], anna) for n in range(16)]
+    asked = [replace(c, verdicts=(v,)) for c, v in zip(session.store.comparisons(), verdicts, strict=True)]
+    split = set_aside(label(asked).pairs, session.settings.reward.set_aside, session.settings.seed)
+    held_out = {pair.comparison_id for pair in split.held_out}
+    tied = [replace(v, choice=Choice.TIE) if c.id in held_out else v for c, v in zip(asked, verdicts, strict=True)]
+    session.store.add_verdicts([(c.id, v) for c, v in zip(asked, tied, strict=True) if c.id is not None])
+    with pytest.raises(MannersError, match="chooses a side"):
+        stages.train_reward(session.workspace, session.settings, plan=False)
+    assert session.unfinished() == [], "nothing was begun that could not be ended"
 
 
 def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:

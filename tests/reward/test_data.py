@@ -16,13 +16,15 @@ from manners.reward.data import (
     Counts,
     LabelledPair,
     LeftOut,
+    groups,
     label,
     opening,
+    pooled,
     set_aside,
     subset,
     user_factors,
 )
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Drawn, Response, Role, Turn, Verdict
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 BEN = Annotator("ben", AnnotatorKind.HUMAN)
@@ -130,7 +132,7 @@ def test_opening_ignores_case_white_space_and_the_system_turn() -> None:
     assert opening((system, first, reply, Turn(Role.USER, "And now?"))) == "what time is it?" == opening((first,))
 
 
-groups = st.lists(st.integers(0, 30), min_size=2, max_size=80).filter(lambda drawn: len(set(drawn)) > 1)
+drawn_groups = st.lists(st.integers(0, 30), min_size=2, max_size=80).filter(lambda drawn: len(set(drawn)) > 1)
 
 
 def pairs_of(drawn: list[int]) -> list[LabelledPair]:
@@ -138,7 +140,7 @@ def pairs_of(drawn: list[int]) -> list[LabelledPair]:
     return [pair(str(group), left=i % 2, right=1 - i % 2) for i, group in enumerate(drawn)]
 
 
-@given(groups, st.floats(0.02, 0.9), st.integers(0, 5))
+@given(drawn_groups, st.floats(0.02, 0.9), st.integers(0, 5))
 def test_every_pair_is_on_exactly_one_side_and_no_opening_on_both(drawn: list[int], share: float, seed: int) -> None:
     pairs = pairs_of(drawn)
     split = set_aside(pairs, share, seed)
@@ -148,7 +150,7 @@ def test_every_pair_is_on_exactly_one_side_and_no_opening_on_both(drawn: list[in
     assert split == set_aside(pairs, share, seed)
 
 
-@given(groups, st.integers(0, 5))
+@given(drawn_groups, st.integers(0, 5))
 def test_subsets_are_nested_and_keep_openings_whole(drawn: list[int], seed: int) -> None:
     pairs = pairs_of(drawn)
     quarter, half, whole = (subset(pairs, share, seed) for share in (0.25, 0.5, 1.0))
@@ -190,6 +192,96 @@ def test_comparisons_all_one_way_are_refused(counts: tuple[float, float, float],
 def test_a_single_opening_cannot_be_split() -> None:
     with pytest.raises(MannersError, match="all 2 comparisons begin with the same user turn"):
         set_aside([pair("a"), pair("a", left=0.0, right=1.0)], 0.2, 0)
+
+
+@given(st.integers(0, 200), st.integers(2, 30), st.floats(0.02, 0.9))
+def test_of_four_openings_at_least_two_are_held_out(seed: int, count: int, share: float) -> None:
+    split = set_aside(pairs_of(list(range(count))), share, seed)
+    held_out = len({p.group for p in split.held_out})
+    assert held_out >= (2 if count >= 4 else 1) and len({p.group for p in split.train}) >= 1
+
+
+def test_what_was_set_aside_before_is_what_is_set_aside_now() -> None:
+    found = [sorted(p.group for p in set_aside(pairs_of(list(range(12))), 0.3, seed).held_out) for seed in (0, 1, 2)]
+    assert found == [["3", "5", "9"], ["2", "3", "4"], ["0", "1", "4"]]
+
+
+def test_what_is_set_aside_must_choose_a_side() -> None:
+    decided = [pair(str(i), left=i % 2, right=1 - i % 2) for i in range(6)]
+    held_out = {p.group for p in set_aside(decided, 0.2, 0).held_out}
+    tied = [replace(p, counts=Counts(0, 0, 2)) if p.group in held_out else p for p in decided]
+    with pytest.raises(
+        MannersError, match=r"none of the verdicts that would be set aside .* chooses a side \(all are ti"
+    ):
+        set_aside(tied, 0.2, 0)
+
+
+def chatted(text: str, *users: Annotator, how: AskedHow = AskedHow.CHAT) -> Comparison:
+    return replace(comparison(*(Verdict(Choice.LEFT, user) for user in users), text=text), asked_how=how)
+
+
+def test_a_user_of_the_chat_is_in_one_group() -> None:
+    asked = [
+        chatted("Why?", ANNA),
+        chatted("How?", ANNA),
+        chatted("How?", how=AskedHow.RANDOM),
+        chatted("When?", BEN, how=AskedHow.API),
+        chatted("Who?", BEN, ANNA, how=AskedHow.RANDOM),
+        chatted("Who?", CLEO),
+        chatted("What?", CLEO),
+    ]
+    assert groups(asked) == ["how?", "how?", "how?", "when?", "what?", "what?", "what?"]
+    assert groups(asked[:2]) == ["why?", "how?"], "of one user nothing could be set aside"
+    assert groups([replace(one, asked_how=AskedHow.RANDOM) for one in asked]) == [opening(one.prompt) for one in asked]
+
+
+def test_who_was_given_a_chat_to_label_joins_nothing() -> None:
+    asked = [chatted("Why?", ANNA), chatted("How?", BEN)]
+    labelled = Verdict(Choice.LEFT, CLEO, drawn=Drawn.RANDOM, draw_probability=0.5)
+    asked = [replace(one, verdicts=(*one.verdicts, labelled)) for one in asked]
+    assert groups(asked) == ["why?", "how?"]
+
+
+users = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), min_size=2, max_size=60)
+
+
+@given(users, st.integers(0, 5))
+def test_no_user_of_the_chat_is_on_both_sides(said: list[tuple[int, int]], seed: int) -> None:
+    asked = [chatted(f"{text}?", Annotator(f"user {user}", AnnotatorKind.HUMAN)) for text, user in said]
+    asked[0] = replace(asked[0], verdicts=(replace(asked[0].verdicts[0], choice=Choice.RIGHT),))
+    asked += [
+        comparison(Verdict(Choice.LEFT, ANNA), text="Other"),
+        comparison(Verdict(Choice.RIGHT, ANNA), text="More"),
+    ]
+    split = set_aside(label(asked).pairs, 0.3, seed)
+    by_opening = {f"{text}?": set[int]() for text, _ in said}
+    for text, user in said:
+        by_opening[f"{text}?"].add(user)
+    sides = [{opening(p.prompt) for p in side} for side in (split.train, split.held_out)]
+    assert not sides[0] & sides[1]
+    present = [set().union(*(by_opening.get(text, set()) for text in side)) for side in sides]
+    assert not present[0] & present[1]
+
+
+def test_what_was_reported_is_left_out() -> None:
+    good = Verdict(Choice.LEFT, ANNA)
+    labelled = label([comparison(good), replace(comparison(good), reported=True)])
+    assert labelled.left_out == {LeftOut.REPORTED: 1} and len(labelled.pairs) == 1
+
+
+def test_rows_on_one_pair_are_pooled_for_measuring() -> None:
+    asked = [
+        replace(comparison(Verdict(Choice.LEFT, ANNA)), asked_how=AskedHow.EVALUATION),
+        comparison(Verdict(Choice.LEFT, BEN), left="No.", right="Yes."),
+        comparison(Verdict(Choice.LEFT, CLEO), text="Other?"),
+        replace(comparison(Verdict(Choice.TIE, CLEO)), asked_how=AskedHow.GOLD),
+    ]
+    both = label(pooled(asked))
+    assert both.left_out == {}
+    assert [p.counts for p in both.pairs] == [Counts(1, 1, 1), Counts(1, 0, 0)]
+    assert [p.left.text for p in both.pairs] == ["Yes.", "Yes."]
+    assert [v.exchanged for v in pooled(asked)[0].verdicts] == [False, True, False]
+    assert pooled([chatted("Hm?", ANNA)])[0].asked_how is AskedHow.CHAT
 
 
 def test_conversations_of_real_people_are_split_by_opening(shared_data: Path) -> None:

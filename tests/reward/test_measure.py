@@ -73,6 +73,19 @@ def test_margins_that_know_nothing() -> None:
     assert facts["temperature"] > 3
 
 
+def test_a_single_opening_claims_nothing_of_others() -> None:
+    held_out = tuple(replace(pair, group="one") for pair in pairs(5))
+    facts = measure(polite_margins(held_out), pairs(20), held_out, seed=0)
+    assert (facts["ece"], facts["ece_by_luck"], facts["reliability"]) == (None, None, [])
+    assert facts["ece_before"] >= 0 and facts["temperature"] > 0
+    assert facts["interval"] == [0.0, 1.0]
+    assert all((gain["low"], gain["high"]) == (-1.0, 1.0) for gain in facts["gains"].values())
+    assert all((level["low"], level["high"]) == (0.0, 1.0) for level in facts["by_agreement"])
+    assert (facts["length_correlation"]["low"], facts["length_correlation"]["high"]) == (-1.0, 1.0)
+    assert "not shown to beat" in facts["sentence"]
+    json.dumps(facts, allow_nan=False)
+
+
 def test_the_curve_says_what_doubling_buys() -> None:
     points = [CurvePoint(100 * 2**n, Interval(0.6 + 0.05 * n, 0.59 + 0.05 * n, 0.61 + 0.05 * n)) for n in range(3)]
     facts = curve_facts(points, (0.25, 0.5, 1.0))

@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 
 from manners.errors import MannersError
 from manners.store import Store
+from manners.store import accounts as stored
 from manners.store.accounts import Account, Accounts, TokenUse
 from manners.store.tables import AccountRow, TokenRow
 from manners.types import AccountRole
@@ -69,6 +70,12 @@ def test_an_invitation_makes_one_account_of_its_role(accounts: Accounts) -> None
     with pytest.raises(MannersError, match="used already"):
         accounts.join(secret, "berta", PASSWORD)
     assert [account.name for account in accounts.all()] == ["olga", "anna"]
+
+
+def test_nothing_is_hashed_without_an_invitation(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "_hash", lambda _: pytest.fail("hashed for a stranger"))
+    with pytest.raises(MannersError, match="used already, or has expired"):
+        accounts.join("nonsense", "anna", PASSWORD)
 
 
 def test_a_disabled_account_keeps_nothing_open(accounts: Accounts) -> None:

@@ -21,6 +21,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    Drawn,
     FinishReason,
     Response,
     Role,
@@ -48,7 +49,10 @@ verdicts = st.builds(
     seconds=st.none() | st.floats(0, 1e6),
     reasons=st.lists(words, max_size=2).map(tuple),
     comment=st.just("") | words,
+    exchanged=st.booleans(),
 )
+draws = st.just((None, None)) | st.tuples(st.sampled_from(Drawn), st.floats(0, 1))
+shown = st.builds(lambda verdict, draw: replace(verdict, drawn=draw[0], draw_probability=draw[1]), verdicts, draws)
 comparisons = st.builds(
     Comparison,
     prompt=prompts,
@@ -56,7 +60,7 @@ comparisons = st.builds(
     right=responses,
     asked_how=st.sampled_from(AskedHow),
     ask_probability=st.none() | st.floats(0, 1),
-    verdicts=st.just(()) | verdicts.map(lambda verdict: (verdict,)),
+    verdicts=st.just(()) | shown.map(lambda verdict: (verdict,)),
 ).filter(lambda comparison: comparison.left.text != comparison.right.text)
 
 

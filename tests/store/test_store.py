@@ -14,7 +14,9 @@ from sqlalchemy import insert, inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from manners.errors import MannersError
+from manners.reward.data import LeftOut, label
 from manners.store import Outcome, Round, Store, Version
+from manners.store.flags import FlagReason, decide, raise_flag, undecided
 from manners.store.schema import connect, to_url
 from manners.store.tables import Table, WithdrawalRow
 from manners.types import (
@@ -38,6 +40,7 @@ ANN = Annotator("Ann", AnnotatorKind.HUMAN)
 MACHINE_ANN = Annotator("Ann", AnnotatorKind.AI)
 PROMPT = (Turn(Role.SYSTEM, "Be kind."), Turn(Role.USER, "Grüß dich,\n\n„wie“ geht's?"))
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
+SAID = ((Choice.LEFT, 1), (Choice.RIGHT, 2))
 FULL = Comparison(
     prompt=PROMPT,
     left=Response("Gut 🙂", "v1", FinishReason.STOP, Sampling(0.7, 64, 3)),
@@ -132,6 +135,43 @@ def test_a_later_verdict_replaces_the_earlier_and_history_stays(store: Store) ->
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.LEFT, Choice.TIE, Choice.RIGHT]
     counting = [(verdict.annotator, verdict.choice) for verdict in latest_verdicts(comparison.verdicts)]
     assert counting == [(ANN, Choice.RIGHT), (MACHINE_ANN, Choice.TIE)]
+
+
+def test_the_latest_verdict_is_the_one_that_was_given_last(store: Store) -> None:
+    """By their times, in whatever order a file holds them; by arrival where a time is not known."""
+    earlier, later = (Verdict(choice, ANN, created_at=NOON + timedelta(days)) for choice, days in SAID)
+    other = Verdict(Choice.TIE, MACHINE_ANN, created_at=NOON)
+    assert latest_verdicts([later, other, earlier]) == (later, other)
+    assert latest_verdicts([earlier, other, later]) == (later, other)
+    nobody_knows_when = replace(earlier, created_at=None)
+    assert latest_verdicts([later, nobody_knows_when]) == (nobody_knows_when,)
+    at_once = replace(later, created_at=earlier.created_at)
+    assert latest_verdicts([earlier, at_once]) == (at_once,)
+    store.add_comparisons([replace(FULL, verdicts=(later, earlier))])
+    [comparison] = store.comparisons()
+    assert latest_verdicts(comparison.verdicts) == (later,)
+
+
+def report(store: Store, upheld: bool, **about: int) -> None:
+    """Report a comparison or a response, and decide about it."""
+    with store.write() as connection:
+        raise_flag(connection, ANN, FlagReason.ILLEGAL, "", **about)
+    [flag] = undecided(store)
+    decide(store, flag.id, upheld)
+
+
+@pytest.mark.parametrize("about", ["comparison", "response"])
+def test_what_a_reviewer_keeps_away_is_marked_and_not_learnt_from(store: Store, about: str) -> None:
+    good = replace(FULL, right=replace(FULL.right, text="Na ja"), verdicts=(Verdict(Choice.LEFT, ANN),))
+    ids = store.add_comparisons([good, replace(good, prompt=asked("Hello")), replace(good, prompt=asked("Hi"))])
+    report(store, False, **{about: ids[0]})
+    assert label(store.comparisons()).left_out == {}, "a report that was dismissed changes nothing"
+    # Each comparison brought two responses of its own, numbered in the order of the comparisons.
+    report(store, True, **{about: ids[1] if about == "comparison" else 2 * ids[1]})
+    assert [comparison.reported for comparison in store.comparisons()] == [False, True, False]
+    labelled = label(store.comparisons())
+    assert labelled.left_out == {LeftOut.REPORTED: 1}
+    assert [pair.comparison_id for pair in labelled.pairs] == [ids[0], ids[2]]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from manners.errors import MannersError
+from manners.errors import MannersError, Unavailable
 from manners.store import Store, to_server_url
 from manners.store.schema import CONNECTIONS, connect, to_url
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
@@ -110,9 +111,16 @@ def test_a_database_that_takes_no_writes_is_one_sentence(server: Server, url: st
         server.execute(f"ALTER DATABASE {to_url(url).database} SET default_transaction_read_only = on")
     with (
         closing(Store.open(url)) as store,
-        pytest.raises(MannersError, match=r"read-only transaction\); have its owner"),
+        pytest.raises(Unavailable, match=r"read-only transaction\); have its owner"),
     ):
         store.add_comparisons([SOME])
+
+
+def test_a_text_that_the_database_cannot_hold_is_the_senders_mistake(url: str) -> None:
+    with closing(Store.create(url)) as store:
+        with pytest.raises(MannersError, match=r"cannot hold this \(.*NUL.*\); leave out what it names") as raised:
+            store.add_comparisons([replace(SOME, left=Response("a\0b", "v1"))])
+        assert not isinstance(raised.value, Unavailable)
 
 
 def test_a_database_that_cannot_keep_every_text_is_refused(server: Server) -> None:
@@ -178,13 +186,13 @@ def test_a_server_that_is_started_anew_costs_one_call(server: Server, url: str) 
             yield SOME
             server.control("restart", "-m", "fast")
 
-        with pytest.raises(MannersError, match=r"^The database .* refused \(.*\); check that it can be reached"):
+        with pytest.raises(Unavailable, match=r"^The database .* refused \(.*\); check that it can be reached"):
             store.add_comparisons(restarted())
         store.add_verdicts([(comparison, TIE)])
         assert [len(comparison.verdicts) for comparison in store.comparisons()] == [1]
         server.control("stop", "-m", "fast")
         try:
-            with pytest.raises(MannersError, match="check host and port in the URL, and that the server runs"):
+            with pytest.raises(Unavailable, match="check host and port in the URL, and that the server runs"):
                 store.add_verdicts([(comparison, TIE)])
         finally:
             server.control("start")

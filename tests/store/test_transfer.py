@@ -8,10 +8,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import text
 
 from manners.errors import MannersError
 from manners.store import Store
@@ -26,22 +30,27 @@ from manners.store.transfer import (
     read_comparisons,
 )
 from manners.types import (
+    DELETED,
     Annotator,
     AnnotatorKind,
     AskedHow,
     Choice,
     Comparison,
+    Drawn,
     PromptUse,
     Response,
     Role,
     Sampling,
     Turn,
+    Verdict,
+    latest_verdicts,
 )
 
 Write = Callable[[str, bytes], Path]
 TWO_VERSIONS = (("I will not.", "initial"), ("Gladly!", "policy-1"))
 PROMPT = (Turn(Role.USER, "Help me?"),)
 GOOD = {"prompt": "Hi", "left": "Hello!", "right": "What?", "verdict": "left"}
+NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
 
 
 def lines(*rows: Any) -> bytes:
@@ -174,6 +183,12 @@ BAD = {
     "probability": (lines(GOOD | {"ask_probability": "1.5"}), Reason.VALUE, "field `ask_probability`: is '1.5'"),
     "sampling": (lines(GOOD | {"left_sampling": "hot"}), Reason.VALUE, "field `left_sampling`: is not JSON"),
     "reasons": (lines(GOOD | {"reasons": "kind"}), Reason.VALUE, "field `reasons`: is not a JSON list"),
+    "reasons of numbers": (lines(GOOD | {"reasons": [1]}), Reason.VALUE, "field `reasons`: is not a JSON list"),
+    "half a sampling": (lines(GOOD | {"left_sampling": {"seed": 1}}), Reason.VALUE, "`left_sampling`: is not JSON"),
+    "digits": (lines(GOOD | {"created_at": "17100512001"}), Reason.VALUE, "nor seconds or milliseconds since 1970"),
+    "exchanged": (lines(GOOD | {"exchanged": "maybe"}), Reason.VALUE, "is 'maybe', which is neither true nor false"),
+    "half a draw": (lines(GOOD | {"drawn": "random"}), Reason.LACKS_FIELD, "`draw_probability`: is missing, while"),
+    "the other half": (lines(GOOD | {"draw_probability": 0.5}), Reason.LACKS_FIELD, "`drawn`: is missing, while `draw"),
 }
 
 
@@ -238,6 +253,8 @@ def test_a_bad_pair_is_named(
         {"prompt": "Hi", "chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
         {"prompt": MESSAGES, "chosen": answer("Hello!"), "rejected": answer("What?")},
         {"prompt": json.dumps(MESSAGES), "chosen": "Hello!", "rejected": "What?"},
+        {"prompt": "Hi", "chosen": "Hello!", "rejected": answer("What?")},
+        {"prompt": MESSAGES, "chosen": MESSAGES + answer("Hello!"), "rejected": "What?"},
         GOOD,
         GOOD | {"prompt": MESSAGES},
     ],
@@ -258,6 +275,81 @@ def test_opposite_opinions_of_unnamed_people_are_both_kept(store: Store, write: 
     result = import_comparisons(store, path, {}, skip_bad=False)
     assert (result.comparisons, result.verdicts, result.duplicates) == (2, 2, 1)
     assert len({comparison.left.text for comparison in store.comparisons()}) == 2
+
+
+def test_verdicts_without_a_name_are_those_of_several_people(store: Store, write: Write) -> None:
+    turned = GOOD | {"left": "What?", "right": "Hello!"}
+    rows = [GOOD, GOOD, turned, GOOD | {"verdict": "right"}, GOOD | {"verdict": ""}, GOOD | {"annotator": "ann"}]
+    path = write("some.jsonl", lines(*rows))
+    assert preview(path, {}).duplicates == 0
+    assert preview(path, {}, annotator=Annotator("ben", AnnotatorKind.HUMAN)).duplicates == 1
+    result = import_comparisons(store, path, {}, skip_bad=False)
+    assert (result.comparisons, result.verdicts, result.duplicates) == (2, 5, 1)
+    said = [{v.annotator.name: v.choice for v in latest_verdicts(c.verdicts)} for c in store.comparisons()]
+    assert said == [
+        {"imported": Choice.LEFT, "imported-2": Choice.LEFT, "imported-4": Choice.RIGHT, "ann": Choice.LEFT},
+        {"imported-3": Choice.LEFT},
+    ]
+    again = import_comparisons(store, path, {}, skip_bad=False)
+    assert (again.comparisons, again.verdicts, again.duplicates) == (0, 0, 6)
+    named = Annotator("ben", AnnotatorKind.HUMAN)
+    assert import_comparisons(store, path, {}, skip_bad=False, annotator=named).verdicts == 3, "one person, thrice"
+
+
+@pytest.mark.parametrize(
+    ("moment", "year"),
+    [("1710051200123", 2024), (1710051200, 2024), ("1710051200.5", 2024), ("20240531", 2024), ("1710-05-12", 1710)],
+)
+def test_seconds_since_1970_are_what_they_are(write: Write, moment: str | int, year: int) -> None:
+    [comparison] = read_comparisons(write("some.jsonl", lines(GOOD | {"created_at": moment})), {})
+    when = comparison.verdicts[0].created_at
+    assert when is not None and when.year == year
+    if moment == "1710051200123":
+        assert when.isoformat() == "2024-03-10T06:13:20.123000+00:00"
+
+
+def test_lists_and_objects_are_taken_as_json_writes_them(write: Write) -> None:
+    row: dict[str, Any] = GOOD | {"reasons": ["kind", "short"]}
+    row["left_sampling"] = {"temperature": 0.7, "max_new_tokens": 8, "seed": 3}
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    assert comparison.verdicts[0].reasons == ("kind", "short")
+    assert comparison.left.sampling == Sampling(0.7, 8, 3)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_how_a_verdict_was_shown_survives_a_round_trip(
+    store: Store, fresh: Callable[[], Store], tmp_path: Path, suffix: str
+) -> None:
+    ann = Annotator("ann", AnnotatorKind.HUMAN)
+    shown = [
+        Verdict(Choice.LEFT, ann, created_at=NOON, exchanged=True, drawn=Drawn.RANDOM, draw_probability=0.25),
+        Verdict(Choice.LEFT, ann, created_at=NOON + timedelta(1), drawn=Drawn.REPEAT, draw_probability=0.1),
+        Verdict(Choice.RIGHT, ann, created_at=NOON + timedelta(2), exchanged=True),
+    ]
+    left, right = (Response(text, author) for text, author in TWO_VERSIONS)
+    store.add_comparisons([Comparison(PROMPT, left, right, AskedHow.RANDOM, 1.0, tuple(shown))])
+    export_comparisons(store, tmp_path / f"out{suffix}", Format.ROWS)
+    second = fresh()
+    assert import_comparisons(second, tmp_path / f"out{suffix}", {}, skip_bad=False).verdicts == 3
+    assert second.comparisons() == store.comparisons()
+    assert list(second.comparisons()[0].verdicts) == shown
+    assert import_comparisons(second, tmp_path / f"out{suffix}", {}, skip_bad=False).duplicates == 3
+
+
+@pytest.mark.parametrize("fmt", list(Format))
+def test_what_was_deleted_is_left_out_and_counted(
+    store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path, fmt: Format
+) -> None:
+    import_comparisons(store, write("some.jsonl", lines(GOOD, GOOD | {"prompt": "Mine"})), {}, skip_bad=False)
+    with store.write() as connection:
+        mine = text("prompt_id = (SELECT id FROM prompts WHERE turns LIKE '%Mine%')")
+        if connection.dialect.name == "postgresql":
+            mine = text("prompt_id = (SELECT id FROM prompts WHERE turns::text LIKE '%Mine%')")
+        connection.execute(text(f"UPDATE responses SET text = '{DELETED}', digest = 'gone ' || id WHERE {mine}"))
+    result = export_comparisons(store, tmp_path / "out.jsonl", fmt)
+    assert result.rows == 1
+    assert result.left_out == {"deleted by the person whose words they were": 1}
+    assert import_comparisons(fresh(), tmp_path / "out.jsonl", {}, skip_bad=False).verdicts == 1
 
 
 def test_kinds_of_annotators_are_not_mixed_up_on_the_way(
@@ -299,11 +391,12 @@ def test_columns_can_be_mapped_and_previewed(store: Store, write: Write) -> None
     path = write("votes.csv", ("\ufeff" + header + body + "Hi,Hey,What?,x,maybe,bad\r\n").encode())
     mapping = {"question": "prompt", "a": "left", "b": "right", "winner": "verdict"}
     seen = preview(path, mapping)
-    assert (seen.format, seen.total, seen.ties, seen.duplicates) == (Format.ROWS, 8, 6, 5)
+    assert (seen.format, seen.total, seen.ties, seen.duplicates) == (Format.ROWS, 8, 6, 0)
     assert (len(seen.rows), seen.unused, seen.problems) == (5, ("mood",), {Reason.VERDICT: 1})
     assert seen.rows[0].left.text == "Hello,\nyou"
     assert f"{path}, line 10, field `verdict`: is 'maybe'" in seen.first_problem
-    assert import_comparisons(store, path, mapping, skip_bad=True).verdicts == 2
+    assert preview(path, mapping | {"mood": "annotator"}).duplicates == 5
+    assert import_comparisons(store, path, mapping, skip_bad=True).verdicts == 7
     roles = write("roles.jsonl", lines(GOOD, GOOD | {"prompt": answer("{}", "tool") + MESSAGES}))
     assert preview(roles, {}).unsupported_roles == 1
     with pytest.raises(MannersError, match=r"has no column `quest`; it has .*question"):
@@ -344,6 +437,35 @@ def test_a_file_that_cannot_be_read_is_one_sentence(store: Store, write: Write, 
         import_comparisons(store, path, {}, skip_bad=False)
     assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert store.counts().comparisons == 0
+
+
+def parquet(path: Path, **columns: pa.Array) -> Path:
+    """Write good rows with these columns in place of theirs."""
+    size = len(next(iter(columns.values())))
+    good = {name: pa.array([value] * size) for name, value in GOOD.items()} | {"prompt": pa.array(["Hi", "Ho"])}
+    pq.write_table(pa.table(good | columns), path)
+    return path
+
+
+def test_a_text_in_parquet_that_is_not_utf8_is_named(store: Store, tmp_path: Path) -> None:
+    broken = pa.array([b"fine", b"br\xfcchig"]).cast(pa.binary()).view(pa.string())
+    path = parquet(tmp_path / "x.parquet", left=broken)
+    with pytest.raises(MannersError, match=r"x\.parquet, row 2, field `left`: is not UTF-8 at byte 3; correct it or"):
+        import_comparisons(store, path, {}, skip_bad=False)
+    result = import_comparisons(store, path, {}, skip_bad=True)
+    assert (result.verdicts, result.skipped) == (1, {Reason.NOT_UTF8: 1})
+
+
+def test_times_in_parquet_are_read_to_the_microsecond(store: Store, tmp_path: Path) -> None:
+    times = pa.array([1_710_051_200_123_456_789] * 2, pa.timestamp("ns", "UTC"))
+    path = parquet(tmp_path / "x.parquet", created_at=times, seconds=pa.array([1.5, 2.5]))
+    assert import_comparisons(store, path, {}, skip_bad=False).verdicts == 2
+    assert import_comparisons(store, path, {}, skip_bad=False).duplicates == 2
+    when = store.comparisons()[0].verdicts[0].created_at
+    assert when is not None and when.isoformat() == "2024-03-10T06:13:20.123456+00:00"
+    late = parquet(tmp_path / "late.parquet", created_at=pa.array([0, 2**62], pa.timestamp("us")))
+    with pytest.raises(MannersError, match=r"row 2, field `created_at`: holds a value of the type timestamp"):
+        import_comparisons(store, late, {}, skip_bad=False)
 
 
 def test_files_that_are_not_there_or_cannot_be_written(store: Store, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from manners.models.requests import Done, EngineState, Event, GenerationRequest, Phase, Token
@@ -19,6 +19,8 @@ class Scripted:
     pause: float = 0.0
     """Seconds before each word."""
     asked: list[GenerationRequest] = field(default_factory=list)
+    meanwhile: Callable[[], object] = lambda: None
+    """What happens while an answer is being written."""
 
     def start(self) -> None:
         """Be ready already."""
@@ -34,6 +36,7 @@ class Scripted:
         """Answer."""
         line = self.lines[len(self.asked) % len(self.lines)]
         self.asked.append(request)
+        self.meanwhile()
         for index in range(request.count):
             words = f"{index}: {line}".split(" ")
             for word in words:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import select
+from starlette.testclient import TestClient
 
 from manners.models.requests import EngineState, Phase
 from manners.reward.data import LeftOut, label
 from manners.settings import ServeSettings, Settings
+from manners.store.chats import Chats
 from manners.store.flags import undecided
 from manners.store.records import Version
 from manners.store.tables import MessageRow, PromptRow, ResponseRow, ThumbRow
-from manners.types import DELETED, AskedHow, Choice, VersionKind
+from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Response, VersionKind
+from manners.web import chat
+from manners.web.app import create_app
+from manners.web.render import to_html
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.conftest import Place
@@ -29,16 +36,37 @@ OpenPage = Callable[..., Page]
 Open = Callable[..., str]
 
 
+def site_of(place: Place, engine: Scripted, ask: float) -> Site:
+    settings = replace(Settings(), serve=ServeSettings(chat_ask=ask))
+    workspace = Workspace.open(place.folder)
+    return Site(workspace, settings, place.store, place.accounts, True, "http://127.0.0.1", engine)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation without a browser."""
+
+    client: TestClient
+    key: str
+
+    def say(self, text: str) -> list[dict[str, Any]]:
+        """Say something, and return the events that come."""
+        said = self.client.post(f"/chat/{self.key}/say", json={"text": text}).text
+        return [json.loads(event.removeprefix("data: ")) for event in said.strip().split("\n\n")]
+
+
+def talk(place: Place, engine: Scripted, ask: float = 0.0) -> Talk:
+    client = TestClient(create_app(site_of(place, engine, ask)), "http://127.0.0.1")
+    return Talk(client, client.post("/chat/begin", json={}).json()["key"])
+
+
 @pytest.fixture
 def serving(alone: Place) -> Iterator[Open]:
     """A function that serves the chat with an engine, and a share of turns that ask."""
     entered = []
 
     def start(engine: Scripted, ask: float) -> str:
-        settings = replace(Settings(), serve=ServeSettings(chat_ask=ask))
-        workspace = Workspace.open(alone.folder)
-        site = Site(workspace, settings, alone.store, alone.accounts, True, "http://127.0.0.1", engine)
-        context = listening(site)
+        context = listening(site_of(alone, engine, ask))
         url = context.__enter__()
         entered.append(context)
         return url
@@ -118,9 +146,10 @@ def test_a_deleted_conversation_leaves_events_and_no_words(alone: Place, serving
     page.get_by_role("button", name="Left 1").click()
     expect(page.locator(".turn.assistant")).to_have_count(1)
     watermark = alone.store.watermark()
-    alone.store.add_version(Version("reward-1", VersionKind.REWARD, "versions/reward-1", None, {}, watermark))
+    people = {"source": "human"}
+    alone.store.add_version(Version("reward-1", VersionKind.REWARD, "versions/reward-1", None, people, watermark))
     page.reload()
-    expect(page.get_by_text(re.compile("1 verdict from you. 1 of them went into reward model 1"))).to_be_visible()
+    expect(page.get_by_text("1 verdict from you. 1 of them could be used in reward model 1, to teach")).to_be_visible()
     page.get_by_role("button", name="Delete this conversation").click()
     page.get_by_role("button", name="Really delete it").click()
     expect(page.get_by_text("had learned from it already: reward-1")).to_be_visible()
@@ -148,8 +177,94 @@ def test_a_model_that_loads_is_waited_for(serving: Open, open_page: OpenPage) ->
     engine = Scripted(state=EngineState(Phase.LOADING, "initial"))
     page = open_page(f"{serving(engine, 0.0)}/chat")
     expect(page.get_by_text("The model is being loaded")).to_be_visible()
+    begin(page)
+    say(page, "Hello")
+    page.get_by_role("button", name="Report this answer").click()
+    page.get_by_role("dialog").get_by_role("button", name="Report", exact=True).click()
+    page.wait_for_timeout(1_200)  # the next look at the model leaves what was said
+    expect(page.get_by_text("A reviewer will look at it. The model is being loaded")).to_be_visible()
     engine.state = EngineState(Phase.READY, "initial")
     expect(page.get_by_text("The model is being loaded")).to_have_count(0)
+
+
+def test_another_conversation_is_not_deleted_by_the_second_click(serving: Open, open_page: OpenPage) -> None:
+    page = open_page(f"{serving(Scripted(), 0.0)}/chat")
+    begin(page)
+    say(page, "The first")
+    expect(page.locator(".after")).to_have_count(1)
+    page.locator("#new").click()
+    begin(page)
+    page.get_by_role("button", name="Delete this conversation").click()
+    expect(page.get_by_role("button", name="Really delete it")).to_be_visible()
+    page.get_by_role("button", name="The first").click()
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(page.get_by_role("button", name="Delete this conversation")).to_be_visible()
+
+
+def test_a_conversation_that_comes_late_does_not_replace_the_one_that_was_opened_after_it(
+    alone: Place, serving: Open, open_page: OpenPage
+) -> None:
+    chats, owner = Chats(alone.store), Annotator("owner", AnnotatorKind.HUMAN)
+    slow, quick = (chats.begin(owner) for _ in range(2))
+    for key, text in ((slow, "The slow one"), (quick, "The quick one")):
+        chats.say(owner, key, [], text, [Response(f"{text} answered", "initial")], 1.0)
+    page = open_page(f"{serving(Scripted(), 0.0)}/chat")
+    expect(page.locator(".turn.user")).to_have_text("The quick one")
+    held: list[Route] = []
+    page.route(f"**/chat/{slow}", lambda route: held.append(route))
+    page.get_by_role("button", name="The slow one").click()
+    page.get_by_role("button", name="The quick one").click()
+    expect(page.get_by_label("Your message")).to_be_visible()
+    with page.expect_response(f"**/chat/{slow}"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    expect(page.locator(".turn.user")).to_have_text("The quick one")
+
+
+def test_a_choice_that_does_not_arrive_can_be_made_again(alone: Place, serving: Open, open_page: OpenPage) -> None:
+    page = open_page(f"{serving(Scripted(), 1.0)}/chat")
+    begin(page)
+    say(page, "Hello")
+    page.route("**/choose", lambda route: route.abort())
+    page.get_by_role("button", name="Right 2").click()
+    expect(page.get_by_text("Your choice was not stored")).to_be_visible()
+    expect(page.get_by_text("Which answer is better?")).to_be_visible()
+    page.unroute("**/choose")
+    page.get_by_role("button", name="Right 2").click()
+    expect(page.locator(".turn.assistant")).to_have_count(1)
+    (comparison,) = alone.store.comparisons()
+    assert [verdict.choice for verdict in comparison.verdicts] == [Choice.RIGHT]
+
+
+def test_who_goes_on_in_another_window_is_told_and_nothing_is_mixed_up(alone: Place) -> None:
+    engine = Scripted()
+    one = talk(alone, engine)
+    chats, owner = Chats(alone.store), Annotator("owner", AnnotatorKind.HUMAN)
+    engine.meanwhile = lambda: chats.say(owner, one.key, [], "Me first", [Response("Yes.", "initial")], 1.0)
+    *_, last = one.say("Hello")
+    moved = "the conversation has moved on: open it again and send your message once more"
+    assert last == {"kind": "failed", "message": moved}
+    assert [said.text for said in chats.read(owner, one.key)] == ["Me first", "Yes."]
+    engine.meanwhile = lambda: chats.delete(owner, one.key)
+    assert one.say("Hello")[-1]["message"] == "there is no such conversation of yours: begin a new one"
+
+
+def test_the_name_of_an_upstreams_model_is_hidden(alone: Place) -> None:
+    engine = Scripted(("I am Secret-13B of acme.",), EngineState(Phase.READY, "acme/secret-13b"))
+    events = talk(alone, engine).say("Hello")
+    assert "".join(e["text"] for e in events if e["kind"] == "piece") == "0: I am [model] of acme. "
+
+
+def test_markdown_is_rendered_beside_the_loop_that_serves(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rendered(text: str) -> str:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return to_html(text)
+
+    monkeypatch.setattr(chat, "to_html", rendered)
+    one = talk(alone, Scripted())
+    assert one.say("Hello")[-1]["asked"] == to_html("Hello")
+    assert len(one.client.get(f"/chat/{one.key}").json()["turns"]) == 2
 
 
 def test_hostile_answers_run_nothing(serving: Open, open_page: OpenPage) -> None:
@@ -175,10 +290,6 @@ def test_a_screen_reader_finds_nothing_serious(serving: Open, open_page: OpenPag
 
 
 def test_nobody_reads_or_changes_what_is_not_theirs(alone: Place) -> None:
-    from starlette.testclient import TestClient
-
-    from manners.web.app import create_app
-
     keys = {name: alone.key(name) for name in ("anna", "ben")}
     site = Site(Workspace.open(alone.folder), Settings(), alone.store, alone.accounts, False, "http://x", Scripted())
     client = TestClient(create_app(site))

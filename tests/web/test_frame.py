@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
+import httpx
 import pytest
+from argon2 import PasswordHasher
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from manners.settings import Settings
+from manners.errors import MannersError, Unavailable
+from manners.settings import ServeSettings, Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store import accounts as stored
+from manners.store.accounts import Account, Accounts, TokenUse
 from manners.types import AccountRole
+from manners.web import limits
 from manners.web.app import create_app
 from manners.web.auth import COOKIE
-from manners.web.engine import Engine
-from manners.web.limits import SIGN_INS
+from manners.web.limits import ENTRIES, HASHES, SIGN_INS, network_of
+from manners.web.server import serve
+from manners.web.shapes import MOST_ANSWERS
 from manners.web.site import Site
 from manners.workspace import Workspace
+from tests.postgres import Server
+from tests.web.conftest import run
+from tests.web.scripted import Scripted
+from tests.web.test_label import pair
 
 PASSWORD = "correct horse"
+HERE = "http://127.0.0.1:8000"
 MakeClient = Callable[..., TestClient]
 
 
@@ -32,13 +49,21 @@ def accounts(tmp_path: Path) -> Iterator[Accounts]:
 
 @pytest.fixture
 def client(accounts: Accounts, tmp_path: Path) -> MakeClient:
-    def make(*, local: bool = False, base_url: str = "http://127.0.0.1:8000") -> TestClient:
-        workspace, settings = Workspace.open(tmp_path / "ws"), Settings()
-        engine = Engine(workspace.root, settings.model, "initial")  # not started: nobody asks it anything
-        site = Site(workspace, settings, accounts._store, accounts, local, base_url, engine)
-        return TestClient(create_app(site), base_url="http://127.0.0.1:8000", follow_redirects=False)
+    def make(*, local: bool = False, base_url: str = HERE, settings: Settings | None = None) -> TestClient:
+        workspace = Workspace.open(tmp_path / "ws")
+        site = Site(workspace, settings or Settings(), accounts._store, accounts, local, base_url, Scripted())
+        return TestClient(create_app(site), base_url=HERE, follow_redirects=False)
 
     return make
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets do not fill again, and hashes take no time."""
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(stored, "_hasher", quick)
+    monkeypatch.setattr(stored, "_NOBODY", quick.hash("nobody's"))
 
 
 def test_signing_in_and_out(accounts: Accounts, client: MakeClient) -> None:
@@ -73,6 +98,7 @@ def test_a_sign_in_leads_nowhere_else(accounts: Accounts, client: MakeClient, th
     assert answer.headers["location"] == "/"
 
 
+@pytest.mark.usefixtures("still")
 def test_guessing_passwords_is_slow(accounts: Accounts, client: MakeClient) -> None:
     accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
     browser, form = client(), {"name": "anna", "password": "wrong password"}
@@ -80,6 +106,92 @@ def test_guessing_passwords_is_slow(accounts: Accounts, client: MakeClient) -> N
     assert answers == [403] * int(SIGN_INS.burst) + [429]
     other = browser.post("/sign-in", data={"name": "berta", "password": "wrong password"})
     assert other.status_code == 403
+
+
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize("path", ["/sign-in", "/join/nonsense"])
+def test_one_address_does_not_try_for_ever(client: MakeClient, path: str) -> None:
+    browser = client()
+    forms = [{"name": f"name {number}", "password": "wrong password"} for number in range(int(ENTRIES.burst) + 1)]
+    *answers, last = [browser.post(path, data=form, headers={"accept": "text/html"}) for form in forms]
+    assert {answer.status_code for answer in answers} == {403 if path == "/sign-in" else 400}
+    assert last.status_code == 429 and last.headers["retry-after"] == "1" and "try again in 1 s" in last.text
+    assert browser.get("/join/nonsense").status_code == browser.get("/sign-in/nonsense").status_code == 429
+    assert browser.get("/sign-in").status_code == 200
+
+
+@pytest.mark.usefixtures("still")
+def test_a_class_behind_one_address_comes_in_at_once(accounts: Accounts, client: MakeClient) -> None:
+    door = client()
+    for number in range(30):
+        path = f"/join/{accounts.issue(TokenUse.INVITATION, role=AccountRole.ANNOTATOR)}"
+        assert door.get(path).status_code == 200
+        assert door.post(path, data={"name": f"pupil {number}", "password": PASSWORD}).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "::ffff:192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_who_has_many_addresses_is_still_one(address: str, whose: str) -> None:
+    assert network_of(address) == whose
+
+
+def test_few_passwords_are_hashed_at_once_and_pages_stay_quick(
+    accounts: Accounts, client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, most = 0, 0
+
+    def slow(self: Accounts, name: str, password: str) -> Account | None:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        time.sleep(0.05)
+        busy -= 1
+        return None
+
+    monkeypatch.setattr(Accounts, "check", slow)
+    app = client().app
+    assert isinstance(app, FastAPI)
+
+    async def crowd() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as browser:
+            form = {"password": PASSWORD}
+            waiting = [asyncio.create_task(browser.post("/sign-in", data=form | {"name": str(n)})) for n in range(8)]
+            await asyncio.sleep(0.05)
+            assert (await browser.get("/health")).status_code == 200
+            assert not all(one.done() for one in waiting)
+            return [answer.status_code for answer in await asyncio.gather(*waiting)]
+
+    assert run(crowd()) == [403] * 8
+    assert most == HASHES
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/accounts/link", "/accounts/key", "/accounts/role", "/accounts/disable"])
+def test_a_name_longer_than_any_account_has_is_refused(client: MakeClient, path: str) -> None:
+    refused = client(local=True).post(path, data={"name": "a" * 81, "password": PASSWORD, "role": "viewer"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "name"
+
+
+def test_an_owner_makes_a_link_for_somebody_who_forgot_the_password(accounts: Accounts, client: MakeClient) -> None:
+    accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
+    accounts.add("olga", AccountRole.OWNER, PASSWORD)
+    owner, anna = client(), client()
+    owner.post("/sign-in", data={"name": "olga", "password": PASSWORD})
+    assert "Make a sign-in link for anna" in owner.get("/accounts").text
+    page = owner.post("/accounts/link", data={"name": "anna"}).text
+    link = page.partition("<code>http://127.0.0.1:8000")[2].partition("</code>")[0]
+    assert "signs anna in, good once" in page and anna.get(link).status_code == 303
+    assert anna.get("/").headers["location"] == "/label"
+    assert client().get(link).status_code == 400
+    accounts.disable("anna")
+    assert "Make a sign-in link for anna" not in owner.get("/accounts").text
+    assert owner.post("/accounts/link", data={"name": "anna"}).status_code == 400
 
 
 def test_invitation_and_link(accounts: Accounts, client: MakeClient) -> None:
@@ -103,6 +215,87 @@ def test_a_key_stands_for_its_account(accounts: Accounts, client: MakeClient) ->
     assert client().get("/", headers={"authorization": f"Bearer {key}"}).status_code == 303
     refused = client().get("/", headers={"authorization": "Bearer nonsense"})
     assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_session_is_no_key_and_a_key_no_session(accounts: Accounts, client: MakeClient) -> None:
+    accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
+    session, key = accounts.issue(TokenUse.SESSION, "anna"), accounts.issue(TokenUse.KEY, "anna")
+    as_key, as_session = {"authorization": f"Bearer {key}"}, {"cookie": f"{COOKIE}={session}"}
+    assert client().get("/", headers=as_key).status_code == client().get("/", headers=as_session).status_code == 303
+    assert client().get("/", headers={"authorization": f"Bearer {session}"}).status_code == 401
+    assert client().get("/", headers={"cookie": f"{COOKIE}={key}"}).status_code == 401
+
+
+@pytest.mark.usefixtures("still")
+def test_a_program_gets_as_many_answers_as_are_set(client: MakeClient) -> None:
+    program = client(local=True, settings=Settings(serve=ServeSettings(answers_a_second=4.0)))
+    asked = {"model": "manners", "messages": [{"role": "user", "content": "Hi"}]}
+
+    def ask(n: int) -> Any:
+        return program.post("/v1/chat/completions", json=asked | {"n": n})
+
+    beyond = ask(MOST_ANSWERS + 1)
+    assert beyond.status_code == 400 and beyond.json()["error"]["param"] == "n"
+    assert len(ask(MOST_ANSWERS).json()["choices"]) == MOST_ANSWERS
+    waiting = ask(10)
+    assert waiting.status_code == 429 and waiting.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("host", "base_url", "says"),
+    [
+        ("0.0.0.0", None, r"0\.0\.0\.0 lets others in, .* `manners accounts add NAME`, or leave out --host"),
+        ("127.0.0.1", "https://labels.example.org", r"labels\.example\.org lets others in, .* leave out --base-url"),
+        ("127.0.0.1", "http://127.0.0.1.example.org", r"lets others in"),
+        ("127.0.0.1", "labels.example.org", r"--base-url labels\.example\.org cannot be read: write it as https://"),
+        ("127.0.0.1", "http://[::1", r"cannot be read"),
+    ],
+)
+def test_without_accounts_nobody_is_let_in_from_elsewhere(
+    accounts: Accounts, tmp_path: Path, host: str, base_url: str | None, says: str
+) -> None:
+    workspace = Workspace.open(tmp_path / "ws")
+    with pytest.raises(MannersError, match=says):
+        serve(workspace, accounts._store, Settings(), host=host, base_url=base_url, open_browser=False)
+
+
+def test_where_there_are_accounts_nobody_is_owner_without_one(accounts: Accounts, tmp_path: Path) -> None:
+    accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
+    workspace = Workspace.open(tmp_path / "ws")
+    with pytest.raises(MannersError, match="no owner: make one with `manners accounts add NAME --role owner`"):
+        serve(workspace, accounts._store, Settings(), host="127.0.0.1", base_url=None, open_browser=False)
+
+
+def test_while_the_database_is_away_nobody_is_to_blame(
+    accounts: Accounts, client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> NoReturn:
+        raise Unavailable("The database is away; try again.")
+
+    monkeypatch.setattr(Accounts, "all", away)
+    here = client(local=True)
+    told, page = here.get("/accounts"), here.get("/accounts", headers={"accept": "text/html"})
+    assert told.status_code == page.status_code == 503
+    assert told.headers["retry-after"] == page.headers["retry-after"] == "2"
+    assert told.json()["error"]["message"] == "The database is away; try again."
+    assert told.json()["error"]["type"] == "server_error" and "The database is away" in page.text
+
+
+def test_a_verdict_is_taken_once_the_database_is_back(server: Server, tmp_path: Path) -> None:
+    with server.database() as url, closing(Store.create(url)) as store:
+        workspace = Workspace.create(tmp_path / "team", url)
+        site = Site(workspace, Settings(), store, Accounts(store), True, HERE, Scripted())
+        here = TestClient(create_app(site), base_url=HERE)
+        store.add_comparisons([pair(1)])
+        given = {"view": here.post("/label/next").json()["pair"]["view"], "choice": "left"}
+        server.control("stop", "-m", "fast")
+        try:
+            away = here.post("/label/verdict", json=given)
+        finally:
+            server.control("start")
+        assert away.status_code == 503 and away.headers["retry-after"] == "2"
+        assert here.post("/label/verdict", json=given).status_code == 200
+        assert [len(comparison.verdicts) for comparison in store.comparisons()] == [1]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manners.web.identity import NEUTRAL, Neutral
+from manners.web.identity import LAG, NEUTRAL, Neutral, names_of
+
+LONG = f"acme {'very ' * 12}large"
+assert len(LONG) > LAG
 
 
 def shown(pieces: list[str]) -> str:
-    neutral = Neutral(["tiny-model"])
+    neutral = Neutral(["tiny-model", "smollm2-135m", LONG])
     return "".join([*(neutral.feed(piece) for piece in pieces), neutral.rest()])
 
 
@@ -22,6 +25,8 @@ def shown(pieces: list[str]) -> str:
         ("tiny-model here, or policy-12", f"{NEUTRAL} here, or {NEUTRAL}"),
         ("The llama eats; geminis and claudettes stay.", f"The {NEUTRAL} eats; geminis and claudettes stay."),
         ("gpt-4o-mini", NEUTRAL),
+        ("SmolLM2-135M, that is me", f"{NEUTRAL}, that is me"),
+        (f"Call me {LONG}!", f"Call me {NEUTRAL}!"),
         ("Nothing to hide.", "Nothing to hide."),
     ],
 )
@@ -30,7 +35,23 @@ def test_names_are_replaced(said: str, expected: str) -> None:
 
 
 words = st.sampled_from(
-    ["ChatGPT", "open", "ai", "OpenAI", "hugging", " ", "face", "x", "claude", ", ", "policy-", "3"]
+    [
+        LONG,
+        LONG[:30],
+        LONG[30:],
+        "ChatGPT",
+        "open",
+        "ai",
+        "OpenAI",
+        "hugging",
+        " ",
+        "face",
+        "x",
+        "claude",
+        ", ",
+        "policy-",
+        "3",
+    ]
 )
 
 
@@ -40,3 +61,17 @@ def test_how_a_text_is_cut_changes_nothing(parts: list[str], data: st.DataObject
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     assert shown(pieces) == shown([whole])
+
+
+@pytest.mark.parametrize("ours", ["initial", "manners", "upstream", "policy-3"])
+def test_our_own_versions_are_words_that_stay(ours: str) -> None:
+    assert names_of(ours) == []
+
+
+def test_a_model_goes_by_its_id_its_folder_and_its_file() -> None:
+    neutral = Neutral([*names_of("acme/secret-13b"), *names_of("/models/tiny.gguf")])
+    said = "I am secret-13b (acme/secret-13b), not tiny, nor tiny.gguf: the initial acme."
+    assert (
+        neutral.feed(said) + neutral.rest()
+        == f"I am {NEUTRAL} ({NEUTRAL}), not {NEUTRAL}, nor {NEUTRAL}: the initial acme."
+    )

@@ -60,7 +60,8 @@ def judge(page: Page, act: Callable[[], None]) -> None:
 
 def stored(page: Page) -> None:
     """Wait until the outbox is empty."""
-    page.wait_for_function("() => (localStorage.getItem('manners-outbox') ?? '[]') === '[]'")
+    outbox = "localStorage.getItem(`manners-outbox ${document.body.dataset.visitor}`)"
+    page.wait_for_function(f"() => ({outbox} ?? '[]') === '[]'")
 
 
 def exported(place: Place, folder: Path) -> dict[tuple[str, str], str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,10 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from fastapi import FastAPI, Request
 from openai.types.chat import ChatCompletionMessageParam
+from starlette.responses import StreamingResponse
+from starlette.types import ASGIApp
 
 from manners.models.requests import Phase
 from manners.settings import ModelSettings, ServeSettings, Settings
@@ -57,8 +61,15 @@ class Served:
 @contextmanager
 def listening(site: Site) -> Iterator[str]:
     """Serve a site on a free port of this machine."""
+    with hosting(create_app(site)) as url:
+        yield url
+
+
+@contextmanager
+def hosting(app: ASGIApp) -> Iterator[str]:
+    """Serve an application on a free port of this machine."""
     taken = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()
     try:
@@ -308,6 +319,41 @@ def test_another_server_can_write_the_answers(served: Served, front: Served) -> 
     assert one.usage == other.usage and one.choices[0].logprobs == other.choices[0].logprobs
     with pytest.raises(openai.BadRequestError, match=r"model\.context"):
         ask(front, messages=[{"role": "user", "content": "bread " * 600}], max_tokens=200)
+
+
+def one_at_a_time(says: Sequence[Sequence[str]], bodies: list[dict[str, Any]]) -> FastAPI:
+    """An engine that knows no `n`: to each request it says the next of these answers, mostly one."""
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"data": [{"id": "acme-1"}]}
+
+    @app.post("/v1/chat/completions")
+    async def completions(request: Request) -> StreamingResponse:
+        said = says[len(bodies)]
+        bodies.append(await request.json())
+        choices = [{"index": i, "delta": {"content": text}, "finish_reason": "stop"} for i, text in enumerate(said)]
+        pieces = [f"data: {json.dumps({'choices': [choice]})}\n\n" for choice in choices]
+        return StreamingResponse(iter([*pieces, "data: [DONE]\n\n"]), media_type="text/event-stream")
+
+    return app
+
+
+def test_an_engine_that_gives_one_answer_is_asked_again_with_another_seed(tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+    with (
+        hosting(one_at_a_time([["First."], ["Second.", "Too many."], ["Alone."], []], bodies)) as url,
+        serving(tmp_path / "ws", Upstream(url), Settings()) as front,
+    ):
+        reply = ask(front, n=2, extra_headers={"X-Ask-Preference": "1"})
+        assert [c.message.content for c in reply.choices] == ["First.", "Second."]
+        assert [(body["n"], body["seed"]) for body in bodies] == [(2, 3), (1, 4)]
+        (comparison,) = stored(front)
+        assert (comparison.left.text, comparison.right.text) == ("First.", "Second.")
+        with pytest.raises(openai.InternalServerError, match="broke off"):
+            ask(front, n=2)
+        assert len(stored(front)) == 1
 
 
 def test_a_server_that_is_away_is_named() -> None:

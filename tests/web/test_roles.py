@@ -44,6 +44,7 @@ ROLES = {
     "/accounts/disable": {OWNER},
     "/accounts/key": {OWNER},
     "/accounts/key/end": {OWNER},
+    "/accounts/link": {OWNER},
     "/label": LABEL,
     "/label/begin": LABEL,
     "/label/next": LABEL,
@@ -110,3 +111,7 @@ def test_open_routes_are_there_and_open(clients: dict[AccountRole | None, TestCl
     assert walked & OPEN == OPEN - {"/static"}
     assert clients[None].get("/static/manners.css").status_code == 200
     assert clients[None].get("/health").status_code == 200
+
+
+def test_nothing_tells_strangers_which_routes_there_are(clients: dict[AccountRole | None, TestClient]) -> None:
+    assert [clients[None].get(path).status_code for path in ("/openapi.json", "/docs", "/redoc")] == [404] * 3

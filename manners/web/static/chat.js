@@ -14,11 +14,19 @@ async function call(path, body) {
   };
   const answer = await fetch(`${prefix}/chat/${path}`, options);
   const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(said.error?.message ?? `the server answered ${answer.status}`);
-  return said;
+  if (answer.ok) return said;
+  const error = new Error(said.error?.message ?? `the server answered ${answer.status}`);
+  error.final = answer.status < 500 && answer.status !== 429;  // it would be refused again
+  throw error;
 }
 
-function notice(text) { at("notice").textContent = text; }
+// Why nobody answers yet is said beside what else happens, and neither takes the other's place.
+const notices = { said: "", model: "" };
+function notice(text, about = "said") {
+  if (notices[about] === text) return;  // a screen reader would say it again
+  notices[about] = text;
+  at("notice").textContent = [notices.said, notices.model].filter(Boolean).join(" ");
+}
 const failing = (act) => async (...given) => { try { await act(...given); } catch (error) { notice(error.message); } };
 
 function element(tag, name, text) {
@@ -78,13 +86,20 @@ async function list() {
   return conversations;
 }
 
+function confirming(sure) {
+  at("delete").dataset.sure = sure ? "yes" : "";
+  at("delete").textContent = sure ? "Really delete it? Click again" : "Delete this conversation";
+}
+
 async function open(which) {
   stopping?.abort();
   key = which;
   asked = null;
   at("asking").hidden = true;
   at("say").hidden = true;
-  const { turns } = key ? await call(key) : { turns: [] };
+  confirming(false);
+  const { turns } = which ? await call(which) : { turns: [] };
+  if (key !== which) return;  // another one was opened while this one was fetched
   at("turns").replaceChildren(...turns.map((one) => (
     one.role === "user" ? turn("user", one.html) : answered(one.html, one.response, one.thumb))));
   notice("");
@@ -179,11 +194,21 @@ function follow(event, mine, theirs) {
 
 async function choose(choice) {
   if (!asked) return;
-  const { comparison, responses, html, theirs, since } = asked;
+  const which = key;
+  const question = asked;
+  const { comparison, responses, html, theirs, since } = question;
   asked = null;
   at("asking").hidden = true;
   const seconds = Math.min(86400, (performance.now() - since) / 1000);
-  const { response } = await call(`${key}/choose`, { comparison, choice, seconds });
+  let response;
+  try {
+    ({ response } = await call(`${which}/choose`, { comparison, choice, seconds }));
+  } catch (error) {
+    if (key !== which) return;
+    if (!error.final) { asked = question; at("asking").hidden = false; }
+    throw new Error(`Your choice was not stored: ${error.message}`);
+  }
+  if (key !== which) return;
   theirs.replaceWith(answered(html[responses.indexOf(response)], response, 0));
   notice(choice === "skip" ? "Skipped." : "Thank you. The conversation goes on with this answer.");
   at("words").focus();
@@ -192,9 +217,8 @@ async function choose(choice) {
 async function waitForModel() {
   for (;;) {
     const { phase, reason } = await call("state").catch((error) => ({ phase: "away", reason: error.message }));
-    if (phase === "ready") { if (at("notice").dataset.waiting) { delete at("notice").dataset.waiting; notice(""); } return; }
-    at("notice").dataset.waiting = "yes";
-    notice(phase === "loading" ? `The model is being loaded${reason ? ` (${reason})` : ""}; you can write already.` : `The model does not run: ${reason}`);
+    if (phase === "ready") { notice("", "model"); return; }
+    notice(phase === "loading" ? `The model is being loaded${reason ? ` (${reason})` : ""}; you can write already.` : `The model does not run: ${reason}`, "model");
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
@@ -214,15 +238,11 @@ at("words").addEventListener("keydown", (event) => {
 });
 at("stop").addEventListener("click", () => stopping?.abort());
 at("delete").addEventListener("click", failing(async () => {
-  if (at("delete").dataset.sure !== "yes") {
-    at("delete").dataset.sure = "yes";
-    at("delete").textContent = "Really delete it? Click again";
-    return;
-  }
-  delete at("delete").dataset.sure;
-  at("delete").textContent = "Delete this conversation";
-  const { learned_by: versions } = await call(`${key}/delete`, {});
-  await open(null);
+  if (!at("delete").dataset.sure) { confirming(true); return; }
+  confirming(false);
+  const gone = key;
+  const { learned_by: versions } = await call(`${gone}/delete`, {});
+  await (key === gone ? open(null) : list());
   notice(versions.length ? `Deleted. These versions had learned from it already: ${versions.join(", ")}.` : "Deleted.");
 }));
 at("reporting").addEventListener("close", failing(async () => {
@@ -237,6 +257,6 @@ document.addEventListener("keydown", (event) => {
   if (KEYS[event.key]) { event.preventDefault(); failing(choose)(KEYS[event.key]); }
 });
 
+waitForModel();
 const conversations = await list();
 await open(conversations.length ? conversations[0].key : null);
-waitForModel();

@@ -4,7 +4,8 @@ const prefix = document.body.dataset.prefix;
 const at = (id) => document.getElementById(id);
 const KEYS = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", t: "tie", b: "both_bad", s: "skip" };
 const SAID = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
-const OUTBOX = "manners-outbox";
+const OUTBOX = `manners-outbox ${document.body.dataset.visitor}`;  // one browser may serve several people
+const FINAL = [400, 403, 404, 409, 413, 422];  // the verdict itself is refused, and would be again
 const RETRY = 2000;
 
 let pair = null;
@@ -19,7 +20,7 @@ async function post(path, body) {
   const said = await answer.json().catch(() => ({}));
   if (answer.ok) return said;
   const error = new Error(said.error?.message ?? `the server answered ${answer.status}`);
-  error.final = answer.status >= 400 && answer.status < 500 && ![401, 408, 429].includes(answer.status);
+  error.final = FINAL.includes(answer.status);
   throw error;
 }
 
@@ -140,7 +141,7 @@ async function choose(choice) {
 }
 
 async function undo() {
-  await send();
+  await Promise.all([send(), moving]);
   try {
     const { pair: again } = await post("undo");
     if (!again) { notice("There is nothing to take back."); return; }
@@ -173,8 +174,9 @@ async function report() {
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select, [contenteditable]");
+  const scrolls = event.key.startsWith("Arrow") && event.target.closest("[tabindex]");
   if (event.key === "Escape" && !at("guidelines").hidden) return guidelines();
-  if (typing || event.ctrlKey || event.altKey || event.metaKey || event.repeat || at("reporting").open) return;
+  if (typing || scrolls || event.ctrlKey || event.altKey || event.metaKey || event.repeat || at("reporting").open) return;
   if (KEYS[event.key]) { event.preventDefault(); choose(KEYS[event.key]); }
   else if (event.key === "u") undo();
   else if (event.key === "?") guidelines();

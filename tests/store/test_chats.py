@@ -1,0 +1,249 @@
+"""Conversations: whose words are used for what, and what deletion leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import insert, select
+
+from manners.checkpoint import Run
+from manners.loop import asking, learning
+from manners.loop.session import Session
+from manners.settings import ServeSettings, Settings
+from manners.store import Store, Version, gold
+from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
+from manners.store.tables import ComparisonRow, MessageRow, PromptRow, ResponseRow, VerdictRow, WithdrawalRow
+from manners.types import (
+    DELETED,
+    Annotator,
+    AnnotatorKind,
+    Answer,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    FinishReason,
+    PromptUse,
+    Response,
+    Role,
+    Sampling,
+    Turn,
+    Verdict,
+    VersionKind,
+)
+from manners.workspace import Workspace
+
+ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
+SECRET = "my secret"
+PROMPT: Dialogue = (Turn(Role.USER, SECRET),)
+
+
+def drawn(text: str, seed: int = 0) -> Response:
+    return Response(text, "initial", FinishReason.STOP, Sampling(0.7, 64, seed))
+
+
+def converse(
+    store: Store, who: Annotator, text: str = SECRET, answers: Sequence[str] = ("hm", "ah"), seed: int = 0
+) -> str:
+    """Begin a conversation with one turn, and return its key."""
+    chats = Chats(store)
+    key = chats.begin(who)
+    chats.say(who, key, [], text, [drawn(answer, seed) for answer in answers], 1.0)
+    return key
+
+
+def asked(how: AskedHow, *texts: str) -> Comparison:
+    left, right = (Response(text, "other") for text in texts or ("eins", "zwei"))
+    return Comparison(PROMPT, left, right, how)
+
+
+def answerable(store: Store, *, chats: bool = False) -> list[str]:
+    return [dialogue[-1].text for dialogue in store.answerable(PromptUse.TRAIN, chats=chats)]
+
+
+def texts(store: Store) -> str:
+    """All texts of the store."""
+    columns: list[Any] = [PromptRow.turns, ResponseRow.text, MessageRow.text, VerdictRow.comment]
+    with store.read() as connection:
+        return " ".join(str(connection.execute(select(column)).all()) for column in columns)
+
+
+def test_what_only_a_chat_brought_in_is_answered_anew_where_chats_are_shared(store: Store) -> None:
+    store.add_prompts([(Turn(Role.USER, "from a file"),)], PromptUse.TRAIN, "prompts.txt")
+    for text in (SECRET, "from a file"):
+        key = converse(store, ANNA, text)
+    assert answerable(store) == ["from a file"]
+    assert answerable(store, chats=True) == ["from a file", SECRET]
+    Chats(store).delete(ANNA, key)
+    assert answerable(store) == ["from a file"], "the owner's words stay"
+
+
+@pytest.mark.parametrize("how", AskedHow)
+def test_words_are_somebody_elses_too_once_they_come_from_outside(store: Store, how: AskedHow) -> None:
+    converse(store, ANNA)
+    store.merge_comparisons([asked(how)])
+    assert answerable(store) == ([SECRET] if how in (AskedHow.IMPORTED, AskedHow.API) else [])
+
+
+def test_a_file_of_prompts_makes_them_the_owners(store: Store) -> None:
+    key = converse(store, ANNA)
+    store.add_prompts([PROMPT], PromptUse.TRAIN, "prompts.txt")
+    assert answerable(store) == [SECRET]
+    Chats(store).delete(ANNA, key)
+    assert answerable(store) == [SECRET] and "hm" not in texts(store), "the prompt is the owner's, the answers are not"
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_deleted_words_are_never_answered(store: Store, chats: bool) -> None:
+    Chats(store).delete(ANNA, converse(store, ANNA))
+    assert answerable(store, chats=chats) == []
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chats: bool
+) -> None:
+    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=chats)))
+    converse(session.store, ANNA, answers=("hm",))
+    Chats(session.store).delete(ANNA, converse(session.store, ANNA, "deleted"))
+    seen: list[Dialogue] = []
+
+    def kept(_: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:
+        seen.extend(prompts)
+        return []
+
+    monkeypatch.setattr(learning, "short_enough", kept)
+    assert learning._prompt_ids(session, PromptUse.TRAIN) == []
+    assert asking.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
+    session.store.close()
+
+
+def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=True)))
+    store = session.store
+    store.add_prompts([(Turn(Role.USER, "from a file"),)], PromptUse.TRAIN, "prompts.txt")
+    key = converse(store, ANNA, answers=("hm",))
+
+    def answer(_: Session, run: Run, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
+        assert len(prompts) == 2
+        Chats(store).delete(ANNA, key)
+        return [[Answer(p, Response(text, author), (), ()) for text in ("x", "y")] for p in prompts], 0
+
+    monkeypatch.setattr(asking, "plan_sample", lambda _: None)
+    monkeypatch.setattr(asking, "announce", lambda _: None)
+    monkeypatch.setattr(asking, "short_enough", lambda _, prompts: prompts)
+    monkeypatch.setattr(asking, "_answers", answer)
+    facts = asking._sample(session, cast(Run, SimpleNamespace(state={}, save=lambda: None)), False)
+    assert (facts["prompts"], facts["left_out"]) == (1, {"prompt deleted meanwhile": 1})
+    assert [c.prompt[-1].text for c in store.comparisons()] == ["from a file"] and SECRET not in texts(store)
+    store.close()
+
+
+@pytest.mark.parametrize("how", AskedHow)
+def test_deletion_takes_the_words_whatever_was_opened_on_them_here(store: Store, how: AskedHow) -> None:
+    key = converse(store, ANNA)
+    comment = Verdict(Choice.LEFT, BEN, comment=f"about {SECRET}")
+    if how is AskedHow.GOLD:
+        number = gold.add(store, 1, Choice.LEFT).comparison
+        store.add_verdicts([(number, comment)])
+    else:
+        [number] = store.add_comparisons([replace(asked(how), verdicts=(comment,))])
+    comparisons, _ = Chats(store).delete(ANNA, key)
+    if how in (AskedHow.IMPORTED, AskedHow.API):
+        assert comparisons == [1], "what came from outside is not this person's"
+        assert SECRET in texts(store) and "eins" in texts(store)
+    else:
+        assert comparisons == [1, number]
+        assert SECRET not in texts(store) and "eins" not in texts(store)
+    assert "hm" not in texts(store) and "ah" not in texts(store)
+
+
+def test_another_conversation_keeps_its_own_words(store: Store) -> None:
+    chats = Chats(store)
+    anna, ben = converse(store, ANNA), converse(store, BEN, answers=("oh", "uh"), seed=1)
+    assert chats.delete(ANNA, anna)[0] == [1]
+    assert SECRET in texts(store) and "hm" not in texts(store)
+    assert [said.text for said in chats.read(BEN, ben)] == [SECRET, "oh"]
+    assert chats.delete(BEN, ben)[0] == [2]
+    assert SECRET not in texts(store) and "oh" not in texts(store) and DELETED in texts(store)
+
+
+def test_every_turn_goes_and_versions_that_saw_verdicts_are_named(store: Store) -> None:
+    chats = Chats(store)
+    key = converse(store, ANNA)
+    chats.choose(ANNA, key, 1, Choice.SKIP, None)
+    store.add_version(Version("reward-1", VersionKind.REWARD, "reward-1", watermark=store.watermark()))
+    chats.say(ANNA, key, chats.read(ANNA, key), "again", [drawn("so"), drawn("no")], 1.0)
+    chats.choose(ANNA, key, 2, Choice.RIGHT, 2.0)
+    store.add_version(Version("reward-2", VersionKind.REWARD, "reward-2", watermark=store.watermark()))
+    assert chats.delete(ANNA, key) == ([1, 2], ["reward-2"])
+    assert not any(text in texts(store) for text in (SECRET, "again", "so", "no"))
+
+
+def test_an_answer_to_what_was_said_before_is_refused(store: Store) -> None:
+    chats = Chats(store)
+    key = converse(store, ANNA)
+    read = chats.read(ANNA, key)
+    chats.choose(ANNA, key, 1, Choice.RIGHT, None)  # a late choice exchanges what the answer was written after
+    with pytest.raises(MovedOn, match="the conversation has moved on: open it again and send your message once more"):
+        chats.say(ANNA, key, read, "and?", [drawn("so")], 1.0)
+    read = chats.read(ANNA, key)
+    chats.say(ANNA, key, read, "and?", [drawn("so")], 1.0)
+    with pytest.raises(MovedOn):
+        chats.say(ANNA, key, read, "and?", [drawn("no")], 1.0)
+    assert [said.text for said in chats.read(ANNA, key)] == [SECRET, "ah", "and?", "so"]
+
+
+def test_only_the_last_turn_can_be_chosen_on(store: Store) -> None:
+    chats = Chats(store)
+    key = converse(store, ANNA)
+    chats.say(ANNA, key, chats.read(ANNA, key), "and?", [drawn("so")], 1.0)
+    with pytest.raises(NoSuchChat, match="not the latest ones"):
+        chats.choose(ANNA, key, 1, Choice.RIGHT, None)
+    assert store.watermark() == 0
+
+
+def reward(store: Store, number: int, source: str | None) -> None:
+    metrics = {} if source is None else {"source": source}
+    name = f"reward-{number}"
+    store.add_version(Version(name, VersionKind.REWARD, name, None, metrics, store.watermark()))
+
+
+def test_the_receipt_counts_what_could_be_learned_from(store: Store) -> None:
+    chats = Chats(store)
+    hows = [AskedHow.RANDOM] * 4 + [AskedHow.EVALUATION, AskedHow.GOLD]
+    numbers = store.add_comparisons(
+        [replace(asked(how), prompt=(Turn(Role.USER, str(i)),)) for i, how in enumerate(hows)]
+    )
+    plain, corrected, skipped, withdrawn, *measures = numbers
+    assert chats.effect(ANNA) == Effect(0, 0, None)
+    left = Verdict(Choice.LEFT, ANNA)
+    store.add_verdicts([(number, left) for number in (plain, corrected, withdrawn, *measures)])
+    store.add_verdicts([(corrected, Verdict(Choice.TIE, ANNA)), (skipped, Verdict(Choice.SKIP, ANNA))])
+    store.add_verdicts([(number, Verdict(Choice.LEFT, BEN)) for number in numbers])
+    with store.write() as connection:
+        taken = select(VerdictRow.id).where(VerdictRow.comparison_id == withdrawn).limit(1)
+        row = {"verdict_id": connection.execute(taken).scalar_one(), "created_at": datetime.now(UTC)}
+        connection.execute(insert(WithdrawalRow), row)
+    key = converse(store, ANNA)
+    with store.read() as connection:
+        last = connection.execute(select(ComparisonRow.id).order_by(ComparisonRow.id.desc()).limit(1)).scalar_one()
+    chats.choose(ANNA, key, last, Choice.LEFT, None)
+    reward(store, 1, "human")
+    reward(store, 2, "simulated")
+    reward(store, 3, None)
+    assert chats.effect(ANNA) == Effect(5, 3, "reward-1")
+    chats.delete(ANNA, key)
+    assert chats.effect(ANNA) == Effect(5, 2, "reward-1")
+    store.add_verdicts([(skipped, left)])  # after that model
+    assert chats.effect(ANNA) == Effect(6, 2, "reward-1")
+    reward(store, 4, "human")
+    assert chats.effect(ANNA) == Effect(6, 3, "reward-4")
