@@ -239,12 +239,15 @@ class ModelsExport(Common):
     """A policy or a reward model, as `manners models list` names it."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
     """A new folder."""
+    member: Annotated[str | None, arg(metavar="N|average")] = None
+    """Which member of a reward model, from 0, or one with the mean of their weights; the first if left out."""
 
     def run(self) -> Result:
         """Merge and write."""
         from manners.loop import stages
 
-        return stages.models_export(self.open(), self.version, self.directory)
+        chosen = () if self.member is None else (self.member,)
+        return stages.models_export(self.open(), self.version, self.directory, *chosen)
 
 
 @dataclass(frozen=True, kw_only=True)

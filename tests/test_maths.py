@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from manners.maths import (
     KLEstimator,
+    float64_device,
     kl_per_token,
     masked_mean,
     masked_sum,
@@ -99,6 +101,19 @@ def test_k3_is_never_negative_and_k1_is_the_log_ratio(logprob: float, ref_logpro
     assert kl_per_token(new, old, "k3").item() >= -1e-12
     assert kl_per_token(new, old, "k1").item() == pytest.approx(logprob - ref_logprob)
     assert kl_per_token(new, new, "k1").item() == kl_per_token(new, new, "k3").item() == 0.0
+
+
+@pytest.mark.parametrize("estimator", ["k2", "K1", "", None])
+def test_an_estimator_that_is_not_known_is_refused(estimator: Any) -> None:
+    logprobs = torch.zeros((1, 2))
+    with pytest.raises(ValueError, match=r"the KL estimator is .*; k1 and k3 are known"):
+        kl_per_token(logprobs, logprobs, estimator)
+
+
+def test_float64_is_on_every_device_but_apples() -> None:
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert float64_device(torch.device(name)) == torch.device(name)
+    assert float64_device(torch.device("mps")) == torch.device("cpu")
 
 
 def test_the_rate_warms_up_and_falls() -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
 
 from manners.errors import MannersError
 from manners.text import (
@@ -131,7 +133,10 @@ def test_rendering_for_scoring_never_fails_and_always_fits(
     assert rendered.prompt_ids and rendered.response_ids
     assert rendered.response_ids == renderer.response_ids(response)[: len(rendered.response_ids)]
     fits = len(ids_by_library(dialogue)) + len(renderer.response_ids(response)) <= context
-    assert not (fits and rendered.shortened and len(renderer.response_ids(response)) <= context // 2)
+    cut = len(rendered.response_ids) < len(renderer.response_ids(response))
+    assert cut == (len(renderer.response_ids(response)) > context // 2)
+    assert rendered.shortened == (cut or rendered.prompt_ids != ids_by_library(dialogue))
+    assert cut or not (fits and rendered.shortened)
     # Its end, where the assistant begins, is always there.
     tail = min(4, len(rendered.prompt_ids))
     assert rendered.prompt_ids[-tail:] == ids_by_library(dialogue)[-tail:]
@@ -159,6 +164,30 @@ def test_without_a_template_dialogues_are_plain_text_and_end_with_the_end_of_seq
     ids, _ = renderer.prompt_ids(TALK[:1])
     assert tiny_tokenizer().decode(list(ids)) == "User: How do I bake bread?\n\nAssistant:"
     assert renderer.end_id == EOS
+
+
+def with_bos(chat_template: str | None) -> PreTrainedTokenizerFast:
+    """Return the tiny tokenizer as Llama's and Gemma's are: it puts a BOS before every text."""
+    tokenizer = tiny_tokenizer(chat_template)
+    first = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    tokenizer.backend_tokenizer.post_processor = first
+    assert tokenizer.encode("x")[0] == BOS
+    return tokenizer
+
+
+@pytest.mark.parametrize("dialogue", [TALK[:1], TALK, (SYSTEM, *TALK)], ids=["one turn", "talk", "system turn"])
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_a_tokenizer_that_puts_a_bos_before_texts_gets_exactly_one(template: str | None, dialogue: Dialogue) -> None:
+    renderer = Renderer(with_bos(template), END_IDS, 256)
+    assert renderer.bos == (BOS,) and tiny_renderer(template).bos == ()
+    rendered = renderer.render(dialogue, Response("An hour.", "me", FinishReason.STOP))
+    plain = tiny_renderer(template).render(dialogue, Response("An hour.", "me", FinishReason.STOP))
+    assert rendered.prompt_ids == ((BOS, *plain.prompt_ids) if template is None else plain.prompt_ids)
+    assert rendered.prompt_ids.index(BOS) == 0 and (*rendered.prompt_ids, *rendered.response_ids).count(BOS) == 1
+    assert rendered.response_ids == plain.response_ids
+    same_hash = renderer.template_hash == tiny_renderer(template).template_hash
+    assert same_hash == (template is not None), "only the plain layout is another one"
+    assert (renderer.end_id, renderer.pad_id) == (tiny_renderer(template).end_id, tiny_renderer(template).pad_id)
 
 
 def test_the_end_of_turn_token_is_the_one_that_the_template_uses() -> None:

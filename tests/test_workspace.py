@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from manners.errors import MannersError
-from manners.workspace import FORMAT, Workspace, atomic_folder, atomic_write, move_aside
+from manners.workspace import FORMAT, Workspace, atomic_folder, atomic_write, move_aside, scratch_folder
 
 
 @pytest.fixture
@@ -193,20 +194,44 @@ def test_atomic_folder_appears_at_the_end_or_never(tmp_path: Path) -> None:
     assert names(tmp_path) == {"policy-1"}
 
 
+def test_a_policy_is_promoted_once_and_rolled_back_in_one_step(workspace: Workspace) -> None:
+    """Promoting what is the current one already leaves no second entry; an older one may become current again."""
+    for name in ("policy-1", "policy-1", "policy-2", "policy-2", "policy-1"):
+        workspace.promote(name)
+    assert workspace.promoted() == ["policy-1", "policy-2", "policy-1"]
+    assert (workspace.roll_back(), workspace.current_policy()) == ("policy-1", "policy-2")
+
+
+def test_a_scratch_folder_is_gone_afterwards_whatever_happens(workspace: Workspace) -> None:
+    """It lies beside its name, hidden, is empty at first, and an `open` meanwhile leaves it alone."""
+    for failure in (None, ValueError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")):
+        with suppress(ValueError, KeyboardInterrupt, OSError), scratch_folder(workspace.runs / "states") as folder:
+            assert folder.parent == workspace.runs and folder.name.startswith(".states.")
+            assert names(folder) == set()
+            (folder / "held-out").write_bytes(bytes(9))
+            Workspace.open(workspace.root)
+            assert (folder / "held-out").is_file()
+            if failure is not None:
+                raise failure
+        assert names(workspace.runs) == set()
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-from manners.workspace import atomic_folder
-with atomic_folder(Path(sys.argv[1])) as folder:
+from manners import workspace
+with getattr(workspace, sys.argv[2])(Path(sys.argv[1])) as folder:
     (folder / "weights").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_process_left_is_cleared(workspace: Workspace) -> None:
+@pytest.mark.parametrize("kind", ["atomic_folder", "scratch_folder"])
+def test_what_a_killed_process_left_is_cleared(workspace: Workspace, kind: str) -> None:
     """On the next open, its half-written folder goes; that of a living process, and of a stranger's today, stay."""
-    subprocess.run([sys.executable, "-c", KILLED, str(workspace.models / "policy-1")], check=False, timeout=60)
+    command = [sys.executable, "-c", KILLED, str(workspace.models / "policy-1"), kind]
+    subprocess.run(command, check=False, timeout=60)
     [left] = workspace.models.iterdir()
     assert left.name.endswith(".partial")
     here = socket.gethostname().partition(".")[0]

@@ -25,11 +25,12 @@ from manners.models.versions import Version
 from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
-from manners.reward.data import label
+from manners.reward.data import label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.store import Version as StoredVersion
+from manners.text import Rendered
 from manners.types import AskedHow, Comparison, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
@@ -157,6 +158,23 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
     drawn = answer(initial, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, session.settings.seed, INITIAL)
     rendered = [r for batch in drawn for r in batch.draws.rendered]
     return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
+
+
+def initial_answers(session: Session, watermark: int | None) -> list[Rendered]:
+    """Return the initial model's answers that were set aside when a reward model learned up to a watermark.
+
+    Of very many some are drawn; none where the store does not hold any more what was learned from.
+    """
+    settings, seed = session.settings.reward, session.settings.seed
+    try:
+        labelled = label(session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share)
+        held_out = set_aside(labelled.pairs, settings.set_aside, seed).held_out
+    except MannersError:
+        return []
+    sides = dict.fromkeys((pair.prompt, side) for pair in held_out for side in (pair.left, pair.right))
+    own = [exchange for exchange in sides if exchange[1].author == INITIAL]
+    drawn = random.Random(seed).sample(own, min(len(own), 8 * REFERENCE_ANSWERS))
+    return [session.pretrained.renderer.render(*exchange) for exchange in drawn]
 
 
 def train_policy(session: Session, *, resume: bool = False) -> Facts:

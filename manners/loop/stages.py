@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -127,18 +127,36 @@ def models_rollback(workspace: Workspace) -> Facts:
     return {"current": workspace.current_policy(), "was": was}
 
 
-def models_export(workspace: Workspace, version: str, directory: Path) -> Facts:
-    """Write a version as a folder that plain transformers loads."""
+def models_export(workspace: Workspace, version: str, directory: Path, member: str | None = None) -> Facts:
+    """Write a version as a folder that plain transformers loads; of a reward model one member, or their `average`."""
     described = versions.describe(workspace, version)
     session = Session(workspace, from_dict(described.settings))
+    chosen = _member(described, member)
     if described.kind is VersionKind.POLICY:
         policy = versions.load_policy(workspace, version, session.pretrained)
         versions.export_policy(policy, session.pretrained, directory)
         return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
     reward = versions.load_reward(workspace, version, session.pretrained)
-    shift = versions.export_reward(reward, 0, session.pretrained, directory)
-    facts = {"version": version, "directory": str(directory), "member": 0, "shift": shift}
+    reference = learning.initial_answers(session, described.watermark) if chosen == "average" else []
+    shift = versions.export_reward(reward, chosen, session.pretrained, directory, reference)
+    facts = {"version": version, "directory": str(directory), "member": chosen, "shift": shift}
+    if chosen == "average":
+        facts |= {"shift_measured_on": len(reference)}
     return facts | {"loads_with": "AutoModelForSequenceClassification", "score": "logit - shift"}
+
+
+def _member(described: versions.Version, member: str | None) -> int | Literal["average"]:
+    """Return which member of a reward model is asked for, the first if it is not said; raises MannersError for none."""
+    if member is not None and described.kind is VersionKind.POLICY:
+        raise MannersError(f"{described.name} is a policy, which has no members: leave out --member")
+    if member == "average":
+        return "average"
+    count = len(described.shifts)
+    if member is not None and not (member.isascii() and member.isdecimal() and int(member) < count):
+        raise MannersError(
+            f"{described.name} has no member {member}: name one of 0 to {count - 1}, or `average`, with --member"
+        )
+    return int(member or 0)
 
 
 def status(workspace: Workspace) -> Facts:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.reward.ensemble import RewardModel
+from manners.text import Rendered, length_buckets
 from manners.types import VersionKind
 from manners.workspace import INITIAL, Workspace, atomic_folder
 
@@ -148,18 +149,26 @@ def export_policy(branch: Branch, pretrained: Pretrained, folder: Path) -> None:
     save_whole(branch.assembled(pretrained.trunk), pretrained.tokenizer, folder)
 
 
-def export_reward(reward: RewardModel, member: int, pretrained: Pretrained, folder: Path) -> float:
+def export_reward(
+    reward: RewardModel,
+    member: int | Literal["average"],
+    pretrained: Pretrained,
+    folder: Path,
+    reference: Sequence[Rendered] = (),
+) -> float:
     """Write one member for plain `AutoModelForSequenceClassification.from_pretrained`; return the shift to subtract.
 
     That class has no bias: 1 / scale is folded into the head, and shift / scale is stored as `manners_shift` in the
     config. It finds a sequence's last token by the pad id, so tokenizer and config get one that ends nothing.
+
+    `average` is one model with the mean of the members' weights, adapters merged. Its shift is its mean logit on
+    `reference`, answers of the initial model; where there are none, the mean of the members' shifts stands for it.
     """
-    branch, trunk = reward.members[member], pretrained.trunk
-    whole, shift = branch.assembled(trunk), reward.shifts[member] / reward.scale
-    tokenizer = _tokenizer_with_pad(pretrained)
+    trunk, tokenizer = pretrained.trunk, _tokenizer_with_pad(pretrained)
+    chosen = reward.members if member == "average" else (reward.members[member],)
+    shifts = reward.shifts if member == "average" else (reward.shifts[member],)
     config = type(trunk.whole.config).from_dict(trunk.whole.config.to_dict())
-    config.num_labels, config.manners_shift = 1, shift
-    config.pad_token_id = tokenizer.pad_token_id
+    config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     try:
         classifier = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
@@ -167,14 +176,41 @@ def export_reward(reward: RewardModel, member: int, pretrained: Pretrained, fold
             f"transformers has no sequence classification for {config.model_type}, so this reward model cannot be"
             " exported; export the policy, or score with `manners score`"
         ) from error
-    classifier.base_model.load_state_dict(whole.base_model.state_dict())
+    classifier.base_model.load_state_dict(_mean([b.assembled(trunk).base_model.state_dict() for b in chosen]))
     head = next(m for n, m in classifier.named_modules() if n in ("score", "classifier") and isinstance(m, nn.Linear))
     with torch.no_grad():
-        head.weight.copy_(branch.scalar.weight / reward.scale)
+        head.weight.copy_(_mean([{"": b.scalar.weight} for b in chosen])[""] / reward.scale)
     if len(tokenizer) > config.vocab_size:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    save_whole(classifier.to(trunk.whole.dtype), tokenizer, folder)
+    classifier.to(trunk.whole.dtype).eval()
+    measured = member == "average" and len(reference) > 0
+    shift = _mean_logit(classifier, reference) if measured else sum(shifts) / len(shifts) / reward.scale
+    classifier.config.manners_shift = shift
+    save_whole(classifier, tokenizer, folder)
     return shift
+
+
+def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each tensor; those that all share stay as they are, to the bit."""
+    means = {}
+    for name, first in states[0].items():
+        every = [state[name] for state in states]
+        shared = all(tensor.data_ptr() == first.data_ptr() for tensor in every)
+        means[name] = first if shared else torch.stack([t.float() for t in every]).mean(dim=0).to(first.dtype)
+    return means
+
+
+@torch.no_grad()
+def _mean_logit(classifier: PreTrainedModel, rendered: Sequence[Rendered]) -> float:
+    """Return the mean score that a classifier gives to some responses, in plain transformers."""
+    pad, total = classifier.config.pad_token_id, 0.0
+    for bucket in length_buckets([r.length for r in rendered]):
+        ids = [torch.tensor(rendered[i].prompt_ids + rendered[i].response_ids) for i in bucket]
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)
+        attend = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        logits = classifier(input_ids=padded, attention_mask=attend, use_cache=False).logits
+        total += float(logits.float().sum())
+    return total / len(rendered)
 
 
 def _tokenizer_with_pad(pretrained: Pretrained) -> PreTrainedTokenizerBase:

@@ -225,7 +225,7 @@ def _step(course: _Course, rollout: Rollout, rows: list[int], learner: Learner, 
         passes.add(tokens, (float(surrogate.detach()), float(error.detach())), policy_stats, value_stats)
         if first:
             passes.first_deviation = max(passes.first_deviation, float(policy_stats.ratio_max_deviation))
-    guard.check_first_ratio(passes.first_deviation, update)
+    guard.check_first_ratio(passes.first_deviation, update, roles.pretrained.trunk.whole.dtype)
     if settings.prose_coefficient > 0 and course.prose.parts:
         divergence = course.prose.divergence(roles.policy, learner.optimizer_steps)
         torch.autograd.backward(settings.prose_coefficient * divergence)

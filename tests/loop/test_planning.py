@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +18,9 @@ import torch
 import manners
 from manners.errors import MannersError
 from manners.loop import planning, stages
-from manners.loop.planning import OVERHEAD, Part, Plan, announce
+from manners.loop.planning import OVERHEAD, Disk, Part, Plan, announce
 from manners.loop.session import Session
-from manners.models import pretrained
+from manners.models import pretrained, states
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import load
 from manners.settings import Settings
@@ -44,6 +46,48 @@ def test_a_plan_is_printed_and_what_does_not_fit_is_refused_in_one_sentence(caps
         "ppo needs about 0.24 GB more memory and 0.23 GB is free: the largest part is rollout states with 0.09 GB;"
         " lower ppo.batch"
     )
+
+
+def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
+    copy: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = Disk(Path("/w/runs"), 5_000_000, 4_999_999)
+    announce(Plan("reward", {}, 0, (), None, replace(disk, free=5_000_000)))
+    assert "        5 MB  on the disk at most, of 5 MB free in /w/runs\n" in capsys.readouterr().err
+    with pytest.raises(MannersError) as caught:
+        announce(Plan("reward", {}, 0, (), None, disk))
+    assert str(caught.value) == (
+        "reward keeps 5,000,000 bytes of trunk states in /w/runs, and 4,999,999 are free there: make room on that disk,"
+        " or set a lower reward.limit"
+    )
+    taken = list[tuple[Path, int]]()
+    take = states.reserve
+
+    def taking(file: Path, size: int) -> None:
+        taken.append((file.parent.parent, size))
+        take(file, size)
+
+    def with_free(free: int, chosen: Settings = settings) -> int:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        found = stages.train_reward(copy, chosen, plan=True)
+        assert found["disk_free_bytes"] == free
+        needed: int = found["trunk_states_on_disk_bytes_at_most"]
+        return needed
+
+    monkeypatch.setattr(states, "reserve", taking)
+    most, exact = with_free(10**9), with_free(0)
+    assert 0 < exact < most == with_free(most) and exact == with_free(most - 1)
+    assert 0 < with_free(0, replace(settings, reward=replace(settings.reward, limit=2))) < exact
+    assert with_free(0, replace(settings, model=replace(settings.model, trainable_layers="all"))) == 0
+    with_free(exact - 1)
+    with pytest.raises(MannersError, match=rf"keeps {exact:,} bytes of trunk states in {copy.runs}"):
+        stages.train_reward(copy, settings, plan=False)
+    assert not taken
+    with_free(exact)
+    stages.train_reward(copy, settings, plan=False)
+    assert sum(size for _, size in taken) == exact
+    assert {folder for folder, _ in taken} == {copy.runs}
+    assert not list(copy.runs.glob(".*"))
 
 
 def test_every_stage_refuses_before_it_does_anything(

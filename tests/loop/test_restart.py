@@ -10,10 +10,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from manners import metrics
 from manners.errors import MannersError
@@ -25,6 +27,7 @@ from manners.models import versions
 from manners.models.pretrained import Pretrained, load
 from manners.settings import ModelSettings, Settings
 from manners.store import Store
+from manners.store.tables import WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, Choice, Verdict
 from manners.workspace import Workspace
 from tests.loop import tiny
@@ -243,15 +246,70 @@ def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkey
         learning.train_policy(Session(stopped, settings), resume=True)
 
 
-def test_new_verdicts_are_another_run(played: dict[str, Path], settings: Settings, tmp_path: Path) -> None:
-    session = Session(Workspace.open(shutil.copytree(played["reward"], tmp_path / "stopped")), settings)
+def learned(root: Path) -> dict[str, Any]:
+    """What a reward run leaves, whatever the store holds."""
+    return {name: found for name, found in contents(root).items() if name.startswith(("models", "runs"))}
+
+
+@pytest.fixture
+def half_trained(played: dict[str, Path], settings: Settings, tmp_path: Path) -> Session:
+    """A workspace whose reward run was killed at its fourth write."""
+    root = shutil.copytree(played["reward"], tmp_path / "half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions, "save", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            learning.train_reward(session)
-    session.store.add_verdicts([(1, Verdict(Choice.TIE, Annotator("late", AnnotatorKind.SIMULATED)))])
-    with pytest.raises(MannersError, match=r"begun with the newest verdict = 48, and now it is 49"):
-        learning.train_reward(session, resume=True)
+        dying_at(patch, 4)
+        with pytest.raises(Killed):
+            learning.train_reward(Session(Workspace.open(root), settings))
+    return Session(Workspace.open(root), settings)
+
+
+def test_who_labels_while_a_run_is_stopped_is_heard_by_the_next(half_trained: Session, played: dict[str, Path]) -> None:
+    root, store = half_trained.workspace.root, half_trained.store
+    late = Verdict(Choice.TIE, Annotator("late", AnnotatorKind.SIMULATED))
+    asked = store.comparisons()[0]
+    store.add_comparisons([replace(asked, left=asked.right, right=asked.left, verdicts=(late,), id=None)])
+    store.add_verdicts([(1, late), (2, late)])
+    facts = learning.train_reward(half_trained, resume=True)
+    assert learned(root) == {n: c for n, c in after(played, "reward").items() if n.startswith(("models", "runs"))}
+    assert versions.describe(half_trained.workspace, "reward-1").watermark == 48 == store.watermark() - 3
+    assert stages.status(half_trained.workspace)["verdicts_not_yet_learned_from"] == 3
+    again = learning.train_reward(half_trained)
+    assert again["version"] == "reward-2"
+    assert again["trained_on"] + again["set_aside"] == facts["trained_on"] + facts["set_aside"] + 1
+
+
+def test_a_verdict_that_was_taken_back_meanwhile_is_another_run(half_trained: Session) -> None:
+    with half_trained.store.write() as connection:
+        connection.execute(insert(WithdrawalRow), {"verdict_id": 7, "created_at": datetime.now(UTC)})
+    with pytest.raises(
+        MannersError,
+        match=r"runs/reward was begun with 48 verdicts on 24 comparisons \(\w+\), and of what was there then 47"
+        r" verdicts on 24 comparisons \(\w+\) are left as they were: .*; remove that folder to begin anew",
+    ):
+        learning.train_reward(half_trained, resume=True)
+    shutil.rmtree(half_trained.workspace.runs / "reward")
+    assert learning.train_reward(half_trained, resume=True)["version"] == "reward-1"
+
+
+def test_a_setting_that_chooses_other_verdicts_is_named_as_such(half_trained: Session) -> None:
+    chosen = replace(half_trained.settings.reward, annotators="simulated")
+    other = replace(half_trained, settings=replace(half_trained.settings, reward=chosen))
+    with pytest.raises(MannersError, match=r"begun with reward\.annotators = None, and now it is simulated"):
+        learning.train_reward(other, resume=True)
+
+
+def test_trunk_states_of_a_killed_run_are_cleared_away(
+    played: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    root = shutil.copytree(played["reward"], tmp_path / "killed")
+    child = in_a_process("reward", root, settings)
+    while not (left := list(root.glob("runs/.trunk-states.*.partial/held-out"))):
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, "it ended before it was killed"
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert left[0].is_file()
+    Workspace.open(root)
+    assert not left[0].parent.exists()
 
 
 def test_a_demo_goes_on_with_the_first_stage_that_is_not_done(

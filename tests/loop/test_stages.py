@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import pstdev
@@ -12,9 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from manners.errors import MannersError
-from manners.loop import stages
+from manners.loop import learning, stages
 from manners.loop.session import Session
 from manners.models import versions
+from manners.models.branches import ScalarBranch
+from manners.reward import ensemble
 from manners.reward.data import label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.settings import Settings
@@ -94,7 +97,7 @@ def write(file: Path, rows: list[dict[str, str]]) -> Path:
     return file
 
 
-def test_scoring_goes_on_where_it_was_cut_off(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_reward_model_line_by_line(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
     rows = exchanges(20)
     file, output = write(tmp_path / "answers.jsonl", rows), tmp_path / "scores.jsonl"
     assert stages.score(copy, settings, "reward-1", file, output)["scored"] == 20
@@ -113,18 +116,72 @@ def test_scoring_goes_on_where_it_was_cut_off(copy: Workspace, settings: Setting
     )
     assert [row["score"] for row in scores] == pytest.approx(expected.mean.tolist(), abs=1e-5)
     assert [row["spread"] for row in scores] == pytest.approx(expected.std.tolist(), abs=1e-5)
-    output.write_text(whole[: len(whole) // 2], encoding="utf-8")
-    facts = stages.score(copy, settings, "reward-1", file, output)
-    assert 0 < facts["already_there"] < 20
-    assert facts["already_there"] + facts["scored"] == 20
-    for again, once in zip(output.read_text(encoding="utf-8").splitlines(), scores, strict=True):
-        assert json.loads(again) == pytest.approx(once, abs=1e-5)
+    assert {row["version"] for row in scores} == {"reward-1"}
 
 
-def test_scoring_names_the_line_that_it_cannot_read(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
-    file = write(tmp_path / "answers.jsonl", [*exchanges(2), {"prompt": "bread?"}])
+def test_scoring_goes_on_where_it_was_cut_off_and_ends_byte_for_byte_the_same(
+    copy: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "CHUNK", 6)
+    # Lengths that differ much: what shares a forward then shows in the last digits.
+    rows = [row | {"response": row["response"] + " and butter" * (n * 7 % 13)} for n, row in enumerate(exchanges(20))]
+    file, output = write(tmp_path / "answers.jsonl", rows), tmp_path / "scores.jsonl"
+    stages.score(copy, settings, "reward-1", file, output)
+    whole = output.read_bytes()
+    edges = [0, *(at + 1 for at, byte in enumerate(whole) if byte == ord("\n"))]
+    for cut, kept in ((0, 0), (edges[1] + 5, 0), (edges[5], 0), (edges[6], 6), (edges[13] - 1, 12), (len(whole), 18)):
+        output.write_bytes(whole[:cut])
+        facts = stages.score(copy, settings, "reward-1", file, output)
+        assert (facts["already_there"], facts["scored"]) == (kept, 20 - kept)
+        assert output.read_bytes() == whole
+    write(file, exchanges(0) + rows[:15])
+    output.unlink()
+    stages.score(copy, settings, "reward-1", file, output)
+    stages.score(copy, settings, "reward-1", write(file, rows), output)
+    assert output.read_bytes() == whole, "a file that has grown"
+
+
+def test_scores_of_anything_else_are_refused_and_left_alone(
+    copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    shutil.copytree(copy.models / "reward-1", copy.models / "reward-2")
+    described = copy.models / "reward-2" / "version.json"
+    described.write_text(described.read_text(encoding="utf-8").replace('"reward-1"', '"reward-2"'), encoding="utf-8")
+    file, output = write(tmp_path / "answers.jsonl", exchanges(4)), tmp_path / "scores.jsonl"
+    stages.score(copy, settings, "reward-1", file, output)
+    whole = output.read_bytes()
+
+    def refused(says: str, version: str = "reward-1", file: Path = file, output: Path = output) -> None:
+        before = output.read_bytes()
+        with pytest.raises(MannersError, match=says):
+            stages.score(copy, settings, version, file, output)
+        assert output.read_bytes() == before
+
+    refused(
+        r"scores\.jsonl, line 1, holds a score by reward-1 where the score of .*answers\.jsonl by reward-2", "reward-2"
+    )
+    other = write(tmp_path / "other.jsonl", [*exchanges(3), {"prompt": "bread 3?", "response": "bake it"}])
+    refused(r"scores\.jsonl, line 4, holds something else .*: name another file with --output, or move", file=other)
+    refused("line 4, holds something else", file=write(tmp_path / "short.jsonl", exchanges(3)))
+    retrained = json.loads((copy.models / "reward-1" / "version.json").read_text(encoding="utf-8"))
+    text = json.dumps(retrained | {"created_at": "another day"})
+    (copy.models / "reward-1" / "version.json").write_text(text, encoding="utf-8")
+    refused("line 1, holds something else")
+    refused("line 1, holds something else", output=file)
+    (tmp_path / "letter.txt").write_text("Dear all", encoding="utf-8")
+    refused("line 1, holds something else", output=tmp_path / "letter.txt")
+    assert output.read_bytes() == whole
+
+
+def test_scoring_names_the_line_that_it_cannot_read_and_keeps_what_stands_before_it(
+    copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    file, output = write(tmp_path / "answers.jsonl", [*exchanges(2), {"prompt": "bread?"}]), tmp_path / "scores.jsonl"
     with pytest.raises(MannersError, match=r"answers\.jsonl, line 3, field response: .*; correct it and run again"):
-        stages.score(copy, settings, "reward-1", file, tmp_path / "scores.jsonl")
+        stages.score(copy, settings, "reward-1", file, output)
+    assert [json.loads(line)["line"] for line in output.read_text(encoding="utf-8").splitlines()] == [1, 2]
+    assert stages.score(copy, settings, "reward-1", write(file, exchanges(3)), output)["scored"] == 3
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 3
     with pytest.raises(MannersError, match=r"no version reward-7 in .* \(there are: policy-1, reward-1\)"):
         stages.score(copy, settings, "reward-7", file, tmp_path / "scores.jsonl")
 
@@ -205,10 +262,11 @@ def test_what_cannot_be_measured_is_not_trained(model: Path, tmp_path: Path) -> 
 
 def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:
     assert {row["name"] for row in stages.models_list(copy)["versions"]} == {"reward-1", "policy-1"}
-    start = stages.models_list(copy)["current"]
-    assert stages.models_promote(copy, "policy-1") == {"current": "policy-1"}
+    (copy.models / "current.json").unlink(missing_ok=True)
+    for _ in range(2):  # the second time it is the current one already
+        assert stages.models_promote(copy, "policy-1") == {"current": "policy-1"}
     assert stages.models_list(copy)["current"] == "policy-1"
-    assert stages.models_rollback(copy) == {"current": start, "was": "policy-1"}
+    assert stages.models_rollback(copy) == {"current": "initial", "was": "policy-1"}
     with pytest.raises(MannersError, match="only a policy can be promoted"):
         stages.models_promote(copy, "reward-1")
     (copy.models / "current.json").unlink(missing_ok=True)
@@ -243,6 +301,56 @@ def test_what_is_exported_is_what_was_trained(copy: Workspace, settings: Setting
         score = classifier(ids).logits[0, 0] - facts["shift"]
         expected = reward.score(states, batch).members[0, 0]
     torch.testing.assert_close(score, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_policy_is_judged_by_the_reward_model_that_it_was_trained_against(
+    copy: Workspace, settings: Settings
+) -> None:
+    session = Session(copy, settings)
+    before = stages.evaluate(copy, settings, ask=None, plan=False)
+    stages.train_reward(copy, replace(settings, seed=4), plan=False)
+    assert versions.reward_of(copy, "policy-1") == "reward-1" and len(stages.models_list(copy)["versions"]) == 3
+    after = stages.evaluate(copy, settings, ask=None, plan=False)
+    for name in ("score_before", "score_after", "best_of_n"):
+        assert after[name] == before[name]
+    assert {r.reward for r in session.store.rounds()} == {"reward-1"}
+    described = copy.models / "policy-1" / "version.json"
+    facts = json.loads(described.read_text(encoding="utf-8"))
+    del facts["metrics"]["reward"]  # as versions were before they said so
+    described.write_text(json.dumps(facts), encoding="utf-8")
+    assert versions.reward_of(copy, "policy-1") == "reward-2"
+
+
+def test_any_member_is_exported_or_their_average(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    pretrained = Session(copy, settings).pretrained
+    reward = versions.load_reward(copy, "reward-1", pretrained)
+    rendered = pretrained.renderer.render(
+        (Turn(Role.USER, "bread?"),), Response("bake it at noon", "x", FinishReason.STOP)
+    )
+    batch = collate([rendered], pretrained.renderer.pad_id)
+    ids = torch.tensor([rendered.prompt_ids + rendered.response_ids])
+    for member in ("1", "average"):
+        facts = stages.models_export(copy, "reward-1", tmp_path / member, member)
+        classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / member).eval()
+        branch = reward.members[1]
+        if member == "average":
+            own = [m.own_tensors() for m in reward.members]
+            branch = ScalarBranch(pretrained.trunk, None)
+            branch.load_tensors({name: (own[0][name] + own[1][name]) / 2 for name in own[0]})
+        with torch.no_grad():
+            expected = branch.scores(pretrained.trunk.states(batch), batch)[0] / reward.scale
+            torch.testing.assert_close(classifier(ids).logits[0, 0], expected, atol=1e-4, rtol=1e-4)
+        assert classifier.config.manners_shift == facts["shift"]
+    assert facts["member"] == "average" and facts["shift_measured_on"] > 5
+    held_out = learning.initial_answers(Session(copy, settings), versions.describe(copy, "reward-1").watermark)
+    alone = RewardModel((branch,), (facts["shift"] * reward.scale,), reward.scale)
+    assert float(ensemble.score_rendered(alone, pretrained, held_out).mean()) == pytest.approx(0, abs=1e-4)
+    for member in ("2", "-1", "first"):
+        with pytest.raises(MannersError, match=f"reward-1 has no member {member}: name one of 0 to 1, or `average`"):
+            stages.models_export(copy, "reward-1", tmp_path / "none", member)
+    with pytest.raises(MannersError, match="policy-1 is a policy, which has no members"):
+        stages.models_export(copy, "policy-1", tmp_path / "none", "0")
+    assert not (tmp_path / "none").exists()
 
 
 def test_plans_say_what_it_takes_and_train_nothing(copy: Workspace, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from manners.models import generate
 from manners.models.branches import Branch, set_trainable
 from manners.models.generate import Draws, draw
 from manners.models.proof import proved
-from manners.models.sampler import draw_tokens
+from manners.models.sampler import draw_tokens, uniform_dtype
 from manners.models.trunk import Trunk, grow_trunk
 from manners.types import FinishReason
 from tests.worlds import ARCHITECTURES, tiny_model
@@ -104,6 +104,17 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     tokens, logprobs = draw_tokens(logits, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [1, 3, 3]
     torch.testing.assert_close(logprobs, torch.log_softmax(logits, dim=-1)[torch.arange(3), tokens])
+
+
+def test_uniform_numbers_are_as_exact_as_the_device_can_have_them() -> None:
+    dtypes = [uniform_dtype(torch.device(name)) for name in ("cpu", "cuda", "mps")]
+    assert dtypes == [torch.float64, torch.float64, torch.float32]
+    logits = torch.randn((200, 320), generator=torch.Generator().manual_seed(0))
+    uniform = uniforms(200, 1).squeeze(1)
+    rounded, _ = draw_tokens(logits, 1.0, uniform.to(torch.float32))
+    assert torch.equal(rounded, draw_tokens(logits, 1.0, uniform)[0])
+    last, _ = draw_tokens(logits[:1], 1.0, torch.tensor([1 - 2**-53], dtype=torch.float64).to(torch.float32))
+    assert int(last) == 319  # rounded up to 1 there is still a token
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "qwen2", "bloom"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import processors
 
 from manners.models.branches import Branch, set_trainable
-from manners.models.perplexity import PlainText
-from tests.worlds import tiny_pretrained
+from manners.models.perplexity import PlainText, paragraph_nll
+from manners.text import Renderer
+from tests.worlds import BOS, END_IDS, tiny_pretrained
 
 PROSE = ("The train to the sea leaves at noon.", "How long does bread take in the oven?", "x")
 
@@ -33,6 +36,23 @@ def test_the_rise_of_perplexity_is_that_of_the_librarys_loss() -> None:
     rise = math.exp((nll[policy] - nll[initial]) / tokens) - 1
     assert abs(rise) > 0.01
     assert PlainText(initial, pretrained, PROSE).rise(policy) == pytest.approx(rise, rel=1e-3)
+
+
+def test_behind_the_tokenizers_own_bos_the_first_token_is_predicted_too() -> None:
+    pretrained = tiny_pretrained()
+    first = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    pretrained.tokenizer.backend_tokenizer.post_processor = first
+    pretrained = replace(pretrained, renderer=Renderer(pretrained.tokenizer, END_IDS, 12))
+    initial = Branch(pretrained.trunk, trainable=False)
+    (found,), counts = paragraph_nll([initial], pretrained, [*PROSE, ""])
+    assert len(found) == 3 and counts[2] == 1, "one token behind a BOS is enough, a BOS alone is not"
+    for text, nll, count in zip(PROSE, found, counts, strict=False):
+        ids = torch.tensor([pretrained.tokenizer.encode(text)[:12]])
+        assert ids[0].tolist().count(BOS) == 1 and ids[0, 0] == BOS
+        with torch.no_grad():
+            loss = initial.assembled(pretrained.trunk)(input_ids=ids, labels=ids).loss
+        assert count == ids.shape[1] - 1
+        assert nll == pytest.approx(float(loss) * count, rel=1e-4)
 
 
 def test_the_divergence_is_that_of_the_whole_distribution_and_parts_come_in_turn() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import IO, Any, Literal
 
 import pytest
 import torch
 
+from manners.errors import MannersError
+from manners.models import states
 from manners.models.branches import ScalarBranch, set_trainable
-from manners.models.states import StateStore
+from manners.models.states import StateStore, kept_bytes, reserve
 from manners.models.trunk import grow_trunk
 from manners.text import Rendered, collate
 from tests.worlds import tiny_model
@@ -38,7 +44,9 @@ def test_states_of_any_choice_are_the_trunks(tmp_path: Path, layers: int | Liter
         assert not (tmp_path / "states").exists()
     else:  # each prompt once
         tokens = 5 + 1 + 3 + sum(len(r.response_ids) for r in SEQUENCES)
-        assert (tmp_path / "states").stat().st_size == tokens * trunk.width * 4
+        found = (tmp_path / "states").stat()
+        assert found.st_size == kept_bytes(SEQUENCES, trunk.width) == tokens * trunk.width * 4
+        assert found.st_blocks * 512 >= found.st_size, "no holes"
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -60,3 +68,61 @@ def test_branches_score_and_learn_from_kept_states(tmp_path: Path, share: bool) 
     for found, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     assert max(float(g.abs().max()) for g in gradients) > 0.01
+
+
+def no_such_call(*_: object) -> None:
+    """Stands for a disk that cannot take space in one call."""
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+@pytest.mark.parametrize("call", [None, no_such_call], ids=["no system call", "no support on the disk"])
+@pytest.mark.parametrize("size", [0, 3, 2**20, 2**20 + 5])
+def test_space_is_taken_where_there_is_no_call_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, call: object
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", call, raising=False)
+    reserve(tmp_path / "states", size)
+    assert (tmp_path / "states").read_bytes() == bytes(size)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("call", ["one", "writing"])
+def test_a_disk_without_room_is_told_in_one_sentence_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    class Full:
+        """A file on a full disk."""
+
+        def __init__(self, stream: IO[bytes]) -> None:
+            self.fileno, self.write = stream.fileno, full
+
+    if call == "one":
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    else:
+        allocate = states._allocate
+        monkeypatch.setattr(os, "posix_fallocate", None, raising=False)
+        monkeypatch.setattr(states, "_allocate", lambda stream, size: allocate(Full(stream), size))  # type: ignore[arg-type]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234))
+    trunk = replace(grow_trunk(tiny_model(), 2), shares_prompts=True)
+    monkeypatch.setattr(type(trunk), "states", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(MannersError) as caught:
+        StateStore(trunk, SEQUENCES, 0, tmp_path / "states")
+    assert str(caught.value) == (
+        f"the trunk's states take {kept_bytes(SEQUENCES, trunk.width):,} bytes in {tmp_path}, and 1,234 are free there:"
+        " make room on that disk, or set a lower reward.limit"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_else_goes_wrong_with_the_file_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "posix_fallocate", broken, raising=False)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        reserve(tmp_path / "states", 3)

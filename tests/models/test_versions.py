@@ -286,6 +286,48 @@ def test_an_exported_reward_model_scores_padded_batches_the_same_up_to_the_state
         torch.testing.assert_close(theirs - stated, ours, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("layers", [2, "all"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@torch.no_grad()
+def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
+    tmp_path: Path, model_type: str, layers: int | Literal["all"], rank: int | None
+) -> None:
+    pretrained = tiny_pretrained(model_type, trainable_layers=layers, lora_rank=rank)
+    members = tuple(ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
+    for seed, member in enumerate(members):
+        trained(member, seed)
+    reward = RewardModel(members, (0.7, -0.4, 0.3), 1.7)
+    sequences = rendered(pretrained)
+    shift = versions.export_reward(reward, "average", pretrained, tmp_path / "out", sequences)
+    logits, stated = exported_scores(tmp_path / "out", sequences, "right")
+    assert shift == stated == pytest.approx(float(logits.mean()), abs=1e-5)
+    assert float((logits - stated).mean()) == pytest.approx(0, abs=1e-5)
+
+    # By hand: the mean of whole models, adapters merged; the head's mean too, with the scale folded in.
+    whole = members[0].assembled(pretrained.trunk)
+    states = [member.assembled(pretrained.trunk).state_dict() for member in members]
+    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+    plain = type(whole)(whole.config).eval()
+    plain.load_state_dict(mean)
+    head = torch.stack([member.scalar.weight for member in reward.members]).mean(dim=0) / 1.7
+    for row, sequence in enumerate(sequences):
+        ids = torch.tensor([sequence.prompt_ids + sequence.response_ids])
+        final = plain.base_model(input_ids=ids).last_hidden_state[0, -1]
+        torch.testing.assert_close(logits[row], (final @ head.T)[0], atol=1e-4, rtol=1e-4)
+    if rank is None:  # the same as averaging what the members own
+        own = [member.own_tensors() for member in members]
+        branch = ScalarBranch(pretrained.trunk, None)
+        branch.load_tensors({name: torch.stack([tensors[name] for tensors in own]).mean(dim=0) for name in own[0]})
+        theirs = scores(RewardModel((branch,), (shift * 1.7,), 1.7), pretrained)[0]
+        torch.testing.assert_close(logits - shift, theirs, atol=1e-4, rtol=1e-4)
+    mean_of_scores = scores(reward, pretrained).mean(dim=0)
+    assert not torch.allclose(logits, mean_of_scores, atol=1e-3), "one model is not an ensemble"
+
+    unmeasured = versions.export_reward(reward, "average", pretrained, tmp_path / "more")
+    assert unmeasured == pytest.approx(0.2 / 1.7)
+
+
 @torch.no_grad()
 def test_texts_laid_out_by_the_exported_tokenizer_score_as_ours(tmp_path: Path) -> None:
     pretrained = tiny_pretrained()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from manners.errors import MannersError
 from manners.models.pretrained import Pretrained
-from manners.models.trunk import States
+from manners.models.proof import proved
+from manners.models.trunk import States, grow_trunk
 from manners.ppo import guard
 from manners.ppo.curves import Metrics
 from manners.ppo.guard import Act, Warned
@@ -20,7 +21,7 @@ from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed, Renderer
 from tests.ppo.scripted import PROMPTS, SAMPLE, Likes, likes, roles
-from tests.worlds import END_IDS, tiny_pretrained
+from tests.worlds import END, END_IDS, START, tiny_model, tiny_pretrained, tiny_renderer
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,33 @@ def test_sampling_at_another_temperature_than_scoring(world: Pretrained, tempera
     players = roles(world, likes(world))
     with pytest.raises(MannersError, match=r"probability of a drawn token is off by .* different distributions"):
         guard.check_first_rollout(rolled_out(players), players, temperature)
+
+
+def rounding_world() -> tuple[Roles, Rollout]:
+    """A model in bfloat16, wide enough and on prompts of lengths so different that rounding shows."""
+    model = tiny_model(hidden_size=256, intermediate_size=256, head_dim=64)
+    torch.nn.Module.to(model, dtype=torch.bfloat16)
+    trunk = proved(grow_trunk(model, 2), 256)
+    players = roles(Pretrained("rounding", trunk, tiny_renderer(), ""), RewardModel((Likes(trunk),), (0.0,), 1.0))
+    prompts = [(START, *range(40, 41 + 9 * i % 150), END) for i in range(24)]
+    long = replace(SAMPLE, max_new_tokens=24)
+    return players, collect(players, prompts, PPOSettings(), long, 0.05, torch.Generator().manual_seed(1))
+
+
+def test_bfloat16_is_given_what_it_rounds_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    players, rollout = rounding_world()
+    ratio = guard.check_first_rollout(rollout, players, 1.0)["check/ratio"]
+    assert guard.RATIO_TOLERANCE[torch.float32] < ratio < 0.2
+    with pytest.raises(MannersError, match="sampling and scoring use different distributions"):
+        guard.check_first_rollout(rollout, players, 0.5)
+    monkeypatch.setitem(guard.RATIO_TOLERANCE, torch.bfloat16, guard.RATIO_TOLERANCE[torch.float32])
+    with pytest.raises(MannersError, match="sampling and scoring use different distributions"):
+        guard.check_first_rollout(rollout, players, 1.0)
+
+
+def test_what_is_in_no_table_rounds_like_bfloat16() -> None:
+    for table in (guard.RATIO_TOLERANCE, guard.SCORE_TOLERANCE):
+        assert guard.tolerated(table, torch.float16) == guard.tolerated(table, torch.bfloat16) > table[torch.float32]
 
 
 def test_a_policy_that_is_not_the_reference(world: Pretrained) -> None:
@@ -196,6 +224,9 @@ def test_what_lasts_is_acted_upon_again_but_not_every_time() -> None:
 
 
 def test_a_first_ratio_off_one_is_named() -> None:
-    guard.check_first_ratio(0.019, 4)
-    with pytest.raises(guard.Unsound, match=r"off by 0\.5 before the first step of update 4 \(ratio should be 1\)"):
-        guard.check_first_ratio(0.5, 4)
+    guard.check_first_ratio(0.019, 4, torch.float32)
+    guard.check_first_ratio(0.5, 4, torch.bfloat16)
+    for deviation, dtype in ((0.5, torch.float32), (0.95, torch.bfloat16), (torch.nan, torch.bfloat16)):
+        says = rf"off by {deviation:.2g} before the first step of update 4 \(ratio should be 1\)"
+        with pytest.raises(guard.Unsound, match=says):
+            guard.check_first_ratio(deviation, 4, dtype)

@@ -118,6 +118,19 @@ def test_it_learns_what_is_liked(
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("value", ["shared", "separate"])
+def test_it_learns_in_bfloat16_too(tmp_path: Path, value: Literal["shared", "separate"]) -> None:
+    model = tiny_model(hidden_size=128, intermediate_size=128, head_dim=32)
+    torch.nn.Module.to(model, dtype=torch.bfloat16)
+    world = Pretrained("rounding", proved(grow_trunk(model, 2), 256), tiny_renderer(), "")
+    settings = replace(SETTINGS, value=value, updates=4, epochs=2)
+    result = run(settings, world, likes(world), tmp_path)
+    assert result.stopped is None and result.best_update > 0
+    assert {tensor.dtype for tensor in result.policy.own_tensors().values()} == {torch.bfloat16}
+    points = metrics.read(tmp_path)
+    assert points[-1]["objective/scores"] > points[1]["objective/scores"] + 0.3
+
+
 def test_without_a_learning_rate_nothing_changes(world: Pretrained, tmp_path: Path) -> None:
     result = run(replace(SHORT, learning_rate=0.0), world, likes(world), tmp_path)
     assert moved(result, world) == 0

@@ -66,13 +66,15 @@ def serve(folder: Path, *options: str) -> Iterator[Server]:
         said += line
     seconds = time.monotonic() - begun
     stderr = process.stderr
-    threading.Thread(target=lambda: shutil.copyfileobj(stderr, sys.stderr), daemon=True).start()
+    passing_on = threading.Thread(target=lambda: shutil.copyfileobj(stderr, sys.stderr), daemon=True)
+    passing_on.start()
     try:
         yield Server(folder, process, found[1], seconds)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(PATIENCE)
+        passing_on.join()
         stderr.close()
 
 
