@@ -17,7 +17,8 @@ from manners.maths import warm_up
 from manners.models.branches import Branch
 from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
-from manners.models.trunk import States
+from manners.models.proof import proved
+from manners.models.trunk import States, grow_trunk
 from manners.ppo import guard
 from manners.ppo import learner as learner_module
 from manners.ppo import train as train_module
@@ -30,7 +31,7 @@ from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed
 from tests.ppo.scripted import SETTINGS, Likes, keep, liked_share, likes, run
-from tests.worlds import tiny_pretrained
+from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
 SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
 CURVES = {
