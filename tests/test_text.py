@@ -260,19 +260,20 @@ def test_choosing_rows_and_trimming_change_no_sequence(rendered: list[Rendered],
     assert trimmed.ids.shape == collate([rendered[i] for i in index], 0).ids.shape  # nothing is left to cut
 
 
-@given(st.lists(st.integers(1, 3000), max_size=30))
-def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 3000), max_size=30), st.booleans())
+def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(lengths: list[int], whole: bool) -> None:
+    limit = BUCKET_TOKENS / 2 if whole else BUCKET_TOKENS
 
     def wasted(bucket: list[int]) -> bool:
         tokens = len(bucket) * lengths[bucket[0]]
         return tokens - sum(lengths[i] for i in bucket) > max(64, tokens / 8)
 
-    buckets = length_buckets(lengths)
+    buckets = length_buckets(lengths, whole)
     flat = [index for bucket in buckets for index in bucket]
     assert sorted(flat) == list(range(len(lengths)))
-    assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= BUCKET_TOKENS for bucket in buckets)
+    assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= limit for bucket in buckets)
     for bucket, following in pairwise(buckets):
-        assert (len(bucket) + 1) * lengths[bucket[0]] > BUCKET_TOKENS or wasted([*bucket, following[0]])
+        assert (len(bucket) + 1) * lengths[bucket[0]] > limit or wasted([*bucket, following[0]])
     assert not any(wasted(bucket) for bucket in buckets)
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
 

@@ -233,11 +233,12 @@ def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(place: tuple[Work
 
 
 PARENT = """
-import asyncio, sys, time
+import asyncio, signal, sys, time
 from pathlib import Path
 from manners.web.engine import Engine
 from manners.settings import ModelSettings
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
     model = ModelSettings(name=sys.argv[2], trainable_layers=2, device="cpu", context=256)
     engine = Engine(Path(sys.argv[1]), model, "initial")
     engine.start()
