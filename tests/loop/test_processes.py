@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 import manners
@@ -19,11 +20,14 @@ from manners.errors import MannersError
 from manners.loop import stages
 from manners.settings import Settings
 from manners.store import Store
+from manners.store.accounts import Accounts, TokenUse
 from manners.store.transfer import import_comparisons
-from manners.types import Annotator, AnnotatorKind, Choice, Verdict
+from manners.types import AccountRole, Annotator, AnnotatorKind, Choice, Verdict
 from manners.workspace import FORMAT, Workspace
 from tests.loop import tiny
 from tests.postgres import wait_until_quiet
+from tests.web.conftest import NOWHERE, serve
+from tests.web.test_label import pair
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(manners.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
@@ -65,7 +69,7 @@ def endless(shared: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]
         process.kill()
 
 
-def test_one_trains_while_others_ask_and_a_killed_run_leaves_nothing_half(
+def test_one_trains_while_others_import_label_and_are_served_and_a_killed_run_leaves_nothing_half(
     endless: subprocess.Popen[bytes], shared: Workspace, model: Path, tmp_path: Path
 ) -> None:
     settings: Settings = tiny.settings(model)
@@ -78,7 +82,7 @@ def test_one_trains_while_others_ask_and_a_killed_run_leaves_nothing_half(
             train(shared, settings, plan=False)
         assert time.monotonic() - begin < 5
 
-    # Importing and answering go on.
+    # Importing, answering and serving go on.
     store = Store.open(shared.database)
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps({"prompt": "a?", "chosen": "yes", "rejected": "no"}) + "\n", encoding="utf-8")
@@ -87,6 +91,15 @@ def test_one_trains_while_others_ask_and_a_killed_run_leaves_nothing_half(
     store.add_verdicts([(1, Verdict(Choice.TIE, Annotator("anna", AnnotatorKind.HUMAN)))])
     assert store.watermark() == before + 1
     assert len(store.comparisons()) == 25
+    accounts = Accounts(store)
+    accounts.add("ben", AccountRole.OWNER, None)
+    headers = {"authorization": f"Bearer {accounts.issue(TokenUse.KEY, 'ben')}"}
+    store.add_comparisons([pair(0)])
+    with serve(shared.root, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
+        shown = client.post("/label/next", headers=headers, json={}).json()["pair"]
+        given = client.post("/label/verdict", headers=headers, json={"view": shown["view"], "choice": "both_bad"})
+    assert given.status_code == 200
+    assert [v.choice for c in store.comparisons() for v in c.verdicts if v.annotator.name == "ben"] == [Choice.BOTH_BAD]
     assert stages.status(shared)["policies"] == ["policy-1"]
     assert endless.poll() is None
 
