@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Text, cast, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, cast, func, insert, literal, select, true, update
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from manners.errors import MannersError
@@ -19,6 +19,7 @@ from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
     ConversationRow,
+    FlagRow,
     MessageRow,
     PromptRow,
     ResponseRow,
@@ -99,7 +100,7 @@ class Chats:
         """Begin a conversation of somebody who has agreed to its being kept, and return its key."""
         key, now = secrets.token_urlsafe(12), datetime.now(UTC)
         with self._store.write() as connection:
-            owner = queries.annotator_ids(connection, [annotator])[annotator]
+            owner = queries.annotator_id(connection, annotator)
             row = {"key": key, "annotator_id": owner, "consented_at": now, "created_at": now}
             connection.execute(insert(ConversationRow), row)
         return key
@@ -185,7 +186,7 @@ class Chats:
         """Store a thumb on an answer of one's own conversations; 0 takes it back. Raises NoSuchChat."""
         with self._store.write() as connection:
             self.check_own(connection, annotator, response)
-            who = queries.annotator_ids(connection, [annotator])[annotator]
+            who = queries.annotator_id(connection, annotator)
             row = {"response_id": response, "annotator_id": who, "value": value, "created_at": datetime.now(UTC)}
             connection.execute(insert(ThumbRow), row)
 
@@ -240,7 +241,9 @@ class Chats:
             mine = MessageRow.conversation_id == conversation
             asked = select(MessageRow.comparison_id).where(mine, MessageRow.comparison_id.is_not(None))
             comparisons = {one for one in connection.execute(asked).scalars() if one is not None}
+            answers = {row.id for row in _shown(connection, ConversationRow.id == conversation)}
             comparisons |= _redact(connection, conversation)
+            _forget_notes(connection, annotator, comparisons, answers)
             connection.execute(update(MessageRow).where(mine, MessageRow.text.is_not(None)).values(text=DELETED))
             now = datetime.now(UTC)
             connection.execute(update(ConversationRow).where(ConversationRow.id == conversation).values(deleted_at=now))
@@ -359,6 +362,14 @@ def _asked_about(connection: Connection, responses: set[int]) -> set[int]:
         )
         found |= set(connection.execute(query).scalars())
     return found
+
+
+def _forget_notes(connection: Connection, annotator: Annotator, comparisons: set[int], answers: set[int]) -> None:
+    """Blank what somebody wrote when reporting some answers, and what anybody wrote when reporting some comparisons."""
+    theirs = FlagRow.annotator_id.in_(select(AnnotatorRow.id).where(_is(annotator)))
+    for column, keys, whose in ((FlagRow.comparison_id, comparisons, true()), (FlagRow.response_id, answers, theirs)):
+        for chunk in queries.chunks(keys):
+            connection.execute(update(FlagRow).where(column.in_(chunk), whose).values(note=""))
 
 
 def _forget_comments(connection: Connection, comparisons: set[int]) -> list[str]:

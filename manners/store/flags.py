@@ -53,7 +53,7 @@ def raise_flag(
     row = {
         "comparison_id": comparison,
         "response_id": response,
-        "annotator_id": queries.annotator_ids(connection, [annotator])[annotator],
+        "annotator_id": queries.annotator_id(connection, annotator),
         "reason": reason.value,
         "note": note,
         "created_at": datetime.now(UTC),

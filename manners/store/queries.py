@@ -149,10 +149,26 @@ def _response_row(name: str, prompt_id: int, response: Response, now: datetime) 
 def annotator_ids(connection: Connection, annotators: Iterable[Annotator]) -> dict[Annotator, int]:
     """Return the id of each annotator, storing those that are new."""
     wanted = set(annotators)
-    rows = sorted(({"name": a.name, "kind": a.kind.value} for a in wanted), key=lambda row: (row["name"], row["kind"]))
-    insert_new(connection, AnnotatorRow, rows)
     query = select(AnnotatorRow).where(AnnotatorRow.name.in_({annotator.name for annotator in wanted}))
-    return {Annotator(row.name, AnnotatorKind(row.kind)): row.id for row in connection.execute(query)}
+
+    def stored() -> dict[Annotator, int]:
+        return {Annotator(row.name, AnnotatorKind(row.kind)): row.id for row in connection.execute(query)}
+
+    found = stored()
+    new = sorted((a.name, a.kind.value) for a in wanted - found.keys())
+    if new:
+        insert_new(connection, AnnotatorRow, [{"name": name, "kind": kind} for name, kind in new])
+        found = stored()
+    return found
+
+
+def annotator_id(connection: Connection, annotator: Annotator) -> int:
+    """Return the id of an annotator, who is stored if new."""
+    query = select(AnnotatorRow.id).where(
+        AnnotatorRow.name == annotator.name, AnnotatorRow.kind == annotator.kind.value
+    )
+    found: int | None = connection.execute(query).scalar_one_or_none()
+    return annotator_ids(connection, [annotator])[annotator] if found is None else found
 
 
 def insert_comparisons(

@@ -44,12 +44,10 @@ class Writer:
         results: list[tuple[Future[Any], Any, Exception | None]] = []
         try:
             with self._store.write() as connection:
-                for job, done in jobs:
-                    try:
-                        with connection.begin_nested():
-                            results.append((done, job(connection), None))
-                    except Exception as error:  # whatever one write meets is for its own caller
-                        results.append((done, None, error))
+                if len(jobs) == 1:
+                    results = [(done, job(connection), None) for job, done in jobs]
+                else:
+                    results = [(done, *_apart(connection, job)) for job, done in jobs]
         except Exception as error:  # nothing was committed: all of them failed
             results = [(done, None, error) for _, done in jobs]
         for done, result, failed in results:
@@ -57,3 +55,12 @@ class Writer:
                 done.set_result(result)
             else:
                 done.set_exception(failed)
+
+
+def _apart(connection: Connection, job: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
+    """Run a write in a transaction of its own within the others': whatever it meets is for its own caller."""
+    try:
+        with connection.begin_nested():
+            return job(connection), None
+    except Exception as error:
+        return None, error

@@ -7,9 +7,10 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
@@ -225,12 +226,26 @@ def _is(annotator: Annotator) -> ColumnElement[bool]:
     return (AnnotatorRow.name == annotator.name) & (AnnotatorRow.kind == annotator.kind.value)
 
 
+@cache  # building it takes longer than running it
+def _texts() -> Select[Any, str, str]:
+    """Return the query for the prompt and the responses of `comparison`."""
+    left, right = aliased(ResponseRow), aliased(ResponseRow)
+    return (
+        select(PromptRow.turns, left.text.label("left"), right.text.label("right"))
+        .select_from(ComparisonRow)
+        .join(left, ComparisonRow.left_id == left.id)
+        .join(right, ComparisonRow.right_id == right.id)
+        .join(PromptRow, left.prompt_id == PromptRow.id)
+        .where(ComparisonRow.id == bindparam("comparison"))
+    )
+
+
 def _show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown:
     """Store that a comparison is shown, and return it as it is."""
     now = datetime.now(UTC)
     row = {
         "comparison_id": draw.comparison,
-        "annotator_id": queries.annotator_ids(connection, [annotator])[annotator],
+        "annotator_id": queries.annotator_id(connection, annotator),
         "exchanged": draw.exchanged,
         "drawn": draw.drawn.value,
         "probability": draw.probability,
@@ -238,15 +253,7 @@ def _show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connec
         "expires_at": now + lease,
     }
     view = connection.execute(insert(ViewRow).returning(ViewRow.id), row).scalar_one()
-    left, right = aliased(ResponseRow), aliased(ResponseRow)
-    shown = connection.execute(
-        select(PromptRow.turns, left.text.label("left"), right.text.label("right"))
-        .select_from(ComparisonRow)
-        .join(left, ComparisonRow.left_id == left.id)
-        .join(right, ComparisonRow.right_id == right.id)
-        .join(PromptRow, left.prompt_id == PromptRow.id)
-        .where(ComparisonRow.id == draw.comparison)
-    ).one()
+    shown = connection.execute(_texts(), {"comparison": draw.comparison}).one()
     sides = (shown.right, shown.left) if draw.exchanged else (shown.left, shown.right)
     return Shown(view, from_messages(shown.turns), *sides)
 
@@ -271,7 +278,7 @@ def _answer(annotator: Annotator, given: Given, connection: Connection) -> tuple
     choice = given.choice.swapped() if shown.exchanged else given.choice
     row = {
         "comparison_id": shown.comparison_id,
-        "annotator_id": queries.annotator_ids(connection, [annotator])[annotator],
+        "annotator_id": queries.annotator_id(connection, annotator),
         "choice": choice.value,
         "strength": given.strength,
         "seconds": given.seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.store import flags
 from manners.store.flags import FlagReason
-from manners.types import Choice
+from manners.types import Annotator, Choice
 from manners.web.auth import LABELLERS, REVIEWERS, Visitor
 from manners.web.desk import Given, NoSuchView, Shown
 from manners.web.render import to_html
@@ -72,8 +73,7 @@ async def begin(visitor: Labeller, site: Here) -> Response:
 @router.post("/label/next")
 async def next_pair(visitor: Labeller, site: Here) -> Response:
     """Give a pair to judge; `pair` is null where there is none now."""
-    shown = await to_thread.run_sync(site.desk.next, visitor.annotator)
-    return JSONResponse({"pair": None if shown is None else await to_thread.run_sync(_pair, shown)})
+    return JSONResponse({"pair": await to_thread.run_sync(_pair, site.desk.next, visitor.annotator)})
 
 
 @router.post("/label/verdict")
@@ -91,8 +91,7 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
 @router.post("/label/undo")
 async def undo(visitor: Labeller, site: Here) -> Response:
     """Take back the latest verdict, and give its pair again."""
-    shown = await to_thread.run_sync(site.desk.undo, visitor.annotator)
-    return JSONResponse({"pair": None if shown is None else await to_thread.run_sync(_pair, shown)})
+    return JSONResponse({"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator)})
 
 
 @router.post("/label/flag")
@@ -130,7 +129,11 @@ async def decide(number: Number, visitor: Reviewer, site: Here, upheld: Annotate
     return RedirectResponse(f"{site.prefix}/flags", 303)
 
 
-def _pair(shown: Shown) -> dict[str, Any]:
+def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> dict[str, Any] | None:
+    """Return what the page needs of the comparison that is shown to somebody, if there is one."""
+    shown = show(annotator)
+    if shown is None:
+        return None
     texts = [*(turn.text for turn in shown.prompt), shown.left, shown.right]
     return {
         "view": shown.view,

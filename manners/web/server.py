@@ -31,6 +31,9 @@ TRIES = 20
 """Ports tried one after another."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at which policy is promoted."""
+KEEP_ALIVE = 75
+"""Seconds that a connection without requests stays open: longer than proxies keep theirs (nginx: 60), or one of them
+sends a request into a connection that is being closed."""
 
 
 def serve(
@@ -65,7 +68,8 @@ def serve(
         print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
         if open_browser:
             webbrowser.open(f"{site.base_url}{link}")
-        server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning", access_log=False))
+        config = uvicorn.Config(create_app(site), log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE)
+        server = uvicorn.Server(config)
         engine.start()
         ended = threading.Event()
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()

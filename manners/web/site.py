@@ -89,7 +89,7 @@ def _environment() -> Environment:
     return Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
 
 
-def site_of(request: Request) -> Site:
+async def site_of(request: Request) -> Site:
     """Return the site that a request is for (a dependency)."""
     site: Site = request.app.state.site
     return site

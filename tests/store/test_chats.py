@@ -18,7 +18,8 @@ from manners.loop.session import Session
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, Version, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
-from manners.store.tables import ComparisonRow, MessageRow, PromptRow, ResponseRow, VerdictRow, WithdrawalRow
+from manners.store.flags import FlagReason, raise_flag
+from manners.store.tables import ComparisonRow, FlagRow, MessageRow, PromptRow, ResponseRow, VerdictRow, WithdrawalRow
 from manners.types import (
     DELETED,
     Annotator,
@@ -69,7 +70,7 @@ def answerable(store: Store, *, chats: bool = False) -> list[str]:
 
 def texts(store: Store) -> str:
     """All texts of the store."""
-    columns: list[Any] = [PromptRow.turns, ResponseRow.text, MessageRow.text, VerdictRow.comment]
+    columns: list[Any] = [PromptRow.turns, ResponseRow.text, MessageRow.text, VerdictRow.comment, FlagRow.note]
     with store.read() as connection:
         return " ".join(str(connection.execute(select(column)).all()) for column in columns)
 
@@ -186,6 +187,20 @@ def test_every_turn_goes_and_versions_that_saw_verdicts_are_named(store: Store) 
     store.add_version(Version("reward-2", VersionKind.REWARD, "reward-2", watermark=store.watermark()))
     assert chats.delete(ANNA, key) == ([1, 2], ["reward-2"])
     assert not any(text in texts(store) for text in (SECRET, "again", "so", "no"))
+
+
+def test_what_was_written_when_reporting_goes_too(store: Store) -> None:
+    chats = Chats(store)
+    key, other = converse(store, ANNA), converse(store, BEN, "hello", ("eins", "zwei"))
+    reported = {key: (ANNA, "it says my secret"), other: (BEN, "rude")}
+    with store.write() as connection:
+        for number, (who, note) in enumerate(reported.values(), start=1):
+            raise_flag(connection, who, FlagReason.OTHER, note, comparison=number)
+            raise_flag(connection, who, FlagReason.OTHER, note, response=2 * number)
+    chats.delete(ANNA, key)
+    with store.read() as connection:
+        notes = list(connection.execute(select(FlagRow.note).order_by(FlagRow.id)).scalars())
+    assert notes == ["", "", "rude", "rude"]
 
 
 def test_an_answer_to_what_was_said_before_is_refused(store: Store) -> None:

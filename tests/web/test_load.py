@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from benchmarks.label import label_all, percentile
 from manners.store.tables import VerdictRow
-from tests.web.conftest import NOWHERE, Place, run, serve
+from tests.web.conftest import NOWHERE, Place, serve
 from tests.web.test_label import pair, settings
 
 PEOPLE, EACH = 20, 15
@@ -21,7 +21,7 @@ def test_many_at_once_lose_nothing_and_double_nothing(place: Place) -> None:
     place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
     keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
     with serve(place.folder, "--upstream", NOWHERE) as server:
-        labelled = run(label_all(server.url, keys, EACH))
+        labelled = label_all(server.url, keys, EACH)
     found = [verdict for comparison in place.store.comparisons() for verdict in comparison.verdicts]
     assert Counter(verdict.annotator.name for verdict in found) == dict.fromkeys(keys, EACH)
     seen = Counter((c.id, v.annotator.name) for c in place.store.comparisons() for v in c.verdicts)
