@@ -17,7 +17,7 @@ from manners.types import PromptUse, VersionKind
 from manners.workspace import Workspace
 
 EXPORT = "reward"
-UPDATES, BATCH, EPOCHS = 8, 16, 4
+UPDATES, BATCH, EPOCHS = 5, 16, 4
 
 
 def main() -> None:
