@@ -17,7 +17,7 @@ from manners.types import PromptUse, VersionKind
 from manners.workspace import Workspace
 
 EXPORT = "reward"
-UPDATES, BATCH, EPOCHS = 5, 16, 4
+BATCH, EPOCHS = 16, 4
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     task = PPOTask(
         model=model_of(version.base, pretrained),
         prompts=[list(pretrained.renderer.prompt_ids(prompt, sample.max_new_tokens)[0]) for prompt in prompts],
-        updates=UPDATES,
+        updates=1,  # each contender has its own
         batch=BATCH,
         new_tokens=sample.max_new_tokens,
         epochs=EPOCHS,

@@ -22,7 +22,7 @@ PICTURE = ROOT / "docs" / "pictures" / "learning.png"
 SMOOTHED = 3
 """Updates that a score is averaged over: a single batch's mean says little."""
 STEPS = 4
-"""Levels of reward between the first score and the best that both reach."""
+"""Levels of reward between 0, which the initial model has on average, and the best that both reach."""
 Curve = list[tuple[float, float]]
 
 
@@ -33,6 +33,10 @@ class Options:
     workspace: Path = Path("demo")
     """Where prompts and the newest reward model come from; `make demo` leaves such a folder."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    updates: int = 20
+    """Of ours."""
+    peer_updates: int = 5
+    """Of TRL, whose updates take several times as long: both then learn for minutes."""
     learning_rate: float = 1e-4
     """Of ours: its default, for a branch."""
     peer_learning_rate: float = 1e-5
@@ -76,8 +80,8 @@ def learned(options: Options, folder: Path) -> Iterator[Run]:
     """Run ours, then the peer, for every seed."""
     task = make_goal(options.workspace, folder, options.threads)
     for seed in options.seeds:
-        ours = replace(task, seed=seed, learning_rate=options.learning_rate)
-        peer = replace(task, seed=seed, learning_rate=options.peer_learning_rate)
+        ours = replace(task, seed=seed, updates=options.updates, learning_rate=options.learning_rate)
+        peer = replace(task, seed=seed, updates=options.peer_updates, learning_rate=options.peer_learning_rate)
         contenders = {
             "manners": Contender("benchmarks.ours.ppo", ours),
             "TRL 1.12.0": Contender("benchmarks.peers.ppo", peer, "trl-1.12.0"),
@@ -89,18 +93,16 @@ def learned(options: Options, folder: Path) -> Iterator[Run]:
 
 
 def smoothed(curve: Curve) -> Curve:
-    """Average each score with those of the updates just before it."""
+    """Average each score with those of the updates just before it; it begins where there are enough of them."""
     scores = [score for _, score in curve]
-    parts = [scores[max(0, i + 1 - SMOOTHED) : i + 1] for i in range(len(scores))]
-    return [(end, sum(part) / len(part)) for (end, _), part in zip(curve, parts, strict=True)]
+    return [(curve[i][0], sum(scores[i + 1 - SMOOTHED : i + 1]) / SMOOTHED) for i in range(SMOOTHED - 1, len(curve))]
 
 
 def reached(seed: int, ours: Curve, peer: Curve) -> list[Reached]:
-    """Say when each curve first reached each of `STEPS` levels between the first score and the best that both reach."""
+    """Say when each curve first reached each of `STEPS` levels up to the best that both reach."""
     ours, peer = smoothed(ours), smoothed(peer)
-    low = max(ours[0][1], peer[0][1])
     high = min(max(score for _, score in curve) for curve in (ours, peer))
-    levels = [low + (high - low) * step / STEPS for step in range(1, STEPS + 1)] if high > low else []
+    levels = [high * step / STEPS for step in range(1, STEPS + 1)] if high > 0 else []
     return [Reached(seed, level, _when(ours, level), _when(peer, level)) for level in levels]
 
 

@@ -83,16 +83,17 @@ def test_growth_is_one_line_a_point() -> None:
 
 
 def test_the_time_to_reach_a_reward_is_that_of_the_smoothed_curve() -> None:
-    ours = [(1.0, 0.0), (2.0, 3.0), (3.0, 3.0), (4.0, 3.0)]
-    peer = [(10.0, 0.0), (20.0, 0.0), (30.0, 3.0), (40.0, 3.0)]
-    assert [score for _, score in learning.smoothed(ours)] == [0.0, 1.5, 2.0, 3.0]
+    ours = [(1.0, 0.0), (2.0, 0.0), (3.0, 3.0), (4.0, 3.0), (5.0, 3.0)]
+    peer = [(10.0, -3.0), (20.0, 0.0), (30.0, 3.0), (40.0, 3.0)]
+    assert learning.smoothed(ours) == [(3.0, 1.0), (4.0, 2.0), (5.0, 3.0)]
     found = learning.reached(0, ours, peer)
     assert [row.score for row in found] == [0.5, 1.0, 1.5, 2.0], "the best that both reach is the peer's 2"
-    assert [(row.ours, row.peer) for row in found] == [(2.0, 30.0), (2.0, 30.0), (2.0, 40.0), (3.0, 40.0)]
+    assert [(row.ours, row.peer) for row in found] == [(3.0, 40.0), (3.0, 40.0), (4.0, 40.0), (4.0, 40.0)]
 
 
 def test_nothing_is_reached_where_neither_learns() -> None:
-    assert learning.reached(0, [(1.0, 2.0), (2.0, 1.0)], [(1.0, 2.0), (2.0, 1.0)]) == []
+    curve = [(1.0, 0.0), (2.0, -1.0), (3.0, 0.0)]
+    assert learning.reached(0, curve, curve) == []
 
 
 def test_accuracy_is_that_of_the_signs_and_the_gain_is_paired() -> None:
