@@ -33,7 +33,7 @@ class Options:
     workspace: Path = Path("demo")
     """Where prompts and the newest reward model come from; `make demo` leaves such a folder."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    updates: int = 20
+    updates: int = 12
     """Of ours."""
     peer_updates: int = 5
     """Of TRL, whose updates take several times as long: both then learn for minutes."""
