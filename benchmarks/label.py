@@ -104,8 +104,10 @@ def main(publish: bool = True) -> None:
     for name, think in product(("SQLite", "PostgreSQL"), (1.0, 0.0)):
         with ExitStack() as opened:
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-            url = opened.enter_context(opened.enter_context(postgres.start()).database())
-            workspace = Workspace.create(folder / "workspace", None if name == "SQLite" else url)
+            url = None
+            if name == "PostgreSQL":
+                url = opened.enter_context(opened.enter_context(postgres.start()).database())
+            workspace = Workspace.create(folder / "workspace", url)
             store = opened.enter_context(closing(Store.open_or_create(workspace.database)))
             place = Place(workspace.root, store, Accounts(store))
             place.accounts.add("olga", AccountRole.OWNER, "correct horse")
