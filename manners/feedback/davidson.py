@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
-from scipy.stats import t as student
+from scipy.special import expit, stdtrit
 
 from manners.feedback.agreement import counted
 from manners.types import AnnotatorKind, Choice, Comparison, Interval, latest_verdicts
@@ -154,13 +153,13 @@ def _spread(
     ]
     indices = [index for index in indices if index.max() > 0]
     if not indices:
-        return np.asarray(student.ppf(0.975, 1.0) * np.sqrt(alone))
+        return np.asarray(stdtrit(1.0, 0.975) * np.sqrt(alone))
     variances = np.array([variance(index) for index in indices])
     more = np.array([[index.max()] for index in indices])
     once_more = (len(indices) - 1) * variance(np.arange(len(used)))
     total = np.maximum(variances.sum(axis=0) - once_more, np.maximum(variances.max(axis=0), alone))
     freedom = variances.sum(axis=0) ** 2 / np.maximum((variances**2 / more).sum(axis=0), 1e-300)
-    return np.asarray(student.ppf(0.975, np.maximum(freedom, 1.0)) * np.sqrt(total))
+    return np.asarray(stdtrit(np.maximum(freedom, 1.0), 0.975) * np.sqrt(total))
 
 
 def _interval(values: Sequence[float]) -> Interval:

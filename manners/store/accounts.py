@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Accounts:
             row = connection.execute(select(AccountRow).where(AccountRow.name == name)).first()
         hashed = row.password_hash if row is not None and row.disabled_at is None else None
         try:
-            _hasher.verify(hashed or _NOBODY, password)
+            _hasher.verify(hashed or _nobody(), password)
         except (VerifyMismatchError, InvalidHashError):
             return None
         return None if row is None or hashed is None else _account(row)
@@ -212,8 +213,10 @@ def _hash(password: str) -> str:
     return _hasher.hash(password)
 
 
-_NOBODY = _hasher.hash(secrets.token_urlsafe(16))
-"""What the password of an account that is not there is held against, so that its absence does not show in time."""
+@functools.cache
+def _nobody() -> str:
+    """What the password of an account that is not there is held against, so that its absence does not show in time."""
+    return _hasher.hash(secrets.token_urlsafe(16))
 
 
 def _digest(secret: str) -> str:

@@ -15,9 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from manners.errors import MannersError
 
 Fields = Mapping[str, Any]
@@ -76,16 +73,23 @@ def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
     suffix = suffix_of(path)
     try:
         if suffix == ".parquet":
-            yield from _read_parquet(path)
+            from manners.store import parquet
+
+            yield from parquet.read_rows(path)
             return
         with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if suffix.endswith(".gz") else raw as file:
             yield from readers[suffix.removesuffix(".gz")](_lines(file.readline))
-    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, UnicodeDecodeError) as error:
-        raise MannersError(f"{path} is damaged ({error}); fetch or write it again.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise damaged(path, error) from error
     except OSError as error:
         raise MannersError(
             f"{path} cannot be read ({error.strerror or error}); check its name and its rights."
         ) from error
+
+
+def damaged(path: Path, error: Exception) -> MannersError:
+    """Return what to raise for a file that is not what it seems to be."""
+    return MannersError(f"{path} is damaged ({error}); fetch or write it again.")
 
 
 def _lines(read_line: Callable[[int], bytes]) -> Iterator[str | BadRow]:
@@ -173,41 +177,6 @@ def _next_record(reader: Iterator[list[str]], bad: list[BadRow]) -> list[str] | 
     return bad[0] if bad else values
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
-    number = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=512):
-            for fields in _batch_rows(batch):
-                number += 1
-                yield number, fields
-
-
-def _batch_rows(batch: Any) -> list[Fields | BadRow]:
-    """Return the rows of a batch, times in microseconds, the finest that Python has."""
-    for place, field in enumerate(batch.schema):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            times = batch.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
-            batch = batch.set_column(place, field.name, times)
-    try:
-        rows: list[Fields | BadRow] = batch.to_pylist()
-        return rows
-    except (ValueError, OverflowError):
-        return [_record(batch, row) for row in range(batch.num_rows)]
-
-
-def _record(batch: Any, row: int) -> Fields | BadRow:
-    """Return one row of a batch that holds a value which is nothing in Python."""
-    fields = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            fields[name] = column[row].as_py()
-        except UnicodeDecodeError as error:
-            return BadRow(Reason.NOT_UTF8, name, f"is not UTF-8 at byte {error.start + 1}")
-        except (ValueError, OverflowError):
-            return BadRow(Reason.VALUE, name, f"holds a value of the type {column.type} that cannot be read")
-    return fields
-
-
 def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) -> None:
     """Write rows with these columns (name to str, int, float, bool or list); a JSON line leaves out what is None.
 
@@ -219,7 +188,9 @@ def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) 
     part = path.with_name(path.name + ".part")
     try:
         if suffix == ".parquet":
-            _write_parquet(part, columns, rows)
+            from manners.store import parquet
+
+            parquet.write_rows(part, columns, rows)
         else:
             with _text_writer(part, suffix) as file:
                 _write_lines(file, suffix, columns, rows)
@@ -254,17 +225,3 @@ def _write_lines(file: IO[str], suffix: str, columns: Mapping[str, type], rows: 
         else:
             present = {name: row[name] for name in columns if row.get(name) is not None}
             file.write(json.dumps(present, ensure_ascii=False) + "\n")
-
-
-def _write_parquet(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) -> None:
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), list: pa.list_(message)}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    with pq.ParquetWriter(path, schema) as writer:
-        batch: list[Fields] = []
-        for row in rows:
-            batch.append({name: row.get(name) for name in columns})
-            if len(batch) == 512:
-                writer.write_table(pa.Table.from_pylist(batch, schema))
-                batch = []
-        writer.write_table(pa.Table.from_pylist(batch, schema))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,15 @@ from tests.worlds import save_tiny
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PPOTask:
     monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
-    monkeypatch.setattr(goal, "UPDATES", 2)
     monkeypatch.setattr(goal, "BATCH", 4)
     session = tiny.project(tmp_path / "project", save_tiny(tmp_path / "model"))
     asking.sample(session, crowd=True)
     learning.train_reward(session)
     monkeypatch.setattr("sys.argv", ["goal", str(tmp_path / "project"), str(tmp_path)])
     goal.main()
-    return as_task(PPOTask, json.loads((tmp_path / "goal.json").read_text()))
+    task = replace(as_task(PPOTask, json.loads((tmp_path / "goal.json").read_text())), updates=2)
+    (tmp_path / "goal.json").write_text(json.dumps(asdict(task)))
+    return task
 
 
 def test_the_exported_reward_is_that_of_ours_and_ours_learns_from_it(

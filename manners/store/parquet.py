@@ -1,0 +1,66 @@
+"""Rows in Parquet files; imported where there is one, since pyarrow takes longer to load than a page may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manners.store.rowfiles import BadRow, Fields, Reason, damaged
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
+    """Yield each row with its number, from 1. Raises MannersError when the file is damaged."""
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=512):
+                for fields in _batch_rows(batch):
+                    number += 1
+                    yield number, fields
+    except pa.ArrowException as error:
+        raise damaged(path, error) from error
+
+
+def _batch_rows(batch: Any) -> list[Fields | BadRow]:
+    """Return the rows of a batch, times in microseconds, the finest that Python has."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            times = batch.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
+            batch = batch.set_column(place, field.name, times)
+    try:
+        rows: list[Fields | BadRow] = batch.to_pylist()
+        return rows
+    except (ValueError, OverflowError):
+        return [_record(batch, row) for row in range(batch.num_rows)]
+
+
+def _record(batch: Any, row: int) -> Fields | BadRow:
+    """Return one row of a batch that holds a value which is nothing in Python."""
+    fields = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            fields[name] = column[row].as_py()
+        except UnicodeDecodeError as error:
+            return BadRow(Reason.NOT_UTF8, name, f"is not UTF-8 at byte {error.start + 1}")
+        except (ValueError, OverflowError):
+            return BadRow(Reason.VALUE, name, f"holds a value of the type {column.type} that cannot be read")
+    return fields
+
+
+def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) -> None:
+    """Write rows with these columns: name to str, int, float, bool or list, which is a list of messages."""
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), list: pa.list_(message)}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    with pq.ParquetWriter(path, schema) as writer:
+        batch: list[Fields] = []
+        for row in rows:
+            batch.append({name: row.get(name) for name in columns})
+            if len(batch) == 512:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema))
