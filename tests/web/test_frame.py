@@ -63,7 +63,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
     quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr(stored, "_hasher", quick)
-    monkeypatch.setattr(stored, "_NOBODY", quick.hash("nobody's"))
+    monkeypatch.setattr(stored, "_nobody", lambda: quick.hash("nobody's"))
 
 
 def test_signing_in_and_out(accounts: Accounts, client: MakeClient) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,7 @@ class Served:
     key: str
     store: Store
     engine: Generator
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=PATIENCE)
+    client: openai.OpenAI
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         authorized = {"authorization": f"Bearer {self.key}"} | headers
@@ -94,7 +91,8 @@ def serving(folder: Path, engine: Generator, settings: Settings) -> Iterator[Ser
             while engine.state.phase is not Phase.READY:
                 assert time.monotonic() < end, engine.state
                 time.sleep(0.02)
-            yield Served(url, key, store, engine)
+            with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=PATIENCE) as client:
+                yield Served(url, key, store, engine, client)
     finally:
         engine.stop()
         store.close()
@@ -197,7 +195,7 @@ def test_an_unknown_model_and_a_wrong_key_are_told_apart(served: Served) -> None
     with pytest.raises(openai.NotFoundError, match="ask for manners"):
         ask(served, model="gpt-9")
     with pytest.raises(openai.AuthenticationError) as refused:
-        ask(replace(served, key="nonsense"))
+        served.client.with_options(api_key="nonsense").chat.completions.create(model="manners", messages=BREAD)
     assert refused.value.code == "invalid_api_key"
 
 
