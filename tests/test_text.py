@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 
 from manners.errors import MannersError
 from manners.text import (
-    BUCKET_TOKENS,
     ROW_TOKENS,
     Batch,
     Rendered,
@@ -260,15 +259,17 @@ def test_choosing_rows_and_trimming_change_no_sequence(rendered: list[Rendered],
     assert trimmed.ids.shape == collate([rendered[i] for i in index], 0).ids.shape  # nothing is left to cut
 
 
-@given(st.lists(st.integers(1, 3000), max_size=30), st.booleans())
-def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(lengths: list[int], whole: bool) -> None:
-    limit = BUCKET_TOKENS / 2 if whole else BUCKET_TOKENS
+@given(st.lists(st.integers(1, 3000), max_size=30), st.sampled_from(["cpu", "cuda"]), st.booleans())
+def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(
+    lengths: list[int], device: str, whole: bool
+) -> None:
+    limit = {"cpu": 1024, "cuda": 4096}[device] / (2 if whole else 1)
 
     def wasted(bucket: list[int]) -> bool:
         tokens = len(bucket) * lengths[bucket[0]]
         return tokens - sum(lengths[i] for i in bucket) > max(64, tokens / 8)
 
-    buckets = length_buckets(lengths, whole)
+    buckets = length_buckets(lengths, torch.device(device), whole)
     flat = [index for bucket in buckets for index in bucket]
     assert sorted(flat) == list(range(len(lengths)))
     assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= limit for bucket in buckets)
@@ -305,11 +306,11 @@ def test_a_packed_response_sees_its_prompt_and_itself_at_the_positions_it_has_al
 
 @given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30), st.booleans())
 def test_packed_buckets_are_a_partition_and_a_long_row_is_split(rendered: list[Rendered], share: bool) -> None:
-    buckets = packed_buckets(rendered, share)
+    buckets = packed_buckets(rendered, share, torch.device("cpu"))
     assert sorted(i for bucket in buckets for i in bucket) == list(range(len(rendered)))
     for bucket in buckets:
         shape = pack([rendered[i] for i in bucket], share, 0).ids.shape
-        assert shape[1] <= ROW_TOKENS and (shape[0] == 1 or shape.numel() <= BUCKET_TOKENS)
+        assert shape[1] <= ROW_TOKENS and (shape[0] == 1 or shape.numel() <= 1024)
 
 
 def test_masks_are_the_same_on_any_device_and_keep_is_never_given_by_hand() -> None:

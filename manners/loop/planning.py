@@ -152,7 +152,7 @@ def plan_reward(session: Session, comparisons: Sequence[Comparison] | None = Non
         "pair_passes": settings.epochs * sum(runs),
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
-    rows = min(settings.batch * len(together.ids), _rows(together.ids.shape[1], whole=trunk.cut == 0))
+    rows = min(settings.batch * len(together.ids), _rows(trunk.device, together.ids.shape[1], whole=trunk.cut == 0))
     step = _step(trunk, together, rows)
     parts = [
         Part("members", len(runs) * _own(trunk, head=True), "reward.members"),
@@ -176,7 +176,7 @@ def plan_policy(session: Session) -> Plan:
     # Of two sequences one is padded: attention may keep more then.
     widths, response = (longest, max(1, longest - 1)), (0,) * sample.max_new_tokens
     padded = collate([Rendered((0,) * width, response) for width in widths], 0)
-    at_once = min(ppo.minibatch, _rows(padded.ids.shape[1], whole=trunk.cut == 0))
+    at_once = min(ppo.minibatch, _rows(trunk.device, padded.ids.shape[1], whole=trunk.cut == 0))
     step = _step(trunk, padded, at_once, temperature=1.0)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
@@ -200,7 +200,7 @@ def plan_evaluate(session: Session) -> Plan:
     distinct = min(-(-sample.batch // evaluate.samples), evaluate.prompts, prompts[PromptUse.EVALUATE]["fit"])
     rows = distinct * evaluate.samples
     drawing, length = _drawing(session, rows, distinct, longest), longest + sample.max_new_tokens
-    scoring = _layer(trunk, _rows(length) * length) + _head(trunk)
+    scoring = _layer(trunk, _rows(trunk.device, length) * length) + _head(trunk)
     parts = [
         Part("policy", _own(trunk, head=True), "model.trainable_layers"),
         Part("reward_members", session.settings.reward.members * _own(trunk, head=True), "reward.members"),
@@ -302,7 +302,7 @@ def _drawing(session: Session, rows: int, distinct: int, longest: int) -> int:
     head: int = getattr(config, "head_dim", None) or trunk.width // config.num_attention_heads
     tokens = rows * (longest + session.settings.sample.max_new_tokens) + distinct * longest
     cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
-    reading = _layer(trunk, min(distinct, _rows(longest)) * longest)
+    reading = _layer(trunk, min(distinct, _rows(trunk.device, longest)) * longest)
     return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading
 
 
@@ -317,9 +317,9 @@ def _head(trunk: Trunk) -> int:
     return 3 * HEAD_CHUNK * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT
 
 
-def _rows(length: int, whole: bool = False) -> int:
+def _rows(device: torch.device, length: int, whole: bool = False) -> int:
     """How many sequences of a length go through one forward, or one backward through a whole model."""
-    return max(1, bucket_tokens(whole) // length)
+    return max(1, bucket_tokens(device, whole) // length)
 
 
 def _step(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: float | None = None) -> int:

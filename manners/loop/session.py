@@ -138,9 +138,16 @@ def timed(facts: Facts) -> Iterator[Facts]:
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+    """Most memory that this process has taken so far, in bytes: on the GPU if it uses one, else resident."""
+    if on_gpu := _gpu_memory():
+        return on_gpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _gpu_memory() -> int:
+    """Most memory of a CUDA device that this process has taken so far, in bytes; 0 where it uses none."""
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
 
 
 def now() -> str:
@@ -155,4 +162,5 @@ def machine() -> dict[str, Any]:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
-    return {"cpu": name, "cores": torch.get_num_threads(), "torch": torch.__version__}
+    gpu = {"gpu": torch.cuda.get_device_name()} if _gpu_memory() else {}
+    return {"cpu": name, "cores": torch.get_num_threads(), "torch": torch.__version__} | gpu

@@ -162,7 +162,7 @@ class Decoder:
         openings, distinct = list[_Opening](), list(dict.fromkeys(prompts))
         common = self._common(distinct)
         begun = self._read([distinct[0][:common]], None) if common else None
-        for bucket in length_buckets([len(prompt) - common for prompt in distinct]):
+        for bucket in length_buckets([len(prompt) - common for prompt in distinct], self.model.device):
             place = {distinct[index]: row for row, index in enumerate(bucket)}
             pairs = [(first_seat + seat, place[prompt]) for seat, prompt in enumerate(prompts) if prompt in place]
             seats, owner = torch.tensor(pairs, device=self.model.device).unbind(1)

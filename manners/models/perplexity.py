@@ -32,7 +32,7 @@ def paragraph_nll(
     """
     rendered, trunk = _rendered(pretrained, paragraphs), pretrained.trunk
     totals = [[0.0] * len(rendered) for _ in branches]
-    for bucket in length_buckets([r.length for r in rendered]):
+    for bucket in length_buckets([r.length for r in rendered], trunk.device):
         batch = collate([rendered[i] for i in bucket], pretrained.renderer.pad_id).to(trunk.device)
         states = trunk.states(batch)
         for nll, branch in zip(totals, branches, strict=True):

@@ -45,7 +45,7 @@ class StateStore:
         reserve(file, kept_bytes(rendered, trunk.width))
         self.flat = np.memmap(file, dtype=ROW_FLOAT, mode="r+", shape=(starts[-1], trunk.width))
         with steps(title, len(rendered)) as advance:
-            for chosen in packed_buckets(rendered, trunk.shares_prompts):
+            for chosen in packed_buckets(rendered, trunk.shares_prompts, trunk.device):
                 batch = self._packed(chosen)
                 states = trunk.states(batch.to(trunk.device)).float().cpu().numpy()
                 for index, (row, start, stop) in zip(chosen, batch.spans, strict=True):

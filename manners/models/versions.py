@@ -204,7 +204,7 @@ def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def _mean_logit(classifier: PreTrainedModel, rendered: Sequence[Rendered]) -> float:
     """Return the mean score that a classifier gives to some responses, in plain transformers."""
     pad, total = classifier.config.pad_token_id, 0.0
-    for bucket in length_buckets([r.length for r in rendered]):
+    for bucket in length_buckets([r.length for r in rendered], classifier.device):
         ids = [torch.tensor(rendered[i].prompt_ids + rendered[i].response_ids) for i in bucket]
         padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)
         attend = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)

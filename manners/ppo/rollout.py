@@ -134,7 +134,7 @@ def measure(
 def micro_batches(batch: Batch, rows: Sequence[int], whole: bool = False) -> list[list[int]]:
     """Split rows into groups of similar length that one forward can hold, or one backward through a `whole` model."""
     lengths = batch.attend.sum(dim=1)[list(rows)].tolist()
-    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, whole)]
+    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, batch.ids.device, whole)]
 
 
 def sliced(states: States, batch: Batch, rows: Sequence[int]) -> tuple[States, Batch]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from manners.errors import MannersError
 from manners.loop import learning, stages
-from manners.loop.session import Session
+from manners.loop.session import Session, machine, peak_memory
 from manners.models import versions
 from manners.models.branches import ScalarBranch
 from manners.reward import ensemble
@@ -406,3 +406,10 @@ def test_a_run_that_was_stopped_says_so(copy: Workspace, settings: Settings) -> 
     update = facts["episodes"] // settings.ppo.batch + 1
     assert facts["warnings"] == [f"update {update}: {facts['stopped']}; the run was stopped"]
     assert versions.describe(copy, facts["version"]).metrics["stopped"] == facts["stopped"]
+
+
+def test_on_a_gpu_its_name_and_its_memory_are_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "gpu" not in machine() and peak_memory() > 2**20
+    for name, value in (("is_available", True), ("max_memory_reserved", 12_345), ("get_device_name", "Large GPU")):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert machine()["gpu"] == "Large GPU" and peak_memory() == 12_345
