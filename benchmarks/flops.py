@@ -6,6 +6,8 @@ of the benchmarks they are about 3 % of the rest.
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from benchmarks.contender import Model, PPOTask
 
 FORWARD = 2
@@ -18,8 +20,13 @@ def drawing(model: Model, prompt_tokens: float, new_tokens: float) -> float:
 
 
 def ours_ppo(task: PPOTask, episodes: int) -> dict[str, float]:
-    """PPO on branches: the trunk's states come from drawing, and the head sees response tokens only."""
+    """PPO on branches: the trunk's states come from drawing, and the head sees response tokens only.
+
+    What all prompts begin with, which is read once for many rows, counts as nothing.
+    """
     prompt_tokens, new_tokens = _tokens(task, episodes)
+    columns = zip(*task.prompts, strict=False)
+    prompt_tokens -= episodes * len(list(takewhile(lambda tokens: len(set(tokens)) == 1, columns)))
     branch, head = task.model.above(task.trainable_layers), task.model.head_parameters
     tokens, values = prompt_tokens + new_tokens, 1 if task.value == "separate" else 0
     measuring = FORWARD * (branch * tokens * (task.members + 2 + values) + head * new_tokens)

@@ -35,6 +35,8 @@ GPU_BUCKET_TOKENS = 4096
 PADDING = 64
 """Tokens of padding that cost less than one forward more."""
 PADDING_SHARE = 0.125
+SHORTEST_COMMON = 8
+"""Tokens that prompts must begin with in common for these to be read once for all."""
 ROW_TOKENS = 1024
 """Tokens of a row in which responses share a prompt: attention there grows with the square."""
 
@@ -71,6 +73,8 @@ class Batch:
     """True at real tokens of prompt and response."""
     prompt_width: int
     """P, in tokens."""
+    common: int = 0
+    """With so many tokens all prompts begin (a system turn, say), and none ends there."""
     keep: Bool[Tensor, "B T"] = field(init=False)
     """True at real response tokens; the end-of-turn token counts."""
 
@@ -100,17 +104,18 @@ class Batch:
 
     def rows(self, index: Sequence[int] | Tensor) -> Batch:
         """Return some rows, in the order given."""
-        return Batch(self.ids[index], self.attend[index], self.prompt_width)
+        return Batch(self.ids[index], self.attend[index], self.prompt_width, self.common)
 
     def trim(self) -> tuple[Batch, slice]:
         """Cut off the columns that no row uses; return also which columns of L remain."""
         used = self.attend.any(dim=0).nonzero().squeeze(1)
         columns = slice(int(used[0]), int(used[-1]) + 1)
-        return Batch(self.ids[:, columns], self.attend[:, columns], self.prompt_width - columns.start), columns
+        ids, attend = self.ids[:, columns], self.attend[:, columns]
+        return Batch(ids, attend, self.prompt_width - columns.start, self.common), columns
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
-        return Batch(self.ids.to(device), self.attend.to(device), self.prompt_width)
+        return Batch(self.ids.to(device), self.attend.to(device), self.prompt_width, self.common)
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ class Packed:
     positions: Int[Tensor, "B L"]
     spans: tuple[tuple[int, int, int], ...]
     """Of each response, in the order given: row, first column, and the column after its last."""
+    common: int = 0
+    """As in `Batch`."""
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -135,7 +142,16 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """Return the batch on `device`."""
-        return Packed(self.ids.to(device), self.attend.to(device), self.positions.to(device), self.spans)
+        ids, attend, positions = (tensor.to(device) for tensor in (self.ids, self.attend, self.positions))
+        return Packed(ids, attend, positions, self.spans, self.common)
+
+
+def common_start(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Count the tokens that all prompts begin with and none ends with; 0 where reading them once would save little."""
+    first, limit = prompts[0], min(map(len, prompts)) - 1
+    differing = (at for at in range(limit) if any(prompt[at] != first[at] for prompt in prompts))
+    count = next(differing, limit)
+    return count if count >= SHORTEST_COMMON else 0
 
 
 def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
@@ -148,26 +164,21 @@ def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
         start, stop = prompt_width - len(r.prompt_ids), prompt_width + len(r.response_ids)
         ids[row, start:stop] = torch.tensor(r.prompt_ids + r.response_ids)
         attend[row, start:stop] = True
-    return Batch(ids, attend, prompt_width)
+    return Batch(ids, attend, prompt_width, common_start([r.prompt_ids for r in rendered]))
 
 
-def bucket_tokens(device: torch.device, whole: bool = False) -> int:
-    """Return the tokens of one forward; of one that a backward through a `whole` model follows, half as many.
-
-    Every layer's activations wait for that backward. A whole model of 30 layers is trained a fifth faster so: smaller
-    tensors are made of memory that was just given back, where larger ones are given new pages by the system each time.
-    """
-    tokens = BUCKET_TOKENS if device.type == "cpu" else GPU_BUCKET_TOKENS
-    return tokens // 2 if whole else tokens
+def bucket_tokens(device: torch.device) -> int:
+    """Return the tokens of one forward on a device, with its backward where one follows."""
+    return BUCKET_TOKENS if device.type == "cpu" else GPU_BUCKET_TOKENS
 
 
-def length_buckets(lengths: Sequence[int], device: torch.device, whole: bool = False) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
     """Split indices into groups of similar length, longest first (what will not fit fails early).
 
     A group takes at most `bucket_tokens` with its padding, of which there are at most `PADDING` tokens or
-    `PADDING_SHARE` of all; what is longer by itself stands alone. `whole` says that a whole model is trained on it.
+    `PADDING_SHARE` of all; what is longer by itself stands alone.
     """
-    limit = bucket_tokens(device, whole)
+    limit = bucket_tokens(device)
     buckets: list[list[int]] = []
     longest = padding = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -225,7 +236,7 @@ def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
     if share:
         same, of_prompt = segments.unsqueeze(2) == segments.unsqueeze(1), (segments == 0).unsqueeze(1)
         attend = ((same | of_prompt).tril() & attend.unsqueeze(1)).unsqueeze(1)
-    return Packed(ids, attend, positions, tuple(spans))
+    return Packed(ids, attend, positions, tuple(spans), common_start([r.prompt_ids for r in rendered]))
 
 
 class Renderer:

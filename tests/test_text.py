@@ -21,6 +21,7 @@ from manners.text import (
     Renderer,
     TooLong,
     collate,
+    common_start,
     length_buckets,
     pack,
     packed_buckets,
@@ -259,17 +260,15 @@ def test_choosing_rows_and_trimming_change_no_sequence(rendered: list[Rendered],
     assert trimmed.ids.shape == collate([rendered[i] for i in index], 0).ids.shape  # nothing is left to cut
 
 
-@given(st.lists(st.integers(1, 3000), max_size=30), st.sampled_from(["cpu", "cuda"]), st.booleans())
-def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(
-    lengths: list[int], device: str, whole: bool
-) -> None:
-    limit = {"cpu": 1024, "cuda": 4096}[device] / (2 if whole else 1)
+@given(st.lists(st.integers(1, 3000), max_size=30), st.sampled_from(["cpu", "cuda"]))
+def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(lengths: list[int], device: str) -> None:
+    limit = {"cpu": 1024, "cuda": 4096}[device]
 
     def wasted(bucket: list[int]) -> bool:
         tokens = len(bucket) * lengths[bucket[0]]
         return tokens - sum(lengths[i] for i in bucket) > max(64, tokens / 8)
 
-    buckets = length_buckets(lengths, torch.device(device), whole)
+    buckets = length_buckets(lengths, torch.device(device))
     flat = [index for bucket in buckets for index in bucket]
     assert sorted(flat) == list(range(len(lengths)))
     assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= limit for bucket in buckets)
@@ -277,6 +276,20 @@ def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(
         assert (len(bucket) + 1) * lengths[bucket[0]] > limit or wasted([*bucket, following[0]])
     assert not any(wasted(bucket) for bucket in buckets)
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 3), max_size=20), st.lists(st.lists(st.integers(1, 3), max_size=9), min_size=1))
+def test_what_prompts_begin_with_in_common_leaves_each_a_token(beginning: list[int], ends: list[list[int]]) -> None:
+    prompts = [tuple(beginning + end) for end in ends if beginning + end] or [(1,)]
+    lengths = [n for n in range(8, min(map(len, prompts))) if len({prompt[:n] for prompt in prompts}) == 1]
+    assert common_start(prompts) == max(lengths, default=0)
+    for batch in (
+        collate([Rendered(p, (4,)) for p in prompts], 0),
+        pack([Rendered(p, (4,)) for p in prompts], True, 0),
+    ):
+        assert batch.common == batch.to(torch.device("cpu")).common == max(lengths, default=0)
+        if isinstance(batch, Batch):
+            assert batch.rows([0]).trim()[0].common == batch.common
 
 
 PROMPTS = st.sampled_from([(5, 6, 7), (8, 9), (5,), tuple(range(10, 300))])

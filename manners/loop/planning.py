@@ -152,7 +152,7 @@ def plan_reward(session: Session, comparisons: Sequence[Comparison] | None = Non
         "pair_passes": settings.epochs * sum(runs),
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
-    rows = min(settings.batch * len(together.ids), _rows(trunk.device, together.ids.shape[1], whole=trunk.cut == 0))
+    rows = min(settings.batch * len(together.ids), _rows(trunk.device, together.ids.shape[1]))
     step = _step(trunk, together, rows)
     parts = [
         Part("members", len(runs) * _own(trunk, head=True), "reward.members"),
@@ -176,7 +176,7 @@ def plan_policy(session: Session) -> Plan:
     # Of two sequences one is padded: attention may keep more then.
     widths, response = (longest, max(1, longest - 1)), (0,) * sample.max_new_tokens
     padded = collate([Rendered((0,) * width, response) for width in widths], 0)
-    at_once = min(ppo.minibatch, _rows(trunk.device, padded.ids.shape[1], whole=trunk.cut == 0))
+    at_once = min(ppo.minibatch, _rows(trunk.device, padded.ids.shape[1]))
     step = _step(trunk, padded, at_once, temperature=1.0)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
@@ -317,9 +317,9 @@ def _head(trunk: Trunk) -> int:
     return 3 * HEAD_CHUNK * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT
 
 
-def _rows(device: torch.device, length: int, whole: bool = False) -> int:
-    """How many sequences of a length go through one forward, or one backward through a whole model."""
-    return max(1, bucket_tokens(device, whole) // length)
+def _rows(device: torch.device, length: int) -> int:
+    """How many sequences of a length go through one forward."""
+    return max(1, bucket_tokens(device) // length)
 
 
 def _step(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: float | None = None) -> int:

@@ -14,7 +14,7 @@ from transformers.utils.generic import ModelOutput
 
 from manners.maths import token_logprobs
 from manners.models.lowrank import adapt, merge
-from manners.models.trunk import States, Trunk, forward_base, layer_list, put_taps, shared_copy
+from manners.models.trunk import Half, States, Trunk, layer_list, put_taps, shared_copy
 from manners.text import Batch, Packed
 
 HEAD_CHUNK = 512
@@ -70,7 +70,7 @@ class Branch(nn.Module):
         if trainable and trunk.lora_rank:
             adapt(model, trunk.cut, trunk.lora_rank)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
-        self._join = taps[-1] if taps else None
+        self._upper, self._shares = Half(model, enter=taps[-1] if taps else None), trunk.shares_prompts
         self.cut, self.trunk_hash = trunk.cut, trunk.hash
         self.model = model
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
@@ -84,13 +84,8 @@ class Branch(nn.Module):
         return self.final(states, batch)[:, batch.prompt_width - 1 :]
 
     def final(self, states: States, batch: Batch | Packed) -> Float[Tensor, "B L D"]:
-        """Final hidden states of all columns."""
-        if self._join is not None:
-            self._join.given = states
-        final = forward_base(self.model, states, batch)
-        if self._join is not None:
-            self._join.given = self._join.seen = None
-        return final
+        """Final hidden states of all columns with a token."""
+        return self._upper(states, batch, self._shares)
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Next-token logits for hidden states, at temperature 1."""

@@ -22,11 +22,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.models.sampler import draw_tokens
 from manners.models.trunk import States, Trunk, layer_list
-from manners.text import Batch, Rendered, collate, length_buckets
+from manners.text import Batch, Rendered, collate, common_start, length_buckets
 from manners.types import FinishReason
-
-SHORTEST_COMMON = 8
-"""Tokens that prompts must begin with in common for these to be read apart."""
 
 CHANGE_SHARE = 0.125
 """Seats change when this share of the batch has finished: it costs a copy of the cache of the rows that stay."""
@@ -173,10 +170,7 @@ class Decoder:
         """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little."""
         if not self.shares or len(distinct) < 2:
             return 0
-        differing = (place for place, ids in enumerate(zip(*distinct, strict=False)) if len(set(ids)) > 1)
-        shortest = min(map(len, distinct))
-        count = min(next(differing, shortest), shortest - 1)
-        return count if count >= SHORTEST_COMMON else 0
+        return common_start(distinct)
 
     def _read(self, rows: Sequence[tuple[int, ...]], begun: _Read | None) -> _Read:
         """Read rows side by side, each behind a copy of what was begun with."""
@@ -340,7 +334,7 @@ class _Page:
         """Cut off the columns that no row reached, and take the record apart by row."""
         lengths = self.attend[:, self.width :].sum(dim=1)
         stop = self.width + int(lengths.max())
-        batch = Batch(self.ids[:, :stop], self.attend[:, :stop], self.width)
+        batch = Batch(self.ids[:, :stop], self.attend[:, :stop], self.width, common_start(prompts))
         rendered = tuple(
             Rendered(prompt, tuple(batch.response_ids[row, : int(lengths[row])].tolist()))
             for row, prompt in enumerate(prompts)

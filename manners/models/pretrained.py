@@ -29,7 +29,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from manners.errors import MannersError
-from manners.memory import free_memory
+from manners.memory import free_memory, keep_freed_memory
 from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
 from manners.settings import ModelSettings
@@ -72,6 +72,7 @@ def load(settings: ModelSettings) -> Pretrained:
     with _quiet_transformers():
         model, tokenizer = _find(settings.name)
     device = pick_device(settings.device)
+    keep_freed_memory()
     torch.nn.Module.to(model, device=device, dtype=getattr(torch, settings.dtype))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
     context = min(settings.context, limit)

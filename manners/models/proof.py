@@ -13,7 +13,7 @@ from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.generate import Decoder
 from manners.models.trunk import Trunk, describe
-from manners.text import Rendered, collate, pack
+from manners.text import SHORTEST_COMMON, Rendered, collate, pack
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
 """Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does."""
@@ -81,19 +81,25 @@ def _random_rows(trunk: Trunk, lengths: list[int]) -> list[tuple[int, ...]]:
 
 @torch.no_grad()
 def _shares_prompts(trunk: Trunk, context: int) -> bool:
-    """Whether responses behind one copy of their prompt end in the same states as each behind its own."""
-    first, second, *responses = _random_rows(trunk, [max(1, _longest(trunk, context) - 9), 5, 6, 9, 4, 3])
-    owners = (first, first, second, first)
+    """Whether responses behind one copy of their prompt, and rows behind one copy of what all begin with, end alike."""
+    longest = max(_longest(trunk, context) - 6, SHORTEST_COMMON + 2)
+    first, other, *responses = _random_rows(trunk, [longest, 3, 4, 6, 5, 3])
+    owners = (first, first, first[:SHORTEST_COMMON] + other, first)
     rendered = [Rendered(prompt, response) for prompt, response in zip(owners, responses, strict=True)]
-    branch = Branch(trunk, trainable=False)
-    alone, shared = (pack(rendered, share, pad_id=0).to(trunk.device) for share in (False, True))
-    expected = branch.final(trunk.states(alone), alone)[alone.ends].float()
-    try:
-        found = branch.final(trunk.states(shared), shared)[shared.ends].float()
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return False  # a model that makes its masks in a way of its own
+    alone = pack(rendered, share=False, pad_id=0).to(trunk.device)
+    expected = Branch(trunk, trainable=False).final(trunk.states(alone), alone)[alone.ends].float()
     tolerance = TOLERANCE.get(trunk.whole.dtype, TOLERANCE[torch.bfloat16]) * float(expected.std())
-    return bool(((found - expected).abs() <= tolerance).all())
+    sharing = replace(trunk, shares_prompts=True)
+    branch = Branch(sharing, trainable=False)
+    for batch in (pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)):
+        shared = batch.to(trunk.device)
+        try:
+            found = branch.final(sharing.states(shared), shared)[shared.ends].float()
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return False  # a model that makes its masks in a way of its own
+        if not bool(((found - expected).abs() <= tolerance).all()):
+            return False
+    return True
 
 
 def _plain(model: PreTrainedModel, row: tuple[int, ...]) -> Float[Tensor, "n V"]:

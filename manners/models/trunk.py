@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.errors import MannersError
 from manners.text import Batch, Packed
@@ -161,23 +162,76 @@ class Trunk:
         """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
         if self._tap is None:
             return batch.ids
-        forward_base(self._lower, batch.ids, batch)
-        seen, self._tap.seen = self._tap.seen, None
+        return Half(self._lower, leave=self._tap)(batch.ids, batch, self.shares_prompts)
+
+
+@dataclass(frozen=True)
+class Half:
+    """One side of the cut as a function, through the model's own forward."""
+
+    model: PreTrainedModel
+    enter: Tap | None = None
+    """Takes the states in, above a trunk that is not empty."""
+    leave: Tap | None = None
+    """Takes the states out, below the branches; where there is none, final hidden states are what comes out."""
+
+    def __call__(self, x: States, batch: Batch | Packed, share: bool) -> Float[Tensor, "B L D"]:
+        """Run token ids, or a trunk's states, through the layers; what comes out where nothing stands means nothing.
+
+        With `share`, what all prompts begin with is read once for all rows: its keys and values are those of every row,
+        and so is their gradient.
+        """
+        count, rows = batch.common, len(x)
+        if not share or not count or rows == 1:
+            return self._run(x, batch.attend, batch.positions, None)
+        begins, cache = _begins(batch), [DynamicLayer() for _ in layer_list(self.model)]
+        once, positions = x[0, begins[0]].unsqueeze(0), batch.positions[0, begins[0]].unsqueeze(0)
+        start = self._run(once, torch.ones_like(positions, dtype=torch.bool), positions, Cache(layers=[*cache]))
+        for layer in cache:
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
+        rest = self._run(x[:, count:], _behind(batch, begins), batch.positions[:, count:], Cache(layers=[*cache]))
+        behind = nn.functional.pad(rest, (0, 0, count, 0))
+        return behind.masked_scatter(begins.unsqueeze(2), start.expand(rows, -1, -1))
+
+    def _run(self, x: States, attend: Tensor, positions: Int[Tensor, "B L"], cache: Cache | None) -> Tensor:
+        mask = attend
+        if mask.ndim == 4:  # goes to every layer as it is, where it is added to the logits
+            mask = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+            mask = mask.masked_fill(~attend, torch.finfo(self.model.dtype).min)
+        if self.enter is not None:
+            self.enter.given = x
+        given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
+        output = self.model.base_model(
+            **given, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=False
+        )
+        if self.enter is not None:
+            self.enter.given = self.enter.seen = None
+        if self.leave is None:
+            hidden: Tensor = output.last_hidden_state
+            return hidden
+        seen, self.leave.seen = self.leave.seen, None
         if seen is None:
             raise RuntimeError("the forward did not reach the cut")
         return seen
 
 
-def forward_base(model: PreTrainedModel, x: States, batch: Batch | Packed) -> Float[Tensor, "B L D"]:
-    """Run a model without its head; `x` is token ids, or states that go in as embeddings."""
-    given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
-    mask: Tensor = batch.attend
-    if mask.ndim == 4:  # goes to every layer as it is, where it is added to the logits
-        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
-        mask = mask.masked_fill(~batch.attend, torch.finfo(model.dtype).min)
-    output = model.base_model(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+def _begins(batch: Batch | Packed) -> Bool[Tensor, "B L"]:
+    """Where the tokens stand that all prompts begin with."""
+    if batch.attend.ndim == 4:
+        return (torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.common).expand(batch.ids.shape)
+    return batch.attend & (batch.positions < batch.common)
+
+
+def _behind(batch: Batch | Packed, begins: Bool[Tensor, "B L"]) -> Bool[Tensor, "B 1 R L"]:
+    """Whether one of the remaining columns may look at another column, what all prompts begin with standing first."""
+    count = batch.common
+    if batch.attend.ndim == 4:
+        rest = batch.attend[:, :, count:, count:]
+    else:
+        real = (batch.attend & ~begins)[:, None, None, count:]
+        rest = real.expand(-1, -1, real.shape[3], -1).tril()
+    return torch.cat([rest.new_ones((*rest.shape[:3], count)), rest], dim=3)
 
 
 def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], lora_rank: int | None = None) -> Trunk:

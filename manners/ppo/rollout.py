@@ -131,10 +131,10 @@ def measure(
     return Scored(members), ref_logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
 
 
-def micro_batches(batch: Batch, rows: Sequence[int], whole: bool = False) -> list[list[int]]:
-    """Split rows into groups of similar length that one forward can hold, or one backward through a `whole` model."""
-    lengths = batch.attend.sum(dim=1)[list(rows)].tolist()
-    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, batch.ids.device, whole)]
+def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:
+    """Split rows into groups of similar length that one forward can hold; what all begin with counts as nothing."""
+    lengths = (batch.attend.sum(dim=1) - batch.common)[list(rows)].tolist()
+    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, batch.ids.device)]
 
 
 def sliced(states: States, batch: Batch, rows: Sequence[int]) -> tuple[States, Batch]:

@@ -206,7 +206,7 @@ def _step(course: _Course, rollout: Rollout, rows: list[int], learner: Learner, 
     """
     settings, roles = course.settings, course.roles
     total, first = int(rollout.batch.keep[rows].sum()), passes.tokens == 0
-    for micro in micro_batches(rollout.batch, rows, whole=roles.pretrained.trunk.cut == 0):
+    for micro in micro_batches(rollout.batch, rows):
         states, batch = sliced(rollout.states, rollout.batch, micro)
         keep, width = batch.keep, batch.keep.shape[1]
         hidden = roles.policy.hidden(states, batch)

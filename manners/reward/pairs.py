@@ -50,8 +50,7 @@ class Pairs:
     def micro_batches(self, batch: Sequence[int]) -> list[list[int]]:
         """Split a batch by prompt, into parts of similar length that one forward and backward can hold."""
         prompts = self._by_prompt(batch)
-        trunk = self.store.trunk
-        buckets = length_buckets([self._tokens(pairs) for pairs in prompts], trunk.device, whole=trunk.cut == 0)
+        buckets = length_buckets([self._tokens(pairs) for pairs in prompts], self.store.trunk.device)
         return [[i for at in bucket for i in prompts[at]] for bucket in buckets]
 
     def _by_prompt(self, which: Sequence[int]) -> list[list[int]]:

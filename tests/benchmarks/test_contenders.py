@@ -138,9 +138,13 @@ def test_operations_of_a_forward_and_a_training_step_are_those_that_torch_counts
 
 def test_operations_of_ppo_by_hand(ppo_task: PPOTask) -> None:
     task = replace(ppo_task, model=replace(ppo_task.model, layers=10, layer_parameters=5, head_parameters=7))
-    task = replace(task, prompts=[[1, 2], [1, 2, 3, 4]], trainable_layers=4, members=2, epochs=3)
+    task = replace(task, prompts=[[1, 2], [5, 2, 3, 4]], trainable_layers=4, members=2, epochs=3)
     # 2 episodes: 6 prompt tokens and 6 drawn ones, through 10 layers of 5 and a branch of 20, with a head of 7.
     rollout = 2 * (50 * 12 + 7 * 6) + 2 * (20 * 12 * (2 + 2) + 7 * 6)
     optimise = 3 * 6 * (20 * 12 + 7 * 6)
     assert flops.ours_ppo(task, 2) == {"rollout": rollout, "optimise": optimise}
     assert flops.peer_ppo(task, 2) == 2 * (50 * 12 + 7 * 6) + 2 * (3 * 50 + 7) * 12 + 3 * 6 * (2 * 50 + 7) * 12
+    # Both begin with two tokens, which ours reads once for all.
+    alike = replace(task, prompts=[[1, 2], [1, 2, 3, 4]])
+    assert flops.ours_ppo(alike, 2)["optimise"] == 3 * 6 * (20 * 8 + 7 * 6)
+    assert flops.peer_ppo(alike, 2) == flops.peer_ppo(task, 2)

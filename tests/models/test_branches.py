@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 
 from manners.models import branches
 from manners.models.branches import Branch, ScalarBranch, set_trainable
-from manners.models.trunk import Trunk, grow_trunk
-from manners.text import Rendered, collate
+from manners.models.trunk import Trunk, grow_trunk, layer_list
+from manners.text import Rendered, collate, pack
 from tests.worlds import tiny_model
 
 SEQUENCES = [Rendered((7, 8, 9), (10, 11)), Rendered((12,) * 9, (13,)), Rendered((14, 15), tuple(range(16, 28)))]
@@ -114,6 +115,49 @@ def test_scores_and_values_depend_on_their_own_sequence_only(model_type: str, la
             torch.testing.assert_close(
                 branch.values(states, batch)[0, :count], values[row, :count], atol=1e-4, rtol=1e-4
             )
+
+
+BEGINNING = tuple(range(50, 62))
+BEGUN_ALIKE = [
+    Rendered((*BEGINNING, 5), (7, 8, 9, 10)),
+    Rendered((*BEGINNING, *range(20, 31)), (11,)),
+    Rendered((*BEGINNING, 6, 7), (12, 13, 14)),
+    Rendered((*BEGINNING, 6, 7), tuple(range(15, 24))),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("lora_rank", [None, 3])
+@pytest.mark.parametrize("layers", [2, "all"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_what_all_prompts_begin_with_is_read_once_and_nothing_else_changes(
+    model_type: str, layers: int | Literal["all"], lora_rank: int | None, packed: bool
+) -> None:
+    apart = grow_trunk(tiny_model(model_type), layers, lora_rank)
+    batch = pack(BEGUN_ALIKE, share=True, pad_id=0) if packed else collate(BEGUN_ALIKE, pad_id=0)
+    rows, columns = batch.ids.shape
+    assert batch.common == 12 and rows == (3 if packed else 4)
+    found = []
+    for trunk in (apart, replace(apart, shares_prompts=True)):
+        branch, read = scalar_branch(trunk), list[torch.Size]()
+        parameters = set_trainable([branch])
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        layer_list(branch.model)[-1].register_forward_pre_hook(lambda _, given, read=read: read.append(given[0].shape))
+        states = trunk.states(batch)
+        scores = branch.scores(states, batch)
+        gradients = torch.autograd.grad(scores.square().sum(), parameters, allow_unused=True)
+        found.append((states[batch.ends], scores, gradients, sum(shape[0] * shape[1] for shape in read)))
+    (states, scores, gradients, read_apart), (also, scores_also, gradients_also, read_once) = found
+    assert (read_apart, read_once) == (rows * columns, rows * (columns - 12) + 12)
+    torch.testing.assert_close(also, states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores_also, scores, atol=1e-5, rtol=1e-5)
+    assert any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+    for gradient, again in zip(gradients, gradients_also, strict=True):
+        assert (gradient is None) is (again is None)
+        if gradient is not None and again is not None:
+            torch.testing.assert_close(again, gradient, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
