@@ -179,10 +179,10 @@ class Half:
         """Run token ids, or a trunk's states, through the layers; what comes out where nothing stands means nothing.
 
         With `share`, what all prompts begin with is read once for all rows: its keys and values are those of every row,
-        and so is their gradient.
+        and so is their gradient. On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md).
         """
         count, rows = batch.common, len(x)
-        if not share or not count or rows == 1:
+        if not share or not count or rows == 1 or x.device.type != "cpu":
             return self._run(x, batch.attend, batch.positions, None)
         begins, cache = _begins(batch), [DynamicLayer() for _ in layer_list(self.model)]
         once, positions = x[0, begins[0]].unsqueeze(0), batch.positions[0, begins[0]].unsqueeze(0)
