@@ -1,4 +1,4 @@
-"""How much memory there is still to take: on the machine, and within the limits that this process runs under."""
+"""How much memory there is still to take, on the machine and within the process's limits; who keeps what is freed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees and use it again, where its allocator is glibc's; elsewhere do nothing.
 
     By default a large tensor is made of new pages each time, which the system clears first: a forward and backward of
-    a whole model takes a tenth longer so (`python -m benchmarks.run --only ppo_all` shows it).
+    a whole model takes a tenth longer so (docs/decisions.md). The price is room between what is kept: the demo's peak
+    rose by 8 %.
     """
     if (libc := _glibc()) is not None:
         libc.mallopt(_MMAP_MAX, 0)

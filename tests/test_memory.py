@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,6 +61,40 @@ def test_version_1_in_a_container_that_sees_only_the_top_of_the_tree(system: Pat
 
 def test_a_system_that_says_nothing(tmp_path: Path) -> None:
     assert free_memory(tmp_path) is None
+
+
+AGAIN_AND_AGAIN = """
+import resource, sys, torch
+from manners.memory import free_memory, keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def filled():
+    torch.ones(2**24)
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    filled()
+begun = faults()
+for _ in range(5):
+    filled()
+print((faults() - begun) * resource.getpagesize())
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+before = resident()
+free_memory()
+print(before - resident())
+"""
+"""Prints the bytes of new pages for five tensors of 64 MiB after forty others, and the bytes given back at last."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
+def test_freed_memory_is_used_again_and_given_back_before_it_is_counted() -> None:
+    def run(how: str) -> list[int]:
+        command = [sys.executable, "-c", AGAIN_AND_AGAIN, how]
+        return [int(n) for n in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+
+    (fresh, _), (used_again, given_back) = run("by default"), run("kept")
+    assert fresh > 4 * 64 * MIB
+    assert used_again < 8 * MIB and given_back > 64 * MIB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")

@@ -301,6 +301,8 @@ class _Page:
     states: Float[Tensor, "B L D"] | None
     """Where they are asked for and the trunk is not empty."""
     width: int
+    common: int
+    """Tokens that all prompts begin with, where branches then read these once for all rows."""
 
     @classmethod
     def blank(
@@ -315,7 +317,7 @@ class _Page:
         states = None
         if want_states and trunk.cut:
             states = torch.zeros((*ids.shape, trunk.width), dtype=trunk.whole.dtype, device=device)
-        return cls(ids, attend, logprobs, finished, states, width)
+        return cls(ids, attend, logprobs, finished, states, width, opening.common if trunk.shares_beginnings else 0)
 
     def open(self, openings: Sequence[_Opening], who: Int[Tensor, " R"]) -> None:
         """Take in the states of prompts that were read."""
@@ -334,7 +336,7 @@ class _Page:
         """Cut off the columns that no row reached, and take the record apart by row."""
         lengths = self.attend[:, self.width :].sum(dim=1)
         stop = self.width + int(lengths.max())
-        batch = Batch(self.ids[:, :stop], self.attend[:, :stop], self.width, common_start(prompts))
+        batch = Batch(self.ids[:, :stop], self.attend[:, :stop], self.width, self.common)
         rendered = tuple(
             Rendered(prompt, tuple(batch.response_ids[row, : int(lengths[row])].tolist()))
             for row, prompt in enumerate(prompts)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from manners.errors import MannersError
 from manners.text import Batch, Packed
@@ -140,8 +140,8 @@ class Trunk:
     anatomy: Anatomy
     own: frozenset[int]
     """Ids of the parameters of `whole` above the cut: what a branch copies."""
-    _lower: PreTrainedModel
-    _tap: Tap | None
+    _lower: Half | None
+    """None where the trunk is empty."""
     lora_rank: int | None = None
     """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
     shares_prompts: bool = False
@@ -157,12 +157,18 @@ class Trunk:
         """Where the model is."""
         return self.whole.device
 
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether what all prompts begin with is read once for all rows.
+
+        On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md).
+        """
+        return self.shares_prompts and self.device.type == "cpu"
+
     @torch.no_grad()
     def states(self, batch: Batch | Packed) -> States:
         """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
-        if self._tap is None:
-            return batch.ids
-        return Half(self._lower, leave=self._tap)(batch.ids, batch, self.shares_prompts)
+        return batch.ids if self._lower is None else self._lower(batch.ids, batch, self.shares_beginnings)
 
 
 @dataclass(frozen=True)
@@ -179,18 +185,18 @@ class Half:
         """Run token ids, or a trunk's states, through the layers; what comes out where nothing stands means nothing.
 
         With `share`, what all prompts begin with is read once for all rows: its keys and values are those of every row,
-        and so is their gradient. On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md).
+        and so is their gradient.
         """
         count, rows = batch.common, len(x)
-        if not share or not count or rows == 1 or x.device.type != "cpu":
+        if not share or not count or rows == 1:
             return self._run(x, batch.attend, batch.positions, None)
-        begins, cache = _begins(batch), [DynamicLayer() for _ in layer_list(self.model)]
+        begins, cache = _begins(batch), DynamicCache()
         once, positions = x[0, begins[0]].unsqueeze(0), batch.positions[0, begins[0]].unsqueeze(0)
-        start = self._run(once, torch.ones_like(positions, dtype=torch.bool), positions, Cache(layers=[*cache]))
-        for layer in cache:
-            if layer.keys is not None and layer.values is not None:
+        start = self._run(once, torch.ones_like(positions, dtype=torch.bool), positions, cache)
+        for layer in cache.layers:
+            if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:
                 layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
-        rest = self._run(x[:, count:], _behind(batch, begins), batch.positions[:, count:], Cache(layers=[*cache]))
+        rest = self._run(x[:, count:], _behind(batch, begins), batch.positions[:, count:], cache)
         behind = nn.functional.pad(rest, (0, 0, count, 0))
         return behind.masked_scatter(begins.unsqueeze(2), start.expand(rows, -1, -1))
 
@@ -240,10 +246,12 @@ def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], l
     model.eval().requires_grad_(False)
     anatomy = probe(model)
     own = frozenset() if lora_rank else upper_parameters(model, cut, anatomy)
-    lower = shared_copy(model)
-    tap = put_taps(lower, range(cut, len(layer_list(lower))), anatomy)[0] if cut else None
+    lower = None
+    if cut:
+        below = shared_copy(model)
+        lower = Half(below, leave=put_taps(below, range(cut, len(layer_list(below))), anatomy)[0])
     digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
-    return Trunk(model, cut, digest, anatomy, own, lower, tap, lora_rank)
+    return Trunk(model, cut, digest, anatomy, own, lower, lora_rank)
 
 
 def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap]:

@@ -226,6 +226,8 @@ def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers:
     apart, together = (drawn(replace(trunk, shares_prompts=shares), prompts, uniform) for shares in (False, True))
     if not trunk.shares_prompts:
         together = drawn(trunk, prompts, uniform)
+    # What is not read once must count where batches are filled.
+    assert (apart.batch.common, together.batch.common) == (0, 12 if trunk.shares_prompts else 0)
     assert together.rendered == apart.rendered and together.finish == apart.finish
     torch.testing.assert_close(together.logprobs, apart.logprobs, atol=1e-4, rtol=1e-4)
     assert together.states is not None and apart.states is not None

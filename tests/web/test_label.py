@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,10 +245,14 @@ def test_a_screen_reader_finds_nothing_serious(alone: Place, open_page: OpenPage
             assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
-def test_a_page_waits_for_no_model_and_for_no_heavy_library(alone: Place) -> None:
-    """How many seconds that is, `benchmarks.serve` measures: on a busy machine a test of it says nothing."""
+def test_a_page_is_there_within_three_seconds(alone: Place) -> None:
     with serve(alone.folder, "--set", "model.name=/nowhere") as server:
+        begun = time.monotonic()
         assert httpx.get(f"{server.url}/label").status_code == 200
+        assert server.seconds + time.monotonic() - begun < 3
+
+
+def test_a_page_waits_for_no_heavy_library() -> None:
     modules = "import sys, manners.cli, manners.web.server; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True, check=True).stdout.split()
     assert {"fastapi", "sqlalchemy"} <= set(loaded)
