@@ -1,4 +1,7 @@
-"""Does either reward model predict people better? `python -m benchmarks.accuracy`: same pairs, same held-out pairs."""
+"""Does either reward model predict people better? `python -m benchmarks.accuracy`: same pairs, same held-out pairs.
+
+No speeds are published here, so that the machine may do other things meanwhile: `benchmarks.run` compares speeds.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,6 @@ class Accuracy:
     accuracy: Interval
     gain: Interval | None
     """Over the peer, paired by conversation; None for the peer itself and for the ruler."""
-    seconds: float
     trained_on: int
     held_out: int
 
@@ -81,14 +83,13 @@ def compared(found: Mapping[str, Measurement], held_out: Sequence[LabelledPair],
             name,
             accuracy(margins[name], held_out, seed=0),
             None if name == PEER else accuracy_gain(margins[name], margins[PEER], held_out, seed=0),
-            measured.seconds,
             trained_on,
             len(held_out),
         )
         for name, measured in found.items()
     ]
     ruler = longer_wins(characters(held_out), held_out, seed=0)
-    return [*rows, Accuracy("longer response wins", ruler, None, 0.0, 0, len(held_out))]
+    return [*rows, Accuracy("longer response wins", ruler, None, 0, len(held_out))]
 
 
 def table(results: Sequence[Accuracy]) -> str:
@@ -96,15 +97,14 @@ def table(results: Sequence[Accuracy]) -> str:
     lines = [
         f"Trained on {results[0].trained_on} pairs, measured on {results[0].held_out} others.",
         "",
-        "| contender | held-out accuracy [95 %] | over the peer, points [95 %] | seconds |",
-        "|---|---|---|---|",
+        "| contender | held-out accuracy [95 %] | over the peer, points [95 %] |",
+        "|---|---|---|",
     ]
     for result in results:
         share, gain = result.accuracy, result.gain
         gained = "" if gain is None else f"{_points(gain.estimate)} [{_points(gain.low)}, {_points(gain.high)}]"
         measured = f"{share.estimate:.1%} [{share.low:.1%}, {share.high:.1%}]"
-        seconds = f"{result.seconds:.0f}" if result.seconds else ""
-        lines.append(f"| {result.contender} | {measured} | {gained} | {seconds} |")
+        lines.append(f"| {result.contender} | {measured} | {gained} |")
     return "\n".join(lines)
 
 
