@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from manners.maths import float64_device
 
@@ -31,16 +31,16 @@ def draw_tokens(
     share = torch.as_tensor(top_p, device=logits.device).expand(len(logits), 1)
     if bool((limited := share.squeeze(1) < 1.0).any()):
         logits[limited] = _likeliest(logits[limited], share[limited])
-    top = logits.max(dim=-1, keepdim=True).values
-    weights = torch.nn.functional.pad((logits - top).exp_(), (0, -logits.shape[-1] % BLOCK)).view(
-        len(logits), -1, BLOCK
-    )
+    top, missing = logits.amax(dim=-1, keepdim=True), -logits.shape[-1] % BLOCK
+    weights = (logits - top).exp_()
+    weights = (nn.functional.pad(weights, (0, missing)) if missing else weights).view(len(logits), -1, BLOCK)
     exact = float64_device(logits.device)
-    block, inside = _invert(weights.sum(dim=-1).to(exact).double(), uniform.to(exact).double())
+    blocks = weights.sum(dim=-1).to(exact).double()
+    block, inside = _invert(blocks, uniform.to(exact).double())
     rows, chosen = torch.arange(len(logits), device=logits.device), block.to(logits.device)
     place, _ = _invert(weights[rows, chosen].to(exact).double(), inside)
     token = (block * BLOCK + place).to(logits.device)
-    logprob = logits[rows, token] - top.squeeze(1) - weights.sum(dim=(1, 2)).log()
+    logprob = logits[rows, token] - top.squeeze(1) - blocks.sum(dim=-1).log().to(logits)
     return token, logprob
 
 
