@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from manners.errors import MannersError
 from manners.models.answer import streams
-from manners.models.generate import CHANGE_SHARE, Decoder
+from manners.models.decoder import Decoder
+from manners.models.generate import CHANGE_SHARE
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token, TokenLogprob
 from manners.models.sampler import draw_tokens
 from manners.models.textstream import TextStream
@@ -203,7 +204,8 @@ class RunningBatch:
     def _begin_anew(self) -> None:
         """Begin with empty seats."""
         self._seated, self._token = [], None
-        self._decoder = Decoder(self.model, 0, self.renderer.pad_id, self.trunk.shares_prompts)
+        trunk = self.trunk
+        self._decoder = Decoder(self.model, 0, self.renderer.pad_id, trunk.shares_prompts, trunk.by_row)
 
 
 def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:

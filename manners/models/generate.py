@@ -1,12 +1,8 @@
 """The decode loop for rollouts: exact sampling, log-probabilities as tokens are drawn, trunk states kept.
 
 What is sampled from is softmax(logits / temperature), nothing else unless `top_p` asks for it. Each row has its own
-stream of uniform numbers, so that its draws do not depend on which rows share the batch. What all prompts begin with
-is read once, and so is a prompt that is answered K times; prompts of similar length are read together. Rows leave when
-they finish, and waiting ones take their seats.
-
-All rows share one line of columns in the cache. The prompt of a row that enters ends where the line is at that moment;
-the columns before it are masked for this row, and dropped once nobody looks at them any more.
+stream of uniform numbers, so that its draws do not depend on which rows share the batch. Rows leave when they finish,
+and waiting ones take their seats (`models.decoder`).
 """
 
 from __future__ import annotations
@@ -18,207 +14,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
 
+from manners.models.decoder import Decoder, Opening
 from manners.models.sampler import draw_tokens
-from manners.models.trunk import States, Trunk, layer_list
-from manners.text import Batch, Rendered, collate, common_start, length_buckets
+from manners.models.trunk import States, Trunk
+from manners.text import Batch, Rendered, collate
 from manners.types import FinishReason
 
 CHANGE_SHARE = 0.125
 """Seats change when this share of the batch has finished: it costs a copy of the cache of the rows that stay."""
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Prompts of similar length as the model has read them, side by side."""
-
-    attend: Bool[Tensor, "R width"]
-    """Where their tokens are; the last stands in the last column."""
-    cache: Sequence[tuple[Tensor, Tensor]]
-    """Keys and values (R, heads, width, size) of each layer."""
-    logits: Float[Tensor, "R V"]
-    states: Float[Tensor, "R width D"] | None
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """Which seats go on from which of the prompts that were read."""
-
-    read: _Read
-    seats: Int[Tensor, " N"]
-    owner: Int[Tensor, " N"]
-    """Row of each seat's prompt."""
-
-
-@dataclass(frozen=True)
-class _Change:
-    """Who stays seated and who comes, and what becomes of the columns."""
-
-    kept: Int[Tensor, " R"]
-    openings: Sequence[_Opening]
-    rows: int
-    """Seats afterwards."""
-    lead: int
-    """Columns at the left that are dropped."""
-    used: int
-    """Columns in use afterwards."""
-    capacity: int
-
-    def apply(self, old: Tensor, entering: Sequence[Tensor]) -> Tensor:
-        """Copy what stays, and put in what comes; axis 0 is the seats, axis -2 the columns.
-
-        The rest is zeros: what is masked must still be finite.
-        """
-        fresh = old.new_zeros((self.rows, *old.shape[1:-2], self.capacity, old.shape[-1]))
-        stays = old[..., self.lead :, :]
-        fresh[: len(self.kept), ..., self.used - stays.shape[-2] : self.used, :] = stays[self.kept]
-        for opening, part in zip(self.openings, entering, strict=True):
-            fresh[opening.seats, ..., self.used - part.shape[-2] : self.used, :] = part[opening.owner]
-        return fresh
-
-
-class _Buffer(DynamicLayer):
-    """A layer's keys and values in memory taken once, instead of a concatenation per token."""
-
-    def __init__(self) -> None:
-        DynamicLayer.__init__(self)
-        self.used = 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Append, and return all keys and values so far."""
-        stop = self.used + key_states.shape[-2]
-        self.key_buffer[:, :, self.used : stop] = key_states
-        self.value_buffer[:, :, self.used : stop] = value_states
-        self.used = stop
-        return self._view()
-
-    def change(self, change: _Change, entering: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Change seats."""
-        keys, values = [k for k, _ in entering], [v for _, v in entering]
-        if not self.is_initialized:
-            self.lazy_initialization(keys[0], values[0])
-            self.keys, self.values = keys[0][:0, :, :0], values[0][:0, :, :0]
-        assert self.keys is not None and self.values is not None
-        self.key_buffer, self.value_buffer = change.apply(self.keys, keys), change.apply(self.values, values)
-        self.used = change.used
-        self._view()
-
-    def _view(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
-        return self.keys, self.values
-
-
-class Decoder:
-    """A model with its cache: reads prompts and tokens, changes seats, and hands out the trunk states on the way."""
-
-    def __init__(self, model: PreTrainedModel, cut: int, pad_id: int, shares: bool) -> None:
-        """Take an assembled model.
-
-        `cut` says before which layer states are taken (0: none are), `shares` whether tokens may stand apart from those
-        before them (`Trunk.shares_prompts`): prompts of several lengths then share what they begin with.
-        """
-        self.model, self.cut, self.pad_id, self.shares = model, cut, pad_id, shares
-        self.layers = [_Buffer() for _ in layer_list(model)]
-        self.used = 0
-        self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
-        """Of each seat (R, capacity): the columns that it looks at."""
-        self.length = torch.zeros(0, dtype=torch.long, device=model.device)
-        """Of each seat: tokens read so far."""
-        self.logits: Float[Tensor, "R V"] | None = None
-        """Of each seat: what its next token is drawn from."""
-        self.states: Float[Tensor, "R n D"] | None = None
-        """Of the tokens that were read last."""
-
-    def seat(self, kept: Int[Tensor, " R"], prompts: Sequence[tuple[int, ...]], room: int) -> list[_Opening]:
-        """Keep these seats and put prompts behind them, in their order; every seat has room for `room` tokens then."""
-        openings = self._open(prompts, len(kept))
-        looked_at = self.attend[kept, : self.used].any(dim=0).nonzero()
-        lead = int(looked_at[0]) if len(looked_at) else self.used
-        used = max([self.used - lead, *(opening.read.attend.shape[1] for opening in openings)])
-        change = _Change(kept, openings, len(kept) + len(prompts), lead, used, used + room)
-        for index, layer in enumerate(self.layers):
-            layer.change(change, [opening.read.cache[index] for opening in openings])
-        attend = [opening.read.attend.unsqueeze(-1) for opening in openings]
-        self.attend = change.apply(self.attend[:, : self.used].unsqueeze(-1), attend).squeeze(-1)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
-        self.length, self.used = torch.cat([self.length[kept], lengths]), used
-        self.logits = self._logits(change)
-        return openings
-
-    def read(self, token: Int[Tensor, " R"], running: Bool[Tensor, " R"]) -> None:
-        """Read a token a seat; seats that do not run stay at the position where they are."""
-        self.attend[:, self.used] = True
-        self.used += 1
-        attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
-        self.logits = self._forward(token.unsqueeze(1), attend, positions, Cache(layers=[*self.layers]))
-        self.length = self.length + running
-
-    def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[_Opening]:
-        """Read each distinct prompt once, with others of similar length, and what they all begin with only once."""
-        openings, distinct = list[_Opening](), list(dict.fromkeys(prompts))
-        common = self._common(distinct)
-        begun = self._read([distinct[0][:common]], None) if common else None
-        for bucket in length_buckets([len(prompt) - common for prompt in distinct], self.model.device):
-            place = {distinct[index]: row for row, index in enumerate(bucket)}
-            pairs = [(first_seat + seat, place[prompt]) for seat, prompt in enumerate(prompts) if prompt in place]
-            seats, owner = torch.tensor(pairs, device=self.model.device).unbind(1)
-            openings.append(_Opening(self._read([prompt[common:] for prompt in place], begun), seats, owner))
-        return openings
-
-    def _common(self, distinct: Sequence[tuple[int, ...]]) -> int:
-        """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little."""
-        if not self.shares or len(distinct) < 2:
-            return 0
-        return common_start(distinct)
-
-    def _read(self, rows: Sequence[tuple[int, ...]], begun: _Read | None) -> _Read:
-        """Read rows side by side, each behind a copy of what was begun with."""
-        batch = collate([Rendered(row, ()) for row in rows], self.pad_id).to(self.model.device)
-        attend, positions, cache = batch.attend, batch.positions, [DynamicLayer() for _ in self.layers]
-        if begun is not None:
-            attend = torch.cat([begun.attend.expand(len(rows), -1), attend], dim=1)
-            positions = positions + begun.attend.shape[1]
-            for layer, pair in zip(cache, begun.cache, strict=True):
-                layer.update(*(part.expand(len(rows), -1, -1, -1) for part in pair))
-        logits, states = self._forward(batch.ids, attend, positions, Cache(layers=[*cache])), self.states
-        if begun is not None and begun.states is not None and states is not None:
-            states = torch.cat([begun.states.expand(len(rows), -1, -1), states], dim=1)
-        pieces = [(layer.keys, layer.values) for layer in cache if layer.keys is not None and layer.values is not None]
-        return _Read(attend, pieces, logits, states)
-
-    @torch.inference_mode()
-    def _forward(self, ids: Tensor, attend: Tensor, positions: Tensor, cache: Cache) -> Float[Tensor, "R V"]:
-        """Return the logits after the last column, and note the states before the cut."""
-        hook = None
-        if self.cut:
-            hook = layer_list(self.model)[self.cut].register_forward_pre_hook(self._see, with_kwargs=True)
-        try:
-            output = self.model(
-                input_ids=ids,
-                attention_mask=attend,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        finally:
-            if hook is not None:
-                hook.remove()
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    def _see(self, _: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        self.states = args[0] if args else kwargs["hidden_states"]
-
-    def _logits(self, change: _Change) -> Float[Tensor, "R V"]:
-        """Those of whoever stays, and behind them those of whoever comes."""
-        parts = [] if self.logits is None else [(torch.arange(len(change.kept)), self.logits[change.kept])]
-        parts += [(opening.seats, opening.read.logits[opening.owner]) for opening in change.openings]
-        fresh = parts[0][1].new_empty((change.rows, parts[0][1].shape[1]))
-        for seats, logits in parts:
-            fresh[seats] = logits
-        return fresh
 
 
 @dataclass(frozen=True)
@@ -259,7 +63,7 @@ def draw(
     device, ends = trunk.device, torch.tensor(sorted(end_ids), device=trunk.device)
     uniform, limit = uniform.to(device), uniform.shape[1]
     page = _Page.blank(prompts, limit, pad_id, trunk, want_states)
-    decoder = Decoder(model, trunk.cut if want_states else 0, pad_id, trunk.shares_prompts)
+    decoder = Decoder(model, trunk.cut if want_states else 0, pad_id, trunk.shares_prompts, trunk.by_row)
     # Longest first: no later prompt is then wider than the line of columns. Equal ones together: they are read once.
     waiting = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), prompts[row]))
     who = step = torch.zeros(0, dtype=torch.long, device=device)
@@ -319,7 +123,7 @@ class _Page:
             states = torch.zeros((*ids.shape, trunk.width), dtype=trunk.whole.dtype, device=device)
         return cls(ids, attend, logprobs, finished, states, width, opening.common if trunk.shares_beginnings else 0)
 
-    def open(self, openings: Sequence[_Opening], who: Int[Tensor, " R"]) -> None:
+    def open(self, openings: Sequence[Opening], who: Int[Tensor, " R"]) -> None:
         """Take in the states of prompts that were read."""
         for opening in openings:
             if self.states is not None and opening.read.states is not None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from manners.errors import MannersError
 from manners.models.branches import Branch
-from manners.models.generate import Decoder
+from manners.models.decoder import Decoder
 from manners.models.trunk import Trunk, describe
 from manners.text import SHORTEST_COMMON, Rendered, collate, pack
 
@@ -23,7 +23,8 @@ def proved(trunk: Trunk, context: int) -> Trunk:
     """Compare whole and split logits on random tokens; raise MannersError naming the model and what differs.
 
     Return the trunk, which then knows whether responses may share a row with their prompt (see `text.Packed`): windows
-    of attention and position biases forbid it, and scores are then computed one response a row.
+    of attention and position biases forbid it, and scores are then computed one response a row. It also knows whether
+    decoding can tell attention which columns are a row's own (see `models.attention`), on a CPU, where that pays.
 
     Four ways of running must agree with the plain forward of one unpadded row: split with left padding, cached decoding
     of the assembled model, the same after a row has left and another has entered the batch, and both on a sequence
@@ -34,7 +35,8 @@ def proved(trunk: Trunk, context: int) -> Trunk:
     model = trunk.whole
     try:
         _prove(trunk, context)
-        return replace(trunk, shares_prompts=_shares_prompts(trunk, context))
+        trunk = replace(trunk, shares_prompts=_shares_prompts(trunk, context))
+        return replace(trunk, by_row=_attends_by_row(trunk, context))
     except MannersError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
@@ -60,7 +62,8 @@ def _prove(trunk: Trunk, context: int) -> None:
     split = reference.logits(reference.hidden(trunk.states(batch), batch).flatten(0, 1)).view_as(expected)
     _same(model, expected, split, "the split forward with left padding")
 
-    for row, logits in _decode(reference.assembled(trunk), rows, responses):
+    decoder = Decoder(reference.assembled(trunk), 0, pad_id=0, shares=False, by_row=False)
+    for row, logits in _decode(decoder, rows, responses):
         _same(model, expected[row, : len(logits)], logits, "cached decoding where rows leave and enter")
 
     changed = (*rows[2][:-1], (rows[2][-1] + 1) % vocabulary)
@@ -88,7 +91,7 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
     rendered = [Rendered(prompt, response) for prompt, response in zip(owners, responses, strict=True)]
     alone = pack(rendered, share=False, pad_id=0).to(trunk.device)
     expected = Branch(trunk, trainable=False).final(trunk.states(alone), alone)[alone.ends].float()
-    tolerance = TOLERANCE.get(trunk.whole.dtype, TOLERANCE[torch.bfloat16]) * float(expected.std())
+    tolerance = _tolerance(trunk.whole) * float(expected.std())
     sharing = replace(trunk, shares_prompts=True)
     branch = Branch(sharing, trainable=False)
     for batch in (pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)):
@@ -102,19 +105,38 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
     return True
 
 
+@torch.no_grad()
+def _attends_by_row(trunk: Trunk, context: int) -> bool:
+    """Whether decoding by row, with and without what all prompts begin with, ends as the plain forward does."""
+    model, responses = trunk.whole, 6
+    if trunk.device.type != "cpu":
+        return False
+    first, *others = _random_rows(trunk, [max(_longest(trunk, context), SHORTEST_COMMON + responses + 1), 9, 7])
+    rows = [first, *(first[:SHORTEST_COMMON] + other for other in others)]
+    whole = Branch(trunk, trainable=False).assembled(trunk)
+    try:
+        expected = [_plain(model, row)[-responses - 1 :] for row in rows]
+        return all(
+            _difference(expected[row][: len(logits)], logits) <= _tolerance(model)
+            for shares in {False, trunk.shares_prompts}
+            for row, logits in _decode(Decoder(whole, 0, pad_id=0, shares=shares, by_row=True), rows, responses)
+        )
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False  # a model that tells its attention nothing, or a context shorter than this
+
+
 def _plain(model: PreTrainedModel, row: tuple[int, ...]) -> Float[Tensor, "n V"]:
-    logits: Tensor = model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0]
+    ids = torch.tensor([row], device=model.device)
+    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     return logits
 
 
-def _decode(
-    model: PreTrainedModel, rows: list[tuple[int, ...]], responses: int
-) -> list[tuple[int, Float[Tensor, "t V"]]]:
+def _decode(decoder: Decoder, rows: list[tuple[int, ...]], responses: int) -> list[tuple[int, Float[Tensor, "t V"]]]:
     """Teacher-forced cached decoding; half way the middle row leaves, and enters again from its prompt.
 
     Return, for each that was seated, its row and the logits from the end of its prompt on.
     """
-    decoder, device, half = Decoder(model, 0, pad_id=0, shares=False), model.device, responses // 2
+    device, half = decoder.model.device, responses // 2
     who, step, read = [0, 1, 2], [0, 0, 0], list[tuple[int, list[Tensor]]]()
     decoder.seat(torch.zeros(0, dtype=torch.long, device=device), [row[:-responses] for row in rows], half)
     seated = [(row, list[Tensor]()) for row in who]
@@ -134,11 +156,18 @@ def _decode(
 
 
 def _same(model: PreTrainedModel, expected: Tensor, actual: Tensor, what: str) -> None:
-    scale = float(expected.float().std())
-    difference = float((expected.float() - actual.float()).abs().max()) / scale
-    if not difference <= TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
+    if not (difference := _difference(expected, actual)) <= _tolerance(model):
         raise MannersError(
             f"{describe(model)} cannot be used: {what} differs from the plain forward by {difference:.2g} standard"
             " deviations of its logits (layers that talk across the cut, a state-space hybrid, or no decoder-only"
             " model); use another model"
         )
+
+
+def _difference(expected: Tensor, actual: Tensor) -> float:
+    """Return the largest difference, in standard deviations of what is expected."""
+    return float((expected.float() - actual.float()).abs().max()) / float(expected.float().std())
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16])

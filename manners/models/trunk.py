@@ -146,6 +146,8 @@ class Trunk:
     """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
     shares_prompts: bool = False
     """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
+    by_row: bool = False
+    """Whether attention can be told which columns are a row's own (`models.attention`); `models.proof` finds out."""
 
     @property
     def width(self) -> int:

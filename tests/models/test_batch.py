@@ -17,7 +17,7 @@ from manners.models import batch as batch_module
 from manners.models.answer import answer
 from manners.models.batch import RunningBatch
 from manners.models.branches import Branch
-from manners.models.generate import Decoder
+from manners.models.decoder import Decoder
 from manners.models.pretrained import Pretrained
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token
 from manners.models.sampler import draw_tokens

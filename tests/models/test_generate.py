@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from manners.models import generate
 from manners.models.branches import Branch, set_trainable
+from manners.models.decoder import Decoder
 from manners.models.generate import Draws, draw
 from manners.models.proof import proved
 from manners.models.sampler import draw_tokens, uniform_dtype
@@ -190,17 +191,15 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
     model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trunk, prompts, uniform = grow_trunk(tiny_model(model_type), 2), PROMPTS * 3, uniforms(18, 24)
-    forward, results, sizes = generate.Decoder._forward, [], list[list[tuple[int, int]]]()
+    forward, results, sizes = Decoder._forward, [], list[list[tuple[int, int]]]()
     for share, seats in ((generate.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
         sizes.append([])
 
-        def counted(
-            self: generate.Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]
-        ) -> Tensor:
+        def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Tensor:
             log.append((ids.shape[0], ids.shape[1]))
             return forward(self, ids, *others)
 
-        monkeypatch.setattr(generate.Decoder, "_forward", counted)
+        monkeypatch.setattr(Decoder, "_forward", counted)
         monkeypatch.setattr(generate, "CHANGE_SHARE", share)
         results.append(drawn(trunk, prompts, uniform, seats=seats))
     usual, eager, never, five, one = ([rows for rows, width in log if width == 1] for log in sizes)
@@ -236,25 +235,25 @@ def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers:
 
 
 def test_a_common_beginning_is_no_prompt_and_long_enough() -> None:
-    decoder = generate.Decoder(tiny_model(), 0, pad_id=0, shares=True)
+    decoder = Decoder(tiny_model(), 0, pad_id=0, shares=True, by_row=False)
     system = tuple(range(20, 32))
     assert decoder._common([(*system, 1), (*system, 2, 3)]) == 12
     assert decoder._common([system, (*system, 2, 3)]) == 11  # each has a token left to read
     assert decoder._common([(*system[:7], 1), (*system[:7], 2)]) == 0
     assert decoder._common([(*system, 1)]) == 0
-    with_biases = generate.Decoder(tiny_model("bloom"), 0, pad_id=0, shares=False)
+    with_biases = Decoder(tiny_model("bloom"), 0, pad_id=0, shares=False, by_row=False)
     assert with_biases._common([(*system, 1), (*system, 2, 3)]) == 0
 
 
 def test_columns_that_nobody_looks_at_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, widths, prompts = grow_trunk(tiny_model(), 2), list[int](), PROMPTS[:1] * 40
-    forward = generate.Decoder._forward
+    forward = Decoder._forward
 
-    def counted(self: generate.Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Tensor:
+    def counted(self: Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Tensor:
         widths.append(attend.shape[1])
         return forward(self, ids, attend, *others)
 
-    monkeypatch.setattr(generate.Decoder, "_forward", counted)
+    monkeypatch.setattr(Decoder, "_forward", counted)
     drawn(trunk, prompts, uniforms(40, 12), seats=4)
     assert len(widths) > 50 and max(widths) <= 2 * (3 + 12)
 

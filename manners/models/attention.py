@@ -1,0 +1,140 @@
+"""Attention that reads only the keys that a row looks at, where rows of a batch have different lengths.
+
+Hugging Face models take a tensor of keys with one column for each place of the longest row, and a mask. On a CPU the
+columns that a mask hides cost as much as the others. So a forward may say (`rows=`, which models pass on to their
+attention) where each row's own columns are:
+
+    Tail     one token a row after a cache; neighbours of similar length are read together
+    Flat     whole sequences one after another in a single row, without any padding
+
+Whether a model passes it on is found out by `models.proof`; where nothing is said, nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+CALL = 400_000
+"""Bytes of keys and values that are read in the time of one more call: what fewer columns must save."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Rows with one new token each."""
+
+    groups: tuple[tuple[int, int, int], ...]
+    """First row, the row after the last, and the first column that any of these rows looks at."""
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Sequences in one row, each behind what all begin with, which stands once before them."""
+
+    lead: int
+    """Columns of what all begin with."""
+    stops: tuple[int, ...]
+    """The column after the last of each sequence, counted without the lead."""
+
+    @property
+    def segments(self) -> Iterator[tuple[int, int]]:
+        """First column of each sequence and the one after its last."""
+        return zip((0, *self.stops[:-1]), self.stops, strict=True)
+
+    def own(self, keys: Float[Tensor, "1 G L S"], start: int, stop: int) -> Float[Tensor, "1 G m S"]:
+        """Return what a sequence looks at: the lead, and itself."""
+        itself = keys[:, :, self.lead + start : self.lead + stop]
+        return torch.cat([keys[:, :, : self.lead], itself], dim=2) if self.lead else itself
+
+
+def tail(starts: Sequence[int], used: int, column_bytes: int) -> Tail:
+    """Divide rows into runs of neighbours so that what is read in vain and the calls cost least.
+
+    `starts` says from which column on each row looks, `used` how many columns there are, `column_bytes` what keys and
+    values of one row and column take. Dynamic programming over the last row of a run.
+    """
+    best, cuts = [0.0], [0]
+    for stop in range(1, len(starts) + 1):
+        first, options = used, list[tuple[float, int]]()
+        for start in range(stop - 1, -1, -1):
+            first = min(first, starts[start])
+            options.append((best[start] + (stop - start) * (used - first) * column_bytes + CALL, start))
+        cost, cut = min(options)
+        best.append(cost)
+        cuts.append(cut)
+    groups, stop = list[tuple[int, int, int]](), len(starts)
+    while stop:
+        groups.append((cuts[stop], stop, min(starts[cuts[stop] : stop])))
+        stop = cuts[stop]
+    return Tail(tuple(reversed(groups)))
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "R H n S"],
+    key: Float[Tensor, "R G L S"],
+    value: Float[Tensor, "R G L S"],
+    attention_mask: Tensor | None,
+    rows: Tail | Flat | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "R n H S"], None]:
+    """Attend as Hugging Face's `sdpa` does, but only to the columns that `rows` names."""
+    if isinstance(rows, Tail):
+        return _attend_tail(query, key, value, attention_mask, rows, **others), None
+    if isinstance(rows, Flat):
+        parts = [
+            sdpa_attention_forward(
+                module,
+                query[:, :, start:stop],
+                rows.own(key, start, stop),
+                rows.own(value, start, stop),
+                _causal(stop - start, rows.lead, others.get("sliding_window"), query.device),
+                **others,
+            )[0]
+            for start, stop in rows.segments
+        ]
+        return torch.cat(parts, dim=1), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
+
+
+def _attend_tail(
+    query: Float[Tensor, "R H 1 S"],
+    key: Float[Tensor, "R G L S"],
+    value: Float[Tensor, "R G L S"],
+    mask: Float[Tensor, "R 1 1 L"] | Bool[Tensor, "R 1 1 L"] | None,
+    rows: Tail,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> Float[Tensor, "R 1 H S"]:
+    """Let each group look at its columns; the heads that share keys stand as queries beside each other."""
+    if position_bias is not None:
+        raise TypeError("attention by row knows no position biases")
+    count, heads, _one, size = query.shape
+    queries = query.reshape(count, key.shape[1], -1, size)
+    out = torch.empty_like(queries)
+    for start, stop, first in rows.groups:
+        seen = None if mask is None else mask[start:stop, ..., first:]
+        keys, values = key[start:stop, :, first:], value[start:stop, :, first:]
+        out[start:stop] = nn.functional.scaled_dot_product_attention(
+            queries[start:stop], keys, values, attn_mask=seen, scale=scaling
+        )
+    return out.view(count, 1, heads, size)
+
+
+def _causal(count: int, lead: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Whether each of `count` tokens behind `lead` others looks at each; None where plain causality says it."""
+    if lead == 0 and (window is None or count <= window):
+        return None
+    mask = torch.ones((1, 1, count, lead + count), dtype=torch.bool, device=device).tril(lead)
+    return mask if window is None else mask.triu(lead - window + 1)
+
+
+AttentionInterface.register("sdpa", attend)
