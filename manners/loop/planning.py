@@ -19,6 +19,7 @@ from manners.loop.session import Facts, Session
 from manners.memory import free_memory
 from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
+from manners.models.packed import packed_bytes
 from manners.models.states import kept_bytes
 from manners.models.trunk import Trunk, layer_list
 from manners.reward.data import LabelledPair, label
@@ -294,7 +295,7 @@ def _drawing(session: Session, rows: int, distinct: int, longest: int) -> int:
     """Bytes of drawing a response in each of `rows`, to `distinct` prompts of at most `longest` tokens.
 
     Keys and values of every layer, those of the prompts twice while rows are seated; the logits of one token a row;
-    what a layer holds while prompts are read.
+    what a layer holds while prompts are read; weights laid out for decoding.
     """
     trunk = session.pretrained.trunk
     config: PreTrainedConfig = trunk.whole.config.get_text_config()
@@ -303,7 +304,7 @@ def _drawing(session: Session, rows: int, distinct: int, longest: int) -> int:
     tokens = rows * (longest + session.settings.sample.max_new_tokens) + distinct * longest
     cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
     reading = _layer(trunk, min(distinct, _rows(trunk.device, longest)) * longest)
-    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading
+    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + packed_bytes(trunk.whole)
 
 
 def _layer(trunk: Trunk, tokens: int) -> int:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.models.attention import Flat, Tail, tail
+from manners.models.packed import Packing
 from manners.models.trunk import layer_list
 from manners.text import Rendered, bucket_tokens, collate, common_start, length_buckets
 
@@ -143,7 +144,8 @@ class Decoder:
         before them (`Trunk.shares_prompts`): prompts of several lengths then share what they begin with. `by_row` says
         whether attention can be told which columns are a row's own (`Trunk.by_row`).
         """
-        self.model, self.cut, self.pad_id, self.shares, self.by_row = model, cut, pad_id, shares, by_row
+        self.packing, self.cut, self.pad_id, self.shares, self.by_row = Packing(model), cut, pad_id, shares, by_row
+        self.model = self.packing.model
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
@@ -177,6 +179,7 @@ class Decoder:
 
     def read(self, token: Int[Tensor, " R"], running: Bool[Tensor, " R"]) -> None:
         """Read a token a seat; seats that do not run stay at the position where they are."""
+        self.packing.expect(len(token))
         self.attend[:, self.used] = True
         self.used += 1
         attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)

@@ -1,0 +1,102 @@
+"""Linear layers for decoding, which multiply the same weights by a few rows again and again.
+
+A matrix product first lays its weights out anew, in blocks that fit the processor's registers and caches. At a few rows
+that costs as much as it saves; done once for many tokens it makes a token a tenth to a fifth cheaper
+(docs/decisions.md). The operators are those of PyTorch's own compiler; where they are missing (no MKL, another
+processor, another type of number), nothing is laid out.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from manners.models.trunk import shared_copy
+
+ROWS = range(4, 129)
+"""Numbers of rows at which it pays."""
+PATIENCE = 6
+"""Tokens that as many rows read before weights are laid out for them: what that takes is saved again in as many."""
+LARGEST = 2_000_000_000
+"""Bytes of a model beyond which a second copy of its weights is too much to ask."""
+
+
+class PackedLinear(nn.Module):
+    """x Wᵀ + b, with W laid out for a number of rows; others are multiplied as ever."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        """Share the parameters of a layer."""
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self._rows, self._packed = 0, torch.empty(0)
+
+    def lay_out(self, rows: int) -> None:
+        """Lay W out for this many rows, as it is now; 0 gives the memory back."""
+        pack = torch.ops.mkl._mkl_reorder_linear_weight
+        self._rows, self._packed = rows, pack(self.weight.detach(), rows) if rows else torch.empty(0)
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        """Multiply."""
+        if x.numel() != self._rows * x.shape[-1]:
+            return nn.functional.linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkl._mkl_linear(x, self._packed, self.weight, self.bias, self._rows)
+        return y
+
+
+class Packing:
+    """A model for decoding, whose weights are laid out once the same number of rows keeps coming."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Take a copy of a model that shares its parameters, or the model itself where nothing can be laid out.
+
+        It is for parameters that do not change meanwhile.
+        """
+        self.model, self._layers, self._rows, self._calls = model, list[PackedLinear](), 0, 0
+        if linear := _linear_layers(model):
+            self.model = shared_copy(model)
+            for name, layer in linear.items():
+                parent, _, child = name.rpartition(".")
+                self._layers.append(PackedLinear(layer))
+                setattr(self.model.get_submodule(parent), child, self._layers[-1])
+
+    def expect(self, rows: int) -> None:
+        """Hear that this many rows are about to read a token each."""
+        if rows != self._rows:
+            if self._calls > PATIENCE:
+                self._lay_out(0)
+            self._rows, self._calls = rows, 0
+        self._calls += 1
+        if self._calls == PATIENCE + 1 and rows in ROWS:
+            self._lay_out(rows)
+
+    def _lay_out(self, rows: int) -> None:
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(lambda layer: layer.lay_out(rows), self._layers))
+
+
+def packed_bytes(model: PreTrainedModel) -> int:
+    """Return the memory that weights take once they are laid out."""
+    return sum(layer.weight.numel() * layer.weight.element_size() for layer in _linear_layers(model).values())
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return by name what can be laid out; nothing where the model is too large, or anything else than MKL reads it."""
+    layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers.values())
+    return layers if size <= LARGEST and fits and available() else {}
+
+
+@cache
+def available() -> bool:
+    """Try whether this PyTorch lays weights out."""
+    try:
+        torch.ops.mkl._mkl_reorder_linear_weight(torch.zeros((8, 8)), 4)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+    return True
