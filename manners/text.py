@@ -191,6 +191,18 @@ def length_buckets(lengths: Sequence[int], device: torch.device) -> list[list[in
     return buckets
 
 
+def flat_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Split indices, in their order, into groups of at most `bucket_tokens`; what is longer stands alone."""
+    buckets, tokens = list[list[int]](), 0
+    for index, length in enumerate(lengths):
+        tokens += length
+        if not buckets or tokens > bucket_tokens(device):
+            buckets.append([])
+            tokens = length
+        buckets[-1].append(index)
+    return buckets
+
+
 def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
     """Group sequences, by index, that can stand in one row: those with one prompt, up to `ROW_TOKENS` in all.
 

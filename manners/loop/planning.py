@@ -278,7 +278,7 @@ def _disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk
 def _own(trunk: Trunk, *, head: bool) -> int:
     """Bytes of a branch's own weights; a scalar branch keeps the language model's head, and does not train it."""
     if trunk.lora_rank:
-        return sum(t.numel() * t.element_size() for t in Branch(trunk, trainable=True).own_tensors().values())
+        return sum(tensor.nbytes for tensor in Branch(trunk, trainable=True).own_tensors().values())
     idle = set() if head else {id(p) for p in trunk.whole.get_output_embeddings().parameters()}
     own = sum(p.numel() for p in trunk.whole.parameters() if id(p) in trunk.own - idle)
     return own * trunk.whole.dtype.itemsize

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from manners.models.attention import Flat, Tail, tail
 from manners.models.packed import Packing
 from manners.models.trunk import layer_list
-from manners.text import Rendered, bucket_tokens, collate, common_start, length_buckets
+from manners.text import Rendered, collate, common_start, flat_buckets, length_buckets
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,6 @@ def _pieces(cache: Sequence[DynamicLayer]) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in cache if layer.keys is not None and layer.values is not None]
 
 
-def _flat_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Split indices, in their order, into groups of at most `bucket_tokens`; what is longer stands alone."""
-    buckets, tokens = list[list[int]](), 0
-    for index, length in enumerate(lengths):
-        tokens += length
-        if not buckets or tokens > bucket_tokens(device):
-            buckets.append([])
-            tokens = length
-        buckets[-1].append(index)
-    return buckets
-
-
 class Decoder:
     """A model with its cache: reads prompts and tokens, changes seats, and hands out the trunk states on the way."""
 
@@ -196,7 +184,7 @@ class Decoder:
         common = self._common(distinct)
         begun = self._read([distinct[0][:common]], None) if common else None
         lengths, device = [len(prompt) - common for prompt in distinct], self.model.device
-        for bucket in _flat_buckets(lengths, device) if self.by_row else length_buckets(lengths, device):
+        for bucket in flat_buckets(lengths, device) if self.by_row else length_buckets(lengths, device):
             rests, owners = [distinct[i][common:] for i in bucket], [seats[distinct[i]] for i in bucket]
             if self.by_row:
                 read = self._read_flat(rests, begun)

@@ -81,13 +81,13 @@ class Packing:
 
 def packed_bytes(model: PreTrainedModel) -> int:
     """Return the memory that weights take once they are laid out."""
-    return sum(layer.weight.numel() * layer.weight.element_size() for layer in _linear_layers(model).values())
+    return sum(layer.weight.nbytes for layer in _linear_layers(model).values())
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """Return by name what can be laid out; nothing where the model is too large, or anything else than MKL reads it."""
     layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    size = sum(parameter.nbytes for parameter in model.parameters())
     fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers.values())
     return layers if size <= LARGEST and fits and available() else {}
 

@@ -7,9 +7,15 @@ from torch import nn
 from manners.models import packed
 from manners.models.decoder import Decoder
 from manners.models.packed import PATIENCE, PackedLinear, Packing, packed_bytes
+from tests.conftest import lack
 from tests.worlds import tiny_model
 
-pytestmark = pytest.mark.skipif(not packed.available(), reason="this PyTorch has no MKL, so that nothing is laid out")
+
+@pytest.fixture(autouse=True)
+def operator() -> None:
+    """Other processors than x86 have no MKL, and nothing is laid out there."""
+    if not packed.available():
+        lack("this PyTorch has no MKL, so that nothing is laid out; run these tests on an x86 processor")
 
 
 @pytest.mark.parametrize("bias", [False, True])
