@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """What glibc's `mallopt` calls M_TRIM_THRESHOLD and M_MMAP_MAX."""
+_MAPPINGS = 65536
+"""The largest number of mappings that glibc allows itself by default."""
 
 
 def keep_freed_memory() -> None:
@@ -22,6 +24,20 @@ def keep_freed_memory() -> None:
     if (libc := _glibc()) is not None:
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, -1)  # the largest size there is
+
+
+@contextmanager
+def memory_apart() -> Iterator[None]:
+    """Let large tensors that are made meanwhile be memory of their own, which goes back to the system with them.
+
+    Many that come and go together would leave gaps in what `keep_freed_memory` keeps, and others would settle there.
+    """
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_MMAP_MAX, _MAPPINGS)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
 
 
 def free_memory(root: Path = Path("/")) -> int | None:

@@ -97,6 +97,30 @@ def test_freed_memory_is_used_again_and_given_back_before_it_is_counted() -> Non
     assert used_again < 8 * MIB and given_back > 64 * MIB
 
 
+APART = """
+import resource, torch
+from manners.memory import keep_freed_memory, memory_apart
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+def given_back():
+    tensors = [torch.ones(2**20) for _ in range(16)]
+    before = resident()
+    del tensors
+    return before - resident()
+keep_freed_memory()
+with memory_apart():
+    apart = given_back()
+print(apart, given_back())
+"""
+"""Prints the bytes given back of 64 MiB in 16 tensors, first of those made apart."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
+def test_memory_apart_goes_back_at_once_and_afterwards_it_is_kept_again() -> None:
+    done = subprocess.run([sys.executable, "-c", APART], capture_output=True, text=True, check=True)
+    apart, kept = (int(n) for n in done.stdout.split())
+    assert apart > 60 * MIB and kept < 4 * MIB
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
 def test_this_machine_has_some_free() -> None:
     free = free_memory()

@@ -8,7 +8,6 @@ processor, another type of number), nothing is laid out.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -16,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from manners.memory import memory_apart
 from manners.models.trunk import shared_copy
 
 ROWS = range(4, 129)
 """Numbers of rows at which it pays."""
 PATIENCE = 6
-"""Tokens that as many rows read before weights are laid out for them: what that takes is saved again in as many."""
+"""Tokens that as many rows read before weights are laid out for them, which takes the time of two."""
 LARGEST = 2_000_000_000
 """Bytes of a model beyond which a second copy of its weights is too much to ask."""
 
@@ -75,8 +75,9 @@ class Packing:
             self._lay_out(rows)
 
     def _lay_out(self, rows: int) -> None:
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(lambda layer: layer.lay_out(rows), self._layers))
+        with memory_apart():
+            for layer in self._layers:
+                layer.lay_out(rows)
 
 
 def packed_bytes(model: PreTrainedModel) -> int:
