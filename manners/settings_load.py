@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import inspect
-import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -14,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from manners.docstrings import docstrings
 from manners.errors import UsageError
 from manners.settings import Settings, allowed, fits, stage_of
 
@@ -146,7 +144,7 @@ def known_fields() -> Mapping[str, Field]:
 
 def _fields_of(record: type) -> list[Field]:
     """Return the fields of one settings record, those of its stages in their place."""
-    hints, meanings = get_type_hints(record, include_extras=True), _docstrings(record)
+    hints, meanings = get_type_hints(record, include_extras=True), docstrings(record)
     found = []
     for entry in fields(record):
         if is_dataclass(hints[entry.name]):
@@ -155,20 +153,6 @@ def _fields_of(record: type) -> list[Field]:
             assert entry.default is not MISSING, "a setting without a default"
             name = f"{stage_of(record)}.{entry.name}".lstrip(".")
             found.append(Field(name, hints[entry.name], entry.default, meanings[entry.name]))
-    return found
-
-
-def _docstrings(record: type) -> dict[str, str]:
-    """Return the string under each field of a record: Python keeps it in the source only."""
-    [definition] = ast.parse(textwrap.dedent(inspect.getsource(record))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for field, below in zip(definition.body, definition.body[1:], strict=False):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-            case ast.AnnAssign(target=ast.Name(id=name)), _:
-                found[name] = ""
     return found
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -147,14 +148,25 @@ class Workspace:
             holder.unlink(missing_ok=True)
             lock.release()
 
+    def start(self) -> str:
+        """Return the name of the version that learning starts from: `initial` until another one was chosen.
+
+        It is what a policy's KL, the scale of rewards, best-of-n and the evaluation are measured against. The initial
+        model stays what it is: forgetting and drift are measured from there.
+        """
+        return str(self._standing().get("start", INITIAL))
+
+    def start_from(self, version: str) -> None:
+        """Let learning start from a version from now on; what was promoted before started elsewhere, and goes."""
+        atomic_write(self._standing_file, json.dumps({"history": [], "start": version}) + "\n")
+
     def current_policy(self) -> str:
-        """Return the name of the promoted policy, or `initial`."""
-        return [INITIAL, *self.promoted()][-1]
+        """Return the name of the promoted policy, or of the start version."""
+        return [self.start(), *self.promoted()][-1]
 
     def promoted(self) -> list[str]:
         """Return the policies that were promoted, oldest first; the last is the current one."""
-        file = self.models / "current.json"
-        return list(json.loads(file.read_text(encoding="utf-8"))["history"]) if file.is_file() else []
+        return list(self._standing().get("history", ()))
 
     def promote(self, policy: str) -> None:
         """Make a policy the current one; the one that is so already stays it, and is rolled back in one step."""
@@ -169,12 +181,22 @@ class Workspace:
         """
         promoted = self.promoted()
         if not promoted:
-            raise MannersError("the current policy is the initial model already: there is nothing to go back to.")
+            what = "the initial model" if self.start() == INITIAL else f"the start version, {self.start()},"
+            raise MannersError(f"the current policy is {what} already: there is nothing to go back to.")
         self._set_promoted(promoted[:-1])
         return promoted[-1]
 
     def _set_promoted(self, policies: list[str]) -> None:
-        atomic_write(self.models / "current.json", json.dumps({"history": policies}) + "\n")
+        atomic_write(self._standing_file, json.dumps(self._standing() | {"history": policies}) + "\n")
+
+    @property
+    def _standing_file(self) -> Path:
+        return self.models / "current.json"
+
+    def _standing(self) -> dict[str, Any]:
+        """Return what was promoted, and where learning starts if not at the initial model."""
+        file = self._standing_file
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
     def next_version_name(self, kind: str) -> str:
         """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from manners.errors import MannersError
-from manners.loop.session import Facts, Session, digest, timed
+from manners.facts import Facts
+from manners.loop.session import Session, digest, peak_memory
 from manners.models import versions
 from manners.progress import steps
 from manners.reward import ensemble
@@ -42,10 +44,12 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
     Raises MannersError, and leaves `output` as it is, where it holds anything but scores of `file` by `version`.
     """
     reward = versions.load_reward(session.workspace, version, session.pretrained)
-    facts: Facts = {"version": version, "output": str(output)}
     scorer = _scorer(session, version)
-    done, count, pending = _kept(output, file, version, scorer), 0, deque[_Row]()
-    with timed(facts), output.open("a", encoding="utf-8") as out, steps(f"scoring {file.name}") as advance:
+    done = _kept(output, file, version, scorer)
+    count = 0
+    pending = deque[_Row]()
+    began = time.monotonic()
+    with output.open("a", encoding="utf-8") as out, steps(f"scoring {file.name}") as advance:
         rows = itertools.islice(_rows(file, scorer), done, None)
         for scored in score_exchanges(reward, session.pretrained, _exchanges(rows, pending)):
             for value, spread in zip(scored.mean.tolist(), scored.std.tolist(), strict=True):
@@ -55,8 +59,16 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
             out.flush()
             count += len(scored.mean)
             advance(len(scored.mean))
-    facts |= {"scored": count, "already_there": done}
-    return facts | {"rows_per_second": count / max(facts["seconds"], 1e-9)}
+    seconds = time.monotonic() - began
+    return {
+        "version": version,
+        "output": str(output),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory(),
+        "scored": count,
+        "already_there": done,
+        "rows_per_second": count / max(seconds, 1e-9),
+    }
 
 
 def _scorer(session: Session, version: str) -> str:

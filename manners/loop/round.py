@@ -1,21 +1,86 @@
-"""A round of the loop, on one page: follow any call into the folder of its name.
+"""A round of the loop, on one page: the stages in order; follow any of them into the module of its name.
 
 prompts -> the policy writes two answers -> people say which is better -> reward model
    ^                                                                          |
    |                                                                          v
 serve + ask again <- promote or roll back <- evaluate <- PPO against the reward model
+
+The commands, `--plan`, `--resume`, `manners status`, the demo and the report go by this list. Nothing here loads torch:
+the module that does a stage's work is imported when it is to be done.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manners.data import demo_prompts
-from manners.loop import asking, judging, learning, reporting
-from manners.loop.session import Facts, Session
-from manners.settings import Settings
+from manners.facts import Facts
+from manners.loop.options import EvaluateOptions, Options, SampleOptions
+from manners.loop.stage import Stage, Standing, execute
 from manners.workspace import Workspace, move_aside
+
+if TYPE_CHECKING:
+    from manners.loop.session import Session
+    from manners.settings import Settings
+
+
+def _answers_or_verdicts(standing: Standing) -> str | None:
+    if not standing.comparisons:
+        return "manners sample, or manners comparisons import FILE"
+    if not standing.verdicts:
+        return "manners serve, for people to compare; or manners comparisons export FILE, and import their verdicts"
+    return None
+
+
+def _judgement(standing: Standing) -> str | None:
+    judged = standing.results.get(EVALUATE.name)
+    return None if judged and judged.version == standing.policies[-1] else "manners evaluate"
+
+
+SAMPLE = Stage(
+    name="sample",
+    command="sample",
+    summary="The current policy answers the prompts, and opens comparisons.",
+    reads=("sample", "crowd"),
+    trains=False,
+    module="manners.loop.sample",
+    options=SampleOptions,
+    next=_answers_or_verdicts,
+)
+REWARD = Stage(
+    name="reward",
+    command="reward",
+    summary="Train a reward model on the verdicts, and measure it on comparisons set aside.",
+    reads=("sample", "reward"),
+    module="manners.loop.reward",
+    next=lambda standing: None if standing.rewards else "manners reward",
+)
+PPO = Stage(
+    name="ppo",
+    command="ppo",
+    summary="Train the policy against the newest reward model.",
+    reads=("sample", "ppo"),
+    module="manners.loop.ppo",
+    next=lambda standing: None if standing.policies else "manners ppo",
+)
+EVALUATE = Stage(
+    name="evaluation",
+    command="evaluate",
+    summary="Compare the newest policy with the version it started from on unused prompts, or measure a reward model.",
+    reads=("sample", "crowd", "evaluate"),
+    module="manners.loop.evaluate",
+    options=EvaluateOptions,
+    next=_judgement,
+)
+
+STAGES: tuple[Stage, ...] = (
+    SAMPLE,  # answers to every prompt, and verdicts on them
+    REWARD,  # verdicts -> reward model
+    PPO,  # reward model -> policy
+    EVALUATE,  # policy against the start version; promoted or not
+)
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
@@ -23,19 +88,23 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
 
     With `resume` the stages that have finished are passed over, and the one that was stopped goes on.
     """
-    asking.sample(session, crowd=crowd, resume=resume)  # answers to every prompt, and verdicts on them
-    learning.train_reward(session, resume=resume)  # verdicts -> reward model
-    learning.train_policy(session, resume=resume)  # reward model -> policy
-    judging.evaluate(session, resume=resume)  # policy against the initial model; promoted or not
-    return reporting.report(session)  # report.html and report.json
+    from manners.loop.reporting import report
+
+    chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd)}
+    for stage in STAGES:
+        execute(stage, session, chosen.get(stage.name), resume=resume)
+    return report(session)
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection."""
+    from manners.loop.session import Session
+    from manners.loop.stages import to_resume
+
     previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
-        if Session(Workspace.open(previous), settings).unfinished():
+        if to_resume(Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
     for use, dialogues in demo_prompts().items():

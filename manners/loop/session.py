@@ -7,26 +7,23 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from manners.checkpoint import Run, unfinished
+from manners.checkpoint import Run
+from manners.facts import Facts
+from manners.loop.stage import Finished, Stage
 from manners.models.pretrained import Pretrained, load
+from manners.results import Machine
 from manners.settings import Settings
 from manners.store import Store
-from manners.workspace import Workspace, atomic_write
-
-COMMANDS = {"sample": "sample", "reward": "reward", "ppo": "ppo", "evaluation": "evaluate"}
-"""The stages that can be stopped and go on, by the name of their facts, each with its command."""
-Facts = dict[str, Any]
-"""What a stage found out, in JSON's types: what the report shows."""
+from manners.workspace import INITIAL, Workspace, atomic_write
 
 
 @dataclass(frozen=True)
@@ -63,64 +60,45 @@ class Session:
         )
         return loaded
 
-    def begin(self, stage: str, read: Sequence[str], data: Facts, *, resume: bool) -> Run | Facts:
-        """Begin a run of a stage, or go on with the unfinished one; a run that has finished already gives its facts.
+    @property
+    def start(self) -> str:
+        """The version that learning starts from: what the KL, the scale of rewards and the evaluation refer to."""
+        return self.workspace.start()
 
-        `read` names the settings that the stage reads, `data` what else decides how it ends: a run goes on only with
-        the same. With `resume`, a stage that is not begun is begun.
-
-        Raises:
-            MannersError: a run is unfinished and was not asked for, or was begun with something else, or is damaged.
-        """
-        command = f"manners {COMMANDS[stage]}"
-        run = Run(self.workspace.runs / stage, command, self._begun_with(read) | data, self.settings.checkpoint_every)
-        if not resume:
-            run.begin_anew()
-        elif run.go_on():
-            print(f"{command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif (facts := self.read_facts(stage)) and facts.get("begun_with") == run.begun_with:
-            print(f"{command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
-            return facts
-        else:
-            print(f"{command}: no run is unfinished, so one begins", file=sys.stderr)
-        return run
-
-    def finish(self, stage: str, run: Run, facts: Facts) -> Facts:
-        """Keep the facts of a run for the report, and drop its checkpoints; returns the facts."""
-        costs = {"seconds": run.seconds, "peak_memory_bytes": peak_memory(), "begun_with": run.begun_with}
-        self.save_facts(stage, facts | costs)
-        run.end()
-        return facts | costs
-
-    def unfinished(self) -> list[str]:
-        """Commands that would go on with a run that was stopped."""
-        stopped = [stage for stage in COMMANDS if unfinished(self.workspace.runs / stage)]
-        return [f"manners {COMMANDS[stage]} --resume" for stage in stopped]
-
-    def _begun_with(self, read: Sequence[str]) -> Facts:
-        """Settings that a stage reads, by name, and what the model is."""
-        chosen = {stage: asdict(getattr(self.settings, stage)) for stage in ("model", *read)}
+    def begin(self, stage: Stage, decides: Facts) -> Run:
+        """Return a run of a stage that has neither begun nor gone on yet; `decides` is beside settings and model."""
         trunk = self.pretrained.trunk
-        return {
+        chosen = {name: asdict(getattr(self.settings, name)) for name in ("model", *stage.reads)}
+        begun_with = {
             "seed": self.settings.seed,
-            **{f"{stage}.{name}": value for stage, values in chosen.items() for name, value in values.items()},
+            **{f"{name}.{field}": value for name, values in chosen.items() for field, value in values.items()},
             "the model's trunk": f"{trunk.hash}, cut at layer {trunk.cut}",
             "the chat template": self.pretrained.renderer.template_hash,
+            **({} if self.start == INITIAL else {"the start version": self.start}),
+            **decides,
         }
+        folder = self.workspace.runs / stage.name
+        return Run(folder, f"manners {stage.command}", begun_with, self.settings.checkpoint_every)
 
-    def save_facts(self, stage: str, facts: Facts) -> Facts:
-        """Keep a stage's facts for the report; returns them."""
-        atomic_write(self._facts_file(stage), json.dumps(facts, indent=1, default=str) + "\n")
-        return facts
+    def finish(self, stage: Stage, run: Run, result: object) -> Finished:
+        """Keep the result of a run, and drop its checkpoints."""
+        done = Finished(result, run.seconds, peak_memory(), run.begun_with)
+        self.save_facts(stage.name, done.facts)
+        run.end()
+        return done
 
-    def read_facts(self, stage: str) -> Facts | None:
-        """Return a stage's facts, or None if it has not run."""
-        file = self._facts_file(stage)
+    def save_facts(self, name: str, facts: Facts) -> None:
+        """Keep facts in the folder of runs."""
+        atomic_write(self._facts_file(name), json.dumps(facts, indent=1) + "\n")
+
+    def read_facts(self, name: str) -> Facts | None:
+        """Return facts that were kept, or None where there are none."""
+        file = self._facts_file(name)
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
-    def _facts_file(self, stage: str) -> Path:
+    def _facts_file(self, name: str) -> Path:
         self.workspace.runs.mkdir(exist_ok=True)
-        return self.workspace.runs / f"{stage}.json"
+        return self.workspace.runs / f"{name}.json"
 
 
 def digest(data: object) -> str:
@@ -155,12 +133,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """What the figures were computed on."""
     name = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
-    gpu = {"gpu": torch.cuda.get_device_name()} if _gpu_memory() else {}
-    return {"cpu": name, "cores": torch.get_num_threads(), "torch": torch.__version__} | gpu
+    gpu = torch.cuda.get_device_name() if _gpu_memory() else None
+    return Machine(cpu=name, cores=torch.get_num_threads(), torch=torch.__version__, gpu=gpu)

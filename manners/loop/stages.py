@@ -1,57 +1,78 @@
-"""The stages one by one, each on a workspace of the user's own: what the command line calls."""
+"""The Python API: what the commands do, each as one function on a workspace of the user's own.
+
+Stages return their results in JSON's types, without the long lists that the report shows.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
-
+from manners.checkpoint import unfinished
 from manners.errors import MannersError
-from manners.loop import asking, bulk, judging, learning, reporting
-from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
-from manners.loop.session import Facts, Session
+from manners.facts import Facts
+from manners.loop import asking, bulk, reporting
+from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.reward import reference_answers
+from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
+from manners.loop.session import Session
+from manners.loop.stage import Options, Stage, Standing, execute
 from manners.models import versions
-from manners.reward.data import label, opening, pooled
-from manners.reward.ensemble import score_exchanges
-from manners.reward.measure import measure
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.formats import Format
-from manners.store.rowfiles import Reason
-from manners.store.transfer import read_comparisons
 from manners.types import VersionKind
 from manners.workspace import Workspace
 
+LONG = ("begun_with", "curves", "examples", "reliability")
+"""Facts that only the report shows."""
+
+
+def perform(
+    workspace: Workspace,
+    settings: Settings,
+    stage: Stage,
+    options: Options | None = None,
+    *,
+    plan: bool = False,
+    resume: bool = False,
+) -> Facts:
+    """Run a stage, say what it takes (`plan`), go on with its run (`resume`), or do what its options ask for instead.
+
+    Raises UsageError where options do not go together, MannersError where the stage cannot run; see `loop.stage`.
+    """
+    options = options or stage.options()
+    options.check(plan=plan, resume=resume)
+    session = Session(workspace, settings)
+    if plan:
+        return stage.work.plan(session, None).facts
+    if (instead := options.other(session)) is not None:
+        return instead
+    facts = execute(stage, session, options, resume=resume).facts
+    return {name: value for name, value in facts.items() if name not in LONG}
+
 
 def sample(workspace: Workspace, settings: Settings, *, crowd: bool, plan: bool, resume: bool = False) -> Facts:
-    """Answer the training prompts and open comparisons, or say what that takes; see `asking.sample`."""
-    session = Session(workspace, settings)
-    return plan_sample(session).facts if plan else _headline(asking.sample(session, crowd=crowd, resume=resume))
+    """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`."""
+    return perform(workspace, settings, SAMPLE, SampleOptions(crowd=crowd), plan=plan, resume=resume)
 
 
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
-    """Train a reward model, or say what that takes; see `learning.train_reward`."""
-    session = Session(workspace, settings)
-    return plan_reward(session).facts if plan else _headline(learning.train_reward(session, resume=resume))
+    """Train a reward model, or say what that takes; see `loop.reward`."""
+    return perform(workspace, settings, REWARD, plan=plan, resume=resume)
 
 
 def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
-    """Run PPO, or say what that takes; see `learning.train_policy`."""
-    session = Session(workspace, settings)
-    return plan_policy(session).facts if plan else _headline(learning.train_policy(session, resume=resume))
+    """Run PPO, or say what that takes; see `loop.ppo`."""
+    return perform(workspace, settings, PPO, plan=plan, resume=resume)
 
 
 def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan: bool, resume: bool = False) -> Facts:
-    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `judging`."""
-    session = Session(workspace, settings)
-    if plan:
-        return plan_evaluate(session).facts
-    return _headline(judging.evaluate(session, resume=resume)) if ask is None else judging.open_for_people(session, ask)
+    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`."""
+    return perform(workspace, settings, EVALUATE, EvaluateOptions(ask=ask), plan=plan, resume=resume)
 
 
 def evaluate_reward(
@@ -64,34 +85,8 @@ def evaluate_reward(
     fmt: Format | None = None,
     skip_bad: bool = False,
 ) -> Facts:
-    """Measure a reward model on any outside file of comparisons, beside the same baselines.
-
-    The rows of one pair are one comparison with several verdicts. With `skip_bad` bad rows are left out and counted.
-    """
-    session = Session(workspace, settings)
-    skipped = Counter[Reason]()
-    comparisons = pooled(read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None))
-    if not any(comparison.verdicts for comparison in comparisons):
-        raise MannersError(f"{file} holds no verdict to measure with; name a file of comparisons that were judged")
-    labelled = label(comparisons, settings.reward.annotators)
-    if not any(pair.counts.decided for pair in labelled.pairs):
-        raise MannersError(f"no verdict in {file} chooses a side; name a file in which some prefer a response")
-    reward = versions.load_reward(workspace, version, session.pretrained)
-    exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
-    scores = np.concatenate(
-        [np.asarray(s.mean.double()) for s in score_exchanges(reward, session.pretrained, exchanges)]
-    )
-    margins = (scores[0::2] - scores[1::2]) * reward.scale
-    seen = {opening(comparison.prompt) for comparison in session.store.comparisons() if comparison.verdicts}
-    known = sum(opening(pair.prompt) in seen for pair in labelled.pairs)
-    where = f"the verdicts of {file.name}"
-    if known:
-        where += f" ({known} of {len(labelled.pairs)} about prompts of this workspace, which it may have learned from)"
-    facts = measure(margins, (), labelled.pairs, settings.seed, where)
-    left_out = {str(reason): n for reason, n in labelled.left_out.items()}
-    counts = {"pairs": len(labelled.pairs), "known_prompts": known, "left_out": left_out}
-    counts["skipped"] = {str(reason): n for reason, n in skipped.items()}
-    return {"version": version, "file": str(file), **counts, **facts}
+    """Measure a reward model on any outside file of comparisons; see `loop.asking`."""
+    return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad)
 
 
 def score(workspace: Workspace, settings: Settings, version: str, file: Path, output: Path) -> Facts:
@@ -137,7 +132,7 @@ def models_export(workspace: Workspace, version: str, directory: Path, member: s
         versions.export_policy(policy, session.pretrained, directory)
         return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
     reward = versions.load_reward(workspace, version, session.pretrained)
-    reference = learning.initial_answers(session, described.watermark) if chosen == "average" else []
+    reference = reference_answers(session, described.start, described.watermark) if chosen == "average" else []
     shift = versions.export_reward(reward, chosen, session.pretrained, directory, reference)
     facts = {"version": version, "directory": str(directory), "member": chosen, "shift": shift}
     if chosen == "average":
@@ -166,6 +161,9 @@ def status(workspace: Workspace) -> Facts:
     counts = session.store.counts()
     rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
+    results = {name: done.result for name, done in reporting.results(session).items()}
+    verdicts = sum(counts.verdicts.values())
+    standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),
         "model": settings.model.name,
@@ -175,28 +173,19 @@ def status(workspace: Workspace) -> Facts:
         "reward_models": rewards,
         "policies": policies,
     }
-    return facts | {"next": _next(counts.comparisons, sum(counts.verdicts.values()), rewards, policies, session)}
+    return facts | {"next": _next(workspace, standing)}
 
 
-def _next(comparisons: int, verdicts: int, rewards: list[str], policies: list[str], session: Session) -> str:
+def _next(workspace: Workspace, standing: Standing) -> str:
     """The command that takes the workspace one step on."""
-    if stopped := session.unfinished():
+    if stopped := to_resume(workspace):
         return stopped[0]
-    if not comparisons:
-        return "manners sample, or manners comparisons import FILE"
-    if not verdicts:
-        return "manners serve, for people to compare; or manners comparisons export FILE, and import their verdicts"
-    if not rewards:
-        return "manners reward"
-    if not policies:
-        return "manners ppo"
-    if (session.read_facts("evaluation") or {}).get("version") != policies[-1]:
-        return "manners evaluate"
-    promoted = session.workspace.promoted()
-    return "manners report" if promoted else "more comparisons, then manners reward"
+    missing = (stage.next(standing) for stage in STAGES)
+    last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
+    return next((command for command in missing if command), last)
 
 
-def _headline(facts: Facts) -> Facts:
-    """A stage's result without the long lists, which the report shows."""
-    kept = {k: v for k, v in facts.items() if k not in ("begun_with", "curves", "examples", "reliability")}
-    return kept
+def to_resume(workspace: Workspace) -> list[str]:
+    """Commands that would go on with a run that was stopped."""
+    stopped = [stage for stage in STAGES if unfinished(workspace.runs / stage.name)]
+    return [f"manners {stage.command} --resume" for stage in stopped]

@@ -24,7 +24,7 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, length_buckets
-from manners.types import VersionKind
+from manners.types import AnnotatorKind, VersionKind
 from manners.workspace import INITIAL, Workspace, atomic_folder
 
 
@@ -41,6 +41,8 @@ class Version:
     template_hash: str
     dtype: str
     created_at: str
+    start: str = INITIAL
+    """The version that learning started from: the reference of its KL, of its scores' scale and of its evaluation."""
     parent: str | None = None
     watermark: int | None = None
     """Highest id of a verdict that it learned from."""
@@ -50,6 +52,18 @@ class Version:
     """Reward models: each member's mean on the initial model's answers."""
     scale: float = 1.0
     """Reward models: standard deviation of their mean there."""
+
+    @property
+    def source(self) -> AnnotatorKind | None:
+        """Reward models: whose verdicts it learned from; None for one that does not say, as old ones."""
+        said = self.metrics.get("source")
+        return AnnotatorKind(said) if said else None
+
+    @property
+    def reward(self) -> str | None:
+        """Policies: the reward model that it was trained against; None for one that does not say, as old ones."""
+        said = self.metrics.get("reward")
+        return str(said) if said else None
 
 
 def save(workspace: Workspace, version: Version, branches: Sequence[Branch]) -> Path:
@@ -92,8 +106,7 @@ def latest(workspace: Workspace, kind: VersionKind) -> str:
 
 def reward_of(workspace: Workspace, policy: str) -> str:
     """Return the reward model that a policy was trained against; the newest one for a policy that does not say."""
-    named = describe(workspace, policy).metrics.get("reward")
-    return str(named) if named else latest(workspace, VersionKind.REWARD)
+    return describe(workspace, policy).reward or latest(workspace, VersionKind.REWARD)
 
 
 def load_policy(workspace: Workspace, name: str, pretrained: Pretrained) -> Branch:

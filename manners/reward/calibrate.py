@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from manners.errors import MannersError
 from manners.feedback.statistics import effective_number, wilson
+from manners.results import ReliabilityBin
 from manners.reward.data import Floats
 from manners.types import Interval
 
@@ -29,19 +30,6 @@ class Calibration:
 
     temperature: float = 1.0
     log_tie: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    """Verdicts to which the model gave about the same confidence: what it promised and what came."""
-
-    predicted: float
-    observed: float
-    low: float
-    high: float
-    """95 % Wilson interval of `observed`."""
-    n: float
-    """Verdicts in the bin."""
 
 
 def verdict_probabilities(margins: Floats, calibration: Calibration) -> Floats:
@@ -129,7 +117,14 @@ def reliability(probabilities: Floats, outcomes: Floats, weights: Floats, bins: 
         predicted, observed = np.average(probabilities[inside], weights=w), np.average(outcomes[inside], weights=w)
         n = effective_number(w)
         share = wilson(float(observed) * n, n)
-        result.append(ReliabilityBin(float(predicted), share.estimate, share.low, share.high, float(w.sum())))
+        found = ReliabilityBin(
+            predicted=float(predicted),
+            observed=share.estimate,
+            low=share.low,
+            high=share.high,
+            n=float(w.sum()),
+        )
+        result.append(found)
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from manners.results import LearningPoint, LevelAccuracy, Measured
 from manners.reward.baselines import (
     CurvePoint,
     accuracy,
@@ -42,7 +43,7 @@ def measure(
     held_out: Sequence[LabelledPair],
     seed: int,
     where: str = "verdicts set aside",
-) -> dict[str, Any]:
+) -> Measured:
     """Measure raw margins (score left - score right) on held-out pairs: accuracy, baselines, calibration, length.
 
     `train` is what the regression on length and finish flag is fitted on; without any, that baseline is left out.
@@ -65,32 +66,36 @@ def measure(
         rivals["length_and_finish"] = accuracy(ruler, held_out, seed)
         gains["length_and_finish"] = accuracy_gain(margins, ruler, held_out, seed)
     best = max(rivals, key=lambda name: rivals[name].estimate)
-    top = ceiling([*train, *held_out], seed)
-    return {
-        "accuracy": accurate.estimate,
-        "interval": [accurate.low, accurate.high],
-        "chance": 0.5,
-        "baselines": {name: asdict(rate) for name, rate in rivals.items()},
-        "gains": {name: asdict(gain) for name, gain in gains.items()},
-        "length_only": rivals.get("length_and_finish", max(rivals.values(), key=lambda r: r.estimate)).estimate,
-        "ceiling": None if top is None else asdict(top),
-        "by_agreement": [
-            {"level": r.level, "n": r.n, **asdict(r.accuracy)} for r in by_agreement(margins, held_out, seed)
-        ],
-        **_calibration(margins, held_out, seed),
-        "length_correlation": asdict(
-            length_correlation(margins, lengths[:, 0] - lengths[:, 1], [pair.group for pair in held_out], seed)
+    return Measured(
+        accuracy=accurate.estimate,
+        interval=(accurate.low, accurate.high),
+        chance=0.5,
+        baselines=rivals,
+        gains=gains,
+        length_only=rivals.get("length_and_finish", max(rivals.values(), key=lambda r: r.estimate)).estimate,
+        ceiling=ceiling([*train, *held_out], seed),
+        by_agreement=tuple(
+            LevelAccuracy(level=str(r.level), n=r.n, **asdict(r.accuracy))
+            for r in by_agreement(margins, held_out, seed)
         ),
-        "both_bad_rule": BOTH_BAD_RULE,
-        "strength_rule": STRENGTH_RULE,
-        "sentence": _sentence(where, accurate, best, rivals[best], gains[best]),
-        "set_aside_pairs": len(held_out),
-    }
+        **_calibration(margins, held_out, seed),
+        length_correlation=length_correlation(
+            margins, lengths[:, 0] - lengths[:, 1], [pair.group for pair in held_out], seed
+        ),
+        both_bad_rule=BOTH_BAD_RULE,
+        strength_rule=STRENGTH_RULE,
+        sentence=_sentence(where, accurate, best, rivals[best], gains[best]),
+        set_aside_pairs=len(held_out),
+    )
 
 
 def _calibration(margins: Floats, pairs: Sequence[LabelledPair], seed: int) -> dict[str, Any]:
-    """Expected calibration error before temperature and after it, the latter out of fold and so from two groups on."""
-    counts, groups = counts_array(pairs), [pair.group for pair in pairs]
+    """Expected calibration error before temperature and after it, the latter out of fold and so from two groups on.
+
+    By the names of `Measured`.
+    """
+    counts = counts_array(pairs)
+    groups = [pair.group for pair in pairs]
     before = confidence(verdict_probabilities(margins, Calibration()), counts)
     fitted = fit_temperature(margins, counts)
     facts: dict[str, Any] = {
@@ -99,27 +104,26 @@ def _calibration(margins: Floats, pairs: Sequence[LabelledPair], seed: int) -> d
         "ece_by_luck": None,
         "temperature": fitted.temperature,
         "tie_parameter": float(np.exp(fitted.log_tie)),
-        "reliability": [],
+        "reliability": (),
     }
     if len(set(groups)) < 2:
         return facts
     after = confidence(cross_calibrated(margins, counts, groups, seed=seed), counts)
     return facts | {
         "ece": expected_calibration_error(*after),
-        "ece_by_luck": asdict(chance_calibration_error(after[0], after[2], seed=seed)),
-        "reliability": [asdict(row) for row in reliability(*after)],
+        "ece_by_luck": chance_calibration_error(after[0], after[2], seed=seed),
+        "reliability": tuple(reliability(*after)),
     }
 
 
 def curve_facts(points: Sequence[CurvePoint], shares: Sequence[float]) -> dict[str, Any]:
-    """Accuracy against the number of verdicts, and what doubling them would buy."""
-    return {
-        "curve": [
-            {"share": share, "verdicts": p.verdicts, **asdict(p.accuracy)}
-            for share, p in zip(shares, points, strict=True)
-        ],
-        "doubling": doubling_sentence(points) if len(points) > 1 else "Not measured: reward.curve is off.",
-    }
+    """Return accuracy against the number of verdicts, and what twice as many would buy, named as in `RewardResult`."""
+    curve = tuple(
+        LearningPoint(share=share, verdicts=p.verdicts, **asdict(p.accuracy))
+        for share, p in zip(shares, points, strict=True)
+    )
+    doubling = doubling_sentence(points) if len(points) > 1 else "Not measured: reward.curve is off."
+    return {"curve": curve, "doubling": doubling}
 
 
 def _sentence(where: str, accurate: Interval, best: str, rate: Interval, gain: Interval) -> str:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from manners.feedback import crowd
-from manners.loop import asking, judging, learning, planning
-from manners.loop.planning import Plan
+from manners.loop import evaluate, ppo, reward, sample
+from manners.loop.plan import Plan
 from manners.loop.session import Session
 from manners.types import PromptUse
-from tests.loop import tiny
+from tests.loop import calls, tiny
 from tests.worlds import save_tiny
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -33,16 +33,16 @@ def main(root: Path) -> None:
     model = save_tiny(root / "model", hidden_size=384, intermediate_size=1024, head_dim=96)
     dialogues = {use: tiny.prompts(12, f"please {use} bread and butter " * 6) for use in PromptUse}
     session = tiny.project(root / "project", model, dialogues)
-    ppo = replace(session.settings.ppo, updates=1, epochs=1, batch=24, minibatch=24)
-    reward = replace(session.settings.reward, epochs=1)
-    sample = replace(session.settings.sample, temperature=5.0)  # so wide a model hardly ever says anything else
-    session = replace(session, settings=replace(session.settings, ppo=ppo, reward=reward, sample=sample))
+    proximal = replace(session.settings.ppo, updates=1, epochs=1, batch=24, minibatch=24)
+    chosen = replace(session.settings.reward, epochs=1)
+    wide = replace(session.settings.sample, temperature=5.0)  # so wide a model hardly ever says anything else
+    session = replace(session, settings=replace(session.settings, ppo=proximal, reward=chosen, sample=wide))
     assert session.pretrained.parameters > 6_000_000
     stages: dict[str, tuple[Callable[[Session], Plan], Callable[[], object]]] = {
-        "sample": (planning.plan_sample, lambda: asking.sample(session, crowd=True)),
-        "reward": (planning.plan_reward, lambda: learning.train_reward(session)),
-        "ppo": (planning.plan_policy, lambda: learning.train_policy(session)),
-        "evaluate": (planning.plan_evaluate, lambda: judging.evaluate(session)),
+        "sample": (sample.plan, lambda: calls.sample(session, crowd=True)),
+        "reward": (reward.plan, lambda: calls.train_reward(session)),
+        "ppo": (ppo.plan, lambda: calls.train_policy(session)),
+        "evaluate": (evaluate.plan, lambda: calls.evaluate(session)),
     }
     trim: Callable[..., object] = ctypes.CDLL(None).malloc_trim
     found = {}

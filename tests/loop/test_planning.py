@@ -17,8 +17,9 @@ import torch
 
 import manners
 from manners.errors import MannersError
-from manners.loop import planning, stages
-from manners.loop.planning import OVERHEAD, Disk, Part, Plan, announce
+from manners.loop import plan as planning
+from manners.loop import stages
+from manners.loop.plan import OVERHEAD, Disk, Part, Plan, announce
 from manners.loop.session import Session
 from manners.models import pretrained, states
 from manners.models.branches import Branch, ScalarBranch

@@ -19,10 +19,11 @@ from sqlalchemy import insert
 
 from manners import metrics
 from manners.errors import MannersError
+from manners.facts import Facts
 from manners.feedback import crowd
-from manners.loop import asking, judging, learning, round, stages
+from manners.loop import ppo, prompts, round, stages
 from manners.loop import session as session_module
-from manners.loop.session import Facts, Session
+from manners.loop.session import Session
 from manners.models import versions
 from manners.models.pretrained import Pretrained, load
 from manners.settings import ModelSettings, Settings
@@ -30,14 +31,14 @@ from manners.store import Store
 from manners.store.tables import WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, Choice, Verdict
 from manners.workspace import Workspace
-from tests.loop import tiny
+from tests.loop import calls, tiny
 
 Stage = Callable[[Session, bool], Facts]
 STAGES: dict[str, Stage] = {
-    "sample": lambda session, resume: asking.sample(session, crowd=True, resume=resume),
-    "reward": lambda session, resume: learning.train_reward(session, resume=resume),
-    "ppo": lambda session, resume: learning.train_policy(session, resume=resume),
-    "evaluation": lambda session, resume: judging.evaluate(session, resume=resume),
+    "sample": lambda session, resume: calls.sample(session, crowd=True, resume=resume),
+    "reward": lambda session, resume: calls.train_reward(session, resume=resume),
+    "ppo": lambda session, resume: calls.train_policy(session, resume=resume),
+    "evaluation": lambda session, resume: calls.evaluate(session, resume=resume),
 }
 
 
@@ -55,7 +56,7 @@ def _small_world(finished: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
-        patch.setattr(asking, "PART", 10)
+        patch.setattr(prompts, "PART", 10)
         patch.setattr(session_module, "load", once)
         yield
 
@@ -213,7 +214,7 @@ def stopped(played: dict[str, Path], settings: Settings, tmp_path: Path) -> Work
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(versions, "save", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            learning.train_policy(Session(Workspace.open(root), settings))
+            calls.train_policy(Session(Workspace.open(root), settings))
     return Workspace.open(root)
 
 
@@ -243,7 +244,7 @@ def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkey
     monkeypatch.setattr(session_module, "load", lambda _: swapped)
     monkeypatch.setattr(versions, "load_reward", lambda *_: None)
     with pytest.raises(MannersError, match=r"begun with the model's trunk = .*, and now it is 0123456789abcdef"):
-        learning.train_policy(Session(stopped, settings), resume=True)
+        calls.train_policy(Session(stopped, settings), resume=True)
 
 
 def learned(root: Path) -> dict[str, Any]:
@@ -258,7 +259,7 @@ def half_trained(played: dict[str, Path], settings: Settings, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         dying_at(patch, 4)
         with pytest.raises(Killed):
-            learning.train_reward(Session(Workspace.open(root), settings))
+            calls.train_reward(Session(Workspace.open(root), settings))
     return Session(Workspace.open(root), settings)
 
 
@@ -268,11 +269,11 @@ def test_who_labels_while_a_run_is_stopped_is_heard_by_the_next(half_trained: Se
     asked = store.comparisons()[0]
     store.add_comparisons([replace(asked, left=asked.right, right=asked.left, verdicts=(late,), id=None)])
     store.add_verdicts([(1, late), (2, late)])
-    facts = learning.train_reward(half_trained, resume=True)
+    facts = calls.train_reward(half_trained, resume=True)
     assert learned(root) == {n: c for n, c in after(played, "reward").items() if n.startswith(("models", "runs"))}
     assert versions.describe(half_trained.workspace, "reward-1").watermark == 48 == store.watermark() - 3
     assert stages.status(half_trained.workspace)["verdicts_not_yet_learned_from"] == 3
-    again = learning.train_reward(half_trained)
+    again = calls.train_reward(half_trained)
     assert again["version"] == "reward-2"
     assert again["trained_on"] + again["set_aside"] == facts["trained_on"] + facts["set_aside"] + 1
 
@@ -285,16 +286,16 @@ def test_a_verdict_that_was_taken_back_meanwhile_is_another_run(half_trained: Se
         match=r"runs/reward was begun with 48 verdicts on 24 comparisons \(\w+\), and of what was there then 47"
         r" verdicts on 24 comparisons \(\w+\) are left as they were: .*; remove that folder to begin anew",
     ):
-        learning.train_reward(half_trained, resume=True)
+        calls.train_reward(half_trained, resume=True)
     shutil.rmtree(half_trained.workspace.runs / "reward")
-    assert learning.train_reward(half_trained, resume=True)["version"] == "reward-1"
+    assert calls.train_reward(half_trained, resume=True)["version"] == "reward-1"
 
 
 def test_a_setting_that_chooses_other_verdicts_is_named_as_such(half_trained: Session) -> None:
     chosen = replace(half_trained.settings.reward, annotators="simulated")
     other = replace(half_trained, settings=replace(half_trained.settings, reward=chosen))
     with pytest.raises(MannersError, match=r"begun with reward\.annotators = None, and now it is simulated"):
-        learning.train_reward(other, resume=True)
+        calls.train_reward(other, resume=True)
 
 
 def test_trunk_states_of_a_killed_run_are_cleared_away(
@@ -320,10 +321,10 @@ def test_a_demo_goes_on_with_the_first_stage_that_is_not_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(round, "demo_prompts", lambda: tiny.PROMPTS)
-    monkeypatch.setattr(asking, "PART", 192)
+    monkeypatch.setattr(prompts, "PART", 192)
     chosen = tiny.settings(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "train_ppo", lambda *_: 1 / 0)
+        patch.setattr(ppo, "train_ppo", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             round.demo(tmp_path / "demo", chosen)
     round.demo(tmp_path / "demo", chosen, resume=True)

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from manners.errors import MannersError
-from manners.loop import learning, stages
+from manners.loop import reward as learning
+from manners.loop import stages
 from manners.loop.session import Session, machine, peak_memory
 from manners.models import versions
 from manners.models.branches import ScalarBranch
@@ -257,7 +258,7 @@ def test_what_cannot_be_measured_is_not_trained(model: Path, tmp_path: Path) -> 
     session.store.add_verdicts([(c.id, v) for c, v in zip(asked, tied, strict=True) if c.id is not None])
     with pytest.raises(MannersError, match="chooses a side"):
         stages.train_reward(session.workspace, session.settings, plan=False)
-    assert session.unfinished() == [], "nothing was begun that could not be ended"
+    assert stages.to_resume(session.workspace) == [], "nothing was begun that could not be ended"
 
 
 def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:
@@ -342,7 +343,8 @@ def test_any_member_is_exported_or_their_average(copy: Workspace, settings: Sett
             torch.testing.assert_close(classifier(ids).logits[0, 0], expected, atol=1e-4, rtol=1e-4)
         assert classifier.config.manners_shift == facts["shift"]
     assert facts["member"] == "average" and facts["shift_measured_on"] > 5
-    held_out = learning.initial_answers(Session(copy, settings), versions.describe(copy, "reward-1").watermark)
+    watermark = versions.describe(copy, "reward-1").watermark
+    held_out = learning.reference_answers(Session(copy, settings), "initial", watermark)
     alone = RewardModel((branch,), (facts["shift"] * reward.scale,), reward.scale)
     assert float(ensemble.score_rendered(alone, pretrained, held_out).mean()) == pytest.approx(0, abs=1e-4)
     for member in ("2", "-1", "first"):
@@ -409,7 +411,7 @@ def test_a_run_that_was_stopped_says_so(copy: Workspace, settings: Settings) -> 
 
 
 def test_on_a_gpu_its_name_and_its_memory_are_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "gpu" not in machine() and peak_memory() > 2**20
+    assert machine().gpu is None and peak_memory() > 2**20
     for name, value in (("is_available", True), ("max_memory_reserved", 12_345), ("get_device_name", "Large GPU")):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    assert machine()["gpu"] == "Large GPU" and peak_memory() == 12_345
+    assert machine().gpu == "Large GPU" and peak_memory() == 12_345

@@ -10,8 +10,8 @@ import pytest
 
 from manners.reward.baselines import CurvePoint
 from manners.reward.data import LabelledPair, label
-from manners.reward.measure import curve_facts, measure
 from manners.types import Interval
+from tests.reward.as_facts import curve_facts, measure
 from tests.reward.planted import comparisons
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from manners import report
 from manners.errors import MannersError
-from manners.report import Standing, build, checks, number, panels, render, rivals, standing, to_json
+from manners.report import Standing, number, standing, to_json
 from manners.types import Interval
+from tests.report.made_up import build, checks, panels, render, rivals
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> {{ 7 * 7 }}"
 

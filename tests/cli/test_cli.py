@@ -15,8 +15,10 @@ import pytest
 
 import manners
 from manners.cli import main
-from manners.cli_common import show
+from manners.cli.common import show
 from manners.errors import MannersError, UsageError
+from manners.loop.options import EvaluateOptions, Options, SampleOptions
+from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.settings import Settings
 from manners.store import Store, Version
 from manners.store.formats import Format
@@ -267,29 +269,32 @@ def test_settings_tells_value_and_origin(project: Path, capsys: pytest.CaptureFi
 
 
 STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
-    ("sample --crowd", "sample", (), {"crowd": True, "plan": False, "resume": False}),
-    ("sample --resume", "sample", (), {"crowd": False, "plan": False, "resume": True}),
-    ("reward --plan", "train_reward", (), {"plan": True, "resume": False}),
-    ("reward --resume", "train_reward", (), {"plan": False, "resume": True}),
-    ("ppo", "train_policy", (), {"plan": False, "resume": False}),
-    ("ppo --resume", "train_policy", (), {"plan": False, "resume": True}),
+    ("sample --crowd", "perform", (SAMPLE, SampleOptions(crowd=True)), {"plan": False, "resume": False}),
+    ("sample --resume", "perform", (SAMPLE, SampleOptions(crowd=False)), {"plan": False, "resume": True}),
+    ("reward --plan", "perform", (REWARD, Options()), {"plan": True, "resume": False}),
+    ("reward --resume", "perform", (REWARD, Options()), {"plan": False, "resume": True}),
+    ("ppo", "perform", (PPO, Options()), {"plan": False, "resume": False}),
+    ("ppo --resume", "perform", (PPO, Options()), {"plan": False, "resume": True}),
     ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), {}),
     ("score reward-1 in.jsonl --output s", "score", ("reward-1", Path("in.jsonl"), Path("s")), {}),
-    ("evaluate --ask 50", "evaluate", (), {"ask": 50, "plan": False, "resume": False}),
-    ("evaluate", "evaluate", (), {"ask": None, "plan": False, "resume": False}),
-    ("evaluate --resume", "evaluate", (), {"ask": None, "plan": False, "resume": True}),
-    ("evaluate --plan", "evaluate", (), {"ask": None, "plan": True, "resume": False}),
-    (
-        "evaluate --reward r --comparisons c.csv",
-        "evaluate_reward",
-        ("r", Path("c.csv")),
-        {"mapping": {}, "fmt": None, "skip_bad": False},
-    ),
+    ("evaluate --ask 50", "perform", (EVALUATE, EvaluateOptions(ask=50)), {"plan": False, "resume": False}),
+    ("evaluate", "perform", (EVALUATE, EvaluateOptions()), {"plan": False, "resume": False}),
+    ("evaluate --resume", "perform", (EVALUATE, EvaluateOptions()), {"plan": False, "resume": True}),
+    ("evaluate --plan", "perform", (EVALUATE, EvaluateOptions()), {"plan": True, "resume": False}),
     (
         "evaluate --reward r --comparisons c.csv --map a=left --map b=right --format rows --skip-bad",
-        "evaluate_reward",
-        ("r", Path("c.csv")),
-        {"mapping": {"a": "left", "b": "right"}, "fmt": Format.ROWS, "skip_bad": True},
+        "perform",
+        (
+            EVALUATE,
+            EvaluateOptions(
+                reward="r",
+                comparisons=Path("c.csv"),
+                mapping=("a=left", "b=right"),
+                format=Format.ROWS,
+                skip_bad=True,
+            ),
+        ),
+        {"plan": False, "resume": False},
     ),
     ("report", "report", (), {}),
     ("models list", "models_list", (), {}),

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, subcommand
 
-from manners.cli_common import Common, Result
+from manners.cli.common import Common, Result
 from manners.errors import UsageError
 from manners.store import Store, gold
 from manners.store.fields import prompt_text
 from manners.store.formats import IMPORTED, Format
+from manners.store.mapping import column_and_field
 from manners.store.rowfiles import write_rows
 from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
 from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
@@ -244,11 +245,3 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "right": comparison.right.text,
         "verdicts": {kind: dict(counts) for kind, counts in verdicts.items()},
     }
-
-
-def column_and_field(text: str) -> tuple[str, str]:
-    """Return the two sides of `COLUMN=FIELD`."""
-    column, equals, field = text.partition("=")
-    if not (column and equals and field):
-        raise UsageError(f"--map {text}: write it as COLUMN=FIELD, for example --map question=prompt.")
-    return column, field

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
 
-from manners.cli_common import Common, Result
+from manners.cli.common import Common, Result
 from manners.errors import MannersError
 from manners.store import Store
 from manners.store import accounts as stored

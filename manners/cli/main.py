@@ -1,0 +1,89 @@
+"""The whole command line: parse, run one command, print its result, and say in one line what went wrong.
+
+The stages are imported when they run, so that reading, importing and labelling never wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, subcommand
+
+import manners
+from manners.cli import models, project, serve, stages, store
+from manners.cli.common import show
+from manners.errors import MannersError, UsageError
+from manners.loop.round import STAGES
+from manners.settings_load import load
+
+Command = reduce(
+    or_,
+    (
+        Annotated[project.Demo, subcommand("demo")],
+        Annotated[project.Init, subcommand("init")],
+        Annotated[store.Prompts, subcommand("prompts", description="Import, export or list prompts.")],
+        Annotated[store.Responses, subcommand("responses", description="Export or list responses.")],
+        Annotated[store.Comparisons, subcommand("comparisons", description="Import, export or list comparisons.")],
+        *(stages.command(stage) for stage in STAGES),
+        Annotated[serve.Serve, subcommand("serve")],
+        Annotated[
+            serve.Accounts, subcommand("accounts", description="Who may sign in to the pages, and with which keys.")
+        ],
+        Annotated[models.Score, subcommand("score")],
+        Annotated[project.Report, subcommand("report")],
+        Annotated[
+            models.Models, subcommand("models", description="List, promote, roll back or export model versions.")
+        ],
+        Annotated[project.ShowSettings, subcommand("settings")],
+        Annotated[project.Status, subcommand("status")],
+    ),
+)
+"""Every command, those of the stages from their list."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    parsed: Any = tyro.cli(
+        Command, prog="manners", description=manners.__doc__, args=argv, config=(FlagCreatePairsOff,)
+    )
+    try:
+        load(None, parsed.overrides)
+        with redirect_stdout(sys.stderr):
+            # Libraries print where they like; stdout is for the result alone.
+            result = parsed.run()
+        show(result, parsed.as_json)
+        sys.stdout.flush()
+    except UsageError as error:
+        return _fail(error, 2)
+    except MannersError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", 130)
+    except BrokenPipeError:
+        # Whoever read the output has left; the interpreter must not try to write the rest to it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(_refused(error), 1)
+    return 0
+
+
+def _refused(error: OSError) -> str:
+    """Say what the system refused, and about which file."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"the system refused what this command needs ({reason})."
+    return f"{error.filename} cannot be used ({reason}): check its name, its folder and its rights."
+
+
+def _fail(reason: MannersError | str, code: int) -> int:
+    """Tell the reason in one line on stderr."""
+    print(f"manners: {' '.join(str(reason).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,95 @@
+"""The commands on model versions, and those that ask a reward model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg, subcommand
+
+from manners.cli.common import Common, Result
+
+Version = Annotated[Positional[str], arg(metavar="VERSION")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Common):
+    """Score the responses in a file with a reward model, with the spread of its members."""
+
+    version: Version
+    """A reward model, as `manners models list` names it."""
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """JSON lines of prompts and responses."""
+    output: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Where the scores go, as JSON lines; FILE's name with `.scores.jsonl` in the current folder if left out."""
+
+    def run(self) -> Result:
+        """Score, and write a line a response."""
+        from manners.loop import stages
+
+        output = self.output or Path(f"{self.file.name}.scores.jsonl")
+        return stages.score(self.open(), self.settings(), self.version, self.file, output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsList(Common):
+    """List the model versions, and say which policy is the current one."""
+
+    def run(self) -> Result:
+        """List."""
+        from manners.loop import stages
+
+        return stages.models_list(self.open())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsPromote(Common):
+    """Make a version the current policy."""
+
+    version: Version
+    """A policy, as `manners models list` names it."""
+
+    def run(self) -> Result:
+        """Promote."""
+        from manners.loop import stages
+
+        return stages.models_promote(self.open(), self.version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsRollback(Common):
+    """Go back to the policy that was the current one before."""
+
+    def run(self) -> Result:
+        """Roll back."""
+        from manners.loop import stages
+
+        return stages.models_rollback(self.open())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsExport(Common):
+    """Write a version as a folder that plain transformers loads."""
+
+    version: Version
+    """A policy or a reward model, as `manners models list` names it."""
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """A new folder."""
+    member: Annotated[str | None, arg(metavar="N|average")] = None
+    """Which member of a reward model, from 0, or one with the mean of their weights; the first if left out."""
+
+    def run(self) -> Result:
+        """Merge and write."""
+        from manners.loop import stages
+
+        chosen = () if self.member is None else (self.member,)
+        return stages.models_export(self.open(), self.version, self.directory, *chosen)
+
+
+Models = (
+    Annotated[ModelsList, subcommand("list")]
+    | Annotated[ModelsPromote, subcommand("promote")]
+    | Annotated[ModelsRollback, subcommand("rollback")]
+    | Annotated[ModelsExport, subcommand("export")]
+)

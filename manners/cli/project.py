@@ -1,0 +1,100 @@
+"""The commands on a workspace as a whole: made, looked at, reported on, and the demo."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from manners.cli.common import Common, Result
+from manners.errors import MannersError
+from manners.settings_load import describe, load
+from manners.store import Store, to_server_url
+from manners.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Common):
+    """Run the whole loop once on the embedded model with a simulated crowd, in minutes, and write the report."""
+
+    workspace: Annotated[Path, arg(metavar="DIR")] = Path("demo")
+    """The folder that stays for inspection; a finished demo in it is moved to DIR.previous."""
+    seed: int | None = None
+    """Every random choice follows from it; the same as `--set seed=N`."""
+    resume: Annotated[bool, arg(help="Go on with the first stage that is not done.")] = False
+
+    def run(self) -> Result:
+        """Run every stage in order."""
+        from manners.loop.round import demo
+
+        chosen = () if self.seed is None else (f"seed={self.seed}",)
+        settings = load(Workspace(self.workspace).toml, (*self.overrides, *chosen)).settings
+        return demo(self.workspace, settings, resume=self.resume)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init(Common):
+    """Make a workspace: the folder that holds settings, database, model versions, runs and reports."""
+
+    directory: Annotated[Positional[Path | None], arg(metavar="DIR")] = None
+    """A new or empty folder; --workspace if left out."""
+    database: Annotated[str | None, arg(metavar="URL")] = None
+    """A team's PostgreSQL database, postgresql://user@host/name, in place of a file in the folder."""
+
+    def run(self) -> Result:
+        """Make the folder and an empty store."""
+        root = self.directory or self.workspace
+        url = None if self.database is None else to_server_url(self.database)
+        if url is not None:
+            # Before the folder remembers it: a database that cannot be used is not written down.
+            with closing(Store.open_or_create(url)) as store:
+                _refuse_versions_elsewhere(store, root, url)
+        workspace = Workspace.create(root, url)
+        Store.open_or_create(workspace.database).close()
+        return {"workspace": workspace.root, "database": workspace.database}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Common):
+    """Write report.html and report.json from what the workspace holds."""
+
+    def run(self) -> Result:
+        """Write both."""
+        from manners.loop import stages
+
+        return stages.report(self.open(), self.settings())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowSettings(Common):
+    """Print each setting's value, where it comes from, its default, what it may be and what it means."""
+
+    field: Annotated[Positional[str | None], arg(metavar="FIELD")] = None
+    """One setting (`ppo.clip`) or those of one stage (`ppo`); all if left out."""
+
+    def run(self) -> Result:
+        """List the settings."""
+        return {"settings": describe(self.loaded(), self.field)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Common):
+    """Say where the workspace stands."""
+
+    def run(self) -> Result:
+        """Count what there is."""
+        from manners.loop import stages
+
+        return stages.status(self.open())
+
+
+def _refuse_versions_elsewhere(store: Store, root: Path, url: str) -> None:
+    """Refuse a second folder on one database: versions of one name would be different models."""
+    if elsewhere := [version.name for version in store.versions() if not (root / version.path).is_dir()]:
+        raise MannersError(
+            f"{url} is the store of another workspace, which holds {elsewhere[0]}: work in that folder, on a disk that"
+            " all share, or name an empty database."
+        )

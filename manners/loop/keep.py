@@ -1,0 +1,56 @@
+"""Versions as they are kept: the folder first, then its row in the store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from manners.facts import scalars
+from manners.loop.session import Session, now
+from manners.models import versions
+from manners.models.branches import Branch
+from manners.models.versions import Version
+from manners.reward.ensemble import RewardModel
+from manners.store import Version as StoredVersion
+from manners.types import VersionKind
+
+
+def keep(
+    session: Session, name: str, model: RewardModel | Branch, result: object, watermark: int | None = None
+) -> None:
+    """Write the version's folder, then its row."""
+    trunk = session.pretrained.trunk
+    reward = model if isinstance(model, RewardModel) else None
+    version = Version(
+        name=name,
+        kind=VersionKind.REWARD if reward else VersionKind.POLICY,
+        base=session.settings.model.name,
+        trunk_hash=trunk.hash,
+        cut=trunk.cut,
+        template_hash=session.pretrained.renderer.template_hash,
+        dtype=session.settings.model.dtype,
+        created_at=now(),
+        start=session.start,
+        parent=None if reward else session.start,
+        watermark=watermark,
+        settings=asdict(session.settings),
+        metrics=scalars(result),
+        shifts=reward.shifts if reward else (),
+        scale=reward.scale if reward else 1.0,
+    )
+    branches = model.members if isinstance(model, RewardModel) else (model,)
+    if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it
+        versions.save(session.workspace, version, branches)
+    ensure_rows(session)
+
+
+def ensure_rows(session: Session) -> None:
+    """Record every version that has a folder but no row yet, as a process killed between the two leaves it."""
+    recorded = {version.name for version in session.store.versions()}
+    for kind in VersionKind:
+        for name in versions.names(session.workspace, kind):
+            if name in recorded:
+                continue
+            version = versions.describe(session.workspace, name)
+            path = str((session.workspace.models / name).relative_to(session.workspace.root))
+            row = StoredVersion(name, kind, path, None, version.metrics, version.watermark or 0)
+            session.store.add_version(row)

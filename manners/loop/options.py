@@ -1,0 +1,68 @@
+"""What the stages may be asked for on the command line, beside `--plan` and `--resume`; loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import EnumChoicesFromValues, UseAppendAction, arg
+
+from manners.errors import UsageError
+from manners.facts import Facts
+from manners.loop.stage import Options
+from manners.store.formats import Format
+from manners.store.mapping import column_and_field
+
+if TYPE_CHECKING:
+    from manners.loop.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Options):
+    """Options of `manners sample`."""
+
+    crowd: bool = False
+    """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
+
+    ask: Annotated[int | None, arg(metavar="N")] = None
+    """Open N blind comparisons of the two for people, and say what they can show, instead of asking the crowd."""
+    reward: Annotated[str | None, arg(metavar="VERSION")] = None
+    """A reward model to measure; goes with --comparisons."""
+    comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A file of comparisons from outside, in any form that `manners comparisons import` reads."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD."""
+    format: EnumChoicesFromValues[Format | None] = None
+    """How the file writes comparisons down; told by its fields if left out."""
+    skip_bad: bool = False
+    """Leave the file's bad lines out, and count them by reason."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Refuse what does not go together."""
+        if (self.reward is None) != (self.comparisons is None):
+            raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
+        if self.comparisons is None and (self.mapping or self.format or self.skip_bad):
+            raise UsageError("--map, --format and --skip-bad say how to read the FILE of --comparisons: name one.")
+        if self.ask is not None and (self.reward is not None or self.ask < 1):
+            raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
+        if resume and (self.ask is not None or self.reward is not None):
+            raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
+        if plan and (self.ask is not None or self.reward is not None):
+            raise UsageError("--plan is about comparing the two policies: it goes with neither --ask nor --reward.")
+
+    def other(self, session: Session) -> Facts | None:
+        """Open comparisons for people, or measure a reward model on a file."""
+        from manners.loop import asking
+
+        if self.ask is not None:
+            return asking.open_for_people(session, self.ask)
+        if self.reward is None or self.comparisons is None:
+            return None
+        mapping = dict(column_and_field(text) for text in self.mapping)
+        return asking.measure_on_file(session, self.reward, self.comparisons, mapping, self.format, self.skip_bad)

@@ -1,0 +1,138 @@
+"""PPO: the policy learns from the newest reward model; the best version is kept, and only evaluation promotes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from manners import metrics
+from manners.checkpoint import Run
+from manners.data import plain_text
+from manners.errors import MannersError
+from manners.facts import Facts
+from manners.loop.keep import keep
+from manners.loop.options import Options
+from manners.loop.plan import Part, Plan, make_plan
+from manners.loop.prompts import answerable, longest_prompt, short_enough
+from manners.loop.session import Session, digest
+from manners.loop.stage import Inputs
+from manners.models import versions
+from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
+from manners.ppo.train import Material, PPOResult
+from manners.ppo.train import train as train_ppo
+from manners.results import PolicyResult
+from manners.reward.ensemble import RewardModel
+from manners.text import Rendered, collate
+from manners.types import PromptUse, VersionKind
+
+RESULT = PolicyResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInputs(Inputs):
+    """What a policy learns from."""
+
+    reward_name: str
+    reward: RewardModel
+    prompts: list[tuple[int, ...]]
+    validation: list[tuple[int, ...]]
+    """By which the best version is chosen."""
+
+
+def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInputs:
+    """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
+    reward_name = versions.latest(session.workspace, VersionKind.REWARD)
+    reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
+    prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
+    if not prompts or not validation:
+        raise MannersError(
+            f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
+            f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
+        )
+    decides = {"the reward model": reward_name, "the prompts": digest((prompts, validation))}
+    return PolicyInputs(decides=decides, reward_name=reward_name, reward=reward, prompts=prompts, validation=validation)
+
+
+def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
+    """Memory and steps of PPO; of drawing responses and training on them, which alternate, the larger counts."""
+    ppo = session.settings.ppo
+    sample = session.settings.sample
+    trunk = session.pretrained.trunk
+    longest, prompts = longest_prompt(session, PromptUse.TRAIN, PromptUse.VALIDATE)
+    separate = ppo.value == "separate"
+    branch = own_bytes(trunk, head=True)
+    work: Facts = {
+        "episodes": ppo.updates * ppo.batch,
+        "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
+        "prompts": prompts,
+    }
+    # Of two sequences one is padded: attention may keep more then.
+    widths = longest, max(1, longest - 1)
+    padded = collate([Rendered((0,) * width, (0,) * sample.max_new_tokens) for width in widths], 0)
+    at_once = min(ppo.minibatch, rows_at_once(trunk.device, padded.ids.shape[1]))
+    step = step_bytes(trunk, padded, at_once, temperature=1.0)
+    training = Part("forward_and_backward", step, "sample.max_new_tokens")
+    rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
+    distinct = min(rows, max(prompts[use]["fit"] for use in prompts))
+    drawn = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
+    drawing = Part("drawing_responses", drawn, "ppo.batch")
+    states = states_bytes(trunk, rows * (longest + sample.max_new_tokens))
+    parts = [
+        Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
+        Part("gradient_and_adam", 3 * (branch + separate * own_bytes(trunk, head=False)), "model.trainable_layers"),
+        Part("best_version_kept", branch, "model.trainable_layers"),
+        Part("reward_members", session.settings.reward.members * branch, "reward.members"),
+        Part("rollout_states", states, "ppo.batch"),
+        max(drawing, training, key=lambda part: part.size),
+    ]
+    return make_plan(session, "ppo", work, parts)
+
+
+def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
+    """Run PPO against the reward model and keep the best policy as a version."""
+    settings = session.settings
+    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
+    prose = plain_text(PromptUse.TRAIN)
+    unseen = plain_text(PromptUse.VALIDATE)
+    material = Material(inputs.prompts, inputs.validation, prose, unseen)
+    with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
+        found = train_ppo(
+            settings.ppo, settings.sample, settings.seed, session.pretrained, inputs.reward, material, log, run
+        )
+    result = _result(found, log.points, name, inputs.reward_name)
+    keep(session, name, found.policy, result)
+    return result
+
+
+def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
+    fitting = short_enough(session, answerable(session, use))
+    return [session.pretrained.renderer.prompt_ids(p, session.settings.sample.max_new_tokens)[0] for p in fitting]
+
+
+def _result(found: PPOResult, points: list[dict[str, Any]], name: str, reward: str) -> PolicyResult:
+    return PolicyResult(
+        episodes=found.episodes,
+        optimizer_steps=found.optimizer_steps,
+        kl=found.kl,
+        episodes_per_second=found.episodes / max(found.seconds, 1e-9),
+        stopped=found.stopped,
+        best_update=found.best_update,
+        curves=_curves(points),
+        warnings=tuple(str(warned) for warned in found.warned),
+        version=name,
+        reward=reward,
+    )
+
+
+def _curves(points: list[dict[str, Any]]) -> dict[str, tuple[int | float | None, ...]]:
+    """Turn points, each with its metrics, into metrics, each with its values; null where a point lacks one."""
+    updates = [p for p in points if "episode" in p]
+    validated = [p for p in points if "validate/measure" in p]
+    names = sorted({name for p in updates for name in p if not name.startswith("validate/")} - {"step"})
+    curves = {name: tuple(p.get(name) for p in updates) for name in names}
+    return curves | {
+        "update": tuple(p["step"] for p in updates),
+        "validate/update": tuple(p["step"] for p in validated),
+        "validate/score": tuple(p["validate/measure"] for p in validated),
+    }

@@ -1,0 +1,150 @@
+"""Sampling: the policy answers prompts several times, and pairs of answers are put before annotators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+from manners.checkpoint import Run
+from manners.errors import MannersError
+from manners.feedback import crowd as simulated
+from manners.loop.options import SampleOptions
+from manners.loop.plan import Part, Plan, make_plan
+from manners.loop.prompts import answerable, longest_prompt, parts, short_enough
+from manners.loop.session import Session
+from manners.loop.stage import Inputs
+from manners.models import versions
+from manners.models.answer import answer
+from manners.models.cost import drawing_bytes, own_bytes
+from manners.progress import steps
+from manners.results import SampleResult
+from manners.types import Answer, AskedHow, Comparison, Dialogue, PromptUse
+from manners.workspace import INITIAL
+
+RESULT = SampleResult
+ATTEMPTS = 3
+"""Times a prompt is answered whose answers came out alike or empty."""
+
+
+def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -> Inputs:
+    """Take whether the crowd answers; whom to ask is settled by the run itself, once."""
+    return Inputs(decides={"--crowd": options.crowd})
+
+
+def plan(session: Session, _: Inputs | None = None) -> Plan:
+    """Memory of answering the training prompts."""
+    longest, prompts = longest_prompt(session, PromptUse.TRAIN)
+    sample = session.settings.sample
+    trunk = session.pretrained.trunk
+    distinct = min(-(-sample.batch // sample.answers), prompts[PromptUse.TRAIN]["fit"])
+    drawing = drawing_bytes(trunk, distinct * sample.answers, distinct, longest, sample.max_new_tokens)
+    needed = [Part("drawing_responses", drawing, "sample.batch")]
+    if session.workspace.current_policy() != INITIAL:
+        needed.append(Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"))
+    return make_plan(session, "sample", {"prompts": prompts}, needed)
+
+
+def run(session: Session, run: Run, inputs: Inputs) -> SampleResult:
+    """Answer every training prompt that was not asked about yet, and open a comparison of each two of its answers.
+
+    Prompts from chats (`answerable`) are left out unless `serve.share_chats` is on. With `--crowd`, the simulated
+    annotators give their verdicts at once. Nothing is chosen: every prompt, every pair of different answers, in the
+    order in which they were drawn.
+    """
+    # 1. Whom to ask is settled once: comparisons that this run has opened must not change it.
+    if not run.state:
+        run.state |= _whom_to_ask(session)
+    author = run.state["author"]
+    # 2. Answers, all different; what was deleted meanwhile must not be stored again.
+    answers, alike = _answers(session, run, run.state["prompts"], author)
+    there = set(answerable(session, PromptUse.TRAIN))
+    answered = len(answers)
+    answers = [given for given in answers if given[0].prompt in there]
+    # 3. A comparison of each two answers to a prompt, judged at once by the crowd if that is asked for.
+    comparisons = [
+        Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)
+        for given in answers
+        for a, b in combinations(given, 2)
+    ]
+    if inputs.decides["--crowd"]:
+        comparisons = _judged_by_crowd(session, comparisons)
+    run.save()
+    session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already
+    # 4. What came of it.
+    drawn = [a for given in answers for a in given]
+    left_out = {
+        "prompt longer than the context": run.state["too long"],
+        "answers alike or empty": alike,
+        "prompt deleted meanwhile": answered - len(answers),
+    }
+    return SampleResult(
+        policy=author,
+        prompts=len(answers),
+        comparisons=len(comparisons),
+        left_out={reason: count for reason, count in left_out.items() if count},
+        responses=len(drawn),
+        finished=sum(a.finished for a in drawn) / max(1, len(drawn)),
+    )
+
+
+def _whom_to_ask(session: Session) -> dict[str, Any]:
+    """Return the prompts that nobody was asked about yet, and who answers them."""
+    asked = {c.prompt for c in session.store.comparisons()}
+    prompts = [prompt for prompt in answerable(session, PromptUse.TRAIN) if prompt not in asked]
+    fitting = short_enough(session, prompts)
+    if not fitting:
+        raise MannersError(
+            f"there is no training prompt left to ask about ({len(prompts)} are too long for model.context);"
+            " add some with `manners prompts import FILE`"
+        )
+    author = session.workspace.current_policy()
+    return {"prompts": fitting, "too long": len(prompts) - len(fitting), "author": author}
+
+
+def _judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Put comparisons before the simulated annotators."""
+    people = simulated.recruit(session.settings.crowd, session.settings.seed)
+    each = session.settings.crowd.verdicts_per_comparison
+    verdicts = simulated.ask(people, comparisons, each, session.settings.seed)
+    return [replace(c, verdicts=tuple(v)) for c, v in zip(comparisons, verdicts, strict=True)]
+
+
+def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
+    """Draw answers, all different, to each prompt, in the order of the prompts.
+
+    A prompt that got fewer than two different ones is asked anew, `ATTEMPTS` times in all. Return also the number of
+    prompts for which two could not be had.
+    """
+    policy = versions.load_policy(session.workspace, author, session.pretrained)
+    settings = session.settings.sample
+    seed = session.settings.seed
+
+    def draw(part: tuple[list[int], int], advance: Callable[[int], None]) -> list[tuple[int, Answer]]:
+        places, part_seed = part
+        chosen, count = [prompts[i] for i in places], settings.answers
+        drawn = answer(policy, session.pretrained, chosen, count, settings, part_seed, author, on_step=advance)
+        return [(places[i], given) for some in drawn for i, given in zip(some.places, some.answers, strict=True)]
+
+    found: dict[int, list[Answer]] = {}
+    missing = list(range(len(prompts)))
+    for attempt in range(ATTEMPTS):
+        wanted, missing = missing, []
+        drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
+        with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
+            what, todo = f"attempt {attempt}", parts(wanted, seed + attempt * 7919)
+            advance(settings.answers * sum(len(places) for places, _ in todo[: run.done(what)]))
+            for answers in run.each(what, todo, partial(draw, advance=advance)):
+                for place, given in answers:
+                    if text := given.response.text.strip():
+                        drawn[place].setdefault(text, given)
+        for place, different in drawn.items():
+            if len(different) > 1:
+                found[place] = list(different.values())
+            else:
+                missing.append(place)
+        if not missing:
+            break
+    return [found[i] for i in sorted(found)], len(missing)

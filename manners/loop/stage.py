@@ -1,0 +1,153 @@
+"""A stage of the loop as one record, and what runs any of them: the commands, the demo and the report go by it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from manners.facts import Facts, from_facts, to_facts
+
+if TYPE_CHECKING:  # what follows loads torch, and the commands that only read must not wait for it
+    from manners.checkpoint import Run
+    from manners.loop.plan import Plan
+    from manners.loop.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a stage may be asked for beside `--plan` and `--resume`; a stage's own options extend it."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Raise UsageError where options do not go together."""
+
+    def other(self, session: Session) -> Facts | None:
+        """Do what is asked for instead of a run, and return what came of it; None where a run is asked for."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run starts from; a stage's own inputs extend it."""
+
+    decides: Facts = field(default_factory=dict)
+    """What decides how the run ends, besides settings and model, by name: a run goes on only with the same."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a workspace stands: what the stages say by what comes next."""
+
+    comparisons: int
+    verdicts: int
+    rewards: tuple[str, ...]
+    """Reward models, oldest first."""
+    policies: tuple[str, ...]
+    """Policies, oldest first."""
+    results: Mapping[str, Any]
+    """The last result of each stage that has one, by its name."""
+
+
+class Work(Protocol):
+    """The module that does a stage's work, imported when it is to be done."""
+
+    RESULT: type
+    """The frozen record that `run` returns (`manners.results`)."""
+
+    def inputs(self, session: Session, options: Any, begun: Mapping[str, Any]) -> Any:
+        """Gather the inputs; `begun` is what the run to go on with was begun with, empty where one begins."""
+
+    def plan(self, session: Session, inputs: Any | None) -> Plan:
+        """Say what it will take, with the inputs of a run or with what there is."""
+
+    def run(self, session: Session, run: Run, inputs: Any) -> Any:
+        """Do the work, keeping in `run.state` what it can go on from, and return the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Everything that the rest of the tool knows about a stage."""
+
+    name: str
+    """Of its facts (`runs/<name>.json`), its checkpoints (`runs/<name>/`) and its part of report.json."""
+    command: str
+    """`manners <command>`."""
+    summary: str
+    """What it does, in a sentence: the help of its command."""
+    reads: tuple[str, ...] = ()
+    """Settings that decide how it ends, beside those of the model."""
+    trains: bool = True
+    """Whether it holds the run lock: one such run a workspace."""
+    module: str
+    """Where its `Work` is."""
+    options: type[Options] = Options
+    section: str = ""
+    """The heading under which the report lists its result; empty where the page has a place of its own for it."""
+    next: Callable[[Standing], str | None] = lambda standing: None
+    """What the user has to do before this stage has done its part; None where it has."""
+
+    @property
+    def work(self) -> Work:
+        """The module that does the work."""
+        return cast(Work, import_module(self.module))
+
+    @property
+    def result(self) -> type:
+        """The frozen record that it comes to."""
+        return self.work.RESULT
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result with what it cost and what it rests on."""
+
+    result: Any
+    seconds: float
+    peak_memory_bytes: int
+    begun_with: Facts
+
+    @property
+    def facts(self) -> Facts:
+        """All of it in JSON's types."""
+        costs = {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes, "begun_with": self.begun_with}
+        return to_facts(self.result) | costs
+
+
+def execute(stage: Stage, session: Session, options: Options | None = None, *, resume: bool = False) -> Finished:
+    """Run a stage, or go on with its unfinished run; with `resume`, one that has finished already gives its result.
+
+    With `resume`, a stage that is not begun is begun. Raises MannersError where a run is unfinished and was not asked
+    for, was begun with something else, or is damaged; and where what it takes is not there (`loop.plan`).
+    """
+    from manners.checkpoint import begun_with
+    from manners.loop.plan import announce
+
+    with session.run_lock(stage.command) if stage.trains else nullcontext():
+        begun = begun_with(session.workspace.runs / stage.name) if resume else {}
+        inputs = stage.work.inputs(session, options or stage.options(), begun)
+        run = session.begin(stage, inputs.decides)
+        if not resume:
+            run.begin_anew()
+        elif run.go_on():
+            print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
+        elif (done := finished(stage, session)) and done.begun_with == run.begun_with:
+            print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
+            return done
+        else:
+            print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
+        announce(stage.work.plan(session, inputs))
+        return session.finish(stage, run, stage.work.run(session, run, inputs))
+
+
+def finished(stage: Stage, session: Session) -> Finished | None:
+    """Return what the last finished run of a stage came to, or None if there is none."""
+    facts = session.read_facts(stage.name)
+    if facts is None:
+        return None
+    result = from_facts(stage.result, facts, f"{session.workspace.runs / stage.name}.json")
+    return Finished(
+        result, facts.get("seconds", 0.0), facts.get("peak_memory_bytes", 0), facts.get("begun_with", Facts())
+    )

@@ -1,0 +1,117 @@
+"""What the parts of a model cost, in bytes: the one place that the plans of all stages reckon with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import PreTrainedConfig
+
+from manners.models.branches import HEAD_CHUNK, Branch
+from manners.models.packed import packed_bytes
+from manners.models.trunk import Trunk, layer_list
+from manners.text import Batch, Packed, bucket_tokens
+
+FLOAT = 4
+"""Bytes of a float32: logits are never less."""
+DRAWN_LOGIT = 5 * FLOAT
+"""Bytes a logit takes while a token is drawn: as it comes, at temperature, less the maximum, exponentiated, padded."""
+
+
+def own_bytes(trunk: Trunk, *, head: bool) -> int:
+    """Bytes of a branch's own weights; a scalar branch keeps the language model's head, and does not train it."""
+    if trunk.lora_rank:
+        return sum(tensor.nbytes for tensor in Branch(trunk, trainable=True).own_tensors().values())
+    idle = set() if head else {id(p) for p in trunk.whole.get_output_embeddings().parameters()}
+    own = sum(p.numel() for p in trunk.whole.parameters() if id(p) in trunk.own - idle)
+    return own * trunk.whole.dtype.itemsize
+
+
+def states_bytes(trunk: Trunk, tokens: int) -> int:
+    """Bytes of the trunk states of so many tokens; their ids where the trunk is empty."""
+    return tokens * (trunk.width * trunk.whole.dtype.itemsize if trunk.cut else 8)
+
+
+def drawing_bytes(trunk: Trunk, rows: int, distinct: int, longest: int, new_tokens: int) -> int:
+    """Bytes of drawing `new_tokens` in each of `rows`, to `distinct` prompts of at most `longest` tokens.
+
+    Keys and values of every layer, those of the prompts twice while rows are seated; the logits of one token a row;
+    what a layer holds while prompts are read; weights laid out for decoding.
+    """
+    config: PreTrainedConfig = trunk.whole.config.get_text_config()
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head: int = getattr(config, "head_dim", None) or trunk.width // config.num_attention_heads
+    tokens = rows * (longest + new_tokens) + distinct * longest
+    cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
+    reading = layer_bytes(trunk, min(distinct, rows_at_once(trunk.device, longest)) * longest)
+    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + packed_bytes(trunk.whole)
+
+
+def layer_bytes(trunk: Trunk, tokens: int) -> int:
+    """Bytes that one layer holds while it reads so many tokens: about 4 times its width, and 3 times its inner one."""
+    inner = getattr(trunk.whole.config.get_text_config(), "intermediate_size", None) or 4 * trunk.width
+    return tokens * (4 * trunk.width + 3 * inner) * trunk.whole.dtype.itemsize
+
+
+def head_bytes(trunk: Trunk) -> int:
+    """Bytes of the logits of one chunk of response tokens, with what their log-softmax and its backward add."""
+    return 3 * HEAD_CHUNK * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT
+
+
+def rows_at_once(device: torch.device, length: int) -> int:
+    """How many sequences of a length go through one forward."""
+    return max(1, bucket_tokens(device) // length)
+
+
+def step_bytes(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: float | None = None) -> int:
+    """Bytes of a forward and backward of a trained branch over so many rows like those of `batch`.
+
+    What autograd keeps between the two is measured on `batch`: layers differ in it, and attention may keep more than a
+    share a token. On top comes what one layer's backward holds; with a temperature, the head's log-probabilities too.
+    """
+    batch = batch.to(trunk.device)
+    branch = Branch(trunk, trainable=trunk.lora_rank is not None)
+    states = torch.zeros((*batch.ids.shape, trunk.width), dtype=trunk.whole.dtype) if trunk.cut else batch.ids
+
+    def forward() -> Tensor:
+        if temperature is None or isinstance(batch, Packed):
+            return branch.final(states.to(trunk.device), batch)
+        return branch.logprobs(branch.hidden(states.to(trunk.device), batch), batch, temperature)
+
+    with _as_if_trained(trunk):
+        kept = _kept_for_backward(trunk, forward) * rows // len(batch.ids)
+    return kept + layer_bytes(trunk, rows * batch.ids.shape[1]) + (0 if temperature is None else head_bytes(trunk))
+
+
+@contextmanager
+def _as_if_trained(trunk: Trunk) -> Iterator[None]:
+    """Have the frozen model's upper part record what a trained copy of it would, without making the copy.
+
+    Where branches own adapters only, nothing pretends: the adapters themselves are there, and small.
+    """
+    own = [parameter for parameter in trunk.whole.parameters() if id(parameter) in trunk.own]
+    for parameter in own:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in own:
+            parameter.requires_grad_(False)
+
+
+def _kept_for_backward(trunk: Trunk, forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps between a forward and its backward, the model's own weights apart."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in trunk.whole.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(saved: Tensor) -> Tensor:
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        return saved
+
+    with saved_tensors_hooks(note, lambda saved: saved):
+        result = forward()
+    del result  # until here it held what was kept, so that no address came up twice
+    return sum(size for address, size in kept.items() if address not in weights)

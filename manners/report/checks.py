@@ -1,0 +1,96 @@
+"""The questions that the report answers, each with yes, no, or cannot tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from manners.evaluate.compare import MOST_PERPLEXITY
+from manners.report.words import difference, interval, number, pair, relative_change, with_interval
+from manners.results import BestOfN, EvaluationResult, RewardResult
+from manners.types import Interval
+
+HALF = 0.5
+"""The win rate of two policies that are equally good."""
+
+
+class Standing(StrEnum):
+    """What an interval says about a question; `Cannot tell` is an answer."""
+
+    YES = "yes"
+    UNCLEAR = "cannot tell"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question to settle before shipping, with its answer and the figures that it rests on."""
+
+    question: str
+    standing: Standing
+    evidence: str
+
+
+def standing(value: Interval | None, reference: float) -> Standing:
+    """Return whether `value` is above `reference`: yes or no only where the whole interval agrees."""
+    if value is None or not value.excludes(reference):
+        return Standing.UNCLEAR
+    return Standing.YES if value.low > reference else Standing.NO
+
+
+def checks(evaluation: EvaluationResult) -> list[Check]:
+    """Return what else should hold before a policy with a good win rate is shipped; unmeasured ones are left out."""
+    found = []
+    if evaluation.matched and (matched := interval(evaluation.matched.rate)):
+        found.append(Check("Better at equal length?", standing(matched, HALF), with_interval(matched)))
+    ours = pair(evaluation.win_rate, evaluation.interval)
+    rival = evaluation.best_of_n or BestOfN()
+    question = f"Better than best of {rival.n}?"
+    if direct := interval(rival.head_to_head):
+        found.append(Check(question, standing(direct, HALF), f"{with_interval(direct)} head to head"))
+    elif ours and (theirs := interval(rival.win_rate)):
+        found.append(Check(question, _apart(ours, theirs), f"{with_interval(ours)} against {with_interval(theirs)}"))
+    content = evaluation.content_before, evaluation.content_after, evaluation.content_change
+    if (check := _not_down("Content not worse?", *content)) is not None:
+        found.append(check)
+    if change := interval(evaluation.perplexity_change):
+        below = Interval(-change.estimate, -change.high, -change.low)
+        question = f"Perplexity on plain text at most {100 * MOST_PERPLEXITY:g} % up?"
+        found.append(Check(question, standing(below, -MOST_PERPLEXITY), relative_change(change)))
+    return found
+
+
+def rivals(reward: RewardResult) -> list[Check]:
+    """Return, for each rule that needs no model, whether the reward model's accuracy lies wholly above the rule's."""
+    accuracy = pair(reward.accuracy, reward.interval)
+    baselines = {name: interval(value) for name, value in (reward.baselines or {}).items()}
+    return [
+        Check(BASELINES.get(name, name.replace("_", " ")), _apart(accuracy, value), with_interval(value))
+        for name, value in baselines.items()
+        if accuracy and value
+    ]
+
+
+BASELINES = {
+    "longer_wins": "Longer wins",
+    "shorter_wins": "Shorter wins",
+    "length_and_finish": "Length and finish flag",
+    "always_left": "Always left",
+}
+
+
+def _apart(ours: Interval | None, theirs: Interval) -> Standing:
+    """Return whether ours is higher: yes or no only where the two intervals do not touch (a strict reading)."""
+    if ours is None or (ours.low <= theirs.high and theirs.low <= ours.high):
+        return Standing.UNCLEAR
+    return Standing.YES if ours.low > theirs.high else Standing.NO
+
+
+def _not_down(question: str, before: float | None, after: float | None, change: Interval | None) -> Check | None:
+    """Return whether a mean did not fall: by the interval of its change, or, where that is lacking, by the means."""
+    if before is None or after is None:
+        return None
+    evidence = f"{number(before)} \N{RIGHTWARDS ARROW} {number(after)}"
+    if known := interval(change):
+        return Check(question, standing(known, 0.0), f"{evidence}, {difference(known)}")
+    return Check(question, Standing.YES if after >= before else Standing.NO, evidence)

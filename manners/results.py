@@ -1,0 +1,373 @@
+"""What each stage found out: one frozen record a stage, which `manners.facts` writes as JSON.
+
+`report.json` is made of these; its table of keys in docs/report.md is generated from the strings under the fields. An
+interval is at 95 %; shares are between 0 and 1. A fact that is not known is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from manners.facts import NULL
+from manners.types import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleResult:
+    """What was answered, and what was opened for annotators."""
+
+    policy: str | None = None
+    """The version that answered."""
+    prompts: int | None = None
+    """Prompts with at least two different answers."""
+    comparisons: int | None = None
+    """Comparisons that were opened."""
+    left_out: Mapping[str, int] | None = None
+    """Prompts that were not asked about, by reason."""
+    responses: int | None = None
+    finished: float | None = None
+    """Share of the responses that the policy ended itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaidExample:
+    """One of the comparisons, as the report shows it."""
+
+    prompt: str | None = None
+    left: str | None = None
+    right: str | None = None
+    verdict: str | None = field(default=None, metadata=NULL)
+    """The first one; null where nobody has said anything."""
+    annotator: str | None = field(default=None, metadata=NULL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What was asked, and what annotators said."""
+
+    total: int | None = None
+    """Comparisons, those of evaluations apart."""
+    source: str | None = None
+    """Whose verdicts these are: `simulated`, `human`, `ai`, `mixed`, or `none`."""
+    prompts: int | None = None
+    verdicts: Mapping[str, int] | None = None
+    """By choice."""
+    annotators: int | None = None
+    left_rate: Interval | None = None
+    """How often the left response won among verdicts that chose a side."""
+    examples: tuple[SaidExample, ...] | None = None
+    agreement: Interval | None = None
+    """Chance that two annotators of a comparison chose the same side."""
+    trained_on: int | None = None
+    """Comparisons that the reward model learned from."""
+    set_aside: int | None = None
+    """Comparisons that measure it."""
+    left_out: Mapping[str, int] | None = None
+    """What is not learned from, by reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelAccuracy:
+    """Accuracy on the pairs of one level of agreement."""
+
+    level: str
+    """How far the verdicts on a pair agree."""
+    n: int
+    """Pairs."""
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def rate(self) -> Interval:
+        """The accuracy."""
+        return Interval(self.estimate, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Verdicts to which the model gave about the same confidence: what it promised and what came."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    """95 % Wilson interval of `observed`."""
+    n: float
+    """Verdicts in the bin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningPoint:
+    """Accuracy of a member that learned from a part of the verdicts."""
+
+    share: float
+    verdicts: int
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def rate(self) -> Interval:
+        """The accuracy."""
+        return Interval(self.estimate, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a reward model is worth on pairs that it did not learn from."""
+
+    accuracy: float | None = None
+    """Share of decided verdicts that it agrees with."""
+    interval: tuple[float, float] | None = None
+    """Of `accuracy`."""
+    chance: float | None = None
+    baselines: Mapping[str, Interval] | None = None
+    """Accuracy of rules that need no model."""
+    gains: Mapping[str, Interval] | None = None
+    """By how much it exceeds each of them, paired by group."""
+    length_only: float | None = None
+    """Accuracy of length and finish flag, or else of the best rule."""
+    ceiling: Interval | None = field(default=None, metadata=NULL)
+    """Accuracy that disagreement leaves possible; null where too few pairs have several verdicts."""
+    by_agreement: tuple[LevelAccuracy, ...] | None = None
+    ece_before: float | None = None
+    """Expected calibration error before a temperature was fitted."""
+    ece: float | None = field(default=None, metadata=NULL)
+    """The same after it, out of fold; null where there is one group only."""
+    ece_by_luck: Interval | None = field(default=None, metadata=NULL)
+    """What a perfectly calibrated model would show on as many verdicts."""
+    temperature: float | None = None
+    tie_parameter: float | None = None
+    """Davidson's nu."""
+    reliability: tuple[ReliabilityBin, ...] | None = None
+    length_correlation: Interval | None = None
+    """Of margins with differences of length, in characters."""
+    both_bad_rule: str | None = None
+    strength_rule: str | None = None
+    sentence: str | None = None
+    """The outcome in words a person can quote."""
+    set_aside_pairs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardResult(Measured):
+    """A reward model that was trained, and how good it is."""
+
+    curve: tuple[LearningPoint, ...] | None = None
+    """Accuracy against the number of verdicts."""
+    doubling: str | None = None
+    """What twice as many verdicts would buy."""
+    members: int | None = None
+    trained_on: int | None = None
+    """Comparisons."""
+    set_aside: int | None = None
+    """Comparisons."""
+    source: str | None = None
+    """Kind of annotator whose verdicts it learned from."""
+    left_out: Mapping[str, int] | None = None
+    """Comparisons that were not learned from, by reason."""
+    users_limited: int | None = None
+    """Users whose weight was cut to `reward.user_share`."""
+    users_outlying: int | None = None
+    """Users who were set aside."""
+    shortened: int | None = None
+    """Responses that had to be cut, or lost turns of their prompt, to fit into the context."""
+    optimizer_steps: int | None = None
+    pairs_per_second: float | None = None
+    ensemble_spread: float | None = None
+    """Mean over held-out pairs of the members' standard deviation."""
+    version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileResult(Measured):
+    """A reward model measured on a file of comparisons from outside."""
+
+    version: str | None = None
+    file: str | None = None
+    pairs: int | None = None
+    known_prompts: int | None = None
+    """Pairs about prompts of this workspace."""
+    left_out: Mapping[str, int] | None = None
+    skipped: Mapping[str, int] | None = None
+    """Bad rows, by reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyResult:
+    """A policy that PPO trained, and how the run went."""
+
+    episodes: int | None = None
+    optimizer_steps: int | None = None
+    kl: float | None = None
+    """Of the kept version to the start version on the validation prompts, in nats per response."""
+    episodes_per_second: float | None = None
+    stopped: str | None = field(default=None, metadata=NULL)
+    """Why the run ended early; null where it did not."""
+    best_update: int | None = None
+    """The update whose policy was kept; 0 is the start version."""
+    curves: Mapping[str, tuple[int | float | None, ...]] | None = None
+    """By metric, a value an update; `update` and `validate/update` are the horizontal axes."""
+    warnings: tuple[str, ...] | None = None
+    version: str | None = None
+    reward: str | None = None
+    """The reward model that it was trained against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedRate:
+    """The win rate among pairs of answers of matched length."""
+
+    estimate: float
+    low: float
+    high: float
+    pairs: int | None = None
+    prompts: int | None = None
+    """Prompts with at least one such pair."""
+    effective_prompts: float | None = None
+    """How many equally weighted prompts they are worth."""
+    length_difference: float | None = None
+    """Mean of after minus before as weighted, in tokens."""
+
+    @property
+    def rate(self) -> Interval:
+        """The win rate."""
+        return Interval(self.estimate, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN:
+    """What the reward model buys without training: the best of n answers of the start version."""
+
+    n: int | None = None
+    head_to_head: Interval | None = None
+    """Win rate of the policy over the best of n; decides the question where it is known."""
+    sentence: str | None = None
+    win_rate: Interval | None = None
+    """Of the best of `win_rate_n` answers over another answer of the start version."""
+    win_rate_n: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartChange:
+    """A part of the hidden taste, before and after."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideExample:
+    """Answers of both versions to one prompt, as the report shows them."""
+
+    prompt: str | None = None
+    before: str | None = None
+    after: str | None = None
+    score_before: float | None = None
+    score_after: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """A policy against the start version, on prompts that nothing was trained on or chosen by.
+
+    Of each measure there is its value `_before` and `_after`, and the interval of its `_change` where known: relative
+    for perplexity (0.02 is 2 % up), a difference otherwise.
+    """
+
+    prompts: int | None = None
+    samples: int | None = None
+    """Answers of each version to a prompt."""
+    kl: float | None = None
+    """Of the policy to the start version, in nats per response."""
+    perplexity_before: float | None = None
+    perplexity_after: float | None = None
+    perplexity_change: Interval | None = None
+    examples: tuple[BesideExample, ...] | None = None
+    length_before: float | None = None
+    """In tokens."""
+    length_after: float | None = None
+    finished_before: float | None = None
+    """Share of answers that the version ended itself."""
+    finished_after: float | None = None
+    distinct_2_before: float | None = None
+    """Different token pairs as a share of all."""
+    distinct_2_after: float | None = None
+    most_common_answer_before: float | None = None
+    """Share of the answers that read like the most common one."""
+    most_common_answer_after: float | None = None
+    length_change: Interval | None = None
+    finished_change: Interval | None = None
+    distinct_2_change: Interval | None = None
+    score_before: float | None = None
+    """Mean score by the reward model that the policy was trained against."""
+    score_after: float | None = None
+    version: str | None = None
+    source: str | None = None
+    """Who judged: `simulated`, `human`, or `none` yet."""
+    win_rate: float | None = None
+    interval: tuple[float, float] | None = None
+    """Of `win_rate`."""
+    matched: MatchedRate | None = None
+    best_of_n: BestOfN | None = None
+    verdict: str | None = None
+    """The outcome in one sentence."""
+    promoted: bool | None = None
+    outcome: str | None = None
+    """`better`, `worse` or `cannot_tell`."""
+    taste_parts: Mapping[str, PartChange] | None = None
+    taste_before: float | None = None
+    """What the simulated crowd likes."""
+    taste_after: float | None = None
+    taste_change: Interval | None = None
+    content_before: float | None = None
+    """The part of it that has nothing to do with length or finishing."""
+    content_after: float | None = None
+    content_change: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the figures were computed on."""
+
+    cpu: str | None = None
+    cores: int | None = None
+    torch: str | None = None
+    """Its version."""
+    gpu: str | None = None
+    """Its name, if one was used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The model that was taught."""
+
+    name: str | None = None
+    parameters: int | None = None
+    trainable_layers: int | str | None = None
+    note: str | None = field(default=None, metadata=NULL)
+    """What is special about its weights or its template."""
+    template_hash: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts:
+    """Everything on the page of a run."""
+
+    seed: int | None = None
+    manners_version: str | None = None
+    machine: Machine | None = None
+    model: ModelFacts | None = None
+    seconds: Mapping[str, float] | None = None
+    """Of each stage that has run."""
+    peak_memory_bytes: int | None = None
+    """Most that any stage took: on the GPU, if one was used."""
+    comparisons: Said | None = None
+    stages: Mapping[str, object] = field(default_factory=dict)
+    """The result of each stage that has run, by name; written beside the other parts, with its `seconds`."""
+    sections: Mapping[str, str] = field(default_factory=dict)
+    """By stage, the heading of a section for those without a place of their own on the page; not written."""
+    trusted_notes: tuple[str, ...] | None = None
+    """What the figures take on trust."""

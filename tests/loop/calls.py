@@ -1,0 +1,29 @@
+"""The stages as functions of a session: what the tests call."""
+
+from __future__ import annotations
+
+from manners.facts import Facts
+from manners.loop.options import SampleOptions
+from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
+from manners.loop.session import Session
+from manners.loop.stage import execute
+
+
+def sample(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
+    """Answer the training prompts, and have the crowd judge."""
+    return execute(SAMPLE, session, SampleOptions(crowd=crowd), resume=resume).facts
+
+
+def train_reward(session: Session, *, resume: bool = False) -> Facts:
+    """Train a reward model."""
+    return execute(REWARD, session, resume=resume).facts
+
+
+def train_policy(session: Session, *, resume: bool = False) -> Facts:
+    """Run PPO."""
+    return execute(PPO, session, resume=resume).facts
+
+
+def evaluate(session: Session, *, resume: bool = False) -> Facts:
+    """Judge the newest policy."""
+    return execute(EVALUATE, session, resume=resume).facts
