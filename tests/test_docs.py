@@ -127,7 +127,20 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     pages = {Path(page).name for page in TEXTS if page.startswith("docs/")} - {"README.md"}
-    assert pages == set(re.findall(r"\]\((\w+\.md)\)", TEXTS["docs/README.md"]))
+    assert pages == set(re.findall(r"\]\(([\w-]+\.md)\)", TEXTS["docs/README.md"]))
+
+
+def plain(words: str) -> str:
+    """Return words in small letters, without hyphens and with spaces that may break."""
+    return re.sub(r"[-\s]+", " ", words).strip().lower()
+
+
+def test_the_words_that_the_report_explains_are_in_the_glossary() -> None:
+    [template] = (ROOT / "manners").rglob("report.html.j2")
+    explained = re.findall(r"<dt>([^<{]+)</dt><dd>[A-Z]", template.read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| ([^|`\[]+) \| [A-Z`]", TEXTS["docs/README.md"], re.MULTILINE)
+    assert len(explained) > 8
+    assert set(map(plain, explained)) <= {plain(word) for row in rows for word in row.split(",")}
 
 
 @pytest.mark.parametrize("page", TEXTS)
