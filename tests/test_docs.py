@@ -143,6 +143,15 @@ def test_the_words_that_the_report_explains_are_in_the_glossary() -> None:
     assert set(map(plain, explained)) <= {plain(word) for row in rows for word in row.split(",")}
 
 
+def test_decisions_have_numbers_that_follow_one_another_and_the_ones_named_exist() -> None:
+    entries = re.findall(r"^\*\*(?:D(\d{3})\. )?\S", TEXTS["docs/decisions.md"], re.MULTILINE)
+    assert entries == [f"{number:03d}" for number in range(1, len(entries) + 1)]
+    sources = [path for folder in ("manners", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    texts = [*TEXTS.values(), *(path.read_text(encoding="utf-8") for path in sources if ".venvs" not in path.parts)]
+    named = {number for text in texts for number in re.findall(r"\bD(\d{3})\b", text)}
+    assert named <= set(entries)
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_no_page_names_a_place_that_only_its_writer_has(page: str) -> None:
     assert not private_places(TEXTS[page])

@@ -32,7 +32,7 @@ LONGEST = 32
 """Exchanges, those of most characters, that are turned into tokens to find the longest."""
 OVERHEAD = 150_000_000
 """Bytes that libraries keep for themselves, and that the allocator cannot give back between pieces in use: 0 to 170
-million where it was measured (docs/decisions.md)."""
+million where it was measured (docs/decisions.md, D072)."""
 FLOAT = 4
 """Bytes of a float32: logits are never less."""
 DRAWN_LOGIT = 5 * FLOAT
