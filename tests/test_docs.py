@@ -111,6 +111,14 @@ def test_the_weights_of_the_tastes_are_those_of_the_crowd() -> None:
         assert [float(cell) for cell in row.groups()] == expected, part.name
 
 
+def test_the_metrics_of_ppo_are_those_on_its_page() -> None:
+    metric = r"(?:objective|policy|val|loss|response|reward|time|check)/\w+"
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "manners" / "ppo").glob("*.py"))
+    recorded = set(re.findall(rf'"({metric})"', code))
+    assert "objective/kl" in recorded
+    assert recorded == set(re.findall(rf"`({metric})`", TEXTS["docs/ppo.md"]))
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_settings_named_in_the_text_exist(page: str) -> None:
     stages = "|".join(field.name for field in dataclasses.fields(Settings) if field.name != "seed")
