@@ -127,6 +127,13 @@ def test_settings_named_in_the_text_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", TEXTS)
+def test_make_targets_named_on_the_pages_exist(page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = {name for line in re.findall(r"^([\w -]+):", makefile, re.MULTILINE) for name in line.split()}
+    assert set(re.findall(r"(?:`| {4})make ([a-z-]+)", TEXTS[page])) <= known
+
+
+@pytest.mark.parametrize("page", TEXTS)
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", TEXTS[page])
     broken = [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()]
