@@ -18,8 +18,8 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees and use it again, where its allocator is glibc's; elsewhere do nothing.
 
     By default a large tensor is made of new pages each time, which the system clears first: a forward and backward of
-    a whole model takes a tenth longer so (docs/decisions.md). The price is room between what is kept: the demo's peak
-    rose by 8 %.
+    a whole model takes a tenth longer so (docs/decisions.md, D111). The price is room between what is kept: the demo's
+    peak rose by 8 %.
     """
     if (libc := _glibc()) is not None:
         libc.mallopt(_MMAP_MAX, 0)

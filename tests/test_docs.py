@@ -111,11 +111,26 @@ def test_the_weights_of_the_tastes_are_those_of_the_crowd() -> None:
         assert [float(cell) for cell in row.groups()] == expected, part.name
 
 
+def test_the_metrics_of_ppo_are_those_on_its_page() -> None:
+    metric = r"(?:objective|policy|val|loss|response|reward|time|check)/\w+"
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "manners" / "ppo").glob("*.py"))
+    recorded = set(re.findall(rf'"({metric})"', code))
+    assert "objective/kl" in recorded
+    assert recorded == set(re.findall(rf"`({metric})`", TEXTS["docs/ppo.md"]))
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_settings_named_in_the_text_exist(page: str) -> None:
     stages = "|".join(field.name for field in dataclasses.fields(Settings) if field.name != "seed")
     named = re.findall(rf"(?:`|--set )((?:{stages})\.[a-z_]+)(?=[`=])", TEXTS[page])
     assert set(named) <= set(known_fields())
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_make_targets_named_on_the_pages_exist(page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = {name for line in re.findall(r"^([\w -]+):", makefile, re.MULTILINE) for name in line.split()}
+    assert set(re.findall(r"(?:`| {4})make ([a-z-]+)", TEXTS[page])) <= known
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -127,7 +142,29 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     pages = {Path(page).name for page in TEXTS if page.startswith("docs/")} - {"README.md"}
-    assert pages == set(re.findall(r"\]\((\w+\.md)\)", TEXTS["docs/README.md"]))
+    assert pages == set(re.findall(r"\]\(([\w-]+\.md)\)", TEXTS["docs/README.md"]))
+
+
+def plain(words: str) -> str:
+    """Return words in small letters, without hyphens and with spaces that may break."""
+    return re.sub(r"[-\s]+", " ", words).strip().lower()
+
+
+def test_the_words_that_the_report_explains_are_in_the_glossary() -> None:
+    [template] = (ROOT / "manners").rglob("report.html.j2")
+    explained = re.findall(r"<dt>([^<{]+)</dt><dd>[A-Z]", template.read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| ([^|`\[]+) \| [A-Z`]", TEXTS["docs/README.md"], re.MULTILINE)
+    assert len(explained) > 8
+    assert set(map(plain, explained)) <= {plain(word) for row in rows for word in row.split(",")}
+
+
+def test_decisions_have_numbers_that_follow_one_another_and_the_ones_named_exist() -> None:
+    entries = re.findall(r"^\*\*(?:D(\d{3})\. )?\S", TEXTS["docs/decisions.md"], re.MULTILINE)
+    assert entries == [f"{number:03d}" for number in range(1, len(entries) + 1)]
+    sources = [path for folder in ("manners", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    texts = [*TEXTS.values(), *(path.read_text(encoding="utf-8") for path in sources if ".venvs" not in path.parts)]
+    named = {number for text in texts for number in re.findall(r"\bD(\d{3})\b", text)}
+    assert named <= set(entries)
 
 
 @pytest.mark.parametrize("page", TEXTS)

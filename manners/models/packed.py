@@ -2,7 +2,7 @@
 
 A matrix product first lays its weights out anew, in blocks that fit the processor's registers and caches. At a few rows
 that costs as much as it saves; done once for many tokens it makes a token a tenth to a fifth cheaper
-(docs/decisions.md). The operators are those of PyTorch's own compiler; where they are missing (no MKL, another
+(docs/decisions.md, D115). The operators are those of PyTorch's own compiler; where they are missing (no MKL, another
 processor, another type of number), nothing is laid out.
 """
 

@@ -163,7 +163,7 @@ class Trunk:
     def shares_beginnings(self) -> bool:
         """Whether what all prompts begin with is read once for all rows.
 
-        On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md).
+        On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md, D110).
         """
         return self.shares_prompts and self.device.type == "cpu"
 

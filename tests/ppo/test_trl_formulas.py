@@ -2,7 +2,7 @@
 
 TRL's masks: `padding_mask` is False up to the last response token, `padding_mask_p1` one token further, where TRL puts
 the score and keeps a value. Its formulas are compared under its own masks; where ours mean something else on purpose
-is in docs/decisions.md.
+is in docs/decisions.md, D076.
 """
 
 from __future__ import annotations
