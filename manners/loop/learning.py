@@ -25,10 +25,11 @@ from manners.models.versions import Version
 from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure
-from manners.reward.data import label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
+from manners.reward.groups import set_aside
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
+from manners.reward.verdicts import label
 from manners.store import Version as StoredVersion
 from manners.text import Rendered
 from manners.types import AskedHow, Comparison, PromptUse, VersionKind

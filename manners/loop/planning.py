@@ -22,8 +22,10 @@ from manners.models.branches import HEAD_CHUNK, Branch
 from manners.models.packed import packed_bytes
 from manners.models.states import kept_bytes
 from manners.models.trunk import Trunk, layer_list
-from manners.reward.data import LabelledPair, label
-from manners.reward.train import CURVE_SHARES, divided
+from manners.reward.groups import divided
+from manners.reward.labelled import LabelledPair
+from manners.reward.train import CURVE_SHARES
+from manners.reward.verdicts import label
 from manners.text import Batch, Packed, Rendered, TooLong, bucket_tokens, collate, pack
 from manners.types import Comparison, PromptUse
 from manners.workspace import INITIAL

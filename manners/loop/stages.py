@@ -16,9 +16,10 @@ from manners.loop import asking, bulk, judging, learning, reporting
 from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
-from manners.reward.data import label, opening, pooled
 from manners.reward.ensemble import score_exchanges
+from manners.reward.groups import opening
 from manners.reward.measure import measure
+from manners.reward.verdicts import label, pooled
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.formats import Format

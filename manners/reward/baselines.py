@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from manners.errors import MannersError
 from manners.feedback.statistics import resampled
-from manners.reward.data import Floats, LabelledPair, counts_array
+from manners.reward.labelled import Floats, LabelledPair, counts_array
 from manners.types import FinishReason, Interval
 
 RESAMPLES = 2000

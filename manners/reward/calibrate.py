@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from manners.errors import MannersError
 from manners.feedback.statistics import effective_number, wilson
-from manners.reward.data import Floats
+from manners.reward.labelled import Floats
 from manners.types import Interval
 
 TEMPERATURES = (0.01, 100.0)

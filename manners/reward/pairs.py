@@ -13,7 +13,7 @@ from torch import Tensor
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
-from manners.reward.data import LabelledPair
+from manners.reward.labelled import LabelledPair
 from manners.text import length_buckets, shared_rows
 from manners.types import Dialogue
 

@@ -25,10 +25,12 @@ from manners.models.pretrained import Pretrained
 from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.reward.baselines import CurvePoint, accuracy
-from manners.reward.data import Labelled, LabelledPair, Split, label, set_aside, subset
 from manners.reward.ensemble import RewardModel
+from manners.reward.groups import Split, divided, subset
+from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
 from manners.reward.pairs import Pairs
+from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Comparison
 from manners.workspace import scratch_folder
@@ -67,7 +69,7 @@ def train(
 
     With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
     are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. Raises MannersError when
-    there is nothing to learn from (see `reward.data`), or no room for the states.
+    there is nothing to learn from (see `reward.verdicts`), or no room for the states.
     """
     # 1. Single verdicts, counted; whole groups set aside; a random part if that is what is asked for.
     labelled = label(comparisons, settings.annotators, settings.user_share)
@@ -90,15 +92,6 @@ def train(
     margins = mean[:, 0] - mean[:, 1]
     speed, shortened = passes / max(done.seconds, 1e-9), learn.shortened + held.shortened
     return Trained(reward, labelled, split, margins, scores, curve, done.optimizer_steps, speed, shortened)
-
-
-def divided(pairs: Sequence[LabelledPair], settings: RewardSettings, seed: int) -> Split:
-    """Return the pairs to train on, of which at most `reward.limit` are drawn, and those that are set aside."""
-    split = set_aside(pairs, settings.set_aside, seed)
-    if settings.limit is None or settings.limit >= len(split.train):
-        return split
-    drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))
-    return Split(tuple(split.train[i] for i in drawn), split.held_out)
 
 
 def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:

@@ -18,8 +18,9 @@ from manners.loop.session import Session, machine, peak_memory
 from manners.models import versions
 from manners.models.branches import ScalarBranch
 from manners.reward import ensemble
-from manners.reward.data import label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges
+from manners.reward.groups import set_aside
+from manners.reward.verdicts import label
 from manners.settings import Settings
 from manners.text import collate
 from manners.types import (

@@ -27,7 +27,7 @@ from manners.reward.baselines import (
     longer_wins,
     shorter_wins,
 )
-from manners.reward.data import Counts, LabelledPair
+from manners.reward.labelled import Counts, LabelledPair
 from manners.types import FinishReason, Interval, Response, Role, Turn
 
 

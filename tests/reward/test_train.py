@@ -15,11 +15,11 @@ from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.reward import train as module
-from manners.reward.data import label
 from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.reward.measure import measure
 from manners.reward.pairs import Pairs
 from manners.reward.train import Trained, train
+from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Choice, Comparison
 from tests.reward.planted import comparisons, turned
