@@ -13,7 +13,7 @@ from manners.errors import MannersError
 from manners.loop.session import Facts, Session, digest, timed
 from manners.models import versions
 from manners.progress import steps
-from manners.reward import ensemble
+from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
 from manners.store.fields import parse_member, parse_prompt, parse_text
 from manners.store.rowfiles import BadRow, read_rows
@@ -41,7 +41,7 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
 
     Raises MannersError, and leaves `output` as it is, where it holds anything but scores of `file` by `version`.
     """
-    reward = versions.load_reward(session.workspace, version, session.pretrained)
+    reward = stored.load_reward(session.workspace, version, session.pretrained)
     facts: Facts = {"version": version, "output": str(output)}
     scorer = _scorer(session, version)
     done, count, pending = _kept(output, file, version, scorer), 0, deque[_Row]()

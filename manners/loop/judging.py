@@ -24,6 +24,7 @@ from manners.models.branches import Branch
 from manners.models.perplexity import paragraph_nll
 from manners.ppo import rollout
 from manners.progress import steps
+from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
 from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, Response, VersionKind
@@ -119,7 +120,7 @@ def _both(
 ) -> tuple[Answered, Answered, text_measures.PerplexityChange]:
     """Answers of the initial model and of a version, and their perplexity on plain text."""
     settings, pretrained = session.settings, session.pretrained
-    reward = versions.load_reward(session.workspace, reward_name, pretrained)
+    reward = stored.load_reward(session.workspace, reward_name, pretrained)
     initial = versions.load_policy(session.workspace, INITIAL, pretrained)
     policy = versions.load_policy(session.workspace, name, pretrained)
     before = _answered(session, run, initial, initial, reward, prompts, INITIAL)

@@ -24,7 +24,7 @@ from manners.models.branches import Branch
 from manners.models.versions import Version
 from manners.ppo.train import Material, PPOResult
 from manners.ppo.train import train as train_ppo
-from manners.reward import measure
+from manners.reward import measure, stored
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
 from manners.reward.groups import set_aside
 from manners.reward.train import CURVE_SHARES, Trained
@@ -182,7 +182,7 @@ def train_policy(session: Session, *, resume: bool = False) -> Facts:
     """Run PPO against the newest reward model and keep the best policy as a version; only evaluation promotes it."""
     with session.run_lock("ppo"):
         reward_name = versions.latest(session.workspace, VersionKind.REWARD)
-        reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
+        reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
         prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
         if not prompts or not validation:
             raise MannersError(

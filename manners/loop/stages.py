@@ -16,6 +16,7 @@ from manners.loop import asking, bulk, judging, learning, reporting
 from manners.loop.planning import plan_evaluate, plan_policy, plan_reward, plan_sample
 from manners.loop.session import Facts, Session
 from manners.models import versions
+from manners.reward import stored
 from manners.reward.ensemble import score_exchanges
 from manners.reward.groups import opening
 from manners.reward.measure import measure
@@ -77,7 +78,7 @@ def evaluate_reward(
     labelled = label(comparisons, settings.reward.annotators)
     if not any(pair.counts.decided for pair in labelled.pairs):
         raise MannersError(f"no verdict in {file} chooses a side; name a file in which some prefer a response")
-    reward = versions.load_reward(workspace, version, session.pretrained)
+    reward = stored.load_reward(workspace, version, session.pretrained)
     exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
     scores = np.concatenate(
         [np.asarray(s.mean.double()) for s in score_exchanges(reward, session.pretrained, exchanges)]
@@ -137,9 +138,9 @@ def models_export(workspace: Workspace, version: str, directory: Path, member: s
         policy = versions.load_policy(workspace, version, session.pretrained)
         versions.export_policy(policy, session.pretrained, directory)
         return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
-    reward = versions.load_reward(workspace, version, session.pretrained)
+    reward = stored.load_reward(workspace, version, session.pretrained)
     reference = learning.initial_answers(session, described.watermark) if chosen == "average" else []
-    shift = versions.export_reward(reward, chosen, session.pretrained, directory, reference)
+    shift = stored.export_reward(reward, chosen, session.pretrained, directory, reference)
     facts = {"version": version, "directory": str(directory), "member": chosen, "shift": shift}
     if chosen == "average":
         facts |= {"shift_measured_on": len(reference)}

@@ -19,6 +19,7 @@ from manners.models.branches import Branch, ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import grow_trunk
 from manners.models.versions import Version
+from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, Renderer, collate
 from manners.types import FinishReason, Response, Role, Turn, VersionKind
@@ -128,7 +129,7 @@ def test_a_reward_model_comes_back_with_its_shifts_and_scale(workspace: Workspac
     reward = reward_model(pretrained)
     version = version_of(pretrained, "reward-1", VersionKind.REWARD)
     versions.save(workspace, replace(version, shifts=reward.shifts, scale=reward.scale), reward.members)
-    again = versions.load_reward(workspace, "reward-1", pretrained)
+    again = stored.load_reward(workspace, "reward-1", pretrained)
     assert (again.shifts, again.scale) == (reward.shifts, reward.scale)
     assert torch.equal(scores(again, pretrained), scores(reward, pretrained))
 
@@ -177,7 +178,7 @@ def test_an_unknown_version_is_refused_with_those_there_are(workspace: Workspace
     with pytest.raises(MannersError, match=r"there are: policy-1"):
         versions.load_policy(workspace, "policy-7", pretrained)
     with pytest.raises(MannersError, match="policy-1 is a policy version where a reward version is needed"):
-        versions.load_reward(workspace, "policy-1", pretrained)
+        stored.load_reward(workspace, "policy-1", pretrained)
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1])
@@ -276,7 +277,7 @@ def test_an_exported_reward_model_scores_padded_batches_the_same_up_to_the_state
 ) -> None:
     pretrained = tiny_pretrained(model_type, trainable_layers=layers, lora_rank=rank)
     reward = reward_model(pretrained)
-    shift = versions.export_reward(reward, member, pretrained, tmp_path / "out")
+    shift = stored.export_reward(reward, member, pretrained, tmp_path / "out")
     assert shift == pytest.approx(reward.shifts[member] / reward.scale)
     ours = scores(reward, pretrained)[member]
     assert ours.std() > 0.005
@@ -299,7 +300,7 @@ def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
         trained(member, seed)
     reward = RewardModel(members, (0.7, -0.4, 0.3), 1.7)
     sequences = rendered(pretrained)
-    shift = versions.export_reward(reward, "average", pretrained, tmp_path / "out", sequences)
+    shift = stored.export_reward(reward, "average", pretrained, tmp_path / "out", sequences)
     logits, stated = exported_scores(tmp_path / "out", sequences, "right")
     assert shift == stated == pytest.approx(float(logits.mean()), abs=1e-5)
     assert float((logits - stated).mean()) == pytest.approx(0, abs=1e-5)
@@ -324,7 +325,7 @@ def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
     mean_of_scores = scores(reward, pretrained).mean(dim=0)
     assert not torch.allclose(logits, mean_of_scores, atol=1e-3), "one model is not an ensemble"
 
-    unmeasured = versions.export_reward(reward, "average", pretrained, tmp_path / "more")
+    unmeasured = stored.export_reward(reward, "average", pretrained, tmp_path / "more")
     assert unmeasured == pytest.approx(0.2 / 1.7)
 
 
@@ -332,7 +333,7 @@ def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
 def test_texts_laid_out_by_the_exported_tokenizer_score_as_ours(tmp_path: Path) -> None:
     pretrained = tiny_pretrained()
     reward = reward_model(pretrained)
-    shift = versions.export_reward(reward, 0, pretrained, tmp_path / "out")
+    shift = stored.export_reward(reward, 0, pretrained, tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     finished = [row for row, (_, _, reason) in enumerate(EXCHANGES) if reason is FinishReason.STOP]
@@ -351,7 +352,7 @@ def test_a_tokenizer_without_a_spare_token_gets_one_for_padding_and_texts_stay_t
     trunk = grow_trunk(tiny_model("gpt2", pad_token_id=EOS), 2)
     pretrained = Pretrained("bare", trunk, Renderer(tokenizer, frozenset([tokenizer.eos_token_id]), 256), "")
     reward = reward_model(pretrained)
-    versions.export_reward(reward, 0, pretrained, tmp_path / "out")
+    stored.export_reward(reward, 0, pretrained, tmp_path / "out")
     theirs, shift = exported_scores(tmp_path / "out", rendered(pretrained), "right")
     torch.testing.assert_close(theirs - shift, scores(reward, pretrained)[0], atol=1e-4, rtol=1e-4)
     exported = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -364,7 +365,7 @@ def test_a_tokenizer_without_a_spare_token_gets_one_for_padding_and_texts_stay_t
 def test_what_transformers_cannot_score_is_refused_and_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     pretrained = tiny_pretrained("cohere")
     with pytest.raises(MannersError, match="no sequence classification for cohere"):
-        versions.export_reward(reward_model(pretrained), 0, pretrained, tmp_path / "out")
+        stored.export_reward(reward_model(pretrained), 0, pretrained, tmp_path / "out")
     assert not list(tmp_path.iterdir())
     (tmp_path / "out").mkdir()
     with pytest.raises(MannersError, match="exists already"):
