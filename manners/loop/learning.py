@@ -22,7 +22,8 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.versions import Version
-from manners.ppo.train import Material, PPOResult
+from manners.ppo.course import Material
+from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.reward import measure, stored
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered

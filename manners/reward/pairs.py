@@ -18,7 +18,7 @@ from manners.text import length_buckets, shared_rows
 from manners.types import Dialogue
 
 
-class Pairs:
+class ReadPairs:
     """Labelled pairs with the trunk states of their responses.
 
     K answers to one prompt make up to K (K - 1) / 2 pairs; keeping these in one batch scores each answer once

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.models.pretrained import Pretrained
-from manners.ppo.rollout import Roles, Rollout, collect, micro_batches
+from manners.ppo.course import Roles
+from manners.ppo.rollout import Rollout, collect, micro_batches
 from manners.settings import PPOSettings, SampleSettings
 from manners.types import FinishReason
 from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
