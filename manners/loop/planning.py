@@ -27,6 +27,7 @@ from manners.reward.labelled import LabelledPair
 from manners.reward.train import CURVE_SHARES
 from manners.reward.verdicts import label
 from manners.text import Batch, Packed, Rendered, TooLong, bucket_tokens, collate, pack
+from manners.training import training_bytes
 from manners.types import Comparison, PromptUse
 from manners.workspace import INITIAL
 
@@ -159,7 +160,7 @@ def plan_reward(session: Session, comparisons: Sequence[Comparison] | None = Non
     step = _step(trunk, together, rows)
     parts = [
         Part("members", len(runs) * _own(trunk, head=True), "reward.members"),
-        Part("gradient_and_adam", 3 * _own(trunk, head=False), "model.trainable_layers"),
+        Part("gradient_and_adam", training_bytes(_own(trunk, head=False), trunk.whole.dtype), "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
     disk = _disk(session, [*split.train, *split.held_out], prompt + response)
@@ -171,6 +172,7 @@ def plan_policy(session: Session) -> Plan:
     ppo, sample, trunk = session.settings.ppo, session.settings.sample, session.pretrained.trunk
     longest, prompts = _prompts(session, PromptUse.TRAIN, PromptUse.VALIDATE)
     separate, branch = ppo.value == "separate", _own(trunk, head=True)
+    trained = branch + separate * _own(trunk, head=False)
     work: Facts = {
         "episodes": ppo.updates * ppo.batch,
         "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
@@ -187,7 +189,7 @@ def plan_policy(session: Session) -> Plan:
     drawing = Part("drawing_responses", _drawing(session, rows, distinct, longest), "ppo.batch")
     parts = [
         Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
-        Part("gradient_and_adam", 3 * (branch + separate * _own(trunk, head=False)), "model.trainable_layers"),
+        Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
         Part("reward_members", session.settings.reward.members * branch, "reward.members"),
         Part("rollout_states", _states(session, rows, longest), "ppo.batch"),
