@@ -159,7 +159,7 @@ def test_terms_of_one_forward_go_back_together_and_before_the_next_forward_comes
     def forward(name: str) -> Tensor:
         events.append(f"{name} forward")
         activation = weight * 3
-        activation.register_hook(lambda _: events.append(f"{name} backward"))
+        activation.register_hook(lambda _: events.append(f"{name} backward"))  # type: ignore[no-untyped-call]
         return activation
 
     shared: list[Tensor] = []
