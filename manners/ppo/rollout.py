@@ -131,7 +131,8 @@ def measure(
     """
     assert draws.states is not None
     members = draws.logprobs.new_zeros((len(reward.members), len(draws.finish)))
-    ref_logprobs, values = torch.zeros_like(draws.logprobs), torch.zeros_like(draws.logprobs)
+    ref_logprobs = torch.zeros_like(draws.logprobs)
+    values = torch.zeros_like(draws.logprobs)
     for rows in micro_batches(draws.batch, range(len(draws.finish))):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]

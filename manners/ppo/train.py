@@ -193,7 +193,8 @@ def _value_function(
 
 def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, passes: Passes, update: int) -> None:
     """Take one optimiser step on a minibatch; raises Unsound, and takes none, where it cannot be learnt from."""
-    training, number = learner.training, learner.optimizer_steps
+    training = learner.training
+    number = learner.optimizer_steps
     first = passes.tokens == 0
     total = int(rollout.batch.keep[rows].sum())
     for micro in micro_batches(rollout.batch, rows):
@@ -219,7 +220,9 @@ def _validate(course: Course) -> Validation:
     generator = torch.Generator().manual_seed(course.seed + 1)
     drawn = [prompt for prompt in prompts for _ in range(VALIDATION_ANSWERS)]
     rollout = collect(course.roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
-    kl, members, cut_off = rollout.kl.sum(dim=1), rollout.scored.members, rollout.scored.mean - rollout.scores
+    kl = rollout.kl.sum(dim=1)
+    members = rollout.scored.members
+    cut_off = rollout.scored.mean - rollout.scores
     pessimist = members[members.mean(dim=1).argmin()]
     measures = (pessimist - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(

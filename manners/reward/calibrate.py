@@ -59,7 +59,8 @@ def fit_temperature(margins: Floats, counts: Floats) -> Calibration:
     """
     if not counts.sum():
         raise MannersError("there are no verdicts to calibrate on; set more comparisons aside")
-    total, n = counts.sum(), counts.sum(axis=1, keepdims=True)
+    total = counts.sum()
+    n = counts.sum(axis=1, keepdims=True)
     half = margins / 2
 
     def negative_log_likelihood(parameters: Floats) -> tuple[float, Floats]:
@@ -126,7 +127,8 @@ def reliability(probabilities: Floats, outcomes: Floats, weights: Floats, bins: 
     for each in np.unique(index[weights > 0]):
         inside = (index == each) & (weights > 0)
         w = weights[inside]
-        predicted, observed = np.average(probabilities[inside], weights=w), np.average(outcomes[inside], weights=w)
+        predicted = np.average(probabilities[inside], weights=w)
+        observed = np.average(outcomes[inside], weights=w)
         n = effective_number(w)
         share = wilson(float(observed) * n, n)
         result.append(ReliabilityBin(float(predicted), share.estimate, share.low, share.high, float(w.sum())))

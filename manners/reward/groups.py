@@ -92,7 +92,8 @@ def subset(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[Labe
     verdicts: Counter[str] = Counter()
     for pair in pairs:
         verdicts[pair.group] += round(sum(pair.counts))
-    wanted, kept = share * verdicts.total(), set[str]()
+    wanted = share * verdicts.total()
+    kept = set[str]()
     for group in sorted(verdicts, key=lambda group: _uniform("subset", seed, group)):
         if kept and wanted <= 0:
             break

@@ -90,7 +90,8 @@ def measure(
 
 def _calibration(margins: Floats, pairs: Sequence[LabelledPair], seed: int) -> dict[str, Any]:
     """Expected calibration error before temperature and after it, the latter out of fold and so from two groups on."""
-    counts, groups = counts_array(pairs), [pair.group for pair in pairs]
+    counts = counts_array(pairs)
+    groups = [pair.group for pair in pairs]
     before = confidence(verdict_probabilities(margins, Calibration()), counts)
     fitted = fit_temperature(margins, counts)
     facts: dict[str, Any] = {

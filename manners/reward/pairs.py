@@ -33,7 +33,8 @@ class ReadPairs:
         rendered = [pretrained.renderer.render(prompt, response) for prompt, response in exchanges]
         self.sides = [(place[p.prompt, p.left], place[p.prompt, p.right]) for p in pairs]
         self.shortened = sum(r.shortened for r in rendered)
-        self.rendered, self.share = rendered, pretrained.trunk.shares_prompts
+        self.rendered = rendered
+        self.share = pretrained.trunk.shares_prompts
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)
 
     def batches(self, which: Sequence[int], size: int, order: random.Random) -> list[list[int]]:

@@ -197,7 +197,8 @@ def _train_members(
 def _step(member: Member, data: ReadPairs) -> int:
     """Take one optimiser step; return the number of pairs in its batch."""
     batch = member.batches[member.step]
-    number, last = member.step + 1, len(member.batches)
+    number = member.step + 1
+    last = len(member.batches)
     member.training.schedule(number, last)
     total = sum(sum(data.pairs[i].weights) for i in batch)
     for micro in data.micro_batches(batch):

@@ -56,7 +56,8 @@ def pooled(comparisons: Iterable[Comparison]) -> list[Comparison]:
     verdicts: defaultdict[tuple[object, ...], list[Verdict]] = defaultdict(list)
     for one in comparisons:
         left, right = ((side.text, side.finish_reason) for side in (one.left, one.right))
-        key, turned = (one.prompt, left, right), (one.prompt, right, left)
+        key = (one.prompt, left, right)
+        turned = (one.prompt, right, left)
         if turned in first:
             verdicts[turned] += [replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in one.verdicts]
         else:
@@ -79,7 +80,8 @@ def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> S
     Verdicts of outlying users (`manners.feedback.outliers`) do not count on comparisons of the chat and of other
     programs. Annotators who were asked to label are never set aside: the dashboard shows how each of them works.
     """
-    usable, left_out = [], Counter[LeftOut]()
+    usable = []
+    left_out = Counter[LeftOut]()
     for comparison in comparisons:
         verdicts = tuple(verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind)
         reason = _reason_left_out(comparison, verdicts)

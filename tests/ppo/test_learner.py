@@ -35,7 +35,8 @@ def test_a_state_of_the_time_before_the_shared_loop_is_restored(world: Pretraine
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     optimiser.step()
-    generator, order = torch.Generator().manual_seed(3), random.Random(3)
+    generator = torch.Generator().manual_seed(3)
+    order = random.Random(3)
     old = {
         "coefficient": 0.2,
         "step_factor": 0.5,
