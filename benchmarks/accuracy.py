@@ -22,7 +22,7 @@ from benchmarks.processes import Contender, measure, pairs_file, prepare
 from benchmarks.publish import PAGE, ROOT, replace_between
 from benchmarks.run import reward_task
 from manners.reward.baselines import accuracy, accuracy_gain, characters, longer_wins
-from manners.reward.data import LabelledPair
+from manners.reward.labelled import LabelledPair
 from manners.types import Interval
 
 RESULTS = ROOT / "benchmarks" / "accuracy.json"

@@ -12,6 +12,7 @@ from benchmarks.prepare import model_of
 from manners.loop.asking import short_enough
 from manners.loop.session import Session
 from manners.models import versions
+from manners.reward import stored
 from manners.settings_load import from_dict
 from manners.types import PromptUse, VersionKind
 from manners.workspace import Workspace
@@ -26,8 +27,8 @@ def main() -> None:
     version = versions.describe(workspace, versions.latest(workspace, VersionKind.REWARD))
     session = Session(workspace, from_dict(version.settings))
     pretrained, sample = session.pretrained, session.settings.sample
-    reward = versions.load_reward(workspace, version.name, pretrained)
-    shift = versions.export_reward(reward, 0, pretrained, folder / EXPORT)
+    reward = stored.load_reward(workspace, version.name, pretrained)
+    shift = stored.export_reward(reward, 0, pretrained, folder / EXPORT)
     prompts = short_enough(session, [prompt.dialogue for prompt in session.store.prompts(PromptUse.TRAIN)])
     task = PPOTask(
         model=model_of(version.base, pretrained),

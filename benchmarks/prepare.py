@@ -12,7 +12,9 @@ from pathlib import Path
 from benchmarks.contender import Ids, Model
 from manners.models.pretrained import EMBEDDED, Pretrained, embedded_folder, load
 from manners.models.trunk import layer_list
-from manners.reward.data import LabelledPair, Split, label, set_aside
+from manners.reward.groups import Split, set_aside
+from manners.reward.labelled import LabelledPair
+from manners.reward.verdicts import label
 from manners.settings import ModelSettings
 from manners.store.formats import IMPORTED, Format, parse
 from manners.store.rowfiles import BadRow, Fields, read_rows

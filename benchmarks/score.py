@@ -16,6 +16,7 @@ from benchmarks.prepare import prompt_texts
 from benchmarks.publish import PAGE, here, replace_between
 from manners.loop.session import Session
 from manners.models import versions
+from manners.reward import stored
 from manners.reward.ensemble import Exchange, score_exchanges
 from manners.settings_load import from_dict
 from manners.types import FinishReason, Response, Role, Turn, VersionKind
@@ -41,7 +42,7 @@ def main(options: Options) -> None:
     workspace = Workspace.open(options.workspace)
     version = versions.describe(workspace, versions.latest(workspace, VersionKind.REWARD))
     pretrained = Session(workspace, from_dict(version.settings)).pretrained
-    whole = versions.load_reward(workspace, version.name, pretrained)
+    whole = stored.load_reward(workspace, version.name, pretrained)
     rows = list(exchanges(options.answers))
     lines = ["| members | prompts read | rows/s |", "|---|---|---|"]
     for members in sorted({1, len(whole.members)}):

@@ -37,7 +37,9 @@ class Run:
 
     def __init__(self, folder: Path, command: str, begun_with: Mapping[str, Any], every: float) -> None:
         """Take the folder of the stage's checkpoints, and what decides how the run will end (in JSON's types)."""
-        self.folder, self.command, self.every = folder, command, every
+        self.folder = folder
+        self.command = command
+        self.every = every
         self.begun_with: dict[str, Any] = json.loads(json.dumps(begun_with))
         self.state: dict[str, Any] = {}
         self._worked = 0.0

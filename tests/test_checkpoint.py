@@ -37,7 +37,8 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     assert not run(tmp_path).go_on()
     first = run(tmp_path)
     first.state["answers"] = [(0, ANSWER)]
-    order, weights = random.Random(5), torch.nn.Parameter(torch.randn(3))
+    order = random.Random(5)
+    weights = torch.nn.Parameter(torch.randn(3))
     first.save({"weights": weights.detach(), "order": order.getstate()})
     expected = weights.detach().clone()
     with torch.no_grad():

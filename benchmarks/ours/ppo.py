@@ -14,9 +14,10 @@ from benchmarks.contender import Goal, Measurement, Part, PPOTask, read_task, re
 from manners.metrics import RunLog, read
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained, load
-from manners.models.versions import load_reward
-from manners.ppo.train import Material, train
+from manners.ppo.course import Material
+from manners.ppo.train import train
 from manners.reward.ensemble import RewardModel
+from manners.reward.stored import load_reward
 from manners.settings import ModelSettings, PPOSettings, SampleSettings
 from manners.workspace import Workspace
 

@@ -10,7 +10,7 @@ from benchmarks import flops
 from benchmarks.contender import Measurement, Part, RewardTask, read_task, report
 from benchmarks.ours.ppo import loaded
 from manners.models.pretrained import Pretrained
-from manners.reward.data import LabelledPair
+from manners.reward.labelled import LabelledPair
 from manners.reward.train import train
 from manners.settings import RewardSettings
 from manners.store.transfer import read_comparisons

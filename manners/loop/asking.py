@@ -18,9 +18,11 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.progress import steps
 from manners.results import FileResult
-from manners.reward.data import label, opening, pooled
+from manners.reward import stored
 from manners.reward.ensemble import score_exchanges
+from manners.reward.groups import opening
 from manners.reward.measure import measure
+from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
 from manners.store.rowfiles import Reason
 from manners.store.transfer import read_comparisons
@@ -64,7 +66,7 @@ def measure_on_file(
     labelled = label(comparisons, settings.reward.annotators)
     if not any(pair.counts.decided for pair in labelled.pairs):
         raise MannersError(f"no verdict in {file} chooses a side; name a file in which some prefer a response")
-    reward = versions.load_reward(session.workspace, version, session.pretrained)
+    reward = stored.load_reward(session.workspace, version, session.pretrained)
     exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
     scores = np.concatenate(
         [np.asarray(s.mean.double()) for s in score_exchanges(reward, session.pretrained, exchanges)]

@@ -15,7 +15,7 @@ from manners.facts import Facts
 from manners.loop.session import Session, digest, peak_memory
 from manners.models import versions
 from manners.progress import steps
-from manners.reward import ensemble
+from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
 from manners.store.fields import parse_member, parse_prompt, parse_text
 from manners.store.rowfiles import BadRow, read_rows
@@ -43,7 +43,7 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
 
     Raises MannersError, and leaves `output` as it is, where it holds anything but scores of `file` by `version`.
     """
-    reward = versions.load_reward(session.workspace, version, session.pretrained)
+    reward = stored.load_reward(session.workspace, version, session.pretrained)
     scorer = _scorer(session, version)
     done = _kept(output, file, version, scorer)
     count = 0

@@ -31,6 +31,7 @@ from manners.models.perplexity import paragraph_nll
 from manners.ppo import rollout
 from manners.progress import steps
 from manners.results import BesideExample, EvaluationResult, RewardResult
+from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
 from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, VersionKind
@@ -146,7 +147,7 @@ def _both(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Answere
     """Answers of the start version and of the policy, and their perplexity on plain text."""
     settings = session.settings
     pretrained = session.pretrained
-    reward = versions.load_reward(session.workspace, inputs.reward, pretrained)
+    reward = stored.load_reward(session.workspace, inputs.reward, pretrained)
     start = versions.load_policy(session.workspace, inputs.start, pretrained)
     policy = versions.load_policy(session.workspace, inputs.version, pretrained)
     before = _answered(session, run, start, start, reward, inputs.prompts, inputs.start)

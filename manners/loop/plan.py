@@ -15,7 +15,7 @@ from manners.memory import free_memory
 
 OVERHEAD = 150_000_000
 """Bytes that libraries keep for themselves, and that the allocator cannot give back between pieces in use: 0 to 170
-million where it was measured (D072)."""
+million where it was measured (docs/decisions.md, D072)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,14 @@ from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
-from manners.ppo.train import Material, PPOResult
+from manners.ppo.course import Material
+from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.results import PolicyResult
+from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, collate
+from manners.training import training_bytes
 from manners.types import PromptUse, VersionKind
 
 RESULT = PolicyResult
@@ -43,7 +46,7 @@ class PolicyInputs(Inputs):
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInputs:
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
-    reward = versions.load_reward(session.workspace, reward_name, session.pretrained)
+    reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
     prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
     if not prompts or not validation:
         raise MannersError(
@@ -62,6 +65,7 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     longest, prompts = longest_prompt(session, PromptUse.TRAIN, PromptUse.VALIDATE)
     separate = ppo.value == "separate"
     branch = own_bytes(trunk, head=True)
+    trained = branch + separate * own_bytes(trunk, head=False)
     work: Facts = {
         "episodes": ppo.updates * ppo.batch,
         "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
@@ -80,7 +84,7 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     states = states_bytes(trunk, rows * (longest + sample.max_new_tokens))
     parts = [
         Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
-        Part("gradient_and_adam", 3 * (branch + separate * own_bytes(trunk, head=False)), "model.trainable_layers"),
+        Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
         Part("reward_members", session.settings.reward.members * branch, "reward.members"),
         Part("rollout_states", states, "ppo.batch"),

@@ -26,11 +26,14 @@ from manners.models.cost import FLOAT, own_bytes, rows_at_once, step_bytes
 from manners.models.states import kept_bytes
 from manners.results import RewardResult
 from manners.reward import measure
-from manners.reward.data import LabelledPair, label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
-from manners.reward.train import CURVE_SHARES, Trained, divided
+from manners.reward.groups import divided, set_aside
+from manners.reward.labelled import LabelledPair
+from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
+from manners.reward.verdicts import label
 from manners.text import Rendered, pack
+from manners.training import training_bytes
 from manners.types import AskedHow, Comparison, VersionKind
 
 RESULT = RewardResult
@@ -87,9 +90,10 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk.device, together.ids.shape[1]))
     step = step_bytes(trunk, together, rows)
+    trained = training_bytes(own_bytes(trunk, head=False), trunk.whole.dtype)
     parts = [
         Part("members", len(runs) * own_bytes(trunk, head=True), "reward.members"),
-        Part("gradient_and_adam", 3 * own_bytes(trunk, head=False), "model.trainable_layers"),
+        Part("gradient_and_adam", trained, "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
     disk = _disk(session, [*split.train, *split.held_out], prompt + response)

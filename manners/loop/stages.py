@@ -21,6 +21,7 @@ from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute
 from manners.models import versions
+from manners.reward import stored
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.formats import Format
@@ -131,9 +132,9 @@ def models_export(workspace: Workspace, version: str, directory: Path, member: s
         policy = versions.load_policy(workspace, version, session.pretrained)
         versions.export_policy(policy, session.pretrained, directory)
         return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
-    reward = versions.load_reward(workspace, version, session.pretrained)
+    reward = stored.load_reward(workspace, version, session.pretrained)
     reference = reference_answers(session, described.start, described.watermark) if chosen == "average" else []
-    shift = versions.export_reward(reward, chosen, session.pretrained, directory, reference)
+    shift = stored.export_reward(reward, chosen, session.pretrained, directory, reference)
     facts = {"version": version, "directory": str(directory), "member": chosen, "shift": shift}
     if chosen == "average":
         facts |= {"shift_measured_on": len(reference)}

@@ -6,25 +6,30 @@ Names are TRL's where it has one. Everything is averaged over kept tokens or who
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import mean
 
 import torch
+from torch import Tensor
 
 from manners.maths import masked_mean
-from manners.ppo.objective import PolicyStats, ValueStats, explained_variance
+from manners.ppo.objective import explained_variance
 from manners.ppo.rollout import Rollout
 from manners.types import FinishReason
 
 Metrics = dict[str, float]
 """A point of every curve."""
+DEVIATION = "policy/first_ratio_max_dev"
+"""Largest |ratio - 1|, in the first minibatch of an update, before its step."""
 
 
 def rollout_metrics(rollout: Rollout) -> Metrics:
     """What can be said of a rollout before anything is optimised on it."""
-    keep, draws, scores = rollout.batch.keep, rollout.draws, rollout.scores
+    keep = rollout.batch.keep
+    draws = rollout.draws
+    scores = rollout.scores
     lengths = keep.sum(dim=1).float()
     finished = [f is not FinishReason.LENGTH for f in draws.finish]
     responses = [r.response_ids for r in draws.rendered]
@@ -59,31 +64,32 @@ def most_common(responses: Sequence[tuple[int, ...]]) -> float:
 
 @dataclass
 class Passes:
-    """Means over the minibatches of an update, weighted by kept tokens."""
+    """What the terms of the objective looked like over an update: means over tokens, or over steps."""
 
     sums: Metrics = field(default_factory=dict)
+    """Weighted by kept tokens."""
     tokens: float = 0.0
     first_deviation: float = 0.0
     """Largest |ratio - 1| in the first minibatch, before its step."""
-    prose: list[float] = field(default_factory=list)
-    """Divergence from the initial model on plain text, a step each."""
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    """What is seen once a step."""
 
-    def add(self, tokens: int, losses: tuple[float, float], policy: PolicyStats, value: ValueStats) -> None:
-        """Count a micro-batch in; `losses` are those of policy and value."""
-        seen = {
-            "loss/policy_avg": losses[0],
-            "loss/value_avg": losses[1],
-            "policy/approxkl_avg": float(policy.approxkl),
-            "policy/clipfrac_avg": float(policy.clipfrac),
-            "val/ratio": float(policy.ratio),
-            "val/clipfrac_avg": float(value.clipfrac),
-        }
+    def add(self, tokens: int, seen: Mapping[str, Tensor], first: bool) -> None:
+        """Count a micro-batch in; `first` where it is of the first minibatch."""
         self.tokens += tokens
         for name, number in seen.items():
-            self.sums[name] = self.sums.get(name, 0.0) + tokens * number
+            if name != DEVIATION:
+                self.sums[name] = self.sums.get(name, 0.0) + tokens * float(number)
+            elif first:
+                self.first_deviation = max(self.first_deviation, float(number))
+
+    def add_step(self, seen: Mapping[str, Tensor]) -> None:
+        """Count in what is seen once a step."""
+        for name, number in seen.items():
+            self.steps.setdefault(name, []).append(float(number))
 
     def metrics(self) -> Metrics:
         """The means, and how far the first ratios were from 1."""
-        means = {name: total / max(self.tokens, 1.0) for name, total in self.sums.items()}
-        prose = {"loss/prose_avg": mean(self.prose)} if self.prose else {}
-        return means | prose | {"policy/first_ratio_max_dev": self.first_deviation}
+        over_tokens = {name: total / max(self.tokens, 1.0) for name, total in self.sums.items()}
+        over_steps = {name: mean(numbers) for name, numbers in self.steps.items()}
+        return over_tokens | over_steps | {DEVIATION: self.first_deviation}

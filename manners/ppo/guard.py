@@ -15,8 +15,9 @@ from enum import StrEnum
 import torch
 
 from manners.errors import MannersError
+from manners.ppo.course import Roles
 from manners.ppo.curves import Metrics
-from manners.ppo.rollout import Roles, Rollout, micro_batches, sliced
+from manners.ppo.rollout import Rollout, micro_batches, sliced
 from manners.settings import PPOSettings
 from manners.text import collate
 
@@ -80,7 +81,8 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
     the reference, when the policy is still the initial model. Scores do not depend on the batch or its padding, and
     differ between responses. The pad id ends nothing.
     """
-    policy, reference, pretrained = roles.policy, roles.reference, roles.pretrained
+    policy, reference = roles.policy, roles.reference
+    pretrained = roles.pretrained
     dtype = pretrained.trunk.whole.dtype
     rows = micro_batches(rollout.batch, range(len(rollout.draws.finish)))[0]
     states, batch = sliced(rollout.states, rollout.batch, rows)
@@ -183,7 +185,8 @@ def value_divergence(rollouts: Sequence[Metrics]) -> str | None:
 
 def collapse(rollouts: Sequence[Metrics]) -> str | None:
     """Say that the policy repeats itself: few different token pairs, or the same answer to most prompts."""
-    first, recent = rollouts[0], rollouts[-PATIENCE:]
+    first = rollouts[0]
+    recent = rollouts[-PATIENCE:]
     if len(rollouts) <= PATIENCE:
         return None
     floor = COLLAPSED_SHARE * first["response/distinct_2"]
@@ -197,8 +200,10 @@ def collapse(rollouts: Sequence[Metrics]) -> str | None:
 
 def length_drift(rollouts: Sequence[Metrics]) -> str | None:
     """Say that responses have become much longer or shorter than the initial model's."""
-    first, recent = rollouts[0]["response/length"], [point["response/length"] for point in rollouts[-PATIENCE:]]
-    long, short = min(recent) > LENGTH_FACTOR * first, max(recent) < first / LENGTH_FACTOR
+    first = rollouts[0]["response/length"]
+    recent = [point["response/length"] for point in rollouts[-PATIENCE:]]
+    long = min(recent) > LENGTH_FACTOR * first
+    short = max(recent) < first / LENGTH_FACTOR
     if len(rollouts) <= PATIENCE or not (long or short):
         return None
     return f"responses have drifted to {recent[-1]:.3g} tokens from {first:.3g} at the start"
@@ -221,7 +226,8 @@ def over_optimisation(validated: Sequence[Metrics]) -> str | None:
     """
     if not validated:
         return None
-    best, now = max(validated, key=lambda point: point["validate/pessimistic"]), validated[-1]
+    best = max(validated, key=lambda point: point["validate/pessimistic"])
+    now = validated[-1]
     lost = best["validate/pessimistic"] - now["validate/pessimistic"]
     gained = now["validate/mean"] - best["validate/mean"]
     if lost <= OVER_OPTIMISED or gained <= OVER_OPTIMISED:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manners.maths import warm_up
 from manners.models.branches import Branch, set_trainable
 from manners.ppo.guard import Act, Warned
 from manners.settings import PPOSettings
+from manners.training import Training
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,10 @@ class Best:
 
 @dataclass
 class Learner:
-    """The trained parameters with their optimiser, random states, place in the data, and what was found so far."""
+    """The policy on its way, random states, place in the data, and what was found so far."""
 
     policy: Branch
-    parameters: list[nn.Parameter]
-    optimiser: torch.optim.Optimizer
+    training: Training
     generator: torch.Generator
     order: random.Random
     coefficient: float
@@ -101,13 +100,6 @@ class Learner:
         chosen, self.queue = self.queue[:count], self.queue[count:]
         return chosen
 
-    def set_rate(self, settings: PPOSettings, update: int) -> float:
-        """Set and return the learning rate of an update."""
-        rate = settings.learning_rate * warm_up(update, settings.updates) * self.step_factor
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        return rate
-
     def heed(self, warnings: Sequence[Warned]) -> None:
         """Do what the warnings demand."""
         self.warned += warnings
@@ -130,22 +122,18 @@ class Learner:
         best = self.best
         return {
             **{name: getattr(self, name) for name in COUNTERS},
-            "parameters": [p.detach() for p in self.parameters],
-            "optimiser": self.optimiser.state_dict(),
+            **self.training.state(),
             "generator": self.generator.get_state(),
             "order": self.order.getstate(),
             "best": (best.update, asdict(best.validation), best.tensors, asdict(best.top)),
             "warned": [(w.update, w.sign, w.act.value, w.sentence) for w in self.warned],
         }
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` was made from, to the bit."""
         for name in COUNTERS:
             setattr(self, name, state[name])
-        for parameter, stored in zip(self.parameters, state["parameters"], strict=True):
-            parameter.copy_(stored)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.training.restore(state)
         self.generator.set_state(state["generator"])
         self.order.setstate(state["order"])
         update, validation, tensors, top = state["best"]
@@ -155,10 +143,10 @@ class Learner:
 
 def begin(settings: PPOSettings, seed: int, policy: Branch, value_parts: Sequence[nn.Module]) -> Learner:
     """Return the state before the first update."""
-    parameters = set_trainable([policy, *value_parts])
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
-    generator, order = torch.Generator().manual_seed(seed), random.Random(seed)
-    return Learner(policy, parameters, optimiser, generator, order, settings.kl_coefficient)
+    training = Training(set_trainable([policy, *value_parts]), settings.learning_rate, settings.max_grad_norm)
+    generator = torch.Generator().manual_seed(seed)
+    order = random.Random(seed)
+    return Learner(policy, training, generator, order, settings.kl_coefficient)
 
 
 def minibatches(settings: PPOSettings, generator: torch.Generator) -> Iterator[list[int]]:

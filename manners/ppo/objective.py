@@ -66,7 +66,8 @@ def gae(
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         advantage = torch.where(keep[:, t], delta + gamma * lam * advantage, torch.zeros_like(advantage))
-        advantages[:, t], next_value = advantage, values[:, t]
+        advantages[:, t] = advantage
+        next_value = values[:, t]
     return advantages, advantages + values
 
 

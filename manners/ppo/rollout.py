@@ -6,35 +6,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manners.maths import whiten
 from manners.models.branches import Branch
 from manners.models.generate import Draws, draw
-from manners.models.pretrained import Pretrained
 from manners.models.sampler import uniform_dtype
 from manners.models.trunk import States
+from manners.ppo.course import Roles
 from manners.ppo.objective import gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, length_buckets
 from manners.types import FinishReason
 
-ValueFunction = Callable[[States, Float[Tensor, "B T1 D"], Batch], Float[Tensor, "B T"]]
-"""Values from trunk states and from the policy's hidden states: a shared head reads these, a separate branch those."""
-
 
 @dataclass(frozen=True)
-class Roles:
-    """Who plays what in PPO; all of them stand on the trunk of `pretrained`."""
+class Episodes:
+    """Some episodes of a rollout, as wide as the longest of them: what one forward holds."""
 
-    policy: Branch
-    reference: Branch
-    """The initial model, which the KL penalty is measured against."""
-    value: ValueFunction
-    reward: RewardModel
-    pretrained: Pretrained
+    states: States
+    batch: Batch
+    logprobs: Float[Tensor, "B T"]
+    """Of the drawn tokens, when they were drawn."""
+    values: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"]
+
+    @property
+    def keep(self) -> Bool[Tensor, "B T"]:
+        """Where there is a response token."""
+        return self.batch.keep
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,15 @@ class Rollout:
         """Trunk states of the batch."""
         assert self.draws.states is not None
         return self.draws.states
+
+    def episodes(self, rows: list[int]) -> Episodes:
+        """Return some of its episodes."""
+        states, batch = sliced(self.states, self.batch, rows)
+        width = batch.keep.shape[1]
+        logprobs, values, advantages, returns = (
+            x[rows, :width] for x in (self.draws.logprobs, self.values, self.advantages, self.returns)
+        )
+        return Episodes(states, batch, logprobs, values, advantages, returns)
 
 
 def collect(
@@ -119,7 +131,8 @@ def measure(
     """
     assert draws.states is not None
     members = draws.logprobs.new_zeros((len(reward.members), len(draws.finish)))
-    ref_logprobs, values = torch.zeros_like(draws.logprobs), torch.zeros_like(draws.logprobs)
+    ref_logprobs = torch.zeros_like(draws.logprobs)
+    values = torch.zeros_like(draws.logprobs)
     for rows in micro_batches(draws.batch, range(len(draws.finish))):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]

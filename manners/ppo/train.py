@@ -17,11 +17,13 @@ from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
+from manners.ppo.course import Course, Material, Roles, ValueFunction
 from manners.ppo.curves import Metrics, Passes, rollout_metrics
 from manners.ppo.guard import Act, Warned
 from manners.ppo.learner import Learner, Validation, begin, minibatches
-from manners.ppo.objective import adapt_coefficient, policy_loss, value_loss
-from manners.ppo.rollout import Roles, Rollout, ValueFunction, collect, micro_batches, sliced
+from manners.ppo.objective import adapt_coefficient
+from manners.ppo.rollout import Rollout, collect, micro_batches
+from manners.ppo.terms import objective
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
@@ -51,19 +53,6 @@ class PPOResult:
         return next((w.sentence for w in self.warned if w.act is Act.STOP), None)
 
 
-@dataclass(frozen=True)
-class Material:
-    """What PPO reads: token ids of prompts, and paragraphs of plain text."""
-
-    prompts: Sequence[tuple[int, ...]]
-    validation: Sequence[tuple[int, ...]]
-    """Prompts by which the version is chosen that is kept."""
-    prose: Sequence[str]
-    """What the policy is held to (`ppo.prose_coefficient`)."""
-    validation_prose: Sequence[str]
-    """What forgetting is measured on."""
-
-
 def train(
     settings: PPOSettings,
     sample: SampleSettings,
@@ -86,11 +75,12 @@ def train(
     with the divergence from the initial model in place of the likelihood of the text.
     """
     started = time.monotonic()
-    reference, policy = Branch(pretrained.trunk, trainable=False), Branch(pretrained.trunk, trainable=True)
+    reference = Branch(pretrained.trunk, trainable=False)
+    policy = Branch(pretrained.trunk, trainable=True)
     value_parts, value = _value_function(settings, pretrained, policy, reward)
     roles = Roles(policy, reference, value, reward, pretrained)
     prose, unseen = (PlainText(reference, pretrained, p) for p in (material.prose, material.validation_prose))
-    course = _Course(settings, sample, seed, roles, material, prose, unseen)
+    course = Course(settings, sample, seed, roles, material, prose, unseen)
     learner = begin(settings, seed, policy, value_parts)
     if run is not None and "learner" in run.state:
         learner.restore(run.state.pop("learner"))
@@ -119,53 +109,55 @@ def train(
                 run.save({"curves": log.position(), "learner": learner.state()})
     if run is not None:
         run.save({"curves": log.position(), "learner": learner.state()})
-    best, seconds = learner.best, time.monotonic() - started if run is None else run.seconds
+    best = learner.best
+    seconds = time.monotonic() - started if run is None else run.seconds
     policy.load_tensors(best.tensors)
     policy.requires_grad_(False)
-    counts = best.update, learner.episodes, learner.optimizer_steps
-    return PPOResult(policy, *counts, best.validation.kl, seconds, tuple(learner.warned))
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What stays the same from update to update."""
-
-    settings: PPOSettings
-    sample: SampleSettings
-    seed: int
-    roles: Roles
-    material: Material
-    prose: PlainText
-    unseen: PlainText
-    """What forgetting is measured on."""
+    return PPOResult(
+        policy=policy,
+        best_update=best.update,
+        episodes=learner.episodes,
+        optimizer_steps=learner.optimizer_steps,
+        kl=best.validation.kl,
+        seconds=seconds,
+        warned=tuple(learner.warned),
+    )
 
 
 def _update(
-    course: _Course, learner: Learner, update: int, history: Sequence[Metrics], advance: Callable[[int], None]
+    course: Course, learner: Learner, update: int, history: Sequence[Metrics], advance: Callable[[int], None]
 ) -> Metrics:
     """Draw a batch of episodes, and learn from it unless a warning stops the run; return its point of the curves."""
-    settings, sample, roles = course.settings, course.sample, course.roles
+    settings = course.settings
     # 1. Responses, scores, KL penalty, advantages.
     started = time.monotonic()
     chosen = learner.next_prompts(course.material.prompts, settings.batch)
     rollout = collect(
-        roles, chosen, settings, sample, learner.coefficient, learner.generator, on_step=lambda _: advance(1)
+        course.roles,
+        chosen,
+        settings,
+        course.sample,
+        learner.coefficient,
+        learner.generator,
+        on_step=lambda _: advance(1),
     )
     guard.check_scores(rollout, update)
     metrics = rollout_metrics(rollout)
     if update == 1:
-        metrics |= guard.check_first_rollout(rollout, roles, sample.temperature)
+        metrics |= guard.check_first_rollout(rollout, course.roles, course.sample.temperature)
     # 2. Warnings: nothing, or half the step from here on, or the end.
     learner.heed(guard.look([*history, metrics], update, learner.warned, settings))
     if learner.stopped:
         return metrics
     rolled_out = time.monotonic()
     # 3. Several passes over the batch, in random minibatches.
-    rate, passes = learner.set_rate(settings, update), Passes()
+    rate = learner.training.schedule(update, settings.updates, learner.step_factor)
+    passes = Passes()
     for rows in minibatches(settings, learner.generator):
         _step(course, rollout, rows, learner, passes, update)
         advance(len(rows))
-    learner.update, learner.episodes = update, learner.episodes + settings.batch
+    learner.update = update
+    learner.episodes += settings.batch
     # 4. Adaptive coefficient, if a target is set.
     if settings.kl_target is not None:
         learner.coefficient = adapt_coefficient(
@@ -199,56 +191,38 @@ def _value_function(
     return [branch], separate
 
 
-def _step(course: _Course, rollout: Rollout, rows: list[int], learner: Learner, passes: Passes, update: int) -> None:
-    """Take one optimiser step on a minibatch; raises Unsound, and takes none, where it cannot be learnt from.
-
-    Each micro-batch's loss is weighted by its share of the minibatch's kept tokens, so their size changes nothing.
-    """
-    settings, roles = course.settings, course.roles
-    total, first = int(rollout.batch.keep[rows].sum()), passes.tokens == 0
+def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, passes: Passes, update: int) -> None:
+    """Take one optimiser step on a minibatch; raises Unsound, and takes none, where it cannot be learnt from."""
+    training = learner.training
+    number = learner.optimizer_steps
+    first = passes.tokens == 0
+    total = int(rollout.batch.keep[rows].sum())
     for micro in micro_batches(rollout.batch, rows):
-        states, batch = sliced(rollout.states, rollout.batch, micro)
-        keep, width = batch.keep, batch.keep.shape[1]
-        hidden = roles.policy.hidden(states, batch)
-        logprobs = roles.policy.logprobs(hidden, batch, course.sample.temperature)
-        old = rollout.draws.logprobs[micro, :width]
-        surrogate, policy_stats = policy_loss(logprobs, old, rollout.advantages[micro, :width], keep, settings.clip)
-        tokens = int(keep.sum())
-        losses = [surrogate * (tokens / total)]
-        if settings.value == "separate":  # the two share nothing: the one's activations go before the other's come
-            torch.autograd.backward(losses.pop())
-        values = roles.value(states, hidden, batch)
-        old_values, returns = rollout.values[micro, :width], rollout.returns[micro, :width]
-        error, value_stats = value_loss(values, old_values, returns, keep, settings.value_clip)
-        losses.append(error * (settings.value_coefficient * tokens / total))
-        torch.autograd.backward(losses)
-        passes.add(tokens, (float(surrogate.detach()), float(error.detach())), policy_stats, value_stats)
-        if first:
-            passes.first_deviation = max(passes.first_deviation, float(policy_stats.ratio_max_deviation))
-    guard.check_first_ratio(passes.first_deviation, update, roles.pretrained.trunk.whole.dtype)
-    if settings.prose_coefficient > 0 and course.prose.parts:
-        divergence = course.prose.divergence(roles.policy, learner.optimizer_steps)
-        torch.autograd.backward(settings.prose_coefficient * divergence)
-        passes.prose.append(float(divergence.detach()))
-    norm = torch.nn.utils.clip_grad_norm_(learner.parameters, settings.max_grad_norm)
-    if not torch.isfinite(norm):
-        raise guard.Unsound(
+        episodes = rollout.episodes(micro)
+        terms = objective(course, episodes, number)
+        tokens = int(episodes.keep.sum())
+        passes.add(tokens, training.learn([t for t in terms if not t.once], tokens, total), first)
+    guard.check_first_ratio(passes.first_deviation, update, course.roles.pretrained.trunk.whole.dtype)
+    passes.add_step(training.learn([t for t in terms if t.once]))
+    training.step(
+        guard.Unsound(
             f"the loss or its gradient is not finite at update {update}, episodes {sorted(rows)[:8]} of the batch;"
             " lower ppo.learning_rate"
         )
-    learner.optimiser.step()
-    learner.optimiser.zero_grad(set_to_none=True)
+    )
     learner.optimizer_steps += 1
 
 
-def _validate(course: _Course) -> Validation:
+def _validate(course: Course) -> Validation:
     """Measure the policy on the validation prompts, always with the same random numbers, and on plain text."""
-    settings, roles = course.settings, course.roles
+    settings = course.settings
     prompts = course.material.validation[: settings.validation_prompts]
     generator = torch.Generator().manual_seed(course.seed + 1)
     drawn = [prompt for prompt in prompts for _ in range(VALIDATION_ANSWERS)]
-    rollout = collect(roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
-    kl, members, cut_off = rollout.kl.sum(dim=1), rollout.scored.members, rollout.scored.mean - rollout.scores
+    rollout = collect(course.roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
+    kl = rollout.kl.sum(dim=1)
+    members = rollout.scored.members
+    cut_off = rollout.scored.mean - rollout.scores
     pessimist = members[members.mean(dim=1).argmin()]
     measures = (pessimist - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
@@ -256,5 +230,5 @@ def _validate(course: _Course) -> Validation:
         mean=float(members.mean()),
         pessimistic=float(pessimist.mean()),
         kl=float(kl.mean()),
-        forgotten=course.unseen.rise(roles.policy),
+        forgotten=course.unseen.rise(course.roles.policy),
     )

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from manners.errors import MannersError
 from manners.feedback.statistics import resampled
-from manners.reward.data import Floats, LabelledPair, counts_array
+from manners.reward.labelled import Floats, LabelledPair, counts_array
 from manners.types import FinishReason, Interval
 
 RESAMPLES = 2000
@@ -116,7 +116,8 @@ def length_and_finish(
     likelihood of the decided verdicts with a small ridge; no intercept, as sides are arbitrary. Measure it with
     `accuracy`: a reward model that does no better has learnt nothing that a ruler does not know.
     """
-    x, counts = _length_and_finish_features(train, train_lengths), counts_array(train)
+    x = _length_and_finish_features(train, train_lengths)
+    counts = counts_array(train)
     total = max(counts[:, :2].sum(), 1.0)
 
     def penalised(coefficients: Floats) -> tuple[float, Floats]:
@@ -218,7 +219,8 @@ def doubling_sentence(points: Sequence[CurvePoint]) -> str:
 
 def _agreeing(margins: Floats, pairs: Sequence[LabelledPair]) -> Floats:
     """Return how many of each pair's decided verdicts agree with the sign of its margin; half of them at 0."""
-    counts, agrees = counts_array(pairs), (1 + np.sign(margins)) / 2
+    counts = counts_array(pairs)
+    agrees = (1 + np.sign(margins)) / 2
     return np.asarray(counts[:, 0] * agrees + counts[:, 1] * (1 - agrees))
 
 
@@ -236,7 +238,8 @@ def _share(sums: Floats) -> float:
 
 
 def _agreement(pair: LabelledPair) -> Agreement | None:
-    decided, majority = pair.counts.decided, max(pair.counts.left, pair.counts.right)
+    decided = pair.counts.decided
+    majority = max(pair.counts.left, pair.counts.right)
     if decided < 2:
         return Agreement.SINGLE if decided else None
     if majority == decided:

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from manners.errors import MannersError
 from manners.feedback.statistics import effective_number, wilson
 from manners.results import ReliabilityBin
-from manners.reward.data import Floats
+from manners.reward.labelled import Floats
 from manners.types import Interval
 
 TEMPERATURES = (0.01, 100.0)
@@ -47,7 +47,8 @@ def fit_temperature(margins: Floats, counts: Floats) -> Calibration:
     """
     if not counts.sum():
         raise MannersError("there are no verdicts to calibrate on; set more comparisons aside")
-    total, n = counts.sum(), counts.sum(axis=1, keepdims=True)
+    total = counts.sum()
+    n = counts.sum(axis=1, keepdims=True)
     half = margins / 2
 
     def negative_log_likelihood(parameters: Floats) -> tuple[float, Floats]:
@@ -114,7 +115,8 @@ def reliability(probabilities: Floats, outcomes: Floats, weights: Floats, bins: 
     for each in np.unique(index[weights > 0]):
         inside = (index == each) & (weights > 0)
         w = weights[inside]
-        predicted, observed = np.average(probabilities[inside], weights=w), np.average(outcomes[inside], weights=w)
+        predicted = np.average(probabilities[inside], weights=w)
+        observed = np.average(outcomes[inside], weights=w)
         n = effective_number(w)
         share = wilson(float(observed) * n, n)
         found = ReliabilityBin(

@@ -62,7 +62,8 @@ class RewardModel:
 
 def score_rendered(reward: RewardModel, pretrained: Pretrained, rendered: Sequence[Rendered]) -> Float[Tensor, "K N"]:
     """Score rendered exchanges, in buckets of similar length, through trunk and members; (K, N), in the order given."""
-    trunk, pad_id = pretrained.trunk, pretrained.renderer.pad_id
+    trunk = pretrained.trunk
+    pad_id = pretrained.renderer.pad_id
     scores = torch.zeros((len(reward.members), len(rendered)))
     for bucket in packed_buckets(rendered, trunk.shares_prompts, trunk.device):
         batch = pack([rendered[i] for i in bucket], trunk.shares_prompts, pad_id).to(trunk.device)

@@ -45,7 +45,8 @@ def preference_loss(
     log_left, log_right, log_tied = davidson_log_probs(margin, log_tie)
     left, right, tie = counts.unbind(-1)
     loss = -(left * log_left + right * log_right + tie * log_tied).sum() / total
-    margin, agrees = margin.detach(), (1 + margin.detach().sign()) / 2
+    margin = margin.detach()
+    agrees = (1 + margin.sign()) / 2
     statistics = {
         "agreeing": (left * agrees + right * (1 - agrees)).sum(),
         "decided": (left + right).sum(),

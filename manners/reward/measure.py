@@ -33,7 +33,7 @@ from manners.reward.calibrate import (
     reliability,
     verdict_probabilities,
 )
-from manners.reward.data import BOTH_BAD_RULE, STRENGTH_RULE, Floats, LabelledPair, counts_array
+from manners.reward.labelled import BOTH_BAD_RULE, STRENGTH_RULE, Floats, LabelledPair, counts_array
 from manners.types import Interval
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
-from manners.reward.data import LabelledPair
+from manners.reward.labelled import LabelledPair
 from manners.text import length_buckets, shared_rows
 from manners.types import Dialogue
 
 
-class Pairs:
+class ReadPairs:
     """Labelled pairs with the trunk states of their responses.
 
     K answers to one prompt make up to K (K - 1) / 2 pairs; keeping these in one batch scores each answer once
@@ -33,7 +33,8 @@ class Pairs:
         rendered = [pretrained.renderer.render(prompt, response) for prompt, response in exchanges]
         self.sides = [(place[p.prompt, p.left], place[p.prompt, p.right]) for p in pairs]
         self.shortened = sum(r.shortened for r in rendered)
-        self.rendered, self.share = rendered, pretrained.trunk.shares_prompts
+        self.rendered = rendered
+        self.share = pretrained.trunk.shares_prompts
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)
 
     def batches(self, which: Sequence[int], size: int, order: random.Random) -> list[list[int]]:

@@ -19,17 +19,19 @@ from torch import Tensor, nn
 
 from manners.checkpoint import Run
 from manners.errors import MannersError
-from manners.maths import warm_up
 from manners.models.branches import ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.reward.baselines import CurvePoint, accuracy
-from manners.reward.data import Labelled, LabelledPair, Split, label, set_aside, subset
 from manners.reward.ensemble import RewardModel
+from manners.reward.groups import Split, divided, subset
+from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
-from manners.reward.pairs import Pairs
+from manners.reward.pairs import ReadPairs
+from manners.reward.verdicts import label
 from manners.settings import RewardSettings
+from manners.training import Loss, Term, Training
 from manners.types import Comparison
 from manners.workspace import scratch_folder
 
@@ -67,15 +69,15 @@ def train(
 
     With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
     are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. Raises MannersError when
-    there is nothing to learn from (see `reward.data`), or no room for the states.
+    there is nothing to learn from (see `reward.verdicts`), or no room for the states.
     """
     # 1. Single verdicts, counted; whole groups set aside; a random part if that is what is asked for.
     labelled = label(comparisons, settings.annotators, settings.user_share)
     split = divided(labelled.pairs, settings, seed)
     with _folder(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
-        learn = Pairs(pretrained, split.train, Path(folder) / "train", "reading pairs")
-        held = Pairs(pretrained, split.held_out, Path(folder) / "held-out", "reading pairs set aside")
+        learn = ReadPairs(pretrained, split.train, Path(folder) / "train", "reading pairs")
+        held = ReadPairs(pretrained, split.held_out, Path(folder) / "held-out", "reading pairs set aside")
         # 3. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(split.train, share, seed) for share in CURVE_SHARES] if settings.curve else []
         place = {id(pair): i for i, pair in enumerate(split.train)}
@@ -88,17 +90,9 @@ def train(
     reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), 1.0)
     passes = settings.epochs * sum(len(job.which) for job in jobs)
     margins = mean[:, 0] - mean[:, 1]
-    speed, shortened = passes / max(done.seconds, 1e-9), learn.shortened + held.shortened
+    speed = passes / max(done.seconds, 1e-9)
+    shortened = learn.shortened + held.shortened
     return Trained(reward, labelled, split, margins, scores, curve, done.optimizer_steps, speed, shortened)
-
-
-def divided(pairs: Sequence[LabelledPair], settings: RewardSettings, seed: int) -> Split:
-    """Return the pairs to train on, of which at most `reward.limit` are drawn, and those that are set aside."""
-    split = set_aside(pairs, settings.set_aside, seed)
-    if settings.limit is None or settings.limit >= len(split.train):
-        return split
-    drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))
-    return Split(tuple(split.train[i] for i in drawn), split.held_out)
 
 
 def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:
@@ -134,40 +128,39 @@ class _Done:
             self.members.append(ScalarBranch(trunk, None))
             self.members[-1].load_tensors(tensors)
             self.members[-1].requires_grad_(False)
-        self.held_scores, self.optimizer_steps, self.seconds = state["held"], state["steps"], state["seconds"]
+        self.held_scores = state["held"]
+        self.optimizer_steps = state["steps"]
+        self.seconds = state["seconds"]
 
 
-class _Training:
-    """One branch and the tie parameter on their way, by AdamW on the Davidson loss."""
+class Member:
+    """One branch and the tie parameter on their way, on the Davidson loss."""
 
-    def __init__(self, settings: RewardSettings, job: _Job, pretrained: Pretrained, data: Pairs) -> None:
+    def __init__(self, settings: RewardSettings, job: _Job, pretrained: Pretrained, data: ReadPairs) -> None:
+        """Copy the branch, draw its head, and lay out the batches of all passes."""
         self.branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(job.seed))
         self.log_tie = nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
-        self.parameters = [*set_trainable([self.branch]), self.log_tie]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, eps=1e-5, weight_decay=0.0)
+        parameters = [*set_trainable([self.branch]), self.log_tie]
+        self.training = Training(parameters, settings.learning_rate, max_norm=1.0)
         order = random.Random(job.seed)
         self.batches = [b for _ in range(settings.epochs) for b in data.batches(job.which, settings.batch, order)]
         self.step = 0
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold; the order of the batches follows from the seed."""
-        parameters = [p.detach() for p in self.parameters]
-        return {"step": self.step, "parameters": parameters, "optimiser": self.optimiser.state_dict()}
+        return {"step": self.step, **self.training.state()}
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` was made from, to the bit."""
-        for parameter, stored in zip(self.parameters, state["parameters"], strict=True):
-            parameter.copy_(stored)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.training.restore(state)
         self.step = state["step"]
 
 
 def _train_members(
     settings: RewardSettings,
     pretrained: Pretrained,
-    learn: Pairs,
-    held: Pairs,
+    learn: ReadPairs,
+    held: ReadPairs,
     jobs: list[_Job],
     run: Run | None,
     folder: Path,
@@ -180,50 +173,58 @@ def _train_members(
     with steps("training the reward model", settings.epochs * sum(len(job.which) for job in jobs)) as advance:
         advance(settings.epochs * sum(len(job.which) for job in jobs[: len(done.held_scores)]))
         for job in jobs[len(done.held_scores) :]:
-            training = _Training(settings, job, pretrained, learn)
+            member = Member(settings, job, pretrained, learn)
             if saved.get("now"):
-                training.restore(saved.pop("now"))
-                advance(sum(len(batch) for batch in training.batches[: training.step]))
-            while training.step < len(training.batches):
+                member.restore(saved.pop("now"))
+                advance(sum(len(batch) for batch in member.batches[: member.step]))
+            while member.step < len(member.batches):
                 started = time.monotonic()
-                advance(_step(settings, training, learn))
+                advance(_step(member, learn))
                 done.seconds += time.monotonic() - started
                 if run is not None and run.due:
-                    run.save({"training": {"done": done.state(), "now": training.state()}})
+                    run.save({"training": {"done": done.state(), "now": member.state()}})
                     os.utime(folder)  # for another machine that opens the workspace, somebody is still at work here
-            training.branch.requires_grad_(False)
+            member.branch.requires_grad_(False)
             if len(done.members) < settings.members:
-                done.members.append(training.branch)
-            done.held_scores.append(held.all_scores(training.branch))
-            done.optimizer_steps += len(training.batches)
+                done.members.append(member.branch)
+            done.held_scores.append(held.all_scores(member.branch))
+            done.optimizer_steps += len(member.batches)
     if run is not None:
         run.save({"training": {"done": done.state(), "now": None}})
     return done
 
 
-def _step(settings: RewardSettings, training: _Training, data: Pairs) -> int:
+def _step(member: Member, data: ReadPairs) -> int:
     """Take one optimiser step; return the number of pairs in its batch."""
-    batches, step = training.batches, training.step
-    batch = batches[step]
-    for group in training.optimiser.param_groups:
-        group["lr"] = settings.learning_rate * warm_up(step + 1, len(batches))
-    # Each micro-batch's loss is its share of the mean over the batch's verdicts, so their size changes nothing.
+    batch = member.batches[member.step]
+    number = member.step + 1
+    last = len(member.batches)
+    member.training.schedule(number, last)
     total = sum(sum(data.pairs[i].weights) for i in batch)
     for micro in data.micro_batches(batch):
-        scores = data.scores(training.branch, micro)
-        weights = torch.tensor([data.pairs[i].weights for i in micro], device=scores.device)
-        loss, _ = preference_loss(scores[:, 0], scores[:, 1], weights, training.log_tie, total)
-        torch.autograd.backward(loss)
-    norm = nn.utils.clip_grad_norm_(training.parameters, 1.0)
-    if not torch.isfinite(norm):
-        raise MannersError(
-            f"the reward model's gradient is not finite at step {step + 1} of {len(batches)}; lower"
-            " reward.learning_rate, or look at the comparisons of that batch for broken text"
+        member.training.learn(objective(member, data, micro, total))
+    member.training.step(
+        MannersError(
+            f"the reward model's gradient is not finite at step {number} of {last}; lower reward.learning_rate, or look"
+            " at the comparisons of that batch for broken text"
         )
-    training.optimiser.step()
-    training.optimiser.zero_grad(set_to_none=True)
-    training.step += 1
+    )
+    member.step = number
     return len(batch)
+
+
+def objective(member: Member, data: ReadPairs, micro: Sequence[int], total: float) -> tuple[Term, ...]:
+    """Return the terms of a member's loss on some pairs of a batch whose verdicts weigh `total`.
+
+    Their losses are shares of the mean over the batch's verdicts: sums over these pairs, divided by `total`.
+    """
+
+    def preference() -> Loss:
+        scores = data.scores(member.branch, micro)
+        weights = torch.tensor([data.pairs[i].weights for i in micro], device=scores.device)
+        return preference_loss(scores[:, 0], scores[:, 1], weights, member.log_tie, total)
+
+    return (Term("preference", 1.0, "member", preference),)
 
 
 def _curve(

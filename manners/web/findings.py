@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import func, select
 
 from manners.feedback import agreement, davidson
-from manners.reward.data import VOLUNTEERED, LeftOut, Sorted, sort_out
+from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
+from manners.reward.verdicts import sort_out
 from manners.settings import Settings
 from manners.store import gold
 from manners.store.records import Version

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import accuracy, growth, learning, publish, run
 from benchmarks.contender import GenerateTask, Measurement, Model, Part
 from benchmarks.publish import Row
-from manners.reward.data import Counts, LabelledPair
+from manners.reward.labelled import Counts, LabelledPair
 from manners.types import Response, Role, Turn
 
 PEER = GenerateTask(Model("", 0, [], 1, 1, 1), [], 1, 1)

@@ -26,6 +26,7 @@ from manners.loop import session as session_module
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.pretrained import Pretrained, load
+from manners.reward import stored
 from manners.settings import ModelSettings, Settings
 from manners.store import Store
 from manners.store.tables import WithdrawalRow
@@ -242,7 +243,7 @@ def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkey
     loaded = Session(stopped, settings).pretrained
     swapped = replace(loaded, trunk=replace(loaded.trunk, hash="0123456789abcdef"))
     monkeypatch.setattr(session_module, "load", lambda _: swapped)
-    monkeypatch.setattr(versions, "load_reward", lambda *_: None)
+    monkeypatch.setattr(stored, "load_reward", lambda *_: None)
     with pytest.raises(MannersError, match=r"begun with the model's trunk = .*, and now it is 0123456789abcdef"):
         calls.train_policy(Session(stopped, settings), resume=True)
 

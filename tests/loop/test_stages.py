@@ -18,9 +18,10 @@ from manners.loop import stages
 from manners.loop.session import Session, machine, peak_memory
 from manners.models import versions
 from manners.models.branches import ScalarBranch
-from manners.reward import ensemble
-from manners.reward.data import label, set_aside
+from manners.reward import ensemble, stored
 from manners.reward.ensemble import RewardModel, score_exchanges
+from manners.reward.groups import set_aside
+from manners.reward.verdicts import label
 from manners.settings import Settings
 from manners.text import collate
 from manners.types import (
@@ -72,7 +73,7 @@ def test_a_reward_model_says_where_its_members_differ(copy: Workspace, settings:
     assert found is not None and found["version"] == "reward-2"
     unjudged = [c for c in session.store.comparisons() if not c.verdicts]
     assert len(unjudged) == 4
-    reward = versions.load_reward(copy, "reward-2", session.pretrained)
+    reward = stored.load_reward(copy, "reward-2", session.pretrained)
     margins = []
     for member, shift in zip(reward.members, reward.shifts, strict=True):
         alone = RewardModel((member,), (shift,), reward.scale)
@@ -106,7 +107,7 @@ def test_scores_are_those_of_the_reward_model_line_by_line(copy: Workspace, sett
     scores = [json.loads(line) for line in whole.splitlines()]
     assert [row["line"] for row in scores] == list(range(1, 21))
     session = Session(copy, settings)
-    reward = versions.load_reward(copy, "reward-1", session.pretrained)
+    reward = stored.load_reward(copy, "reward-1", session.pretrained)
     (expected,) = score_exchanges(
         reward,
         session.pretrained,
@@ -297,7 +298,7 @@ def test_what_is_exported_is_what_was_trained(copy: Workspace, settings: Setting
 
     facts = stages.models_export(copy, "reward-1", tmp_path / "reward")
     classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
-    reward = versions.load_reward(copy, "reward-1", pretrained)
+    reward = stored.load_reward(copy, "reward-1", pretrained)
     with torch.no_grad():
         score = classifier(ids).logits[0, 0] - facts["shift"]
         expected = reward.score(states, batch).members[0, 0]
@@ -324,7 +325,7 @@ def test_a_policy_is_judged_by_the_reward_model_that_it_was_trained_against(
 
 def test_any_member_is_exported_or_their_average(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
     pretrained = Session(copy, settings).pretrained
-    reward = versions.load_reward(copy, "reward-1", pretrained)
+    reward = stored.load_reward(copy, "reward-1", pretrained)
     rendered = pretrained.renderer.render(
         (Turn(Role.USER, "bread?"),), Response("bake it at noon", "x", FinishReason.STOP)
     )

@@ -13,9 +13,9 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.generate import Draws, draw
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk
+from manners.ppo.course import Material, Roles
 from manners.ppo.learner import Best, Learner, Validation
-from manners.ppo.rollout import Roles
-from manners.ppo.train import Material, PPOResult, train
+from manners.ppo.train import PPOResult, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, Packed

@@ -14,9 +14,10 @@ from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
 from manners.models.trunk import States, grow_trunk
 from manners.ppo import guard
+from manners.ppo.course import Roles
 from manners.ppo.curves import Metrics
 from manners.ppo.guard import Act, Warned
-from manners.ppo.rollout import Roles, Rollout, collect
+from manners.ppo.rollout import Rollout, collect
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed, Renderer

@@ -10,8 +10,9 @@ import torch
 from manners.metrics import RunLog
 from manners.models.branches import Branch
 from manners.ppo import guard, rollout
+from manners.ppo.course import Material
 from manners.ppo.objective import kl_penalty
-from manners.ppo.train import Material, train
+from manners.ppo.train import train
 from manners.settings import PPOSettings, SampleSettings
 from tests.worlds import KNOWN_PROMPTS, KnownWorld, known_world
 

@@ -174,7 +174,8 @@ def test_policy_loss_by_hand() -> None:
 
 def test_value_loss_by_hand() -> None:
     # Moves of 0.1, 1 towards the return, and 1 away from it; then 0 and 0.5 past the return; clip 0.2.
-    values, old = table((1.1, 2.0, 4.0), (0.0, 1.5, NAN)), table((1.0, 1.0, 3.0), (0.0, 1.0, NAN))
+    values = table((1.1, 2.0, 4.0), (0.0, 1.5, NAN))
+    old = table((1.0, 1.0, 3.0), (0.0, 1.0, NAN))
     returns = table((2, 3, 2), (1, 1.3, NAN))
     loss, stats = value_loss(values, old, returns, RAGGED, 0.2)
     # 0.9^2; the clipped value 1.2 is farther off: 1.8^2; the plain one is: 2^2; 1^2; and |1.5 - 1.3| > |1.2 - 1.3|.

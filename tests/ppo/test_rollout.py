@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.models.pretrained import Pretrained
-from manners.ppo.rollout import Roles, Rollout, collect, micro_batches
+from manners.ppo.course import Roles
+from manners.ppo.rollout import Rollout, collect, micro_batches
 from manners.settings import PPOSettings, SampleSettings
 from manners.types import FinishReason
 from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
@@ -99,10 +100,12 @@ def test_advantages_are_those_of_the_definition_whitened_over_the_batch(batch_of
     raw = []
     for row, r in enumerate(batch_of.draws.rendered):
         length = len(r.response_ids)
-        rewards, values = batch_of.rewards[row].tolist(), [t / 10 for t in range(length)] + [0.0]
+        rewards = batch_of.rewards[row].tolist()
+        values = [t / 10 for t in range(length)] + [0.0]
         deltas = [rewards[t] + 0.9 * values[t + 1] - values[t] for t in range(length)]
         raw += [sum(0.72 ** (u - t) * deltas[u] for u in range(t, length)) for t in range(length)]
-    keep, unwhitened = batch_of.batch.keep, torch.tensor(raw)
+    keep = batch_of.batch.keep
+    unwhitened = torch.tensor(raw)
     torch.testing.assert_close(
         batch_of.advantages[keep], (unwhitened - unwhitened.mean()) / unwhitened.std(), atol=1e-4, rtol=1e-4
     )

@@ -19,7 +19,7 @@ from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
 from manners.models.trunk import States, grow_trunk
-from manners.ppo import guard
+from manners.ppo import guard, terms
 from manners.ppo import learner as learner_module
 from manners.ppo import train as train_module
 from manners.ppo.guard import Unsound
@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_finite_takes_no_step(
         loss, stats = policy_loss(new, old, advantages, keep, clip)
         return loss * torch.inf, stats
 
-    monkeypatch.setattr(train_module, "policy_loss", broken)
+    monkeypatch.setattr(terms, "policy_loss", broken)
     with pytest.raises(Unsound, match=r"not finite at update 1, episodes \[(\d+, ){7}\d+\] of the batch; lower"):
         run(SHORT, world, likes(world), tmp_path)
 

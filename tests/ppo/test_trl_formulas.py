@@ -73,7 +73,8 @@ def test_kl_of_both_estimators(case: dict[str, Any]) -> None:
 
 
 def test_rewards_differ_only_in_where_the_score_stands(case: dict[str, Any]) -> None:
-    kl, theirs = case["outputs"]["kl"], case["outputs"]["rewards"].clone()
+    kl = case["outputs"]["kl"]
+    theirs = case["outputs"]["rewards"].clone()
     ours = shape_rewards(case["inputs"]["scores"], kl, keep(case), case["args"]["kl_coef"])
     for row, last in enumerate(case["inputs"]["sequence_lengths"].tolist()):
         if last + 1 < theirs.shape[1]:
@@ -84,7 +85,8 @@ def test_rewards_differ_only_in_where_the_score_stands(case: dict[str, Any]) -> 
 
 def test_advantages_and_returns(case: dict[str, Any]) -> None:
     args, outputs = case["args"], case["outputs"]
-    rewards, values = outputs["rewards"], case["inputs"]["values"]
+    rewards = outputs["rewards"]
+    values = case["inputs"]["values"]
     advantages, returns = gae(rewards, values, keep_one_more(case), args["gamma"], args["lam"])
     same(returns, outputs["returns"])
     same(advantages, outputs["returns"] - outputs["values"])
@@ -100,7 +102,9 @@ def test_policy_loss(case: dict[str, Any]) -> None:
 
 def test_value_loss(case: dict[str, Any]) -> None:
     inputs, outputs = case["inputs"], case["outputs"]
-    new, old, clip = inputs["new_values"], inputs["values"], case["args"]["cliprange_value"]
+    new = inputs["new_values"]
+    old = inputs["values"]
+    clip = case["args"]["cliprange_value"]
     loss, stats = value_loss(new, old, outputs["returns"], keep_one_more(case), clip)
     same(loss, outputs["vf_loss"])
     same(stats.clipfrac, outputs["vf_clipfrac"])

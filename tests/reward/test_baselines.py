@@ -27,7 +27,7 @@ from manners.reward.baselines import (
     longer_wins,
     shorter_wins,
 )
-from manners.reward.data import Counts, LabelledPair
+from manners.reward.labelled import Counts, LabelledPair
 from manners.types import FinishReason, Interval, Response, Role, Turn
 
 
@@ -39,7 +39,8 @@ def pair(
     texts: tuple[str, str] = ("long text", "short"),
     finish: tuple[FinishReason, FinishReason] = (FinishReason.STOP, FinishReason.STOP),
 ) -> LabelledPair:
-    counts, prompt = Counts(float(left), float(right), float(tie)), (Turn(Role.USER, group),)
+    counts = Counts(float(left), float(right), float(tie))
+    prompt = (Turn(Role.USER, group),)
     responses = [Response(text, "x", reason) for text, reason in zip(texts, finish, strict=True)]
     return LabelledPair(None, prompt, responses[0], responses[1], counts, counts, 0, group)
 
@@ -112,7 +113,8 @@ def ruled_pairs(n: int, seed: int) -> list[LabelledPair]:
     rng = np.random.default_rng(seed)
     pairs = []
     for i in range(n):
-        sizes, cut = rng.integers(5, 200, 2), rng.random(2) < 0.3
+        sizes = rng.integers(5, 200, 2)
+        cut = rng.random(2) < 0.3
         worth = -0.5 * np.log(sizes) - 3.0 * cut
         left = rng.binomial(3, 1 / (1 + math.exp(worth[1] - worth[0])))
         texts = ("x" * sizes[0], "x" * sizes[1])

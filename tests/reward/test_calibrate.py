@@ -102,7 +102,9 @@ def test_temperature_mends_an_overconfident_model() -> None:
 
 def test_calibration_error_of_two_bins_by_hand() -> None:
     # Confidence 0.6 was right in 1 of 4 verdicts, confidence 0.9 in 4 of 4: (4 * 0.35 + 4 * 0.1) / 8.
-    p, outcomes, weights = np.array([0.9, 0.6, 0.6]), np.array([1.0, 0.5, 0.0]), np.array([4.0, 2.0, 2.0])
+    p = np.array([0.9, 0.6, 0.6])
+    outcomes = np.array([1.0, 0.5, 0.0])
+    weights = np.array([4.0, 2.0, 2.0])
     assert expected_calibration_error(p, outcomes, weights, bins=2) == pytest.approx((4 * 0.35 + 4 * 0.1) / 8)
     low, high = reliability(p, outcomes, weights, bins=2)
     assert (low.predicted, low.observed, low.n) == pytest.approx((0.6, 0.25, 4))

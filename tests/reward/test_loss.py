@@ -65,7 +65,9 @@ def test_loss_of_a_worked_example() -> None:
 
 
 def test_swapping_the_sides_changes_nothing() -> None:
-    left, right, counts = numbers(0.3, -1.0, 2.0), numbers(1.1, 0.4, 2.0), table((3, 1, 0), (0, 2, 2), (1, 0, 1))
+    left = numbers(0.3, -1.0, 2.0)
+    right = numbers(1.1, 0.4, 2.0)
+    counts = table((3, 1, 0), (0, 2, 2), (1, 0, 1))
     loss, statistics = preference_loss(left, right, counts, number(-0.4), total=10.0)
     swapped, same = preference_loss(right, left, counts[:, [1, 0, 2]], number(-0.4), total=10.0)
     assert loss.item() == pytest.approx(swapped.item())

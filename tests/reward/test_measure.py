@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from manners.reward.baselines import CurvePoint
-from manners.reward.data import LabelledPair, label
+from manners.reward.labelled import LabelledPair
+from manners.reward.verdicts import label
 from manners.types import Interval
 from tests.reward.as_facts import curve_facts, measure
 from tests.reward.planted import comparisons

@@ -15,11 +15,11 @@ from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.reward import train as module
-from manners.reward.data import label
 from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.reward.measure import measure
-from manners.reward.pairs import Pairs
+from manners.reward.pairs import ReadPairs
 from manners.reward.train import Trained, train
+from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Choice, Comparison
 from tests.reward.planted import comparisons, turned
@@ -109,7 +109,7 @@ def test_a_response_in_several_pairs_is_scored_once_and_in_one_batch(world: Pret
     for c in PLANTED[:6]:
         third = replace(c.left, text="bake it at noon")
         triples += [c, replace(c, right=third), replace(c, left=third)]
-    data = Pairs(world, label(triples).pairs, tmp_path / "states", "reading")
+    data = ReadPairs(world, label(triples).pairs, tmp_path / "states", "reading")
     assert len(data.rendered) == 6 * 3
     batches = data.batches(range(18), 6, random.Random(0))
     assert [len(batch) for batch in batches] == [6, 6, 6]

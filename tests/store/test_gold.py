@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from manners.cli import main
-from manners.reward.data import LeftOut, sort_out
+from manners.reward.labelled import LeftOut
+from manners.reward.verdicts import sort_out
 from manners.store import Store, gold
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from manners.workspace import Workspace

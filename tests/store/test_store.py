@@ -14,7 +14,8 @@ from sqlalchemy import insert, inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from manners.errors import MannersError
-from manners.reward.data import LeftOut, label
+from manners.reward.labelled import LeftOut
+from manners.reward.verdicts import label
 from manners.store import Outcome, Round, Store, Version
 from manners.store.flags import FlagReason, decide, raise_flag, undecided
 from manners.store.schema import connect, to_url

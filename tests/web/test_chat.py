@@ -15,7 +15,8 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from manners.models.requests import EngineState, Phase
-from manners.reward.data import LeftOut, label
+from manners.reward.labelled import LeftOut
+from manners.reward.verdicts import label
 from manners.settings import ServeSettings, Settings
 from manners.store.chats import Chats
 from manners.store.flags import undecided

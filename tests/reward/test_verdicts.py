@@ -12,18 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manners.errors import MannersError
-from manners.reward.data import (
-    Counts,
-    LabelledPair,
-    LeftOut,
-    groups,
-    label,
-    opening,
-    pooled,
-    set_aside,
-    subset,
-    user_factors,
-)
+from manners.reward.groups import groups, opening, set_aside, subset
+from manners.reward.labelled import Counts, LabelledPair, LeftOut
+from manners.reward.verdicts import label, pooled, user_factors
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Drawn, Response, Role, Turn, Verdict
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)

@@ -1,0 +1,60 @@
+"""What stays the same from update to update of PPO: settings, who plays what, and what is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from manners.models.branches import Branch
+from manners.models.perplexity import PlainText
+from manners.models.pretrained import Pretrained
+from manners.models.trunk import States
+from manners.reward.ensemble import RewardModel
+from manners.settings import PPOSettings, SampleSettings
+from manners.text import Batch
+
+ValueFunction = Callable[[States, Float[Tensor, "B T1 D"], Batch], Float[Tensor, "B T"]]
+"""Values from trunk states and from the policy's hidden states: a shared head reads these, a separate branch those."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who plays what in PPO; all of them stand on the trunk of `pretrained`."""
+
+    policy: Branch
+    reference: Branch
+    """The initial model, which the KL penalty is measured against."""
+    value: ValueFunction
+    reward: RewardModel
+    pretrained: Pretrained
+
+
+@dataclass(frozen=True)
+class Material:
+    """What PPO reads: token ids of prompts, and paragraphs of plain text."""
+
+    prompts: Sequence[tuple[int, ...]]
+    validation: Sequence[tuple[int, ...]]
+    """Prompts by which the version is chosen that is kept."""
+    prose: Sequence[str]
+    """What the policy is held to (`ppo.prose_coefficient`)."""
+    validation_prose: Sequence[str]
+    """What forgetting is measured on."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run's settings, roles and material."""
+
+    settings: PPOSettings
+    sample: SampleSettings
+    seed: int
+    roles: Roles
+    material: Material
+    prose: PlainText
+    """What the policy is held to, read by the initial model."""
+    unseen: PlainText
+    """What forgetting is measured on, read by the initial model."""

@@ -1,0 +1,132 @@
+"""Groups of comparisons: whole ones are set aside to measure with, so that nothing measured on was learnt from."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manners.errors import MannersError
+from manners.reward.labelled import VOLUNTEERED, LabelledPair, counts_array
+from manners.settings import RewardSettings
+from manners.types import Annotator, Choice, Comparison, Dialogue, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Pairs to train on and pairs to measure with; no group is on both sides."""
+
+    train: tuple[LabelledPair, ...]
+    held_out: tuple[LabelledPair, ...]
+
+
+def opening(prompt: Dialogue) -> str:
+    """Return the conversation's first user turn without regard to case and white space: the group of a comparison."""
+    first = next((turn for turn in prompt if turn.role is Role.USER), prompt[0])
+    return " ".join(first.text.split()).casefold()
+
+
+def groups(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the group of each comparison: its opening, joined with the others of its user where one is known.
+
+    Users are those of the chat and of other programs, known by the verdicts that no queue drew. A group is what such
+    users connect, named by the smallest of its openings. Where that would make a single group, the openings alone are
+    the groups: of one person nothing could be set aside.
+    """
+    openings = [opening(comparison.prompt) for comparison in comparisons]
+    above: dict[str | Annotator, str | Annotator] = {}
+
+    def top(node: str | Annotator) -> str | Annotator:
+        while (higher := above.get(node, node)) != node:
+            above[node] = above.get(higher, higher)
+            node = higher
+        return node
+
+    for comparison, first in zip(comparisons, openings, strict=True):
+        if comparison.asked_how in VOLUNTEERED:
+            for user in {verdict.annotator for verdict in comparison.verdicts if verdict.drawn is None}:
+                above[top(user)] = top(first)
+    smallest: dict[str | Annotator, str] = {}
+    for first in sorted(openings):
+        smallest.setdefault(top(first), first)
+    return [smallest[top(first)] for first in openings] if len(smallest) > 1 else openings
+
+
+def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
+    """Hold out about `share` of the groups, drawn by a seeded hash, with all their pairs.
+
+    Whether a group is held out depends on its name and the seed alone, so that it stays held out when more comparisons
+    arrive; at least one group falls on each side, and of four or more at least two are held out, as calibration needs.
+    Raises `MannersError` when there are fewer than two groups, or when the verdicts are all one way, or when none that
+    is held out chooses a side.
+    """
+    _check_two_ways(pairs)
+    draw = {pair.group: _uniform("set aside", seed, pair.group) for pair in pairs}
+    if len(draw) < 2:
+        raise MannersError(
+            f"all {len(pairs)} comparisons begin with the same user turn, so none can be set aside to measure with; "
+            "ask about at least two different prompts"
+        )
+    order = sorted(draw, key=draw.__getitem__)
+    wanted = sum(u < share for u in draw.values())
+    least = 2 if len(order) >= 4 else 1
+    held_out = set(order[: min(max(wanted, least), len(order) - 1)])
+    if not any(pair.counts.decided for pair in pairs if pair.group in held_out):
+        raise MannersError(
+            f"none of the verdicts that would be set aside to measure with, on {len(held_out)} of {len(draw)} prompts,"
+            " chooses a side (all are ties or both bad); ask about more prompts, or set more aside (reward.set_aside)"
+        )
+    return Split(
+        train=tuple(pair for pair in pairs if pair.group not in held_out),
+        held_out=tuple(pair for pair in pairs if pair.group in held_out),
+    )
+
+
+def subset(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[LabelledPair, ...]:
+    """Keep whole openings, in an order drawn by seeded hash, until they hold `share` of the verdicts.
+
+    A larger share contains every smaller one of the same seed: a learning curve adds verdicts and exchanges none.
+    """
+    verdicts: Counter[str] = Counter()
+    for pair in pairs:
+        verdicts[pair.group] += round(sum(pair.counts))
+    wanted = share * verdicts.total()
+    kept = set[str]()
+    for group in sorted(verdicts, key=lambda group: _uniform("subset", seed, group)):
+        if kept and wanted <= 0:
+            break
+        kept.add(group)
+        wanted -= verdicts[group]
+    return tuple(pair for pair in pairs if pair.group in kept)
+
+
+def divided(pairs: Sequence[LabelledPair], settings: RewardSettings, seed: int) -> Split:
+    """Return the pairs to train on, of which at most `reward.limit` are drawn, and those that are set aside."""
+    split = set_aside(pairs, settings.set_aside, seed)
+    if settings.limit is None or settings.limit >= len(split.train):
+        return split
+    drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))
+    return Split(tuple(split.train[i] for i in drawn), split.held_out)
+
+
+def _check_two_ways(pairs: Sequence[LabelledPair]) -> None:
+    left, right, tie = (round(n) for n in counts_array(pairs).sum(axis=0))
+    if left + right == 0:
+        raise MannersError(
+            f"none of the {tie} verdicts prefers a response (all are ties or both bad), so there is nothing to learn; "
+            "compare responses that differ more, or check how the verdicts were imported"
+        )
+    if left == 0 or right == 0:
+        side = Choice.LEFT if right == 0 else Choice.RIGHT
+        raise MannersError(
+            f"all {left + right} verdicts that choose a side say `{side}`: either annotators always pick that side, "
+            "or the import put every preferred response there; check the mapping, or show the responses in random order"
+        )
+
+
+def _uniform(purpose: str, seed: int, group: str) -> float:
+    """Return a number in [0, 1) that depends on nothing but the arguments; `purpose` keeps the draws independent."""
+    digest = hashlib.sha256(f"{purpose}\0{seed}\0{group}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64

@@ -1,0 +1,102 @@
+"""Comparisons with their verdicts counted: what the reward model learns from, and what it does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, Dialogue, Response, Verdict
+
+Floats = NDArray[np.float64]
+
+BOTH_BAD_RULE = (
+    "`both_bad` counts as a tie in the loss, since it prefers neither response; what it says about both of them "
+    "cannot enter a loss that only sees differences, so it is also counted apart."
+)
+STRENGTH_RULE = (
+    "A verdict of strength 1, 2 or 3 weighs 0.5, 1 or 1.5 in the loss, and 1 where no strength was asked: a slight "
+    "preference is the one that the next annotator reverses most easily. Accuracy, calibration and the ceiling count "
+    "every verdict once."
+)
+VOLUNTEERED = frozenset({AskedHow.CHAT, AskedHow.API})
+"""Comparisons whose annotators came by themselves: how much each of them may weigh is limited."""
+
+
+class Counts(NamedTuple):
+    """How many verdicts (or what weight of them) chose the left response, the right one, or neither."""
+
+    left: float
+    right: float
+    tie: float
+
+    @property
+    def decided(self) -> float:
+        """The part that chose a side."""
+        return self.left + self.right
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """One comparison with its verdicts counted."""
+
+    comparison_id: int | None
+    prompt: Dialogue
+    left: Response
+    right: Response
+    counts: Counts
+    """Every verdict once: what accuracy, calibration and the ceiling are measured on."""
+    weights: Counts
+    """Verdicts weighted by strength (`STRENGTH_RULE`): what the loss learns from."""
+    both_bad: int
+    """How many of the ties were `both_bad`."""
+    group: str
+    """What is set aside as one, see `groups`."""
+
+
+class LeftOut(StrEnum):
+    """Why a comparison is not learnt from; the values are what the report prints."""
+
+    EVALUATION = "asked for an evaluation"
+    GOLD = "a known verdict, asked to measure annotators"
+    DELETED = "deleted by the person whose words they were"
+    REPORTED = "reported, and kept away by a reviewer"
+    EMPTY = "an empty response"
+    IDENTICAL = "identical responses"
+    NO_VERDICT = "no verdict"
+    OTHER_KIND = "only verdicts of another kind of annotator"
+    SKIPPED = "only skips"
+    OUTLYING = "only verdicts of users who were set aside"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The pairs that can be learnt from, and how many comparisons were left out, by reason."""
+
+    pairs: tuple[LabelledPair, ...]
+    left_out: dict[LeftOut, int]
+    kind: AnnotatorKind
+    """Whose verdicts these are."""
+    limited: int = 0
+    """How many users had their weight cut to the share that one may have."""
+    outlying: int = 0
+    """How many users of the chat or of another program were set aside (`outlying`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The comparisons that can be learnt from, each with the verdicts that count, and what was left out and why."""
+
+    usable: tuple[tuple[Comparison, tuple[Verdict, ...]], ...]
+    left_out: Counter[LeftOut]
+    outlying: frozenset[Annotator]
+
+
+def counts_array(pairs: Sequence[LabelledPair]) -> Floats:
+    """Return the unweighted counts as (pairs, 3): left, right, tie."""
+    return np.array([pair.counts for pair in pairs], dtype=np.float64).reshape(-1, 3)

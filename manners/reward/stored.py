@@ -1,0 +1,108 @@
+"""Reward models as versions: loaded onto the trunk they were trained above, and exported to plain transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from manners.errors import MannersError
+from manners.models.branches import ScalarBranch
+from manners.models.pretrained import Pretrained, save_whole
+from manners.models.versions import fill, fitting
+from manners.reward.ensemble import RewardModel
+from manners.text import Rendered, length_buckets
+from manners.types import VersionKind
+from manners.workspace import Workspace
+
+
+def load_reward(workspace: Workspace, name: str, pretrained: Pretrained) -> RewardModel:
+    """Load a reward model's members onto the trunk they were trained above."""
+    version = fitting(workspace, name, VersionKind.REWARD, pretrained)
+    members = []
+    for index in range(len(version.shifts)):
+        member = ScalarBranch(pretrained.trunk, None)
+        fill(member, workspace.models / version.name / f"branch-{index}.safetensors")
+        members.append(member)
+    return RewardModel(tuple(members), version.shifts, version.scale)
+
+
+def export_reward(
+    reward: RewardModel,
+    member: int | Literal["average"],
+    pretrained: Pretrained,
+    folder: Path,
+    reference: Sequence[Rendered] = (),
+) -> float:
+    """Write one member for plain `AutoModelForSequenceClassification.from_pretrained`; return the shift to subtract.
+
+    That class has no bias: 1 / scale is folded into the head, and shift / scale is stored as `manners_shift` in the
+    config. It finds a sequence's last token by the pad id, so tokenizer and config get one that ends nothing.
+
+    `average` is one model with the mean of the members' weights, adapters merged. Its shift is its mean logit on
+    `reference`, answers of the initial model; where there are none, the mean of the members' shifts stands for it.
+    """
+    trunk = pretrained.trunk
+    tokenizer = _tokenizer_with_pad(pretrained)
+    chosen = reward.members if member == "average" else (reward.members[member],)
+    shifts = reward.shifts if member == "average" else (reward.shifts[member],)
+    config = type(trunk.whole.config).from_dict(trunk.whole.config.to_dict())
+    config.num_labels = 1
+    config.pad_token_id = tokenizer.pad_token_id
+    try:
+        classifier = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise MannersError(
+            f"transformers has no sequence classification for {config.model_type}, so this reward model cannot be"
+            " exported; export the policy, or score with `manners score`"
+        ) from error
+    classifier.base_model.load_state_dict(_mean([b.assembled(trunk).base_model.state_dict() for b in chosen]))
+    head = next(m for n, m in classifier.named_modules() if n in ("score", "classifier") and isinstance(m, nn.Linear))
+    with torch.no_grad():
+        head.weight.copy_(_mean([{"": b.scalar.weight} for b in chosen])[""] / reward.scale)
+    if len(tokenizer) > config.vocab_size:
+        classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    classifier.to(trunk.whole.dtype).eval()
+    measured = member == "average" and len(reference) > 0
+    shift = _mean_logit(classifier, reference) if measured else sum(shifts) / len(shifts) / reward.scale
+    classifier.config.manners_shift = shift
+    save_whole(classifier, tokenizer, folder)
+    return shift
+
+
+def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each tensor; those that all share stay as they are, to the bit."""
+    means = {}
+    for name, first in states[0].items():
+        every = [state[name] for state in states]
+        shared = all(tensor.data_ptr() == first.data_ptr() for tensor in every)
+        means[name] = first if shared else torch.stack([t.float() for t in every]).mean(dim=0).to(first.dtype)
+    return means
+
+
+@torch.no_grad()
+def _mean_logit(classifier: PreTrainedModel, rendered: Sequence[Rendered]) -> float:
+    """Return the mean score that a classifier gives to some responses, in plain transformers."""
+    pad = classifier.config.pad_token_id
+    total = 0.0
+    for bucket in length_buckets([r.length for r in rendered], classifier.device):
+        ids = [torch.tensor(rendered[i].prompt_ids + rendered[i].response_ids) for i in bucket]
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)
+        attend = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        logits = classifier(input_ids=padded, attention_mask=attend, use_cache=False).logits
+        total += float(logits.float().sum())
+    return total / len(rendered)
+
+
+def _tokenizer_with_pad(pretrained: Pretrained) -> PreTrainedTokenizerBase:
+    """Copy the tokenizer, with a pad token that no text contains: a spare one, or else one that is added for this."""
+    tokenizer = copy.deepcopy(pretrained.tokenizer)
+    spare = tokenizer.added_tokens_decoder.get(pretrained.renderer.pad_id)
+    tokenizer.add_special_tokens({"pad_token": "<|manners_pad|>" if spare is None else spare})
+    tokenizer.padding_side = "right"  # where positions are right in every architecture
+    return tokenizer

@@ -1,0 +1,200 @@
+"""From comparisons to labelled pairs: which verdicts count, by how much, and why others do not."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from manners.errors import MannersError
+from manners.feedback.outliers import outlying
+from manners.reward.groups import groups
+from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
+from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict, latest_verdicts
+
+STRENGTH_WEIGHT = {None: 1.0, 1: 0.5, 2: 1.0, 3: 1.5}
+NO_COMPARISONS = (
+    "no comparisons to learn from; run `manners sample` to open some, "
+    "or `manners comparisons import FILE` to bring your own"
+)
+
+
+def label(comparisons: Iterable[Comparison], annotators: str | None = None, user_share: float = 1.0) -> Labelled:
+    """Count the verdicts on each comparison, by the rules of this module.
+
+    The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
+    earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
+    for an evaluation, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
+    annotator, as `reward.annotators` names it, are counted; None means the only kind there is. A user of the chat or of
+    another program weighs at most `user_share` of all (`user_factors`). Raises `MannersError` when several kinds are
+    present and none is named, or when nothing is left.
+    """
+    comparisons = list(comparisons)
+    if not comparisons:
+        raise MannersError(NO_COMPARISONS)
+    kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
+    found = sort_out(comparisons, kind)
+    factors = user_factors(found.usable, user_share)
+    named = groups([comparison for comparison, _ in found.usable])
+    pairs = [
+        _labelled(comparison, verdicts, factors, group)
+        for (comparison, verdicts), group in zip(found.usable, named, strict=True)
+    ]
+    if kind is None or not pairs:
+        reasons = ", ".join(f"{n} with {reason}" for reason, n in found.left_out.items())
+        raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
+    return Labelled(tuple(pairs), dict(found.left_out), kind, len(factors), len(found.outlying))
+
+
+def pooled(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return each pair of responses to a prompt once, in the order of its first comparison, with all their verdicts.
+
+    It is for measuring, by which nothing is learnt: what was asked for an evaluation, or has a known verdict, is taken
+    like the rest.
+    """
+    first: dict[tuple[object, ...], Comparison] = {}
+    verdicts: defaultdict[tuple[object, ...], list[Verdict]] = defaultdict(list)
+    for one in comparisons:
+        left, right = ((side.text, side.finish_reason) for side in (one.left, one.right))
+        key = (one.prompt, left, right)
+        turned = (one.prompt, right, left)
+        if turned in first:
+            verdicts[turned] += [replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in one.verdicts]
+        else:
+            first.setdefault(key, one)
+            verdicts[key] += one.verdicts
+    never_learnt = (AskedHow.EVALUATION, AskedHow.GOLD)
+    return [
+        replace(
+            one,
+            verdicts=tuple(verdicts[key]),
+            asked_how=AskedHow.IMPORTED if one.asked_how in never_learnt else one.asked_how,
+        )
+        for key, one in first.items()
+    ]
+
+
+def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> Sorted:
+    """Keep what can be learnt from the verdicts of one kind of annotator.
+
+    Verdicts of outlying users (`manners.feedback.outliers`) do not count on comparisons of the chat and of other
+    programs. Annotators who were asked to label are never set aside: the dashboard shows how each of them works.
+    """
+    usable = []
+    left_out = Counter[LeftOut]()
+    for comparison in comparisons:
+        verdicts = tuple(verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind)
+        reason = _reason_left_out(comparison, verdicts)
+        if reason is None:
+            usable.append((comparison, verdicts))
+        else:
+            left_out[reason] += 1
+    aside = outlying((comparison, verdicts) for comparison, verdicts in usable if comparison.asked_how in VOLUNTEERED)
+    kept = []
+    for comparison, verdicts in usable:
+        if comparison.asked_how in VOLUNTEERED:
+            verdicts = tuple(verdict for verdict in verdicts if verdict.annotator not in aside)
+        if all(verdict.choice is Choice.SKIP for verdict in verdicts):
+            left_out[LeftOut.OUTLYING] += 1
+        else:
+            kept.append((comparison, verdicts))
+    return Sorted(tuple(kept), left_out, frozenset(aside))
+
+
+def user_factors(usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: float) -> dict[Annotator, float]:
+    """Return by what the weights of the busiest users are multiplied, so that none has more than `share` of the whole.
+
+    With weight w_u of user u in comparisons of the chat and of other programs, and W of everything else, a limit c
+    solves c = share (W + sum over u of min(w_u, c)), and u's factor is c / w_u where that is below 1. Annotators who
+    were asked to label are not limited. Where all weight comes from fewer than 1 / share users no limit can hold, and
+    none is set.
+    """
+    volunteered: defaultdict[Annotator, float] = defaultdict(float)
+    other = 0.0
+    for comparison, verdicts in usable:
+        for verdict in verdicts:
+            if comparison.asked_how in VOLUNTEERED:
+                volunteered[verdict.annotator] += _weight(verdict)
+            else:
+                other += _weight(verdict)
+    total = other + sum(volunteered.values())
+    busiest = sorted((user for user in volunteered if volunteered[user]), key=lambda u: -volunteered[u])
+    rest = total
+    for cut, user in enumerate([*busiest, None]):
+        # With the `cut` busiest users at the limit: c = share (rest + cut c), rest being what all others weigh.
+        if cut * share >= 1:
+            return {}
+        limit = share * rest / (1 - cut * share)
+        if user is None or volunteered[user] <= limit:
+            return {one: limit / volunteered[one] for one in busiest[:cut]} if limit else {}
+        rest -= volunteered[user]
+    return {}
+
+
+def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
+    annotators = {
+        verdict.annotator
+        for comparison in comparisons
+        if comparison.asked_how is not AskedHow.EVALUATION
+        for verdict in comparison.verdicts
+    }
+    kinds = Counter(annotator.kind for annotator in annotators)
+    if len(kinds) > 1:
+        found = " and ".join(f"{n} {kind} annotator{'s' * (n != 1)}" for kind, n in sorted(kinds.items()))
+        raise MannersError(
+            f"the verdicts come from {found}, which are never mixed; set reward.annotators to one of them"
+        )
+    return next(iter(kinds), None)
+
+
+def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> LeftOut | None:
+    texts = comparison.left.text.strip(), comparison.right.text.strip()
+    if comparison.asked_how is AskedHow.EVALUATION:
+        return LeftOut.EVALUATION
+    if comparison.asked_how is AskedHow.GOLD:
+        return LeftOut.GOLD
+    if DELETED in texts:
+        return LeftOut.DELETED
+    if comparison.reported:
+        return LeftOut.REPORTED
+    if not all(texts):
+        return LeftOut.EMPTY
+    if texts[0] == texts[1]:
+        return LeftOut.IDENTICAL
+    if not verdicts:
+        return LeftOut.OTHER_KIND if comparison.verdicts else LeftOut.NO_VERDICT
+    if all(verdict.choice is Choice.SKIP for verdict in verdicts):
+        return LeftOut.SKIPPED
+    return None
+
+
+def _weight(verdict: Verdict) -> float:
+    """Return what a verdict weighs in the loss: ties have no strength, skips no weight."""
+    match verdict.choice:
+        case Choice.SKIP:
+            return 0.0
+        case Choice.TIE | Choice.BOTH_BAD:
+            return 1.0
+    return STRENGTH_WEIGHT[verdict.strength]
+
+
+def _labelled(
+    comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str
+) -> LabelledPair:
+    number = Counter(verdict.choice for verdict in verdicts)
+    ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
+    limited = factors if comparison.asked_how in VOLUNTEERED else {}
+
+    def weight(*choices: Choice) -> float:
+        return sum(_weight(v) * limited.get(v.annotator, 1.0) for v in verdicts if v.choice in choices)
+
+    return LabelledPair(
+        comparison_id=comparison.id,
+        prompt=comparison.prompt,
+        left=comparison.left,
+        right=comparison.right,
+        counts=Counts(float(number[Choice.LEFT]), float(number[Choice.RIGHT]), ties),
+        weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD)),
+        both_bad=number[Choice.BOTH_BAD],
+        group=group,
+    )

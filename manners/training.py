@@ -1,0 +1,142 @@
+"""The one training loop: terms of a loss in, steps of AdamW out. What every stage that trains has in common.
+
+    for micro-batch in batch:
+        found = training.learn(terms, part, whole)    gradients, summed in float32; what was seen on the way
+    training.step(otherwise)                          clipped, checked, one step; or `otherwise`, and no step
+
+A stage brings its terms, the order of its batches and its own sentence for a gradient that is not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from manners.maths import warm_up
+
+Statistics = Mapping[str, Tensor]
+"""What a term looked like: scalars by the names of their curves."""
+Loss = tuple[Float[Tensor, ""], Statistics]
+"""A term's value, and what it looked like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of an objective, which is the sum of weight * loss over its terms."""
+
+    name: str
+    weight: float
+    forward: str
+    """The forward whose activations it needs. Terms of one forward go back together; terms of different ones share
+    nothing, and so the activations of the one are gone before those of the next come."""
+    loss: Callable[[], Loss]
+    """Computes it, with gradient, when its turn has come."""
+    once: bool = False
+    """Whether it is taken once a step, and not as a share of every micro-batch."""
+
+
+class Training:
+    """Parameters on their way down, by AdamW (eps 1e-5, no weight decay), on float32 whatever the model's format is.
+
+    A parameter narrower than float32 has a float32 master: gradients are summed there, moments are kept there, steps
+    are taken there, and the parameter is its rounding. A bfloat16 number has 8 significant bits: a step of less than
+    1/512 of it would be rounded away, every time. A float32 parameter is its own master.
+    Source: Micikevicius et al. 2018, section 3.1.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, max_norm: float) -> None:
+        """Take the parameters, the peak of the learning rate and the norm that gradients are scaled down to."""
+        self.parameters = list(parameters)
+        self.masters = [nn.Parameter(p.detach().float()) if narrow(p.dtype) else p for p in self.parameters]
+        self.optimiser = torch.optim.AdamW(self.masters, lr=rate, eps=1e-5, weight_decay=0.0)
+        self.rate = rate
+        self.max_norm = max_norm
+
+    def schedule(self, step: int, steps: int, factor: float = 1.0) -> float:
+        """Set and return the rate of a step, from 1, of so many: peak * `maths.warm_up` * factor."""
+        rate = self.rate * warm_up(step, steps) * factor
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def learn(self, terms: Sequence[Term], part: float = 1.0, whole: float = 1.0) -> dict[str, Tensor]:
+        """Add the gradient of the sum of weight * part / whole * loss; return losses and statistics by name.
+
+        `part / whole` is a micro-batch's share of the batch, by what its losses are means over: so that the size of
+        micro-batches changes nothing.
+        """
+        found: dict[str, Tensor] = {}
+        for forward in dict.fromkeys(term.forward for term in terms):
+            losses = []
+            for term in terms:
+                if term.forward == forward:
+                    loss, statistics = term.loss()
+                    losses.append(loss * (term.weight * part / whole))
+                    found |= {f"loss/{term.name}_avg": loss.detach(), **statistics}
+            torch.autograd.backward(losses)
+            self._gather()
+        return found
+
+    def step(self, otherwise: Exception) -> None:
+        """Take a step on the gradients so far, their norm scaled down, and drop them.
+
+        Raises `otherwise`, and takes no step, where they are not finite.
+        """
+        norm = nn.utils.clip_grad_norm_(self.masters, self.max_norm)
+        sound = bool(torch.isfinite(norm))
+        if sound:
+            self.optimiser.step()
+            self._round()
+        self.optimiser.zero_grad(set_to_none=True)
+        if not sound:
+            raise otherwise
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold; tensors are the live ones. Parameters follow from their masters."""
+        return {"parameters": [master.detach() for master in self.masters], "optimiser": self.optimiser.state_dict()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` was made from, to the bit; parameters and moments may also be in the model's format."""
+        for master, stored in zip(self.masters, state["parameters"], strict=True):
+            master.copy_(stored)
+        self._round()
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _rounded(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Parameters that are roundings, each with its master."""
+        return [(p, master) for p, master in zip(self.parameters, self.masters, strict=True) if p is not master]
+
+    def _gather(self) -> None:
+        """Move the gradients of roundings to their masters, where they are summed without being rounded again."""
+        for parameter, master in self._rounded():
+            if parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for parameter, master in self._rounded():
+            parameter.copy_(master)
+
+
+def training_bytes(nbytes: int, dtype: torch.dtype) -> int:
+    """Return what gradients, moments and masters take beside so many bytes of parameters of a format.
+
+    The gradient and two moments, each as wide as the master; where the parameter is narrower, the master too, and the
+    gradient as the backward gives it.
+    """
+    if not narrow(dtype):
+        return 3 * nbytes
+    return 4 * torch.float32.itemsize * (nbytes // dtype.itemsize) + nbytes
+
+
+def narrow(dtype: torch.dtype) -> bool:
+    """Whether steps of a usual rate would be lost in the rounding of a format."""
+    return dtype.itemsize < torch.float32.itemsize
