@@ -32,7 +32,7 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
-    Drawn,
+    DrawnHow,
     FinishReason,
     PromptUse,
     Response,
@@ -358,6 +358,6 @@ def _verdict(row: Any) -> Verdict:
         reasons=tuple(row.reasons),
         comment=row.comment,
         exchanged=row.exchanged,
-        drawn=None if row.drawn is None else Drawn(row.drawn),
+        drawn=None if row.drawn is None else DrawnHow(row.drawn),
         draw_probability=row.probability,
     )

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, inser
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.feedback.queue import Draw, Item, Queue
+from manners.feedback.queue import Queue
 from manners.settings import ServeSettings
 from manners.store import queries
 from manners.store.flags import FlagReason, held_back, raise_flag
@@ -31,7 +31,7 @@ from manners.store.tables import (
     WithdrawalRow,
 )
 from manners.store.writer import Writer
-from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Drawn
+from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Draw, DrawnHow, OpenComparison
 from manners.workspace import Workspace
 
 LOOK_EVERY = 3.0
@@ -187,7 +187,7 @@ class Desk:
             query = query.where(ComparisonRow.asked_how.not_in(PRIVATE))
         for row in connection.execute(query):
             authors, pair = frozenset({row.one, row.other}), frozenset({row.left, row.right})
-            self._queue.add(Item(row.id, row.prompt_id, authors, row.gold is not None, pair))
+            self._queue.add(OpenComparison(row.id, row.prompt_id, authors, row.gold is not None, pair))
             self._seen["comparisons"] = row.id
 
     def _note_verdicts(self, connection: Connection) -> None:
@@ -306,4 +306,4 @@ def _withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     if row is None:
         return None
     connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
-    return Draw(row.comparison_id, Drawn(row.drawn), row.probability, row.exchanged)
+    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged)

@@ -36,7 +36,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
-    Drawn,
+    DrawnHow,
     PromptUse,
     Response,
     Role,
@@ -322,8 +322,8 @@ def test_how_a_verdict_was_shown_survives_a_round_trip(
 ) -> None:
     ann = Annotator("ann", AnnotatorKind.HUMAN)
     shown = [
-        Verdict(Choice.LEFT, ann, created_at=NOON, exchanged=True, drawn=Drawn.RANDOM, draw_probability=0.25),
-        Verdict(Choice.LEFT, ann, created_at=NOON + timedelta(1), drawn=Drawn.REPEAT, draw_probability=0.1),
+        Verdict(Choice.LEFT, ann, created_at=NOON, exchanged=True, drawn=DrawnHow.RANDOM, draw_probability=0.25),
+        Verdict(Choice.LEFT, ann, created_at=NOON + timedelta(1), drawn=DrawnHow.REPEAT, draw_probability=0.1),
         Verdict(Choice.RIGHT, ann, created_at=NOON + timedelta(2), exchanged=True),
     ]
     left, right = (Response(text, author) for text, author in TWO_VERSIONS)
