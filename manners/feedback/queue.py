@@ -69,7 +69,9 @@ class Queue:
 
     def __init__(self, settings: ServeSettings, seed: int | None, clock: Callable[[], float]) -> None:
         """Take the shares and limits, a seed (None: a new one) and a clock in seconds."""
-        self._settings, self._rng, self._clock = settings, random.Random(seed), clock
+        self._settings = settings
+        self._rng = random.Random(seed)
+        self._clock = clock
         self._states: dict[int, _State] = {}
         self._free = _Bag()
         """Those that somebody may still be given, gold apart."""
@@ -157,7 +159,9 @@ class Queue:
     def draw(self, annotator: str) -> Draw | None:
         """Choose a comparison for an annotator and lease it to them; None where there is nothing for them to judge."""
         self._let_leases_end()
-        settings, rng, met = self._settings, self._rng, self._met[annotator]
+        settings = self._settings
+        rng = self._rng
+        met = self._met[annotator]
         known = self._known(annotator)
         again = [one for one in self._judged[annotator][:-SPACING] if self._may_repeat(annotator, one)]
         count = self._count(annotator)

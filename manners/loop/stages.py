@@ -22,7 +22,7 @@ from manners.reward.measure import measure
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.formats import Format
-from manners.store.rowfiles import Reason
+from manners.store.rows import Reason
 from manners.store.transfer import read_comparisons
 from manners.types import VersionKind
 from manners.workspace import Workspace

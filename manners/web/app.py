@@ -17,7 +17,7 @@ from manners.web import auth, chat, dashboard, label, openai, people, reports
 from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
-from manners.web.site import HERE, Site
+from manners.web.site import FOLDER, Site
 
 OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
 """Paths that need nobody to be signed in; every other route names its roles."""
@@ -31,7 +31,7 @@ def create_app(site: Site) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners")
     app.state.site = site
     app.add_middleware(Shield, site=site)
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     for page in (auth, chat, dashboard, label, openai, people, reports):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)

@@ -10,24 +10,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import func, select
-
 from manners.feedback import agreement, davidson
 from manners.reward.data import VOLUNTEERED, LeftOut, Sorted, sort_out
 from manners.settings import Settings
-from manners.store import gold
+from manners.store import gold, views
 from manners.store.records import Version
 from manners.store.store import Store
-from manners.store.tables import (
-    ComparisonRow,
-    ConversationRow,
-    FlagRow,
-    GoldRow,
-    VerdictRow,
-    VersionRow,
-    ViewRow,
-    WithdrawalRow,
-)
 from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, VersionKind
 from manners.workspace import INITIAL, Workspace
 
@@ -42,7 +30,7 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
     kinds = present(comparisons)
     sorted_out = {kind: sort_out(comparisons, kind) for kind in kinds}
     fair = without(comparisons, {user for found in sorted_out.values() for user in found.outlying})
-    seen = views(store)
+    on_page = seen(store)
     versions = store.versions(VersionKind.REWARD)
     return {
         "verdicts": verdicts_by_day(comparisons),
@@ -50,7 +38,7 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
         "set_aside": {kind: sorted(one.name for one in found.outlying) for kind, found in sorted_out.items()},
         "funnel": {
             kind: {"asked": len(comparisons)}
-            | (seen if kind is AnnotatorKind.HUMAN else {})
+            | (on_page if kind is AnnotatorKind.HUMAN else {})
             | funnel(found)
             | used(versions, kind)
             for kind, found in sorted_out.items()
@@ -59,17 +47,6 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
         "annotators": {kind: [_habit(one) for one in agreement.habits(comparisons, kind, known)] for kind in kinds},
         "wins": {kind: _wins(fair, kind, settings.seed) for kind in kinds},
     }
-
-
-def mark(store: Store) -> str:
-    """Return what is different whenever the findings may be."""
-    counts = [
-        select(func.count()).select_from(table)
-        for table in (ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
-    ]
-    counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
-    with store.read() as connection:
-        return repr([connection.execute(query).scalar_one() for query in counts])
 
 
 def without(comparisons: Sequence[Comparison], aside: AbstractSet[Annotator]) -> list[Comparison]:
@@ -108,15 +85,13 @@ def sources(comparisons: Sequence[Comparison]) -> dict[str, dict[str, int]]:
     return {kind: dict(counts) for kind, counts in found.items()}
 
 
-def views(store: Store) -> dict[str, int]:
+def seen(store: Store) -> dict[str, int]:
     """Return how many comparisons the labelling page has shown, and how many of these nobody has answered there."""
-    shown = select(func.count(ViewRow.comparison_id.distinct()))
-    answered = shown.join(VerdictRow, VerdictRow.view_id == ViewRow.id)
     with store.read() as connection:
-        number, of_these = (connection.execute(query).scalar_one() for query in (shown, answered))
-    if not number:
+        shown, answered = views.count_shown(connection)
+    if not shown:
         return {}
-    return {"shown on the labelling page": number, "shown there and not answered": number - of_these}
+    return {"shown on the labelling page": shown, "shown there and not answered": shown - answered}
 
 
 def funnel(found: Sorted) -> dict[str, int]:
@@ -164,7 +139,8 @@ def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any]:
-    alpha, pairs = agreement.alpha(comparisons, kind, seed), agreement.pairwise(comparisons, kind, seed)
+    alpha = agreement.alpha(comparisons, kind, seed)
+    pairs = agreement.pairwise(comparisons, kind, seed)
     return {
         "alpha": None if alpha is None else asdict(alpha),
         "pairwise": None if pairs is None else asdict(pairs),
