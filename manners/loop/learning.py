@@ -29,7 +29,7 @@ from manners.reward.data import label, set_aside
 from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
-from manners.store import Version as StoredVersion
+from manners.store import VersionRecord
 from manners.text import Rendered
 from manners.types import AskedHow, Comparison, PromptUse, VersionKind
 from manners.workspace import INITIAL
@@ -284,5 +284,5 @@ def ensure_rows(session: Session) -> None:
                 continue
             version = versions.describe(session.workspace, name)
             path = str((session.workspace.models / name).relative_to(session.workspace.root))
-            row = StoredVersion(name, kind, path, None, version.metrics, version.watermark or 0)
+            row = VersionRecord(name, kind, path, None, version.metrics, version.watermark or 0)
             session.store.add_version(row)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 from manners.errors import MannersError
 from manners.store import schema
 from manners.store.comparisons import insert_comparisons, merge_ids, select_comparisons
-from manners.store.records import Counts, Outcome, Round, Version, from_messages
+from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
 from manners.store.statements import chunks, take_turns
@@ -237,7 +237,7 @@ class Store:
         with self.read() as connection:
             return repr([connection.execute(query).scalar_one() for query in counts])
 
-    def add_version(self, version: Version) -> int:
+    def add_version(self, version: VersionRecord) -> int:
         """Record a model version and return its id. Raises MannersError on a taken name or an unknown parent."""
         with self.write() as connection:
             known = _version_ids(connection)
@@ -254,7 +254,7 @@ class Store:
             }
             return connection.execute(insert(VersionRow).returning(VersionRow.id), row).scalar_one()
 
-    def versions(self, kind: VersionKind | None = None) -> list[Version]:
+    def versions(self, kind: VersionKind | None = None) -> list[VersionRecord]:
         """Return the model versions of one kind, or of both, oldest first."""
         parent = aliased(VersionRow)
         query = (
@@ -267,7 +267,7 @@ class Store:
         with self.read() as connection:
             rows = connection.execute(query).all()
         return [
-            Version(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
+            VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
             for r in rows
         ]
 
@@ -297,7 +297,7 @@ class Store:
             rows = connection.execute(query).all()
         return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
 
-    def counts(self) -> Counts:
+    def counts(self) -> Holdings:
         """Return how much there is of everything."""
         prompts, verdicts = dict.fromkeys(PromptUse, 0), dict.fromkeys(AnnotatorKind, 0)
         by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
@@ -309,7 +309,7 @@ class Store:
                 connection.execute(select(func.count()).select_from(table)).scalar_one()
                 for table in (ResponseRow, ComparisonRow, VersionRow)
             )
-        return Counts(prompts, responses, comparisons, verdicts, versions)
+        return Holdings(prompts, responses, comparisons, verdicts, versions)
 
     def _known(self, ids: dict[str, int], version: str) -> int:
         if version not in ids:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, openai, people, reports
+from manners.web import auth, chat, dashboard, label, openai, people, programs
 from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
@@ -32,7 +32,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.add_middleware(Shield, site=site)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    for page in (auth, chat, dashboard, label, openai, people, reports):
+    for page in (auth, chat, dashboard, label, openai, people, programs):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)

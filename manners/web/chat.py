@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import Response as HTTPResponse
 
 from manners.errors import MannersError
 from manners.models.requests import Done, Failed, GenerationRequest, Phase
 from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason
-from manners.types import Choice, Sampling
-from manners.types import Response as Answer
+from manners.types import Choice, Response, Sampling
 from manners.web.auth import Labeller, Visitor, refuse_if
 from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
@@ -64,28 +64,28 @@ class Complaint(BaseModel):
 
 
 @router.get("/chat")
-async def page(request: Request, visitor: Labeller, site: Here) -> Response:
+async def page(request: Request, visitor: Labeller, site: Here) -> HTTPResponse:
     """Show the page."""
     effect = await to_thread.run_sync(Chats(site.store).effect, visitor.annotator)
     return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect)
 
 
 @router.get("/chat/state")
-async def state(visitor: Labeller, site: Here) -> Response:
+async def state(visitor: Labeller, site: Here) -> HTTPResponse:
     """Say whether somebody answers."""
     now = site.engine.state
     return JSONResponse({"phase": now.phase, "reason": now.reason if now.phase is not Phase.READY else ""})
 
 
 @router.get("/chat/all")
-async def conversations(visitor: Labeller, site: Here) -> Response:
+async def conversations(visitor: Labeller, site: Here) -> HTTPResponse:
     """List one's own conversations."""
     found = await to_thread.run_sync(Chats(site.store).all, visitor.annotator)
     return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
 
 
 @router.get("/chat/export")
-async def export(visitor: Labeller, site: Here) -> Response:
+async def export(visitor: Labeller, site: Here) -> HTTPResponse:
     """Give all of one's own conversations as a file."""
 
     def collect() -> list[dict[str, Any]]:
@@ -102,20 +102,20 @@ async def export(visitor: Labeller, site: Here) -> Response:
 
 
 @router.post("/chat/begin")
-async def begin(visitor: Labeller, site: Here) -> Response:
+async def begin(visitor: Labeller, site: Here) -> HTTPResponse:
     """Begin a conversation; whoever sends this has agreed to its being kept."""
     return JSONResponse({"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator)})
 
 
 @router.post("/chat/thumb")
-async def thumb(body: Thumb, visitor: Labeller, site: Here) -> Response:
+async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take a thumb on one answer: no comparison, and never counted as one."""
     await to_thread.run_sync(Chats(site.store).thumb, visitor.annotator, body.response, body.value)
     return JSONResponse({"value": body.value})
 
 
 @router.post("/chat/report")
-async def report(body: Complaint, visitor: Labeller, site: Here) -> Response:
+async def report(body: Complaint, visitor: Labeller, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
     await to_thread.run_sync(flag)
@@ -123,7 +123,7 @@ async def report(body: Complaint, visitor: Labeller, site: Here) -> Response:
 
 
 @router.get("/chat/{key}")
-async def read(key: str, visitor: Labeller, site: Here) -> Response:
+async def read(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
     """Give what was said in a conversation."""
 
     def render() -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ async def read(key: str, visitor: Labeller, site: Here) -> Response:
 
 
 @router.post("/chat/{key}/say")
-async def say(key: str, body: Words, visitor: Labeller, site: Here) -> Response:
+async def say(key: str, body: Words, visitor: Labeller, site: Here) -> HTTPResponse:
     """Answer, piece by piece; what is said is kept with its answer once that is complete."""
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     settings = site.settings.serve
@@ -150,14 +150,14 @@ async def say(key: str, body: Words, visitor: Labeller, site: Here) -> Response:
 
 
 @router.post("/chat/{key}/choose")
-async def choose(key: str, body: Chosen, visitor: Labeller, site: Here) -> Response:
+async def choose(key: str, body: Chosen, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take the verdict on two answers; the chosen one goes on."""
     take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
     return JSONResponse({"response": await to_thread.run_sync(take)})
 
 
 @router.post("/chat/{key}/delete")
-async def delete(key: str, visitor: Labeller, site: Here) -> Response:
+async def delete(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
     comparisons, versions = await to_thread.run_sync(Chats(site.store).delete, visitor.annotator, key)
     for comparison in comparisons:
@@ -210,7 +210,7 @@ async def _stream(exchange: _Exchange) -> AsyncIterator[str]:
 def _keep(exchange: _Exchange, texts: Sequence[str], done: Mapping[int, Done]) -> dict[str, Any]:
     """Store an exchange, and return it as the page shows it. Raises MannersError where the conversation moved on."""
     sampling = Sampling(exchange.wanted.temperature, exchange.wanted.max_tokens, exchange.wanted.seed)
-    answers = [Answer(text, done[i].version, done[i].finish_reason, sampling) for i, text in enumerate(texts)]
+    answers = [Response(text, done[i].version, done[i].finish_reason, sampling) for i, text in enumerate(texts)]
     probability = exchange.site.settings.serve.chat_ask if len(answers) == 2 else 1.0
     chats = Chats(exchange.site.store)
     who = exchange.visitor.annotator

@@ -14,7 +14,7 @@ from manners.feedback import agreement, davidson
 from manners.reward.data import VOLUNTEERED, LeftOut, Sorted, sort_out
 from manners.settings import Settings
 from manners.store import gold, views
-from manners.store.records import Version
+from manners.store.records import VersionRecord
 from manners.store.store import Store
 from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, VersionKind
 from manners.workspace import INITIAL, Workspace
@@ -100,7 +100,7 @@ def funnel(found: Sorted) -> dict[str, int]:
     return steps | {"can be learnt from": len(found.usable)}
 
 
-def used(versions: Sequence[Version], kind: AnnotatorKind) -> dict[str, int]:
+def used(versions: Sequence[VersionRecord], kind: AnnotatorKind) -> dict[str, int]:
     """Return what the newest reward model that learned from a kind of annotator was trained on and measured with."""
     newest = next((one for one in reversed(versions) if one.metrics.get("source") == kind), None)
     if newest is None:
@@ -130,7 +130,7 @@ def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
     """Return the versions, newest first, and which policy is promoted."""
     current = workspace.current_policy()
 
-    def facts(one: Version) -> dict[str, Any]:
+    def facts(one: VersionRecord) -> dict[str, Any]:
         when = one.created_at.strftime("%Y-%m-%d %H:%M") if one.created_at else ""
         return {"name": one.name, "kind": one.kind, "parent": one.parent, "at": when, "current": one.name == current}
 

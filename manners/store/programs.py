@@ -25,8 +25,8 @@ class OtherContent(MannersError):
     """The name was used for something else before."""
 
 
-class Pairs:
-    """What programs put before their users; safe to use from many threads."""
+class Programs:
+    """What other programs put before their users; safe to use from many threads."""
 
     def __init__(self, store: Store) -> None:
         """Keep them in a store."""
@@ -39,7 +39,7 @@ class Pairs:
             _insert(connection, account, name, "", comparison)
         return name
 
-    def answer(self, account: str, name: str, verdict: Verdict) -> None:
+    def judge(self, account: str, name: str, verdict: Verdict) -> None:
         """Append a verdict; a later one of the same person replaces it. Raises UnknownPair."""
         with self._store.write() as connection:
             row = _known(connection, account, name)
@@ -47,7 +47,7 @@ class Pairs:
                 raise UnknownPair(f"there is no pair {name}: send the pair_id that came with the two answers")
             insert_verdicts(connection, [(row.comparison_id, verdict)])
 
-    def report(self, account: str, name: str | None, content: str, comparison: Comparison) -> tuple[int, bool]:
+    def add(self, account: str, name: str | None, content: str, comparison: Comparison) -> tuple[int, bool]:
         """Store a comparison with its verdict once under a name; return its number, and whether it is new.
 
         `content` is a digest of all that was sent. Raises OtherContent when the name stands for something else.
