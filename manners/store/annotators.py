@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select
 
 from manners.store.statements import insert_new
 from manners.store.tables import AnnotatorRow
 from manners.types import Annotator, AnnotatorKind
+
+IS_NAMED = (AnnotatorRow.name == bindparam("name")) & (AnnotatorRow.kind == bindparam("kind"))
+"""The condition that a row is the annotator of `named`, for queries that are built once."""
+_ID = select(AnnotatorRow.id).where(IS_NAMED)
+
+
+def named(annotator: Annotator) -> dict[str, str]:
+    """Return the values of `IS_NAMED`."""
+    return {"name": annotator.name, "kind": annotator.kind.value}
 
 
 def is_annotator(annotator: Annotator) -> ColumnElement[bool]:
@@ -34,5 +43,5 @@ def annotator_ids(connection: Connection, annotators: Iterable[Annotator]) -> di
 
 def annotator_id(connection: Connection, annotator: Annotator) -> int:
     """Return the id of an annotator, who is stored if new."""
-    found: int | None = connection.execute(select(AnnotatorRow.id).where(is_annotator(annotator))).scalar_one_or_none()
+    found: int | None = connection.execute(_ID, named(annotator)).scalar_one_or_none()
     return annotator_ids(connection, [annotator])[annotator] if found is None else found

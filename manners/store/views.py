@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store.annotators import is_annotator
+from manners.store.annotators import IS_NAMED, is_annotator, named
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.records import from_messages
 from manners.store.tables import (
@@ -44,6 +44,11 @@ from manners.types import (
 
 PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
 """Comparisons from somebody's conversation."""
+# What every request asks is built once: that takes longer than running it.
+_VIEW = (
+    select(ViewRow.comparison_id, ViewRow.exchanged).join(AnnotatorRow).where(ViewRow.id == bindparam("view"), IS_NAMED)
+)
+_CHOICE = select(VerdictRow.choice).where(VerdictRow.view_id == bindparam("view"))
 
 
 class NoSuchView(MannersError):
@@ -129,7 +134,7 @@ def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connect
     return Shown(view, from_messages(texts.turns), *sides)
 
 
-@cache  # building it takes longer than running it
+@cache
 def _texts() -> Select[Any, str, str]:
     """Return the query for the prompt and the responses of `comparison`."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
@@ -149,7 +154,7 @@ def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[
     Raises NoSuchView.
     """
     view = _view(connection, annotator, given.view)
-    stored = connection.execute(select(VerdictRow.choice).where(VerdictRow.view_id == given.view)).scalar_one_or_none()
+    stored = connection.execute(_CHOICE, {"view": given.view}).scalar_one_or_none()
     if stored is not None:
         return view.comparison_id, Choice(stored)
     verdict = Verdict(
@@ -190,12 +195,7 @@ def flag(annotator: Annotator, view: int, reason: FlagReason, note: str, connect
 
 
 def _view(connection: Connection, annotator: Annotator, view: int) -> Row[int, bool]:
-    query = (
-        select(ViewRow.comparison_id, ViewRow.exchanged)
-        .join(AnnotatorRow)
-        .where(ViewRow.id == view, is_annotator(annotator))
-    )
-    row = connection.execute(query).first()
+    row = connection.execute(_VIEW, {"view": view} | named(annotator)).first()
     if row is None:
         raise NoSuchView("this pair was not shown to you: open the labelling page again")
     return row
