@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -14,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
 from manners.web import auth, chat, dashboard, label, openai, people, programs
-from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
+from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
 from manners.web.site import FOLDER, Site
@@ -42,7 +41,7 @@ def create_app(site: Site) -> FastAPI:
     return app
 
 
-async def _home(visitor: Annotated[Visitor, Depends(ANYBODY)], request: Request) -> Response:
+async def _home(visitor: Anybody, request: Request) -> Response:
     """Lead everybody to what they are here for."""
     site: Site = request.app.state.site
     looks = visitor.role is AccountRole.VIEWER

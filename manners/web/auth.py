@@ -65,16 +65,14 @@ class Allow:
         return visitor
 
 
-OWNERS = Allow(frozenset({AccountRole.OWNER}))
-REVIEWERS = Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER}))
-LOOKERS = Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.VIEWER}))
-LABELLERS = Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.ANNOTATOR}))
-ANYBODY = Allow(frozenset(AccountRole))
+Owner = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER})))]
+Reviewer = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER})))]
+Looker = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.VIEWER})))]
+Labeller = Annotated[
+    Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.ANNOTATOR})))
+]
+Anybody = Annotated[Visitor, Depends(Allow(frozenset(AccountRole)))]
 """Whoever has signed in."""
-Owner = Annotated[Visitor, Depends(OWNERS)]
-Reviewer = Annotated[Visitor, Depends(REVIEWERS)]
-Looker = Annotated[Visitor, Depends(LOOKERS)]
-Labeller = Annotated[Visitor, Depends(LABELLERS)]
 
 router = APIRouter()
 _remembered: dict[tuple[TokenUse, str], tuple[Account | None, float]] = {}
