@@ -106,7 +106,7 @@ class AskedHow(StrEnum):
     """Its verdict is known: it measures annotators; never trained on."""
 
 
-class Drawn(StrEnum):
+class DrawnHow(StrEnum):
     """Why the queue put a comparison before an annotator."""
 
     RANDOM = "random"
@@ -116,6 +116,32 @@ class Drawn(StrEnum):
     GOLD = "gold"
     REPEAT = "repeat"
     """The annotator has judged it before: it measures how far they agree with themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenComparison:
+    """A comparison that people may be asked about, as the queue needs to know it."""
+
+    comparison: int
+    prompt: int
+    authors: frozenset[str] = frozenset()
+    """Who wrote the two responses: nobody judges their own."""
+    gold: bool = False
+    """Whether its verdict is known, and it measures annotators."""
+    pair: frozenset[int] = frozenset()
+    """The two responses: who has judged them is not asked about them again under another number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A comparison that the queue puts before an annotator."""
+
+    comparison: int
+    drawn: DrawnHow
+    probability: float
+    """With which this annotator was given this comparison now."""
+    exchanged: bool
+    """Whether the sides are shown the other way round."""
 
 
 class AccountRole(StrEnum):
@@ -148,7 +174,7 @@ class Verdict:
     exchanged: bool = False
     """Whether the annotator saw the comparison's sides the other way round; `choice` is of the comparison's own
     sides."""
-    drawn: Drawn | None = None
+    drawn: DrawnHow | None = None
     """Why the queue drew the comparison for this annotator; None where no queue did."""
     draw_probability: float | None = None
     """With which the queue drew it then; None where no queue did."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.feedback.statistics import cluster_bootstrap_share, resampled, wilson
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Drawn, Interval, latest_verdicts
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts
 
 RESAMPLES = 1000
 CHOICES = (Choice.LEFT, Choice.RIGHT, Choice.TIE)
@@ -134,7 +134,7 @@ def habits(
             sided[who] += verdict.choice in (Choice.LEFT, Choice.RIGHT)
             if verdict.seconds is not None:
                 seconds[who].append(verdict.seconds)
-            if verdict.drawn is Drawn.REPEAT and who in before:
+            if verdict.drawn is DrawnHow.REPEAT and who in before:
                 repeats[who].append(before[who] is verdict.choice)
             if (right := (known or {}).get(comparison.id or 0)) and verdict.choice is not Choice.SKIP:
                 gold[who].append(right is verdict.choice)

@@ -9,43 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from manners.settings import ServeSettings
-from manners.types import Choice, Drawn
+from manners.types import Choice, Draw, DrawnHow, OpenComparison
 
 SPACING = 10
 """Comparisons that an annotator judges before one of them may come again as a repeat."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A comparison that may be asked about."""
-
-    comparison: int
-    prompt: int
-    authors: frozenset[str] = frozenset()
-    """Who wrote the two responses: nobody judges their own."""
-    gold: bool = False
-    """Whether its verdict is known, and it measures annotators."""
-    pair: frozenset[int] = frozenset()
-    """The two responses: who has judged them is not asked about them again under another number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """A comparison that is put before an annotator."""
-
-    comparison: int
-    drawn: Drawn
-    probability: float
-    """With which this annotator was given this comparison now."""
-    exchanged: bool
-    """Whether the sides are shown the other way round."""
 
 
 @dataclass
 class _State:
     """What is known of one comparison."""
 
-    item: Item
+    asked: OpenComparison
     verdicts: dict[str, Choice] = field(default_factory=dict)
     leases: dict[str, float] = field(default_factory=dict)
     """Who has it before them, and until when."""
@@ -95,7 +69,9 @@ class Queue:
 
     def __init__(self, settings: ServeSettings, seed: int | None, clock: Callable[[], float]) -> None:
         """Take the shares and limits, a seed (None: a new one) and a clock in seconds."""
-        self._settings, self._rng, self._clock = settings, random.Random(seed), clock
+        self._settings = settings
+        self._rng = random.Random(seed)
+        self._clock = clock
         self._states: dict[int, _State] = {}
         self._free = _Bag()
         """Those that somebody may still be given, gold apart."""
@@ -115,17 +91,17 @@ class Queue:
         self._leases: list[tuple[float, int, str]] = []
         """A heap: what runs out first comes first."""
 
-    def add(self, item: Item) -> None:
+    def add(self, asked: OpenComparison) -> None:
         """Take a comparison in; one that is known stays as it is."""
-        if item.comparison in self._states:
+        if asked.comparison in self._states:
             return
-        state = self._states[item.comparison] = _State(item)
-        if item.pair:
-            self._asking[item.pair].append(item.comparison)
-        for author in item.authors:
-            self._met[author].add(item.comparison)
-        if item.gold:
-            self._gold.append(item.comparison)
+        state = self._states[asked.comparison] = _State(asked)
+        if asked.pair:
+            self._asking[asked.pair].append(asked.comparison)
+        for author in asked.authors:
+            self._met[author].add(asked.comparison)
+        if asked.gold:
+            self._gold.append(asked.comparison)
         self._sort_in(state)
 
     def set_spread(self, spread: Mapping[int, float]) -> None:
@@ -140,7 +116,7 @@ class Queue:
         state.leases.pop(annotator, None)
         self._met[annotator].update(self._same_pair(comparison))
         if annotator not in state.verdicts:
-            self._on_prompt[state.item.prompt] += 1
+            self._on_prompt[state.asked.prompt] += 1
             if choice is not Choice.SKIP:
                 self._judged[annotator].append(comparison)
         state.verdicts[annotator] = choice
@@ -151,7 +127,7 @@ class Queue:
         state = self._states.get(comparison)
         if state is None or state.verdicts.pop(annotator, None) is None:
             return
-        self._on_prompt[state.item.prompt] -= 1
+        self._on_prompt[state.asked.prompt] -= 1
         self._forget(annotator, comparison)
         if comparison in self._judged[annotator]:
             self._judged[annotator].remove(comparison)
@@ -183,7 +159,9 @@ class Queue:
     def draw(self, annotator: str) -> Draw | None:
         """Choose a comparison for an annotator and lease it to them; None where there is nothing for them to judge."""
         self._let_leases_end()
-        settings, rng, met = self._settings, self._rng, self._met[annotator]
+        settings = self._settings
+        rng = self._rng
+        met = self._met[annotator]
         known = self._known(annotator)
         again = [one for one in self._judged[annotator][:-SPACING] if self._may_repeat(annotator, one)]
         count = self._count(annotator)
@@ -191,11 +169,11 @@ class Queue:
         repeat = settings.repeat_share if again else 0.0
         lot = rng.random()
         if lot < gold or (known and not count):
-            chosen, drawn, probability = rng.choice(known), Drawn.GOLD, (gold if count else 1.0) / len(known)
+            chosen, drawn, probability = rng.choice(known), DrawnHow.GOLD, (gold if count else 1.0) / len(known)
         elif not count:
             return None
         elif lot < gold + repeat:
-            chosen, drawn, probability = rng.choice(again), Drawn.REPEAT, repeat / len(again)
+            chosen, drawn, probability = rng.choice(again), DrawnHow.REPEAT, repeat / len(again)
             self._repeated[annotator].add(chosen)
         else:
             chosen, drawn, probability = self._draw_new(met, count)
@@ -217,17 +195,17 @@ class Queue:
 
     def _same_pair(self, comparison: int) -> list[int]:
         """Return the comparisons that ask about the same two responses, this one among them."""
-        return self._asking.get(self._states[comparison].item.pair, [comparison])
+        return self._asking.get(self._states[comparison].asked.pair, [comparison])
 
-    def _draw_new(self, met: set[int], count: int) -> tuple[int, Drawn, float]:
+    def _draw_new(self, met: set[int], count: int) -> tuple[int, DrawnHow, float]:
         """Choose by the settings' shares; the probability counts both ways to the same comparison."""
         top = self._most_interesting(met)
         uniform = self._settings.random_share if top is not None else 1.0
         if top is None or self._rng.random() < uniform:
-            drawn = Drawn.RANDOM
+            drawn = DrawnHow.RANDOM
             chosen = next(one for one in self._free.draws(self._rng) if one not in met)
         else:
-            drawn, chosen = Drawn.DISAGREEMENT, top
+            drawn, chosen = DrawnHow.DISAGREEMENT, top
         return chosen, drawn, uniform / count + (1 - uniform) * (chosen == top)
 
     def _most_interesting(self, met: set[int]) -> int | None:
@@ -236,7 +214,7 @@ class Queue:
             if std <= best:
                 break  # nobody further on can be more interesting, even on a new prompt
             if comparison in self._free and comparison not in met:
-                interest = std / (1 + self._on_prompt[self._states[comparison].item.prompt])
+                interest = std / (1 + self._on_prompt[self._states[comparison].asked.prompt])
                 if interest > best:
                     best, found = interest, comparison
         return found
@@ -251,10 +229,10 @@ class Queue:
             or max(counts.values(), default=0) >= settings.agree
             or skips >= settings.retire_after
         )
-        if is_done or state.held_back or state.item.gold:
-            self._free.discard(state.item.comparison)
+        if is_done or state.held_back or state.asked.gold:
+            self._free.discard(state.asked.comparison)
         else:
-            self._free.add(state.item.comparison)
+            self._free.add(state.asked.comparison)
 
     def _let_leases_end(self) -> None:
         now = self._clock()
@@ -273,9 +251,9 @@ class Queue:
     def _forget(self, annotator: str, comparison: int) -> None:
         """Let an annotator be given a comparison again, unless they have judged its pair, have it, or wrote it."""
         pair = [self._states[one] for one in self._same_pair(comparison)]
-        if not any(annotator in (*state.verdicts, *state.leases, *state.item.authors) for state in pair):
-            self._met[annotator].difference_update(state.item.comparison for state in pair)
+        if not any(annotator in (*state.verdicts, *state.leases, *state.asked.authors) for state in pair):
+            self._met[annotator].difference_update(state.asked.comparison for state in pair)
 
     def _may_repeat(self, annotator: str, comparison: int) -> bool:
         state = self._states[comparison]
-        return not (state.held_back or state.item.gold or comparison in self._repeated[annotator])
+        return not (state.held_back or state.asked.gold or comparison in self._repeated[annotator])

@@ -18,7 +18,8 @@ from manners.progress import steps
 from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
 from manners.store.fields import parse_member, parse_prompt, parse_text
-from manners.store.rowfiles import BadRow, read_rows
+from manners.store.rowfiles import read_rows
+from manners.store.rows import BadRow
 from manners.types import FinishReason, Response
 
 BEGINNING = b'{"line": '

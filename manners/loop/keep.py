@@ -10,7 +10,7 @@ from manners.models import versions
 from manners.models.branches import Branch
 from manners.models.versions import Version
 from manners.reward.ensemble import RewardModel
-from manners.store import Version as StoredVersion
+from manners.store import VersionRecord
 from manners.types import VersionKind
 
 
@@ -52,5 +52,5 @@ def ensure_rows(session: Session) -> None:
                 continue
             version = versions.describe(session.workspace, name)
             path = str((session.workspace.models / name).relative_to(session.workspace.root))
-            row = StoredVersion(name, kind, path, None, version.metrics, version.watermark or 0)
+            row = VersionRecord(name, kind, path, None, version.metrics, version.watermark or 0)
             session.store.add_version(row)

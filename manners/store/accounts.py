@@ -137,7 +137,9 @@ class Accounts:
 
     def issue(self, use: TokenUse, account: str | None = None, role: AccountRole | None = None, label: str = "") -> str:
         """Return a new secret for an account, or for whoever takes up an invitation with a role."""
-        secret, now, life = secrets.token_urlsafe(32), datetime.now(UTC), LIFETIME[use]
+        secret = secrets.token_urlsafe(32)
+        now = datetime.now(UTC)
+        life = LIFETIME[use]
         with self._store.write() as connection:
             row = {
                 "digest": _digest(secret),

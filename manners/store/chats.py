@@ -8,26 +8,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Text, cast, func, insert, literal, select, true, update
-from sqlalchemy.orm import InstrumentedAttribute, aliased
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import queries
-from manners.store.records import to_messages
-from manners.store.store import TOMBSTONE, Store
+from manners.store.annotators import annotator_id, is_annotator
+from manners.store.comparisons import insert_comparisons
+from manners.store.flags import FlagReason, raise_flag
+from manners.store.redaction import redact
+from manners.store.statements import take_turns
+from manners.store.store import Store
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
     ConversationRow,
-    FlagRow,
     MessageRow,
-    PromptRow,
     ResponseRow,
     ThumbRow,
     VerdictRow,
     VersionRow,
-    WithdrawalRow,
 )
+from manners.store.texts import CHAT, response_ids
+from manners.store.verdicts import STANDING, insert_verdicts
 from manners.types import (
     DELETED,
     Annotator,
@@ -98,9 +100,10 @@ class Chats:
 
     def begin(self, annotator: Annotator) -> str:
         """Begin a conversation of somebody who has agreed to its being kept, and return its key."""
-        key, now = secrets.token_urlsafe(12), datetime.now(UTC)
+        key = secrets.token_urlsafe(12)
+        now = datetime.now(UTC)
         with self._store.write() as connection:
-            owner = queries.annotator_id(connection, annotator)
+            owner = annotator_id(connection, annotator)
             row = {"key": key, "annotator_id": owner, "consented_at": now, "created_at": now}
             connection.execute(insert(ConversationRow), row)
         return key
@@ -141,15 +144,15 @@ class Chats:
         """
         prompt = dialogue(said, text)
         with self._store.write() as connection:
-            queries.take_turns(connection)
+            take_turns(connection)
             conversation = _conversation(connection, annotator, key, alone=True)
             if dialogue(_turns(connection, conversation, annotator), text) != prompt:
                 raise MovedOn("the conversation has moved on: open it again and send your message once more")
             left, right = answers[0], answers[-1]
             asked = Comparison(prompt, left, right, AskedHow.CHAT, probability)
-            [pair] = queries.response_ids(connection, [asked], queries.CHAT)
+            [pair] = response_ids(connection, [asked], CHAT)
             two = len(answers) == 2 and pair[0] != pair[1]
-            comparison = queries.insert_comparisons(connection, [asked], [pair])[0] if two else None
+            comparison = insert_comparisons(connection, [asked], [pair])[0] if two else None
             now = datetime.now(UTC)
             rows: list[dict[str, Any]] = [
                 {"text": text, "response_id": None, "comparison_id": None},
@@ -177,7 +180,7 @@ class Chats:
             if latest is None or latest.comparison_id != comparison:
                 raise NoSuchChat("these two answers are not the latest ones of this conversation: open it again")
             verdict = Verdict(choice, annotator, seconds=seconds)
-            queries.insert_verdicts(connection, [(comparison, verdict)])
+            insert_verdicts(connection, [(comparison, verdict)])
             chosen: int = latest.right_id if choice is Choice.RIGHT else latest.left_id
             connection.execute(update(MessageRow).where(MessageRow.id == latest.id).values(response_id=chosen))
         return chosen
@@ -185,19 +188,16 @@ class Chats:
     def thumb(self, annotator: Annotator, response: int, value: int) -> None:
         """Store a thumb on an answer of one's own conversations; 0 takes it back. Raises NoSuchChat."""
         with self._store.write() as connection:
-            self.check_own(connection, annotator, response)
-            who = queries.annotator_id(connection, annotator)
+            _check_own(connection, annotator, response)
+            who = annotator_id(connection, annotator)
             row = {"response_id": response, "annotator_id": who, "value": value, "created_at": datetime.now(UTC)}
             connection.execute(insert(ThumbRow), row)
 
-    def check_own(self, connection: Connection, annotator: Annotator, response: int) -> None:
-        """Raise NoSuchChat unless an answer was given in a conversation of somebody's."""
-        conversations = _of(annotator).with_only_columns(ConversationRow.id)
-        query = select(MessageRow.id).where(
-            MessageRow.response_id == response, MessageRow.conversation_id.in_(conversations)
-        )
-        if connection.execute(query).first() is None:
-            raise NoSuchChat("this answer is in none of your conversations: open the conversation again")
+    def flag(self, annotator: Annotator, response: int, reason: FlagReason, note: str) -> None:
+        """Report an answer of one's own conversations. Raises NoSuchChat."""
+        with self._store.write() as connection:
+            _check_own(connection, annotator, response)
+            raise_flag(connection, annotator, reason, note, response=response)
 
     def effect(self, annotator: Annotator) -> Effect:
         """Return what became of somebody's verdicts."""
@@ -205,7 +205,7 @@ class Chats:
         latest = (
             select(func.max(VerdictRow.id))
             .join(AnnotatorRow)
-            .where(_is(annotator), VerdictRow.id.not_in(select(WithdrawalRow.verdict_id)))
+            .where(is_annotator(annotator), STANDING)
             .group_by(VerdictRow.comparison_id)
         )
         left, right = aliased(ResponseRow), aliased(ResponseRow)
@@ -236,19 +236,9 @@ class Chats:
         stays there. Raises NoSuchChat.
         """
         with self._store.write() as connection:
-            queries.take_turns(connection)
+            take_turns(connection)
             conversation = _conversation(connection, annotator, key, alone=True)
-            mine = MessageRow.conversation_id == conversation
-            asked = select(MessageRow.comparison_id).where(mine, MessageRow.comparison_id.is_not(None))
-            comparisons = {one for one in connection.execute(asked).scalars() if one is not None}
-            answers = {row.id for row in _shown(connection, ConversationRow.id == conversation)}
-            comparisons |= _redact(connection, conversation)
-            _forget_notes(connection, annotator, comparisons, answers)
-            connection.execute(update(MessageRow).where(mine, MessageRow.text.is_not(None)).values(text=DELETED))
-            now = datetime.now(UTC)
-            connection.execute(update(ConversationRow).where(ConversationRow.id == conversation).values(deleted_at=now))
-            versions = _forget_comments(connection, comparisons)
-        return sorted(comparisons), versions
+            return redact(connection, annotator, conversation)
 
 
 def dialogue(said: Sequence[Said], text: str) -> Dialogue:
@@ -256,15 +246,11 @@ def dialogue(said: Sequence[Said], text: str) -> Dialogue:
     return (*(Turn(one.role, one.text) for one in said), Turn(Role.USER, text))
 
 
-def _is(annotator: Annotator) -> ColumnElement[bool]:
-    return (AnnotatorRow.name == annotator.name) & (AnnotatorRow.kind == annotator.kind.value)
-
-
 def _of(annotator: Annotator) -> Select[int, str]:
     return (
         select(ConversationRow.id, ConversationRow.key)
         .join(AnnotatorRow, ConversationRow.annotator_id == AnnotatorRow.id)
-        .where(_is(annotator), ConversationRow.deleted_at.is_(None))
+        .where(is_annotator(annotator), ConversationRow.deleted_at.is_(None))
     )
 
 
@@ -280,6 +266,16 @@ def _conversation(connection: Connection, annotator: Annotator, key: str, *, alo
     return int(row.id)
 
 
+def _check_own(connection: Connection, annotator: Annotator, response: int) -> None:
+    """Raise NoSuchChat unless an answer was given in a conversation of somebody's."""
+    conversations = _of(annotator).with_only_columns(ConversationRow.id)
+    query = select(MessageRow.id).where(
+        MessageRow.response_id == response, MessageRow.conversation_id.in_(conversations)
+    )
+    if connection.execute(query).first() is None:
+        raise NoSuchChat("this answer is in none of your conversations: open the conversation again")
+
+
 def _turns(connection: Connection, conversation: int, annotator: Annotator) -> list[Said]:
     messages = connection.execute(
         select(MessageRow.text, MessageRow.response_id, ResponseRow.text.label("answer"))
@@ -290,7 +286,7 @@ def _turns(connection: Connection, conversation: int, annotator: Annotator) -> l
     thumbs = connection.execute(
         select(ThumbRow.response_id, ThumbRow.value)
         .join(AnnotatorRow, ThumbRow.annotator_id == AnnotatorRow.id)
-        .where(_is(annotator), ThumbRow.response_id.in_([m.response_id for m in messages if m.response_id]))
+        .where(is_annotator(annotator), ThumbRow.response_id.in_([m.response_id for m in messages if m.response_id]))
         .order_by(ThumbRow.id)
     ).all()
     latest = {thumb.response_id: thumb.value for thumb in thumbs}
@@ -307,80 +303,3 @@ def _newest_reward(connection: Connection) -> Row[str, int, dict[str, Any]] | No
     query = select(VersionRow.name, VersionRow.watermark, VersionRow.metrics).order_by(VersionRow.id.desc())
     rows = connection.execute(query.where(VersionRow.kind == VersionKind.REWARD.value))
     return next((row for row in rows if row.metrics.get("source") == AnnotatorKind.HUMAN.value), None)
-
-
-def _redact(connection: Connection, conversation: int) -> set[int]:
-    """Blank what this conversation alone has brought in, and return the comparisons on that.
-
-    A prompt goes with all answers to it, whoever was asked about them since: they were opened on this person's words.
-    """
-    own = _shown(connection, ConversationRow.id == conversation)
-    own_prompts = {row.prompt_id for row in own}
-    elsewhere = (ConversationRow.id != conversation) & ConversationRow.deleted_at.is_(None)
-    others = _shown(connection, elsewhere & ResponseRow.prompt_id.in_(own_prompts))
-    brought = select(PromptRow.id).where(PromptRow.id.in_(own_prompts), PromptRow.source == queries.CHAT)
-    prompts = set(connection.execute(brought).scalars()) - {row.prompt_id for row in others}
-    alone = {row.id for row in own} - {row.id for row in others}
-    to_them = ResponseRow.prompt_id.in_(prompts) & (ResponseRow.text != DELETED)
-    answers = set(connection.execute(select(ResponseRow.id).where(to_them)).scalars())
-    answers |= alone - _asked_about(connection, alone)
-    for chunk in queries.chunks(prompts):
-        gone: dict[str, Any] = {"turns": to_messages(TOMBSTONE), "digest": _tombstone(PromptRow.id)}
-        connection.execute(update(PromptRow).where(PromptRow.id.in_(chunk)).values(gone))
-    comparisons: set[int] = set()
-    for chunk in queries.chunks(answers):
-        gone = {"text": DELETED, "digest": _tombstone(ResponseRow.id)}
-        connection.execute(update(ResponseRow).where(ResponseRow.id.in_(chunk)).values(gone))
-        on_them = ComparisonRow.left_id.in_(chunk) | ComparisonRow.right_id.in_(chunk)
-        comparisons |= set(connection.execute(select(ComparisonRow.id).where(on_them)).scalars())
-    return comparisons
-
-
-def _tombstone(key: InstrumentedAttribute[int]) -> ColumnElement[str]:
-    return literal("deleted ") + cast(key, Text())
-
-
-def _shown(connection: Connection, condition: ColumnElement[bool]) -> Sequence[Row[int, int]]:
-    """Return the answers that were shown in some conversations, chosen or not, each with its prompt."""
-    query = (
-        select(ResponseRow.id, ResponseRow.prompt_id)
-        .select_from(MessageRow)
-        .join(ConversationRow, MessageRow.conversation_id == ConversationRow.id)
-        .outerjoin(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
-        .join(ResponseRow, ResponseRow.id.in_([MessageRow.response_id, ComparisonRow.left_id, ComparisonRow.right_id]))
-        .where(condition)
-    )
-    return connection.execute(query).all()
-
-
-def _asked_about(connection: Connection, responses: set[int]) -> set[int]:
-    """Return which of these answers somebody was asked about for another reason than that a chat had them."""
-    found: set[int] = set()
-    for side in (ComparisonRow.left_id, ComparisonRow.right_id):
-        query = select(side).where(
-            side.in_(responses), ComparisonRow.asked_how.not_in((AskedHow.CHAT.value, AskedHow.GOLD.value))
-        )
-        found |= set(connection.execute(query).scalars())
-    return found
-
-
-def _forget_notes(connection: Connection, annotator: Annotator, comparisons: set[int], answers: set[int]) -> None:
-    """Blank what somebody wrote when reporting some answers, and what anybody wrote when reporting some comparisons."""
-    theirs = FlagRow.annotator_id.in_(select(AnnotatorRow.id).where(_is(annotator)))
-    for column, keys, whose in ((FlagRow.comparison_id, comparisons, true()), (FlagRow.response_id, answers, theirs)):
-        for chunk in queries.chunks(keys):
-            connection.execute(update(FlagRow).where(column.in_(chunk), whose).values(note=""))
-
-
-def _forget_comments(connection: Connection, comparisons: set[int]) -> list[str]:
-    """Blank the comments on some comparisons, and return the versions that may have learned from verdicts on them."""
-    firsts = []
-    for chunk in queries.chunks(comparisons):
-        on_them = VerdictRow.comparison_id.in_(chunk)
-        connection.execute(update(VerdictRow).where(on_them, VerdictRow.comment != "").values(comment=""))
-        chosen = select(func.min(VerdictRow.id)).where(on_them, VerdictRow.choice != Choice.SKIP.value)
-        firsts.append(connection.execute(chosen).scalar())
-    first = min((one for one in firsts if one is not None), default=None)
-    if first is None:
-        return []
-    return list(connection.execute(select(VersionRow.name).where(VersionRow.watermark >= first)).scalars())

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from manners.store.records import to_messages
-from manners.store.rowfiles import BadRow, Fields, Reason
+from manners.store.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, Role, Sampling, Turn
 
 E = TypeVar("E", bound=StrEnum)

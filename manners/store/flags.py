@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import queries
+from manners.store.annotators import annotator_id
 from manners.store.store import Store
 from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, ResponseRow
 from manners.types import Annotator
@@ -53,7 +53,7 @@ def raise_flag(
     row = {
         "comparison_id": comparison,
         "response_id": response,
-        "annotator_id": queries.annotator_id(connection, annotator),
+        "annotator_id": annotator_id(connection, annotator),
         "reason": reason.value,
         "note": note,
         "created_at": datetime.now(UTC),

@@ -24,7 +24,7 @@ from manners.store.fields import (
     required,
 )
 from manners.store.records import digest, to_messages
-from manners.store.rowfiles import BadRow, Fields, Reason
+from manners.store.rows import BadRow, Fields, Reason
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -32,7 +32,7 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
-    Drawn,
+    DrawnHow,
     FinishReason,
     Response,
     Role,
@@ -296,7 +296,8 @@ def _verdict(fields: Fields, choice: Choice, default: Annotator, fmt: Format) ->
 
 def _shown(fields: Fields) -> dict[str, Any]:
     """Return how the verdict's comparison was shown: a draw is known with its probability, or not at all."""
-    drawn, probability = parse_member(fields, "drawn", Drawn), parse_number(fields, "draw_probability", 0, 1)
+    drawn = parse_member(fields, "drawn", DrawnHow)
+    probability = parse_number(fields, "draw_probability", 0, 1)
     if (drawn is None) is not (probability is None):
         absent, there = ("drawn", "draw_probability") if drawn is None else ("draw_probability", "drawn")
         raise BadRow(Reason.LACKS_FIELD, absent, f"is missing, while `{there}` is there")

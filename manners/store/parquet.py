@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manners.store.rowfiles import BadRow, Fields, Reason, damaged
+from manners.store.rows import BadRow, Fields, Reason, damaged
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:

@@ -14,8 +14,8 @@ from manners.types import AnnotatorKind, Dialogue, PromptUse, Role, Turn, Versio
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """A model version: a folder on disk and where it came from."""
+class VersionRecord:
+    """A model version as the store knows it: a folder on disk and where it came from."""
 
     name: str
     kind: VersionKind
@@ -53,7 +53,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class Holdings:
     """How much the store holds; every use and every annotator kind has an entry, zero included."""
 
     prompts: Mapping[PromptUse, int]

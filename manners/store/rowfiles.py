@@ -10,46 +10,16 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from manners.errors import MannersError
-
-Fields = Mapping[str, Any]
-"""One row: field name to value."""
+from manners.store.rows import BadRow, Fields, Reason, damaged
 
 MAX_LINE = 8 * 2**20
 """Longest line, and longest CSV field, in bytes; a longer one is refused before it is loaded."""
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt")
-
-
-class Reason(StrEnum):
-    """Why a row is refused; left-out rows are counted by it."""
-
-    NOT_UTF8 = "not UTF-8"
-    TOO_LONG = "line over 8 MiB"
-    NOT_A_ROW = "not a row"
-    LACKS_FIELD = "lacks a field"
-    WRONG_TYPE = "wrong type"
-    EMPTY = "empty text"
-    IDENTICAL = "identical responses"
-    ROLE = "unsupported role"
-    VERDICT = "unknown verdict"
-    TRANSCRIPT = "not a transcript"
-    VALUE = "value out of range"
-    RESERVED = "prompt kept for another use"
-
-
-@dataclass(eq=False)
-class BadRow(Exception):
-    """A row that cannot be taken: why, in which field (empty: the whole row), and a remark for the reader."""
-
-    reason: Reason
-    field: str
-    remark: str
 
 
 def suffix_of(path: Path) -> str:
@@ -85,11 +55,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
         raise MannersError(
             f"{path} cannot be read ({error.strerror or error}); check its name and its rights."
         ) from error
-
-
-def damaged(path: Path, error: Exception) -> MannersError:
-    """Return what to raise for a file that is not what it seems to be."""
-    return MannersError(f"{path} is damaged ({error}); fetch or write it again.")
 
 
 def _lines(read_line: Callable[[int], bytes]) -> Iterator[str | BadRow]:

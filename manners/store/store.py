@@ -14,19 +14,28 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import queries, runlock, schema
-from manners.store.records import Counts, Outcome, Round, Version, from_messages
+from manners.store import schema
+from manners.store.comparisons import insert_comparisons, merge_ids, select_comparisons
+from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
+from manners.store.runlock import run_lock
+from manners.store.statements import chunks, take_turns
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
+    ConversationRow,
+    FlagRow,
+    GoldRow,
     PromptRow,
     ResponseRow,
     RoundRow,
     VerdictRow,
     VersionRow,
+    ViewRow,
     WithdrawalRow,
 )
+from manners.store.texts import CHAT, claim, prompt_digest, prompt_ids, response_ids
+from manners.store.verdicts import count_up_to, insert_verdicts, unknown_verdicts
 from manners.types import (
     DELETED,
     AnnotatorKind,
@@ -105,7 +114,7 @@ class Store:
 
     def run_lock(self, stage: str) -> AbstractContextManager[None]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
-        return runlock.run_lock(self._engine, self._name, stage)
+        return run_lock(self._engine, self._name, stage)
 
     def add_prompts(self, dialogues: Iterable[Dialogue], use: PromptUse, source: str) -> list[int]:
         """Store prompts and return their ids in order; a prompt that is there already keeps its id.
@@ -115,12 +124,12 @@ class Store:
         """
         ids: list[int] = []
         with self.write() as connection:
-            queries.take_turns(connection)
-            for chunk in queries.chunks(dialogues):
-                keys = [queries.prompt_digest(dialogue) for dialogue in chunk]
+            take_turns(connection)
+            for chunk in chunks(dialogues):
+                keys = [prompt_digest(dialogue) for dialogue in chunk]
                 wanted = {key: (dialogue, use) for key, dialogue in zip(keys, chunk, strict=True)}
-                stored = queries.prompt_ids(connection, wanted, source)
-                queries.claim(connection, keys, source)
+                stored = prompt_ids(connection, wanted, source)
+                claim(connection, keys, source)
                 for key, dialogue in zip(keys, chunk, strict=True):
                     if stored[key][1] is not use:
                         raise MannersError(
@@ -146,7 +155,7 @@ class Store:
         """
         query = select(PromptRow.turns).where(PromptRow.use == use.value).order_by(PromptRow.id)
         if not chats:
-            query = query.where(PromptRow.source != queries.CHAT)
+            query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
             dialogues = map(from_messages, connection.execute(query).scalars().all())
         return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
@@ -158,11 +167,11 @@ class Store:
         """
         ids: list[int] = []
         with self.write() as connection:
-            queries.take_turns(connection)
-            for chunk in queries.chunks(comparisons):
-                new = queries.insert_comparisons(connection, chunk, queries.response_ids(connection, chunk))
+            take_turns(connection)
+            for chunk in chunks(comparisons):
+                new = insert_comparisons(connection, chunk, response_ids(connection, chunk))
                 verdicts = [(key, verdict) for key, c in zip(new, chunk, strict=True) for verdict in c.verdicts]
-                queries.insert_verdicts(connection, verdicts)
+                insert_verdicts(connection, verdicts)
                 ids += new
         return ids
 
@@ -174,11 +183,11 @@ class Store:
         """
         new_comparisons = new_verdicts = duplicates = 0
         with self.write() as connection:
-            queries.take_turns(connection)
-            for chunk in queries.chunks(comparisons):
-                ids, added = queries.merge_ids(connection, chunk)
-                verdicts, known = queries.unknown_verdicts(connection, ids, chunk)
-                queries.insert_verdicts(connection, verdicts)
+            take_turns(connection)
+            for chunk in chunks(comparisons):
+                ids, added = merge_ids(connection, chunk)
+                verdicts, known = unknown_verdicts(connection, ids, chunk)
+                insert_verdicts(connection, verdicts)
                 new_comparisons += len(added)
                 new_verdicts += len(verdicts)
                 unjudged = sum(not comparison.verdicts for comparison in chunk)
@@ -193,12 +202,12 @@ class Store:
         """
         wanted = {comparison for comparison, _ in verdicts}
         with self.write() as connection:
-            for chunk in queries.chunks(wanted):
+            for chunk in chunks(wanted):
                 known = connection.execute(select(ComparisonRow.id).where(ComparisonRow.id.in_(chunk))).scalars()
                 if missing := sorted(set(chunk) - set(known)):
                     raise MannersError(f"There is no comparison {missing[0]} in {self._name}; check its number.")
-            for some in queries.chunks(verdicts):
-                queries.insert_verdicts(connection, some)
+            for some in chunks(verdicts):
+                insert_verdicts(connection, some)
 
     def comparisons(self, asked_how: AskedHow | None = None, *, as_of: int | None = None) -> list[Comparison]:
         """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival.
@@ -206,10 +215,10 @@ class Store:
         With `as_of`, a watermark, later verdicts are left out; what was taken back or deleted since stays away.
         """
         with self.read() as connection:
-            found = queries.select_comparisons(connection, asked_how)
+            found = select_comparisons(connection, asked_how)
             if as_of is None:
                 return found
-            counts = _verdict_counts(connection, as_of)
+            counts = count_up_to(connection, as_of)
         # They come in order of arrival: the earlier ones are the first.
         return [replace(c, verdicts=c.verdicts[: counts.get(c.id or 0, 0)]) for c in found]
 
@@ -218,7 +227,17 @@ class Store:
         with self.read() as connection:
             return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
 
-    def add_version(self, version: Version) -> int:
+    def mark(self) -> str:
+        """Return what is different once there are other comparisons, verdicts, views, decisions or versions."""
+        counts = [
+            select(func.count()).select_from(table)
+            for table in (ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
+        ]
+        counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
+        with self.read() as connection:
+            return repr([connection.execute(query).scalar_one() for query in counts])
+
+    def add_version(self, version: VersionRecord) -> int:
         """Record a model version and return its id. Raises MannersError on a taken name or an unknown parent."""
         with self.write() as connection:
             known = _version_ids(connection)
@@ -235,7 +254,7 @@ class Store:
             }
             return connection.execute(insert(VersionRow).returning(VersionRow.id), row).scalar_one()
 
-    def versions(self, kind: VersionKind | None = None) -> list[Version]:
+    def versions(self, kind: VersionKind | None = None) -> list[VersionRecord]:
         """Return the model versions of one kind, or of both, oldest first."""
         parent = aliased(VersionRow)
         query = (
@@ -248,7 +267,7 @@ class Store:
         with self.read() as connection:
             rows = connection.execute(query).all()
         return [
-            Version(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
+            VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
             for r in rows
         ]
 
@@ -278,7 +297,7 @@ class Store:
             rows = connection.execute(query).all()
         return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
 
-    def counts(self) -> Counts:
+    def counts(self) -> Holdings:
         """Return how much there is of everything."""
         prompts, verdicts = dict.fromkeys(PromptUse, 0), dict.fromkeys(AnnotatorKind, 0)
         by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
@@ -290,7 +309,7 @@ class Store:
                 connection.execute(select(func.count()).select_from(table)).scalar_one()
                 for table in (ResponseRow, ComparisonRow, VersionRow)
             )
-        return Counts(prompts, responses, comparisons, verdicts, versions)
+        return Holdings(prompts, responses, comparisons, verdicts, versions)
 
     def _known(self, ids: dict[str, int], version: str) -> int:
         if version not in ids:
@@ -339,13 +358,6 @@ def _opening(url: URL) -> Iterator[Store]:
 
 def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
-
-
-def _verdict_counts(connection: Connection, watermark: int) -> dict[int, int]:
-    """Count the verdicts up to a watermark on each comparison, but for those that were taken back."""
-    standing = VerdictRow.id.not_in(select(WithdrawalRow.verdict_id))
-    query = select(VerdictRow.comparison_id, func.count()).where(VerdictRow.id <= watermark, standing)
-    return {row[0]: row[1] for row in connection.execute(query.group_by(VerdictRow.comparison_id))}
 
 
 def _version_ids(connection: Connection) -> dict[str, int]:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy import UniqueConstraint as Unique
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from manners.types import AccountRole, AnnotatorKind, Choice, Drawn
+from manners.types import AccountRole, AnnotatorKind, Choice, DrawnHow
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -143,7 +143,7 @@ class ViewRow(Table):
     """A comparison as the queue put it before an annotator: the record of what was shown, answered or not."""
 
     __tablename__ = "views"
-    __table_args__ = (_one_of("drawn", Drawn),)
+    __table_args__ = (_one_of("drawn", DrawnHow),)
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"), index=True)
     annotator_id: Mapped[int] = mapped_column(ForeignKey("annotators.id"), index=True)
     exchanged: Mapped[bool]

@@ -11,7 +11,8 @@ from manners.errors import MannersError
 from manners.store.fields import parse_prompt, parse_word, prompt_text
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
 from manners.store.records import digest, to_messages
-from manners.store.rowfiles import BadRow, Fields, Reason, read_rows, suffix_of, write_rows
+from manners.store.rowfiles import read_rows, suffix_of, write_rows
+from manners.store.rows import BadRow, Fields, Reason
 from manners.store.store import Store
 from manners.types import (
     DELETED,
@@ -29,7 +30,7 @@ PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
 PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 
-Item = tuple[int, Comparison | BadRow]
+Line = tuple[int, Comparison | BadRow]
 """Line number, and what stands there."""
 Texts = tuple[Dialogue, str, str]
 """What an annotator sees: prompt, left, right."""
@@ -249,7 +250,7 @@ def _fits_a_line(dialogue: Dialogue) -> bool:
     return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
 
 
-def _items(path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, *, crowd: bool) -> Iterator[Item]:
+def _items(path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, *, crowd: bool) -> Iterator[Line]:
     """Yield what stands in each line; with `crowd`, each nameless verdict on a pair is another person's."""
     nameless = Counter[str]()
     for line, fields in read_rows(path):

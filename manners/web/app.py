@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -13,11 +12,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, openai, people, reports
-from manners.web.auth import ANYBODY, NotSignedIn, Visitor, sign_in_address
+from manners.web import auth, chat, dashboard, label, openai, people, programs
+from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
-from manners.web.site import HERE, Site
+from manners.web.site import FOLDER, Site
 
 OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
 """Paths that need nobody to be signed in; every other route names its roles."""
@@ -31,8 +30,8 @@ def create_app(site: Site) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners")
     app.state.site = site
     app.add_middleware(Shield, site=site)
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    for page in (auth, chat, dashboard, label, openai, people, reports):
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
+    for page in (auth, chat, dashboard, label, openai, people, programs):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)
@@ -42,7 +41,7 @@ def create_app(site: Site) -> FastAPI:
     return app
 
 
-async def _home(visitor: Annotated[Visitor, Depends(ANYBODY)], request: Request) -> Response:
+async def _home(visitor: Anybody, request: Request) -> Response:
     """Lead everybody to what they are here for."""
     site: Site = request.app.state.site
     looks = visitor.role is AccountRole.VIEWER

@@ -23,7 +23,7 @@ from manners.store.accounts import SPENT, Account, TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind
 from manners.web.limits import ENTRIES, REQUESTS, SIGN_INS, network_of
 from manners.web.shapes import AccountName
-from manners.web.site import LOCAL, Site, site_of
+from manners.web.site import LOCAL, Here, Site
 
 COOKIE = "manners_session"
 REMEMBERED_SECONDS = 10.0
@@ -53,7 +53,7 @@ class Allow:
 
     roles: frozenset[AccountRole]
 
-    async def __call__(self, request: Request, site: Annotated[Site, Depends(site_of)]) -> Visitor:
+    async def __call__(self, request: Request, site: Here) -> Visitor:
         """Return the visitor; raises NotSignedIn, or HTTPException 403 or 429."""
         visitor = await _visitor(request, site)
         if visitor is None:
@@ -65,11 +65,13 @@ class Allow:
         return visitor
 
 
-OWNERS = Allow(frozenset({AccountRole.OWNER}))
-REVIEWERS = Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER}))
-LOOKERS = Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.VIEWER}))
-LABELLERS = Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.ANNOTATOR}))
-ANYBODY = Allow(frozenset(AccountRole))
+Owner = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER})))]
+Reviewer = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER})))]
+Looker = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.VIEWER})))]
+Labeller = Annotated[
+    Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.ANNOTATOR})))
+]
+Anybody = Annotated[Visitor, Depends(Allow(frozenset(AccountRole)))]
 """Whoever has signed in."""
 
 router = APIRouter()
@@ -115,7 +117,7 @@ def from_elsewhere(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
-async def _take_entry(request: Request, site: Annotated[Site, Depends(site_of)]) -> None:
+async def _take_entry(request: Request, site: Here) -> None:
     """Count an attempt to come in against its address, before anything is looked up or hashed for it."""
     address = request.client.host if request.client else ""
     refuse_if(site.limits.take("entries", network_of(address), ENTRIES))
@@ -125,7 +127,7 @@ ENTRY = Depends(_take_entry)
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, site: Annotated[Site, Depends(site_of)], then: str = "/") -> Response:
+async def sign_in_page(request: Request, site: Here, then: str = "/") -> Response:
     """Show where to sign in."""
     return site.page(request, "sign_in.html.j2", then=_inside(then))
 
@@ -133,7 +135,7 @@ async def sign_in_page(request: Request, site: Annotated[Site, Depends(site_of)]
 @router.post("/sign-in", dependencies=[ENTRY])
 async def sign_in(
     request: Request,
-    site: Annotated[Site, Depends(site_of)],
+    site: Here,
     name: Annotated[AccountName, Form()],
     password: Annotated[str, Form()],
     then: Annotated[str, Form()] = "/",
@@ -147,13 +149,13 @@ async def sign_in(
 
 
 @router.get("/sign-in/{secret}", dependencies=[ENTRY])
-async def follow_link(secret: str, site: Annotated[Site, Depends(site_of)]) -> Response:
+async def follow_link(secret: str, site: Here) -> Response:
     """Sign in by a link that is good once."""
     return await _signed_in(site, await to_thread.run_sync(site.accounts.follow, secret), "/")
 
 
 @router.get("/join/{secret}", dependencies=[ENTRY])
-async def join_page(request: Request, secret: str, site: Annotated[Site, Depends(site_of)]) -> Response:
+async def join_page(request: Request, secret: str, site: Here) -> Response:
     """Show where an invitation is taken up."""
     role = await to_thread.run_sync(site.accounts.invitation, secret)
     if role is None:
@@ -164,7 +166,7 @@ async def join_page(request: Request, secret: str, site: Annotated[Site, Depends
 @router.post("/join/{secret}", dependencies=[ENTRY])
 async def join(
     secret: str,
-    site: Annotated[Site, Depends(site_of)],
+    site: Here,
     name: Annotated[AccountName, Form()],
     password: Annotated[str, Form()],
 ) -> Response:
@@ -174,7 +176,7 @@ async def join(
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, site: Annotated[Site, Depends(site_of)]) -> Response:
+async def sign_out(request: Request, site: Here) -> Response:
     """End the session."""
     secret = request.cookies.get(COOKIE, "")
     if await _holder(site, secret, TokenUse.SESSION) is not None:  # strangers get no turn among those who write

@@ -12,27 +12,23 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import Response as HTTPResponse
 
 from manners.errors import MannersError
 from manners.models.requests import Done, Failed, GenerationRequest, Phase
 from manners.store.chats import Chats, Said, dialogue
-from manners.store.flags import FlagReason, raise_flag
-from manners.types import Choice, Sampling
-from manners.types import Response as Answer
-from manners.web.auth import LABELLERS, Visitor, refuse_if
+from manners.store.flags import FlagReason
+from manners.types import Choice, Response, Sampling
+from manners.web.auth import Labeller, Visitor, refuse_if
 from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
 from manners.web.render import to_html
-from manners.web.shapes import Text
-from manners.web.site import Site, site_of
+from manners.web.shapes import Number, Text
+from manners.web.site import Here, Site
 
-Here = Annotated[Site, Depends(site_of)]
-Talker = Annotated[Visitor, Depends(LABELLERS)]
-Number = Annotated[int, Field(ge=0, lt=2**31)]
 _rng = random.SystemRandom()
 
 router = APIRouter()
@@ -68,32 +64,33 @@ class Complaint(BaseModel):
 
 
 @router.get("/chat")
-async def page(request: Request, visitor: Talker, site: Here) -> Response:
+async def page(request: Request, visitor: Labeller, site: Here) -> HTTPResponse:
     """Show the page."""
     effect = await to_thread.run_sync(Chats(site.store).effect, visitor.annotator)
     return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect)
 
 
 @router.get("/chat/state")
-async def state(visitor: Talker, site: Here) -> Response:
+async def state(visitor: Labeller, site: Here) -> HTTPResponse:
     """Say whether somebody answers."""
     now = site.engine.state
     return JSONResponse({"phase": now.phase, "reason": now.reason if now.phase is not Phase.READY else ""})
 
 
 @router.get("/chat/all")
-async def conversations(visitor: Talker, site: Here) -> Response:
+async def conversations(visitor: Labeller, site: Here) -> HTTPResponse:
     """List one's own conversations."""
     found = await to_thread.run_sync(Chats(site.store).all, visitor.annotator)
     return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
 
 
 @router.get("/chat/export")
-async def export(visitor: Talker, site: Here) -> Response:
+async def export(visitor: Labeller, site: Here) -> HTTPResponse:
     """Give all of one's own conversations as a file."""
 
     def collect() -> list[dict[str, Any]]:
-        chats, found = Chats(site.store), []
+        chats = Chats(site.store)
+        found = []
         for one in chats.all(visitor.annotator):
             said = chats.read(visitor.annotator, one.key)
             turns = [{"role": turn.role, "content": turn.text, "thumb": turn.thumb} for turn in said]
@@ -105,36 +102,28 @@ async def export(visitor: Talker, site: Here) -> Response:
 
 
 @router.post("/chat/begin")
-async def begin(visitor: Talker, site: Here) -> Response:
+async def begin(visitor: Labeller, site: Here) -> HTTPResponse:
     """Begin a conversation; whoever sends this has agreed to its being kept."""
     return JSONResponse({"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator)})
 
 
 @router.post("/chat/thumb")
-async def thumb(body: Thumb, visitor: Talker, site: Here) -> Response:
+async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take a thumb on one answer: no comparison, and never counted as one."""
     await to_thread.run_sync(Chats(site.store).thumb, visitor.annotator, body.response, body.value)
     return JSONResponse({"value": body.value})
 
 
 @router.post("/chat/report")
-async def report(body: Complaint, visitor: Talker, site: Here) -> Response:
+async def report(body: Complaint, visitor: Labeller, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
-
-    def store(connection: Connection) -> None:
-        Chats(site.store).check_own(connection, visitor.annotator, body.response)
-        raise_flag(connection, visitor.annotator, body.reason, body.note, response=body.response)
-
-    def write() -> None:
-        with site.store.write() as connection:
-            store(connection)
-
-    await to_thread.run_sync(write)
+    flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
+    await to_thread.run_sync(flag)
     return JSONResponse({"reported": body.response})
 
 
 @router.get("/chat/{key}")
-async def read(key: str, visitor: Talker, site: Here) -> Response:
+async def read(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
     """Give what was said in a conversation."""
 
     def render() -> list[dict[str, Any]]:
@@ -147,7 +136,7 @@ async def read(key: str, visitor: Talker, site: Here) -> Response:
 
 
 @router.post("/chat/{key}/say")
-async def say(key: str, body: Words, visitor: Talker, site: Here) -> Response:
+async def say(key: str, body: Words, visitor: Labeller, site: Here) -> HTTPResponse:
     """Answer, piece by piece; what is said is kept with its answer once that is complete."""
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     settings = site.settings.serve
@@ -156,19 +145,19 @@ async def say(key: str, body: Words, visitor: Talker, site: Here) -> Response:
     refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
     wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature)
-    turn = _Turn(site, visitor, key, said, body.text, wanted)
-    return StreamingResponse(_stream(turn), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    exchange = _Exchange(site, visitor, key, said, body.text, wanted)
+    return StreamingResponse(_stream(exchange), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 @router.post("/chat/{key}/choose")
-async def choose(key: str, body: Chosen, visitor: Talker, site: Here) -> Response:
+async def choose(key: str, body: Chosen, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take the verdict on two answers; the chosen one goes on."""
     take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
     return JSONResponse({"response": await to_thread.run_sync(take)})
 
 
 @router.post("/chat/{key}/delete")
-async def delete(key: str, visitor: Talker, site: Here) -> Response:
+async def delete(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
     comparisons, versions = await to_thread.run_sync(Chats(site.store).delete, visitor.annotator, key)
     for comparison in comparisons:
@@ -177,7 +166,7 @@ async def delete(key: str, visitor: Talker, site: Here) -> Response:
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _Exchange:
     """One exchange that is going on."""
 
     site: Site
@@ -189,14 +178,15 @@ class _Turn:
     wanted: GenerationRequest
 
 
-async def _stream(turn: _Turn) -> AsyncIterator[str]:
+async def _stream(exchange: _Exchange) -> AsyncIterator[str]:
     """Give pieces as they come, and at the end the answers as they are stored."""
-    count = turn.wanted.count
+    count = exchange.wanted.count
     yield _event("begin", sides=count)
-    names = [*names_of(turn.site.settings.model.name), *names_of(turn.site.engine.state.version)]
+    names = [*names_of(exchange.site.settings.model.name), *names_of(exchange.site.engine.state.version)]
     neutral = [Neutral(names) for _ in range(count)]
-    texts, done = [""] * count, dict[int, Done]()
-    async with aclosing(turn.site.engine.generate(turn.wanted)) as events:
+    texts = [""] * count
+    done = dict[int, Done]()
+    async with aclosing(exchange.site.engine.generate(exchange.wanted)) as events:
         async for event in events:
             if isinstance(event, Failed):
                 yield _event("failed", message=event.message)
@@ -210,22 +200,23 @@ async def _stream(turn: _Turn) -> AsyncIterator[str]:
             if piece:
                 yield _event("piece", side=event.index, text=piece)
     try:
-        kept = await to_thread.run_sync(_keep, turn, texts, done)
+        kept = await to_thread.run_sync(_keep, exchange, texts, done)
     except MannersError as error:  # somebody else went on with this conversation, or deleted it
         yield _event("failed", message=str(error))
         return
     yield _event("done", **kept)
 
 
-def _keep(turn: _Turn, texts: Sequence[str], done: Mapping[int, Done]) -> dict[str, Any]:
+def _keep(exchange: _Exchange, texts: Sequence[str], done: Mapping[int, Done]) -> dict[str, Any]:
     """Store an exchange, and return it as the page shows it. Raises MannersError where the conversation moved on."""
-    sampling = Sampling(turn.wanted.temperature, turn.wanted.max_tokens, turn.wanted.seed)
-    answers = [Answer(text, done[i].version, done[i].finish_reason, sampling) for i, text in enumerate(texts)]
-    probability = turn.site.settings.serve.chat_ask if len(answers) == 2 else 1.0
-    chats, who = Chats(turn.site.store), turn.visitor.annotator
-    comparison, responses = chats.say(who, turn.key, turn.said, turn.text, answers, probability)
+    sampling = Sampling(exchange.wanted.temperature, exchange.wanted.max_tokens, exchange.wanted.seed)
+    answers = [Response(text, done[i].version, done[i].finish_reason, sampling) for i, text in enumerate(texts)]
+    probability = exchange.site.settings.serve.chat_ask if len(answers) == 2 else 1.0
+    chats = Chats(exchange.site.store)
+    who = exchange.visitor.annotator
+    comparison, responses = chats.say(who, exchange.key, exchange.said, exchange.text, answers, probability)
     html = [to_html(text) for text in texts[: len(responses)]]
-    return {"comparison": comparison, "responses": responses, "html": html, "asked": to_html(turn.text)}
+    return {"comparison": comparison, "responses": responses, "html": html, "asked": to_html(exchange.text)}
 
 
 def _event(kind: str, **more: Any) -> str:

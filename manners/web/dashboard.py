@@ -7,19 +7,16 @@ from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError
 from manners.types import AccountRole, VersionKind
 from manners.web import findings
-from manners.web.auth import LOOKERS, OWNERS, Visitor
-from manners.web.site import Site, site_of
+from manners.web.auth import Looker, Owner, Visitor
+from manners.web.site import Here, Site
 from manners.workspace import INITIAL
 
-Here = Annotated[Site, Depends(site_of)]
-Looker = Annotated[Visitor, Depends(LOOKERS)]
-Owner = Annotated[Visitor, Depends(OWNERS)]
 NAMES_FOR = frozenset({AccountRole.OWNER, AccountRole.REVIEWER})
 """Who sees which annotator works how; others see the figures without names."""
 WIDE, HIGH = 320.0, 120.0
@@ -79,7 +76,7 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
 
 def _computed(site: Site) -> Mapping[str, Any]:
     """Return what follows from the verdicts, computed anew only when there are others."""
-    return site.computed.get(findings.mark(site.store), partial(findings.findings, site.store, site.settings))
+    return site.computed.get(site.store.mark(), partial(findings.findings, site.store, site.settings))
 
 
 def _unnamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -53,7 +53,9 @@ class Engine:
         `seats` answers are written side by side, and further ones wait; `threads` is for the model (None: one fewer
         than there are cores).
         """
-        self._workspace, self._model, self._seats = workspace, model, seats
+        self._workspace = workspace
+        self._model = model
+        self._seats = seats
         self._threads = threads or max(1, (os.cpu_count() or 1) - 1)
         self._state = EngineState(Phase.LOADING, version)
         self._lock = threading.Lock()
@@ -102,7 +104,9 @@ class Engine:
 
         Closing the iterator gives the seats back; leave it under `contextlib.aclosing`, which does so at once.
         """
-        events, key, open_answers = asyncio.Queue[Event](), next(self._keys), request.count
+        events = asyncio.Queue[Event]()
+        key = next(self._keys)
+        open_answers = request.count
         with self._lock:
             if self._state.phase is Phase.FAILED:
                 events.put_nowait(Failed(f"the model is not running: {self._state.reason}"))
@@ -154,7 +158,8 @@ class Engine:
             if self._stopping:
                 return "the server is stopping"
             process.start()
-            self._process, outbox = process, self._outbox
+            self._process = process
+            outbox = self._outbox
         its.close()
         sender = threading.Thread(target=_send, args=(ours, outbox), daemon=True)
         sender.start()

@@ -10,25 +10,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import func, select
-
 from manners.feedback import agreement, davidson
 from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
 from manners.reward.verdicts import sort_out
 from manners.settings import Settings
-from manners.store import gold
-from manners.store.records import Version
+from manners.store import gold, views
+from manners.store.records import VersionRecord
 from manners.store.store import Store
-from manners.store.tables import (
-    ComparisonRow,
-    ConversationRow,
-    FlagRow,
-    GoldRow,
-    VerdictRow,
-    VersionRow,
-    ViewRow,
-    WithdrawalRow,
-)
 from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, VersionKind
 from manners.workspace import INITIAL, Workspace
 
@@ -43,7 +31,7 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
     kinds = present(comparisons)
     sorted_out = {kind: sort_out(comparisons, kind) for kind in kinds}
     fair = without(comparisons, {user for found in sorted_out.values() for user in found.outlying})
-    seen = views(store)
+    on_page = seen(store)
     versions = store.versions(VersionKind.REWARD)
     return {
         "verdicts": verdicts_by_day(comparisons),
@@ -51,7 +39,7 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
         "set_aside": {kind: sorted(one.name for one in found.outlying) for kind, found in sorted_out.items()},
         "funnel": {
             kind: {"asked": len(comparisons)}
-            | (seen if kind is AnnotatorKind.HUMAN else {})
+            | (on_page if kind is AnnotatorKind.HUMAN else {})
             | funnel(found)
             | used(versions, kind)
             for kind, found in sorted_out.items()
@@ -60,17 +48,6 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
         "annotators": {kind: [_habit(one) for one in agreement.habits(comparisons, kind, known)] for kind in kinds},
         "wins": {kind: _wins(fair, kind, settings.seed) for kind in kinds},
     }
-
-
-def mark(store: Store) -> str:
-    """Return what is different whenever the findings may be."""
-    counts = [
-        select(func.count()).select_from(table)
-        for table in (ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
-    ]
-    counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
-    with store.read() as connection:
-        return repr([connection.execute(query).scalar_one() for query in counts])
 
 
 def without(comparisons: Sequence[Comparison], aside: AbstractSet[Annotator]) -> list[Comparison]:
@@ -109,15 +86,13 @@ def sources(comparisons: Sequence[Comparison]) -> dict[str, dict[str, int]]:
     return {kind: dict(counts) for kind, counts in found.items()}
 
 
-def views(store: Store) -> dict[str, int]:
+def seen(store: Store) -> dict[str, int]:
     """Return how many comparisons the labelling page has shown, and how many of these nobody has answered there."""
-    shown = select(func.count(ViewRow.comparison_id.distinct()))
-    answered = shown.join(VerdictRow, VerdictRow.view_id == ViewRow.id)
     with store.read() as connection:
-        number, of_these = (connection.execute(query).scalar_one() for query in (shown, answered))
-    if not number:
+        shown, answered = views.count_shown(connection)
+    if not shown:
         return {}
-    return {"shown on the labelling page": number, "shown there and not answered": number - of_these}
+    return {"shown on the labelling page": shown, "shown there and not answered": shown - answered}
 
 
 def funnel(found: Sorted) -> dict[str, int]:
@@ -126,7 +101,7 @@ def funnel(found: Sorted) -> dict[str, int]:
     return steps | {"can be learnt from": len(found.usable)}
 
 
-def used(versions: Sequence[Version], kind: AnnotatorKind) -> dict[str, int]:
+def used(versions: Sequence[VersionRecord], kind: AnnotatorKind) -> dict[str, int]:
     """Return what the newest reward model that learned from a kind of annotator was trained on and measured with."""
     newest = next((one for one in reversed(versions) if one.metrics.get("source") == kind), None)
     if newest is None:
@@ -156,7 +131,7 @@ def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
     """Return the versions, newest first, and which policy is promoted."""
     current = workspace.current_policy()
 
-    def facts(one: Version) -> dict[str, Any]:
+    def facts(one: VersionRecord) -> dict[str, Any]:
         when = one.created_at.strftime("%Y-%m-%d %H:%M") if one.created_at else ""
         return {"name": one.name, "kind": one.kind, "parent": one.parent, "at": when, "current": one.name == current}
 
@@ -165,7 +140,8 @@ def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any]:
-    alpha, pairs = agreement.alpha(comparisons, kind, seed), agreement.pairwise(comparisons, kind, seed)
+    alpha = agreement.alpha(comparisons, kind, seed)
+    pairs = agreement.pairwise(comparisons, kind, seed)
     return {
         "alpha": None if alpha is None else asdict(alpha),
         "pairwise": None if pairs is None else asdict(pairs),

@@ -52,7 +52,8 @@ class Neutral:
         self._names = re.compile(rf"(?<!\w)(?:{'|'.join(names)})(?!\w)", re.IGNORECASE)
         # A name is known by the character after it.
         self._lag = max([LAG, *(len(name) + 1 for name in further)])
-        self._text, self._sent = "", 0
+        self._text = ""
+        self._sent = 0
 
     def feed(self, piece: str) -> str:
         """Return what may be shown by now."""

@@ -9,18 +9,18 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Form, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.store import flags
 from manners.store.flags import FlagReason
+from manners.store.views import Given, NoSuchView, Shown
 from manners.types import Annotator, Choice
-from manners.web.auth import LABELLERS, REVIEWERS, Visitor
-from manners.web.desk import Given, NoSuchView, Shown
+from manners.web.auth import Labeller, Reviewer
 from manners.web.render import to_html
-from manners.web.shapes import Text, problem
-from manners.web.site import Site, site_of
+from manners.web.shapes import Number, Text, problem
+from manners.web.site import Here, Site
 
 REASONS = ("more correct", "more helpful", "clearer", "shorter", "kinder", "safer", "follows the instruction")
 """What one may say about why, beside free text."""
@@ -29,10 +29,6 @@ SENSITIVE = re.compile(
 )
 """Words at which a text is blurred until it is asked for: too often rather than too seldom."""
 
-Here = Annotated[Site, Depends(site_of)]
-Labeller = Annotated[Visitor, Depends(LABELLERS)]
-Reviewer = Annotated[Visitor, Depends(REVIEWERS)]
-Number = Annotated[int, Field(ge=0, lt=2**31)]
 
 router = APIRouter()
 
@@ -82,7 +78,7 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
     reasons = tuple(body.reasons)
     given = Given(body.view, body.choice, body.strength, reasons, body.comment, body.seconds)
     try:
-        await to_thread.run_sync(site.desk.answer, visitor.annotator, given)
+        await to_thread.run_sync(site.desk.judge, visitor.annotator, given)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
     return JSONResponse({"view": body.view})
@@ -108,7 +104,7 @@ async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
 @router.get("/label/progress")
 async def progress(visitor: Labeller, site: Here) -> Response:
     """Say how far this person has come."""
-    far = await to_thread.run_sync(site.desk.progress, visitor.annotator)
+    far = await to_thread.run_sync(site.desk.tally, visitor.annotator)
     return JSONResponse({"today": far.today, "total": far.total, "left": far.left})
 
 

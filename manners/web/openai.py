@@ -1,7 +1,7 @@
 """`/v1`: the current policy for programs, as OpenAI's clients know it.
 
 Source: OpenAI API reference, "Chat" and "Streaming". Ours on top: with the header `X-Ask-Preference: 1` two answers are
-a comparison, whose verdict comes to `/v1/feedback` (`manners.web.reports`).
+a comparison, whose verdict comes to `/v1/feedback` (`manners.web.programs`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, Header, Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import Response as HTTPResponse
 
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Phase, Token
-from manners.store.pairs import Pairs
-from manners.types import AskedHow, Comparison, Sampling
-from manners.types import Response as Answer
-from manners.web.auth import LABELLERS, Visitor, refuse_if
+from manners.store.programs import Programs
+from manners.types import AskedHow, Comparison, Response, Sampling
+from manners.web.auth import Labeller, refuse_if
 from manners.web.limits import Rate
 from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, usage
-from manners.web.site import Site, site_of
+from manners.web.site import Here, Site
 
 ALIAS = "manners"
 """The model's name for whoever always wants the promoted policy."""
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1")
 
 
 @dataclass
-class _Choice:
+class _Growing:
     """An answer as it grows."""
 
     text: str = ""
@@ -44,21 +44,19 @@ class _Choice:
 
 
 @router.get("/models")
-async def models(visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]) -> Any:
+async def models(visitor: Labeller, site: Here) -> Any:
     """List what can be asked: the current policy, under its name and under `manners`."""
     return {"object": "list", "data": [_model(name) for name in (ALIAS, site.engine.state.version)]}
 
 
 @router.get("/models/{name}")
-async def model(
-    name: str, visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]
-) -> Response:
+async def model(name: str, visitor: Labeller, site: Here) -> HTTPResponse:
     """Describe one model."""
     return JSONResponse(_model(name)) if _is_served(site, name) else _no_model(site, name)
 
 
 @router.get("/health")
-async def health(visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]) -> Response:
+async def health(visitor: Labeller, site: Here) -> HTTPResponse:
     """Say whether requests are answered."""
     return _not_ready(site) or JSONResponse({"status": "ok"})
 
@@ -67,11 +65,11 @@ async def health(visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotate
 async def chat_completions(
     request: Request,
     body: ChatRequest,
-    visitor: Annotated[Visitor, Depends(LABELLERS)],
-    site: Annotated[Site, Depends(site_of)],
+    visitor: Labeller,
+    site: Here,
     x_ask_preference: Annotated[str, Header()] = "",
     x_ask_probability: Annotated[float, Header(gt=0, le=1)] = 1.0,
-) -> Response:
+) -> HTTPResponse:
     """Answer, at once or piece by piece."""
     asks = x_ask_preference == "1"
     if wrong := body.refused():
@@ -113,7 +111,7 @@ class _Ask:
     account: str
     probability: float
 
-    async def open(self, reply: _Reply, choices: dict[int, _Choice]) -> dict[str, Any]:
+    async def open(self, reply: _Reply, choices: dict[int, _Growing]) -> dict[str, Any]:
         """Store the comparison, in the order of the choices, and say how its verdict is to be sent.
 
         Both are draws from one distribution, so their order is random as it is.
@@ -121,18 +119,18 @@ class _Ask:
         wanted = reply.generation
         sampling = Sampling(wanted.temperature, wanted.max_tokens, wanted.seed)
         left, right = (
-            Answer(choice.text, choice.done.version, choice.done.finish_reason, sampling)
+            Response(choice.text, choice.done.version, choice.done.finish_reason, sampling)
             for choice in (choices[0], choices[1])
             if choice.done is not None
         )
         comparison = Comparison(wanted.prompt, left, right, AskedHow.API, self.probability)
-        pair = await to_thread.run_sync(Pairs(self.site.store).open, self.account, comparison)
+        pair = await to_thread.run_sync(Programs(self.site.store).open, self.account, comparison)
         return {"x_pair": {"pair_id": pair, "order": [0, 1]}}
 
 
-async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> Response:
+async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> HTTPResponse:
     """Collect the answers, and give them together."""
-    choices: dict[int, _Choice] = defaultdict(_Choice)
+    choices: dict[int, _Growing] = defaultdict(_Growing)
     async for event in _events(site, reply):
         if isinstance(event, Failed):
             return _failed(event)
@@ -154,7 +152,7 @@ async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> Response:
 
 async def _stream(site: Site, reply: _Reply, ask: _Ask | None) -> AsyncIterator[str]:
     """Give the answers piece by piece, as server-sent events."""
-    choices: dict[int, _Choice] = {index: _Choice() for index in range(reply.generation.count)}
+    choices: dict[int, _Growing] = {index: _Growing() for index in range(reply.generation.count)}
     for index in choices:
         yield _piece(reply, index, {"role": "assistant", "content": ""})
     async for event in _events(site, reply):
@@ -183,7 +181,7 @@ async def _events(site: Site, reply: _Reply) -> AsyncGenerator[Event]:
             yield event
 
 
-def _collect(choice: _Choice, event: Token | Done) -> None:
+def _collect(choice: _Growing, event: Token | Done) -> None:
     if isinstance(event, Token):
         choice.text += event.text
         choice.tokens += event.logprobs
@@ -214,12 +212,12 @@ def _data(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body)}\n\n"
 
 
-def _usage(choices: dict[int, _Choice]) -> dict[str, int]:
+def _usage(choices: dict[int, _Growing]) -> dict[str, int]:
     done = [choice.done for choice in choices.values() if choice.done is not None]
     return usage(done[0].prompt_tokens if done else 0, sum(d.completion_tokens for d in done))
 
 
-def _failed(event: Failed) -> Response:
+def _failed(event: Failed) -> HTTPResponse:
     if event.refused:
         return JSONResponse(problem(event.message), 400)
     return JSONResponse(problem(event.message, "server_error"), 503, {"retry-after": RETRY_SECONDS})
@@ -229,12 +227,12 @@ def _is_served(site: Site, name: str) -> bool:
     return name in (ALIAS, site.engine.state.version)
 
 
-def _no_model(site: Site, name: str) -> Response:
+def _no_model(site: Site, name: str) -> HTTPResponse:
     message = f"there is no model {name} here: ask for {ALIAS}, or for {site.engine.state.version}"
     return JSONResponse(problem(message, param="model", code="model_not_found"), 404)
 
 
-def _not_ready(site: Site) -> Response | None:
+def _not_ready(site: Site) -> HTTPResponse | None:
     """Return why nothing can be answered now; None where it can."""
     state = site.engine.state
     if state.phase is Phase.READY:

@@ -6,17 +6,15 @@ from functools import partial
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from manners.store.accounts import TokenUse
 from manners.types import AccountRole
-from manners.web.auth import OWNERS, Visitor
+from manners.web.auth import Owner
 from manners.web.shapes import AccountName, Text
-from manners.web.site import Site, site_of
+from manners.web.site import Here, Site
 
-Here = Annotated[Site, Depends(site_of)]
-Owner = Annotated[Visitor, Depends(OWNERS)]
 Name = Annotated[AccountName, Form()]
 
 router = APIRouter()

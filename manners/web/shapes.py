@@ -26,6 +26,8 @@ PENALTIES = ("presence_penalty", "frequency_penalty")
 Text = Annotated[str, Field(pattern="^[^\\x00]*$")]
 """Without the character NUL, which PostgreSQL cannot hold."""
 AccountName = Annotated[Text, Field(max_length=LONGEST_NAME)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+"""A number that every database can hold: of a comparison, a view, a response."""
 MOST_ANSWERS = 128
 """Answers to one request."""
 

@@ -37,7 +37,8 @@ class Shield:
 
     def __init__(self, app: ASGIApp, site: Site) -> None:
         """Stand before an application."""
-        self._app, self._site = app, site
+        self._app = app
+        self._site = site
         self._hosts = LOOPBACK | {urlsplit(site.base_url).hostname or ""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader
 from starlette.responses import Response
@@ -24,7 +24,7 @@ from manners.web.generation import Generator
 from manners.web.limits import Limits
 from manners.workspace import Workspace
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 LOCAL = "owner"
 """Name of whoever sits at the machine, where there are no accounts."""
 
@@ -41,7 +41,8 @@ class Computed:
         """Return what was computed under this mark; who comes meanwhile waits for it."""
         with self._lock:
             if self._mark != mark:
-                self._found, self._mark = compute(), mark
+                self._found = compute()
+                self._mark = mark
             return self._found
 
 
@@ -86,10 +87,14 @@ def _environment() -> Environment:
 
     What Jinja2Templates makes of a folder escapes by the name's ending, and knows none of ours.
     """
-    return Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
+    return Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True)
 
 
 async def site_of(request: Request) -> Site:
     """Return the site that a request is for (a dependency)."""
     site: Site = request.app.state.site
     return site
+
+
+Here = Annotated[Site, Depends(site_of)]
+"""What a page takes to get the site."""

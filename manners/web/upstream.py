@@ -177,7 +177,8 @@ async def _events(lines: AsyncIterator[str], version: str) -> AsyncIterator[Even
             yield Failed(f"the server that writes the answers says: {_message(piece)}", refused)
             return
         if usage := piece.get("usage"):
-            answers.prompt_tokens, counted = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            answers.prompt_tokens = int(usage["prompt_tokens"])
+            counted = int(usage["completion_tokens"])
         for choice in piece["choices"]:
             for token in _tokens(choice, answers):
                 yield token

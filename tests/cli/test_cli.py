@@ -20,7 +20,7 @@ from manners.errors import MannersError, UsageError
 from manners.loop.options import EvaluateOptions, Options, SampleOptions
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.settings import Settings
-from manners.store import Store, Version
+from manners.store import Store, VersionRecord
 from manners.store.formats import Format
 from manners.types import VersionKind
 from manners.workspace import Workspace
@@ -134,7 +134,7 @@ def test_a_database_belongs_to_one_folder(
         first, second = tmp_path / "first", tmp_path / "second"
         assert main(["init", str(first), "--database", url]) == 0
         with closing(Store.open(url)) as store:
-            store.add_version(Version("reward-1", VersionKind.REWARD, "models/reward-1"))
+            store.add_version(VersionRecord("reward-1", VersionKind.REWARD, "models/reward-1"))
         (first / "models" / "reward-1").mkdir()
         assert main(["init", str(first), "--database", url]) == 0
         assert main(["init", str(second), "--database", url]) == 1

@@ -18,7 +18,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
-    Drawn,
+    DrawnHow,
     Response,
     Role,
     Turn,
@@ -79,7 +79,7 @@ def test_habits_are_of_the_sides_shown() -> None:
     one = asked([[L]])[0]
     views = (
         Verdict(L, person(0), seconds=2.0, exchanged=True),
-        Verdict(L, person(0), seconds=4.0, drawn=Drawn.REPEAT),
+        Verdict(L, person(0), seconds=4.0, drawn=DrawnHow.REPEAT),
     )
     (found,) = habits([Comparison(one.prompt, one.left, one.right, one.asked_how, verdicts=views, id=5)], HUMAN, {5: R})
     assert (found.verdicts, found.left.estimate, found.seconds) == (2, 0.5, 3.0)

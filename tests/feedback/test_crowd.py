@@ -64,7 +64,8 @@ def pair(left: str, right: str) -> Comparison:
 def verdicts_of(
     person: SimulatedAnnotator, comparison: Comparison, count: int, taste: str = "manners"
 ) -> list[Verdict]:
-    rng, crowd = np.random.default_rng(7), Crowd(TASTES[taste], (person,))
+    rng = np.random.default_rng(7)
+    crowd = Crowd(TASTES[taste], (person,))
     return [judge(crowd, comparison, 0, rng) for _ in range(count)]
 
 

@@ -79,7 +79,8 @@ def test_a_narrow_lead_needs_few_verdicts_to_flip() -> None:
 @pytest.mark.parametrize("block", range(4))
 def test_intervals_cover_the_truth(block: int) -> None:
     """2,000 studies in four blocks; 30 annotators and 50 prompts with opinions of their own, 200 verdicts."""
-    hits, truth = 0, 0.5
+    hits = 0
+    truth = 0.5
     for seed in range(500 * block, 500 * (block + 1)):
         (rating,) = rate(study({"a": 0.0, "b": 0.0}, 200, seed), "a", seed).ratings
         hits += rating.win_rate.low <= truth <= rating.win_rate.high

@@ -63,7 +63,8 @@ def test_people_who_judge_the_answers_are_kept() -> None:
     rows = []
     for _ in range(400):
         better, exchanged = rng.choice(["left", "right"], 2)
-        truth, turned = Choice(better), exchanged == "left"
+        truth = Choice(better)
+        turned = exchanged == "left"
         noisy = [truth if rng.random() < 0.7 else truth.swapped() for _ in range(3)]
         leans = L if rng.random() < 0.5 else (truth.swapped() if turned else truth)
         said = {

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manners.feedback.queue import SPACING, Item, Queue
+from manners.feedback.queue import SPACING, Queue
 from manners.settings import ServeSettings
-from manners.types import Choice, Drawn
+from manners.types import Choice, DrawnHow, OpenComparison
 
 PLAIN = ServeSettings(gold_share=0.0, repeat_share=0.0, random_share=1.0, overlap=1, agree=1)
 
@@ -27,7 +27,7 @@ class Clock:
 def queue(serve: ServeSettings = PLAIN, count: int = 10, seed: int = 0, clock: Clock | None = None) -> Queue:
     made = Queue(serve, seed, clock or Clock())
     for number in range(count):
-        made.add(Item(number, prompt=number))
+        made.add(OpenComparison(number, prompt=number))
     return made
 
 
@@ -66,7 +66,7 @@ def test_disagreement_goes_on_to_the_overlap() -> None:
 
 def test_nobody_judges_their_own_text() -> None:
     made = Queue(PLAIN, 0, Clock())
-    made.add(Item(1, prompt=1, authors=frozenset({"anna", "policy-1"})))
+    made.add(OpenComparison(1, prompt=1, authors=frozenset({"anna", "policy-1"})))
     assert made.draw("anna") is None and made.left("anna") == 0
     assert made.draw("ben") is not None
 
@@ -89,8 +89,8 @@ def test_a_pair_with_a_known_verdict_is_not_asked_twice_under_two_numbers() -> N
     for seed in range(20):
         made = Queue(serve, seed, Clock())
         for number in range(4):
-            made.add(Item(number, prompt=number, pair=frozenset({10 * number, 10 * number + 1})))
-        made.add(Item(9, prompt=3, gold=True, pair=frozenset({30, 31})))
+            made.add(OpenComparison(number, prompt=number, pair=frozenset({10 * number, 10 * number + 1})))
+        made.add(OpenComparison(9, prompt=3, gold=True, pair=frozenset({30, 31})))
         assert made.left("a") == 5
         seen = all_of(made, "a")
         assert sorted(3 if one == 9 else one for one in seen) == [0, 1, 2, 3], "one of the two, and once"
@@ -122,7 +122,7 @@ def test_random_draws_are_uniform_and_say_with_which_chance() -> None:
     counts: Counter[int] = Counter()
     for seed in range(4000):
         draw = queue(count=5, seed=seed).draw("a")
-        assert draw is not None and draw.drawn is Drawn.RANDOM and draw.probability == pytest.approx(1 / 5)
+        assert draw is not None and draw.drawn is DrawnHow.RANDOM and draw.probability == pytest.approx(1 / 5)
         counts[draw.comparison] += 1
     # By the binomial law a share of 1/5 in 4,000 draws lies within 4 standard errors of 800: 800 +- 101.
     assert all(abs(counts[number] - 800) < 101 for number in range(5))
@@ -136,8 +136,8 @@ def test_the_stated_chances_are_those_of_the_draws() -> None:
     for seed in range(4000):
         made = Queue(serve, seed, Clock())
         for number, prompt in ((1, 7), (2, 8), (3, 9), (4, 7)):
-            made.add(Item(number, prompt))
-        made.add(Item(5, 10, gold=True))
+            made.add(OpenComparison(number, prompt))
+        made.add(OpenComparison(5, 10, gold=True))
         for person in "xyz":
             made.judge(person, 4, Choice.TIE)
         made.set_spread({1: 2.0, 2: 1.0})
@@ -165,7 +165,7 @@ def test_repeats_come_late_and_once() -> None:
 def test_gold_is_given_once_to_each() -> None:
     made = queue(ServeSettings(gold_share=0.5, repeat_share=0), count=20)
     for number in (100, 101):
-        made.add(Item(number, prompt=number, gold=True))
+        made.add(OpenComparison(number, prompt=number, gold=True))
     for person in "abc":
         assert [one for one in sorted(all_of(made, person)) if one >= 100] == [100, 101]
 

@@ -176,7 +176,8 @@ def test_decisions_have_the_right_sign() -> None:
 
 
 def test_detectable_win_rate_is_what_simulation_detects() -> None:
-    rate, rng = detectable_win_rate(100, power=0.8), np.random.default_rng(7)
+    rate = detectable_win_rate(100, power=0.8)
+    rng = np.random.default_rng(7)
     found = 0
     for _ in range(400):
         wins = np.cumsum(rng.random(100) < rate)

@@ -15,7 +15,18 @@ from manners.errors import MannersError
 from manners.reward.groups import groups, opening, set_aside, subset
 from manners.reward.labelled import Counts, LabelledPair, LeftOut
 from manners.reward.verdicts import label, pooled, user_factors
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Drawn, Response, Role, Turn, Verdict
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    DrawnHow,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 BEN = Annotator("ben", AnnotatorKind.HUMAN)
@@ -228,7 +239,7 @@ def test_a_user_of_the_chat_is_in_one_group() -> None:
 
 def test_who_was_given_a_chat_to_label_joins_nothing() -> None:
     asked = [chatted("Why?", ANNA), chatted("How?", BEN)]
-    labelled = Verdict(Choice.LEFT, CLEO, drawn=Drawn.RANDOM, draw_probability=0.5)
+    labelled = Verdict(Choice.LEFT, CLEO, drawn=DrawnHow.RANDOM, draw_probability=0.5)
     asked = [replace(one, verdicts=(*one.verdicts, labelled)) for one in asked]
     assert groups(asked) == ["why?", "how?"]
 

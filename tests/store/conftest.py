@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from manners.store import Store
 
@@ -23,6 +25,22 @@ def fresh(new_database: Callable[[], str]) -> Iterator[Callable[[], Store]]:
     """A function that makes one more empty store."""
     with ExitStack() as stores:
         yield lambda: stores.enter_context(closing(Store.create(new_database())))
+
+
+@contextmanager
+def statements(store: Store) -> Iterator[list[str]]:
+    """Collect what a store sends to its database within the block."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.startswith("BEGIN"):  # which one of the drivers says by itself
+            sent.append(statement)
+
+    event.listen(store._engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(store._engine, "before_cursor_execute", note)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from manners.checkpoint import Run
 from manners.loop import asking, learning
 from manners.loop.session import Session
 from manners.settings import ServeSettings, Settings
-from manners.store import Store, Version, gold
+from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.tables import ComparisonRow, FlagRow, MessageRow, PromptRow, ResponseRow, VerdictRow, WithdrawalRow
@@ -181,10 +181,10 @@ def test_every_turn_goes_and_versions_that_saw_verdicts_are_named(store: Store) 
     chats = Chats(store)
     key = converse(store, ANNA)
     chats.choose(ANNA, key, 1, Choice.SKIP, None)
-    store.add_version(Version("reward-1", VersionKind.REWARD, "reward-1", watermark=store.watermark()))
+    store.add_version(VersionRecord("reward-1", VersionKind.REWARD, "reward-1", watermark=store.watermark()))
     chats.say(ANNA, key, chats.read(ANNA, key), "again", [drawn("so"), drawn("no")], 1.0)
     chats.choose(ANNA, key, 2, Choice.RIGHT, 2.0)
-    store.add_version(Version("reward-2", VersionKind.REWARD, "reward-2", watermark=store.watermark()))
+    store.add_version(VersionRecord("reward-2", VersionKind.REWARD, "reward-2", watermark=store.watermark()))
     assert chats.delete(ANNA, key) == ([1, 2], ["reward-2"])
     assert not any(text in texts(store) for text in (SECRET, "again", "so", "no"))
 
@@ -229,7 +229,7 @@ def test_only_the_last_turn_can_be_chosen_on(store: Store) -> None:
 def reward(store: Store, number: int, source: str | None) -> None:
     metrics = {} if source is None else {"source": source}
     name = f"reward-{number}"
-    store.add_version(Version(name, VersionKind.REWARD, name, None, metrics, store.watermark()))
+    store.add_version(VersionRecord(name, VersionKind.REWARD, name, None, metrics, store.watermark()))
 
 
 def test_the_receipt_counts_what_could_be_learned_from(store: Store) -> None:

@@ -15,7 +15,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import MetaData, inspect
 
-from manners.store import Outcome, Round, Store, Version, schema
+from manners.store import Outcome, Round, Store, VersionRecord, schema
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -92,7 +92,7 @@ def check(store: Store) -> None:
     assert store.comparisons() == [Comparison(prompt, left, right, AskedHow.RANDOM, 0.5, given, id=1)]
     assert [(prompt.dialogue, prompt.use) for prompt in store.prompts()] == [(prompt, PromptUse.TRAIN)]
     assert store.versions() == [
-        Version(f"{kind}-1", kind, f"models/{kind}-1", metrics={"x": 1}, watermark=1, created_at=NOON, id=number)
+        VersionRecord(f"{kind}-1", kind, f"models/{kind}-1", metrics={"x": 1}, watermark=1, created_at=NOON, id=number)
         for number, kind in enumerate((VersionKind.POLICY, VersionKind.REWARD), 1)
     ]
     assert store.rounds() == [Round("policy-1", "reward-1", Outcome.PROMOTED, {}, NOON, 1)]

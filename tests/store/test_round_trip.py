@@ -21,7 +21,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
-    Drawn,
+    DrawnHow,
     FinishReason,
     Response,
     Role,
@@ -51,7 +51,7 @@ verdicts = st.builds(
     comment=st.just("") | words,
     exchanged=st.booleans(),
 )
-draws = st.just((None, None)) | st.tuples(st.sampled_from(Drawn), st.floats(0, 1))
+draws = st.just((None, None)) | st.tuples(st.sampled_from(DrawnHow), st.floats(0, 1))
 shown = st.builds(lambda verdict, draw: replace(verdict, drawn=draw[0], draw_probability=draw[1]), verdicts, draws)
 comparisons = st.builds(
     Comparison,

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from manners.errors import MannersError
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
-from manners.store import Outcome, Round, Store, Version
+from manners.store import Outcome, Round, Store, VersionRecord
 from manners.store.flags import FlagReason, decide, raise_flag, undecided
 from manners.store.schema import connect, to_url
 from manners.store.tables import Table, WithdrawalRow
@@ -287,8 +287,8 @@ def test_merging_knows_what_is_there(database: str) -> None:
 
 
 def test_versions_and_rounds(store: Store) -> None:
-    first = Version("v1", VersionKind.POLICY, "versions/v1", metrics={"kl": 0.0}, created_at=NOON)
-    reward = Version("r1", VersionKind.REWARD, "versions/r1", parent="v1", watermark=7, created_at=NOON)
+    first = VersionRecord("v1", VersionKind.POLICY, "versions/v1", metrics={"kl": 0.0}, created_at=NOON)
+    reward = VersionRecord("r1", VersionKind.REWARD, "versions/r1", parent="v1", watermark=7, created_at=NOON)
     ids = [store.add_version(first), store.add_version(reward)]
     assert store.versions() == [replace(first, id=ids[0]), replace(reward, id=ids[1])]
     assert [version.name for version in store.versions(VersionKind.REWARD)] == ["r1"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,8 @@ from sqlalchemy import text
 from manners.errors import MannersError
 from manners.store import Store
 from manners.store.formats import COLUMNS, Format
-from manners.store.rowfiles import Reason, read_rows, write_rows
+from manners.store.rowfiles import read_rows, write_rows
+from manners.store.rows import Reason
 from manners.store.transfer import (
     export_comparisons,
     export_prompts,
@@ -36,7 +36,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
-    Drawn,
+    DrawnHow,
     PromptUse,
     Response,
     Role,
@@ -45,6 +45,7 @@ from manners.types import (
     Verdict,
     latest_verdicts,
 )
+from tests.store.conftest import statements
 
 Write = Callable[[str, bytes], Path]
 TWO_VERSIONS = (("I will not.", "initial"), ("Gladly!", "policy-1"))
@@ -98,9 +99,11 @@ def test_transcripts_come_in_fast_and_go_out_unchanged(
     shared_data: Path, store: Store, fresh: Callable[[], Store], tmp_path: Path, fmt: Format, name: str
 ) -> None:
     source = shared_data / "hh_rlhf_harmless" / "pairs.jsonl.gz"
-    start = time.perf_counter()
-    result = import_comparisons(store, source, {}, skip_bad=False)
-    assert time.perf_counter() - start < 10
+    with statements(store) as sent:
+        result = import_comparisons(store, source, {}, skip_bad=False)
+    # SQLite says the ids of new rows in their order for one row at a time only; all else is said for many at once.
+    others = [statement for statement in sent if not statement.startswith("INSERT INTO comparisons")]
+    assert len(others) < result.comparisons / 20
     assert (result.comparisons, result.verdicts, result.duplicates, result.skipped) == (1775, 1775, 0, {})
     assert import_comparisons(store, source, {}, skip_bad=False).duplicates == 1775
     first_left = sum(c.verdicts[0].choice is Choice.LEFT for c in store.comparisons())
@@ -118,7 +121,9 @@ def test_transcripts_come_in_fast_and_go_out_unchanged(
 def test_verdicts_of_a_crowd_survive_a_round_trip(
     shared_data: Path, store: Store, fresh: Callable[[], Store], tmp_path: Path, suffix: str
 ) -> None:
-    rows, empty, expected = [], 0, Counter[tuple[str, ...]]()
+    rows = []
+    empty = 0
+    expected = Counter[tuple[str, ...]]()
     with gzip.open(shared_data / "llmfao_crowd_pairs" / "pairs.jsonl.gz", "rt", encoding="utf-8") as file:
         for pair in map(json.loads, file):
             for vote in pair["votes"]:
@@ -322,8 +327,8 @@ def test_how_a_verdict_was_shown_survives_a_round_trip(
 ) -> None:
     ann = Annotator("ann", AnnotatorKind.HUMAN)
     shown = [
-        Verdict(Choice.LEFT, ann, created_at=NOON, exchanged=True, drawn=Drawn.RANDOM, draw_probability=0.25),
-        Verdict(Choice.LEFT, ann, created_at=NOON + timedelta(1), drawn=Drawn.REPEAT, draw_probability=0.1),
+        Verdict(Choice.LEFT, ann, created_at=NOON, exchanged=True, drawn=DrawnHow.RANDOM, draw_probability=0.25),
+        Verdict(Choice.LEFT, ann, created_at=NOON + timedelta(1), drawn=DrawnHow.REPEAT, draw_probability=0.1),
         Verdict(Choice.RIGHT, ann, created_at=NOON + timedelta(2), exchanged=True),
     ]
     left, right = (Response(text, author) for text, author in TWO_VERSIONS)

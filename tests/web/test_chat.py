@@ -20,7 +20,7 @@ from manners.reward.verdicts import label
 from manners.settings import ServeSettings, Settings
 from manners.store.chats import Chats
 from manners.store.flags import undecided
-from manners.store.records import Version
+from manners.store.records import VersionRecord
 from manners.store.tables import MessageRow, PromptRow, ResponseRow, ThumbRow
 from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Response, VersionKind
 from manners.web import chat
@@ -148,7 +148,7 @@ def test_a_deleted_conversation_leaves_events_and_no_words(alone: Place, serving
     expect(page.locator(".turn.assistant")).to_have_count(1)
     watermark = alone.store.watermark()
     people = {"source": "human"}
-    alone.store.add_version(Version("reward-1", VersionKind.REWARD, "versions/reward-1", None, people, watermark))
+    alone.store.add_version(VersionRecord("reward-1", VersionKind.REWARD, "versions/reward-1", None, people, watermark))
     page.reload()
     expect(page.get_by_text("1 verdict from you. 1 of them could be used in reward model 1, to teach")).to_be_visible()
     page.get_by_role("button", name="Delete this conversation").click()
@@ -205,7 +205,8 @@ def test_another_conversation_is_not_deleted_by_the_second_click(serving: Open, 
 def test_a_conversation_that_comes_late_does_not_replace_the_one_that_was_opened_after_it(
     alone: Place, serving: Open, open_page: OpenPage
 ) -> None:
-    chats, owner = Chats(alone.store), Annotator("owner", AnnotatorKind.HUMAN)
+    chats = Chats(alone.store)
+    owner = Annotator("owner", AnnotatorKind.HUMAN)
     slow, quick = (chats.begin(owner) for _ in range(2))
     for key, text in ((slow, "The slow one"), (quick, "The quick one")):
         chats.say(owner, key, [], text, [Response(f"{text} answered", "initial")], 1.0)
@@ -240,7 +241,8 @@ def test_a_choice_that_does_not_arrive_can_be_made_again(alone: Place, serving: 
 def test_who_goes_on_in_another_window_is_told_and_nothing_is_mixed_up(alone: Place) -> None:
     engine = Scripted()
     one = talk(alone, engine)
-    chats, owner = Chats(alone.store), Annotator("owner", AnnotatorKind.HUMAN)
+    chats = Chats(alone.store)
+    owner = Annotator("owner", AnnotatorKind.HUMAN)
     engine.meanwhile = lambda: chats.say(owner, one.key, [], "Me first", [Response("Yes.", "initial")], 1.0)
     *_, last = one.say("Hello")
     moved = "the conversation has moved on: open it again and send your message once more"

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from starlette.testclient import TestClient
 
 from manners.settings import Settings
-from manners.store.records import Version
+from manners.store.records import VersionRecord
 from manners.types import (
     AccountRole,
     Annotator,
@@ -46,7 +46,7 @@ def fill(place: Place) -> None:
             verdicts.append(Verdict(Choice.LEFT, judge, created_at=DAY))
         prompt = (Turn(Role.USER, f"{n}?"),)
         place.store.add_comparisons([Comparison(prompt, left, right, AskedHow.RANDOM, 1.0, tuple(verdicts))])
-    place.store.add_version(Version("policy-1", VersionKind.POLICY, "models/policy-1", None, {}, 0))
+    place.store.add_version(VersionRecord("policy-1", VersionKind.POLICY, "models/policy-1", None, {}, 0))
 
 
 def client(place: Place, role: AccountRole, engine: Scripted) -> TestClient:

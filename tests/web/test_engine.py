@@ -65,7 +65,8 @@ def pretrained(place: tuple[Workspace, ModelSettings]) -> Pretrained:
     branch = Branch(loaded.trunk, trainable=True)
     for parameter in branch.own_tensors().values():
         parameter.mul_(1.3)
-    trunk, template = loaded.trunk, loaded.renderer.template_hash
+    trunk = loaded.trunk
+    template = loaded.renderer.template_hash
     version = versions.Version(
         "policy-1", VersionKind.POLICY, loaded.name, trunk.hash, trunk.cut, template, "float32", "today"
     )
@@ -77,9 +78,8 @@ def pretrained(place: tuple[Workspace, ModelSettings]) -> Pretrained:
 def engine(place: tuple[Workspace, ModelSettings]) -> Iterator[Engine]:
     workspace, settings = place
     one = Engine(workspace.root, settings, INITIAL, seats=4, threads=1)
-    begin = time.monotonic()
     one.start()
-    assert time.monotonic() - begin < 1.0 and phase(one) is Phase.LOADING
+    assert phase(one) is Phase.LOADING, "nobody who starts it waits for the model"
     yield one
     one.stop()
     assert phase(one) is Phase.FAILED
@@ -180,7 +180,8 @@ def test_what_another_process_promotes_is_served(
 ) -> None:
     workspace, _ = place
     monkeypatch.setattr(server, "LOOK_EVERY", 0.01)
-    scripted, ended = Scripted(), threading.Event()
+    scripted = Scripted()
+    ended = threading.Event()
     following = threading.Thread(target=server.follow_promotions, args=(workspace, scripted, ended))
     following.start()
     try:

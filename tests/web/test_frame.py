@@ -101,7 +101,8 @@ def test_a_sign_in_leads_nowhere_else(accounts: Accounts, client: MakeClient, th
 @pytest.mark.usefixtures("still")
 def test_guessing_passwords_is_slow(accounts: Accounts, client: MakeClient) -> None:
     accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
-    browser, form = client(), {"name": "anna", "password": "wrong password"}
+    browser = client()
+    form = {"name": "anna", "password": "wrong password"}
     answers = [browser.post("/sign-in", data=form).status_code for _ in range(int(SIGN_INS.burst) + 1)]
     assert answers == [403] * int(SIGN_INS.burst) + [429]
     other = browser.post("/sign-in", data={"name": "berta", "password": "wrong password"})
@@ -203,7 +204,8 @@ def test_invitation_and_link(accounts: Accounts, client: MakeClient) -> None:
     assert guest.get("/").headers["location"] == "/dashboard"
     again = client().get(f"/join/{invitation}", headers={"accept": "text/html"})
     assert again.status_code == 400 and "used already" in again.text
-    owner, link = client(), accounts.issue(TokenUse.SIGN_IN, "olga")
+    owner = client()
+    link = accounts.issue(TokenUse.SIGN_IN, "olga")
     assert owner.get(f"/sign-in/{link}").status_code == 303
     assert owner.get("/").headers["location"] == "/label"
     assert client().get(f"/sign-in/{link}").status_code == 400

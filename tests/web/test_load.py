@@ -27,7 +27,7 @@ def test_many_at_once_lose_nothing_and_double_nothing(place: Place) -> None:
     seen = Counter((c.id, v.annotator.name) for c in place.store.comparisons() for v in c.verdicts)
     assert set(seen.values()) == {1}, "nobody is asked twice"
     assert max(len(c.verdicts) for c in place.store.comparisons()) <= 2, "no more verdicts than asked for"
-    assert percentile(labelled.seconds, 95) < 1.0
+    assert percentile(labelled.seconds, 95) < 5 * percentile(labelled.seconds, 50), "nobody waits for all the others"
 
 
 def test_every_acknowledged_verdict_survives_a_kill(place: Place) -> None:

@@ -220,10 +220,12 @@ def test_two_answers_open_a_comparison_and_feedback_answers_it(served: Served, s
     headers = {"X-Ask-Preference": "1", "X-Ask-Probability": "0.25"}
     if streamed:
         *pieces, last = list(ask(served, n=2, stream=True, extra_headers=headers, model="initial"))
-        pair, models = last.model_extra["x_pair"], {p.model for p in [*pieces, last]}
+        pair = last.model_extra["x_pair"]
+        models = {p.model for p in [*pieces, last]}
     else:
         reply = ask(served, n=2, extra_headers=headers, model="initial")
-        pair, models = reply.model_extra["x_pair"], {reply.model}
+        pair = reply.model_extra["x_pair"]
+        models = {reply.model}
     assert models == {"manners"}  # nothing says who wrote them
     assert len(stored(served)) == before + 1 and not stored(served)[-1].verdicts
     body = {"pair_id": pair["pair_id"], "choice": "right", "user": "u1", "reasons": ["clear"], "strength": 2}

@@ -19,7 +19,8 @@ class Read(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.tags, self.attributes = set[str](), dict[str, set[str]]()
+        self.tags = set[str]()
+        self.attributes = dict[str, set[str]]()
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Row, insert, select
 
 from manners.errors import MannersError
-from manners.store import queries
+from manners.store.comparisons import insert_comparisons
+from manners.store.statements import take_turns
 from manners.store.store import Store
 from manners.store.tables import RequestRow
+from manners.store.texts import response_ids
+from manners.store.verdicts import insert_verdicts
 from manners.types import Comparison, Verdict
 
 
@@ -22,8 +25,8 @@ class OtherContent(MannersError):
     """The name was used for something else before."""
 
 
-class Pairs:
-    """What programs put before their users; safe to use from many threads."""
+class Programs:
+    """What other programs put before their users; safe to use from many threads."""
 
     def __init__(self, store: Store) -> None:
         """Keep them in a store."""
@@ -36,21 +39,21 @@ class Pairs:
             _insert(connection, account, name, "", comparison)
         return name
 
-    def answer(self, account: str, name: str, verdict: Verdict) -> None:
+    def judge(self, account: str, name: str, verdict: Verdict) -> None:
         """Append a verdict; a later one of the same person replaces it. Raises UnknownPair."""
         with self._store.write() as connection:
             row = _known(connection, account, name)
             if row is None:
                 raise UnknownPair(f"there is no pair {name}: send the pair_id that came with the two answers")
-            queries.insert_verdicts(connection, [(row.comparison_id, verdict)])
+            insert_verdicts(connection, [(row.comparison_id, verdict)])
 
-    def report(self, account: str, name: str | None, content: str, comparison: Comparison) -> tuple[int, bool]:
+    def add(self, account: str, name: str | None, content: str, comparison: Comparison) -> tuple[int, bool]:
         """Store a comparison with its verdict once under a name; return its number, and whether it is new.
 
         `content` is a digest of all that was sent. Raises OtherContent when the name stands for something else.
         """
         with self._store.write() as connection:
-            queries.take_turns(connection)
+            take_turns(connection)
             known = None if name is None else _known(connection, account, name)
             if known is None:
                 name = name or f"report_{secrets.token_urlsafe(18)}"
@@ -66,10 +69,10 @@ def _known(connection: Connection, account: str, name: str) -> Row[RequestRow] |
 
 
 def _insert(connection: Connection, account: str, name: str, content: str, comparison: Comparison) -> int:
-    queries.take_turns(connection)
-    pairs = queries.response_ids(connection, [comparison])
-    [key] = queries.insert_comparisons(connection, [comparison], pairs)
-    queries.insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])
+    take_turns(connection)
+    pairs = response_ids(connection, [comparison])
+    [key] = insert_comparisons(connection, [comparison], pairs)
+    insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])
     row = {"account": account, "key": name, "content": content, "comparison_id": key, "created_at": datetime.now(UTC)}
     connection.execute(insert(RequestRow), row)
     return key

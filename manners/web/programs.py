@@ -1,4 +1,4 @@
-"""`/v1/feedback` and `/v1/comparisons`: what people chose in other applications."""
+"""`/v1/feedback` and `/v1/comparisons`: what people chose in other programs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field, model_validator
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
+from starlette.responses import Response as HTTPResponse
 
 from manners.store.formats import IMPORTED
-from manners.store.pairs import OtherContent, Pairs, UnknownPair
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Role, Turn, Verdict
-from manners.types import Response as Answer
-from manners.web.auth import LABELLERS, Visitor
+from manners.store.programs import OtherContent, Programs, UnknownPair
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
+from manners.web.auth import Labeller
 from manners.web.shapes import Message, Text, problem
-from manners.web.site import Site, site_of
+from manners.web.site import Here
 
 Short = Annotated[Text, Field(max_length=200)]
 
@@ -32,10 +43,10 @@ class Opinion(BaseModel):
     reasons: Annotated[list[Short], Field(max_length=20)] = []
     comment: Annotated[Text, Field(max_length=10_000)] = ""
     user: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
-    """Who it was, under a name that the application made up; the account itself where it is not said."""
+    """Who it was, under a name that the program made up; the account itself where it is not said."""
 
     def verdict(self, account: str, at: datetime | None = None) -> Verdict:
-        """Return the verdict: users of an application are people of their own, apart from those of others."""
+        """Return the verdict: users of a program are people of their own, apart from those of others."""
         name = account if self.user is None else f"{account}:{self.user}"
         person = Annotator(name, AnnotatorKind.HUMAN)
         return Verdict(self.choice, person, self.strength, at, None, tuple(self.reasons), self.comment)
@@ -54,8 +65,8 @@ class Side(BaseModel):
     model: Annotated[Text, Field(min_length=1, max_length=200)] = IMPORTED.name
 
 
-class Report(Opinion):
-    """A choice that was made in another application, sides in the order shown."""
+class JudgedComparison(Opinion):
+    """A choice that was made in another program, sides in the order shown."""
 
     prompt: Annotated[Text, Field(min_length=1)] | Annotated[list[Message], Field(min_length=1)]
     left: Side
@@ -64,7 +75,7 @@ class Report(Opinion):
     created_at: datetime | None = None
 
     @model_validator(mode="after")
-    def _can_be_compared(self) -> Report:
+    def _can_be_compared(self) -> JudgedComparison:
         if self.left.text.strip() == self.right.text.strip():
             raise ValueError("left and right say the same, so neither can be better")
         if self.dialogue[-1].role is not Role.USER:
@@ -82,18 +93,16 @@ class Report(Opinion):
 
     def comparison(self, account: str) -> Comparison:
         """Return the comparison with its verdict."""
-        left, right = (Answer(side.text, side.model) for side in (self.left, self.right))
+        left, right = (Response(side.text, side.model) for side in (self.left, self.right))
         verdict = self.verdict(account, self.created_at)
         return Comparison(self.dialogue, left, right, AskedHow.API, self.ask_probability, (verdict,))
 
 
 @router.post("/feedback")
-async def feedback(
-    body: Feedback, visitor: Annotated[Visitor, Depends(LABELLERS)], site: Annotated[Site, Depends(site_of)]
-) -> Response:
+async def feedback(body: Feedback, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take the verdict on a pair; a later one of the same user replaces it."""
     try:
-        await to_thread.run_sync(Pairs(site.store).answer, visitor.name, body.pair_id, body.verdict(visitor.name))
+        await to_thread.run_sync(Programs(site.store).judge, visitor.name, body.pair_id, body.verdict(visitor.name))
     except UnknownPair as error:
         return JSONResponse(problem(str(error), param="pair_id", code="pair_not_found"), 404)
     return JSONResponse({"object": "feedback", "pair_id": body.pair_id, "choice": body.choice})
@@ -101,17 +110,17 @@ async def feedback(
 
 @router.post("/comparisons")
 async def comparisons(
-    body: Report,
-    visitor: Annotated[Visitor, Depends(LABELLERS)],
-    site: Annotated[Site, Depends(site_of)],
+    body: JudgedComparison,
+    visitor: Labeller,
+    site: Here,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> Response:
+) -> HTTPResponse:
     """Take a choice that was made elsewhere; sent again under its `Idempotency-Key`, it is the same one."""
     content = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     comparison = body.comparison(visitor.name)
     try:
         stored: tuple[int, bool] = await to_thread.run_sync(
-            Pairs(site.store).report, visitor.name, idempotency_key, content, comparison
+            Programs(site.store).add, visitor.name, idempotency_key, content, comparison
         )
     except OtherContent as error:
         return JSONResponse(problem(str(error), code="idempotency_key_reused"), 409)

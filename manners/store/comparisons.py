@@ -1,0 +1,103 @@
+"""Comparisons: how they are written, merged with those that are known, and read with their verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy.orm import aliased
+
+from manners.store.records import from_messages
+from manners.store.tables import ComparisonRow, FlagRow, PromptRow, ResponseRow
+from manners.store.texts import response_ids
+from manners.store.verdicts import verdicts_by_comparison
+from manners.types import AskedHow, Comparison, FinishReason, Response, Sampling
+
+
+def insert_comparisons(
+    connection: Connection, comparisons: Sequence[Comparison], pairs: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Insert one row for each comparison and return the ids in the same order."""
+    if not comparisons:
+        return []
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "left_id": left,
+            "right_id": right,
+            "asked_how": comparison.asked_how.value,
+            "ask_probability": comparison.ask_probability,
+            "created_at": now,
+        }
+        for comparison, (left, right) in zip(comparisons, pairs, strict=True)
+    ]
+    statement = insert(ComparisonRow).returning(ComparisonRow.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
+
+
+def merge_ids(connection: Connection, comparisons: Sequence[Comparison]) -> tuple[list[int], list[int]]:
+    """Return the id of each comparison, inserting those that are not there, and the positions of those inserted."""
+    pairs = response_ids(connection, comparisons)
+    query = select(ComparisonRow.left_id, ComparisonRow.right_id, ComparisonRow.asked_how, ComparisonRow.id).where(
+        ComparisonRow.left_id.in_({left for left, _ in pairs})
+    )
+    keys = [(*pair, comparison.asked_how.value) for pair, comparison in zip(pairs, comparisons, strict=True)]
+    known = {(row.left_id, row.right_id, row.asked_how): row.id for row in connection.execute(query)}
+    first = {key: position for position, key in reversed(list(enumerate(keys))) if key not in known}
+    new = sorted(first.values())
+    ids = insert_comparisons(connection, [comparisons[i] for i in new], [pairs[i] for i in new])
+    known |= {keys[position]: key for position, key in zip(new, ids, strict=True)}
+    return [known[key] for key in keys], new
+
+
+def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> list[Comparison]:
+    """Return the comparisons by id, each with its verdicts in order of arrival; those taken back are left out."""
+    left, right = aliased(ResponseRow), aliased(ResponseRow)
+    query = (
+        select(ComparisonRow, left.prompt_id, *_columns(left, "left"), *_columns(right, "right"))
+        .join(left, ComparisonRow.left_id == left.id)
+        .join(right, ComparisonRow.right_id == right.id)
+        .order_by(ComparisonRow.id)
+    )
+    if asked_how is not None:
+        query = query.where(ComparisonRow.asked_how == asked_how.value)
+    verdicts = verdicts_by_comparison(connection, asked_how)
+    prompts = {row.id: from_messages(row.turns) for row in connection.execute(select(PromptRow.id, PromptRow.turns))}
+    reported, reported_responses = _upheld(connection)
+    return [
+        Comparison(
+            prompt=prompts[row.prompt_id],
+            left=_response(row, "left"),
+            right=_response(row, "right"),
+            asked_how=AskedHow(row.asked_how),
+            ask_probability=row.ask_probability,
+            verdicts=tuple(verdicts.get(row.id, ())),
+            id=row.id,
+            reported=row.id in reported or not reported_responses.isdisjoint((row.left_id, row.right_id)),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _upheld(connection: Connection) -> tuple[set[int], set[int]]:
+    """Return the comparisons and the responses about which a report was upheld."""
+    rows = connection.execute(select(FlagRow.comparison_id, FlagRow.response_id).where(FlagRow.upheld.is_(True))).all()
+    comparisons = {row.comparison_id for row in rows if row.comparison_id is not None}
+    return comparisons, {row.response_id for row in rows if row.response_id is not None}
+
+
+def _columns(response: type[ResponseRow], side: str) -> list[ColumnElement[Any]]:
+    names = ("text", "author", "finish_reason", "sampling")
+    return [getattr(response, name).label(f"{side}_{name}") for name in names]
+
+
+def _response(row: Any, side: str) -> Response:
+    sampling = getattr(row, f"{side}_sampling")
+    return Response(
+        text=getattr(row, f"{side}_text"),
+        author=getattr(row, f"{side}_author"),
+        finish_reason=FinishReason(getattr(row, f"{side}_finish_reason")),
+        sampling=Sampling(**sampling) if sampling else None,
+    )

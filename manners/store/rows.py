@@ -1,0 +1,45 @@
+"""One row of a file, and why it cannot be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from manners.errors import MannersError
+
+Fields = Mapping[str, Any]
+"""One row: field name to value."""
+
+
+class Reason(StrEnum):
+    """Why a row is refused; left-out rows are counted by it."""
+
+    NOT_UTF8 = "not UTF-8"
+    TOO_LONG = "line over 8 MiB"
+    NOT_A_ROW = "not a row"
+    LACKS_FIELD = "lacks a field"
+    WRONG_TYPE = "wrong type"
+    EMPTY = "empty text"
+    IDENTICAL = "identical responses"
+    ROLE = "unsupported role"
+    VERDICT = "unknown verdict"
+    TRANSCRIPT = "not a transcript"
+    VALUE = "value out of range"
+    RESERVED = "prompt kept for another use"
+
+
+@dataclass(eq=False)
+class BadRow(Exception):
+    """A row that cannot be taken: why, in which field (empty: the whole row), and a remark for the reader."""
+
+    reason: Reason
+    field: str
+    remark: str
+
+
+def damaged(path: Path, error: Exception) -> MannersError:
+    """Return what to raise for a file that is not what it seems to be."""
+    return MannersError(f"{path} is damaged ({error}); fetch or write it again.")

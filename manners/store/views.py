@@ -1,0 +1,208 @@
+"""What is put before annotators: a view is stored before they see it, a verdict answers it, and may be taken back.
+
+Plain functions, each within the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
+from sqlalchemy.orm import aliased
+
+from manners.errors import MannersError
+from manners.store.annotators import IS_NAMED, is_annotator, named
+from manners.store.flags import FlagReason, raise_flag
+from manners.store.records import from_messages
+from manners.store.tables import (
+    AnnotatorRow,
+    ComparisonRow,
+    GoldRow,
+    PromptRow,
+    ResponseRow,
+    VerdictRow,
+    ViewRow,
+    WithdrawalRow,
+)
+from manners.store.verdicts import STANDING, insert_answer, insert_view
+from manners.types import (
+    DELETED,
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Dialogue,
+    Draw,
+    DrawnHow,
+    OpenComparison,
+    Verdict,
+)
+
+PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
+"""Comparisons from somebody's conversation."""
+# What every request asks is built once: that takes longer than running it.
+_VIEW = (
+    select(ViewRow.comparison_id, ViewRow.exchanged).join(AnnotatorRow).where(ViewRow.id == bindparam("view"), IS_NAMED)
+)
+_CHOICE = select(VerdictRow.choice).where(VerdictRow.view_id == bindparam("view"))
+
+
+class NoSuchView(MannersError):
+    """What is answered was not shown to whoever answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A comparison as an annotator sees it: nothing in it says who wrote what, or why it is asked."""
+
+    view: int
+    prompt: Dialogue
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A verdict as it comes from the page: `choice` is of the sides shown."""
+
+    view: int
+    choice: Choice
+    strength: int | None = None
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """That somebody has judged a comparison, here or elsewhere; `choice` is of the comparison's own sides."""
+
+    verdict: int
+    annotator: str
+    comparison: int
+    choice: Choice
+
+
+def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iterator[OpenComparison]:
+    """Yield the comparisons with a higher id that may be asked about, in order; with `chats` conversations' too."""
+    left, right = aliased(ResponseRow), aliased(ResponseRow)
+    query = (
+        select(
+            ComparisonRow.id,
+            left.prompt_id,
+            left.id.label("left"),
+            right.id.label("right"),
+            left.author.label("one"),
+            right.author.label("other"),
+            GoldRow.id.label("gold"),
+        )
+        .join(left, ComparisonRow.left_id == left.id)
+        .join(right, ComparisonRow.right_id == right.id)
+        .outerjoin(GoldRow, GoldRow.comparison_id == ComparisonRow.id)
+        .where(ComparisonRow.id > after, left.text != DELETED)
+        .order_by(ComparisonRow.id)
+    )
+    if not chats:
+        query = query.where(ComparisonRow.asked_how.not_in(PRIVATE))
+    for row in connection.execute(query):
+        authors = frozenset({row.one, row.other})
+        pair = frozenset({row.left, row.right})
+        yield OpenComparison(row.id, row.prompt_id, authors, row.gold is not None, pair)
+
+
+def judged(connection: Connection, after: int) -> Iterator[Judged]:
+    """Yield what people have judged in verdicts with a higher id, in order; what was taken back is left out."""
+    query = (
+        select(VerdictRow.id, VerdictRow.comparison_id, VerdictRow.choice, AnnotatorRow.name)
+        .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
+        .where(AnnotatorRow.kind == AnnotatorKind.HUMAN.value, VerdictRow.id > after, STANDING)
+        .order_by(VerdictRow.id)
+    )
+    for row in connection.execute(query):
+        yield Judged(row.id, row.name, row.comparison_id, Choice(row.choice))
+
+
+def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown:
+    """Store that a comparison is shown, and return it as it is."""
+    view = insert_view(connection, annotator, draw, lease)
+    texts = connection.execute(_texts(), {"comparison": draw.comparison}).one()
+    sides = (texts.right, texts.left) if draw.exchanged else (texts.left, texts.right)
+    return Shown(view, from_messages(texts.turns), *sides)
+
+
+@cache
+def _texts() -> Select[Any, str, str]:
+    """Return the query for the prompt and the responses of `comparison`."""
+    left, right = aliased(ResponseRow), aliased(ResponseRow)
+    return (
+        select(PromptRow.turns, left.text.label("left"), right.text.label("right"))
+        .select_from(ComparisonRow)
+        .join(left, ComparisonRow.left_id == left.id)
+        .join(right, ComparisonRow.right_id == right.id)
+        .join(PromptRow, left.prompt_id == PromptRow.id)
+        .where(ComparisonRow.id == bindparam("comparison"))
+    )
+
+
+def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[int, Choice]:
+    """Store a verdict unless its view has one; return its comparison, and the choice as it is stored.
+
+    Raises NoSuchView.
+    """
+    view = _view(connection, annotator, given.view)
+    stored = connection.execute(_CHOICE, {"view": given.view}).scalar_one_or_none()
+    if stored is not None:
+        return view.comparison_id, Choice(stored)
+    verdict = Verdict(
+        choice=given.choice.swapped() if view.exchanged else given.choice,
+        annotator=annotator,
+        strength=given.strength,
+        seconds=given.seconds,
+        reasons=given.reasons,
+        comment=given.comment,
+        exchanged=view.exchanged,
+    )
+    insert_answer(connection, view.comparison_id, given.view, verdict)
+    return view.comparison_id, verdict.choice
+
+
+def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
+    """Take back the latest verdict that came from a view, and return what is to be shown again, sides as before."""
+    query = (
+        select(VerdictRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.drawn, ViewRow.probability)
+        .join(ViewRow, VerdictRow.view_id == ViewRow.id)
+        .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
+        .where(is_annotator(annotator), STANDING)
+        .order_by(VerdictRow.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
+    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged)
+
+
+def flag(annotator: Annotator, view: int, reason: FlagReason, note: str, connection: Connection) -> int:
+    """Report the comparison of a view, and return it. Raises NoSuchView."""
+    comparison: int = _view(connection, annotator, view).comparison_id
+    raise_flag(connection, annotator, reason, note, comparison=comparison)
+    return comparison
+
+
+def _view(connection: Connection, annotator: Annotator, view: int) -> Row[int, bool]:
+    row = connection.execute(_VIEW, {"view": view} | named(annotator)).first()
+    if row is None:
+        raise NoSuchView("this pair was not shown to you: open the labelling page again")
+    return row
+
+
+def count_shown(connection: Connection) -> tuple[int, int]:
+    """Return how many comparisons the labelling page has shown, and on how many of these it got a verdict."""
+    shown = select(func.count(ViewRow.comparison_id.distinct()))
+    answered = shown.join(VerdictRow, VerdictRow.view_id == ViewRow.id)
+    return connection.execute(shown).scalar_one(), connection.execute(answered).scalar_one()
