@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -20,12 +21,13 @@ from manners.ppo import train as train_module
 from manners.ppo.course import Course, Material
 from manners.ppo.learner import Learner
 from manners.ppo.rollout import collect
+from manners.training import Term
 from tests.ppo.scripted import PROMPTS, PROSE, SAMPLE, SETTINGS, VALIDATION, keep, likes, roles, run
 from tests.worlds import tiny_pretrained
 
 PAGE = Path(__file__).parents[2] / "docs" / "change-the-objective.md"
 SHORT = replace(SETTINGS, updates=3, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=3)
-Objective = Callable[..., list[terms.Term]]
+Objective = Callable[..., list[Term]]
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +95,13 @@ def test_the_entropy_of_the_example_is_that_of_the_next_token(world: Pretrained)
         with torch.no_grad():
             logits = whole(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
         predicted = logits[len(prompt) - 1 : -1] / SAMPLE.temperature
-        entropies += Categorical(logits=predicted).entropy().tolist()
+        entropies += Categorical(logits=predicted).entropy().tolist()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(sum(entropies) / len(entropies), abs=1e-5)
 
 
 @pytest.mark.parametrize("value", ["shared", "separate"])
 def test_the_example_does_what_it_says(
-    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Literal["shared", "separate"]
 ) -> None:
     monkeypatch.setattr(Learner, "offer", keep)
     monkeypatch.setattr("manners.text.BUCKET_TOKENS", 200)  # several micro-batches a step
