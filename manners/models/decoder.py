@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from manners.models.attention import Flat, Tail, tail
+from manners.models.attention import Flat, Tail, listen, tail
 from manners.models.packed import Packing
-from manners.models.trunk import layer_list
+from manners.models.trunk import layer_list, shared_copy
 from manners.text import Rendered, collate, common_start, flat_buckets, length_buckets
 
 
@@ -132,8 +132,10 @@ class Decoder:
         before them (`Trunk.shares_prompts`): prompts of several lengths then share what they begin with. `by_row` says
         whether attention can be told which columns are a row's own (`Trunk.by_row`).
         """
-        self.packing, self.cut, self.pad_id, self.shares, self.by_row = Packing(model), cut, pad_id, shares, by_row
-        self.model = self.packing.model
+        self.model = shared_copy(model, own_config=True)
+        if by_row:
+            listen(self.model)
+        self.packing, self.cut, self.pad_id, self.shares, self.by_row = Packing(self.model), cut, pad_id, shares, by_row
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.memory import memory_apart
-from manners.models.trunk import shared_copy
 
 ROWS = range(4, 129)
 """Numbers of rows at which it pays."""
@@ -52,17 +51,16 @@ class Packing:
     """A model for decoding, whose weights are laid out once the same number of rows keeps coming."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Take a copy of a model that shares its parameters, or the model itself where nothing can be laid out.
+        """Put layers that can be laid out into a model whose modules nobody else uses.
 
         It is for parameters that do not change meanwhile.
         """
-        self.model, self._layers, self._rows, self._calls = model, list[PackedLinear](), 0, 0
-        if linear := _linear_layers(model):
-            self.model = shared_copy(model)
-            for name, layer in linear.items():
-                parent, _, child = name.rpartition(".")
-                self._layers.append(PackedLinear(layer))
-                setattr(self.model.get_submodule(parent), child, self._layers[-1])
+        self._layers = list[PackedLinear]()
+        self._rows = self._calls = 0
+        for name, layer in _linear_layers(model).items():
+            parent, _, child = name.rpartition(".")
+            self._layers.append(PackedLinear(layer))
+            setattr(model.get_submodule(parent), child, self._layers[-1])
 
     def expect(self, rows: int) -> None:
         """Hear that this many rows are about to read a token each."""

@@ -77,10 +77,14 @@ def cut_of(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> in
     return count - trainable_layers
 
 
-def shared_copy(model: PreTrainedModel, own: frozenset[int] = frozenset()) -> PreTrainedModel:
-    """Copy the module tree but no parameter or buffer, except parameters whose id is in `own`."""
+def shared_copy(model: PreTrainedModel, own: frozenset[int] = frozenset(), own_config: bool = False) -> PreTrainedModel:
+    """Copy the module tree but no parameter or buffer, except parameters whose id is in `own`.
+
+    The configuration is shared too, unless the copy is to have one of its own.
+    """
     memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers()) if id(t) not in own}
-    memo[id(model.config)] = model.config
+    if not own_config:
+        memo[id(model.config)] = model.config
     return copy.deepcopy(model, memo)
 
 

@@ -1,6 +1,7 @@
 """Attention by row: the same numbers as plain attention with a mask, and no more columns read than it pays to."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from manners.models.attention import CALL, Flat, Tail, attend, tail
+from manners.models.attention import CALL, NAME, Flat, Tail, attend, listen, tail
+from manners.models.branches import Branch
 from manners.models.decoder import Decoder
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
@@ -119,6 +124,29 @@ def test_attention_that_does_not_listen_is_found_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(type(model), "forward", deaf)
     trunk = proved(grow_trunk(model, 2), 128)
     assert trunk.shares_prompts and not trunk.by_row
+
+
+@torch.no_grad()
+def test_another_model_of_the_process_keeps_its_attention(tmp_path: Path) -> None:
+    ours, foreign, ids = tiny_model(), tiny_model(seed=1), torch.arange(5, 25).view(2, 10)
+    before = foreign(input_ids=ids).logits
+    decoder = Decoder(Branch(proved(grow_trunk(ours, 2), 128), trainable=False).model, 0, 0, shares=True, by_row=True)
+    assert decoder.model.config._attn_implementation == NAME
+    for model in (foreign, ours):
+        assert model.config._attn_implementation == "sdpa"
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward and AttentionMaskInterface()["sdpa"] is sdpa_mask
+    for hostile in (Tail(((0, 2, 9),)), Flat(0, (3, 10)), "nonsense"):
+        assert torch.equal(foreign(input_ids=ids, rows=hostile).logits, before)
+        assert torch.equal(tiny_model(seed=1)(input_ids=ids, rows=hostile).logits, before)
+    decoder.model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+
+
+def test_a_model_that_attends_in_another_way_goes_on_so() -> None:
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    listen(model)
+    assert model.config._attn_implementation == "eager"
 
 
 def test_a_long_row_costs_short_ones_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

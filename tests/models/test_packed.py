@@ -7,6 +7,7 @@ from torch import nn
 from manners.models import packed
 from manners.models.decoder import Decoder
 from manners.models.packed import PATIENCE, PackedLinear, Packing, packed_bytes
+from manners.models.trunk import shared_copy
 from tests.conftest import lack
 from tests.worlds import tiny_model
 
@@ -16,6 +17,11 @@ def operator() -> None:
     """Other processors than x86 have no MKL, and nothing is laid out there."""
     if not packed.available():
         lack("this PyTorch has no MKL, so that nothing is laid out; run these tests on an x86 processor")
+
+
+def laid_out(model: nn.Module) -> list[PackedLinear]:
+    """Return the layers that can be laid out."""
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -36,13 +42,13 @@ def test_products_are_those_of_a_linear_layer_for_any_number_of_rows(bias: bool)
 
 def test_weights_are_laid_out_when_as_many_rows_keep_coming_and_given_back_when_not() -> None:
     model = tiny_model("qwen2")
-    packing = Packing(model)
-    layers = [module for module in packing.model.modules() if isinstance(module, PackedLinear)]
+    copied = shared_copy(model)
+    packing, layers = Packing(copied), laid_out(copied)
     assert len(layers) == sum(type(module) is nn.Linear for module in model.modules()) > 20
-    for rows, calls, laid_out in ((8, PATIENCE, 0), (8, 1, 8), (8, 50, 8), (7, 1, 0), (7, PATIENCE, 7), (1, 50, 0)):
+    for rows, calls, expected in ((8, PATIENCE, 0), (8, 1, 8), (8, 50, 8), (7, 1, 0), (7, PATIENCE, 7), (1, 50, 0)):
         for _ in range(calls):
             packing.expect(rows)
-        assert {layer._rows for layer in layers} == {laid_out}
+        assert {layer._rows for layer in layers} == {expected}
     assert all(layer._packed.numel() == 0 for layer in layers)
 
 
@@ -59,23 +65,25 @@ def test_a_model_that_decodes_so_writes_what_it_would_have_written(monkeypatch: 
             logits.append(decoder.logits)
             decoder.read(decoder.logits.argmax(dim=1), torch.ones(4, dtype=torch.bool))
         found.append(torch.stack(logits))
-        laid_out = [m for m in decoder.model.modules() if isinstance(m, PackedLinear) and m._rows == 4]
-        assert bool(laid_out) == bool(largest)
+        assert {layer._rows for layer in laid_out(decoder.model)} == ({4} if largest else set())
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
 
 
 def test_large_models_and_other_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    assert Packing(model).model is not model
+    copied = shared_copy(model)
+    Packing(copied)
+    assert laid_out(copied) and not laid_out(model)
     # 4 layers of two 32 x 32, two 32 x 16 and three 32 x 48, and a head of 320 x 32
     assert packed_bytes(model) == 4 * (4 * 32 * (2 * 32 + 2 * 16 + 3 * 48) + 320 * 32)
     for dtype in (torch.bfloat16, torch.float64):
         other = tiny_model()
         torch.nn.Module.to(other, dtype=dtype)
-        assert Packing(other).model is other
+        Packing(other)
+        assert not laid_out(other)
     monkeypatch.setattr(packed, "LARGEST", 1000)
     packing = Packing(model)
-    assert packing.model is model and packed_bytes(model) == 0
+    assert not laid_out(model) and packed_bytes(model) == 0
     for _ in range(2 * PATIENCE):
         packing.expect(8)
-    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    assert not laid_out(model)
