@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.contender import Ids, Model
 from manners.models.pretrained import EMBEDDED, Pretrained, embedded_folder, load
-from manners.models.trunk import layer_list
+from manners.models.surgery import layer_list
 from manners.reward.data import LabelledPair, Split, label, set_aside
 from manners.settings import ModelSettings
 from manners.store.formats import IMPORTED, Format, parse

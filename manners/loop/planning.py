@@ -21,7 +21,8 @@ from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
 from manners.models.packed import packed_bytes
 from manners.models.states import kept_bytes
-from manners.models.trunk import Trunk, layer_list
+from manners.models.surgery import layer_list
+from manners.models.trunk import Trunk
 from manners.reward.data import LabelledPair, label
 from manners.reward.train import CURVE_SHARES, divided
 from manners.text import Batch, Packed, Rendered, TooLong, bucket_tokens, collate, pack

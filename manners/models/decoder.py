@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.models.attention import Flat, Tail, listen, tail
 from manners.models.packed import Packing
-from manners.models.trunk import layer_list, shared_copy
+from manners.models.surgery import Watch, layer_list, opened, shared_copy
 from manners.text import Rendered, collate, common_start, flat_buckets, length_buckets
 
 
@@ -135,7 +135,8 @@ class Decoder:
         self.model = shared_copy(model, own_config=True)
         if by_row:
             listen(self.model)
-        self.packing, self.cut, self.pad_id, self.shares, self.by_row = Packing(self.model), cut, pad_id, shares, by_row
+        self._watch = Watch(self.model, cut) if cut else None
+        self.packing, self.pad_id, self.shares, self.by_row = Packing(self.model), pad_id, shares, by_row
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
@@ -145,7 +146,7 @@ class Decoder:
         self.logits: Float[Tensor, "R V"] | None = None
         """Of each seat: what its next token is drawn from."""
         self.states: Float[Tensor, "R n D"] | None = None
-        """Of the tokens that were read last."""
+        """Of the token that each seat read last, before the cut."""
         self.tail: Tail | None = None
         """The columns that attention reads for each seat; None where it reads all."""
 
@@ -174,7 +175,8 @@ class Decoder:
         self.used += 1
         attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
         first = torch.zeros(1, dtype=torch.long, device=token.device)
-        self.logits = self._forward(token.unsqueeze(1), attend, positions, self.layers, first, self.tail)[:, 0]
+        logits, self.states = self._forward(token.unsqueeze(1), attend, positions, self.layers, first, self.tail)
+        self.logits = logits[:, 0]
         self.length = self.length + running
 
     def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[Opening]:
@@ -209,10 +211,10 @@ class Decoder:
             attend = torch.cat([begun.attend.expand(len(rows), -1), attend], dim=1)
             positions = positions + begun.attend.shape[1]
         last = torch.tensor([batch.ids.shape[1] - 1], device=self.model.device)
-        logits, states = self._forward(batch.ids, attend, positions, cache, last)[:, 0], self.states
+        logits, states = self._forward(batch.ids, attend, positions, cache, last)
         if begun is not None and begun.states is not None and states is not None:
             states = torch.cat([begun.states.expand(len(rows), -1, -1), states], dim=1)
-        return Read(attend, _pieces(cache), logits, states)
+        return Read(attend, _pieces(cache), logits[:, 0], states)
 
     def _read_flat(self, rows: Sequence[tuple[int, ...]], begun: Read | None) -> Iterator[Read]:
         """Read rows one behind the other, and yield each for itself, behind what was begun with."""
@@ -222,7 +224,7 @@ class Decoder:
         positions = torch.cat([torch.arange(count, count + len(row), device=device) for row in rows]).unsqueeze(0)
         cache, last = self._behind(begun, 1), torch.tensor(flat.stops, device=device) - 1
         attend = torch.ones((1, count + ids.shape[1]), dtype=torch.bool, device=device)
-        logits, states = self._forward(ids, attend, positions, cache, last, flat)[0], self.states
+        logits, states = self._forward(ids, attend, positions, cache, last, flat)
         pieces = _pieces(cache)
         for row, (start, stop) in enumerate(flat.segments):
             own = None if states is None else states[:, start:stop]
@@ -231,7 +233,7 @@ class Decoder:
             yield Read(
                 attend[:, : count + stop - start],
                 [(flat.own(keys, start, stop), flat.own(values, start, stop)) for keys, values in pieces],
-                logits[row].unsqueeze(0),
+                logits[0, row].unsqueeze(0),
                 own,
             )
 
@@ -252,12 +254,9 @@ class Decoder:
         cache: Sequence[DynamicLayer],
         last: Int[Tensor, " k"],
         rows: Tail | Flat | None = None,
-    ) -> Float[Tensor, "R k V"]:
-        """Return the logits after the columns `last`, and note the states before the cut."""
-        hook = None
-        if self.cut:
-            hook = layer_list(self.model)[self.cut].register_forward_pre_hook(self._see, with_kwargs=True)
-        try:
+    ) -> tuple[Float[Tensor, "R k V"], Float[Tensor, "R n D"] | None]:
+        """Return the logits after the columns `last`, and the states of all columns before the cut, if there is one."""
+        with opened(leave=self._watch) as seen:
             output = self.model(
                 input_ids=ids,
                 attention_mask=attend,
@@ -267,14 +266,7 @@ class Decoder:
                 logits_to_keep=last,  # as a slice, the head would multiply row by row
                 **({} if rows is None else {"rows": rows}),
             )
-        finally:
-            if hook is not None:
-                hook.remove()
-        logits: Tensor = output.logits
-        return logits
-
-    def _see(self, _: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        self.states = args[0] if args else kwargs["hidden_states"]
+        return output.logits, seen[0] if seen else None
 
     def _logits(self, change: _Change) -> Float[Tensor, "R V"]:
         """Those of whoever stays, and behind them those of whoever comes."""

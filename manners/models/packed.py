@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.memory import memory_apart
+from manners.models.surgery import put
 
 ROWS = range(4, 129)
 """Numbers of rows at which it pays."""
@@ -58,9 +59,8 @@ class Packing:
         self._layers = list[PackedLinear]()
         self._rows = self._calls = 0
         for name, layer in _linear_layers(model).items():
-            parent, _, child = name.rpartition(".")
             self._layers.append(PackedLinear(layer))
-            setattr(model.get_submodule(parent), child, self._layers[-1])
+            put(model, name, self._layers[-1])
 
     def expect(self, rows: int) -> None:
         """Hear that this many rows are about to read a token each."""

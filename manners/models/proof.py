@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.decoder import Decoder
-from manners.models.trunk import Trunk, describe
+from manners.models.surgery import describe
+from manners.models.trunk import Trunk
 from manners.text import SHORTEST_COMMON, Rendered, collate, pack
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}

@@ -10,7 +10,8 @@ import torch
 
 from manners.models import branches
 from manners.models.branches import Branch, ScalarBranch, set_trainable
-from manners.models.trunk import Trunk, grow_trunk, layer_list
+from manners.models.surgery import layer_list
+from manners.models.trunk import Trunk, grow_trunk
 from manners.text import Rendered, collate, pack
 from tests.worlds import tiny_model
 

@@ -195,7 +195,7 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
     for share, seats in ((generate.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
         sizes.append([])
 
-        def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Tensor:
+        def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Any:
             log.append((ids.shape[0], ids.shape[1]))
             return forward(self, ids, *others)
 
@@ -249,7 +249,7 @@ def test_columns_that_nobody_looks_at_are_dropped(monkeypatch: pytest.MonkeyPatc
     trunk, widths, prompts = grow_trunk(tiny_model(), 2), list[int](), PROMPTS[:1] * 40
     forward = Decoder._forward
 
-    def counted(self: Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Tensor:
+    def counted(self: Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Any:
         widths.append(attend.shape[1])
         return forward(self, ids, attend, *others)
 

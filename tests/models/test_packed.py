@@ -7,7 +7,7 @@ from torch import nn
 from manners.models import packed
 from manners.models.decoder import Decoder
 from manners.models.packed import PATIENCE, PackedLinear, Packing, packed_bytes
-from manners.models.trunk import shared_copy
+from manners.models.surgery import shared_copy
 from tests.conftest import lack
 from tests.worlds import tiny_model
 

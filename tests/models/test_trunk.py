@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from manners.errors import MannersError
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.proof import proved
-from manners.models.trunk import cut_of, grow_trunk, layer_list
+from manners.models.surgery import layer_list
+from manners.models.trunk import cut_of, grow_trunk
 from manners.text import Batch, Rendered, collate, pack
 from tests.worlds import ARCHITECTURES, tiny_model
 
