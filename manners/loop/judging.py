@@ -151,11 +151,11 @@ def _answered(
             places, part_seed = part
             chosen, rows, kl = [prompts[i] for i in places], list[tuple[int, Answer, float]](), 0.0
             for some in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, True, advance):
-                scored, ref_logprobs, _ = rollout.measure(some.draws, reward, reference, sample.temperature)
+                scored, ref_logprobs, _ = rollout.measure(some.generated, reward, reference, sample.temperature)
                 means = scored.mean.tolist()
                 rows += [(places[i], a, m) for i, a, m in zip(some.places, some.answers, means, strict=True)]
                 if reference is not None:
-                    kl += float((some.draws.logprobs - ref_logprobs)[some.draws.batch.keep].sum())
+                    kl += float((some.generated.logprobs - ref_logprobs)[some.generated.batch.keep].sum())
             return rows, kl
 
         todo = parts(range(len(prompts)), seed)

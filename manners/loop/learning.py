@@ -156,7 +156,7 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
     initial = versions.load_policy(session.workspace, INITIAL, session.pretrained)
     sample = session.settings.sample
     drawn = answer(initial, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, session.settings.seed, INITIAL)
-    rendered = [r for batch in drawn for r in batch.draws.rendered]
+    rendered = [r for batch in drawn for r in batch.generated.rendered]
     return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
 
 

@@ -19,10 +19,10 @@ from manners.loop.session import Facts, Session
 from manners.memory import free_memory
 from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
-from manners.models.packed import packed_bytes
 from manners.models.states import kept_bytes
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk
+from manners.models.weight_layout import laid_out_bytes
 from manners.reward.data import LabelledPair, label
 from manners.reward.train import CURVE_SHARES, divided
 from manners.text import Batch, Packed, Rendered, TooLong, bucket_tokens, collate, pack
@@ -305,7 +305,7 @@ def _drawing(session: Session, rows: int, distinct: int, longest: int) -> int:
     tokens = rows * (longest + session.settings.sample.max_new_tokens) + distinct * longest
     cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
     reading = _layer(trunk, min(distinct, _rows(trunk.device, longest)) * longest)
-    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + packed_bytes(trunk.whole)
+    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + laid_out_bytes(trunk.whole)
 
 
 def _layer(trunk: Trunk, tokens: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from manners.models.branches import Branch
-from manners.models.generate import Draws, draw
+from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.models.sampler import uniform_dtype
 from manners.settings import SampleSettings
@@ -20,13 +20,13 @@ WINDOW = 6
 
 
 @dataclass(frozen=True)
-class Drawn:
+class AnswerBatch:
     """Some answers with the prompt that each belongs to."""
 
     places: tuple[int, ...]
     """For each row, the index of its prompt."""
     answers: tuple[Answer, ...]
-    draws: Draws
+    generated: Generated
 
 
 def answer(
@@ -39,7 +39,7 @@ def answer(
     author: str,
     want_states: bool = False,
     on_step: Callable[[int], None] = lambda finished: None,
-) -> Iterator[Drawn]:
+) -> Iterator[AnswerBatch]:
     """Answer every prompt `count` times, `settings.batch` rows at a time, prompts of similar length together.
 
     Each answer has a random stream of its own, from the seed, the prompt's index and the answer's number, so that
@@ -55,7 +55,7 @@ def answer(
     for start in range(0, len(order), at_once):
         places = [i for i in order[start : start + at_once] for _ in range(count)]
         numbers = [n for _ in order[start : start + at_once] for n in range(count)]
-        draws = draw(
+        generated = generate(
             model,
             pretrained.trunk,
             [ids[i] for i in places],
@@ -67,11 +67,11 @@ def answer(
             seats=seats,
             on_step=on_step,
         )
-        rows = zip(places, draws.rendered, draws.finish, strict=True)
-        yield Drawn(
+        rows = zip(places, generated.rendered, generated.finish, strict=True)
+        yield AnswerBatch(
             tuple(places),
             tuple(_answer(pretrained, prompts[i], r, finish, author, sampling) for i, r, finish in rows),
-            draws,
+            generated,
         )
 
 

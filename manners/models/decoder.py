@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.models.attention import Flat, Tail, listen, tail
-from manners.models.packed import Packing
 from manners.models.surgery import Watch, layer_list, opened, shared_copy
+from manners.models.weight_layout import WeightLayout
 from manners.text import Rendered, collate, common_start, flat_buckets, length_buckets
 
 
@@ -37,7 +37,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Seating:
     """Which seats go on from which of the prompts that were read."""
 
     read: Read
@@ -46,7 +46,7 @@ class Opening:
     """Row of each seat's prompt."""
 
     @classmethod
-    def of(cls, read: Read, seats: Sequence[Sequence[int]]) -> Opening:
+    def of(cls, read: Read, seats: Sequence[Sequence[int]]) -> Seating:
         """Say which seats go on from each row."""
         pairs = [(seat, row) for row, of_row in enumerate(seats) for seat in of_row]
         return cls(read, *torch.tensor(pairs, device=read.logits.device).unbind(1))
@@ -57,7 +57,7 @@ class _Change:
     """Who stays seated and who comes, and what becomes of the columns."""
 
     kept: Int[Tensor, " R"]
-    openings: Sequence[Opening]
+    seatings: Sequence[Seating]
     rows: int
     """Seats afterwards."""
     lead: int
@@ -74,9 +74,9 @@ class _Change:
         fresh = old.new_zeros((self.rows, *old.shape[1:-2], self.capacity, old.shape[-1]))
         stays = old[..., self.lead :, :]
         fresh[: len(self.kept), ..., self.used - stays.shape[-2] : self.used, :] = stays[self.kept]
-        for opening, part in zip(self.openings, entering, strict=True):
-            rows = part if len(part) == 1 else part[opening.owner]
-            fresh[opening.seats, ..., self.used - part.shape[-2] : self.used, :] = rows
+        for seating, part in zip(self.seatings, entering, strict=True):
+            rows = part if len(part) == 1 else part[seating.owner]
+            fresh[seating.seats, ..., self.used - part.shape[-2] : self.used, :] = rows
         return fresh
 
 
@@ -136,7 +136,10 @@ class Decoder:
         if by_row:
             listen(self.model)
         self._watch = Watch(self.model, cut) if cut else None
-        self.packing, self.pad_id, self.shares, self.by_row = Packing(self.model), pad_id, shares, by_row
+        self.pad_id = pad_id
+        self.shares = shares
+        self.by_row = by_row
+        self._layout = WeightLayout(self.model)
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
@@ -150,27 +153,27 @@ class Decoder:
         self.tail: Tail | None = None
         """The columns that attention reads for each seat; None where it reads all."""
 
-    def seat(self, kept: Int[Tensor, " R"], prompts: Sequence[tuple[int, ...]], room: int) -> list[Opening]:
+    def seat(self, kept: Int[Tensor, " R"], prompts: Sequence[tuple[int, ...]], room: int) -> list[Seating]:
         """Keep these seats and put prompts behind them, in their order; every seat has room for `room` tokens then."""
-        openings = self._open(prompts, len(kept))
+        seatings = self._open(prompts, len(kept))
         looked_at = self.attend[kept, : self.used].any(dim=0).nonzero()
         lead = int(looked_at[0]) if len(looked_at) else self.used
-        used = max([self.used - lead, *(opening.read.attend.shape[1] for opening in openings)])
-        change = _Change(kept, openings, len(kept) + len(prompts), lead, used, used + room)
+        used = max([self.used - lead, *(seating.read.attend.shape[1] for seating in seatings)])
+        change = _Change(kept, seatings, len(kept) + len(prompts), lead, used, used + room)
         for index, layer in enumerate(self.layers):
-            layer.change(change, [opening.read.cache[index] for opening in openings])
-        attend = [opening.read.attend.unsqueeze(-1) for opening in openings]
+            layer.change(change, [seating.read.cache[index] for seating in seatings])
+        attend = [seating.read.attend.unsqueeze(-1) for seating in seatings]
         self.attend = change.apply(self.attend[:, : self.used].unsqueeze(-1), attend).squeeze(-1)
         lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
         self.length, self.used = torch.cat([self.length[kept], lengths]), used
         self.logits = self._logits(change)
         if self.by_row:
             self.tail = tail((used - self.length).tolist(), used, self.layers[0].column_bytes)
-        return openings
+        return seatings
 
     def read(self, token: Int[Tensor, " R"], running: Bool[Tensor, " R"]) -> None:
         """Read a token a seat; seats that do not run stay at the position where they are."""
-        self.packing.expect(len(token))
+        self._layout.expect(len(token))
         self.attend[:, self.used] = True
         self.used += 1
         attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
@@ -179,9 +182,9 @@ class Decoder:
         self.logits = logits[:, 0]
         self.length = self.length + running
 
-    def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[Opening]:
+    def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[Seating]:
         """Read each distinct prompt once, together with others, and what they all begin with only once."""
-        seats, openings = dict[tuple[int, ...], list[int]](), list[Opening]()
+        seats, seatings = dict[tuple[int, ...], list[int]](), list[Seating]()
         for seat, prompt in enumerate(prompts, first_seat):
             seats.setdefault(prompt, []).append(seat)
         distinct = list(seats)
@@ -192,10 +195,10 @@ class Decoder:
             rests, owners = [distinct[i][common:] for i in bucket], [seats[distinct[i]] for i in bucket]
             if self.by_row:
                 read = self._read_flat(rests, begun)
-                openings += [Opening.of(one, [owner]) for one, owner in zip(read, owners, strict=True)]
+                seatings += [Seating.of(one, [owner]) for one, owner in zip(read, owners, strict=True)]
             else:
-                openings.append(Opening.of(self._read(rests, begun), owners))
-        return openings
+                seatings.append(Seating.of(self._read(rests, begun), owners))
+        return seatings
 
     def _common(self, distinct: Sequence[tuple[int, ...]]) -> int:
         """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little."""
@@ -271,7 +274,7 @@ class Decoder:
     def _logits(self, change: _Change) -> Float[Tensor, "R V"]:
         """Those of whoever stays, and behind them those of whoever comes."""
         parts = [] if self.logits is None else [(torch.arange(len(change.kept)), self.logits[change.kept])]
-        parts += [(opening.seats, opening.read.logits[opening.owner]) for opening in change.openings]
+        parts += [(seating.seats, seating.read.logits[seating.owner]) for seating in change.seatings]
         fresh = parts[0][1].new_empty((change.rows, parts[0][1].shape[1]))
         for seats, logits in parts:
             fresh[seats] = logits

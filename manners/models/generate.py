@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from manners.models.decoder import Decoder, Opening
+from manners.models.decoder import Decoder, Seating
 from manners.models.sampler import draw_tokens
 from manners.models.trunk import States, Trunk
 from manners.text import Batch, Rendered, collate
@@ -26,7 +26,7 @@ CHANGE_SHARE = 0.125
 
 
 @dataclass(frozen=True)
-class Draws:
+class Generated:
     """What was drawn for a batch of prompts, row for row."""
 
     rendered: tuple[Rendered, ...]
@@ -38,7 +38,7 @@ class Draws:
     """Trunk states of `batch`, where they were asked for."""
 
 
-def draw(
+def generate(
     model: PreTrainedModel,
     trunk: Trunk,
     prompts: Sequence[tuple[int, ...]],
@@ -51,7 +51,7 @@ def draw(
     seats: int | None = None,
     top_p: float = 1.0,
     on_step: Callable[[int], None] = lambda finished: None,
-) -> Draws:
+) -> Generated:
     """Draw one response per prompt (repeat a prompt for more), each until an end token or T tokens.
 
     `uniform` (float64, in [0, 1)) is all the randomness: number t of a row draws its token t. A response that ends
@@ -91,7 +91,7 @@ def draw(
                 page.states[who[running], page.width + step[running]] = decoder.states[running, 0]
         on_step(int(running.sum()) - int(goes_on.sum()))
         running, step = goes_on, step + 1
-    return page.draws(prompts, want_states)
+    return page.generated(prompts, want_states)
 
 
 @dataclass(frozen=True)
@@ -112,23 +112,24 @@ class _Page:
     def blank(
         cls, prompts: Sequence[tuple[int, ...]], limit: int, pad_id: int, trunk: Trunk, want_states: bool
     ) -> _Page:
-        opening, device = collate([Rendered(prompt, ()) for prompt in prompts], pad_id).to(trunk.device), trunk.device
-        rows, width = opening.ids.shape
+        beginning = collate([Rendered(prompt, ()) for prompt in prompts], pad_id).to(trunk.device)
+        device = trunk.device
+        rows, width = beginning.ids.shape
         ids = torch.full((rows, width + limit), pad_id, device=device)
         attend = torch.zeros_like(ids, dtype=torch.bool)
-        ids[:, :width], attend[:, :width] = opening.ids, opening.attend
+        ids[:, :width], attend[:, :width] = beginning.ids, beginning.attend
         logprobs, finished = torch.zeros((rows, limit), device=device), torch.zeros(rows, device=device).bool()
         states = None
         if want_states and trunk.cut:
             states = torch.zeros((*ids.shape, trunk.width), dtype=trunk.whole.dtype, device=device)
-        return cls(ids, attend, logprobs, finished, states, width, opening.common if trunk.shares_beginnings else 0)
+        return cls(ids, attend, logprobs, finished, states, width, beginning.common if trunk.shares_beginnings else 0)
 
-    def open(self, openings: Sequence[Opening], who: Int[Tensor, " R"]) -> None:
+    def open(self, seatings: Sequence[Seating], who: Int[Tensor, " R"]) -> None:
         """Take in the states of prompts that were read."""
-        for opening in openings:
-            if self.states is not None and opening.read.states is not None:
-                for row, owner in zip(who[opening.seats].tolist(), opening.owner.tolist(), strict=True):
-                    states = opening.read.states[owner, opening.read.attend[owner]]
+        for seating in seatings:
+            if self.states is not None and seating.read.states is not None:
+                for row, owner in zip(who[seating.seats].tolist(), seating.owner.tolist(), strict=True):
+                    states = seating.read.states[owner, seating.read.attend[owner]]
                     self.states[row, self.width - len(states) : self.width] = states
 
     def write(self, rows: Tensor, step: Tensor, token: Tensor, logprob: Tensor) -> None:
@@ -136,7 +137,7 @@ class _Page:
         self.ids[rows, self.width + step], self.attend[rows, self.width + step] = token, True
         self.logprobs[rows, step] = logprob
 
-    def draws(self, prompts: Sequence[tuple[int, ...]], want_states: bool) -> Draws:
+    def generated(self, prompts: Sequence[tuple[int, ...]], want_states: bool) -> Generated:
         """Cut off the columns that no row reached, and take the record apart by row."""
         lengths = self.attend[:, self.width :].sum(dim=1)
         stop = self.width + int(lengths.max())
@@ -147,4 +148,6 @@ class _Page:
         )
         finish = tuple(FinishReason.STOP if f else FinishReason.LENGTH for f in self.finished.tolist())
         states = batch.ids if self.states is None else self.states[:, :stop]
-        return Draws(rendered, finish, batch, self.logprobs[:, : stop - self.width], states if want_states else None)
+        return Generated(
+            rendered, finish, batch, self.logprobs[:, : stop - self.width], states if want_states else None
+        )

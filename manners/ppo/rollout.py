@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manners.maths import whiten
 from manners.models.branches import Branch
-from manners.models.generate import Draws, draw
+from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.models.sampler import uniform_dtype
 from manners.models.trunk import States
@@ -41,7 +41,7 @@ class Roles:
 class Rollout:
     """Everything that an update needs about a batch of episodes, frozen at the policy that drew them."""
 
-    draws: Draws
+    draws: Generated
     scored: Scored
     scores: Float[Tensor, " B"]
     """Mean over members, less the penalty for being cut off."""
@@ -78,7 +78,7 @@ def collect(
     # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
     pretrained = roles.pretrained
     uniform = torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64)
-    draws = draw(
+    draws = generate(
         roles.policy.assembled(pretrained.trunk),
         pretrained.trunk,
         prompts,
@@ -107,7 +107,7 @@ def collect(
 
 @torch.no_grad()
 def measure(
-    draws: Draws,
+    draws: Generated,
     reward: RewardModel,
     reference: Branch | None,
     temperature: float,

@@ -12,10 +12,10 @@ from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from manners.models import generate
+from manners.models import generate as generate_module
 from manners.models.branches import Branch, set_trainable
 from manners.models.decoder import Decoder
-from manners.models.generate import Draws, draw
+from manners.models.generate import Generated, generate
 from manners.models.proof import proved
 from manners.models.sampler import draw_tokens, uniform_dtype
 from manners.models.trunk import Trunk, grow_trunk
@@ -42,9 +42,9 @@ def drawn(
     want_states: bool = True,
     seats: int | None = None,
     on_step: Callable[[int], None] = lambda _: None,
-) -> Draws:
+) -> Generated:
     model = Branch(trunk, trainable=False).assembled(trunk)
-    return draw(
+    return generate(
         model,
         trunk,
         prompts,
@@ -192,7 +192,7 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
 ) -> None:
     trunk, prompts, uniform = grow_trunk(tiny_model(model_type), 2), PROMPTS * 3, uniforms(18, 24)
     forward, results, sizes = Decoder._forward, [], list[list[tuple[int, int]]]()
-    for share, seats in ((generate.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
+    for share, seats in ((generate_module.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
         sizes.append([])
 
         def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Any:
@@ -200,7 +200,7 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
             return forward(self, ids, *others)
 
         monkeypatch.setattr(Decoder, "_forward", counted)
-        monkeypatch.setattr(generate, "CHANGE_SHARE", share)
+        monkeypatch.setattr(generate_module, "CHANGE_SHARE", share)
         results.append(drawn(trunk, prompts, uniform, seats=seats))
     usual, eager, never, five, one = ([rows for rows, width in log if width == 1] for log in sizes)
     assert min(eager) <= min(usual) < 18 and set(never) == {18}

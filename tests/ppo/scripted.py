@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch
-from manners.models.generate import Draws, draw
+from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk
 from manners.ppo.learner import Best, Learner, Validation
@@ -50,10 +50,10 @@ class Likes(ScalarBranch):
         return 4 * ((batch.response_ids < LIKED) & batch.keep).sum(dim=1) / batch.keep.sum(dim=1)
 
 
-def answers(policy: Branch, pretrained: Pretrained, count: int = 10) -> Draws:
+def answers(policy: Branch, pretrained: Pretrained, count: int = 10) -> Generated:
     """Answer the validation prompts, always with the same random numbers."""
     prompts = [p for p in VALIDATION for _ in range(count)]
-    return draw(
+    return generate(
         policy.assembled(pretrained.trunk),
         pretrained.trunk,
         prompts,

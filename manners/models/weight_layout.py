@@ -26,40 +26,40 @@ LARGEST = 2_000_000_000
 """Bytes of a model beyond which a second copy of its weights is too much to ask."""
 
 
-class PackedLinear(nn.Module):
+class LaidOutLinear(nn.Module):
     """x Wᵀ + b, with W laid out for a number of rows; others are multiplied as ever."""
 
     def __init__(self, layer: nn.Linear) -> None:
         """Share the parameters of a layer."""
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self._rows, self._packed = 0, torch.empty(0)
+        self._rows, self._laid_out = 0, torch.empty(0)
 
     def lay_out(self, rows: int) -> None:
         """Lay W out for this many rows, as it is now; 0 gives the memory back."""
-        pack = torch.ops.mkl._mkl_reorder_linear_weight
-        self._rows, self._packed = rows, pack(self.weight.detach(), rows) if rows else torch.empty(0)
+        reorder = torch.ops.mkl._mkl_reorder_linear_weight
+        self._rows, self._laid_out = rows, reorder(self.weight.detach(), rows) if rows else torch.empty(0)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         """Multiply."""
         if x.numel() != self._rows * x.shape[-1]:
             return nn.functional.linear(x, self.weight, self.bias)
-        y: Tensor = torch.ops.mkl._mkl_linear(x, self._packed, self.weight, self.bias, self._rows)
+        y: Tensor = torch.ops.mkl._mkl_linear(x, self._laid_out, self.weight, self.bias, self._rows)
         return y
 
 
-class Packing:
-    """A model for decoding, whose weights are laid out once the same number of rows keeps coming."""
+class WeightLayout:
+    """Lays the weights of a model out once the same number of rows keeps coming."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Put layers that can be laid out into a model whose modules nobody else uses.
 
         It is for parameters that do not change meanwhile.
         """
-        self._layers = list[PackedLinear]()
+        self._layers = list[LaidOutLinear]()
         self._rows = self._calls = 0
         for name, layer in _linear_layers(model).items():
-            self._layers.append(PackedLinear(layer))
+            self._layers.append(LaidOutLinear(layer))
             put(model, name, self._layers[-1])
 
     def expect(self, rows: int) -> None:
@@ -78,7 +78,7 @@ class Packing:
                 layer.lay_out(rows)
 
 
-def packed_bytes(model: PreTrainedModel) -> int:
+def laid_out_bytes(model: PreTrainedModel) -> int:
     """Return the memory that weights take once they are laid out."""
     return sum(layer.weight.nbytes for layer in _linear_layers(model).values())
 
