@@ -28,10 +28,6 @@ PLAIN_TEMPLATE = (
 itself puts one before a text."""
 
 
-BUCKET_TOKENS = 1024
-"""Tokens of one forward on a CPU, padding included; changes memory and speed only."""
-GPU_BUCKET_TOKENS = 4096
-"""The same on any other device, where a forward of few tokens takes as long as one of many."""
 PADDING = 64
 """Tokens of padding that cost less than one forward more."""
 PADDING_SHARE = 0.125
@@ -167,18 +163,12 @@ def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
     return Batch(ids, attend, prompt_width, common_start([r.prompt_ids for r in rendered]))
 
 
-def bucket_tokens(device: torch.device) -> int:
-    """Return the tokens of one forward on a device, with its backward where one follows."""
-    return BUCKET_TOKENS if device.type == "cpu" else GPU_BUCKET_TOKENS
-
-
-def length_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Split indices into groups of similar length, longest first (what will not fit fails early).
 
-    A group takes at most `bucket_tokens` with its padding, of which there are at most `PADDING` tokens or
+    A group takes at most `limit` tokens with its padding, of which there are at most `PADDING` tokens or
     `PADDING_SHARE` of all; what is longer by itself stands alone.
     """
-    limit = bucket_tokens(device)
     buckets: list[list[int]] = []
     longest = padding = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -191,12 +181,12 @@ def length_buckets(lengths: Sequence[int], device: torch.device) -> list[list[in
     return buckets
 
 
-def flat_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Split indices, in their order, into groups of at most `bucket_tokens`; what is longer stands alone."""
+def flat_buckets(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Split indices, in their order, into groups of at most `limit` tokens; what is longer stands alone."""
     buckets, tokens = list[list[int]](), 0
     for index, length in enumerate(lengths):
         tokens += length
-        if not buckets or tokens > bucket_tokens(device):
+        if not buckets or tokens > limit:
             buckets.append([])
             tokens = length
         buckets[-1].append(index)
@@ -220,11 +210,11 @@ def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
     return rows
 
 
-def packed_buckets(rendered: Sequence[Rendered], share: bool, device: torch.device) -> list[list[int]]:
+def packed_buckets(rendered: Sequence[Rendered], share: bool, limit: int) -> list[list[int]]:
     """Split indices into batches to `pack`, of rows of similar length."""
     rows = shared_rows(rendered, share)
     lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
-    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, device)]
+    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, limit)]
 
 
 def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:

@@ -19,13 +19,14 @@ from manners.loop.session import Facts, Session
 from manners.memory import free_memory
 from manners.models.answer import WINDOW
 from manners.models.branches import HEAD_CHUNK, Branch
+from manners.models.compute import bucket_tokens
 from manners.models.states import kept_bytes
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk
 from manners.models.weight_layout import laid_out_bytes
 from manners.reward.data import LabelledPair, label
 from manners.reward.train import CURVE_SHARES, divided
-from manners.text import Batch, Packed, Rendered, TooLong, bucket_tokens, collate, pack
+from manners.text import Batch, Packed, Rendered, TooLong, collate, pack
 from manners.types import Comparison, PromptUse
 from manners.workspace import INITIAL
 
@@ -153,7 +154,7 @@ def plan_reward(session: Session, comparisons: Sequence[Comparison] | None = Non
         "optimizer_steps": settings.epochs * sum(-(-run // settings.batch) for run in runs),
         "pair_passes": settings.epochs * sum(runs),
     }
-    together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
+    together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), _rows(trunk.device, together.ids.shape[1]))
     step = _step(trunk, together, rows)
     parts = [

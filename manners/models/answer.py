@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from manners.models.branches import Branch
-from manners.models.generate import Generated, generate
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.pretrained import Pretrained
-from manners.models.sampler import uniform_dtype
 from manners.settings import SampleSettings
 from manners.text import Rendered
 from manners.types import Answer, Dialogue, FinishReason, Response, Sampling
@@ -47,8 +46,9 @@ def answer(
     """
     renderer = pretrained.renderer
     ids = [renderer.prompt_ids(prompt, settings.max_new_tokens)[0] for prompt in prompts]
-    model, dtype = policy.assembled(pretrained.trunk), uniform_dtype(pretrained.trunk.device)
+    model = policy.assembled(pretrained.trunk)
     seats = max(count, settings.batch - settings.batch % count)  # so that the answers to a prompt enter together
+    decoding = Decoding.of(renderer, settings, want_states, seats)
     at_once = WINDOW * seats // count
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     sampling = Sampling(settings.temperature, settings.max_new_tokens, seed)
@@ -59,13 +59,9 @@ def answer(
             model,
             pretrained.trunk,
             [ids[i] for i in places],
-            end_ids=renderer.end_ids,
-            pad_id=renderer.pad_id,
-            temperature=settings.temperature,
-            uniform=streams(seed, places, numbers, settings.max_new_tokens).to(dtype),
-            want_states=want_states,
-            seats=seats,
-            on_step=on_step,
+            streams(seed, places, numbers, settings.max_new_tokens).to(pretrained.trunk.compute.uniform),
+            decoding,
+            on_step,
         )
         rows = zip(places, generated.rendered, generated.finish, strict=True)
         yield AnswerBatch(

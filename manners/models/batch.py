@@ -176,7 +176,8 @@ class RunningBatch:
         temperature = torch.tensor([[request.temperature] for request in asked], device=device)
         top_p = torch.tensor([[request.top_p] for request in asked], device=device)
         numbers = [0.0 if row.left else row.uniform[len(row.ids)] for row in self._seated]
-        uniform, greedy = torch.tensor(numbers, dtype=torch.float64, device=device), temperature == 0
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
+        greedy = temperature == 0
         drawn, _ = draw_tokens(logits, temperature.masked_fill(greedy, 1.0), uniform, top_p)
         self._token = torch.where(greedy.squeeze(1), logits.argmax(dim=-1), drawn)
         for row, token, of_row in zip(self._seated, self._token.tolist(), logits, strict=True):
@@ -204,8 +205,7 @@ class RunningBatch:
     def _begin_anew(self) -> None:
         """Begin with empty seats."""
         self._seated, self._token = [], None
-        trunk = self.trunk
-        self._decoder = Decoder(self.model, 0, self.renderer.pad_id, trunk.shares_prompts, trunk.by_row)
+        self._decoder = Decoder(self.model, self.trunk.compute, self.renderer.pad_id)
 
 
 def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.models.attention import Flat, Tail, listen, tail
+from manners.models.compute import Compute
 from manners.models.surgery import Watch, layer_list, opened, shared_copy
 from manners.models.weight_layout import WeightLayout
 from manners.text import Rendered, collate, common_start, flat_buckets, length_buckets
@@ -125,21 +126,15 @@ def _pieces(cache: Sequence[DynamicLayer]) -> list[tuple[Tensor, Tensor]]:
 class Decoder:
     """A model with its cache: reads prompts and tokens, changes seats, and hands out the trunk states on the way."""
 
-    def __init__(self, model: PreTrainedModel, cut: int, pad_id: int, shares: bool, by_row: bool) -> None:
-        """Take an assembled model.
-
-        `cut` says before which layer states are taken (0: none are), `shares` whether tokens may stand apart from those
-        before them (`Trunk.shares_prompts`): prompts of several lengths then share what they begin with. `by_row` says
-        whether attention can be told which columns are a row's own (`Trunk.by_row`).
-        """
+    def __init__(self, model: PreTrainedModel, compute: Compute, pad_id: int, cut: int = 0) -> None:
+        """Take an assembled model; `cut` says before which layer states are taken (0: none are)."""
         self.model = shared_copy(model, own_config=True)
-        if by_row:
+        if compute.by_row:
             listen(self.model)
         self._watch = Watch(self.model, cut) if cut else None
+        self._layout = WeightLayout(self.model) if compute.lays_out else None
+        self.compute = compute
         self.pad_id = pad_id
-        self.shares = shares
-        self.by_row = by_row
-        self._layout = WeightLayout(self.model)
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
@@ -167,13 +162,14 @@ class Decoder:
         lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
         self.length, self.used = torch.cat([self.length[kept], lengths]), used
         self.logits = self._logits(change)
-        if self.by_row:
+        if self.compute.by_row:
             self.tail = tail((used - self.length).tolist(), used, self.layers[0].column_bytes)
         return seatings
 
     def read(self, token: Int[Tensor, " R"], running: Bool[Tensor, " R"]) -> None:
         """Read a token a seat; seats that do not run stay at the position where they are."""
-        self._layout.expect(len(token))
+        if self._layout is not None:
+            self._layout.expect(len(token))
         self.attend[:, self.used] = True
         self.used += 1
         attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
@@ -190,10 +186,10 @@ class Decoder:
         distinct = list(seats)
         common = self._common(distinct)
         begun = self._read([distinct[0][:common]], None) if common else None
-        lengths, device = [len(prompt) - common for prompt in distinct], self.model.device
-        for bucket in flat_buckets(lengths, device) if self.by_row else length_buckets(lengths, device):
+        divide = flat_buckets if self.compute.by_row else length_buckets
+        for bucket in divide([len(prompt) - common for prompt in distinct], self.compute.bucket_tokens):
             rests, owners = [distinct[i][common:] for i in bucket], [seats[distinct[i]] for i in bucket]
-            if self.by_row:
+            if self.compute.by_row:
                 read = self._read_flat(rests, begun)
                 seatings += [Seating.of(one, [owner]) for one, owner in zip(read, owners, strict=True)]
             else:
@@ -201,8 +197,11 @@ class Decoder:
         return seatings
 
     def _common(self, distinct: Sequence[tuple[int, ...]]) -> int:
-        """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little."""
-        if not self.shares or len(distinct) < 2:
+        """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little.
+
+        Or where tokens cannot stand apart from those before them: prompts have several lengths.
+        """
+        if not self.compute.shares_prompts or len(distinct) < 2:
             return 0
         return common_start(distinct)
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from manners.maths import float64_device
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
@@ -32,7 +31,7 @@ def paragraph_nll(
     """
     rendered, trunk = _rendered(pretrained, paragraphs), pretrained.trunk
     totals = [[0.0] * len(rendered) for _ in branches]
-    for bucket in length_buckets([r.length for r in rendered], trunk.device):
+    for bucket in length_buckets([r.length for r in rendered], trunk.compute.bucket_tokens):
         batch = collate([rendered[i] for i in bucket], pretrained.renderer.pad_id).to(trunk.device)
         states = trunk.states(batch)
         for nll, branch in zip(totals, branches, strict=True):
@@ -60,6 +59,7 @@ class PlainText:
     def __init__(self, initial: Branch, pretrained: Pretrained, paragraphs: Sequence[str]) -> None:
         """Read the paragraphs; those of less than two tokens (a BOS among them) are left out."""
         self.initial = initial
+        self.exact = pretrained.trunk.compute.exact
         rendered, parts = _rendered(pretrained, paragraphs), list[_Part]()
         for start in range(0, len(rendered), PARAGRAPHS):
             batch = collate(rendered[start : start + PARAGRAPHS], pretrained.renderer.pad_id).to(
@@ -77,7 +77,7 @@ class PlainText:
         for part in self.parts:
             logprobs = policy.logprobs(policy.hidden(part.states, part.batch), part.batch, 1.0)
             change = part.logprobs - logprobs
-            lost += float(change.to(float64_device(change.device)).double().sum())
+            lost += float(change.to(self.exact).double().sum())
             tokens += int(part.batch.keep.sum())
         return math.expm1(min(700.0, lost / max(1, tokens)))
 

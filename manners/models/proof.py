@@ -36,8 +36,8 @@ def proved(trunk: Trunk, context: int) -> Trunk:
     model = trunk.whole
     try:
         _prove(trunk, context)
-        trunk = replace(trunk, shares_prompts=_shares_prompts(trunk, context))
-        return replace(trunk, by_row=_attends_by_row(trunk, context))
+        trunk = _knowing(trunk, shares_prompts=_shares_prompts(trunk, context))
+        return _knowing(trunk, by_row=_attends_by_row(trunk, context))
     except MannersError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
@@ -45,6 +45,11 @@ def proved(trunk: Trunk, context: int) -> Trunk:
             f"{describe(model)} cannot be split at layer {trunk.cut} ({type(error).__name__}: {error});"
             " use another model"
         ) from error
+
+
+def _knowing(trunk: Trunk, **found: bool) -> Trunk:
+    """Return the trunk with what was found out about it."""
+    return replace(trunk, compute=replace(trunk.compute, **found))
 
 
 @torch.no_grad()
@@ -63,7 +68,7 @@ def _prove(trunk: Trunk, context: int) -> None:
     split = reference.logits(reference.hidden(trunk.states(batch), batch).flatten(0, 1)).view_as(expected)
     _same(model, expected, split, "the split forward with left padding")
 
-    decoder = Decoder(reference.assembled(trunk), 0, pad_id=0, shares=False, by_row=False)
+    decoder = Decoder(reference.assembled(trunk), trunk.compute, pad_id=0)
     for row, logits in _decode(decoder, rows, responses):
         _same(model, expected[row, : len(logits)], logits, "cached decoding where rows leave and enter")
 
@@ -93,7 +98,7 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
     alone = pack(rendered, share=False, pad_id=0).to(trunk.device)
     expected = Branch(trunk, trainable=False).final(trunk.states(alone), alone)[alone.ends].float()
     tolerance = _tolerance(trunk.whole) * float(expected.std())
-    sharing = replace(trunk, shares_prompts=True)
+    sharing = _knowing(trunk, shares_prompts=True)
     branch = Branch(sharing, trainable=False)
     for batch in (pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)):
         shared = batch.to(trunk.device)
@@ -110,7 +115,7 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
 def _attends_by_row(trunk: Trunk, context: int) -> bool:
     """Whether decoding by row, with and without what all prompts begin with, ends as the plain forward does."""
     model, responses = trunk.whole, 6
-    if trunk.device.type != "cpu":
+    if not trunk.compute.saves_columns:
         return False
     first, *others = _random_rows(trunk, [max(_longest(trunk, context), SHORTEST_COMMON + responses + 1), 9, 7])
     rows = [first, *(first[:SHORTEST_COMMON] + other for other in others)]
@@ -119,8 +124,10 @@ def _attends_by_row(trunk: Trunk, context: int) -> bool:
         expected = [_plain(model, row)[-responses - 1 :] for row in rows]
         return all(
             _difference(expected[row][: len(logits)], logits) <= _tolerance(model)
-            for shares in {False, trunk.shares_prompts}
-            for row, logits in _decode(Decoder(whole, 0, pad_id=0, shares=shares, by_row=True), rows, responses)
+            for shares in {False, trunk.compute.shares_prompts}
+            for row, logits in _decode(
+                Decoder(whole, replace(trunk.compute, shares_prompts=shares, by_row=True), pad_id=0), rows, responses
+            )
         )
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
         return False  # a model that tells its attention nothing, or a context shorter than this

@@ -45,7 +45,7 @@ class StateStore:
         reserve(file, kept_bytes(rendered, trunk.width))
         self.flat = np.memmap(file, dtype=ROW_FLOAT, mode="r+", shape=(starts[-1], trunk.width))
         with steps(title, len(rendered)) as advance:
-            for chosen in packed_buckets(rendered, trunk.shares_prompts, trunk.device):
+            for chosen in packed_buckets(rendered, trunk.compute.shares_prompts, trunk.compute.bucket_tokens):
                 batch = self._packed(chosen)
                 states = trunk.states(batch.to(trunk.device)).float().cpu().numpy()
                 for index, (row, start, stop) in zip(chosen, batch.spans, strict=True):
@@ -70,7 +70,7 @@ class StateStore:
         return states.to(self.trunk.device, self.trunk.whole.dtype), batch.to(self.trunk.device)
 
     def _packed(self, indices: Sequence[int]) -> Packed:
-        return pack([self.rendered[i] for i in indices], self.trunk.shares_prompts, self.pad_id)
+        return pack([self.rendered[i] for i in indices], self.trunk.compute.shares_prompts, self.pad_id)
 
 
 def kept_bytes(rendered: Sequence[Rendered], width: int) -> int:

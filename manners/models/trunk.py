@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from manners.errors import MannersError
+from manners.models.compute import Compute
 from manners.models.surgery import Anatomy, Tap, describe, layer_list, opened, probe, put_taps, shared_copy
 from manners.text import Batch, Packed
 
@@ -62,14 +63,12 @@ class Trunk:
     anatomy: Anatomy
     own: frozenset[int]
     """Ids of the parameters of `whole` above the cut: what a branch copies."""
+    compute: Compute
+    """What was decided for this model on its device."""
     _lower: Half | None
     """None where the trunk is empty."""
     lora_rank: int | None = None
     """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
-    shares_prompts: bool = False
-    """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
-    by_row: bool = False
-    """Whether attention can be told which columns are a row's own (`models.attention`); `models.proof` finds out."""
 
     @property
     def width(self) -> int:
@@ -79,20 +78,12 @@ class Trunk:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.whole.device
-
-    @property
-    def shares_beginnings(self) -> bool:
-        """Whether what all prompts begin with is read once for all rows.
-
-        On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md).
-        """
-        return self.shares_prompts and self.device.type == "cpu"
+        return self.compute.device
 
     @torch.no_grad()
     def states(self, batch: Batch | Packed) -> States:
         """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
-        return batch.ids if self._lower is None else self._lower(batch.ids, batch, self.shares_beginnings)
+        return batch.ids if self._lower is None else self._lower(batch.ids, batch, self.compute.shares_beginnings)
 
 
 @dataclass(frozen=True)
@@ -171,7 +162,7 @@ def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], l
         below = shared_copy(model)
         lower = Half(below, leave=put_taps(below, range(cut, len(layer_list(below))), anatomy)[0])
     digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
-    return Trunk(model, cut, digest, anatomy, own, lower, lora_rank)
+    return Trunk(model, cut, digest, anatomy, own, Compute.of(model), lower, lora_rank)
 
 
 def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:

@@ -52,7 +52,7 @@ class WeightLayout:
     """Lays the weights of a model out once the same number of rows keeps coming."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Put layers that can be laid out into a model whose modules nobody else uses.
+        """Put layers that can be laid out into a model that `lays_out` allows and whose modules nobody else uses.
 
         It is for parameters that do not change meanwhile.
         """
@@ -80,15 +80,18 @@ class WeightLayout:
 
 def laid_out_bytes(model: PreTrainedModel) -> int:
     """Return the memory that weights take once they are laid out."""
-    return sum(layer.weight.nbytes for layer in _linear_layers(model).values())
+    return sum(layer.weight.nbytes for layer in _linear_layers(model).values()) if lays_out(model) else 0
+
+
+def lays_out(model: PreTrainedModel) -> bool:
+    """Whether weights are laid out: not where the model is too large, or anything else than MKL multiplies them."""
+    weights = [layer.weight for layer in _linear_layers(model).values()]
+    fits = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
+    return fits and sum(parameter.nbytes for parameter in model.parameters()) <= LARGEST and available()
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return by name what can be laid out; nothing where the model is too large, or anything else than MKL reads it."""
-    layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers.values())
-    return layers if size <= LARGEST and fits and available() else {}
+    return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
 
 
 @cache

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from manners.maths import whiten
 from manners.models.branches import Branch
-from manners.models.generate import Generated, generate
+from manners.models.compute import bucket_tokens
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.pretrained import Pretrained
-from manners.models.sampler import uniform_dtype
 from manners.models.trunk import States
 from manners.ppo.objective import gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
@@ -82,12 +82,9 @@ def collect(
         roles.policy.assembled(pretrained.trunk),
         pretrained.trunk,
         prompts,
-        end_ids=pretrained.renderer.end_ids,
-        pad_id=pretrained.renderer.pad_id,
-        temperature=sample.temperature,
-        uniform=uniform.to(uniform_dtype(pretrained.trunk.device)),
-        want_states=True,
-        on_step=on_step,
+        uniform.to(pretrained.trunk.compute.uniform),
+        Decoding.of(pretrained.renderer, sample, want_states=True),
+        on_step,
     )
 
     # 2. Scores of whole responses; cut-off ones pay. Reference log-probabilities and values of every token.
@@ -134,7 +131,7 @@ def measure(
 def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:
     """Split rows into groups of similar length that one forward can hold; what all begin with counts as nothing."""
     lengths = (batch.attend.sum(dim=1) - batch.common)[list(rows)].tolist()
-    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, batch.ids.device)]
+    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, bucket_tokens(batch.ids.device))]
 
 
 def sliced(states: States, batch: Batch, rows: Sequence[int]) -> tuple[States, Batch]:

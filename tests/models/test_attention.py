@@ -14,11 +14,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from manners.models.attention import CALL, NAME, Flat, Tail, attend, listen, tail
-from manners.models.branches import Branch
 from manners.models.decoder import Decoder
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
-from tests.worlds import ARCHITECTURES, tiny_model
+from tests.worlds import ARCHITECTURES, new_decoder, tiny_model
 
 HEADS, SHARED, SIZE = 6, 2, 8
 TELLS_NOTHING = {"gemma2", "falcon", "gptj", "bloom", "stablelm"}
@@ -110,7 +109,7 @@ def test_rows_are_divided_as_cheaply_as_they_can_be(starts: list[int], column_by
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_which_models_tell_their_attention_is_found_out(model_type: str) -> None:
-    assert proved(grow_trunk(tiny_model(model_type), 2), 128).by_row == (model_type not in TELLS_NOTHING)
+    assert proved(grow_trunk(tiny_model(model_type), 2), 128).compute.by_row == (model_type not in TELLS_NOTHING)
 
 
 def test_attention_that_does_not_listen_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,14 +122,15 @@ def test_attention_that_does_not_listen_is_found_out(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(type(model), "forward", deaf)
     trunk = proved(grow_trunk(model, 2), 128)
-    assert trunk.shares_prompts and not trunk.by_row
+    assert trunk.compute.shares_prompts and not trunk.compute.by_row
 
 
 @torch.no_grad()
 def test_another_model_of_the_process_keeps_its_attention(tmp_path: Path) -> None:
     ours, foreign, ids = tiny_model(), tiny_model(seed=1), torch.arange(5, 25).view(2, 10)
     before = foreign(input_ids=ids).logits
-    decoder = Decoder(Branch(proved(grow_trunk(ours, 2), 128), trainable=False).model, 0, 0, shares=True, by_row=True)
+    trunk = proved(grow_trunk(ours, 2), 128)
+    decoder = Decoder(trunk.whole, trunk.compute, pad_id=0)
     assert decoder.model.config._attn_implementation == NAME
     for model in (foreign, ours):
         assert model.config._attn_implementation == "sdpa"
@@ -151,7 +151,7 @@ def test_a_model_that_attends_in_another_way_goes_on_so() -> None:
 
 def test_a_long_row_costs_short_ones_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manners.models.attention.CALL", 1_000)
-    decoder = Decoder(tiny_model(), 0, pad_id=0, shares=True, by_row=True)
+    decoder = new_decoder(tiny_model(), shares_prompts=True, by_row=True)
     decoder.seat(torch.zeros(0, dtype=torch.long), [tuple(range(20, 120)), *[(5, 6, 7, at) for at in range(8, 15)]], 4)
     assert decoder.tail == Tail(((0, 1, 0), (1, 8, 96)))
     decoder.seat(torch.tensor([3, 5]), [(9,) * 12], 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -14,13 +13,14 @@ from transformers import PreTrainedModel
 
 from manners.models import generate as generate_module
 from manners.models.branches import Branch, set_trainable
+from manners.models.compute import uniform_dtype
 from manners.models.decoder import Decoder
-from manners.models.generate import Generated, generate
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.proof import proved
-from manners.models.sampler import draw_tokens, uniform_dtype
+from manners.models.sampler import draw_tokens
 from manners.models.trunk import Trunk, grow_trunk
 from manners.types import FinishReason
-from tests.worlds import ARCHITECTURES, tiny_model
+from tests.worlds import ARCHITECTURES, new_decoder, tiny_model, with_compute
 
 PROMPTS = [(5, 6, 7), (8,) * 9, (9, 10), (5, 6, 7), (11, 12, 13, 14, 15), (8,) * 9]
 """Of different lengths; two occur twice."""
@@ -48,13 +48,9 @@ def drawn(
         model,
         trunk,
         prompts,
-        end_ids=end_ids,
-        pad_id=0,
-        temperature=temperature,
-        uniform=uniform,
-        want_states=want_states,
-        seats=seats,
-        on_step=on_step,
+        uniform,
+        Decoding(end_ids, 0, temperature, want_states=want_states, seats=seats),
+        on_step,
     )
 
 
@@ -221,12 +217,14 @@ def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers:
     system = tuple(range(20, 32))
     prompts = [system + prompt for prompt in PROMPTS]
     trunk, uniform = proved(grow_trunk(tiny_model(model_type), layers), 128), uniforms(len(prompts), 20)
-    assert trunk.shares_prompts == (model_type in ("llama", "gpt2"))  # the others have windows, or biases by distance
-    apart, together = (drawn(replace(trunk, shares_prompts=shares), prompts, uniform) for shares in (False, True))
-    if not trunk.shares_prompts:
+    assert trunk.compute.shares_prompts == (
+        model_type in ("llama", "gpt2")
+    )  # the others have windows, or biases by distance
+    apart, together = (drawn(with_compute(trunk, shares_prompts=shares), prompts, uniform) for shares in (False, True))
+    if not trunk.compute.shares_prompts:
         together = drawn(trunk, prompts, uniform)
     # What is not read once must count where batches are filled.
-    assert (apart.batch.common, together.batch.common) == (0, 12 if trunk.shares_prompts else 0)
+    assert (apart.batch.common, together.batch.common) == (0, 12 if trunk.compute.shares_prompts else 0)
     assert together.rendered == apart.rendered and together.finish == apart.finish
     torch.testing.assert_close(together.logprobs, apart.logprobs, atol=1e-4, rtol=1e-4)
     assert together.states is not None and apart.states is not None
@@ -235,13 +233,13 @@ def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers:
 
 
 def test_a_common_beginning_is_no_prompt_and_long_enough() -> None:
-    decoder = Decoder(tiny_model(), 0, pad_id=0, shares=True, by_row=False)
+    decoder = new_decoder(tiny_model(), shares_prompts=True)
     system = tuple(range(20, 32))
     assert decoder._common([(*system, 1), (*system, 2, 3)]) == 12
     assert decoder._common([system, (*system, 2, 3)]) == 11  # each has a token left to read
     assert decoder._common([(*system[:7], 1), (*system[:7], 2)]) == 0
     assert decoder._common([(*system, 1)]) == 0
-    with_biases = Decoder(tiny_model("bloom"), 0, pad_id=0, shares=False, by_row=False)
+    with_biases = new_decoder(tiny_model("bloom"))
     assert with_biases._common([(*system, 1), (*system, 2, 3)]) == 0
 
 

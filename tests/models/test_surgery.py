@@ -16,7 +16,7 @@ from manners.models.decoder import Decoder
 from manners.models.surgery import Tap, Watch, layer_list, opened, probe, shared_copy
 from manners.models.trunk import Trunk, grow_trunk
 from manners.text import Rendered, collate
-from tests.worlds import tiny_model
+from tests.worlds import new_decoder, tiny_model
 
 BATCH = collate([Rendered((5, 6, 7), (8, 9)), Rendered((10, 11), (12, 13, 14))], pad_id=0)
 PROMPTS = [(5, 6, 7), (8, 9, 10, 11)]
@@ -99,7 +99,7 @@ def test_decoding_that_fails_leaves_no_trace_on_the_model_and_nothing_watched(by
     model = tiny_model()
 
     def new() -> Decoder:
-        return Decoder(model, 2, pad_id=0, shares=False, by_row=by_row)
+        return new_decoder(model, cut=2, by_row=by_row)
 
     before, names = decoded(new()), [name for name, _ in model.named_modules()]
     expected = tiny_model()(input_ids=torch.tensor([[*PROMPTS[1], 21]]), output_hidden_states=True)

@@ -5,11 +5,10 @@ import torch
 from torch import nn
 
 from manners.models import weight_layout
-from manners.models.decoder import Decoder
 from manners.models.surgery import shared_copy
 from manners.models.weight_layout import PATIENCE, LaidOutLinear, WeightLayout, laid_out_bytes
 from tests.conftest import lack
-from tests.worlds import tiny_model
+from tests.worlds import new_decoder, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,7 @@ def test_a_model_that_decodes_so_writes_what_it_would_have_written(monkeypatch: 
     found = []
     for largest in (weight_layout.LARGEST, 0):
         monkeypatch.setattr(weight_layout, "LARGEST", largest)
-        decoder = Decoder(model, 0, pad_id=0, shares=True, by_row=True)
+        decoder = new_decoder(model, shares_prompts=True, by_row=True)
         decoder.seat(torch.zeros(0, dtype=torch.long), prompts, 30)
         logits = []
         for _ in range(30):
@@ -71,19 +70,17 @@ def test_a_model_that_decodes_so_writes_what_it_would_have_written(monkeypatch: 
 
 def test_large_models_and_other_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    copied = shared_copy(model)
-    WeightLayout(copied)
-    assert laid_out(copied) and not laid_out(model)
+    assert laid_out(new_decoder(model).model) and not laid_out(model)
     # 4 layers of two 32 x 32, two 32 x 16 and three 32 x 48, and a head of 320 x 32
     assert laid_out_bytes(model) == 4 * (4 * 32 * (2 * 32 + 2 * 16 + 3 * 48) + 320 * 32)
     for dtype in (torch.bfloat16, torch.float64):
         other = tiny_model()
         torch.nn.Module.to(other, dtype=dtype)
-        WeightLayout(other)
-        assert not laid_out(other)
+        assert not laid_out(new_decoder(other).model)
     monkeypatch.setattr(weight_layout, "LARGEST", 1000)
-    layout = WeightLayout(model)
-    assert not laid_out(model) and laid_out_bytes(model) == 0
+    assert laid_out_bytes(model) == 0
+    decoder = new_decoder(model)
+    decoder.seat(torch.zeros(0, dtype=torch.long), [(5, 6)] * 8, 2 * PATIENCE)
     for _ in range(2 * PATIENCE):
-        layout.expect(8)
-    assert not laid_out(model)
+        decoder.read(torch.full((8,), 7), torch.ones(8, dtype=torch.bool))
+    assert not laid_out(decoder.model) and not laid_out(model)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch
-from manners.models.generate import Generated, generate
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk
 from manners.ppo.learner import Best, Learner, Validation
@@ -57,11 +57,8 @@ def answers(policy: Branch, pretrained: Pretrained, count: int = 10) -> Generate
         policy.assembled(pretrained.trunk),
         pretrained.trunk,
         prompts,
-        end_ids=pretrained.renderer.end_ids,
-        pad_id=pretrained.renderer.pad_id,
-        temperature=SAMPLE.temperature,
-        uniform=torch.rand((len(prompts), SAMPLE.max_new_tokens), generator=torch.Generator().manual_seed(7)).double(),
-        want_states=False,
+        torch.rand((len(prompts), SAMPLE.max_new_tokens), generator=torch.Generator().manual_seed(7)).double(),
+        Decoding.of(pretrained.renderer, SAMPLE, want_states=False),
     )
 
 
