@@ -36,8 +36,9 @@ def proved(trunk: Trunk, context: int) -> Trunk:
     model = trunk.whole
     try:
         _prove(trunk, context)
-        trunk = _knowing(trunk, shares_prompts=_shares_prompts(trunk, context))
-        return _knowing(trunk, by_row=_attends_by_row(trunk, context))
+        compute = replace(trunk.compute, shares_prompts=_shares_prompts(trunk, context))
+        compute = replace(compute, by_row=_attends_by_row(replace(trunk, compute=compute), context))
+        return replace(trunk, compute=compute)
     except MannersError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
@@ -45,11 +46,6 @@ def proved(trunk: Trunk, context: int) -> Trunk:
             f"{describe(model)} cannot be split at layer {trunk.cut} ({type(error).__name__}: {error});"
             " use another model"
         ) from error
-
-
-def _knowing(trunk: Trunk, **found: bool) -> Trunk:
-    """Return the trunk with what was found out about it."""
-    return replace(trunk, compute=replace(trunk.compute, **found))
 
 
 @torch.no_grad()
@@ -98,7 +94,7 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
     alone = pack(rendered, share=False, pad_id=0).to(trunk.device)
     expected = Branch(trunk, trainable=False).final(trunk.states(alone), alone)[alone.ends].float()
     tolerance = _tolerance(trunk.whole) * float(expected.std())
-    sharing = _knowing(trunk, shares_prompts=True)
+    sharing = replace(trunk, compute=replace(trunk.compute, shares_prompts=True))
     branch = Branch(sharing, trainable=False)
     for batch in (pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)):
         shared = batch.to(trunk.device)
