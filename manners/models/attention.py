@@ -64,16 +64,19 @@ def tail(starts: Sequence[int], used: int, column_bytes: int) -> Tail:
     `starts` says from which column on each row looks, `used` how many columns there are, `column_bytes` what keys and
     values of one row and column take. Dynamic programming over the last row of a run.
     """
-    best, cuts = [0.0], [0]
+    best = [0.0]
+    cuts = [0]
     for stop in range(1, len(starts) + 1):
-        first, options = used, list[tuple[float, int]]()
+        first = used
+        options = list[tuple[float, int]]()
         for start in range(stop - 1, -1, -1):
             first = min(first, starts[start])
             options.append((best[start] + (stop - start) * (used - first) * column_bytes + CALL, start))
         cost, cut = min(options)
         best.append(cost)
         cuts.append(cut)
-    groups, stop = list[tuple[int, int, int]](), len(starts)
+    groups = list[tuple[int, int, int]]()
+    stop = len(starts)
     while stop:
         groups.append((cuts[stop], stop, min(starts[cuts[stop] : stop])))
         stop = cuts[stop]

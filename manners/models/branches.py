@@ -32,9 +32,11 @@ class Branch(nn.Module):
         if trainable and trunk.lora_rank:
             adapt(model, trunk.cut, trunk.lora_rank)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
-        self._upper, self._shares = Half(model, enter=taps[-1] if taps else None), trunk.compute.shares_beginnings
-        self.cut, self.trunk_hash = trunk.cut, trunk.hash
         self.model = model
+        self.cut = trunk.cut
+        self.trunk_hash = trunk.hash
+        self._upper = Half(model, enter=taps[-1] if taps else None)
+        self._shares = trunk.compute.shares_beginnings
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self._head = (head_alone(model),)  # in a tuple: it shares parameters, which must not be counted twice
 

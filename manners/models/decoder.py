@@ -98,12 +98,15 @@ class _Buffer(DynamicLayer):
 
     def change(self, change: _Change, entering: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Change seats."""
-        keys, values = [k for k, _ in entering], [v for _, v in entering]
+        keys = [k for k, _ in entering]
+        values = [v for _, v in entering]
         if not self.is_initialized:
             self.lazy_initialization(keys[0], values[0])
-            self.keys, self.values = keys[0][:0, :, :0], values[0][:0, :, :0]
+            self.keys = keys[0][:0, :, :0]
+            self.values = values[0][:0, :, :0]
         assert self.keys is not None and self.values is not None
-        self.key_buffer, self.value_buffer = change.apply(self.keys, keys), change.apply(self.values, values)
+        self.key_buffer = change.apply(self.keys, keys)
+        self.value_buffer = change.apply(self.values, values)
         self.used = change.used
         self._view()
 
@@ -114,7 +117,8 @@ class _Buffer(DynamicLayer):
         return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
 
     def _view(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+        self.keys = self.key_buffer[:, :, : self.used]
+        self.values = self.value_buffer[:, :, : self.used]
         return self.keys, self.values
 
 
@@ -160,7 +164,8 @@ class Decoder:
         attend = [seating.read.attend.unsqueeze(-1) for seating in seatings]
         self.attend = change.apply(self.attend[:, : self.used].unsqueeze(-1), attend).squeeze(-1)
         lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
-        self.length, self.used = torch.cat([self.length[kept], lengths]), used
+        self.length = torch.cat([self.length[kept], lengths])
+        self.used = used
         self.logits = self._logits(change)
         if self.compute.by_row:
             self.tail = tail((used - self.length).tolist(), used, self.layers[0].column_bytes)
@@ -172,7 +177,8 @@ class Decoder:
             self._layout.expect(len(token))
         self.attend[:, self.used] = True
         self.used += 1
-        attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
+        attend = self.attend[:, : self.used]
+        positions = self.length.unsqueeze(1)
         first = torch.zeros(1, dtype=torch.long, device=token.device)
         logits, self.states = self._forward(token.unsqueeze(1), attend, positions, self.layers, first, self.tail)
         self.logits = logits[:, 0]
@@ -180,7 +186,8 @@ class Decoder:
 
     def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[Seating]:
         """Read each distinct prompt once, together with others, and what they all begin with only once."""
-        seats, seatings = dict[tuple[int, ...], list[int]](), list[Seating]()
+        seats = dict[tuple[int, ...], list[int]]()
+        seatings = list[Seating]()
         for seat, prompt in enumerate(prompts, first_seat):
             seats.setdefault(prompt, []).append(seat)
         distinct = list(seats)
@@ -188,7 +195,8 @@ class Decoder:
         begun = self._read([distinct[0][:common]], None) if common else None
         divide = flat_buckets if self.compute.by_row else length_buckets
         for bucket in divide([len(prompt) - common for prompt in distinct], self.compute.bucket_tokens):
-            rests, owners = [distinct[i][common:] for i in bucket], [seats[distinct[i]] for i in bucket]
+            rests = [distinct[i][common:] for i in bucket]
+            owners = [seats[distinct[i]] for i in bucket]
             if self.compute.by_row:
                 read = self._read_flat(rests, begun)
                 seatings += [Seating.of(one, [owner]) for one, owner in zip(read, owners, strict=True)]
@@ -208,7 +216,9 @@ class Decoder:
     def _read(self, rows: Sequence[tuple[int, ...]], begun: Read | None) -> Read:
         """Read rows side by side, each behind a copy of what was begun with."""
         batch = collate([Rendered(row, ()) for row in rows], self.pad_id).to(self.model.device)
-        attend, positions, cache = batch.attend, batch.positions, self._behind(begun, len(rows))
+        attend = batch.attend
+        positions = batch.positions
+        cache = self._behind(begun, len(rows))
         if begun is not None:
             attend = torch.cat([begun.attend.expand(len(rows), -1), attend], dim=1)
             positions = positions + begun.attend.shape[1]
@@ -220,11 +230,13 @@ class Decoder:
 
     def _read_flat(self, rows: Sequence[tuple[int, ...]], begun: Read | None) -> Iterator[Read]:
         """Read rows one behind the other, and yield each for itself, behind what was begun with."""
-        device, count = self.model.device, 0 if begun is None else begun.attend.shape[1]
+        device = self.model.device
+        count = 0 if begun is None else begun.attend.shape[1]
         flat = Flat(count, tuple(accumulate(map(len, rows))))
         ids = torch.tensor([[token for row in rows for token in row]], device=device)
         positions = torch.cat([torch.arange(count, count + len(row), device=device) for row in rows]).unsqueeze(0)
-        cache, last = self._behind(begun, 1), torch.tensor(flat.stops, device=device) - 1
+        cache = self._behind(begun, 1)
+        last = torch.tensor(flat.stops, device=device) - 1
         attend = torch.ones((1, count + ids.shape[1]), dtype=torch.bool, device=device)
         logits, states = self._forward(ids, attend, positions, cache, last, flat)
         pieces = _pieces(cache)

@@ -54,7 +54,8 @@ def adapt(model: PreTrainedModel, cut: int, rank: int) -> None:
     The first matrices are the same in every branch: members of an ensemble differ by head and order, as they do without
     adapters.
     """
-    generator, found = torch.Generator().manual_seed(rank), 0
+    generator = torch.Generator().manual_seed(rank)
+    found = 0
     for layer in layer_list(model)[cut:]:
         for name, module in list(layer.named_modules()):
             if isinstance(module, nn.Linear | Conv1D):

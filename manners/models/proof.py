@@ -110,7 +110,8 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
 @torch.no_grad()
 def _attends_by_row(trunk: Trunk, context: int) -> bool:
     """Whether decoding by row, with and without what all prompts begin with, ends as the plain forward does."""
-    model, responses = trunk.whole, 6
+    model = trunk.whole
+    responses = 6
     if not trunk.compute.saves_columns:
         return False
     first, *others = _random_rows(trunk, [max(_longest(trunk, context), SHORTEST_COMMON + responses + 1), 9, 7])
@@ -140,8 +141,11 @@ def _decode(decoder: Decoder, rows: list[tuple[int, ...]], responses: int) -> li
 
     Return, for each that was seated, its row and the logits from the end of its prompt on.
     """
-    device, half = decoder.model.device, responses // 2
-    who, step, read = [0, 1, 2], [0, 0, 0], list[tuple[int, list[Tensor]]]()
+    device = decoder.model.device
+    half = responses // 2
+    who = [0, 1, 2]
+    step = [0, 0, 0]
+    read = list[tuple[int, list[Tensor]]]()
     decoder.seat(torch.zeros(0, dtype=torch.long, device=device), [row[:-responses] for row in rows], half)
     seated = [(row, list[Tensor]()) for row in who]
     while True:
@@ -152,7 +156,9 @@ def _decode(decoder: Decoder, rows: list[tuple[int, ...]], responses: int) -> li
             return [(row, torch.stack(logits)) for row, logits in [*read, *seated]]
         if step == [half, half, half]:
             decoder.seat(torch.tensor([0, 2], device=device), [rows[1][:-responses]], responses)
-            read, who, step = [seated[1]], [0, 2, 1], [half, half, 0]
+            read = [seated[1]]
+            who = [0, 2, 1]
+            step = [half, half, 0]
             seated = [seated[0], seated[2], (1, [decoder.logits[2]])]
         token = [rows[row][s - responses] for row, s in zip(who, step, strict=True)]
         decoder.read(torch.tensor(token, device=device), torch.ones(3, dtype=torch.bool, device=device))

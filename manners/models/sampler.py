@@ -35,7 +35,8 @@ def draw_tokens(
     exact = uniform.device
     blocks = weights.sum(dim=-1).to(exact).double()
     block, inside = _invert(blocks, uniform.double())
-    rows, chosen = torch.arange(len(logits), device=logits.device), block.to(logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    chosen = block.to(logits.device)
     place, _ = _invert(weights[rows, chosen].to(exact).double(), inside)
     token = (block * BLOCK + place).to(logits.device)
     logprob = logits[rows, token] - top.squeeze(1) - blocks.sum(dim=-1).log().to(logits)

@@ -77,7 +77,9 @@ class Anatomy:
 
 def probe(model: PreTrainedModel) -> Anatomy:
     """Watch which modules a forward enters before the first layer, and what a layer returns."""
-    layers, before, tuples = layer_list(model), set[int](), list[bool]()
+    layers = layer_list(model)
+    before = set[int]()
+    tuples = list[bool]()
     inside = {id(m) for m in layers.modules()}
     reached = False
 
@@ -121,7 +123,8 @@ class Tap(nn.Module):
 
 def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap]:
     """Replace layers by taps, and return the taps."""
-    layers, wrap = layer_list(model), _in_tuple if anatomy.returns_tuple else _bare
+    layers = layer_list(model)
+    wrap = _in_tuple if anatomy.returns_tuple else _bare
     taps = [Tap(layers[index], wrap) for index in where]
     for index, tap in zip(where, taps, strict=True):
         layers[index] = tap
@@ -133,7 +136,8 @@ def head_alone(model: PreTrainedModel) -> tuple[PreTrainedModel, Tap]:
 
     The head runs through the model's own forward as the layers do: some models scale or cap their logits there.
     """
-    head, layers = shared_copy(model), layer_list(model)
+    head = shared_copy(model)
+    layers = layer_list(model)
     stack = next(name for name, m in model.named_modules() if any(child is layers for child in m.children()))
     tap = Tap(head.get_submodule(stack), _as_output)
     put(head, stack, tap)

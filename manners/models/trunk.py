@@ -102,11 +102,14 @@ class Half:
         With `share`, what all prompts begin with is read once for all rows: its keys and values are those of every row,
         and so is their gradient.
         """
-        count, rows = batch.common, len(x)
+        count = batch.common
+        rows = len(x)
         if not share or not count or rows == 1:
             return self._run(x, batch.attend, batch.positions, None)
-        begins, cache = _begins(batch), DynamicCache()
-        once, positions = x[0, begins[0]].unsqueeze(0), batch.positions[0, begins[0]].unsqueeze(0)
+        begins = _begins(batch)
+        cache = DynamicCache()
+        once = x[0, begins[0]].unsqueeze(0)
+        positions = batch.positions[0, begins[0]].unsqueeze(0)
         start = self._run(once, torch.ones_like(positions, dtype=torch.bool), positions, cache)
         for layer in cache.layers:
             if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:

@@ -32,13 +32,16 @@ class LaidOutLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         """Share the parameters of a layer."""
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self._rows, self._laid_out = 0, torch.empty(0)
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self._rows = 0
+        self._laid_out = torch.empty(0)
 
     def lay_out(self, rows: int) -> None:
         """Lay W out for this many rows, as it is now; 0 gives the memory back."""
         reorder = torch.ops.mkl._mkl_reorder_linear_weight
-        self._rows, self._laid_out = rows, reorder(self.weight.detach(), rows) if rows else torch.empty(0)
+        self._rows = rows
+        self._laid_out = reorder(self.weight.detach(), rows) if rows else torch.empty(0)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         """Multiply."""
