@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.contender import Ids, Model
 from manners.models.pretrained import EMBEDDED, Pretrained, embedded_folder, load
-from manners.models.trunk import layer_list
+from manners.models.surgery import layer_list
 from manners.reward.groups import Split, set_aside
 from manners.reward.labelled import LabelledPair
 from manners.reward.verdicts import label

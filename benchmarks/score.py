@@ -43,12 +43,13 @@ def main(options: Options) -> None:
     version = versions.describe(workspace, versions.latest(workspace, VersionKind.REWARD))
     pretrained = Session(workspace, from_dict(version.settings)).pretrained
     whole = stored.load_reward(workspace, version.name, pretrained)
+    trunk = pretrained.trunk
     rows = list(exchanges(options.answers))
     lines = ["| members | prompts read | rows/s |", "|---|---|---|"]
     for members in sorted({1, len(whole.members)}):
         reward = replace(whole, members=whole.members[:members], shifts=whole.shifts[:members])
         for name, shares in (("once an answer", False), ("once", True)):
-            given = replace(pretrained, trunk=replace(pretrained.trunk, shares_prompts=shares))
+            given = replace(pretrained, trunk=replace(trunk, compute=replace(trunk.compute, shares_prompts=shares)))
             begin = time.perf_counter()
             count = sum(len(scored.mean) for scored in score_exchanges(reward, given, rows))
             lines.append(f"| {members} | {name} | {count / (time.perf_counter() - begin):.1f} |")

@@ -28,10 +28,6 @@ PLAIN_TEMPLATE = (
 itself puts one before a text."""
 
 
-BUCKET_TOKENS = 1024
-"""Tokens of one forward on a CPU, padding included; changes memory and speed only."""
-GPU_BUCKET_TOKENS = 4096
-"""The same on any other device, where a forward of few tokens takes as long as one of many."""
 PADDING = 64
 """Tokens of padding that cost less than one forward more."""
 PADDING_SHARE = 0.125
@@ -148,7 +144,8 @@ class Packed:
 
 def common_start(prompts: Sequence[tuple[int, ...]]) -> int:
     """Count the tokens that all prompts begin with and none ends with; 0 where reading them once would save little."""
-    first, limit = prompts[0], min(map(len, prompts)) - 1
+    first = prompts[0]
+    limit = min(map(len, prompts)) - 1
     differing = (at for at in range(limit) if any(prompt[at] != first[at] for prompt in prompts))
     count = next(differing, limit)
     return count if count >= SHORTEST_COMMON else 0
@@ -167,18 +164,12 @@ def collate(rendered: Sequence[Rendered], pad_id: int) -> Batch:
     return Batch(ids, attend, prompt_width, common_start([r.prompt_ids for r in rendered]))
 
 
-def bucket_tokens(device: torch.device) -> int:
-    """Return the tokens of one forward on a device, with its backward where one follows."""
-    return BUCKET_TOKENS if device.type == "cpu" else GPU_BUCKET_TOKENS
-
-
-def length_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Split indices into groups of similar length, longest first (what will not fit fails early).
 
-    A group takes at most `bucket_tokens` with its padding, of which there are at most `PADDING` tokens or
+    A group takes at most `limit` tokens with its padding, of which there are at most `PADDING` tokens or
     `PADDING_SHARE` of all; what is longer by itself stands alone.
     """
-    limit = bucket_tokens(device)
     buckets: list[list[int]] = []
     longest = padding = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -186,17 +177,19 @@ def length_buckets(lengths: Sequence[int], device: torch.device) -> list[list[in
         tokens = longest * (len(buckets[-1]) + 1) if buckets else 0
         if not buckets or tokens > limit or padding > max(PADDING, PADDING_SHARE * tokens):
             buckets.append([])
-            longest, padding = lengths[index], 0
+            longest = lengths[index]
+            padding = 0
         buckets[-1].append(index)
     return buckets
 
 
-def flat_buckets(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Split indices, in their order, into groups of at most `bucket_tokens`; what is longer stands alone."""
-    buckets, tokens = list[list[int]](), 0
+def flat_buckets(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Split indices, in their order, into groups of at most `limit` tokens; what is longer stands alone."""
+    buckets = list[list[int]]()
+    tokens = 0
     for index, length in enumerate(lengths):
         tokens += length
-        if not buckets or tokens > bucket_tokens(device):
+        if not buckets or tokens > limit:
             buckets.append([])
             tokens = length
         buckets[-1].append(index)
@@ -220,11 +213,11 @@ def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
     return rows
 
 
-def packed_buckets(rendered: Sequence[Rendered], share: bool, device: torch.device) -> list[list[int]]:
+def packed_buckets(rendered: Sequence[Rendered], share: bool, limit: int) -> list[list[int]]:
     """Split indices into batches to `pack`, of rows of similar length."""
     rows = shared_rows(rendered, share)
     lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
-    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, device)]
+    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, limit)]
 
 
 def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
@@ -232,21 +225,27 @@ def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
     rows = shared_rows(rendered, share)
     lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
     ids = torch.full((len(rows), max(lengths)), pad_id, dtype=torch.long)
-    positions, segments = torch.zeros_like(ids), torch.full_like(ids, -1)
+    positions = torch.zeros_like(ids)
+    segments = torch.full_like(ids, -1)
     spans = [(0, 0, 0)] * len(rendered)
     for at, row in enumerate(rows):
         prompt = rendered[row[0]].prompt_ids
         start = len(prompt)
-        ids[at, :start], positions[at, :start], segments[at, :start] = torch.tensor(prompt), torch.arange(start), 0
+        ids[at, :start] = torch.tensor(prompt)
+        positions[at, :start] = torch.arange(start)
+        segments[at, :start] = 0
         for number, index in enumerate(row):
             response = rendered[index].response_ids
             stop = start + len(response)
-            ids[at, start:stop], segments[at, start:stop] = torch.tensor(response), number + 1
+            ids[at, start:stop] = torch.tensor(response)
+            segments[at, start:stop] = number + 1
             positions[at, start:stop] = torch.arange(len(prompt), len(prompt) + len(response))
-            spans[index], start = (at, start, stop), stop
+            spans[index] = (at, start, stop)
+            start = stop
     attend = segments >= 0
     if share:
-        same, of_prompt = segments.unsqueeze(2) == segments.unsqueeze(1), (segments == 0).unsqueeze(1)
+        same = segments.unsqueeze(2) == segments.unsqueeze(1)
+        of_prompt = (segments == 0).unsqueeze(1)
         attend = ((same | of_prompt).tril() & attend.unsqueeze(1)).unsqueeze(1)
     return Packed(ids, attend, positions, tuple(spans), common_start([r.prompt_ids for r in rendered]))
 
@@ -369,7 +368,8 @@ class Renderer:
         return next(index for index in range(len(tokenizer)) if index not in used)
 
     def _check_one_bos(self) -> None:
-        ids, bos = self._ids((Turn(Role.USER, "x"),)), self.tokenizer.bos_token_id
+        ids = self._ids((Turn(Role.USER, "x"),))
+        bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == (bos, bos):
             raise MannersError(
                 "the chat template begins with two BOS tokens, which no model was trained on; remove one"

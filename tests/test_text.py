@@ -14,6 +14,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from manners.errors import MannersError
+from manners.models.compute import bucket_tokens
 from manners.text import (
     ROW_TOKENS,
     Batch,
@@ -268,7 +269,7 @@ def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(leng
         tokens = len(bucket) * lengths[bucket[0]]
         return tokens - sum(lengths[i] for i in bucket) > max(64, tokens / 8)
 
-    buckets = length_buckets(lengths, torch.device(device))
+    buckets = length_buckets(lengths, bucket_tokens(torch.device(device)))
     flat = [index for bucket in buckets for index in bucket]
     assert sorted(flat) == list(range(len(lengths)))
     assert all(len(bucket) == 1 or len(bucket) * lengths[bucket[0]] <= limit for bucket in buckets)
@@ -319,7 +320,7 @@ def test_a_packed_response_sees_its_prompt_and_itself_at_the_positions_it_has_al
 
 @given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30), st.booleans())
 def test_packed_buckets_are_a_partition_and_a_long_row_is_split(rendered: list[Rendered], share: bool) -> None:
-    buckets = packed_buckets(rendered, share, torch.device("cpu"))
+    buckets = packed_buckets(rendered, share, bucket_tokens(torch.device("cpu")))
     assert sorted(i for bucket in buckets for i in bucket) == list(range(len(rendered)))
     for bucket in buckets:
         shape = pack([rendered[i] for i in bucket], share, 0).ids.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from manners.models.branches import Branch, ScalarBranch
+from manners.models.compute import Compute
+from manners.models.decoder import Decoder
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
-from manners.models.trunk import States, grow_trunk
+from manners.models.trunk import States, Trunk, grow_trunk
 from manners.reward.ensemble import RewardModel
 from manners.text import Batch, Packed, Rendered, Renderer, collate
 
@@ -88,6 +90,16 @@ def tiny_model(model_type: str = "llama", seed: int = 0, **overrides: Any) -> Pr
         model.generation_config.eos_token_id = sorted(END_IDS)
     model.eval()
     return model
+
+
+def with_compute(trunk: Trunk, **changes: Any) -> Trunk:
+    """Return a trunk that computes in another way."""
+    return replace(trunk, compute=replace(trunk.compute, **changes))
+
+
+def new_decoder(model: PreTrainedModel, cut: int = 0, **changes: Any) -> Decoder:
+    """Build a decoder for a model of which nothing is known but what `changes` says; it pads with 0."""
+    return Decoder(model, replace(Compute.of(model), **changes), 0, cut)
 
 
 @cache

@@ -11,7 +11,7 @@ from benchmarks import flops
 from benchmarks.contender import GenerateTask, Measurement, Part, read_task, report
 from benchmarks.ours.ppo import NEVER, loaded
 from manners.models.branches import Branch
-from manners.models.generate import Draws, draw
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.pretrained import Pretrained
 
 
@@ -29,18 +29,17 @@ def main() -> None:
     report(Measurement(tokens, {"draw": Part(seconds, needed)}))
 
 
-def respond(task: GenerateTask, pretrained: Pretrained, model: PreTrainedModel, seed: int, new_tokens: int) -> Draws:
+def respond(
+    task: GenerateTask, pretrained: Pretrained, model: PreTrainedModel, seed: int, new_tokens: int
+) -> Generated:
     """Draw one response to each prompt."""
     generator = torch.Generator().manual_seed(seed)
-    return draw(
+    return generate(
         model,
         pretrained.trunk,
         [tuple(ids) for ids in task.prompts],
-        end_ids=frozenset(task.model.end_ids) if task.finish else NEVER,
-        pad_id=task.model.pad_id,
-        temperature=task.temperature,
-        uniform=torch.rand((len(task.prompts), new_tokens), generator=generator, dtype=torch.float64),
-        want_states=False,
+        torch.rand((len(task.prompts), new_tokens), generator=generator, dtype=torch.float64),
+        Decoding(frozenset(task.model.end_ids) if task.finish else NEVER, task.model.pad_id, task.temperature),
     )
 
 

@@ -34,7 +34,7 @@ def read(pretrained: Pretrained, pairs: Sequence[LabelledPair]) -> int:
     total = 0
     for pair in pairs:
         left, right = (pretrained.renderer.render(pair.prompt, side) for side in (pair.left, pair.right))
-        shared = pretrained.trunk.shares_prompts and left.prompt_ids == right.prompt_ids
+        shared = pretrained.trunk.compute.shares_prompts and left.prompt_ids == right.prompt_ids
         total += left.length + (len(right.response_ids) if shared else right.length)
     return total
 

@@ -24,7 +24,7 @@ from manners.reward.groups import opening
 from manners.reward.measure import measure
 from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
-from manners.store.rowfiles import Reason
+from manners.store.rows import Reason
 from manners.store.transfer import read_comparisons
 from manners.types import Answer, VersionKind
 

@@ -74,7 +74,7 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
     rows = distinct * evaluate.samples
     drawing = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
     length = longest + sample.max_new_tokens
-    scoring = layer_bytes(trunk, rows_at_once(trunk.device, length) * length) + head_bytes(trunk)
+    scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
     parts = [
         Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"),
         Part("reward_members", session.settings.reward.members * own_bytes(trunk, head=True), "reward.members"),
@@ -182,11 +182,11 @@ def _answered(
             rows = list[tuple[int, Answer, float]]()
             kl = 0.0
             for some in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, True, advance):
-                scored, ref_logprobs, _ = rollout.measure(some.draws, reward, reference, sample.temperature)
+                scored, ref_logprobs, _ = rollout.measure(some.generated, reward, reference, sample.temperature)
                 means = scored.mean.tolist()
                 rows += [(places[i], a, m) for i, a, m in zip(some.places, some.answers, means, strict=True)]
                 if reference is not None:
-                    kl += float((some.draws.logprobs - ref_logprobs)[some.draws.batch.keep].sum())
+                    kl += float((some.generated.logprobs - ref_logprobs)[some.generated.batch.keep].sum())
             return rows, kl
 
         todo = parts(range(len(prompts)), session.settings.seed + 17)

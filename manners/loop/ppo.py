@@ -74,7 +74,7 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     # Of two sequences one is padded: attention may keep more then.
     widths = longest, max(1, longest - 1)
     padded = collate([Rendered((0,) * width, (0,) * sample.max_new_tokens) for width in widths], 0)
-    at_once = min(ppo.minibatch, rows_at_once(trunk.device, padded.ids.shape[1]))
+    at_once = min(ppo.minibatch, rows_at_once(trunk, padded.ids.shape[1]))
     step = step_bytes(trunk, padded, at_once, temperature=1.0)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))

@@ -87,8 +87,8 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         "optimizer_steps": settings.epochs * sum(-(-run // settings.batch) for run in runs),
         "pair_passes": settings.epochs * sum(runs),
     }
-    together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.shares_prompts, 0)
-    rows = min(settings.batch * len(together.ids), rows_at_once(trunk.device, together.ids.shape[1]))
+    together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
+    rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
     step = step_bytes(trunk, together, rows)
     trained = training_bytes(own_bytes(trunk, head=False), trunk.whole.dtype)
     parts = [
@@ -193,7 +193,7 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
     sample = session.settings.sample
     seed = session.settings.seed
     drawn = answer(start, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, seed, session.start)
-    rendered = [r for batch in drawn for r in batch.draws.rendered]
+    rendered = [r for batch in drawn for r in batch.generated.rendered]
     return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
 
 

@@ -52,10 +52,12 @@ class Session:
     def pretrained(self) -> Pretrained:
         """The initial model, cut and proved."""
         loaded = load(self.settings.model)
-        trunk, device = loaded.trunk, loaded.trunk.device
+        compute = loaded.trunk.compute
         print(
-            f"{loaded.name}: {loaded.parameters / 1e6:.0f} million parameters on {device} in"
-            f" {self.settings.model.dtype}, cut at layer {trunk.cut}" + (f" ({loaded.note})" if loaded.note else ""),
+            f"{loaded.name}: {loaded.parameters / 1e6:.0f} million parameters on {compute.device} in"
+            f" {self.settings.model.dtype}, cut at layer {loaded.trunk.cut}"
+            + (f" ({loaded.note})" if loaded.note else "")
+            + f"; {compute.sentence}",
             file=sys.stderr,
         )
         return loaded

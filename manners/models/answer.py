@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from manners.models.branches import Branch
-from manners.models.generate import Draws, draw
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.pretrained import Pretrained
-from manners.models.sampler import uniform_dtype
 from manners.settings import SampleSettings
 from manners.text import Rendered
 from manners.types import Answer, Dialogue, FinishReason, Response, Sampling
@@ -20,13 +19,13 @@ WINDOW = 6
 
 
 @dataclass(frozen=True)
-class Drawn:
+class AnswerBatch:
     """Some answers with the prompt that each belongs to."""
 
     places: tuple[int, ...]
     """For each row, the index of its prompt."""
     answers: tuple[Answer, ...]
-    draws: Draws
+    generated: Generated
 
 
 def answer(
@@ -39,7 +38,7 @@ def answer(
     author: str,
     want_states: bool = False,
     on_step: Callable[[int], None] = lambda finished: None,
-) -> Iterator[Drawn]:
+) -> Iterator[AnswerBatch]:
     """Answer every prompt `count` times, `settings.batch` rows at a time, prompts of similar length together.
 
     Each answer has a random stream of its own, from the seed, the prompt's index and the answer's number, so that
@@ -47,31 +46,28 @@ def answer(
     """
     renderer = pretrained.renderer
     ids = [renderer.prompt_ids(prompt, settings.max_new_tokens)[0] for prompt in prompts]
-    model, dtype = policy.assembled(pretrained.trunk), uniform_dtype(pretrained.trunk.device)
+    model = policy.assembled(pretrained.trunk)
     seats = max(count, settings.batch - settings.batch % count)  # so that the answers to a prompt enter together
+    decoding = Decoding.of(renderer, settings, want_states, seats)
     at_once = WINDOW * seats // count
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     sampling = Sampling(settings.temperature, settings.max_new_tokens, seed)
     for start in range(0, len(order), at_once):
         places = [i for i in order[start : start + at_once] for _ in range(count)]
         numbers = [n for _ in order[start : start + at_once] for n in range(count)]
-        draws = draw(
+        generated = generate(
             model,
             pretrained.trunk,
             [ids[i] for i in places],
-            end_ids=renderer.end_ids,
-            pad_id=renderer.pad_id,
-            temperature=settings.temperature,
-            uniform=streams(seed, places, numbers, settings.max_new_tokens).to(dtype),
-            want_states=want_states,
-            seats=seats,
-            on_step=on_step,
+            streams(seed, places, numbers, settings.max_new_tokens).to(pretrained.trunk.compute.uniform),
+            decoding,
+            on_step,
         )
-        rows = zip(places, draws.rendered, draws.finish, strict=True)
-        yield Drawn(
+        rows = zip(places, generated.rendered, generated.finish, strict=True)
+        yield AnswerBatch(
             tuple(places),
             tuple(_answer(pretrained, prompts[i], r, finish, author, sampling) for i, r, finish in rows),
-            draws,
+            generated,
         )
 
 

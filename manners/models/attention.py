@@ -1,13 +1,14 @@
 """Attention that reads only the keys that a row looks at, where rows of a batch have different lengths.
 
 Hugging Face models take a tensor of keys with one column for each place of the longest row, and a mask. On a CPU the
-columns that a mask hides cost as much as the others. So a forward may say (`rows=`, which models pass on to their
-attention) where each row's own columns are:
+columns that a mask hides cost as much as the others. So a forward of a model that was made to `listen` may say
+(`rows=`, which models pass on to their attention) where each row's own columns are:
 
     Tail     one token a row after a cache; neighbours of similar length are read together
     Flat     whole sequences one after another in a single row, without any padding
 
-Whether a model passes it on is found out by `models.proof`; where nothing is said, nothing changes.
+Whether a model passes it on is found out by `models.proof`; where nothing is said, nothing changes. Other models of the
+process keep the attention that they have.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
+NAME = "manners_sdpa"
+"""What `attend` is called in the tables of transformers."""
 CALL = 400_000
 """Bytes of keys and values that are read in the time of one more call: what fewer columns must save."""
 
@@ -60,20 +64,34 @@ def tail(starts: Sequence[int], used: int, column_bytes: int) -> Tail:
     `starts` says from which column on each row looks, `used` how many columns there are, `column_bytes` what keys and
     values of one row and column take. Dynamic programming over the last row of a run.
     """
-    best, cuts = [0.0], [0]
+    best = [0.0]
+    cuts = [0]
     for stop in range(1, len(starts) + 1):
-        first, options = used, list[tuple[float, int]]()
+        first = used
+        options = list[tuple[float, int]]()
         for start in range(stop - 1, -1, -1):
             first = min(first, starts[start])
             options.append((best[start] + (stop - start) * (used - first) * column_bytes + CALL, start))
         cost, cut = min(options)
         best.append(cost)
         cuts.append(cut)
-    groups, stop = list[tuple[int, int, int]](), len(starts)
+    groups = list[tuple[int, int, int]]()
+    stop = len(starts)
     while stop:
         groups.append((cuts[stop], stop, min(starts[cuts[stop] : stop])))
         stop = cuts[stop]
     return Tail(tuple(reversed(groups)))
+
+
+def listen(model: PreTrainedModel) -> None:
+    """Let a model attend by `attend` from now on, where it attends as Hugging Face's `sdpa` does; else change nothing.
+
+    It is for copies whose configuration no other model shares.
+    """
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.config._attn_implementation = NAME
 
 
 def attend(
@@ -135,6 +153,3 @@ def _causal(count: int, lead: int, window: int | None, device: torch.device) -> 
         return None
     mask = torch.ones((1, 1, count, lead + count), dtype=torch.bool, device=device).tril(lead)
     return mask if window is None else mask.triu(lead - window + 1)
-
-
-AttentionInterface.register("sdpa", attend)

@@ -57,7 +57,8 @@ class _Row:
         if reported is not None:
             self.withheld.append((self.text.settled, reported))
         self.ids.append(token)
-        text, finish = self.text.add(token), None
+        text = self.text.add(token)
+        finish = None
         if self.text.stopped or ends:
             finish = FinishReason.STOP
         elif len(self.ids) == self.request.max_tokens:
@@ -75,7 +76,11 @@ class RunningBatch:
 
     def __init__(self, model: PreTrainedModel, version: str, trunk: Trunk, renderer: Renderer, seats: int) -> None:
         """Take an assembled policy, its name, and how many rows may run at once."""
-        self.model, self.version, self.trunk, self.renderer, self.seats = model, version, trunk, renderer, seats
+        self.model = model
+        self.version = version
+        self.trunk = trunk
+        self.renderer = renderer
+        self.seats = seats
         self._waiting: list[list[_Row]] = []
         """Requests in order of arrival."""
         self._events: list[tuple[int, Event]] = []
@@ -138,7 +143,8 @@ class RunningBatch:
 
     def _entering(self) -> list[_Row]:
         """Take those whose turn it is, as far as there are seats, and not more than may be read at once."""
-        entering, tokens = list[_Row](), 0
+        entering = list[_Row]()
+        tokens = 0
         free = self.seats - len(self.running)
         while self._waiting and len(self._waiting[0]) <= free - len(entering):
             tokens += len(self._waiting[0][0].prompt_ids)
@@ -171,12 +177,14 @@ class RunningBatch:
 
     def _draw(self) -> None:
         assert self._decoder.logits is not None
-        logits, device = self._decoder.logits, self.trunk.device
+        logits = self._decoder.logits
+        device = self.trunk.device
         asked = [row.request for row in self._seated]
         temperature = torch.tensor([[request.temperature] for request in asked], device=device)
         top_p = torch.tensor([[request.top_p] for request in asked], device=device)
         numbers = [0.0 if row.left else row.uniform[len(row.ids)] for row in self._seated]
-        uniform, greedy = torch.tensor(numbers, dtype=torch.float64, device=device), temperature == 0
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
+        greedy = temperature == 0
         drawn, _ = draw_tokens(logits, temperature.masked_fill(greedy, 1.0), uniform, top_p)
         self._token = torch.where(greedy.squeeze(1), logits.argmax(dim=-1), drawn)
         for row, token, of_row in zip(self._seated, self._token.tolist(), logits, strict=True):
@@ -203,9 +211,9 @@ class RunningBatch:
 
     def _begin_anew(self) -> None:
         """Begin with empty seats."""
-        self._seated, self._token = [], None
-        trunk = self.trunk
-        self._decoder = Decoder(self.model, 0, self.renderer.pad_id, trunk.shares_prompts, trunk.by_row)
+        self._seated = []
+        self._token = None
+        self._decoder = Decoder(self.model, self.trunk.compute, self.renderer.pad_id)
 
 
 def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from manners.maths import token_logprobs
 from manners.models.lowrank import adapt, merge
-from manners.models.trunk import Half, States, Trunk, layer_list, put_taps, shared_copy
+from manners.models.surgery import head_alone, joined, opened, put_taps, shared_copy
+from manners.models.trunk import Half, States, Trunk
 from manners.text import Batch, Packed
 
 HEAD_CHUNK = 512
 """Response tokens whose logits exist at one time, so that no (B, T, V) tensor ever does."""
-
-
-@dataclass
-class _Output(ModelOutput):
-    """What some head reads of a base model's output."""
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: None = None
-    hidden_states: None = None
-    attentions: None = None
-    cross_attentions: None = None
-    router_logits: None = None
-
-
-class _Given(nn.Module):
-    """Stands where the stack of layers was: its output is what it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden: Tensor | None = None
-
-    def forward(self, *_: Any, **__: Any) -> _Output:
-        """Return `hidden` as a base model would."""
-        return _Output(last_hidden_state=self.hidden)
-
-
-def _head_of(model: PreTrainedModel) -> tuple[PreTrainedModel, _Given]:
-    """Return a copy of the model that shares its parameters and goes straight from hidden states to logits.
-
-    The head runs through the model's own forward as the layers do: some models scale or cap their logits there.
-    """
-    head, given, layers = shared_copy(model), _Given(), layer_list(model)
-    stack = next(name for name, m in model.named_modules() if any(child is layers for child in m.children()))
-    parent, _, name = stack.rpartition(".")
-    setattr(head.get_submodule(parent), name, given)
-    return head, given
 
 
 class Branch(nn.Module):
@@ -70,11 +32,13 @@ class Branch(nn.Module):
         if trainable and trunk.lora_rank:
             adapt(model, trunk.cut, trunk.lora_rank)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
-        self._upper, self._shares = Half(model, enter=taps[-1] if taps else None), trunk.shares_beginnings
-        self.cut, self.trunk_hash = trunk.cut, trunk.hash
         self.model = model
+        self.cut = trunk.cut
+        self.trunk_hash = trunk.hash
+        self._upper = Half(model, enter=taps[-1] if taps else None)
+        self._shares = trunk.compute.shares_beginnings
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
-        self._head = (_head_of(model),)  # in a tuple: it shares parameters, which must not be counted twice
+        self._head = (head_alone(model),)  # in a tuple: it shares parameters, which must not be counted twice
 
     def hidden(self, states: States, batch: Batch) -> Float[Tensor, "B T1 D"]:
         """Final hidden states from the last prompt token to the last response token: T + 1 columns.
@@ -89,11 +53,10 @@ class Branch(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Next-token logits for hidden states, at temperature 1."""
-        head, given = self._head[0]
-        given.hidden = hidden.unsqueeze(0)
+        head, tap = self._head[0]
         anything = torch.zeros((1, 1), dtype=torch.long, device=hidden.device)
-        logits: Tensor = head(input_ids=anything, use_cache=False).logits
-        given.hidden = None
+        with opened(tap, hidden.unsqueeze(0)):
+            logits: Tensor = head(input_ids=anything, use_cache=False).logits
         return logits.squeeze(0)
 
     def logprobs(self, hidden: Float[Tensor, "B T1 D"], batch: Batch, temperature: float) -> Float[Tensor, "B T"]:
@@ -112,10 +75,7 @@ class Branch(nn.Module):
 
     def assembled(self, trunk: Trunk) -> PreTrainedModel:
         """Return the whole model, trunk and branch, sharing the parameters of both; adapters are merged into copies."""
-        whole = shared_copy(self.model)
-        layers, lower = layer_list(whole), layer_list(trunk.whole)
-        for index in range(trunk.cut):
-            layers[index] = lower[index]
+        whole = joined(self.model, trunk.whole, trunk.cut)
         merge(whole)
         return whole
 

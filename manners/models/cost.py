@@ -11,9 +11,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedConfig
 
 from manners.models.branches import HEAD_CHUNK, Branch
-from manners.models.packed import packed_bytes
-from manners.models.trunk import Trunk, layer_list
-from manners.text import Batch, Packed, bucket_tokens
+from manners.models.surgery import layer_list
+from manners.models.trunk import Trunk
+from manners.models.weight_layout import laid_out_bytes
+from manners.text import Batch, Packed
 
 FLOAT = 4
 """Bytes of a float32: logits are never less."""
@@ -46,8 +47,8 @@ def drawing_bytes(trunk: Trunk, rows: int, distinct: int, longest: int, new_toke
     head: int = getattr(config, "head_dim", None) or trunk.width // config.num_attention_heads
     tokens = rows * (longest + new_tokens) + distinct * longest
     cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
-    reading = layer_bytes(trunk, min(distinct, rows_at_once(trunk.device, longest)) * longest)
-    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + packed_bytes(trunk.whole)
+    reading = layer_bytes(trunk, min(distinct, rows_at_once(trunk, longest)) * longest)
+    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + laid_out_bytes(trunk.whole)
 
 
 def layer_bytes(trunk: Trunk, tokens: int) -> int:
@@ -61,9 +62,9 @@ def head_bytes(trunk: Trunk) -> int:
     return 3 * HEAD_CHUNK * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT
 
 
-def rows_at_once(device: torch.device, length: int) -> int:
+def rows_at_once(trunk: Trunk, length: int) -> int:
     """How many sequences of a length go through one forward."""
-    return max(1, bucket_tokens(device) // length)
+    return max(1, trunk.compute.bucket_tokens // length)
 
 
 def step_bytes(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: float | None = None) -> int:

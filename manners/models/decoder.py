@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from manners.models.attention import Flat, Tail, tail
-from manners.models.packed import Packing
-from manners.models.trunk import layer_list
+from manners.models.attention import Flat, Tail, listen, tail
+from manners.models.compute import Compute
+from manners.models.surgery import Watch, layer_list, opened, shared_copy
+from manners.models.weight_layout import WeightLayout
 from manners.text import Rendered, collate, common_start, flat_buckets, length_buckets
 
 
@@ -37,7 +38,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Seating:
     """Which seats go on from which of the prompts that were read."""
 
     read: Read
@@ -46,7 +47,7 @@ class Opening:
     """Row of each seat's prompt."""
 
     @classmethod
-    def of(cls, read: Read, seats: Sequence[Sequence[int]]) -> Opening:
+    def of(cls, read: Read, seats: Sequence[Sequence[int]]) -> Seating:
         """Say which seats go on from each row."""
         pairs = [(seat, row) for row, of_row in enumerate(seats) for seat in of_row]
         return cls(read, *torch.tensor(pairs, device=read.logits.device).unbind(1))
@@ -57,7 +58,7 @@ class _Change:
     """Who stays seated and who comes, and what becomes of the columns."""
 
     kept: Int[Tensor, " R"]
-    openings: Sequence[Opening]
+    seatings: Sequence[Seating]
     rows: int
     """Seats afterwards."""
     lead: int
@@ -74,9 +75,9 @@ class _Change:
         fresh = old.new_zeros((self.rows, *old.shape[1:-2], self.capacity, old.shape[-1]))
         stays = old[..., self.lead :, :]
         fresh[: len(self.kept), ..., self.used - stays.shape[-2] : self.used, :] = stays[self.kept]
-        for opening, part in zip(self.openings, entering, strict=True):
-            rows = part if len(part) == 1 else part[opening.owner]
-            fresh[opening.seats, ..., self.used - part.shape[-2] : self.used, :] = rows
+        for seating, part in zip(self.seatings, entering, strict=True):
+            rows = part if len(part) == 1 else part[seating.owner]
+            fresh[seating.seats, ..., self.used - part.shape[-2] : self.used, :] = rows
         return fresh
 
 
@@ -97,12 +98,15 @@ class _Buffer(DynamicLayer):
 
     def change(self, change: _Change, entering: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Change seats."""
-        keys, values = [k for k, _ in entering], [v for _, v in entering]
+        keys = [k for k, _ in entering]
+        values = [v for _, v in entering]
         if not self.is_initialized:
             self.lazy_initialization(keys[0], values[0])
-            self.keys, self.values = keys[0][:0, :, :0], values[0][:0, :, :0]
+            self.keys = keys[0][:0, :, :0]
+            self.values = values[0][:0, :, :0]
         assert self.keys is not None and self.values is not None
-        self.key_buffer, self.value_buffer = change.apply(self.keys, keys), change.apply(self.values, values)
+        self.key_buffer = change.apply(self.keys, keys)
+        self.value_buffer = change.apply(self.values, values)
         self.used = change.used
         self._view()
 
@@ -113,7 +117,8 @@ class _Buffer(DynamicLayer):
         return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
 
     def _view(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+        self.keys = self.key_buffer[:, :, : self.used]
+        self.values = self.value_buffer[:, :, : self.used]
         return self.keys, self.values
 
 
@@ -125,15 +130,15 @@ def _pieces(cache: Sequence[DynamicLayer]) -> list[tuple[Tensor, Tensor]]:
 class Decoder:
     """A model with its cache: reads prompts and tokens, changes seats, and hands out the trunk states on the way."""
 
-    def __init__(self, model: PreTrainedModel, cut: int, pad_id: int, shares: bool, by_row: bool) -> None:
-        """Take an assembled model.
-
-        `cut` says before which layer states are taken (0: none are), `shares` whether tokens may stand apart from those
-        before them (`Trunk.shares_prompts`): prompts of several lengths then share what they begin with. `by_row` says
-        whether attention can be told which columns are a row's own (`Trunk.by_row`).
-        """
-        self.packing, self.cut, self.pad_id, self.shares, self.by_row = Packing(model), cut, pad_id, shares, by_row
-        self.model = self.packing.model
+    def __init__(self, model: PreTrainedModel, compute: Compute, pad_id: int, cut: int = 0) -> None:
+        """Take an assembled model; `cut` says before which layer states are taken (0: none are)."""
+        self.model = shared_copy(model, own_config=True)
+        if compute.by_row:
+            listen(self.model)
+        self._watch = Watch(self.model, cut) if cut else None
+        self._layout = WeightLayout(self.model) if compute.lays_out else None
+        self.compute = compute
+        self.pad_id = pad_id
         self.layers = [_Buffer() for _ in layer_list(model)]
         self.used = 0
         self.attend = torch.zeros((0, 0), dtype=torch.bool, device=model.device)
@@ -143,84 +148,97 @@ class Decoder:
         self.logits: Float[Tensor, "R V"] | None = None
         """Of each seat: what its next token is drawn from."""
         self.states: Float[Tensor, "R n D"] | None = None
-        """Of the tokens that were read last."""
+        """Of the token that each seat read last, before the cut."""
         self.tail: Tail | None = None
         """The columns that attention reads for each seat; None where it reads all."""
 
-    def seat(self, kept: Int[Tensor, " R"], prompts: Sequence[tuple[int, ...]], room: int) -> list[Opening]:
+    def seat(self, kept: Int[Tensor, " R"], prompts: Sequence[tuple[int, ...]], room: int) -> list[Seating]:
         """Keep these seats and put prompts behind them, in their order; every seat has room for `room` tokens then."""
-        openings = self._open(prompts, len(kept))
+        seatings = self._open(prompts, len(kept))
         looked_at = self.attend[kept, : self.used].any(dim=0).nonzero()
         lead = int(looked_at[0]) if len(looked_at) else self.used
-        used = max([self.used - lead, *(opening.read.attend.shape[1] for opening in openings)])
-        change = _Change(kept, openings, len(kept) + len(prompts), lead, used, used + room)
+        used = max([self.used - lead, *(seating.read.attend.shape[1] for seating in seatings)])
+        change = _Change(kept, seatings, len(kept) + len(prompts), lead, used, used + room)
         for index, layer in enumerate(self.layers):
-            layer.change(change, [opening.read.cache[index] for opening in openings])
-        attend = [opening.read.attend.unsqueeze(-1) for opening in openings]
+            layer.change(change, [seating.read.cache[index] for seating in seatings])
+        attend = [seating.read.attend.unsqueeze(-1) for seating in seatings]
         self.attend = change.apply(self.attend[:, : self.used].unsqueeze(-1), attend).squeeze(-1)
         lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=self.length.device)
-        self.length, self.used = torch.cat([self.length[kept], lengths]), used
+        self.length = torch.cat([self.length[kept], lengths])
+        self.used = used
         self.logits = self._logits(change)
-        if self.by_row:
+        if self.compute.by_row:
             self.tail = tail((used - self.length).tolist(), used, self.layers[0].column_bytes)
-        return openings
+        return seatings
 
     def read(self, token: Int[Tensor, " R"], running: Bool[Tensor, " R"]) -> None:
         """Read a token a seat; seats that do not run stay at the position where they are."""
-        self.packing.expect(len(token))
+        if self._layout is not None:
+            self._layout.expect(len(token))
         self.attend[:, self.used] = True
         self.used += 1
-        attend, positions = self.attend[:, : self.used], self.length.unsqueeze(1)
+        attend = self.attend[:, : self.used]
+        positions = self.length.unsqueeze(1)
         first = torch.zeros(1, dtype=torch.long, device=token.device)
-        self.logits = self._forward(token.unsqueeze(1), attend, positions, self.layers, first, self.tail)[:, 0]
+        logits, self.states = self._forward(token.unsqueeze(1), attend, positions, self.layers, first, self.tail)
+        self.logits = logits[:, 0]
         self.length = self.length + running
 
-    def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[Opening]:
+    def _open(self, prompts: Sequence[tuple[int, ...]], first_seat: int) -> list[Seating]:
         """Read each distinct prompt once, together with others, and what they all begin with only once."""
-        seats, openings = dict[tuple[int, ...], list[int]](), list[Opening]()
+        seats = dict[tuple[int, ...], list[int]]()
+        seatings = list[Seating]()
         for seat, prompt in enumerate(prompts, first_seat):
             seats.setdefault(prompt, []).append(seat)
         distinct = list(seats)
         common = self._common(distinct)
         begun = self._read([distinct[0][:common]], None) if common else None
-        lengths, device = [len(prompt) - common for prompt in distinct], self.model.device
-        for bucket in flat_buckets(lengths, device) if self.by_row else length_buckets(lengths, device):
-            rests, owners = [distinct[i][common:] for i in bucket], [seats[distinct[i]] for i in bucket]
-            if self.by_row:
+        divide = flat_buckets if self.compute.by_row else length_buckets
+        for bucket in divide([len(prompt) - common for prompt in distinct], self.compute.bucket_tokens):
+            rests = [distinct[i][common:] for i in bucket]
+            owners = [seats[distinct[i]] for i in bucket]
+            if self.compute.by_row:
                 read = self._read_flat(rests, begun)
-                openings += [Opening.of(one, [owner]) for one, owner in zip(read, owners, strict=True)]
+                seatings += [Seating.of(one, [owner]) for one, owner in zip(read, owners, strict=True)]
             else:
-                openings.append(Opening.of(self._read(rests, begun), owners))
-        return openings
+                seatings.append(Seating.of(self._read(rests, begun), owners))
+        return seatings
 
     def _common(self, distinct: Sequence[tuple[int, ...]]) -> int:
-        """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little."""
-        if not self.shares or len(distinct) < 2:
+        """Count the tokens that all prompts begin with (a system turn); 0 where reading them once saves little.
+
+        Or where tokens cannot stand apart from those before them: prompts have several lengths.
+        """
+        if not self.compute.shares_prompts or len(distinct) < 2:
             return 0
         return common_start(distinct)
 
     def _read(self, rows: Sequence[tuple[int, ...]], begun: Read | None) -> Read:
         """Read rows side by side, each behind a copy of what was begun with."""
         batch = collate([Rendered(row, ()) for row in rows], self.pad_id).to(self.model.device)
-        attend, positions, cache = batch.attend, batch.positions, self._behind(begun, len(rows))
+        attend = batch.attend
+        positions = batch.positions
+        cache = self._behind(begun, len(rows))
         if begun is not None:
             attend = torch.cat([begun.attend.expand(len(rows), -1), attend], dim=1)
             positions = positions + begun.attend.shape[1]
         last = torch.tensor([batch.ids.shape[1] - 1], device=self.model.device)
-        logits, states = self._forward(batch.ids, attend, positions, cache, last)[:, 0], self.states
+        logits, states = self._forward(batch.ids, attend, positions, cache, last)
         if begun is not None and begun.states is not None and states is not None:
             states = torch.cat([begun.states.expand(len(rows), -1, -1), states], dim=1)
-        return Read(attend, _pieces(cache), logits, states)
+        return Read(attend, _pieces(cache), logits[:, 0], states)
 
     def _read_flat(self, rows: Sequence[tuple[int, ...]], begun: Read | None) -> Iterator[Read]:
         """Read rows one behind the other, and yield each for itself, behind what was begun with."""
-        device, count = self.model.device, 0 if begun is None else begun.attend.shape[1]
+        device = self.model.device
+        count = 0 if begun is None else begun.attend.shape[1]
         flat = Flat(count, tuple(accumulate(map(len, rows))))
         ids = torch.tensor([[token for row in rows for token in row]], device=device)
         positions = torch.cat([torch.arange(count, count + len(row), device=device) for row in rows]).unsqueeze(0)
-        cache, last = self._behind(begun, 1), torch.tensor(flat.stops, device=device) - 1
+        cache = self._behind(begun, 1)
+        last = torch.tensor(flat.stops, device=device) - 1
         attend = torch.ones((1, count + ids.shape[1]), dtype=torch.bool, device=device)
-        logits, states = self._forward(ids, attend, positions, cache, last, flat)[0], self.states
+        logits, states = self._forward(ids, attend, positions, cache, last, flat)
         pieces = _pieces(cache)
         for row, (start, stop) in enumerate(flat.segments):
             own = None if states is None else states[:, start:stop]
@@ -229,7 +247,7 @@ class Decoder:
             yield Read(
                 attend[:, : count + stop - start],
                 [(flat.own(keys, start, stop), flat.own(values, start, stop)) for keys, values in pieces],
-                logits[row].unsqueeze(0),
+                logits[0, row].unsqueeze(0),
                 own,
             )
 
@@ -250,12 +268,9 @@ class Decoder:
         cache: Sequence[DynamicLayer],
         last: Int[Tensor, " k"],
         rows: Tail | Flat | None = None,
-    ) -> Float[Tensor, "R k V"]:
-        """Return the logits after the columns `last`, and note the states before the cut."""
-        hook = None
-        if self.cut:
-            hook = layer_list(self.model)[self.cut].register_forward_pre_hook(self._see, with_kwargs=True)
-        try:
+    ) -> tuple[Float[Tensor, "R k V"], Float[Tensor, "R n D"] | None]:
+        """Return the logits after the columns `last`, and the states of all columns before the cut, if there is one."""
+        with opened(leave=self._watch) as seen:
             output = self.model(
                 input_ids=ids,
                 attention_mask=attend,
@@ -265,19 +280,12 @@ class Decoder:
                 logits_to_keep=last,  # as a slice, the head would multiply row by row
                 **({} if rows is None else {"rows": rows}),
             )
-        finally:
-            if hook is not None:
-                hook.remove()
-        logits: Tensor = output.logits
-        return logits
-
-    def _see(self, _: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        self.states = args[0] if args else kwargs["hidden_states"]
+        return output.logits, seen[0] if seen else None
 
     def _logits(self, change: _Change) -> Float[Tensor, "R V"]:
         """Those of whoever stays, and behind them those of whoever comes."""
         parts = [] if self.logits is None else [(torch.arange(len(change.kept)), self.logits[change.kept])]
-        parts += [(opening.seats, opening.read.logits[opening.owner]) for opening in change.openings]
+        parts += [(seating.seats, seating.read.logits[seating.owner]) for seating in change.seatings]
         fresh = parts[0][1].new_empty((change.rows, parts[0][1].shape[1]))
         for seats, logits in parts:
             fresh[seats] = logits

@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from manners.models.decoder import Decoder, Opening
+from manners.models.decoder import Decoder, Seating
 from manners.models.sampler import draw_tokens
 from manners.models.trunk import States, Trunk
-from manners.text import Batch, Rendered, collate
+from manners.settings import SampleSettings
+from manners.text import Batch, Rendered, Renderer, collate
 from manners.types import FinishReason
 
 CHANGE_SHARE = 0.125
@@ -26,7 +27,7 @@ CHANGE_SHARE = 0.125
 
 
 @dataclass(frozen=True)
-class Draws:
+class Generated:
     """What was drawn for a batch of prompts, row for row."""
 
     rendered: tuple[Rendered, ...]
@@ -38,32 +39,48 @@ class Draws:
     """Trunk states of `batch`, where they were asked for."""
 
 
-def draw(
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn: what stays the same from call to call."""
+
+    end_ids: frozenset[int]
+    """What ends a response, and stays its last token."""
+    pad_id: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Below 1, tokens come from the smallest set of the likeliest ones whose probabilities reach that sum, and
+    log-probabilities are of that distribution (Holtzman et al. 2020, section 3.1)."""
+    want_states: bool = False
+    """Whether the trunk's states are kept on the way."""
+    seats: int | None = None
+    """Most rows that are in the batch at a time; None: all."""
+
+    @classmethod
+    def of(cls, renderer: Renderer, settings: SampleSettings, want_states: bool, seats: int | None = None) -> Decoding:
+        """Draw as the settings say, and end as the renderer's answers do."""
+        return cls(renderer.end_ids, renderer.pad_id, settings.temperature, want_states=want_states, seats=seats)
+
+
+def generate(
     model: PreTrainedModel,
     trunk: Trunk,
     prompts: Sequence[tuple[int, ...]],
-    *,
-    end_ids: frozenset[int],
-    pad_id: int,
-    temperature: float,
     uniform: Float[Tensor, "B T"],
-    want_states: bool,
-    seats: int | None = None,
-    top_p: float = 1.0,
+    decoding: Decoding,
     on_step: Callable[[int], None] = lambda finished: None,
-) -> Draws:
+) -> Generated:
     """Draw one response per prompt (repeat a prompt for more), each until an end token or T tokens.
 
     `uniform` (float64, in [0, 1)) is all the randomness: number t of a row draws its token t. A response that ends
-    keeps its end token; one that does not has finish reason LENGTH. At most `seats` rows are in the batch at a time
-    (None: all). With `top_p` below 1, tokens come from the smallest set of the likeliest ones whose probabilities reach
-    that sum, and log-probabilities are of that distribution (Holtzman et al. 2020, section 3.1). `on_step` hears after
-    every step how many rows finished in it.
+    keeps its end token; one that does not has finish reason LENGTH. `on_step` hears after every step how many rows
+    finished in it.
     """
-    device, ends = trunk.device, torch.tensor(sorted(end_ids), device=trunk.device)
-    uniform, limit = uniform.to(device), uniform.shape[1]
-    page = _Page.blank(prompts, limit, pad_id, trunk, want_states)
-    decoder = Decoder(model, trunk.cut if want_states else 0, pad_id, trunk.shares_prompts, trunk.by_row)
+    device = trunk.device
+    ends = torch.tensor(sorted(decoding.end_ids), device=device)
+    uniform = uniform.to(trunk.compute.exact)
+    limit = uniform.shape[1]
+    page = _Page.blank(prompts, limit, trunk, decoding)
+    decoder = Decoder(model, trunk.compute, decoding.pad_id, trunk.cut if decoding.want_states else 0)
     # Longest first: no later prompt is then wider than the line of columns. Equal ones together: they are read once.
     waiting = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), prompts[row]))
     who = step = torch.zeros(0, dtype=torch.long, device=device)
@@ -73,25 +90,26 @@ def draw(
         idle = len(who) - int(running.sum())
         if idle == len(who) or idle >= CHANGE_SHARE * len(who):
             kept = running.nonzero().squeeze(1)
-            free = (seats or len(prompts)) - len(kept)
+            free = (decoding.seats or len(prompts)) - len(kept)
             entering, waiting = waiting[:free], waiting[free:]
             who = torch.cat([who[kept], torch.tensor(entering, dtype=torch.long, device=device)])
             step = torch.cat([step[kept], step.new_zeros(len(entering))])
             running = torch.ones_like(who, dtype=torch.bool)
             page.open(decoder.seat(kept, [prompts[row] for row in entering], limit - int(step.min())), who)
         assert decoder.logits is not None
-        token, logprob = draw_tokens(decoder.logits, temperature, uniform[who, step.clamp(max=limit - 1)], top_p)
+        numbers = uniform[who.to(uniform.device), step.clamp(max=limit - 1).to(uniform.device)]
+        token, logprob = draw_tokens(decoder.logits, decoding.temperature, numbers, decoding.top_p)
         ended = running & torch.isin(token, ends)
         page.write(who[running], step[running], token[running], logprob[running])
         page.finished[who[ended]] = True
         goes_on = running & ~ended & (step < limit - 1)
-        if want_states or bool(goes_on.any()):
+        if decoding.want_states or bool(goes_on.any()):
             decoder.read(token, running)
             if page.states is not None and decoder.states is not None:
                 page.states[who[running], page.width + step[running]] = decoder.states[running, 0]
         on_step(int(running.sum()) - int(goes_on.sum()))
         running, step = goes_on, step + 1
-    return page.draws(prompts, want_states)
+    return page.generated(prompts, decoding.want_states)
 
 
 @dataclass(frozen=True)
@@ -109,34 +127,37 @@ class _Page:
     """Tokens that all prompts begin with, where branches then read these once for all rows."""
 
     @classmethod
-    def blank(
-        cls, prompts: Sequence[tuple[int, ...]], limit: int, pad_id: int, trunk: Trunk, want_states: bool
-    ) -> _Page:
-        opening, device = collate([Rendered(prompt, ()) for prompt in prompts], pad_id).to(trunk.device), trunk.device
-        rows, width = opening.ids.shape
-        ids = torch.full((rows, width + limit), pad_id, device=device)
+    def blank(cls, prompts: Sequence[tuple[int, ...]], limit: int, trunk: Trunk, decoding: Decoding) -> _Page:
+        beginning = collate([Rendered(prompt, ()) for prompt in prompts], decoding.pad_id).to(trunk.device)
+        device = trunk.device
+        rows, width = beginning.ids.shape
+        ids = torch.full((rows, width + limit), decoding.pad_id, device=device)
         attend = torch.zeros_like(ids, dtype=torch.bool)
-        ids[:, :width], attend[:, :width] = opening.ids, opening.attend
-        logprobs, finished = torch.zeros((rows, limit), device=device), torch.zeros(rows, device=device).bool()
+        ids[:, :width] = beginning.ids
+        attend[:, :width] = beginning.attend
+        logprobs = torch.zeros((rows, limit), device=device)
+        finished = torch.zeros(rows, dtype=torch.bool, device=device)
         states = None
-        if want_states and trunk.cut:
+        if decoding.want_states and trunk.cut:
             states = torch.zeros((*ids.shape, trunk.width), dtype=trunk.whole.dtype, device=device)
-        return cls(ids, attend, logprobs, finished, states, width, opening.common if trunk.shares_beginnings else 0)
+        common = beginning.common if trunk.compute.shares_beginnings else 0
+        return cls(ids, attend, logprobs, finished, states, width, common)
 
-    def open(self, openings: Sequence[Opening], who: Int[Tensor, " R"]) -> None:
+    def open(self, seatings: Sequence[Seating], who: Int[Tensor, " R"]) -> None:
         """Take in the states of prompts that were read."""
-        for opening in openings:
-            if self.states is not None and opening.read.states is not None:
-                for row, owner in zip(who[opening.seats].tolist(), opening.owner.tolist(), strict=True):
-                    states = opening.read.states[owner, opening.read.attend[owner]]
+        for seating in seatings:
+            if self.states is not None and seating.read.states is not None:
+                for row, owner in zip(who[seating.seats].tolist(), seating.owner.tolist(), strict=True):
+                    states = seating.read.states[owner, seating.read.attend[owner]]
                     self.states[row, self.width - len(states) : self.width] = states
 
     def write(self, rows: Tensor, step: Tensor, token: Tensor, logprob: Tensor) -> None:
         """Take in a token of each of these rows."""
-        self.ids[rows, self.width + step], self.attend[rows, self.width + step] = token, True
+        self.ids[rows, self.width + step] = token
+        self.attend[rows, self.width + step] = True
         self.logprobs[rows, step] = logprob
 
-    def draws(self, prompts: Sequence[tuple[int, ...]], want_states: bool) -> Draws:
+    def generated(self, prompts: Sequence[tuple[int, ...]], want_states: bool) -> Generated:
         """Cut off the columns that no row reached, and take the record apart by row."""
         lengths = self.attend[:, self.width :].sum(dim=1)
         stop = self.width + int(lengths.max())
@@ -147,4 +168,6 @@ class _Page:
         )
         finish = tuple(FinishReason.STOP if f else FinishReason.LENGTH for f in self.finished.tolist())
         states = batch.ids if self.states is None else self.states[:, :stop]
-        return Draws(rendered, finish, batch, self.logprobs[:, : stop - self.width], states if want_states else None)
+        return Generated(
+            rendered, finish, batch, self.logprobs[:, : stop - self.width], states if want_states else None
+        )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from manners.errors import MannersError
-from manners.models.trunk import describe, layer_list
+from manners.models.surgery import describe, layer_list, put
 
 SCALE = 2.0
 """Weight of the product beside the frozen weight."""
@@ -54,12 +54,12 @@ def adapt(model: PreTrainedModel, cut: int, rank: int) -> None:
     The first matrices are the same in every branch: members of an ensemble differ by head and order, as they do without
     adapters.
     """
-    generator, found = torch.Generator().manual_seed(rank), 0
+    generator = torch.Generator().manual_seed(rank)
+    found = 0
     for layer in layer_list(model)[cut:]:
         for name, module in list(layer.named_modules()):
             if isinstance(module, nn.Linear | Conv1D):
-                parent, _, child = name.rpartition(".")
-                setattr(layer.get_submodule(parent), child, LowRank(module, rank, generator))
+                put(layer, name, LowRank(module, rank, generator))
                 found += 1
     if not found:
         raise MannersError(
@@ -71,5 +71,4 @@ def merge(model: PreTrainedModel) -> None:
     """Replace every adapter by a plain layer."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LowRank):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.merged())
+            put(model, name, module.merged())

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from manners.maths import float64_device
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
@@ -30,9 +29,10 @@ def paragraph_nll(
     All branches start from one pass of the trunk. Paragraphs longer than the context are cut at its end, those of less
     than two tokens (a BOS among them) left out.
     """
-    rendered, trunk = _rendered(pretrained, paragraphs), pretrained.trunk
+    rendered = _rendered(pretrained, paragraphs)
+    trunk = pretrained.trunk
     totals = [[0.0] * len(rendered) for _ in branches]
-    for bucket in length_buckets([r.length for r in rendered], trunk.device):
+    for bucket in length_buckets([r.length for r in rendered], trunk.compute.bucket_tokens):
         batch = collate([rendered[i] for i in bucket], pretrained.renderer.pad_id).to(trunk.device)
         states = trunk.states(batch)
         for nll, branch in zip(totals, branches, strict=True):
@@ -60,7 +60,9 @@ class PlainText:
     def __init__(self, initial: Branch, pretrained: Pretrained, paragraphs: Sequence[str]) -> None:
         """Read the paragraphs; those of less than two tokens (a BOS among them) are left out."""
         self.initial = initial
-        rendered, parts = _rendered(pretrained, paragraphs), list[_Part]()
+        self.exact = pretrained.trunk.compute.exact
+        rendered = _rendered(pretrained, paragraphs)
+        parts = list[_Part]()
         for start in range(0, len(rendered), PARAGRAPHS):
             batch = collate(rendered[start : start + PARAGRAPHS], pretrained.renderer.pad_id).to(
                 pretrained.trunk.device
@@ -73,11 +75,12 @@ class PlainText:
     @torch.no_grad()
     def rise(self, policy: Branch) -> float:
         """Relative change of perplexity from the initial model to a policy: 0.05 is 5 % worse."""
-        lost, tokens = 0.0, 0
+        lost = 0.0
+        tokens = 0
         for part in self.parts:
             logprobs = policy.logprobs(policy.hidden(part.states, part.batch), part.batch, 1.0)
             change = part.logprobs - logprobs
-            lost += float(change.to(float64_device(change.device)).double().sum())
+            lost += float(change.to(self.exact).double().sum())
             tokens += int(part.batch.keep.sum())
         return math.expm1(min(700.0, lost / max(1, tokens)))
 

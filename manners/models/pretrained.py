@@ -138,7 +138,8 @@ def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTraine
 
 def _check_fits(name: str, parameters: int) -> None:
     """Raise MannersError where a model is larger than the memory into which it would be read, in float32."""
-    needed, free = 4 * parameters, free_memory()
+    needed = 4 * parameters
+    free = free_memory()
     if free is not None and needed > free:
         raise MannersError(
             f"model.name is {name}, whose {parameters / 1e6:,.0f} million parameters take {needed / 1e9:,.2f} GB, but"

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.decoder import Decoder
-from manners.models.trunk import Trunk, describe
+from manners.models.surgery import describe
+from manners.models.trunk import Trunk
 from manners.text import SHORTEST_COMMON, Rendered, collate, pack
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
@@ -35,8 +36,9 @@ def proved(trunk: Trunk, context: int) -> Trunk:
     model = trunk.whole
     try:
         _prove(trunk, context)
-        trunk = replace(trunk, shares_prompts=_shares_prompts(trunk, context))
-        return replace(trunk, by_row=_attends_by_row(trunk, context))
+        compute = replace(trunk.compute, shares_prompts=_shares_prompts(trunk, context))
+        compute = replace(compute, by_row=_attends_by_row(replace(trunk, compute=compute), context))
+        return replace(trunk, compute=compute)
     except MannersError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
@@ -62,7 +64,7 @@ def _prove(trunk: Trunk, context: int) -> None:
     split = reference.logits(reference.hidden(trunk.states(batch), batch).flatten(0, 1)).view_as(expected)
     _same(model, expected, split, "the split forward with left padding")
 
-    decoder = Decoder(reference.assembled(trunk), 0, pad_id=0, shares=False, by_row=False)
+    decoder = Decoder(reference.assembled(trunk), trunk.compute, pad_id=0)
     for row, logits in _decode(decoder, rows, responses):
         _same(model, expected[row, : len(logits)], logits, "cached decoding where rows leave and enter")
 
@@ -92,7 +94,7 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
     alone = pack(rendered, share=False, pad_id=0).to(trunk.device)
     expected = Branch(trunk, trainable=False).final(trunk.states(alone), alone)[alone.ends].float()
     tolerance = _tolerance(trunk.whole) * float(expected.std())
-    sharing = replace(trunk, shares_prompts=True)
+    sharing = replace(trunk, compute=replace(trunk.compute, shares_prompts=True))
     branch = Branch(sharing, trainable=False)
     for batch in (pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)):
         shared = batch.to(trunk.device)
@@ -108,8 +110,9 @@ def _shares_prompts(trunk: Trunk, context: int) -> bool:
 @torch.no_grad()
 def _attends_by_row(trunk: Trunk, context: int) -> bool:
     """Whether decoding by row, with and without what all prompts begin with, ends as the plain forward does."""
-    model, responses = trunk.whole, 6
-    if trunk.device.type != "cpu":
+    model = trunk.whole
+    responses = 6
+    if not trunk.compute.saves_columns:
         return False
     first, *others = _random_rows(trunk, [max(_longest(trunk, context), SHORTEST_COMMON + responses + 1), 9, 7])
     rows = [first, *(first[:SHORTEST_COMMON] + other for other in others)]
@@ -118,8 +121,10 @@ def _attends_by_row(trunk: Trunk, context: int) -> bool:
         expected = [_plain(model, row)[-responses - 1 :] for row in rows]
         return all(
             _difference(expected[row][: len(logits)], logits) <= _tolerance(model)
-            for shares in {False, trunk.shares_prompts}
-            for row, logits in _decode(Decoder(whole, 0, pad_id=0, shares=shares, by_row=True), rows, responses)
+            for shares in {False, trunk.compute.shares_prompts}
+            for row, logits in _decode(
+                Decoder(whole, replace(trunk.compute, shares_prompts=shares, by_row=True), pad_id=0), rows, responses
+            )
         )
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
         return False  # a model that tells its attention nothing, or a context shorter than this
@@ -136,8 +141,11 @@ def _decode(decoder: Decoder, rows: list[tuple[int, ...]], responses: int) -> li
 
     Return, for each that was seated, its row and the logits from the end of its prompt on.
     """
-    device, half = decoder.model.device, responses // 2
-    who, step, read = [0, 1, 2], [0, 0, 0], list[tuple[int, list[Tensor]]]()
+    device = decoder.model.device
+    half = responses // 2
+    who = [0, 1, 2]
+    step = [0, 0, 0]
+    read = list[tuple[int, list[Tensor]]]()
     decoder.seat(torch.zeros(0, dtype=torch.long, device=device), [row[:-responses] for row in rows], half)
     seated = [(row, list[Tensor]()) for row in who]
     while True:
@@ -148,7 +156,9 @@ def _decode(decoder: Decoder, rows: list[tuple[int, ...]], responses: int) -> li
             return [(row, torch.stack(logits)) for row, logits in [*read, *seated]]
         if step == [half, half, half]:
             decoder.seat(torch.tensor([0, 2], device=device), [rows[1][:-responses]], responses)
-            read, who, step = [seated[1]], [0, 2, 1], [half, half, 0]
+            read = [seated[1]]
+            who = [0, 2, 1]
+            step = [half, half, 0]
             seated = [seated[0], seated[2], (1, [decoder.logits[2]])]
         token = [rows[row][s - responses] for row, s in zip(who, step, strict=True)]
         decoder.read(torch.tensor(token, device=device), torch.ones(3, dtype=torch.bool, device=device))

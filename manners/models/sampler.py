@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from manners.maths import float64_device
-
 BLOCK = 256
 """Tokens whose probabilities are summed first when one is drawn."""
 
@@ -24,8 +22,8 @@ def draw_tokens(
     smallest set of the likeliest ones whose probabilities reach that sum (Holtzman et al. 2020, section 3.1).
 
     The sums run over blocks of the vocabulary first, and then inside the block that is hit: a cumulative sum over all
-    of it, in the precision that this takes, would cost as much as the last layers of the model. They run where there is
-    float64 (`float64_device`).
+    of it, in the precision that this takes, would cost as much as the last layers of the model. They run where
+    `uniform` is (`Compute.exact`).
     """
     logits = logits.float() / temperature
     share = torch.as_tensor(top_p, device=logits.device).expand(len(logits), 1)
@@ -34,19 +32,15 @@ def draw_tokens(
     top, missing = logits.amax(dim=-1, keepdim=True), -logits.shape[-1] % BLOCK
     weights = (logits - top).exp_()
     weights = (nn.functional.pad(weights, (0, missing)) if missing else weights).view(len(logits), -1, BLOCK)
-    exact = float64_device(logits.device)
+    exact = uniform.device
     blocks = weights.sum(dim=-1).to(exact).double()
-    block, inside = _invert(blocks, uniform.to(exact).double())
-    rows, chosen = torch.arange(len(logits), device=logits.device), block.to(logits.device)
+    block, inside = _invert(blocks, uniform.double())
+    rows = torch.arange(len(logits), device=logits.device)
+    chosen = block.to(logits.device)
     place, _ = _invert(weights[rows, chosen].to(exact).double(), inside)
     token = (block * BLOCK + place).to(logits.device)
     logprob = logits[rows, token] - top.squeeze(1) - blocks.sum(dim=-1).log().to(logits)
     return token, logprob
-
-
-def uniform_dtype(device: torch.device) -> torch.dtype:
-    """Return what uniform numbers are in on a device: float64, or what there is on Apple's, which has none."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _likeliest(logits: Float[Tensor, "R V"], top_p: Float[Tensor, "R 1"]) -> Float[Tensor, "R V"]:

@@ -30,7 +30,8 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
     inbox = SimpleQueue[Message]()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
-        place, pretrained = Workspace(workspace), load(settings)
+        place = Workspace(workspace)
+        pretrained = load(settings)
         policy = _policy(place, version, pretrained)
     except Exception as error:  # where there is no model, the reason is all that there is to tell
         connection.send(EngineState(Phase.FAILED, version, _reason(error)))

@@ -34,7 +34,9 @@ class StateStore:
         A prompt's states do not depend on what comes after it: they are kept once for all its responses. Raises
         MannersError, before anything runs, where the disk has no room for them.
         """
-        self.trunk, self.rendered, self.pad_id = trunk, rendered, pad_id
+        self.trunk = trunk
+        self.rendered = rendered
+        self.pad_id = pad_id
         self.flat: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
         if trunk.cut == 0:
             return  # the states of an empty trunk are the ids
@@ -45,11 +47,12 @@ class StateStore:
         reserve(file, kept_bytes(rendered, trunk.width))
         self.flat = np.memmap(file, dtype=ROW_FLOAT, mode="r+", shape=(starts[-1], trunk.width))
         with steps(title, len(rendered)) as advance:
-            for chosen in packed_buckets(rendered, trunk.shares_prompts, trunk.device):
+            for chosen in packed_buckets(rendered, trunk.compute.shares_prompts, trunk.compute.bucket_tokens):
                 batch = self._packed(chosen)
                 states = trunk.states(batch.to(trunk.device)).float().cpu().numpy()
                 for index, (row, start, stop) in zip(chosen, batch.spans, strict=True):
-                    prompt, at = rendered[index].prompt_ids, self.response_starts[index]
+                    prompt = rendered[index].prompt_ids
+                    at = self.response_starts[index]
                     self.flat[at : at + stop - start] = states[row, start:stop]
                     at = self.prompt_starts[prompt]
                     self.flat[at : at + len(prompt)] = states[row, : len(prompt)]
@@ -63,14 +66,15 @@ class StateStore:
             return batch.ids, batch
         states = torch.zeros((*batch.ids.shape, self.trunk.width))
         for index, (row, start, stop) in zip(indices, batch.spans, strict=True):
-            prompt, at = self.rendered[index].prompt_ids, self.response_starts[index]
+            prompt = self.rendered[index].prompt_ids
+            at = self.response_starts[index]
             states[row, start:stop] = torch.from_numpy(np.array(self.flat[at : at + stop - start]))
             at = self.prompt_starts[prompt]
             states[row, : len(prompt)] = torch.from_numpy(np.array(self.flat[at : at + len(prompt)]))
         return states.to(self.trunk.device, self.trunk.whole.dtype), batch.to(self.trunk.device)
 
     def _packed(self, indices: Sequence[int]) -> Packed:
-        return pack([self.rendered[i] for i in indices], self.trunk.shares_prompts, self.pad_id)
+        return pack([self.rendered[i] for i in indices], self.trunk.compute.shares_prompts, self.pad_id)
 
 
 def kept_bytes(rendered: Sequence[Rendered], width: int) -> int:

@@ -19,7 +19,8 @@ class TextStream:
 
     def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
         """Begin with nothing."""
-        self._renderer, self._stop = renderer, stop
+        self._renderer = renderer
+        self._stop = stop
         self._ids: list[int] = []
         self._overlap, self._skip = 0, 0
         """Of `_ids`, tokens that only stand before the others, and how long their text is."""
@@ -42,8 +43,10 @@ class TextStream:
         tail = self._renderer.decode(self._ids)[self._skip :]
         self._text = self._before + tail
         if len(self._ids) - self._overlap >= WINDOW and tail and not tail.endswith(HALF):
-            self._ids, self._before = self._ids[self._overlap :], self._text
-            self._overlap, self._skip = len(self._ids), len(self._renderer.decode(self._ids))
+            self._ids = self._ids[self._overlap :]
+            self._before = self._text
+            self._overlap = len(self._ids)
+            self._skip = len(self._renderer.decode(self._ids))
         settled = self._text[: self.settled]
         return self._give(settled, len(settled) - self._held_back(settled))
 
@@ -55,7 +58,8 @@ class TextStream:
         """Give text up to a place, or up to a stop string: none can begin in what was given."""
         found = [at for stop in self._stop if (at := text.find(stop, self.given)) >= 0]
         if found:
-            self.stopped, upto = True, min(found)
+            self.stopped = True
+            upto = min(found)
         piece = text[self.given : upto]
         self.given += len(piece)
         return piece

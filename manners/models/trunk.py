@@ -3,17 +3,17 @@
     token ids -> [ trunk: embedding + layers 0..cut-1 ] -> states (B, L, D) -> [ branch: layers cut.. + norm + head ]
 
 Both halves run through the Hugging Face model's own forward, where masks, rotary variants, embedding scaling and
-position tables live: a copy of the module tree shares all parameters, and `Tap` modules stand in for the layers that
-the half at hand does not own. The last tap below a branch hands it the trunk's states; the first tap above a trunk
-takes them. With cut = 0 (`trainable_layers = all`) the trunk is empty and its states are the token ids themselves.
+position tables live: a copy of the module tree shares all parameters, and taps (`models.surgery`) stand in for the
+layers that the half at hand does not own. The last tap below a branch hands it the trunk's states; the first tap above
+a trunk takes them. With cut = 0 (`trainable_layers = all`) the trunk is empty and its states are the token ids
+themselves.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,46 +22,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from manners.errors import MannersError
+from manners.models.compute import Compute
+from manners.models.surgery import Anatomy, Tap, describe, layer_list, opened, probe, put_taps, shared_copy
 from manners.text import Batch, Packed
 
 States = Float[Tensor, "B L D"] | Int[Tensor, "B L"]
 """What a trunk hands to its branches: hidden states, or token ids where the trunk is empty."""
-
-
-class Tap(nn.Module):
-    """Stands where a layer was: remembers what came in, and passes on `given` or else what came in."""
-
-    def __init__(self, replaced: nn.Module, returns_tuple: bool) -> None:
-        """Look like `replaced` to the model's own loop."""
-        super().__init__()
-        self.attention_type = getattr(replaced, "attention_type", None)
-        self.returns_tuple = returns_tuple
-        self.seen: Tensor | None = None
-        self.given: Tensor | None = None
-
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor, None]:
-        """Return the given states, if any."""
-        self.seen = hidden_states
-        states = hidden_states if self.given is None else self.given
-        return (states, None) if self.returns_tuple else states
-
-
-def layer_list(model: PreTrainedModel) -> nn.ModuleList:
-    """Find the one list of decoder layers, or refuse the model by name."""
-    count = model.config.get_text_config().num_hidden_layers
-    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(found) != 1:
-        raise MannersError(
-            f"{describe(model)} cannot be split: it has {len(found)} lists of {count} layers where one was expected;"
-            " use another model"
-        )
-    return found[0]
-
-
-def describe(model: PreTrainedModel) -> str:
-    """Name a model as its maker does: class and path."""
-    path = model.config._name_or_path
-    return f"{type(model).__name__} ({path})" if path else type(model).__name__
 
 
 def cut_of(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> int:
@@ -75,49 +41,6 @@ def cut_of(model: PreTrainedModel, trainable_layers: int | Literal["all"]) -> in
             f" {count - 1}, or `all`"
         )
     return count - trainable_layers
-
-
-def shared_copy(model: PreTrainedModel, own: frozenset[int] = frozenset()) -> PreTrainedModel:
-    """Copy the module tree but no parameter or buffer, except parameters whose id is in `own`."""
-    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers()) if id(t) not in own}
-    memo[id(model.config)] = model.config
-    return copy.deepcopy(model, memo)
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """What one forward of a model shows about it."""
-
-    before: frozenset[int]
-    """Ids of the parameters that run before the first layer (embeddings and their norms)."""
-    returns_tuple: bool
-    """Whether a layer returns a tuple, as older models do."""
-
-
-def probe(model: PreTrainedModel) -> Anatomy:
-    """Watch which modules a forward enters before the first layer, and what a layer returns."""
-    layers, before, tuples = layer_list(model), set[int](), list[bool]()
-    inside = {id(m) for m in layers.modules()}
-    reached = False
-
-    def enter(module: nn.Module, _: Any) -> None:
-        if not reached:
-            before.update(id(p) for p in module.parameters(recurse=False))
-
-    def reach(_: nn.Module, __: Any) -> None:
-        nonlocal reached
-        reached = True
-
-    hooks = [m.register_forward_pre_hook(enter) for m in model.modules() if id(m) not in inside]
-    hooks.append(layers[0].register_forward_pre_hook(reach))
-    hooks.append(layers[0].register_forward_hook(lambda _, __, output: tuples.append(isinstance(output, tuple))))
-    try:
-        with torch.no_grad():
-            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Anatomy(frozenset(before), bool(tuples and tuples[0]))
 
 
 def upper_parameters(model: PreTrainedModel, cut: int, anatomy: Anatomy) -> frozenset[int]:
@@ -140,14 +63,12 @@ class Trunk:
     anatomy: Anatomy
     own: frozenset[int]
     """Ids of the parameters of `whole` above the cut: what a branch copies."""
+    compute: Compute
+    """What was decided for this model on its device."""
     _lower: Half | None
     """None where the trunk is empty."""
     lora_rank: int | None = None
     """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
-    shares_prompts: bool = False
-    """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
-    by_row: bool = False
-    """Whether attention can be told which columns are a row's own (`models.attention`); `models.proof` finds out."""
 
     @property
     def width(self) -> int:
@@ -157,20 +78,12 @@ class Trunk:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.whole.device
-
-    @property
-    def shares_beginnings(self) -> bool:
-        """Whether what all prompts begin with is read once for all rows.
-
-        On a CPU only: elsewhere two short passes take longer than one (docs/decisions.md, D110).
-        """
-        return self.shares_prompts and self.device.type == "cpu"
+        return self.compute.device
 
     @torch.no_grad()
     def states(self, batch: Batch | Packed) -> States:
         """Compute what the branches start from, once a sequence: (B, L, D), or the ids if the trunk is empty."""
-        return batch.ids if self._lower is None else self._lower(batch.ids, batch, self.shares_beginnings)
+        return batch.ids if self._lower is None else self._lower(batch.ids, batch, self.compute.shares_beginnings)
 
 
 @dataclass(frozen=True)
@@ -189,11 +102,14 @@ class Half:
         With `share`, what all prompts begin with is read once for all rows: its keys and values are those of every row,
         and so is their gradient.
         """
-        count, rows = batch.common, len(x)
+        count = batch.common
+        rows = len(x)
         if not share or not count or rows == 1:
             return self._run(x, batch.attend, batch.positions, None)
-        begins, cache = _begins(batch), DynamicCache()
-        once, positions = x[0, begins[0]].unsqueeze(0), batch.positions[0, begins[0]].unsqueeze(0)
+        begins = _begins(batch)
+        cache = DynamicCache()
+        once = x[0, begins[0]].unsqueeze(0)
+        positions = batch.positions[0, begins[0]].unsqueeze(0)
         start = self._run(once, torch.ones_like(positions, dtype=torch.bool), positions, cache)
         for layer in cache.layers:
             if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:
@@ -207,21 +123,17 @@ class Half:
         if mask.ndim == 4:  # goes to every layer as it is, where it is added to the logits
             mask = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
             mask = mask.masked_fill(~attend, torch.finfo(self.model.dtype).min)
-        if self.enter is not None:
-            self.enter.given = x
         given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
-        output = self.model.base_model(
-            **given, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=False
-        )
-        if self.enter is not None:
-            self.enter.given = self.enter.seen = None
+        with opened(self.enter, x, self.leave) as seen:
+            output = self.model.base_model(
+                **given, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=False
+            )
         if self.leave is None:
             hidden: Tensor = output.last_hidden_state
             return hidden
-        seen, self.leave.seen = self.leave.seen, None
-        if seen is None:
+        if not seen:
             raise RuntimeError("the forward did not reach the cut")
-        return seen
+        return seen[0]
 
 
 def _begins(batch: Batch | Packed) -> Bool[Tensor, "B L"]:
@@ -253,16 +165,7 @@ def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], l
         below = shared_copy(model)
         lower = Half(below, leave=put_taps(below, range(cut, len(layer_list(below))), anatomy)[0])
     digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
-    return Trunk(model, cut, digest, anatomy, own, lower, lora_rank)
-
-
-def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap]:
-    """Replace layers by taps, and return the taps."""
-    layers = layer_list(model)
-    taps = [Tap(layers[index], anatomy.returns_tuple) for index in where]
-    for index, tap in zip(where, taps, strict=True):
-        layers[index] = tap
-    return taps
+    return Trunk(model, cut, digest, anatomy, own, Compute.of(model), lower, lora_rank)
 
 
 def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from manners.maths import whiten
 from manners.models.branches import Branch
-from manners.models.generate import Draws, draw
-from manners.models.sampler import uniform_dtype
+from manners.models.compute import bucket_tokens
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.trunk import States
 from manners.ppo.course import Roles
 from manners.ppo.objective import gae, kl_penalty, shape_rewards
@@ -44,7 +44,7 @@ class Episodes:
 class Rollout:
     """Everything that an update needs about a batch of episodes, frozen at the policy that drew them."""
 
-    draws: Draws
+    draws: Generated
     scored: Scored
     scores: Float[Tensor, " B"]
     """Mean over members, less the penalty for being cut off."""
@@ -90,16 +90,13 @@ def collect(
     # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
     pretrained = roles.pretrained
     uniform = torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64)
-    draws = draw(
+    draws = generate(
         roles.policy.assembled(pretrained.trunk),
         pretrained.trunk,
         prompts,
-        end_ids=pretrained.renderer.end_ids,
-        pad_id=pretrained.renderer.pad_id,
-        temperature=sample.temperature,
-        uniform=uniform.to(uniform_dtype(pretrained.trunk.device)),
-        want_states=True,
-        on_step=on_step,
+        uniform.to(pretrained.trunk.compute.uniform),
+        Decoding.of(pretrained.renderer, sample, want_states=True),
+        on_step,
     )
 
     # 2. Scores of whole responses; cut-off ones pay. Reference log-probabilities and values of every token.
@@ -119,7 +116,7 @@ def collect(
 
 @torch.no_grad()
 def measure(
-    draws: Draws,
+    draws: Generated,
     reward: RewardModel,
     reference: Branch | None,
     temperature: float,
@@ -147,7 +144,7 @@ def measure(
 def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:
     """Split rows into groups of similar length that one forward can hold; what all begin with counts as nothing."""
     lengths = (batch.attend.sum(dim=1) - batch.common)[list(rows)].tolist()
-    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, batch.ids.device)]
+    return [[rows[i] for i in bucket] for bucket in length_buckets(lengths, bucket_tokens(batch.ids.device))]
 
 
 def sliced(states: States, batch: Batch, rows: Sequence[int]) -> tuple[States, Batch]:

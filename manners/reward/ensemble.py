@@ -65,8 +65,8 @@ def score_rendered(reward: RewardModel, pretrained: Pretrained, rendered: Sequen
     trunk = pretrained.trunk
     pad_id = pretrained.renderer.pad_id
     scores = torch.zeros((len(reward.members), len(rendered)))
-    for bucket in packed_buckets(rendered, trunk.shares_prompts, trunk.device):
-        batch = pack([rendered[i] for i in bucket], trunk.shares_prompts, pad_id).to(trunk.device)
+    for bucket in packed_buckets(rendered, trunk.compute.shares_prompts, trunk.compute.bucket_tokens):
+        batch = pack([rendered[i] for i in bucket], trunk.compute.shares_prompts, pad_id).to(trunk.device)
         scores[:, bucket] = reward.score(trunk.states(batch), batch).members.cpu()
     return scores
 

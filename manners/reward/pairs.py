@@ -34,7 +34,7 @@ class ReadPairs:
         self.sides = [(place[p.prompt, p.left], place[p.prompt, p.right]) for p in pairs]
         self.shortened = sum(r.shortened for r in rendered)
         self.rendered = rendered
-        self.share = pretrained.trunk.shares_prompts
+        self.share = pretrained.trunk.compute.shares_prompts
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)
 
     def batches(self, which: Sequence[int], size: int, order: random.Random) -> list[list[int]]:
@@ -51,7 +51,7 @@ class ReadPairs:
     def micro_batches(self, batch: Sequence[int]) -> list[list[int]]:
         """Split a batch by prompt, into parts of similar length that one forward and backward can hold."""
         prompts = self._by_prompt(batch)
-        buckets = length_buckets([self._tokens(pairs) for pairs in prompts], self.store.trunk.device)
+        buckets = length_buckets([self._tokens(pairs) for pairs in prompts], self.store.trunk.compute.bucket_tokens)
         return [[i for at in bucket for i in prompts[at]] for bucket in buckets]
 
     def _by_prompt(self, which: Sequence[int]) -> list[list[int]]:

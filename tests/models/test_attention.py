@@ -1,6 +1,7 @@
 """Attention by row: the same numbers as plain attention with a mask, and no more columns read than it pays to."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from manners.models.attention import CALL, Flat, Tail, attend, tail
+from manners.models.attention import CALL, NAME, Flat, Tail, attend, listen, tail
 from manners.models.decoder import Decoder
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
-from tests.worlds import ARCHITECTURES, tiny_model
+from tests.worlds import ARCHITECTURES, new_decoder, tiny_model
 
 HEADS, SHARED, SIZE = 6, 2, 8
 TELLS_NOTHING = {"gemma2", "falcon", "gptj", "bloom", "stablelm"}
@@ -105,7 +109,7 @@ def test_rows_are_divided_as_cheaply_as_they_can_be(starts: list[int], column_by
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_which_models_tell_their_attention_is_found_out(model_type: str) -> None:
-    assert proved(grow_trunk(tiny_model(model_type), 2), 128).by_row == (model_type not in TELLS_NOTHING)
+    assert proved(grow_trunk(tiny_model(model_type), 2), 128).compute.by_row == (model_type not in TELLS_NOTHING)
 
 
 def test_attention_that_does_not_listen_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +122,36 @@ def test_attention_that_does_not_listen_is_found_out(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(type(model), "forward", deaf)
     trunk = proved(grow_trunk(model, 2), 128)
-    assert trunk.shares_prompts and not trunk.by_row
+    assert trunk.compute.shares_prompts and not trunk.compute.by_row
+
+
+@torch.no_grad()
+def test_another_model_of_the_process_keeps_its_attention(tmp_path: Path) -> None:
+    ours, foreign, ids = tiny_model(), tiny_model(seed=1), torch.arange(5, 25).view(2, 10)
+    before = foreign(input_ids=ids).logits
+    trunk = proved(grow_trunk(ours, 2), 128)
+    decoder = Decoder(trunk.whole, trunk.compute, pad_id=0)
+    assert decoder.model.config._attn_implementation == NAME
+    for model in (foreign, ours):
+        assert model.config._attn_implementation == "sdpa"
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward and AttentionMaskInterface()["sdpa"] is sdpa_mask
+    for hostile in (Tail(((0, 2, 9),)), Flat(0, (3, 10)), "nonsense"):
+        assert torch.equal(foreign(input_ids=ids, rows=hostile).logits, before)
+        assert torch.equal(tiny_model(seed=1)(input_ids=ids, rows=hostile).logits, before)
+    decoder.model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+
+
+def test_a_model_that_attends_in_another_way_goes_on_so() -> None:
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    listen(model)
+    assert model.config._attn_implementation == "eager"
 
 
 def test_a_long_row_costs_short_ones_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manners.models.attention.CALL", 1_000)
-    decoder = Decoder(tiny_model(), 0, pad_id=0, shares=True, by_row=True)
+    decoder = new_decoder(tiny_model(), shares_prompts=True, by_row=True)
     decoder.seat(torch.zeros(0, dtype=torch.long), [tuple(range(20, 120)), *[(5, 6, 7, at) for at in range(8, 15)]], 4)
     assert decoder.tail == Tail(((0, 1, 0), (1, 8, 96)))
     decoder.seat(torch.tensor([3, 5]), [(9,) * 12], 4)

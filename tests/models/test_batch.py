@@ -249,7 +249,7 @@ def test_requests_enter_in_order_and_a_few_at_a_time(monkeypatch: pytest.MonkeyP
 def test_the_answers_to_a_prompt_enter_together_and_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, shapes = Decoder._forward, list[tuple[int, ...]]()
 
-    def counted(self: Decoder, ids: Tensor, *others: Any) -> Tensor:
+    def counted(self: Decoder, ids: Tensor, *others: Any) -> Any:
         shapes.append(tuple(ids.shape))
         return forward(self, ids, *others)
 

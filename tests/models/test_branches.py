@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -10,9 +9,10 @@ import torch
 
 from manners.models import branches
 from manners.models.branches import Branch, ScalarBranch, set_trainable
-from manners.models.trunk import Trunk, grow_trunk, layer_list
+from manners.models.surgery import layer_list
+from manners.models.trunk import Trunk, grow_trunk
 from manners.text import Rendered, collate, pack
-from tests.worlds import tiny_model
+from tests.worlds import tiny_model, with_compute
 
 SEQUENCES = [Rendered((7, 8, 9), (10, 11)), Rendered((12,) * 9, (13,)), Rendered((14, 15), tuple(range(16, 28)))]
 
@@ -138,7 +138,7 @@ def test_what_all_prompts_begin_with_is_read_once_and_nothing_else_changes(
     rows, columns = batch.ids.shape
     assert batch.common == 12 and rows == (3 if packed else 4)
     found = []
-    for trunk in (apart, replace(apart, shares_prompts=True)):
+    for trunk in (apart, with_compute(apart, shares_prompts=True)):
         branch, read = scalar_branch(trunk), list[torch.Size]()
         parameters = set_trainable([branch])
         with torch.no_grad():

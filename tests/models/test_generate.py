@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -12,15 +11,16 @@ from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from manners.models import generate
+from manners.models import generate as generate_module
 from manners.models.branches import Branch, set_trainable
+from manners.models.compute import uniform_dtype
 from manners.models.decoder import Decoder
-from manners.models.generate import Draws, draw
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.proof import proved
-from manners.models.sampler import draw_tokens, uniform_dtype
+from manners.models.sampler import draw_tokens
 from manners.models.trunk import Trunk, grow_trunk
 from manners.types import FinishReason
-from tests.worlds import ARCHITECTURES, tiny_model
+from tests.worlds import ARCHITECTURES, new_decoder, tiny_model, with_compute
 
 PROMPTS = [(5, 6, 7), (8,) * 9, (9, 10), (5, 6, 7), (11, 12, 13, 14, 15), (8,) * 9]
 """Of different lengths; two occur twice."""
@@ -42,19 +42,15 @@ def drawn(
     want_states: bool = True,
     seats: int | None = None,
     on_step: Callable[[int], None] = lambda _: None,
-) -> Draws:
+) -> Generated:
     model = Branch(trunk, trainable=False).assembled(trunk)
-    return draw(
+    return generate(
         model,
         trunk,
         prompts,
-        end_ids=end_ids,
-        pad_id=0,
-        temperature=temperature,
-        uniform=uniform,
-        want_states=want_states,
-        seats=seats,
-        on_step=on_step,
+        uniform,
+        Decoding(end_ids, 0, temperature, want_states=want_states, seats=seats),
+        on_step,
     )
 
 
@@ -192,15 +188,15 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
 ) -> None:
     trunk, prompts, uniform = grow_trunk(tiny_model(model_type), 2), PROMPTS * 3, uniforms(18, 24)
     forward, results, sizes = Decoder._forward, [], list[list[tuple[int, int]]]()
-    for share, seats in ((generate.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
+    for share, seats in ((generate_module.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
         sizes.append([])
 
-        def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Tensor:
+        def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Any:
             log.append((ids.shape[0], ids.shape[1]))
             return forward(self, ids, *others)
 
         monkeypatch.setattr(Decoder, "_forward", counted)
-        monkeypatch.setattr(generate, "CHANGE_SHARE", share)
+        monkeypatch.setattr(generate_module, "CHANGE_SHARE", share)
         results.append(drawn(trunk, prompts, uniform, seats=seats))
     usual, eager, never, five, one = ([rows for rows, width in log if width == 1] for log in sizes)
     assert min(eager) <= min(usual) < 18 and set(never) == {18}
@@ -221,12 +217,14 @@ def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers:
     system = tuple(range(20, 32))
     prompts = [system + prompt for prompt in PROMPTS]
     trunk, uniform = proved(grow_trunk(tiny_model(model_type), layers), 128), uniforms(len(prompts), 20)
-    assert trunk.shares_prompts == (model_type in ("llama", "gpt2"))  # the others have windows, or biases by distance
-    apart, together = (drawn(replace(trunk, shares_prompts=shares), prompts, uniform) for shares in (False, True))
-    if not trunk.shares_prompts:
+    assert trunk.compute.shares_prompts == (
+        model_type in ("llama", "gpt2")
+    )  # the others have windows, or biases by distance
+    apart, together = (drawn(with_compute(trunk, shares_prompts=shares), prompts, uniform) for shares in (False, True))
+    if not trunk.compute.shares_prompts:
         together = drawn(trunk, prompts, uniform)
     # What is not read once must count where batches are filled.
-    assert (apart.batch.common, together.batch.common) == (0, 12 if trunk.shares_prompts else 0)
+    assert (apart.batch.common, together.batch.common) == (0, 12 if trunk.compute.shares_prompts else 0)
     assert together.rendered == apart.rendered and together.finish == apart.finish
     torch.testing.assert_close(together.logprobs, apart.logprobs, atol=1e-4, rtol=1e-4)
     assert together.states is not None and apart.states is not None
@@ -235,13 +233,13 @@ def test_what_prompts_begin_with_in_common_is_read_once(model_type: str, layers:
 
 
 def test_a_common_beginning_is_no_prompt_and_long_enough() -> None:
-    decoder = Decoder(tiny_model(), 0, pad_id=0, shares=True, by_row=False)
+    decoder = new_decoder(tiny_model(), shares_prompts=True)
     system = tuple(range(20, 32))
     assert decoder._common([(*system, 1), (*system, 2, 3)]) == 12
     assert decoder._common([system, (*system, 2, 3)]) == 11  # each has a token left to read
     assert decoder._common([(*system[:7], 1), (*system[:7], 2)]) == 0
     assert decoder._common([(*system, 1)]) == 0
-    with_biases = Decoder(tiny_model("bloom"), 0, pad_id=0, shares=False, by_row=False)
+    with_biases = new_decoder(tiny_model("bloom"))
     assert with_biases._common([(*system, 1), (*system, 2, 3)]) == 0
 
 
@@ -249,7 +247,7 @@ def test_columns_that_nobody_looks_at_are_dropped(monkeypatch: pytest.MonkeyPatc
     trunk, widths, prompts = grow_trunk(tiny_model(), 2), list[int](), PROMPTS[:1] * 40
     forward = Decoder._forward
 
-    def counted(self: Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Tensor:
+    def counted(self: Decoder, ids: Tensor, attend: Tensor, *others: Any) -> Any:
         widths.append(attend.shape[1])
         return forward(self, ids, attend, *others)
 

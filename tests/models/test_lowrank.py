@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from manners.errors import MannersError
 from manners.models.branches import Branch, ScalarBranch, set_trainable
 from manners.models.lowrank import SCALE, LowRank
-from manners.models.trunk import grow_trunk, layer_list
+from manners.models.surgery import layer_list
+from manners.models.trunk import grow_trunk
 from manners.text import Rendered, collate
 from tests.worlds import tiny_model
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, Literal
@@ -19,7 +18,7 @@ from manners.models.branches import ScalarBranch, set_trainable
 from manners.models.states import StateStore, kept_bytes, reserve
 from manners.models.trunk import grow_trunk
 from manners.text import Rendered, collate
-from tests.worlds import tiny_model
+from tests.worlds import tiny_model, with_compute
 
 LENGTHS = enumerate((4, 0, 4, 2, 4, 0))
 SEQUENCES = [Rendered(tuple(range(5, 6 + n)), tuple(range(50, 52 + n % 3 + i))) for i, n in LENGTHS]
@@ -30,7 +29,7 @@ SEQUENCES = [Rendered(tuple(range(5, 6 + n)), tuple(range(50, 52 + n % 3 + i))) 
 @pytest.mark.parametrize("layers", [2, "all"])
 @torch.no_grad()
 def test_states_of_any_choice_are_the_trunks(tmp_path: Path, layers: int | Literal["all"], share: bool) -> None:
-    trunk = replace(grow_trunk(tiny_model(), layers), shares_prompts=share)
+    trunk = with_compute(grow_trunk(tiny_model(), layers), shares_prompts=share)
     store = StateStore(trunk, SEQUENCES, 0, tmp_path / "states")
     for chosen in ([0], [3, 1], [5, 5, 2, 0]):
         states, batch = store.batch(chosen)
@@ -51,7 +50,7 @@ def test_states_of_any_choice_are_the_trunks(tmp_path: Path, layers: int | Liter
 
 @pytest.mark.parametrize("share", [True, False])
 def test_branches_score_and_learn_from_kept_states(tmp_path: Path, share: bool) -> None:
-    trunk = replace(grow_trunk(tiny_model(), 2), shares_prompts=share)
+    trunk = with_compute(grow_trunk(tiny_model(), 2), shares_prompts=share)
     branch = ScalarBranch(trunk, torch.Generator().manual_seed(0))
     states, batch = StateStore(trunk, SEQUENCES, 0, tmp_path / "states").batch(range(6))
     assert len(batch.ids) == (3 if share else 6)
@@ -106,7 +105,7 @@ def test_a_disk_without_room_is_told_in_one_sentence_before_anything_is_read(
         monkeypatch.setattr(os, "posix_fallocate", None, raising=False)
         monkeypatch.setattr(states, "_allocate", lambda stream, size: allocate(Full(stream), size))  # type: ignore[arg-type]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234))
-    trunk = replace(grow_trunk(tiny_model(), 2), shares_prompts=True)
+    trunk = with_compute(grow_trunk(tiny_model(), 2), shares_prompts=True)
     monkeypatch.setattr(type(trunk), "states", lambda *_: pytest.fail("it was read"))
     with pytest.raises(MannersError) as caught:
         StateStore(trunk, SEQUENCES, 0, tmp_path / "states")

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from manners.errors import MannersError
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.proof import proved
-from manners.models.trunk import cut_of, grow_trunk, layer_list
+from manners.models.surgery import layer_list
+from manners.models.trunk import cut_of, grow_trunk
 from manners.text import Batch, Rendered, collate, pack
 from tests.worlds import ARCHITECTURES, tiny_model
 
@@ -175,12 +176,12 @@ def test_responses_share_a_prompt_only_where_that_changes_no_score(
     model_type: str, layers: int | Literal["all"]
 ) -> None:
     trunk = proved(grow_trunk(tiny_model(model_type), layers), 64)
-    assert trunk.shares_prompts is SHARING[model_type]
+    assert trunk.compute.shares_prompts is SHARING[model_type]
     branch = ScalarBranch(trunk, torch.Generator().manual_seed(0))
     prompts = [tuple(range(5, 25)), tuple(range(30, 33))]
     rendered = [Rendered(prompts[n % 2], tuple(range(50 + n, 52 + 3 * n))) for n in range(6)]
-    batch = pack(rendered, trunk.shares_prompts, 0)
-    assert len(batch.ids) == (2 if trunk.shares_prompts else 6)
+    batch = pack(rendered, trunk.compute.shares_prompts, 0)
+    assert len(batch.ids) == (2 if trunk.compute.shares_prompts else 6)
     scores = branch.scores(trunk.states(batch), batch)
     for score, r in zip(scores, rendered, strict=True):
         hidden = trunk.whole.base_model(input_ids=torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch
-from manners.models.generate import Draws, draw
+from manners.models.generate import Decoding, Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk
 from manners.ppo.course import Material, Roles
@@ -50,18 +50,15 @@ class Likes(ScalarBranch):
         return 4 * ((batch.response_ids < LIKED) & batch.keep).sum(dim=1) / batch.keep.sum(dim=1)
 
 
-def answers(policy: Branch, pretrained: Pretrained, count: int = 10) -> Draws:
+def answers(policy: Branch, pretrained: Pretrained, count: int = 10) -> Generated:
     """Answer the validation prompts, always with the same random numbers."""
     prompts = [p for p in VALIDATION for _ in range(count)]
-    return draw(
+    return generate(
         policy.assembled(pretrained.trunk),
         pretrained.trunk,
         prompts,
-        end_ids=pretrained.renderer.end_ids,
-        pad_id=pretrained.renderer.pad_id,
-        temperature=SAMPLE.temperature,
-        uniform=torch.rand((len(prompts), SAMPLE.max_new_tokens), generator=torch.Generator().manual_seed(7)).double(),
-        want_states=False,
+        torch.rand((len(prompts), SAMPLE.max_new_tokens), generator=torch.Generator().manual_seed(7)).double(),
+        Decoding.of(pretrained.renderer, SAMPLE, want_states=False),
     )
 
 

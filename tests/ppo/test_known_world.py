@@ -22,7 +22,7 @@ SAMPLE = SampleSettings(temperature=1.0, max_new_tokens=2)
 @pytest.fixture(autouse=True)
 def _to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short sequences go through in one batch; an optimum of one answer a prompt is no collapse."""
-    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 1_000_000)
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 1_000_000)
     monkeypatch.setattr(guard, "COLLAPSED_SHARE", 0.0)
     monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)
 

@@ -116,7 +116,7 @@ def test_advantages_are_those_of_the_definition_whitened_over_the_batch(batch_of
 
 def test_micro_batches_change_nothing(players: Roles, batch_of: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(micro_batches(batch_of.batch, range(24))) < 3
-    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 100)
     assert len(micro_batches(batch_of.batch, range(24))) > 3
     again = drawn(players)
     for name in ("kl", "rewards", "values", "advantages", "returns", "scores"):

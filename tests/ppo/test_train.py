@@ -172,7 +172,7 @@ def test_micro_batches_change_nothing(
     monkeypatch.setattr(Learner, "offer", keep)
     settings = replace(SHORT, value=value, updates=1)
     whole = run(settings, world, likes(world), tmp_path / "whole")
-    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 100)
     small = run(settings, world, likes(world), tmp_path / "small")
     assert moved(whole, world) > 0.1
     for name, tensor in whole.policy.own_tensors().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -14,7 +15,7 @@ from manners.text import Rendered
 from manners.types import Dialogue, Response
 from tests.ppo.scripted import answers
 from tests.reward.planted import comparisons
-from tests.worlds import tiny_pretrained
+from tests.worlds import tiny_pretrained, with_compute
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +59,12 @@ def test_scores_that_do_not_vary_are_not_blown_up(raw: RewardModel) -> None:
 
 
 def test_a_score_knows_nothing_of_its_neighbours(
-    world: Pretrained, raw: RewardModel, initial_answers: list[Rendered], monkeypatch: pytest.MonkeyPatch
+    world: Pretrained, raw: RewardModel, initial_answers: list[Rendered]
 ) -> None:
     together = score_rendered(raw, world, initial_answers)
     for tokens in (1, 200):
-        monkeypatch.setattr("manners.text.BUCKET_TOKENS", tokens)
-        torch.testing.assert_close(score_rendered(raw, world, initial_answers), together, atol=1e-4, rtol=1e-4)
+        narrow = replace(world, trunk=with_compute(world.trunk, bucket_tokens=tokens))
+        torch.testing.assert_close(score_rendered(raw, narrow, initial_answers), together, atol=1e-4, rtol=1e-4)
     assert float(together.std()) > 0.01
 
 

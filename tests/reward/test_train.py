@@ -23,7 +23,7 @@ from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Choice, Comparison
 from tests.reward.planted import comparisons, turned
-from tests.worlds import tiny_pretrained
+from tests.worlds import tiny_pretrained, with_compute
 
 SETTINGS = RewardSettings(members=2, epochs=3, batch=8, learning_rate=0.01, set_aside=0.35, curve=False)
 PLANTED = comparisons(80, agreement=0.95)
@@ -95,11 +95,11 @@ def test_the_same_seed_gives_the_same_weights(world: Pretrained) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_micro_batches_change_nothing(world: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_change_nothing(world: Pretrained) -> None:
     settings = replace(SETTINGS, epochs=1, members=1, learning_rate=1e-3)
     whole = weights(train(settings, 0, world, PLANTED[:30]))
-    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 100)
-    for a, b in zip(weights(train(settings, 0, world, PLANTED[:30])), whole, strict=True):
+    narrow = replace(world, trunk=with_compute(world.trunk, bucket_tokens=100))
+    for a, b in zip(weights(train(settings, 0, narrow, PLANTED[:30])), whole, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 

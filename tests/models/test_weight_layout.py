@@ -4,24 +4,29 @@ import pytest
 import torch
 from torch import nn
 
-from manners.models import packed
-from manners.models.decoder import Decoder
-from manners.models.packed import PATIENCE, PackedLinear, Packing, packed_bytes
+from manners.models import weight_layout
+from manners.models.surgery import shared_copy
+from manners.models.weight_layout import PATIENCE, LaidOutLinear, WeightLayout, laid_out_bytes
 from tests.conftest import lack
-from tests.worlds import tiny_model
+from tests.worlds import new_decoder, tiny_model
 
 
 @pytest.fixture(autouse=True)
 def operator() -> None:
     """Other processors than x86 have no MKL, and nothing is laid out there."""
-    if not packed.available():
+    if not weight_layout.available():
         lack("this PyTorch has no MKL, so that nothing is laid out; run these tests on an x86 processor")
+
+
+def laid_out(model: nn.Module) -> list[LaidOutLinear]:
+    """Return the layers that can be laid out."""
+    return [module for module in model.modules() if isinstance(module, LaidOutLinear)]
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_products_are_those_of_a_linear_layer_for_any_number_of_rows(bias: bool) -> None:
     plain = nn.Linear(24, 40, bias=bias)
-    layer = PackedLinear(plain)
+    layer = LaidOutLinear(plain)
     assert {name: id(p) for name, p in layer.named_parameters()} == {n: id(p) for n, p in plain.named_parameters()}
     layer.lay_out(6)
     with torch.inference_mode():
@@ -36,22 +41,22 @@ def test_products_are_those_of_a_linear_layer_for_any_number_of_rows(bias: bool)
 
 def test_weights_are_laid_out_when_as_many_rows_keep_coming_and_given_back_when_not() -> None:
     model = tiny_model("qwen2")
-    packing = Packing(model)
-    layers = [module for module in packing.model.modules() if isinstance(module, PackedLinear)]
+    copied = shared_copy(model)
+    layout, layers = WeightLayout(copied), laid_out(copied)
     assert len(layers) == sum(type(module) is nn.Linear for module in model.modules()) > 20
-    for rows, calls, laid_out in ((8, PATIENCE, 0), (8, 1, 8), (8, 50, 8), (7, 1, 0), (7, PATIENCE, 7), (1, 50, 0)):
+    for rows, calls, expected in ((8, PATIENCE, 0), (8, 1, 8), (8, 50, 8), (7, 1, 0), (7, PATIENCE, 7), (1, 50, 0)):
         for _ in range(calls):
-            packing.expect(rows)
-        assert {layer._rows for layer in layers} == {laid_out}
-    assert all(layer._packed.numel() == 0 for layer in layers)
+            layout.expect(rows)
+        assert {layer._rows for layer in layers} == {expected}
+    assert all(layer._laid_out.numel() == 0 for layer in layers)
 
 
 def test_a_model_that_decodes_so_writes_what_it_would_have_written(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = tiny_model("qwen2"), [(5, 6, 7), (8, 9), (10,), (11, 12, 13, 14)]
     found = []
-    for largest in (packed.LARGEST, 0):
-        monkeypatch.setattr(packed, "LARGEST", largest)
-        decoder = Decoder(model, 0, pad_id=0, shares=True, by_row=True)
+    for largest in (weight_layout.LARGEST, 0):
+        monkeypatch.setattr(weight_layout, "LARGEST", largest)
+        decoder = new_decoder(model, shares_prompts=True, by_row=True)
         decoder.seat(torch.zeros(0, dtype=torch.long), prompts, 30)
         logits = []
         for _ in range(30):
@@ -59,23 +64,23 @@ def test_a_model_that_decodes_so_writes_what_it_would_have_written(monkeypatch: 
             logits.append(decoder.logits)
             decoder.read(decoder.logits.argmax(dim=1), torch.ones(4, dtype=torch.bool))
         found.append(torch.stack(logits))
-        laid_out = [m for m in decoder.model.modules() if isinstance(m, PackedLinear) and m._rows == 4]
-        assert bool(laid_out) == bool(largest)
+        assert {layer._rows for layer in laid_out(decoder.model)} == ({4} if largest else set())
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
 
 
 def test_large_models_and_other_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    assert Packing(model).model is not model
+    assert laid_out(new_decoder(model).model) and not laid_out(model)
     # 4 layers of two 32 x 32, two 32 x 16 and three 32 x 48, and a head of 320 x 32
-    assert packed_bytes(model) == 4 * (4 * 32 * (2 * 32 + 2 * 16 + 3 * 48) + 320 * 32)
+    assert laid_out_bytes(model) == 4 * (4 * 32 * (2 * 32 + 2 * 16 + 3 * 48) + 320 * 32)
     for dtype in (torch.bfloat16, torch.float64):
         other = tiny_model()
         torch.nn.Module.to(other, dtype=dtype)
-        assert Packing(other).model is other
-    monkeypatch.setattr(packed, "LARGEST", 1000)
-    packing = Packing(model)
-    assert packing.model is model and packed_bytes(model) == 0
+        assert not laid_out(new_decoder(other).model)
+    monkeypatch.setattr(weight_layout, "LARGEST", 1000)
+    assert laid_out_bytes(model) == 0
+    decoder = new_decoder(model)
+    decoder.seat(torch.zeros(0, dtype=torch.long), [(5, 6)] * 8, 2 * PATIENCE)
     for _ in range(2 * PATIENCE):
-        packing.expect(8)
-    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+        decoder.read(torch.full((8,), 7), torch.ones(8, dtype=torch.bool))
+    assert not laid_out(decoder.model) and not laid_out(model)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.memory import memory_apart
-from manners.models.trunk import shared_copy
+from manners.models.surgery import put
 
 ROWS = range(4, 129)
 """Numbers of rows at which it pays."""
@@ -26,43 +26,44 @@ LARGEST = 2_000_000_000
 """Bytes of a model beyond which a second copy of its weights is too much to ask."""
 
 
-class PackedLinear(nn.Module):
+class LaidOutLinear(nn.Module):
     """x Wᵀ + b, with W laid out for a number of rows; others are multiplied as ever."""
 
     def __init__(self, layer: nn.Linear) -> None:
         """Share the parameters of a layer."""
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self._rows, self._packed = 0, torch.empty(0)
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self._rows = 0
+        self._laid_out = torch.empty(0)
 
     def lay_out(self, rows: int) -> None:
         """Lay W out for this many rows, as it is now; 0 gives the memory back."""
-        pack = torch.ops.mkl._mkl_reorder_linear_weight
-        self._rows, self._packed = rows, pack(self.weight.detach(), rows) if rows else torch.empty(0)
+        reorder = torch.ops.mkl._mkl_reorder_linear_weight
+        self._rows = rows
+        self._laid_out = reorder(self.weight.detach(), rows) if rows else torch.empty(0)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         """Multiply."""
         if x.numel() != self._rows * x.shape[-1]:
             return nn.functional.linear(x, self.weight, self.bias)
-        y: Tensor = torch.ops.mkl._mkl_linear(x, self._packed, self.weight, self.bias, self._rows)
+        y: Tensor = torch.ops.mkl._mkl_linear(x, self._laid_out, self.weight, self.bias, self._rows)
         return y
 
 
-class Packing:
-    """A model for decoding, whose weights are laid out once the same number of rows keeps coming."""
+class WeightLayout:
+    """Lays the weights of a model out once the same number of rows keeps coming."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Take a copy of a model that shares its parameters, or the model itself where nothing can be laid out.
+        """Put layers that can be laid out into a model that `lays_out` allows and whose modules nobody else uses.
 
         It is for parameters that do not change meanwhile.
         """
-        self.model, self._layers, self._rows, self._calls = model, list[PackedLinear](), 0, 0
-        if linear := _linear_layers(model):
-            self.model = shared_copy(model)
-            for name, layer in linear.items():
-                parent, _, child = name.rpartition(".")
-                self._layers.append(PackedLinear(layer))
-                setattr(self.model.get_submodule(parent), child, self._layers[-1])
+        self._layers = list[LaidOutLinear]()
+        self._rows = self._calls = 0
+        for name, layer in _linear_layers(model).items():
+            self._layers.append(LaidOutLinear(layer))
+            put(model, name, self._layers[-1])
 
     def expect(self, rows: int) -> None:
         """Hear that this many rows are about to read a token each."""
@@ -80,17 +81,20 @@ class Packing:
                 layer.lay_out(rows)
 
 
-def packed_bytes(model: PreTrainedModel) -> int:
+def laid_out_bytes(model: PreTrainedModel) -> int:
     """Return the memory that weights take once they are laid out."""
-    return sum(layer.weight.nbytes for layer in _linear_layers(model).values())
+    return sum(layer.weight.nbytes for layer in _linear_layers(model).values()) if lays_out(model) else 0
+
+
+def lays_out(model: PreTrainedModel) -> bool:
+    """Whether weights are laid out: not where the model is too large, or anything else than MKL multiplies them."""
+    weights = [layer.weight for layer in _linear_layers(model).values()]
+    fits = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
+    return fits and sum(parameter.nbytes for parameter in model.parameters()) <= LARGEST and available()
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return by name what can be laid out; nothing where the model is too large, or anything else than MKL reads it."""
-    layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers.values())
-    return layers if size <= LARGEST and fits and available() else {}
+    return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
 
 
 @cache
