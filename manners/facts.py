@@ -7,7 +7,7 @@ later, so every field of a result has a default; what it wrote beyond them is pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -55,7 +55,7 @@ def from_facts(kind: type[Record], facts: Mapping[str, Any], where: str) -> Reco
 
 
 @cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

@@ -152,10 +152,11 @@ def verdict_sentence(
     against_best: Interval,
     n: int,
     perplexity: PerplexityChange,
+    rival: str = "the initial model",
 ) -> Conclusion:
     """Return whether the new version is promoted, and why, in words a person can quote.
 
-    `rate`, `matched` and `against_best` (`head_to_head`, best of `n`) are win rates of the new version by annotators
+    `rival` is what the new version was compared with; `rate`, `matched` and `against_best` (`head_to_head`, best of `n`) are win rates of the new version by annotators
     of one `kind`. Promoted only if the win rate's interval is wholly above 0.5, the matched-length interval is not
     wholly below 0.5, and the estimated perplexity on plain text rises by at most `MOST_PERPLEXITY`.
     """
@@ -168,8 +169,7 @@ def verdict_sentence(
         Decision.CANNOT_TELL: "cannot be told apart from",
     }[outcome]
     parts = [
-        f"Judged by {WHO[kind]} on {prompts} unused prompts, the new version {word} the initial model: it wins "
-        f"{_percent(rate)}.",
+        f"Judged by {WHO[kind]} on {prompts} unused prompts, the new version {word} {rival}: it wins {_percent(rate)}.",
         _matched_words(matched),
         _best_of_n_words(against_best, n),
         f"Perplexity on plain text changes by {100 * perplexity.change.estimate:+.1f} % (95 % interval "

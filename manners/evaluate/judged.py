@@ -17,6 +17,7 @@ from manners.feedback.statistics import Decision, cluster_bootstrap
 from manners.results import BestOfN, MatchedRate, PartChange
 from manners.settings import EvaluateSettings
 from manners.types import Answer, Dialogue, Interval, Response
+from manners.workspace import INITIAL
 
 NOBODY = "Nobody has compared the two versions yet: open blind comparisons with `manners evaluate --ask N`."
 
@@ -103,7 +104,10 @@ def _of_answers(
     alone = None
     if count > 1:
         alone = compare.best_of_n_win_rate(before.answers, before.scores, preference, resamples, seed)
-    conclusion = compare.verdict_sentence(judge.kind, rate, len(before.answers), matched, best, count, perplexity)
+    rival = "the initial model" if before.version == INITIAL else f"the start version, {before.version}"
+    conclusion = compare.verdict_sentence(
+        judge.kind, rate, len(before.answers), matched, best, count, perplexity, rival
+    )
     return Judgement(
         judge.source,
         conclusion.sentence,
@@ -121,20 +125,20 @@ def _of_answers(
         best_of_n=BestOfN(
             n=count,
             head_to_head=best,
-            sentence=_best_sentence(best, count),
+            sentence=_best_sentence(best, count, rival),
             win_rate=alone,
             win_rate_n=None if alone is None else count - 1,
         ),
     )
 
 
-def _best_sentence(best: Interval, n: int) -> str:
+def _best_sentence(best: Interval, n: int, rival: str) -> str:
     outcome = {
         Decision.BETTER: "PPO beats",
         Decision.WORSE: "PPO does worse than",
         Decision.CANNOT_TELL: "it cannot be told whether PPO beats",
     }[Decision.of(best)]
-    return f"Head to head, {outcome} the best of {n} answers of the initial model by the same reward model."
+    return f"Head to head, {outcome} the best of {n} answers of {rival} by the same reward model."
 
 
 def taste_facts(taste: Taste, before: Answered, after: Answered, resamples: int, seed: int) -> dict[str, Any]:

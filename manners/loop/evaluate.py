@@ -18,11 +18,10 @@ from manners.facts import from_facts, scalars
 from manners.feedback.crowd import find_taste
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop.keep import ensure_rows
-from manners.loop.options import EvaluateOptions
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import longest_prompt, parts, short_enough
 from manners.loop.session import Session, digest
-from manners.loop.stage import Inputs
+from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.answer import WINDOW, answer
 from manners.models.branches import Branch
@@ -35,6 +34,7 @@ from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
 from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, VersionKind
+from manners.workspace import INITIAL
 
 RESULT = EvaluationResult
 EXAMPLES = 12
@@ -54,7 +54,7 @@ class EvaluationInputs(Inputs):
     prompts: list[Dialogue]
 
 
-def inputs(session: Session, _: EvaluateOptions, begun: Mapping[str, Any]) -> EvaluationInputs:
+def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> EvaluationInputs:
     """Take the newest policy, and the prompts for evaluation; raises MannersError where there is none."""
     name = versions.latest(session.workspace, VersionKind.POLICY)
     described = versions.describe(session.workspace, name)
@@ -144,7 +144,7 @@ def evaluation_prompts(session: Session) -> list[Dialogue]:
 
 
 def _both(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Answered, Answered, PerplexityChange]:
-    """Answers of the start version and of the policy, and their perplexity on plain text."""
+    """Answers of the start version and of the policy; the policy's perplexity on plain text and the initial model's."""
     settings = session.settings
     pretrained = session.pretrained
     reward = stored.load_reward(session.workspace, inputs.reward, pretrained)
@@ -152,7 +152,8 @@ def _both(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Answere
     policy = versions.load_policy(session.workspace, inputs.version, pretrained)
     before = _answered(session, run, start, start, reward, inputs.prompts, inputs.start)
     after = _answered(session, run, policy, start, reward, inputs.prompts, inputs.version)
-    (nll_before, nll_after), tokens = paragraph_nll([start, policy], pretrained, plain_text(PromptUse.EVALUATE))
+    initial = start if inputs.start == INITIAL else versions.load_policy(session.workspace, INITIAL, pretrained)
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return before, after, change
 

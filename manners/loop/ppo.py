@@ -12,11 +12,10 @@ from manners.data import plain_text
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
-from manners.loop.options import Options
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import answerable, longest_prompt, short_enough
 from manners.loop.session import Session, digest
-from manners.loop.stage import Inputs
+from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
 from manners.ppo.course import Material
@@ -28,6 +27,7 @@ from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, collate
 from manners.training import training_bytes
 from manners.types import PromptUse, VersionKind
+from manners.workspace import INITIAL
 
 RESULT = PolicyResult
 
@@ -90,6 +90,8 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
         Part("rollout_states", states, "ppo.batch"),
         max(drawing, training, key=lambda part: part.size),
     ]
+    if session.start != INITIAL:
+        parts.append(Part("start_version", branch, "model.trainable_layers"))
     return make_plan(session, "ppo", work, parts)
 
 
@@ -100,9 +102,12 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     prose = plain_text(PromptUse.TRAIN)
     unseen = plain_text(PromptUse.VALIDATE)
     material = Material(inputs.prompts, inputs.validation, prose, unseen)
+    start = None
+    if session.start != INITIAL:
+        start = versions.load_policy(session.workspace, session.start, session.pretrained)
     with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
         found = train_ppo(
-            settings.ppo, settings.sample, settings.seed, session.pretrained, inputs.reward, material, log, run
+            settings.ppo, settings.sample, settings.seed, session.pretrained, inputs.reward, material, log, run, start
         )
     result = _result(found, log.points, name, inputs.reward_name)
     keep(session, name, found.policy, result)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from manners import __version__
 from manners.facts import Facts
 from manners.feedback.statistics import pair_agreement, wilson
-from manners.loop.round import EVALUATE, REWARD, SAMPLE, STAGES
 from manners.loop.session import Session, machine, peak_memory
-from manners.loop.stage import Finished, finished
+from manners.loop.stage import Finished, Stage, finished
 from manners.report import build
-from manners.results import ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
+from manners.results import EvaluationResult, ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
 from manners.types import AskedHow, Choice, Comparison, latest_verdicts
+
+Result = TypeVar("Result")
 
 EXAMPLES = 6
 """Comparisons that the report shows."""
@@ -21,32 +23,39 @@ RESAMPLES = 2000
 """Behind the interval of the annotators' agreement."""
 
 
-def report(session: Session) -> Facts:
+def report(session: Session, stages: Sequence[Stage]) -> Facts:
     """Write report.html and report.json; return what a person wants to know first, and where to read on."""
-    done = results(session)
-    paths = build(collect(session, done), session.workspace.root)
-    evaluation = done[EVALUATE.name].result if EVALUATE.name in done else None
+    done = results(session, stages)
+    facts = collect(session, done)
+    sections = {stage.name: stage.section for stage in stages if stage.section}
+    paths = build(replace(facts, sections=sections), session.workspace.root)
+    evaluation = _result(done, EvaluationResult)
     return {
-        "verdict": evaluation.verdict if evaluation else "There is no evaluation yet: run `manners evaluate`.",
-        "promoted": bool(evaluation and evaluation.promoted),
+        "verdict": evaluation.verdict or "There is no evaluation yet: run `manners evaluate`.",
+        "promoted": bool(evaluation.promoted),
         "report": str(paths.html),
         "facts": str(paths.json),
     }
 
 
-def results(session: Session) -> dict[str, Finished]:
-    """Return what every stage that has run came to, in order."""
-    found = {stage.name: finished(stage, session) for stage in STAGES}
+def results(session: Session, stages: Sequence[Stage]) -> dict[str, Finished]:
+    """Return what every stage that has run came to, by name and in order."""
+    found = {stage.name: finished(stage, session) for stage in stages}
     return {name: done for name, done in found.items() if done is not None}
 
 
-def collect(session: Session, done: dict[str, Finished]) -> ReportFacts:
+def _result(done: Mapping[str, Finished], kind: type[Result]) -> Result:
+    """Return the result of a kind; one without any fact where that stage has not run."""
+    return next((one.result for one in done.values() if isinstance(one.result, kind)), kind())
+
+
+def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
     """Gather the facts of all stages; those that have not run are absent."""
     pretrained = session.pretrained
     said = what_was_said(session)
     if said is not None:
-        reward = done[REWARD.name].result if REWARD.name in done else RewardResult()
-        sampled = done[SAMPLE.name].result if SAMPLE.name in done else SampleResult()
+        reward = _result(done, RewardResult)
+        sampled = _result(done, SampleResult)
         said = replace(
             said,
             trained_on=reward.trained_on or 0,
@@ -67,8 +76,7 @@ def collect(session: Session, done: dict[str, Finished]) -> ReportFacts:
         seconds={name: one.seconds for name, one in done.items()},
         peak_memory_bytes=max([peak_memory(), *(one.peak_memory_bytes for one in done.values())]),
         comparisons=said,
-        stages={name: one.result for name, one in done.items() if name != SAMPLE.name},
-        sections={stage.name: stage.section for stage in STAGES if stage.section},
+        stages={name: one.result for name, one in done.items() if not isinstance(one.result, SampleResult)},
     )
 
 

@@ -15,11 +15,10 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
-from manners.loop.options import Options
 from manners.loop.plan import Disk, Part, Plan, make_plan
 from manners.loop.prompts import short_enough
 from manners.loop.session import Session, digest
-from manners.loop.stage import Inputs
+from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.cost import FLOAT, own_bytes, rows_at_once, step_bytes

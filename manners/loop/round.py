@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from manners.data import demo_prompts
 from manners.facts import Facts
 from manners.loop.options import EvaluateOptions, Options, SampleOptions
-from manners.loop.stage import Stage, Standing, execute
+from manners.loop.stage import Stage, Standing, execute, to_resume
 from manners.workspace import Workspace, move_aside
 
 if TYPE_CHECKING:
@@ -93,18 +93,17 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd)}
     for stage in STAGES:
         execute(stage, session, chosen.get(stage.name), resume=resume)
-    return report(session)
+    return report(session, STAGES)
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection."""
     from manners.loop.session import Session
-    from manners.loop.stages import to_resume
 
     previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
-        if to_resume(Workspace.open(previous)):
+        if to_resume(STAGES, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
     for use, dialogues in demo_prompts().items():

@@ -6,9 +6,8 @@ import hashlib
 import json
 import resource
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +17,6 @@ import torch
 
 from manners.checkpoint import Run
 from manners.facts import Facts
-from manners.loop.stage import Finished, Stage
 from manners.models.pretrained import Pretrained, load
 from manners.results import Machine
 from manners.settings import Settings
@@ -67,10 +65,14 @@ class Session:
         """The version that learning starts from: what the KL, the scale of rewards and the evaluation refer to."""
         return self.workspace.start()
 
-    def begin(self, stage: Stage, decides: Facts) -> Run:
-        """Return a run of a stage that has neither begun nor gone on yet; `decides` is beside settings and model."""
+    def run_of(self, stage: str, command: str, reads: Sequence[str], decides: Facts) -> Run:
+        """Return a run of a stage that has neither begun nor gone on yet.
+
+        `reads` names the settings that the stage reads beside those of the model, `decides` what else decides how it
+        ends: a run goes on only with the same.
+        """
         trunk = self.pretrained.trunk
-        chosen = {name: asdict(getattr(self.settings, name)) for name in ("model", *stage.reads)}
+        chosen = {name: asdict(getattr(self.settings, name)) for name in ("model", *reads)}
         begun_with = {
             "seed": self.settings.seed,
             **{f"{name}.{field}": value for name, values in chosen.items() for field, value in values.items()},
@@ -79,15 +81,8 @@ class Session:
             **({} if self.start == INITIAL else {"the start version": self.start}),
             **decides,
         }
-        folder = self.workspace.runs / stage.name
-        return Run(folder, f"manners {stage.command}", begun_with, self.settings.checkpoint_every)
-
-    def finish(self, stage: Stage, run: Run, result: object) -> Finished:
-        """Keep the result of a run, and drop its checkpoints."""
-        done = Finished(result, run.seconds, peak_memory(), run.begun_with)
-        self.save_facts(stage.name, done.facts)
-        run.end()
-        return done
+        folder = self.workspace.runs / stage
+        return Run(folder, f"manners {command}", begun_with, self.settings.checkpoint_every)
 
     def save_facts(self, name: str, facts: Facts) -> None:
         """Keep facts in the folder of runs."""
@@ -106,15 +101,6 @@ class Session:
 def digest(data: object) -> str:
     """Return a short name for data that must be the same when a run goes on."""
     return hashlib.sha256(repr(data).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def timed(facts: Facts) -> Iterator[Facts]:
-    """Add the seconds that a block takes, and the process's peak memory, to its facts."""
-    begin = time.monotonic()
-    yield facts
-    facts["seconds"] = time.monotonic() - begin
-    facts["peak_memory_bytes"] = peak_memory()
 
 
 def peak_memory() -> int:

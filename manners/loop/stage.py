@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from manners.facts import Facts, from_facts, to_facts
+from manners.workspace import Workspace
 
 if TYPE_CHECKING:  # what follows loads torch, and the commands that only read must not wait for it
     from manners.checkpoint import Run
@@ -124,11 +125,12 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
     """
     from manners.checkpoint import begun_with
     from manners.loop.plan import announce
+    from manners.loop.session import peak_memory
 
     with session.run_lock(stage.command) if stage.trains else nullcontext():
         begun = begun_with(session.workspace.runs / stage.name) if resume else {}
         inputs = stage.work.inputs(session, options or stage.options(), begun)
-        run = session.begin(stage, inputs.decides)
+        run = session.run_of(stage.name, stage.command, stage.reads, inputs.decides)
         if not resume:
             run.begin_anew()
         elif run.go_on():
@@ -139,7 +141,11 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
         else:
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
         announce(stage.work.plan(session, inputs))
-        return session.finish(stage, run, stage.work.run(session, run, inputs))
+        result = stage.work.run(session, run, inputs)
+        done = Finished(result, run.seconds, peak_memory(), run.begun_with)
+        session.save_facts(stage.name, done.facts)
+        run.end()
+        return done
 
 
 def finished(stage: Stage, session: Session) -> Finished | None:
@@ -151,3 +157,11 @@ def finished(stage: Stage, session: Session) -> Finished | None:
     return Finished(
         result, facts.get("seconds", 0.0), facts.get("peak_memory_bytes", 0), facts.get("begun_with", Facts())
     )
+
+
+def to_resume(stages: Sequence[Stage], workspace: Workspace) -> list[str]:
+    """Return the commands that would go on with a run that was stopped."""
+    from manners.checkpoint import unfinished
+
+    stopped = [stage for stage in stages if unfinished(workspace.runs / stage.name)]
+    return [f"manners {stage.command} --resume" for stage in stopped]

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from manners.checkpoint import unfinished
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bulk, reporting
@@ -19,7 +18,7 @@ from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.reward import reference_answers
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
 from manners.loop.session import Session
-from manners.loop.stage import Options, Stage, Standing, execute
+from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.models import versions
 from manners.reward import stored
 from manners.settings import Settings
@@ -97,7 +96,7 @@ def score(workspace: Workspace, settings: Settings, version: str, file: Path, ou
 
 def report(workspace: Workspace, settings: Settings) -> Facts:
     """Write the report from what has run."""
-    return reporting.report(Session(workspace, settings))
+    return reporting.report(Session(workspace, settings), STAGES)
 
 
 def models_list(workspace: Workspace) -> Facts:
@@ -162,7 +161,7 @@ def status(workspace: Workspace) -> Facts:
     counts = session.store.counts()
     rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
-    results = {name: done.result for name, done in reporting.results(session).items()}
+    results = {name: done.result for name, done in reporting.results(session, STAGES).items()}
     verdicts = sum(counts.verdicts.values())
     standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results)
     facts: dict[str, Any] = {
@@ -179,14 +178,8 @@ def status(workspace: Workspace) -> Facts:
 
 def _next(workspace: Workspace, standing: Standing) -> str:
     """The command that takes the workspace one step on."""
-    if stopped := to_resume(workspace):
+    if stopped := to_resume(STAGES, workspace):
         return stopped[0]
     missing = (stage.next(standing) for stage in STAGES)
     last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
     return next((command for command in missing if command), last)
-
-
-def to_resume(workspace: Workspace) -> list[str]:
-    """Commands that would go on with a run that was stopped."""
-    stopped = [stage for stage in STAGES if unfinished(workspace.runs / stage.name)]
-    return [f"manners {stage.command} --resume" for stage in stopped]

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from manners.errors import MannersError
 from manners.loop import reward as learning
 from manners.loop import stages
+from manners.loop.round import STAGES
 from manners.loop.session import Session, machine, peak_memory
+from manners.loop.stage import to_resume
 from manners.models import versions
 from manners.models.branches import ScalarBranch
 from manners.reward import ensemble, stored
@@ -259,7 +261,7 @@ def test_what_cannot_be_measured_is_not_trained(model: Path, tmp_path: Path) -> 
     session.store.add_verdicts([(c.id, v) for c, v in zip(asked, tied, strict=True) if c.id is not None])
     with pytest.raises(MannersError, match="chooses a side"):
         stages.train_reward(session.workspace, session.settings, plan=False)
-    assert stages.to_resume(session.workspace) == [], "nothing was begun that could not be ended"
+    assert to_resume(STAGES, session.workspace) == [], "nothing was begun that could not be ended"
 
 
 def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:
