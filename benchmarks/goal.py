@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.contender import Goal, PPOTask
 from benchmarks.prepare import model_of
-from manners.loop.asking import short_enough
+from manners.loop.prompts import short_enough
 from manners.loop.session import Session
 from manners.models import versions
 from manners.reward import stored

@@ -17,7 +17,8 @@ from manners.reward.labelled import LabelledPair
 from manners.reward.verdicts import label
 from manners.settings import ModelSettings
 from manners.store.formats import IMPORTED, Format, parse
-from manners.store.rowfiles import BadRow, Fields, read_rows
+from manners.store.rowfiles import read_rows
+from manners.store.rows import BadRow, Fields
 from manners.store.transfer import read_comparisons
 from manners.types import Response, Role, Turn
 

@@ -87,7 +87,7 @@ def here() -> str:
     from manners.loop.session import machine  # not before: a child's peak of memory starts from that of its parent
 
     found = machine()
-    return f"Measured on {found['cores']} cores of {found['cpu']}."
+    return f"Measured on {found.cores} cores of {found.cpu}."
 
 
 def histogram(lengths: Sequence[int], width: int = 16) -> str:

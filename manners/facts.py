@@ -7,10 +7,9 @@ later, so every field of a result has a default; what it wrote beyond them is pa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -46,17 +45,11 @@ def from_facts(kind: type[Record], facts: Mapping[str, Any], where: str) -> Reco
     Raises MannersError, naming `where` it stood and the field, where a value is of another type.
     """
     try:
-        read: Record = _adapter(kind).validate_python(facts)
-        return read
+        return TypeAdapter(kind).validate_python(facts)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise MannersError(f"{where} is damaged ({name}: {first['msg']}): run that stage again.") from error
-
-
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _plain(value: Any) -> Any:

@@ -33,5 +33,5 @@ class StageCommand(Common):
 def command(stage: Stage) -> Any:
     """Return the command of a stage, with its own options before those of every stage."""
     name = stage.command.title().replace("-", "")
-    record = dataclass(frozen=True, kw_only=True)(type(name, (StageCommand, stage.options), {"stage": stage}))
+    record: Any = dataclass(frozen=True, kw_only=True)(type(name, (StageCommand, stage.options), {"stage": stage}))
     return Annotated[record, subcommand(stage.command, description=stage.summary)]

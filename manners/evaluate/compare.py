@@ -156,9 +156,10 @@ def verdict_sentence(
 ) -> Conclusion:
     """Return whether the new version is promoted, and why, in words a person can quote.
 
-    `rival` is what the new version was compared with; `rate`, `matched` and `against_best` (`head_to_head`, best of `n`) are win rates of the new version by annotators
-    of one `kind`. Promoted only if the win rate's interval is wholly above 0.5, the matched-length interval is not
-    wholly below 0.5, and the estimated perplexity on plain text rises by at most `MOST_PERPLEXITY`.
+    `rival` is what the new version was compared with; `rate`, `matched` and `against_best` (`head_to_head`, best of
+    `n`) are win rates of the new version by annotators of one `kind`. Promoted only if the win rate's interval is
+    wholly above 0.5, the matched-length interval is not wholly below 0.5, and the estimated perplexity on plain text
+    rises by at most `MOST_PERPLEXITY`.
     """
     outcome, at_length = Decision.of(rate), Decision.of(matched.interval)
     forgot = perplexity.change.estimate > MOST_PERPLEXITY

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from manners.data import demo_prompts
 from manners.facts import Facts
-from manners.loop.options import EvaluateOptions, Options, SampleOptions
-from manners.loop.stage import Stage, Standing, execute, to_resume
+from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.workspace import Workspace, move_aside
 
 if TYPE_CHECKING:

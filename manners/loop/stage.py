@@ -153,7 +153,7 @@ def finished(stage: Stage, session: Session) -> Finished | None:
     facts = session.read_facts(stage.name)
     if facts is None:
         return None
-    result = from_facts(stage.result, facts, f"{session.workspace.runs / stage.name}.json")
+    result: Any = from_facts(stage.result, facts, f"{session.workspace.runs / stage.name}.json")
     return Finished(
         result, facts.get("seconds", 0.0), facts.get("peak_memory_bytes", 0), facts.get("begun_with", Facts())
     )

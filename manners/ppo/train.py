@@ -66,13 +66,13 @@ def train(
 ) -> PPOResult:
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
-    Best is measured pessimistically, and not by the optimised reward: by the ensemble member that likes the policy
-    least, on prompts that are not trained on, less the KL that it cost; see `Learner.offer`. A version whose perplexity
-    on plain text rose beyond its limit is not kept. A run that is stopped, by a warning or by numbers that cannot be
-    learnt from, returns its best version so far. Raises Unsound when that is still the first one because of the
-    latter, and MannersError when a start-up check fails. The policy begins as `start`, which is also the reference of
-    the KL penalty and of plain text (None: the initial model); forgetting is measured from the initial model. With a `run`, checkpoints are written, and the work goes on
-    from the one that it holds, if any.
+    The policy begins as `start`, which is also the reference of the KL penalty and of plain text (None: the initial
+    model); forgetting is measured from the initial model. Best is measured pessimistically, and not by the optimised
+    reward: by the ensemble member that likes the policy least, on prompts that are not trained on, less the KL that it
+    cost; see `Learner.offer`. A version whose perplexity on plain text rose beyond its limit is not kept. A run that is
+    stopped, by a warning or by numbers that cannot be learnt from, returns its best version so far. Raises Unsound when
+    that is still the first one because of the latter, and MannersError when a start-up check fails. With a `run`,
+    checkpoints are written, and the work goes on from the one that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
     with the divergence from the initial model in place of the likelihood of the text.
     """

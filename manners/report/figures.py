@@ -15,7 +15,7 @@ from manners.types import Interval
 def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> dict[str, str]:
     """Return every figure whose facts are there, by name, as SVG."""
     best = evaluation.best_of_n or BestOfN()
-    matched = evaluation.matched and evaluation.matched.rate
+    matched = None if evaluation.matched is None else evaluation.matched.rate
     rates = {
         "Policy": pair(evaluation.win_rate, evaluation.interval),
         "Policy, at equal length": interval(matched),

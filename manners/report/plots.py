@@ -121,12 +121,21 @@ def learning_curve(name: str, alt: str, points: Sequence[tuple[int, Interval]], 
     return _svg(figure, name, alt)
 
 
-def curve(name: str, alt: str, updates: Sequence[float], values: Sequence[float | None], best: float | None) -> str:
+def curve(
+    name: str, alt: str, updates: Sequence[float | None], values: Sequence[float | None], best: float | None
+) -> str:
     """Draw one small panel of a run's metrics by PPO update; a dotted line marks the version that was kept."""
     figure, axes = _canvas(_SMALL, 150)
     numbers = [math.nan if value is None else value for value in values]
     marker = "o" if len(numbers) <= 12 else None
-    axes.plot(list(updates), numbers, color=ACCENT, linewidth=1.8, marker=marker, markersize=3.5)
+    axes.plot(
+        [math.nan if update is None else update for update in updates],
+        numbers,
+        color=ACCENT,
+        linewidth=1.8,
+        marker=marker,
+        markersize=3.5,
+    )
     if best is not None:
         axes.axvline(best, color=WARM, linewidth=1.3, linestyle=(0, (1, 2)))
     axes.margins(x=0.03, y=0.14)

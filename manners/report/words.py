@@ -33,7 +33,7 @@ def relative_change(value: Interval | Facts | None) -> str:
     return f"{estimate}\N{NO-BREAK SPACE}% ({low} to {high}\N{NO-BREAK SPACE}%)"
 
 
-def difference(value: Facts | None) -> str:
+def difference(value: Interval | Facts | None) -> str:
     """Return a difference of two means with its 95 % interval as text: `+0.186 (+0.150 to +0.221)`."""
     known = interval(value)
     if known is None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
+from manners.models.compute import bucket_tokens
 from manners.models.pretrained import Pretrained, save_whole
 from manners.models.versions import fill, fitting
 from manners.reward.ensemble import RewardModel
@@ -90,7 +91,7 @@ def _mean_logit(classifier: PreTrainedModel, rendered: Sequence[Rendered]) -> fl
     """Return the mean score that a classifier gives to some responses, in plain transformers."""
     pad = classifier.config.pad_token_id
     total = 0.0
-    for bucket in length_buckets([r.length for r in rendered], classifier.device):
+    for bucket in length_buckets([r.length for r in rendered], bucket_tokens(classifier.device)):
         ids = [torch.tensor(rendered[i].prompt_ids + rendered[i].response_ids) for i in bucket]
         padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)
         attend = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)

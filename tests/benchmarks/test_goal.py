@@ -14,9 +14,8 @@ from benchmarks import contender, goal
 from benchmarks.contender import PPOTask, as_task
 from benchmarks.ours import ppo
 from manners.feedback import crowd
-from manners.loop import asking, learning
 from manners.text import Rendered, collate
-from tests.loop import tiny
+from tests.loop import calls, tiny
 from tests.worlds import save_tiny
 
 
@@ -25,8 +24,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PPOTask:
     monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
     monkeypatch.setattr(goal, "BATCH", 4)
     session = tiny.project(tmp_path / "project", save_tiny(tmp_path / "model"))
-    asking.sample(session, crowd=True)
-    learning.train_reward(session)
+    calls.sample(session, crowd=True)
+    calls.train_reward(session)
     monkeypatch.setattr("sys.argv", ["goal", str(tmp_path / "project"), str(tmp_path)])
     goal.main()
     task = replace(as_task(PPOTask, json.loads((tmp_path / "goal.json").read_text())), updates=2)

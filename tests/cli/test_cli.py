@@ -17,8 +17,9 @@ import manners
 from manners.cli import main
 from manners.cli.common import show
 from manners.errors import MannersError, UsageError
-from manners.loop.options import EvaluateOptions, Options, SampleOptions
+from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
+from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.store import Store, VersionRecord
 from manners.store.formats import Format

@@ -10,6 +10,7 @@ import torch
 
 from manners.data import plain_text
 from manners.errors import MannersError
+from manners.feedback import crowd
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
@@ -29,11 +30,12 @@ def moved(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "offer", keep)
         tiny.demo(root, tiny.settings(model))
-    workspace = Workspace.open(root)
-    workspace.start_from("policy-1")
-    session = Session(workspace, tiny.settings(model))
-    session.store.add_prompts(tiny.prompts(40, "noon"), PromptUse.TRAIN, "test")
-    stages.sample(workspace, session.settings, crowd=True, plan=False)
+        workspace = Workspace.open(root)
+        workspace.start_from("policy-1")
+        session = Session(workspace, tiny.settings(model))
+        session.store.add_prompts(tiny.prompts(40, "noon"), PromptUse.TRAIN, "test")
+        patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
+        stages.sample(workspace, session.settings, crowd=True, plan=False)
     stages.train_reward(workspace, session.settings, plan=False)
     still = replace(session.settings, ppo=replace(session.settings.ppo, learning_rate=0.0))
     stages.train_policy(workspace, still, plan=False)

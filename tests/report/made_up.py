@@ -17,7 +17,9 @@ KINDS: dict[str, type] = {"reward": RewardResult, "ppo": PolicyResult, "evaluati
 
 def read(facts: Mapping[str, Any]) -> ReportFacts:
     """Read facts, any of which may be absent."""
-    stages = {name: from_facts(kind, facts[name], name) for name, kind in KINDS.items() if name in facts}
+    stages: dict[str, object] = {
+        name: from_facts(kind, facts[name], name) for name, kind in KINDS.items() if name in facts
+    }
     head = {name: value for name, value in facts.items() if name not in KINDS}
     return from_facts(ReportFacts, {**head, "stages": stages}, "the facts")
 

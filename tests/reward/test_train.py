@@ -16,12 +16,12 @@ from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.reward import train as module
 from manners.reward.ensemble import RewardModel, score_exchanges
-from manners.reward.measure import measure
 from manners.reward.pairs import ReadPairs
 from manners.reward.train import Trained, train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Choice, Comparison
+from tests.reward.as_facts import measure
 from tests.reward.planted import comparisons, turned
 from tests.worlds import tiny_pretrained, with_compute
 

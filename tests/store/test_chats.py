@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import insert, select
 
 from manners.checkpoint import Run
-from manners.loop import asking, learning
+from manners.loop import ppo, prompts, sample
 from manners.loop.session import Session
+from manners.loop.stage import Inputs
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
@@ -115,13 +116,13 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
     Chats(session.store).delete(ANNA, converse(session.store, ANNA, "deleted"))
     seen: list[Dialogue] = []
 
-    def kept(_: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:
-        seen.extend(prompts)
+    def kept(_: Session, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+        seen.extend(dialogues)
         return []
 
-    monkeypatch.setattr(learning, "short_enough", kept)
-    assert learning._prompt_ids(session, PromptUse.TRAIN) == []
-    assert asking.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
+    monkeypatch.setattr(ppo, "short_enough", kept)
+    assert ppo._prompt_ids(session, PromptUse.TRAIN) == []
+    assert prompts.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
     session.store.close()
 
 
@@ -138,12 +139,11 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
         Chats(store).delete(ANNA, key)
         return [[Answer(p, Response(text, author), (), ()) for text in ("x", "y")] for p in prompts], 0
 
-    monkeypatch.setattr(asking, "plan_sample", lambda _: None)
-    monkeypatch.setattr(asking, "announce", lambda _: None)
-    monkeypatch.setattr(asking, "short_enough", lambda _, prompts: prompts)
-    monkeypatch.setattr(asking, "_answers", answer)
-    facts = asking._sample(session, cast(Run, SimpleNamespace(state={}, save=lambda: None)), False)
-    assert (facts["prompts"], facts["left_out"]) == (1, {"prompt deleted meanwhile": 1})
+    monkeypatch.setattr(sample, "short_enough", lambda _, prompts: prompts)
+    monkeypatch.setattr(sample, "_answers", answer)
+    run = cast(Run, SimpleNamespace(state={}, save=lambda: None))
+    facts = sample.run(session, run, Inputs(decides={"--crowd": False}))
+    assert (facts.prompts, facts.left_out) == (1, {"prompt deleted meanwhile": 1})
     assert [c.prompt[-1].text for c in store.comparisons()] == ["from a file"] and SECRET not in texts(store)
     store.close()
 
