@@ -125,7 +125,8 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
 
     def draw(part: tuple[list[int], int], advance: Callable[[int], None]) -> list[tuple[int, Answer]]:
         places, part_seed = part
-        chosen, count = [prompts[i] for i in places], settings.answers
+        chosen = [prompts[i] for i in places]
+        count = settings.answers
         drawn = answer(policy, session.pretrained, chosen, count, settings, part_seed, author, on_step=advance)
         return [(places[i], given) for some in drawn for i, given in zip(some.places, some.answers, strict=True)]
 
@@ -135,7 +136,8 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
         wanted, missing = missing, []
         drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
         with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
-            what, todo = f"attempt {attempt}", parts(wanted, seed + attempt * 7919)
+            what = f"attempt {attempt}"
+            todo = parts(wanted, seed + attempt * 7919)
             advance(settings.answers * sum(len(places) for places, _ in todo[: run.done(what)]))
             for answers in run.each(what, todo, partial(draw, advance=advance)):
                 for place, given in answers:

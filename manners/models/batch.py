@@ -94,7 +94,8 @@ class RunningBatch:
 
     def take_policy(self, model: PreTrainedModel, version: str) -> None:
         """Go on with another policy; no row may be running."""
-        self.model, self.version = model, version
+        self.model = model
+        self.version = version
         self._begin_anew()
 
     @property
