@@ -73,8 +73,8 @@ def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
             note=pretrained.note,
             template_hash=pretrained.renderer.template_hash,
         ),
-        seconds={name: one.seconds for name, one in done.items()},
-        peak_memory_bytes=max([peak_memory(), *(one.peak_memory_bytes for one in done.values())]),
+        seconds={name: one.costs.seconds for name, one in done.items()},
+        peak_memory_bytes=max([peak_memory(), *(one.costs.peak_memory_bytes for one in done.values())]),
         comparisons=said,
         stages={name: one.result for name, one in done.items() if not isinstance(one.result, SampleResult)},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -29,12 +29,19 @@ ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
 
 
-def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -> Inputs:
-    """Take whether the crowd answers; whom to ask is settled by the run itself, once."""
-    return Inputs(decides={"--crowd": options.crowd})
+@dataclass(frozen=True, kw_only=True)
+class SampleInputs(Inputs):
+    """Who says which of the answers is better; whom to ask is settled by the run itself, once."""
+
+    crowd: bool
 
 
-def plan(session: Session, _: Inputs | None = None) -> Plan:
+def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -> SampleInputs:
+    """Take whether the crowd answers."""
+    return SampleInputs(decides={"--crowd": options.crowd}, crowd=options.crowd)
+
+
+def plan(session: Session, _: SampleInputs | None = None) -> Plan:
     """Memory of answering the training prompts."""
     prompts = prompt_lengths(session, PromptUse.TRAIN)
     longest = prompts.longest
@@ -48,7 +55,7 @@ def plan(session: Session, _: Inputs | None = None) -> Plan:
     return make_plan(session, "sample", {"prompts": prompts.facts}, needed)
 
 
-def run(session: Session, run: Run, inputs: Inputs) -> SampleResult:
+def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     """Answer every training prompt that was not asked about yet, and open a comparison of each two of its answers.
 
     Prompts from chats (`answerable`) are left out unless `serve.share_chats` is on. With `--crowd`, the simulated
@@ -70,7 +77,7 @@ def run(session: Session, run: Run, inputs: Inputs) -> SampleResult:
         for given in answers
         for a, b in combinations(given, 2)
     ]
-    if inputs.decides["--crowd"]:
+    if inputs.crowd:
         comparisons = _judged_by_crowd(session, comparisons)
     run.save()
     session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already

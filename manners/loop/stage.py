@@ -102,19 +102,25 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a run took, and what it rests on."""
+
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    begun_with: Facts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Finished:
-    """A result with what it cost and what it rests on."""
+    """A result with what it cost."""
 
     result: Any
-    seconds: float
-    peak_memory_bytes: int
-    begun_with: Facts
+    costs: Costs
 
     @property
     def facts(self) -> Facts:
         """All of it in JSON's types."""
-        costs = {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes, "begun_with": self.begun_with}
-        return to_facts(self.result) | costs
+        return to_facts(self.result) | to_facts(self.costs)
 
 
 def execute(stage: Stage, session: Session, options: Options | None = None, *, resume: bool = False) -> Finished:
@@ -135,14 +141,14 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
             run.begin_anew()
         elif run.go_on():
             print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif (done := finished(stage, session)) and done.begun_with == run.begun_with:
+        elif (done := finished(stage, session)) and done.costs.begun_with == run.begun_with:
             print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
             return done
         else:
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
         announce(stage.work.plan(session, inputs))
         result = stage.work.run(session, run, inputs)
-        done = Finished(result, run.seconds, peak_memory(), run.begun_with)
+        done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with))
         session.save_facts(stage.name, done.facts)
         run.end()
         return done
@@ -153,10 +159,9 @@ def finished(stage: Stage, session: Session) -> Finished | None:
     facts = session.read_facts(stage.name)
     if facts is None:
         return None
-    result: Any = from_facts(stage.result, facts, f"{session.workspace.runs / stage.name}.json")
-    return Finished(
-        result, facts.get("seconds", 0.0), facts.get("peak_memory_bytes", 0), facts.get("begun_with", Facts())
-    )
+    where = f"{session.workspace.runs / stage.name}.json"
+    result: Any = from_facts(stage.result, facts, where)
+    return Finished(result, from_facts(Costs, facts, where))
 
 
 def to_resume(stages: Sequence[Stage], workspace: Workspace) -> list[str]:

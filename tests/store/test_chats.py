@@ -14,8 +14,8 @@ from sqlalchemy import insert, select
 
 from manners.checkpoint import Run
 from manners.loop import ppo, prompts, sample
+from manners.loop.sample import SampleInputs
 from manners.loop.session import Session
-from manners.loop.stage import Inputs
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
@@ -142,7 +142,7 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
     monkeypatch.setattr(sample, "short_enough", lambda _, prompts: prompts)
     monkeypatch.setattr(sample, "_answers", answer)
     run = cast(Run, SimpleNamespace(state={}, save=lambda: None))
-    facts = sample.run(session, run, Inputs(decides={"--crowd": False}))
+    facts = sample.run(session, run, SampleInputs(crowd=False))
     assert (facts.prompts, facts.left_out) == (1, {"prompt deleted meanwhile": 1})
     assert [c.prompt[-1].text for c in store.comparisons()] == ["from a file"] and SECRET not in texts(store)
     store.close()
