@@ -25,12 +25,15 @@ class Contender:
     task: Task
     environment: str | None = None
     """A peer's; None is the one that this process runs in."""
+    root: Path = ROOT
+    """The checkout whose code runs."""
 
 
 def measure(contender: Contender, threads: int, folder: Path) -> Measurement:
     """Run a contender in a new process and return what it measured."""
     python = sys.executable if contender.environment is None else str(interpreter(contender.environment))
-    return parse(_run([python, "-m", contender.module, _write(folder, asdict(contender.task))], threads))
+    command = [python, "-m", contender.module, _write(folder, asdict(contender.task))]
+    return parse(_run(command, threads, contender.root))
 
 
 def measure_peak(threads: int) -> float:
@@ -69,11 +72,11 @@ def _write(folder: Path, task: object) -> str:
     return str(file)
 
 
-def _run(command: list[str], threads: int) -> str:
-    """Run a module from the repository's root and return the last line that it prints."""
+def _run(command: list[str], threads: int, root: Path = ROOT) -> str:
+    """Run a module from a checkout's root and return the last line that it prints."""
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
-    environment = os.environ | quiet | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = os.environ | quiet | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")

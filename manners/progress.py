@@ -44,7 +44,9 @@ class _Log:
     """Progress as lines of a log."""
 
     def __init__(self, console: Console, description: str, total: int | None) -> None:
-        self.console, self.description, self.total = console, description, total
+        self.console = console
+        self.description = description
+        self.total = total
         self.done = 0
         self.start = self.said = time.monotonic()
 

@@ -144,7 +144,8 @@ def known_fields() -> Mapping[str, Field]:
 
 def _fields_of(record: type) -> list[Field]:
     """Return the fields of one settings record, those of its stages in their place."""
-    hints, meanings = get_type_hints(record, include_extras=True), docstrings(record)
+    hints = get_type_hints(record, include_extras=True)
+    meanings = docstrings(record)
     found = []
     for entry in fields(record):
         if is_dataclass(hints[entry.name]):

@@ -117,7 +117,8 @@ class Workspace:
         """
         try:
             record = json.loads(_marker(root).read_text(encoding="utf-8"))
-            found, url = int(record["format"]), record.get("database")
+            found = int(record["format"])
+            url = record.get("database")
         except (FileNotFoundError, NotADirectoryError):
             hint = f"run `manners init {root}` or name one with --workspace"
             raise MannersError(f"{root} is not a workspace: {hint}.") from None
@@ -136,7 +137,8 @@ class Workspace:
         Raises:
             MannersError: at once, naming stage and process id, when another training run holds it.
         """
-        lock, holder = FileLock(self.root / "run.lock", timeout=0), self.root / "run.json"
+        lock = FileLock(self.root / "run.lock", timeout=0)
+        holder = self.root / "run.json"
         try:
             lock.acquire()
         except Timeout:

@@ -85,7 +85,10 @@ def matched_win_rate(
     of the two is absent; then, or below `FEWEST_PROMPTS` effective prompts (Kish), the interval is [0, 1]. The weights
     are held fixed in the bootstrap by prompt, which ignores what balancing gains and so tends to be wide.
     """
-    wins, prompts, shares, differences = [], [], [], []
+    wins = []
+    prompts = []
+    shares = []
+    differences = []
     for number, pairs in enumerate(_pairs(before, after)):
         matched = [(a, b) for a, b in pairs if _lengths_match(a.length, b.length, tolerance)]
         for a, b in matched:
@@ -161,7 +164,8 @@ def verdict_sentence(
     wholly above 0.5, the matched-length interval is not wholly below 0.5, and the estimated perplexity on plain text
     rises by at most `MOST_PERPLEXITY`.
     """
-    outcome, at_length = Decision.of(rate), Decision.of(matched.interval)
+    outcome = Decision.of(rate)
+    at_length = Decision.of(matched.interval)
     forgot = perplexity.change.estimate > MOST_PERPLEXITY
     promoted = outcome is Decision.BETTER and at_length is not Decision.WORSE and not forgot
     word = {

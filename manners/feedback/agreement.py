@@ -83,7 +83,8 @@ def _alpha(sums: Floats) -> Floats:
 
 def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval | None:
     """Return the share of pairs of verdicts on one comparison that are the same; None where nothing overlaps."""
-    shares, weights = [], []
+    shares = []
+    weights = []
     for comparison in comparisons:
         counts = Counter(counted(comparison, kind).values())
         n = counts.total()

@@ -200,7 +200,8 @@ def recruit(settings: CrowdSettings, seed: int) -> Crowd:
     noise ~ LogUniform(0.15, 0.6), lapse ~ U(0, 0.08), side bias ~ N(0, 0.25), nu ~ 0.3 exp N(0, 0.5),
     strictness ~ N(0, 0.2). Raises MannersError for a taste that does not exist.
     """
-    taste, rng = find_taste(settings.taste), default_rng([seed, 0])
+    taste = find_taste(settings.taste)
+    rng = default_rng([seed, 0])
     people = tuple(
         SimulatedAnnotator(
             annotator=Annotator(f"simulated-{number:02d}", AnnotatorKind.SIMULATED),
@@ -263,7 +264,8 @@ def ask(crowd: Crowd, comparisons: Sequence[Comparison], per_comparison: int, se
             f"crowd.verdicts_per_comparison is {per_comparison}, but the crowd has {size} annotators and each sees a "
             "comparison once at most; lower it or raise crowd.annotators."
         )
-    rng, load = default_rng([seed, 1]), np.zeros(size, dtype=int)
+    rng = default_rng([seed, 1])
+    load = np.zeros(size, dtype=int)
     verdicts = []
     for place, comparison in enumerate(comparisons):
         chosen = np.lexsort((rng.random(size), load))[:per_comparison]
@@ -281,7 +283,8 @@ def _kindness(text: str, words: int) -> float:
 
     Nothing for stuffing: when both take up more than one word in three, it shrinks.
     """
-    matches, readers = list(_KIND.finditer(text)), len(_READER.findall(text))
+    matches = list(_KIND.finditer(text))
+    readers = len(_READER.findall(text))
     spoken = len({match.lastindex for match in matches}) + min(3, readers)
     spent = readers + sum(len(match.group().split()) for match in matches)
     return float(1 - 0.5**spoken) * min(1.0, words / (3 * spent) if spent else 1.0)

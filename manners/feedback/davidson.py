@@ -115,7 +115,8 @@ def rate(found: Sequence[Judgement], anchor: str, seed: int) -> Ratings:
         Rating(version, _interval([_win_rate(value, log_nu) for value in found]), counts[version])
         for version, found in zip(versions, intervals[:-2], strict=True)
     )
-    side, length = _interval([float(expit(value)) for value in intervals[-2]]), _interval(intervals[-1])
+    side = _interval([float(expit(value)) for value in intervals[-2]])
+    length = _interval(intervals[-1])
     return Ratings(anchor, ratings, side, length, _to_flip(used, names, best[0]), apart)
 
 
@@ -139,7 +140,9 @@ def _spread(
 
     def variance(index: NDArray[np.int64]) -> Floats:
         """By bootstrap, each cluster weighing as often as it is drawn."""
-        rows, count, drawn = max(1, AT_ONCE // len(used)), int(index.max()) + 1, []
+        rows = max(1, AT_ONCE // len(used))
+        count = int(index.max()) + 1
+        drawn = []
         for at in range(0, RESAMPLES, rows):
             times = rng.poisson(1.0, (min(rows, RESAMPLES - at), count)).astype(np.float64)
             drawn.append(fit(design, outcome, times[:, index], best) @ contrasts.T)

@@ -209,7 +209,8 @@ class Queue:
         return chosen, drawn, uniform / count + (1 - uniform) * (chosen == top)
 
     def _most_interesting(self, met: set[int]) -> int | None:
-        best, found = 0.0, None
+        best = 0.0
+        found = None
         for std, comparison in self._spread:
             if std <= best:
                 break  # nobody further on can be more interesting, even on a new prompt

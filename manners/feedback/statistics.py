@@ -56,7 +56,8 @@ def wilson(wins: float, n: float, level: float = 0.95) -> Interval:
     if n == 0:
         return Interval(0.5, 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    share, shrink = wins / n, 1 + z * z / n
+    share = wins / n
+    shrink = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / shrink
     # At 0 and n the bound equals the estimate exactly; rounding must not put the estimate outside.
@@ -88,7 +89,8 @@ def cluster_bootstrap(
 
 def resampled(sums: Floats, resamples: int, seed: int) -> Floats:
     """Return (resamples, V): the sums over as many clusters as there are, drawn with replacement, of sums (C, V)."""
-    rng, count = np.random.default_rng(seed), len(sums)
+    rng = np.random.default_rng(seed)
+    count = len(sums)
     block = max(1, CELLS // count)
     parts = [
         rng.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - done)) @ sums
@@ -205,7 +207,8 @@ def confidence_sequence(wins: int, losses: int, level: float = 0.95) -> Interval
     """
     if wins + losses == 0:
         return Interval(0.5, 0.0, 1.0)
-    limit, share = -math.log1p(-level), wins / (wins + losses)
+    limit = -math.log1p(-level)
+    share = wins / (wins + losses)
 
     def refuted(rate: float) -> bool:
         return _log_e_value(wins, losses, rate) >= limit
@@ -249,7 +252,8 @@ def detectable_win_rate(n: int, power: float = 0.8, level: float = 0.95) -> floa
 
 def _wins_needed(n: int, level: float) -> list[int]:
     """Return for each m = 1..n the fewest wins of m that `decide` calls BETTER; m + 1 where none suffices."""
-    needed, boundary = 1, []
+    needed = 1
+    boundary = []
     for m in range(1, n + 1):
         # One more result raises the number needed by at most one: a win after enough wins is still enough.
         if needed <= m and decide(needed, m - needed, level) is not Decision.BETTER:
@@ -261,7 +265,8 @@ def _wins_needed(n: int, level: float) -> list[int]:
 def _power(rate: float, boundary: list[int]) -> float:
     """Return the chance of being called BETTER at some point, with WORSE ending the test as well."""
     running = np.zeros(len(boundary) + 2)
-    running[0], found = 1.0, 0.0
+    running[0] = 1.0
+    found = 0.0
     for m, needed in enumerate(boundary, start=1):
         running[1:] = running[1:] * (1 - rate) + running[:-1] * rate
         running[0] *= 1 - rate

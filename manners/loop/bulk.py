@@ -74,7 +74,8 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
 
 def _scorer(session: Session, version: str) -> str:
     """Return a digest of what decides a row's score: two versions may have one name, in two workspaces."""
-    described, renderer = versions.describe(session.workspace, version), session.pretrained.renderer
+    described = versions.describe(session.workspace, version)
+    renderer = session.pretrained.renderer
     model = described.trunk_hash, described.shifts, described.scale, session.settings.model.dtype
     return digest((version, described.created_at, *model, renderer.template_hash, renderer.context))
 

@@ -19,7 +19,7 @@ from manners.feedback.crowd import find_taste
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import longest_prompt, parts, short_enough
+from manners.loop.prompts import parts, prompt_lengths, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
@@ -69,8 +69,9 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
     sample = session.settings.sample
     evaluate = session.settings.evaluate
     trunk = session.pretrained.trunk
-    longest, prompts = longest_prompt(session, PromptUse.EVALUATE)
-    distinct = min(-(-sample.batch // evaluate.samples), evaluate.prompts, prompts[PromptUse.EVALUATE]["fit"])
+    prompts = prompt_lengths(session, PromptUse.EVALUATE)
+    longest = prompts.longest
+    distinct = min(-(-sample.batch // evaluate.samples), evaluate.prompts, prompts.counts[PromptUse.EVALUATE].fit)
     rows = distinct * evaluate.samples
     drawing = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
     length = longest + sample.max_new_tokens
@@ -85,7 +86,7 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
             key=lambda part: part.size,
         ),
     ]
-    return make_plan(session, "evaluate", {"prompts": prompts}, parts)
+    return make_plan(session, "evaluate", {"prompts": prompts.facts}, parts)
 
 
 def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResult:
@@ -133,7 +134,7 @@ def _last_source(session: Session) -> AnnotatorKind:
 
 def evaluation_prompts(session: Session) -> list[Dialogue]:
     """Return the prompts that nothing is trained on or chosen by; raises MannersError where too few are there."""
-    longest_prompt(session, PromptUse.EVALUATE)  # says so where there are prompts and none of them fits
+    prompt_lengths(session, PromptUse.EVALUATE)  # says so where there are prompts and none of them fits
     prompts = short_enough(session, [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE)])
     if len(prompts) < 2:
         raise MannersError(

@@ -13,7 +13,7 @@ from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import answerable, longest_prompt, short_enough
+from manners.loop.prompts import answerable, prompt_lengths, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
@@ -62,14 +62,15 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     ppo = session.settings.ppo
     sample = session.settings.sample
     trunk = session.pretrained.trunk
-    longest, prompts = longest_prompt(session, PromptUse.TRAIN, PromptUse.VALIDATE)
+    prompts = prompt_lengths(session, PromptUse.TRAIN, PromptUse.VALIDATE)
+    longest = prompts.longest
     separate = ppo.value == "separate"
     branch = own_bytes(trunk, head=True)
     trained = branch + separate * own_bytes(trunk, head=False)
     work: Facts = {
         "episodes": ppo.updates * ppo.batch,
         "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
-        "prompts": prompts,
+        "prompts": prompts.facts,
     }
     # Of two sequences one is padded: attention may keep more then.
     widths = longest, max(1, longest - 1)
@@ -77,8 +78,8 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     at_once = min(ppo.minibatch, rows_at_once(trunk, padded.ids.shape[1]))
     step = step_bytes(trunk, padded, at_once, temperature=1.0)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
-    rows = max(ppo.batch, min(ppo.validation_prompts, prompts[PromptUse.VALIDATE]["fit"]))
-    distinct = min(rows, max(prompts[use]["fit"] for use in prompts))
+    rows = max(ppo.batch, min(ppo.validation_prompts, prompts.counts[PromptUse.VALIDATE].fit))
+    distinct = min(rows, max(count.fit for count in prompts.counts.values()))
     drawn = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
     drawing = Part("drawing_responses", drawn, "ppo.batch")
     states = states_bytes(trunk, rows * (longest + sample.max_new_tokens))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from manners.errors import MannersError
-from manners.facts import Facts
+from manners.facts import Facts, to_facts
 from manners.loop.session import Session
 from manners.text import TooLong
 from manners.types import Dialogue, PromptUse
@@ -40,30 +41,55 @@ def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:
     return [(list(places[start:stop]), seed + number * 104_729) for number, (start, stop) in enumerate(pairwise(edges))]
 
 
-def longest_prompt(session: Session, *uses: PromptUse) -> tuple[int, Facts]:
-    """Return the tokens of the longest prompt that leaves room for a response, and by use how many there are.
+@dataclass(frozen=True)
+class PromptCount:
+    """How many prompts of one use there are."""
 
-    `shortened` ones lose whole turns; those that `do_not_fit` are left out. Raises MannersError where none fits.
-    """
-    longest = 1
-    counts = Facts()
-    for use in uses:
-        fit = shortened = too_long = 0
-        for stored in session.store.prompts(use):
-            try:
-                ids, dropped = session.pretrained.renderer.prompt_ids(
-                    stored.dialogue, session.settings.sample.max_new_tokens
-                )
-            except TooLong:
-                too_long += 1
-                continue
-            longest = max(longest, len(ids))
-            fit += 1
-            shortened += dropped > 0
-        if too_long and not fit:
-            raise MannersError(
-                f"none of the {too_long} prompts for `{use}` leaves room for a response: raise model.context"
-                f" ({session.pretrained.renderer.context} tokens here), or lower sample.max_new_tokens"
-            )
-        counts[use] = {"fit": fit, "shortened": shortened, "do_not_fit": too_long}
-    return longest, counts
+    fit: int
+    """Those that leave room for a response."""
+    shortened: int
+    """Of these, those that lose whole turns."""
+    do_not_fit: int
+    """Those that are left out."""
+
+
+@dataclass(frozen=True)
+class PromptLengths:
+    """How long prompts are, in tokens."""
+
+    longest: int
+    """Of those that leave room for a response."""
+    counts: dict[PromptUse, PromptCount]
+
+    @property
+    def facts(self) -> Facts:
+        """The counts, as a plan shows them."""
+        return {use: to_facts(count) for use, count in self.counts.items()}
+
+
+def prompt_lengths(session: Session, *uses: PromptUse) -> PromptLengths:
+    """Turn the prompts of some uses into tokens; raises MannersError where there are some and none of them fits."""
+    found = {use: _lengths(session, use) for use in uses}
+    longest = max((length for lengths, _ in found.values() for length in lengths), default=1)
+    return PromptLengths(longest, {use: count for use, (_, count) in found.items()})
+
+
+def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
+    """Return the tokens of each prompt of a use that leaves room for a response, and how many there are."""
+    renderer = session.pretrained.renderer
+    lengths = list[int]()
+    shortened = too_long = 0
+    for stored in session.store.prompts(use):
+        try:
+            ids, dropped = renderer.prompt_ids(stored.dialogue, session.settings.sample.max_new_tokens)
+        except TooLong:
+            too_long += 1
+            continue
+        lengths.append(len(ids))
+        shortened += dropped > 0
+    if too_long and not lengths:
+        raise MannersError(
+            f"none of the {too_long} prompts for `{use}` leaves room for a response: raise model.context"
+            f" ({renderer.context} tokens here), or lower sample.max_new_tokens"
+        )
+    return lengths, PromptCount(len(lengths), shortened, too_long)

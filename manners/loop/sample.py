@@ -13,7 +13,7 @@ from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.loop.options import SampleOptions
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import answerable, longest_prompt, parts, short_enough
+from manners.loop.prompts import answerable, parts, prompt_lengths, short_enough
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -36,15 +36,16 @@ def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -
 
 def plan(session: Session, _: Inputs | None = None) -> Plan:
     """Memory of answering the training prompts."""
-    longest, prompts = longest_prompt(session, PromptUse.TRAIN)
+    prompts = prompt_lengths(session, PromptUse.TRAIN)
+    longest = prompts.longest
     sample = session.settings.sample
     trunk = session.pretrained.trunk
-    distinct = min(-(-sample.batch // sample.answers), prompts[PromptUse.TRAIN]["fit"])
+    distinct = min(-(-sample.batch // sample.answers), prompts.counts[PromptUse.TRAIN].fit)
     drawing = drawing_bytes(trunk, distinct * sample.answers, distinct, longest, sample.max_new_tokens)
     needed = [Part("drawing_responses", drawing, "sample.batch")]
     if session.workspace.current_policy() != INITIAL:
         needed.append(Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"))
-    return make_plan(session, "sample", {"prompts": prompts}, needed)
+    return make_plan(session, "sample", {"prompts": prompts.facts}, needed)
 
 
 def run(session: Session, run: Run, inputs: Inputs) -> SampleResult:
@@ -124,7 +125,8 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
 
     def draw(part: tuple[list[int], int], advance: Callable[[int], None]) -> list[tuple[int, Answer]]:
         places, part_seed = part
-        chosen, count = [prompts[i] for i in places], settings.answers
+        chosen = [prompts[i] for i in places]
+        count = settings.answers
         drawn = answer(policy, session.pretrained, chosen, count, settings, part_seed, author, on_step=advance)
         return [(places[i], given) for some in drawn for i, given in zip(some.places, some.answers, strict=True)]
 
@@ -134,7 +136,8 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
         wanted, missing = missing, []
         drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
         with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
-            what, todo = f"attempt {attempt}", parts(wanted, seed + attempt * 7919)
+            what = f"attempt {attempt}"
+            todo = parts(wanted, seed + attempt * 7919)
             advance(settings.answers * sum(len(places) for places, _ in todo[: run.done(what)]))
             for answers in run.each(what, todo, partial(draw, advance=advance)):
                 for place, given in answers:

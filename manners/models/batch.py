@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.errors import MannersError
 from manners.models.answer import streams
 from manners.models.decoder import Decoder
-from manners.models.generate import CHANGE_SHARE
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token, TokenLogprob
 from manners.models.sampler import draw_tokens
+from manners.models.seats import CHANGE_SHARE, Seats
 from manners.models.textstream import TextStream
 from manners.models.trunk import Trunk
 from manners.text import Renderer
@@ -51,6 +51,11 @@ class _Row:
     """Reported tokens whose text is yet to be given, each with where that begins."""
     left: bool = False
     """Whether it is finished or cancelled, and its seat free."""
+
+    @property
+    def so_far(self) -> tuple[int, ...]:
+        """What is read when it takes a seat."""
+        return (*self.prompt_ids, *self.ids)
 
     def take(self, token: int, reported: DrawnToken | None, ends: bool) -> tuple[Token | None, FinishReason | None]:
         """Add a token; return what can be given now, and why the answer ends if it does."""
@@ -84,21 +89,19 @@ class RunningBatch:
         self._waiting: list[list[_Row]] = []
         """Requests in order of arrival."""
         self._events: list[tuple[int, Event]] = []
-        self._seated: list[_Row] = []
-        self._token: Int[Tensor, " R"] | None = None
-        """Drawn last, of each seat, and not yet read."""
-        self._decoder: Decoder
+        self._seated: Seats[_Row]
         self._begin_anew()
 
     def take_policy(self, model: PreTrainedModel, version: str) -> None:
         """Go on with another policy; no row may be running."""
-        self.model, self.version = model, version
+        self.model = model
+        self.version = version
         self._begin_anew()
 
     @property
     def running(self) -> list[_Row]:
         """Rows that are seated and not finished."""
-        return [row for row in self._seated if not row.left]
+        return self._seated.running
 
     @property
     def idle(self) -> bool:
@@ -119,7 +122,7 @@ class RunningBatch:
     def cancel(self, key: int) -> None:
         """Forget a request, wherever it is."""
         self._waiting = [rows for rows in self._waiting if rows[0].key != key]
-        for row in self._seated:
+        for row in self._seated.rows:
             row.left |= row.key == key
 
     def step(self, admit: bool = True) -> tuple[tuple[int, Event], ...]:
@@ -129,10 +132,12 @@ class RunningBatch:
         """
         self._events = []
         try:
-            if self._token is not None and self.running:
-                running = torch.tensor([not row.left for row in self._seated], device=self.trunk.device)
-                self._decoder.read(self._token, running)
+            # 1. Tokens that were drawn are read.
+            if self.running:
+                self._seated.read()
+            # 2. Seats change: at once for those that wait, as far as they fit.
             self._change_seats(self._entering() if admit else [])
+            # 3. Every row draws a token, with its own number.
             if self.running:
                 self._draw()
         except Exception as error:  # whatever it is, the process lives on for the others
@@ -155,41 +160,37 @@ class RunningBatch:
 
     def _change_seats(self, entering: list[_Row]) -> None:
         """Seat whoever enters, unseat those who left where it is worth a copy, and see that there is room to draw."""
-        kept = [seat for seat, row in enumerate(self._seated) if not row.left]
-        if not kept and not entering:
+        seated = self._seated
+        stay = seated.running
+        if not stay and not entering:
             self._begin_anew()  # which gives the memory back
             return
-        gone = len(self._seated) - len(kept)
-        full = self._decoder.used == self._decoder.attend.shape[1]
-        if not (entering or full or gone > CHANGE_SHARE * len(self._seated)):
+        if not (entering or seated.full or seated.gone > CHANGE_SHARE * len(seated.rows)):
             return
-        seats = torch.tensor(kept, dtype=torch.long, device=self.trunk.device)
-        stay = [self._seated[seat] for seat in kept]
         try:
-            self._decoder.seat(seats, [row.prompt_ids for row in entering], ROOM)
-            self._seated = [*stay, *entering]
+            seated.change(entering, ROOM)
         except Exception as error:
             self._begin_anew()  # for the cache may be half changed: all that was drawn is read again
             self._fail(entering, error)
-            self._seated = stay
             if stay:
-                self._decoder.seat(seats[:0], [(*row.prompt_ids, *row.ids) for row in stay], ROOM)
+                self._seated.change(stay, ROOM)
 
     def _draw(self) -> None:
-        assert self._decoder.logits is not None
-        logits = self._decoder.logits
+        seated = self._seated
+        assert seated.decoder.logits is not None
+        logits = seated.decoder.logits
         device = self.trunk.device
-        asked = [row.request for row in self._seated]
+        asked = [row.request for row in seated.rows]
         temperature = torch.tensor([[request.temperature] for request in asked], device=device)
         top_p = torch.tensor([[request.top_p] for request in asked], device=device)
-        numbers = [0.0 if row.left else row.uniform[len(row.ids)] for row in self._seated]
+        numbers = [0.0 if row.left else row.uniform[len(row.ids)] for row in seated.rows]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
         greedy = temperature == 0
         drawn, _ = draw_tokens(logits, temperature.masked_fill(greedy, 1.0), uniform, top_p)
-        self._token = torch.where(greedy.squeeze(1), logits.argmax(dim=-1), drawn)
-        for row, token, of_row in zip(self._seated, self._token.tolist(), logits, strict=True):
-            if not row.left:
-                self._advance(row, token, of_row)
+        token = torch.where(greedy.squeeze(1), logits.argmax(dim=-1), drawn)
+        chosen = token.tolist()
+        for seat, row in seated.take(token):
+            self._advance(row, chosen[seat], logits[seat])
 
     def _advance(self, row: _Row, token: int, logits: Float[Tensor, " V"]) -> None:
         """Hand a row its token, and say what came of it."""
@@ -211,9 +212,7 @@ class RunningBatch:
 
     def _begin_anew(self) -> None:
         """Begin with empty seats."""
-        self._seated = []
-        self._token = None
-        self._decoder = Decoder(self.model, self.trunk.compute, self.renderer.pad_id)
+        self._seated = Seats[_Row](Decoder(self.model, self.trunk.compute, self.renderer.pad_id))
 
 
 def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:

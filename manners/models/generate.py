@@ -8,22 +8,20 @@ and waiting ones take their seats (`models.decoder`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.models.decoder import Decoder, Seating
 from manners.models.sampler import draw_tokens
+from manners.models.seats import CHANGE_SHARE, Seats
 from manners.models.trunk import States, Trunk
 from manners.settings import SampleSettings
 from manners.text import Batch, Rendered, Renderer, collate
 from manners.types import FinishReason
-
-CHANGE_SHARE = 0.125
-"""Seats change when this share of the batch has finished: it costs a copy of the cache of the rows that stay."""
 
 
 @dataclass(frozen=True)
@@ -75,99 +73,111 @@ def generate(
     keeps its end token; one that does not has finish reason LENGTH. `on_step` hears after every step how many rows
     finished in it.
     """
-    device = trunk.device
-    ends = torch.tensor(sorted(decoding.end_ids), device=device)
-    uniform = uniform.to(trunk.compute.exact)
     limit = uniform.shape[1]
-    page = _Page.blank(prompts, limit, trunk, decoding)
-    decoder = Decoder(model, trunk.compute, decoding.pad_id, trunk.cut if decoding.want_states else 0)
+    uniform = uniform.to(trunk.compute.exact)
+    rows = [_Row(place, prompt) for place, prompt in enumerate(prompts)]
     # Longest first: no later prompt is then wider than the line of columns. Equal ones together: they are read once.
-    waiting = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), prompts[row]))
-    who = step = torch.zeros(0, dtype=torch.long, device=device)
-    running = who.bool()
-
-    while waiting or bool(running.any()):
-        idle = len(who) - int(running.sum())
-        if idle == len(who) or idle >= CHANGE_SHARE * len(who):
-            kept = running.nonzero().squeeze(1)
-            free = (decoding.seats or len(prompts)) - len(kept)
+    waiting = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
+    states = _States.blank(prompts, limit, trunk) if decoding.want_states and trunk.cut else None
+    decoder = Decoder(model, trunk.compute, decoding.pad_id, trunk.cut if states else 0)
+    seats = Seats[_Row](decoder)
+    while True:
+        # 1. Tokens that were drawn are read: for the next ones, and for their own states.
+        drew = seats.read() if decoding.want_states or seats.running else []
+        if states is not None and decoder.states is not None:
+            states.of_tokens([seats.rows[seat] for seat in drew], decoder.states[drew, 0])
+        if not waiting and not seats.running:
+            return _generated(rows, trunk, decoding, states)
+        # 2. Seats change when nobody is left, or enough have left.
+        if not seats.running or seats.gone >= CHANGE_SHARE * len(seats.rows):
+            free = (decoding.seats or len(rows)) - len(seats.running)
             entering, waiting = waiting[:free], waiting[free:]
-            who = torch.cat([who[kept], torch.tensor(entering, dtype=torch.long, device=device)])
-            step = torch.cat([step[kept], step.new_zeros(len(entering))])
-            running = torch.ones_like(who, dtype=torch.bool)
-            page.open(decoder.seat(kept, [prompts[row] for row in entering], limit - int(step.min())), who)
+            seatings = seats.change(entering, limit - min(row.step for row in [*seats.running, *entering]))
+            if states is not None:
+                states.of_prompts(seatings, seats.rows)
+        # 3. Every row draws a token, with its own number.
         assert decoder.logits is not None
-        numbers = uniform[who.to(uniform.device), step.clamp(max=limit - 1).to(uniform.device)]
+        numbers = uniform[[row.place for row in seats.rows], [min(row.step, limit - 1) for row in seats.rows]]
         token, logprob = draw_tokens(decoder.logits, decoding.temperature, numbers, decoding.top_p)
-        ended = running & torch.isin(token, ends)
-        page.write(who[running], step[running], token[running], logprob[running])
-        page.finished[who[ended]] = True
-        goes_on = running & ~ended & (step < limit - 1)
-        if decoding.want_states or bool(goes_on.any()):
-            decoder.read(token, running)
-            if page.states is not None and decoder.states is not None:
-                page.states[who[running], page.width + step[running]] = decoder.states[running, 0]
-        on_step(int(running.sum()) - int(goes_on.sum()))
-        running, step = goes_on, step + 1
-    return page.generated(prompts, decoding.want_states)
+        drawn = list(zip(token.tolist(), logprob.tolist(), strict=True))
+        taking = seats.take(token)
+        for seat, row in taking:
+            row.take(*drawn[seat], decoding.end_ids, limit)
+        for row in seats.rows:
+            row.step += 1
+        on_step(sum(row.left for _, row in taking))
+
+
+@dataclass(eq=False)
+class _Row:
+    """A response in the making."""
+
+    place: int
+    prompt: tuple[int, ...]
+    drawn: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: FinishReason | None = None
+    step: int = 0
+    """Draws so far; what it draws after its end, until its seat is taken, is thrown away."""
+
+    @property
+    def so_far(self) -> tuple[int, ...]:
+        """What is read when it takes a seat."""
+        return (*self.prompt, *self.drawn)
+
+    @property
+    def left(self) -> bool:
+        """Whether it is finished."""
+        return self.finish is not None
+
+    def take(self, token: int, logprob: float, ends: frozenset[int], limit: int) -> None:
+        """Add a token, which may be the last."""
+        self.drawn.append(token)
+        self.logprobs.append(logprob)
+        if token in ends:
+            self.finish = FinishReason.STOP
+        elif len(self.drawn) == limit:
+            self.finish = FinishReason.LENGTH
 
 
 @dataclass(frozen=True)
-class _Page:
-    """The growing record of the draws: prompts end, and responses begin, at one column."""
+class _States:
+    """The trunk's states of every row, as they come: prompts end, and responses begin, at one column."""
 
-    ids: Int[Tensor, "B L"]
-    attend: Bool[Tensor, "B L"]
-    logprobs: Float[Tensor, "B T"]
-    finished: Bool[Tensor, " B"]
-    states: Float[Tensor, "B L D"] | None
-    """Where they are asked for and the trunk is not empty."""
+    tensor: Float[Tensor, "B L D"]
     width: int
-    common: int
-    """Tokens that all prompts begin with, where branches then read these once for all rows."""
 
     @classmethod
-    def blank(cls, prompts: Sequence[tuple[int, ...]], limit: int, trunk: Trunk, decoding: Decoding) -> _Page:
-        beginning = collate([Rendered(prompt, ()) for prompt in prompts], decoding.pad_id).to(trunk.device)
-        device = trunk.device
-        rows, width = beginning.ids.shape
-        ids = torch.full((rows, width + limit), decoding.pad_id, device=device)
-        attend = torch.zeros_like(ids, dtype=torch.bool)
-        ids[:, :width] = beginning.ids
-        attend[:, :width] = beginning.attend
-        logprobs = torch.zeros((rows, limit), device=device)
-        finished = torch.zeros(rows, dtype=torch.bool, device=device)
-        states = None
-        if decoding.want_states and trunk.cut:
-            states = torch.zeros((*ids.shape, trunk.width), dtype=trunk.whole.dtype, device=device)
-        common = beginning.common if trunk.compute.shares_beginnings else 0
-        return cls(ids, attend, logprobs, finished, states, width, common)
+    def blank(cls, prompts: Sequence[tuple[int, ...]], limit: int, trunk: Trunk) -> _States:
+        """Begin with zeros, which stay where no token is."""
+        width = max(map(len, prompts))
+        shape = (len(prompts), width + limit, trunk.width)
+        return cls(torch.zeros(shape, dtype=trunk.whole.dtype, device=trunk.device), width)
 
-    def open(self, seatings: Sequence[Seating], who: Int[Tensor, " R"]) -> None:
-        """Take in the states of prompts that were read."""
+    def of_prompts(self, seatings: Sequence[Seating], rows: Sequence[_Row]) -> None:
+        """Take in those of prompts that were read."""
         for seating in seatings:
-            if self.states is not None and seating.read.states is not None:
-                for row, owner in zip(who[seating.seats].tolist(), seating.owner.tolist(), strict=True):
-                    states = seating.read.states[owner, seating.read.attend[owner]]
-                    self.states[row, self.width - len(states) : self.width] = states
+            assert seating.read.states is not None
+            for seat, owner in zip(seating.seats.tolist(), seating.owner.tolist(), strict=True):
+                states = seating.read.states[owner, seating.read.attend[owner]]
+                self.tensor[rows[seat].place, self.width - len(states) : self.width] = states
 
-    def write(self, rows: Tensor, step: Tensor, token: Tensor, logprob: Tensor) -> None:
-        """Take in a token of each of these rows."""
-        self.ids[rows, self.width + step] = token
-        self.attend[rows, self.width + step] = True
-        self.logprobs[rows, step] = logprob
+    def of_tokens(self, rows: Sequence[_Row], states: Float[Tensor, "R D"]) -> None:
+        """Take in those of the last token of each of these rows."""
+        columns = [self.width + len(row.drawn) - 1 for row in rows]
+        self.tensor[[row.place for row in rows], columns] = states
 
-    def generated(self, prompts: Sequence[tuple[int, ...]], want_states: bool) -> Generated:
-        """Cut off the columns that no row reached, and take the record apart by row."""
-        lengths = self.attend[:, self.width :].sum(dim=1)
-        stop = self.width + int(lengths.max())
-        batch = Batch(self.ids[:, :stop], self.attend[:, :stop], self.width, self.common)
-        rendered = tuple(
-            Rendered(prompt, tuple(batch.response_ids[row, : int(lengths[row])].tolist()))
-            for row, prompt in enumerate(prompts)
-        )
-        finish = tuple(FinishReason.STOP if f else FinishReason.LENGTH for f in self.finished.tolist())
-        states = batch.ids if self.states is None else self.states[:, :stop]
-        return Generated(
-            rendered, finish, batch, self.logprobs[:, : stop - self.width], states if want_states else None
-        )
+
+def _generated(rows: Sequence[_Row], trunk: Trunk, decoding: Decoding, states: _States | None) -> Generated:
+    """Lay the responses side by side."""
+    rendered = tuple(Rendered(row.prompt, tuple(row.drawn)) for row in rows)
+    batch = collate(rendered, decoding.pad_id)
+    if not trunk.compute.shares_beginnings:
+        batch = replace(batch, common=0)
+    batch = batch.to(trunk.device)
+    logprobs = torch.zeros(batch.keep.shape)
+    for row in rows:
+        logprobs[row.place, : len(row.drawn)] = torch.tensor(row.logprobs)
+    found = batch.ids if states is None else states.tensor[:, : batch.ids.shape[1]]
+    finish = tuple(FinishReason.LENGTH if row.finish is None else row.finish for row in rows)
+    return Generated(rendered, finish, batch, logprobs.to(trunk.device), found if decoding.want_states else None)

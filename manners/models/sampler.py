@@ -29,7 +29,8 @@ def draw_tokens(
     share = torch.as_tensor(top_p, device=logits.device).expand(len(logits), 1)
     if bool((limited := share.squeeze(1) < 1.0).any()):
         logits[limited] = _likeliest(logits[limited], share[limited])
-    top, missing = logits.amax(dim=-1, keepdim=True), -logits.shape[-1] % BLOCK
+    top = logits.amax(dim=-1, keepdim=True)
+    missing = -logits.shape[-1] % BLOCK
     weights = (logits - top).exp_()
     weights = (nn.functional.pad(weights, (0, missing)) if missing else weights).view(len(logits), -1, BLOCK)
     exact = uniform.device

@@ -53,7 +53,8 @@ def shared_copy(model: PreTrainedModel, own: frozenset[int] = frozenset(), own_c
 def joined(upper: PreTrainedModel, lower: PreTrainedModel, cut: int) -> PreTrainedModel:
     """Return a copy of `upper` whose layers below the cut are those of `lower`; it shares the parameters of both."""
     whole = shared_copy(upper)
-    layers, below = layer_list(whole), layer_list(lower)
+    layers = layer_list(whole)
+    below = layer_list(lower)
     for index in range(cut):
         layers[index] = below[index]
     return whole

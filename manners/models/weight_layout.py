@@ -70,7 +70,8 @@ class WeightLayout:
         if rows != self._rows:
             if self._calls > PATIENCE:
                 self._lay_out(0)
-            self._rows, self._calls = rows, 0
+            self._rows = rows
+            self._calls = 0
         self._calls += 1
         if self._calls == PATIENCE + 1 and rows in ROWS:
             self._lay_out(rows)

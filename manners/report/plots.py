@@ -26,7 +26,10 @@ INK, SOFT, RULE, ACCENT, WARM, PAPER = "#1b1c1e", "#63676e", "#d3d5d9", "#0072b2
 """Light-mode colours; accent and warm are told apart by every common kind of colour vision, and differ in lightness."""
 
 _VARIABLES = {INK: "ink", SOFT: "soft", RULE: "rule", ACCENT: "accent", WARM: "warm", PAPER: "paper"}
-_WIDE, _SMALL, _TEXT, _FINE = 430.0, 280.0, 13.0, 11.5
+_WIDE = 430.0
+_SMALL = 280.0
+_TEXT = 13.0
+_FINE = 11.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,15 @@ def span(value: Interval) -> str:
 
 def dot_whiskers(name: str, alt: str, rows: Sequence[Row], reference: float, reference_label: str) -> str:
     """Draw shares with their 95 % intervals, one under another, against a vertical reference line."""
-    lows, highs = [row.value.low for row in rows], [row.value.high for row in rows]
+    lows = [row.value.low for row in rows]
+    highs = [row.value.high for row in rows]
     left, right = min([*lows, reference]), max([*highs, reference])
     room = max(0.08 * (right - left), 0.02)
     figure, axes = _canvas(_WIDE, 50 + 38 * len(rows))
     axes.set_xlim(max(0.0, left - room) - 0.004, min(1.0, right + room) + 0.004)
     for index, row in enumerate(rows):
-        colour, y = (ACCENT if row.emphasised else SOFT), -float(index)
+        colour = ACCENT if row.emphasised else SOFT
+        y = -float(index)
         # Interrupted at the text, which it would strike through.
         axes.plot([reference] * 2, [y - 0.3, y + 0.2], color=SOFT, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
         axes.plot([row.value.low, row.value.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
@@ -76,7 +81,8 @@ def before_after(name: str, alt: str, parts: Sequence[tuple[str, float, float]])
     figure, axes = _canvas(_WIDE, 50 + 38 * len(parts))
     axes.set_xlim(min(ends) - room, max(ends) + room)
     for index, (label, before, after) in enumerate(parts):
-        y, colour = -float(index), ACCENT if after >= before else WARM
+        y = -float(index)
+        colour = ACCENT if after >= before else WARM
         axes.plot([before, after], [y, y], color=colour, linewidth=2.4)
         axes.plot(before, y, "o", markersize=7, color=SOFT, markerfacecolor=PAPER, markeredgewidth=1.8)
         axes.plot(after, y, ">" if after >= before else "<", markersize=8, color=colour)

@@ -299,7 +299,8 @@ class Store:
 
     def counts(self) -> Holdings:
         """Return how much there is of everything."""
-        prompts, verdicts = dict.fromkeys(PromptUse, 0), dict.fromkeys(AnnotatorKind, 0)
+        prompts = dict.fromkeys(PromptUse, 0)
+        verdicts = dict.fromkeys(AnnotatorKind, 0)
         by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
         by_kind = select(AnnotatorRow.kind, func.count()).join(VerdictRow).group_by(AnnotatorRow.kind)
         with self.read() as connection:

@@ -89,6 +89,7 @@ def _polyline(points: list[list[float]]) -> dict[str, Any] | None:
         return None
     steps, values = zip(*points, strict=True)
     low, high = min(values), max(values)
-    across, up = (max(steps) - min(steps)) or 1, (high - low) or 1
+    across = (max(steps) - min(steps)) or 1
+    up = (high - low) or 1
     drawn = (f"{WIDE * (x - min(steps)) / across:.1f},{HIGH - HIGH * (y - low) / up:.1f}" for x, y in points)
     return {"points": " ".join(drawn), "low": low, "high": high, "last": values[-1]}

@@ -18,6 +18,7 @@ from manners.models.decoder import Decoder
 from manners.models.generate import Decoding, Generated, generate
 from manners.models.proof import proved
 from manners.models.sampler import draw_tokens
+from manners.models.seats import CHANGE_SHARE
 from manners.models.trunk import Trunk, grow_trunk
 from manners.types import FinishReason
 from tests.worlds import ARCHITECTURES, new_decoder, tiny_model, with_compute
@@ -188,7 +189,7 @@ def test_rows_that_leave_and_enter_change_nothing_for_the_others(
 ) -> None:
     trunk, prompts, uniform = grow_trunk(tiny_model(model_type), 2), PROMPTS * 3, uniforms(18, 24)
     forward, results, sizes = Decoder._forward, [], list[list[tuple[int, int]]]()
-    for share, seats in ((generate_module.CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
+    for share, seats in ((CHANGE_SHARE, None), (0.0, None), (2.0, None), (0.5, 5), (0.0, 1)):
         sizes.append([])
 
         def counted(self: Decoder, ids: Tensor, *others: Any, log: list[tuple[int, int]] = sizes[-1]) -> Any:

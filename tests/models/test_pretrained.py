@@ -32,7 +32,7 @@ def named(name: object, layers: int = 2, context: int = 64) -> ModelSettings:
 def refusal(name: object) -> str:
     """Return the sentence with which a name is refused, after one try to get it."""
     with (
-        mock.patch.object(pretrained, "AutoConfig", wraps=AutoConfig) as config,
+        mock.patch("manners.models.pretrained.AutoConfig", wraps=AutoConfig) as config,
         mock.patch.object(pretrained, "_download", wraps=pretrained._download) as download,
         pytest.raises(MannersError) as refused,
     ):
