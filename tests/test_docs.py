@@ -17,6 +17,7 @@ from manners import cli
 from manners.feedback.crowd import TASTES, Weights
 from manners.settings import Settings
 from manners.settings_load import describe, known_fields, load
+from tests.loop.test_noop import FILE, LINE
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -115,6 +116,7 @@ def test_the_metrics_of_ppo_are_those_on_its_page() -> None:
     metric = r"(?:objective|policy|val|loss|response|reward|time|check)/\w+"
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "manners" / "ppo").glob("*.py"))
     recorded = set(re.findall(rf'"({metric})"', code))
+    recorded |= {f"loss/{name}_avg" for name in re.findall(r'\bTerm\("(\w+)"', code)}
     assert "objective/kl" in recorded
     assert recorded == set(re.findall(rf"`({metric})`", TEXTS["docs/ppo.md"]))
 
@@ -123,7 +125,8 @@ def test_the_metrics_of_ppo_are_those_on_its_page() -> None:
 def test_settings_named_in_the_text_exist(page: str) -> None:
     stages = "|".join(field.name for field in dataclasses.fields(Settings) if field.name != "seed")
     named = re.findall(rf"(?:`|--set )((?:{stages})\.[a-z_]+)(?=[`=])", TEXTS[page])
-    assert set(named) <= set(known_fields())
+    facts = re.findall(r"^\| `([\w.]+)` \|", TEXTS["docs/report.md"], re.MULTILINE)
+    assert set(named) <= {*known_fields(), *facts}
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -143,6 +146,11 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_every_page_is_in_the_index() -> None:
     pages = {Path(page).name for page in TEXTS if page.startswith("docs/")} - {"README.md"}
     assert pages == set(re.findall(r"\]\(([\w-]+\.md)\)", TEXTS["docs/README.md"]))
+
+
+def test_the_stage_that_the_page_adds_is_the_one_that_a_test_adds() -> None:
+    page = "".join(TEXTS["docs/architecture.md"].split())
+    assert all("".join(part.split()) in page for part in (FILE, LINE))
 
 
 def plain(words: str) -> str:

@@ -111,7 +111,10 @@ def test_a_round_runs_it_in_its_place_and_status_asks_for_it(package: Path, tmp_
     path = os.pathsep.join([str(package), str(PACKAGE.parent)])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, str(root), str(model)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    # Elsewhere than here: Python takes what stands in the folder that it is started in first.
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.index("memory for evaluate") < done.stderr.index("memory for noop")
     report = tiny.read_report(root)
