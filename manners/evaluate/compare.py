@@ -139,7 +139,7 @@ def head_to_head(
 ) -> Interval:
     """Return the win rate of `after` over the best of the K answers of `before` by the reward model's scores (P, K).
 
-    What optimising the policy bought beyond choosing among the initial model's answers, which needs no training:
+    What optimising the policy bought beyond choosing among the start version's answers, which needs no training:
     wholly above 0.5, PPO earned its keep. Gao, Schulman & Hilton 2023, "Scaling laws for reward model
     overoptimization", compare the two at equal KL; here the comparison is at the n that was drawn.
     """

@@ -43,7 +43,7 @@ class Version:
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     shifts: tuple[float, ...] = ()
-    """Reward models: each member's mean on the initial model's answers."""
+    """Reward models: each member's mean on the start version's answers."""
     scale: float = 1.0
     """Reward models: standard deviation of their mean there."""
 

@@ -26,7 +26,7 @@ class Roles:
 
     policy: Branch
     reference: Branch
-    """The initial model, which the KL penalty is measured against."""
+    """The start version, which the KL penalty is measured against."""
     value: ValueFunction
     reward: RewardModel
     pretrained: Pretrained
@@ -55,6 +55,6 @@ class Course:
     roles: Roles
     material: Material
     prose: PlainText
-    """What the policy is held to, read by the initial model."""
+    """What the policy is held to, read by the start version."""
     unseen: PlainText
     """What forgetting is measured on, read by the initial model."""

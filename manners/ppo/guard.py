@@ -37,14 +37,14 @@ VALUE_FLOOR = -5.0
 """Explained variance below which the baseline makes advantages worse, not better: its errors have six times the
 variance of what it predicts. Between 0 and this, early values and small returns go up and down harmlessly."""
 COLLAPSED_SHARE = 0.1
-"""Of the initial model's distinct-2. A policy that learns a manner of speaking keeps a half; one that says a handful of
+"""Of the start version's distinct-2. A policy that learns a manner of speaking keeps a half; one that says a handful of
 things to everyone keeps less than this."""
 SAME_ANSWER = 0.5
 """Share of a batch that is the same response, token for token."""
 LENGTH_FACTOR = 2.0
-"""Times longer or shorter than the initial model's answers: more than a taste for brevity explains."""
+"""Times longer or shorter than the start version's answers: more than a taste for brevity explains."""
 OVER_OPTIMISED = 0.1
-"""Fall of the pessimistic validation score, and rise of the mean, in standard deviations of the initial model's scores;
+"""Fall of the pessimistic validation score, and rise of the mean, in standard deviations of the start version's scores;
 on the same prompts with the same random numbers, less than this is noise."""
 
 
@@ -78,7 +78,7 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
     """Prove on the first batch that what is sampled from is what is scored, or stop and say what is wrong.
 
     Ratio 1: the training forward gives the drawn tokens the log-probabilities that they were drawn with. KL 0: so does
-    the reference, when the policy is still the initial model. Scores do not depend on the batch or its padding, and
+    the reference, when the policy is still the start version. Scores do not depend on the batch or its padding, and
     differ between responses. The pad id ends nothing.
     """
     policy, reference = roles.policy, roles.reference
@@ -199,7 +199,7 @@ def collapse(rollouts: Sequence[Metrics]) -> str | None:
 
 
 def length_drift(rollouts: Sequence[Metrics]) -> str | None:
-    """Say that responses have become much longer or shorter than the initial model's."""
+    """Say that responses have become much longer or shorter than the start version's."""
     first = rollouts[0]["response/length"]
     recent = [point["response/length"] for point in rollouts[-PATIENCE:]]
     long = min(recent) > LENGTH_FACTOR * first

@@ -20,7 +20,7 @@ from manners.training import Training
 
 @dataclass(frozen=True)
 class Validation:
-    """A policy on prompts that nothing is trained on; scores in standard deviations of the initial model's."""
+    """A policy on prompts that nothing is trained on; scores in standard deviations of the start version's."""
 
     measures: tuple[float, ...]
     """Of each prompt: the score by the member that likes the policy least, less penalty and coefficient * KL."""
@@ -109,7 +109,7 @@ class Learner:
         """Keep the version at hand unless it did worse than the best so far, or has forgotten too much.
 
         What is measured on a few dozen prompts is noisy, and training goes somewhere: a later version is kept also when
-        it is behind by less than the standard error of the difference, once any version has beaten the initial model.
+        it is behind by less than the standard error of the difference, once any version has beaten the start version.
         """
         ahead = found.measure > self.best.top.measure
         close = self.best.update > 0 and found.keeps_up_with(self.best.top)

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation with a learned baseline and a KL penalty against the initial model, on one page."""
+"""Proximal policy optimisation with a learned baseline and a KL penalty against the start version, on one page."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def train(
     that is still the first one because of the latter, and MannersError when a start-up check fails. With a `run`,
     checkpoints are written, and the work goes on from the one that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
-    with the divergence from the initial model in place of the likelihood of the text.
+    with the divergence from the start version in place of the likelihood of the text.
     """
     started = time.monotonic()
     initial = Branch(pretrained.trunk, trainable=False)

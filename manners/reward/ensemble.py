@@ -1,4 +1,4 @@
-"""A reward model: scalar branches on one trunk, normalised on the initial model's own answers."""
+"""A reward model: scalar branches on one trunk, normalised on the start version's own answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scored:
     """Normalised scores of N responses."""
 
     members: Float[Tensor, "K N"]
-    """Each member's score, less its own mean on the initial model's answers (scores are free up to that shift)."""
+    """Each member's score, less its own mean on the start version's answers (scores are free up to that shift)."""
 
     @property
     def mean(self) -> Float[Tensor, " N"]:
@@ -55,7 +55,7 @@ class RewardModel:
         return Scored((raw - shifts) / self.scale)
 
     def normalised_on(self, raw: Float[Tensor, "K N"]) -> RewardModel:
-        """Return the same members, normalised on these raw scores of the initial model's answers."""
+        """Return the same members, normalised on these raw scores of the start version's answers."""
         scale = float(raw.mean(dim=0).std()) if raw.shape[1] > 1 else 1.0
         return RewardModel(self.members, tuple(raw.mean(dim=1).tolist()), scale if scale > 1e-6 else 1.0)
 

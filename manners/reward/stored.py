@@ -46,7 +46,7 @@ def export_reward(
     config. It finds a sequence's last token by the pad id, so tokenizer and config get one that ends nothing.
 
     `average` is one model with the mean of the members' weights, adapters merged. Its shift is its mean logit on
-    `reference`, answers of the initial model; where there are none, the mean of the members' shifts stands for it.
+    `reference`, answers of the start version; where there are none, the mean of the members' shifts stands for it.
     """
     trunk = pretrained.trunk
     tokenizer = _tokenizer_with_pad(pretrained)
