@@ -39,17 +39,19 @@ def scalars(record: Any) -> Facts:
     return {name: value for name, value in to_facts(record).items() if isinstance(value, int | float | str)}
 
 
-def from_facts(kind: type[Record], facts: Mapping[str, Any], where: str) -> Record:
+def from_facts(
+    kind: type[Record], facts: Mapping[str, Any], where: str, remedy: str = "run that stage again"
+) -> Record:
     """Return the record that `to_facts` wrote; fields that are missing take their defaults.
 
-    Raises MannersError, naming `where` it stood and the field, where a value is of another type.
+    Raises MannersError, naming `where` it stood, the field and the remedy, where a value is of another type.
     """
     try:
         return TypeAdapter(kind).validate_python(facts)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise MannersError(f"{where} is damaged ({name}: {first['msg']}): run that stage again.") from error
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise MannersError(f"{where} is damaged ({field}: {first['msg']}): {remedy}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -196,9 +196,22 @@ class Workspace:
         return self.models / "current.json"
 
     def _standing(self) -> dict[str, Any]:
-        """Return what was promoted, and where learning starts if not at the initial model."""
+        """Return what was promoted, and where learning starts if not at the initial model.
+
+        Raises MannersError where the file does not say.
+        """
         file = self._standing_file
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        try:
+            standing = json.loads(file.read_text(encoding="utf-8"))
+            names = [*standing["history"], standing.get("start", INITIAL)]
+            sound = isinstance(standing["history"], list) and all(isinstance(name, str) for name in names)
+        except (ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise MannersError(f"{file} is damaged: restore it from a copy of the workspace.")
+        return dict(standing)
 
     def next_version_name(self, kind: str) -> str:
         """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -87,4 +87,6 @@ def measure_on_file(
         left_out={str(reason): n for reason, n in labelled.left_out.items()},
         skipped={str(reason): n for reason, n in skipped.items()},
     )
-    return to_facts(result)
+    facts = to_facts(result)
+    first = [entry.name for entry in fields(FileResult) if entry.name in FileResult.__annotations__]
+    return {name: facts[name] for name in first} | facts

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from manners.checkpoint import Run
+from manners.errors import MannersError
 from manners.facts import Facts
 from manners.models.pretrained import Pretrained, load
 from manners.results import Machine
@@ -89,9 +90,17 @@ class Session:
         atomic_write(self._facts_file(name), json.dumps(facts, indent=1) + "\n")
 
     def read_facts(self, name: str) -> Facts | None:
-        """Return facts that were kept, or None where there are none."""
+        """Return facts that were kept, or None where there are none; raises MannersError where they are damaged."""
         file = self._facts_file(name)
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise MannersError(f"{file} is damaged ({error}): run that stage again.") from error
+        if not isinstance(facts, dict):
+            raise MannersError(f"{file} is damaged (it holds no facts): run that stage again.")
+        return facts
 
     def _facts_file(self, name: str) -> Path:
         self.workspace.runs.mkdir(exist_ok=True)

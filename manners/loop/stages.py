@@ -18,7 +18,7 @@ from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.reward import reference_answers
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
 from manners.loop.session import Session
-from manners.loop.stage import Options, Stage, Standing, execute, to_resume
+from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
 from manners.reward import stored
 from manners.settings import Settings
@@ -42,10 +42,9 @@ def perform(
 ) -> Facts:
     """Run a stage, say what it takes (`plan`), go on with its run (`resume`), or do what its options ask for instead.
 
-    Raises UsageError where options do not go together, MannersError where the stage cannot run; see `loop.stage`.
+    Raises MannersError where the stage cannot run; see `loop.stage`.
     """
     options = options or stage.options()
-    options.check(plan=plan, resume=resume)
     session = Session(workspace, settings)
     if plan:
         return stage.work.plan(session, None).facts
@@ -161,7 +160,7 @@ def status(workspace: Workspace) -> Facts:
     counts = session.store.counts()
     rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
-    results = {name: done.result for name, done in reporting.results(session, STAGES).items()}
+    results, damaged = _results(session)
     verdicts = sum(counts.verdicts.values())
     standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results)
     facts: dict[str, Any] = {
@@ -173,7 +172,24 @@ def status(workspace: Workspace) -> Facts:
         "reward_models": rewards,
         "policies": policies,
     }
+    if damaged:
+        facts["damaged"] = damaged
     return facts | {"next": _next(workspace, standing)}
+
+
+def _results(session: Session) -> tuple[dict[str, object], list[str]]:
+    """Return the result of each stage that has one, and a sentence for each that cannot be read."""
+    results: dict[str, object] = {}
+    damaged = []
+    for stage in STAGES:
+        try:
+            done = finished(stage, session)
+        except MannersError as error:
+            damaged.append(str(error))
+            continue
+        if done is not None:
+            results[stage.name] = done.result
+    return results, damaged
 
 
 def _next(workspace: Workspace, standing: Standing) -> str:

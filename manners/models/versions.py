@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from manners.errors import MannersError
+from manners.facts import from_facts
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.types import AnnotatorKind, VersionKind
@@ -66,7 +67,10 @@ def save(workspace: Workspace, version: Version, branches: Sequence[Branch]) -> 
         for index, branch in enumerate(branches):
             tensors = {name: t.cpu().contiguous() for name, t in branch.own_tensors().items()}
             save_file(tensors, draft / f"branch-{index}.safetensors")
-        (draft / "version.json").write_text(json.dumps(asdict(version), indent=1, default=str) + "\n", encoding="utf-8")
+        described = asdict(version)
+        if version.start == INITIAL:
+            del described["start"]  # as it was written before there was another: whoever reads it takes that default
+        (draft / "version.json").write_text(json.dumps(described, indent=1, default=str) + "\n", encoding="utf-8")
     return workspace.models / version.name
 
 
@@ -78,9 +82,9 @@ def describe(workspace: Workspace, name: str) -> Version:
         raise MannersError(f"there is no version {name} in {workspace.root} (there are: {there})")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        return Version(**{**facts, "kind": VersionKind(facts["kind"]), "shifts": tuple(facts["shifts"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise MannersError(f"{file} is damaged ({error}); use another version") from error
+    except ValueError as error:
+        raise MannersError(f"{file} is damaged ({error}): use another version.") from error
+    return from_facts(Version, facts, str(file), "use another version")
 
 
 def names(workspace: Workspace, kind: VersionKind) -> list[str]:
