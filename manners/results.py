@@ -52,10 +52,11 @@ class Said:
     """Whose verdicts these are: `simulated`, `human`, `ai`, `mixed`, or `none`."""
     prompts: int | None = None
     verdicts: Mapping[str, int] | None = None
-    """By choice."""
+    """By choice, of the sides as shown."""
     annotators: int | None = None
     left_rate: Interval | None = None
-    """How often the left response won among verdicts that chose a side."""
+    """How often the side shown on the left won among verdicts that chose one; absent where kinds of annotators are
+    mixed."""
     examples: tuple[SaidExample, ...] | None = None
     agreement: Interval | None = None
     """Chance that two annotators of a comparison chose the same side."""

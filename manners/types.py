@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -28,6 +28,12 @@ DELETED = "[deleted]"
 """What stands where a person's words were, after they had them deleted."""
 Dialogue = tuple[Turn, ...]
 """A prompt is a dialogue whose last turn is the user's."""
+
+
+def opening(prompt: Dialogue) -> str:
+    """Return the conversation's first user turn without regard to case and white space: the group of a comparison."""
+    first = next((turn for turn in prompt if turn.role is Role.USER), prompt[0])
+    return " ".join(first.text.split()).casefold()
 
 
 class FinishReason(StrEnum):
@@ -217,6 +223,13 @@ class Comparison:
     """The store's key; None before it is stored."""
     reported: bool = False
     """Whether a reviewer has upheld a report of it, or of one of its responses; never trained on."""
+    kept: bool = False
+    """Whether its `opening` is that of a prompt that the store keeps for validation or evaluation; never trained on."""
+
+    def turned(self) -> Comparison:
+        """Return the same comparison with its sides exchanged; what was said, and how it was shown, stays."""
+        verdicts = (replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in self.verdicts)
+        return replace(self, left=self.right, right=self.left, verdicts=tuple(verdicts))
 
 
 class VersionKind(StrEnum):

@@ -108,6 +108,11 @@ class Workspace:
             )
         return workspace
 
+    @staticmethod
+    def is_at(root: Path) -> bool:
+        """Tell whether a folder is a workspace."""
+        return _marker(root).exists()
+
     @classmethod
     def open(cls, root: Path) -> Workspace:
         """Find the workspace in a folder, and clear away what a killed process left half-written in it.

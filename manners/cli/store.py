@@ -21,6 +21,7 @@ from manners.store.mapping import column_and_field
 from manners.store.rowfiles import write_rows
 from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
 from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
+from manners.workspace import Workspace
 
 File = Annotated[Positional[Path], arg(metavar="FILE")]
 RESPONSE_COLUMNS: dict[str, type] = {
@@ -156,11 +157,18 @@ class ComparisonsImport(StoreCommon):
         mapping = dict(column_and_field(text) for text in self.mapping)
         annotator = Annotator(self.annotator, self.annotator_kind)
         if self.dry_run:
-            found = preview(self.file, mapping, self.format, annotator)
+            found = preview(self.file, mapping, self.format, annotator, self._kept())
             counts = {name: value for name, value in asdict(found).items() if name != "rows"}
             return {"rows": [comparison_record(row) for row in found.rows], **counts}
         with self.store() as store:
             return asdict(import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator))
+
+    def _kept(self) -> frozenset[str]:
+        """Return the openings that the workspace keeps for evaluation; a file may be looked at without a workspace."""
+        if not Workspace.is_at(self.workspace):
+            return frozenset()
+        with self.store() as store:
+            return store.kept_openings()
 
 
 @dataclass(frozen=True, kw_only=True)

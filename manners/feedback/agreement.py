@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from manners.feedback.statistics import cluster_bootstrap_share, resampled, wilson
+from manners.feedback.statistics import cluster_bootstrap_share, crossed_share, resampled, wilson
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts
 
 RESAMPLES = 1000
@@ -96,16 +96,22 @@ def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) 
     return cluster_bootstrap_share(shares, list(range(len(shares))), RESAMPLES, seed, weights)
 
 
-def left_share(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval:
-    """Return the share of the left side as shown among verdicts that chose one, by bootstrap over annotators.
+def left_share(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Interval:
+    """Return the share of the left side as shown among the latest verdicts that chose one, of one kind of annotator.
 
-    Verdicts of one person share that person's habit. Of a single annotator it is Wilson's interval, for that person.
+    Those of one person share that person's habit, those on one comparison its answers: the interval is
+    `crossed_share`'s. Of a single annotator it holds for that person.
     """
-    found = list(_sided(comparisons, kind))
-    if len({who for who, _ in found}) < 2:
-        return wilson(sum(is_left for _, is_left in found), len(found))
-    names = [who.name for who, _ in found]
-    return cluster_bootstrap_share([float(is_left) for _, is_left in found], names, RESAMPLES, seed)
+    found = [
+        (number, verdict.annotator.name, float(verdict.shown_choice is Choice.LEFT))
+        for number, comparison in enumerate(comparisons)
+        for verdict in latest_verdicts(comparison.verdicts)
+        if verdict.annotator.kind is kind and verdict.choice in (Choice.LEFT, Choice.RIGHT)
+    ]
+    if not found:
+        return wilson(0, 0)
+    on, by, left = zip(*found, strict=True)
+    return crossed_share(left, by, on)
 
 
 def _sided(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Iterator[tuple[Annotator, bool]]:

@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from manners.errors import MannersError
 from manners.types import Choice, Interval, Verdict, latest_verdicts
@@ -55,8 +56,10 @@ def wilson(wins: float, n: float, level: float = 0.95) -> Interval:
         raise ValueError(f"wins must lie in 0..n, got {wins} of {n}")
     if n == 0:
         return Interval(0.5, 0.0, 1.0)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share = wins / n
+    return _wilson(wins / n, n, NormalDist().inv_cdf(0.5 + level / 2))
+
+
+def _wilson(share: float, n: float, z: float) -> Interval:
     shrink = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / shrink
@@ -113,6 +116,44 @@ def cluster_bootstrap_share(
     _, totals = _by_cluster(values, clusters, weights)
     n = effective_number(totals)
     return wilson(min(max(interval.estimate, 0.0), 1.0) * n, n)
+
+
+def crossed_share(values: ArrayLike, people: ArrayLike, items: ArrayLike) -> Interval:
+    """Return the mean of `values` in [0, 1] with a 95 % interval for values of which each is one person's on one item.
+
+    values, people, items: (N,). With V_g = G / (G - 1) sum over the G clusters of (sum of v - mean)^2 / N^2, the
+    variance is V = max(V_people + V_items - V_values, V_people, V_items): what people and items share is there twice.
+    The interval is Wilson's with mean (1 - mean) / V in place of n, and for z Student's t with
+    (people - 1) (V_people + V_items) / V_people degrees of freedom: few people say little of others. Of a single person
+    the items alone are clusters. Where all values are alike, n is the number of clusters in effect, people's if there
+    are several. Source: Cameron, Gelbach & Miller 2011, "Robust inference with multiway clustering", equation 2.12.
+    """
+    v = np.asarray(values, float)
+    mean = float(v.mean())
+    (person, size), (item, on_item) = (_sizes(names) for names in (people, items))
+    by_people = _variance(v - mean, person)
+    by_items = _variance(v - mean, item)
+    by_values = _variance(v - mean, np.arange(len(v)))
+    several = len(size) > 1
+    if not by_values:
+        n = effective_number(size if several else on_item)
+        return wilson(min(max(mean, 0.0), 1.0) * n, n)
+    variance = max(by_people + by_items - by_values, by_people, by_items) if several else by_items
+    freedom = (len(size) - 1) * (1 + by_items / by_people) if several and by_people else len(on_item) - 1.0
+    quantile = float(stdtrit(max(freedom, 1.0), 0.975))
+    return _wilson(mean, mean * (1 - mean) / (variance or by_values), quantile)
+
+
+def _sizes(names: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
+    """Return the cluster (N,) of each value, and how many values each cluster (G,) has."""
+    _, index, sizes = np.unique(np.asarray(names), return_inverse=True, return_counts=True)
+    return index, sizes.astype(np.float64)
+
+
+def _variance(residuals: Floats, cluster: NDArray[np.int64]) -> float:
+    """Return the variance of a mean whose clusters are independent; 0 for a single one."""
+    sums = np.bincount(cluster, residuals)
+    return float(sums @ sums) * len(sums) / max(1, len(sums) - 1) / len(residuals) ** 2
 
 
 def paired_bootstrap_difference(

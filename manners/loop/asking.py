@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,12 @@ from manners.progress import steps
 from manners.results import FileResult
 from manners.reward import stored
 from manners.reward.ensemble import score_exchanges
-from manners.reward.groups import opening
 from manners.reward.measure import measure
 from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
 from manners.store.rows import Reason
 from manners.store.transfer import read_comparisons
-from manners.types import Answer, VersionKind
+from manners.types import Answer, AskedHow, VersionKind, opening
 
 
 def open_for_people(session: Session, count: int) -> Facts:
@@ -60,7 +59,9 @@ def measure_on_file(
     """
     settings = session.settings
     skipped = Counter[Reason]()
-    comparisons = pooled(read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None))
+    rows = read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None)
+    # Nothing is learnt here, so that it does not matter what the rows were asked for.
+    comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
     if not any(comparison.verdicts for comparison in comparisons):
         raise MannersError(f"{file} holds no verdict to measure with; name a file of comparisons that were judged")
     labelled = label(comparisons, settings.reward.annotators)

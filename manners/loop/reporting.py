@@ -8,11 +8,13 @@ from typing import TypeVar
 
 from manners import __version__
 from manners.facts import Facts
-from manners.feedback.statistics import pair_agreement, wilson
+from manners.feedback.agreement import left_share
+from manners.feedback.statistics import pair_agreement
 from manners.loop.session import Session, machine, peak_memory
 from manners.loop.stage import Finished, Stage, finished
 from manners.report import build
 from manners.results import EvaluationResult, ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
+from manners.reward.verdicts import pooled
 from manners.types import AskedHow, Choice, Comparison, latest_verdicts
 
 Result = TypeVar("Result")
@@ -81,26 +83,26 @@ def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
 
 
 def what_was_said(session: Session) -> Said | None:
-    """Return what was asked and what annotators said; None if nothing was asked."""
-    comparisons = [c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION]
+    """Return what was asked and what annotators said, of the sides as shown; None if nothing was asked."""
+    comparisons = pooled(c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION)
     if not comparisons:
         return None
     verdicts = [latest_verdicts(c.verdicts) for c in comparisons]
-    choices = [v.choice for given in verdicts for v in given]
-    kinds = sorted({str(v.annotator.kind) for given in verdicts for v in given})
-    left = choices.count(Choice.LEFT)
-    agreement = None
+    choices = [v.shown_choice for given in verdicts for v in given]
+    kinds = sorted({v.annotator.kind for given in verdicts for v in given})
+    agreement = left_rate = None
     if len(kinds) == 1:
+        left_rate = left_share(comparisons, kinds[0])
         several = [given for given in verdicts if sum(v.choice in (Choice.LEFT, Choice.RIGHT) for v in given) > 1]
         if len(several) > 1:
             agreement = pair_agreement(several, RESAMPLES, session.settings.seed)
     return Said(
         total=len(comparisons),
-        source=kinds[0] if len(kinds) == 1 else "mixed" if kinds else "none",
+        source=str(kinds[0]) if len(kinds) == 1 else "mixed" if kinds else "none",
         prompts=len({c.prompt for c in comparisons}),
         verdicts={str(choice): choices.count(choice) for choice in Choice},
         annotators=len({v.annotator for given in verdicts for v in given}),
-        left_rate=wilson(left, left + choices.count(Choice.RIGHT)),
+        left_rate=left_rate,
         examples=tuple(_examples(comparisons[:EXAMPLES])),
         agreement=agreement,
     )

@@ -170,8 +170,8 @@ def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str) -> N
     if begun.get(PAIRS, pairs) != pairs and all(begun.get(name) == value for name, value in chosen.items()):
         raise MannersError(
             f"the unfinished run in {folder} was begun with {begun[PAIRS]}, and of what was there then {pairs} are left"
-            " as they were: verdicts were taken back since, or comparisons deleted or reported; remove that folder to"
-            " begin anew with what there is now"
+            " as they were: verdicts were taken back since, comparisons deleted or reported, or prompts kept for"
+            " evaluation; remove that folder to begin anew with what there is now"
         )
 
 

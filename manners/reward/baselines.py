@@ -65,11 +65,11 @@ def accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resample
     A share of exactly 0 or 1 does not vary under resampling; there the open end is the Clopper-Pearson bound on the
     number of groups, 0.025^(1/groups) from it. Raises `MannersError` when no verdict decided.
     """
-    return _known(_accuracy(margins, pairs, seed, resamples), pairs, 0.0)
+    return _known(_accuracy(_agreeing(margins, pairs), pairs, seed, resamples), pairs, 0.0)
 
 
-def _accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
-    sums = _decided_sums(pairs, _agreeing(margins, pairs))
+def _accuracy(agreeing: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
+    sums = _decided_sums(pairs, agreeing)
     estimate = _share(sums)
     if estimate in (0.0, 1.0):
         bound = float(0.025 ** (1 / len(sums)))
@@ -82,7 +82,11 @@ def accuracy_gain(
     margins: Floats, baseline: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES
 ) -> Interval:
     """Return by how much the accuracy of `margins` exceeds that of the margins of a `baseline`, paired by group."""
-    sums = _decided_sums(pairs, _agreeing(margins, pairs) - _agreeing(baseline, pairs))
+    return _gain(_agreeing(margins, pairs) - _agreeing(baseline, pairs), pairs, seed, resamples)
+
+
+def _gain(gained: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
+    sums = _decided_sums(pairs, gained)
     drawn = resampled(sums, resamples, seed)
     return _known(_interval(_share(sums), drawn[:, 0] / drawn[:, 1]), pairs, -1.0)
 
@@ -104,7 +108,14 @@ def shorter_wins(lengths: Floats, pairs: Sequence[LabelledPair], seed: int, resa
 
 def always_left(pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
     """Return the accuracy of preferring whatever was shown on the left."""
-    return accuracy(np.ones(len(pairs)), pairs, seed, resamples)
+    return _known(_accuracy(_shown_left(pairs), pairs, seed, resamples), pairs, 0.0)
+
+
+def gain_over_always_left(
+    margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES
+) -> Interval:
+    """Return by how much the accuracy of `margins` exceeds that of `always_left`, paired by group."""
+    return _gain(_agreeing(margins, pairs) - _shown_left(pairs), pairs, seed, resamples)
 
 
 def length_and_finish(
@@ -158,7 +169,8 @@ def by_agreement(
     for level in Agreement:
         inside = [i for i, found in enumerate(levels) if found is level]
         if inside:
-            measured = _accuracy(margins[inside], [pairs[i] for i in inside], seed, resamples)
+            chosen = [pairs[i] for i in inside]
+            measured = _accuracy(_agreeing(margins[inside], chosen), chosen, seed, resamples)
             result.append(AgreementLevel(level, len(inside), _known(measured, pairs, 0.0)))
     return result
 
@@ -222,6 +234,11 @@ def _agreeing(margins: Floats, pairs: Sequence[LabelledPair]) -> Floats:
     counts = counts_array(pairs)
     agrees = (1 + np.sign(margins)) / 2
     return np.asarray(counts[:, 0] * agrees + counts[:, 1] * (1 - agrees))
+
+
+def _shown_left(pairs: Sequence[LabelledPair]) -> Floats:
+    """Return how many of each pair's verdicts chose the side that was shown on the left."""
+    return np.array([pair.counts.left if pair.shown_left is None else pair.shown_left for pair in pairs])
 
 
 def _decided_sums(pairs: Sequence[LabelledPair], values: Floats) -> Floats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from manners.errors import MannersError
 from manners.reward.labelled import VOLUNTEERED, LabelledPair, counts_array
 from manners.settings import RewardSettings
-from manners.types import Annotator, Choice, Comparison, Dialogue, Role
+from manners.types import Annotator, Choice, Comparison, opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,6 @@ class Split:
 
     train: tuple[LabelledPair, ...]
     held_out: tuple[LabelledPair, ...]
-
-
-def opening(prompt: Dialogue) -> str:
-    """Return the conversation's first user turn without regard to case and white space: the group of a comparison."""
-    first = next((turn for turn in prompt if turn.role is Role.USER), prompt[0])
-    return " ".join(first.text.split()).casefold()
 
 
 def groups(comparisons: Sequence[Comparison]) -> list[str]:

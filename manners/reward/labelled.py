@@ -57,6 +57,8 @@ class LabelledPair:
     """How many of the ties were `both_bad`."""
     group: str
     """What is set aside as one, see `groups`."""
+    shown_left: float | None = None
+    """How many verdicts chose the side shown on the left; None where the sides were shown as they stand."""
 
 
 class LeftOut(StrEnum):
@@ -66,6 +68,7 @@ class LeftOut(StrEnum):
     GOLD = "a known verdict, asked to measure annotators"
     DELETED = "deleted by the person whose words they were"
     REPORTED = "reported, and kept away by a reviewer"
+    KEPT = "about a prompt kept for evaluation or validation"
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
     NO_VERDICT = "no verdict"

@@ -18,6 +18,7 @@ from manners.reward.baselines import (
     ceiling,
     characters,
     doubling_sentence,
+    gain_over_always_left,
     length_and_finish,
     length_correlation,
     longer_wins,
@@ -59,7 +60,7 @@ def measure(
     gains = {
         "longer_wins": accuracy_gain(margins, lengths[:, 0] - lengths[:, 1], held_out, seed),
         "shorter_wins": accuracy_gain(margins, lengths[:, 1] - lengths[:, 0], held_out, seed),
-        "always_left": accuracy_gain(margins, np.ones(len(held_out)), held_out, seed),
+        "always_left": gain_over_always_left(margins, held_out, seed),
     }
     if train:
         ruler = length_and_finish(train, characters(train), held_out, lengths)

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from itertools import count
 
 from manners.errors import MannersError
 from manners.feedback.outliers import outlying
 from manners.reward.groups import groups
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
-from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict, latest_verdicts
+from manners.store.formats import IMPORTED
+from manners.types import (
+    DELETED,
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    FinishReason,
+    Response,
+    Verdict,
+    latest_verdicts,
+)
 
 STRENGTH_WEIGHT = {None: 1.0, 1: 0.5, 2: 1.0, 3: 1.5}
 NO_COMPARISONS = (
@@ -22,9 +36,10 @@ NO_COMPARISONS = (
 def label(comparisons: Iterable[Comparison], annotators: str | None = None, user_share: float = 1.0) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
-    The latest verdict of an annotator on a comparison counts; a skip counts for nothing, also when it takes back an
-    earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`); strength weighs (`STRENGTH_RULE`). Comparisons asked
-    for an evaluation, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
+    The same two answers to one prompt are one comparison (`pooled`). The latest verdict of an annotator on it counts; a
+    skip counts for nothing, also when it takes back an earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`);
+    strength weighs (`STRENGTH_RULE`). Comparisons asked for an evaluation, those about a prompt that shares its opening
+    with one kept for it, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
     annotator, as `reward.annotators` names it, are counted; None means the only kind there is. A user of the chat or of
     another program weighs at most `user_share` of all (`user_factors`). Raises `MannersError` when several kinds are
     present and none is named, or when nothing is left.
@@ -42,47 +57,79 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
     ]
     if kind is None or not pairs:
         reasons = ", ".join(f"{n} with {reason}" for reason, n in found.left_out.items())
-        raise MannersError(f"{NO_COMPARISONS} (none of the {len(comparisons)} there are will do: {reasons})")
+        raise MannersError(f"{NO_COMPARISONS} (none of the {found.left_out.total()} there are will do: {reasons})")
     return Labelled(tuple(pairs), dict(found.left_out), kind, len(factors), len(found.outlying))
 
 
-def pooled(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Return each pair of responses to a prompt once, in the order of its first comparison, with all their verdicts.
+def answer(response: Response) -> Hashable:
+    """Return what an annotator sees of a response, and the loss: its text, and whether it was cut off."""
+    return response.text, response.finish_reason is FinishReason.LENGTH
 
-    It is for measuring, by which nothing is learnt: what was asked for an evaluation, or has a known verdict, is taken
-    like the rest.
+
+def authored(response: Response) -> Hashable:
+    """Return what a response is where it counts for whoever wrote it."""
+    return response.author, answer(response)
+
+
+def pooled(comparisons: Iterable[Comparison], same: Callable[[Response], Hashable] = answer) -> list[Comparison]:
+    """Return the same two answers to one prompt once, in the order of the first comparison, with all their verdicts.
+
+    All that is counted or learnt from goes through here: one pair of answers is one comparison, however often and in
+    whatever order it is stored, and each verdict keeps the side that its annotator saw. Apart stay comparisons of an
+    evaluation, those of users who came by themselves (`VOLUNTEERED`: their weight is limited) and all others; known
+    verdicts and deleted words stay as they are. Whoever gave a verdict without a name on two comparisons of a pair is
+    two people. Where one of them was reported, the pair was.
     """
-    first: dict[tuple[object, ...], Comparison] = {}
-    verdicts: defaultdict[tuple[object, ...], list[Verdict]] = defaultdict(list)
-    for one in comparisons:
-        left, right = ((side.text, side.finish_reason) for side in (one.left, one.right))
-        key = (one.prompt, left, right)
-        turned = (one.prompt, right, left)
-        if turned in first:
-            verdicts[turned] += [replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in one.verdicts]
+    found: dict[Hashable, list[Comparison]] = {}
+    for place, one in enumerate(comparisons):
+        apart, left, right = _counted_apart(one, place), same(one.left), same(one.right)
+        if (turned := (apart, one.prompt, right, left)) in found:
+            found[turned].append(one.turned())
         else:
-            first.setdefault(key, one)
-            verdicts[key] += one.verdicts
-    never_learnt = (AskedHow.EVALUATION, AskedHow.GOLD)
-    return [
-        replace(
-            one,
-            verdicts=tuple(verdicts[key]),
-            asked_how=AskedHow.IMPORTED if one.asked_how in never_learnt else one.asked_how,
-        )
-        for key, one in first.items()
-    ]
+            found.setdefault((apart, one.prompt, left, right), []).append(one)
+    return [_joined(several) for several in found.values()]
+
+
+def _counted_apart(comparison: Comparison, place: int) -> Hashable:
+    """Return what two comparisons must share to be counted as one, their answers apart."""
+    if comparison.asked_how is AskedHow.GOLD or DELETED in (comparison.left.text, comparison.right.text):
+        return "alone", place
+    if comparison.asked_how is AskedHow.EVALUATION:
+        return AskedHow.EVALUATION
+    return "volunteered" if comparison.asked_how in VOLUNTEERED else "asked"
+
+
+def _joined(several: Sequence[Comparison]) -> Comparison:
+    """Return the first of several comparisons on one pair with the verdicts of all."""
+    if len(several) == 1:
+        return several[0]
+    verdicts = list[Verdict]()
+    for one in several:
+        verdicts += _by_others(one.verdicts, {verdict.annotator for verdict in verdicts})
+    return replace(several[0], verdicts=tuple(verdicts), reported=any(one.reported for one in several))
+
+
+def _by_others(verdicts: Sequence[Verdict], known: AbstractSet[Annotator]) -> list[Verdict]:
+    """Give whoever has no name another number where that one is known."""
+
+    def free(who: Annotator) -> Annotator:
+        numbered = (replace(who, name=f"{IMPORTED.name}-{number}") for number in count(2))
+        return next(one for one in numbered if one not in known)
+
+    nameless = {v.annotator for v in verdicts if v.annotator.name == IMPORTED.name and v.annotator in known}
+    others = {who: free(who) for who in nameless}
+    return [replace(v, annotator=others.get(v.annotator, v.annotator)) for v in verdicts]
 
 
 def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> Sorted:
-    """Keep what can be learnt from the verdicts of one kind of annotator.
+    """Keep what can be learnt from the verdicts of one kind of annotator, each pair of answers once (`pooled`).
 
     Verdicts of outlying users (`manners.feedback.outliers`) do not count on comparisons of the chat and of other
     programs. Annotators who were asked to label are never set aside: the dashboard shows how each of them works.
     """
     usable = []
     left_out = Counter[LeftOut]()
-    for comparison in comparisons:
+    for comparison in pooled(comparisons):
         verdicts = tuple(verdict for verdict in latest_verdicts(comparison.verdicts) if verdict.annotator.kind is kind)
         reason = _reason_left_out(comparison, verdicts)
         if reason is None:
@@ -157,6 +204,8 @@ def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> Lef
         return LeftOut.DELETED
     if comparison.reported:
         return LeftOut.REPORTED
+    if comparison.kept:
+        return LeftOut.KEPT
     if not all(texts):
         return LeftOut.EMPTY
     if texts[0] == texts[1]:
@@ -197,4 +246,5 @@ def _labelled(
         weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD)),
         both_bad=number[Choice.BOTH_BAD],
         group=group,
+        shown_left=float(sum(verdict.shown_choice is Choice.LEFT for verdict in verdicts)),
     )

@@ -13,7 +13,7 @@ from manners.store.records import from_messages
 from manners.store.tables import ComparisonRow, FlagRow, PromptRow, ResponseRow
 from manners.store.texts import response_ids
 from manners.store.verdicts import verdicts_by_comparison
-from manners.types import AskedHow, Comparison, FinishReason, Response, Sampling
+from manners.types import AskedHow, Comparison, FinishReason, PromptUse, Response, Sampling, opening
 
 
 def insert_comparisons(
@@ -64,7 +64,10 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
     if asked_how is not None:
         query = query.where(ComparisonRow.asked_how == asked_how.value)
     verdicts = verdicts_by_comparison(connection, asked_how)
-    prompts = {row.id: from_messages(row.turns) for row in connection.execute(select(PromptRow.id, PromptRow.turns))}
+    rows = connection.execute(select(PromptRow.id, PromptRow.turns)).all()
+    prompts = {row.id: from_messages(row.turns) for row in rows}
+    openings = {key: opening(prompt) for key, prompt in prompts.items()}
+    kept = kept_openings(connection)
     reported, reported_responses = _upheld(connection)
     return [
         Comparison(
@@ -76,9 +79,16 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
             verdicts=tuple(verdicts.get(row.id, ())),
             id=row.id,
             reported=row.id in reported or not reported_responses.isdisjoint((row.left_id, row.right_id)),
+            kept=openings[row.prompt_id] in kept,
         )
         for row in connection.execute(query)
     ]
+
+
+def kept_openings(connection: Connection) -> frozenset[str]:
+    """Return the openings of the prompts that are kept for validation or evaluation."""
+    query = select(PromptRow.turns).where(PromptRow.use != PromptUse.TRAIN.value)
+    return frozenset(opening(from_messages(turns)) for turns in connection.execute(query).scalars())
 
 
 def _upheld(connection: Connection) -> tuple[set[int], set[int]]:

@@ -93,9 +93,8 @@ def detect(fields: Fields) -> Format | None:
 def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
     """Return the comparison that a row describes, with its verdict if it has one. Raises BadRow.
 
-    `annotator` stands for what the row does not say. In `pairs` and `hh` the side of the chosen response is drawn by
-    a hash of the prompt and both texts: the same in every import, and the opposite order when the pair is
-    chosen the other way round, so that the two remain two comparisons.
+    `annotator` stands for what the row does not say. In `pairs` and `hh` the order of the two responses is that of
+    their hashes with the prompt, whichever was chosen: the same in every import, and the same for those who disagree.
     """
     if fmt is Format.ROWS:
         prompt = parse_prompt(fields)
@@ -105,9 +104,8 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
         prompt, chosen_text, rejected_text = (_pair if fmt is Format.PAIRS else _transcripts)(fields)
         chosen = _response(fields, fmt, "chosen", chosen_text)
         rejected = _response(fields, fmt, "rejected", rejected_text)
-        chosen_left = int(digest(to_messages(prompt), *sorted((chosen_text, rejected_text))), 16) % 2 == 0
-        left, right = (chosen, rejected) if chosen_left else (rejected, chosen)
-        choice = Choice.LEFT if chosen_left else Choice.RIGHT
+        left, right = sorted((chosen, rejected), key=lambda side: digest(to_messages(prompt), side.text))
+        choice = Choice.LEFT if left is chosen else Choice.RIGHT
     if left.text == right.text:
         raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
     verdict = None if choice is None else _verdict(fields, choice, annotator, fmt)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store import schema
-from manners.store.comparisons import insert_comparisons, merge_ids, select_comparisons
+from manners.store.comparisons import insert_comparisons, kept_openings, merge_ids, select_comparisons
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
@@ -148,6 +148,11 @@ class Store:
             rows = connection.execute(query).all()
         return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
 
+    def kept_openings(self) -> frozenset[str]:
+        """Return the openings of the prompts for validation and evaluation: what is about them is never trained on."""
+        with self.read() as connection:
+            return kept_openings(connection)
+
     def answerable(self, use: PromptUse, *, chats: bool) -> list[Dialogue]:
         """Return the prompts of one use that a model may answer anew, by id.
 
@@ -228,10 +233,10 @@ class Store:
             return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
 
     def mark(self) -> str:
-        """Return what is different once there are other comparisons, verdicts, views, decisions or versions."""
+        """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
         counts = [
             select(func.count()).select_from(table)
-            for table in (ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
+            for table in (PromptRow, ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
         ]
         counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
         with self.read() as connection:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manners.errors import MannersError
 from manners.store.fields import parse_prompt, parse_word, prompt_text
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
-from manners.store.records import digest, to_messages
+from manners.store.nameless import Nameless, opinions, pair_digest
+from manners.store.records import digest
 from manners.store.rowfiles import read_rows, suffix_of, write_rows
 from manners.store.rows import BadRow, Fields, Reason
 from manners.store.store import Store
@@ -24,6 +26,7 @@ from manners.types import (
     PromptUse,
     Verdict,
     latest_verdicts,
+    opening,
 )
 
 PREVIEW_ROWS = 5
@@ -48,6 +51,8 @@ class Preview:
     ties: int
     duplicates: int
     """Rows that say what an earlier row of the file says."""
+    left_out_of_training: int
+    """Comparisons about a prompt that is kept for validation or evaluation, by its opening turn."""
     unsupported_roles: int
     unused: tuple[str, ...]
     """Columns that are none of ours and would be left behind."""
@@ -63,6 +68,8 @@ class ImportResult:
     comparisons: int
     verdicts: int
     duplicates: int
+    left_out_of_training: int
+    """Comparisons of the file about a prompt that is kept for validation or evaluation, by its opening turn."""
     skipped: Mapping[Reason, int]
 
 
@@ -75,16 +82,24 @@ class ExportResult:
 
 
 def preview(
-    path: Path, mapping: Mapping[str, str], fmt: Format | None = None, annotator: Annotator = IMPORTED
+    path: Path,
+    mapping: Mapping[str, str],
+    fmt: Format | None = None,
+    annotator: Annotator = IMPORTED,
+    kept: AbstractSet[str] = frozenset(),
 ) -> Preview:
-    """Read a file of comparisons without storing anything; bad rows are counted, not raised."""
+    """Read a file of comparisons without storing anything; bad rows are counted, not raised.
+
+    `kept` are the openings of the prompts that a store keeps for validation or evaluation.
+    """
     fmt = _format_of(path, mapping, fmt)
     first: list[Comparison] = []
     problems: Counter[Reason] = Counter()
     first_problem = ""
     seen: set[str] = set()
+    left_out: set[str] = set()
     total = ties = duplicates = 0
-    for line, item in _items(path, mapping, fmt, annotator, crowd=fmt is Format.ROWS):
+    for line, item in _items(path, mapping, fmt, annotator, Nameless()):
         total += 1
         if isinstance(item, BadRow):
             problems[item.reason] += 1
@@ -93,6 +108,8 @@ def preview(
         if len(first) < PREVIEW_ROWS:
             first.append(item)
         ties += any(verdict.choice is Choice.TIE for verdict in item.verdicts)
+        if _is_kept(item, kept):
+            left_out.add(pair_digest(item))
         key = digest(repr(item))
         duplicates += key in seen
         seen.add(key)
@@ -103,6 +120,7 @@ def preview(
         total=total,
         ties=ties,
         duplicates=duplicates,
+        left_out_of_training=len(left_out),
         unsupported_roles=problems[Reason.ROLE],
         unused=tuple(sorted({name for fields in rows for name in fields} - COLUMNS[fmt].keys())),
         problems=dict(problems),
@@ -121,7 +139,7 @@ def read_comparisons(
 
     Raises MannersError at the first bad row; where `skipped` is given, bad rows are counted in it instead.
     """
-    for line, item in _items(path, mapping, _format_of(path, mapping, fmt), annotator, crowd=True):
+    for line, item in _items(path, mapping, _format_of(path, mapping, fmt), annotator, Nameless()):
         if not isinstance(item, BadRow):
             yield item
         elif skipped is None:
@@ -141,22 +159,30 @@ def import_comparisons(
     """Add the comparisons of a file to the store in one transaction; what is there already is counted as a duplicate.
 
     `annotator` is whose verdict it is where the file does not say. A comparison of an evaluation that says no authors
-    is the one in the store with the same prompt and texts. One that is not an evaluation, on a prompt that the store
-    keeps for validation or evaluation, is a bad row. Raises MannersError, and adds nothing, at the first
-    bad row; with `skip_bad` they are left out and counted by reason.
+    is the one in the store with the same prompt and texts, and a pair whose order nobody knows stands as the store has
+    it. One that is not an evaluation, on a prompt that the store keeps for validation or evaluation, is a bad row; one
+    that only shares the opening turn with such a prompt is stored, counted, and never trained on. Raises MannersError,
+    and adds nothing, at the first bad row; with `skip_bad` they are left out and counted by reason.
     """
     fmt = _format_of(path, mapping, fmt)
     reserved = {prompt.dialogue for prompt in store.prompts() if prompt.use is not PromptUse.TRAIN}
-    opened = {_texts(comparison): comparison for comparison in store.comparisons(AskedHow.EVALUATION)}
+    kept = store.kept_openings()
+    stored = store.comparisons()
+    opened = {_texts(one): one for one in stored if one.asked_how is AskedHow.EVALUATION}
+    there = {(one.asked_how, _texts(one)) for one in stored} if fmt is not Format.ROWS else set()
+    known = opinions(stored)
     skipped: Counter[Reason] = Counter()
+    left_out: set[str] = set()
 
     def good() -> Iterator[Comparison]:
         skipped.clear()
-        for line, item in _items(path, mapping, fmt, annotator, crowd=fmt is Format.ROWS):
+        for line, item in _items(path, mapping, fmt, annotator, Nameless(known)):
             if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
                 item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
             if not isinstance(item, BadRow):
-                yield _with_authors(item, opened)
+                if _is_kept(item, kept):
+                    left_out.add(pair_digest(item))
+                yield _with_authors(_as_stored(item, there), opened)
             elif skip_bad:
                 skipped[item.reason] += 1
             else:
@@ -166,7 +192,22 @@ def import_comparisons(
     for _ in good():
         pass
     merged = store.merge_comparisons(good())
-    return ImportResult(merged.comparisons, merged.verdicts, merged.duplicates, dict(skipped))
+    return ImportResult(merged.comparisons, merged.verdicts, merged.duplicates, len(left_out), dict(skipped))
+
+
+def _is_kept(comparison: Comparison, kept: AbstractSet[str]) -> bool:
+    """Tell whether a comparison that is no evaluation is about a prompt whose opening is kept for one."""
+    return comparison.asked_how is not AskedHow.EVALUATION and opening(comparison.prompt) in kept
+
+
+def _as_stored(comparison: Comparison, there: AbstractSet[tuple[AskedHow, Texts]]) -> Comparison:
+    """Return a comparison, turned round where that is how it is there already."""
+    turned = comparison.turned()
+    is_there, turned_is = ((one.asked_how, _texts(one)) in there for one in (comparison, turned))
+    if is_there or not turned_is:
+        return comparison
+    # Nobody knows how they were shown: turning them says nothing new about it.
+    return replace(turned, verdicts=tuple(replace(verdict, exchanged=False) for verdict in turned.verdicts))
 
 
 def _with_authors(comparison: Comparison, opened: Mapping[Texts, Comparison]) -> Comparison:
@@ -250,31 +291,21 @@ def _fits_a_line(dialogue: Dialogue) -> bool:
     return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
 
 
-def _items(path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, *, crowd: bool) -> Iterator[Line]:
-    """Yield what stands in each line; with `crowd`, each nameless verdict on a pair is another person's."""
-    nameless = Counter[str]()
+def _items(
+    path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, nameless: Nameless
+) -> Iterator[Line]:
+    """Yield what stands in each line; each nameless verdict on a pair is another person's."""
     for line, fields in read_rows(path):
         try:
             if isinstance(fields, BadRow):
                 raise fields
             renamed = _renamed(fields, mapping)
             comparison = parse(renamed, fmt, annotator)
-            if crowd and annotator.name == IMPORTED.name and parse_word(renamed, "annotator") is None:
-                comparison = _numbered(comparison, nameless)
+            if annotator.name == IMPORTED.name and parse_word(renamed, "annotator") is None:
+                comparison = nameless.numbered(comparison)
             yield line, comparison
         except BadRow as bad:
             yield line, bad
-
-
-def _numbered(comparison: Comparison, nameless: Counter[str]) -> Comparison:
-    """Name the annotator of the k-th verdict on two texts, in whatever order they were shown, `imported-k`."""
-    if not comparison.verdicts:
-        return comparison
-    [verdict] = comparison.verdicts
-    pair = digest(to_messages(comparison.prompt), *sorted((comparison.left.text, comparison.right.text)))
-    nameless[pair] += 1
-    name = IMPORTED.name if nameless[pair] == 1 else f"{IMPORTED.name}-{nameless[pair]}"
-    return replace(comparison, verdicts=(replace(verdict, annotator=replace(verdict.annotator, name=name)),))
 
 
 def _renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:

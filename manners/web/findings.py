@@ -12,7 +12,7 @@ from typing import Any
 
 from manners.feedback import agreement, davidson
 from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
-from manners.reward.verdicts import sort_out
+from manners.reward.verdicts import authored, pooled, sort_out
 from manners.settings import Settings
 from manners.store import gold, views
 from manners.store.records import VersionRecord
@@ -26,16 +26,19 @@ CURVES = ("objective/scores", "objective/kl", "response/length", "val/explained_
 
 def findings(store: Store, settings: Settings) -> dict[str, Any]:
     """Return everything that is computed from verdicts; kinds of annotators are never added up."""
-    comparisons = store.comparisons()
+    asked = store.comparisons()
+    comparisons = pooled(asked)
     known = {one.comparison: one.choice for one in gold.known(store)}
     kinds = present(comparisons)
     sorted_out = {kind: sort_out(comparisons, kind) for kind in kinds}
-    fair = without(comparisons, {user for found in sorted_out.values() for user in found.outlying})
+    aside = {user for found in sorted_out.values() for user in found.outlying}
+    fair = without(comparisons, aside)
+    versus = without(pooled(asked, authored), aside)
     on_page = seen(store)
     versions = store.versions(VersionKind.REWARD)
     return {
-        "verdicts": verdicts_by_day(comparisons),
-        "sources": sources(comparisons),
+        "verdicts": verdicts_by_day(asked),
+        "sources": sources(asked),
         "set_aside": {kind: sorted(one.name for one in found.outlying) for kind, found in sorted_out.items()},
         "funnel": {
             kind: {"asked": len(comparisons)}
@@ -46,7 +49,7 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
         },
         "agreement": {kind: _agreement(fair, kind, settings.seed) for kind in kinds},
         "annotators": {kind: [_habit(one) for one in agreement.habits(comparisons, kind, known)] for kind in kinds},
-        "wins": {kind: _wins(fair, kind, settings.seed) for kind in kinds},
+        "wins": {kind: _wins(versus, kind, settings.seed) for kind in kinds},
     }
 
 
@@ -145,7 +148,7 @@ def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int
     return {
         "alpha": None if alpha is None else asdict(alpha),
         "pairwise": None if pairs is None else asdict(pairs),
-        "left": asdict(agreement.left_share(comparisons, kind, seed)),
+        "left": asdict(agreement.left_share(comparisons, kind)),
     }
 
 

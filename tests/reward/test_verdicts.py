@@ -12,20 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manners.errors import MannersError
-from manners.reward.groups import groups, opening, set_aside, subset
+from manners.reward.groups import groups, set_aside, subset
 from manners.reward.labelled import Counts, LabelledPair, LeftOut
-from manners.reward.verdicts import label, pooled, user_factors
+from manners.reward.verdicts import authored, label, pooled, user_factors
 from manners.types import (
+    DELETED,
     Annotator,
     AnnotatorKind,
     AskedHow,
     Choice,
     Comparison,
     DrawnHow,
+    FinishReason,
     Response,
     Role,
     Turn,
     Verdict,
+    opening,
 )
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
@@ -77,7 +80,10 @@ def test_the_latest_verdict_of_an_annotator_counts() -> None:
 
 def test_a_skip_takes_an_earlier_choice_back() -> None:
     labelled = label(
-        [comparison(Verdict(Choice.LEFT, ANNA), Verdict(Choice.SKIP, ANNA)), comparison(Verdict(Choice.TIE, BEN))]
+        [
+            comparison(Verdict(Choice.LEFT, ANNA), Verdict(Choice.SKIP, ANNA)),
+            comparison(Verdict(Choice.TIE, BEN), text="Really?"),
+        ]
     )
     assert labelled.left_out == {LeftOut.SKIPPED: 1}
 
@@ -90,10 +96,10 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
             replace(comparison(good), asked_how=AskedHow.EVALUATION),
             comparison(good, left=" \n"),
             comparison(good, right="Yes. "),
-            comparison(),
-            comparison(),
-            comparison(Verdict(Choice.LEFT, JUDGE)),
-            comparison(Verdict(Choice.SKIP, ANNA)),
+            comparison(text="1"),
+            comparison(text="2"),
+            comparison(Verdict(Choice.LEFT, JUDGE), text="3"),
+            comparison(Verdict(Choice.SKIP, ANNA), text="4"),
         ],
         AnnotatorKind.HUMAN,
     )
@@ -122,7 +128,7 @@ def test_no_comparisons_yet() -> None:
     with pytest.raises(MannersError, match=r"no comparisons to learn from.*manners sample.*manners comparisons import"):
         label([])
     with pytest.raises(MannersError, match="2 with no verdict"):
-        label([comparison(), comparison()])
+        label([comparison(), comparison(text="Really?")])
 
 
 def test_opening_ignores_case_white_space_and_the_system_turn() -> None:
@@ -267,23 +273,55 @@ def test_no_user_of_the_chat_is_on_both_sides(said: list[tuple[int, int]], seed:
 
 def test_what_was_reported_is_left_out() -> None:
     good = Verdict(Choice.LEFT, ANNA)
-    labelled = label([comparison(good), replace(comparison(good), reported=True)])
+    labelled = label([comparison(good), replace(comparison(good, text="Really?"), reported=True)])
     assert labelled.left_out == {LeftOut.REPORTED: 1} and len(labelled.pairs) == 1
 
 
-def test_rows_on_one_pair_are_pooled_for_measuring() -> None:
+def test_rows_on_one_pair_are_one_comparison() -> None:
     asked = [
-        replace(comparison(Verdict(Choice.LEFT, ANNA)), asked_how=AskedHow.EVALUATION),
+        comparison(Verdict(Choice.LEFT, ANNA)),
         comparison(Verdict(Choice.LEFT, BEN), left="No.", right="Yes."),
         comparison(Verdict(Choice.LEFT, CLEO), text="Other?"),
-        replace(comparison(Verdict(Choice.TIE, CLEO)), asked_how=AskedHow.GOLD),
+        replace(comparison(Verdict(Choice.TIE, CLEO)), asked_how=AskedHow.IMPORTED),
     ]
-    both = label(pooled(asked))
+    both = label(asked)
     assert both.left_out == {}
     assert [p.counts for p in both.pairs] == [Counts(1, 1, 1), Counts(1, 0, 0)]
     assert [p.left.text for p in both.pairs] == ["Yes.", "Yes."]
     assert [v.exchanged for v in pooled(asked)[0].verdicts] == [False, True, False]
     assert pooled([chatted("Hm?", ANNA)])[0].asked_how is AskedHow.CHAT
+    assert [p.shown_left for p in both.pairs] == [2.0, 1.0]
+    assert pooled(pooled(asked)) == pooled(asked)
+
+
+def test_what_has_rules_of_its_own_is_not_pooled_with_the_rest() -> None:
+    given = comparison(Verdict(Choice.LEFT, ANNA))
+    kinds = [AskedHow.RANDOM, AskedHow.EVALUATION, AskedHow.GOLD, AskedHow.GOLD, AskedHow.CHAT]
+    asked = [replace(given, asked_how=how) for how in kinds]
+    deleted = replace(given, left=Response(DELETED, "x"), right=Response(DELETED, "x"))
+    cut = replace(given, left=replace(given.left, finish_reason=FinishReason.LENGTH))
+    assert pooled([*asked, deleted, deleted, cut]) == [*asked, deleted, deleted, cut]
+    joined = pooled([*asked, replace(given, asked_how=AskedHow.API), replace(given, reported=True)])
+    assert [one.asked_how for one in joined] == kinds and [one.reported for one in joined] == [True] + [False] * 4
+    assert len(joined[4].verdicts) == 2
+    other = replace(given, left=replace(given.left, author="x"))
+    assert len(pooled([given, other])) == 1 and pooled([given, other], authored) == [given, other]
+
+
+def test_the_nameless_of_two_comparisons_are_two_people() -> None:
+    """As an older import left them: whoever preferred the other text stood in a comparison of the opposite order."""
+    nobody = Annotator("imported", AnnotatorKind.HUMAN)
+    one = comparison(Verdict(Choice.LEFT, nobody), Verdict(Choice.TIE, Annotator("imported-2", AnnotatorKind.HUMAN)))
+    other = comparison(Verdict(Choice.LEFT, nobody), left="No.", right="Yes.")
+    [joined] = pooled([one, other])
+    assert [v.annotator.name for v in joined.verdicts] == ["imported", "imported-2", "imported-3"]
+    assert only(*joined.verdicts).counts == Counts(1, 1, 1)
+
+
+def test_what_is_about_prompts_kept_for_evaluation_is_left_out() -> None:
+    good = Verdict(Choice.LEFT, ANNA)
+    labelled = label([comparison(good), replace(comparison(good, text="Really?"), kept=True)])
+    assert labelled.left_out == {LeftOut.KEPT: 1} and len(labelled.pairs) == 1
 
 
 def test_conversations_of_real_people_are_split_by_opening(shared_data: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 from sqlalchemy import text
 
 from manners.errors import MannersError
+from manners.reward.labelled import LeftOut
+from manners.reward.verdicts import label
 from manners.store import Store
 from manners.store.formats import COLUMNS, Format
 from manners.store.rowfiles import read_rows, write_rows
@@ -278,8 +280,46 @@ def test_every_way_to_write_a_pair_means_the_same(write: Write, row: dict[str, A
 def test_opposite_opinions_of_unnamed_people_are_both_kept(store: Store, write: Write) -> None:
     path = write("some.jsonl", lines(PAIR, PAIR | {"chosen": "What?", "rejected": "Hello!"}, PAIR))
     result = import_comparisons(store, path, {}, skip_bad=False)
-    assert (result.comparisons, result.verdicts, result.duplicates) == (2, 2, 1)
-    assert len({comparison.left.text for comparison in store.comparisons()}) == 2
+    assert (result.comparisons, result.verdicts, result.duplicates) == (1, 3, 0)
+    [comparison] = store.comparisons()
+    better = [(comparison.left, comparison.right)[v.choice is Choice.RIGHT].text for v in comparison.verdicts]
+    assert better == ["Hello!", "What?", "Hello!"]
+    assert [v.annotator.name for v in comparison.verdicts] == ["imported", "imported-2", "imported-3"]
+    again = import_comparisons(store, path, {}, skip_bad=False)
+    assert (again.comparisons, again.verdicts, again.duplicates) == (0, 0, 3)
+    other = write("other.jsonl", lines(PAIR, *[PAIR | {"chosen": "What?", "rejected": "Hello!"}] * 2))
+    assert import_comparisons(store, other, {}, skip_bad=False).verdicts == 1, "two of the three are there already"
+    assert import_comparisons(store, other, {}, skip_bad=False).verdicts == 0
+
+
+@pytest.mark.parametrize("fmt", [Format.PAIRS, Format.HH])
+def test_where_a_text_stands_does_not_depend_on_who_won(write: Write, fmt: Format) -> None:
+    start = TRANSCRIPT if fmt is Format.HH else ""
+    texts = [[f"{start}{n} yes", f"{start}{n} no"] for n in range(200)]
+    rows = [{"chosen": one, "rejected": other} for pair in texts for one, other in (pair, pair[::-1])]
+    if fmt is Format.PAIRS:
+        rows = [row | {"prompt": "Hi"} for row in rows]
+    found = list(read_comparisons(write("some.jsonl", lines(*rows)), {}))
+    assert [c.left.text for c in found[0::2]] == [c.left.text for c in found[1::2]]
+    assert {c.verdicts[0].choice for c in found[0::2]} == {Choice.LEFT, Choice.RIGHT}
+    assert all(
+        one.verdicts[0].choice is other.verdicts[0].choice.swapped()
+        for one, other in zip(found[0::2], found[1::2], strict=True)
+    )
+    first = sum(c.left.text.endswith("yes") for c in found[0::2])
+    assert abs(first - 100) < 4 * 50**0.5
+
+
+def test_a_pair_stands_as_an_older_import_left_it(store: Store, write: Write) -> None:
+    path = write("some.jsonl", lines(PAIR | {"annotator": "ann"}))
+    [parsed] = read_comparisons(path, {})
+    store.add_comparisons([parsed.turned()])
+    result = import_comparisons(store, path, {}, skip_bad=False)
+    assert (result.comparisons, result.verdicts, result.duplicates) == (0, 0, 1)
+    more = write("more.jsonl", lines(PAIR | {"annotator": "ben"}))
+    assert import_comparisons(store, more, {}, skip_bad=False).comparisons == 0
+    [comparison] = store.comparisons()
+    assert len({v.choice for v in comparison.verdicts}) == 1
 
 
 def test_verdicts_without_a_name_are_those_of_several_people(store: Store, write: Write) -> None:
@@ -490,6 +530,30 @@ def test_prompts_kept_for_evaluation_are_not_trained_on(store: Store, write: Wri
         import_comparisons(store, path, {}, skip_bad=False)
     assert import_comparisons(store, path, {}, skip_bad=True).skipped == {Reason.RESERVED: 1}
     assert store.counts().verdicts[AnnotatorKind.HUMAN] == 2
+
+
+@pytest.mark.parametrize("prompts_first", [True, False])
+def test_what_shares_its_opening_with_a_kept_prompt_is_counted_and_never_learnt_from(
+    store: Store, write: Write, prompts_first: bool
+) -> None:
+    def keep() -> None:
+        store.add_prompts([(Turn(Role.USER, "What is  LOVE?"),)], PromptUse.VALIDATE, "mine")
+        store.add_prompts([(Turn(Role.USER, "Who\nare you?"),)], PromptUse.EVALUATE, "mine")
+
+    longer = [{"role": "user", "content": "who are you?"}, *answer("A tool."), {"role": "user", "content": "Whose?"}]
+    prompts: list[Any] = ["what is love?", longer, longer, "Hi"]
+    path = write("some.jsonl", lines(*(GOOD | {"prompt": prompt} for prompt in prompts)))
+    if prompts_first:
+        keep()
+        assert preview(path, {}, kept=store.kept_openings()).left_out_of_training == 2
+    assert preview(path, {}).left_out_of_training == 0
+    result = import_comparisons(store, path, {}, skip_bad=False)
+    assert (result.verdicts, result.left_out_of_training) == (4, 2 if prompts_first else 0)
+    if not prompts_first:
+        keep()
+    labelled = label(store.comparisons())
+    assert [pair.prompt[-1].text for pair in labelled.pairs] == ["Hi"]
+    assert labelled.left_out == {LeftOut.KEPT: 2}
 
 
 def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path) -> None:
