@@ -68,6 +68,7 @@ class LeftOut(StrEnum):
     REPORTED = "reported, and kept away by a reviewer"
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
+    ALIKE = "responses alike in what the model reads of them"
     NO_VERDICT = "no verdict"
     OTHER_KIND = "only verdicts of another kind of annotator"
     SKIPPED = "only skips"
