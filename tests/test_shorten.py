@@ -131,7 +131,7 @@ def test_two_responses_of_very_different_lengths_see_the_same_question() -> None
     together = renderer.render_beside(talk, [short, long])
     assert together[0].prompt_ids == together[1].prompt_ids
     assert together[0].prompt_ids[0] == BOS and together[1].response_ids[-1] == END
-    said = renderer.tokenizer.decode(list(together[0].prompt_ids))
+    said = str(renderer.tokenizer.decode(list(together[0].prompt_ids)))
     assert "Be kind." in said and said.startswith("<s>")
     assert len(together[1].response_ids) == 100 - len(together[1].prompt_ids)
 

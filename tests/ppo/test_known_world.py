@@ -88,7 +88,7 @@ def test_k1_in_the_reward_soon_leads_there_and_k3_does_not(
     estimator: KLEstimator, low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # k3 is unbiased, but the gradient of its expectation is not the policy gradient that it gives as a reward.
-    monkeypatch.setattr(rollout, "kl_penalty", lambda *given: kl_penalty(*given[:3], estimator))
+    monkeypatch.setattr(rollout, "kl_penalty", lambda new, old, keep, _: kl_penalty(new, old, keep, estimator))
     world = known_world()
     policy = trained(world, 1.0, tmp_path, updates=30).policy
     share = world.objective(world.logprobs(policy), 1.0) / world.objective(world.optimum(1.0), 1.0)
