@@ -164,8 +164,6 @@ class PPOSettings:
     """Peak of AdamW's step for policy and value; warms up over a tenth of the updates, then falls linearly to zero."""
     kl_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.05
     """Weight of the per-token KL penalty against the initial model, in reward units per nat."""
-    kl_estimator: Literal["k1", "k3"] = "k1"
-    """k1 = log ratio (unbiased); k3 = exp(-d) - 1 + d (never negative)."""
     kl_target: Annotated[float, Range(0.001, 10_000.0)] | None = None
     """Adapt the coefficient towards this KL, in nats per response; None keeps it fixed."""
     kl_horizon: Annotated[int, Range(1, 100_000_000)] = 2000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -14,6 +15,22 @@ from typing import Any, get_type_hints
 from manners.docstrings import docstrings
 from manners.errors import UsageError
 from manners.settings import Settings, allowed, fits, stage_of
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A setting that is none any more."""
+
+    always: Any
+    """What holds now whatever is set: where a record says this, nothing has changed."""
+    reason: str
+
+
+WITHDRAWN = {
+    "ppo.kl_estimator": Withdrawn(
+        "k1", "the penalty in the reward is always k1, for k3 as a reward leads to another policy than its KL says"
+    )
+}
 
 
 class Origin(StrEnum):
@@ -126,14 +143,29 @@ def to_dict(settings: Settings) -> dict[str, Any]:
 def from_dict(record: Mapping[str, Any]) -> Settings:
     """Return the settings that `to_dict` wrote; a field it lacks (an older version's record) takes its default.
 
+    A setting that was withdrawn since is left out, with a sentence on stderr where it said something else than what
+    holds now.
+
     Raises:
         UsageError: an unknown stage or field, or a value out of range.
     """
-    values = _flat(record)
+    values = without_withdrawn(_flat(record))
     for name in values:
-        if name not in known_fields():
+        if name not in {**known_fields(), **WITHDRAWN}:
             raise _unknown(name, "")
+    for name in WITHDRAWN.keys() & values.keys():
+        print(f"{withdrawn(name)}; this record says {values.pop(name)}", file=sys.stderr)
     return _build(values)
+
+
+def without_withdrawn(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded values by name, less the withdrawn settings that say what holds now in any case."""
+    return {n: value for n, value in values.items() if n not in WITHDRAWN or value != WITHDRAWN[n].always}
+
+
+def withdrawn(name: str) -> str:
+    """Say what became of a setting that is none any more; nothing of any other name."""
+    return f"{name} is no longer a setting: {WITHDRAWN[name].reason}" if name in WITHDRAWN else ""
 
 
 @cache
@@ -202,7 +234,9 @@ def _typed(name: str, value: object, where: str) -> Any:
 
 
 def _unknown(name: str, where: str) -> UsageError:
-    """Return the error for a name that is no setting, with the nearest one that is."""
+    """Return the error for a name that is no setting: what became of it, or the nearest one that is."""
+    if gone := withdrawn(name):
+        return UsageError(f"{where}{gone}; take it out.")
     fields = list(known_fields())
     stages = {field.rpartition(".")[0] for field in fields} - {""}
     stage, _, field = name.rpartition(".")

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
+from manners.shorten import endings, fitting_prompt, fitting_response, prompt_room
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 
 PLAIN_TEMPLATE = (
@@ -49,7 +50,7 @@ class Rendered:
     response_ids: tuple[int, ...]
     shortened: bool = False
     """Whether anything was dropped so that the rest fits: whole turns, or the beginning of the only turn left, or the
-    end of the response with the token that ends it."""
+    end of the response before the token that ends it."""
 
     @property
     def length(self) -> int:
@@ -277,11 +278,8 @@ class Renderer:
         Turns are dropped whole from the left, a system turn never, until prompt + `reserve` tokens fit into the
         context. Raises `TooLong` when the last turn alone does not fit.
         """
-        system, turns = (prompt[:1], prompt[1:]) if prompt[0].role is Role.SYSTEM else ((), prompt)
-        for dropped in range(len(turns)):
-            if dropped and turns[dropped].role is Role.ASSISTANT:
-                continue  # a dialogue cannot begin with an answer
-            ids = self._ids(system + turns[dropped:])
+        for ending, dropped in endings(prompt):
+            ids = self._ids(ending)
             if len(ids) + reserve <= self.context:
                 return ids, dropped
         raise TooLong(
@@ -297,18 +295,21 @@ class Renderer:
         return (*ids, self.end_id)
 
     def render(self, prompt: Dialogue, response: Response) -> Rendered:
-        """Render a prompt and a response, shortened so that they fit; for reading and scoring, never for answering.
+        """Render a prompt and a response, shortened so that they fit; for reading and scoring, never for answering."""
+        return self.render_beside(prompt, [response])[0]
 
-        A response longer than half the context is cut at its right end; the prompt loses whole turns from the left, and
-        a last turn that is too long by itself loses its beginning.
+    def render_beside(self, prompt: Dialogue, responses: Sequence[Response]) -> list[Rendered]:
+        """Render a prompt once and the responses that are compared on it; they all see the same of it.
+
+        The prompt leaves room for the longest of them, up to half the context (`shorten.fitting_prompt`); a response is
+        cut at the right where the prompt leaves less than it takes, and keeps the token that ends it.
         """
-        whole = self.response_ids(response)
-        response_ids = whole[: self.context // 2]
-        try:
-            prompt_ids, dropped = self.prompt_ids(prompt, reserve=len(response_ids))
-        except TooLong:
-            return Rendered(self._ids(prompt[-1:])[len(response_ids) - self.context :], response_ids, shortened=True)
-        return Rendered(prompt_ids, response_ids, shortened=dropped > 0 or len(response_ids) < len(whole))
+        whole = [self.response_ids(response) for response in responses]
+        ids = self._ids(prompt)
+        room = prompt_room(len(ids), max(map(len, whole)), self.context)
+        kept = ids if len(ids) <= room else fitting_prompt(self._ids, prompt, room, self.tokenizer.bos_token_id)
+        cut = [fitting_response(response_ids, self.context - len(kept), self.end_id) for response_ids in whole]
+        return [Rendered(kept, short, kept != ids or short != long) for short, long in zip(cut, whole, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of response ids without special tokens, otherwise exactly as the model wrote it."""

@@ -120,6 +120,15 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, change: dict[str
         run(tmp_path, BEGUN_WITH | change).go_on()
 
 
+def test_a_run_of_before_a_setting_was_withdrawn_goes_on_where_it_said_what_holds_now(tmp_path: Path) -> None:
+    run(tmp_path, BEGUN_WITH | {"ppo.kl_estimator": "k1"}).save()
+    assert run(tmp_path).go_on()
+    run(tmp_path, BEGUN_WITH | {"ppo.kl_estimator": "k3"}).save()
+    says = r"begun with ppo\.kl_estimator = k3, and ppo\.kl_estimator is no longer a setting: .*; remove that folder"
+    with pytest.raises(MannersError, match=says):
+        run(tmp_path).go_on()
+
+
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import manners
 from manners.errors import UsageError
 from manners.settings import PPOSettings, RewardSettings, Settings, allowed
-from manners.settings_load import Origin, describe, from_dict, known_fields, load, parse, to_dict
+from manners.settings_load import WITHDRAWN, Origin, describe, from_dict, known_fields, load, parse, to_dict
 
 PACKAGE = Path(manners.__file__).parent
 
@@ -136,6 +136,29 @@ def test_json_round_trip() -> None:
     assert from_dict({"seed": 4}) == Settings(seed=4)
     with pytest.raises(UsageError, match=r"ppo\.clop is not a setting: did you mean ppo\.clip"):
         from_dict({"ppo": {"clop": 1.0}})
+
+
+@pytest.mark.parametrize("value", ["k1", "k3"])
+def test_a_withdrawn_setting_is_told_what_became_of_it(tmp_path: Path, value: str) -> None:
+    """One sentence, and no guess at what else may have been meant, wherever it is still set."""
+    toml = tmp_path / "manners.toml"
+    toml.write_text(f'[ppo]\nkl_estimator = "{value}"\n')
+    for where, overrides in ((toml, []), (None, [f"ppo.kl_estimator={value}"])):
+        says = r"ppo\.kl_estimator is no longer a setting: the penalty in the reward is always k1"
+        with pytest.raises(UsageError, match=says) as caught:
+            load(where, overrides)
+        assert "did you mean" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_record_that_names_a_withdrawn_setting_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said where nothing has changed; a sentence where it said something else."""
+    old = to_dict(Settings(seed=4))
+    assert from_dict(old | {"ppo": old["ppo"] | {"kl_estimator": "k1"}}) == Settings(seed=4)
+    assert capsys.readouterr().err == ""
+    assert from_dict(old | {"ppo": old["ppo"] | {"kl_estimator": "k3"}}) == Settings(seed=4)
+    said = capsys.readouterr().err
+    assert said.startswith("ppo.kl_estimator is no longer a setting: ") and said.endswith("; this record says k3\n")
+    assert not WITHDRAWN.keys() & known_fields().keys()
 
 
 @given(st.floats(0.001, 10.0), st.integers(1, 1_000_000), st.text().map(str.strip))

@@ -19,8 +19,9 @@ from manners.models.answer import answer
 from manners.progress import steps
 from manners.results import FileResult
 from manners.reward import stored
-from manners.reward.ensemble import score_exchanges
+from manners.reward.ensemble import Scored, score_rendered
 from manners.reward.measure import measure
+from manners.reward.pairs import read
 from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
 from manners.store.rows import Reason
@@ -64,14 +65,12 @@ def measure_on_file(
     comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
     if not any(comparison.verdicts for comparison in comparisons):
         raise MannersError(f"{file} holds no verdict to measure with; name a file of comparisons that were judged")
-    labelled = label(comparisons, settings.reward.annotators)
+    labelled, rendered = read(session.pretrained.renderer, label(comparisons, settings.reward.annotators))
     if not any(pair.counts.decided for pair in labelled.pairs):
         raise MannersError(f"no verdict in {file} chooses a side; name a file in which some prefer a response")
     reward = stored.load_reward(session.workspace, version, session.pretrained)
-    exchanges = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
-    scores = np.concatenate(
-        [np.asarray(s.mean.double()) for s in score_exchanges(reward, session.pretrained, exchanges)]
-    )
+    sides = [rendered[pair.prompt, side] for pair in labelled.pairs for side in (pair.left, pair.right)]
+    scores = np.asarray(Scored(score_rendered(reward, session.pretrained, sides)).mean.double())
     margins = (scores[0::2] - scores[1::2]) * reward.scale
     seen = {opening(comparison.prompt) for comparison in session.store.comparisons() if comparison.verdicts}
     known = sum(opening(pair.prompt) in seen for pair in labelled.pairs)

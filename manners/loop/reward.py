@@ -25,9 +25,10 @@ from manners.models.cost import FLOAT, own_bytes, rows_at_once, step_bytes
 from manners.models.states import kept_bytes
 from manners.results import RewardResult
 from manners.reward import measure
-from manners.reward.ensemble import RewardModel, score_exchanges, score_rendered
+from manners.reward.ensemble import RewardModel, score_rendered
 from manners.reward.groups import divided, set_aside
 from manners.reward.labelled import LabelledPair
+from manners.reward.pairs import read, render_compared
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
@@ -204,10 +205,10 @@ def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Co
     unseen = (AskedHow.EVALUATION, AskedHow.GOLD)
     waiting = [c for c in comparisons if not c.verdicts and c.asked_how not in unseen]
     exchanges = [(c.prompt, side) for c in waiting for side in (c.left, c.right)]
-    scored = [s.members for s in score_exchanges(reward, session.pretrained, exchanges)]
-    if not scored:
+    if not exchanges:
         return {}
-    members = torch.cat(scored, dim=1)
+    rendered = render_compared(session.pretrained.renderer, exchanges)
+    members = score_rendered(reward, session.pretrained, [rendered[exchange] for exchange in exchanges])
     spread = (members[:, 0::2] - members[:, 1::2]).std(dim=0, correction=0)
     return {str(c.id): round(float(value), 4) for c, value in zip(waiting, spread, strict=True)}
 
@@ -220,14 +221,15 @@ def reference_answers(session: Session, start: str, watermark: int | None) -> li
     settings = session.settings.reward
     seed = session.settings.seed
     try:
-        labelled = label(session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share)
+        counted = label(session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share)
+        labelled, rendered = read(session.pretrained.renderer, counted)
         held_out = set_aside(labelled.pairs, settings.set_aside, seed).held_out
     except MannersError:
         return []
     sides = dict.fromkeys((pair.prompt, side) for pair in held_out for side in (pair.left, pair.right))
     own = [exchange for exchange in sides if exchange[1].author == start]
     drawn = random.Random(seed).sample(own, min(len(own), 8 * REFERENCE_ANSWERS))
-    return [session.pretrained.renderer.render(*exchange) for exchange in drawn]
+    return [rendered[exchange] for exchange in drawn]
 
 
 def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manners.maths import masked_mean
-from manners.ppo.objective import explained_variance
+from manners.ppo.objective import explained_variance, kl_penalty
 from manners.ppo.rollout import Rollout
 from manners.types import FinishReason
 
@@ -36,6 +36,7 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
     correlation = torch.corrcoef(torch.stack([rollout.scored.mean.cpu(), lengths.cpu()]))[0, 1]
     return {
         "objective/kl": float(rollout.kl.sum(dim=1).mean()),
+        "objective/kl_k3": float(kl_penalty(rollout.kl, torch.zeros_like(rollout.kl), keep, "k3").sum(dim=1).mean()),
         "objective/entropy": float(masked_mean(-draws.logprobs, keep) * lengths.mean()),
         "objective/non_score_reward": float((rollout.rewards.sum(dim=1) - scores).mean()),
         "objective/rlhf_reward": float(rollout.rewards.sum(dim=1).mean()),

@@ -21,7 +21,12 @@ def kl_penalty(
     keep: Bool[Tensor, "B T"],
     estimator: KLEstimator,
 ) -> Float[Tensor, "B T"]:
-    """Estimate, per drawn token, of KL(policy || reference), in nats; 0 where not kept. See `maths.kl_per_token`."""
+    """Estimate, per drawn token, of KL(policy || reference), in nats; 0 where not kept. See `maths.kl_per_token`.
+
+    In the reward it is k1. With weights f on the drawn tokens the policy's gradient is E[f grad log p]: for k1 that of
+    KL(policy || reference), for k3 that of KL(policy || reference) - KL(reference || policy), which vanishes to first
+    order near the reference and on one side of it points away. k3 is a metric.
+    """
     kl = kl_per_token(logprobs, ref_logprobs, estimator)
     return torch.where(keep, kl, torch.zeros_like(kl))
 

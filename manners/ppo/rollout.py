@@ -49,7 +49,7 @@ class Rollout:
     scores: Float[Tensor, " B"]
     """Mean over members, less the penalty for being cut off."""
     kl: Float[Tensor, "B T"]
-    """Per token, in nats, by the estimator of the settings."""
+    """Per token, in nats, by k1: the only estimator whose gradient, as a reward, is that of the KL."""
     rewards: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
@@ -108,7 +108,7 @@ def collect(
     scores = scored.mean - settings.unfinished_penalty * cut_off
     # 3. KL penalty per token, the score at the last one; advantages against the learned baseline.
     keep = draws.batch.keep
-    kl = kl_penalty(draws.logprobs, ref_logprobs, keep, settings.kl_estimator)
+    kl = kl_penalty(draws.logprobs, ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
     advantages, returns = gae(rewards, values, keep, settings.gamma, settings.lam)
     return Rollout(draws, scored, scores, kl, rewards, values, whiten(advantages, keep), returns)

@@ -1,21 +1,59 @@
-"""Pairs ready for training: every distinct response is read once, the pairs of a prompt stay together."""
+"""Pairs as the model reads them: every distinct response is read once, the pairs of a prompt stay together."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
-from manners.reward.labelled import LabelledPair
-from manners.text import length_buckets, shared_rows
-from manners.types import Dialogue
+from manners.reward.ensemble import Exchange
+from manners.reward.labelled import Labelled, LabelledPair, LeftOut
+from manners.text import Rendered, Renderer, length_buckets, shared_rows
+from manners.types import Dialogue, Response
+
+
+def render_compared(renderer: Renderer, exchanges: Iterable[Exchange]) -> dict[Exchange, Rendered]:
+    """Render every distinct exchange; of a prompt all the responses that are given to it see the same."""
+    exchanges = list(dict.fromkeys(exchanges))
+    responses: dict[Dialogue, list[Response]] = {}
+    for prompt, response in exchanges:
+        responses.setdefault(prompt, []).append(response)
+    rendered: dict[Exchange, Rendered] = {}
+    for prompt, given in responses.items():
+        beside = renderer.render_beside(prompt, given)
+        rendered |= {(prompt, response): found for response, found in zip(given, beside, strict=True)}
+    return {exchange: rendered[exchange] for exchange in exchanges}
+
+
+def read(renderer: Renderer, labelled: Labelled) -> tuple[Labelled, dict[Exchange, Rendered]]:
+    """Render the sides of all pairs; leave out, and count, the pairs of which the model reads the same on both sides.
+
+    Raises MannersError when that leaves none.
+    """
+    rendered = render_compared(renderer, ((p.prompt, side) for p in labelled.pairs for side in (p.left, p.right)))
+
+    def differ(pair: LabelledPair) -> bool:
+        left, right = (rendered[pair.prompt, side].response_ids for side in (pair.left, pair.right))
+        return left != right
+
+    kept = tuple(pair for pair in labelled.pairs if differ(pair))
+    if not kept:
+        raise MannersError(
+            f"the two responses of all {len(labelled.pairs)} comparisons are alike once they are shortened to"
+            f" model.context = {renderer.context} tokens, so there is nothing to learn; raise model.context"
+        )
+    if alike := len(labelled.pairs) - len(kept):
+        labelled = replace(labelled, pairs=kept, left_out={**labelled.left_out, LeftOut.ALIKE: alike})
+    return labelled, rendered
 
 
 class ReadPairs:
@@ -25,12 +63,19 @@ class ReadPairs:
     (Ouyang et al. 2022, section 3.5).
     """
 
-    def __init__(self, pretrained: Pretrained, pairs: Sequence[LabelledPair], file: Path, title: str) -> None:
-        """Render every distinct response and run the trunk over it, into `file`."""
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        pairs: Sequence[LabelledPair],
+        rendered_as: Mapping[Exchange, Rendered],
+        file: Path,
+        title: str,
+    ) -> None:
+        """Run the trunk over every distinct response, as it was rendered, into `file`."""
         self.pairs = pairs
         exchanges = {(p.prompt, side): None for p in pairs for side in (p.left, p.right)}
         place = {exchange: index for index, exchange in enumerate(exchanges)}
-        rendered = [pretrained.renderer.render(prompt, response) for prompt, response in exchanges]
+        rendered = [rendered_as[exchange] for exchange in exchanges]
         self.sides = [(place[p.prompt, p.left], place[p.prompt, p.right]) for p in pairs]
         self.shortened = sum(r.shortened for r in rendered)
         self.rendered = rendered

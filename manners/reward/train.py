@@ -28,7 +28,7 @@ from manners.reward.ensemble import RewardModel
 from manners.reward.groups import Split, divided, subset
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
-from manners.reward.pairs import ReadPairs
+from manners.reward.pairs import ReadPairs, read
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.training import Loss, Term, Training
@@ -71,13 +71,14 @@ def train(
     are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. Raises MannersError when
     there is nothing to learn from (see `reward.verdicts`), or no room for the states.
     """
-    # 1. Single verdicts, counted; whole groups set aside; a random part if that is what is asked for.
-    labelled = label(comparisons, settings.annotators, settings.user_share)
+    # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
+    counted = label(comparisons, settings.annotators, settings.user_share)
+    labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
     with _folder(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
-        learn = ReadPairs(pretrained, split.train, Path(folder) / "train", "reading pairs")
-        held = ReadPairs(pretrained, split.held_out, Path(folder) / "held-out", "reading pairs set aside")
+        learn = ReadPairs(pretrained, split.train, rendered, Path(folder) / "train", "reading pairs")
+        held = ReadPairs(pretrained, split.held_out, rendered, Path(folder) / "held-out", "reading pairs set aside")
         # 3. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(split.train, share, seed) for share in CURVE_SHARES] if settings.curve else []
         place = {id(pair): i for i, pair in enumerate(split.train)}

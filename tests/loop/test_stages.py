@@ -204,6 +204,16 @@ def test_a_reward_model_is_measured_on_any_file(copy: Workspace, settings: Setti
     assert "(1 of 13 about prompts of this workspace, which it may have learned from)" in facts["sentence"]
 
 
+def test_pairs_of_a_file_that_differ_only_past_the_context_are_left_out(
+    copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"sea {n}?", "chosen": f"at noon {n}", "rejected": "the train, the oven"} for n in range(12)]
+    rows += [{"prompt": "sea?", "chosen": "at noon " * 60 + "thanks", "rejected": "at noon " * 60}]
+    narrow = replace(settings, model=replace(settings.model, context=64))
+    facts = stages.evaluate_reward(copy, narrow, "reward-1", write(tmp_path / "pairs.jsonl", rows))
+    assert (facts["pairs"], facts["left_out"]) == (12, {"responses alike in what the model reads of them": 1})
+
+
 def test_measuring_takes_every_verdict_of_the_file(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
     """Also those asked for an evaluation, several on one pair, in columns of other names, beside bad lines."""
     sides = {"a": "at noon, at noon", "b": "the train"}

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from manners.maths import KLEstimator
 from manners.metrics import RunLog
 from manners.models.branches import Branch
 from manners.ppo import guard, rollout
 from manners.ppo.course import Material
 from manners.ppo.objective import kl_penalty
-from manners.ppo.train import train
+from manners.ppo.train import PPOResult, train
 from manners.settings import PPOSettings, SampleSettings
 from tests.worlds import KNOWN_PROMPTS, KnownWorld, known_world
 
@@ -27,8 +28,8 @@ def _to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)
 
 
-def learnt(world: KnownWorld, coefficient: float, folder: Path, updates: int = 100) -> torch.Tensor:
-    """Log-probabilities of the policy at the end of a run: nothing but the initial model and it is a candidate."""
+def trained(world: KnownWorld, coefficient: float, folder: Path, updates: int) -> PPOResult:
+    """Return what a run comes to: nothing but the initial model and the policy at its end is a candidate."""
     settings = PPOSettings(
         updates=updates,
         batch=256,
@@ -45,7 +46,12 @@ def learnt(world: KnownWorld, coefficient: float, folder: Path, updates: int = 1
     )
     with RunLog(folder) as log:
         material = Material(KNOWN_PROMPTS, KNOWN_PROMPTS * 32, (), ())
-        result = train(settings, SAMPLE, 0, world.pretrained, world.reward, material, log)
+        return train(settings, SAMPLE, 0, world.pretrained, world.reward, material, log)
+
+
+def learnt(world: KnownWorld, coefficient: float, folder: Path, updates: int = 100) -> torch.Tensor:
+    """Log-probabilities of the policy at the end of a run, which is the one that is kept."""
+    result = trained(world, coefficient, folder, updates)
     assert result.best_update == updates
     return world.logprobs(result.policy)
 
@@ -75,6 +81,18 @@ def test_ppo_reaches_the_known_optimum(coefficient: float, tmp_path: Path) -> No
     best = world.objective(world.optimum(coefficient), coefficient)
     assert divergence(world, logprobs, coefficient) <= 0.05
     assert world.objective(logprobs, coefficient) >= 0.98 * best
+
+
+@pytest.mark.parametrize(("estimator", "low", "high"), [("k1", 0.9, 1.0), ("k3", -1.0, 0.1)])
+def test_k1_in_the_reward_soon_leads_there_and_k3_does_not(
+    estimator: KLEstimator, low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # k3 is unbiased, but the gradient of its expectation is not the policy gradient that it gives as a reward.
+    monkeypatch.setattr(rollout, "kl_penalty", lambda new, old, keep, _: kl_penalty(new, old, keep, estimator))
+    world = known_world()
+    policy = trained(world, 1.0, tmp_path, updates=30).policy
+    share = world.objective(world.logprobs(policy), 1.0) / world.objective(world.optimum(1.0), 1.0)
+    assert low < share < high
 
 
 def test_with_the_penalty_turned_round_it_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

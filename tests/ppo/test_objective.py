@@ -43,6 +43,54 @@ def test_kl_penalty_by_hand() -> None:
     assert k3[1].tolist() == pytest.approx([math.log(4) - 0.75, 0, 0])
 
 
+def pulls(logits: Tensor, reference: Tensor, estimator: Literal["k1", "k3"]) -> tuple[Tensor, Tensor]:
+    """Gradients in the logits: of KL(policy || reference), and what its estimate pulls with as a penalty in the reward.
+
+    The second is the policy gradient's expectation, the sum over tokens of p f grad log p with f held fixed.
+    """
+    logits = logits.clone().requires_grad_()
+    logprobs = logits.log_softmax(0)
+    [exact] = torch.autograd.grad((logprobs.exp() * (logprobs - reference)).sum(), logits, retain_graph=True)
+    penalty = kl_penalty(
+        logprobs.detach()[None], reference[None], torch.ones((1, len(logits)), dtype=torch.bool), estimator
+    )
+    [pull] = torch.autograd.grad((logprobs.exp().detach() * penalty[0] * logprobs).sum(), logits)
+    return exact, pull
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_a_penalty_in_the_reward_k1_pulls_home_and_k3_does_not(seed: int) -> None:
+    # k3 pulls with grad KL(policy || reference) - grad KL(reference || policy): alike to first order, so that little is
+    # left of it near the reference, and that little is of second order: the same on both sides, away from it on one.
+    generator = torch.Generator().manual_seed(seed)
+    reference = torch.randn(20, generator=generator, dtype=torch.float64).log_softmax(0)
+    step = 0.01 * torch.randn(20, generator=generator, dtype=torch.float64)
+    there, opposite = ([pulls(reference + side * step, reference, k) for k in ("k1", "k3")] for side in (1, -1))
+    for (exact, k1), (_, k3) in (there, opposite):
+        assert cosine(k1, exact) == pytest.approx(1)
+        torch.testing.assert_close(k1, exact)
+        assert k3.norm() < 0.05 * exact.norm()
+    assert cosine(there[0][0], opposite[0][0]) < -0.99
+    assert cosine(there[1][1], opposite[1][1]) > 0.99
+    assert min(cosine(k3, exact) for (exact, _), (_, k3) in (there, opposite)) < 0
+
+
+def test_k3_pushes_a_token_that_became_rarer_further_down() -> None:
+    # One token of ten at 0.08 instead of 0.1: home is up. By hand, in its logit: -0.245 p (1 - p), and by k3 +0.027.
+    reference = torch.full((10,), 0.1, dtype=torch.float64).log()
+    logits = torch.full((10,), 0.92 / 9, dtype=torch.float64).log()
+    logits[0] = math.log(0.08)
+    exact, pull = pulls(logits, reference, "k3")
+    slope = 0.08 * 0.92
+    assert float(exact[0]) == pytest.approx(slope * (math.log(0.8) - math.log(0.92 / 0.9)))
+    assert float(pull[0]) == pytest.approx(float(exact[0]) - slope * (0.9 / 0.92 - 0.1 / 0.08))
+    assert cosine(pull, exact) == pytest.approx(-1)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_both_estimators_are_unbiased(estimator: Literal["k1", "k3"]) -> None:
     # The mean over the policy's own tokens is the divergence itself, summed here over a vocabulary of three.

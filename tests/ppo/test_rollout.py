@@ -16,7 +16,7 @@ from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
 from tests.worlds import END_IDS, tiny_pretrained
 
 SAMPLE = SampleSettings(temperature=0.8, max_new_tokens=12)
-SETTINGS = PPOSettings(unfinished_penalty=0.5, gamma=0.9, lam=0.8, kl_estimator="k1")
+SETTINGS = PPOSettings(unfinished_penalty=0.5, gamma=0.9, lam=0.8)
 COEFFICIENT = 0.3
 
 

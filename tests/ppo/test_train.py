@@ -36,6 +36,7 @@ from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
 CURVES = {
     "objective/kl",
+    "objective/kl_k3",
     "objective/entropy",
     "objective/non_score_reward",
     "objective/rlhf_reward",

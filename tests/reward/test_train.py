@@ -16,7 +16,7 @@ from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.reward import train as module
 from manners.reward.ensemble import RewardModel, score_exchanges
-from manners.reward.pairs import ReadPairs
+from manners.reward.pairs import ReadPairs, read
 from manners.reward.train import Trained, train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -109,7 +109,8 @@ def test_a_response_in_several_pairs_is_scored_once_and_in_one_batch(world: Pret
     for c in PLANTED[:6]:
         third = replace(c.left, text="bake it at noon")
         triples += [c, replace(c, right=third), replace(c, left=third)]
-    data = ReadPairs(world, label(triples).pairs, tmp_path / "states", "reading")
+    labelled, rendered = read(world.renderer, label(triples))
+    data = ReadPairs(world, labelled.pairs, rendered, tmp_path / "states", "reading")
     assert len(data.rendered) == 6 * 3
     batches = data.batches(range(18), 6, random.Random(0))
     assert [len(batch) for batch in batches] == [6, 6, 6]

@@ -1,0 +1,82 @@
+"""Pairs as the model reads them: both sides see one prompt, and what cannot be told apart is not learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from manners.errors import MannersError
+from manners.reward.labelled import LeftOut
+from manners.reward.pairs import read, render_compared
+from manners.reward.train import train
+from manners.reward.verdicts import label
+from manners.settings import RewardSettings
+from manners.types import Comparison, FinishReason, Response, Role, Turn
+from tests.reward.planted import comparisons
+from tests.worlds import BOS, END, tiny_pretrained, tiny_renderer
+
+CONTEXT = 128
+TALK = (
+    Turn(Role.SYSTEM, "Be kind."),
+    Turn(Role.USER, "How do I bake bread without yeast?"),
+    Turn(Role.ASSISTANT, "Mix flour and water, and wait."),
+    Turn(Role.USER, "And how long does it take in the oven, if I may ask?"),
+)
+SHORT = Response("An hour, thank you.", "a", FinishReason.STOP)
+LONG = Response("the bread takes long " * 20, "b", FinishReason.STOP)
+"""Longer than half the context."""
+
+
+def planted(left: Response, right: Response) -> Comparison:
+    """A comparison of these two, judged like the others."""
+    return replace(comparisons(1, agreement=1.0)[0], prompt=TALK, left=left, right=right, id=99)
+
+
+def test_both_sides_of_a_pair_see_one_prompt_shortened_once() -> None:
+    renderer = tiny_renderer(context=CONTEXT)
+    _, rendered = read(renderer, label([planted(SHORT, LONG)]))
+    left, right = (rendered[TALK, side] for side in (SHORT, LONG))
+    whole = len(renderer.prompt_ids(TALK)[0])
+    assert whole + len(renderer.response_ids(SHORT)) <= CONTEXT, "alone, the short one would have seen it all"
+    assert left.prompt_ids == right.prompt_ids and len(left.prompt_ids) < whole
+    assert left.prompt_ids[0] == BOS and "Be kind." in renderer.tokenizer.decode(list(left.prompt_ids))
+    assert left.response_ids == renderer.response_ids(SHORT)
+    assert right.response_ids[-1] == END and right.length == CONTEXT
+    assert left.shortened and right.shortened
+
+
+def test_all_that_is_compared_on_a_prompt_sees_the_same_of_it() -> None:
+    # A third answer stands in no pair with the long one, but is scored once, for pairs with others that do.
+    renderer = tiny_renderer(context=CONTEXT)
+    third = replace(SHORT, text="Half an hour.")
+    other = (Turn(Role.USER, "Hi"),)
+    exchanges = [(TALK, SHORT), (other, SHORT), (TALK, third), (TALK, LONG), (TALK, SHORT)]
+    rendered = render_compared(renderer, exchanges)
+    assert list(rendered) == exchanges[:-1], "once each, in the order given"
+    assert len({rendered[TALK, side].prompt_ids for side in (SHORT, third, LONG)}) == 1
+    assert rendered[other, SHORT] == renderer.render(other, SHORT), "other prompts are not touched"
+
+
+def test_what_differs_only_past_the_context_is_left_out_and_counted() -> None:
+    world = tiny_pretrained(context=CONTEXT)
+    alike = planted(LONG, replace(LONG, text=LONG.text + "thank you"))
+    good = comparisons(20, agreement=1.0)
+    settings = RewardSettings(members=1, curve=False, set_aside=0.3)
+    trained = train(settings, 0, world, [*good, alike])
+    assert trained.labelled.left_out == {LeftOut.ALIKE: 1}
+    assert {pair.comparison_id for pair in trained.labelled.pairs} == {c.id for c in good}
+    roomy = read(tiny_renderer(context=1024), label([*good, alike]))[0]
+    assert len(roomy.pairs) == 21 and not roomy.left_out, "it differs where there is room for it"
+    with pytest.raises(
+        MannersError, match=r"all 1 comparisons are alike once they are shortened to model\.context = 128"
+    ):
+        read(world.renderer, label([alike]))
+
+
+def test_pairs_that_fit_are_rendered_each_as_alone() -> None:
+    renderer = tiny_renderer()
+    labelled = label(comparisons(10, agreement=1.0))
+    same, rendered = read(renderer, labelled)
+    assert same == labelled
+    assert all(found == renderer.render(*exchange) and not found.shortened for exchange, found in rendered.items())
