@@ -20,7 +20,7 @@ def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
     tokens of part `number` of the prose, in nats. Source: Schulman et al. 2017, eq. 9, without an entropy bonus; Ouyang
     et al. 2022, eq. 2.
     """
-    settings = course.settings
+    ppo = course.settings
     roles = course.roles
     keep = episodes.keep
 
@@ -30,7 +30,7 @@ def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
 
     def policy() -> Loss:
         logprobs = roles.policy.logprobs(hidden(), episodes.batch, course.sample.temperature)
-        loss, seen = policy_loss(logprobs, episodes.logprobs, episodes.advantages, keep, settings.clip)
+        loss, seen = policy_loss(logprobs, episodes.logprobs, episodes.advantages, keep, ppo.clip)
         return loss, {
             "policy/approxkl_avg": seen.approxkl,
             "policy/clipfrac_avg": seen.clipfrac,
@@ -40,17 +40,17 @@ def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
 
     def value() -> Loss:
         values = roles.value(episodes.states, hidden(), episodes.batch)
-        loss, seen = value_loss(values, episodes.values, episodes.returns, keep, settings.value_clip)
+        loss, seen = value_loss(values, episodes.values, episodes.returns, keep, ppo.value_clip)
         return loss, {"val/clipfrac_avg": seen.clipfrac}
 
     def prose() -> Loss:
         return course.prose.divergence(roles.policy, number), {}
 
-    baseline = "policy" if settings.value == "shared" else "value"
+    baseline = "policy" if ppo.value == "shared" else "value"
     terms = [
         Term("policy", 1.0, "policy", policy),
-        Term("value", settings.value_coefficient, baseline, value),
+        Term("value", ppo.value_coefficient, baseline, value),
     ]
-    if settings.prose_coefficient > 0 and course.prose.parts:
-        terms.append(Term("prose", settings.prose_coefficient, "prose", prose, once=True))
+    if ppo.prose_coefficient > 0 and course.prose.parts:
+        terms.append(Term("prose", ppo.prose_coefficient, "prose", prose, once=True))
     return terms

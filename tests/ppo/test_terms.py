@@ -104,7 +104,7 @@ def test_the_example_does_what_it_says(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Literal["shared", "separate"]
 ) -> None:
     monkeypatch.setattr(Learner, "offer", keep)
-    monkeypatch.setattr("manners.text.BUCKET_TOKENS", 200)  # several micro-batches a step
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 200)  # several micro-batches a step
     settings = replace(SHORT, value=value)
     ends = {}
     for weight in (None, 0.0, -1.0):
