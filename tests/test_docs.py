@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff
 from manners import cli
 from manners.feedback.crowd import TASTES, Weights
 from manners.settings import Settings
-from manners.settings_load import describe, known_fields, load
+from manners.settings_load import WITHDRAWN, describe, known_fields, load
 from tests.loop.test_noop import FILE, LINE
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def test_settings_named_in_the_text_exist(page: str) -> None:
     stages = "|".join(field.name for field in dataclasses.fields(Settings) if field.name != "seed")
     named = re.findall(rf"(?:`|--set )((?:{stages})\.[a-z_]+)(?=[`=])", TEXTS[page])
     facts = re.findall(r"^\| `([\w.]+)` \|", TEXTS["docs/report.md"], re.MULTILINE)
-    assert set(named) <= {*known_fields(), *facts}
+    assert set(named) <= {*known_fields(), *facts, *WITHDRAWN}
 
 
 @pytest.mark.parametrize("page", TEXTS)
