@@ -17,7 +17,7 @@ from benchmarks.publish import PAGE, here, replace_between
 from manners.loop.session import Session
 from manners.models import versions
 from manners.reward import stored
-from manners.reward.ensemble import Exchange, score_exchanges
+from manners.reward.ensemble import Exchange, RewardModel, score_exchanges
 from manners.settings_load import from_dict
 from manners.types import FinishReason, Response, Role, Turn, VersionKind
 from manners.workspace import Workspace
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
     rows = list(exchanges(options.answers))
     lines = ["| members | prompts read | rows/s |", "|---|---|---|"]
     for members in sorted({1, len(whole.members)}):
-        reward = replace(whole, members=whole.members[:members], shifts=whole.shifts[:members])
+        reward = RewardModel(whole.members[:members], whole.shifts[:members], whole.scales[:members])
         for name, shares in (("once an answer", False), ("once", True)):
             given = replace(pretrained, trunk=replace(trunk, compute=replace(trunk.compute, shares_prompts=shares)))
             begin = time.perf_counter()

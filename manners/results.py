@@ -178,7 +178,15 @@ class RewardResult(Measured):
     optimizer_steps: int | None = None
     pairs_per_second: float | None = None
     ensemble_spread: float | None = None
-    """Mean over held-out pairs of the members' standard deviation."""
+    """Mean over held-out pairs of the standard deviation of the members' margins, in units."""
+    unit_log_odds: float | None = None
+    """What a unit of score is worth: the log-odds, calibrated, that an answer is preferred which scores one higher."""
+    reference_prompts: int | None = None
+    """Prompts that the start version answered to measure the unit."""
+    reference_answers: int | None = None
+    """Its answers to all of them."""
+    between_prompts: float | None = None
+    """Share of the variance of their scores that lies between prompts: no comparison bears on it, and no unit."""
     version: str | None = None
 
 

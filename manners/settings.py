@@ -185,7 +185,7 @@ class PPOSettings:
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
     """Gradients are scaled down to this norm."""
     unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.25
-    """Taken off the score of a response that the length limit cut off, in reward standard deviations."""
+    """Taken off the score of a response that the length limit cut off, in reward units."""
     prose_coefficient: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Weight, beside the policy loss, of the divergence from the initial model on plain text, in nats per token."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03

@@ -204,7 +204,7 @@ class KnownWorld:
     @property
     def reward(self) -> RewardModel:
         """The reward as PPO takes it."""
-        return RewardModel((Lookup(self.pretrained, self.table),), (0.0,), 1.0)
+        return RewardModel((Lookup(self.pretrained, self.table),), (0.0,), (1.0,))
 
     @property
     def rewards(self) -> Float[Tensor, "P Y"]:

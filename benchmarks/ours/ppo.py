@@ -76,13 +76,13 @@ def random_reward(pretrained: Pretrained, members: int) -> RewardModel:
     heads = [ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(k)) for k in range(members)]
     for head in heads:
         head.requires_grad_(False)
-    return RewardModel(tuple(heads), (0.0,) * members, 1.0)
+    return RewardModel(tuple(heads), (0.0,) * members, (1.0,) * members)
 
 
 def stored_reward(goal: Goal, pretrained: Pretrained) -> RewardModel:
     """Load the first member of a reward model: what its export holds."""
     reward = load_reward(Workspace(Path(goal.workspace)), goal.version, pretrained)
-    return RewardModel(reward.members[:1], reward.shifts[:1], reward.scale)
+    return RewardModel(reward.members[:1], reward.shifts[:1], reward.scales[:1])
 
 
 if __name__ == "__main__":

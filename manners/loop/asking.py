@@ -71,7 +71,7 @@ def measure_on_file(
     reward = stored.load_reward(session.workspace, version, session.pretrained)
     sides = [rendered[pair.prompt, side] for pair in labelled.pairs for side in (pair.left, pair.right)]
     scores = np.asarray(Scored(score_rendered(reward, session.pretrained, sides)).mean.double())
-    margins = (scores[0::2] - scores[1::2]) * reward.scale
+    margins = (scores[0::2] - scores[1::2]) * reward.unit
     seen = {opening(comparison.prompt) for comparison in session.store.comparisons() if comparison.verdicts}
     known = sum(opening(pair.prompt) in seen for pair in labelled.pairs)
     where = f"the verdicts of {file.name}"

@@ -35,7 +35,7 @@ def keep(
         settings=asdict(session.settings),
         metrics=scalars(result),
         shifts=reward.shifts if reward else (),
-        scale=reward.scale if reward else 1.0,
+        scale=reward.scales if reward else 1.0,
     )
     branches = model.members if isinstance(model, RewardModel) else (model,)
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +13,17 @@ import torch
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
+from manners.loop import reference
 from manners.loop.keep import keep
 from manners.loop.plan import Disk, Part, Plan, make_plan
-from manners.loop.prompts import short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
-from manners.models import versions
-from manners.models.answer import answer
-from manners.models.cost import FLOAT, own_bytes, rows_at_once, step_bytes
+from manners.models.cost import FLOAT, drawing_bytes, own_bytes, rows_at_once, step_bytes
 from manners.models.states import kept_bytes
 from manners.results import RewardResult
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
-from manners.reward.groups import divided, set_aside
+from manners.reward.groups import Split, divided, set_aside
 from manners.reward.labelled import LabelledPair
 from manners.reward.pairs import read, render_compared
 from manners.reward.train import CURVE_SHARES, Trained
@@ -35,16 +32,25 @@ from manners.reward.verdicts import label
 from manners.text import Rendered, pack
 from manners.training import training_bytes
 from manners.types import AskedHow, Comparison, VersionKind
+from manners.workspace import INITIAL
 
 RESULT = RewardResult
 DISAGREEMENT = "disagreement"
 """Name of the facts that tell the queue where the members of the newest reward model differ."""
-REFERENCE_ANSWERS = 64
-"""Answers of the start version that rewards are normalised on, where the held-out pairs hold too few."""
 VERDICT, COMPARISON, PAIRS = "the newest verdict", "the newest comparison", "the labelled pairs"
 """What says in a reward run's checkpoints how the record stood when it was begun."""
 LONGEST = 32
 """Exchanges, those of most characters, that are turned into tokens to find the longest."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the unit of scores rests on."""
+
+    prompts: int
+    answers: int
+    between: float
+    """Share of the variance of scores that lies between prompts, and is in no unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +97,29 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
     step = step_bytes(trunk, together, rows)
     trained = training_bytes(own_bytes(trunk, head=False), trunk.whole.dtype)
-    parts = [
-        Part("members", len(runs) * own_bytes(trunk, head=True), "reward.members"),
+    training = [
         Part("gradient_and_adam", trained, "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
+    members = Part("members", len(runs) * own_bytes(trunk, head=True), "reward.members")
+    parts = [members, *max(training, _drawing(session, split), key=lambda some: sum(part.size for part in some))]
     disk = _disk(session, [*split.train, *split.held_out], prompt + response)
     return make_plan(session, "reward", work, parts, disk)
+
+
+def _drawing(session: Session, split: Split) -> list[Part]:
+    """Memory of drawing the reference answers, when training is over."""
+    trunk, sample = session.pretrained.trunk, session.settings.sample
+    prompts = reference.prompts_of(session, split)
+    longest = max(len(session.pretrained.renderer.prompt_ids(prompt, sample.max_new_tokens)[0]) for prompt in prompts)
+    each = reference.answers_each(prompts)
+    distinct = min(-(-sample.batch // each), len(prompts))
+    drawn = drawing_bytes(trunk, distinct * each, distinct, longest, sample.max_new_tokens)
+    start = [] if session.start == INITIAL else [own_bytes(trunk, head=True)]
+    return [
+        Part("drawing_responses", drawn, "sample.batch"),
+        *(Part("start_version", size, "model.trainable_layers") for size in start),
+    ]
 
 
 def run(session: Session, run: Run, inputs: RewardInputs) -> RewardResult:
@@ -107,10 +129,10 @@ def run(session: Session, run: Run, inputs: RewardInputs) -> RewardResult:
     name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.REWARD))
     scratch = session.workspace.runs / "trunk-states"
     trained = train_members(settings.reward, settings.seed, session.pretrained, inputs.comparisons, run, scratch)
-    # 2. Scores in units of the start version's answers.
-    reward = _normalised(session, trained)
+    # 2. Scores in units of what the start version's answers to one prompt differ by.
+    reward, unit = _normalised(session, trained)
     # 3. Accuracy, calibration and rivals on what was set aside.
-    result = _result(session, trained, reward, name)
+    result = _result(session, trained, reward, unit, name)
     # 4. A version, and what the queue asks about next.
     keep(session, name, reward, result, inputs.watermark)
     spread = disagreement(session, reward, inputs.comparisons)
@@ -118,11 +140,12 @@ def run(session: Session, run: Run, inputs: RewardInputs) -> RewardResult:
     return result
 
 
-def _result(session: Session, trained: Trained, reward: RewardModel, name: str) -> RewardResult:
+def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit, name: str) -> RewardResult:
     """Measure the trained members on what was set aside."""
     settings = session.settings
-    margins = np.asarray(trained.margins.double())
-    measured = measure.measure(margins, trained.split.train, trained.split.held_out, settings.seed)
+    margins = reward.margins(trained.member_scores.double())
+    worth = np.asarray(margins.mean(dim=0)) * reward.unit
+    measured = measure.measure(worth, trained.split.train, trained.split.held_out, settings.seed)
     curve = measure.curve_facts(trained.curve, (*CURVE_SHARES, 1.0)) if settings.reward.curve else {}
     return RewardResult(
         **vars(measured),
@@ -137,14 +160,13 @@ def _result(session: Session, trained: Trained, reward: RewardModel, name: str) 
         shortened=trained.shortened,
         optimizer_steps=trained.optimizer_steps,
         pairs_per_second=trained.pairs_per_second,
-        ensemble_spread=float(_margins(trained, reward).std(dim=0, correction=0).mean()),
+        ensemble_spread=float(margins.std(dim=0, correction=0).mean()),
+        unit_log_odds=reward.unit / measured.temperature if measured.temperature else None,
+        reference_prompts=unit.prompts,
+        reference_answers=unit.answers,
+        between_prompts=unit.between,
         version=name,
     )
-
-
-def _margins(trained: Trained, reward: RewardModel) -> torch.Tensor:
-    """Normalised margins (K, pairs) of every member on the held-out pairs."""
-    return (trained.member_scores[..., 0] - trained.member_scores[..., 1]) / reward.scale
 
 
 def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
@@ -176,25 +198,13 @@ def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str) -> N
         )
 
 
-def _normalised(session: Session, trained: Trained) -> RewardModel:
-    """Normalise on answers of the start version that nothing was trained on: held-out ones, or fresh draws."""
-    own = [
-        (row, side)
-        for row, pair in enumerate(trained.split.held_out)
-        for side, response in enumerate((pair.left, pair.right))
-        if response.author == session.start
-    ]
-    if len(own) >= REFERENCE_ANSWERS:
-        rows, sides = zip(*own, strict=True)
-        return trained.reward.normalised_on(trained.member_scores[:, list(rows), list(sides)])
-    prompts = short_enough(session, [pair.prompt for pair in trained.split.held_out])
-    random.Random(session.settings.seed).shuffle(prompts)
-    start = versions.load_policy(session.workspace, session.start, session.pretrained)
-    sample = session.settings.sample
-    seed = session.settings.seed
-    drawn = answer(start, session.pretrained, prompts[:REFERENCE_ANSWERS], 1, sample, seed, session.start)
-    rendered = [r for batch in drawn for r in batch.generated.rendered]
-    return trained.reward.normalised_on(score_rendered(trained.reward, session.pretrained, rendered))
+def _normalised(session: Session, trained: Trained) -> tuple[RewardModel, Unit]:
+    """Put scores into units of what the start version's answers to one prompt differ by, and say what these rest on."""
+    drawn = reference.draw(session, session.start, trained.split)
+    raw = score_rendered(trained.reward, session.pretrained, drawn.rendered)
+    reward = trained.reward.normalised_on(raw, drawn.places)
+    spread = float((raw / torch.tensor(reward.scales).unsqueeze(1)).mean(dim=0).std())
+    return reward, Unit(len(set(drawn.places)), len(raw[0]), max(0.0, 1 - 1 / max(spread, 1e-6) ** 2))
 
 
 def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Comparison]) -> dict[str, float]:
@@ -214,22 +224,18 @@ def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Co
 
 
 def reference_answers(session: Session, start: str, watermark: int | None) -> list[Rendered]:
-    """Return the start version's answers that were set aside when a reward model learned up to a watermark.
+    """Return answers of the start version to reference prompts of a reward model that learned up to a watermark.
 
-    Of very many some are drawn; none where the store does not hold any more what was learned from.
+    None where the store does not hold any more what was learned from.
     """
     settings = session.settings.reward
-    seed = session.settings.seed
     try:
         counted = label(session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share)
-        labelled, rendered = read(session.pretrained.renderer, counted)
-        held_out = set_aside(labelled.pairs, settings.set_aside, seed).held_out
+        labelled, _ = read(session.pretrained.renderer, counted)
+        split = set_aside(labelled.pairs, settings.set_aside, session.settings.seed)
+        return reference.draw(session, start, split).rendered
     except MannersError:
         return []
-    sides = dict.fromkeys((pair.prompt, side) for pair in held_out for side in (pair.left, pair.right))
-    own = [exchange for exchange in sides if exchange[1].author == start]
-    drawn = random.Random(seed).sample(own, min(len(own), 8 * REFERENCE_ANSWERS))
-    return [rendered[exchange] for exchange in drawn]
 
 
 def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tuple[int, int]:

@@ -37,7 +37,7 @@ class Version:
     dtype: str
     created_at: str
     start: str = INITIAL
-    """The version that learning started from: the reference of its KL, of its scores' scale and of its evaluation."""
+    """The version that learning started from: the reference of its KL, of its scores' unit and of its evaluation."""
     parent: str | None = None
     watermark: int | None = None
     """Highest id of a verdict that it learned from."""
@@ -45,8 +45,14 @@ class Version:
     metrics: dict[str, Any] = field(default_factory=dict)
     shifts: tuple[float, ...] = ()
     """Reward models: each member's mean on the start version's answers."""
-    scale: float = 1.0
-    """Reward models: standard deviation of their mean there."""
+    scale: float | tuple[float, ...] = 1.0
+    """Reward models: what a unit is in each member's score. Older ones have one number for all members: the standard
+    deviation of their mean on all of the start version's answers, to whatever prompt."""
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Reward models: the scale of each member."""
+        return (self.scale,) * len(self.shifts) if isinstance(self.scale, int | float) else self.scale
 
     @property
     def source(self) -> AnnotatorKind | None:

@@ -20,7 +20,7 @@ from manners.training import Training
 
 @dataclass(frozen=True)
 class Validation:
-    """A policy on prompts that nothing is trained on; scores in standard deviations of the start version's."""
+    """A policy on prompts that nothing is trained on; scores in units of the reward."""
 
     measures: tuple[float, ...]
     """Of each prompt: the score by the member that likes the policy least, less penalty and coefficient * KL."""

@@ -189,10 +189,10 @@ def _value_function(
     branch = ScalarBranch(pretrained.trunk, None)
     branch.load_tensors(reward.members[0].own_tensors())
     with torch.no_grad():
-        branch.scalar.weight.div_(reward.scale)
+        branch.scalar.weight.div_(reward.scales[0])
 
     def separate(states: States, _: Float[Tensor, "B T1 D"], batch: Batch) -> Float[Tensor, "B T"]:
-        return branch.values(states, batch) - reward.shifts[0] / reward.scale
+        return branch.values(states, batch) - reward.shifts[0] / reward.scales[0]
 
     return [branch], separate
 

@@ -1,8 +1,8 @@
-"""A reward model: scalar branches on one trunk, normalised on the start version's own answers."""
+"""A reward model: scalar branches on one trunk, in units of what the start version's answers to a prompt differ by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,8 @@ class Scored:
     """Normalised scores of N responses."""
 
     members: Float[Tensor, "K N"]
-    """Each member's score, less its own mean on the start version's answers (scores are free up to that shift)."""
+    """Each member's score, less its own mean on the start version's answers (scores are free up to that shift), in
+    units of what such answers to one prompt differ by."""
 
     @property
     def mean(self) -> Float[Tensor, " N"]:
@@ -41,23 +42,57 @@ class Scored:
 
 @dataclass(frozen=True)
 class RewardModel:
-    """K members with the shift of each and the common scale."""
+    """K members, each with its shift and its scale."""
 
     members: tuple[ScalarBranch, ...]
     shifts: tuple[float, ...]
-    scale: float
+    """Each member's mean on the start version's answers."""
+    scales: tuple[float, ...]
+    """What a unit of the reward is in each member's raw score, in nats: margins are log-odds."""
+
+    @property
+    def unit(self) -> float:
+        """What a unit is worth, in nats: the log-odds of being preferred that the members mean by it, on average."""
+        return sum(self.scales) / len(self.scales)
 
     @torch.no_grad()
     def score(self, states: States, batch: Batch | Packed) -> Scored:
-        """Score the responses of a batch from their trunk states: (raw_k - shift_k) / scale for member k."""
+        """Score the responses of a batch from their trunk states: (raw_k - shift_k) / scale_k for member k."""
         raw = torch.stack([member.scores(states, batch) for member in self.members])
-        shifts = torch.tensor(self.shifts, device=raw.device).unsqueeze(1)
-        return Scored((raw - shifts) / self.scale)
+        shifts, scales = (torch.tensor(x, device=raw.device).view(-1, 1) for x in (self.shifts, self.scales))
+        return Scored((raw - shifts) / scales)
 
-    def normalised_on(self, raw: Float[Tensor, "K N"]) -> RewardModel:
-        """Return the same members, normalised on these raw scores of the start version's answers."""
-        scale = float(raw.mean(dim=0).std()) if raw.shape[1] > 1 else 1.0
-        return RewardModel(self.members, tuple(raw.mean(dim=1).tolist()), scale if scale > 1e-6 else 1.0)
+    def margins(self, raw: Float[Tensor, "K pairs 2"]) -> Float[Tensor, "K pairs"]:
+        """Return score left - score right by member, in units, of raw scores of both sides of some pairs."""
+        return (raw[..., 0] - raw[..., 1]) / torch.tensor(self.scales).view(-1, 1)
+
+    def normalised_on(self, raw: Float[Tensor, "K N"], prompts: Sequence[Hashable]) -> RewardModel:
+        """Return the same members, in units of what N answers of the start version to these prompts differ by.
+
+        With s_k = `within_prompts` of member k, and S that of the mean over members of raw_k / s_k, scale_k = s_k S:
+        the members weigh alike, and the reward, their mean, has a standard deviation of 1 among answers to one prompt.
+        There is one scale a member and none a prompt. What lies between prompts is in no scale: comparisons are made
+        within a prompt, so that the likelihood of Bradley and Terry leaves an offset of every prompt free. Scores that
+        do not vary keep their scale.
+        """
+        own = within_prompts(raw, prompts)
+        together = within_prompts((raw.double() / own.unsqueeze(1)).mean(dim=0, keepdim=True), prompts)
+        return RewardModel(self.members, tuple(raw.mean(dim=1).tolist()), tuple((own * together).tolist()))
+
+
+def within_prompts(scores: Float[Tensor, "K N"], prompts: Sequence[Hashable]) -> Float[Tensor, " K"]:
+    """Return the root of the variance within prompts, pooled: sum (x - mean of its prompt)^2 / (N - prompts).
+
+    It is 1 for scores that do not vary. Raises ValueError where no prompt has two answers.
+    """
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    at = torch.tensor([places[prompt] for prompt in prompts], device=scores.device)
+    if len(at) == len(places):
+        raise ValueError("a spread within prompts takes several answers to a prompt")
+    means = scores.new_zeros((len(scores), len(places)), dtype=torch.float64).index_add(1, at, scores.double())
+    means = means / torch.bincount(at)
+    spread = ((scores - means[:, at]).square().sum(dim=1) / (len(at) - len(places))).sqrt()
+    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
 
 
 def score_rendered(reward: RewardModel, pretrained: Pretrained, rendered: Sequence[Rendered]) -> Float[Tensor, "K N"]:

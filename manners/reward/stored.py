@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,14 +24,20 @@ from manners.workspace import Workspace
 
 
 def load_reward(workspace: Workspace, name: str, pretrained: Pretrained) -> RewardModel:
-    """Load a reward model's members onto the trunk they were trained above."""
+    """Load a reward model's members onto the trunk they were trained above; say so where its unit is an older one."""
     version = fitting(workspace, name, VersionKind.REWARD, pretrained)
+    if isinstance(version.scale, float):
+        print(
+            f"{name} was made by an older manners: its unit is the standard deviation of all of the start version's"
+            " answers, not that among answers to one prompt, and so is larger; `manners reward` makes a new one",
+            file=sys.stderr,
+        )
     members = []
     for index in range(len(version.shifts)):
         member = ScalarBranch(pretrained.trunk, None)
         fill(member, workspace.models / version.name / f"branch-{index}.safetensors")
         members.append(member)
-    return RewardModel(tuple(members), version.shifts, version.scale)
+    return RewardModel(tuple(members), version.shifts, version.scales)
 
 
 def export_reward(
@@ -45,13 +52,15 @@ def export_reward(
     That class has no bias: 1 / scale is folded into the head, and shift / scale is stored as `manners_shift` in the
     config. It finds a sequence's last token by the pad id, so tokenizer and config get one that ends nothing.
 
-    `average` is one model with the mean of the members' weights, adapters merged. Its shift is its mean logit on
-    `reference`, answers of the start version; where there are none, the mean of the members' shifts stands for it.
+    `average` is one model with the mean of the members' weights, adapters merged and scales folded in. Its shift is its
+    mean logit on `reference`, answers of the start version; where there are none, the mean of the members' shifts, each
+    in its own units, stands for it.
     """
     trunk = pretrained.trunk
     tokenizer = _tokenizer_with_pad(pretrained)
-    chosen = reward.members if member == "average" else (reward.members[member],)
-    shifts = reward.shifts if member == "average" else (reward.shifts[member],)
+    which = range(len(reward.members)) if member == "average" else [member]
+    chosen = [reward.members[k] for k in which]
+    shifts = [reward.shifts[k] / reward.scales[k] for k in which]
     config = type(trunk.whole.config).from_dict(trunk.whole.config.to_dict())
     config.num_labels = 1
     config.pad_token_id = tokenizer.pad_token_id
@@ -65,12 +74,13 @@ def export_reward(
     classifier.base_model.load_state_dict(_mean([b.assembled(trunk).base_model.state_dict() for b in chosen]))
     head = next(m for n, m in classifier.named_modules() if n in ("score", "classifier") and isinstance(m, nn.Linear))
     with torch.no_grad():
-        head.weight.copy_(_mean([{"": b.scalar.weight} for b in chosen])[""] / reward.scale)
+        heads = [reward.members[k].scalar.weight.float() / reward.scales[k] for k in which]
+        head.weight.copy_(torch.stack(heads).mean(dim=0))
     if len(tokenizer) > config.vocab_size:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     classifier.to(trunk.whole.dtype).eval()
     measured = member == "average" and len(reference) > 0
-    shift = _mean_logit(classifier, reference) if measured else sum(shifts) / len(shifts) / reward.scale
+    shift = _mean_logit(classifier, reference) if measured else sum(shifts) / len(shifts)
     classifier.config.manners_shift = shift
     save_whole(classifier, tokenizer, folder)
     return shift

@@ -47,7 +47,7 @@ class Trained:
     labelled: Labelled
     split: Split
     margins: Float[Tensor, " pairs"]
-    """Score left - score right of the held-out pairs, raw, mean over members."""
+    """Score left - score right of the held-out pairs, raw, mean over members: not yet scaled to weigh alike."""
     member_scores: Float[Tensor, "K pairs 2"]
     """Raw scores of both sides of the held-out pairs, by member."""
     curve: tuple[CurvePoint, ...]
@@ -88,7 +88,7 @@ def train(
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
     curve = _curve(split, [*parts, split.train], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
-    reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), 1.0)
+    reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), (1.0,) * len(done.members))
     passes = settings.epochs * sum(len(job.which) for job in jobs)
     margins = mean[:, 0] - mean[:, 1]
     speed = passes / max(done.seconds, 1e-9)

@@ -77,8 +77,8 @@ def test_a_reward_model_says_where_its_members_differ(copy: Workspace, settings:
     assert len(unjudged) == 4
     reward = stored.load_reward(copy, "reward-2", session.pretrained)
     margins = []
-    for member, shift in zip(reward.members, reward.shifts, strict=True):
-        alone = RewardModel((member,), (shift,), reward.scale)
+    for member, shift, scale in zip(reward.members, reward.shifts, reward.scales, strict=True):
+        alone = RewardModel((member,), (shift,), (scale,))
         scores = [
             next(iter(score_exchanges(alone, session.pretrained, [(c.prompt, side)]))).mean.item()
             for c in unjudged
@@ -347,18 +347,22 @@ def test_any_member_is_exported_or_their_average(copy: Workspace, settings: Sett
         facts = stages.models_export(copy, "reward-1", tmp_path / member, member)
         classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / member).eval()
         branch = reward.members[1]
+        scale = reward.scales[1]
         if member == "average":
             own = [m.own_tensors() for m in reward.members]
+            heads = [m.scalar.weight / scale for m, scale in zip(reward.members, reward.scales, strict=True)]
             branch = ScalarBranch(pretrained.trunk, None)
             branch.load_tensors({name: (own[0][name] + own[1][name]) / 2 for name in own[0]})
+            branch.scalar.weight.copy_((heads[0] + heads[1]) / 2)
+            scale = 1.0
         with torch.no_grad():
-            expected = branch.scores(pretrained.trunk.states(batch), batch)[0] / reward.scale
+            expected = branch.scores(pretrained.trunk.states(batch), batch)[0] / scale
             torch.testing.assert_close(classifier(ids).logits[0, 0], expected, atol=1e-4, rtol=1e-4)
         assert classifier.config.manners_shift == facts["shift"]
     assert facts["member"] == "average" and facts["shift_measured_on"] > 5
     watermark = versions.describe(copy, "reward-1").watermark
     held_out = learning.reference_answers(Session(copy, settings), "initial", watermark)
-    alone = RewardModel((branch,), (facts["shift"] * reward.scale,), reward.scale)
+    alone = RewardModel((branch,), (facts["shift"],), (1.0,))
     assert float(ensemble.score_rendered(alone, pretrained, held_out).mean()) == pytest.approx(0, abs=1e-4)
     for member in ("2", "-1", "first"):
         with pytest.raises(MannersError, match=f"reward-1 has no member {member}: name one of 0 to 1, or `average`"):

@@ -70,7 +70,7 @@ def liked_share(policy: Branch, pretrained: Pretrained) -> float:
 
 def likes(pretrained: Pretrained) -> RewardModel:
     """A reward model of a single scripted member."""
-    return RewardModel((Likes(pretrained.trunk),), (0.0,), 1.0)
+    return RewardModel((Likes(pretrained.trunk),), (0.0,), (1.0,))
 
 
 def roles(pretrained: Pretrained, reward: RewardModel) -> Roles:

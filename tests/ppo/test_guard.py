@@ -53,7 +53,7 @@ def rounding_world() -> tuple[Roles, Rollout]:
     model = tiny_model(hidden_size=256, intermediate_size=256, head_dim=64)
     torch.nn.Module.to(model, dtype=torch.bfloat16)
     trunk = proved(grow_trunk(model, 2), 256)
-    players = roles(Pretrained("rounding", trunk, tiny_renderer(), ""), RewardModel((Likes(trunk),), (0.0,), 1.0))
+    players = roles(Pretrained("rounding", trunk, tiny_renderer(), ""), RewardModel((Likes(trunk),), (0.0,), (1.0,)))
     prompts = [(START, *range(40, 41 + 9 * i % 150), END) for i in range(24)]
     long = replace(SAMPLE, max_new_tokens=24)
     return players, collect(players, prompts, PPOSettings(), long, 0.05, torch.Generator().manual_seed(1))
@@ -107,7 +107,7 @@ class Indifferent(Likes):
     ],
 )
 def test_a_reward_that_cannot_be_used(world: Pretrained, member: type[Likes], says: str) -> None:
-    players = roles(world, RewardModel((member(world.trunk),), (0.0,), 1.0))
+    players = roles(world, RewardModel((member(world.trunk),), (0.0,), (1.0,)))
     with pytest.raises(MannersError, match=says):
         guard.check_first_rollout(rolled_out(players), players, SAMPLE.temperature)
 

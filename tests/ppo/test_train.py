@@ -237,7 +237,7 @@ class Failing(Likes):
 def failing_after(world: Pretrained, sound: int) -> RewardModel:
     member = Failing(world.trunk)
     member.sound = sound
-    return RewardModel((member,), (0.0,), 1.0)
+    return RewardModel((member,), (0.0,), (1.0,))
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(world: Pretrained, tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ class Fooled(Likes):
 def test_over_optimisation_stops_the_run(world: Pretrained, tmp_path: Path) -> None:
     members = Fooled(world.trunk), Fooled(world.trunk)
     members[1].sober = True
-    reward = RewardModel(members, (3.0, -1.0), 1.0)
+    reward = RewardModel(members, (3.0, -1.0), (1.0, 1.0))
     result = run(replace(SETTINGS, validate_every=1), world, reward, tmp_path)
     assert result.stopped is not None
     assert "over-optimisation: on the validation prompts the mean score rose by" in result.stopped

@@ -7,10 +7,11 @@ from itertools import chain
 
 import pytest
 import torch
+from torch import Tensor
 
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained
-from manners.reward.ensemble import RewardModel, Scored, score_exchanges, score_rendered
+from manners.reward.ensemble import RewardModel, Scored, score_exchanges, score_rendered, within_prompts
 from manners.text import Rendered
 from manners.types import Dialogue, Response
 from tests.ppo.scripted import answers
@@ -27,7 +28,7 @@ def world() -> Pretrained:
 def raw(world: Pretrained) -> RewardModel:
     """Three untrained members, not normalised."""
     members = tuple(ScalarBranch(world.trunk, torch.Generator().manual_seed(n)) for n in range(3))
-    return RewardModel(members, (0.0, 0.0, 0.0), 1.0)
+    return RewardModel(members, (0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +42,52 @@ def test_by_hand() -> None:
     assert scored.std.tolist() == pytest.approx([(8 / 3) ** 0.5, 0])
 
 
-def test_on_the_initial_answers_the_mean_is_0_and_the_deviation_1(
+PROMPTS = [number // 3 for number in range(48)]
+"""Of `initial_answers`: three to each of 16."""
+
+
+def test_the_spread_within_prompts_by_hand() -> None:
+    # 1 and 3 lie 1 from their mean, 10 and 14 lie 2: (1 + 1 + 4 + 4) / (4 answers - 2 prompts) = 5.
+    scores = torch.tensor([[1.0, 10.0, 3.0, 14.0], [7.0, 7.0, 7.0, 7.0]])
+    assert within_prompts(scores, "abab").tolist() == pytest.approx([5**0.5, 1])
+    assert within_prompts(scores[:, :3], "aba").tolist() == pytest.approx([2**0.5, 1])
+    with pytest.raises(ValueError, match="several answers to a prompt"):
+        within_prompts(scores, "abcd")
+
+
+def test_among_the_initial_answers_to_a_prompt_the_reward_has_deviation_1_and_members_weigh_alike(
     world: Pretrained, raw: RewardModel, initial_answers: list[Rendered]
 ) -> None:
     before = score_rendered(raw, world, initial_answers)
-    assert before.mean(dim=0).std() != pytest.approx(1, abs=0.05)
-    reward = raw.normalised_on(before)
-    scores = score_rendered(reward, world, initial_answers)
+    before = before * torch.tensor([[1.0], [2.0], [5.0]])  # members do not agree on a scale by themselves
+    reward = raw.normalised_on(before, PROMPTS)
+    scores = (before - torch.tensor(reward.shifts).unsqueeze(1)) / torch.tensor(reward.scales).unsqueeze(1)
     torch.testing.assert_close(scores.mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0)
-    assert float(scores.mean(dim=0).std()) == pytest.approx(1, abs=1e-5)
-    torch.testing.assert_close(scores[2], (before[2] - before[2].mean()) / before.mean(dim=0).std())
+
+    def deviation(some: Tensor) -> float:
+        by_prompt = some.view(-1, 3)
+        return float(((by_prompt - by_prompt.mean(dim=1, keepdim=True)) ** 2).sum() / (48 - 16)) ** 0.5
+
+    assert deviation(scores.mean(dim=0)) == pytest.approx(1, abs=1e-5)
+    own = [deviation(member) for member in scores]
+    assert own == pytest.approx([own[0]] * 3, rel=1e-5) and own[0] >= 1
+    assert reward.unit == pytest.approx(sum(reward.scales) / 3)
+    pairs = torch.stack([before[:, 0::2], before[:, 1::2]], dim=-1)
+    torch.testing.assert_close(reward.margins(pairs), scores[:, 0::2] - scores[:, 1::2])
+
+
+def test_what_no_comparison_bears_on_moves_no_scale(
+    world: Pretrained, raw: RewardModel, initial_answers: list[Rendered]
+) -> None:
+    # Every prompt's scores may be shifted without a change of any comparison's probability.
+    before = score_rendered(raw, world, initial_answers)
+    offsets = torch.randn((3, 16), generator=torch.Generator().manual_seed(0)) * 10 * before.std()
+    moved = raw.normalised_on(before + offsets.repeat_interleave(3, dim=1), PROMPTS)
+    assert moved.scales == pytest.approx(raw.normalised_on(before, PROMPTS).scales, rel=1e-4)
 
 
 def test_scores_that_do_not_vary_are_not_blown_up(raw: RewardModel) -> None:
-    assert raw.normalised_on(torch.full((3, 4), 7.0)).scale == 1
-    assert raw.normalised_on(torch.full((3, 1), 7.0)).scale == 1
+    assert raw.normalised_on(torch.full((3, 4), 7.0), "aabb").scales == (1, 1, 1)
 
 
 def test_a_score_knows_nothing_of_its_neighbours(

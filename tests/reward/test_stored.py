@@ -36,7 +36,7 @@ def reward_model(pretrained: Pretrained) -> RewardModel:
         member = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(seed))
         trained(member, seed)
         members.append(member)
-    return RewardModel(tuple(members), shifts=(0.7, -0.4), scale=1.7)
+    return RewardModel(tuple(members), shifts=(0.7, -0.4), scales=(1.7, 0.9))
 
 
 @torch.no_grad()
@@ -45,14 +45,31 @@ def scores(reward: RewardModel, pretrained: Pretrained) -> Tensor:
     return reward.score(pretrained.trunk.states(batch), batch).members
 
 
-def test_a_reward_model_comes_back_with_its_shifts_and_scale(workspace: Workspace) -> None:
+def test_a_reward_model_comes_back_with_its_shifts_and_scales(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     pretrained = tiny_pretrained()
     reward = reward_model(pretrained)
     version = version_of(pretrained, "reward-1", VersionKind.REWARD)
-    versions.save(workspace, replace(version, shifts=reward.shifts, scale=reward.scale), reward.members)
+    versions.save(workspace, replace(version, shifts=reward.shifts, scale=reward.scales), reward.members)
     again = stored.load_reward(workspace, "reward-1", pretrained)
-    assert (again.shifts, again.scale) == (reward.shifts, reward.scale)
+    assert (again.shifts, again.scales) == (reward.shifts, reward.scales)
     assert torch.equal(scores(again, pretrained), scores(reward, pretrained))
+    assert "older manners" not in capsys.readouterr().err
+
+
+def test_one_of_before_scores_as_it_did_and_says_that_its_unit_is_another(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrained = tiny_pretrained()
+    reward = reward_model(pretrained)
+    version = version_of(pretrained, "reward-1", VersionKind.REWARD)
+    versions.save(workspace, replace(version, shifts=reward.shifts, scale=1.7), reward.members)
+    assert '"scale": 1.7' in (workspace.models / "reward-1" / "version.json").read_text(encoding="utf-8")
+    again = stored.load_reward(workspace, "reward-1", pretrained)
+    raw = scores(RewardModel(reward.members, (0.0, 0.0), (1.0, 1.0)), pretrained)
+    assert torch.equal(scores(again, pretrained), (raw - torch.tensor([[0.7], [-0.4]])) / 1.7)
+    assert "reward-1 was made by an older manners: its unit is the standard deviation of all" in capsys.readouterr().err
 
 
 def test_a_policy_is_no_reward_model(workspace: Workspace) -> None:
@@ -86,7 +103,7 @@ def test_an_exported_reward_model_scores_padded_batches_the_same_up_to_the_state
     pretrained = tiny_pretrained(model_type, trainable_layers=layers, lora_rank=rank)
     reward = reward_model(pretrained)
     shift = stored.export_reward(reward, member, pretrained, tmp_path / "out")
-    assert shift == pytest.approx(reward.shifts[member] / reward.scale)
+    assert shift == pytest.approx(reward.shifts[member] / reward.scales[member])
     ours = scores(reward, pretrained)[member]
     assert ours.std() > 0.005
     for side in ("right", "left"):
@@ -106,20 +123,21 @@ def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
     members = tuple(ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
     for seed, member in enumerate(members):
         trained(member, seed)
-    reward = RewardModel(members, (0.7, -0.4, 0.3), 1.7)
+    reward = RewardModel(members, (0.7, -0.4, 0.3), (1.7, 0.9, 1.2))
     sequences = rendered(pretrained)
     shift = stored.export_reward(reward, "average", pretrained, tmp_path / "out", sequences)
     logits, stated = exported_scores(tmp_path / "out", sequences, "right")
     assert shift == stated == pytest.approx(float(logits.mean()), abs=1e-5)
     assert float((logits - stated).mean()) == pytest.approx(0, abs=1e-5)
 
-    # By hand: the mean of whole models, adapters merged; the head's mean too, with the scale folded in.
+    # By hand: the mean of whole models, adapters merged; the heads' mean too, each with its scale folded in.
     whole = members[0].assembled(pretrained.trunk)
     states = [member.assembled(pretrained.trunk).state_dict() for member in members]
     mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
     plain = type(whole)(whole.config).eval()
     plain.load_state_dict(mean)
-    head = torch.stack([member.scalar.weight for member in reward.members]).mean(dim=0) / 1.7
+    heads = zip(members, reward.scales, strict=True)
+    head = torch.stack([member.scalar.weight / scale for member, scale in heads]).mean(dim=0)
     for row, sequence in enumerate(sequences):
         ids = torch.tensor([sequence.prompt_ids + sequence.response_ids])
         final = plain.base_model(input_ids=ids).last_hidden_state[0, -1]
@@ -128,13 +146,14 @@ def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
         own = [member.own_tensors() for member in members]
         branch = ScalarBranch(pretrained.trunk, None)
         branch.load_tensors({name: torch.stack([tensors[name] for tensors in own]).mean(dim=0) for name in own[0]})
-        theirs = scores(RewardModel((branch,), (shift * 1.7,), 1.7), pretrained)[0]
+        branch.scalar.weight.copy_(head)
+        theirs = scores(RewardModel((branch,), (shift,), (1.0,)), pretrained)[0]
         torch.testing.assert_close(logits - shift, theirs, atol=1e-4, rtol=1e-4)
     mean_of_scores = scores(reward, pretrained).mean(dim=0)
     assert not torch.allclose(logits, mean_of_scores, atol=1e-3), "one model is not an ensemble"
 
     unmeasured = stored.export_reward(reward, "average", pretrained, tmp_path / "more")
-    assert unmeasured == pytest.approx(0.2 / 1.7)
+    assert unmeasured == pytest.approx((0.7 / 1.7 - 0.4 / 0.9 + 0.3 / 1.2) / 3)
 
 
 @torch.no_grad()

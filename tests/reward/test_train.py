@@ -119,7 +119,7 @@ def test_a_response_in_several_pairs_is_scored_once_and_in_one_batch(world: Pret
 
     member = ScalarBranch(world.trunk, torch.Generator().manual_seed(0))
     exchanges = [(pair.prompt, side) for pair in data.pairs for side in (pair.left, pair.right)]
-    (alone,) = score_exchanges(RewardModel((member,), (0.0,), 1.0), world, exchanges)
+    (alone,) = score_exchanges(RewardModel((member,), (0.0,), (1.0,)), world, exchanges)
     torch.testing.assert_close(data.all_scores(member).flatten(), alone.mean, atol=1e-4, rtol=1e-4)
 
 
