@@ -175,7 +175,14 @@ class RewardResult(Measured):
     """Users who were set aside."""
     shortened: int | None = None
     """Responses that had to be cut, or lost turns of their prompt, to fit into the context."""
+    passes: int | None = None
+    """Passes over the comparisons that every member made."""
+    tried: Mapping[str, float] | None = None
+    """By the passes of a scout, its loss on the training groups that it did not learn from, in nats a verdict."""
+    steps: int | None = None
+    """Optimiser steps of every member."""
     optimizer_steps: int | None = None
+    """Of members, scout and learning curve."""
     pairs_per_second: float | None = None
     ensemble_spread: float | None = None
     """Mean over held-out pairs of the standard deviation of the members' margins, in units."""

@@ -126,12 +126,12 @@ class RewardSettings:
 
     members: Annotated[int, Range(1, 64)] = 3
     """Ensemble members: the same data, each with its own head and order."""
-    epochs: Annotated[int, Range(1, 100)] = 1
-    """Passes over the comparisons that are trained on."""
+    epochs: Annotated[int, Range(1, 100)] | None = None
+    """Passes over the comparisons that are trained on; None: as many as do best on a slice that a scout never saw."""
     batch: Annotated[int, Range(1, 10_000)] = 12
     """Comparisons per optimiser step; those of one prompt stay together."""
-    learning_rate: Annotated[float, Range(0.0, 1.0)] = 2e-3
-    """Peak of AdamW's step; warms up over a tenth of the steps, then falls linearly to zero."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] | None = None
+    """Peak of AdamW's step, which rises over a tenth of the steps, then falls to 0; None: 1 % of a tensor's spread."""
     set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
     """Share of the groups of comparisons that is never trained on and measures the model."""
     annotators: Literal["human", "ai", "simulated"] | None = None

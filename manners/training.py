@@ -41,7 +41,7 @@ class Term:
 
 
 class Training:
-    """Parameters on their way down, by AdamW (eps 1e-5, no weight decay), on float32 whatever the model's format is.
+    """Parameters on their way down, by AdamW (no weight decay), on float32 whatever the model's format is.
 
     A parameter narrower than float32 has a float32 master: gradients are summed there, moments are kept there, steps
     are taken there, and the parameter is its rounding. A bfloat16 number has 8 significant bits: a step of less than
@@ -49,11 +49,21 @@ class Training:
     Source: Micikevicius et al. 2018, section 3.1.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, max_norm: float) -> None:
-        """Take the parameters, the peak of the learning rate and the norm that gradients are scaled down to."""
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], rate: float, max_norm: float, units: Sequence[float] | None = None
+    ) -> None:
+        """Take the parameters, the peak of the learning rate and the norm that gradients are scaled down to.
+
+        With `units`, one a parameter, training goes as if each parameter were written in its own: rate and gradient are
+        in them, and AdamW's eps is small (1e-8, otherwise 1e-5), so that the numbers a model is written in change
+        nothing.
+        """
         self.parameters = list(parameters)
         self.masters = [nn.Parameter(p.detach().float()) if narrow(p.dtype) else p for p in self.parameters]
-        self.optimiser = torch.optim.AdamW(self.masters, lr=rate, eps=1e-5, weight_decay=0.0)
+        groups: list[dict[str, Any]] = [{"params": self.masters}]
+        if units is not None:
+            groups = [{"params": [p], "unit": unit} for p, unit in zip(self.masters, units, strict=True)]
+        self.optimiser = torch.optim.AdamW(groups, lr=rate, eps=1e-5 if units is None else 1e-8, weight_decay=0.0)
         self.rate = rate
         self.max_norm = max_norm
 
@@ -61,7 +71,7 @@ class Training:
         """Set and return the rate of a step, from 1, of so many: peak * `maths.warm_up` * factor."""
         rate = self.rate * warm_up(step, steps) * factor
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("unit", 1.0)
         return rate
 
     def learn(self, terms: Sequence[Term], part: float = 1.0, whole: float = 1.0) -> dict[str, Tensor]:
@@ -87,6 +97,10 @@ class Training:
 
         Raises `otherwise`, and takes no step, where they are not finite.
         """
+        for group in self.optimiser.param_groups:
+            for master in group["params"]:
+                if "unit" in group and master.grad is not None:
+                    master.grad.mul_(group["unit"])
         norm = nn.utils.clip_grad_norm_(self.masters, self.max_norm)
         sound = bool(torch.isfinite(norm))
         if sound:

@@ -107,6 +107,20 @@ def test_a_float32_parameter_is_its_own_master_and_its_steps_are_plain_adamw() -
     assert torch.equal(ours, plain)
 
 
+def test_in_units_of_its_own_a_parameter_takes_the_same_steps_whatever_it_is_written_in() -> None:
+    # x and 1000 y with y = x / 1000 are the same numbers in other units, so are their losses and steps.
+    plain, written = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5) / 1000)
+    for parameter, unit in ((plain, 2.0), (written, 0.002)):
+        training = Training([parameter], 0.01, max_norm=0.5, units=[unit])
+        for number in range(1, 20):
+            training.schedule(number, 20)
+            value = parameter * (2.0 / unit)
+            training.learn([term((value - torch.arange(5.0) * number).square().sum() * 1e-6)])
+            training.step(Unfit())
+    assert float((plain - 1).detach().abs().min()) > 0.01
+    torch.testing.assert_close(1000 * written.detach(), plain.detach(), atol=1e-6, rtol=1e-5)
+
+
 def test_what_training_takes_beside_its_parameters() -> None:
     for dtype in FORMATS:
         weight = weights(dtype)

@@ -21,7 +21,7 @@ def main() -> None:
     task = read_task(RewardTask)
     pretrained = loaded(task.model.folder, task.trainable_layers)
     comparisons = list(read_comparisons(Path(task.comparisons), {}))
-    settings = RewardSettings(members=task.members, batch=task.batch, set_aside=task.set_aside, curve=False)
+    settings = RewardSettings(members=task.members, epochs=1, batch=task.batch, set_aside=task.set_aside, curve=False)
     begin = time.perf_counter()
     trained = train(settings, 0, pretrained, comparisons)
     seconds = time.perf_counter() - begin

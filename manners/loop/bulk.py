@@ -37,10 +37,11 @@ class _Row(NamedTuple):
 def score(session: Session, version: str, file: Path, output: Path) -> Facts:
     """Score each line of `file` (`prompt`, `response`, optional `finish_reason`) and write a line for it to `output`.
 
-    A line of output holds `line`, `version`, `score` (in units of what the start version's answers to a prompt differ by),
-    `spread` (its standard deviation among members) and `check`, a digest of what was scored and by what. Whole chunks that are
-    already there are kept and the work goes on after them, so that a file that was stopped ends byte for byte as one
-    that never was. A line that cannot be read stops the work with its number; everything before it has been written.
+    A line of output holds `line`, `version`, `score` (in units of what the start version's answers to a prompt differ
+    by), `spread` (its standard deviation among members) and `check`, a digest of what was scored and by what. Whole
+    chunks that are already there are kept and the work goes on after them, so that a file that was stopped ends byte
+    for byte as one that never was. A line that cannot be read stops the work with its number; everything before it has
+    been written.
 
     Raises MannersError, and leaves `output` as it is, where it holds anything but scores of `file` by `version`.
     """

@@ -23,10 +23,10 @@ from manners.models.states import kept_bytes
 from manners.results import RewardResult
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
-from manners.reward.groups import Split, divided, set_aside
+from manners.reward.groups import Split, divided, set_aside, slice_off
 from manners.reward.labelled import LabelledPair
 from manners.reward.pairs import read, render_compared
-from manners.reward.train import CURVE_SHARES, Trained
+from manners.reward.train import CURVE_SHARES, SLICE, Trained, candidates
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
 from manners.text import Rendered, pack
@@ -86,12 +86,16 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     split = divided(pairs, settings, session.settings.seed)
     learned = len(split.train)
     runs = settings.members * [learned] + [round(share * learned) for share in CURVE_SHARES if settings.curve]
+    tried = candidates(settings, learned)  # all of them, and the most passes: what it takes at most
+    most = settings.epochs or tried[-1]
+    scouting = len(slice_off(split.train, SLICE, session.settings.seed)[0])
     prompt, response = _longest_exchange(session, pairs)
     work: Facts = {
         "comparisons": len(pairs),
         "trained_on": learned,
-        "optimizer_steps": settings.epochs * sum(-(-run // settings.batch) for run in runs),
-        "pair_passes": settings.epochs * sum(runs),
+        "optimizer_steps": sum(tried) * -(-scouting // settings.batch)
+        + most * sum(-(-run // settings.batch) for run in runs),
+        "pair_passes": sum(tried) * scouting + most * sum(runs),
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
@@ -158,6 +162,9 @@ def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit,
         users_limited=trained.labelled.limited,
         users_outlying=trained.labelled.outlying,
         shortened=trained.shortened,
+        passes=trained.passes,
+        tried={str(passes): loss for passes, loss in trained.tried},
+        steps=trained.steps,
         optimizer_steps=trained.optimizer_steps,
         pairs_per_second=trained.pairs_per_second,
         ensemble_spread=float(margins.std(dim=0, correction=0).mean()),

@@ -78,6 +78,20 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     )
 
 
+def slice_off(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the places of pairs to learn from and of a slice to say when to stop: about `share` of the groups, whole.
+
+    Drawn by a seeded hash; at least one group falls on each side, and of a single group there is no slice.
+    """
+    draw = {pair.group: _uniform("slice", seed, pair.group) for pair in pairs}
+    order = sorted(draw, key=draw.__getitem__)
+    off = set(order[: min(max(1, sum(u < share for u in draw.values())), len(order) - 1)])
+    places: tuple[list[int], list[int]] = ([], [])
+    for place, pair in enumerate(pairs):
+        places[pair.group in off].append(place)
+    return places
+
+
 def subset(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[LabelledPair, ...]:
     """Keep whole openings, in an order drawn by seeded hash, until they hold `share` of the verdicts.
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
-from manners.reward.groups import Split, divided, subset
+from manners.reward.groups import Split, divided, slice_off, subset
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
 from manners.reward.pairs import ReadPairs, read
+from manners.reward.steps import STEP, units
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.training import Loss, Term, Training
@@ -37,6 +38,12 @@ from manners.workspace import scratch_folder
 
 CURVE_SHARES = (0.25, 0.5)
 """Shares of the training verdicts at which the learning curve is measured, beside all of them."""
+PASSES = (1, 2, 4, 8)
+"""Numbers of passes that the scout tries, one after the other, until one does worse than the one before it."""
+READ = 2048
+"""Pairs that it reads in several passes at most: who has more of them reads them once (Stiennon et al. 2020)."""
+SLICE = 0.2
+"""Share of the training groups that the scout does not learn from, and says by when to stop."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,14 @@ class Trained:
     member_scores: Float[Tensor, "K pairs 2"]
     """Raw scores of both sides of the held-out pairs, by member."""
     curve: tuple[CurvePoint, ...]
+    tried: tuple[tuple[int, float], ...]
+    """Passes that the scout made, and its loss on the slice of the training groups that it did not learn from."""
+    passes: int
+    """Passes that every member made."""
+    steps: int
+    """Optimiser steps of a member."""
     optimizer_steps: int
+    """Of all that was trained."""
     pairs_per_second: float
     shortened: int
     """How many of the distinct responses had to be cut, or lost turns of their prompt, to fit into the context."""
@@ -79,21 +93,29 @@ def train(
         # 2. The trunk, once for every sequence, for all epochs and members.
         learn = ReadPairs(pretrained, split.train, rendered, Path(folder) / "train", "reading pairs")
         held = ReadPairs(pretrained, split.held_out, rendered, Path(folder) / "held-out", "reading pairs set aside")
-        # 3. Members: the same pairs in another order, from another head; measured on what was set aside.
+        # 3. A scout learns from a part of the pairs, for more and more passes, until the rest says that it is enough.
+        # 4. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(split.train, share, seed) for share in CURVE_SHARES] if settings.curve else []
-        place = {id(pair): i for i, pair in enumerate(split.train)}
-        jobs = [_Job(seed * 1000 + k, list(range(len(split.train)))) for k in range(settings.members)]
-        jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part]) for part in parts]
-        done = _train_members(settings, pretrained, learn, held, jobs, run, Path(folder))
+        plan = _plan(settings, split, parts, seed)
+        done = _train_members(settings, pretrained, learn, held, plan, run, Path(folder))
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
     curve = _curve(split, [*parts, split.train], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
     reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), (1.0,) * len(done.members))
-    passes = settings.epochs * sum(len(job.which) for job in jobs)
-    margins = mean[:, 0] - mean[:, 1]
-    speed = passes / max(done.seconds, 1e-9)
-    shortened = learn.shortened + held.shortened
-    return Trained(reward, labelled, split, margins, scores, curve, done.optimizer_steps, speed, shortened)
+    return Trained(
+        reward,
+        labelled,
+        split,
+        margins=mean[:, 0] - mean[:, 1],
+        member_scores=scores,
+        curve=curve,
+        tried=tuple(done.tried),
+        passes=plan.settled(done),
+        steps=done.steps,
+        optimizer_steps=done.optimizer_steps,
+        pairs_per_second=done.pairs / max(done.seconds, 1e-9),
+        shortened=learn.shortened + held.shortened,
+    )
 
 
 def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:
@@ -103,35 +125,90 @@ def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:
 
 @dataclass(frozen=True)
 class _Job:
-    """A branch to be trained: the seed of its head and order, and which pairs it learns from."""
+    """A branch to be trained: the seed of its head and order, which pairs it learns from, and how often."""
 
     seed: int
     which: list[int]
+    passes: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained, one job after another."""
+
+    scout: _Job
+    candidates: tuple[int, ...]
+    """Passes that the scout may make; none where `passes` are settled."""
+    passes: int
+    """Passes of all others, where there are no candidates."""
+    slice: list[int]
+    """Pairs that the scout does not learn from."""
+    jobs: list[_Job]
+    """The members, then the branches of the learning curve; how often they read their pairs is still to be said."""
+
+    def next(self, done: _Done) -> _Job | None:
+        """Return the next job, or None when all are done."""
+        losses = [loss for _, loss in done.tried]
+        if len(losses) < len(self.candidates) and losses[-1:] == sorted(losses)[:1]:
+            return replace(self.scout, passes=self.candidates[len(losses)])
+        rest = self.jobs[len(done.held_scores) :]
+        return replace(rest[0], passes=self.settled(done)) if rest else None
+
+    def settled(self, done: _Done) -> int:
+        """Return the passes by which the scout did best."""
+        return min(done.tried, key=lambda one: one[1])[0] if done.tried else self.passes
+
+
+def candidates(settings: RewardSettings, pairs: int) -> tuple[int, ...]:
+    """Return the numbers of passes over so many training pairs that a scout tries; none where `reward.epochs` says."""
+    if settings.epochs is not None:
+        return ()
+    return tuple(passes for passes in PASSES if passes == 1 or passes * pairs <= READ)
+
+
+def _plan(settings: RewardSettings, split: Split, parts: Sequence[Sequence[LabelledPair]], seed: int) -> _Plan:
+    fit, off = slice_off(split.train, SLICE, seed)
+    place = {id(pair): i for i, pair in enumerate(split.train)}
+    every = list(range(len(split.train)))
+    jobs = [_Job(seed * 1000 + k, every, 0) for k in range(settings.members)]
+    jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part], 0) for part in parts]
+    scout = _Job(seed * 1000 + settings.members, fit, 0)
+    return _Plan(scout, candidates(settings, len(every)) if off else (), settings.epochs or 1, off, jobs)
 
 
 @dataclass
 class _Done:
     """Branches trained so far. Those of the learning curve leave their scores only."""
 
+    tried: list[tuple[int, float]] = field(default_factory=list)
+    """Passes of the scout, and its loss on the slice."""
     members: list[ScalarBranch] = field(default_factory=list)
     held_scores: list[Tensor] = field(default_factory=list)
+    steps: int = 0
     optimizer_steps: int = 0
+    pairs: int = 0
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
         members = [dict(member.own_tensors()) for member in self.members]
-        return {"members": members, "held": self.held_scores, "steps": self.optimizer_steps, "seconds": self.seconds}
+        counts = {"steps": self.optimizer_steps, "each": self.steps, "pairs": self.pairs, "seconds": self.seconds}
+        return {"tried": self.tried, "members": members, "held": self.held_scores, **counts}
 
     def restore(self, state: dict[str, Any], trunk: Trunk) -> None:
-        """Become what `state` was made from."""
-        for tensors in state["members"]:
-            self.members.append(ScalarBranch(trunk, None))
-            self.members[-1].load_tensors(tensors)
-            self.members[-1].requires_grad_(False)
+        """Become what `state` was made from; those of before there was a scout lack what came with it."""
+        self.tried = state.get("tried", [])
+        self.members = [_frozen(tensors, trunk) for tensors in state["members"]]
         self.held_scores = state["held"]
-        self.optimizer_steps = state["steps"]
-        self.seconds = state["seconds"]
+        self.steps, self.pairs = state.get("each", 0), state.get("pairs", 0)
+        self.optimizer_steps, self.seconds = state["steps"], state["seconds"]
+
+
+def _frozen(tensors: dict[str, Tensor], trunk: Trunk) -> ScalarBranch:
+    branch = ScalarBranch(trunk, None)
+    branch.load_tensors(tensors)
+    branch.requires_grad_(False)
+    return branch
 
 
 class Member:
@@ -142,9 +219,11 @@ class Member:
         self.branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(job.seed))
         self.log_tie = nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
         parameters = [*set_trainable([self.branch]), self.log_tie]
-        self.training = Training(parameters, settings.learning_rate, max_norm=1.0)
+        rate = settings.learning_rate
+        own = [*units(self.branch), 1.0] if rate is None else None
+        self.training = Training(parameters, STEP if rate is None else rate, max_norm=1.0, units=own)
         order = random.Random(job.seed)
-        self.batches = [b for _ in range(settings.epochs) for b in data.batches(job.which, settings.batch, order)]
+        self.batches = [b for _ in range(job.passes) for b in data.batches(job.which, settings.batch, order)]
         self.step = 0
 
     def state(self) -> dict[str, Any]:
@@ -162,7 +241,7 @@ def _train_members(
     pretrained: Pretrained,
     learn: ReadPairs,
     held: ReadPairs,
-    jobs: list[_Job],
+    plan: _Plan,
     run: Run | None,
     folder: Path,
 ) -> _Done:
@@ -171,9 +250,11 @@ def _train_members(
     saved: dict[str, Any] = {} if run is None else run.state.pop("training", {})
     if saved:
         done.restore(saved["done"], pretrained.trunk)
-    with steps("training the reward model", settings.epochs * sum(len(job.which) for job in jobs)) as advance:
-        advance(settings.epochs * sum(len(job.which) for job in jobs[: len(done.held_scores)]))
-        for job in jobs[len(done.held_scores) :]:
+    scouted = sum(plan.candidates) * len(plan.scout.which)
+    most = max(plan.candidates, default=plan.passes)
+    with steps("training the reward model", scouted + most * sum(len(job.which) for job in plan.jobs)) as advance:
+        advance(done.pairs)
+        while (job := plan.next(done)) is not None:
             member = Member(settings, job, pretrained, learn)
             if saved.get("now"):
                 member.restore(saved.pop("now"))
@@ -185,14 +266,34 @@ def _train_members(
                 if run is not None and run.due:
                     run.save({"training": {"done": done.state(), "now": member.state()}})
                     os.utime(folder)  # for another machine that opens the workspace, somebody is still at work here
-            member.branch.requires_grad_(False)
-            if len(done.members) < settings.members:
-                done.members.append(member.branch)
-            done.held_scores.append(held.all_scores(member.branch))
-            done.optimizer_steps += len(member.batches)
+            _finish(done, plan, job, member, settings, learn, held)
     if run is not None:
         run.save({"training": {"done": done.state(), "now": None}})
     return done
+
+
+def _finish(
+    done: _Done, plan: _Plan, job: _Job, member: Member, settings: RewardSettings, learn: ReadPairs, held: ReadPairs
+) -> None:
+    """Take what a trained branch leaves."""
+    member.branch.requires_grad_(False)
+    done.optimizer_steps += len(member.batches)
+    done.pairs += sum(len(batch) for batch in member.batches)
+    if job.seed == plan.scout.seed:
+        done.tried.append((job.passes, _loss(member, learn, plan.slice)))
+        return
+    if len(done.members) < settings.members:
+        done.members.append(member.branch)
+        done.steps = len(member.batches)
+    done.held_scores.append(held.all_scores(member.branch))
+
+
+@torch.no_grad()
+def _loss(member: Member, data: ReadPairs, which: Sequence[int]) -> float:
+    """Return a member's loss on some pairs, in nats a verdict."""
+    total = sum(sum(data.pairs[i].weights) for i in which)
+    parts = [term for micro in data.micro_batches(which) for term in objective(member, data, micro, total)]
+    return sum(float(term.loss()[0]) for term in parts)
 
 
 def _step(member: Member, data: ReadPairs) -> int:
