@@ -75,10 +75,11 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
     rows = distinct * evaluate.samples
     drawing = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
     length = longest + sample.max_new_tokens
+    members = session.settings.reward.members + (session.settings.reward.epochs is None)  # one kept out of the reward
     scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
     parts = [
         Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"),
-        Part("reward_members", session.settings.reward.members * own_bytes(trunk, head=True), "reward.members"),
+        Part("reward_members", members * own_bytes(trunk, head=True), "reward.members"),
         Part("trunk_states", states_bytes(trunk, WINDOW * rows * length), "sample.batch"),
         max(
             Part("drawing_responses", drawing, "sample.batch"),

@@ -20,6 +20,7 @@ def keep(
     """Write the version's folder, then its row."""
     trunk = session.pretrained.trunk
     reward = model if isinstance(model, RewardModel) else None
+    witness = reward.witness if reward else None
     version = Version(
         name=name,
         kind=VersionKind.REWARD if reward else VersionKind.POLICY,
@@ -36,8 +37,9 @@ def keep(
         metrics=scalars(result),
         shifts=reward.shifts if reward else (),
         scale=reward.scales if reward else 1.0,
+        witness=(witness.shifts[0], witness.scales[0]) if witness else None,
     )
-    branches = model.members if isinstance(model, RewardModel) else (model,)
+    branches = (*model.members, *(witness.members if witness else ())) if isinstance(model, RewardModel) else (model,)
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it
         versions.save(session.workspace, version, branches)
     ensure_rows(session)

@@ -60,7 +60,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
 def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     """Memory and steps of PPO; of drawing responses and training on them, which alternate, the larger counts."""
     ppo = session.settings.ppo
-    sample = session.settings.sample
+    sample, reward = session.settings.sample, session.settings.reward
     trunk = session.pretrained.trunk
     prompts = prompt_lengths(session, PromptUse.TRAIN, PromptUse.VALIDATE)
     longest = prompts.longest
@@ -87,7 +87,7 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
         Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
-        Part("reward_members", session.settings.reward.members * branch, "reward.members"),
+        Part("reward_members", (reward.members + (reward.epochs is None)) * branch, "reward.members"),
         Part("rollout_states", states, "ppo.batch"),
         max(drawing, training, key=lambda part: part.size),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         Part("gradient_and_adam", trained, "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
-    members = Part("members", len(runs) * own_bytes(trunk, head=True), "reward.members")
+    members = Part("members", (len(runs) + bool(tried)) * own_bytes(trunk, head=True), "reward.members")
     parts = [members, *max(training, _drawing(session, split), key=lambda some: sum(part.size for part in some))]
     disk = _disk(session, [*split.train, *split.held_out], prompt + response)
     return make_plan(session, "reward", work, parts, disk)
@@ -210,6 +210,9 @@ def _normalised(session: Session, trained: Trained) -> tuple[RewardModel, Unit]:
     drawn = reference.draw(session, session.start, trained.split)
     raw = score_rendered(trained.reward, session.pretrained, drawn.rendered)
     reward = trained.reward.normalised_on(raw, drawn.places)
+    if reward.witness is not None:
+        alone = score_rendered(reward.witness, session.pretrained, drawn.rendered)
+        reward = replace(reward, witness=reward.witness.normalised_on(alone, drawn.places))
     spread = float((raw / torch.tensor(reward.scales).unsqueeze(1)).mean(dim=0).std())
     return reward, Unit(len(set(drawn.places)), len(raw[0]), max(0.0, 1 - 1 / max(spread, 1e-6) ** 2))
 

@@ -48,6 +48,8 @@ class Version:
     scale: float | tuple[float, ...] = 1.0
     """Reward models: what a unit is in each member's score. Older ones have one number for all members: the standard
     deviation of their mean on all of the start version's answers, to whatever prompt."""
+    witness: tuple[float, float] | None = None
+    """Reward models: shift and scale of the member kept out of the reward, whose branch comes last; None without."""
 
     @property
     def scales(self) -> tuple[float, ...]:

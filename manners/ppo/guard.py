@@ -220,9 +220,9 @@ def forgetting(validated: Sequence[Metrics], limit: float) -> str | None:
 
 
 def over_optimisation(validated: Sequence[Metrics]) -> str | None:
-    """Say that the ensemble disagrees about what is gained: its least convinced member loses while the mean gains.
+    """Say that what is gained is of the reward only: the member that judges versions loses while the mean gains.
 
-    Measured from the validation at which the pessimistic score was best. Source: Gao et al. 2022; Coste et al. 2023.
+    Measured from the validation at which its score was best. Source: Gao et al. 2022; Coste et al. 2023.
     """
     if not validated:
         return None
@@ -234,5 +234,5 @@ def over_optimisation(validated: Sequence[Metrics]) -> str | None:
         return None
     return (
         f"over-optimisation: on the validation prompts the mean score rose by {gained:.2f} standard deviations while"
-        f" that of the least convinced member fell by {lost:.2f}"
+        f" that of the member that judges versions fell by {lost:.2f}"
     )

@@ -23,11 +23,11 @@ class Validation:
     """A policy on prompts that nothing is trained on; scores in units of the reward."""
 
     measures: tuple[float, ...]
-    """Of each prompt: the score by the member that likes the policy least, less penalty and coefficient * KL."""
+    """Of each prompt: the score by the member kept out of the reward, less penalty and coefficient * KL."""
     mean: float
     """Mean score over members and prompts."""
     pessimistic: float
-    """min over members of their mean score."""
+    """Mean score by the member kept out of the reward; where there is none, the least of the members' means."""
     kl: float
     """In nats per response."""
     forgotten: float

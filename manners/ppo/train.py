@@ -22,7 +22,7 @@ from manners.ppo.curves import Metrics, Passes, rollout_metrics
 from manners.ppo.guard import Act, Warned
 from manners.ppo.learner import Learner, Validation, begin, minibatches
 from manners.ppo.objective import adapt_coefficient
-from manners.ppo.rollout import Rollout, collect, micro_batches
+from manners.ppo.rollout import Rollout, collect, measure, micro_batches
 from manners.ppo.terms import objective
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
@@ -67,12 +67,12 @@ def train(
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
     The policy begins as `start`, which is also the reference of the KL penalty and of plain text (None: the initial
-    model); forgetting is measured from the initial model. Best is measured pessimistically, and not by the optimised
-    reward: by the ensemble member that likes the policy least, on prompts that are not trained on, less the KL that it
-    cost; see `Learner.offer`. A version whose perplexity on plain text rose beyond its limit is not kept. A run that is
-    stopped, by a warning or by numbers that cannot be learnt from, returns its best version so far. Raises Unsound when
-    that is still the first one because of the latter, and MannersError when a start-up check fails. With a `run`,
-    checkpoints are written, and the work goes on from the one that it holds, if any.
+    model); forgetting is measured from the initial model. Best is not measured by the optimised reward: by the member
+    kept out of it (where there is none, by the member that likes the policy least), on prompts that are not trained on,
+    less the KL that it cost; see `Learner.offer`. A version whose perplexity on plain text rose beyond its limit is not
+    kept. A run that is stopped, by a warning or by numbers that cannot be learnt from, returns its best version so far.
+    Raises Unsound when that is still the first one because of the latter, and MannersError when a start-up check fails.
+    With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
     with the divergence from the start version in place of the likelihood of the text.
     """
@@ -227,14 +227,17 @@ def _validate(course: Course) -> Validation:
     drawn = [prompt for prompt in prompts for _ in range(VALIDATION_ANSWERS)]
     rollout = collect(course.roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
     kl = rollout.kl.sum(dim=1)
-    members = rollout.scored.members
+    members, witness = rollout.scored.members, course.roles.reward.witness
     cut_off = rollout.scored.mean - rollout.scores
-    pessimist = members[members.mean(dim=1).argmin()]
-    measures = (pessimist - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
+    if witness is None:
+        judge = members[members.mean(dim=1).argmin()]
+    else:
+        judge = measure(rollout.draws, witness, None, course.sample.temperature)[0].mean
+    measures = (judge - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
         measures=tuple(measures.tolist()),
         mean=float(members.mean()),
-        pessimistic=float(pessimist.mean()),
+        pessimistic=float(judge.mean()),
         kl=float(kl.mean()),
         forgotten=course.unseen.rise(course.roles.policy),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -49,6 +49,9 @@ class RewardModel:
     """Each member's mean on the start version's answers."""
     scales: tuple[float, ...]
     """What a unit of the reward is in each member's raw score, in nats: margins are log-odds."""
+    witness: RewardModel | None = None
+    """One member more, in units of its own, that learned from a part of the pairs and has no part in the reward: nobody
+    optimises against it, so that it can say what optimising has come to. None in older versions."""
 
     @property
     def unit(self) -> float:
@@ -77,7 +80,8 @@ class RewardModel:
         """
         own = within_prompts(raw, prompts)
         together = within_prompts((raw.double() / own.unsqueeze(1)).mean(dim=0, keepdim=True), prompts)
-        return RewardModel(self.members, tuple(raw.mean(dim=1).tolist()), tuple((own * together).tolist()))
+        shifts, scales = raw.mean(dim=1).tolist(), (own * together).tolist()
+        return replace(self, shifts=tuple(shifts), scales=tuple(scales))
 
 
 def within_prompts(scores: Float[Tensor, "K N"], prompts: Sequence[Hashable]) -> Float[Tensor, " K"]:

@@ -33,11 +33,16 @@ def load_reward(workspace: Workspace, name: str, pretrained: Pretrained) -> Rewa
             file=sys.stderr,
         )
     members = []
-    for index in range(len(version.shifts)):
+    count = len(version.shifts)
+    for index in range(count + (version.witness is not None)):
         member = ScalarBranch(pretrained.trunk, None)
         fill(member, workspace.models / version.name / f"branch-{index}.safetensors")
         members.append(member)
-    return RewardModel(tuple(members), version.shifts, version.scales)
+    witness = None
+    if version.witness is not None:
+        shift, scale = version.witness
+        witness = RewardModel((members[count],), (shift,), (scale,))
+    return RewardModel(tuple(members[:count]), version.shifts, version.scales, witness)
 
 
 def export_reward(

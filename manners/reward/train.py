@@ -101,7 +101,8 @@ def train(
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
     curve = _curve(split, [*parts, split.train], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
-    reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), (1.0,) * len(done.members))
+    witness = None if done.scout is None else RewardModel((done.scout,), (0.0,), (1.0,))
+    reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), (1.0,) * len(done.members), witness)
     return Trained(
         reward,
         labelled,
@@ -182,6 +183,8 @@ class _Done:
 
     tried: list[tuple[int, float]] = field(default_factory=list)
     """Passes of the scout, and its loss on the slice."""
+    scout: ScalarBranch | None = None
+    """As it was where it did best: the witness."""
     members: list[ScalarBranch] = field(default_factory=list)
     held_scores: list[Tensor] = field(default_factory=list)
     steps: int = 0
@@ -192,13 +195,15 @@ class _Done:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
         members = [dict(member.own_tensors()) for member in self.members]
+        scout = None if self.scout is None else dict(self.scout.own_tensors())
         counts = {"steps": self.optimizer_steps, "each": self.steps, "pairs": self.pairs, "seconds": self.seconds}
-        return {"tried": self.tried, "members": members, "held": self.held_scores, **counts}
+        return {"tried": self.tried, "scout": scout, "members": members, "held": self.held_scores, **counts}
 
     def restore(self, state: dict[str, Any], trunk: Trunk) -> None:
         """Become what `state` was made from; those of before there was a scout lack what came with it."""
         self.tried = state.get("tried", [])
         self.members = [_frozen(tensors, trunk) for tensors in state["members"]]
+        self.scout = _frozen(state["scout"], trunk) if state.get("scout") else None
         self.held_scores = state["held"]
         self.steps, self.pairs = state.get("each", 0), state.get("pairs", 0)
         self.optimizer_steps, self.seconds = state["steps"], state["seconds"]
@@ -281,6 +286,8 @@ def _finish(
     done.pairs += sum(len(batch) for batch in member.batches)
     if job.seed == plan.scout.seed:
         done.tried.append((job.passes, _loss(member, learn, plan.slice)))
+        if job.passes == plan.settled(done):
+            done.scout = member.branch
         return
     if len(done.members) < settings.members:
         done.members.append(member.branch)

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from manners.errors import MannersError
+from manners.loop import reference, stages
 from manners.loop import reward as learning
-from manners.loop import stages
 from manners.loop.round import STAGES
 from manners.loop.session import Session, machine, peak_memory
 from manners.loop.stage import to_resume
@@ -87,6 +87,28 @@ def test_a_reward_model_says_where_its_members_differ(copy: Workspace, settings:
         margins.append([left - right for left, right in zip(scores[::2], scores[1::2], strict=True)])
     expected = {str(c.id): pstdev(pair) for c, *pair in zip(unjudged, *margins, strict=True)}
     assert found["spread"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_how_long_to_train_is_found_out_by_a_member_that_then_judges_policies(
+    copy: Workspace, settings: Settings
+) -> None:
+    free = replace(settings, reward=replace(settings.reward, epochs=None))
+    plan = stages.train_reward(copy, free, plan=True)
+    facts = stages.train_reward(copy, free, plan=False)
+    assert facts["passes"] == int(min(facts["tried"], key=facts["tried"].__getitem__))
+    assert facts["optimizer_steps"] <= plan["optimizer_steps"]
+    assert facts["reference_prompts"] > 20 and facts["reference_answers"] >= 256
+    assert 0 < facts["between_prompts"] < 1 and facts["unit_log_odds"] > 0
+    session = Session(copy, free)
+    reward = stored.load_reward(copy, facts["version"], session.pretrained)
+    assert reward.witness is not None and versions.describe(copy, facts["version"]).witness is not None
+    split = set_aside(label(session.store.comparisons()).pairs, free.reward.set_aside, free.seed)
+    drawn = reference.draw(session, "initial", split)
+    for judge in (reward, reward.witness):
+        scores = ensemble.score_rendered(judge, session.pretrained, drawn.rendered).mean(dim=0, keepdim=True)
+        assert float(ensemble.within_prompts(scores, drawn.places)) == pytest.approx(1, abs=1e-3)
+    policy = stages.train_policy(copy, free, plan=False)
+    assert policy["reward"] == facts["version"]
 
 
 def exchanges(count: int) -> list[dict[str, str]]:

@@ -361,6 +361,24 @@ def test_over_optimisation_stops_the_run(world: Pretrained, tmp_path: Path) -> N
     assert result.best_update == max(points, key=lambda p: p["validate/measure"])["step"] < points[-1]["step"]
 
 
+def test_versions_are_judged_by_the_member_kept_out_of_the_reward(world: Pretrained, tmp_path: Path) -> None:
+    # All members are fooled alike, so that none of them can tell; the one that nobody optimised against can.
+    fooled, sober = Fooled(world.trunk), Fooled(world.trunk)
+    sober.sober = True
+    alone = RewardModel((fooled, fooled), (3.0, 3.0), (1.0, 1.0))
+    told = replace(alone, witness=RewardModel((sober,), (-1.0,), (1.0,)))
+    blind, seeing = (
+        run(replace(SETTINGS, validate_every=1), world, reward, tmp_path / str(number))
+        for number, reward in enumerate((alone, told))
+    )
+    assert blind.stopped is None and blind.best_update > 5
+    assert seeing.stopped is not None and seeing.best_update < 3
+    first, *_, last = metrics.read(tmp_path / "1")
+    assert (
+        last["validate/pessimistic"] < first["validate/pessimistic"] and last["validate/mean"] > first["validate/mean"]
+    )
+
+
 def test_a_loss_that_is_not_finite_takes_no_step(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,13 @@ def test_a_reward_model_comes_back_with_its_shifts_and_scales(
     versions.save(workspace, replace(version, shifts=reward.shifts, scale=reward.scales), reward.members)
     again = stored.load_reward(workspace, "reward-1", pretrained)
     assert (again.shifts, again.scales) == (reward.shifts, reward.scales)
-    assert torch.equal(scores(again, pretrained), scores(reward, pretrained))
+    assert torch.equal(scores(again, pretrained), scores(reward, pretrained)) and again.witness is None
+    witness = RewardModel(reward.members[:1], (0.3,), (2.0,))
+    told = replace(version, name="reward-2", shifts=reward.shifts, scale=reward.scales, witness=(0.3, 2.0))
+    versions.save(workspace, told, [*reward.members, *witness.members])
+    again = stored.load_reward(workspace, "reward-2", pretrained)
+    assert len(again.members) == 2 and again.witness is not None
+    assert torch.equal(scores(again.witness, pretrained), scores(witness, pretrained))
     assert "older manners" not in capsys.readouterr().err
 
 
