@@ -162,7 +162,7 @@ class PPOSettings:
     """Passes over each rollout."""
     learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-4
     """Peak of AdamW's step for policy and value; warms up over a tenth of the updates, then falls linearly to zero."""
-    kl_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.05
+    kl_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.08
     """Weight of the per-token KL penalty against the initial model, in reward units per nat."""
     kl_target: Annotated[float, Range(0.001, 10_000.0)] | None = None
     """Adapt the coefficient towards this KL, in nats per response; None keeps it fixed."""
@@ -172,7 +172,7 @@ class PPOSettings:
     """Stop, and keep the best version so far, when a rollout's KL passes this many nats per response."""
     clip: Annotated[float, Range(0.001, 10.0)] = 0.2
     """Half-width of the interval around 1 in which the ratio earns anything."""
-    value_clip: Annotated[float, Range(0.001, 1000.0)] = 0.2
+    value_clip: Annotated[float, Range(0.001, 1000.0)] = 0.32
     """How far a value may move from its rollout estimate within an update, in reward units."""
     value_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.1
     """Weight of the value loss beside the policy loss (shared branch), in nats per squared reward unit."""
@@ -184,7 +184,7 @@ class PPOSettings:
     """Trace decay of the generalised advantage estimate."""
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
     """Gradients are scaled down to this norm."""
-    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.25
+    unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.4
     """Taken off the score of a response that the length limit cut off, in reward units."""
     prose_coefficient: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Weight, beside the policy loss, of the divergence from the initial model on plain text, in nats per token."""

@@ -26,7 +26,7 @@ RATIO_TOLERANCE = {torch.float32: 0.02, torch.bfloat16: 0.9}
 bfloat16 a thousand tokens of the default model come to 0.3, and ten times as many to a tenth more, so that over a run
 only what is far off can be told from rounding."""
 SCORE_TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.25}
-"""Largest change of a score, in standard deviations, from other neighbours in the batch; in bfloat16 rounding comes to
+"""Largest change of a score, in units of the reward, from other neighbours in the batch; in bfloat16 rounding comes to
 0.1."""
 KL_TOLERANCE = 0.02
 """Largest KL to the initial model before any training, in nats a token: both go through the same forward."""
@@ -43,8 +43,8 @@ SAME_ANSWER = 0.5
 """Share of a batch that is the same response, token for token."""
 LENGTH_FACTOR = 2.0
 """Times longer or shorter than the start version's answers: more than a taste for brevity explains."""
-OVER_OPTIMISED = 0.1
-"""Fall of the pessimistic validation score, and rise of the mean, in standard deviations of the start version's scores;
+OVER_OPTIMISED = 0.16
+"""Fall of the score that versions are judged by, and rise of the mean, in units of the reward;
 on the same prompts with the same random numbers, less than this is noise."""
 
 
@@ -107,7 +107,7 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
     change = float((single - rollout.scored.mean[rows[0]]).abs().max())
     if not change <= tolerated(SCORE_TOLERANCE, dtype):
         raise MannersError(
-            f"start-up check failed: a response's score changes by {change:.2g} standard deviations with the batch it"
+            f"start-up check failed: a response's score changes by {change:.2g} units with the batch it"
             " is in; the reward model's masks are wrong for this model"
         )
     if float(rollout.scored.mean.std()) == 0.0:
@@ -233,6 +233,6 @@ def over_optimisation(validated: Sequence[Metrics]) -> str | None:
     if lost <= OVER_OPTIMISED or gained <= OVER_OPTIMISED:
         return None
     return (
-        f"over-optimisation: on the validation prompts the mean score rose by {gained:.2f} standard deviations while"
+        f"over-optimisation: on the validation prompts the mean score rose by {gained:.2f} units while"
         f" that of the member that judges versions fell by {lost:.2f}"
     )

@@ -102,7 +102,7 @@ class Indifferent(Likes):
 @pytest.mark.parametrize(
     ("member", "says"),
     [
-        (Neighbourly, r"score changes by 1\.1 standard deviations with the batch"),
+        (Neighbourly, r"score changes by 1\.1 units with the batch"),
         (Indifferent, "every response has the same score"),
     ],
 )

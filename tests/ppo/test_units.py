@@ -9,7 +9,7 @@ from torch import Tensor
 from manners.models.branches import Branch
 from tests.worlds import KNOWN_PROMPTS, KnownWorld, known_world
 
-COEFFICIENT = 0.1
+COEFFICIENT = 0.3
 ANSWERS = 64
 """Of the reference to each of the four prompts: 256 in all, as in a run."""
 
@@ -38,6 +38,7 @@ def test_one_coefficient_gives_like_kl_on_two_data_sets() -> None:
     offsets = torch.tensor([[-20.0], [-5.0], [5.0], [20.0]])
     sets = [(plain, plain.rewards), (plain, 3 * plain.rewards + offsets), (other, 3 * other.rewards + offsets)]
     now, before = zip(*([best_kl(w, r) for r in in_units(w, rewards)] for w, rewards in sets), strict=True)
+    print("KL now:", now, "before:", before)
     assert now[1] == pytest.approx(now[0], rel=1e-4), "the same comparisons, the same policy"
     assert now[2] == pytest.approx(now[0], rel=0.25)
     assert max(before[1:]) < 0.5 * before[0], "where offsets count, what was learnt hardly does"
