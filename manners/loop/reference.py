@@ -36,10 +36,10 @@ def draw(session: Session, start: str, split: Split) -> Reference:
     sample, seed = session.settings.sample, session.settings.seed
     with steps("answers to measure scores in", each * len(prompts)) as advance:
         drawn = list(answer(policy, session.pretrained, prompts, each, sample, seed, start, on_step=advance))
-    return Reference(
-        [rendered for batch in drawn for rendered in batch.generated.rendered],
-        [place for batch in drawn for place in batch.places],
-    )
+    # As texts, which is how answers that are compared are read: a special token that was drawn is in none.
+    answers = [given for batch in drawn for given in batch.answers]
+    rendered = [session.pretrained.renderer.render(given.prompt, given.response) for given in answers]
+    return Reference(rendered, [place for batch in drawn for place in batch.places])
 
 
 def prompts_of(session: Session, split: Split) -> list[Dialogue]:

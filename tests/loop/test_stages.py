@@ -372,10 +372,10 @@ def test_any_member_is_exported_or_their_average(copy: Workspace, settings: Sett
         scale = reward.scales[1]
         if member == "average":
             own = [m.own_tensors() for m in reward.members]
-            heads = [m.scalar.weight / scale for m, scale in zip(reward.members, reward.scales, strict=True)]
+            heads = [m.scalar.weight.detach() / k for m, k in zip(reward.members, reward.scales, strict=True)]
             branch = ScalarBranch(pretrained.trunk, None)
-            branch.load_tensors({name: (own[0][name] + own[1][name]) / 2 for name in own[0]})
-            branch.scalar.weight.copy_((heads[0] + heads[1]) / 2)
+            mean = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
+            branch.load_tensors(mean | {"scalar.weight": (heads[0] + heads[1]) / 2})
             scale = 1.0
         with torch.no_grad():
             expected = branch.scores(pretrained.trunk.states(batch), batch)[0] / scale

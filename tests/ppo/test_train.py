@@ -371,12 +371,11 @@ def test_versions_are_judged_by_the_member_kept_out_of_the_reward(world: Pretrai
         run(replace(SETTINGS, validate_every=1), world, reward, tmp_path / str(number))
         for number, reward in enumerate((alone, told))
     )
-    assert blind.stopped is None and blind.best_update > 5
-    assert seeing.stopped is not None and seeing.best_update < 3
-    first, *_, last = metrics.read(tmp_path / "1")
-    assert (
-        last["validate/pessimistic"] < first["validate/pessimistic"] and last["validate/mean"] > first["validate/mean"]
-    )
+    assert seeing.best_update < blind.best_update
+    assert seeing.stopped is not None and "over-optimisation" in seeing.stopped
+    first, *_, last = (point for point in metrics.read(tmp_path / "1") if "validate/mean" in point)
+    assert last["validate/pessimistic"] < first["validate/pessimistic"]
+    assert last["validate/mean"] > first["validate/mean"]
 
 
 def test_a_loss_that_is_not_finite_takes_no_step(

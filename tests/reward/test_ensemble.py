@@ -66,7 +66,8 @@ def test_among_the_initial_answers_to_a_prompt_the_reward_has_deviation_1_and_me
 
     def deviation(some: Tensor) -> float:
         by_prompt = some.view(-1, 3)
-        return float(((by_prompt - by_prompt.mean(dim=1, keepdim=True)) ** 2).sum() / (48 - 16)) ** 0.5
+        variance = ((by_prompt - by_prompt.mean(dim=1, keepdim=True)) ** 2).sum() / (48 - 16)
+        return float(variance.sqrt())
 
     assert deviation(scores.mean(dim=0)) == pytest.approx(1, abs=1e-5)
     own = [deviation(member) for member in scores]

@@ -58,7 +58,7 @@ def test_every_tensor_is_measured_in_a_spread_of_its_own(rank: int | None) -> No
     found = dict(zip((n for n, p in branch.named_parameters() if p.requires_grad), units(branch), strict=True))
     named = dict(branch.named_parameters())
     head = float(branch.model.get_output_embeddings().weight.square().mean().sqrt())
-    assert found["scalar.weight"] == pytest.approx(head) and head > 5 * float(named["scalar.weight"].std())
+    assert found["scalar.weight"] == pytest.approx(head) and head > 5 * float(named["scalar.weight"].detach().std())
     for name, unit in found.items():
         of = named[name.removesuffix(".b") + ".base.weight"] if name.endswith(".b") else named[name]
         if name != "scalar.weight":
