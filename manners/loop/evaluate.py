@@ -78,7 +78,7 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
     scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
     parts = [
         Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"),
-        Part("reward_members", session.settings.reward.members * own_bytes(trunk, head=True), "reward.members"),
+        Part("reward_members", session.settings.reward.members * own_bytes(trunk, head=False), "reward.members"),
         Part("trunk_states", states_bytes(trunk, WINDOW * rows * length), "sample.batch"),
         max(
             Part("drawing_responses", drawing, "sample.batch"),

@@ -182,7 +182,7 @@ def _value_function(
         head = scalar_head(pretrained.trunk, None)
 
         def shared(_: States, hidden: Float[Tensor, "B T1 D"], __: Batch) -> Float[Tensor, "B T"]:
-            values: Tensor = head(hidden[:, :-1]).squeeze(-1).float()
+            values: Tensor = head(hidden[:, :-1].float()).squeeze(-1)
             return values
 
         return [head], shared
