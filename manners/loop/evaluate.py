@@ -78,7 +78,7 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
     scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
     parts = [
         Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"),
-        Part("reward_members", session.settings.reward.members * own_bytes(trunk, head=True), "reward.members"),
+        Part("reward_members", session.settings.reward.members * own_bytes(trunk, head=False), "reward.members"),
         Part("trunk_states", states_bytes(trunk, WINDOW * rows * length), "sample.batch"),
         max(
             Part("drawing_responses", drawing, "sample.batch"),
@@ -172,7 +172,7 @@ def _answered(
     sample = session.settings.sample
     count = session.settings.evaluate.samples
     what = f"answers of {author}"
-    reference = None if policy is start else start
+    branches = () if policy is start else (policy, start)
     answers: list[list[Answer]] = [[] for _ in prompts]
     scores: list[list[float]] = [[] for _ in prompts]
     total = 0.0
@@ -184,11 +184,11 @@ def _answered(
             rows = list[tuple[int, Answer, float]]()
             kl = 0.0
             for some in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, True, advance):
-                scored, ref_logprobs, _ = rollout.measure(some.generated, reward, reference, sample.temperature)
+                scored, logprobs, _ = rollout.measure(some.generated, reward, branches, sample.temperature)
                 means = scored.mean.tolist()
                 rows += [(places[i], a, m) for i, a, m in zip(some.places, some.answers, means, strict=True)]
-                if reference is not None:
-                    kl += float((some.generated.logprobs - ref_logprobs)[some.generated.batch.keep].sum())
+                if branches:
+                    kl += float((logprobs[0] - logprobs[1])[some.generated.batch.keep].sum())
             return rows, kl
 
         todo = parts(range(len(prompts)), session.settings.seed + 17)

@@ -66,7 +66,8 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     longest = prompts.longest
     separate = ppo.value == "separate"
     branch = own_bytes(trunk, head=True)
-    trained = branch + separate * own_bytes(trunk, head=False)
+    scalar = own_bytes(trunk, head=False)
+    trained = branch + separate * scalar
     work: Facts = {
         "episodes": ppo.updates * ppo.batch,
         "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
@@ -84,10 +85,10 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     drawing = Part("drawing_responses", drawn, "ppo.batch")
     states = states_bytes(trunk, rows * (longest + sample.max_new_tokens))
     parts = [
-        Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
+        Part("policy_and_value", trained, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
-        Part("reward_members", session.settings.reward.members * branch, "reward.members"),
+        Part("reward_members", session.settings.reward.members * scalar, "reward.members"),
         Part("rollout_states", states, "ppo.batch"),
         max(drawing, training, key=lambda part: part.size),
     ]

@@ -92,7 +92,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     step = step_bytes(trunk, together, rows)
     trained = training_bytes(own_bytes(trunk, head=False), trunk.whole.dtype)
     parts = [
-        Part("members", len(runs) * own_bytes(trunk, head=True), "reward.members"),
+        Part("members", len(runs) * own_bytes(trunk, head=False), "reward.members"),
         Part("gradient_and_adam", trained, "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]

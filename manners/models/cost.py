@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedConfig
 
-from manners.models.branches import HEAD_CHUNK, Branch
+from manners.models.branches import HEAD_CHUNK, Branch, idle_head
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk
 from manners.models.weight_layout import laid_out_bytes
@@ -23,10 +23,10 @@ DRAWN_LOGIT = 5 * FLOAT
 
 
 def own_bytes(trunk: Trunk, *, head: bool) -> int:
-    """Bytes of a branch's own weights; a scalar branch keeps the language model's head, and does not train it."""
+    """Bytes of a branch's own weights; a scalar branch does without a head that is only the language model's."""
     if trunk.lora_rank:
         return sum(tensor.nbytes for tensor in Branch(trunk, trainable=True).own_tensors().values())
-    idle = set() if head else {id(p) for p in trunk.whole.get_output_embeddings().parameters()}
+    idle = frozenset() if head else idle_head(trunk)
     own = sum(p.numel() for p in trunk.whole.parameters() if id(p) in trunk.own - idle)
     return own * trunk.whole.dtype.itemsize
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from manners.errors import MannersError
 from manners.memory import free_memory, keep_freed_memory
 from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
+from manners.models.vocabulary import Vocabulary
 from manners.settings import ModelSettings
 from manners.text import Renderer
 from manners.workspace import atomic_folder
@@ -78,6 +79,7 @@ def load(settings: ModelSettings) -> Pretrained:
     context = min(settings.context, limit)
     trunk = proved(grow_trunk(model, settings.trainable_layers, settings.lora_rank), context)
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
+    trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from manners.errors import MannersError
+from manners.models.head import WideHead
 
 
 def describe(model: PreTrainedModel) -> str:
@@ -135,9 +136,13 @@ def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap
 def head_alone(model: PreTrainedModel) -> tuple[PreTrainedModel, Tap]:
     """Return a copy that shares the model's parameters and goes straight from final states to logits, with its tap.
 
-    The head runs through the model's own forward as the layers do: some models scale or cap their logits there.
+    The head runs through the model's own forward as the layers do: some models scale or cap their logits there. Its
+    logits are float32 also where the model is narrower.
     """
     head = shared_copy(model)
+    words = head.get_output_embeddings()
+    if isinstance(words, nn.Linear) and words.weight.dtype.itemsize < torch.float32.itemsize:
+        put(head, next(name for name, m in head.named_modules() if m is words), WideHead(words))
     layers = layer_list(model)
     stack = next(name for name, m in model.named_modules() if any(child is layers for child in m.children()))
     tap = Tap(head.get_submodule(stack), _as_output)

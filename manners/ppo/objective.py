@@ -86,8 +86,8 @@ class PolicyStats:
     """mean((new - old)^2) / 2, in nats (k2)."""
     ratio: Tensor
     """Mean of new probability / old probability."""
-    ratio_max_deviation: Tensor
-    """Largest |ratio - 1|."""
+    deviations: Tensor
+    """|ratio - 1| of each kept token."""
 
 
 def policy_loss(
@@ -112,7 +112,7 @@ def policy_loss(
             clipfrac=masked_mean((clipped > plain).float(), keep),
             approxkl=0.5 * masked_mean(difference**2, keep),
             ratio=masked_mean(ratio, keep),
-            ratio_max_deviation=(ratio - 1).abs().max(),
+            deviations=(ratio - 1).abs()[keep],
         )
     return loss, stats
 

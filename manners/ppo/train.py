@@ -182,7 +182,7 @@ def _value_function(
         head = scalar_head(pretrained.trunk, None)
 
         def shared(_: States, hidden: Float[Tensor, "B T1 D"], __: Batch) -> Float[Tensor, "B T"]:
-            values: Tensor = head(hidden[:, :-1]).squeeze(-1).float()
+            values: Tensor = head(hidden[:, :-1].float()).squeeze(-1)
             return values
 
         return [head], shared
@@ -208,7 +208,7 @@ def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, p
         terms = objective(course, episodes, number)
         tokens = int(episodes.keep.sum())
         passes.add(tokens, training.learn([t for t in terms if not t.once], tokens, total), first)
-    guard.check_first_ratio(passes.first_deviation, update, course.roles.pretrained.trunk.whole.dtype)
+    guard.check_first_ratio(passes.first_ratio()[0], update, course.roles.pretrained.trunk.whole.dtype)
     passes.add_step(training.learn([t for t in terms if t.once]))
     training.step(
         guard.Unsound(

@@ -303,7 +303,7 @@ def test_what_is_exported_is_what_was_trained(copy: Workspace, settings: Setting
     policy = versions.load_policy(copy, "policy-1", pretrained)
     with torch.no_grad():
         logits = plain(ids).logits[0, len(rendered.prompt_ids) - 1 : -1]
-        ours = policy.logprobs(policy.hidden(states, batch), batch, 1.0)[0]
+        ours = policy.text_logprobs(policy.hidden(states, batch), batch)[0]
     theirs = logits.log_softmax(-1)[range(len(rendered.response_ids)), list(rendered.response_ids)]
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
     assert AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template == pretrained.tokenizer.chat_template

@@ -9,6 +9,7 @@ import torch
 
 from manners.models import branches
 from manners.models.branches import Branch, ScalarBranch, set_trainable
+from manners.models.cost import own_bytes
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk, grow_trunk
 from manners.text import Rendered, collate, pack
@@ -55,6 +56,36 @@ def test_a_tied_head_stays_tied_and_is_frozen_unless_everything_is_trained(layer
     assert head is policy.assembled(trunk).get_input_embeddings().weight
     assert head.requires_grad is (layers == "all")
     assert (head.data_ptr() in storage(trunk.whole)) is (layers != "all")
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+def test_a_scalar_branch_owns_no_untied_head_and_the_plan_reckons_with_none(layers: int | Literal["all"]) -> None:
+    trunk = grow_trunk(tiny_model("llama", tie_word_embeddings=False), layers)
+    head = trunk.whole.get_output_embeddings().weight
+    for member in (scalar_branch(trunk), ScalarBranch(trunk, None)):
+        assert member.model.get_output_embeddings().weight is head and not head.requires_grad
+        own = {p.data_ptr(): p.nbytes for p in member.parameters() if p.data_ptr() not in storage(trunk.whole)}
+        assert sum(own.values()) == own_bytes(trunk, head=False) + member.scalar.weight.nbytes
+    assert own_bytes(trunk, head=True) == own_bytes(trunk, head=False) + head.nbytes
+    tied = grow_trunk(tiny_model("llama", tie_word_embeddings=True), layers)
+    assert own_bytes(tied, head=True) == own_bytes(tied, head=False)
+
+
+def test_scores_and_values_of_a_bfloat16_model_are_no_bfloat16_numbers() -> None:
+    trunk = grow_trunk(tiny_model().to(torch.bfloat16), 2)
+    branch, batch = scalar_branch(trunk), collate(SEQUENCES, 0)
+    states = trunk.states(batch)
+    for found in (branch.scores(states, batch), branch.values(states, batch)):
+        assert found.dtype == torch.float32 and bool((found != found.bfloat16()).any())
+    hidden = branch.final(states, batch)[batch.ends]
+    assert hidden.dtype == torch.bfloat16
+    by_hand = (hidden.double() @ branch.scalar.weight.double().T).squeeze(1)
+    torch.testing.assert_close(branch.scores(states, batch).double(), by_hand, atol=1e-6, rtol=1e-5)
+    assert own_tensors_of(branch) == {torch.bfloat16, torch.float32}
+
+
+def own_tensors_of(branch: Branch) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in branch.own_tensors().values()}
 
 
 def test_an_untied_head_is_trained() -> None:

@@ -37,14 +37,14 @@ def rolled_out(players: Roles) -> Rollout:
 def test_a_sound_world_passes(world: Pretrained) -> None:
     players = roles(world, likes(world))
     checks = guard.check_first_rollout(rolled_out(players), players, SAMPLE.temperature)
-    assert checks.keys() == {"check/ratio", "check/kl", "check/score"}
+    assert checks.keys() == {"check/drift", "check/ratio", "check/ratio_max", "check/kl", "check/score"}
     assert all(abs(value) < 1e-4 for value in checks.values())
 
 
 @pytest.mark.parametrize("temperature", [0.9, 1.1])
 def test_sampling_at_another_temperature_than_scoring(world: Pretrained, temperature: float) -> None:
     players = roles(world, likes(world))
-    with pytest.raises(MannersError, match=r"probability of a drawn token is off by .* different distributions"):
+    with pytest.raises(MannersError, match=r"log-probability of a drawn token is off by .* different distributions"):
         guard.check_first_rollout(rolled_out(players), players, temperature)
 
 
@@ -61,17 +61,31 @@ def rounding_world() -> tuple[Roles, Rollout]:
 
 def test_bfloat16_is_given_what_it_rounds_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     players, rollout = rounding_world()
-    ratio = guard.check_first_rollout(rollout, players, 1.0)["check/ratio"]
-    assert guard.RATIO_TOLERANCE[torch.float32] < ratio < 0.2
+    checks = guard.check_first_rollout(rollout, players, 1.0)
+    assert guard.DRIFT_TOLERANCE[torch.float32] < checks["check/drift"] < 0.1
+    assert checks["check/ratio"] <= checks["check/ratio_max"] < 0.05
     with pytest.raises(MannersError, match="sampling and scoring use different distributions"):
-        guard.check_first_rollout(rollout, players, 0.5)
-    monkeypatch.setitem(guard.RATIO_TOLERANCE, torch.bfloat16, guard.RATIO_TOLERANCE[torch.float32])
+        guard.check_first_rollout(rollout, players, 0.25)
+    monkeypatch.setitem(guard.DRIFT_TOLERANCE, torch.bfloat16, guard.DRIFT_TOLERANCE[torch.float32])
     with pytest.raises(MannersError, match="sampling and scoring use different distributions"):
         guard.check_first_rollout(rollout, players, 1.0)
 
 
+def test_a_token_whose_probability_depends_on_its_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every second row is read again without the others; in bfloat16 a drift that large may be rounding.
+    players, rollout = rounding_world()
+    logprobs = players.policy.logprobs
+
+    def in_company(hidden: Tensor, batch: Batch, temperature: float) -> Tensor:
+        return logprobs(hidden, batch, temperature) + 0.06
+
+    monkeypatch.setattr(players.policy, "logprobs", in_company)
+    with pytest.raises(MannersError, match=r"one ratio in a hundred is off 1 by 0\.06.* other rows of its batch"):
+        guard.check_first_rollout(rollout, players, 1.0)
+
+
 def test_what_is_in_no_table_rounds_like_bfloat16() -> None:
-    for table in (guard.RATIO_TOLERANCE, guard.SCORE_TOLERANCE):
+    for table in (guard.RATIO_TOLERANCE, guard.DRIFT_TOLERANCE, guard.SCORE_TOLERANCE):
         assert guard.tolerated(table, torch.float16) == guard.tolerated(table, torch.bfloat16) > table[torch.float32]
 
 
@@ -225,9 +239,9 @@ def test_what_lasts_is_acted_upon_again_but_not_every_time() -> None:
 
 
 def test_a_first_ratio_off_one_is_named() -> None:
-    guard.check_first_ratio(0.019, 4, torch.float32)
-    guard.check_first_ratio(0.5, 4, torch.bfloat16)
-    for deviation, dtype in ((0.5, torch.float32), (0.95, torch.bfloat16), (torch.nan, torch.bfloat16)):
-        says = rf"off by {deviation:.2g} before the first step of update 4 \(ratio should be 1\)"
+    guard.check_first_ratio(0.079, 4, torch.float32)
+    guard.check_first_ratio(0.19, 4, torch.bfloat16)
+    for deviation, dtype in ((0.081, torch.float32), (0.21, torch.bfloat16), (torch.nan, torch.bfloat16)):
+        says = rf"before the first step of update 4 one ratio in a hundred is off 1 by {deviation:.2g} or more"
         with pytest.raises(guard.Unsound, match=says):
             guard.check_first_ratio(deviation, 4, dtype)

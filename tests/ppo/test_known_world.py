@@ -74,9 +74,10 @@ def test_the_optimum_is_one() -> None:
         assert world.objective(world.optimum(2 * coefficient), coefficient) < worth
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("coefficient", [0.05, 0.2, 1.0])
-def test_ppo_reaches_the_known_optimum(coefficient: float, tmp_path: Path) -> None:
-    world = known_world()
+def test_ppo_reaches_the_known_optimum(coefficient: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    world = known_world(dtype=dtype)
     logprobs = learnt(world, coefficient, tmp_path)
     best = world.objective(world.optimum(coefficient), coefficient)
     assert divergence(world, logprobs, coefficient) <= 0.05
