@@ -46,8 +46,8 @@ from manners.types import (
 Floats = NDArray[np.float64]
 Random = np.random.Generator
 OPENINGS = (2, 5, 10, 30, 130)
-STUDIES = 400
-RESAMPLES = 400
+STUDIES = 200
+RESAMPLES = 300
 PAGE = ROOT / "docs" / "coverage.md"
 PEOPLE = [Annotator(f"person {n}", AnnotatorKind.HUMAN) for n in range(8)]
 SURE = np.linspace(0.4, 1.6, len(PEOPLE))
