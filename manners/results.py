@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from manners.facts import NULL
+from manners.results_ceiling import Ceiling
 from manners.types import Interval
 
 
@@ -123,6 +124,12 @@ class Measured:
     """Share of decided verdicts that it agrees with."""
     interval: tuple[float, float] | None = None
     """Of `accuracy`."""
+    verdicts: int | None = None
+    """Decided verdicts that `accuracy` is measured on."""
+    effective_n: float | None = None
+    """How many equally weighted verdicts they are worth: each weighs for how its comparison was drawn."""
+    unknown_draws: int | None = None
+    """Those of them that weigh nothing: drawn by disagreement before it was recorded among how many."""
     chance: float | None = None
     baselines: Mapping[str, Interval] | None = None
     """Accuracy of rules that need no model."""
@@ -130,7 +137,7 @@ class Measured:
     """By how much it exceeds each of them, paired by group."""
     length_only: float | None = None
     """Accuracy of length and finish flag, or else of the best rule."""
-    ceiling: Interval | None = field(default=None, metadata=NULL)
+    ceiling: Ceiling | None = field(default=None, metadata=NULL)
     """Accuracy that disagreement leaves possible; null where too few pairs have several verdicts."""
     by_agreement: tuple[LevelAccuracy, ...] | None = None
     ece_before: float | None = None

@@ -148,6 +148,8 @@ class Draw:
     """With which this annotator was given this comparison now."""
     exchanged: bool
     """Whether the sides are shown the other way round."""
+    pool: int | None = None
+    """How many comparisons they could have been given by this way of drawing; None where that is not known."""
 
 
 class AccountRole(StrEnum):
@@ -184,6 +186,8 @@ class Verdict:
     """Why the queue drew the comparison for this annotator; None where no queue did."""
     draw_probability: float | None = None
     """With which the queue drew it then; None where no queue did."""
+    draw_pool: int | None = None
+    """Out of how many the queue drew it; None where no queue did, or where that was not yet recorded."""
 
     @property
     def shown_choice(self) -> Choice:

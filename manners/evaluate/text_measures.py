@@ -10,10 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from manners.errors import MannersError
 from manners.feedback.statistics import cluster_bootstrap, cluster_bootstrap_share, paired_bootstrap_difference
@@ -55,7 +55,7 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
 
     N-grams do not cross answers, and the end-of-turn token is left out, so that finishing does not change the figure.
     It falls as answers get longer or more numerous: compare it only between equally many answers of like length.
-    Interval: estimate +- z times the jackknife's standard error over P prompts, within [0, 1]; a bootstrap would
+    Interval: estimate +- t times the jackknife's standard error over P prompts, within [0, 1]; a bootstrap would
     repeat prompts, hence n-grams, and be biased downwards. Answers without any n-gram give 0 within [0, 1].
     Sources: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5;
     Efron & Stein 1981, "The jackknife estimate of variance" (it errs on the wide side).
@@ -74,7 +74,7 @@ def changes(
 
     before, after: for each of P prompts, in the same order, a version's answers. What makes the answers to a prompt
     long in both versions cancels out. Length and finishing: mean over prompts of the difference of their means, with a
-    bootstrap by prompt. Distinct-2: difference of the two figures over all answers, +- z times the jackknife's
+    bootstrap by prompt. Distinct-2: difference of the two figures over all answers, +- t times the jackknife's
     standard error of that difference, each prompt left out of both versions at once. Raises MannersError below two
     prompts.
     """
@@ -125,8 +125,8 @@ def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.floa
 
 
 def _half_width(without: NDArray[np.float64]) -> float:
-    """Return half of the jackknife's 95 % interval from the values (P,) without each prompt."""
-    return NormalDist().inv_cdf(0.975) * math.sqrt((len(without) - 1) * float(np.var(without)))
+    """Return half of the jackknife's 95 % interval, by Student's t, from the values (P,) without each prompt."""
+    return float(stdtrit(len(without) - 1, 0.975)) * math.sqrt((len(without) - 1) * float(np.var(without)))
 
 
 def _paired(

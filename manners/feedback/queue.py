@@ -169,17 +169,18 @@ class Queue:
         repeat = settings.repeat_share if again else 0.0
         lot = rng.random()
         if lot < gold or (known and not count):
-            chosen, drawn, probability = rng.choice(known), DrawnHow.GOLD, (gold if count else 1.0) / len(known)
+            chosen, drawn, pool = rng.choice(known), DrawnHow.GOLD, len(known)
+            probability = (gold if count else 1.0) / pool
         elif not count:
             return None
         elif lot < gold + repeat:
-            chosen, drawn, probability = rng.choice(again), DrawnHow.REPEAT, repeat / len(again)
+            chosen, drawn, pool, probability = rng.choice(again), DrawnHow.REPEAT, len(again), repeat / len(again)
             self._repeated[annotator].add(chosen)
         else:
             chosen, drawn, probability = self._draw_new(met, count)
-            probability *= 1 - gold - repeat
+            probability, pool = probability * (1 - gold - repeat), count
         self.lease(annotator, chosen)
-        return Draw(chosen, drawn, probability, rng.random() < 0.5)
+        return Draw(chosen, drawn, probability, rng.random() < 0.5, pool)
 
     def left(self, annotator: str) -> int:
         """Return how many comparisons an annotator may still judge, those with a known verdict among them."""

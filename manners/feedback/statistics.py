@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from math import inf
 from statistics import NormalDist
 
 import numpy as np
@@ -20,6 +21,8 @@ from manners.types import Choice, Interval, Verdict, latest_verdicts
 
 PRIOR = 3.0
 """The bets are spread over win rates by Beta(3, 3): among symmetric ones near the best from 30 to 400 comparisons."""
+FEWEST = 5
+"""Openings or prompts below which an interval is not trusted (docs/coverage.md), and the sentence says: too few."""
 CELLS = 4_000_000
 """Most entries of a matrix of resampling counts held at once; bounds memory to about 64 MB."""
 
@@ -70,7 +73,7 @@ def _wilson(share: float, n: float, z: float) -> Interval:
 def cluster_bootstrap(
     values: ArrayLike, clusters: ArrayLike, resamples: int, seed: int, weights: ArrayLike | None = None
 ) -> Interval:
-    """Return the (weighted) mean of `values` with a 95 % percentile interval from resampling whole clusters.
+    """Return the (weighted) mean of `values` with a 95 % interval from resampling whole clusters (`bootstrapped`).
 
     values: (N,); clusters: (N,) ids, numbers or strings; weights: (N,), not negative. A resample draws as many
     clusters as there are, with replacement, and takes sum(w v) / sum(w) over all their members. Clusters of weight
@@ -86,8 +89,27 @@ def cluster_bootstrap(
         )
     drawn = resampled(np.stack([sums, totals], axis=1), resamples, seed)
     mean = float(sums.sum() / totals.sum())
-    low, high = (float(bound) for bound in np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]))
-    return Interval(mean, min(mean, low), max(mean, high))
+    return bootstrapped(mean, drawn[:, 0] / drawn[:, 1], effective_number(totals))
+
+
+def bootstrapped(estimate: float, drawn: ArrayLike, clusters: float, low: float = -inf, high: float = inf) -> Interval:
+    """Return an estimate with a 95 % interval, within low and high, from what resampling so many clusters gave.
+
+    With G clusters in effect a bootstrap varies by (G - 1) / G of what it should, and its 2.5 % and 97.5 % quantiles
+    are normal ones where Student's t, with G - 1 degrees of freedom, should be. The ends are therefore the quantiles at
+    Phi(-+ sqrt(G / (G - 1)) t), which is Hesterberg's expanded percentile interval, or, where that is wider, at t
+    sqrt(G / (G - 1)) standard deviations, for a handful of clusters has no outer quantiles. nan in `drawn` is left out.
+    Source: Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3.
+    """
+    found = np.asarray(drawn, float)
+    freedom = max(clusters - 1, 1.0)
+    wider = math.sqrt((freedom + 1) / freedom) * float(stdtrit(freedom, 0.975))
+    tail = NormalDist().cdf(-wider)
+    below, above = (float(end) for end in np.nanquantile(found, [tail, 1 - tail]))
+    half = wider * float(np.nanstd(found))
+    return Interval(
+        estimate, max(low, min(estimate, below, estimate - half)), min(high, max(estimate, above, estimate + half))
+    )
 
 
 def resampled(sums: Floats, resamples: int, seed: int) -> Floats:
@@ -110,12 +132,12 @@ def cluster_bootstrap_share(
     Ten wins out of ten bootstrap to [1, 1], which claims certainty. Then, and only then, the interval is Wilson's with
     the effective number of clusters as n: no variable in [0, 1] with that mean varies more, so it errs by being wide.
     """
-    interval = cluster_bootstrap(values, clusters, resamples, seed, weights)
-    if interval.high - interval.low > 1e-12:
-        return interval
+    found = cluster_bootstrap(values, clusters, resamples, seed, weights)
+    if found.high - found.low > 1e-12:
+        return Interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
     _, totals = _by_cluster(values, clusters, weights)
     n = effective_number(totals)
-    return wilson(min(max(interval.estimate, 0.0), 1.0) * n, n)
+    return wilson(min(max(found.estimate, 0.0), 1.0) * n, n)
 
 
 def crossed_share(values: ArrayLike, people: ArrayLike, items: ArrayLike) -> Interval:

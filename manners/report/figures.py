@@ -9,6 +9,7 @@ from manners.report.checks import BASELINES, HALF
 from manners.report.plots import Row
 from manners.report.words import finite, interval, number, pair, with_interval
 from manners.results import BestOfN, EvaluationResult, PolicyResult, RewardResult, Said
+from manners.results_ceiling import Ceiling
 from manners.types import Interval
 
 
@@ -24,7 +25,7 @@ def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> d
     models = {
         "Reward model": pair(reward.accuracy, reward.interval),
         **{BASELINES.get(k, k): interval(v) for k, v in (reward.baselines or {}).items()},
-        "Ceiling from disagreement": interval(reward.ceiling),
+        **_ceiling(reward.ceiling or Ceiling()),
     }
     levels = {f"{row.level} (n = {row.n})": interval(row.rate) for row in reward.by_agreement or ()}
     left = {"Left was preferred": interval(said.left_rate)}
@@ -76,6 +77,14 @@ def _whiskers(name: str, subject: str, values: Mapping[str, Interval | None], ag
     told = "; ".join(f"{label} {with_interval(value)}" for label, value in known.items())
     line = f"{against}, {100 * HALF:.0f} %"
     return plots.dot_whiskers(name, f"{subject}: {told}. The line is at {line}.", rows, HALF, line) if rows else ""
+
+
+def _ceiling(ceiling: Ceiling) -> dict[str, Interval | None]:
+    """Return the bounds of the ceiling, each with its interval: no single figure is known."""
+    return {
+        "Ceiling, at least": pair(ceiling.low, ceiling.low_interval),
+        "Ceiling, at most": pair(ceiling.high, ceiling.high_interval),
+    }
 
 
 def _reliability(reward: RewardResult) -> str:

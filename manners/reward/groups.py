@@ -67,7 +67,7 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     wanted = sum(u < share for u in draw.values())
     least = 2 if len(order) >= 4 else 1
     held_out = set(order[: min(max(wanted, least), len(order) - 1)])
-    if not any(pair.counts.decided for pair in pairs if pair.group in held_out):
+    if not any(pair.measured.decided for pair in pairs if pair.group in held_out):
         raise MannersError(
             f"none of the verdicts that would be set aside to measure with, on {len(held_out)} of {len(draw)} prompts,"
             " chooses a side (all are ties or both bad); ask about more prompts, or set more aside (reward.set_aside)"

@@ -149,6 +149,7 @@ class ViewRow(Table):
     exchanged: Mapped[bool]
     drawn: Mapped[str]
     probability: Mapped[float]
+    pool: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 

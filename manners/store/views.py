@@ -173,7 +173,14 @@ def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[
 def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     """Take back the latest verdict that came from a view, and return what is to be shown again, sides as before."""
     query = (
-        select(VerdictRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.drawn, ViewRow.probability)
+        select(
+            VerdictRow.id,
+            ViewRow.comparison_id,
+            ViewRow.exchanged,
+            ViewRow.drawn,
+            ViewRow.probability,
+            ViewRow.pool,
+        )
         .join(ViewRow, VerdictRow.view_id == ViewRow.id)
         .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
         .where(is_annotator(annotator), STANDING)
@@ -184,7 +191,7 @@ def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     if row is None:
         return None
     connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
-    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged)
+    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)
 
 
 def flag(annotator: Annotator, view: int, reason: FlagReason, note: str, connection: Connection) -> int:

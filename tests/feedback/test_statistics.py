@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, sqrt
 
 import numpy as np
 import pytest
@@ -46,10 +46,23 @@ def test_wilson_of_nothing_and_of_halves() -> None:
 def test_cluster_bootstrap_by_hand() -> None:
     # Clusters a = (1, 3) and b = (8): resamples are aa (mean 2), ab (4), ba (4), bb (8).
     interval = cluster_bootstrap([1, 3, 8], ["a", "a", "b"], 4000, 0)
-    assert (interval.estimate, interval.low, interval.high) == (4.0, 2.0, 8.0)
+    # Their standard deviation is sqrt(19) / 2; with one degree of freedom Student's t is 12.7, and two clusters vary by
+    # half of what they should. What an interval of two says is: nothing.
+    half = 12.7062 * sqrt(2 * 19 / 4)
+    assert interval.estimate == 4.0
+    assert (interval.low, interval.high) == pytest.approx((4 - half, 4 + half), rel=0.02)
     weighted = cluster_bootstrap([1, 3, 8], ["a", "a", "b"], 100, 0, weights=[1, 1, 6])
     assert weighted.estimate == 6.5
     assert cluster_bootstrap([1, 3, 8, 99], [0, 0, 1, 2], 4000, 0, weights=[1, 1, 1, 0]) == interval
+
+
+@pytest.mark.parametrize("clusters", [5, 10, 40])
+def test_the_ends_are_students_where_clusters_are_normal(clusters: int) -> None:
+    values = np.random.default_rng(clusters).normal(3.0, 2.0, clusters)
+    found = cluster_bootstrap(values, np.arange(clusters), 20_000, 0)
+    exact = stats.t(clusters - 1, values.mean(), values.std(ddof=1) / sqrt(clusters)).interval(0.95)
+    assert (found.low, found.high) == pytest.approx(exact, rel=0.15)
+    assert found.low <= exact[0] + 0.02 and found.high >= exact[1] - 0.02
 
 
 def test_cluster_bootstrap_covers_where_values_in_a_cluster_are_alike() -> None:
