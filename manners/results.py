@@ -307,7 +307,9 @@ class EvaluationResult:
     score_after: float | None = None
     version: str | None = None
     source: str | None = None
-    """Who judged: `simulated`, `human`, or `none` yet."""
+    """Who judged: `simulated`, `human`, `ai`, or `none` yet."""
+    raters: int | None = None
+    """How many annotators gave the verdicts that count, where verdicts judged."""
     win_rate: float | None = None
     interval: tuple[float, float] | None = None
     """Of `win_rate`."""

@@ -50,6 +50,7 @@ class Judgement:
     outcome: str | None = None
     matched: MatchedRate | None = None
     best_of_n: BestOfN | None = None
+    raters: int | None = None
 
 
 def judged(
@@ -76,6 +77,7 @@ def judged(
         win_rate=outcome.interval.estimate,
         interval=(outcome.interval.low, outcome.interval.high),
         outcome=str(outcome.decision),
+        raters=len(outcome.raters),
     )
 
 

@@ -248,11 +248,15 @@ def confidence_sequence(wins: int, losses: int, level: float = 0.95) -> Interval
     """
     if wins + losses == 0:
         return Interval(0.5, 0.0, 1.0)
+    return interval_at_every_look(wins / (wins + losses), lambda rate: _log_e_value(wins, losses, rate), level)
+
+
+def interval_at_every_look(share: float, log_wealth: Callable[[float], float], level: float) -> Interval:
+    """Return the observed `share` with all rates against which a bettor's wealth is below 1 / (1 - level)."""
     limit = -math.log1p(-level)
-    share = wins / (wins + losses)
 
     def refuted(rate: float) -> bool:
-        return _log_e_value(wins, losses, rate) >= limit
+        return log_wealth(rate) >= limit
 
     # The wealth falls towards the observed share from either side, so each bound is the one crossing on its side.
     low = _crossing(refuted, 0.0, share) if refuted(0.0) else 0.0
