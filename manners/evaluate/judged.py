@@ -59,14 +59,13 @@ def judged(
     after: Answered,
     perplexity: PerplexityChange,
     settings: EvaluateSettings,
-    seed: int,
 ) -> Judgement:
     """Return what a judge makes of two versions: of all their answers, or, where it has a record, of what it was asked.
 
     A record grows while it is looked at, so it is read by a rule that may be looked at any time (`evaluate.ask`).
     """
     if judge.on_record is None:
-        return _of_answers(judge, before, after, perplexity, settings, seed)
+        return _of_answers(judge, before, after, perplexity, settings)
     if not judge.on_record:
         return Judgement(judge.source, NOBODY, promoted=False)
     outcome = ask.read_outcome(judge.on_record, before.version, after.version, kind=judge.kind)
@@ -87,7 +86,6 @@ def _of_answers(
     after: Answered,
     perplexity: PerplexityChange,
     settings: EvaluateSettings,
-    seed: int,
 ) -> Judgement:
     """Judge every pair of answers: the win rate, at matched length, and against best-of-n."""
 
@@ -96,16 +94,11 @@ def _of_answers(
         assert found is not None, "a judge without a record can be asked about anything"
         return found
 
-    resamples = settings.bootstrap
-    rate = compare.win_rate(before.answers, after.answers, preference, resamples, seed)
-    matched = compare.matched_win_rate(
-        before.answers, after.answers, preference, settings.length_tolerance, resamples, seed
-    )
-    best = compare.head_to_head(before.answers, before.scores, after.answers, preference, resamples, seed)
+    rate = compare.win_rate(before.answers, after.answers, preference)
+    matched = compare.matched_win_rate(before.answers, after.answers, preference, settings.length_tolerance)
+    best = compare.head_to_head(before.answers, before.scores, after.answers, preference)
     count = settings.samples
-    alone = None
-    if count > 1:
-        alone = compare.best_of_n_win_rate(before.answers, before.scores, preference, resamples, seed)
+    alone = compare.best_of_n_win_rate(before.answers, before.scores, preference) if count > 1 else None
     rival = "the initial model" if before.version == INITIAL else f"the start version, {before.version}"
     conclusion = compare.verdict_sentence(
         judge.kind, rate, len(before.answers), matched, best, count, perplexity, rival

@@ -101,7 +101,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     before, after, perplexity = _both(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
-    judgement = judged(judge, before, after, perplexity, settings.evaluate, settings.seed)
+    judgement = judged(judge, before, after, perplexity, settings.evaluate)
     taste = {}
     if isinstance(judge, TasteJudge):
         taste = taste_facts(judge.taste, before, after, settings.evaluate.bootstrap, settings.seed)
