@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from manners.evaluate import ask, compare
+from manners.evaluate.length import win_rate_at_equal_length
 from manners.evaluate.text_measures import PerplexityChange
 from manners.feedback.crowd import Taste, true_score
 from manners.feedback.judges import Judge
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.results import BestOfN, MatchedRate, PartChange
+from manners.results import BestOfN, MatchedRate, PartChange, RegressedRate
 from manners.settings import EvaluateSettings
 from manners.types import Answer, Dialogue, Interval, Response
 from manners.workspace import INITIAL
@@ -49,6 +50,7 @@ class Judgement:
     interval: tuple[float, float] | None = None
     outcome: str | None = None
     matched: MatchedRate | None = None
+    regressed: RegressedRate | None = None
     best_of_n: BestOfN | None = None
     raters: int | None = None
 
@@ -96,6 +98,7 @@ def _of_answers(
 
     rate = compare.win_rate(before.answers, after.answers, preference)
     matched = compare.matched_win_rate(before.answers, after.answers, preference, settings.length_tolerance)
+    regressed = win_rate_at_equal_length(before.answers, after.answers, preference)
     best = compare.head_to_head(before.answers, before.scores, after.answers, preference)
     count = settings.samples
     alone = compare.best_of_n_win_rate(before.answers, before.scores, preference) if count > 1 else None
@@ -116,6 +119,12 @@ def _of_answers(
             prompts=matched.prompts,
             effective_prompts=matched.effective_prompts,
             length_difference=matched.length_difference,
+        ),
+        regressed=RegressedRate(
+            **asdict(regressed.interval),
+            slope=regressed.slope,
+            shorter=regressed.shorter,
+            longer=regressed.longer,
         ),
         best_of_n=BestOfN(
             n=count,
