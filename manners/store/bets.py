@@ -33,3 +33,9 @@ def bets_by_comparison(connection: Connection) -> dict[int, tuple[Bet, ...]]:
     for row in connection.execute(select(BetRow).order_by(BetRow.id)):
         found[row.comparison_id] += (Bet(AnnotatorKind(row.kind), row.stake, row.read),)
     return found
+
+
+def counted(connection: Connection) -> set[int]:
+    """Return the comparisons on which people's bet is placed: another verdict of theirs would change nothing."""
+    query = select(BetRow.comparison_id).where(BetRow.kind == AnnotatorKind.HUMAN.value)
+    return set(connection.execute(query).scalars())
