@@ -246,6 +246,26 @@ class MatchedRate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegressedRate:
+    """The win rate at equal length by a logistic regression of all pairs' outcomes on their difference in length."""
+
+    estimate: float
+    low: float
+    high: float
+    slope: float | None = None
+    """Logits that a new answer gains by being half as long again as the old one."""
+    shorter: int | None = None
+    """Prompts with a pair whose new answer is no longer than the old one."""
+    longer: int | None = None
+    """Prompts with a pair whose new answer is no shorter."""
+
+    @property
+    def rate(self) -> Interval:
+        """The win rate."""
+        return Interval(self.estimate, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestOfN:
     """What the reward model buys without training: the best of n answers of the start version."""
 
@@ -314,11 +334,14 @@ class EvaluationResult:
     score_after: float | None = None
     version: str | None = None
     source: str | None = None
-    """Who judged: `simulated`, `human`, or `none` yet."""
+    """Who judged: `simulated`, `human`, `ai`, or `none` yet."""
+    raters: int | None = None
+    """How many annotators gave the verdicts that count, where verdicts judged."""
     win_rate: float | None = None
     interval: tuple[float, float] | None = None
     """Of `win_rate`."""
     matched: MatchedRate | None = None
+    regressed: RegressedRate | None = None
     best_of_n: BestOfN | None = None
     verdict: str | None = None
     """The outcome in one sentence."""

@@ -213,6 +213,17 @@ def _is_older(moment: datetime | None, other: datetime | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Bet:
+    """What a comparison of two versions counts for by one kind of annotator: placed once, and never changed."""
+
+    kind: AnnotatorKind
+    stake: float
+    """Mean of the verdicts: 1 all for the left, -1 all for the right; a tie, and both bad, is 0."""
+    read: int
+    """Verdicts of that kind on the comparison when it was placed, the first ones; later ones do not touch it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Two responses to one prompt in the order shown, with every verdict given on them."""
 
@@ -229,11 +240,14 @@ class Comparison:
     """Whether a reviewer has upheld a report of it, or of one of its responses; never trained on."""
     kept: bool = False
     """Whether its `opening` is that of a prompt that the store keeps for validation or evaluation; never trained on."""
+    bets: tuple[Bet, ...] = ()
+    """What it counts for in an evaluation, at most one for each kind of annotator."""
 
     def turned(self) -> Comparison:
         """Return the same comparison with its sides exchanged; what was said, and how it was shown, stays."""
         verdicts = (replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in self.verdicts)
-        return replace(self, left=self.right, right=self.left, verdicts=tuple(verdicts))
+        bets = tuple(replace(bet, stake=-bet.stake) for bet in self.bets)
+        return replace(self, left=self.right, right=self.left, verdicts=tuple(verdicts), bets=bets)
 
 
 class VersionKind(StrEnum):

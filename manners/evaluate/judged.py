@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from manners.evaluate import ask, compare
+from manners.evaluate.length import win_rate_at_equal_length
 from manners.evaluate.text_measures import PerplexityChange
 from manners.feedback.crowd import Taste, true_score
 from manners.feedback.judges import Judge
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.results import BestOfN, MatchedRate, PartChange
+from manners.results import BestOfN, MatchedRate, PartChange, RegressedRate
 from manners.settings import EvaluateSettings
 from manners.types import Answer, Dialogue, Interval, Response
 from manners.workspace import INITIAL
@@ -49,7 +50,9 @@ class Judgement:
     interval: tuple[float, float] | None = None
     outcome: str | None = None
     matched: MatchedRate | None = None
+    regressed: RegressedRate | None = None
     best_of_n: BestOfN | None = None
+    raters: int | None = None
 
 
 def judged(
@@ -58,14 +61,13 @@ def judged(
     after: Answered,
     perplexity: PerplexityChange,
     settings: EvaluateSettings,
-    seed: int,
 ) -> Judgement:
     """Return what a judge makes of two versions: of all their answers, or, where it has a record, of what it was asked.
 
     A record grows while it is looked at, so it is read by a rule that may be looked at any time (`evaluate.ask`).
     """
     if judge.on_record is None:
-        return _of_answers(judge, before, after, perplexity, settings, seed)
+        return _of_answers(judge, before, after, perplexity, settings)
     if not judge.on_record:
         return Judgement(judge.source, NOBODY, promoted=False)
     outcome = ask.read_outcome(judge.on_record, before.version, after.version, kind=judge.kind)
@@ -76,6 +78,7 @@ def judged(
         win_rate=outcome.interval.estimate,
         interval=(outcome.interval.low, outcome.interval.high),
         outcome=str(outcome.decision),
+        raters=len(outcome.raters),
     )
 
 
@@ -85,7 +88,6 @@ def _of_answers(
     after: Answered,
     perplexity: PerplexityChange,
     settings: EvaluateSettings,
-    seed: int,
 ) -> Judgement:
     """Judge every pair of answers: the win rate, at matched length, and against best-of-n."""
 
@@ -94,16 +96,12 @@ def _of_answers(
         assert found is not None, "a judge without a record can be asked about anything"
         return found
 
-    resamples = settings.bootstrap
-    rate = compare.win_rate(before.answers, after.answers, preference, resamples, seed)
-    matched = compare.matched_win_rate(
-        before.answers, after.answers, preference, settings.length_tolerance, resamples, seed
-    )
-    best = compare.head_to_head(before.answers, before.scores, after.answers, preference, resamples, seed)
+    rate = compare.win_rate(before.answers, after.answers, preference)
+    matched = compare.matched_win_rate(before.answers, after.answers, preference, settings.length_tolerance)
+    regressed = win_rate_at_equal_length(before.answers, after.answers, preference)
+    best = compare.head_to_head(before.answers, before.scores, after.answers, preference)
     count = settings.samples
-    alone = None
-    if count > 1:
-        alone = compare.best_of_n_win_rate(before.answers, before.scores, preference, resamples, seed)
+    alone = compare.best_of_n_win_rate(before.answers, before.scores, preference) if count > 1 else None
     rival = "the initial model" if before.version == INITIAL else f"the start version, {before.version}"
     conclusion = compare.verdict_sentence(
         judge.kind, rate, len(before.answers), matched, best, count, perplexity, rival
@@ -121,6 +119,12 @@ def _of_answers(
             prompts=matched.prompts,
             effective_prompts=matched.effective_prompts,
             length_difference=matched.length_difference,
+        ),
+        regressed=RegressedRate(
+            **asdict(regressed.interval),
+            slope=regressed.slope,
+            shorter=regressed.shorter,
+            longer=regressed.longer,
         ),
         best_of_n=BestOfN(
             n=count,

@@ -83,10 +83,7 @@ def cluster_bootstrap(
     """
     sums, totals = _by_cluster(values, clusters, weights)
     if len(totals) < 2:
-        raise MannersError(
-            f"An interval needs at least 2 independent groups of figures, and there are {len(totals)}: "
-            "use more prompts or comparisons."
-        )
+        raise _too_few(len(totals))
     drawn = resampled(np.stack([sums, totals], axis=1), resamples, seed)
     mean = float(sums.sum() / totals.sum())
     return bootstrapped(mean, drawn[:, 0] / drawn[:, 1], effective_number(totals))
@@ -138,6 +135,35 @@ def cluster_bootstrap_share(
     _, totals = _by_cluster(values, clusters, weights)
     n = effective_number(totals)
     return wilson(min(max(found.estimate, 0.0), 1.0) * n, n)
+
+
+def clustered_share(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None) -> Interval:
+    """Return the (weighted) mean of values in [0, 1] with a 95 % interval that holds for few clusters too.
+
+    values: (N,); clusters: (N,) ids; weights: (N,), not negative. With r_g the sum of w (v - mean) over cluster g of G,
+    V = G / (G - 1) sum r_g^2 / (sum w)^2; the interval is Wilson's with mean (1 - mean) / V in place of n, and for z
+    Student's t with one degree of freedom less than there are clusters in effect (`effective_number`). Where nothing
+    varies, n is the number of clusters in effect. Raises MannersError below two clusters.
+    Unlike the percentile bootstrap, which takes the spread of few clusters for the truth: of equal versions that
+    answer 2 prompts it finds one in three different, and of those that answer 5 one in eight.
+    """
+    sums, totals = _by_cluster(values, clusters, weights)
+    if len(totals) < 2:
+        raise _too_few(len(totals))
+    mean = min(max(float(sums.sum() / totals.sum()), 0.0), 1.0)
+    residuals = sums - mean * totals
+    n = effective_number(totals)
+    variance = len(totals) / (len(totals) - 1) * float(residuals @ residuals) / float(totals.sum()) ** 2
+    if variance < 1e-24:
+        return wilson(mean * n, n)
+    return _wilson(mean, mean * (1 - mean) / variance, float(stdtrit(max(n - 1, 1.0), 0.975)))
+
+
+def _too_few(clusters: int) -> MannersError:
+    return MannersError(
+        f"An interval needs at least 2 independent groups of figures, and there are {clusters}: "
+        "use more prompts or comparisons."
+    )
 
 
 def crossed_share(values: ArrayLike, people: ArrayLike, items: ArrayLike) -> Interval:
@@ -270,11 +296,15 @@ def confidence_sequence(wins: int, losses: int, level: float = 0.95) -> Interval
     """
     if wins + losses == 0:
         return Interval(0.5, 0.0, 1.0)
+    return interval_at_every_look(wins / (wins + losses), lambda rate: _log_e_value(wins, losses, rate), level)
+
+
+def interval_at_every_look(share: float, log_wealth: Callable[[float], float], level: float) -> Interval:
+    """Return the observed `share` with all rates against which a bettor's wealth is below 1 / (1 - level)."""
     limit = -math.log1p(-level)
-    share = wins / (wins + losses)
 
     def refuted(rate: float) -> bool:
-        return _log_e_value(wins, losses, rate) >= limit
+        return log_wealth(rate) >= limit
 
     # The wealth falls towards the observed share from either side, so each bound is the one crossing on its side.
     low = _crossing(refuted, 0.0, share) if refuted(0.0) else 0.0

@@ -12,6 +12,7 @@ import numpy as np
 from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
+from manners.loop import bets
 from manners.loop.evaluate import evaluation_prompts
 from manners.loop.session import Session
 from manners.models import versions
@@ -49,6 +50,11 @@ def open_for_people(session: Session, count: int) -> Facts:
     opened = ask.open_comparisons(before, after, session.store.comparisons(), count, session.settings.seed)
     session.store.add_comparisons(opened)
     return {"opened": len(opened), "version": name, "sentence": plan.sentence, **asdict(plan)}
+
+
+def close(session: Session) -> None:
+    """Take the verdicts on the newest policy's comparisons as all there will be, and place the bets that waited."""
+    bets.asked(session, versions.latest(session.workspace, VersionKind.POLICY), closing=True)
 
 
 def measure_on_file(

@@ -17,6 +17,7 @@ from manners.evaluate.text_measures import PerplexityChange
 from manners.facts import from_facts, scalars
 from manners.feedback.crowd import find_taste
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
+from manners.loop import bets
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import parts, prompt_lengths, short_enough
@@ -33,7 +34,7 @@ from manners.results import BesideExample, EvaluationResult, RewardResult
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
-from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, VersionKind
+from manners.types import AnnotatorKind, Answer, Dialogue, Interval, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 RESULT = EvaluationResult
@@ -100,7 +101,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     before, after, perplexity = _both(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
-    judgement = judged(judge, before, after, perplexity, settings.evaluate, settings.seed)
+    judgement = judged(judge, before, after, perplexity, settings.evaluate)
     taste = {}
     if isinstance(judge, TasteJudge):
         taste = taste_facts(judge.taste, before, after, settings.evaluate.bootstrap, settings.seed)
@@ -121,8 +122,9 @@ def _judge(session: Session, inputs: EvaluationInputs) -> Judge:
     source = versions.describe(session.workspace, inputs.reward).source or _last_source(session)
     if source is AnnotatorKind.SIMULATED:
         return TasteJudge(find_taste(session.settings.crowd.taste))
-    asked = session.store.comparisons(AskedHow.EVALUATION)
-    return VerdictJudge(tuple(c for c in asked if inputs.version in (c.left.author, c.right.author)))
+    # No AI annotator has been admitted: its verdicts are read as its own, and promote nothing.
+    asked = tuple(bets.asked(session, inputs.version))
+    return VerdictJudge(asked, source, may_promote=source is AnnotatorKind.HUMAN)
 
 
 def _last_source(session: Session) -> AnnotatorKind:

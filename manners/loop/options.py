@@ -32,6 +32,8 @@ class EvaluateOptions(Options):
 
     ask: Annotated[int | None, arg(metavar="N")] = None
     """Open N blind comparisons of the two for people, and say what they can show, instead of asking the crowd."""
+    close: bool = False
+    """Take people's verdicts on the comparisons as all there will be: those that wait for more count as they are."""
     reward: Annotated[str | None, arg(metavar="VERSION")] = None
     """A reward model to measure; goes with --comparisons."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -51,17 +53,21 @@ class EvaluateOptions(Options):
             raise UsageError("--map, --format and --skip-bad say how to read the FILE of --comparisons: name one.")
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
+        if self.close and (plan or resume or self.ask is not None or self.reward is not None):
+            raise UsageError("--close judges the policy by the verdicts that are in: it goes with no other of these.")
         if resume and (self.ask is not None or self.reward is not None):
             raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
         if plan and (self.ask is not None or self.reward is not None):
             raise UsageError("--plan is about comparing the two policies: it goes with neither --ask nor --reward.")
 
     def other(self, session: Session) -> Facts | None:
-        """Open comparisons for people, or measure a reward model on a file."""
+        """Open comparisons for people, or measure a reward model on a file; the judgement after `close` is a run's."""
         from manners.loop import asking
 
         if self.ask is not None:
             return asking.open_for_people(session, self.ask)
+        if self.close:
+            asking.close(session)
         if self.reward is None or self.comparisons is None:
             return None
         mapping = dict(column_and_field(text) for text in self.mapping)

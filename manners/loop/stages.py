@@ -69,9 +69,20 @@ def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume
     return perform(workspace, settings, PPO, plan=plan, resume=resume)
 
 
-def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan: bool, resume: bool = False) -> Facts:
-    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`."""
-    return perform(workspace, settings, EVALUATE, EvaluateOptions(ask=ask), plan=plan, resume=resume)
+def evaluate(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    ask: int | None,
+    plan: bool,
+    close: bool = False,
+    resume: bool = False,
+) -> Facts:
+    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`.
+
+    With `close`, people's verdicts so far are all there will be.
+    """
+    return perform(workspace, settings, EVALUATE, EvaluateOptions(ask=ask, close=close), plan=plan, resume=resume)
 
 
 def evaluate_reward(

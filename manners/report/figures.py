@@ -16,10 +16,11 @@ from manners.types import Interval
 def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> dict[str, str]:
     """Return every figure whose facts are there, by name, as SVG."""
     best = evaluation.best_of_n or BestOfN()
-    matched = None if evaluation.matched is None else evaluation.matched.rate
+    matched, regressed = (None if one is None else one.rate for one in (evaluation.matched, evaluation.regressed))
     rates = {
         "Policy": pair(evaluation.win_rate, evaluation.interval),
         "Policy, at equal length": interval(matched),
+        "Policy, by regression": interval(regressed),
         f"Best of {best.n if best.win_rate_n is None else best.win_rate_n}": interval(best.win_rate),
     }
     models = {

@@ -199,6 +199,8 @@ def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture
         (["evaluate", "--reward", "r", "--comparisons", "x.csv", "--map", "a"], 1, "is not a workspace"),
         (["evaluate", "--ask", "0"], 2, "--ask N takes a number from 1 on"),
         (["evaluate", "--ask", "5", "--resume"], 2, "leave out --ask and --reward"),
+        (["evaluate", "--close", "--plan"], 2, "--close judges the policy by the verdicts that are in"),
+        (["evaluate", "--ask", "5", "--close"], 2, "it goes with no other of these"),
         (["evaluate", "--ask", "5", "--plan"], 2, "--plan is about comparing the two policies"),
         (["prompts", "list", "--limit", "-1"], 1, "is not a workspace"),
         (["init", "manners.toml/x"], 1, "name another folder"),

@@ -16,6 +16,7 @@ from manners.feedback.statistics import (
     Decision,
     cluster_bootstrap,
     cluster_bootstrap_share,
+    clustered_share,
     confidence_sequence,
     decide,
     detectable_win_rate,
@@ -204,3 +205,18 @@ def test_too_few_comparisons_are_refused_with_the_number_needed() -> None:
     with pytest.raises(MannersError, match="at least 10"):
         detectable_win_rate(9)
     assert 0.5 < detectable_win_rate(10) <= 1
+
+
+def test_a_clustered_share_by_hand() -> None:
+    # Prompts at 1, 0.5 and 0.5: mean 2/3; residuals 1/3, -1/6, -1/6; V = 3/2 * (1/6) / 9 = 1/36; t of 2 = 4.3027.
+    found = clustered_share([1, 1, 0.5, 0, 1], ["a", "a", "b", "c", "c"], [0.5, 0.5, 1, 0.5, 0.5])
+    n, z = (2 / 9) * 36, 4.302653
+    middle, half = 2 / 3 + z * z / (2 * n), z * (2 / 9 / n + z * z / (4 * n * n)) ** 0.5
+    expected = 2 / 3, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    assert (found.estimate, found.low, found.high) == pytest.approx(expected, abs=1e-6)
+    # Weights that are twice as large say the same; those of one cluster alone count it for less than three.
+    doubled = clustered_share([1, 1, 0.5, 0, 1], ["a", "a", "b", "c", "c"], [1, 1, 2, 1, 1])
+    assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high))
+    assert clustered_share([1.0] * 10, np.arange(10)) == wilson(10, 10)
+    with pytest.raises(MannersError, match="there are 1"):
+        clustered_share([1.0, 0.0], ["a", "a"])

@@ -15,6 +15,7 @@ from tests.loop import tiny
 from tests.ppo.scripted import keep
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+BEN = Annotator("ben", AnnotatorKind.HUMAN)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,28 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert facts["outcome"] == "cannot_tell"
     assert facts["interval"] == [0.0, 1.0]
 
-    answer(taught, lambda c: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT)
+    for_new = {c.id: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT for c in asked}
+    answer(taught, lambda c: for_new[c.id])
     facts = stages.evaluate(workspace, settings, ask=None, plan=False)
+    assert (facts["outcome"], facts["raters"]) == ("cannot_tell", 0), "two verdicts each are asked for"
+    assert "10 of the unanswered have too few verdicts so far" in facts["verdict"]
+
+    facts = stages.evaluate(workspace, settings, ask=None, plan=False, close=True)
     low, high = facts["interval"]
     assert 0.5 < low < facts["win_rate"] == high == 1
-    assert (facts["source"], facts["promoted"]) == ("human", True)
+    assert (facts["source"], facts["promoted"], facts["raters"]) == ("human", True, 1)
+    assert "by the verdicts of one person" in facts["verdict"]
     assert taught.workspace.current_policy() == "policy-1"
-    assert [r.policy for r in taught.store.rounds()] == ["policy-1"] * 2
+    rounds = len(taught.store.rounds())
+
+    # Ben comes after all bets are placed: nothing changes but the words that say so.
+    taught.store.add_verdicts([(key, Verdict(choice.swapped(), BEN)) for key, choice in for_new.items() if key])
+    again = stages.evaluate(workspace, settings, ask=None, plan=False)
+    assert [again[key] for key in ("interval", "win_rate", "promoted", "raters")] == [
+        facts[key] for key in ("interval", "win_rate", "promoted", "raters")
+    ]
+    assert "10 verdicts came after their comparison was counted" in again["verdict"]
+    assert {r.policy for r in taught.store.rounds()[rounds - 1 :]} == {"policy-1"}
 
     stages.report(workspace, settings)
     report = tiny.read_report(workspace.root)

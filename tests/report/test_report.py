@@ -107,6 +107,7 @@ def made_up_facts() -> dict[str, Any]:
         "evaluation": {
             "win_rate": 0.684, "interval": [0.641, 0.727], "prompts": 96, "samples": 384, "source": "simulated",
             "matched": {**around(0.612, 0.061), "pairs": 141, "prompts": 71},
+            "regressed": {**around(0.605, 0.048), "slope": 0.31, "shorter": 60, "longer": 88},
             "best_of_n": {"n": 4, "win_rate": around(0.655, 0.042),
                           "sentence": "Best of 4 with the same reward model wins 65.5 %: PPO is not clearly ahead."},
             "taste_before": 0.412, "taste_after": 0.598, "content_before": 0.371, "content_after": 0.436,

@@ -58,6 +58,7 @@ EXPECTED = {
     "accounts": "id name role password_hash created_at disabled_at",
     "alembic_version": "version_num",
     "annotators": "id name kind",
+    "bets": "id comparison_id kind stake read created_at",
     "comparisons": "id left_id right_id asked_how ask_probability created_at",
     "conversations": "id key annotator_id consented_at created_at deleted_at",
     "flags": "id comparison_id response_id annotator_id reason note created_at upheld resolved_at",
