@@ -6,8 +6,8 @@ A revision is frozen: it names columns and allowed values itself and does not im
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
