@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit, stdtrit
+from scipy.special import expit, stdtrit
 
 from manners.evaluate.compare import FEWEST_PROMPTS, Answers, Preference, all_pairs
 from manners.feedback.statistics import Floats, effective_number, wilson
@@ -88,7 +88,7 @@ def regression(outcomes: ArrayLike, difference: ArrayLike, clusters: ArrayLike) 
         n = effective_number(np.ones(count))
         return wilson(float(y[0]) * n, n), slope
     half = float(stdtrit(max(count - 1, 1), 0.975)) * _standard_error(x, y, p, weight, index, count)
-    low, high = (float(expit(logit(estimate) + sign * half)) for sign in (-1, 1))
+    low, high = (float(expit(theta[0] + sign * half)) for sign in (-1, 1))
     return Interval(estimate, low, high), slope
 
 

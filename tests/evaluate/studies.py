@@ -1,6 +1,6 @@
 """Simulated studies of two versions: people whose verdicts depend on each other, looked at after every verdict.
 
-`python -m tests.evaluate.studies [STUDIES]` prints the table of docs/evaluate.md.
+`python -m tests.evaluate.studies [STUDIES] [WORLD ...]` prints the table of docs/evaluate.md.
 """
 
 from __future__ import annotations
@@ -129,26 +129,18 @@ def shares(world: World, studies: int, seed: int = 0) -> dict[str, dict[Decision
     for number in range(studies):
         for rule, decision in Study(world, seed + number).run().items():
             counts[rule][decision] += 1
-    return {rule: {decision: count[decision] / studies for decision in Decision} for rule, count in counts.items()}
-
-
-def main() -> None:
-    """Print the false decisions of each rule, what they find, and what few people say of others."""
-    studies = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    for name, world in WORLDS.items():
-        found = shares(world, studies if name in EQUAL else studies // 4)
-        print(
-            name, {rule: f"{100 * (1 - said[Decision.CANNOT_TELL]):.1f} %" for rule, said in found.items()}, flush=True
-        )
+    rules = RULES if world.peeks else RULES[:3]
+    return {rule: {decision: counts[rule][decision] / studies for decision in Decision} for rule in rules}
 
 
 WORLDS = {
-    "equal, two verdicts": World(peeks=True),
+    "equal, two verdicts": World(),
     "equal, alike within a pair": World(of_pair=8.0),
+    "equal, few people": World(people=2),
     "equal, three verdicts": World(overlap=3),
     "equal, alike within a pair, five verdicts": World(of_pair=8.0, comparisons=60, overlap=5),
-    "equal, few people": World(people=2),
     "equal, 100 comparisons": World(comparisons=100),
+    "equal, closed by who peeks": World(peeks=True),
     "better by 1.5 logits": World(gain=1.5, of_pair=1.0),
     "better by 1.5 logits, three verdicts": World(gain=1.5, of_pair=1.0, overlap=3),
     "equal to all, 1 person with a leaning": World(people=1, overlap=1, of_person=0.5, of_pair=1.0, comparisons=100),
@@ -158,6 +150,16 @@ WORLDS = {
 }
 """What is simulated: in all but two no version is better, to people in general."""
 EQUAL = tuple(name for name in WORLDS if name.startswith("equal, "))
+
+
+def main() -> None:
+    """Print how often each rule calls one version better."""
+    studies = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    for name in sys.argv[2:] or WORLDS:
+        found = shares(WORLDS[name], studies)
+        said = {rule: f"{100 * (1 - share[Decision.CANNOT_TELL]):.1f} %" for rule, share in found.items()}
+        print(name, studies, said, flush=True)
+
 
 if __name__ == "__main__":
     main()

@@ -71,7 +71,7 @@ def comparison(
     choices: str,
     new_left: bool = True,
     kind: AnnotatorKind = AnnotatorKind.HUMAN,
-    by: str = "abcdefgh",
+    by: Sequence[str] = "abcdefgh",
 ) -> Comparison:
     """Return a comparison with a verdict a letter: N for new, O for old, T, B(oth bad), S(kip), of each of `by`."""
     new, old = Response("a", "new"), Response("b", "old")
@@ -90,8 +90,8 @@ def looked_at(given: Sequence[Comparison], overlap: int = 1, agree: int = 100, c
     return [replace(one, bets=(*one.bets, *(bet for n, bet in due if n == one.id))) for one in numbered]
 
 
-def read(given: Sequence[Comparison], **settings: int) -> AskOutcome:
-    return read_outcome(looked_at(given, **settings), "old", "new")
+def read(given: Sequence[Comparison], overlap: int = 1, agree: int = 100, close: bool = False) -> AskOutcome:
+    return read_outcome(looked_at(given, overlap, agree, close), "old", "new")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_interval_covers() -> None:
 @pytest.mark.parametrize("prompts", [10, 30, 130])
 @pytest.mark.parametrize("gain", [0.0, 0.7])
 def test_the_interval_covers_in_many_studies(prompts: int, gain: float) -> None:
-    assert 0.935 <= coverage(1000, prompts, gain) <= 0.98
+    assert 0.93 <= coverage(1000, prompts, gain) <= 0.99
 
 
 def version(answer: Make, rng: np.random.Generator, author: str, low: int, high: int) -> list[list[Answer]]:

@@ -34,9 +34,8 @@ def test_whole_stakes_are_the_rule_for_one_verdict_each(wins: int, losses: int, 
 def test_the_wealth_is_the_mean_over_the_prior(stakes: dict[float, int], rate: float) -> None:
     def bettor(p: float) -> float:
         won = {True: p / rate, False: (1 - p) / (1 - rate)}
-        return prod((1 - abs(s) + abs(s) * won[s > 0]) ** n for s, n in stakes.items()) * stats.beta.pdf(
-            p, PRIOR, PRIOR
-        )
+        factors = ((1 - abs(s) + abs(s) * won[s > 0]) ** n for s, n in stakes.items())
+        return float(prod(factors) * stats.beta.pdf(p, PRIOR, PRIOR))
 
     expected, _ = integrate.quad(bettor, 0, 1, limit=300, epsrel=1e-9)
     assert log_wealth(stakes, rate) == pytest.approx(log(expected), abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from manners.errors import MannersError
 from manners.loop import stages
 from manners.loop.session import Session
+from manners.models import versions
 from manners.ppo.learner import Learner
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict
+from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.ppo.scripted import keep
 
@@ -89,3 +92,25 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert report["comparisons"]["source"] == "human"
     assert report["comparisons"]["total"] == 24, "an evaluation is not taught from"
     assert stages.train_reward(workspace, settings, plan=True)["comparisons"] == 24
+
+
+def test_an_ai_annotator_judges_what_it_taught_under_its_own_name(
+    taught: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same project, had the model been taught by an AI annotator, who prefers the new version everywhere."""
+    known = versions.describe
+
+    def describe(workspace: Workspace, name: str) -> versions.Version:
+        found = known(workspace, name)
+        return replace(found, metrics={**found.metrics, "source": "ai"})
+
+    monkeypatch.setattr(versions, "describe", describe)
+    model = Annotator("judge-x", AnnotatorKind.AI)
+    asked = taught.store.comparisons(AskedHow.EVALUATION)
+    liked = [(c.id, Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT) for c in asked]
+    taught.store.add_verdicts([(key, Verdict(choice, model)) for key, choice in liked if key])
+    facts = stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False)
+    assert (facts["source"], facts["outcome"], facts["raters"]) == ("ai", "better", 1)
+    assert "by the verdicts of the AI annotator judge-x, policy-1 wins 10 of 10" in facts["verdict"]
+    assert "verdicts of people are left out" in facts["verdict"]
+    assert facts["promoted"] is False, "nobody has admitted it"
