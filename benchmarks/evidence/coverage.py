@@ -184,9 +184,9 @@ def of_reward(openings: int, rng: Random) -> Held:
     probabilities = np.stack([p_left, 1 - p_left, np.zeros_like(p_left)], axis=1)
     sure, agreeing, weights = confidence(probabilities, counts_array(pairs))
     promised = np.where(made.models[2] > 0, made.chance.mean(axis=1), 1 - made.chance.mean(axis=1))
-    for row in reliability(sure, agreeing, weights):
-        near = np.abs(sure - row.predicted) <= 0.5 / 10
-        yield "a bin of the reliability diagram", holds(Interval(0, row.low, row.high), float(promised[near].mean()))
+    # The same bins, of what is expected of their pairs.
+    for row, expected in zip(reliability(sure, agreeing, weights), reliability(sure, promised, weights), strict=True):
+        yield "a bin of the reliability diagram", holds(Interval(0, row.low, row.high), expected.observed)
 
 
 def of_people(openings: int, rng: Random) -> Held:
