@@ -60,7 +60,8 @@ def made_up_facts() -> dict[str, Any]:
             ],
         },
         "reward": {
-            "accuracy": 0.7134, "interval": [0.682, 0.741], "chance": 0.5, "length_only": 0.58,
+            "accuracy": 0.7134, "interval": [0.682, 0.741], "verdicts": 1204, "effective_n": 873.6,
+            "chance": 0.5, "length_only": 0.58,
             "baselines": {
                 "longer_wins": around(0.421, 0.03), "shorter_wins": around(0.579, 0.03),
                 "length_and_finish": around(0.641, 0.028), "always_left": around(0.506, 0.03),
@@ -188,7 +189,7 @@ def test_figures_shown_come_from_the_facts(page: str) -> None:
     text = visible(page).replace("\N{NO-BREAK SPACE}", " ")
     for expected in (
         "68.4 % (64.1 to 72.7 %)", "71.3 % (68.2 to 74.1 %)", "64.1 % (61.3 to 66.9 %)", "74.1 % (72.3 to 75.9 %)",
-        "84.7 % (83.4 to 86.0 %)", "which is an assumption, it would be 80.3 %",
+        "84.7 % (83.4 to 86.0 %)", "which is an assumption, it would be 80.3 %", "1,204, worth 874",
         "61.2 % (55.1 to 67.3 %)", "+1.9 % (+1.2 to +2.6 %)", "24.3", "134,515,008", "5,120", "8.42", "2,400", "2.9 GB",
         "12 min 00 s", "50.6 %", "+0.186 (+0.165 to +0.207)", "93.0 %", "all agree (n = 309)",
         "it wins 68.4 % (95 % interval 64.1 to 72.7)", "\N{MINUS SIGN}0.310", "5,560",
