@@ -150,6 +150,16 @@ def check_scores(rollout: Rollout, update: int) -> None:
         )
 
 
+def check_drift(rollout: Rollout, update: int, dtype: torch.dtype) -> None:
+    """Raise Unsound where drawing and the training forward of one policy have come apart."""
+    drift = float(rollout.drift[rollout.batch.keep].abs().mean())
+    if not drift <= FAR_OFF * tolerated(DRIFT_TOLERANCE, dtype):
+        raise Unsound(
+            f"the log-probability of a drawn token is off by {drift:.2g} nats in the training forward of update"
+            f" {update}, on average; sampling and scoring have drifted apart, so PPO would not learn"
+        )
+
+
 def check_first_ratio(deviation: float, update: int, dtype: torch.dtype) -> None:
     """Raise Unsound where the policy is not what it was when the ratios of an update were set to 1.
 

@@ -148,6 +148,7 @@ def _update(
         on_step=lambda _: advance(1),
     )
     guard.check_scores(rollout, update)
+    guard.check_drift(rollout, update, course.roles.pretrained.trunk.whole.dtype)
     metrics = rollout_metrics(rollout)
     if update == 1:
         metrics |= guard.check_first_rollout(rollout, course.roles, course.sample.temperature)

@@ -259,20 +259,30 @@ def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) 
     assert liked_share(result.policy, world) > 0.3
 
 
-def test_the_ratio_is_checked_before_the_first_step_of_every_update(
-    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("logprobs", r"before the first step of update 3 one ratio in a hundred is off 1 by 0\.095 or more"),
+        (
+            "drift",
+            r"off by 0\.1 nats in the training forward of update 3, on average; sampling and scoring have drifted",
+        ),
+    ],
+)
+def test_drift_and_ratio_are_checked_before_the_first_step_of_every_update(
+    what: str, says: str, world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drifting(*given: Any, **named: Any) -> Rollout:
         rollout = collect(*given, **named)
         calls.append(1)
         if len(calls) == 6:  # the initial validation, an update and its validation, twice, and an update
-            rollout.draws.logprobs.add_(0.1)
+            getattr(rollout, what).add_(0.1)
         return rollout
 
     calls: list[int] = []
     monkeypatch.setattr(Learner, "offer", lambda *_: None)  # no good version so far, that the run could end with
     monkeypatch.setattr(train_module, "collect", drifting)
-    with pytest.raises(Unsound, match=r"is off by 0\.095 before the first step of update 3 \(ratio should be 1\)"):
+    with pytest.raises(Unsound, match=says):
         run(replace(SHORT, updates=4, learning_rate=0.01), world, likes(world), tmp_path)
 
 
