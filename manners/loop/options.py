@@ -30,6 +30,8 @@ class SampleOptions(Options):
 class EvaluateOptions(Options):
     """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
 
+    against: Annotated[str | None, arg(metavar="VERSION")] = None
+    """Compare with VERSION instead of the current version; nothing is promoted then."""
     ask: Annotated[int | None, arg(metavar="N")] = None
     """Open N blind comparisons of the two for people, and say what they can show, instead of asking the crowd."""
     reward: Annotated[str | None, arg(metavar="VERSION")] = None
@@ -51,6 +53,8 @@ class EvaluateOptions(Options):
             raise UsageError("--map, --format and --skip-bad say how to read the FILE of --comparisons: name one.")
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
+        if self.against is not None and self.reward is not None:
+            raise UsageError("--against VERSION is about comparing two policies: it does not go with --reward.")
         if resume and (self.ask is not None or self.reward is not None):
             raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
         if plan and (self.ask is not None or self.reward is not None):
@@ -61,7 +65,7 @@ class EvaluateOptions(Options):
         from manners.loop import asking
 
         if self.ask is not None:
-            return asking.open_for_people(session, self.ask)
+            return asking.open_for_people(session, self.ask, self.against)
         if self.reward is None or self.comparisons is None:
             return None
         mapping = dict(column_and_field(text) for text in self.mapping)

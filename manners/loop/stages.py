@@ -69,9 +69,18 @@ def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume
     return perform(workspace, settings, PPO, plan=plan, resume=resume)
 
 
-def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan: bool, resume: bool = False) -> Facts:
+def evaluate(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    ask: int | None,
+    plan: bool,
+    resume: bool = False,
+    against: str | None = None,
+) -> Facts:
     """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`."""
-    return perform(workspace, settings, EVALUATE, EvaluateOptions(ask=ask), plan=plan, resume=resume)
+    options = EvaluateOptions(ask=ask, against=against)
+    return perform(workspace, settings, EVALUATE, options, plan=plan, resume=resume)
 
 
 def evaluate_reward(
