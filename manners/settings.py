@@ -202,7 +202,7 @@ class PPOSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """The policy against the initial model, on prompts that nothing was trained on."""
+    """The policy against the current version, on prompts that nothing was trained on."""
 
     prompts: Annotated[int, Range(2, 1_000_000)] = 130
     """Evaluation prompts used; all there are, if fewer."""

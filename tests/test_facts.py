@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 
 from manners.errors import MannersError
 from manners.facts import NULL, from_facts, scalars, to_facts
-from manners.results import (
-    BestOfN,
-    EvaluationResult,
-    LevelAccuracy,
-    MatchedRate,
-    PartChange,
-    PolicyResult,
-    ReliabilityBin,
-    RewardResult,
-)
+from manners.results import LevelAccuracy, PolicyResult, ReliabilityBin, RewardResult
 from manners.results_ceiling import Ceiling
+from manners.results_evaluation import BestOfN, EvaluationResult, MatchedRate, PartChange
 from manners.types import Interval
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
-from manners.evaluate.text_measures import PerplexityChange
 from manners.feedback.statistics import Decision, clustered_share, effective_number
 from manners.types import AnnotatorKind, Answer, Dialogue, Interval, Response
 
@@ -23,8 +22,6 @@ Answers = Sequence[Sequence[Answer]]
 
 FEWEST_PROMPTS = 10
 """Below this many prompts (in effect) with pairs of matched length, nothing is said about matched length."""
-MOST_PERPLEXITY = 0.05
-"""A version is not promoted when perplexity on plain text rises by more than this share."""
 
 WHO = {
     AnnotatorKind.HUMAN: "people",
@@ -50,16 +47,6 @@ class Matched:
     def can_tell(self) -> bool:
         """Whether there are enough prompts for the interval to mean anything; it is [0, 1] otherwise."""
         return self.effective_prompts >= FEWEST_PROMPTS
-
-
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """What an evaluation comes to."""
-
-    outcome: Decision
-    promoted: bool
-    sentence: str
-    """The win rate first, then what qualifies it; fit to be shown alone."""
 
 
 def win_rate(before: Answers, after: Answers, preference: Preference) -> Interval:
@@ -143,41 +130,24 @@ def head_to_head(before: Answers, scores: ArrayLike, after: Answers, preference:
 
 
 def verdict_sentence(
-    kind: AnnotatorKind,
-    rate: Interval,
-    prompts: int,
-    matched: Matched,
-    against_best: Interval,
-    n: int,
-    perplexity: PerplexityChange,
-    rival: str = "the initial model",
-) -> Conclusion:
-    """Return whether the new version is promoted, and why, in words a person can quote.
+    who: str, rate: Interval, prompts: int, matched: Matched, against_best: Interval, n: int, rival: str
+) -> str:
+    """Return how the new version did against `rival`, in words a person can quote.
 
-    `rival` is what the new version was compared with; `rate`, `matched` and `against_best` (`head_to_head`, best of
-    `n`) are win rates of the new version by annotators of one `kind`. Promoted only if the win rate's interval is
-    wholly above 0.5, the matched-length interval is not wholly below 0.5, and the estimated perplexity on plain text
-    rises by at most `MOST_PERPLEXITY`.
+    The win rate comes first, then what qualifies it: `rate`, `matched` and `against_best` (`head_to_head`, best of `n`)
+    are win rates of the new version, judged by `who`. Whether it is promoted is another question (`promotion`).
     """
-    outcome = Decision.of(rate)
-    at_length = Decision.of(matched.interval)
-    forgot = perplexity.change.estimate > MOST_PERPLEXITY
-    promoted = outcome is Decision.BETTER and at_length is not Decision.WORSE and not forgot
     word = {
         Decision.BETTER: "is better than",
         Decision.WORSE: "is worse than",
         Decision.CANNOT_TELL: "cannot be told apart from",
-    }[outcome]
+    }[Decision.of(rate)]
     parts = [
-        f"Judged by {WHO[kind]} on {prompts} unused prompts, the new version {word} {rival}: it wins {_percent(rate)}.",
+        f"Judged by {who} on {prompts} unused prompts, the new version {word} {rival}: it wins {percent(rate)}.",
         _matched_words(matched),
         _best_of_n_words(against_best, n),
-        f"Perplexity on plain text changes by {100 * perplexity.change.estimate:+.1f} % (95 % interval "
-        f"{100 * perplexity.change.low:+.1f} to {100 * perplexity.change.high:+.1f})"
-        + (f", more than the {100 * MOST_PERPLEXITY:g} % allowed." if forgot else "."),
-        "Promoted." if promoted else "Not promoted.",
     ]
-    return Conclusion(outcome, promoted, " ".join(parts))
+    return " ".join(parts)
 
 
 def _matched_words(matched: Matched) -> str:
@@ -187,7 +157,7 @@ def _matched_words(matched: Matched) -> str:
             " like length, too few or too one-sided."
         )
     return (
-        f"At matched length it wins {_percent(matched.interval)} of {matched.pairs} pairs on {matched.prompts} prompts."
+        f"At matched length it wins {percent(matched.interval)} of {matched.pairs} pairs on {matched.prompts} prompts."
     )
 
 
@@ -197,10 +167,11 @@ def _best_of_n_words(against_best: Interval, n: int) -> str:
         Decision.WORSE: f"PPO does not beat best-of-{n} with the same reward model, which does better",
         Decision.CANNOT_TELL: f"PPO is not shown to beat best-of-{n} with the same reward model, which may do as well",
     }[Decision.of(against_best)]
-    return f"{words}: PPO wins {_percent(against_best)} head to head."
+    return f"{words}: PPO wins {percent(against_best)} head to head."
 
 
-def _percent(rate: Interval) -> str:
+def percent(rate: Interval) -> str:
+    """Return a rate with its interval as it stands in a sentence."""
     return f"{100 * rate.estimate:.1f} % (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 

@@ -30,6 +30,8 @@ class SampleOptions(Options):
 class EvaluateOptions(Options):
     """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
 
+    against: Annotated[str | None, arg(metavar="VERSION")] = None
+    """Compare with VERSION instead of the current version; nothing is promoted then."""
     ask: Annotated[int | None, arg(metavar="N")] = None
     """Open N blind comparisons of the two for people, and say what they can show, instead of asking the crowd."""
     close: bool = False
@@ -55,6 +57,8 @@ class EvaluateOptions(Options):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
         if self.close and (plan or resume or self.ask is not None or self.reward is not None):
             raise UsageError("--close judges the policy by the verdicts that are in: it goes with no other of these.")
+        if self.against is not None and self.reward is not None:
+            raise UsageError("--against VERSION is about comparing two policies: it does not go with --reward.")
         if resume and (self.ask is not None or self.reward is not None):
             raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
         if plan and (self.ask is not None or self.reward is not None):
@@ -65,7 +69,7 @@ class EvaluateOptions(Options):
         from manners.loop import asking
 
         if self.ask is not None:
-            return asking.open_for_people(session, self.ask)
+            return asking.open_for_people(session, self.ask, self.against)
         if self.close:
             asking.close(session)
         if self.reward is None or self.comparisons is None:

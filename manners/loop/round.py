@@ -36,7 +36,8 @@ def _answers_or_verdicts(standing: Standing) -> str | None:
 
 def _judgement(standing: Standing) -> str | None:
     judged = standing.results.get(EVALUATE.name)
-    return None if judged and judged.version == standing.policies[-1] else "manners evaluate"
+    decided = judged and judged.version == standing.policies[-1] and judged.promoted is not None
+    return None if decided else "manners evaluate"
 
 
 SAMPLE = Stage(
@@ -68,7 +69,7 @@ PPO = Stage(
 EVALUATE = Stage(
     name="evaluation",
     command="evaluate",
-    summary="Compare the newest policy with the version it started from on unused prompts, or measure a reward model.",
+    summary="Compare the newest policy with the current version on unused prompts, or measure a reward model.",
     reads=("sample", "crowd", "evaluate"),
     module="manners.loop.evaluate",
     options=EvaluateOptions,
@@ -79,7 +80,7 @@ STAGES: tuple[Stage, ...] = (
     SAMPLE,  # answers to every prompt, and verdicts on them
     REWARD,  # verdicts -> reward model
     PPO,  # reward model -> policy
-    EVALUATE,  # policy against the start version; promoted or not
+    EVALUATE,  # policy against the current version; promoted or not
 )
 
 

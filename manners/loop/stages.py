@@ -77,12 +77,14 @@ def evaluate(
     plan: bool,
     close: bool = False,
     resume: bool = False,
+    against: str | None = None,
 ) -> Facts:
     """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`.
 
     With `close`, people's verdicts so far are all there will be.
     """
-    return perform(workspace, settings, EVALUATE, EvaluateOptions(ask=ask, close=close), plan=plan, resume=resume)
+    options = EvaluateOptions(ask=ask, against=against, close=close)
+    return perform(workspace, settings, EVALUATE, options, plan=plan, resume=resume)
 
 
 def evaluate_reward(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from manners.evaluate.promotion import HALF, called
 from manners.report import plots
-from manners.report.checks import BASELINES, HALF
+from manners.report.checks import BASELINES
 from manners.report.plots import Row
 from manners.report.words import finite, interval, number, pair, with_interval
-from manners.results import BestOfN, EvaluationResult, PolicyResult, RewardResult, Said
+from manners.results import PolicyResult, RewardResult, Said
 from manners.results_ceiling import Ceiling
+from manners.results_evaluation import BestOfN, EvaluationResult
 from manners.types import Interval
+from manners.workspace import INITIAL
 
 
 def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> dict[str, str]:
@@ -19,6 +22,7 @@ def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> d
     matched, regressed = (None if one is None else one.rate for one in (evaluation.matched, evaluation.regressed))
     rates = {
         "Policy": pair(evaluation.win_rate, evaluation.interval),
+        "Policy, by noisy verdicts": interval(evaluation.noisy),
         "Policy, at equal length": interval(matched),
         "Policy, by regression": interval(regressed),
         f"Best of {best.n if best.win_rate_n is None else best.win_rate_n}": interval(best.win_rate),
@@ -30,7 +34,7 @@ def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> d
     }
     levels = {f"{row.level} (n = {row.n})": interval(row.rate) for row in reward.by_agreement or ()}
     left = {"Left was preferred": interval(said.left_rate)}
-    won = "Win rate over the initial model"
+    won = f"Win rate over {called(evaluation.against or INITIAL, evaluation.start or INITIAL)}"
     drawn = {
         "verdict": _whiskers("verdict", won, {"Policy": rates["Policy"]}, "no difference", "Policy"),
         "rates": _whiskers("rates", won, rates, "no difference", "Policy"),

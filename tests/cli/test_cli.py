@@ -197,6 +197,7 @@ def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture
         (["evaluate", "--reward", "reward-1"], 2, "go together"),
         (["evaluate", "--skip-bad"], 2, "say how to read the FILE of --comparisons"),
         (["evaluate", "--reward", "r", "--comparisons", "x.csv", "--map", "a"], 1, "is not a workspace"),
+        (["evaluate", "--against", "a", "--reward", "r", "--comparisons", "x.csv"], 2, "does not go with --reward"),
         (["evaluate", "--ask", "0"], 2, "--ask N takes a number from 1 on"),
         (["evaluate", "--ask", "5", "--resume"], 2, "leave out --ask and --reward"),
         (["evaluate", "--close", "--plan"], 2, "--close judges the policy by the verdicts that are in"),

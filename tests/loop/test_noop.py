@@ -58,7 +58,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "manners" / "loop" / "noop.py").write_text(FILE, encoding="utf-8")
     listed = root / "manners" / "loop" / "round.py"
     before = listed.read_text(encoding="utf-8")
-    last = "    EVALUATE,  # policy against the start version; promoted or not\n"
+    last = "    EVALUATE,  # policy against the current version; promoted or not\n"
     assert before.count(last) == 1
     listed.write_text(before.replace(last, last + LINE), encoding="utf-8")
     return root

@@ -28,6 +28,10 @@ def around(estimate: float, half: float) -> dict[str, float]:
     return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
 
 
+def reason(check: str, value: float, low: float, high: float, margin: float, verdict: str = "yes") -> dict[str, Any]:
+    return {"check": check, "value": value, "low": low, "high": high, "margin": margin, "verdict": verdict}
+
+
 def made_up_facts() -> dict[str, Any]:
     """Facts of a plausible run, every key present."""
     updates = list(range(1, 41))
@@ -111,6 +115,12 @@ def made_up_facts() -> dict[str, Any]:
             "regressed": {**around(0.605, 0.048), "slope": 0.31, "shorter": 60, "longer": 88},
             "best_of_n": {"n": 4, "win_rate": around(0.655, 0.042),
                           "sentence": "Best of 4 with the same reward model wins 65.5 %: PPO is not clearly ahead."},
+            "against": "initial", "start": "initial", "raters": 1, "noisy": around(0.621, 0.05),
+            "reasons": [
+                reason("win_rate", 0.684, 0.641, 0.727, 0.5), reason("matched_length", 0.612, 0.551, 0.673, 0.5),
+                reason("perplexity", 0.019, 0.012, 0.026, 0.05), reason("collapse", 0.01, 0.008, 0.03, 0.5),
+                reason("variety", 0.97, 0.95, 0.99, 0.1),
+            ],
             "taste_before": 0.412, "taste_after": 0.598, "content_before": 0.371, "content_after": 0.436,
             "taste_change": around(0.186, 0.021),
             "taste_parts": {
@@ -226,17 +236,39 @@ def test_standing_by_hand() -> None:
 
 
 def test_checks_by_hand() -> None:
-    evaluation = made_up_facts()["evaluation"]
-    assert [check.standing for check in checks(evaluation)] == ["yes", "cannot tell", "yes", "yes"]
-    forgetful = evaluation | {"perplexity_change": around(0.09, 0.01), "content_after": 0.2}
-    assert [check.standing for check in checks(forgetful)][2:] == ["no", "no"]
-    unsure = evaluation | {"perplexity_change": around(0.05, 0.01), "content_change": around(0.065, 0.07)}
-    assert [check.standing for check in checks(unsure)][2:] == ["cannot tell", "cannot tell"]
+    whole = made_up_facts()["evaluation"]
+    assert [check.standing for check in checks(whole)] == ["yes"] * 5 + ["cannot tell", "yes"]
+    evaluation = {name: value for name, value in whole.items() if name != "reasons"}
+    assert [check.standing for check in checks(evaluation)] == ["cannot tell", "yes"]
+    assert checks(evaluation | {"content_after": 0.2})[1].standing is Standing.NO
+    assert checks(evaluation | {"content_change": around(0.065, 0.07)})[1].standing is Standing.UNCLEAR
     ahead = evaluation | {"best_of_n": evaluation["best_of_n"] | {"head_to_head": around(0.55, 0.04)}}
-    assert checks(ahead)[1].standing is Standing.YES
-    beaten = evaluation | {"best_of_n": {"n": 8, "win_rate": around(0.8, 0.02)}, "matched": around(0.3, 0.1)}
-    assert [check.standing for check in checks(beaten)][:2] == ["no", "no"]
+    assert checks(ahead)[0].standing is Standing.YES
+    beaten = evaluation | {"best_of_n": {"n": 8, "win_rate": around(0.8, 0.02)}}
+    assert checks(beaten)[0].standing is Standing.NO
     assert checks({}) == []
+
+
+def test_each_reason_of_the_rule_is_a_question_with_its_figure() -> None:
+    blocked = [
+        reason("win_rate", 0.6, 0.55, 0.65, 0.5),
+        reason("start", 0.4, 0.3, 0.48, 0.45, "no"),
+        reason("matched_length", 0.5, 0.0, 1.0, 0.5, "cannot_tell"),
+        reason("perplexity", 0.07, 0.06, 0.08, 0.05, "no"),
+        {"check": "judge", "verdict": "no"},
+    ]
+    rows = checks({"against": "policy-1", "start": "initial", "reasons": blocked})
+    assert [(row.question, str(row.standing)) for row in rows] == [
+        ("Better than policy-1?", "yes"),
+        ("Above 45 % against the initial model?", "no"),
+        ("Better at equal length?", "cannot tell"),
+        ("Perplexity on plain text at most 5 % up?", "no"),
+        ("May this judge promote?", "no"),
+    ]
+    assert rows[0].evidence == "60.0\N{NO-BREAK SPACE}% (55.0 to 65.0\N{NO-BREAK SPACE}%)"
+    assert rows[3].evidence.startswith("+7.0\N{NO-BREAK SPACE}% (+6.0 to")
+    page = render({"evaluation": {"against": "policy-1", "start": "initial", "reasons": blocked, "win_rate": 0.6}})
+    assert "Policy-1 and the policy, measure by measure" in page and "Above 45 % against the initial model?" in page
 
 
 def test_reward_model_is_clear_of_a_rule_only_where_intervals_part() -> None:
