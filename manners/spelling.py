@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -42,7 +43,7 @@ class Spelling:
         """
         found = [spelt[0] for message in messages if (spelt := self._added.search(message["content"]))]
         try:
-            ids: list[int] = self.tokenizer.apply_chat_template(
+            ids: Any = self.tokenizer.apply_chat_template(
                 list(messages),
                 chat_template=template,
                 tokenize=True,

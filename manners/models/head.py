@@ -7,6 +7,7 @@ here they are summed there and stay there. Gradients go back in the model's form
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 BLOCK = 4096
 """Words whose weights are widened at a time, where nothing gives out wider sums than it multiplies."""
-WIDE_SUMS = "dtype" in torch.ops.aten.mm.overloads()
+WIDE_SUMS = hasattr(torch.ops.aten.mm, "dtype")
 """Whether this PyTorch has a product of narrow matrices with wide sums (for CUDA, from 2.8 on)."""
 
 
@@ -30,8 +31,7 @@ class WideHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         """Multiply."""
-        flat: Tensor = _Product.apply(x.flatten(0, -2), self.weight)
-        y = flat.unflatten(0, x.shape[:-1])
+        y: Tensor = _product(x.flatten(0, -2), self.weight).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias.float()
 
 
@@ -44,7 +44,10 @@ class _Product(torch.autograd.Function):
         if hidden.is_cuda and WIDE_SUMS:
             return torch.mm(hidden, weight.T, out_dtype=torch.float32)
         wide = hidden.float()
-        return torch.cat([wide @ block.float().T for block in weight.split(BLOCK)], dim=1)
+        logits = wide.new_empty((len(wide), len(weight)))
+        for start in range(0, len(weight), BLOCK):
+            logits[:, start : start + BLOCK] = wide @ weight[start : start + BLOCK].float().T
+        return logits
 
     @staticmethod
     def backward(ctx: Any, gradient: Float[Tensor, "N V"]) -> tuple[Tensor | None, Tensor | None]:
@@ -52,3 +55,6 @@ class _Product(torch.autograd.Function):
         narrow = gradient.to(weight.dtype)
         of_hidden, of_weight = ctx.needs_input_grad
         return narrow @ weight if of_hidden else None, narrow.T @ hidden if of_weight else None
+
+
+_product: Callable[[Tensor, Tensor], Tensor] = _Product.apply

@@ -37,8 +37,8 @@ class Vocabulary:
         shown = set(renderer.tokenizer.get_vocab().values()) - renderer.special_ids
         ends = sorted(renderer.end_ids.intersection(every))
         unseen = sorted(set(every) - shown - renderer.end_ids)
-        of_ids = (torch.tensor(ids, dtype=torch.long, device=model.device) for ids in (unseen, ends))
-        return cls(*of_ids, renderer.end_id)
+        tensors = [torch.tensor(ids, dtype=torch.long, device=model.device) for ids in (unseen, ends)]
+        return cls(tensors[0], tensors[1], renderer.end_id)
 
     def seen(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """Return a copy of the logits, in float32, that is -inf at tokens without text."""

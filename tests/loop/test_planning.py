@@ -134,15 +134,18 @@ def test_weights_are_counted_as_the_stages_hold_them(copy: Workspace, settings: 
     policy = Branch(trunk, trainable=True)
     branch = sum(4 * p.numel() for p in policy.parameters() if p.requires_grad)
     scalar = ScalarBranch(trunk, None)
+    owned = sum(4 * p.numel() for p in scalar.model.parameters() if p.requires_grad)
     batch = collate([Rendered((1, 2), (3, 4))], 0)
     torch.autograd.backward(scalar.scores(torch.zeros((1, 4, trunk.width)), batch).sum())
     trained = sum(4 * p.grad.numel() for p in scalar.model.parameters() if p.grad is not None)
     memory = stages.train_reward(copy, settings, plan=True)["memory_bytes"]
-    assert (memory["members"], memory["gradient_and_adam"]) == (2 * branch, 3 * trained)
+    assert owned == trained < branch, "no head that is only a language model's"
+    assert (memory["members"], memory["gradient_and_adam"]) == (2 * owned, 3 * trained)
     separate = replace(settings, ppo=replace(settings.ppo, value="separate"))
     shared, apart = (stages.train_policy(copy, s, plan=True)["memory_bytes"] for s in (settings, separate))
-    assert (shared["policy_and_value"], apart["policy_and_value"]) == (branch, 2 * branch)
+    assert (shared["policy_and_value"], apart["policy_and_value"]) == (branch, branch + owned)
     assert (shared["gradient_and_adam"], apart["gradient_and_adam"]) == (3 * branch, 3 * (branch + trained))
+    assert shared["reward_members"] == settings.reward.members * owned
 
 
 def test_prompts_that_do_not_fit_are_counted_by_use_and_refused_when_none_fits(

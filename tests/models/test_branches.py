@@ -72,7 +72,7 @@ def test_a_scalar_branch_owns_no_untied_head_and_the_plan_reckons_with_none(laye
 
 
 def test_scores_and_values_of_a_bfloat16_model_are_no_bfloat16_numbers() -> None:
-    trunk = grow_trunk(tiny_model().to(torch.bfloat16), 2)
+    trunk = grow_trunk(torch.nn.Module.to(tiny_model(), dtype=torch.bfloat16), 2)
     branch, batch = scalar_branch(trunk), collate(SEQUENCES, 0)
     states = trunk.states(batch)
     for found in (branch.scores(states, batch), branch.values(states, batch)):

@@ -48,12 +48,13 @@ def test_products_are_summed_wide_and_gradients_go_back_narrow(
 @torch.no_grad()
 def test_a_branch_of_a_bfloat16_model_has_the_logits_that_its_final_states_say(model_type: str) -> None:
     # Scaled or capped as the model's own head does it; by a float32 copy of the same head.
-    model = tiny_model(model_type).to(torch.bfloat16)
+    model = nn.Module.to(tiny_model(model_type), dtype=torch.bfloat16)
     trunk = grow_trunk(model, 2)
     branch, batch = Branch(trunk, trainable=True), collate(ROWS, 0)
     hidden = branch.hidden(trunk.states(batch), batch)[batch.keep.new_ones((3, 13))]
     found = branch.logits(hidden)
-    copy = grow_trunk(tiny_model(model_type).to(torch.bfloat16).float(), 2)
+    rounded = nn.Module.to(tiny_model(model_type), dtype=torch.bfloat16)
+    copy = grow_trunk(nn.Module.to(rounded, dtype=torch.float32), 2)
     wanted = Branch(copy, trainable=False).logits(hidden.float())
     assert hidden.dtype == torch.bfloat16 and found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from manners.models.generate import Generated
+from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.ppo import rollout
 from manners.ppo.course import Roles
@@ -129,7 +129,7 @@ def test_what_was_drawn_with_other_rounding_weighs_as_much_as_it_would_have_come
 ) -> None:
     # The sampler's own log-probabilities are made wrong by a known amount: ratios and the KL know nothing of it.
     off = torch.tensor([-1.0, -0.1, 0.0, 0.3, 0.69, 0.7, 3.0])
-    sampled = rollout.generate
+    sampled = generate
 
     def elsewhere(*given: Any) -> Generated:
         draws = sampled(*given)
