@@ -231,8 +231,8 @@ def of_evaluation(prompts: int, rng: Random) -> Held:
     def prefers(prompt: Dialogue, first: Response, second: Response) -> float:
         return taste[prompt, first.text, second.text]
 
-    yield "win rate", holds(win_rate(before, after, prefers, RESAMPLES, 0), 0.5)
-    matched = matched_win_rate(before, after, prefers, 0.1, RESAMPLES, 0)
+    yield "win rate", holds(win_rate(before, after, prefers), 0.5)
+    matched = matched_win_rate(before, after, prefers, 0.1)
     yield "win rate at matched length", holds(matched.interval, 0.5)
     for name, change in changes(before, after, RESAMPLES, 0).items():
         yield f"change of {name.replace('_', '-')}", holds(change, 0.0)
