@@ -130,6 +130,7 @@ def _result(session: Session, trained: Trained, reward: RewardModel, name: str) 
         members=settings.reward.members,
         trained_on=len(trained.split.train),
         set_aside=len(trained.split.held_out),
+        divided=trained.split.divided,
         source=str(trained.labelled.kind),
         left_out={str(reason): n for reason, n in trained.labelled.left_out.items()},
         users_limited=trained.labelled.limited,
