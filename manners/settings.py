@@ -87,6 +87,18 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class DataSettings:
+    """Texts of the user's own, in the place of those that ship."""
+
+    prose: str | None = None
+    """A UTF-8 text file, its paragraphs apart, to prevent and measure forgetting with; None takes prose that ships."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class SampleSettings:
     """How the policy answers prompts, here and in every later stage: what is sampled from is what is scored."""
 
@@ -263,6 +275,7 @@ class Settings:
     checkpoint_every: Annotated[float, Range(0.0, 86_400.0)] = 60.0
     """Seconds between two checkpoints of a run: what is lost when it is killed; changes nothing about how it ends."""
     model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     crowd: CrowdSettings = field(default_factory=CrowdSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)

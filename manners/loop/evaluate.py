@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from manners.checkpoint import Run
-from manners.data import plain_text
 from manners.errors import MannersError
 from manners.evaluate import text_measures
 from manners.evaluate.judged import Answered, judged, taste_facts
@@ -19,7 +18,7 @@ from manners.feedback.crowd import find_taste
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import parts, prompt_lengths, short_enough
+from manners.loop.prompts import Prose, parts, prompt_lengths, prose, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
@@ -52,6 +51,7 @@ class EvaluationInputs(Inputs):
     start: str
     """The version that it started from."""
     prompts: list[Dialogue]
+    prose: Prose
 
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> EvaluationInputs:
@@ -60,8 +60,11 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> Evaluation
     described = versions.describe(session.workspace, name)
     reward = versions.reward_of(session.workspace, name)
     prompts = evaluation_prompts(session)[: session.settings.evaluate.prompts]
-    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
-    return EvaluationInputs(decides=decides, version=name, reward=reward, start=described.start, prompts=prompts)
+    text = prose(session)
+    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts), **text.decides}
+    return EvaluationInputs(
+        decides=decides, version=name, reward=reward, start=described.start, prompts=prompts, prose=text
+    )
 
 
 def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
@@ -154,7 +157,8 @@ def _both(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Answere
     before = _answered(session, run, start, start, reward, inputs.prompts, inputs.start)
     after = _answered(session, run, policy, start, reward, inputs.prompts, inputs.version)
     initial = start if inputs.start == INITIAL else versions.load_policy(session.workspace, INITIAL, pretrained)
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
+    unseen = inputs.prose.by_use[PromptUse.EVALUATE]
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, unseen)
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return before, after, change
 
@@ -209,6 +213,7 @@ def _text_facts(session: Session, before: Answered, after: Answered, perplexity:
         "prompts": len(before.answers),
         "samples": session.settings.evaluate.samples,
         "kl": after.kl,
+        "perplexity_text": session.settings.data.prose,
         "perplexity_before": perplexity.before,
         "perplexity_after": perplexity.after,
         "perplexity_change": perplexity.change,
