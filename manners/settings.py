@@ -78,6 +78,10 @@ class ModelSettings:
     """Where the model runs; `auto` takes cuda, then mps, then cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights while training and sampling."""
+    recompute: bool = False
+    """Keep only what a layer is given for its backward, and compute the rest again: less memory, a third more time."""
+    trunk_states: Literal["kept", "recomputed"] = "kept"
+    """Reward training has them `kept` on the disk, in the format of the weights, or `recomputed` for every pass."""
     context: Annotated[int, Range(16, 1_000_000)] = 1024
     """Longest dialogue with its response, in tokens; longer prompts lose whole turns from the left."""
 
