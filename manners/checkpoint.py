@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from manners.errors import MannersError
-from manners.settings_load import withdrawn, without_withdrawn
+from manners.settings_load import up_to_date, withdrawn
 from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
 from manners.workspace import atomic_folder, discard
 
@@ -74,7 +74,7 @@ class Run:
         if not there:
             return False
         described = self._described(there[-1])
-        begun = without_withdrawn(described["begun_with"])
+        begun = up_to_date(described["begun_with"], self.begun_with)
         for name in sorted(begun.keys() | self.begun_with.keys()):
             was, now = begun.get(name), self.begun_with.get(name)
             if was != now:

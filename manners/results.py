@@ -172,6 +172,8 @@ class RewardResult(Measured):
     """Comparisons."""
     set_aside: int | None = None
     """Comparisons."""
+    divided: int | None = None
+    """Comparisons of openings or users that hold more than is to be set aside, and were divided by prompt."""
     source: str | None = None
     """Kind of annotator whose verdicts it learned from."""
     left_out: Mapping[str, int] | None = None

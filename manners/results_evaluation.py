@@ -113,6 +113,8 @@ class EvaluationResult:
     """Answers of each version to a prompt."""
     kl: float | None = None
     """Of the policy to the start version, in nats per response."""
+    perplexity_text: str | None = None
+    """The file of plain text that it was measured on; absent where that is the text which ships."""
     perplexity_before: float | None = None
     perplexity_after: float | None = None
     perplexity_change: Interval | None = None

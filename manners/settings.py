@@ -78,8 +78,24 @@ class ModelSettings:
     """Where the model runs; `auto` takes cuda, then mps, then cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights while training and sampling."""
+    recompute: bool = False
+    """Keep only what a layer is given for its backward, and compute the rest again: less memory, a third more time."""
+    trunk_states: Literal["kept", "recomputed"] = "kept"
+    """Reward training has them `kept` on the disk, in the format of the weights, or `recomputed` for every pass."""
     context: Annotated[int, Range(16, 1_000_000)] = 1024
     """Longest dialogue with its response, in tokens; longer prompts lose whole turns from the left."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Texts of the user's own, in the place of those that ship."""
+
+    prose: str | None = None
+    """A UTF-8 text file, its paragraphs apart, to prevent and measure forgetting with; None takes prose that ships."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -263,6 +279,7 @@ class Settings:
     checkpoint_every: Annotated[float, Range(0.0, 86_400.0)] = 60.0
     """Seconds between two checkpoints of a run: what is lost when it is killed; changes nothing about how it ends."""
     model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     crowd: CrowdSettings = field(default_factory=CrowdSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)

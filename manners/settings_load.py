@@ -163,6 +163,15 @@ def without_withdrawn(values: Mapping[str, Any]) -> dict[str, Any]:
     return {n: value for n, value in values.items() if n not in WITHDRAWN or value != WITHDRAWN[n].always}
 
 
+def up_to_date(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return recorded values without what is withdrawn; those of `names` that are settings it lacks have their default.
+
+    What was recorded before there was such a setting went by what its default says now.
+    """
+    known = known_fields()
+    return {name: known[name].default for name in names if name in known} | without_withdrawn(record)
+
+
 def withdrawn(name: str) -> str:
     """Say what became of a setting that is none any more; nothing of any other name."""
     return f"{name} is no longer a setting: {WITHDRAWN[name].reason}" if name in WITHDRAWN else ""

@@ -120,6 +120,13 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, change: dict[str
         run(tmp_path, BEGUN_WITH | change).go_on()
 
 
+def test_a_run_of_before_there_was_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    run(tmp_path).save()
+    assert run(tmp_path, {**BEGUN_WITH, "model.recompute": False, "data.prose": None}).go_on()
+    with pytest.raises(MannersError, match=r"begun with model\.recompute = False, and now it is True"):
+        run(tmp_path, {**BEGUN_WITH, "model.recompute": True}).go_on()
+
+
 def test_a_run_of_before_a_setting_was_withdrawn_goes_on_where_it_said_what_holds_now(tmp_path: Path) -> None:
     run(tmp_path, BEGUN_WITH | {"ppo.kl_estimator": "k1"}).save()
     assert run(tmp_path).go_on()

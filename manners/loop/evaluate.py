@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manners.checkpoint import Run
-from manners.data import plain_text
 from manners.errors import MannersError
 from manners.evaluate import promotion, text_measures
 from manners.evaluate.judged import Answered, Compared, Judgement, judged, taste_facts
@@ -19,7 +18,7 @@ from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop import bets
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import parts, prompt_lengths, short_enough
+from manners.loop.prompts import Prose, parts, prompt_lengths, prose, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -60,6 +59,7 @@ class EvaluationInputs(Inputs):
     against: str
     """The version that it is compared with."""
     prompts: list[Dialogue]
+    prose: Prose
 
 
 def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> EvaluationInputs:
@@ -72,10 +72,13 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     reward = versions.reward_of(session.workspace, name)
     prompts = evaluation_prompts(session)[: session.settings.evaluate.prompts]
     against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
-    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
+    text = prose(session)
+    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts), **text.decides}
     if against != start:  # as runs were begun before there was another
         decides[AGAINST] = against
-    return EvaluationInputs(decides=decides, version=name, reward=reward, start=start, against=against, prompts=prompts)
+    return EvaluationInputs(
+        decides=decides, version=name, reward=reward, start=start, against=against, prompts=prompts, prose=text
+    )
 
 
 def rival(session: Session, policy: str, named: str | None = None) -> str:
@@ -223,7 +226,8 @@ def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:
     policy = versions.load_policy(session.workspace, inputs.version, pretrained)
     after = answered(policy, inputs.version)
     initial = start if inputs.start == INITIAL else versions.load_policy(session.workspace, INITIAL, pretrained)
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
+    unseen = inputs.prose.by_use[PromptUse.EVALUATE]
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, unseen)
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
     return Compared(start=before, against=against, policy=after, perplexity=change)
 
@@ -279,6 +283,7 @@ def _text_facts(session: Session, compared: Compared) -> dict[str, Any]:
         "prompts": len(before.answers),
         "samples": session.settings.evaluate.samples,
         "kl": after.kl,
+        "perplexity_text": session.settings.data.prose,
         "perplexity_before": perplexity.before,
         "perplexity_after": perplexity.after,
         "perplexity_change": perplexity.change,

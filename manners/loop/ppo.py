@@ -8,12 +8,11 @@ from typing import Any
 
 from manners import metrics
 from manners.checkpoint import Run
-from manners.data import plain_text
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import answerable, prompt_lengths, short_enough
+from manners.loop.prompts import Prose, answerable, prompt_lengths, prose, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
@@ -41,6 +40,7 @@ class PolicyInputs(Inputs):
     prompts: list[tuple[int, ...]]
     validation: list[tuple[int, ...]]
     """By which the best version is chosen."""
+    prose: Prose
 
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInputs:
@@ -53,8 +53,11 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
             f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
             f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
         )
-    decides = {"the reward model": reward_name, "the prompts": digest((prompts, validation))}
-    return PolicyInputs(decides=decides, reward_name=reward_name, reward=reward, prompts=prompts, validation=validation)
+    text = prose(session)
+    decides = {"the reward model": reward_name, "the prompts": digest((prompts, validation)), **text.decides}
+    return PolicyInputs(
+        decides=decides, reward_name=reward_name, reward=reward, prompts=prompts, validation=validation, prose=text
+    )
 
 
 def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
@@ -101,9 +104,8 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     """Run PPO against the reward model and keep the best policy as a version."""
     settings = session.settings
     name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
-    prose = plain_text(PromptUse.TRAIN)
-    unseen = plain_text(PromptUse.VALIDATE)
-    material = Material(inputs.prompts, inputs.validation, prose, unseen)
+    held_to, unseen = (inputs.prose.by_use[use] for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
+    material = Material(inputs.prompts, inputs.validation, held_to, unseen)
     start = None
     if session.start != INITIAL:
         start = versions.load_policy(session.workspace, session.start, session.pretrained)

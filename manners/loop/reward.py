@@ -21,7 +21,7 @@ from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.answer import answer
-from manners.models.cost import FLOAT, own_bytes, rows_at_once, step_bytes
+from manners.models.cost import own_bytes, rows_at_once, states_bytes, step_bytes, trunk_work
 from manners.models.states import kept_bytes
 from manners.results import RewardResult
 from manners.reward import measure
@@ -86,6 +86,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         "trained_on": learned,
         "optimizer_steps": settings.epochs * sum(-(-run // settings.batch) for run in runs),
         "pair_passes": settings.epochs * sum(runs),
+        "work_with_trunk": trunk_work(trunk),
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
@@ -130,6 +131,7 @@ def _result(session: Session, trained: Trained, reward: RewardModel, name: str) 
         members=settings.reward.members,
         trained_on=len(trained.split.train),
         set_aside=len(trained.split.held_out),
+        divided=trained.split.divided,
         source=str(trained.labelled.kind),
         left_out={str(reason): n for reason, n in trained.labelled.left_out.items()},
         users_limited=trained.labelled.limited,
@@ -251,10 +253,10 @@ def _disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk
     trunk = session.pretrained.trunk
     folder = runs if runs.is_dir() else session.workspace.root
     free = shutil.disk_usage(folder).free
-    if not trunk.cut:
+    if not trunk.cut or not trunk.keeps_states:
         return Disk(folder, 0, free)
-    most = 2 * len(pairs) * longest * trunk.width * FLOAT
+    most = states_bytes(trunk, 2 * len(pairs) * longest)
     if most > free:
         exchanges = dict.fromkeys((pair.prompt, side) for pair in pairs for side in (pair.left, pair.right))
-        most = kept_bytes([session.pretrained.renderer.render(*exchange) for exchange in exchanges], trunk.width)
+        most = kept_bytes([session.pretrained.renderer.render(*exchange) for exchange in exchanges], trunk)
     return Disk(folder, most, free)

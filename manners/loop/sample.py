@@ -63,7 +63,7 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     order in which they were drawn.
     """
     # 1. Whom to ask is settled once: comparisons that this run has opened must not change it.
-    if not run.state:
+    if "author" not in run.state:
         run.state |= _whom_to_ask(session)
     author = run.state["author"]
     # 2. Answers, all different; what was deleted meanwhile must not be stored again.

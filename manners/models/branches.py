@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from manners.maths import token_logprobs
 from manners.models.lowrank import adapt, merge
-from manners.models.surgery import head_alone, joined, opened, put_taps, shared_copy
+from manners.models.surgery import head_alone, joined, opened, put_taps, recompute, shared_copy
 from manners.models.trunk import Half, States, Trunk
 from manners.text import Batch, Packed
 
@@ -34,12 +34,15 @@ class Branch(nn.Module):
             parameter.requires_grad_(trainable and id(parameter) not in shared)
         if trainable and trunk.lora_rank:
             adapt(model, trunk.cut, trunk.lora_rank)
+        recomputes = trainable and trunk.recompute
+        if recomputes:
+            recompute(model, trunk.cut)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
         self.model = model
         self.cut = trunk.cut
         self.trunk_hash = trunk.hash
         self._upper = Half(model, enter=taps[-1] if taps else None)
-        self._shares = trunk.compute.shares_beginnings
+        self._shares = trunk.compute.shares_beginnings and not recomputes  # a cache would be written to twice
         self._vocabulary = trunk.vocabulary
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self._head = (head_alone(model),)  # in a tuple: it shares parameters, which must not be counted twice

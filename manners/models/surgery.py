@@ -11,10 +11,12 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
@@ -131,6 +133,26 @@ def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap
     for index, tap in zip(where, taps, strict=True):
         layers[index] = tap
     return taps
+
+
+def recompute(model: PreTrainedModel, cut: int) -> None:
+    """Let layers above a cut keep nothing for their backward but what they are given, and compute the rest again then.
+
+    Results are the same to the bit. A layer becomes one of a class made from its own, so that names of parameters and
+    types stay what they are. Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
+    """
+    for layer in layer_list(model)[cut:]:
+        layer.__class__ = _recomputing(type(layer))
+
+
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: nn.Module, *given: Any, **named: Any) -> Any:
+        run = partial(kind.forward, self)
+        if not torch.is_grad_enabled():
+            return run(*given, **named)
+        return checkpoint(run, *given, use_reentrant=False, preserve_rng_state=False, **named)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def head_alone(model: PreTrainedModel) -> tuple[PreTrainedModel, Tap]:

@@ -72,6 +72,10 @@ class Trunk:
     """What answers can consist of."""
     lora_rank: int | None = None
     """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
+    recompute: bool = False
+    """Whether branches that are trained keep only what their layers are given, and compute the rest again."""
+    keeps_states: bool = True
+    """Whether states that are needed more than once are kept on the disk (see `models.states`)."""
 
     @property
     def width(self) -> int:

@@ -59,7 +59,7 @@ def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
         announce(Plan("reward", {}, 0, (), None, disk))
     assert str(caught.value) == (
         "reward keeps 5,000,000 bytes of trunk states in /w/runs, and 4,999,999 are free there: make room on that disk,"
-        " or set a lower reward.limit"
+        " set a lower reward.limit, or set model.trunk_states to recomputed"
     )
     taken = list[tuple[Path, int]]()
     take = states.reserve
@@ -79,7 +79,8 @@ def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
     most, exact = with_free(10**9), with_free(0)
     assert 0 < exact < most == with_free(most) and exact == with_free(most - 1)
     assert 0 < with_free(0, replace(settings, reward=replace(settings.reward, limit=2))) < exact
-    assert with_free(0, replace(settings, model=replace(settings.model, trainable_layers="all"))) == 0
+    whole, anew = replace(settings.model, trainable_layers="all"), replace(settings.model, trunk_states="recomputed")
+    assert with_free(0, replace(settings, model=whole)) == with_free(0, replace(settings, model=anew)) == 0
     with_free(exact - 1)
     with pytest.raises(MannersError, match=rf"keeps {exact:,} bytes of trunk states in {copy.runs}"):
         stages.train_reward(copy, settings, plan=False)

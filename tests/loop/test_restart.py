@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import insert
 
 from manners import metrics
+from manners.checkpoint import unfinished
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.feedback import crowd
@@ -223,6 +225,8 @@ def test_what_differs_is_named_and_nothing_is_lost(
     stopped: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert stages.status(stopped)["next"] == "manners ppo --resume"
+    kept = torch.load(unfinished(stopped.runs / "ppo")[-1] / "state.pt", weights_only=True)
+    assert kept["weights are laid out for decoding"] is False
     with pytest.raises(MannersError, match=r"unfinished run: go on with `manners ppo --resume`, or remove that folder"):
         stages.train_policy(stopped, settings, plan=False)
     other = replace(settings, ppo=replace(settings.ppo, clip=0.3))
