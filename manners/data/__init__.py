@@ -1,14 +1,17 @@
-"""The texts that ship with the package: prompts for the demo, and plain prose against forgetting."""
+"""What ships with the package: prompts and settings of the demo, and plain prose against forgetting."""
 
 from __future__ import annotations
 
 import json
 from importlib import resources
+from pathlib import Path
 
 from manners.types import Dialogue, PromptUse, Role, Turn
 
 DEMO_SYSTEM = "Answer in one short sentence."
 """The system turn before every prompt of the demo."""
+DEMO_TOML = Path(__file__).parent / "demo.toml"
+"""The demo's own settings: it begins with a copy of them as its `manners.toml`."""
 
 
 def demo_prompts() -> dict[PromptUse, list[Dialogue]]:

@@ -15,7 +15,7 @@ from manners.models.compute import bucket_tokens
 from manners.models.generate import Decoding, Generated, generate
 from manners.models.trunk import States
 from manners.ppo.course import Roles
-from manners.ppo.objective import gae, kl_penalty, shape_rewards
+from manners.ppo.objective import beside, gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, length_buckets
@@ -55,6 +55,7 @@ class Rollout:
     advantages: Float[Tensor, "B T"]
     """Whitened over the whole batch."""
     returns: Float[Tensor, "B T"]
+    """What the value function learns: of the scores less those of the other answers to the prompt."""
 
     @property
     def batch(self) -> Batch:
@@ -106,11 +107,13 @@ def collect(
     scored, ref_logprobs, values = measure(draws, roles.reward, roles.reference, sample.temperature, value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     scores = scored.mean - settings.unfinished_penalty * cut_off
-    # 3. KL penalty per token, the score at the last one; advantages against the learned baseline.
+    # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
     kl = kl_penalty(draws.logprobs, ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
-    advantages, returns = gae(rewards, values, keep, settings.gamma, settings.lam)
+    baseline = beside(scores, prompts) if settings.answers > 1 else torch.zeros_like(scores)
+    gained = shape_rewards(scores - baseline, kl, keep, coefficient)
+    advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
     return Rollout(draws, scored, scores, kl, rewards, values, whiten(advantages, keep), returns)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -112,6 +114,23 @@ def test_advantages_are_those_of_the_definition_whitened_over_the_batch(batch_of
     torch.testing.assert_close((batch_of.returns - batch_of.values)[keep], unwhitened, atol=1e-4, rtol=1e-4)
     assert float(batch_of.advantages[keep].mean()) == pytest.approx(0, abs=1e-5)
     assert not batch_of.advantages[~keep].any()
+
+
+def test_several_answers_to_a_prompt_are_measured_against_each_other(players: Roles) -> None:
+    prompts = [prompt for prompt in PROMPTS[:6] for _ in range(4)]
+    found = collect(
+        players, prompts, replace(SETTINGS, lam=1.0, gamma=1.0), SAMPLE, 0.0, torch.Generator().manual_seed(1)
+    )
+    values = torch.arange(found.batch.keep.shape[1]) / 10
+    for row, score in enumerate(found.scores.tolist()):
+        others = [found.scores[i] for i in range(row // 4 * 4, row // 4 * 4 + 4) if i != row]
+        gained = score - float(sum(others)) / 3  # with lambda 1 and no KL, every token's return
+        length = int(found.batch.keep[row].sum())
+        torch.testing.assert_close(found.returns[row, :length], torch.full((length,), gained), atol=1e-4, rtol=1e-4)
+    keep = found.batch.keep
+    raw = (found.returns - values)[keep]
+    torch.testing.assert_close(found.advantages[keep], (raw - raw.mean()) / raw.std(), atol=1e-4, rtol=1e-4)
+    assert float(found.rewards.sum()) == pytest.approx(float(found.scores.sum()), rel=1e-4), "curves show whole scores"
 
 
 def test_micro_batches_change_nothing(players: Roles, batch_of: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
