@@ -217,13 +217,19 @@ class PolicyResult:
     stopped: str | None = field(default=None, metadata=NULL)
     """Why the run ended early; null where it did not."""
     best_update: int | None = None
-    """The update whose policy was kept; 0 is the start version."""
+    """The update whose policy was kept; 0 is the version that the run began as."""
     curves: Mapping[str, tuple[int | float | None, ...]] | None = None
     """By metric, a value an update; `update` and `validate/update` are the horizontal axes."""
     warnings: tuple[str, ...] | None = None
     version: str | None = None
     reward: str | None = None
     """The reward model that it was trained against."""
+    begun_as: str | None = None
+    """The version that the policy began as."""
+    prompts: int | None = None
+    """Training prompts."""
+    prompts_skipped: int | None = None
+    """Prompts for training and validation that leave no room for a response."""
 
 
 @dataclass(frozen=True, kw_only=True)

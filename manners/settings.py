@@ -110,8 +110,8 @@ class SampleSettings:
     """Divides the logits, when sampling and when scoring alike."""
     answers: Annotated[int, Range(2, 64)] = 3
     """Responses per prompt when asking; each two different ones are compared, so 3 make 3 comparisons."""
-    max_new_tokens: Annotated[int, Range(1, 100_000)] = 32
-    """Length limit of a response, in tokens."""
+    max_new_tokens: Annotated[int, Range(1, 100_000)] = 256
+    """Length limit of a response, in tokens; the demo sets 32. Judges see what it cuts off cut off, and are told so."""
     batch: Annotated[int, Range(1, 100_000)] = 96
     """Responses drawn side by side; changes speed and memory only."""
 
@@ -168,10 +168,18 @@ class RewardSettings:
 class PPOSettings:
     """Proximal policy optimisation against the reward model. Names follow the method's papers."""
 
-    updates: Annotated[int, Range(1, 1_000_000)] = 12
-    """Rollout batches, each followed by `epochs` passes of optimisation."""
+    start: Literal["initial", "current"] = "initial"
+    """What the policy begins as: the start version, or the promoted policy; the KL is to the start version anyway."""
+    passes: Annotated[float, Range(0.01, 10_000.0)] = 4.0
+    """Length of a run: responses to a training prompt, on average, as far as `most_episodes` allows."""
+    most_episodes: Annotated[int, Range(2, 1_000_000_000)] = 20_000
+    """Responses at most in a run, however many prompts there are."""
+    updates: Annotated[int, Range(1, 1_000_000)] | None = None
+    """Rollout batches, each followed by `epochs` passes of optimisation; None: as `passes` says; the demo sets 12."""
     batch: Annotated[int, Range(2, 1_000_000)] = 64
     """Episodes (responses) per rollout."""
+    answers: Annotated[int, Range(1, 1000)] = 4
+    """Responses to each prompt of a rollout: each is measured against the others, 1 against none."""
     minibatch: Annotated[int, Range(1, 1_000_000)] = 32
     """Episodes per optimiser step."""
     epochs: Annotated[int, Range(1, 100)] = 2
@@ -185,7 +193,8 @@ class PPOSettings:
     kl_horizon: Annotated[int, Range(1, 100_000_000)] = 2000
     """Episodes over which the adaptive coefficient reacts."""
     kl_stop: Annotated[float, Range(0.01, 10_000.0)] = 30.0
-    """Stop, and keep the best version so far, when a rollout's KL passes this many nats per response."""
+    """Stop, and keep the best version so far, when a rollout's KL passes this many nats per response; in proportion
+    more where answers were longer than 32 tokens at the start."""
     clip: Annotated[float, Range(0.001, 10.0)] = 0.2
     """Half-width of the interval around 1 in which the ratio earns anything."""
     value_clip: Annotated[float, Range(0.001, 1000.0)] = 0.2
@@ -196,8 +205,9 @@ class PPOSettings:
     """`shared`: the value head sits on the policy branch; `separate`: on its own, started from the reward branch."""
     gamma: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Discount per token."""
-    lam: Annotated[float, Range(0.0, 1.0)] = 0.95
-    """Trace decay of the generalised advantage estimate."""
+    lam: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Trace decay of the generalised advantage estimate; below 1, what early tokens earn is lost until the baseline has
+    learnt to see it, which a run of this length does not reach."""
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
     """Gradients are scaled down to this norm."""
     unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.25

@@ -33,6 +33,10 @@ WITHDRAWN = {
 }
 
 
+BEFORE: dict[str, Any] = {"ppo.answers": 1}
+"""Settings that came later, with what was done before, where that is not their default."""
+
+
 class Origin(StrEnum):
     """Where a setting's value was taken from; the later of these wins."""
 
@@ -163,13 +167,16 @@ def without_withdrawn(values: Mapping[str, Any]) -> dict[str, Any]:
     return {n: value for n, value in values.items() if n not in WITHDRAWN or value != WITHDRAWN[n].always}
 
 
-def up_to_date(record: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return recorded values without what is withdrawn; those of `names` that are settings it lacks have their default.
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what a run was begun with and what holds now, by name, where they are not the same.
 
-    What was recorded before there was such a setting went by what its default says now.
+    A setting that was withdrawn, and says what holds in any case, is the same; one that came later stood at its
+    default, or as BEFORE says.
     """
-    known = known_fields()
-    return {name: known[name].default for name in names if name in known} | without_withdrawn(record)
+    was = without_withdrawn(recorded)
+    known = {name: field.default for name, field in known_fields().items()} | BEFORE
+    pairs = ((name, was.get(name, known.get(name)), now.get(name)) for name in sorted(was.keys() | now.keys()))
+    return [(name, then, at_present) for name, then, at_present in pairs if then != at_present]
 
 
 def withdrawn(name: str) -> str:

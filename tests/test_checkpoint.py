@@ -136,6 +136,15 @@ def test_a_run_of_before_a_setting_was_withdrawn_goes_on_where_it_said_what_hold
         run(tmp_path).go_on()
 
 
+def test_a_run_of_before_a_setting_came_goes_on_where_that_stands_as_it_was_before(tmp_path: Path) -> None:
+    run(tmp_path).save()  # knows nothing of ppo.start, whose default is what was done before
+    assert run(tmp_path, BEGUN_WITH | {"ppo.start": "initial"}).go_on()
+    with pytest.raises(MannersError, match=r"begun with ppo\.start = initial, and now it is current: set it as it was"):
+        run(tmp_path, BEGUN_WITH | {"ppo.start": "current"}).go_on()
+    with pytest.raises(MannersError, match=r"begun with ppo\.answers = 1, and now it is 4: set it as it was"):
+        run(tmp_path, BEGUN_WITH | {"ppo.answers": 4}).go_on()
+
+
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

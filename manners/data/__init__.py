@@ -1,4 +1,4 @@
-"""The texts that ship with the package, prompts for the demo and plain prose against forgetting; or a user's prose."""
+"""What ships with the package: prompts and settings of the demo, plain prose against forgetting; or a user's prose."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ LEAST = 5
 """Pieces of a user's own text that each use needs."""
 USES = {PromptUse.TRAIN: 0.3, PromptUse.VALIDATE: 0.5, PromptUse.EVALUATE: 1.0}
 """Up to which number from [0, 1) a piece of a user's own text is of a use."""
+DEMO_TOML = Path(__file__).parent / "demo.toml"
+"""The demo's own settings: it begins with a copy of them as its `manners.toml`."""
 
 
 def demo_prompts() -> dict[PromptUse, list[Dialogue]]:

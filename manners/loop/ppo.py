@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
-from manners.ppo.course import Material
+from manners.ppo.course import Material, updates_over
 from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.results import PolicyResult
@@ -41,26 +42,52 @@ class PolicyInputs(Inputs):
     validation: list[tuple[int, ...]]
     """By which the best version is chosen."""
     prose: Prose
+    skipped: int
+    """Prompts of either kind that leave no room for a response."""
+    begin_as: str
+    """The version that the policy begins as."""
 
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInputs:
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
-    prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
+    (prompts, skipped), (validation, others) = (
+        _prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)
+    )
     if not prompts or not validation:
         raise MannersError(
             f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
             f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
         )
+    if skipped + others:
+        print(
+            f"{skipped} of {skipped + len(prompts)} training prompts and {others} of {others + len(validation)} for"
+            f" validation leave no room for a response of {session.settings.sample.max_new_tokens} tokens in a context"
+            f" of {session.settings.model.context}, and are skipped",
+            file=sys.stderr,
+        )
+    begin_as = session.start if session.settings.ppo.start == "initial" else session.workspace.current_policy()
     text = prose(session)
-    decides = {"the reward model": reward_name, "the prompts": digest((prompts, validation)), **text.decides}
+    decides = {
+        "the reward model": reward_name,
+        "the prompts": digest((prompts, validation)),
+        **text.decides,
+        **({} if begin_as == session.start else {"the policy that it begins as": begin_as}),
+    }
     return PolicyInputs(
-        decides=decides, reward_name=reward_name, reward=reward, prompts=prompts, validation=validation, prose=text
+        decides=decides,
+        reward_name=reward_name,
+        reward=reward,
+        prompts=prompts,
+        validation=validation,
+        prose=text,
+        skipped=skipped + others,
+        begin_as=begin_as,
     )
 
 
-def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
+def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     """Memory and steps of PPO; of drawing responses and training on them, which alternate, the larger counts."""
     ppo = session.settings.ppo
     sample = session.settings.sample
@@ -71,9 +98,10 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     branch = own_bytes(trunk, head=True)
     scalar = own_bytes(trunk, head=False)
     trained = branch + separate * scalar
+    updates = updates_over(ppo, len(inputs.prompts) if inputs else prompts.counts[PromptUse.TRAIN].fit)
     work: Facts = {
-        "episodes": ppo.updates * ppo.batch,
-        "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
+        "episodes": updates * ppo.batch,
+        "optimizer_steps": updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
         "prompts": prompts.facts,
     }
     # Of two sequences one is padded: attention may keep more then.
@@ -97,6 +125,8 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     ]
     if session.start != INITIAL:
         parts.append(Part("start_version", branch, "model.trainable_layers"))
+    if inputs and inputs.begin_as != session.start:
+        parts.append(Part("policy_begun_as", branch, "model.trainable_layers"))
     return make_plan(session, "ppo", work, parts)
 
 
@@ -106,24 +136,37 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
     held_to, unseen = (inputs.prose.by_use[use] for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
     material = Material(inputs.prompts, inputs.validation, held_to, unseen)
-    start = None
-    if session.start != INITIAL:
-        start = versions.load_policy(session.workspace, session.start, session.pretrained)
+    start, begin_as = (
+        None if version == known else versions.load_policy(session.workspace, version, session.pretrained)
+        for version, known in ((session.start, INITIAL), (inputs.begin_as, session.start))
+    )
     with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
         found = train_ppo(
-            settings.ppo, settings.sample, settings.seed, session.pretrained, inputs.reward, material, log, run, start
+            settings.ppo,
+            settings.sample,
+            settings.seed,
+            session.pretrained,
+            inputs.reward,
+            material,
+            log,
+            run,
+            start,
+            begin_as,
         )
-    result = _result(found, log.points, name, inputs.reward_name)
-    keep(session, name, found.policy, result)
+    result = _result(found, log.points, name, inputs)
+    keep(session, name, found.policy, result, parent=inputs.begin_as)
     return result
 
 
-def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
-    fitting = short_enough(session, answerable(session, use))
-    return [session.pretrained.renderer.prompt_ids(p, session.settings.sample.max_new_tokens)[0] for p in fitting]
+def _prompt_ids(session: Session, use: PromptUse) -> tuple[list[tuple[int, ...]], int]:
+    """Return the distinct prompts of a use that leave room for a response, in tokens, and how many do not."""
+    distinct = list(dict.fromkeys(answerable(session, use)))
+    fitting = short_enough(session, distinct)
+    reserve = session.settings.sample.max_new_tokens
+    return [session.pretrained.renderer.prompt_ids(p, reserve)[0] for p in fitting], len(distinct) - len(fitting)
 
 
-def _result(found: PPOResult, points: list[dict[str, Any]], name: str, reward: str) -> PolicyResult:
+def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: PolicyInputs) -> PolicyResult:
     return PolicyResult(
         episodes=found.episodes,
         optimizer_steps=found.optimizer_steps,
@@ -134,7 +177,10 @@ def _result(found: PPOResult, points: list[dict[str, Any]], name: str, reward: s
         curves=_curves(points),
         warnings=tuple(str(warned) for warned in found.warned),
         version=name,
-        reward=reward,
+        reward=inputs.reward_name,
+        begun_as=inputs.begin_as,
+        prompts=len(inputs.prompts),
+        prompts_skipped=inputs.skipped,
     )
 
 

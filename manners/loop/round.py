@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manners.data import demo_prompts
+from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
 from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
-from manners.workspace import Workspace, move_aside
+from manners.workspace import Workspace, atomic_write, move_aside
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -98,7 +98,10 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
-    """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection."""
+    """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection.
+
+    The workspace gets a copy of the demo's own settings; `settings` are those, with what the user changed.
+    """
     from manners.loop.session import Session
 
     previous = None if resume else move_aside(root)
@@ -107,6 +110,8 @@ def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
         if to_resume(STAGES, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
+    if not resume:
+        atomic_write(session.workspace.toml, DEMO_TOML.read_text(encoding="utf-8"))
     for use, dialogues in demo_prompts().items():
         session.store.add_prompts(dialogues, use, "demo")
     return play(session, crowd=True, resume=resume)

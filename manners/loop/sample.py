@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,6 +84,13 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already
     # 4. What came of it.
     drawn = [a for given in answers for a in given]
+    if cut_off := sum(not a.finished for a in drawn):
+        limit = session.settings.sample.max_new_tokens
+        print(
+            f"{cut_off} of {len(drawn)} answers were cut off at sample.max_new_tokens = {limit}, and whoever judges"
+            " sees them cut off",
+            file=sys.stderr,
+        )
     left_out = {
         "prompt longer than the context": run.state["too long"],
         "answers alike or empty": alike,

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from manners.facts import Facts, from_facts, to_facts
-from manners.settings_load import up_to_date
+from manners.settings_load import differing
 from manners.workspace import Workspace
 
 if TYPE_CHECKING:  # what follows loads torch, and the commands that only read must not wait for it
@@ -143,7 +143,7 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
             run.begin_anew()
         elif begun:
             print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif (done := finished(stage, session)) and up_to_date(done.costs.begun_with, run.begun_with) == run.begun_with:
+        elif (done := finished(stage, session)) and not differing(done.costs.begun_with, run.begun_with):
             print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
             return done
         else:

@@ -48,7 +48,13 @@ things to everyone keeps less than this."""
 SAME_ANSWER = 0.5
 """Share of a batch that is the same response, token for token."""
 LENGTH_FACTOR = 2.0
-"""Times longer or shorter than the start version's answers: more than a taste for brevity explains."""
+"""Times longer or shorter than the answers at the start, or times fewer that end by themselves: more than a taste for
+brevity explains. The last is what is left to see where the limit leaves no room to become twice as long."""
+FINISHED_FLOOR = 0.2
+"""Share of the answers at the start that must end by themselves for fewer to be a sign: of next to none, a batch has
+none by chance."""
+KL_STOP_TOKENS = 32
+"""Length of the answers that `ppo.kl_stop` is meant for; longer ones may go further, in proportion."""
 OVER_OPTIMISED = 0.1
 """Fall of the pessimistic validation score, and rise of the mean, in standard deviations of the start version's scores;
 on the same prompts with the same random numbers, less than this is noise."""
@@ -80,12 +86,14 @@ class Warned:
 
 
 @torch.no_grad()
-def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> dict[str, float]:
+def check_first_rollout(
+    rollout: Rollout, roles: Roles, temperature: float, from_reference: bool = True
+) -> dict[str, float]:
     """Prove on the first batch that what is sampled from is what is scored, or stop and say what is wrong.
 
     Drift 0: the training forward gives the drawn tokens the log-probabilities that they were drawn with. Ratio 1: and
-    gives them again in other company. KL 0: so does the reference, when the policy is still the start version. Scores
-    do not depend on the batch or its padding, and differ between responses. The pad id ends nothing.
+    gives them again in other company. KL 0: so does the reference, where the policy begins as that (`from_reference`).
+    Scores do not depend on the batch or its padding, and differ between responses. The pad id ends nothing.
     """
     policy, reference = roles.policy, roles.reference
     pretrained = roles.pretrained
@@ -107,7 +115,7 @@ def check_first_rollout(rollout: Rollout, roles: Roles, temperature: float) -> d
             " probability depends on the other rows of its batch, so PPO would not learn"
         )
     kl = float((trained - initial)[batch.keep].mean())
-    if not abs(kl) <= KL_TOLERANCE:
+    if from_reference and not abs(kl) <= KL_TOLERANCE:
         raise MannersError(
             f"start-up check failed: KL to the initial model is {kl:.2g} nats a token before any training; start the"
             " policy from the reference"
@@ -182,7 +190,7 @@ def look(
     rollouts = [point for point in history if "objective/kl" in point]
     validated = [point for point in history if "validate/mean" in point]
     signs = (
-        ("kl", Act.STOP, kl_runaway(rollouts[-1], settings.kl_stop)),
+        ("kl", Act.STOP, kl_runaway(rollouts[-1], settings.kl_stop, rollouts[0]["response/length"])),
         ("collapse", Act.STOP, collapse(rollouts)),
         ("over-optimisation", Act.STOP, over_optimisation(validated)),
         ("value", Act.HALVE, value_divergence(rollouts)),
@@ -193,12 +201,18 @@ def look(
     return tuple(Warned(update, sign, act, text) for sign, act, text in signs if text and sign not in lately)
 
 
-def kl_runaway(rollout: Metrics, limit: float) -> str | None:
-    """Say that a rollout's KL, in nats per response, is past its limit, or not a number."""
+def kl_runaway(rollout: Metrics, limit: float, length: float) -> str | None:
+    """Say that a rollout's KL, in nats per response, is past its limit, or not a number.
+
+    A KL is a sum over tokens: the limit holds for answers of up to KL_STOP_TOKENS, and grows in proportion with
+    `length`, that at the start, in tokens. By the length of those now, who babbles could go further.
+    """
     kl = rollout["objective/kl"]
-    if kl <= limit:
+    allowed = limit * max(1.0, length / KL_STOP_TOKENS)
+    if kl <= allowed:
         return None
-    return f"KL to the initial model reached {kl:.1f} nats per response, above ppo.kl_stop = {limit:g}"
+    stretched = f", which is {allowed:.1f} for answers of {length:.0f} tokens" if allowed > limit else ""
+    return f"KL to the start version reached {kl:.1f} nats per response, above ppo.kl_stop = {limit:g}{stretched}"
 
 
 def value_divergence(rollouts: Sequence[Metrics]) -> str | None:
@@ -228,14 +242,19 @@ def collapse(rollouts: Sequence[Metrics]) -> str | None:
 
 
 def length_drift(rollouts: Sequence[Metrics]) -> str | None:
-    """Say that responses have become much longer or shorter than the start version's."""
-    first = rollouts[0]["response/length"]
+    """Say that responses have become much longer or shorter than at the start, or run into the limit far more often."""
+    first, ended = (rollouts[0][name] for name in ("response/length", "response/finished"))
     recent = [point["response/length"] for point in rollouts[-PATIENCE:]]
+    finished = [point["response/finished"] for point in rollouts[-PATIENCE:]]
     long = min(recent) > LENGTH_FACTOR * first
     short = max(recent) < first / LENGTH_FACTOR
-    if len(rollouts) <= PATIENCE or not (long or short):
+    if len(rollouts) <= PATIENCE:
         return None
-    return f"responses have drifted to {recent[-1]:.3g} tokens from {first:.3g} at the start"
+    if long or short:
+        return f"responses have drifted to {recent[-1]:.3g} tokens from {first:.3g} at the start"
+    if ended >= FINISHED_FLOOR and max(finished) < ended / LENGTH_FACTOR:
+        return f"only {finished[-1]:.0%} of the responses end by themselves, of {ended:.0%} at the start"
+    return None
 
 
 def forgetting(validated: Sequence[Metrics], limit: float) -> str | None:

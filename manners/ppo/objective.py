@@ -6,6 +6,7 @@ Every loss is a mean over kept tokens. Rewards, values and advantages are in rew
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,20 @@ def shape_rewards(
     last = torch.where(keep, columns, -1).max(dim=1).values
     at_last = columns == last.unsqueeze(1)
     return rewards + torch.where(at_last, scores.unsqueeze(1), torch.zeros_like(rewards))
+
+
+def beside(scores: Float[Tensor, " B"], prompts: Sequence[tuple[int, ...]]) -> Float[Tensor, " B"]:
+    """Mean score of the other responses to the same prompt; 0 where there is none.
+
+    A baseline that does not depend on the response: it takes the differences between prompts out of the advantages, and
+    leaves the expectation of the gradient as it is. Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline
+    for free!"; Ahmadian et al. 2024 (RLOO), eq. 7.
+    """
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    group = torch.tensor([places[prompt] for prompt in prompts], device=scores.device)
+    counts = torch.bincount(group)[group]
+    sums = torch.zeros(len(places), dtype=scores.dtype, device=scores.device).index_add(0, group, scores)[group]
+    return torch.where(counts > 1, (sums - scores) / (counts - 1).clamp(min=1), torch.zeros_like(scores))
 
 
 def gae(

@@ -15,7 +15,7 @@ from manners.models.compute import bucket_tokens
 from manners.models.generate import Decoding, Generated, generate
 from manners.models.trunk import States
 from manners.ppo.course import Roles, ValueFunction
-from manners.ppo.objective import gae, kl_penalty, shape_rewards
+from manners.ppo.objective import beside, gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, length_buckets
@@ -62,6 +62,7 @@ class Rollout:
     advantages: Float[Tensor, "B T"]
     """Whitened over the whole batch, then times `draw_weights(drift)`."""
     returns: Float[Tensor, "B T"]
+    """What the value function learns: of the scores less those of the other answers to the prompt."""
 
     @property
     def batch(self) -> Batch:
@@ -112,12 +113,14 @@ def collect(
     scored, (logprobs, ref_logprobs), values = measure(draws, roles.reward, branches, sample.temperature, roles.value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     scores = scored.mean - settings.unfinished_penalty * cut_off
-    # 3. KL penalty per token, the score at the last one; advantages against the learned baseline.
+    # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
     drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
     kl = kl_penalty(logprobs, ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
-    advantages, returns = gae(rewards, values, keep, settings.gamma, settings.lam)
+    baseline = beside(scores, prompts) if settings.answers > 1 else torch.zeros_like(scores)
+    gained = shape_rewards(scores - baseline, kl, keep, coefficient)
+    advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
     advantages = whiten(advantages, keep) * draw_weights(drift)
     return Rollout(draws, scored, scores, logprobs, drift, kl, rewards, values, advantages, returns)
 

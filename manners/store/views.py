@@ -38,6 +38,7 @@ from manners.types import (
     Dialogue,
     Draw,
     DrawnHow,
+    FinishReason,
     OpenComparison,
     Verdict,
 )
@@ -63,6 +64,8 @@ class Shown:
     prompt: Dialogue
     left: str
     right: str
+    cut_off: tuple[bool, bool] = (False, False)
+    """Whether the length limit, and not its writer, ended the left answer, and the right one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +133,27 @@ def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connect
     """Store that a comparison is shown, and return it as it is."""
     view = insert_view(connection, annotator, draw, lease)
     texts = connection.execute(_texts(), {"comparison": draw.comparison}).one()
-    sides = (texts.right, texts.left) if draw.exchanged else (texts.left, texts.right)
-    return Shown(view, from_messages(texts.turns), *sides)
+    (left, left_end), (right, right_end) = (
+        ((texts.right, texts.right_finish), (texts.left, texts.left_finish))
+        if draw.exchanged
+        else ((texts.left, texts.left_finish), (texts.right, texts.right_finish))
+    )
+    limit = FinishReason.LENGTH.value
+    return Shown(view, from_messages(texts.turns), left, right, (left_end == limit, right_end == limit))
 
 
 @cache
-def _texts() -> Select[Any, str, str]:
-    """Return the query for the prompt and the responses of `comparison`."""
+def _texts() -> Select[Any, str, str, str, str]:
+    """Return the query for the prompt and the responses of `comparison`, with how these ended."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     return (
-        select(PromptRow.turns, left.text.label("left"), right.text.label("right"))
+        select(
+            PromptRow.turns,
+            left.text.label("left"),
+            right.text.label("right"),
+            left.finish_reason.label("left_finish"),
+            right.finish_reason.label("right_finish"),
+        )
         .select_from(ComparisonRow)
         .join(left, ComparisonRow.left_id == left.id)
         .join(right, ComparisonRow.right_id == right.id)

@@ -457,6 +457,27 @@ def test_ppo_needs_prompts_of_both_uses(copy: Workspace, settings: Settings, mod
         stages.train_policy(bare.workspace, bare.settings, plan=False)
 
 
+def test_prompts_that_leave_no_room_are_skipped_and_counted(
+    copy: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Session(copy, settings).store
+    store.add_prompts([(Turn(Role.USER, "why? " * 300),)], PromptUse.TRAIN, "test")
+    store.add_prompts([(Turn(Role.USER, "why? " * 400),)], PromptUse.VALIDATE, "test")
+    facts = stages.train_policy(copy, replace(settings, ppo=replace(settings.ppo, updates=1)), plan=False)
+    assert (facts["prompts"], facts["prompts_skipped"]) == (24, 2)
+    said = "1 of 25 training prompts and 1 of 9 for validation leave no room for a response of 8 tokens in a context of"
+    assert f"{said} 256, and are skipped" in capsys.readouterr().err
+
+
+def test_a_run_is_as_long_as_its_passes_over_the_prompts(copy: Workspace, settings: Settings) -> None:
+    ppo = replace(settings.ppo, updates=None, passes=1.4)
+    # 1.4 * 24 in batches of 16
+    assert stages.train_policy(copy, replace(settings, ppo=ppo), plan=True)["episodes"] == 48
+    assert stages.train_policy(copy, replace(settings, ppo=ppo), plan=False)["episodes"] == 48
+    capped = replace(ppo, passes=1000.0, most_episodes=20)
+    assert stages.train_policy(copy, replace(settings, ppo=capped), plan=True)["episodes"] == 32
+
+
 def test_another_cut_refuses_the_versions_above_the_old_one(copy: Workspace, settings: Settings) -> None:
     other = replace(settings, model=replace(settings.model, trainable_layers=1))
     with pytest.raises(MannersError, match="reward-1 was trained above another trunk"):

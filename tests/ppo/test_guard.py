@@ -150,6 +150,7 @@ WELL: Metrics = {
     "response/distinct_2": 0.8,
     "response/most_common": 0.05,
     "response/length": 20.0,
+    "response/finished": 0.8,
 }
 
 
@@ -179,6 +180,7 @@ def test_nothing_is_said_while_all_is_well(length: int) -> None:
         ({"response/most_common": 0.51}, ("collapse", Act.STOP)),
         ({"response/length": 40.1}, ("length", Act.HALVE)),
         ({"response/length": 9.9}, ("length", Act.HALVE)),
+        ({"response/length": 30.0, "response/finished": 0.39}, ("length", Act.HALVE)),
     ],
 )
 def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
@@ -195,18 +197,38 @@ def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
         {"response/most_common": 0.5},
         {"response/length": 39.9},
         {"response/length": 10.1},
+        {"response/length": 30.0, "response/finished": 0.41},
     ],
 )
 def test_and_pass_its_limit(point: Metrics) -> None:
     assert warnings(*[point] * 5) == []
 
 
+def test_where_next_to_none_ended_at_the_start_none_is_no_sign() -> None:
+    begun, now = WELL | {"response/finished": 0.19}, WELL | {"response/finished": 0.0}
+    history = [begun, now, now, now]
+    assert guard.look(history, 4, [], PPOSettings()) == ()
+    history[0] = WELL | {"response/finished": 0.2}
+    assert [w.sign for w in guard.look(history, 4, [], PPOSettings())] == ["length"]
+
+
 @pytest.mark.parametrize(("kl", "stops"), [(9.9, False), (-0.1, False), (10.1, True), (float("nan"), True)])
 def test_a_kl_too_far_stops_at_once(kl: float, stops: bool) -> None:
     assert warnings({"objective/kl": kl}) == ([("kl", Act.STOP)] if stops else [])
-    assert guard.kl_runaway({"objective/kl": 10.1}, 10) == (
-        "KL to the initial model reached 10.1 nats per response, above ppo.kl_stop = 10"
+    assert guard.kl_runaway({"objective/kl": 10.1}, 10, 20) == (
+        "KL to the start version reached 10.1 nats per response, above ppo.kl_stop = 10"
     )
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(8.0, 10), (32.0, 10), (64.0, 20), (256.0, 80)])
+def test_longer_answers_may_go_further(length: float, allowed: float) -> None:
+    assert guard.kl_runaway({"objective/kl": allowed - 0.1}, 10, length) is None
+    said = guard.kl_runaway({"objective/kl": allowed + 0.1}, 10, length)
+    assert said is not None and said.startswith(f"KL to the start version reached {allowed + 0.1:.1f} nats")
+    assert (f"which is {allowed:.1f} for answers of {length:.0f} tokens" in said) == (length > 32)
+    # It is the length at the start that counts: who has drifted to longer answers may not go further for it.
+    drifted = {"objective/kl": 10.1, "response/length": length}
+    assert warnings(drifted) == [("kl", Act.STOP)]
 
 
 @pytest.mark.parametrize(

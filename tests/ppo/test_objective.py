@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manners.ppo.objective import (
     adapt_coefficient,
+    beside,
     explained_variance,
     gae,
     kl_penalty,
@@ -28,6 +29,21 @@ RAGGED = torch.tensor([[True, True, True], [True, True, False]])
 
 def table(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_what_the_other_answers_to_a_prompt_got_by_hand() -> None:
+    one, two, three = (1, 2), (1,), (2,)
+    scores = torch.tensor([1.0, 5.0, 3.0, 2.0, 8.0, 4.0])
+    found = beside(scores, [one, two, one, three, one, two])
+    assert found.tolist() == pytest.approx([5.5, 4.0, 4.5, 0.0, 2.0, 5.0])
+
+
+def test_what_a_prompt_gets_by_itself_is_gone() -> None:
+    # Exactly: whatever is added to every score of a prompt, the difference from the others stays.
+    prompts = [(number // 4,) for number in range(16)]
+    scores = torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    offset = torch.tensor([10.0 * (number // 4) for number in range(16)], dtype=torch.float64)
+    torch.testing.assert_close(scores - beside(scores, prompts), scores + offset - beside(scores + offset, prompts))
 
 
 def test_kl_penalty_by_hand() -> None:

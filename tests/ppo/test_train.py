@@ -295,7 +295,7 @@ def test_a_later_version_is_kept_unless_it_is_behind_by_more_than_noise(world: P
     kept = []
     for update, found in enumerate(
         (
-            measured(0.0, 0.0, 0.0, 0.0),
+            measured(0.0, 0.0, 0.0, 0.0, forgotten=0.2),  # what the run began as: there must be something to return
             measured(-1.0, 0.5, 0.5, -0.2),  # within the noise, but nothing has beaten the initial model yet
             measured(1.0, 1.0, 2.0, 2.0),
             measured(2.0, 2.0, 1.0, 0.8),  # 0.05 behind, with a standard error of 0.65
@@ -344,9 +344,9 @@ def test_a_warning_halves_the_step_from_there_on(
 
 
 def test_a_collapse_stops_the_run_and_keeps_the_best(tmp_path: Path) -> None:
-    # With all layers and so large a step the policy finds one answer that is liked, and gives it to everyone.
+    # With all layers, so large a step, and credit for late tokens alone, it finds one answer and gives it to everyone.
     world = tiny_pretrained(trainable_layers="all")
-    settings = replace(SETTINGS, updates=16)
+    settings = replace(SETTINGS, updates=16, lam=0.95, answers=1)
     result = run(settings, world, likes(world), tmp_path)
     assert result.stopped is not None
     assert "responses collapsed" in result.stopped

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from manners.models.requests import Phase
 from manners.store import gold
 from manners.store.formats import Format
 from manners.store.transfer import export_comparisons
-from manners.types import AccountRole, AskedHow, Choice, Comparison, Response, Role, Turn
+from manners.types import AccountRole, AskedHow, Choice, Comparison, FinishReason, Response, Role, Turn
 from tests.web.conftest import NOWHERE, Place, serve
 from tests.web.hostile import HOSTILE
 
@@ -171,6 +172,16 @@ def test_nothing_says_who_wrote_what_or_why_it_is_asked(alone: Place, open_page:
     assert "left text" in said
     for secret in ("secret-author", "gold", "probability", "random", "disagreement", "exchanged"):
         assert secret not in said
+
+
+def test_an_answer_that_the_length_limit_cut_off_is_said_to_be(alone: Place, open_page: OpenPage) -> None:
+    whole = pair(1)
+    alone.store.add_comparisons([replace(whole, right=replace(whole.right, finish_reason=FinishReason.LENGTH))])
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        _, left, right = shown(open_page(f"{server.url}/label"))
+    cut = next(text for text in (left, right) if text.startswith("right"))
+    assert cut.splitlines()[-1] == "The length limit cut this answer off."
+    assert sorted((left, right))[0] == "left text 1"
 
 
 def test_a_report_hides_the_pair_until_a_reviewer_has_decided(alone: Place, open_page: OpenPage) -> None:
