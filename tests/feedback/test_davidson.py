@@ -124,17 +124,12 @@ def test_copies_of_a_verdict_say_nothing_new() -> None:
     alone = np.linalg.inv(curvature(once, ["a", "b"], best))[2, 2]
     width = side_width(once)
     assert width == pytest.approx(t(118).ppf(0.975) * alone**0.5, rel=0.2)
-    for same in ("annotator", "prompt"):
-        # What one person said six times, or six said of one prompt, is one thing six times.
-        other = "prompt" if same == "annotator" else "annotator"
-        copies = [replace(one, **{other: f"{other}{n} {k}"}) for n, one in enumerate(once) for k in range(6)]
-        assert side_width(copies) == pytest.approx(width, rel=0.35), same
-    apart = [replace(one, annotator=f"{n} {k}", prompt=f"{n} {k}") for n, one in enumerate(once) for k in range(6)]
+    # What one person said six times, or six said of one prompt, is one thing six times.
+    times = [(one, f"{n} {k}") for n, one in enumerate(once) for k in range(6)]
+    assert side_width([replace(one, prompt=name) for one, name in times]) == pytest.approx(width, rel=0.35)
+    assert side_width([replace(one, annotator=name) for one, name in times]) == pytest.approx(width, rel=0.35)
+    apart = [replace(one, annotator=name, prompt=name) for one, name in times]
     assert side_width(apart) == pytest.approx(width / 6**0.5, rel=0.35)
-
-
-def response(text: str, author: str) -> Response:
-    return Response(text, author)
 
 
 def test_judgements_are_of_the_sides_shown_and_of_one_kind() -> None:
@@ -145,12 +140,12 @@ def test_judgements_are_of_the_sides_shown_and_of_one_kind() -> None:
         Verdict(R, Annotator("ben", AnnotatorKind.HUMAN)),
         Verdict(R, machine),
     )
-    two = Comparison(prompt, response("Because.", "v1"), response("No", "v2"), AskedHow.RANDOM, verdicts=verdicts)
-    same = replace(two, left=response("Because.", "v2"))
+    two = Comparison(prompt, Response("Because.", "v1"), Response("No", "v2"), AskedHow.RANDOM, verdicts=verdicts)
+    same = replace(two, left=Response("Because.", "v2"))
     longer = float(np.log(9 / 3))
     assert judgements([two, same], AnnotatorKind.HUMAN) == [
-        Judgement("v2", "v1", R, "anna", "Why?", pytest.approx(-longer)),
-        Judgement("v1", "v2", R, "ben", "Why?", pytest.approx(longer)),
+        Judgement("v2", "v1", R, "anna", "Why?", -longer),
+        Judgement("v1", "v2", R, "ben", "Why?", longer),
     ]
     assert [one.annotator for one in judgements([two], AnnotatorKind.AI)] == ["m"]
 
