@@ -22,8 +22,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from manners.loop.session import machine
-
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -54,6 +52,8 @@ class Results:
         known = self.parts.get(name)
         if known is not None and (known["code"], known["settings"]) == (self.code, chosen):
             return known["value"]
+        from manners.loop.session import machine  # loads torch, which whoever only runs the experiments does not need
+
         begin = time.perf_counter()
         value = json.loads(json.dumps(work()))
         seconds = round(time.perf_counter() - begin, 1)

@@ -78,6 +78,14 @@ def test_cluster_bootstrap_covers_where_values_in_a_cluster_are_alike() -> None:
     assert by_value / 200 < 0.8  # what ignoring the clusters would do
 
 
+def test_cluster_bootstrap_is_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(4).normal(3, 2, size=400)
+    interval = cluster_bootstrap(values, np.arange(400), 8000, 1)
+    half = 1.959964 * values.std() / 20
+    ends = [interval.low - interval.estimate, interval.high - interval.estimate]
+    assert ends == pytest.approx([-half, half], rel=0.06)
+
+
 def test_resampling_in_blocks_changes_nothing_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(2).normal(size=50)
     whole = cluster_bootstrap(values, np.arange(50), 500, 3)

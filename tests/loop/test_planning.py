@@ -163,6 +163,7 @@ def test_prompts_that_do_not_fit_are_counted_by_use_and_refused_when_none_fits(
         stages.evaluate(copy, wordy, ask=None, plan=False)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a process's highest memory on demand")
 def test_the_plan_is_about_what_a_stage_takes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.loop.peaks", str(tmp_path)]

@@ -133,6 +133,7 @@ def dying_at(patch: pytest.MonkeyPatch, count: int) -> None:
         patch.setattr(owner, name, deadly(getattr(owner, name)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_failure_at_any_write_changes_nothing(
     stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
@@ -181,9 +182,10 @@ def killed_after(child: int, seconds: float, root: Path, writing: bool) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_process_killed_again_and_again_ends_the_same(
-    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
+    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path, times: int
 ) -> None:
     draw, expected = random.Random(4), after(played, stage)
 
@@ -198,12 +200,12 @@ def test_a_process_killed_again_and_again_ends_the_same(
     takes = time.monotonic() - begin
     kills = half_written = 0
     ended(root)
-    while kills < 10 or half_written < 3:
+    while kills < 10 * times or half_written < 3:
         writing = kills % 3 == 2 or kills > 9
         if killed_after(in_a_process(stage, root, settings), draw.uniform(0, takes / 2), root, writing):
             kills += 1
             half_written += any(root.glob("runs/*/.checkpoint-*.partial"))
-            assert kills < 60, "hardly a kill hits a checkpoint that is being written"
+            assert kills < 60 * times, "hardly a kill hits a checkpoint that is being written"
         else:
             ended(root)
     assert os.waitpid(in_a_process(stage, root, settings), 0)[1] == 0

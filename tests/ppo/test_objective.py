@@ -123,6 +123,11 @@ def test_kl_costs_and_the_score_comes_at_the_last_kept_token() -> None:
     assert rewards[1].tolist() == pytest.approx([-0.4, -0.5 + 20, 0])
 
 
+def test_the_score_of_a_single_token_comes_there() -> None:
+    keep = torch.tensor([[True, False, False]])
+    assert shape_rewards(torch.tensor([5.0]), torch.zeros((1, 3)), keep, 0.1).tolist() == [[5, 0, 0]]
+
+
 def test_a_response_of_nothing_has_no_place_for_a_score() -> None:
     with pytest.raises(ValueError, match="without a kept token"):
         shape_rewards(torch.zeros(2), torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]), 0.1)
@@ -310,6 +315,7 @@ def test_explained_variance_by_hand() -> None:
     assert explained_variance(returns, returns, RAGGED) == 1
     assert explained_variance(torch.zeros_like(returns), returns, RAGGED) == 0
     assert explained_variance(-returns, returns, RAGGED) == pytest.approx(-3)  # errors of 2 R: 1 - 4
+    assert explained_variance(-returns / 10, returns / 10, RAGGED) == pytest.approx(-3)  # however small they are
     assert explained_variance(returns, torch.ones_like(returns), RAGGED) == 0  # nothing to explain
 
 

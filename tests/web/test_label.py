@@ -217,6 +217,7 @@ def test_a_verdict_waits_in_the_browser_while_the_server_is_away(alone: Place, o
         assert sum(len(comparison.verdicts) for comparison in alone.store.comparisons()) == 1
 
 
+@pytest.mark.long
 def test_hostile_texts_run_nothing_and_break_nothing(alone: Place, open_page: OpenPage) -> None:
     assert len(HOSTILE) >= 100
     pairs = [pair(n, f"{text} <!-- {n} -->", f"{n} {text}", f"{text} {n}") for n, text in enumerate(HOSTILE)]
