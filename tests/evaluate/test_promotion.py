@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manners.evaluate import compare
 from manners.evaluate.judged import Answered, Compared, judged
 from manners.evaluate.promotion import Evidence, promoted, promotion_words, reasons
 from manners.evaluate.text_measures import PerplexityChange
@@ -21,6 +20,7 @@ from manners.types import (
     AnnotatorKind,
     Answer,
     AskedHow,
+    Bet,
     Choice,
     Comparison,
     Dialogue,
@@ -186,8 +186,9 @@ def asked(rng: np.random.Generator, before: str, wins: float, count: int, long: 
         left, right = (old, new) if rng.random() < 0.5 else (new, old)
         better = new if rng.random() < wins else old
         verdict = Verdict(Choice.LEFT if better is left else Choice.RIGHT, anna)
+        bet = Bet(AnnotatorKind.HUMAN, 1.0 if better is left else -1.0, 1)
         prompt = (Turn(Role.USER, f"{before} {number}"),)
-        found.append(Comparison(prompt, left, right, AskedHow.EVALUATION, 1.0, (verdict,)))
+        found.append(Comparison(prompt, left, right, AskedHow.EVALUATION, 1.0, (verdict,), bets=(bet,)))
     return found
 
 
@@ -248,7 +249,11 @@ def test_a_policy_that_says_one_thing_to_everyone_is_not_promoted(answer: Make) 
 
 def test_an_ai_annotators_word_promotes_nothing(answer: Make) -> None:
     record = [
-        replace(c, verdicts=(replace(c.verdicts[0], annotator=Annotator("opus", AnnotatorKind.AI)),))
+        replace(
+            c,
+            verdicts=(replace(c.verdicts[0], annotator=Annotator("opus", AnnotatorKind.AI)),),
+            bets=(replace(c.bets[0], kind=AnnotatorKind.AI),),
+        )
         for c in asked(np.random.default_rng(0), "initial", 1.0, 60)
     ]
     start = answered(answer, "initial", ["old"])
@@ -256,4 +261,4 @@ def test_an_ai_annotators_word_promotes_nothing(answer: Make) -> None:
     judgement = judged(VerdictJudge(tuple(record), AnnotatorKind.AI, may_promote=False), compared, SETTINGS, 0)
     assert judgement.outcome == Decision.BETTER and judgement.reasons[-1].check == "judge"
     assert not promoted(judgement.reasons)
-    assert compare.WHO[AnnotatorKind.AI] in judgement.verdict
+    assert "by the verdicts of the AI annotator opus" in judgement.verdict

@@ -163,7 +163,7 @@ def test_people_are_asked_about_both_and_a_guard_can_block(second: Workspace, se
         left = order.index(comparison.left.author) < order.index(comparison.right.author)
         assert comparison.id is not None
         session.store.add_verdicts([(comparison.id, Verdict(Choice.LEFT if left else Choice.RIGHT, ANNA))])
-    facts = stages.evaluate(second, settings, ask=None, plan=False)
+    facts = stages.evaluate(second, settings, ask=None, plan=False, close=True)
     assert [(r["check"], r["verdict"]) for r in facts["reasons"][:2]] == [("win_rate", "yes"), ("start", "no")]
     assert facts["outcome"] == "better" and facts["promoted"] is False and facts["raters"] == 1
     assert "it is shown to be worse than the initial model" in facts["verdict"]

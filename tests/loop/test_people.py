@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from manners.errors import MannersError
+from manners.evaluate.compare import WHO
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
@@ -94,10 +95,10 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert stages.train_reward(workspace, settings, plan=True)["comparisons"] == 24
 
 
-def test_an_ai_annotator_judges_what_it_taught_under_its_own_name(
+def test_people_who_were_asked_come_before_the_ai_annotator_that_taught(
     taught: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same project, had the model been taught by an AI annotator, who prefers the new version everywhere."""
+    """The same project, had the model been taught by an AI annotator, who dislikes the new version everywhere."""
     known = versions.describe
 
     def describe(workspace: Workspace, name: str) -> versions.Version:
@@ -107,10 +108,10 @@ def test_an_ai_annotator_judges_what_it_taught_under_its_own_name(
     monkeypatch.setattr(versions, "describe", describe)
     model = Annotator("judge-x", AnnotatorKind.AI)
     asked = taught.store.comparisons(AskedHow.EVALUATION)
-    liked = [(c.id, Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT) for c in asked]
+    liked = [(c.id, Choice.RIGHT if c.left.author == "policy-1" else Choice.LEFT) for c in asked]
     taught.store.add_verdicts([(key, Verdict(choice, model)) for key, choice in liked if key])
     facts = stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False)
-    assert (facts["source"], facts["outcome"], facts["raters"]) == ("ai", "better", 1)
-    assert "by the verdicts of the AI annotator judge-x, policy-1 wins 10 of 10" in facts["verdict"]
-    assert "verdicts of people are left out" in facts["verdict"]
-    assert facts["promoted"] is False, "nobody has admitted it"
+    assert (facts["source"], facts["outcome"], facts["raters"]) == ("human", "better", 1)
+    assert "by the verdicts of one person, policy-1 wins 10 of 10" in facts["verdict"]
+    assert f"10 verdicts of {WHO[AnnotatorKind.AI]} are left out" in facts["verdict"]
+    assert facts["promoted"] is True, "what an AI annotator thinks has no say beside people"
