@@ -55,7 +55,7 @@ class Rollout:
     advantages: Float[Tensor, "B T"]
     """Whitened over the whole batch."""
     returns: Float[Tensor, "B T"]
-    """What the value function learns: of the scores less those of the other answers to the prompt."""
+    """What the value function learns: of the scores less what the other answers to the prompt came to."""
 
     @property
     def batch(self) -> Batch:
@@ -111,7 +111,7 @@ def collect(
     keep = draws.batch.keep
     kl = kl_penalty(draws.logprobs, ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
-    baseline = beside(scores, prompts) if settings.answers > 1 else torch.zeros_like(scores)
+    baseline = beside(rewards.sum(dim=1), prompts) if settings.answers > 1 else torch.zeros_like(scores)
     gained = shape_rewards(scores - baseline, kl, keep, coefficient)
     advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
     return Rollout(draws, scored, scores, kl, rewards, values, whiten(advantages, keep), returns)
