@@ -51,7 +51,7 @@ def shape_rewards(
 
 
 def beside(scores: Float[Tensor, " B"], prompts: Sequence[tuple[int, ...]]) -> Float[Tensor, " B"]:
-    """Mean score of the other responses to the same prompt; 0 where there is none.
+    """Mean over the other responses to the same prompt; 0 where there is none.
 
     A baseline that does not depend on the response: it takes the differences between prompts out of the advantages, and
     leaves the expectation of the gradient as it is. Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline

@@ -62,7 +62,7 @@ class Rollout:
     advantages: Float[Tensor, "B T"]
     """Whitened over the whole batch, then times `draw_weights(drift)`."""
     returns: Float[Tensor, "B T"]
-    """What the value function learns: of the scores less those of the other answers to the prompt."""
+    """What the value function learns: of the scores less what the other answers to the prompt came to."""
 
     @property
     def batch(self) -> Batch:
@@ -118,7 +118,7 @@ def collect(
     drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
     kl = kl_penalty(logprobs, ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
-    baseline = beside(scores, prompts) if settings.answers > 1 else torch.zeros_like(scores)
+    baseline = beside(rewards.sum(dim=1), prompts) if settings.answers > 1 else torch.zeros_like(scores)
     gained = shape_rewards(scores - baseline, kl, keep, coefficient)
     advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
     advantages = whiten(advantages, keep) * draw_weights(drift)

@@ -43,6 +43,8 @@ def trained(world: KnownWorld, coefficient: float, folder: Path, updates: int) -
         unfinished_penalty=0.0,
         validate_every=updates,
         validation_prompts=256,
+        lam=0.95,
+        answers=1,  # what this world was set up with; the defaults have not been run in it with this baseline
     )
     with RunLog(folder) as log:
         material = Material(KNOWN_PROMPTS, KNOWN_PROMPTS * 32, (), ())
