@@ -19,7 +19,7 @@ from manners.feedback.crowd import find_taste
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import parts, prompt_lengths, short_enough
+from manners.loop.prompts import draw_prompts, parts, prompt_lengths, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
@@ -59,7 +59,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> Evaluation
     name = versions.latest(session.workspace, VersionKind.POLICY)
     described = versions.describe(session.workspace, name)
     reward = versions.reward_of(session.workspace, name)
-    prompts = evaluation_prompts(session)[: session.settings.evaluate.prompts]
+    prompts = draw_prompts(evaluation_prompts(session), session.settings.evaluate.prompts, session.settings.seed)
     decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
     return EvaluationInputs(decides=decides, version=name, reward=reward, start=described.start, prompts=prompts)
 
