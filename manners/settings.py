@@ -231,7 +231,7 @@ class EvaluateSettings:
     """The policy against the current version, on prompts that nothing was trained on."""
 
     prompts: Annotated[int, Range(2, 1_000_000)] = 130
-    """Evaluation prompts used; all there are, if fewer."""
+    """Evaluation prompts used, drawn by the seed; all there are, if fewer."""
     samples: Annotated[int, Range(1, 1000)] = 4
     """Answers of each version per prompt; also the n of best-of-n."""
     length_tolerance: Annotated[float, Range(0.0, 1.0)] = 0.1

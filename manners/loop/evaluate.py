@@ -18,7 +18,7 @@ from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop import bets
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Prose, parts, prompt_lengths, prose, short_enough
+from manners.loop.prompts import Prose, draw_prompts, parts, prompt_lengths, prose, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -70,7 +70,7 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     name = versions.latest(session.workspace, VersionKind.POLICY)
     start = versions.describe(session.workspace, name).start
     reward = versions.reward_of(session.workspace, name)
-    prompts = evaluation_prompts(session)[: session.settings.evaluate.prompts]
+    prompts = draw_prompts(evaluation_prompts(session), session.settings.evaluate.prompts, session.settings.seed)
     against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
     text = prose(session)
     decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts), **text.decides}

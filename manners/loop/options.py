@@ -24,6 +24,15 @@ class SampleOptions(Options):
 
     crowd: bool = False
     """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
+    again: bool = False
+    """Ask known prompts too, where none of the answers that were compared is of the current policy."""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """Ask at most N prompts, drawn by the seed."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Refuse a limit that asks nobody."""
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("--limit N takes a number from 1 on.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,20 @@ def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue
             continue
         fitting.append(prompt)
     return fitting
+
+
+def draw_prompts(prompts: Sequence[Dialogue], count: int, seed: int) -> list[Dialogue]:
+    """Draw at most `count` prompts, and leave them in their order; all of them where there are no more.
+
+    Each draws a number by a hash of its words and the seed, and the smallest are taken: which are drawn does not depend
+    on the order in which they came, and new prompts take the places of few.
+    """
+
+    def number(prompt: Dialogue) -> bytes:
+        return hashlib.sha256(repr((seed, [(turn.role.value, turn.text) for turn in prompt])).encode()).digest()
+
+    chosen = set(sorted(prompts, key=number)[:count])
+    return [prompt for prompt in prompts if prompt in chosen]
 
 
 def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:

@@ -54,9 +54,19 @@ def perform(
     return {name: value for name, value in facts.items() if name not in LONG}
 
 
-def sample(workspace: Workspace, settings: Settings, *, crowd: bool, plan: bool, resume: bool = False) -> Facts:
+def sample(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    crowd: bool,
+    plan: bool,
+    resume: bool = False,
+    again: bool = False,
+    limit: int | None = None,
+) -> Facts:
     """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`."""
-    return perform(workspace, settings, SAMPLE, SampleOptions(crowd=crowd), plan=plan, resume=resume)
+    options = SampleOptions(crowd=crowd, again=again, limit=limit)
+    return perform(workspace, settings, SAMPLE, options, plan=plan, resume=resume)
 
 
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:

@@ -1,4 +1,4 @@
-"""The fresh evaluation prompts are frozen and met nowhere else; a line holds what was measured, and none is lost."""
+"""The fresh evaluation prompts are frozen and met nowhere else; a run on them appends its line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,10 @@ import pytest
 
 from benchmarks import fresh
 from manners.data import demo_prompts
-from manners.types import opening
+from manners.feedback import crowd
+from manners.types import PromptUse, opening
+from tests.loop import tiny
+from tests.worlds import save_tiny
 
 ROWS = [json.loads(line) for line in fresh.PROMPTS.read_text(encoding="utf-8").splitlines()]
 TEXTS = [row["prompt"] for row in ROWS]
@@ -87,3 +91,20 @@ def test_a_line_holds_what_was_measured_and_the_others_stay(tmp_path: Path) -> N
     assert head.count("|") == line.count("|")
     with pytest.raises(SystemExit, match="no line"):
         fresh.append(fresh.PROMPTS, line)
+
+
+def test_a_run_is_judged_on_them_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
+    few = fresh.fresh_prompts()[:14]
+    prompts = {**tiny.PROMPTS, PromptUse.EVALUATE: few}
+    settings = tiny.settings(save_tiny(tmp_path / "model"))
+    settings = replace(settings, evaluate=replace(settings.evaluate, prompts=2))
+    fresh.run(tmp_path / "run", settings, prompts)
+    report = tiny.read_report(tmp_path / "run")
+    assert report["evaluation"]["prompts"] == len(few)
+    line = fresh.row(report, "abc", date(2026, 11, 28), 1.0)
+    assert line.count("|") == 11 and f"| {settings.seed} |" in line
+    fresh.run(tmp_path / "run", settings, prompts)
+    assert tiny.steady(tiny.read_report(tmp_path / "run")) == tiny.steady(report)
