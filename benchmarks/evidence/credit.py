@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -180,15 +180,15 @@ def _warm_up(stack: ExitStack) -> None:
     The rollout is learnt from all the same: a critic that is warmed up takes no episode more.
     """
     heads: list[Tensor] = []
-    make, collect = train_module._value_function, train_module.collect
+    make = train_module._value_function
 
     def made(*given: Any) -> Any:
         parts, value = make(*given)
-        heads.append(parts[0].weight)
+        heads.append(cast(Tensor, parts[0].weight))
         return parts, value
 
     def collected(roles: Any, prompts: Any, settings: PPOSettings, *given: Any, **named: Any) -> Any:
-        rollout = collect(roles, prompts, settings, *given, **named)
+        rollout = rollout_module.collect(roles, prompts, settings, *given, **named)
         if not named or not heads:  # only an update's rollout is watched while it is drawn
             return rollout
         keep = rollout.batch.keep

@@ -9,10 +9,9 @@ import pytest
 
 from manners.errors import MannersError, UsageError
 from manners.loop import evaluate, stages
-from manners.loop.options import SampleOptions
+from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.prompts import draw_prompts
 from manners.loop.session import Session
-from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.types import PromptUse
 from manners.workspace import Workspace
@@ -41,7 +40,7 @@ def test_each_is_drawn_as_often_as_the_others() -> None:
 
 def test_evaluation_draws_its_prompts(copy: Workspace, settings: Settings) -> None:
     session = Session(copy, replace(settings, evaluate=replace(settings.evaluate, prompts=4)))
-    chosen = evaluate.inputs(session, Options(), {}).prompts
+    chosen = evaluate.inputs(session, EvaluateOptions(), {}).prompts
     assert chosen == draw_prompts(tiny.PROMPTS[PromptUse.EVALUATE], 4, settings.seed)
     assert chosen != tiny.PROMPTS[PromptUse.EVALUATE][:4]
 

@@ -26,8 +26,9 @@ LIKED = 80
 SAMPLE = SampleSettings(temperature=1.0, max_new_tokens=5)
 PROMPTS = [(START, *range(40 + i, 44 + i + i % 3), END) for i in range(24)]
 VALIDATION = [(START, *range(100 + i, 103 + i), END) for i in range(16)]
+UPDATES = 10
 SETTINGS = PPOSettings(
-    updates=10,
+    updates=UPDATES,
     batch=64,
     minibatch=32,
     epochs=4,

@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.evidence import credit
 from benchmarks.evidence.credit import SETTINGS, WAYS, measured
 from manners.models.branches import Branch
 from manners.ppo import guard
 from manners.ppo.rollout import collect
 from manners.settings import PPOSettings
-from tests.planted import PROMPTS, WORLDS, world
+from tests.planted import PROMPTS, WORLDS, draw, world
 from tests.ppo.scripted import roles
 
 BEFORE, CHOSEN = "lambda 0.95", "lambda 1, 4 answers"
@@ -34,7 +33,7 @@ def test_worlds_draw_what_manners_draws(name: str) -> None:
     generator = torch.Generator().manual_seed(5)
     found = collect(players, PROMPTS * 2, SETTINGS, there.sample, 0.05, generator)
     uniform = torch.rand((16, there.planted.tokens), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    fast = credit.draw(
+    fast = draw(
         players.policy.assembled(there.pretrained.trunk), there.pretrained.trunk, PROMPTS * 2, uniform, there.decoding
     )
     assert fast.rendered == found.draws.rendered and fast.finish == found.draws.finish
