@@ -65,7 +65,7 @@ def test_the_layout_in_the_readme_is_that_of_the_package() -> None:
     blocks: dict[str, set[str]] = {"": set()}
     folder = ""
     for line in layout[1].splitlines()[2:]:
-        names = re.findall(r"(?<![\w.])\w+(?:\.\w+)*\.(?:py|jsonl|txt|md|j2)\b|\b\w+/", line)
+        names = re.findall(r"(?<![\w.])\w+(?:\.\w+)*\.(?:py|jsonl|toml|txt|md|j2)\b|\b\w+/", line)
         if re.match(r" {6}\w", line):
             blocks[""].add(names[0])
             folder = names[0] if names[0].endswith("/") else ""
