@@ -216,12 +216,15 @@ def _at(place: int) -> Callable[[Tensor, Tensor], Tensor]:
     return earned
 
 
-def _last_word(liked: Tensor, keep: Tensor) -> Tensor:
-    # The word before the end, or the last one before the limit.
-    columns = torch.arange(keep.shape[1])
-    last = torch.where(keep, columns, -1).max(dim=1).values
-    place = torch.where(keep.sum(dim=1) < keep.shape[1], last - 1, last)
-    return torch.where(place >= 0, liked.gather(1, place.clamp(min=0).unsqueeze(1)).squeeze(1), 0.0)
+def _last_word(limit: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def earned(liked: Tensor, keep: Tensor) -> Tensor:
+        # The word before the end, or the last one before the limit.
+        columns = torch.arange(keep.shape[1])
+        last = torch.where(keep, columns, -1).max(dim=1).values
+        place = torch.where(keep.sum(dim=1) < limit, last - 1, last)
+        return torch.where(place >= 0, liked.gather(1, place.clamp(min=0).unsqueeze(1)).squeeze(1), 0.0)
+
+    return earned
 
 
 def _share(liked: Tensor, keep: Tensor) -> Tensor:
@@ -249,7 +252,7 @@ WORLDS = {
         Planted("all of 40", _share, mean=0.28, spread=0.07, tokens=40),
         _one("first of 40, prompts differ", 0, 40, own_words=True, offsets=1.3),
         _one("first, any length", 0, 60, ends_after=12.0),
-        Planted("word before the end", _last_word, mean=0.25, spread=0.43, tokens=60, ends_after=12.0),
+        Planted("word before the end", _last_word(60), mean=0.25, spread=0.43, tokens=60, ends_after=12.0),
         Planted("short", _near(4), mean=-1.55, spread=1.8, tokens=60, ends_after=12.0),
         Planted("long", _near(24), mean=-0.65, spread=0.26, tokens=60, ends_after=12.0),
     )

@@ -317,7 +317,7 @@ def test_a_policy_is_held_to_what_the_initial_model_made_of_prose(world: Pretrai
     )
     ends = [[p for p in metrics.read(tmp_path / str(c)) if "validate/mean" in p][-1] for c in (0.0, 3.0)]
     assert ends[1]["validate/forgotten"] < 0.5 * ends[0]["validate/forgotten"]
-    assert liked_share(held.policy, world) > 0.8 * liked_share(free.policy, world) > 0.4
+    assert liked_share(held.policy, world) > 0.6 * liked_share(free.policy, world) > 0.4
 
 
 def test_a_version_that_forgets_is_not_kept(world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

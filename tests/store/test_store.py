@@ -72,7 +72,7 @@ EXPECTED = {
     "tokens": "id digest use account_id role label created_at expires_at ended_at",
     "verdicts": "id comparison_id annotator_id choice strength seconds reasons comment created_at exchanged view_id",
     "versions": "id name kind path parent_id metrics watermark created_at",
-    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at",
+    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at pool",
     "withdrawals": "id verdict_id created_at",
 }
 """Tables and their columns, in order; another schema needs another revision."""
