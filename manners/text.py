@@ -319,8 +319,12 @@ class Renderer:
         return [Rendered(kept, short, kept != ids or short != long) for short, long in zip(cut, whole, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of response ids without special tokens, otherwise exactly as the model wrote it."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Return the text of response ids without special tokens, otherwise exactly as the model wrote it.
+
+        But for the character NUL, which PostgreSQL cannot hold: like bytes that are no text, it becomes U+FFFD.
+        """
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return text.replace("\0", "\ufffd")
 
     def token_text(self, token: int) -> str:
         """Return what one token writes in the middle of a text, or a special token's name."""
