@@ -66,10 +66,10 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
         query = query.where(ComparisonRow.asked_how == asked_how.value)
     verdicts = verdicts_by_comparison(connection, asked_how)
     bets = bets_by_comparison(connection)
-    rows = connection.execute(select(PromptRow.id, PromptRow.turns)).all()
+    rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use)).all()
     prompts = {row.id: from_messages(row.turns) for row in rows}
     openings = {key: opening(prompt) for key, prompt in prompts.items()}
-    kept = kept_openings(connection)
+    kept = {openings[row.id] for row in rows if row.use != PromptUse.TRAIN.value}
     reported, reported_responses = _upheld(connection)
     return [
         Comparison(
