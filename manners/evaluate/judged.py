@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from manners.evaluate import ask, compare, promotion, text_measures
+from manners.evaluate import ask, compare, promotion
 from manners.evaluate.ask import AskOutcome
 from manners.evaluate.length import win_rate_at_equal_length
 from manners.evaluate.promotion import Evidence, called
-from manners.evaluate.text_measures import PerplexityChange
+from manners.evaluate.text_measures import PerplexityChange, TextMeasures
 from manners.feedback.crowd import Taste, true_score
 from manners.feedback.judges import Judge
 from manners.feedback.statistics import Decision, cluster_bootstrap
@@ -33,11 +33,6 @@ class Answered:
     scores: list[list[float]]
     kl: float
     """Of the version to the start version, in nats per response."""
-
-    @property
-    def flat(self) -> list[Answer]:
-        """All answers."""
-        return [a for of_prompt in self.answers for a in of_prompt]
 
 
 @dataclass(frozen=True)
@@ -89,16 +84,15 @@ class _Rates:
     outcome: Decision | None = None
 
 
-def judged(judge: Judge, compared: Compared, settings: EvaluateSettings, seed: int) -> Judgement:
+def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: EvaluateSettings) -> Judgement:
     """Return what a judge makes of a policy: of all its answers, or, where it has a record, of what it was asked.
 
+    `texts` are the measures of the policy's answers beside those of the version that it would replace.
     Whoever judges, the same guards stand beside its word, and the same rule says what they come to (`promotion`).
     """
     of_all = judge.on_record is None
     rates = _of_answers(judge, compared, settings) if of_all else _of_record(judge, compared, settings)
-    before, after = compared.against.flat, compared.policy.flat
-    varied = text_measures.distinct_n(before).estimate
-    change = text_measures.changes(compared.against.answers, compared.policy.answers, settings.bootstrap, seed)
+    varied = texts.before["distinct_2"].estimate
     reasons = promotion.reasons(
         Evidence(
             win_rate=rates.win_rate,
@@ -106,9 +100,9 @@ def judged(judge: Judge, compared: Compared, settings: EvaluateSettings, seed: i
             replaces_start=compared.one,
             matched=rates.matched.rate if rates.matched else None,
             perplexity=compared.perplexity.change,
-            alike=text_measures.most_common_answer_share(after, settings.bootstrap, seed),
-            alike_before=text_measures.most_common_answer_share(before, settings.bootstrap, seed).estimate,
-            variety=_share_left(varied, change["distinct_2"]) if varied else None,
+            alike=texts.after["most_common_answer"],
+            alike_before=texts.before["most_common_answer"].estimate,
+            variety=_share_left(varied, texts.changes["distinct_2"]) if varied else None,
             may_promote=judge.may_promote,
         )
     )

@@ -67,6 +67,33 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
     return Interval(share, max(0.0, share - half), min(1.0, share + half))
 
 
+@dataclass(frozen=True)
+class TextMeasures:
+    """What the answers of two versions are like, by the name of the measure."""
+
+    before: dict[str, Interval]
+    after: dict[str, Interval]
+    changes: dict[str, Interval]
+    """Of those that are paired by prompt, after less before (`changes`)."""
+
+
+def text_measures(
+    before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer]], resamples: int, seed: int
+) -> TextMeasures:
+    """Return every measure of two versions' answers to the same prompts."""
+
+    def of(version: Sequence[Sequence[Answer]]) -> dict[str, Interval]:
+        answers = [answer for of_prompt in version for answer in of_prompt]
+        return {
+            "length": mean_length(answers, resamples, seed),
+            "finished": share_finished(answers, resamples, seed),
+            "distinct_2": distinct_n(answers, 2),
+            "most_common_answer": most_common_answer_share(answers, resamples, seed),
+        }
+
+    return TextMeasures(of(before), of(after), changes(before, after, resamples, seed))
+
+
 def changes(
     before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer]], resamples: int, seed: int
 ) -> dict[str, Interval]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.evaluate import promotion, text_measures
 from manners.evaluate.judged import Answered, Compared, Judgement, judged, taste_facts
+from manners.evaluate.text_measures import TextMeasures
 from manners.facts import from_facts, scalars
 from manners.feedback.crowd import recruit
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
@@ -33,7 +34,7 @@ from manners.results_evaluation import BesideExample, EvaluationResult
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
-from manners.types import AnnotatorKind, Answer, Dialogue, Interval, PromptUse, VersionKind
+from manners.types import AnnotatorKind, Answer, Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:  # by way of `asking`, which reads prompts as they are read here, it imports this module
@@ -139,18 +140,20 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     compared = _answers(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
-    judgement = judged(judge, compared, settings.evaluate, settings.seed)
+    before, after = compared.against, compared.policy
+    texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
+    judgement = judged(judge, compared, texts, settings.evaluate)
     taste = {}
     if isinstance(judge, TasteJudge):
-        before, after = compared.against, compared.policy
         taste = taste_facts(judge.taste, before, after, settings.evaluate.bootstrap, settings.seed)
     # 3. Promoted or not, and the round is on record, once.
     run.save()
-    decides = inputs.against == rival(session, inputs.version)
+    current = rival(session, inputs.version)
+    decides = inputs.against == current
     promoted = promotion.promoted(judgement.reasons) if decides else None
-    judgement = replace(judgement, verdict=f"{judgement.verdict} {_decision(session, inputs, judgement, decides)}")
+    judgement = replace(judgement, verdict=f"{judgement.verdict} {_decision(inputs, judgement, current)}")
     result = EvaluationResult(
-        **_text_facts(session, compared),
+        **_text_facts(session, compared, texts),
         version=inputs.version,
         against=inputs.against,
         start=inputs.start,
@@ -165,11 +168,10 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     return result
 
 
-def _decision(session: Session, inputs: EvaluationInputs, judgement: Judgement, decides: bool) -> str:
+def _decision(inputs: EvaluationInputs, judgement: Judgement, current: str) -> str:
     """Say whether the policy is promoted, and if not, why."""
-    if decides:
+    if inputs.against == current:
         return promotion.promotion_words(judgement.reasons, inputs.against, inputs.start)
-    current = rival(session, inputs.version)
     return (
         f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
     )
@@ -274,11 +276,9 @@ def _answered(
     return Answered(author, answers, scores, total / (len(prompts) * count))
 
 
-def _text_facts(session: Session, compared: Compared) -> dict[str, Any]:
+def _text_facts(session: Session, compared: Compared, texts: TextMeasures) -> dict[str, Any]:
     """Return everything that needs no judge, by the names of `EvaluationResult`."""
     before, after, perplexity = compared.against, compared.policy, compared.perplexity
-    resamples = session.settings.evaluate.bootstrap
-    seed = session.settings.seed
     facts: dict[str, Any] = {
         "prompts": len(before.answers),
         "samples": session.settings.evaluate.samples,
@@ -289,17 +289,9 @@ def _text_facts(session: Session, compared: Compared) -> dict[str, Any]:
         "perplexity_change": perplexity.change,
         "examples": _examples(before, after),
     }
-    measures: dict[str, Callable[[list[Answer]], Interval]] = {
-        "length": lambda a: text_measures.mean_length(a, resamples, seed),
-        "finished": lambda a: text_measures.share_finished(a, resamples, seed),
-        "distinct_2": lambda a: text_measures.distinct_n(a, 2),
-        "most_common_answer": lambda a: text_measures.most_common_answer_share(a, resamples, seed),
-    }
-    for measure, of in measures.items():
-        for when, version in (("before", before), ("after", after)):
-            facts[f"{measure}_{when}"] = of(version.flat).estimate
-    changes = text_measures.changes(before.answers, after.answers, resamples, seed)
-    facts |= {f"{name}_change": change for name, change in changes.items()}
+    facts |= {f"{name}_before": found.estimate for name, found in texts.before.items()}
+    facts |= {f"{name}_after": found.estimate for name, found in texts.after.items()}
+    facts |= {f"{name}_change": change for name, change in texts.changes.items()}
     facts["score_before"], facts["score_after"] = (float(np.mean(v.scores)) for v in (before, after))
     return facts
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manners.evaluate.judged import Answered, Compared, judged
+from manners.evaluate import judged as judging
+from manners.evaluate.judged import Answered, Compared, Judgement
 from manners.evaluate.promotion import Evidence, promoted, promotion_words, reasons
-from manners.evaluate.text_measures import PerplexityChange
+from manners.evaluate.text_measures import PerplexityChange, text_measures
 from manners.feedback.judges import Judge, VerdictJudge
 from manners.feedback.statistics import Decision
 from manners.settings import EvaluateSettings
@@ -112,6 +113,11 @@ class Marks:
     def prefers(self, prompt: Dialogue, a: Response, b: Response) -> float:
         first, second = (text.text.count("!") for text in (a, b))
         return 0.5 if first == second else float(first > second)
+
+
+def judged(judge: Judge, compared: Compared, settings: EvaluateSettings, seed: int) -> Judgement:
+    texts = text_measures(compared.against.answers, compared.policy.answers, settings.bootstrap, seed)
+    return judging.judged(judge, compared, texts, settings)
 
 
 def answered(answer: Make, version: str, texts: Sequence[str], prompts: int = 40) -> Answered:
