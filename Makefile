@@ -2,9 +2,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .SILENT:
-.PHONY: install demo test check clean benchmark benchmark-growth benchmark-accuracy benchmark-learning
+.PHONY: install demo test test-long check soak mutate evidence clean
+.PHONY: benchmark benchmark-growth benchmark-accuracy benchmark-learning
 
 SEED ?= 0
+N ?= 60
+TIMES ?= 10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
@@ -14,13 +17,26 @@ demo: .venv/installed
 install: .venv/installed
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto -m 'not long'
+
+test-long: .venv/installed
+	$(BIN)/python -m pytest -q -n auto -m long
 
 check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(MAKE) test
+
+soak: .venv/installed
+	$(BIN)/python -m pytest -q -n auto -m long --times $(TIMES)
+	$(MAKE) mutate N=300
+
+mutate: .venv/installed
+	$(BIN)/python tests/mutate.py --n $(N) --seed $(SEED)
+
+evidence: .venv/installed
+	$(BIN)/python -m benchmarks.evidence
 
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.run

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 START, END = "<!-- figures: demo -->\n", "<!-- /figures: demo -->"
@@ -52,6 +53,12 @@ def main() -> None:
         f"\nThe runs took {min(minutes):.0f} to {max(minutes):.0f} minutes and at most {memory:.1f} GB of memory, on"
         f" {machine['cores']} cores of {machine['cpu']}.\n"
     )
+    if len(reports) > 1:
+        spread = stdev(100 * report["evaluation"]["win_rate"] for report in reports)
+        text += (
+            f"From seed to seed the win rate has a standard deviation of {spread:.1f} points. No interval in the table"
+            " holds that: each is of one run, over its prompts.\n"
+        )
     table = HEAD + "".join(row(report) for report in reports) + text
     readme.write_text(before + START + table + END + rest.partition(END)[2], encoding="utf-8")
     print(table)

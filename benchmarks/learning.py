@@ -15,7 +15,7 @@ import tyro
 from matplotlib import pyplot
 
 from benchmarks.processes import Contender, make_goal, measure
-from benchmarks.publish import PAGE, ROOT, replace_between
+from benchmarks.publish import PAGE, ROOT, here, replace_between
 
 RESULTS = ROOT / "benchmarks" / "learning.json"
 PICTURE = ROOT / "docs" / "pictures" / "learning.png"
@@ -72,7 +72,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="manners-learning-") as scratch:
         runs = list(learned(options, Path(scratch)))
     RESULTS.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n", encoding="utf-8")
-    replace_between(PAGE, "learning", table(runs))
+    replace_between(PAGE, "learning", f"{table(runs)}\n\n{here()}")
     draw(runs)
 
 

@@ -23,6 +23,8 @@ class Row:
     """A benchmark's result; medians over the rounds."""
 
     name: str
+    processor: str
+    """What it was measured on: ratios hold for one family of processors only."""
     ratio: float
     """Ours over the peer's speed, both of one round."""
     spread: tuple[float, float]
@@ -52,25 +54,26 @@ def read(file: Path = RESULTS) -> list[Row]:
 
 
 def publish(rows: Sequence[Row], results: Path = RESULTS, page: Path = PAGE, picture: Path = PICTURE) -> None:
-    """Put new rows in the place of old ones of the same name, and write results, table and picture."""
-    kept = {row.name: row for row in read(results)} if results.is_file() else {}
-    everything = list((kept | {row.name: row for row in rows}).values())
+    """Put new rows in the place of old ones of the same name and processor, and write results, table and picture."""
+    kept = {(row.name, row.processor): row for row in read(results)} if results.is_file() else {}
+    everything = list((kept | {(row.name, row.processor): row for row in rows}).values())
     results.write_text(json.dumps([asdict(row) for row in everything], indent=1) + "\n", encoding="utf-8")
-    replace_between(page, "results", f"{table(everything)}\n\n{here()}")
+    replace_between(page, "results", table(everything))
     draw(everything, picture)
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the results as a Markdown table."""
     lines = [
-        "| benchmark | ratio [min, max] | ours | peer | unit | memory, ours / peer | share of peak, ours | peer |",
-        "|---|---|---|---|---|---|---|---|",
+        "| benchmark | ratio [min, max] | on | ours | peer | unit | memory, ours / peer | share of peak, ours | peer |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         memory = f"{row.ours_memory_bytes / 1e9:.2f} / {row.peer_memory_bytes / 1e9:.2f} GB ({row.memory_ratio:.2f})"
         cells = (
             f"`{row.name}`",
             f"**{row.ratio:.2f}** [{row.spread[0]:.2f}, {row.spread[1]:.2f}]",
+            row.processor,
             f"{row.ours:.3g}",
             f"{row.peer:.3g}",
             row.unit,
@@ -83,11 +86,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def here() -> str:
-    """Name the machine."""
+    """Say what was measured on."""
+    return f"Measured on {processor()}."
+
+
+def processor() -> str:
+    """Name the processor, with the cores that are used."""
     from manners.loop.session import machine  # not before: a child's peak of memory starts from that of its parent
 
     found = machine()
-    return f"Measured on {found.cores} cores of {found.cpu}."
+    return f"{found.cores} cores of {found.cpu}"
 
 
 def histogram(lengths: Sequence[int], width: int = 16) -> str:
@@ -110,7 +118,8 @@ def replace_between(page: Path, name: str, text: str) -> None:
 def draw(rows: Sequence[Row], picture: Path) -> None:
     """Draw speed and memory against the peer, each on a scale where the peer is 1."""
     matplotlib.use("agg")
-    names = [row.name for row in rows][::-1]
+    several = len({row.processor for row in rows}) > 1
+    names = [f"{row.name}\n{row.processor}" if several else row.name for row in rows][::-1]
     figure, (speed, memory) = pyplot.subplots(1, 2, figsize=(10, 0.6 + 0.42 * len(rows)), sharey=True)
     ratios = [row.ratio for row in rows][::-1]
     errors = [[row.ratio - row.spread[0] for row in rows][::-1], [row.spread[1] - row.ratio for row in rows][::-1]]

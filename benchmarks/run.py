@@ -16,7 +16,7 @@ from benchmarks import publish
 from benchmarks.contender import GenerateTask, Ids, Measurement, PPOTask, RewardTask
 from benchmarks.prepare import Inputs, Request
 from benchmarks.processes import Contender, Task, measure, measure_peak, pairs_file, prepare
-from benchmarks.publish import Row
+from benchmarks.publish import Row, processor
 
 TRL_PPO, TRL_REWARD = "TRL 1.12.0 PPOTrainer", "TRL 1.16.0 RewardTrainer"
 GENERATE = "Hugging Face generate, transformers 5.23.0"
@@ -159,6 +159,7 @@ def row(name: str, unit: str, peer_name: str, ours: list[Measurement], peer: lis
     ours_memory, peer_memory = (round(median(m.memory_bytes for m in side)) for side in (ours, peer))
     return Row(
         name=name,
+        processor=processor(),
         ratio=median(ratios),
         spread=(min(ratios), max(ratios)),
         memory_ratio=ours_memory / peer_memory,

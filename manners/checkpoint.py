@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from manners.errors import MannersError
-from manners.settings_load import withdrawn, without_withdrawn
+from manners.settings_load import differing, withdrawn
 from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
 from manners.workspace import atomic_folder, discard
 
@@ -74,16 +74,13 @@ class Run:
         if not there:
             return False
         described = self._described(there[-1])
-        begun = without_withdrawn(described["begun_with"])
-        for name in sorted(begun.keys() | self.begun_with.keys()):
-            was, now = begun.get(name), self.begun_with.get(name)
-            if was != now:
-                gone = withdrawn(name)
-                since = f"{gone}; " if gone else f"now it is {now}: set it as it was, or "
-                raise MannersError(
-                    f"the unfinished run in {self.folder} was begun with {name} = {was}, and {since}remove that folder"
-                    " to begin anew"
-                )
+        for name, was, now in differing(described["begun_with"], self.begun_with):
+            gone = withdrawn(name)
+            since = f"{gone}; " if gone else f"now it is {now}: set it as it was, or "
+            raise MannersError(
+                f"the unfinished run in {self.folder} was begun with {name} = {was}, and {since}remove that folder"
+                " to begin anew"
+            )
         with torch.serialization.safe_globals(list(RECORDS)):
             self.state = torch.load(there[-1] / "state.pt", map_location="cpu", weights_only=True)
         self._worked = float(described["seconds"])

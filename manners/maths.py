@@ -51,11 +51,9 @@ def whiten(
     return torch.where(keep, whitened, torch.zeros_like(x))
 
 
-def token_logprobs(
-    logits: Float[Tensor, "N V"], ids: Int[Tensor, " N"], temperature: float = 1.0
-) -> Float[Tensor, " N"]:
-    """Log-probability of each token under softmax(logits / temperature), in nats."""
-    return -torch.nn.functional.cross_entropy(logits.float() / temperature, ids, reduction="none")
+def token_logprobs(logits: Float[Tensor, "N V"], ids: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Log-probability of each token under softmax(logits), in nats and in float32."""
+    return -torch.nn.functional.cross_entropy(logits.float(), ids, reduction="none")
 
 
 def kl_per_token(

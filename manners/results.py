@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from manners.facts import NULL
+from manners.results_ceiling import Ceiling
 from manners.types import Interval
 
 
@@ -123,6 +124,12 @@ class Measured:
     """Share of decided verdicts that it agrees with."""
     interval: tuple[float, float] | None = None
     """Of `accuracy`."""
+    verdicts: int | None = None
+    """Decided verdicts that `accuracy` is measured on."""
+    effective_n: float | None = None
+    """How many equally weighted verdicts they are worth: each weighs for how its comparison was drawn."""
+    unknown_draws: int | None = None
+    """Those of them that weigh nothing: drawn by disagreement before it was recorded among how many."""
     chance: float | None = None
     baselines: Mapping[str, Interval] | None = None
     """Accuracy of rules that need no model."""
@@ -130,7 +137,7 @@ class Measured:
     """By how much it exceeds each of them, paired by group."""
     length_only: float | None = None
     """Accuracy of length and finish flag, or else of the best rule."""
-    ceiling: Interval | None = field(default=None, metadata=NULL)
+    ceiling: Ceiling | None = field(default=None, metadata=NULL)
     """Accuracy that disagreement leaves possible; null where too few pairs have several verdicts."""
     by_agreement: tuple[LevelAccuracy, ...] | None = None
     ece_before: float | None = None
@@ -165,6 +172,8 @@ class RewardResult(Measured):
     """Comparisons."""
     set_aside: int | None = None
     """Comparisons."""
+    divided: int | None = None
+    """Comparisons of openings or users that hold more than is to be set aside, and were divided by prompt."""
     source: str | None = None
     """Kind of annotator whose verdicts it learned from."""
     left_out: Mapping[str, int] | None = None
@@ -223,125 +232,19 @@ class PolicyResult:
     stopped: str | None = field(default=None, metadata=NULL)
     """Why the run ended early; null where it did not."""
     best_update: int | None = None
-    """The update whose policy was kept; 0 is the start version."""
+    """The update whose policy was kept; 0 is the version that the run began as."""
     curves: Mapping[str, tuple[int | float | None, ...]] | None = None
     """By metric, a value an update; `update` and `validate/update` are the horizontal axes."""
     warnings: tuple[str, ...] | None = None
     version: str | None = None
     reward: str | None = None
     """The reward model that it was trained against."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchedRate:
-    """The win rate among pairs of answers of matched length."""
-
-    estimate: float
-    low: float
-    high: float
-    pairs: int | None = None
+    begun_as: str | None = None
+    """The version that the policy began as."""
     prompts: int | None = None
-    """Prompts with at least one such pair."""
-    effective_prompts: float | None = None
-    """How many equally weighted prompts they are worth."""
-    length_difference: float | None = None
-    """Mean of after minus before as weighted, in tokens."""
-
-    @property
-    def rate(self) -> Interval:
-        """The win rate."""
-        return Interval(self.estimate, self.low, self.high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestOfN:
-    """What the reward model buys without training: the best of n answers of the start version."""
-
-    n: int | None = None
-    head_to_head: Interval | None = None
-    """Win rate of the policy over the best of n; decides the question where it is known."""
-    sentence: str | None = None
-    win_rate: Interval | None = None
-    """Of the best of `win_rate_n` answers over another answer of the start version."""
-    win_rate_n: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartChange:
-    """A part of the hidden taste, before and after."""
-
-    before: float
-    after: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class BesideExample:
-    """Answers of both versions to one prompt, as the report shows them."""
-
-    prompt: str | None = None
-    before: str | None = None
-    after: str | None = None
-    score_before: float | None = None
-    score_after: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
-    """A policy against the start version, on prompts that nothing was trained on or chosen by.
-
-    Of each measure there is its value `_before` and `_after`, and the interval of its `_change` where known: relative
-    for perplexity (0.02 is 2 % up), a difference otherwise.
-    """
-
-    prompts: int | None = None
-    samples: int | None = None
-    """Answers of each version to a prompt."""
-    kl: float | None = None
-    """Of the policy to the start version, in nats per response."""
-    perplexity_before: float | None = None
-    perplexity_after: float | None = None
-    perplexity_change: Interval | None = None
-    examples: tuple[BesideExample, ...] | None = None
-    length_before: float | None = None
-    """In tokens."""
-    length_after: float | None = None
-    finished_before: float | None = None
-    """Share of answers that the version ended itself."""
-    finished_after: float | None = None
-    distinct_2_before: float | None = None
-    """Different token pairs as a share of all."""
-    distinct_2_after: float | None = None
-    most_common_answer_before: float | None = None
-    """Share of the answers that read like the most common one."""
-    most_common_answer_after: float | None = None
-    length_change: Interval | None = None
-    finished_change: Interval | None = None
-    distinct_2_change: Interval | None = None
-    score_before: float | None = None
-    """Mean score by the reward model that the policy was trained against."""
-    score_after: float | None = None
-    version: str | None = None
-    source: str | None = None
-    """Who judged: `simulated`, `human`, or `none` yet."""
-    win_rate: float | None = None
-    interval: tuple[float, float] | None = None
-    """Of `win_rate`."""
-    matched: MatchedRate | None = None
-    best_of_n: BestOfN | None = None
-    verdict: str | None = None
-    """The outcome in one sentence."""
-    promoted: bool | None = None
-    outcome: str | None = None
-    """`better`, `worse` or `cannot_tell`."""
-    taste_parts: Mapping[str, PartChange] | None = None
-    taste_before: float | None = None
-    """What the simulated crowd likes."""
-    taste_after: float | None = None
-    taste_change: Interval | None = None
-    content_before: float | None = None
-    """The part of it that has nothing to do with length or finishing."""
-    content_after: float | None = None
-    content_change: Interval | None = None
+    """Training prompts."""
+    prompts_skipped: int | None = None
+    """Prompts for training and validation that leave no room for a response."""
 
 
 @dataclass(frozen=True, kw_only=True)

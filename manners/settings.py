@@ -78,8 +78,24 @@ class ModelSettings:
     """Where the model runs; `auto` takes cuda, then mps, then cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights while training and sampling."""
+    recompute: bool = False
+    """Keep only what a layer is given for its backward, and compute the rest again: less memory, a third more time."""
+    trunk_states: Literal["kept", "recomputed"] = "kept"
+    """Reward training has them `kept` on the disk, in the format of the weights, or `recomputed` for every pass."""
     context: Annotated[int, Range(16, 1_000_000)] = 1024
     """Longest dialogue with its response, in tokens; longer prompts lose whole turns from the left."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Texts of the user's own, in the place of those that ship."""
+
+    prose: str | None = None
+    """A UTF-8 text file, its paragraphs apart, to prevent and measure forgetting with; None takes prose that ships."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -94,8 +110,8 @@ class SampleSettings:
     """Divides the logits, when sampling and when scoring alike."""
     answers: Annotated[int, Range(2, 64)] = 3
     """Responses per prompt when asking; each two different ones are compared, so 3 make 3 comparisons."""
-    max_new_tokens: Annotated[int, Range(1, 100_000)] = 32
-    """Length limit of a response, in tokens."""
+    max_new_tokens: Annotated[int, Range(1, 100_000)] = 256
+    """Length limit of a response, in tokens; the demo sets 32. Judges see what it cuts off cut off, and are told so."""
     batch: Annotated[int, Range(1, 100_000)] = 96
     """Responses drawn side by side; changes speed and memory only."""
 
@@ -152,10 +168,18 @@ class RewardSettings:
 class PPOSettings:
     """Proximal policy optimisation against the reward model. Names follow the method's papers."""
 
-    updates: Annotated[int, Range(1, 1_000_000)] = 12
-    """Rollout batches, each followed by `epochs` passes of optimisation."""
+    start: Literal["initial", "current"] = "initial"
+    """What the policy begins as: the start version, or the promoted policy; the KL is to the start version anyway."""
+    passes: Annotated[float, Range(0.01, 10_000.0)] = 4.0
+    """Length of a run: responses to a training prompt, on average, as far as `most_episodes` allows."""
+    most_episodes: Annotated[int, Range(2, 1_000_000_000)] = 20_000
+    """Responses at most in a run, however many prompts there are."""
+    updates: Annotated[int, Range(1, 1_000_000)] | None = None
+    """Rollout batches, each followed by `epochs` passes of optimisation; None: as `passes` says; the demo sets 12."""
     batch: Annotated[int, Range(2, 1_000_000)] = 64
     """Episodes (responses) per rollout."""
+    answers: Annotated[int, Range(1, 1000)] = 4
+    """Responses to each prompt of a rollout: each is measured against the others, 1 against none."""
     minibatch: Annotated[int, Range(1, 1_000_000)] = 32
     """Episodes per optimiser step."""
     epochs: Annotated[int, Range(1, 100)] = 2
@@ -169,7 +193,8 @@ class PPOSettings:
     kl_horizon: Annotated[int, Range(1, 100_000_000)] = 2000
     """Episodes over which the adaptive coefficient reacts."""
     kl_stop: Annotated[float, Range(0.01, 10_000.0)] = 30.0
-    """Stop, and keep the best version so far, when a rollout's KL passes this many nats per response."""
+    """Stop, and keep the best version so far, when a rollout's KL passes this many nats per response; in proportion
+    more where answers were longer than 32 tokens at the start."""
     clip: Annotated[float, Range(0.001, 10.0)] = 0.2
     """Half-width of the interval around 1 in which the ratio earns anything."""
     value_clip: Annotated[float, Range(0.001, 1000.0)] = 0.32
@@ -180,8 +205,9 @@ class PPOSettings:
     """`shared`: the value head sits on the policy branch; `separate`: on its own, started from the reward branch."""
     gamma: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Discount per token."""
-    lam: Annotated[float, Range(0.0, 1.0)] = 0.95
-    """Trace decay of the generalised advantage estimate."""
+    lam: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Trace decay of the generalised advantage estimate; below 1, what early tokens earn is lost until the baseline has
+    learnt to see it, which a run of this length does not reach."""
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
     """Gradients are scaled down to this norm."""
     unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.4
@@ -202,16 +228,16 @@ class PPOSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """The policy against the initial model, on prompts that nothing was trained on."""
+    """The policy against the current version, on prompts that nothing was trained on."""
 
     prompts: Annotated[int, Range(2, 1_000_000)] = 130
-    """Evaluation prompts used; all there are, if fewer."""
+    """Evaluation prompts used, drawn by the seed; all there are, if fewer."""
     samples: Annotated[int, Range(1, 1000)] = 4
     """Answers of each version per prompt; also the n of best-of-n."""
     length_tolerance: Annotated[float, Range(0.0, 1.0)] = 0.1
     """Two answers are of matched length when their lengths in tokens differ by at most this share of the longer."""
     bootstrap: Annotated[int, Range(100, 1_000_000)] = 2000
-    """Resamples of the prompts behind every interval."""
+    """Resamples of the prompts behind every interval but those of win rates, which need none."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -263,6 +289,7 @@ class Settings:
     checkpoint_every: Annotated[float, Range(0.0, 86_400.0)] = 60.0
     """Seconds between two checkpoints of a run: what is lost when it is killed; changes nothing about how it ends."""
     model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     crowd: CrowdSettings = field(default_factory=CrowdSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)

@@ -33,6 +33,10 @@ WITHDRAWN = {
 }
 
 
+BEFORE: dict[str, Any] = {"ppo.answers": 1}
+"""Settings that came later, with what was done before, where that is not their default."""
+
+
 class Origin(StrEnum):
     """Where a setting's value was taken from; the later of these wins."""
 
@@ -161,6 +165,18 @@ def from_dict(record: Mapping[str, Any]) -> Settings:
 def without_withdrawn(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return recorded values by name, less the withdrawn settings that say what holds now in any case."""
     return {n: value for n, value in values.items() if n not in WITHDRAWN or value != WITHDRAWN[n].always}
+
+
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what a run was begun with and what holds now, by name, where they are not the same.
+
+    A setting that was withdrawn, and says what holds in any case, is the same; one that came later stood at its
+    default, or as BEFORE says.
+    """
+    was = without_withdrawn(recorded)
+    known = {name: field.default for name, field in known_fields().items()} | BEFORE
+    pairs = ((name, was.get(name, known.get(name)), now.get(name)) for name in sorted(was.keys() | now.keys()))
+    return [(name, then, at_present) for name, then, at_present in pairs if then != at_present]
 
 
 def withdrawn(name: str) -> str:

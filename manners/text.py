@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.shorten import endings, fitting_prompt, fitting_response, prompt_room
+from manners.spelling import Message, Spelling
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 
 PLAIN_TEMPLATE = (
@@ -266,6 +266,9 @@ class Renderer:
         self._template = plain if self.plain else str(tokenizer.chat_template)
         self._system_turns = self._renders(Turn(Role.SYSTEM, "x"), Turn(Role.USER, "y"))
         self.end_ids = end_ids
+        self._spelling = Spelling(tokenizer)
+        self.special_ids = self._spelling.special_ids
+        """Tokens that no text shows, and that no text means."""
         self.end_id = self._end_of_turn()
         self.pad_id = self._distinct_pad()
         described = f"{self._template}|{self.end_id}|{self._system_turns}"
@@ -289,10 +292,14 @@ class Renderer:
 
     def response_ids(self, response: Response) -> tuple[int, ...]:
         """Return the ids of a response; the end-of-turn token is there unless the length limit cut it off."""
-        ids = self.tokenizer.encode(response.text, add_special_tokens=False)
+        ids = self.text_ids(response.text)
         if response.finish_reason is FinishReason.LENGTH:
-            return tuple(ids) or (self.end_id,)
+            return ids or (self.end_id,)
         return (*ids, self.end_id)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text as it reads; raises MannersError where it spells what cannot be written."""
+        return self._spelling.text(text)
 
     def render(self, prompt: Dialogue, response: Response) -> Rendered:
         """Render a prompt and a response, shortened so that they fit; for reading and scoring, never for answering."""
@@ -312,23 +319,24 @@ class Renderer:
         return [Rendered(kept, short, kept != ids or short != long) for short, long in zip(cut, whole, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of response ids without special tokens, otherwise exactly as the model wrote it."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Return the text of response ids without special tokens, otherwise exactly as the model wrote it.
+
+        But for the character NUL, which PostgreSQL cannot hold: like bytes that are no text, it becomes U+FFFD.
+        """
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return text.replace("\0", "\ufffd")
 
     def token_text(self, token: int) -> str:
         """Return what one token writes in the middle of a text, or a special token's name."""
-        if token in self.tokenizer.all_special_ids:
+        if token in self.special_ids:
             return str(self.tokenizer.convert_ids_to_tokens(token))
         before = self.tokenizer.encode("a", add_special_tokens=False)  # some tokenizers drop a text's first space
         return self.decode([*before, token])[len(self.decode(before)) :]
 
     def _ids(self, dialogue: Dialogue, generation: bool = True) -> tuple[int, ...]:
-        text = self.tokenizer.apply_chat_template(
-            self._messages(dialogue), chat_template=self._template, tokenize=False, add_generation_prompt=generation
-        )
-        return tuple(self.tokenizer.encode(str(text), add_special_tokens=False))
+        return self._spelling.dialogue(self._messages(dialogue), self._template, generation)
 
-    def _messages(self, dialogue: Dialogue) -> list[dict[str, Any]]:
+    def _messages(self, dialogue: Dialogue) -> list[Message]:
         if dialogue[0].role is Role.SYSTEM and not self._system_turns and len(dialogue) > 1:
             joined = Turn(dialogue[1].role, f"{dialogue[0].text}\n\n{dialogue[1].text}")
             dialogue = (joined, *dialogue[2:])
@@ -358,8 +366,7 @@ class Renderer:
     def _distinct_pad(self) -> int:
         """Choose a pad id that ends nothing and begins nothing (exports find the last real token by it)."""
         tokenizer = self.tokenizer
-        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(special)]
+        candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(self.special_ids)]
         used = {*self.end_ids, self.end_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
         used |= set(self._ids((Turn(Role.USER, "x"), Turn(Role.ASSISTANT, "y"), Turn(Role.USER, "z"))))
         for candidate in candidates:

@@ -148,6 +148,8 @@ class Draw:
     """With which this annotator was given this comparison now."""
     exchanged: bool
     """Whether the sides are shown the other way round."""
+    pool: int | None = None
+    """How many comparisons they could have been given by this way of drawing; None where that is not known."""
 
 
 class AccountRole(StrEnum):
@@ -184,6 +186,8 @@ class Verdict:
     """Why the queue drew the comparison for this annotator; None where no queue did."""
     draw_probability: float | None = None
     """With which the queue drew it then; None where no queue did."""
+    draw_pool: int | None = None
+    """Out of how many the queue drew it; None where no queue did, or where that was not yet recorded."""
 
     @property
     def shown_choice(self) -> Choice:
@@ -209,6 +213,17 @@ def _is_older(moment: datetime | None, other: datetime | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Bet:
+    """What a comparison of two versions counts for by one kind of annotator: placed once, and never changed."""
+
+    kind: AnnotatorKind
+    stake: float
+    """Mean of the verdicts: 1 all for the left, -1 all for the right; a tie, and both bad, is 0."""
+    read: int
+    """Verdicts of that kind on the comparison when it was placed, the first ones; later ones do not touch it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Two responses to one prompt in the order shown, with every verdict given on them."""
 
@@ -225,11 +240,14 @@ class Comparison:
     """Whether a reviewer has upheld a report of it, or of one of its responses; never trained on."""
     kept: bool = False
     """Whether its `opening` is that of a prompt that the store keeps for validation or evaluation; never trained on."""
+    bets: tuple[Bet, ...] = ()
+    """What it counts for in an evaluation, at most one for each kind of annotator."""
 
     def turned(self) -> Comparison:
         """Return the same comparison with its sides exchanged; what was said, and how it was shown, stays."""
         verdicts = (replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in self.verdicts)
-        return replace(self, left=self.right, right=self.left, verdicts=tuple(verdicts))
+        bets = tuple(replace(bet, stake=-bet.stake) for bet in self.bets)
+        return replace(self, left=self.right, right=self.left, verdicts=tuple(verdicts), bets=bets)
 
 
 class VersionKind(StrEnum):

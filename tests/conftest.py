@@ -20,6 +20,17 @@ settings.register_profile("manners", deadline=None, suppress_health_check=[Healt
 settings.load_profile("manners")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make soak` ask for more of the same."""
+    parser.addoption("--times", type=int, default=1, help="studies, kills and examples, so many times as many")
+
+
+@pytest.fixture
+def times(request: pytest.FixtureRequest) -> int:
+    """By what a long test multiplies its studies, kills or examples."""
+    return int(request.config.getoption("times"))
+
+
 def pytest_collection_finish() -> None:
     """Let torch, where a test has imported it, use one thread: tiny models are faster so, and the same."""
     if torch := sys.modules.get("torch"):

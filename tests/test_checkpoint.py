@@ -120,6 +120,13 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, change: dict[str
         run(tmp_path, BEGUN_WITH | change).go_on()
 
 
+def test_a_run_of_before_there_was_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    run(tmp_path).save()
+    assert run(tmp_path, {**BEGUN_WITH, "model.recompute": False, "data.prose": None}).go_on()
+    with pytest.raises(MannersError, match=r"begun with model\.recompute = False, and now it is True"):
+        run(tmp_path, {**BEGUN_WITH, "model.recompute": True}).go_on()
+
+
 def test_a_run_of_before_a_setting_was_withdrawn_goes_on_where_it_said_what_holds_now(tmp_path: Path) -> None:
     run(tmp_path, BEGUN_WITH | {"ppo.kl_estimator": "k1"}).save()
     assert run(tmp_path).go_on()
@@ -127,6 +134,15 @@ def test_a_run_of_before_a_setting_was_withdrawn_goes_on_where_it_said_what_hold
     says = r"begun with ppo\.kl_estimator = k3, and ppo\.kl_estimator is no longer a setting: .*; remove that folder"
     with pytest.raises(MannersError, match=says):
         run(tmp_path).go_on()
+
+
+def test_a_run_of_before_a_setting_came_goes_on_where_that_stands_as_it_was_before(tmp_path: Path) -> None:
+    run(tmp_path).save()  # knows nothing of ppo.start, whose default is what was done before
+    assert run(tmp_path, BEGUN_WITH | {"ppo.start": "initial"}).go_on()
+    with pytest.raises(MannersError, match=r"begun with ppo\.start = initial, and now it is current: set it as it was"):
+        run(tmp_path, BEGUN_WITH | {"ppo.start": "current"}).go_on()
+    with pytest.raises(MannersError, match=r"begun with ppo\.answers = 1, and now it is 4: set it as it was"):
+        run(tmp_path, BEGUN_WITH | {"ppo.answers": 4}).go_on()
 
 
 def flip(file: Path) -> None:

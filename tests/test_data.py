@@ -7,8 +7,12 @@ import json
 import re
 from importlib import resources
 from itertools import combinations
+from pathlib import Path
 
-from manners.data import DEMO_SYSTEM, demo_prompts, plain_text
+import pytest
+
+from manners.data import DEMO_SYSTEM, PIECE, demo_prompts, own_text, plain_text
+from manners.errors import MannersError
 from manners.types import PromptUse, Role
 
 
@@ -69,3 +73,35 @@ def test_the_prose_is_long_enough_and_shares_no_eight_words_in_a_row_with_a_prom
 
     every = [set().union(*map(runs, texts)) for texts in (ALL, HELD_TO, CHOSEN_BY, JUDGED_BY)]
     assert not any(a & b for a, b in combinations(every, 2))
+
+
+def test_a_users_own_text_is_split_by_what_stands_in_it(tmp_path: Path) -> None:
+    file, longer = tmp_path / "eigen.txt", tmp_path / "more.txt"
+    texts = [f"Absatz {i} über Ebbe\n  und Flut." for i in range(200)]
+    file.write_text("\r\n \r\n".join([*texts, texts[0]]), encoding="utf-8-sig")
+    found = own_text(file)
+    assert sorted(piece for pieces in found.values() for piece in pieces) == sorted(
+        " ".join(text.split()) for text in texts
+    )
+    shares = {use: len(pieces) / 200 for use, pieces in found.items()}
+    assert shares == pytest.approx({PromptUse.TRAIN: 0.3, PromptUse.VALIDATE: 0.2, PromptUse.EVALUATE: 0.5}, abs=0.08)
+    words = " ".join(f"wort{i}" for i in range(2000))
+    longer.write_text("\n\n".join(["Etwas davor.", *reversed(texts), words, "字" * 1500]), encoding="utf-8")
+    more = own_text(longer)
+    assert all(set(found[use]) <= set(more[use]) for use in PromptUse), "a paragraph keeps its use"
+    pieces = {piece for use in PromptUse for piece in more[use]}
+    assert max(map(len, pieces)) == PIECE
+    assert {word for piece in pieces for word in piece.split()} >= set(words.split()), "nothing is cut away"
+    assert {"字" * PIECE, "字" * (1500 - 2 * PIECE)} <= pieces, "no spaces, no words: cut all the same"
+
+
+def test_a_text_that_will_not_do_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    with pytest.raises(MannersError, match="cannot be read as UTF-8 text"):
+        own_text(file)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MannersError, match="cannot be read as UTF-8 text"):
+        own_text(file)
+    file.write_text("One paragraph.\n\nAnother.")
+    with pytest.raises(MannersError, match="each use needs 5; give a text of 50 paragraphs or more"):
+        own_text(file)

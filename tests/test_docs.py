@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -64,7 +65,7 @@ def test_the_layout_in_the_readme_is_that_of_the_package() -> None:
     blocks: dict[str, set[str]] = {"": set()}
     folder = ""
     for line in layout[1].splitlines()[2:]:
-        names = re.findall(r"(?<![\w.])\w+(?:\.\w+)*\.(?:py|jsonl|txt|md|j2)\b|\b\w+/", line)
+        names = re.findall(r"(?<![\w.])\w+(?:\.\w+)*\.(?:py|jsonl|toml|txt|md|j2)\b|\b\w+/", line)
         if re.match(r" {6}\w", line):
             blocks[""].add(names[0])
             folder = names[0] if names[0].endswith("/") else ""
@@ -134,6 +135,15 @@ def test_make_targets_named_on_the_pages_exist(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = {name for line in re.findall(r"^([\w -]+):", makefile, re.MULTILINE) for name in line.split()}
     assert set(re.findall(r"(?:`| {4})make ([a-z-]+)", TEXTS[page])) <= known
+
+
+def test_the_two_parts_of_the_tests_are_all_of_them() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipes = dict(re.findall(r"^([\w-]+): [^\n]*\n\t(\$\(BIN\)/python -m pytest [^\n]*)", makefile, re.MULTILINE))
+    assert recipes["test"].removesuffix(" -m 'not long'") == recipes["test-long"].removesuffix(" -m long")
+    assert recipes["test"] != recipes["test-long"]
+    plain = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert not {"-m", "-k", "--deselect", "--ignore"} & {word.partition("=")[0] for word in plain["addopts"]}
 
 
 @pytest.mark.parametrize("page", TEXTS)

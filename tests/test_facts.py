@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 
 from manners.errors import MannersError
 from manners.facts import NULL, from_facts, scalars, to_facts
-from manners.results import (
-    BestOfN,
-    EvaluationResult,
-    LevelAccuracy,
-    MatchedRate,
-    PartChange,
-    PolicyResult,
-    ReliabilityBin,
-    RewardResult,
-)
+from manners.results import LevelAccuracy, PolicyResult, ReliabilityBin, RewardResult
+from manners.results_ceiling import Ceiling
+from manners.results_evaluation import BestOfN, EvaluationResult, MatchedRate, PartChange
 from manners.types import Interval
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -47,7 +40,9 @@ RESULTS: st.SearchStrategy[object] = st.one_of(
         accuracy=maybe(finite),
         interval=maybe(st.tuples(finite, finite)),
         baselines=maybe(st.dictionaries(st.text(), intervals, max_size=3)),
-        ceiling=maybe(intervals),
+        ceiling=maybe(
+            st.builds(Ceiling, low=maybe(finite), high=maybe(finite), low_interval=maybe(st.tuples(finite, finite)))
+        ),
         by_agreement=some(levels),
         reliability=some(bins),
         left_out=maybe(st.dictionaries(st.text(), st.integers(), max_size=3)),
@@ -94,6 +89,11 @@ def test_what_is_not_known_is_left_out_and_null_is_written_where_it_says_somethi
     assert facts == {"count": 0, "said": None, "shares": {"red": 0.5}, "colour": "red"}
     assert list(facts) == [entry.name for entry in dataclasses.fields(Example)]
     assert scalars(Example(count=3, colour=Colour.RED, shares={Colour.RED: 1.0})) == {"count": 3, "colour": "red"}
+
+
+def test_a_ceiling_of_before_is_read_as_what_it_was_a_fit() -> None:
+    before = from_facts(RewardResult, {"ceiling": {"estimate": 0.7, "low": 0.6, "high": 0.8}}, "runs/reward.json")
+    assert before.ceiling == Ceiling(fit=0.7, fit_interval=(0.6, 0.8))
 
 
 def test_facts_of_another_version_are_read_as_far_as_they_go() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
@@ -28,7 +28,7 @@ from manners.text import (
     packed_buckets,
 )
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
-from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, PAD, START, TEMPLATE, tiny_renderer, tiny_tokenizer
+from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, START, TEMPLATE, tiny_renderer, tiny_tokenizer
 
 SYSTEM = Turn(Role.SYSTEM, "Be kind.")
 TALK = (
@@ -81,10 +81,10 @@ def test_prompt_and_response_together_are_the_dialogue_that_the_template_lays_ou
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_decoding_gives_the_text_back_exactly(text: str) -> None:
-    ids = RENDERER.response_ids(Response(text, "me", FinishReason.STOP))
-    if set(ids[:-1]).isdisjoint({PAD, BOS, EOS, START, END}):  # a text that spells a special token means that token
-        assert RENDERER.decode(ids) == text
+@example("a\0b")
+def test_decoding_gives_the_text_back_exactly_but_for_what_no_store_can_hold(text: str) -> None:
+    decoded = RENDERER.decode(RENDERER.response_ids(Response(text, "me", FinishReason.STOP)))
+    assert decoded == text.replace("\0", "\ufffd")
 
 
 RENDERER = tiny_renderer()

@@ -19,6 +19,7 @@ from manners.models.decoder import Decoder
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
 from manners.models.trunk import States, Trunk, grow_trunk
+from manners.models.vocabulary import Vocabulary
 from manners.reward.ensemble import RewardModel
 from manners.text import Batch, Packed, Rendered, Renderer, collate
 
@@ -158,8 +159,21 @@ def tiny_pretrained(
     **overrides: Any,
 ) -> Pretrained:
     """Build a model, cut and with its renderer, as `manners.models.pretrained.load` returns it."""
-    trunk = proved(grow_trunk(tiny_model(model_type, **overrides), trainable_layers, lora_rank), context)
-    return Pretrained(f"tiny-{model_type}", trunk, tiny_renderer(chat_template, context), note="")
+    return with_words(tiny_model(model_type, **overrides), trainable_layers, chat_template, context, lora_rank)
+
+
+def with_words(
+    model: PreTrainedModel,
+    trainable_layers: int | Literal["all"] = 2,
+    chat_template: str | None = TEMPLATE,
+    context: int = 256,
+    lora_rank: int | None = None,
+) -> Pretrained:
+    """Cut a model and give it the tiny tokenizer."""
+    trunk = proved(grow_trunk(model, trainable_layers, lora_rank), context)
+    renderer = tiny_renderer(chat_template, context)
+    trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
+    return Pretrained(f"tiny-{model.config.model_type}", trunk, renderer, note="")
 
 
 def save_tiny(folder: Path, model_type: str = "llama", chat_template: str | None = TEMPLATE, **overrides: Any) -> Path:
@@ -231,7 +245,7 @@ class KnownWorld:
         return float((logprobs.exp() * worth).sum(dim=1).mean())
 
 
-def known_world(seed: int = 0) -> KnownWorld:
+def known_world(seed: int = 0, dtype: torch.dtype = torch.float32) -> KnownWorld:
     """Build the world: a reference that is not far from uniform, and a reward that judges token by token.
 
     Each of two tokens earns one of a few levels, drawn anew for every prompt and first token; to end at once earns
@@ -248,7 +262,7 @@ def known_world(seed: int = 0) -> KnownWorld:
     model = tiny_model("llama", bos_token_id=None, eos_token_id=1, **sizes)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(0.1)
-    trunk = grow_trunk(model, "all")
+    trunk = grow_trunk(torch.nn.Module.to(model, dtype=dtype), "all")
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(5, generator=generator) for _ in range(6)])
     first = torch.full((6, 6), -0.8)

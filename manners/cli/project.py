@@ -28,10 +28,12 @@ class Demo(Common):
 
     def run(self) -> Result:
         """Run every stage in order."""
+        from manners.data import DEMO_TOML
         from manners.loop.round import demo
 
         chosen = () if self.seed is None else (f"seed={self.seed}",)
-        settings = load(Workspace(self.workspace).toml, (*self.overrides, *chosen)).settings
+        toml = Workspace(self.workspace).toml if self.resume else DEMO_TOML
+        settings = load(toml, (*self.overrides, *chosen)).settings
         return demo(self.workspace, settings, resume=self.resume)
 
 

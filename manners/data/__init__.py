@@ -1,14 +1,27 @@
-"""The texts that ship with the package: prompts for the demo, and plain prose against forgetting."""
+"""What ships with the package: prompts and settings of the demo, plain prose against forgetting; or a user's prose."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import textwrap
 from importlib import resources
+from pathlib import Path
 
+from manners.errors import MannersError
 from manners.types import Dialogue, PromptUse, Role, Turn
 
 DEMO_SYSTEM = "Answer in one short sentence."
 """The system turn before every prompt of the demo."""
+PIECE = 600
+"""Characters that are read at once of a user's own text: longer paragraphs are cut between words."""
+LEAST = 5
+"""Pieces of a user's own text that each use needs."""
+USES = {PromptUse.TRAIN: 0.3, PromptUse.VALIDATE: 0.5, PromptUse.EVALUATE: 1.0}
+"""Up to which number from [0, 1) a piece of a user's own text is of a use."""
+DEMO_TOML = Path(__file__).parent / "demo.toml"
+"""The demo's own settings: it begins with a copy of them as its `manners.toml`."""
 
 
 def demo_prompts() -> dict[PromptUse, list[Dialogue]]:
@@ -32,6 +45,30 @@ def plain_text(use: PromptUse) -> list[str]:
     (validate), and when that version is judged (evaluate).
     """
     return _read(f"prose_{use}.txt").strip().split("\n\n")
+
+
+def own_text(file: Path) -> dict[PromptUse, list[str]]:
+    """Return a user's plain text by use, in the place of `plain_text`: paragraphs, with a blank line between.
+
+    Paragraphs of more than `PIECE` characters come in pieces, and what occurs twice comes once. A hash of a piece says
+    of which use it is: it is of no other in any file, whatever stands beside it. Raises `MannersError` where the file
+    cannot be read as UTF-8, or holds too little for one of the uses.
+    """
+    try:
+        paragraphs = re.split(r"\n\s*\n", file.expanduser().read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MannersError(f"data.prose is {file}, which cannot be read as UTF-8 text ({error}); check it") from error
+    found: dict[PromptUse, list[str]] = {use: [] for use in USES}
+    for piece in dict.fromkeys(piece for text in paragraphs for piece in textwrap.wrap(" ".join(text.split()), PIECE)):
+        draw = int.from_bytes(hashlib.sha256(piece.encode()).digest()[:8]) / 2**64
+        found[next(use for use, limit in USES.items() if draw < limit)].append(piece)
+    if min(map(len, found.values())) < LEAST:
+        held = ", ".join(f"{len(pieces)} to {use}" for use, pieces in found.items())
+        raise MannersError(
+            f"data.prose is {file}, too short a text: of its paragraphs there are {held}, and each use needs {LEAST};"
+            " give a text of 50 paragraphs or more, with a blank line between any two"
+        )
+    return found
 
 
 def _read(name: str) -> str:

@@ -10,11 +10,15 @@ import numpy as np
 
 from manners.errors import MannersError
 from manners.evaluate.compare import WHO
-from manners.feedback.statistics import Decision, confidence_sequence, decide, detectable_win_rate, e_value
+from manners.feedback import bets
+from manners.feedback.queue import has_enough
+from manners.feedback.statistics import Decision, detectable_win_rate
+from manners.settings import ServeSettings
 from manners.types import (
     AnnotatorKind,
     Answer,
     AskedHow,
+    Bet,
     Choice,
     Comparison,
     Dialogue,
@@ -38,25 +42,44 @@ class AskPlan:
 
 @dataclass(frozen=True, slots=True)
 class AskOutcome:
-    """What the verdicts of one kind of annotator say so far about version `after` against version `before`."""
+    """What the bets on the verdicts of one kind of annotator say so far about version `after` against `before`."""
 
     before: str
     after: str
     kind: AnnotatorKind
     level: float
     wins: int
-    """Comparisons that `after` won."""
+    """Comparisons whose verdicts lean to `after`."""
     losses: int
     ties: int
     """Comparisons whose verdicts cancel out, or call it a tie or both bad; they count for neither side."""
     unanswered: int
-    """Comparisons that too few annotators have answered yet."""
+    """Comparisons that have placed no bet yet."""
+    waiting: int
+    """Those among them that have a verdict, but too few."""
+    late: int
+    """Verdicts that came after their comparison's bet: they change nothing."""
+    raters: tuple[str, ...]
+    """Names of the annotators on whose verdicts the bets rest."""
     other_verdicts: dict[AnnotatorKind, int]
     """Verdicts left out because another kind of annotator gave them."""
     decision: Decision
     interval: Interval
-    """Win rate among decided comparisons; holds however often it is looked at."""
+    """Share of the stakes that `after` won, which is its win rate where nobody disagrees; holds at every look."""
     e_value: float
+
+    @property
+    def voice(self) -> str:
+        """Whose verdicts these are: how many people, or an AI annotator by its name."""
+        count = len(self.raters)
+        if self.kind is AnnotatorKind.AI and count:
+            return f"the AI annotator{'s' * (count > 1)} {', '.join(self.raters)}"
+        one, several = {
+            AnnotatorKind.HUMAN: ("one person", "people"),
+            AnnotatorKind.AI: (WHO[AnnotatorKind.AI],) * 2,
+            AnnotatorKind.SIMULATED: ("one simulated annotator", WHO[AnnotatorKind.SIMULATED]),
+        }[self.kind]
+        return f"{count} {several}" if count > 1 else one if count else several
 
     @property
     def sentence(self) -> str:
@@ -66,15 +89,27 @@ class AskOutcome:
             Decision.WORSE: f"{self.after} is worse than {self.before}",
             Decision.CANNOT_TELL: f"It cannot be told yet which of {self.after} and {self.before} is better",
         }[self.decision]
-        left_out = "".join(
-            f" {count} verdicts of {WHO[kind]} are left out." for kind, count in self.other_verdicts.items()
-        )
         return (
-            f"{says}: by the verdicts of {WHO[self.kind]}, {self.after} wins {self.wins} of {self.wins + self.losses} "
-            f"decided comparisons, {100 * self.interval.estimate:.1f} % ({100 * self.level:g} % interval, good at "
-            f"every look, {100 * self.interval.low:.1f} to {100 * self.interval.high:.1f}), with {self.ties} ties and "
-            f"{self.unanswered} unanswered.{left_out}"
+            f"{says}: by the verdicts of {self.voice}, {self.after} wins {self.wins} of {self.wins + self.losses} "
+            f"decided comparisons, {100 * self.interval.estimate:.1f} % of what they weigh ({100 * self.level:g} % "
+            f"interval, good at every look, {100 * self.interval.low:.1f} to {100 * self.interval.high:.1f}), with "
+            f"{self.ties} ties and {self.unanswered} unanswered.{' '.join(['', *self._remarks()])}"
         )
+
+    def _remarks(self) -> list[str]:
+        """What is to be known about the verdicts that count, and about those that do not."""
+        said = []
+        if self.kind is AnnotatorKind.HUMAN and len(self.raters) == 1:
+            said.append("One person speaks for themselves, not for others.")
+        if self.waiting:
+            said.append(
+                f"{self.waiting} of the unanswered have too few verdicts so far; `manners evaluate --close` takes what "
+                "they have as all there will be."
+            )
+        if self.late:
+            said.append(f"{self.late} verdicts came after their comparison was counted, and change nothing.")
+        said += [f"{count} verdicts of {WHO[kind]} are left out." for kind, count in self.other_verdicts.items()]
+        return said
 
 
 def plan(n: int, level: float = 0.95) -> AskPlan:
@@ -125,54 +160,90 @@ def open_comparisons(
     return opened
 
 
+def due_bets(
+    comparisons: Iterable[Comparison], settings: ServeSettings, *, closing: bool = False
+) -> list[tuple[int, Bet]]:
+    """Return the bets that comparisons of an evaluation can place now, each with its comparison's id.
+
+    A comparison bets once for each kind of annotator. For people that is when it has all the verdicts that the queue
+    lets it have (`serve.overlap`, or fewer where `serve.agree` are alike), with the mean of the verdicts up to then,
+    whatever has come since; with `closing` it is now, with all there are. Other kinds are not asked by the queue:
+    theirs bet as soon as they are looked at. Of each annotator the latest verdict before the bet counts, a skip is no
+    answer, and a comparison that nobody answered places no bet.
+
+    Who closes must not choose the moment by what the verdicts say that are not counted yet; nothing shows it to them.
+    """
+    found = []
+    for comparison in comparisons:
+        if comparison.asked_how is not AskedHow.EVALUATION or comparison.id is None:
+            continue
+        placed = {bet.kind for bet in comparison.bets}
+        for kind in sorted({verdict.annotator.kind for verdict in comparison.verdicts} - placed):
+            verdicts = _of_kind(comparison, kind)
+            read = len(verdicts)
+            if kind is AnnotatorKind.HUMAN:
+                ends = (n for n in range(1, read + 1) if has_enough(_choices(verdicts[:n]), settings))
+                read = next(ends, read if closing else 0)
+            if sides := [SIDE[choice] for choice in _choices(verdicts[:read]) if choice is not Choice.SKIP]:
+                found.append((comparison.id, Bet(kind, sum(sides) / len(sides), read)))
+    return found
+
+
 def read_outcome(
     comparisons: Iterable[Comparison],
     before_author: str,
     after_author: str,
     level: float = 0.95,
     kind: AnnotatorKind = AnnotatorKind.HUMAN,
-    verdicts_each: int = 1,
 ) -> AskOutcome:
-    """Return wins, losses and the decision of the anytime-valid rule, from annotators of one `kind`.
+    """Return wins, losses and the decision of the anytime-valid rule, from the bets on verdicts of one `kind`.
 
-    Each comparison has one vote: the sign of the sum over its first `verdicts_each` annotators (the latest verdict of
-    each; a side +-1, tie and both_bad 0, skip is no answer). Verdicts on one comparison are not independent, so they
-    may not bet separately; and a vote counts only once it is complete, because a result already bet on must not
-    change with the next verdict (a correction may change it: annotators are blind, so it cannot be aimed).
-    Only comparisons opened for evaluation between these two versions are read. Verdicts of other kinds are left out,
-    counted, and mentioned.
+    Only comparisons opened for evaluation between these two versions are read, and of these only the bets that were
+    placed (`due_bets`): verdicts on one comparison are not independent, so they do not bet separately. Verdicts of
+    other kinds are left out, counted, and mentioned.
     """
-    votes: list[int | None] = []
+    stakes: Counter[float] = Counter()
     kinds: Counter[AnnotatorKind] = Counter()
+    raters: set[str] = set()
+    unanswered = waiting = late = 0
     for comparison in comparisons:
         authors = (comparison.left.author, comparison.right.author)
         if comparison.asked_how is not AskedHow.EVALUATION or set(authors) != {before_author, after_author}:
             continue
-        kinds.update(v.annotator.kind for v in comparison.verdicts)
-        vote = _vote([v for v in comparison.verdicts if v.annotator.kind is kind], verdicts_each)
-        votes.append(vote if vote is None or authors[0] == after_author else -vote)
-    count = Counter(votes)
-    wins, losses = count[1], count[-1]
+        kinds.update(verdict.annotator.kind for verdict in comparison.verdicts)
+        verdicts = _of_kind(comparison, kind)
+        bet = next((bet for bet in comparison.bets if bet.kind is kind), None)
+        if bet is None:
+            unanswered += 1
+            waiting += any(choice is not Choice.SKIP for choice in _choices(verdicts))
+            continue
+        stakes[bet.stake if authors[0] == after_author else -bet.stake] += 1
+        late += len(verdicts[bet.read :])
+        raters |= {v.annotator.name for v in verdicts[: bet.read] if v.choice is not Choice.SKIP}
     return AskOutcome(
         before_author,
         after_author,
         kind,
         level,
-        wins=wins,
-        losses=losses,
-        ties=count[0],
-        unanswered=count[None],
+        wins=sum(count for stake, count in stakes.items() if stake > 0),
+        losses=sum(count for stake, count in stakes.items() if stake < 0),
+        ties=stakes[0],
+        unanswered=unanswered,
+        waiting=waiting,
+        late=late,
+        raters=tuple(sorted(raters)),
         other_verdicts={other: kinds[other] for other in AnnotatorKind if other is not kind and kinds[other]},
-        decision=decide(wins, losses, level),
-        interval=confidence_sequence(wins, losses, level),
-        e_value=e_value(wins, losses),
+        decision=bets.decide(stakes, level),
+        interval=bets.interval(stakes, level),
+        e_value=bets.e_value(stakes),
     )
 
 
-def _vote(verdicts: Sequence[Verdict], verdicts_each: int) -> int | None:
-    """Return 1 for left, -1 for right, 0 for neither, None while too few annotators have answered."""
-    sides = [SIDE[v.choice] for v in latest_verdicts(verdicts) if v.choice is not Choice.SKIP][:verdicts_each]
-    if len(sides) < verdicts_each:
-        return None
-    total = sum(sides)
-    return (total > 0) - (total < 0)
+def _of_kind(comparison: Comparison, kind: AnnotatorKind) -> list[Verdict]:
+    """Return the verdicts of one kind of annotator, in order of arrival."""
+    return [verdict for verdict in comparison.verdicts if verdict.annotator.kind is kind]
+
+
+def _choices(verdicts: Sequence[Verdict]) -> list[Choice]:
+    """Return the latest choice of each annotator."""
+    return [verdict.choice for verdict in latest_verdicts(verdicts)]

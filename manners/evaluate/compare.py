@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
-from manners.evaluate.text_measures import PerplexityChange
-from manners.feedback.statistics import Decision, cluster_bootstrap_share, effective_number
+from manners.feedback.statistics import Decision, clustered_share, effective_number
 from manners.types import AnnotatorKind, Answer, Dialogue, Interval, Response
 
 Preference = Callable[[Dialogue, Response, Response], float]
@@ -23,8 +22,6 @@ Answers = Sequence[Sequence[Answer]]
 
 FEWEST_PROMPTS = 10
 """Below this many prompts (in effect) with pairs of matched length, nothing is said about matched length."""
-MOST_PERPLEXITY = 0.05
-"""A version is not promoted when perplexity on plain text rises by more than this share."""
 
 WHO = {
     AnnotatorKind.HUMAN: "people",
@@ -52,44 +49,33 @@ class Matched:
         return self.effective_prompts >= FEWEST_PROMPTS
 
 
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """What an evaluation comes to."""
-
-    outcome: Decision
-    promoted: bool
-    sentence: str
-    """The win rate first, then what qualifies it; fit to be shown alone."""
-
-
-def win_rate(before: Answers, after: Answers, preference: Preference, resamples: int, seed: int) -> Interval:
+def win_rate(before: Answers, after: Answers, preference: Preference) -> Interval:
     """Return how often an answer of `after` is preferred to one of `before` to the same prompt; chance is 0.5.
 
-    The mean over prompts of the mean over all pairs of one answer each; ties count half. Bootstrap by prompt, because
-    the pairs of a prompt share its answers. Exchanging the versions gives 1 - w, for a preference without side bias.
+    The mean over prompts of the mean over all pairs of one answer each; ties count half. Prompts are the clusters of
+    its interval (`clustered_share`), because the pairs of a prompt share its answers. Exchanging the versions gives
+    1 - w, for a preference without side bias.
     """
     means = [
-        np.mean([preference(a.prompt, a.response, b.response) for a, b in pairs]) for pairs in _pairs(before, after)
+        np.mean([preference(a.prompt, a.response, b.response) for a, b in pairs]) for pairs in all_pairs(before, after)
     ]
-    return cluster_bootstrap_share(means, np.arange(len(means)), resamples, seed)
+    return clustered_share(means, np.arange(len(means)))
 
 
-def matched_win_rate(
-    before: Answers, after: Answers, preference: Preference, tolerance: float, resamples: int, seed: int
-) -> Matched:
+def matched_win_rate(before: Answers, after: Answers, preference: Preference, tolerance: float) -> Matched:
     """Return the win rate among pairs whose lengths differ by at most `tolerance` of the longer, or by one token.
 
     Each prompt with such pairs counts once, as the mean over them. Within the tolerance one version may still tend to
     be the longer, so the pairs are then balanced: those with the longer `after` and those with the shorter one are
     given equal total weight, which makes a preference for mere length come to 0.5. Balance is unattainable where one
     of the two is absent; then, or below `FEWEST_PROMPTS` effective prompts (Kish), the interval is [0, 1]. The weights
-    are held fixed in the bootstrap by prompt, which ignores what balancing gains and so tends to be wide.
+    are held fixed in the interval by prompt, which ignores what balancing gains and so tends to be wide.
     """
     wins = []
     prompts = []
     shares = []
     differences = []
-    for number, pairs in enumerate(_pairs(before, after)):
+    for number, pairs in enumerate(all_pairs(before, after)):
         matched = [(a, b) for a, b in pairs if _lengths_match(a.length, b.length, tolerance)]
         for a, b in matched:
             wins.append(preference(a.prompt, a.response, b.response))
@@ -100,7 +86,7 @@ def matched_win_rate(
     weights = _balanced(np.array(shares), gap)
     worth = effective_number(np.bincount(prompts, weights)) if prompts else 0.0
     if worth >= FEWEST_PROMPTS:
-        interval = cluster_bootstrap_share(wins, prompts, resamples, seed, weights)
+        interval = clustered_share(wins, prompts, weights)
     else:
         interval = Interval(float(np.average(wins, weights=weights)) if worth else 0.5, 0.0, 1.0)
     left_over = float(np.average(gap, weights=weights)) if worth else 0.0
@@ -112,9 +98,7 @@ def pick_best(scores: ArrayLike) -> NDArray[np.intp]:
     return np.asarray(_checked(scores).argmax(axis=1))
 
 
-def best_of_n_win_rate(
-    before: Answers, scores: ArrayLike, preference: Preference, resamples: int, seed: int
-) -> Interval:
+def best_of_n_win_rate(before: Answers, scores: ArrayLike, preference: Preference) -> Interval:
     """Return the win rate of best-of-n of a version over that version's own answers, with n = K - 1.
 
     scores: (P, K), the reward model's for the K answers `before` gave to each prompt. Each answer in turn is left out,
@@ -131,12 +115,10 @@ def best_of_n_win_rate(
         for prompt, answers in enumerate(before):
             chosen, other = answers[best[prompt]], answers[left_out]
             means[prompt] += preference(chosen.prompt, chosen.response, other.response) / count
-    return cluster_bootstrap_share(means, np.arange(len(means)), resamples, seed)
+    return clustered_share(means, np.arange(len(means)))
 
 
-def head_to_head(
-    before: Answers, scores: ArrayLike, after: Answers, preference: Preference, resamples: int, seed: int
-) -> Interval:
+def head_to_head(before: Answers, scores: ArrayLike, after: Answers, preference: Preference) -> Interval:
     """Return the win rate of `after` over the best of the K answers of `before` by the reward model's scores (P, K).
 
     What optimising the policy bought beyond choosing among the start version's answers, which needs no training:
@@ -144,45 +126,28 @@ def head_to_head(
     overoptimization", compare the two at equal KL; here the comparison is at the n that was drawn.
     """
     best = [[answers[i]] for answers, i in zip(before, pick_best(scores), strict=True)]
-    return win_rate(best, after, preference, resamples, seed)
+    return win_rate(best, after, preference)
 
 
 def verdict_sentence(
-    kind: AnnotatorKind,
-    rate: Interval,
-    prompts: int,
-    matched: Matched,
-    against_best: Interval,
-    n: int,
-    perplexity: PerplexityChange,
-    rival: str = "the initial model",
-) -> Conclusion:
-    """Return whether the new version is promoted, and why, in words a person can quote.
+    who: str, rate: Interval, prompts: int, matched: Matched, against_best: Interval, n: int, rival: str
+) -> str:
+    """Return how the new version did against `rival`, in words a person can quote.
 
-    `rival` is what the new version was compared with; `rate`, `matched` and `against_best` (`head_to_head`, best of
-    `n`) are win rates of the new version by annotators of one `kind`. Promoted only if the win rate's interval is
-    wholly above 0.5, the matched-length interval is not wholly below 0.5, and the estimated perplexity on plain text
-    rises by at most `MOST_PERPLEXITY`.
+    The win rate comes first, then what qualifies it: `rate`, `matched` and `against_best` (`head_to_head`, best of `n`)
+    are win rates of the new version, judged by `who`. Whether it is promoted is another question (`promotion`).
     """
-    outcome = Decision.of(rate)
-    at_length = Decision.of(matched.interval)
-    forgot = perplexity.change.estimate > MOST_PERPLEXITY
-    promoted = outcome is Decision.BETTER and at_length is not Decision.WORSE and not forgot
     word = {
         Decision.BETTER: "is better than",
         Decision.WORSE: "is worse than",
         Decision.CANNOT_TELL: "cannot be told apart from",
-    }[outcome]
+    }[Decision.of(rate)]
     parts = [
-        f"Judged by {WHO[kind]} on {prompts} unused prompts, the new version {word} {rival}: it wins {_percent(rate)}.",
+        f"Judged by {who} on {prompts} unused prompts, the new version {word} {rival}: it wins {percent(rate)}.",
         _matched_words(matched),
         _best_of_n_words(against_best, n),
-        f"Perplexity on plain text changes by {100 * perplexity.change.estimate:+.1f} % (95 % interval "
-        f"{100 * perplexity.change.low:+.1f} to {100 * perplexity.change.high:+.1f})"
-        + (f", more than the {100 * MOST_PERPLEXITY:g} % allowed." if forgot else "."),
-        "Promoted." if promoted else "Not promoted.",
     ]
-    return Conclusion(outcome, promoted, " ".join(parts))
+    return " ".join(parts)
 
 
 def _matched_words(matched: Matched) -> str:
@@ -192,7 +157,7 @@ def _matched_words(matched: Matched) -> str:
             " like length, too few or too one-sided."
         )
     return (
-        f"At matched length it wins {_percent(matched.interval)} of {matched.pairs} pairs on {matched.prompts} prompts."
+        f"At matched length it wins {percent(matched.interval)} of {matched.pairs} pairs on {matched.prompts} prompts."
     )
 
 
@@ -202,14 +167,15 @@ def _best_of_n_words(against_best: Interval, n: int) -> str:
         Decision.WORSE: f"PPO does not beat best-of-{n} with the same reward model, which does better",
         Decision.CANNOT_TELL: f"PPO is not shown to beat best-of-{n} with the same reward model, which may do as well",
     }[Decision.of(against_best)]
-    return f"{words}: PPO wins {_percent(against_best)} head to head."
+    return f"{words}: PPO wins {percent(against_best)} head to head."
 
 
-def _percent(rate: Interval) -> str:
+def percent(rate: Interval) -> str:
+    """Return a rate with its interval as it stands in a sentence."""
     return f"{100 * rate.estimate:.1f} % (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
-def _pairs(before: Answers, after: Answers) -> list[list[tuple[Answer, Answer]]]:
+def all_pairs(before: Answers, after: Answers) -> list[list[tuple[Answer, Answer]]]:
     """Return, for each prompt, all pairs (answer of after, answer of before)."""
     pairs = [[(a, b) for a in new for b in old] for old, new in zip(before, after, strict=True)]
     for number, of_prompt in enumerate(pairs):

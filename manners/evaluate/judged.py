@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from manners.evaluate import ask, compare
-from manners.evaluate.text_measures import PerplexityChange
+from manners.evaluate import ask, compare, promotion
+from manners.evaluate.ask import AskOutcome
+from manners.evaluate.length import win_rate_at_equal_length
+from manners.evaluate.promotion import Evidence, called
+from manners.evaluate.text_measures import PerplexityChange, TextMeasures
 from manners.feedback.crowd import Taste, true_score
 from manners.feedback.judges import Judge
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.results import BestOfN, MatchedRate, PartChange
+from manners.results_evaluation import BestOfN, MatchedRate, PartChange, Reason, RegressedRate
 from manners.settings import EvaluateSettings
-from manners.types import Answer, Dialogue, Interval, Response
-from manners.workspace import INITIAL
+from manners.types import Answer, Comparison, Dialogue, Interval, Response
 
 NOBODY = "Nobody has compared the two versions yet: open blind comparisons with `manners evaluate --ask N`."
 
@@ -32,89 +34,130 @@ class Answered:
     kl: float
     """Of the version to the start version, in nats per response."""
 
+
+@dataclass(frozen=True)
+class Compared:
+    """A policy, and what it is compared with."""
+
+    start: Answered
+    against: Answered
+    """The version that the policy would replace; it may be the start version itself, and is asked about once then."""
+    policy: Answered
+    perplexity: PerplexityChange
+    """Of the policy since the initial model."""
+
     @property
-    def flat(self) -> list[Answer]:
-        """All answers."""
-        return [a for of_prompt in self.answers for a in of_prompt]
+    def one(self) -> bool:
+        """Whether there is but one comparison."""
+        return self.against.version == self.start.version
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge says about two versions; the fields are those of `EvaluationResult`."""
+    """What a judge says about a policy; the fields are those of `EvaluationResult`."""
 
     source: str
+    raters: int
     verdict: str
-    promoted: bool
+    reasons: tuple[Reason, ...]
     win_rate: float | None = None
     interval: tuple[float, float] | None = None
+    noisy: Interval | None = None
     outcome: str | None = None
     matched: MatchedRate | None = None
+    regressed: RegressedRate | None = None
     best_of_n: BestOfN | None = None
 
 
-def judged(
-    judge: Judge,
-    before: Answered,
-    after: Answered,
-    perplexity: PerplexityChange,
-    settings: EvaluateSettings,
-    seed: int,
-) -> Judgement:
-    """Return what a judge makes of two versions: of all their answers, or, where it has a record, of what it was asked.
+@dataclass(frozen=True)
+class _Rates:
+    """A judge's word on each comparison, as the one rule for promotion needs it, with all that is shown of it."""
 
-    A record grows while it is looked at, so it is read by a rule that may be looked at any time (`evaluate.ask`).
+    sentence: str
+    raters: int
+    win_rate: Interval | None = None
+    start: Interval | None = None
+    noisy: Interval | None = None
+    matched: MatchedRate | None = None
+    regressed: RegressedRate | None = None
+    best_of_n: BestOfN | None = None
+    outcome: Decision | None = None
+
+
+def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: EvaluateSettings) -> Judgement:
+    """Return what a judge makes of a policy: of all its answers, or, where it has a record, of what it was asked.
+
+    `texts` are the measures of the policy's answers beside those of the version that it would replace.
+    Whoever judges, the same guards stand beside its word, and the same rule says what they come to (`promotion`).
     """
-    if judge.on_record is None:
-        return _of_answers(judge, before, after, perplexity, settings, seed)
-    if not judge.on_record:
-        return Judgement(judge.source, NOBODY, promoted=False)
-    outcome = ask.read_outcome(judge.on_record, before.version, after.version, kind=judge.kind)
+    of_all = judge.on_record is None
+    rates = _of_answers(judge, compared, settings) if of_all else _of_record(judge, compared, settings)
+    varied = texts.before["distinct_2"].estimate
+    reasons = promotion.reasons(
+        Evidence(
+            win_rate=rates.win_rate,
+            start=rates.start,
+            replaces_start=compared.one,
+            matched=rates.matched.rate if rates.matched else None,
+            perplexity=compared.perplexity.change,
+            alike=texts.after["most_common_answer"],
+            alike_before=texts.before["most_common_answer"].estimate,
+            variety=_share_left(varied, texts.changes["distinct_2"]) if varied else None,
+            may_promote=judge.may_promote,
+        )
+    )
+    rate = rates.win_rate
     return Judgement(
         judge.source,
-        outcome.sentence,
-        promoted=judge.may_promote and outcome.decision is Decision.BETTER,
-        win_rate=outcome.interval.estimate,
-        interval=(outcome.interval.low, outcome.interval.high),
-        outcome=str(outcome.decision),
+        rates.raters,
+        f"{rates.sentence} {promotion.perplexity_words(compared.perplexity.change)}",
+        reasons,
+        win_rate=rate.estimate if rate else None,
+        interval=(rate.low, rate.high) if rate else None,
+        noisy=rates.noisy,
+        outcome=str(rates.outcome) if rates.outcome else None,
+        matched=rates.matched,
+        regressed=rates.regressed,
+        best_of_n=rates.best_of_n,
     )
 
 
-def _of_answers(
-    judge: Judge,
-    before: Answered,
-    after: Answered,
-    perplexity: PerplexityChange,
-    settings: EvaluateSettings,
-    seed: int,
-) -> Judgement:
-    """Judge every pair of answers: the win rate, at matched length, and against best-of-n."""
+def _share_left(before: float, change: Interval) -> Interval:
+    """Return what is left of a figure as a share of what it was."""
+    return Interval(*(1 + part / before for part in (change.estimate, change.low, change.high)))
 
-    def preference(prompt: Dialogue, a: Response, b: Response) -> float:
-        found = judge.prefers(prompt, a, b)
-        assert found is not None, "a judge without a record can be asked about anything"
-        return found
 
-    resamples = settings.bootstrap
-    rate = compare.win_rate(before.answers, after.answers, preference, resamples, seed)
-    matched = compare.matched_win_rate(
-        before.answers, after.answers, preference, settings.length_tolerance, resamples, seed
-    )
-    best = compare.head_to_head(before.answers, before.scores, after.answers, preference, resamples, seed)
+def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) -> _Rates:
+    """Judge every pair of answers: the win rates, at matched length, and against best-of-n of the start version."""
+    started = called(compared.start.version, compared.start.version)
+    replaced = called(compared.against.version, compared.start.version)
+    start, against, policy = (v.answers for v in (compared.start, compared.against, compared.policy))
+    scores = compared.start.scores
+    preference = _preference(judge)
+    rate = compare.win_rate(against, policy, preference)
+    matched = compare.matched_win_rate(against, policy, preference, settings.length_tolerance)
+    regressed = win_rate_at_equal_length(against, policy, preference)
+    best = compare.head_to_head(start, scores, policy, preference)
     count = settings.samples
-    alone = None
-    if count > 1:
-        alone = compare.best_of_n_win_rate(before.answers, before.scores, preference, resamples, seed)
-    rival = "the initial model" if before.version == INITIAL else f"the start version, {before.version}"
-    conclusion = compare.verdict_sentence(
-        judge.kind, rate, len(before.answers), matched, best, count, perplexity, rival
-    )
-    return Judgement(
-        judge.source,
-        conclusion.sentence,
-        promoted=judge.may_promote and conclusion.promoted,
-        win_rate=rate.estimate,
-        interval=(rate.low, rate.high),
-        outcome=str(conclusion.outcome),
+    alone = compare.best_of_n_win_rate(start, scores, preference) if count > 1 else None
+    who = compare.WHO[judge.kind]
+    if judge.noisy:
+        who = f"the taste of {who} without its noise"
+    sentence = compare.verdict_sentence(who, rate, len(policy), matched, best, count, replaced)
+    noisy = over_start = None
+    if judge.noisy:
+        noisy = compare.win_rate(against, policy, _preference(judge.noisy))
+        sentence += f" By their verdicts, with all their noise, the new version wins {compare.percent(noisy)}."
+    if not compared.one:
+        over_start = compare.win_rate(start, policy, preference)
+        sentence += f" Against {started} the new version wins {compare.percent(over_start)}."
+    return _Rates(
+        sentence,
+        judge.raters,
+        win_rate=rate,
+        start=over_start,
+        noisy=noisy,
+        outcome=Decision.of(rate),
         matched=MatchedRate(
             **asdict(matched.interval),
             pairs=matched.pairs,
@@ -122,14 +165,69 @@ def _of_answers(
             effective_prompts=matched.effective_prompts,
             length_difference=matched.length_difference,
         ),
+        regressed=RegressedRate(
+            **asdict(regressed.interval),
+            slope=regressed.slope,
+            shorter=regressed.shorter,
+            longer=regressed.longer,
+        ),
         best_of_n=BestOfN(
             n=count,
             head_to_head=best,
-            sentence=_best_sentence(best, count, rival),
+            sentence=_best_sentence(best, count, started),
             win_rate=alone,
             win_rate_n=None if alone is None else count - 1,
         ),
     )
+
+
+def _preference(judge: Judge) -> compare.Preference:
+    """Return what a judge prefers, where it can be asked about anything."""
+
+    def preference(prompt: Dialogue, a: Response, b: Response) -> float:
+        found = judge.prefers(prompt, a, b)
+        assert found is not None, "a judge without a record can be asked about anything"
+        return found
+
+    return preference
+
+
+def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> _Rates:
+    """Read what annotators were asked, about the version to be replaced and about the start version.
+
+    A record grows while it is looked at, so it is read by a rule that may be looked at any time (`evaluate.ask`); so
+    are those of its comparisons whose texts are of like length, which nobody's verdict chooses.
+    """
+    version = compared.policy.version
+
+    def among(other: Answered, tolerance: float | None = None) -> AskOutcome | None:
+        found = [c for c in judge.on_record or () if {c.left.author, c.right.author} == {other.version, version}]
+        if tolerance is not None:
+            found = [c for c in found if _alike(c, tolerance)]
+        return ask.read_outcome(found, other.version, version, kind=judge.kind) if found else None
+
+    outcome = among(compared.against)
+    matched = among(compared.against, settings.length_tolerance)
+    start = None if compared.one else among(compared.start)
+    sentences = [
+        outcome.sentence if outcome else NOBODY,
+        start.sentence if start else "",
+        f"Among texts of like length: {matched.sentence}" if matched else "",
+    ]
+    return _Rates(
+        " ".join(filter(None, sentences)),
+        len(outcome.raters) if outcome else 0,
+        win_rate=outcome.interval if outcome else None,
+        start=start.interval if start else None,
+        outcome=outcome.decision if outcome else None,
+        matched=MatchedRate(**asdict(matched.interval), pairs=matched.wins + matched.losses) if matched else None,
+    )
+
+
+def _alike(comparison: Comparison, tolerance: float) -> bool:
+    """Return whether the two texts are of like length, as annotators see it: in characters."""
+    first, second = len(comparison.left.text), len(comparison.right.text)
+    return abs(first - second) <= tolerance * max(first, second)
 
 
 def _best_sentence(best: Interval, n: int, rival: str) -> str:

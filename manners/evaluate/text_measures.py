@@ -10,10 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from manners.errors import MannersError
 from manners.feedback.statistics import cluster_bootstrap, cluster_bootstrap_share, paired_bootstrap_difference
@@ -55,7 +55,7 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
 
     N-grams do not cross answers, and the end-of-turn token is left out, so that finishing does not change the figure.
     It falls as answers get longer or more numerous: compare it only between equally many answers of like length.
-    Interval: estimate +- z times the jackknife's standard error over P prompts, within [0, 1]; a bootstrap would
+    Interval: estimate +- t times the jackknife's standard error over P prompts, within [0, 1]; a bootstrap would
     repeat prompts, hence n-grams, and be biased downwards. Answers without any n-gram give 0 within [0, 1].
     Sources: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5;
     Efron & Stein 1981, "The jackknife estimate of variance" (it errs on the wide side).
@@ -67,6 +67,33 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
     return Interval(share, max(0.0, share - half), min(1.0, share + half))
 
 
+@dataclass(frozen=True)
+class TextMeasures:
+    """What the answers of two versions are like, by the name of the measure."""
+
+    before: dict[str, Interval]
+    after: dict[str, Interval]
+    changes: dict[str, Interval]
+    """Of those that are paired by prompt, after less before (`changes`)."""
+
+
+def text_measures(
+    before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer]], resamples: int, seed: int
+) -> TextMeasures:
+    """Return every measure of two versions' answers to the same prompts."""
+
+    def of(version: Sequence[Sequence[Answer]]) -> dict[str, Interval]:
+        answers = [answer for of_prompt in version for answer in of_prompt]
+        return {
+            "length": mean_length(answers, resamples, seed),
+            "finished": share_finished(answers, resamples, seed),
+            "distinct_2": distinct_n(answers, 2),
+            "most_common_answer": most_common_answer_share(answers, resamples, seed),
+        }
+
+    return TextMeasures(of(before), of(after), changes(before, after, resamples, seed))
+
+
 def changes(
     before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer]], resamples: int, seed: int
 ) -> dict[str, Interval]:
@@ -74,7 +101,7 @@ def changes(
 
     before, after: for each of P prompts, in the same order, a version's answers. What makes the answers to a prompt
     long in both versions cancels out. Length and finishing: mean over prompts of the difference of their means, with a
-    bootstrap by prompt. Distinct-2: difference of the two figures over all answers, +- z times the jackknife's
+    bootstrap by prompt. Distinct-2: difference of the two figures over all answers, +- t times the jackknife's
     standard error of that difference, each prompt left out of both versions at once. Raises MannersError below two
     prompts.
     """
@@ -125,8 +152,8 @@ def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.floa
 
 
 def _half_width(without: NDArray[np.float64]) -> float:
-    """Return half of the jackknife's 95 % interval from the values (P,) without each prompt."""
-    return NormalDist().inv_cdf(0.975) * math.sqrt((len(without) - 1) * float(np.var(without)))
+    """Return half of the jackknife's 95 % interval, by Student's t, from the values (P,) without each prompt."""
+    return float(stdtrit(len(without) - 1, 0.975)) * math.sqrt((len(without) - 1) * float(np.var(without)))
 
 
 def _paired(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from manners.feedback.statistics import cluster_bootstrap_share, crossed_share, resampled, wilson
+from manners.feedback.statistics import bootstrapped, cluster_bootstrap_share, crossed_share, resampled, wilson
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts
 
 RESAMPLES = 1000
@@ -67,8 +67,7 @@ def alpha(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> 
     if np.isnan(whole):
         return None
     drawn = _alpha(resampled(sums, RESAMPLES, seed))
-    low, high = (float(bound) for bound in np.nanquantile(drawn, [0.025, 0.975]))
-    return Interval(whole, min(low, whole), max(high, whole))
+    return bootstrapped(whole, drawn, len(sums), -1.0, 1.0)
 
 
 def _alpha(sums: Floats) -> Floats:

@@ -31,8 +31,16 @@ class Judge(Protocol):
         """Whether a policy may be promoted on its word."""
 
     @property
+    def raters(self) -> int:
+        """How many annotators' word it is."""
+
+    @property
     def on_record(self) -> Sequence[Comparison] | None:
         """The comparisons that it was asked; None where it can be asked about any two responses at any time."""
+
+    @property
+    def noisy(self) -> Judge | None:
+        """The same annotators with their noise, whose rate stands beside that of a judge without; None for others."""
 
     def prefers(self, prompt: Dialogue, a: Response, b: Response) -> float | None:
         """Return the probability that it prefers `a` to `b`, a tie counting half; None where it cannot say."""
@@ -42,11 +50,22 @@ class Judge(Protocol):
 class TasteJudge:
     """The crowd's hidden taste, without its noise: for the final evaluation only."""
 
-    taste: Taste
+    crowd: Crowd
     kind: AnnotatorKind = AnnotatorKind.SIMULATED
     source: str = "simulated"
     may_promote: bool = True
+    raters: int = 1
     on_record: None = None
+
+    @property
+    def taste(self) -> Taste:
+        """What all of the crowd like."""
+        return self.crowd.taste
+
+    @property
+    def noisy(self) -> Judge:
+        """The crowd as it gives verdicts."""
+        return CrowdJudge(self.crowd)
 
     def prefers(self, prompt: Dialogue, a: Response, b: Response) -> float:
         """Return 1, 0, or 0.5 where the two are about as good."""
@@ -62,6 +81,12 @@ class CrowdJudge:
     source: str = "simulated"
     may_promote: bool = True
     on_record: None = None
+    noisy: None = None
+
+    @property
+    def raters(self) -> int:
+        """All of them."""
+        return len(self.crowd.annotators)
 
     def prefers(self, prompt: Dialogue, a: Response, b: Response) -> float:
         """Return the mean over annotators and both orders of P(a) + P(tie) / 2; two bad responses are a tie."""
@@ -84,11 +109,18 @@ class VerdictJudge:
     comparisons: tuple[Comparison, ...]
     kind: AnnotatorKind = AnnotatorKind.HUMAN
     may_promote: bool = True
+    noisy: None = None
 
     @property
     def source(self) -> str:
         """Their kind, or `none` where nothing was asked."""
         return str(self.kind) if self.comparisons else "none"
+
+    @property
+    def raters(self) -> int:
+        """Those who said something other than that they skip it."""
+        given = (v for c in self.comparisons for v in latest_verdicts(c.verdicts) if v.choice is not Choice.SKIP)
+        return len({v.annotator for v in given if v.annotator.kind is self.kind})
 
     @property
     def on_record(self) -> Sequence[Comparison]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from manners.settings import ServeSettings
@@ -56,6 +56,20 @@ class _Bag:
         """Yield members, each drawn from all of them."""
         while True:
             yield rng.choice(self._members)
+
+
+def has_enough(choices: Iterable[Choice], settings: ServeSettings, waiting: int = 0) -> bool:
+    """Return whether a comparison gets no more verdicts: it has `overlap`, or `agree` alike, or enough have skipped it.
+
+    `choices` are the latest of each annotator; `waiting` of those who have it before them.
+    """
+    counts = Counter(choices)
+    skips = counts.pop(Choice.SKIP, 0)
+    return (
+        counts.total() + waiting >= settings.overlap
+        or max(counts.values(), default=0) >= settings.agree
+        or skips >= settings.retire_after
+    )
 
 
 class Queue:
@@ -169,17 +183,18 @@ class Queue:
         repeat = settings.repeat_share if again else 0.0
         lot = rng.random()
         if lot < gold or (known and not count):
-            chosen, drawn, probability = rng.choice(known), DrawnHow.GOLD, (gold if count else 1.0) / len(known)
+            chosen, drawn, pool = rng.choice(known), DrawnHow.GOLD, len(known)
+            probability = (gold if count else 1.0) / pool
         elif not count:
             return None
         elif lot < gold + repeat:
-            chosen, drawn, probability = rng.choice(again), DrawnHow.REPEAT, repeat / len(again)
+            chosen, drawn, pool, probability = rng.choice(again), DrawnHow.REPEAT, len(again), repeat / len(again)
             self._repeated[annotator].add(chosen)
         else:
             chosen, drawn, probability = self._draw_new(met, count)
-            probability *= 1 - gold - repeat
+            probability, pool = probability * (1 - gold - repeat), count
         self.lease(annotator, chosen)
-        return Draw(chosen, drawn, probability, rng.random() < 0.5)
+        return Draw(chosen, drawn, probability, rng.random() < 0.5, pool)
 
     def left(self, annotator: str) -> int:
         """Return how many comparisons an annotator may still judge, those with a known verdict among them."""
@@ -222,14 +237,8 @@ class Queue:
 
     def _sort_in(self, state: _State) -> None:
         """Put a comparison among those that somebody may be given, or take it away from them."""
-        counts = Counter(state.verdicts.values())
-        skips = counts.pop(Choice.SKIP, 0)
-        settings = self._settings
-        is_done = (
-            counts.total() + len(state.leases.keys() - state.verdicts.keys()) >= settings.overlap
-            or max(counts.values(), default=0) >= settings.agree
-            or skips >= settings.retire_after
-        )
+        waiting = len(state.leases.keys() - state.verdicts.keys())
+        is_done = has_enough(state.verdicts.values(), self._settings, waiting)
         if is_done or state.held_back or state.asked.gold:
             self._free.discard(state.asked.comparison)
         else:

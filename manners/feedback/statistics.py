@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from math import inf
 from statistics import NormalDist
 
 import numpy as np
@@ -20,6 +21,8 @@ from manners.types import Choice, Interval, Verdict, latest_verdicts
 
 PRIOR = 3.0
 """The bets are spread over win rates by Beta(3, 3): among symmetric ones near the best from 30 to 400 comparisons."""
+FEWEST = 5
+"""Openings or prompts below which an interval is not trusted (docs/coverage.md), and the sentence says: too few."""
 CELLS = 4_000_000
 """Most entries of a matrix of resampling counts held at once; bounds memory to about 64 MB."""
 
@@ -70,7 +73,7 @@ def _wilson(share: float, n: float, z: float) -> Interval:
 def cluster_bootstrap(
     values: ArrayLike, clusters: ArrayLike, resamples: int, seed: int, weights: ArrayLike | None = None
 ) -> Interval:
-    """Return the (weighted) mean of `values` with a 95 % percentile interval from resampling whole clusters.
+    """Return the (weighted) mean of `values` with a 95 % interval from resampling whole clusters (`bootstrapped`).
 
     values: (N,); clusters: (N,) ids, numbers or strings; weights: (N,), not negative. A resample draws as many
     clusters as there are, with replacement, and takes sum(w v) / sum(w) over all their members. Clusters of weight
@@ -80,14 +83,30 @@ def cluster_bootstrap(
     """
     sums, totals = _by_cluster(values, clusters, weights)
     if len(totals) < 2:
-        raise MannersError(
-            f"An interval needs at least 2 independent groups of figures, and there are {len(totals)}: "
-            "use more prompts or comparisons."
-        )
+        raise _too_few(len(totals))
     drawn = resampled(np.stack([sums, totals], axis=1), resamples, seed)
     mean = float(sums.sum() / totals.sum())
-    low, high = (float(bound) for bound in np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]))
-    return Interval(mean, min(mean, low), max(mean, high))
+    return bootstrapped(mean, drawn[:, 0] / drawn[:, 1], effective_number(totals))
+
+
+def bootstrapped(estimate: float, drawn: ArrayLike, clusters: float, low: float = -inf, high: float = inf) -> Interval:
+    """Return an estimate with a 95 % interval, within low and high, from what resampling so many clusters gave.
+
+    With G clusters in effect a bootstrap varies by (G - 1) / G of what it should, and its 2.5 % and 97.5 % quantiles
+    are normal ones where Student's t, with G - 1 degrees of freedom, should be. The ends are therefore the quantiles at
+    Phi(-+ sqrt(G / (G - 1)) t), which is Hesterberg's expanded percentile interval, or, where that is wider, at t
+    sqrt(G / (G - 1)) standard deviations, for a handful of clusters has no outer quantiles. nan in `drawn` is left out.
+    Source: Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3.
+    """
+    found = np.asarray(drawn, float)
+    freedom = max(clusters - 1, 1.0)
+    wider = math.sqrt((freedom + 1) / freedom) * float(stdtrit(freedom, 0.975))
+    tail = NormalDist().cdf(-wider)
+    below, above = (float(end) for end in np.nanquantile(found, [tail, 1 - tail]))
+    half = wider * float(np.nanstd(found))
+    return Interval(
+        estimate, max(low, min(estimate, below, estimate - half)), min(high, max(estimate, above, estimate + half))
+    )
 
 
 def resampled(sums: Floats, resamples: int, seed: int) -> Floats:
@@ -110,12 +129,41 @@ def cluster_bootstrap_share(
     Ten wins out of ten bootstrap to [1, 1], which claims certainty. Then, and only then, the interval is Wilson's with
     the effective number of clusters as n: no variable in [0, 1] with that mean varies more, so it errs by being wide.
     """
-    interval = cluster_bootstrap(values, clusters, resamples, seed, weights)
-    if interval.high - interval.low > 1e-12:
-        return interval
+    found = cluster_bootstrap(values, clusters, resamples, seed, weights)
+    if found.high - found.low > 1e-12:
+        return Interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
     _, totals = _by_cluster(values, clusters, weights)
     n = effective_number(totals)
-    return wilson(min(max(interval.estimate, 0.0), 1.0) * n, n)
+    return wilson(min(max(found.estimate, 0.0), 1.0) * n, n)
+
+
+def clustered_share(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None) -> Interval:
+    """Return the (weighted) mean of values in [0, 1] with a 95 % interval that holds for few clusters too.
+
+    values: (N,); clusters: (N,) ids; weights: (N,), not negative. With r_g the sum of w (v - mean) over cluster g of G,
+    V = G / (G - 1) sum r_g^2 / (sum w)^2; the interval is Wilson's with mean (1 - mean) / V in place of n, and for z
+    Student's t with one degree of freedom less than there are clusters in effect (`effective_number`). Where nothing
+    varies, n is the number of clusters in effect. Raises MannersError below two clusters.
+    Unlike the percentile bootstrap, which takes the spread of few clusters for the truth: of equal versions that
+    answer 2 prompts it finds one in three different, and of those that answer 5 one in eight.
+    """
+    sums, totals = _by_cluster(values, clusters, weights)
+    if len(totals) < 2:
+        raise _too_few(len(totals))
+    mean = min(max(float(sums.sum() / totals.sum()), 0.0), 1.0)
+    residuals = sums - mean * totals
+    n = effective_number(totals)
+    variance = len(totals) / (len(totals) - 1) * float(residuals @ residuals) / float(totals.sum()) ** 2
+    if variance < 1e-24:
+        return wilson(mean * n, n)
+    return _wilson(mean, mean * (1 - mean) / variance, float(stdtrit(max(n - 1, 1.0), 0.975)))
+
+
+def _too_few(clusters: int) -> MannersError:
+    return MannersError(
+        f"An interval needs at least 2 independent groups of figures, and there are {clusters}: "
+        "use more prompts or comparisons."
+    )
 
 
 def crossed_share(values: ArrayLike, people: ArrayLike, items: ArrayLike) -> Interval:
@@ -248,11 +296,15 @@ def confidence_sequence(wins: int, losses: int, level: float = 0.95) -> Interval
     """
     if wins + losses == 0:
         return Interval(0.5, 0.0, 1.0)
+    return interval_at_every_look(wins / (wins + losses), lambda rate: _log_e_value(wins, losses, rate), level)
+
+
+def interval_at_every_look(share: float, log_wealth: Callable[[float], float], level: float) -> Interval:
+    """Return the observed `share` with all rates against which a bettor's wealth is below 1 / (1 - level)."""
     limit = -math.log1p(-level)
-    share = wins / (wins + losses)
 
     def refuted(rate: float) -> bool:
-        return _log_e_value(wins, losses, rate) >= limit
+        return log_wealth(rate) >= limit
 
     # The wealth falls towards the observed share from either side, so each bound is the one crossing on its side.
     low = _crossing(refuted, 0.0, share) if refuted(0.0) else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import numpy as np
 
 from manners.errors import MannersError
 from manners.evaluate import ask
+from manners.evaluate.promotion import called
 from manners.facts import Facts, to_facts
-from manners.loop.evaluate import evaluation_prompts
+from manners.loop import bets
+from manners.loop.evaluate import evaluation_prompts, rival
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.answer import answer
@@ -26,29 +28,63 @@ from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
 from manners.store.rows import Reason
 from manners.store.transfer import read_comparisons
-from manners.types import Answer, AskedHow, VersionKind, opening
+from manners.types import Answer, AskedHow, Dialogue, VersionKind, opening
+
+START_SHARE = 0.25
+"""Of the comparisons opened for people, with the start version, where the policy would replace another."""
 
 
-def open_for_people(session: Session, count: int) -> Facts:
-    """Open blind comparisons of the newest policy and the version it started from, and say what so many can show."""
-    plan = ask.plan(count)
+def open_for_people(session: Session, count: int, against: str | None = None) -> Facts:
+    """Open blind comparisons of the newest policy with the version that it would replace, and say what they can show.
+
+    Where that is not the version that both started from, a quarter of them are with the start version. Raises
+    MannersError where so few can show nothing.
+    """
     name = versions.latest(session.workspace, VersionKind.POLICY)
     start = versions.describe(session.workspace, name).start
+    other = rival(session, name, against)
+    with_start = 0 if other == start else round(count * START_SHARE)
+    plan = _plan(count, with_start)
     prompts = evaluation_prompts(session)
-    answered = []
-    for version in (start, name):
-        policy = versions.load_policy(session.workspace, version, session.pretrained)
-        found: dict[int, Answer] = {}
-        drawn = answer(policy, session.pretrained, prompts, 1, session.settings.sample, session.settings.seed, version)
-        with steps(f"answers of {version}", len(prompts)) as advance:
-            for batch in drawn:
-                found |= dict(zip(batch.places, batch.answers, strict=True))
-                advance(len(batch.answers))
-        answered.append([found[i] for i in range(len(prompts))])
-    before, after = answered
-    opened = ask.open_comparisons(before, after, session.store.comparisons(), count, session.settings.seed)
+    policy = _answers(session, name, prompts)
+    known = session.store.comparisons()
+    opened = ask.open_comparisons(
+        _answers(session, other, prompts), policy, known, count - with_start, session.settings.seed
+    )
+    sentence = plan.sentence
+    if with_start:
+        before = _answers(session, start, prompts)
+        opened += ask.open_comparisons(before, policy, [*known, *opened], with_start, session.settings.seed + 1)
+        sentence += f" They are with {other}; {with_start} more are with {called(start, start)}."
     session.store.add_comparisons(opened)
-    return {"opened": len(opened), "version": name, "sentence": plan.sentence, **asdict(plan)}
+    facts = {"opened": len(opened), "version": name, "against": other, "with_start": with_start}
+    return facts | asdict(plan) | {"sentence": sentence}
+
+
+def _plan(count: int, with_start: int) -> ask.AskPlan:
+    """Return what the comparisons with the version to be replaced can show."""
+    try:
+        return ask.plan(count - with_start)
+    except MannersError as error:
+        beside = f"of {count} comparisons {with_start} are with the start version, and " if with_start else ""
+        raise MannersError(f"{beside}{error}") from error
+
+
+def _answers(session: Session, version: str, prompts: Sequence[Dialogue]) -> list[Answer]:
+    """Draw a version's answer to each prompt."""
+    policy = versions.load_policy(session.workspace, version, session.pretrained)
+    found: dict[int, Answer] = {}
+    drawn = answer(policy, session.pretrained, prompts, 1, session.settings.sample, session.settings.seed, version)
+    with steps(f"answers of {version}", len(prompts)) as advance:
+        for batch in drawn:
+            found |= dict(zip(batch.places, batch.answers, strict=True))
+            advance(len(batch.answers))
+    return [found[i] for i in range(len(prompts))]
+
+
+def close(session: Session) -> None:
+    """Take the verdicts on the newest policy's comparisons as all there will be, and place the bets that waited."""
+    bets.asked(session, versions.latest(session.workspace, VersionKind.POLICY), closing=True)
 
 
 def measure_on_file(

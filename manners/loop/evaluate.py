@@ -1,27 +1,27 @@
-"""Evaluation: the newest policy against the start version, on prompts that nothing was trained on or chosen by."""
+"""Evaluation: the newest policy against the current one, on prompts that nothing was trained on or chosen by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manners.checkpoint import Run
-from manners.data import plain_text
 from manners.errors import MannersError
-from manners.evaluate import text_measures
-from manners.evaluate.judged import Answered, judged, taste_facts
-from manners.evaluate.text_measures import PerplexityChange
+from manners.evaluate import promotion, text_measures
+from manners.evaluate.judged import Answered, Compared, Judgement, judged, taste_facts
+from manners.evaluate.text_measures import TextMeasures
 from manners.facts import from_facts, scalars
-from manners.feedback.crowd import find_taste
+from manners.feedback.crowd import recruit
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
+from manners.loop import bets
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import parts, prompt_lengths, short_enough
+from manners.loop.prompts import Prose, draw_prompts, parts, prompt_lengths, prose, short_enough
 from manners.loop.session import Session, digest
-from manners.loop.stage import Inputs, Options
+from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.answer import WINDOW, answer
 from manners.models.branches import Branch
@@ -29,14 +29,20 @@ from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_byte
 from manners.models.perplexity import paragraph_nll
 from manners.ppo import rollout
 from manners.progress import steps
-from manners.results import BesideExample, EvaluationResult, RewardResult
+from manners.results import RewardResult
+from manners.results_evaluation import BesideExample, EvaluationResult
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.store import Outcome, Round
-from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, Interval, PromptUse, VersionKind
+from manners.types import AnnotatorKind, Answer, Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
+if TYPE_CHECKING:  # by way of `asking`, which reads prompts as they are read here, it imports this module
+    from manners.loop.options import EvaluateOptions
+
 RESULT = EvaluationResult
+AGAINST = "the version compared with"
+"""What `Inputs.decides` calls it."""
 EXAMPLES = 12
 """Prompts whose answers before and after the report shows."""
 
@@ -51,21 +57,53 @@ class EvaluationInputs(Inputs):
     """The reward model that it was trained against."""
     start: str
     """The version that it started from."""
+    against: str
+    """The version that it is compared with."""
     prompts: list[Dialogue]
+    prose: Prose
 
 
-def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> EvaluationInputs:
-    """Take the newest policy, and the prompts for evaluation; raises MannersError where there is none."""
+def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> EvaluationInputs:
+    """Take the newest policy, and the prompts for evaluation; raises MannersError where there is none.
+
+    A run that goes on compares with the version that it was begun with, unless another is named.
+    """
     name = versions.latest(session.workspace, VersionKind.POLICY)
-    described = versions.describe(session.workspace, name)
+    start = versions.describe(session.workspace, name).start
     reward = versions.reward_of(session.workspace, name)
-    prompts = evaluation_prompts(session)[: session.settings.evaluate.prompts]
-    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts)}
-    return EvaluationInputs(decides=decides, version=name, reward=reward, start=described.start, prompts=prompts)
+    prompts = draw_prompts(evaluation_prompts(session), session.settings.evaluate.prompts, session.settings.seed)
+    against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
+    text = prose(session)
+    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts), **text.decides}
+    if against != start:  # as runs were begun before there was another
+        decides[AGAINST] = against
+    return EvaluationInputs(
+        decides=decides, version=name, reward=reward, start=start, against=against, prompts=prompts, prose=text
+    )
 
 
-def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
-    """Memory of answering the evaluation prompts with two versions, and of scoring the answers a batch at a time."""
+def rival(session: Session, policy: str, named: str | None = None) -> str:
+    """Return what a policy is compared with: the version that is named, or else the one whose place it would take.
+
+    That is the current one; of a policy that is current itself, the one before it. Raises MannersError for a name that
+    is no version, or the policy's own.
+    """
+    workspace = session.workspace
+    if named is None:
+        standing = (versions.describe(workspace, policy).start, workspace.start(), *workspace.promoted())
+        return [version for version in standing if version != policy][-1]
+    if named == policy:
+        raise MannersError(f"{policy} is the policy that is evaluated: compare it with another version than itself")
+    if named != INITIAL:
+        versions.fitting(workspace, named, VersionKind.POLICY, session.pretrained)
+    return named
+
+
+def plan(session: Session, inputs: EvaluationInputs | None = None) -> Plan:
+    """Memory of answering the evaluation prompts version by version, and of scoring the answers a batch at a time.
+
+    Beside the version at work, the start version is held, which costs nothing where it is the initial model.
+    """
     sample = session.settings.sample
     evaluate = session.settings.evaluate
     trunk = session.pretrained.trunk
@@ -75,11 +113,12 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
     rows = distinct * evaluate.samples
     drawing = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
     length = longest + sample.max_new_tokens
+    held = 1 + ((inputs.start if inputs else session.start) != INITIAL)
     members = session.settings.reward.members + (session.settings.reward.epochs is None)  # one kept out of the reward
     scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
     parts = [
-        Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"),
-        Part("reward_members", members * own_bytes(trunk, head=True), "reward.members"),
+        Part("policy", held * own_bytes(trunk, head=True), "model.trainable_layers"),
+        Part("reward_members", members * own_bytes(trunk, head=False), "reward.members"),
         Part("trunk_states", states_bytes(trunk, WINDOW * rows * length), "sample.batch"),
         max(
             Part("drawing_responses", drawing, "sample.batch"),
@@ -91,39 +130,67 @@ def plan(session: Session, _: EvaluationInputs | None = None) -> Plan:
 
 
 def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResult:
-    """Compare the newest policy with the start version, say in one sentence what came out, and promote it or not.
+    """Compare the newest policy with the current one, say in a few sentences what came out, and promote it or not.
 
     Where the verdicts are simulated, the crowd's hidden taste judges: here and nowhere else may it be looked at. With
-    real people there is none; their blind verdicts (`--ask N`) judge, and the rest is measured without taste.
+    real people there is none; their blind verdicts (`--ask N`) judge, and the rest is measured without taste. Against a
+    version that is not the current one nothing is decided.
     """
     settings = session.settings
-    # 1. Answers of both versions to the same prompts, scored; perplexity on plain text.
-    before, after, perplexity = _both(session, run, inputs)
+    # 1. Answers of each version to the same prompts, scored; perplexity on plain text.
+    compared = _answers(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
-    judgement = judged(judge, before, after, perplexity, settings.evaluate, settings.seed)
+    before, after = compared.against, compared.policy
+    texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
+    judgement = judged(judge, compared, texts, settings.evaluate)
     taste = {}
     if isinstance(judge, TasteJudge):
         taste = taste_facts(judge.taste, before, after, settings.evaluate.bootstrap, settings.seed)
-    result = EvaluationResult(
-        **_text_facts(session, before, after, perplexity), version=inputs.version, **vars(judgement), **taste
-    )
     # 3. Promoted or not, and the round is on record, once.
     run.save()
-    if judgement.promoted and session.workspace.current_policy() != inputs.version:
+    current = rival(session, inputs.version)
+    decides = inputs.against == current
+    promoted = promotion.promoted(judgement.reasons) if decides else None
+    judgement = replace(judgement, verdict=f"{judgement.verdict} {_decision(inputs, judgement, current)}")
+    result = EvaluationResult(
+        **_text_facts(session, compared, texts),
+        version=inputs.version,
+        against=inputs.against,
+        start=inputs.start,
+        **vars(judgement),
+        promoted=promoted,
+        **taste,
+    )
+    if promoted:
         session.workspace.promote(inputs.version)
-    if judgement.source != "none":
+    if decides and judgement.source != "none":
         _record_round(session, inputs, result)
     return result
 
 
+def _decision(inputs: EvaluationInputs, judgement: Judgement, current: str) -> str:
+    """Say whether the policy is promoted, and if not, why."""
+    if inputs.against == current:
+        return promotion.promotion_words(judgement.reasons, inputs.against, inputs.start)
+    return (
+        f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
+    )
+
+
 def _judge(session: Session, inputs: EvaluationInputs) -> Judge:
-    """Return whoever gave the verdicts that the policy was trained on, by way of its reward model."""
+    """Return whoever gave the verdicts that the policy was trained on, by way of its reward model.
+
+    People who were asked about this policy come before an AI annotator, of which nothing shows yet that it agrees with
+    them: it is read under its own name, and promotes nothing.
+    """
     source = versions.describe(session.workspace, inputs.reward).source or _last_source(session)
     if source is AnnotatorKind.SIMULATED:
-        return TasteJudge(find_taste(session.settings.crowd.taste))
-    asked = session.store.comparisons(AskedHow.EVALUATION)
-    return VerdictJudge(tuple(c for c in asked if inputs.version in (c.left.author, c.right.author)))
+        return TasteJudge(recruit(session.settings.crowd, session.settings.seed))
+    people = VerdictJudge(tuple(bets.asked(session, inputs.version)))
+    if source is AnnotatorKind.AI and not people.raters:
+        return replace(people, kind=source, may_promote=False)
+    return people
 
 
 def _last_source(session: Session) -> AnnotatorKind:
@@ -145,19 +212,27 @@ def evaluation_prompts(session: Session) -> list[Dialogue]:
     return prompts
 
 
-def _both(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Answered, Answered, PerplexityChange]:
-    """Answers of the start version and of the policy; the policy's perplexity on plain text and the initial model's."""
+def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:
+    """Answers of each version; the policy's perplexity on plain text and the initial model's."""
     settings = session.settings
     pretrained = session.pretrained
     reward = stored.load_reward(session.workspace, inputs.reward, pretrained)
     start = versions.load_policy(session.workspace, inputs.start, pretrained)
+
+    def answered(policy: Branch, name: str) -> Answered:
+        return _answered(session, run, policy, start, reward, inputs.prompts, name)
+
+    before = answered(start, inputs.start)
+    against = before
+    if inputs.against != inputs.start:
+        against = answered(versions.load_policy(session.workspace, inputs.against, pretrained), inputs.against)
     policy = versions.load_policy(session.workspace, inputs.version, pretrained)
-    before = _answered(session, run, start, start, reward, inputs.prompts, inputs.start)
-    after = _answered(session, run, policy, start, reward, inputs.prompts, inputs.version)
+    after = answered(policy, inputs.version)
     initial = start if inputs.start == INITIAL else versions.load_policy(session.workspace, INITIAL, pretrained)
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, plain_text(PromptUse.EVALUATE))
+    unseen = inputs.prose.by_use[PromptUse.EVALUATE]
+    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, unseen)
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
-    return before, after, change
+    return Compared(start=before, against=against, policy=after, perplexity=change)
 
 
 def _answered(
@@ -173,7 +248,7 @@ def _answered(
     sample = session.settings.sample
     count = session.settings.evaluate.samples
     what = f"answers of {author}"
-    reference = None if policy is start else start
+    branches = () if policy is start else (policy, start)
     answers: list[list[Answer]] = [[] for _ in prompts]
     scores: list[list[float]] = [[] for _ in prompts]
     total = 0.0
@@ -185,11 +260,11 @@ def _answered(
             rows = list[tuple[int, Answer, float]]()
             kl = 0.0
             for some in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, True, advance):
-                scored, ref_logprobs, _ = rollout.measure(some.generated, reward, reference, sample.temperature)
+                scored, logprobs, _ = rollout.measure(some.generated, reward, branches, sample.temperature)
                 means = scored.mean.tolist()
                 rows += [(places[i], a, m) for i, a, m in zip(some.places, some.answers, means, strict=True)]
-                if reference is not None:
-                    kl += float((some.generated.logprobs - ref_logprobs)[some.generated.batch.keep].sum())
+                if branches:
+                    kl += float((logprobs[0] - logprobs[1])[some.generated.batch.keep].sum())
             return rows, kl
 
         todo = parts(range(len(prompts)), session.settings.seed + 17)
@@ -202,30 +277,22 @@ def _answered(
     return Answered(author, answers, scores, total / (len(prompts) * count))
 
 
-def _text_facts(session: Session, before: Answered, after: Answered, perplexity: PerplexityChange) -> dict[str, Any]:
+def _text_facts(session: Session, compared: Compared, texts: TextMeasures) -> dict[str, Any]:
     """Return everything that needs no judge, by the names of `EvaluationResult`."""
-    resamples = session.settings.evaluate.bootstrap
-    seed = session.settings.seed
+    before, after, perplexity = compared.against, compared.policy, compared.perplexity
     facts: dict[str, Any] = {
         "prompts": len(before.answers),
         "samples": session.settings.evaluate.samples,
         "kl": after.kl,
+        "perplexity_text": session.settings.data.prose,
         "perplexity_before": perplexity.before,
         "perplexity_after": perplexity.after,
         "perplexity_change": perplexity.change,
         "examples": _examples(before, after),
     }
-    measures: dict[str, Callable[[list[Answer]], Interval]] = {
-        "length": lambda a: text_measures.mean_length(a, resamples, seed),
-        "finished": lambda a: text_measures.share_finished(a, resamples, seed),
-        "distinct_2": lambda a: text_measures.distinct_n(a, 2),
-        "most_common_answer": lambda a: text_measures.most_common_answer_share(a, resamples, seed),
-    }
-    for measure, of in measures.items():
-        for when, version in (("before", before), ("after", after)):
-            facts[f"{measure}_{when}"] = of(version.flat).estimate
-    changes = text_measures.changes(before.answers, after.answers, resamples, seed)
-    facts |= {f"{name}_change": change for name, change in changes.items()}
+    facts |= {f"{name}_before": found.estimate for name, found in texts.before.items()}
+    facts |= {f"{name}_after": found.estimate for name, found in texts.after.items()}
+    facts |= {f"{name}_change": change for name, change in texts.changes.items()}
     facts["score_before"], facts["score_after"] = (float(np.mean(v.scores)) for v in (before, after))
     return facts
 

@@ -15,9 +15,14 @@ from manners.types import VersionKind
 
 
 def keep(
-    session: Session, name: str, model: RewardModel | Branch, result: object, watermark: int | None = None
+    session: Session,
+    name: str,
+    model: RewardModel | Branch,
+    result: object,
+    watermark: int | None = None,
+    parent: str | None = None,
 ) -> None:
-    """Write the version's folder, then its row."""
+    """Write the version's folder, then its row; `parent` is the version that a policy began as."""
     trunk = session.pretrained.trunk
     reward = model if isinstance(model, RewardModel) else None
     witness = reward.witness if reward else None
@@ -31,7 +36,7 @@ def keep(
         dtype=session.settings.model.dtype,
         created_at=now(),
         start=session.start,
-        parent=None if reward else session.start,
+        parent=parent,
         watermark=watermark,
         settings=asdict(session.settings),
         metrics=scalars(result),

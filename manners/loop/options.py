@@ -24,14 +24,27 @@ class SampleOptions(Options):
 
     crowd: bool = False
     """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
+    again: bool = False
+    """Ask known prompts too, where none of the answers that were compared is of the current policy."""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """Ask at most N prompts, drawn by the seed."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Refuse a limit that asks nobody."""
+        if self.limit is not None and self.limit < 1:
+            raise UsageError("--limit N takes a number from 1 on.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
     """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
 
+    against: Annotated[str | None, arg(metavar="VERSION")] = None
+    """Compare with VERSION instead of the current version; nothing is promoted then."""
     ask: Annotated[int | None, arg(metavar="N")] = None
     """Open N blind comparisons of the two for people, and say what they can show, instead of asking the crowd."""
+    close: bool = False
+    """Take people's verdicts on the comparisons as all there will be: those that wait for more count as they are."""
     reward: Annotated[str | None, arg(metavar="VERSION")] = None
     """A reward model to measure; goes with --comparisons."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -51,17 +64,23 @@ class EvaluateOptions(Options):
             raise UsageError("--map, --format and --skip-bad say how to read the FILE of --comparisons: name one.")
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
+        if self.close and (plan or resume or self.ask is not None or self.reward is not None):
+            raise UsageError("--close judges the policy by the verdicts that are in: it goes with no other of these.")
+        if self.against is not None and self.reward is not None:
+            raise UsageError("--against VERSION is about comparing two policies: it does not go with --reward.")
         if resume and (self.ask is not None or self.reward is not None):
             raise UsageError("--resume goes on with the evaluation of a policy: leave out --ask and --reward.")
         if plan and (self.ask is not None or self.reward is not None):
             raise UsageError("--plan is about comparing the two policies: it goes with neither --ask nor --reward.")
 
     def other(self, session: Session) -> Facts | None:
-        """Open comparisons for people, or measure a reward model on a file."""
+        """Open comparisons for people, or measure a reward model on a file; the judgement after `close` is a run's."""
         from manners.loop import asking
 
         if self.ask is not None:
-            return asking.open_for_people(session, self.ask)
+            return asking.open_for_people(session, self.ask, self.against)
+        if self.close:
+            asking.close(session)
         if self.reward is None or self.comparisons is None:
             return None
         mapping = dict(column_and_field(text) for text in self.mapping)

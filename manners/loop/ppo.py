@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from manners import metrics
 from manners.checkpoint import Run
-from manners.data import plain_text
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import answerable, prompt_lengths, short_enough
+from manners.loop.prompts import Prose, answerable, prompt_lengths, prose, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
-from manners.ppo.course import Material
+from manners.ppo.course import Material, updates_over
 from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.results import PolicyResult
@@ -41,23 +41,53 @@ class PolicyInputs(Inputs):
     prompts: list[tuple[int, ...]]
     validation: list[tuple[int, ...]]
     """By which the best version is chosen."""
+    prose: Prose
+    skipped: int
+    """Prompts of either kind that leave no room for a response."""
+    begin_as: str
+    """The version that the policy begins as."""
 
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInputs:
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
-    prompts, validation = (_prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
+    (prompts, skipped), (validation, others) = (
+        _prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)
+    )
     if not prompts or not validation:
         raise MannersError(
             f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
             f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
         )
-    decides = {"the reward model": reward_name, "the prompts": digest((prompts, validation))}
-    return PolicyInputs(decides=decides, reward_name=reward_name, reward=reward, prompts=prompts, validation=validation)
+    if skipped + others:
+        print(
+            f"{skipped} of {skipped + len(prompts)} training prompts and {others} of {others + len(validation)} for"
+            f" validation leave no room for a response of {session.settings.sample.max_new_tokens} tokens in a context"
+            f" of {session.settings.model.context}, and are skipped",
+            file=sys.stderr,
+        )
+    begin_as = session.start if session.settings.ppo.start == "initial" else session.workspace.current_policy()
+    text = prose(session)
+    decides = {
+        "the reward model": reward_name,
+        "the prompts": digest((prompts, validation)),
+        **text.decides,
+        **({} if begin_as == session.start else {"the policy that it begins as": begin_as}),
+    }
+    return PolicyInputs(
+        decides=decides,
+        reward_name=reward_name,
+        reward=reward,
+        prompts=prompts,
+        validation=validation,
+        prose=text,
+        skipped=skipped + others,
+        begin_as=begin_as,
+    )
 
 
-def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
+def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     """Memory and steps of PPO; of drawing responses and training on them, which alternate, the larger counts."""
     ppo = session.settings.ppo
     sample, reward = session.settings.sample, session.settings.reward
@@ -66,10 +96,12 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     longest = prompts.longest
     separate = ppo.value == "separate"
     branch = own_bytes(trunk, head=True)
-    trained = branch + separate * own_bytes(trunk, head=False)
+    scalar = own_bytes(trunk, head=False)
+    trained = branch + separate * scalar
+    updates = updates_over(ppo, len(inputs.prompts) if inputs else prompts.counts[PromptUse.TRAIN].fit)
     work: Facts = {
-        "episodes": ppo.updates * ppo.batch,
-        "optimizer_steps": ppo.updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
+        "episodes": updates * ppo.batch,
+        "optimizer_steps": updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
         "prompts": prompts.facts,
     }
     # Of two sequences one is padded: attention may keep more then.
@@ -84,15 +116,17 @@ def plan(session: Session, _: PolicyInputs | None = None) -> Plan:
     drawing = Part("drawing_responses", drawn, "ppo.batch")
     states = states_bytes(trunk, rows * (longest + sample.max_new_tokens))
     parts = [
-        Part("policy_and_value", (1 + separate) * branch, "model.trainable_layers"),
+        Part("policy_and_value", trained, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
-        Part("reward_members", (reward.members + (reward.epochs is None)) * branch, "reward.members"),
+        Part("reward_members", (reward.members + (reward.epochs is None)) * scalar, "reward.members"),
         Part("rollout_states", states, "ppo.batch"),
         max(drawing, training, key=lambda part: part.size),
     ]
     if session.start != INITIAL:
         parts.append(Part("start_version", branch, "model.trainable_layers"))
+    if inputs and inputs.begin_as != session.start:
+        parts.append(Part("policy_begun_as", branch, "model.trainable_layers"))
     return make_plan(session, "ppo", work, parts)
 
 
@@ -100,27 +134,39 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     """Run PPO against the reward model and keep the best policy as a version."""
     settings = session.settings
     name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
-    prose = plain_text(PromptUse.TRAIN)
-    unseen = plain_text(PromptUse.VALIDATE)
-    material = Material(inputs.prompts, inputs.validation, prose, unseen)
-    start = None
-    if session.start != INITIAL:
-        start = versions.load_policy(session.workspace, session.start, session.pretrained)
+    held_to, unseen = (inputs.prose.by_use[use] for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
+    material = Material(inputs.prompts, inputs.validation, held_to, unseen)
+    start, begin_as = (
+        None if version == known else versions.load_policy(session.workspace, version, session.pretrained)
+        for version, known in ((session.start, INITIAL), (inputs.begin_as, session.start))
+    )
     with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
         found = train_ppo(
-            settings.ppo, settings.sample, settings.seed, session.pretrained, inputs.reward, material, log, run, start
+            settings.ppo,
+            settings.sample,
+            settings.seed,
+            session.pretrained,
+            inputs.reward,
+            material,
+            log,
+            run,
+            start,
+            begin_as,
         )
-    result = _result(found, log.points, name, inputs.reward_name)
-    keep(session, name, found.policy, result)
+    result = _result(found, log.points, name, inputs)
+    keep(session, name, found.policy, result, parent=inputs.begin_as)
     return result
 
 
-def _prompt_ids(session: Session, use: PromptUse) -> list[tuple[int, ...]]:
-    fitting = short_enough(session, answerable(session, use))
-    return [session.pretrained.renderer.prompt_ids(p, session.settings.sample.max_new_tokens)[0] for p in fitting]
+def _prompt_ids(session: Session, use: PromptUse) -> tuple[list[tuple[int, ...]], int]:
+    """Return the distinct prompts of a use that leave room for a response, in tokens, and how many do not."""
+    distinct = list(dict.fromkeys(answerable(session, use)))
+    fitting = short_enough(session, distinct)
+    reserve = session.settings.sample.max_new_tokens
+    return [session.pretrained.renderer.prompt_ids(p, reserve)[0] for p in fitting], len(distinct) - len(fitting)
 
 
-def _result(found: PPOResult, points: list[dict[str, Any]], name: str, reward: str) -> PolicyResult:
+def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: PolicyInputs) -> PolicyResult:
     return PolicyResult(
         episodes=found.episodes,
         optimizer_steps=found.optimizer_steps,
@@ -131,7 +177,10 @@ def _result(found: PPOResult, points: list[dict[str, Any]], name: str, reward: s
         curves=_curves(points),
         warnings=tuple(str(warned) for warned in found.warned),
         version=name,
-        reward=reward,
+        reward=inputs.reward_name,
+        begun_as=inputs.begin_as,
+        prompts=len(inputs.prompts),
+        prompts_skipped=inputs.skipped,
     )
 
 

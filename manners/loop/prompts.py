@@ -1,14 +1,18 @@
-"""Which prompts are answered, and in what parts."""
+"""Which prompts are answered, and in what parts; which plain text shows what is forgotten."""
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+from manners.data import own_text, plain_text
 from manners.errors import MannersError
 from manners.facts import Facts, to_facts
-from manners.loop.session import Session
+from manners.loop.session import Session, digest
 from manners.text import TooLong
 from manners.types import Dialogue, PromptUse
 
@@ -34,11 +38,45 @@ def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue
     return fitting
 
 
+def draw_prompts(prompts: Sequence[Dialogue], count: int, seed: int) -> list[Dialogue]:
+    """Draw at most `count` prompts, and leave them in their order; all of them where there are no more.
+
+    Each draws a number by a hash of its words and the seed, and the smallest are taken: which are drawn does not depend
+    on the order in which they came, and new prompts take the places of few.
+    """
+
+    def number(prompt: Dialogue) -> bytes:
+        return hashlib.sha256(repr((seed, [(turn.role.value, turn.text) for turn in prompt])).encode()).digest()
+
+    chosen = set(sorted(prompts, key=number)[:count])
+    return [prompt for prompt in prompts if prompt in chosen]
+
+
 def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:
     """Cut a list of prompts into what is answered between two checkpoints: even parts, each with a seed of its own."""
     count = -(-len(places) // PART)
     edges = [len(places) * number // max(1, count) for number in range(count + 1)]
     return [(list(places[start:stop]), seed + number * 104_729) for number, (start, stop) in enumerate(pairwise(edges))]
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Plain text, by use."""
+
+    by_use: dict[PromptUse, list[str]]
+    decides: Facts
+    """What a run must be gone on with; nothing where the text is that which ships."""
+
+
+def prose(session: Session) -> Prose:
+    """Return the plain text against forgetting: what ships, or the user's own, whose parts are told on stderr."""
+    name = session.settings.data.prose
+    if name is None:
+        return Prose({use: plain_text(use) for use in PromptUse}, {})
+    found = own_text(Path(name))
+    counts = ", ".join(f"{len(pieces)} to {use}" for use, pieces in found.items())
+    print(f"plain text from {name}, in pieces: {counts}", file=sys.stderr)
+    return Prose(found, {"the plain text": digest(found)})
 
 
 @dataclass(frozen=True)

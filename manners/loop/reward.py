@@ -18,7 +18,7 @@ from manners.loop.keep import keep
 from manners.loop.plan import Disk, Part, Plan, make_plan
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
-from manners.models.cost import FLOAT, drawing_bytes, own_bytes, rows_at_once, step_bytes
+from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, trunk_work
 from manners.models.states import kept_bytes
 from manners.results import RewardResult
 from manners.reward import measure
@@ -85,7 +85,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     pairs = label(inputs.comparisons if inputs else session.store.comparisons(), settings.annotators).pairs
     split = divided(pairs, settings, session.settings.seed)
     learned = len(split.train)
-    runs = settings.members * [learned] + [round(share * learned) for share in CURVE_SHARES if settings.curve]
+    runs = (settings.members + settings.curve * len(CURVE_SHARES)) * [learned]
     tried = candidates(settings, learned)  # all of them, and the most passes: what it takes at most
     most = settings.epochs or tried[-1]
     scouting = len(slice_off(split.train, SLICE, session.settings.seed)[0])
@@ -96,6 +96,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         "optimizer_steps": sum(tried) * -(-scouting // settings.batch)
         + most * sum(-(-run // settings.batch) for run in runs),
         "pair_passes": sum(tried) * scouting + most * sum(runs),
+        "work_with_trunk": trunk_work(trunk),
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
@@ -105,7 +106,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         Part("gradient_and_adam", trained, "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
-    members = Part("members", (len(runs) + bool(tried)) * own_bytes(trunk, head=True), "reward.members")
+    members = Part("members", (len(runs) + bool(tried)) * own_bytes(trunk, head=False), "reward.members")
     parts = [members, *max(training, _drawing(session, split), key=lambda some: sum(part.size for part in some))]
     disk = _disk(session, [*split.train, *split.held_out], prompt + response)
     return make_plan(session, "reward", work, parts, disk)
@@ -157,6 +158,7 @@ def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit,
         members=settings.reward.members,
         trained_on=len(trained.split.train),
         set_aside=len(trained.split.held_out),
+        divided=trained.split.divided,
         source=str(trained.labelled.kind),
         left_out={str(reason): n for reason, n in trained.labelled.left_out.items()},
         users_limited=trained.labelled.limited,
@@ -267,10 +269,10 @@ def _disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk
     trunk = session.pretrained.trunk
     folder = runs if runs.is_dir() else session.workspace.root
     free = shutil.disk_usage(folder).free
-    if not trunk.cut:
+    if not trunk.cut or not trunk.keeps_states:
         return Disk(folder, 0, free)
-    most = 2 * len(pairs) * longest * trunk.width * FLOAT
+    most = states_bytes(trunk, 2 * len(pairs) * longest)
     if most > free:
         exchanges = dict.fromkeys((pair.prompt, side) for pair in pairs for side in (pair.left, pair.right))
-        most = kept_bytes([session.pretrained.renderer.render(*exchange) for exchange in exchanges], trunk.width)
+        most = kept_bytes([session.pretrained.renderer.render(*exchange) for exchange in exchanges], trunk)
     return Disk(folder, most, free)

@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manners.data import demo_prompts
+from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
 from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
-from manners.workspace import Workspace, move_aside
+from manners.workspace import Workspace, atomic_write, move_aside
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -36,7 +36,8 @@ def _answers_or_verdicts(standing: Standing) -> str | None:
 
 def _judgement(standing: Standing) -> str | None:
     judged = standing.results.get(EVALUATE.name)
-    return None if judged and judged.version == standing.policies[-1] else "manners evaluate"
+    decided = judged and judged.version == standing.policies[-1] and judged.promoted is not None
+    return None if decided else "manners evaluate"
 
 
 SAMPLE = Stage(
@@ -68,7 +69,7 @@ PPO = Stage(
 EVALUATE = Stage(
     name="evaluation",
     command="evaluate",
-    summary="Compare the newest policy with the version it started from on unused prompts, or measure a reward model.",
+    summary="Compare the newest policy with the current version on unused prompts, or measure a reward model.",
     reads=("sample", "crowd", "evaluate"),
     module="manners.loop.evaluate",
     options=EvaluateOptions,
@@ -79,7 +80,7 @@ STAGES: tuple[Stage, ...] = (
     SAMPLE,  # answers to every prompt, and verdicts on them
     REWARD,  # verdicts -> reward model
     PPO,  # reward model -> policy
-    EVALUATE,  # policy against the start version; promoted or not
+    EVALUATE,  # policy against the current version; promoted or not
 )
 
 
@@ -97,7 +98,10 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
-    """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection."""
+    """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection.
+
+    The workspace gets a copy of the demo's own settings; `settings` are those, with what the user changed.
+    """
     from manners.loop.session import Session
 
     previous = None if resume else move_aside(root)
@@ -106,6 +110,8 @@ def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
         if to_resume(STAGES, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
+    if not resume:
+        atomic_write(session.workspace.toml, DEMO_TOML.read_text(encoding="utf-8"))
     for use, dialogues in demo_prompts().items():
         session.store.add_prompts(dialogues, use, "demo")
     return play(session, crowd=True, resume=resume)

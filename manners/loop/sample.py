@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.loop.options import SampleOptions
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import answerable, parts, prompt_lengths, short_enough
+from manners.loop.prompts import answerable, draw_prompts, parts, prompt_lengths, short_enough
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -31,14 +32,19 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInputs(Inputs):
-    """Who says which of the answers is better; whom to ask is settled by the run itself, once."""
+    """What was asked for; which prompts that makes is settled by the run itself, once."""
 
     crowd: bool
+    again: bool
+    limit: int | None
 
 
 def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -> SampleInputs:
-    """Take whether the crowd answers."""
-    return SampleInputs(decides={"--crowd": options.crowd}, crowd=options.crowd)
+    """Take whether the crowd answers, and which prompts are asked."""
+    decides: dict[str, object] = {"--crowd": options.crowd}
+    if options.again or options.limit is not None:  # runs of the time before these options are gone on with
+        decides |= {"--again": options.again, "--limit": options.limit}
+    return SampleInputs(decides=decides, crowd=options.crowd, again=options.again, limit=options.limit)
 
 
 def plan(session: Session, _: SampleInputs | None = None) -> Plan:
@@ -58,13 +64,14 @@ def plan(session: Session, _: SampleInputs | None = None) -> Plan:
 def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     """Answer every training prompt that was not asked about yet, and open a comparison of each two of its answers.
 
+    With `--again` also those that were asked about with answers of other policies only; with `--limit N` at most N.
     Prompts from chats (`answerable`) are left out unless `serve.share_chats` is on. With `--crowd`, the simulated
     annotators give their verdicts at once. Nothing is chosen: every prompt, every pair of different answers, in the
     order in which they were drawn.
     """
     # 1. Whom to ask is settled once: comparisons that this run has opened must not change it.
-    if not run.state:
-        run.state |= _whom_to_ask(session)
+    if "author" not in run.state:
+        run.state |= _whom_to_ask(session, inputs)
     author = run.state["author"]
     # 2. Answers, all different; what was deleted meanwhile must not be stored again.
     answers, alike = _answers(session, run, run.state["prompts"], author)
@@ -72,8 +79,10 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     answered = len(answers)
     answers = [given for given in answers if given[0].prompt in there]
     # 3. A comparison of each two answers to a prompt, judged at once by the crowd if that is asked for.
+    over = run.state.get("over the limit", 0)
+    chance = len(run.state["prompts"]) / (len(run.state["prompts"]) + over)
     comparisons = [
-        Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=1.0)
+        Comparison(a.prompt, a.response, b.response, AskedHow.RANDOM, ask_probability=chance)
         for given in answers
         for a, b in combinations(given, 2)
     ]
@@ -83,8 +92,16 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already
     # 4. What came of it.
     drawn = [a for given in answers for a in given]
+    if cut_off := sum(not a.finished for a in drawn):
+        limit = session.settings.sample.max_new_tokens
+        print(
+            f"{cut_off} of {len(drawn)} answers were cut off at sample.max_new_tokens = {limit}, and whoever judges"
+            " sees them cut off",
+            file=sys.stderr,
+        )
     left_out = {
         "prompt longer than the context": run.state["too long"],
+        "over --limit": over,
         "answers alike or empty": alike,
         "prompt deleted meanwhile": answered - len(answers),
     }
@@ -98,18 +115,24 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     )
 
 
-def _whom_to_ask(session: Session) -> dict[str, Any]:
-    """Return the prompts that nobody was asked about yet, and who answers them."""
-    asked = {c.prompt for c in session.store.comparisons()}
+def _whom_to_ask(session: Session, inputs: SampleInputs) -> dict[str, Any]:
+    """Return the prompts that nobody was asked about yet, and who answers them; with `--again`, about this policy."""
+    author = session.workspace.current_policy()
+    comparisons = session.store.comparisons()
+    asked = {c.prompt for c in comparisons if not inputs.again or author in (c.left.author, c.right.author)}
     prompts = [prompt for prompt in answerable(session, PromptUse.TRAIN) if prompt not in asked]
     fitting = short_enough(session, prompts)
     if not fitting:
+        again = (
+            f"; all were answered by {author}" if inputs.again else ", or ask known ones of a new policy with --again"
+        )
         raise MannersError(
             f"there is no training prompt left to ask about ({len(prompts)} are too long for model.context);"
-            " add some with `manners prompts import FILE`"
+            f" add some with `manners prompts import FILE`{again}"
         )
-    author = session.workspace.current_policy()
-    return {"prompts": fitting, "too long": len(prompts) - len(fitting), "author": author}
+    chosen = fitting if inputs.limit is None else draw_prompts(fitting, inputs.limit, session.settings.seed)
+    left = {"too long": len(prompts) - len(fitting), "over the limit": len(fitting) - len(chosen)}
+    return {"prompts": chosen, "author": author, **left}
 
 
 def _judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:

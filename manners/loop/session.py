@@ -8,7 +8,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,9 @@ from manners.results import Machine
 from manners.settings import Settings
 from manners.store import Store
 from manners.workspace import INITIAL, Workspace, atomic_write
+
+LAID_OUT = "weights are laid out for decoding"
+"""What says in the state of a run how it was begun."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,19 @@ class Session:
             file=sys.stderr,
         )
         return loaded
+
+    def lay_out(self, run: Run, *, begun: bool) -> None:
+        """Have a run decode with weights laid out for it, or without, to its end as it was begun.
+
+        What pays is measured each time that a model is loaded, and rounding may hang on it. A run that an older version
+        has begun had them laid out wherever that is possible.
+        """
+        trunk = self.pretrained.trunk
+        now = trunk.compute
+        so = run.state.setdefault(LAID_OUT, now.layout_gain is not None if begun else now.lays_out)
+        if so != now.lays_out:
+            trunk = replace(trunk, compute=replace(now, lays_out=so))
+            vars(self)["pretrained"] = replace(self.pretrained, trunk=trunk)
 
     @property
     def start(self) -> str:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from manners.facts import Facts, from_facts, to_facts
-from manners.settings_load import without_withdrawn
+from manners.settings_load import differing
 from manners.workspace import Workspace
 
 if TYPE_CHECKING:  # what follows loads torch, and the commands that only read must not wait for it
@@ -135,18 +135,20 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
     from manners.loop.session import peak_memory
 
     with session.run_lock(stage.command) if stage.trains else nullcontext():
-        begun = begun_with(session.workspace.runs / stage.name) if resume else {}
-        inputs = stage.work.inputs(session, options or stage.options(), begun)
+        begun_as = begun_with(session.workspace.runs / stage.name) if resume else {}
+        inputs = stage.work.inputs(session, options or stage.options(), begun_as)
         run = session.run_of(stage.name, stage.command, stage.reads, inputs.decides)
+        begun = resume and run.go_on()
         if not resume:
             run.begin_anew()
-        elif run.go_on():
+        elif begun:
             print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif (done := finished(stage, session)) and without_withdrawn(done.costs.begun_with) == run.begun_with:
+        elif (done := finished(stage, session)) and not differing(done.costs.begun_with, run.begun_with):
             print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
             return done
         else:
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
+        session.lay_out(run, begun=begun)
         announce(stage.work.plan(session, inputs))
         result = stage.work.run(session, run, inputs)
         done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with))

@@ -54,9 +54,19 @@ def perform(
     return {name: value for name, value in facts.items() if name not in LONG}
 
 
-def sample(workspace: Workspace, settings: Settings, *, crowd: bool, plan: bool, resume: bool = False) -> Facts:
+def sample(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    crowd: bool,
+    plan: bool,
+    resume: bool = False,
+    again: bool = False,
+    limit: int | None = None,
+) -> Facts:
     """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`."""
-    return perform(workspace, settings, SAMPLE, SampleOptions(crowd=crowd), plan=plan, resume=resume)
+    options = SampleOptions(crowd=crowd, again=again, limit=limit)
+    return perform(workspace, settings, SAMPLE, options, plan=plan, resume=resume)
 
 
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
@@ -69,9 +79,22 @@ def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume
     return perform(workspace, settings, PPO, plan=plan, resume=resume)
 
 
-def evaluate(workspace: Workspace, settings: Settings, *, ask: int | None, plan: bool, resume: bool = False) -> Facts:
-    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`."""
-    return perform(workspace, settings, EVALUATE, EvaluateOptions(ask=ask), plan=plan, resume=resume)
+def evaluate(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    ask: int | None,
+    plan: bool,
+    close: bool = False,
+    resume: bool = False,
+    against: str | None = None,
+) -> Facts:
+    """Judge the newest policy, say what that takes, or open comparisons for people to judge it; see `loop.evaluate`.
+
+    With `close`, people's verdicts so far are all there will be.
+    """
+    options = EvaluateOptions(ask=ask, against=against, close=close)
+    return perform(workspace, settings, EVALUATE, options, plan=plan, resume=resume)
 
 
 def evaluate_reward(

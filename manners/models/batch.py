@@ -186,8 +186,9 @@ class RunningBatch:
         numbers = [0.0 if row.left else row.uniform[len(row.ids)] for row in seated.rows]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
         greedy = temperature == 0
-        drawn, _ = draw_tokens(logits, temperature.masked_fill(greedy, 1.0), uniform, top_p)
-        token = torch.where(greedy.squeeze(1), logits.argmax(dim=-1), drawn)
+        vocabulary = self.trunk.vocabulary
+        drawn, _ = draw_tokens(vocabulary.at(logits, temperature.masked_fill(greedy, 1.0)), uniform, top_p)
+        token = torch.where(greedy.squeeze(1), vocabulary.likeliest(logits), drawn)
         chosen = token.tolist()
         for seat, row in seated.take(token):
             self._advance(row, chosen[seat], logits[seat])
@@ -195,7 +196,8 @@ class RunningBatch:
     def _advance(self, row: _Row, token: int, logits: Float[Tensor, " V"]) -> None:
         """Hand a row its token, and say what came of it."""
         count = row.request.logprobs
-        reported = None if count is None else _report(self.renderer, logits, token, count)
+        said = None if count is None else self.trunk.vocabulary.at(logits.unsqueeze(0), 1.0)[0]
+        reported = None if said is None or count is None else _report(self.renderer, said, token, count)
         more, finish = row.take(token, reported, token in self.renderer.end_ids)
         if more is not None:
             self._events.append((row.key, more))
@@ -216,8 +218,8 @@ class RunningBatch:
 
 
 def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:
-    """Name a token and the `count` likeliest, with log-probabilities."""
-    logprobs = logits.float().log_softmax(dim=-1)
+    """Name a token and the `count` likeliest of what can be said, with log-probabilities."""
+    logprobs = logits.log_softmax(dim=-1)
     values, places = logprobs.topk(count)
     top = [
         TokenLogprob(renderer.token_text(place), value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from manners.maths import token_logprobs
 from manners.models.lowrank import adapt, merge
-from manners.models.surgery import head_alone, joined, opened, put_taps, shared_copy
+from manners.models.surgery import head_alone, joined, opened, put_taps, recompute, shared_copy
 from manners.models.trunk import Half, States, Trunk
 from manners.text import Batch, Packed
 
@@ -22,21 +22,28 @@ HEAD_CHUNK = 512
 class Branch(nn.Module):
     """The layers above a trunk's cut, through the model's own forward; its parameters are the trainable ones."""
 
-    def __init__(self, trunk: Trunk, trainable: bool) -> None:
-        """Copy the initial model's upper part, or share it where nothing is to be trained (the reference)."""
+    def __init__(self, trunk: Trunk, trainable: bool, idle: frozenset[int] = frozenset()) -> None:
+        """Copy the initial model's upper part, or share it where nothing is to be trained (the reference).
+
+        Parameters whose id is `idle` play no part in this role: they are shared, and not trained.
+        """
         super().__init__()
-        model = shared_copy(trunk.whole, trunk.own if trainable else frozenset())
+        model = shared_copy(trunk.whole, trunk.own - idle if trainable else frozenset())
         shared = {id(p) for p in trunk.whole.parameters()}
         for parameter in model.parameters():
             parameter.requires_grad_(trainable and id(parameter) not in shared)
         if trainable and trunk.lora_rank:
             adapt(model, trunk.cut, trunk.lora_rank)
+        recomputes = trainable and trunk.recompute
+        if recomputes:
+            recompute(model, trunk.cut)
         taps = put_taps(model, range(trunk.cut), trunk.anatomy)
         self.model = model
         self.cut = trunk.cut
         self.trunk_hash = trunk.hash
         self._upper = Half(model, enter=taps[-1] if taps else None)
-        self._shares = trunk.compute.shares_beginnings
+        self._shares = trunk.compute.shares_beginnings and not recomputes  # a cache would be written to twice
+        self._vocabulary = trunk.vocabulary
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self._head = (head_alone(model),)  # in a tuple: it shares parameters, which must not be counted twice
 
@@ -60,14 +67,24 @@ class Branch(nn.Module):
         return logits.squeeze(0)
 
     def logprobs(self, hidden: Float[Tensor, "B T1 D"], batch: Batch, temperature: float) -> Float[Tensor, "B T"]:
-        """Log-probability of each response token at a temperature, in nats; 0 where not kept.
+        """Log-probability of each token of an answer, of all that can be said at a temperature; 0 where not kept.
 
-        Only kept positions go through the head, in chunks.
+        In nats; see `models.vocabulary`.
         """
+        return self._of_tokens(hidden, batch, lambda logits: self._vocabulary.at(logits, temperature))
+
+    def text_logprobs(self, hidden: Float[Tensor, "B T1 D"], batch: Batch) -> Float[Tensor, "B T"]:
+        """Log-probability of each token of plain text, of all tokens at temperature 1; 0 where not kept. In nats."""
+        return self._of_tokens(hidden, batch, Tensor.float)
+
+    def _of_tokens(
+        self, hidden: Float[Tensor, "B T1 D"], batch: Batch, drawn_from: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "B T"]:
+        """Only kept positions go through the head, in chunks."""
         keep = batch.keep
         states, ids = hidden[:, :-1][keep], batch.response_ids[keep]
         parts = [
-            token_logprobs(self.logits(h), i, temperature)
+            token_logprobs(drawn_from(self.logits(h)), i)
             for h, i in zip(torch.split(states, HEAD_CHUNK), torch.split(ids, HEAD_CHUNK), strict=True)
         ]
         logprobs = torch.cat(parts)
@@ -103,29 +120,28 @@ class ScalarBranch(Branch):
 
     def __init__(self, trunk: Trunk, generator: torch.Generator | None) -> None:
         """Copy the upper part; draw the head from `generator`, or zero it when None."""
-        super().__init__(trunk, trainable=True)
+        super().__init__(trunk, trainable=True, idle=idle_head(trunk))
         self.scalar = scalar_head(trunk, generator)
-        embedding = self.model.get_output_embeddings()
-        if embedding is not None:  # the language-model head plays no part here
-            for parameter in embedding.parameters():
-                if trunk.cut > 0 or not _is_input_embedding(self.model, parameter):
-                    parameter.requires_grad_(False)
         self._own = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " N"]:
         """Score of each response, at its last token."""
-        score: Tensor = self.scalar(self.final(states, batch)[batch.ends]).squeeze(-1).float()
+        score: Tensor = self.scalar(self.final(states, batch)[batch.ends].float()).squeeze(-1)
         return score
 
     def values(self, states: States, batch: Batch) -> Float[Tensor, "B T"]:
         """Value of the state in which each response token is chosen."""
-        value: Tensor = self.scalar(self.hidden(states, batch)[:, :-1]).squeeze(-1).float()
+        value: Tensor = self.scalar(self.hidden(states, batch)[:, :-1].float()).squeeze(-1)
         return value
 
 
 def scalar_head(trunk: Trunk, generator: torch.Generator | None) -> nn.Linear:
-    """Make a head D -> 1 without bias: N(0, 0.01/(D + 1)), or zero when `generator` is None."""
-    head = nn.Linear(trunk.width, 1, bias=False, device=trunk.device, dtype=trunk.whole.dtype)
+    """Make a head D -> 1 without bias: N(0, 0.01/(D + 1)), or zero when `generator` is None.
+
+    It is float32 whatever the model's format is, and so are scores and values: two answers of a pair are often closer
+    to each other than a bfloat16 number to the next.
+    """
+    head = nn.Linear(trunk.width, 1, bias=False, device=trunk.device, dtype=torch.float32)
     with torch.no_grad():
         if generator is None:
             head.weight.zero_()
@@ -134,8 +150,11 @@ def scalar_head(trunk: Trunk, generator: torch.Generator | None) -> nn.Linear:
     return head
 
 
-def _is_input_embedding(model: PreTrainedModel, parameter: nn.Parameter) -> bool:
-    return any(parameter is p for p in model.get_input_embeddings().parameters())
+def idle_head(trunk: Trunk) -> frozenset[int]:
+    """Ids of the parameters of a language-model head that is nothing else: what a score does not need."""
+    head = trunk.whole.get_output_embeddings()
+    words = {id(p) for p in trunk.whole.get_input_embeddings().parameters()}
+    return frozenset() if head is None else frozenset(id(p) for p in head.parameters()) - words
 
 
 def set_trainable(branches: Sequence[nn.Module]) -> list[nn.Parameter]:

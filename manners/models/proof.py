@@ -16,8 +16,9 @@ from manners.models.surgery import describe
 from manners.models.trunk import Trunk
 from manners.text import SHORTEST_COMMON, Rendered, collate, pack
 
-TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}
-"""Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does."""
+TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5}
+"""Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does. In
+bfloat16 the default model comes to 0.34 on a processor without arithmetic for it."""
 
 
 def proved(trunk: Trunk, context: int) -> Trunk:

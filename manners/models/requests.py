@@ -64,7 +64,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token, as what it writes, and its log-probability in nats under softmax(logits): no temperature, no top-p."""
+    """A token, as what it writes, and its log-probability in nats.
+
+    Among all that can be said, under softmax(logits): no temperature, no top-p.
+    """
 
     text: str
     logprob: float

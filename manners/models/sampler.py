@@ -1,4 +1,4 @@
-"""Tokens drawn from logits: exact, one uniform number a token, each row at its own temperature."""
+"""Tokens drawn from logits: exact, one uniform number a token."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ BLOCK = 256
 
 def draw_tokens(
     logits: Float[Tensor, "R V"],
-    temperature: float | Float[Tensor, "R 1"],
     uniform: Float[Tensor, " R"],
     top_p: float | Float[Tensor, "R 1"] = 1.0,
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
     """Invert the cumulative distribution at `uniform`: one token a row, with its log-probability.
 
-    `temperature` and `top_p` are those of all rows, or each row's own. With `top_p` below 1, tokens come from the
-    smallest set of the likeliest ones whose probabilities reach that sum (Holtzman et al. 2020, section 3.1).
+    `logits` are those of `Vocabulary.at`, in float32 and at temperature. `top_p` is that of all rows, or each row's
+    own; with less than 1, tokens come from the smallest set of the likeliest ones whose probabilities reach that sum
+    (Holtzman et al. 2020, section 3.1).
 
     The sums run over blocks of the vocabulary first, and then inside the block that is hit: a cumulative sum over all
     of it, in the precision that this takes, would cost as much as the last layers of the model. They run where
     `uniform` is (`Compute.exact`).
     """
-    logits = logits.float() / temperature
     share = torch.as_tensor(top_p, device=logits.device).expand(len(logits), 1)
     if bool((limited := share.squeeze(1) < 1.0).any()):
+        logits = logits.clone()
         logits[limited] = _likeliest(logits[limited], share[limited])
     top = logits.amax(dim=-1, keepdim=True)
     missing = -logits.shape[-1] % BLOCK

@@ -11,14 +11,13 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from manners.errors import MannersError
 from manners.models.trunk import States, Trunk
 from manners.progress import steps
 from manners.text import Packed, Rendered, pack, packed_buckets
 
-ROW_FLOAT = np.dtype(np.float32)
-"""What states are kept as, whatever the model computes in."""
 BLANK = bytes(2**20)
 """What is written to take space on a disk that has no other way."""
 
@@ -29,27 +28,30 @@ class StateStore:
     def __init__(
         self, trunk: Trunk, rendered: Sequence[Rendered], pad_id: int, file: Path, title: str = "reading"
     ) -> None:
-        """Run every sequence through the trunk, in buckets of similar length, into `file` (float32, a row a token).
+        """Run every sequence through the trunk, in buckets of similar length, into `file`, a row a token.
 
-        A prompt's states do not depend on what comes after it: they are kept once for all its responses. Raises
-        MannersError, before anything runs, where the disk has no room for them.
+        Numbers are kept as the model computes in them. A prompt's states do not depend on what comes after it: they are
+        kept once for all its responses. A trunk that keeps none runs for each batch anew, which may round otherwise.
+        Raises MannersError, before anything runs, where the disk has no room for them.
         """
         self.trunk = trunk
         self.rendered = rendered
         self.pad_id = pad_id
-        self.flat: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
-        if trunk.cut == 0:
+        self.flat: Tensor | None = None
+        if trunk.cut == 0 or not trunk.keeps_states:
             return  # the states of an empty trunk are the ids
         prompts = list(dict.fromkeys(r.prompt_ids for r in rendered))
         starts = np.cumsum([0, *map(len, prompts), *(len(r.response_ids) for r in rendered)]).tolist()
         self.prompt_starts = dict(zip(prompts, starts, strict=False))
         self.response_starts = starts[len(prompts) : -1]
-        reserve(file, kept_bytes(rendered, trunk.width))
-        self.flat = np.memmap(file, dtype=ROW_FLOAT, mode="r+", shape=(starts[-1], trunk.width))
+        reserve(file, kept_bytes(rendered, trunk))
+        dtype = trunk.whole.dtype
+        flat = torch.from_file(str(file), shared=True, size=starts[-1] * trunk.width, dtype=dtype)
+        self.flat = flat.view(-1, trunk.width)
         with steps(title, len(rendered)) as advance:
             for chosen in packed_buckets(rendered, trunk.compute.shares_prompts, trunk.compute.bucket_tokens):
                 batch = self._packed(chosen)
-                states = trunk.states(batch.to(trunk.device)).float().cpu().numpy()
+                states = trunk.states(batch.to(trunk.device)).cpu()
                 for index, (row, start, stop) in zip(chosen, batch.spans, strict=True):
                     prompt = rendered[index].prompt_ids
                     at = self.response_starts[index]
@@ -63,24 +65,25 @@ class StateStore:
         batch = self._packed(indices)
         if self.flat is None:
             batch = batch.to(self.trunk.device)
-            return batch.ids, batch
-        states = torch.zeros((*batch.ids.shape, self.trunk.width))
+            return self.trunk.states(batch), batch
+        states = torch.zeros((*batch.ids.shape, self.trunk.width), dtype=self.flat.dtype)
         for index, (row, start, stop) in zip(indices, batch.spans, strict=True):
             prompt = self.rendered[index].prompt_ids
             at = self.response_starts[index]
-            states[row, start:stop] = torch.from_numpy(np.array(self.flat[at : at + stop - start]))
+            states[row, start:stop] = self.flat[at : at + stop - start]
             at = self.prompt_starts[prompt]
-            states[row, : len(prompt)] = torch.from_numpy(np.array(self.flat[at : at + len(prompt)]))
-        return states.to(self.trunk.device, self.trunk.whole.dtype), batch.to(self.trunk.device)
+            states[row, : len(prompt)] = self.flat[at : at + len(prompt)]
+        return states.to(self.trunk.device), batch.to(self.trunk.device)
 
     def _packed(self, indices: Sequence[int]) -> Packed:
         return pack([self.rendered[i] for i in indices], self.trunk.compute.shares_prompts, self.pad_id)
 
 
-def kept_bytes(rendered: Sequence[Rendered], width: int) -> int:
+def kept_bytes(rendered: Sequence[Rendered], trunk: Trunk) -> int:
     """Return what the states of these sequences take on the disk: a prompt once, a response each."""
     prompts = {r.prompt_ids for r in rendered}
-    return (sum(map(len, prompts)) + sum(len(r.response_ids) for r in rendered)) * width * ROW_FLOAT.itemsize
+    tokens = sum(map(len, prompts)) + sum(len(r.response_ids) for r in rendered)
+    return tokens * trunk.width * trunk.whole.dtype.itemsize
 
 
 def reserve(file: Path, size: int) -> None:
@@ -99,7 +102,7 @@ def reserve(file: Path, size: int) -> None:
         free = shutil.disk_usage(file.parent).free
         raise MannersError(
             f"the trunk's states take {size:,} bytes in {file.parent}, and {free:,} are free there: make room on that"
-            " disk, or set a lower reward.limit"
+            " disk, set a lower reward.limit, or set model.trunk_states to recomputed"
         ) from error
 
 

@@ -11,14 +11,17 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from manners.errors import MannersError
+from manners.models.head import WideHead
 
 
 def describe(model: PreTrainedModel) -> str:
@@ -132,12 +135,36 @@ def put_taps(model: PreTrainedModel, where: range, anatomy: Anatomy) -> list[Tap
     return taps
 
 
+def recompute(model: PreTrainedModel, cut: int) -> None:
+    """Let layers above a cut keep nothing for their backward but what they are given, and compute the rest again then.
+
+    Results are the same to the bit. A layer becomes one of a class made from its own, so that names of parameters and
+    types stay what they are. Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
+    """
+    for layer in layer_list(model)[cut:]:
+        layer.__class__ = _recomputing(type(layer))
+
+
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: nn.Module, *given: Any, **named: Any) -> Any:
+        run = partial(kind.forward, self)
+        if not torch.is_grad_enabled():
+            return run(*given, **named)
+        return checkpoint(run, *given, use_reentrant=False, preserve_rng_state=False, **named)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
 def head_alone(model: PreTrainedModel) -> tuple[PreTrainedModel, Tap]:
     """Return a copy that shares the model's parameters and goes straight from final states to logits, with its tap.
 
-    The head runs through the model's own forward as the layers do: some models scale or cap their logits there.
+    The head runs through the model's own forward as the layers do: some models scale or cap their logits there. Its
+    logits are float32 also where the model is narrower.
     """
     head = shared_copy(model)
+    words = head.get_output_embeddings()
+    if isinstance(words, nn.Linear) and words.weight.dtype.itemsize < torch.float32.itemsize:
+        put(head, next(name for name, m in head.named_modules() if m is words), WideHead(words))
     layers = layer_list(model)
     stack = next(name for name, m in model.named_modules() if any(child is layers for child in m.children()))
     tap = Tap(head.get_submodule(stack), _as_output)

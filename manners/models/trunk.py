@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from manners.errors import MannersError
 from manners.models.compute import Compute
 from manners.models.surgery import Anatomy, Tap, describe, layer_list, opened, probe, put_taps, shared_copy
+from manners.models.vocabulary import Vocabulary, everything
 from manners.text import Batch, Packed
 
 States = Float[Tensor, "B L D"] | Int[Tensor, "B L"]
@@ -67,8 +68,14 @@ class Trunk:
     """What was decided for this model on its device."""
     _lower: Half | None
     """None where the trunk is empty."""
+    vocabulary: Vocabulary
+    """What answers can consist of."""
     lora_rank: int | None = None
     """Rank of the adapters that branches own (see `models.lowrank`); None when they own the layers themselves."""
+    recompute: bool = False
+    """Whether branches that are trained keep only what their layers are given, and compute the rest again."""
+    keeps_states: bool = True
+    """Whether states that are needed more than once are kept on the disk (see `models.states`)."""
 
     @property
     def width(self) -> int:
@@ -165,7 +172,7 @@ def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], l
         below = shared_copy(model)
         lower = Half(below, leave=put_taps(below, range(cut, len(layer_list(below))), anatomy)[0])
     digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
-    return Trunk(model, cut, digest, anatomy, own, Compute.of(model), lower, lora_rank)
+    return Trunk(model, cut, digest, anatomy, own, Compute.of(model), lower, everything(model.device), lora_rank)
 
 
 def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:

@@ -155,5 +155,12 @@ def fitting(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pret
 
 
 def export_policy(branch: Branch, pretrained: Pretrained, folder: Path) -> None:
-    """Write the merged model and tokenizer, for plain `AutoModelForCausalLM.from_pretrained`."""
-    save_whole(branch.assembled(pretrained.trunk), pretrained.tokenizer, folder)
+    """Write the merged model and tokenizer, for plain `AutoModelForCausalLM.from_pretrained`.
+
+    Its `generate` says what is said here: tokens without text are suppressed, and the same ones end an answer.
+    """
+    model = branch.assembled(pretrained.trunk)
+    if model.generation_config is not None:
+        model.generation_config.suppress_tokens = pretrained.trunk.vocabulary.unseen.tolist() or None
+        model.generation_config.eos_token_id = sorted(pretrained.renderer.end_ids)
+    save_whole(model, pretrained.tokenizer, folder)

@@ -1,14 +1,17 @@
 """Linear layers for decoding, which multiply the same weights by a few rows again and again.
 
 A matrix product first lays its weights out anew, in blocks that fit the processor's registers and caches. At a few rows
-that costs as much as it saves; done once for many tokens it makes a token a tenth to a fifth cheaper
-(docs/decisions.md, D115). The operators are those of PyTorch's own compiler; where they are missing (no MKL, another
-processor, another type of number), nothing is laid out.
+that costs as much as it saves; done once for many tokens it makes a token a tenth to a fifth cheaper on one processor,
+and not at all on another (docs/decisions.md, D115): it is measured when a model is loaded. The operators are those of
+PyTorch's own compiler; where they are missing (no MKL, another type of number), nothing is laid out.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from functools import cache
+from statistics import median
 
 import torch
 from jaxtyping import Float
@@ -24,6 +27,14 @@ PATIENCE = 6
 """Tokens that as many rows read before weights are laid out for them, which takes the time of two."""
 LARGEST = 2_000_000_000
 """Bytes of a model beyond which a second copy of its weights is too much to ask."""
+SAMPLE = 100_000_000
+"""Bytes of weights that are multiplied to measure it, more than caches hold; a smaller model is left as it is."""
+SAMPLE_ROWS = 32
+"""Rows that they are multiplied by."""
+ROUNDS = 5
+"""How often, with and without in turn: the median of the ratios counts, in processor time (docs/decisions.md)."""
+WORTH = 0.08
+"""Share of the time of matrix products that must be saved: less is not worth a second copy of the weights."""
 
 
 class LaidOutLinear(nn.Module):
@@ -55,7 +66,7 @@ class WeightLayout:
     """Lays the weights of a model out once the same number of rows keeps coming."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Put layers that can be laid out into a model that `lays_out` allows and whose modules nobody else uses.
+        """Put layers that can be laid out into a model of float32 on a CPU whose modules nobody else uses.
 
         It is for parameters that do not change meanwhile.
         """
@@ -84,14 +95,43 @@ class WeightLayout:
 
 def laid_out_bytes(model: PreTrainedModel) -> int:
     """Return the memory that weights take once they are laid out."""
-    return sum(layer.weight.nbytes for layer in _linear_layers(model).values()) if lays_out(model) else 0
+    return sum(layer.weight.nbytes for layer in _linear_layers(model).values())
 
 
-def lays_out(model: PreTrainedModel) -> bool:
-    """Whether weights are laid out: not where the model is too large, or anything else than MKL multiplies them."""
-    weights = [layer.weight for layer in _linear_layers(model).values()]
-    fits = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
-    return fits and sum(parameter.nbytes for parameter in model.parameters()) <= LARGEST and available()
+def layout_gain(model: PreTrainedModel) -> float | None:
+    """Measure, in about 0.2 seconds, which share of the time of matrix products it saves here to lay weights out.
+
+    None where they cannot be laid out, or are not whatever it saves: not where the model is too large, or so small that
+    caches hold it, or where anything else than MKL multiplies.
+    """
+    layers = list(_linear_layers(model).values())
+    fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers)
+    if not fits or sum(parameter.nbytes for parameter in model.parameters()) > LARGEST or not available():
+        return None
+    sample, size = list[nn.Linear](), 0
+    for layer in layers:
+        if size < SAMPLE:
+            sample.append(layer)
+            size += layer.weight.nbytes
+    return _measured_gain(sample) if size >= SAMPLE else None
+
+
+def _measured_gain(plain: Sequence[nn.Linear]) -> float:
+    laid_out = [LaidOutLinear(layer) for layer in plain]
+    with memory_apart(), torch.inference_mode():
+        for layer in laid_out:
+            layer.lay_out(SAMPLE_ROWS)
+        rounds = [(_seconds(plain), _seconds(laid_out)) for _ in range(ROUNDS)]
+    return 1 - median(with_it / without for without, with_it in rounds)
+
+
+def _seconds(layers: Sequence[nn.Linear | LaidOutLinear]) -> float:
+    """What it takes to multiply by each of some layers, in the processor's time: others on it hardly count."""
+    rows = {width: torch.ones((SAMPLE_ROWS, width)) for width in {layer.weight.shape[1] for layer in layers}}
+    begin = time.process_time()
+    for layer in layers:
+        layer(rows[layer.weight.shape[1]])
+    return time.process_time() - begin
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:

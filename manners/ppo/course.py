@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,11 +46,22 @@ class Material:
     """What forgetting is measured on."""
 
 
+def updates_over(ppo: PPOSettings, prompts: int) -> int:
+    """Return the updates of a run on so many training prompts."""
+    if ppo.updates is not None:
+        return ppo.updates
+    return max(1, math.ceil(min(ppo.passes * prompts, ppo.most_episodes) / ppo.batch))
+
+
 @dataclass(frozen=True)
 class Course:
     """A run's settings, roles and material."""
 
     settings: PPOSettings
+    updates: int
+    """How many there will be."""
+    from_reference: bool
+    """Whether the policy begins as the reference, and not as a version that was promoted since."""
     sample: SampleSettings
     seed: int
     roles: Roles

@@ -5,6 +5,7 @@ Names are TRL's where it has one. Everything is averaged over kept tokens or who
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from torch import Tensor
 
 from manners.maths import masked_mean
 from manners.ppo.objective import explained_variance, kl_penalty
-from manners.ppo.rollout import Rollout
+from manners.ppo.rollout import HEAVIEST, Rollout, draw_weights
 from manners.types import FinishReason
 
 Metrics = dict[str, float]
 """A point of every curve."""
 DEVIATION = "policy/first_ratio_max_dev"
 """Largest |ratio - 1|, in the first minibatch of an update, before its step."""
+DEVIATION_99 = "policy/first_ratio_p99_dev"
+"""Its 99th percentile."""
 
 
 def rollout_metrics(rollout: Rollout) -> Metrics:
@@ -42,6 +45,9 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
         "objective/rlhf_reward": float(rollout.rewards.sum(dim=1).mean()),
         "objective/scores": float(scores.mean()),
         "policy/entropy_avg": float(masked_mean(-draws.logprobs, keep)),
+        "policy/draw_weight_avg": float(masked_mean(draw_weights(rollout.drift), keep)),
+        "policy/draw_weight_max": float(rollout.drift.exp()[keep].max()),
+        "policy/draw_weight_cut": float(masked_mean((rollout.drift.exp() > HEAVIEST).float(), keep)),
         "val/explained_variance": explained_variance(rollout.values, rollout.returns, keep),
         "response/length": float(lengths.mean()),
         "response/finished": sum(finished) / len(finished),
@@ -50,6 +56,11 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
         "reward/ensemble_std": float(rollout.scored.std.mean()),
         "reward/length_correlation": float(torch.nan_to_num(correlation)),
     }
+
+
+def most_and_all(values: Tensor) -> tuple[float, float]:
+    """99th percentile of values, and the largest; NaN where one of them is."""
+    return float(values.sort().values[math.ceil(0.99 * len(values)) - 1]), float(values.max())
 
 
 def distinct_2(responses: Sequence[tuple[int, ...]]) -> float:
@@ -70,8 +81,8 @@ class Passes:
     sums: Metrics = field(default_factory=dict)
     """Weighted by kept tokens."""
     tokens: float = 0.0
-    first_deviation: float = 0.0
-    """Largest |ratio - 1| in the first minibatch, before its step."""
+    first_deviations: list[Tensor] = field(default_factory=list)
+    """|ratio - 1| of the tokens of the first minibatch, before its step, a micro-batch each."""
     steps: dict[str, list[float]] = field(default_factory=dict)
     """What is seen once a step."""
 
@@ -82,7 +93,7 @@ class Passes:
             if name != DEVIATION:
                 self.sums[name] = self.sums.get(name, 0.0) + tokens * float(number)
             elif first:
-                self.first_deviation = max(self.first_deviation, float(number))
+                self.first_deviations.append(number)
 
     def add_step(self, seen: Mapping[str, Tensor]) -> None:
         """Count in what is seen once a step."""
@@ -93,4 +104,9 @@ class Passes:
         """The means, and how far the first ratios were from 1."""
         over_tokens = {name: total / max(self.tokens, 1.0) for name, total in self.sums.items()}
         over_steps = {name: mean(numbers) for name, numbers in self.steps.items()}
-        return over_tokens | over_steps | {DEVIATION: self.first_deviation}
+        first, largest = self.first_ratio()
+        return over_tokens | over_steps | {DEVIATION_99: first, DEVIATION: largest}
+
+    def first_ratio(self) -> tuple[float, float]:
+        """99th percentile of |ratio - 1| in the first minibatch, before its step, and the largest."""
+        return most_and_all(torch.cat(self.first_deviations))

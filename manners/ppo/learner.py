@@ -109,11 +109,12 @@ class Learner:
         """Keep the version at hand unless it did worse than the best so far, or has forgotten too much.
 
         What is measured on a few dozen prompts is noisy, and training goes somewhere: a later version is kept also when
-        it is behind by less than the standard error of the difference, once any version has beaten the start version.
+        it is behind by less than the standard error of the difference, once any version has beaten the one that the run
+        began as. That is kept whatever it has forgotten: there must be something to return.
         """
         ahead = found.measure > self.best.top.measure
         close = self.best.update > 0 and found.keeps_up_with(self.best.top)
-        if found.forgotten <= forgetting_limit and (ahead or close):
+        if update == 0 or (found.forgotten <= forgetting_limit and (ahead or close)):
             tensors = {name: t.clone() for name, t in self.policy.own_tensors().items()}
             self.best = Best(update, found, tensors, found if ahead else self.best.top)
 

@@ -6,6 +6,7 @@ Every loss is a mean over kept tokens. Rewards, values and advantages are in rew
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,20 @@ def shape_rewards(
     return rewards + torch.where(at_last, scores.unsqueeze(1), torch.zeros_like(rewards))
 
 
+def beside(scores: Float[Tensor, " B"], prompts: Sequence[tuple[int, ...]]) -> Float[Tensor, " B"]:
+    """Mean over the other responses to the same prompt; 0 where there is none.
+
+    A baseline that does not depend on the response: it takes the differences between prompts out of the advantages, and
+    leaves the expectation of the gradient as it is. Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline
+    for free!"; Ahmadian et al. 2024 (RLOO), eq. 7.
+    """
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    group = torch.tensor([places[prompt] for prompt in prompts], device=scores.device)
+    counts = torch.bincount(group)[group]
+    sums = torch.zeros(len(places), dtype=scores.dtype, device=scores.device).index_add(0, group, scores)[group]
+    return torch.where(counts > 1, (sums - scores) / (counts - 1).clamp(min=1), torch.zeros_like(scores))
+
+
 def gae(
     rewards: Float[Tensor, "B T"],
     values: Float[Tensor, "B T"],
@@ -86,8 +101,8 @@ class PolicyStats:
     """mean((new - old)^2) / 2, in nats (k2)."""
     ratio: Tensor
     """Mean of new probability / old probability."""
-    ratio_max_deviation: Tensor
-    """Largest |ratio - 1|."""
+    deviations: Tensor
+    """|ratio - 1| of each kept token."""
 
 
 def policy_loss(
@@ -112,7 +127,7 @@ def policy_loss(
             clipfrac=masked_mean((clipped > plain).float(), keep),
             approxkl=0.5 * masked_mean(difference**2, keep),
             ratio=masked_mean(ratio, keep),
-            ratio_max_deviation=(ratio - 1).abs().max(),
+            deviations=(ratio - 1).abs()[keep],
         )
     return loss, stats
 

@@ -14,12 +14,15 @@ from manners.models.branches import Branch
 from manners.models.compute import bucket_tokens
 from manners.models.generate import Decoding, Generated, generate
 from manners.models.trunk import States
-from manners.ppo.course import Roles
-from manners.ppo.objective import gae, kl_penalty, shape_rewards
+from manners.ppo.course import Roles, ValueFunction
+from manners.ppo.objective import beside, gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, length_buckets
 from manners.types import FinishReason
+
+HEAVIEST = 2.0
+"""Largest weight of a token for how it was drawn."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Episodes:
     states: States
     batch: Batch
     logprobs: Float[Tensor, "B T"]
-    """Of the drawn tokens, when they were drawn."""
+    """Of the drawn tokens, by the policy that drew them: what ratios are measured against."""
     values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
@@ -48,13 +51,18 @@ class Rollout:
     scored: Scored
     scores: Float[Tensor, " B"]
     """Mean over members, less the penalty for being cut off."""
+    logprobs: Float[Tensor, "B T"]
+    """Of the drawn tokens, by the training forward of the policy that drew them, in nats; 0 where not kept."""
+    drift: Float[Tensor, "B T"]
+    """`logprobs` less those that the tokens were drawn with: what rounding differs by; 0 where not kept."""
     kl: Float[Tensor, "B T"]
     """Per token, in nats, by k1: the only estimator whose gradient, as a reward, is that of the KL."""
     rewards: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
-    """Whitened over the whole batch."""
+    """Whitened over the whole batch, then times `draw_weights(drift)`."""
     returns: Float[Tensor, "B T"]
+    """What the value function learns: of the scores less what the other answers to the prompt came to."""
 
     @property
     def batch(self) -> Batch:
@@ -72,7 +80,7 @@ class Rollout:
         states, batch = sliced(self.states, self.batch, rows)
         width = batch.keep.shape[1]
         logprobs, values, advantages, returns = (
-            x[rows, :width] for x in (self.draws.logprobs, self.values, self.advantages, self.returns)
+            x[rows, :width] for x in (self.logprobs, self.values, self.advantages, self.returns)
         )
         return Episodes(states, batch, logprobs, values, advantages, returns)
 
@@ -99,46 +107,60 @@ def collect(
         on_step,
     )
 
-    # 2. Scores of whole responses; cut-off ones pay. Reference log-probabilities and values of every token.
-    def value(states: States, batch: Batch) -> Float[Tensor, "B T"]:
-        return roles.value(states, roles.policy.hidden(states, batch), batch)
-
-    scored, ref_logprobs, values = measure(draws, roles.reward, roles.reference, sample.temperature, value)
+    # 2. Scores of whole responses; cut-off ones pay. Values of every token, and its log-probabilities, the policy's by
+    # the forward that is trained: one that reads token by token rounds otherwise, and ratios would begin off 1.
+    branches = (roles.policy, roles.reference)
+    scored, (logprobs, ref_logprobs), values = measure(draws, roles.reward, branches, sample.temperature, roles.value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     scores = scored.mean - settings.unfinished_penalty * cut_off
-    # 3. KL penalty per token, the score at the last one; advantages against the learned baseline.
+    # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
-    kl = kl_penalty(draws.logprobs, ref_logprobs, keep, "k1")
+    drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
+    kl = kl_penalty(logprobs, ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
-    advantages, returns = gae(rewards, values, keep, settings.gamma, settings.lam)
-    return Rollout(draws, scored, scores, kl, rewards, values, whiten(advantages, keep), returns)
+    baseline = beside(rewards.sum(dim=1), prompts) if settings.answers > 1 else torch.zeros_like(scores)
+    gained = shape_rewards(scores - baseline, kl, keep, coefficient)
+    advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
+    advantages = whiten(advantages, keep) * draw_weights(drift)
+    return Rollout(draws, scored, scores, logprobs, drift, kl, rewards, values, advantages, returns)
+
+
+def draw_weights(drift: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Weight of each token for having been drawn from a distribution that rounds otherwise: min(exp(drift), HEAVIEST).
+
+    In the expectation over what was drawn it puts what is trained in the place of what was sampled from, but for what
+    it cuts off. In float32 it is 1 to the fourth digit. Source: truncated importance sampling, Ionides 2008; between
+    two engines of one policy, Yao et al. 2025.
+    """
+    return drift.exp().clamp(max=HEAVIEST)
 
 
 @torch.no_grad()
 def measure(
     draws: Generated,
     reward: RewardModel,
-    reference: Branch | None,
+    branches: Sequence[Branch],
     temperature: float,
-    value: Callable[[States, Batch], Float[Tensor, "B T"]] | None = None,
-) -> tuple[Scored, Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """Scores, reference log-probabilities and values of what was drawn; 0 for what nobody is there to say.
+    value: ValueFunction | None = None,
+) -> tuple[Scored, list[Float[Tensor, "B T"]], Float[Tensor, "B T"]]:
+    """Scores of what was drawn, its log-probabilities by each branch, and its values; these read the first branch.
 
-    Every frozen branch runs over the trunk states once, in micro-batches of similar length.
+    Every branch runs over the trunk states once, in micro-batches of similar length.
     """
     assert draws.states is not None
     members = draws.logprobs.new_zeros((len(reward.members), len(draws.finish)))
-    ref_logprobs = torch.zeros_like(draws.logprobs)
+    logprobs = [torch.zeros_like(draws.logprobs) for _ in branches]
     values = torch.zeros_like(draws.logprobs)
     for rows in micro_batches(draws.batch, range(len(draws.finish))):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]
         members[:, rows] = reward.score(states, batch).members
-        if reference is not None:
-            ref_logprobs[rows, :width] = reference.logprobs(reference.hidden(states, batch), batch, temperature)
+        hidden = [branch.hidden(states, batch) for branch in branches]
+        for found, branch, final in zip(logprobs, branches, hidden, strict=True):
+            found[rows, :width] = branch.logprobs(final, batch, temperature)
         if value is not None:
-            values[rows, :width] = value(states, batch)
-    return Scored(members), ref_logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
+            values[rows, :width] = value(states, hidden[0], batch)
+    return Scored(members), logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
 
 
 def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:

@@ -35,7 +35,7 @@ def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
             "policy/approxkl_avg": seen.approxkl,
             "policy/clipfrac_avg": seen.clipfrac,
             "val/ratio": seen.ratio,
-            DEVIATION: seen.ratio_max_deviation,
+            DEVIATION: seen.deviations,
         }
 
     def value() -> Loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo import guard
-from manners.ppo.course import Course, Material, Roles, ValueFunction
+from manners.ppo.course import Course, Material, Roles, ValueFunction, updates_over
 from manners.ppo.curves import Metrics, Passes, rollout_metrics
 from manners.ppo.guard import Act, Warned
 from manners.ppo.learner import Learner, Validation, begin, minibatches
@@ -63,16 +64,18 @@ def train(
     log: RunLog,
     run: Run | None = None,
     start: Branch | None = None,
+    begin_as: Branch | None = None,
 ) -> PPOResult:
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
-    The policy begins as `start`, which is also the reference of the KL penalty and of plain text (None: the initial
-    model); forgetting is measured from the initial model. Best is not measured by the optimised reward: by the member
-    kept out of it (where there is none, by the member that likes the policy least), on prompts that are not trained on,
-    less the KL that it cost; see `Learner.offer`. A version whose perplexity on plain text rose beyond its limit is not
-    kept. A run that is stopped, by a warning or by numbers that cannot be learnt from, returns its best version so far.
-    Raises Unsound when that is still the first one because of the latter, and MannersError when a start-up check fails.
-    With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any.
+    `start` is the reference of the KL penalty and of plain text (None: the initial model), and what the policy begins
+    as, unless `begin_as` names another; forgetting is measured from the initial model. Best is not measured by the
+    optimised reward: by the member kept out of it (where there is none, by the member that likes the policy least), on
+    prompts that are not trained on, less the KL that it cost; see `Learner.offer`. A version whose perplexity on plain
+    text rose beyond its limit is not kept. A run that is stopped, by a warning or by numbers that cannot be learnt
+    from, returns its best version so far. Raises Unsound when that is still the first one because of the latter, and
+    MannersError when a start-up check fails. With a `run`, checkpoints are written, and the work goes on from the one
+    that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
     with the divergence from the start version in place of the likelihood of the text.
     """
@@ -80,13 +83,14 @@ def train(
     initial = Branch(pretrained.trunk, trainable=False)
     reference = initial if start is None else start
     policy = Branch(pretrained.trunk, trainable=True)
-    if start is not None:
-        policy.load_tensors(start.own_tensors())
+    if (begun := begin_as or start) is not None:
+        policy.load_tensors(begun.own_tensors())
     value_parts, value = _value_function(settings, pretrained, policy, reward)
     roles = Roles(policy, reference, value, reward, pretrained)
     prose = PlainText(reference, pretrained, material.prose)
     unseen = PlainText(initial, pretrained, material.validation_prose)
-    course = Course(settings, sample, seed, roles, material, prose, unseen)
+    updates = updates_over(settings, len(material.prompts))
+    course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen)
     learner = begin(settings, seed, policy, value_parts)
     if run is not None and "learner" in run.state:
         learner.restore(run.state.pop("learner"))
@@ -94,9 +98,9 @@ def train(
         found = _validate(course)
         learner.offer(0, found, settings.forgetting_limit)
         log.write(0, found.metrics())
-    with steps("PPO", settings.updates * (sample.max_new_tokens + settings.epochs * settings.batch)) as advance:
+    with steps("PPO", updates * (sample.max_new_tokens + settings.epochs * settings.batch)) as advance:
         advance(learner.update * (sample.max_new_tokens + settings.epochs * settings.batch))
-        while learner.update < settings.updates and not learner.stopped:
+        while learner.update < updates and not learner.stopped:
             update = learner.update + 1
             try:
                 metrics = _update(course, learner, update, log.points, advance)
@@ -106,7 +110,7 @@ def train(
                 learner.heed([Warned(update, "unsound", Act.STOP, str(error))])
             if learner.stopped:
                 break
-            if update % settings.validate_every == 0 or update == settings.updates:
+            if update % settings.validate_every == 0 or update == updates:
                 found = _validate(course)
                 metrics |= found.metrics()
                 learner.offer(update, found, settings.forgetting_limit)
@@ -137,7 +141,8 @@ def _update(
     settings = course.settings
     # 1. Responses, scores, KL penalty, advantages.
     started = time.monotonic()
-    chosen = learner.next_prompts(course.material.prompts, settings.batch)
+    asked = learner.next_prompts(course.material.prompts, math.ceil(settings.batch / settings.answers))
+    chosen = [prompt for prompt in asked for _ in range(settings.answers)][: settings.batch]
     rollout = collect(
         course.roles,
         chosen,
@@ -148,16 +153,17 @@ def _update(
         on_step=lambda _: advance(1),
     )
     guard.check_scores(rollout, update)
+    guard.check_drift(rollout, update, course.roles.pretrained.trunk.whole.dtype)
     metrics = rollout_metrics(rollout)
     if update == 1:
-        metrics |= guard.check_first_rollout(rollout, course.roles, course.sample.temperature)
+        metrics |= guard.check_first_rollout(rollout, course.roles, course.sample.temperature, course.from_reference)
     # 2. Warnings: nothing, or half the step from here on, or the end.
     learner.heed(guard.look([*history, metrics], update, learner.warned, settings))
     if learner.stopped:
         return metrics
     rolled_out = time.monotonic()
     # 3. Several passes over the batch, in random minibatches.
-    rate = learner.training.schedule(update, settings.updates, learner.step_factor)
+    rate = learner.training.schedule(update, course.updates, learner.step_factor)
     passes = Passes()
     for rows in minibatches(settings, learner.generator):
         _step(course, rollout, rows, learner, passes, update)
@@ -182,7 +188,7 @@ def _value_function(
         head = scalar_head(pretrained.trunk, None)
 
         def shared(_: States, hidden: Float[Tensor, "B T1 D"], __: Batch) -> Float[Tensor, "B T"]:
-            values: Tensor = head(hidden[:, :-1]).squeeze(-1).float()
+            values: Tensor = head(hidden[:, :-1].float()).squeeze(-1)
             return values
 
         return [head], shared
@@ -208,7 +214,7 @@ def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, p
         terms = objective(course, episodes, number)
         tokens = int(episodes.keep.sum())
         passes.add(tokens, training.learn([t for t in terms if not t.once], tokens, total), first)
-    guard.check_first_ratio(passes.first_deviation, update, course.roles.pretrained.trunk.whole.dtype)
+    guard.check_first_ratio(passes.first_ratio()[0], update, course.roles.pretrained.trunk.whole.dtype)
     passes.add_step(training.learn([t for t in terms if t.once]))
     training.step(
         guard.Unsound(
@@ -232,7 +238,7 @@ def _validate(course: Course) -> Validation:
     if witness is None:
         judge = members[members.mean(dim=1).argmin()]
     else:
-        judge = measure(rollout.draws, witness, None, course.sample.temperature)[0].mean
+        judge = measure(rollout.draws, witness, (), course.sample.temperature)[0].mean
     measures = (judge - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
         measures=tuple(measures.tolist()),

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from manners.evaluate.compare import MOST_PERPLEXITY
+from manners.evaluate.promotion import HALF, called
 from manners.report.words import difference, interval, number, pair, relative_change, with_interval
-from manners.results import BestOfN, EvaluationResult, RewardResult
+from manners.results import RewardResult
+from manners.results_evaluation import BestOfN, EvaluationResult, Reason
 from manners.types import Interval
-
-HALF = 0.5
-"""The win rate of two policies that are equally good."""
 
 
 class Standing(StrEnum):
@@ -39,10 +37,8 @@ def standing(value: Interval | None, reference: float) -> Standing:
 
 
 def checks(evaluation: EvaluationResult) -> list[Check]:
-    """Return what else should hold before a policy with a good win rate is shipped; unmeasured ones are left out."""
-    found = []
-    if evaluation.matched and (matched := interval(evaluation.matched.rate)):
-        found.append(Check("Better at equal length?", standing(matched, HALF), with_interval(matched)))
+    """Return what decided about the policy, and what else should hold before it is shipped; unmeasured is left out."""
+    found = [_reason(evaluation, reason) for reason in evaluation.reasons or ()]
     ours = pair(evaluation.win_rate, evaluation.interval)
     rival = evaluation.best_of_n or BestOfN()
     question = f"Better than best of {rival.n}?"
@@ -53,11 +49,28 @@ def checks(evaluation: EvaluationResult) -> list[Check]:
     content = evaluation.content_before, evaluation.content_after, evaluation.content_change
     if (check := _not_down("Content not worse?", *content)) is not None:
         found.append(check)
-    if change := interval(evaluation.perplexity_change):
-        below = Interval(-change.estimate, -change.high, -change.low)
-        question = f"Perplexity on plain text at most {100 * MOST_PERPLEXITY:g} % up?"
-        found.append(Check(question, standing(below, -MOST_PERPLEXITY), relative_change(change)))
     return found
+
+
+def _reason(evaluation: EvaluationResult, reason: Reason) -> Check:
+    """Return a part of the rule for promotion as a question."""
+    against, start = evaluation.against or "", evaluation.start or ""
+    margin = f"{100 * (reason.margin or 0):g} %"
+    question = {
+        "win_rate": f"Better than {called(against, start)}?",
+        "start": f"Above {margin} against {called(start, start)}?",
+        "matched_length": "Better at equal length?",
+        "perplexity": f"Perplexity on plain text at most {margin} up?",
+        "collapse": f"Most common answer at most {margin} of all?",
+        "variety": f"Variety above {margin} of what it was?",
+        "judge": "May this judge promote?",
+    }.get(reason.check, reason.check.replace("_", " "))
+    value = interval({"estimate": reason.value, "low": reason.low, "high": reason.high})
+    evidence = relative_change(value) if reason.check == "perplexity" else with_interval(value)
+    return Check(question, STANDINGS.get(reason.verdict, Standing.UNCLEAR), evidence)
+
+
+STANDINGS = {"yes": Standing.YES, "no": Standing.NO}
 
 
 def rivals(reward: RewardResult) -> list[Check]:

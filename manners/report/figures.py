@@ -4,31 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from manners.evaluate.promotion import HALF, called
 from manners.report import plots
-from manners.report.checks import BASELINES, HALF
+from manners.report.checks import BASELINES
 from manners.report.plots import Row
 from manners.report.words import finite, interval, number, pair, with_interval
-from manners.results import BestOfN, EvaluationResult, PolicyResult, RewardResult, Said
+from manners.results import PolicyResult, RewardResult, Said
+from manners.results_ceiling import Ceiling
+from manners.results_evaluation import BestOfN, EvaluationResult
 from manners.types import Interval
+from manners.workspace import INITIAL
 
 
 def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> dict[str, str]:
     """Return every figure whose facts are there, by name, as SVG."""
     best = evaluation.best_of_n or BestOfN()
-    matched = None if evaluation.matched is None else evaluation.matched.rate
+    matched, regressed = (None if one is None else one.rate for one in (evaluation.matched, evaluation.regressed))
     rates = {
         "Policy": pair(evaluation.win_rate, evaluation.interval),
+        "Policy, by noisy verdicts": interval(evaluation.noisy),
         "Policy, at equal length": interval(matched),
+        "Policy, by regression": interval(regressed),
         f"Best of {best.n if best.win_rate_n is None else best.win_rate_n}": interval(best.win_rate),
     }
     models = {
         "Reward model": pair(reward.accuracy, reward.interval),
         **{BASELINES.get(k, k): interval(v) for k, v in (reward.baselines or {}).items()},
-        "Ceiling from disagreement": interval(reward.ceiling),
+        **_ceiling(reward.ceiling or Ceiling()),
     }
     levels = {f"{row.level} (n = {row.n})": interval(row.rate) for row in reward.by_agreement or ()}
     left = {"Left was preferred": interval(said.left_rate)}
-    won = "Win rate over the initial model"
+    won = f"Win rate over {called(evaluation.against or INITIAL, evaluation.start or INITIAL)}"
     drawn = {
         "verdict": _whiskers("verdict", won, {"Policy": rates["Policy"]}, "no difference", "Policy"),
         "rates": _whiskers("rates", won, rates, "no difference", "Policy"),
@@ -76,6 +82,14 @@ def _whiskers(name: str, subject: str, values: Mapping[str, Interval | None], ag
     told = "; ".join(f"{label} {with_interval(value)}" for label, value in known.items())
     line = f"{against}, {100 * HALF:.0f} %"
     return plots.dot_whiskers(name, f"{subject}: {told}. The line is at {line}.", rows, HALF, line) if rows else ""
+
+
+def _ceiling(ceiling: Ceiling) -> dict[str, Interval | None]:
+    """Return the bounds of the ceiling, each with its interval: no single figure is known."""
+    return {
+        "Ceiling, at least": pair(ceiling.low, ceiling.low_interval),
+        "Ceiling, at most": pair(ceiling.high, ceiling.high_interval),
+    }
 
 
 def _reliability(reward: RewardResult) -> str:

@@ -15,13 +15,15 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from manners.errors import MannersError
+from manners.evaluate.promotion import HALF, called
 from manners.facts import Facts, to_facts
 from manners.report import plots
-from manners.report.checks import HALF, checks, rivals, standing
+from manners.report.checks import checks, rivals, standing
 from manners.report.figures import figures, panels
 from manners.report.words import difference, duration, ends, number, pair, relative_change, size
-from manners.results import EvaluationResult, PolicyResult, ReportFacts, RewardResult, Said
-from manners.workspace import atomic_write
+from manners.results import PolicyResult, ReportFacts, RewardResult, Said
+from manners.results_evaluation import EvaluationResult
+from manners.workspace import INITIAL, atomic_write
 
 Result = TypeVar("Result")
 
@@ -89,6 +91,8 @@ def render(facts: ReportFacts) -> str:
         format_duration=duration,
         source=said.source,
         judged_by=evaluation.source or said.source,
+        before=called(evaluation.against or INITIAL, evaluation.start or INITIAL),
+        start=called(evaluation.start or INITIAL, evaluation.start or INITIAL),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the reward model is measured against: chance, length, finishing, the annotators' own disagreement, more data.
+"""What the reward model is measured against: chance, length, finishing, more data.
 
 Every interval is a 95 % cluster bootstrap by group (the conversation's opening turn), as verdicts on one opening are
 not independent; one group alone says nothing of others, and its intervals hold everything. Arrays: margins (pairs,) are
@@ -13,21 +13,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import betainc, betaln, digamma, expit
+from scipy.special import expit
 from scipy.stats import rankdata
 
 from manners.errors import MannersError
-from manners.feedback.statistics import resampled
-from manners.reward.labelled import Floats, LabelledPair, counts_array
+from manners.feedback.statistics import bootstrapped, effective_number, resampled
+from manners.reward.labelled import Floats, LabelledPair, counts_array, sums_by_group
 from manners.types import FinishReason, Interval
 
 RESAMPLES = 2000
-CEILING_RESAMPLES = 200
-"""Fewer, as each is a fit."""
-CEILING_PAIRS = 20
-"""Pairs with at least two decided verdicts below which no ceiling is given."""
 RIDGE = 1e-3
 """Penalty per verdict on the squared coefficients of `length_and_finish`: keeps them finite where classes separate."""
 
@@ -72,10 +67,10 @@ def _accuracy(agreeing: Floats, pairs: Sequence[LabelledPair], seed: int, resamp
     sums = _decided_sums(pairs, agreeing)
     estimate = _share(sums)
     if estimate in (0.0, 1.0):
-        bound = float(0.025 ** (1 / len(sums)))
+        bound = float(0.025 ** (1 / effective_number(sums[:, 1])))
         return Interval(estimate, *((bound, 1.0) if estimate else (0.0, 1 - bound)))
     drawn = resampled(sums, resamples, seed)
-    return _interval(estimate, drawn[:, 0] / drawn[:, 1])
+    return bootstrapped(estimate, drawn[:, 0] / drawn[:, 1], effective_number(sums[:, 1]), 0.0, 1.0)
 
 
 def accuracy_gain(
@@ -88,7 +83,8 @@ def accuracy_gain(
 def _gain(gained: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
     sums = _decided_sums(pairs, gained)
     drawn = resampled(sums, resamples, seed)
-    return _known(_interval(_share(sums), drawn[:, 0] / drawn[:, 1]), pairs, -1.0)
+    gain = bootstrapped(_share(sums), drawn[:, 0] / drawn[:, 1], effective_number(sums[:, 1]), -1.0, 1.0)
+    return _known(gain, pairs, -1.0)
 
 
 def characters(pairs: Sequence[LabelledPair]) -> Floats:
@@ -141,37 +137,20 @@ def length_and_finish(
     return _length_and_finish_features(held_out, held_out_lengths) @ np.asarray(fit.x, dtype=np.float64)
 
 
-def ceiling(pairs: Sequence[LabelledPair], seed: int, resamples: int = CEILING_RESAMPLES) -> Interval | None:
-    """Return the accuracy on decided single verdicts that the best possible predictor would have, given disagreement.
-
-    Each pair has its own probability p of a verdict for the left response; nobody can be right more often than
-    E[max(p, 1 - p)]. p is taken as Beta(a, b), fitted by maximum likelihood to the (left, right) counts of the pairs
-    with at least two decided verdicts (a beta-binomial). The raw share of the majority would be too high (its winner is
-    partly luck), predicting each verdict by the majority of the others too low (so is its loser). None with fewer than
-    `CEILING_PAIRS` such pairs.
-    """
-    several = [pair for pair in pairs if pair.counts.decided >= 2]
-    if len(several) < CEILING_PAIRS:
-        return None
-    cells, cell = np.unique(counts_array(several)[:, :2], axis=0, return_inverse=True)
-    table = _group_sums(several, *np.eye(len(cells))[cell.ravel()].T)
-    start = _fit_beta(cells, table.sum(axis=0), np.zeros(2))
-    fits = [_fit_beta(cells, weights, start) for weights in resampled(table, resamples, seed)]
-    return _interval(_best_accuracy(start), np.array([_best_accuracy(fit) for fit in fits]))
-
-
 def by_agreement(
     margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES
 ) -> list[AgreementLevel]:
-    """Return accuracy apart for pairs on which annotators agree more or less; levels without pairs are left out."""
+    """Return accuracy apart for pairs on which annotators agree more or less; levels of no weight are left out."""
     levels = [_agreement(pair) for pair in pairs]
     result = []
     for level in Agreement:
         inside = [i for i, found in enumerate(levels) if found is level]
         if inside:
             chosen = [pairs[i] for i in inside]
+            if not any(pair.measured.decided for pair in chosen):
+                continue
             measured = _accuracy(_agreeing(margins[inside], chosen), chosen, seed, resamples)
-            result.append(AgreementLevel(level, len(inside), _known(measured, pairs, 0.0)))
+            result.append(AgreementLevel(level, len(inside), _known(measured, chosen, 0.0)))
     return result
 
 
@@ -185,14 +164,14 @@ def length_correlation(
     have no correlation: the answer is then 0, anywhere between -1 and 1.
     """
     x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (scores, lengths))
-    sums = _sums_by(groups, np.ones(len(x)), x, y, x * x, y * y, x * y)
+    sums = sums_by_group(groups, np.ones(len(x)), x, y, x * x, y * y, x * y)
     estimate = _correlation(sums.sum(axis=0)[None])
     if np.isnan(estimate[0]):
         return Interval(0.0, -1.0, 1.0)
     if len(sums) < 2:
         return Interval(float(estimate[0]), -1.0, 1.0)
     drawn = _correlation(resampled(sums, resamples, seed))
-    return _interval(float(estimate[0]), drawn[~np.isnan(drawn)])
+    return bootstrapped(float(estimate[0]), drawn, len(sums), -1.0, 1.0)
 
 
 def doubling_gain(points: Sequence[CurvePoint]) -> Interval | None:
@@ -230,20 +209,20 @@ def doubling_sentence(points: Sequence[CurvePoint]) -> str:
 
 
 def _agreeing(margins: Floats, pairs: Sequence[LabelledPair]) -> Floats:
-    """Return how many of each pair's decided verdicts agree with the sign of its margin; half of them at 0."""
-    counts = counts_array(pairs)
+    """Return what weight of each pair's decided verdicts agrees with the sign of its margin; half of it at 0."""
+    counts = np.array([pair.measured for pair in pairs])
     agrees = (1 + np.sign(margins)) / 2
     return np.asarray(counts[:, 0] * agrees + counts[:, 1] * (1 - agrees))
 
 
 def _shown_left(pairs: Sequence[LabelledPair]) -> Floats:
-    """Return how many of each pair's verdicts chose the side that was shown on the left."""
-    return np.array([pair.counts.left if pair.shown_left is None else pair.shown_left for pair in pairs])
+    """Return what weight of each pair's verdicts chose the side that was shown on the left."""
+    return np.array([pair.measured.left if pair.shown_left is None else pair.shown_left for pair in pairs])
 
 
 def _decided_sums(pairs: Sequence[LabelledPair], values: Floats) -> Floats:
-    """Return (groups, 2): the sum of `values` and the number of decided verdicts, of groups that have any."""
-    sums = _group_sums(pairs, values, counts_array(pairs)[:, :2].sum(axis=1))
+    """Return (groups, 2): the sum of `values` and the weight of decided verdicts, of groups that have any."""
+    sums = _group_sums(pairs, values, np.array([pair.measured.decided for pair in pairs]))
     sums = sums[sums[:, 1] > 0]
     if not len(sums):
         raise MannersError("no set-aside verdict chooses a side, so accuracy cannot be measured; set more aside")
@@ -273,30 +252,6 @@ def _length_and_finish_features(pairs: Sequence[LabelledPair], lengths: Floats) 
     return np.stack([log_length[:, 0] - log_length[:, 1], finished[:, 0] - finished[:, 1]], axis=1)
 
 
-def _fit_beta(cells: Floats, weights: Floats, start: Floats) -> Floats:
-    """Return (log a, log b) of the beta-binomial that best explains `cells` (left, right) seen `weights` times."""
-
-    share = weights / weights.sum()
-
-    def negative_log_likelihood(log_ab: Floats) -> tuple[float, Floats]:
-        ab = np.exp(log_ab)
-        gained = share @ (betaln(*(cells + ab).T) - betaln(*ab))
-        both = digamma(ab.sum()) - share @ digamma((cells + ab).sum(axis=1))
-        slope = share @ digamma(cells + ab) - digamma(ab) + both
-        return -float(gained), -slope * ab
-
-    # Beyond these bounds every pair is unanimous (p is 0 or 1), or all pairs have the same p.
-    fit = minimize(negative_log_likelihood, start, jac=True, method="L-BFGS-B", bounds=[(-6.0, 8.0)] * 2)
-    return np.asarray(fit.x, dtype=np.float64)
-
-
-def _best_accuracy(log_ab: Floats) -> float:
-    """Return E[max(p, 1 - p)] of p ~ Beta(a, b), from E[p; p > 1/2] = mean * P(Beta(a + 1, b) > 1/2)."""
-    a, b = (float(value) for value in np.exp(log_ab))
-    mean = a / (a + b)
-    return mean * (1 - float(betainc(a + 1, b, 0.5))) + (1 - mean) * float(betainc(a, b + 1, 0.5))
-
-
 def _correlation(sums: Floats) -> Floats:
     """Return Pearson's correlation from rows of n and the sums of x, y, xx, yy, xy; nan where one is constant."""
     n, x, y, xx, yy, xy = sums.T
@@ -306,21 +261,9 @@ def _correlation(sums: Floats) -> Floats:
 
 
 def _group_sums(pairs: Sequence[LabelledPair], *values: Floats) -> Floats:
-    return _sums_by([pair.group for pair in pairs], *values)
-
-
-def _sums_by(groups: Sequence[str], *values: Floats) -> Floats:
-    """Return (groups, values): each value summed within each group."""
-    group: NDArray[np.int64]
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)
+    return sums_by_group([pair.group for pair in pairs], *values)
 
 
 def _known(found: Interval, pairs: Sequence[LabelledPair], low: float) -> Interval:
     """Return an interval, or everything from `low` to 1 where one group cannot show how far groups differ."""
     return found if len({pair.group for pair in pairs}) > 1 else Interval(found.estimate, low, 1.0)
-
-
-def _interval(estimate: float, drawn: Floats) -> Interval:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(estimate, float(low), float(high))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from manners.errors import MannersError
 from manners.reward.labelled import VOLUNTEERED, LabelledPair, counts_array
@@ -20,6 +20,8 @@ class Split:
 
     train: tuple[LabelledPair, ...]
     held_out: tuple[LabelledPair, ...]
+    divided: int = 0
+    """Pairs of groups that held too many, and were divided: what these begin with may be on both sides."""
 
 
 def groups(comparisons: Sequence[Comparison]) -> list[str]:
@@ -53,21 +55,23 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
 
     Whether a group is held out depends on its name and the seed alone, so that it stays held out when more comparisons
     arrive; at least one group falls on each side, and of four or more at least two are held out, as calibration needs.
+    A group that holds more pairs than are to be held out is divided by opening, and what is still too large by prompt.
     Raises `MannersError` when there are fewer than two groups, or when the verdicts are all one way, or when none that
     is held out chooses a side.
     """
     _check_two_ways(pairs)
+    pairs, divided = _small_enough(pairs, share)
     draw = {pair.group: _uniform("set aside", seed, pair.group) for pair in pairs}
     if len(draw) < 2:
         raise MannersError(
-            f"all {len(pairs)} comparisons begin with the same user turn, so none can be set aside to measure with; "
+            f"all {len(pairs)} comparisons are about one prompt, so none can be set aside to measure with; "
             "ask about at least two different prompts"
         )
     order = sorted(draw, key=draw.__getitem__)
     wanted = sum(u < share for u in draw.values())
     least = 2 if len(order) >= 4 else 1
     held_out = set(order[: min(max(wanted, least), len(order) - 1)])
-    if not any(pair.counts.decided for pair in pairs if pair.group in held_out):
+    if not any(pair.measured.decided for pair in pairs if pair.group in held_out):
         raise MannersError(
             f"none of the verdicts that would be set aside to measure with, on {len(held_out)} of {len(draw)} prompts,"
             " chooses a side (all are ties or both bad); ask about more prompts, or set more aside (reward.set_aside)"
@@ -75,6 +79,7 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     return Split(
         train=tuple(pair for pair in pairs if pair.group not in held_out),
         held_out=tuple(pair for pair in pairs if pair.group in held_out),
+        divided=divided,
     )
 
 
@@ -90,6 +95,23 @@ def slice_off(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[l
     for place, pair in enumerate(pairs):
         places[pair.group in off].append(place)
     return places
+
+
+def _small_enough(pairs: Sequence[LabelledPair], share: float) -> tuple[Sequence[LabelledPair], int]:
+    """Divide groups that hold more than `share` of the pairs; return also how many pairs these hold."""
+    levels: list[Callable[[LabelledPair], str]]
+    levels = [lambda pair: opening(pair.prompt), lambda pair: f"{pair.group}\0{pair.prompt}"]
+    touched = set[int]()
+    for finer in levels:
+        held = Counter(pair.group for pair in pairs)
+        parts: dict[str, set[str]] = {group: set() for group, n in held.items() if n > share * len(pairs)}
+        for pair in pairs:
+            if pair.group in parts:
+                parts[pair.group].add(finer(pair))
+        large = {group for group, found in parts.items() if len(found) > 1}
+        touched.update(place for place, pair in enumerate(pairs) if pair.group in large)
+        pairs = [replace(pair, group=finer(pair)) if pair.group in large else pair for pair in pairs]
+    return pairs, len(touched)
 
 
 def subset(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[LabelledPair, ...]:
@@ -116,7 +138,7 @@ def divided(pairs: Sequence[LabelledPair], settings: RewardSettings, seed: int) 
     if settings.limit is None or settings.limit >= len(split.train):
         return split
     drawn = sorted(random.Random(seed).sample(range(len(split.train)), settings.limit))
-    return Split(tuple(split.train[i] for i in drawn), split.held_out)
+    return replace(split, train=tuple(split.train[i] for i in drawn))
 
 
 def _check_two_ways(pairs: Sequence[LabelledPair]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class LabelledPair:
     left: Response
     right: Response
     counts: Counts
-    """Every verdict once: what accuracy, calibration and the ceiling are measured on."""
+    """Every verdict once: what calibration is measured on, and accuracy and ceiling but for `drawn`."""
     weights: Counts
     """Verdicts weighted by strength (`STRENGTH_RULE`): what the loss learns from."""
     both_bad: int
@@ -58,7 +58,16 @@ class LabelledPair:
     group: str
     """What is set aside as one, see `groups`."""
     shown_left: float | None = None
-    """How many verdicts chose the side shown on the left; None where the sides were shown as they stand."""
+    """What weight of verdicts chose the side shown on the left; None where the sides were shown as they stand."""
+    drawn: Counts | None = field(default=None, repr=False)
+    """Verdicts weighted for how they were drawn (`reward.drawing`); None where each weighs 1."""
+    unknown: int = field(default=0, repr=False)
+    """Decided verdicts that weigh nothing in measurements: drawn by disagreement, before the pool was on record."""
+
+    @property
+    def measured(self) -> Counts:
+        """What accuracy, its rivals and the ceiling are measured on."""
+        return self.counts if self.drawn is None else self.drawn
 
 
 class LeftOut(StrEnum):
@@ -104,3 +113,10 @@ class Sorted:
 def counts_array(pairs: Sequence[LabelledPair]) -> Floats:
     """Return the unweighted counts as (pairs, 3): left, right, tie."""
     return np.array([pair.counts for pair in pairs], dtype=np.float64).reshape(-1, 3)
+
+
+def sums_by_group(groups: Sequence[str], *values: Floats) -> Floats:
+    """Return (groups, values): each value summed within each group."""
+    group: NDArray[np.int64]
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from manners.feedback.statistics import FEWEST
 from manners.results import LearningPoint, LevelAccuracy, Measured
 from manners.reward.baselines import (
     CurvePoint,
@@ -15,7 +16,6 @@ from manners.reward.baselines import (
     accuracy_gain,
     always_left,
     by_agreement,
-    ceiling,
     characters,
     doubling_sentence,
     gain_over_always_left,
@@ -34,6 +34,8 @@ from manners.reward.calibrate import (
     reliability,
     verdict_probabilities,
 )
+from manners.reward.ceiling import ceiling
+from manners.reward.drawing import effective_verdicts
 from manners.reward.labelled import BOTH_BAD_RULE, STRENGTH_RULE, Floats, LabelledPair, counts_array
 from manners.types import Interval
 
@@ -66,10 +68,16 @@ def measure(
         ruler = length_and_finish(train, characters(train), held_out, lengths)
         rivals["length_and_finish"] = accuracy(ruler, held_out, seed)
         gains["length_and_finish"] = accuracy_gain(margins, ruler, held_out, seed)
+    verdicts = round(sum(pair.counts.decided for pair in held_out))
+    worth = effective_verdicts(held_out)
+    few = len({pair.group for pair in held_out if pair.measured.decided > 0}) < FEWEST
     best = max(rivals, key=lambda name: rivals[name].estimate)
     return Measured(
         accuracy=accurate.estimate,
         interval=(accurate.low, accurate.high),
+        verdicts=verdicts,
+        effective_n=worth,
+        unknown_draws=sum(pair.unknown for pair in held_out),
         chance=0.5,
         baselines=rivals,
         gains=gains,
@@ -85,7 +93,7 @@ def measure(
         ),
         both_bad_rule=BOTH_BAD_RULE,
         strength_rule=STRENGTH_RULE,
-        sentence=_sentence(where, accurate, best, rivals[best], gains[best]),
+        sentence=_sentence(where, accurate, best, rivals[best], gains[best], _drawn(verdicts, worth), few),
         set_aside_pairs=len(held_out),
     )
 
@@ -127,12 +135,24 @@ def curve_facts(points: Sequence[CurvePoint], shares: Sequence[float]) -> dict[s
     return {"curve": curve, "doubling": doubling}
 
 
-def _sentence(where: str, accurate: Interval, best: str, rate: Interval, gain: Interval) -> str:
+def _drawn(verdicts: int, worth: float) -> str:
+    """Say what the verdicts are worth, where they are weighted for how their comparisons were drawn."""
+    if worth > verdicts - 0.5:
+        return ""
+    return f"; {verdicts} verdicts, weighted for how their comparisons were drawn, are worth {worth:.0f}"
+
+
+def _sentence(where: str, accurate: Interval, best: str, rate: Interval, gain: Interval, drawn: str, few: bool) -> str:
     name = best.replace("_", " ")
     start = (
         f"On {where} it agrees with {100 * accurate.estimate:.1f} %"
-        f" (95 % interval {100 * accurate.low:.1f} to {100 * accurate.high:.1f});"
+        f" (95 % interval {100 * accurate.low:.1f} to {100 * accurate.high:.1f}{drawn});"
     )
+    if few:
+        return (
+            f"{start} that is on fewer than {FEWEST} openings, too few to tell: do not optimise against it before more"
+            " are set aside."
+        )
     if gain.low > 0:
         return f"{start} the best trivial rule, {name}, agrees with {100 * rate.estimate:.1f} %, which it beats."
     return (

@@ -37,7 +37,8 @@ from manners.types import Comparison
 from manners.workspace import scratch_folder
 
 CURVE_SHARES = (0.25, 0.5)
-"""Shares of the training verdicts at which the learning curve is measured, beside all of them."""
+"""Shares of the training verdicts at which the learning curve is measured, beside all of them: with as many steps, so
+that each costs what a member costs."""
 PASSES = (1, 2, 4, 8)
 """Numbers of passes that the scout tries, one after the other, until one does worse than the one before it."""
 READ = 2048
@@ -153,7 +154,14 @@ class _Plan:
         if len(losses) < len(self.candidates) and losses[-1:] == sorted(losses)[:1]:
             return replace(self.scout, passes=self.candidates[len(losses)])
         rest = self.jobs[len(done.held_scores) :]
-        return replace(rest[0], passes=self.settled(done)) if rest else None
+        return replace(rest[0], passes=self.passes_of(rest[0], done)) if rest else None
+
+    def passes_of(self, job: _Job, done: _Done) -> int:
+        """Return as many passes as make a job about as many steps as a member.
+
+        On the learning curve fewer verdicts must not mean fewer steps, or it shows what steps buy, not verdicts.
+        """
+        return max(1, round(self.settled(done) * len(self.jobs[0].which) / len(job.which)))
 
     def settled(self, done: _Done) -> int:
         """Return the passes by which the scout did best."""

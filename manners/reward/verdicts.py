@@ -10,6 +10,7 @@ from itertools import count
 
 from manners.errors import MannersError
 from manners.feedback.outliers import outlying
+from manners.reward.drawing import draw_weight
 from manners.reward.groups import groups
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
 from manners.store.formats import IMPORTED
@@ -52,7 +53,7 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
     factors = user_factors(found.usable, user_share)
     named = groups([comparison for comparison, _ in found.usable])
     pairs = [
-        _labelled(comparison, verdicts, factors, group)
+        _labelled(comparison, verdicts, factors, group, found.left_out[LeftOut.NO_VERDICT])
         for (comparison, verdicts), group in zip(found.usable, named, strict=True)
     ]
     if kind is None or not pairs:
@@ -228,7 +229,7 @@ def _weight(verdict: Verdict) -> float:
 
 
 def _labelled(
-    comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str
+    comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str, waiting: int
 ) -> LabelledPair:
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
@@ -236,6 +237,12 @@ def _labelled(
 
     def weight(*choices: Choice) -> float:
         return sum(_weight(v) * limited.get(v.annotator, 1.0) for v in verdicts if v.choice in choices)
+
+    said = {v.annotator: [one for one in comparison.verdicts if one.annotator == v.annotator] for v in verdicts}
+    drawn = [(v, draw_weight(said[v.annotator], waiting)) for v in verdicts]
+
+    def measured(*choices: Choice) -> float:
+        return float(sum(worth for v, worth in drawn if v.choice in choices))
 
     return LabelledPair(
         comparison_id=comparison.id,
@@ -246,5 +253,9 @@ def _labelled(
         weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD)),
         both_bad=number[Choice.BOTH_BAD],
         group=group,
-        shown_left=float(sum(verdict.shown_choice is Choice.LEFT for verdict in verdicts)),
+        shown_left=float(sum(worth for v, worth in drawn if v.shown_choice is Choice.LEFT)),
+        drawn=None
+        if all(worth == 1 for _, worth in drawn)
+        else Counts(measured(Choice.LEFT), measured(Choice.RIGHT), measured(Choice.TIE, Choice.BOTH_BAD)),
+        unknown=sum(worth == 0 for v, worth in drawn if v.choice in (Choice.LEFT, Choice.RIGHT)),
     )

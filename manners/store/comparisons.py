@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, insert, select
 from sqlalchemy.orm import aliased
 
+from manners.store.bets import bets_by_comparison
 from manners.store.records import from_messages
 from manners.store.tables import ComparisonRow, FlagRow, PromptRow, ResponseRow
 from manners.store.texts import response_ids
@@ -53,7 +54,7 @@ def merge_ids(connection: Connection, comparisons: Sequence[Comparison]) -> tupl
 
 
 def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> list[Comparison]:
-    """Return the comparisons by id, each with its verdicts in order of arrival; those taken back are left out."""
+    """Return the comparisons by id, with their bets, and with the verdicts not taken back in order of arrival."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     query = (
         select(ComparisonRow, left.prompt_id, *_columns(left, "left"), *_columns(right, "right"))
@@ -64,10 +65,11 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
     if asked_how is not None:
         query = query.where(ComparisonRow.asked_how == asked_how.value)
     verdicts = verdicts_by_comparison(connection, asked_how)
-    rows = connection.execute(select(PromptRow.id, PromptRow.turns)).all()
+    bets = bets_by_comparison(connection)
+    rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use)).all()
     prompts = {row.id: from_messages(row.turns) for row in rows}
     openings = {key: opening(prompt) for key, prompt in prompts.items()}
-    kept = kept_openings(connection)
+    kept = {openings[row.id] for row in rows if row.use != PromptUse.TRAIN.value}
     reported, reported_responses = _upheld(connection)
     return [
         Comparison(
@@ -80,6 +82,7 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
             id=row.id,
             reported=row.id in reported or not reported_responses.isdisjoint((row.left_id, row.right_id)),
             kept=openings[row.prompt_id] in kept,
+            bets=bets.get(row.id, ()),
         )
         for row in connection.execute(query)
     ]

@@ -62,7 +62,7 @@ _TEXT: dict[Format, dict[str, type]] = {
     Format.HH: {"chosen": str, "rejected": str},
 }
 _SHOWN: dict[Format, dict[str, type]] = {
-    Format.ROWS: {"exchanged": bool, "drawn": str, "draw_probability": float},
+    Format.ROWS: {"exchanged": bool, "drawn": str, "draw_probability": float, "draw_pool": int},
     # Their sides are drawn anew, so that nothing is left of how they were shown.
     Format.PAIRS: {},
     Format.HH: {},
@@ -188,6 +188,7 @@ def _render_verdict(verdict: Verdict, fmt: Format) -> dict[str, Any]:
         fields["exchanged"] = verdict.exchanged or None
         if verdict.drawn is not None and verdict.draw_probability is not None:
             fields |= {"drawn": verdict.drawn.value, "draw_probability": verdict.draw_probability}
+            fields["draw_pool"] = verdict.draw_pool
     return fields
 
 
@@ -299,4 +300,12 @@ def _shown(fields: Fields) -> dict[str, Any]:
     if (drawn is None) is not (probability is None):
         absent, there = ("drawn", "draw_probability") if drawn is None else ("draw_probability", "drawn")
         raise BadRow(Reason.LACKS_FIELD, absent, f"is missing, while `{there}` is there")
-    return {"exchanged": parse_flag(fields, "exchanged"), "drawn": drawn, "draw_probability": probability}
+    pool = parse_number(fields, "draw_pool", 1, 1e12)
+    if pool is not None and drawn is None:
+        raise BadRow(Reason.LACKS_FIELD, "drawn", "is missing, while `draw_pool` is there")
+    return {
+        "exchanged": parse_flag(fields, "exchanged"),
+        "drawn": drawn,
+        "draw_probability": probability,
+        "draw_pool": None if pool is None else int(pool),
+    }

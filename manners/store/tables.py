@@ -139,6 +139,22 @@ class WithdrawalRow(Table):
     created_at: Mapped[datetime]
 
 
+class BetRow(Table):
+    """What a comparison of two versions counts for by one kind of annotator; triggers refuse to change or delete it."""
+
+    __tablename__ = "bets"
+    __table_args__ = (
+        Unique("comparison_id", "kind"),
+        _one_of("kind", AnnotatorKind),
+        CheckConstraint("stake BETWEEN -1 AND 1", name="stake"),
+    )
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    kind: Mapped[str]
+    stake: Mapped[float]
+    read: Mapped[int]
+    created_at: Mapped[datetime]
+
+
 class ViewRow(Table):
     """A comparison as the queue put it before an annotator: the record of what was shown, answered or not."""
 
@@ -149,6 +165,7 @@ class ViewRow(Table):
     exchanged: Mapped[bool]
     drawn: Mapped[str]
     probability: Mapped[float]
+    pool: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 

@@ -54,7 +54,7 @@ def _insert_views(
     rows: dict[int, dict[str, Any]] = {}
     for place, (comparison, verdict) in enumerate(verdicts):
         if verdict.drawn is not None and verdict.draw_probability is not None:
-            draw = Draw(comparison, verdict.drawn, verdict.draw_probability, verdict.exchanged)
+            draw = Draw(comparison, verdict.drawn, verdict.draw_probability, verdict.exchanged, verdict.draw_pool)
             at = verdict.created_at or now
             rows[place] = _view_row(draw, annotators[verdict.annotator], at, at)
     if not rows:
@@ -70,6 +70,7 @@ def _view_row(draw: Draw, annotator: int, at: datetime, until: datetime) -> dict
         "exchanged": draw.exchanged,
         "drawn": draw.drawn.value,
         "probability": draw.probability,
+        "pool": draw.pool,
         "created_at": at,
         "expires_at": until,
     }
@@ -119,7 +120,7 @@ def unknown_verdicts(
 def verdicts_by_comparison(connection: Connection, asked_how: AskedHow | None) -> dict[int, list[Verdict]]:
     """Return the verdicts on comparisons asked in one way, or in all, in order of arrival, but for those taken back."""
     query = (
-        select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind, ViewRow.drawn, ViewRow.probability)
+        select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind, ViewRow.drawn, ViewRow.probability, ViewRow.pool)
         .select_from(VerdictRow)
         .join(AnnotatorRow)
         .outerjoin(ViewRow, VerdictRow.view_id == ViewRow.id)
@@ -166,4 +167,5 @@ def _verdict(row: Any) -> Verdict:
         exchanged=row.exchanged,
         drawn=None if row.drawn is None else DrawnHow(row.drawn),
         draw_probability=row.probability,
+        draw_pool=row.pool,
     )

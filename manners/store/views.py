@@ -38,6 +38,7 @@ from manners.types import (
     Dialogue,
     Draw,
     DrawnHow,
+    FinishReason,
     OpenComparison,
     Verdict,
 )
@@ -63,6 +64,8 @@ class Shown:
     prompt: Dialogue
     left: str
     right: str
+    cut_off: tuple[bool, bool] = (False, False)
+    """Whether the length limit, and not its writer, ended the left answer, and the right one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +133,27 @@ def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connect
     """Store that a comparison is shown, and return it as it is."""
     view = insert_view(connection, annotator, draw, lease)
     texts = connection.execute(_texts(), {"comparison": draw.comparison}).one()
-    sides = (texts.right, texts.left) if draw.exchanged else (texts.left, texts.right)
-    return Shown(view, from_messages(texts.turns), *sides)
+    (left, left_end), (right, right_end) = (
+        ((texts.right, texts.right_finish), (texts.left, texts.left_finish))
+        if draw.exchanged
+        else ((texts.left, texts.left_finish), (texts.right, texts.right_finish))
+    )
+    limit = FinishReason.LENGTH.value
+    return Shown(view, from_messages(texts.turns), left, right, (left_end == limit, right_end == limit))
 
 
 @cache
-def _texts() -> Select[Any, str, str]:
-    """Return the query for the prompt and the responses of `comparison`."""
+def _texts() -> Select[Any, str, str, str, str]:
+    """Return the query for the prompt and the responses of `comparison`, with how these ended."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     return (
-        select(PromptRow.turns, left.text.label("left"), right.text.label("right"))
+        select(
+            PromptRow.turns,
+            left.text.label("left"),
+            right.text.label("right"),
+            left.finish_reason.label("left_finish"),
+            right.finish_reason.label("right_finish"),
+        )
         .select_from(ComparisonRow)
         .join(left, ComparisonRow.left_id == left.id)
         .join(right, ComparisonRow.right_id == right.id)
@@ -173,7 +187,14 @@ def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[
 def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     """Take back the latest verdict that came from a view, and return what is to be shown again, sides as before."""
     query = (
-        select(VerdictRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.drawn, ViewRow.probability)
+        select(
+            VerdictRow.id,
+            ViewRow.comparison_id,
+            ViewRow.exchanged,
+            ViewRow.drawn,
+            ViewRow.probability,
+            ViewRow.pool,
+        )
         .join(ViewRow, VerdictRow.view_id == ViewRow.id)
         .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
         .where(is_annotator(annotator), STANDING)
@@ -184,7 +205,7 @@ def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     if row is None:
         return None
     connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
-    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged)
+    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)
 
 
 def flag(annotator: Annotator, view: int, reason: FlagReason, note: str, connection: Connection) -> int:

@@ -11,7 +11,7 @@ from functools import partial
 
 from manners.feedback.queue import Queue
 from manners.settings import ServeSettings
-from manners.store import verdicts, views
+from manners.store import bets, verdicts, views
 from manners.store.flags import FlagReason, held_back
 from manners.store.store import Store
 from manners.store.views import Given, Shown
@@ -113,7 +113,7 @@ class Desk:
             for one in views.judged(connection, self._newest_verdict - LATE):
                 self._queue.judge(one.annotator, one.comparison, one.choice)
                 self._newest_verdict = one.verdict
-            for comparison in held_back(connection):
+            for comparison in held_back(connection) | bets.counted(connection):
                 self._queue.hold_back(comparison, True)
         self._read_spread()
         self._looked = time.monotonic()

@@ -28,6 +28,8 @@ SENSITIVE = re.compile(
     r"\b(suicid|self[- ]?harm|kill|murder|rape|sexual|porn|abus|tortur|behead|massacre|overdose)", re.IGNORECASE
 )
 """Words at which a text is blurred until it is asked for: too often rather than too seldom."""
+CUT_OFF = '<p class="hint">The length limit cut this answer off.</p>'
+"""Under an answer that its writer did not end: whoever compares must know that it is no fault of the sentence."""
 
 
 router = APIRouter()
@@ -134,8 +136,8 @@ def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> di
     return {
         "view": shown.view,
         "turns": [{"role": turn.role.value, "html": to_html(turn.text)} for turn in shown.prompt],
-        "left": to_html(shown.left),
-        "right": to_html(shown.right),
+        "left": to_html(shown.left) + CUT_OFF * shown.cut_off[0],
+        "right": to_html(shown.right) + CUT_OFF * shown.cut_off[1],
         "sensitive": any(SENSITIVE.search(text) for text in texts),
     }
 

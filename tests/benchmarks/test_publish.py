@@ -49,11 +49,14 @@ def test_new_rows_take_the_place_of_old_ones_and_the_page_shows_all(row: Row, tm
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     other = replace(row, name="reward_1", ratio=3.5)
     publish.publish([row, other], results, page, picture)
-    publish.publish([replace(row, ratio=2.5)], results, page, picture)
-    assert {r.name: r.ratio for r in publish.read(results)} == {"ppo_k6": 2.5, "reward_1": 3.5}
+    publish.publish([replace(row, ratio=2.5), replace(row, processor="another", ratio=2.25)], results, page, picture)
+    kept = {(r.name, r.processor): r.ratio for r in publish.read(results)}
+    here = publish.processor()
+    assert kept == {("ppo_k6", here): 2.5, ("reward_1", here): 3.5, ("ppo_k6", "another"): 2.25}
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| `ppo_k6` | **2.50** [2.00, 4.00] | 3 | 1 |" in text
+    assert f"| `ppo_k6` | **2.50** [2.00, 4.00] | {here} | 3 | 1 |" in text
+    assert "| `ppo_k6` | **2.25** [2.00, 4.00] | another | 3 | 1 |" in text
     assert picture.stat().st_size > 1000
 
 

@@ -1,20 +1,24 @@
-"""Asking people about two versions: blind, on unused prompts, one vote per comparison."""
+"""Asking people about two versions: blind, on unused prompts, one bet per comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manners.errors import MannersError
-from manners.evaluate.ask import open_comparisons, plan, read_outcome
+from manners.evaluate.ask import AskOutcome, due_bets, open_comparisons, plan, read_outcome
 from manners.feedback.statistics import Decision
+from manners.settings import ServeSettings
 from manners.types import (
     Annotator,
     AnnotatorKind,
     Answer,
     AskedHow,
+    Bet,
     Choice,
     Comparison,
     Response,
@@ -63,31 +67,116 @@ def test_what_cannot_be_asked(answer: Make) -> None:
         open_comparisons(before, after[::-1], [], 5, 0)
 
 
-def comparison(choices: str, new_left: bool = True, kind: AnnotatorKind = AnnotatorKind.HUMAN) -> Comparison:
-    """Return a comparison with one verdict per letter: N for new, O for old, T, B(oth bad), S(kip)."""
+def comparison(
+    choices: str,
+    new_left: bool = True,
+    kind: AnnotatorKind = AnnotatorKind.HUMAN,
+    by: Sequence[str] = "abcdefgh",
+) -> Comparison:
+    """Return a comparison with a verdict a letter: N for new, O for old, T, B(oth bad), S(kip), of each of `by`."""
     new, old = Response("a", "new"), Response("b", "old")
     left, right = (new, old) if new_left else (old, new)
     choice = {"T": Choice.TIE, "B": Choice.BOTH_BAD, "S": Choice.SKIP}
     sides = {"N": Choice.LEFT, "O": Choice.RIGHT}
     choice |= {letter: side if new_left else side.swapped() for letter, side in sides.items()}
-    verdicts = tuple(Verdict(choice[c], Annotator(f"a{i}", kind)) for i, c in enumerate(choices))
+    verdicts = tuple(Verdict(choice[c], Annotator(who, kind)) for c, who in zip(choices, by, strict=False))
     return Comparison((Turn(Role.USER, "p"),), left, right, AskedHow.EVALUATION, 1.0, verdicts)
 
 
-def test_one_vote_per_comparison_whatever_the_side() -> None:
-    given = [comparison("NNO"), comparison("NTT", False), comparison("OON", False), comparison("NOT"), comparison("NN")]
-    outcome = read_outcome(given, "old", "new", verdicts_each=3)
-    assert (outcome.wins, outcome.losses, outcome.ties, outcome.unanswered) == (2, 1, 1, 1)
-    turned = read_outcome(given, "new", "old", verdicts_each=3)
-    assert (turned.wins, turned.losses) == (1, 2)
+def looked_at(given: Sequence[Comparison], overlap: int = 1, agree: int = 100, close: bool = False) -> list[Comparison]:
+    """Return the comparisons, numbered, after those that can have placed their bets."""
+    numbered = [replace(one, id=number) for number, one in enumerate(given)]
+    due = due_bets(numbered, ServeSettings(overlap=overlap, agree=agree), closing=close)
+    return [replace(one, bets=(*one.bets, *(bet for n, bet in due if n == one.id))) for one in numbered]
 
 
-def test_later_verdicts_do_not_change_a_vote_but_corrections_do() -> None:
-    assert read_outcome([comparison("NOO")], "old", "new").wins == 1
-    assert read_outcome([comparison("SO")], "old", "new").losses == 1
-    first = comparison("N")
-    correction = replace(first, verdicts=(*first.verdicts, *comparison("O").verdicts))
-    assert read_outcome([correction], "old", "new").losses == 1
+def read(given: Sequence[Comparison], overlap: int = 1, agree: int = 100, close: bool = False) -> AskOutcome:
+    return read_outcome(looked_at(given, overlap, agree, close), "old", "new")
+
+
+@pytest.mark.parametrize(
+    ("choices", "overlap", "agree", "stake", "first"),
+    [
+        ("NN", 2, 2, 1, 2),
+        ("NO", 2, 2, 0, 2),
+        ("NT", 2, 2, 0.5, 2),
+        ("NNO", 3, 3, 1 / 3, 3),
+        ("BB", 2, 2, 0, 2),
+        ("NNO", 2, 2, 1, 2),  # the third came after the bet
+        ("NNO", 3, 2, 1, 2),  # the queue asks nobody once two agree, so there is nothing to wait for
+        ("SNO", 2, 2, 0, 3),  # a skip is no answer
+        ("SNSS", 2, 2, 1, 4),  # three have skipped it: nobody is asked any more
+        ("N", 2, 2, None, 0),
+        ("SSS", 2, 2, None, 0),
+        ("", 2, 2, None, 0),
+    ],
+)
+def test_bets_by_hand(choices: str, overlap: int, agree: int, stake: float | None, first: int) -> None:
+    """What is expected is worked out by hand from the rule of the queue."""
+    for new_left in (True, False):
+        [one] = looked_at([comparison(choices, new_left)], overlap, agree)
+        assert one.bets == (() if stake is None else (Bet(AnnotatorKind.HUMAN, stake if new_left else -stake, first),))
+
+
+def test_closing_bets_with_what_there_is() -> None:
+    given = [comparison("N"), comparison("NO"), comparison("S"), comparison("")]
+    before = read(given, overlap=3, agree=3)
+    assert (before.wins, before.ties, before.unanswered, before.waiting) == (0, 0, 4, 2)
+    assert "2 of the unanswered have too few verdicts so far" in before.sentence
+    closed = read(given, overlap=3, agree=3, close=True)
+    assert (closed.wins, closed.ties, closed.unanswered, closed.waiting) == (1, 1, 2, 0)
+    assert "too few verdicts" not in closed.sentence
+
+
+def test_every_verdict_counts_where_two_are_asked_for() -> None:
+    """Planted: the second verdicts all say old. The first alone said that new is better."""
+    given = [comparison("NO", i % 2 == 0) for i in range(30)]
+    outcome = read(given, overlap=2, agree=2)
+    assert (outcome.wins, outcome.losses, outcome.ties) == (0, 0, 30)
+    assert outcome.decision is Decision.CANNOT_TELL
+    turned = read_outcome(looked_at([comparison("OO")] * 12, 2, 2), "new", "old")
+    assert (turned.wins, turned.losses, turned.decision) == (12, 0, Decision.BETTER)
+
+
+LATER = {
+    "a third verdict": "NNO",
+    "corrections by those who gave it": "NNOO",
+    "one taken back": "N",
+    "all deleted": "",
+}
+
+
+@pytest.mark.parametrize("choices", LATER.values(), ids=LATER)
+def test_nothing_that_comes_later_changes_a_bet(choices: str) -> None:
+    [bet_on] = looked_at([comparison("NN")], 2, 2)
+    later = comparison(choices, by="abab" if choices == "NNOO" else "abc")
+    for closing in (False, True):
+        # Nor does another setting.
+        for overlap in (1, 2, 4):
+            [again] = looked_at([replace(bet_on, verdicts=later.verdicts)], overlap, overlap, closing)
+            assert again.bets == bet_on.bets
+            outcome = read_outcome([again], "old", "new")
+            assert (outcome.wins, outcome.losses) == (1, 0)
+            late = max(0, len(choices) - 2)
+            assert outcome.late == late
+            assert (f"{late} verdicts came after" in outcome.sentence) is (late > 0)
+
+
+@given(st.text("NOTBS", max_size=9), st.text("abcd", min_size=9, max_size=9), st.integers(1, 4), st.integers(1, 4))
+def test_looking_after_every_verdict_or_once_at_the_end_places_the_same_bets(
+    choices: str, by: str, overlap: int, agree: int
+) -> None:
+    full = comparison(choices, by=by)
+    [at_once] = looked_at([full], overlap, agree)
+    [watched] = looked_at([comparison("")])
+    for count in range(len(choices) + 1):
+        [watched] = looked_at([replace(watched, verdicts=full.verdicts[:count])], overlap, agree)
+    assert watched.bets == at_once.bets
+
+
+def test_a_correction_before_the_bet_counts() -> None:
+    assert read([comparison("NOO", by="aab")], overlap=2, agree=2).losses == 1
+    assert read([comparison("NO", by="aa")], overlap=2, agree=2).waiting == 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +184,7 @@ def test_later_verdicts_do_not_change_a_vote_but_corrections_do() -> None:
     [("N", Decision.BETTER, "new is better than old"), ("O", Decision.WORSE, "new is worse than old")],
 )
 def test_decisions(letter: str, decision: Decision, words: str) -> None:
-    outcome = read_outcome([comparison(letter, i % 2 == 0) for i in range(12)], "old", "new")
+    outcome = read([comparison(letter, i % 2 == 0) for i in range(12)])
     assert outcome.decision is decision
     assert outcome.interval.excludes(0.5)
     assert outcome.e_value > 20
@@ -103,25 +192,53 @@ def test_decisions(letter: str, decision: Decision, words: str) -> None:
 
 
 def test_balanced_verdicts_cannot_be_told() -> None:
-    outcome = read_outcome([comparison("NO"[i % 2]) for i in range(40)] + [comparison("B")], "old", "new")
+    outcome = read([comparison("NO"[i % 2]) for i in range(40)] + [comparison("B")])
     assert outcome.decision is Decision.CANNOT_TELL
     assert outcome.sentence.startswith("It cannot be told yet")
     assert "1 ties" in outcome.sentence
 
 
+def test_the_sentence_says_whose_verdicts_these_are() -> None:
+    alone = read([comparison("N")])
+    assert "by the verdicts of one person, " in alone.sentence
+    assert "One person speaks for themselves" in alone.sentence
+    three = read([comparison("NN"), comparison("OO", by="bc"), comparison("SNN", by="dab")], overlap=2, agree=2)
+    assert three.raters == ("a", "b", "c"), "who only skips has said nothing"
+    assert "by the verdicts of 3 people, " in three.sentence and "speaks" not in three.sentence
+    unheard = read([comparison("NNO"), comparison("N", by="d")], overlap=2, agree=2)
+    assert unheard.raters == ("a", "b"), "neither has who came late, or whose comparison waits"
+    nobody = read([comparison("")])
+    assert "by the verdicts of people, " in nobody.sentence
+
+
+def test_an_ai_annotator_is_read_under_its_own_name() -> None:
+    given = looked_at([comparison("N", kind=AnnotatorKind.AI, by=["claude-x"])] * 12, 2, 2)
+    outcome = read_outcome(given, "old", "new", kind=AnnotatorKind.AI)
+    assert (outcome.wins, outcome.decision) == (12, Decision.BETTER), "the queue's overlap is one of people"
+    assert "by the verdicts of the AI annotator claude-x, " in outcome.sentence
+    both = looked_at([comparison("NO", kind=AnnotatorKind.AI, by=["claude-x", "judge-2"])], 2, 2)
+    assert "the AI annotators claude-x, judge-2" in read_outcome(both, "old", "new", kind=AnnotatorKind.AI).sentence
+    assert "12 verdicts of an AI annotator are left out" in read_outcome(given, "old", "new").sentence
+
+
 def test_kinds_of_annotators_are_never_mixed() -> None:
-    given = [comparison("N"), *[comparison("O", kind=AnnotatorKind.SIMULATED)] * 12]
-    people = read_outcome(given, "old", "new")
+    mixed = comparison("N")
+    mixed = replace(mixed, verdicts=(*mixed.verdicts, *comparison("O", kind=AnnotatorKind.SIMULATED).verdicts))
+    given = [mixed, *[comparison("O", kind=AnnotatorKind.SIMULATED)] * 12]
+    people = read(given)
     assert (people.wins, people.losses, people.unanswered) == (1, 0, 12)
-    assert people.other_verdicts == {AnnotatorKind.SIMULATED: 12}
-    assert "12 verdicts of simulated annotators are left out" in people.sentence
-    simulated = read_outcome(given, "old", "new", kind=AnnotatorKind.SIMULATED)
-    assert (simulated.wins, simulated.losses) == (0, 12)
+    assert people.other_verdicts == {AnnotatorKind.SIMULATED: 13}
+    assert "13 verdicts of simulated annotators are left out" in people.sentence
+    simulated = read_outcome(looked_at(given), "old", "new", kind=AnnotatorKind.SIMULATED)
+    assert simulated.losses == 13
 
 
 def test_other_comparisons_are_not_read() -> None:
-    training = replace(comparison("N"), asked_how=AskedHow.RANDOM)
-    given = [training, comparison("N"), comparison("O")]
-    assert read_outcome(given, "old", "new").wins == 1
-    other = read_outcome(given, "old", "newer")
+    others = [replace(comparison("N"), asked_how=how) for how in AskedHow if how is not AskedHow.EVALUATION]
+    given = [*others, comparison("N"), comparison("O")]
+    assert [bool(one.bets) for one in looked_at(given)] == [False] * len(others) + [True] * 2
+    # Users' verdicts on their chats are not an evaluation, even with a bet that should not be there.
+    assert read_outcome([replace(one, bets=looked_at(given)[-1].bets) for one in others], "old", "new").losses == 0
+    assert read(given).wins == 1
+    other = read_outcome(looked_at(given), "old", "newer")
     assert (other.wins, other.losses, other.ties, other.unanswered) == (0, 0, 0, 0)

@@ -20,16 +20,25 @@ from manners.evaluate.text_measures import (
 from manners.types import Answer
 
 Make = Callable[..., Answer]
+T = 12.7062
+"""The 97.5 % quantile of Student's t with one degree of freedom."""
 
 
 def test_distinct_2_by_hand(answer: Make) -> None:
     # 1 2 1 2: bigrams 12 21 12; 1 2 3: 12 23; together 5, of which 12, 21 and 23 are different.
     answers = [answer("p", "", ids=(1, 2, 1, 2)), answer("q", "", ids=(1, 2, 3))]
     assert distinct_n(answers).estimate == 3 / 5
-    # Without p: 2 of 2; without q: 2 of 3; jackknife variance = (2 - 1) * var(1, 2/3) = 1/36.
-    assert distinct_n(answers).high == pytest.approx(3 / 5 + 1.959964 / 6)
     assert distinct_n(answers, n=1).estimate == 3 / 7
     assert distinct_n(answers, n=4).estimate == 1.0
+
+
+def test_the_interval_of_distinct_2_by_hand(answer: Make) -> None:
+    # One prompt with 2 different bigrams of 4, three with 9 of 9: 29 of 31; without the first all, without another
+    # 20 of 22. The jackknife's error is sqrt((4 - 1) var) = 3/44; Student's t with three degrees of freedom is 3.1824.
+    repeats = answer("p", "", ids=(1, 2, 1, 2, 1))
+    found = distinct_n([repeats, *(answer(f"q{i}", "", ids=tuple(range(100 * i, 100 * i + 10))) for i in (1, 2, 3))])
+    assert found.estimate == pytest.approx(29 / 31)
+    assert (found.low, found.high) == pytest.approx((29 / 31 - 3.1824 * 3 / 44, 1.0), abs=1e-4)
 
 
 def test_distinct_2_leaves_out_the_end_token_and_does_not_cross_answers(answer: Make) -> None:
@@ -68,13 +77,14 @@ def test_changes_by_hand(answer: Make) -> None:
     after = [[answer("p", "", ids=(1, 2, 3, 4, 5), ended=True)], [answer("q", "", ids=(7, 8, 9))]]
     found = changes(before, after, 200, 0)
     assert found["length"].estimate == 0.5
-    assert (found["length"].low, found["length"].high) == (0.0, 1.0)
+    # Of two prompts, with differences 1 and 0, Student's t is 12.7 standard errors of 1/2.
+    assert (found["length"].low, found["length"].high) == pytest.approx((0.5 - T / 2, 0.5 + T / 2), rel=0.1)
     assert found["finished"].estimate == 0.5
     # 5 of 5 token pairs are different after, 3 of 5 before; without p 2/2 and 2/2, without q 3/3 and 2/3:
     # differences 0 and 1/3, jackknife error sqrt((2 - 1) * var) = 1/6.
     assert found["distinct_2"].estimate == pytest.approx(2 / 5)
-    assert found["distinct_2"].low == pytest.approx(2 / 5 - 1.959964 / 6)
-    assert found["distinct_2"].high == pytest.approx(2 / 5 + 1.959964 / 6)
+    assert found["distinct_2"].low == pytest.approx(max(-1.0, 2 / 5 - T / 6))
+    assert found["distinct_2"].high == 1.0
 
 
 def test_changes_are_paired(answer: Make) -> None:
@@ -93,8 +103,8 @@ def test_perplexity_by_hand() -> None:
     assert change.before == pytest.approx(4.0)
     assert change.after == pytest.approx(exp(log(4) + log(2) / 6))
     assert change.change.estimate == pytest.approx(2 ** (1 / 6) - 1)
-    assert change.change.low == pytest.approx(0.0)
-    assert change.change.high == pytest.approx(2 ** (1 / 2) - 1)
+    # Resamples lie between 0 and exp(log 2 / 2) - 1; two paragraphs leave more open than that.
+    assert change.change.low < 0.0 and change.change.high > 2 ** (1 / 2) - 1
 
 
 def test_perplexity_is_paired() -> None:

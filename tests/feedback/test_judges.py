@@ -25,7 +25,6 @@ PROMPT = (Turn(Role.USER, "How long do I boil an egg?"),)
 KIND = Response("Boil the egg for seven minutes, and enjoy it, my friend.", "a", FinishReason.STOP)
 CURT = Response("Boil the egg for seven minutes and then take the egg out of", "b", FinishReason.LENGTH)
 PEOPLE = crowd.recruit(CrowdSettings(), 0)
-TASTE = crowd.find_taste("manners")
 
 
 def said(left: Response, right: Response, *choices: Choice, kind: AnnotatorKind = AnnotatorKind.HUMAN) -> Comparison:
@@ -34,7 +33,7 @@ def said(left: Response, right: Response, *choices: Choice, kind: AnnotatorKind 
 
 
 def test_the_taste_is_sure_and_the_crowd_is_not() -> None:
-    sure = TasteJudge(TASTE)
+    sure = TasteJudge(PEOPLE)
     assert (sure.prefers(PROMPT, KIND, CURT), sure.prefers(PROMPT, CURT, KIND)) == (1.0, 0.0)
     assert sure.prefers(PROMPT, KIND, KIND) == 0.5
     likely = CrowdJudge(PEOPLE).prefers(PROMPT, KIND, CURT)
@@ -71,10 +70,26 @@ def test_people_prefer_what_they_said_whichever_side_it_stood_on() -> None:
     assert judge.prefers(PROMPT, KIND, KIND) is None, "nobody was asked"
     assert VerdictJudge(judge.comparisons, AnnotatorKind.AI).prefers(PROMPT, CURT, KIND) == 1.0
     assert (judge.source, VerdictJudge(()).source) == ("human", "none")
+    assert (judge.raters, VerdictJudge(judge.comparisons, AnnotatorKind.AI).raters, VerdictJudge(()).raters) == (
+        3,
+        1,
+        0,
+    )
 
 
-@pytest.mark.parametrize("judge", [TasteJudge(TASTE), CrowdJudge(PEOPLE), VerdictJudge((said(KIND, CURT),))])
+def test_who_skips_has_rated_nothing() -> None:
+    assert VerdictJudge((said(KIND, CURT, Choice.SKIP),)).raters == 0
+    assert VerdictJudge((said(KIND, CURT, Choice.SKIP, Choice.BOTH_BAD), said(CURT, KIND, Choice.LEFT))).raters == 2
+
+
+def test_the_taste_knows_the_same_crowd_with_its_noise() -> None:
+    assert TasteJudge(PEOPLE).noisy == CrowdJudge(PEOPLE)
+    assert (TasteJudge(PEOPLE).raters, CrowdJudge(PEOPLE).raters) == (1, len(PEOPLE.annotators))
+
+
+@pytest.mark.parametrize("judge", [TasteJudge(PEOPLE), CrowdJudge(PEOPLE), VerdictJudge((said(KIND, CURT),))])
 def test_every_judge_has_the_one_shape(judge: Judge) -> None:
     assert isinstance(judge.kind, AnnotatorKind) and judge.source and judge.may_promote in (True, False)
+    assert judge.raters >= 0 and (judge.noisy is None or judge.noisy.noisy is None)
     found = judge.prefers(PROMPT, KIND, CURT)
     assert found is None if judge.on_record is not None else 0 <= (found or 0) <= 1

@@ -123,6 +123,7 @@ def test_random_draws_are_uniform_and_say_with_which_chance() -> None:
     for seed in range(4000):
         draw = queue(count=5, seed=seed).draw("a")
         assert draw is not None and draw.drawn is DrawnHow.RANDOM and draw.probability == pytest.approx(1 / 5)
+        assert draw.pool == 5
         counts[draw.comparison] += 1
     # By the binomial law a share of 1/5 in 4,000 draws lies within 4 standard errors of 800: 800 +- 101.
     assert all(abs(counts[number] - 800) < 101 for number in range(5))
@@ -145,6 +146,7 @@ def test_the_stated_chances_are_those_of_the_draws() -> None:
         assert draw is not None
         counts[draw.comparison] += 1
         stated[draw.comparison] = draw.probability
+        assert draw.pool == (1 if draw.drawn is DrawnHow.GOLD else 4)
     expected = {1: 0.08, 2: 0.8 * (0.1 + 0.6), 3: 0.08, 4: 0.08, 5: 0.2}
     for number, chance in expected.items():
         assert stated[number] == pytest.approx(chance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, sqrt
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from manners.feedback.statistics import (
     Decision,
     cluster_bootstrap,
     cluster_bootstrap_share,
+    clustered_share,
     confidence_sequence,
     decide,
     detectable_win_rate,
@@ -46,10 +47,23 @@ def test_wilson_of_nothing_and_of_halves() -> None:
 def test_cluster_bootstrap_by_hand() -> None:
     # Clusters a = (1, 3) and b = (8): resamples are aa (mean 2), ab (4), ba (4), bb (8).
     interval = cluster_bootstrap([1, 3, 8], ["a", "a", "b"], 4000, 0)
-    assert (interval.estimate, interval.low, interval.high) == (4.0, 2.0, 8.0)
+    # Their standard deviation is sqrt(19) / 2; with one degree of freedom Student's t is 12.7, and two clusters vary by
+    # half of what they should. What an interval of two says is: nothing.
+    half = 12.7062 * sqrt(2 * 19 / 4)
+    assert interval.estimate == 4.0
+    assert (interval.low, interval.high) == pytest.approx((4 - half, 4 + half), rel=0.02)
     weighted = cluster_bootstrap([1, 3, 8], ["a", "a", "b"], 100, 0, weights=[1, 1, 6])
     assert weighted.estimate == 6.5
     assert cluster_bootstrap([1, 3, 8, 99], [0, 0, 1, 2], 4000, 0, weights=[1, 1, 1, 0]) == interval
+
+
+@pytest.mark.parametrize("clusters", [5, 10, 40])
+def test_the_ends_are_students_where_clusters_are_normal(clusters: int) -> None:
+    values = np.random.default_rng(clusters).normal(3.0, 2.0, clusters)
+    found = cluster_bootstrap(values, np.arange(clusters), 20_000, 0)
+    exact = stats.t(clusters - 1, values.mean(), values.std(ddof=1) / sqrt(clusters)).interval(0.95)
+    assert (found.low, found.high) == pytest.approx(exact, rel=0.15)
+    assert found.low <= exact[0] + 0.02 and found.high >= exact[1] - 0.02
 
 
 def test_cluster_bootstrap_covers_where_values_in_a_cluster_are_alike() -> None:
@@ -62,6 +76,14 @@ def test_cluster_bootstrap_covers_where_values_in_a_cluster_are_alike() -> None:
         by_value += not cluster_bootstrap(values, np.arange(240), 300, run).excludes(0.0)
     assert 0.89 <= by_cluster / 200 <= 0.99
     assert by_value / 200 < 0.8  # what ignoring the clusters would do
+
+
+def test_cluster_bootstrap_is_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(4).normal(3, 2, size=400)
+    interval = cluster_bootstrap(values, np.arange(400), 8000, 1)
+    half = 1.959964 * values.std() / 20
+    ends = [interval.low - interval.estimate, interval.high - interval.estimate]
+    assert ends == pytest.approx([-half, half], rel=0.06)
 
 
 def test_resampling_in_blocks_changes_nothing_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,3 +213,18 @@ def test_too_few_comparisons_are_refused_with_the_number_needed() -> None:
     with pytest.raises(MannersError, match="at least 10"):
         detectable_win_rate(9)
     assert 0.5 < detectable_win_rate(10) <= 1
+
+
+def test_a_clustered_share_by_hand() -> None:
+    # Prompts at 1, 0.5 and 0.5: mean 2/3; residuals 1/3, -1/6, -1/6; V = 3/2 * (1/6) / 9 = 1/36; t of 2 = 4.3027.
+    found = clustered_share([1, 1, 0.5, 0, 1], ["a", "a", "b", "c", "c"], [0.5, 0.5, 1, 0.5, 0.5])
+    n, z = (2 / 9) * 36, 4.302653
+    middle, half = 2 / 3 + z * z / (2 * n), z * (2 / 9 / n + z * z / (4 * n * n)) ** 0.5
+    expected = 2 / 3, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    assert (found.estimate, found.low, found.high) == pytest.approx(expected, abs=1e-6)
+    # Weights that are twice as large say the same; those of one cluster alone count it for less than three.
+    doubled = clustered_share([1, 1, 0.5, 0, 1], ["a", "a", "b", "c", "c"], [1, 1, 2, 1, 1])
+    assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high))
+    assert clustered_share([1.0] * 10, np.arange(10)) == wilson(10, 10)
+    with pytest.raises(MannersError, match="there are 1"):
+        clustered_share([1.0, 0.0], ["a", "a"])

@@ -35,7 +35,8 @@ def main(root: Path) -> None:
     session = tiny.project(root / "project", model, dialogues)
     proximal = replace(session.settings.ppo, updates=1, epochs=1, batch=24, minibatch=24)
     chosen = replace(session.settings.reward, epochs=1)
-    wide = replace(session.settings.sample, temperature=5.0)  # so wide a model hardly ever says anything else
+    # So wide a model hardly ever says anything else at 1; 16 tokens, for weights to be laid out after six of one batch.
+    wide = replace(session.settings.sample, temperature=5.0, max_new_tokens=16)
     session = replace(session, settings=replace(session.settings, ppo=proximal, reward=chosen, sample=wide))
     assert session.pretrained.parameters > 6_000_000
     stages: dict[str, tuple[Callable[[Session], Plan], Callable[[], object]]] = {

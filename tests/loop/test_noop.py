@@ -58,7 +58,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "manners" / "loop" / "noop.py").write_text(FILE, encoding="utf-8")
     listed = root / "manners" / "loop" / "round.py"
     before = listed.read_text(encoding="utf-8")
-    last = "    EVALUATE,  # policy against the start version; promoted or not\n"
+    last = "    EVALUATE,  # policy against the current version; promoted or not\n"
     assert before.count(last) == 1
     listed.write_text(before.replace(last, last + LINE), encoding="utf-8")
     return root
@@ -72,6 +72,7 @@ def run(package: Path, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.long
 def test_a_stage_takes_one_file_and_one_line(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
     tiny.project(root, save_tiny(tmp_path / "model"))
@@ -99,6 +100,7 @@ def test_a_stage_takes_one_file_and_one_line(package: Path, tmp_path: Path) -> N
     assert "<h2>Nothing</h2>" in (root / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_round_runs_it_in_its_place_and_status_asks_for_it(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
     model = save_tiny(tmp_path / "model")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from manners.errors import MannersError
+from manners.evaluate.compare import WHO
 from manners.loop import stages
 from manners.loop.session import Session
+from manners.models import versions
 from manners.ppo.learner import Learner
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict
+from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.ppo.scripted import keep
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+BEN = Annotator("ben", AnnotatorKind.HUMAN)
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +65,53 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert facts["outcome"] == "cannot_tell"
     assert facts["interval"] == [0.0, 1.0]
 
-    answer(taught, lambda c: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT)
+    for_new = {c.id: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT for c in asked}
+    answer(taught, lambda c: for_new[c.id])
     facts = stages.evaluate(workspace, settings, ask=None, plan=False)
+    assert (facts["outcome"], facts["raters"]) == ("cannot_tell", 0), "two verdicts each are asked for"
+    assert "10 of the unanswered have too few verdicts so far" in facts["verdict"]
+
+    facts = stages.evaluate(workspace, settings, ask=None, plan=False, close=True)
     low, high = facts["interval"]
     assert 0.5 < low < facts["win_rate"] == high == 1
-    assert (facts["source"], facts["promoted"]) == ("human", True)
+    assert (facts["source"], facts["promoted"], facts["raters"]) == ("human", True, 1)
+    assert "by the verdicts of one person" in facts["verdict"]
     assert taught.workspace.current_policy() == "policy-1"
-    assert [r.policy for r in taught.store.rounds()] == ["policy-1"] * 2
+    rounds = len(taught.store.rounds())
+
+    # Ben comes after all bets are placed: nothing changes but the words that say so.
+    taught.store.add_verdicts([(key, Verdict(choice.swapped(), BEN)) for key, choice in for_new.items() if key])
+    again = stages.evaluate(workspace, settings, ask=None, plan=False)
+    assert [again[key] for key in ("interval", "win_rate", "promoted", "raters")] == [
+        facts[key] for key in ("interval", "win_rate", "promoted", "raters")
+    ]
+    assert "10 verdicts came after their comparison was counted" in again["verdict"]
+    assert {r.policy for r in taught.store.rounds()[rounds - 1 :]} == {"policy-1"}
 
     stages.report(workspace, settings)
     report = tiny.read_report(workspace.root)
     assert report["comparisons"]["source"] == "human"
     assert report["comparisons"]["total"] == 24, "an evaluation is not taught from"
     assert stages.train_reward(workspace, settings, plan=True)["comparisons"] == 24
+
+
+def test_people_who_were_asked_come_before_the_ai_annotator_that_taught(
+    taught: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same project, had the model been taught by an AI annotator, who dislikes the new version everywhere."""
+    known = versions.describe
+
+    def describe(workspace: Workspace, name: str) -> versions.Version:
+        found = known(workspace, name)
+        return replace(found, metrics={**found.metrics, "source": "ai"})
+
+    monkeypatch.setattr(versions, "describe", describe)
+    model = Annotator("judge-x", AnnotatorKind.AI)
+    asked = taught.store.comparisons(AskedHow.EVALUATION)
+    liked = [(c.id, Choice.RIGHT if c.left.author == "policy-1" else Choice.LEFT) for c in asked]
+    taught.store.add_verdicts([(key, Verdict(choice, model)) for key, choice in liked if key])
+    facts = stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False)
+    assert (facts["source"], facts["outcome"], facts["raters"]) == ("human", "better", 1)
+    assert "by the verdicts of one person, policy-1 wins 10 of 10" in facts["verdict"]
+    assert f"10 verdicts of {WHO[AnnotatorKind.AI]} are left out" in facts["verdict"]
+    assert facts["promoted"] is True, "what an AI annotator thinks has no say beside people"

@@ -59,7 +59,7 @@ def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
         announce(Plan("reward", {}, 0, (), None, disk))
     assert str(caught.value) == (
         "reward keeps 5,000,000 bytes of trunk states in /w/runs, and 4,999,999 are free there: make room on that disk,"
-        " or set a lower reward.limit"
+        " set a lower reward.limit, or set model.trunk_states to recomputed"
     )
     taken = list[tuple[Path, int]]()
     take = states.reserve
@@ -79,7 +79,8 @@ def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
     most, exact = with_free(10**9), with_free(0)
     assert 0 < exact < most == with_free(most) and exact == with_free(most - 1)
     assert 0 < with_free(0, replace(settings, reward=replace(settings.reward, limit=2))) < exact
-    assert with_free(0, replace(settings, model=replace(settings.model, trainable_layers="all"))) == 0
+    whole, anew = replace(settings.model, trainable_layers="all"), replace(settings.model, trunk_states="recomputed")
+    assert with_free(0, replace(settings, model=whole)) == with_free(0, replace(settings, model=anew)) == 0
     with_free(exact - 1)
     with pytest.raises(MannersError, match=rf"keeps {exact:,} bytes of trunk states in {copy.runs}"):
         stages.train_reward(copy, settings, plan=False)
@@ -134,15 +135,18 @@ def test_weights_are_counted_as_the_stages_hold_them(copy: Workspace, settings: 
     policy = Branch(trunk, trainable=True)
     branch = sum(4 * p.numel() for p in policy.parameters() if p.requires_grad)
     scalar = ScalarBranch(trunk, None)
+    owned = sum(4 * p.numel() for p in scalar.model.parameters() if p.requires_grad)
     batch = collate([Rendered((1, 2), (3, 4))], 0)
     torch.autograd.backward(scalar.scores(torch.zeros((1, 4, trunk.width)), batch).sum())
     trained = sum(4 * p.grad.numel() for p in scalar.model.parameters() if p.grad is not None)
     memory = stages.train_reward(copy, settings, plan=True)["memory_bytes"]
-    assert (memory["members"], memory["gradient_and_adam"]) == (2 * branch, 3 * trained)
+    assert owned == trained < branch, "no head that is only a language model's"
+    assert (memory["members"], memory["gradient_and_adam"]) == (2 * owned, 3 * trained)
     separate = replace(settings, ppo=replace(settings.ppo, value="separate"))
     shared, apart = (stages.train_policy(copy, s, plan=True)["memory_bytes"] for s in (settings, separate))
-    assert (shared["policy_and_value"], apart["policy_and_value"]) == (branch, 2 * branch)
+    assert (shared["policy_and_value"], apart["policy_and_value"]) == (branch, branch + owned)
     assert (shared["gradient_and_adam"], apart["gradient_and_adam"]) == (3 * branch, 3 * (branch + trained))
+    assert shared["reward_members"] == settings.reward.members * owned
 
 
 def test_prompts_that_do_not_fit_are_counted_by_use_and_refused_when_none_fits(
@@ -159,6 +163,7 @@ def test_prompts_that_do_not_fit_are_counted_by_use_and_refused_when_none_fits(
         stages.evaluate(copy, wordy, ask=None, plan=False)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a process's highest memory on demand")
 def test_the_plan_is_about_what_a_stage_takes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.loop.peaks", str(tmp_path)]

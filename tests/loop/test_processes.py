@@ -69,6 +69,7 @@ def endless(shared: Workspace, model: Path) -> Iterator[subprocess.Popen[bytes]]
         process.kill()
 
 
+@pytest.mark.long
 def test_one_trains_while_others_import_label_and_are_served_and_a_killed_run_leaves_nothing_half(
     endless: subprocess.Popen[bytes], shared: Workspace, model: Path, tmp_path: Path
 ) -> None:

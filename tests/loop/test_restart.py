@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import insert
 
 from manners import metrics
+from manners.checkpoint import unfinished
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.feedback import crowd
@@ -131,6 +133,7 @@ def dying_at(patch: pytest.MonkeyPatch, count: int) -> None:
         patch.setattr(owner, name, deadly(getattr(owner, name)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_failure_at_any_write_changes_nothing(
     stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
@@ -179,9 +182,10 @@ def killed_after(child: int, seconds: float, root: Path, writing: bool) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_process_killed_again_and_again_ends_the_same(
-    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
+    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path, times: int
 ) -> None:
     draw, expected = random.Random(4), after(played, stage)
 
@@ -196,12 +200,12 @@ def test_a_process_killed_again_and_again_ends_the_same(
     takes = time.monotonic() - begin
     kills = half_written = 0
     ended(root)
-    while kills < 10 or half_written < 3:
+    while kills < 10 * times or half_written < 3:
         writing = kills % 3 == 2 or kills > 9
         if killed_after(in_a_process(stage, root, settings), draw.uniform(0, takes / 2), root, writing):
             kills += 1
             half_written += any(root.glob("runs/*/.checkpoint-*.partial"))
-            assert kills < 60, "hardly a kill hits a checkpoint that is being written"
+            assert kills < 60 * times, "hardly a kill hits a checkpoint that is being written"
         else:
             ended(root)
     assert os.waitpid(in_a_process(stage, root, settings), 0)[1] == 0
@@ -223,6 +227,8 @@ def test_what_differs_is_named_and_nothing_is_lost(
     stopped: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert stages.status(stopped)["next"] == "manners ppo --resume"
+    kept = torch.load(unfinished(stopped.runs / "ppo")[-1] / "state.pt", weights_only=True)
+    assert kept["weights are laid out for decoding"] is False
     with pytest.raises(MannersError, match=r"unfinished run: go on with `manners ppo --resume`, or remove that folder"):
         stages.train_policy(stopped, settings, plan=False)
     other = replace(settings, ppo=replace(settings.ppo, clip=0.3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from manners.checkpoint import Run
+from manners.data import own_text
 from manners.errors import MannersError
-from manners.loop import reference, stages
+from manners.loop import ppo, reference, stages
 from manners.loop import reward as learning
 from manners.loop.round import STAGES
 from manners.loop.session import Session, machine, peak_memory
-from manners.loop.stage import to_resume
+from manners.loop.stage import Options, to_resume
 from manners.models import versions
 from manners.models.branches import ScalarBranch
+from manners.models.perplexity import paragraph_nll
 from manners.reward import ensemble, stored
 from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.reward.groups import set_aside
 from manners.reward.verdicts import label
-from manners.settings import Settings
+from manners.settings import DataSettings, Settings
 from manners.text import collate
 from manners.types import (
     Annotator,
@@ -37,7 +41,7 @@ from manners.types import (
     Turn,
     Verdict,
 )
-from manners.workspace import Workspace
+from manners.workspace import INITIAL, Workspace
 from tests.loop import tiny
 
 
@@ -64,6 +68,51 @@ def test_a_second_round_learns_from_all_verdicts(copy: Workspace, settings: Sett
     assert versions.describe(copy, "reward-2").watermark == session.store.watermark()
     trained = stages.train_policy(copy, settings, plan=False)
     assert (trained["version"], trained["reward"]) == ("policy-2", "reward-2")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_goes_on_with_weights_laid_out_as_it_was_begun(
+    first: bool, copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    def loaded(lays_out: bool, gain: float | None = 0.04) -> Session:
+        session = Session(copy, settings)
+        trunk = session.pretrained.trunk
+        found = replace(trunk.compute, layout_gain=gain, lays_out=lays_out)
+        vars(session)["pretrained"] = replace(session.pretrained, trunk=replace(trunk, compute=found))
+        return session
+
+    def ends(session: Session, run: Run, begun: bool) -> bool:
+        session.lay_out(run, begun=begun)
+        return session.pretrained.trunk.compute.lays_out
+
+    run, again = (Run(tmp_path / "run", "manners ppo", {}, 0.0) for _ in range(2))
+    assert ends(loaded(first), run, begun=False) is first
+    run.save()
+    assert again.go_on() and ends(loaded(not first), again, begun=True) is first, "whatever the clock says today"
+    older = [Run(tmp_path / "older", "manners ppo", {}, 0.0) for _ in range(2)]
+    assert ends(loaded(lays_out=first), older[0], begun=True), "they were, wherever it is possible"
+    assert not ends(loaded(lays_out=False, gain=None), older[1], begun=True)
+
+
+def test_forgetting_is_measured_on_the_users_own_text(
+    copy: Workspace, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("\n\n".join(f"Paragraph {i} of {i * i} on tides." for i in range(60)), encoding="utf-8")
+    own = replace(settings, data=DataSettings(prose=str(file)))
+    unseen = own_text(file)[PromptUse.EVALUATE]
+    facts = stages.evaluate(copy, own, ask=None, plan=False)
+    assert f"plain text from {file}, in pieces:" in capsys.readouterr().err
+    session = Session(copy, own)
+    initial, policy = (versions.load_policy(copy, name, session.pretrained) for name in (INITIAL, "policy-1"))
+    losses, tokens = paragraph_nll([initial, policy], session.pretrained, unseen)
+    before, after = (math.exp(sum(loss) / sum(tokens)) for loss in losses)
+    assert (facts["perplexity_before"], facts["perplexity_after"]) == pytest.approx((before, after))
+    assert facts["perplexity_text"] == str(file)
+    decides = [ppo.inputs(Session(copy, chosen), Options(), {}).decides for chosen in (settings, own)]
+    assert decides[1].pop("the plain text") and decides[0] == decides[1]
+    held_to = ppo.inputs(session, Options(), {}).prose.by_use
+    assert not set(unseen) & {*held_to[PromptUse.TRAIN], *held_to[PromptUse.VALIDATE]}
 
 
 def test_a_reward_model_says_where_its_members_differ(copy: Workspace, settings: Settings) -> None:
@@ -325,7 +374,7 @@ def test_what_is_exported_is_what_was_trained(copy: Workspace, settings: Setting
     policy = versions.load_policy(copy, "policy-1", pretrained)
     with torch.no_grad():
         logits = plain(ids).logits[0, len(rendered.prompt_ids) - 1 : -1]
-        ours = policy.logprobs(policy.hidden(states, batch), batch, 1.0)[0]
+        ours = policy.text_logprobs(policy.hidden(states, batch), batch)[0]
     theirs = logits.log_softmax(-1)[range(len(rendered.response_ids)), list(rendered.response_ids)]
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
     assert AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template == pretrained.tokenizer.chat_template
@@ -432,6 +481,27 @@ def test_ppo_needs_prompts_of_both_uses(copy: Workspace, settings: Settings, mod
     (copy.models / "reward-1").rename(bare.workspace.models / "reward-1")
     with pytest.raises(MannersError, match=r"choose the best version by \(0 there\)"):
         stages.train_policy(bare.workspace, bare.settings, plan=False)
+
+
+def test_prompts_that_leave_no_room_are_skipped_and_counted(
+    copy: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Session(copy, settings).store
+    store.add_prompts([(Turn(Role.USER, "why? " * 300),)], PromptUse.TRAIN, "test")
+    store.add_prompts([(Turn(Role.USER, "why? " * 400),)], PromptUse.VALIDATE, "test")
+    facts = stages.train_policy(copy, replace(settings, ppo=replace(settings.ppo, updates=1)), plan=False)
+    assert (facts["prompts"], facts["prompts_skipped"]) == (24, 2)
+    said = "1 of 25 training prompts and 1 of 9 for validation leave no room for a response of 8 tokens in a context of"
+    assert f"{said} 256, and are skipped" in capsys.readouterr().err
+
+
+def test_a_run_is_as_long_as_its_passes_over_the_prompts(copy: Workspace, settings: Settings) -> None:
+    ppo = replace(settings.ppo, updates=None, passes=1.4)
+    # 1.4 * 24 in batches of 16
+    assert stages.train_policy(copy, replace(settings, ppo=ppo), plan=True)["episodes"] == 48
+    assert stages.train_policy(copy, replace(settings, ppo=ppo), plan=False)["episodes"] == 48
+    capped = replace(ppo, passes=1000.0, most_episodes=20)
+    assert stages.train_policy(copy, replace(settings, ppo=capped), plan=True)["episodes"] == 32
 
 
 def test_another_cut_refuses_the_versions_above_the_old_one(copy: Workspace, settings: Settings) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from manners.data import plain_text
 from manners.errors import MannersError
@@ -75,6 +76,25 @@ def test_ppo_begins_as_the_start_version_and_its_kl_is_measured_from_there(
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], initial[name.removeprefix("model.")]) for name in first)
     assert abs(float(versions.describe(moved, "policy-2").metrics["kl"])) < 1e-4
+
+
+def test_ppo_may_begin_as_the_current_policy_with_the_kl_still_to_the_start_version(
+    copy: Workspace, settings: Settings
+) -> None:
+    session = Session(copy, settings)
+    policy = versions.load_policy(copy, "policy-1", session.pretrained)
+    with torch.no_grad():
+        for parameter in policy.own_tensors().values():
+            parameter.mul_(1.05)  # far enough from the initial model to be told apart, whatever that run has kept
+    save_file(policy.own_tensors(), copy.models / "policy-1" / "branch-0.safetensors")
+    copy.promote("policy-1")
+    still = replace(settings.ppo, learning_rate=0.0, start="current")
+    facts = stages.train_policy(copy, replace(settings, ppo=still), plan=False)
+    made = versions.describe(copy, facts["version"])
+    second = versions.load_policy(copy, made.name, session.pretrained).own_tensors()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in policy.own_tensors().items())
+    assert (made.start, made.parent, facts["begun_as"]) == ("initial", "policy-1", "policy-1")
+    assert facts["kl"] > 0.01
 
 
 def test_evaluation_compares_with_the_start_version_and_forgetting_with_the_initial_model(

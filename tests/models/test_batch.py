@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -24,7 +25,7 @@ from manners.models.sampler import draw_tokens
 from manners.models.textstream import HALF
 from manners.settings import SampleSettings
 from manners.types import Dialogue, FinishReason, Role, Turn
-from tests.worlds import tiny_pretrained
+from tests.worlds import BOS, END, EOS, PAD, START, tiny_pretrained
 
 
 def said(text: str) -> Dialogue:
@@ -114,8 +115,8 @@ def test_answers_are_those_of_sampling_with_the_same_stream() -> None:
     pretrained, prompt = world(), said("how do I bake bread?")
     settings = SampleSettings(temperature=0.9, max_new_tokens=24, batch=8)
     policy = Branch(pretrained.trunk, trainable=False)
-    (drawn,) = answer(policy, pretrained, [prompt], 4, settings, seed=11, author="initial")
-    heard = alone(GenerationRequest(prompt, 24, seed=11, count=4, temperature=0.9))
+    (drawn,) = answer(policy, pretrained, [prompt], 4, settings, seed=12, author="initial")
+    heard = alone(GenerationRequest(prompt, 24, seed=12, count=4, temperature=0.9))
     for number, expected in enumerate(drawn.answers):
         assert heard.texts.get(number, "") == expected.response.text
         assert heard.done[number].finish_reason is expected.response.finish_reason
@@ -132,20 +133,21 @@ def test_at_temperature_zero_the_text_is_that_of_greedy_generation(model_type: s
     for text in ("the weather", "a train to the sea"):
         ids, _ = renderer.prompt_ids(said(text))
         prompt = torch.tensor([ids])
-        whole = generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=100)
+        asked = {"do_sample": False, "max_new_tokens": 100, "suppress_tokens": [PAD, BOS, START]}
+        whole = generate(prompt, attention_mask=torch.ones_like(prompt), **asked)
         heard = alone(GenerationRequest(said(text), 100, seed=0, temperature=0.0), model_type)
         assert heard.texts[0] == renderer.decode(whole[0, len(ids) :].tolist())
 
 
 def test_each_row_has_its_own_temperature_and_top_p() -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, uniform = torch.randn((6, 300), generator=generator) * 3, torch.rand(6, generator=generator).double()
+    logits, uniform = torch.randn((6, 320), generator=generator) * 3, torch.rand(6, generator=generator).double()
     temperature, top_p = [0.5, 1.0, 2.0, 0.5, 1.0, 2.0], [1.0, 1.0, 1.0, 0.3, 0.9, 0.7]
-    columns = torch.tensor([temperature, top_p]).unsqueeze(-1)
-    tokens, logprobs = draw_tokens(logits, columns[0], uniform, columns[1])
+    columns, vocabulary = torch.tensor([temperature, top_p]).unsqueeze(-1), world().trunk.vocabulary
+    tokens, logprobs = draw_tokens(vocabulary.at(logits, columns[0]), uniform, columns[1])
     for row in range(6):
         mine = slice(row, row + 1)
-        token, logprob = draw_tokens(logits[mine], temperature[row], uniform[mine], top_p[row])
+        token, logprob = draw_tokens(vocabulary.at(logits[mine], temperature[row]), uniform[mine], top_p[row])
         assert (tokens[row], logprobs[row]) == (token[0], logprob[0])
 
 
@@ -172,8 +174,10 @@ def test_tokens_come_as_often_as_each_temperature_says() -> None:
 
 @torch.no_grad()
 def next_logits(pretrained: Pretrained, ids: tuple[int, ...]) -> Tensor:
-    logits: Tensor = pretrained.trunk.whole(input_ids=torch.tensor([ids])).logits[0, -1]
-    return logits.double()
+    """Of what can be said: special tokens that nobody would see are left out."""
+    logits: Tensor = pretrained.trunk.whole(input_ids=torch.tensor([ids])).logits[0, -1].double()
+    logits[[PAD, BOS, START]] = -math.inf
+    return logits
 
 
 def drawn_ids(request: GenerationRequest) -> tuple[int, ...]:
@@ -192,6 +196,8 @@ def test_logprobs_are_the_models_own_whatever_the_temperature() -> None:
     assert len(reported) > 8
     for place, token in enumerate(reported):
         logprobs = torch.log_softmax(next_logits(pretrained, (*prompt, *ids[:place])), dim=-1)
+        logprobs[END] = torch.logaddexp(logprobs[END], logprobs[EOS])  # which of them ends it nobody sees
+        logprobs[EOS] = -math.inf
         top = logprobs.topk(3)
         assert [t.logprob for t in token.top] == pytest.approx(top.values.tolist(), abs=1e-4)
         assert [t.text for t in token.top] == [renderer.token_text(i) for i in top.indices.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 
 from manners.models import branches
 from manners.models.branches import Branch, ScalarBranch, set_trainable
+from manners.models.cost import own_bytes
+from manners.models.decoder import Decoder
+from manners.models.proof import proved
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk, grow_trunk
 from manners.text import Rendered, collate, pack
@@ -55,6 +59,36 @@ def test_a_tied_head_stays_tied_and_is_frozen_unless_everything_is_trained(layer
     assert head is policy.assembled(trunk).get_input_embeddings().weight
     assert head.requires_grad is (layers == "all")
     assert (head.data_ptr() in storage(trunk.whole)) is (layers != "all")
+
+
+@pytest.mark.parametrize("layers", [2, "all"])
+def test_a_scalar_branch_owns_no_untied_head_and_the_plan_reckons_with_none(layers: int | Literal["all"]) -> None:
+    trunk = grow_trunk(tiny_model("llama", tie_word_embeddings=False), layers)
+    head = trunk.whole.get_output_embeddings().weight
+    for member in (scalar_branch(trunk), ScalarBranch(trunk, None)):
+        assert member.model.get_output_embeddings().weight is head and not head.requires_grad
+        own = {p.data_ptr(): p.nbytes for p in member.parameters() if p.data_ptr() not in storage(trunk.whole)}
+        assert sum(own.values()) == own_bytes(trunk, head=False) + member.scalar.weight.nbytes
+    assert own_bytes(trunk, head=True) == own_bytes(trunk, head=False) + head.nbytes
+    tied = grow_trunk(tiny_model("llama", tie_word_embeddings=True), layers)
+    assert own_bytes(tied, head=True) == own_bytes(tied, head=False)
+
+
+def test_scores_and_values_of_a_bfloat16_model_are_no_bfloat16_numbers() -> None:
+    trunk = grow_trunk(torch.nn.Module.to(tiny_model(), dtype=torch.bfloat16), 2)
+    branch, batch = scalar_branch(trunk), collate(SEQUENCES, 0)
+    states = trunk.states(batch)
+    for found in (branch.scores(states, batch), branch.values(states, batch)):
+        assert found.dtype == torch.float32 and bool((found != found.bfloat16()).any())
+    hidden = branch.final(states, batch)[batch.ends]
+    assert hidden.dtype == torch.bfloat16
+    by_hand = (hidden.double() @ branch.scalar.weight.double().T).squeeze(1)
+    torch.testing.assert_close(branch.scores(states, batch).double(), by_hand, atol=1e-6, rtol=1e-5)
+    assert own_tensors_of(branch) == {torch.bfloat16, torch.float32}
+
+
+def own_tensors_of(branch: Branch) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in branch.own_tensors().values()}
 
 
 def test_an_untied_head_is_trained() -> None:
@@ -193,3 +227,41 @@ def test_gradients_reach_the_branch_through_given_states_and_nothing_below() -> 
     logprobs = policy.logprobs(policy.hidden(trunk.states(batch), batch), batch, 1.0)
     gradients = torch.autograd.grad(logprobs.sum(), set_trainable([policy]))
     assert all(bool(g.abs().sum() > 0) for g in gradients)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_layers_that_are_computed_again_keep_little_and_give_the_same_gradient(kind: str) -> None:
+    trunk = proved(grow_trunk(tiny_model(kind), 3), 64)
+    batch = collate(SEQUENCES, 0)
+    found = []
+    for recompute in (False, True):
+        branch = ScalarBranch(replace(trunk, recompute=recompute), torch.Generator().manual_seed(0))
+        branch._shares = False
+        kept = dict[int, int]()
+
+        def note(saved: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[saved.data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            scores = branch.scores(trunk.states(batch), batch)
+        gradients = torch.autograd.grad((scores * torch.tensor([1.0, 2.0, 3.0])).sum(), set_trainable([branch]))
+        found.append((scores, gradients, sum(kept.values()), sorted(branch.own_tensors())))
+    (scores, gradients, much, names), (same, again, little, as_well) = found
+    assert torch.equal(scores, same) and names == as_well
+    assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
+    assert little < much / 3
+
+
+def test_a_policy_that_computes_again_decodes_and_is_stored_as_any() -> None:
+    trunk = replace(proved(grow_trunk(tiny_model(), 2), 64), recompute=True)
+    policy, plain = Branch(trunk, trainable=True), Branch(replace(trunk, recompute=False), trainable=True)
+    policy.load_tensors(plain.own_tensors())
+    whole = policy.assembled(trunk)
+    assert whole.state_dict().keys() == trunk.whole.state_dict().keys()
+    decoder = Decoder(whole, trunk.compute, 0)
+    decoder.seat(torch.zeros(0, dtype=torch.long), [(5, 6, 7), (8, 9)], 4)
+    decoder.read(torch.tensor([3, 4]), torch.ones(2, dtype=torch.bool))
+    assert decoder.logits is not None
+    expected = trunk.whole(torch.tensor([[5, 6, 7, 3]])).logits[0, -1]
+    torch.testing.assert_close(decoder.logits[0], expected, atol=1e-4, rtol=1e-4)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from manners.models.compute import Compute, bucket_tokens
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
-from manners.models.weight_layout import available
 from tests.worlds import tiny_model
 
 
@@ -19,23 +17,14 @@ def test_a_loaded_trunk_says_how_it_is_computed_with() -> None:
     before, after = trunk.compute, proved(trunk, 64).compute
     assert before == Compute.of(trunk.whole) and after == replace(before, shares_prompts=True, by_row=True)
     assert (after.device, after.dtype, after.exact) == (trunk.whole.device, torch.float32, trunk.whole.device)
-    assert after.lays_out == available()
-    laid_out = ", weights are laid out for decoding" if available() else ""
-    assert before.sentence == "up to 1,024 tokens a forward" + laid_out
+    assert not after.lays_out and after.layout_gain is None, "it is too small for that"
+    assert before.sentence == "up to 1,024 tokens a forward"
     assert after.sentence == (
         "up to 1,024 tokens a forward, responses share their prompt, prompts share what they begin with, attention"
-        " reads a row's own columns" + laid_out
+        " reads a row's own columns"
     )
     windows = proved(grow_trunk(tiny_model("gemma2"), 2), 64).compute
     assert not (windows.shares_prompts or windows.shares_beginnings or windows.by_row)
-
-
-@pytest.mark.parametrize(("dtype", "laid_out"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_weights_of_other_formats_are_not_laid_out(dtype: torch.dtype, laid_out: bool) -> None:
-    model = tiny_model()
-    torch.nn.Module.to(model, dtype=dtype)
-    compute = Compute.of(model)
-    assert compute.dtype is dtype and compute.lays_out is (laid_out and available())
 
 
 def test_elsewhere_than_on_a_cpu_forwards_are_longer_and_columns_are_not_saved() -> None:

@@ -99,7 +99,7 @@ def test_a_uniform_number_chooses_the_token_whose_share_of_the_interval_holds_it
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0, -torch.inf]]).expand(3, -1)
-    tokens, logprobs = draw_tokens(logits, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+    tokens, logprobs = draw_tokens(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [1, 3, 3]
     torch.testing.assert_close(logprobs, torch.log_softmax(logits, dim=-1)[torch.arange(3), tokens])
 
@@ -109,9 +109,9 @@ def test_uniform_numbers_are_as_exact_as_the_device_can_have_them() -> None:
     assert dtypes == [torch.float64, torch.float64, torch.float32]
     logits = torch.randn((200, 320), generator=torch.Generator().manual_seed(0))
     uniform = uniforms(200, 1).squeeze(1)
-    rounded, _ = draw_tokens(logits, 1.0, uniform.to(torch.float32))
-    assert torch.equal(rounded, draw_tokens(logits, 1.0, uniform)[0])
-    last, _ = draw_tokens(logits[:1], 1.0, torch.tensor([1 - 2**-53], dtype=torch.float64).to(torch.float32))
+    rounded, _ = draw_tokens(logits, uniform.to(torch.float32))
+    assert torch.equal(rounded, draw_tokens(logits, uniform)[0])
+    last, _ = draw_tokens(logits[:1], torch.tensor([1 - 2**-53], dtype=torch.float64).to(torch.float32))
     assert int(last) == 319  # rounded up to 1 there is still a token
 
 
@@ -268,7 +268,7 @@ def test_top_p_leaves_the_likeliest_tokens_that_reach_it() -> None:
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     for top_p, allowed in ((0.6, [1, 3]), (0.5, [1]), (0.81, [0, 1, 3]), (1e-9, [1]), (1.0, [0, 1, 2, 3])):
         uniform = torch.linspace(0, 1 - 1e-9, 1000, dtype=torch.float64)
-        tokens, logprobs = draw_tokens(logits.expand(1000, -1), 1.0, uniform, top_p)
+        tokens, logprobs = draw_tokens(logits.expand(1000, -1), uniform, top_p)
         assert sorted(set(tokens.tolist())) == allowed
         shares = logits.exp()[0][tokens] / logits.exp()[0][allowed].sum()
         torch.testing.assert_close(logprobs.exp(), shares)

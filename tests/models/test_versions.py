@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manners.errors import MannersError
@@ -16,10 +17,10 @@ from manners.models import versions
 from manners.models.branches import Branch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.text import collate
-from manners.types import VersionKind
+from manners.types import Role, Turn, VersionKind
 from manners.workspace import INITIAL, Workspace
 from tests.models.exchanges import rendered, trained, version_of
-from tests.worlds import NO_SYSTEM_TEMPLATE, tiny_pretrained
+from tests.worlds import BOS, END, EOS, NO_SYSTEM_TEMPLATE, PAD, START, tiny_model, tiny_pretrained, with_words
 
 
 @pytest.fixture
@@ -158,6 +159,31 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_so(
 # Exported
 
 
+@pytest.mark.parametrize("layers", [2, "all"])
+def test_an_exported_policy_writes_no_token_that_nobody_sees(tmp_path: Path, layers: int | Literal["all"]) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[[PAD, BOS, EOS, START, END]] *= 4
+    pretrained = with_words(model, layers)
+    versions.export_policy(Branch(pretrained.trunk, trainable=True), pretrained, tmp_path / "out")
+    exported: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert exported.generation_config.suppress_tokens == [PAD, BOS, START]
+    assert exported.generation_config.eos_token_id == [EOS, END]
+    prompt = torch.tensor([pretrained.renderer.prompt_ids((Turn(Role.USER, "how long?"),))[0]]).expand(200, -1)
+
+    def written(**asked: Any) -> Tensor:
+        torch.manual_seed(0)
+        drawn: Tensor = exported.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=True, max_new_tokens=6, pad_token_id=77, **asked
+        )
+        return drawn[:, prompt.shape[1] :]
+
+    hidden = torch.tensor([PAD, BOS, START])
+    assert not torch.isin(written(), hidden).any()
+    assert torch.isin(written(suppress_tokens=None), hidden).any(), "it would"
+    assert model.generation_config is None or model.generation_config.suppress_tokens is None, "the base is as it was"
+
+
 @pytest.mark.parametrize("rank", [None, 3])
 @pytest.mark.parametrize("layers", [2, "all"])
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2", "gemma2"])
@@ -174,7 +200,7 @@ def test_an_exported_policy_has_the_same_logprobs_in_plain_transformers(
 
     sequences = rendered(pretrained)
     batch = collate(sequences, pretrained.renderer.pad_id)
-    ours = policy.logprobs(policy.hidden(pretrained.trunk.states(batch), batch), batch, 1.0)
+    ours = policy.text_logprobs(policy.hidden(pretrained.trunk.states(batch), batch), batch)
     for row, sequence in enumerate(sequences):
         ids = torch.tensor([sequence.prompt_ids + sequence.response_ids])
         start = len(sequence.prompt_ids)

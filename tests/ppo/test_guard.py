@@ -37,14 +37,14 @@ def rolled_out(players: Roles) -> Rollout:
 def test_a_sound_world_passes(world: Pretrained) -> None:
     players = roles(world, likes(world))
     checks = guard.check_first_rollout(rolled_out(players), players, SAMPLE.temperature)
-    assert checks.keys() == {"check/ratio", "check/kl", "check/score"}
+    assert checks.keys() == {"check/drift", "check/ratio", "check/ratio_max", "check/kl", "check/score"}
     assert all(abs(value) < 1e-4 for value in checks.values())
 
 
 @pytest.mark.parametrize("temperature", [0.9, 1.1])
 def test_sampling_at_another_temperature_than_scoring(world: Pretrained, temperature: float) -> None:
     players = roles(world, likes(world))
-    with pytest.raises(MannersError, match=r"probability of a drawn token is off by .* different distributions"):
+    with pytest.raises(MannersError, match=r"log-probability of a drawn token is off by .* different distributions"):
         guard.check_first_rollout(rolled_out(players), players, temperature)
 
 
@@ -61,17 +61,31 @@ def rounding_world() -> tuple[Roles, Rollout]:
 
 def test_bfloat16_is_given_what_it_rounds_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     players, rollout = rounding_world()
-    ratio = guard.check_first_rollout(rollout, players, 1.0)["check/ratio"]
-    assert guard.RATIO_TOLERANCE[torch.float32] < ratio < 0.2
+    checks = guard.check_first_rollout(rollout, players, 1.0)
+    assert guard.DRIFT_TOLERANCE[torch.float32] < checks["check/drift"] < 0.1
+    assert checks["check/ratio"] <= checks["check/ratio_max"] < 0.05
     with pytest.raises(MannersError, match="sampling and scoring use different distributions"):
-        guard.check_first_rollout(rollout, players, 0.5)
-    monkeypatch.setitem(guard.RATIO_TOLERANCE, torch.bfloat16, guard.RATIO_TOLERANCE[torch.float32])
+        guard.check_first_rollout(rollout, players, 0.25)
+    monkeypatch.setitem(guard.DRIFT_TOLERANCE, torch.bfloat16, guard.DRIFT_TOLERANCE[torch.float32])
     with pytest.raises(MannersError, match="sampling and scoring use different distributions"):
         guard.check_first_rollout(rollout, players, 1.0)
 
 
+def test_a_token_whose_probability_depends_on_its_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every second row is read again without the others; in bfloat16 a drift that large may be rounding.
+    players, rollout = rounding_world()
+    logprobs = players.policy.logprobs
+
+    def in_company(hidden: Tensor, batch: Batch, temperature: float) -> Tensor:
+        return logprobs(hidden, batch, temperature) + 0.06
+
+    monkeypatch.setattr(players.policy, "logprobs", in_company)
+    with pytest.raises(MannersError, match=r"one ratio in a hundred is off 1 by 0\.06.* other rows of its batch"):
+        guard.check_first_rollout(rollout, players, 1.0)
+
+
 def test_what_is_in_no_table_rounds_like_bfloat16() -> None:
-    for table in (guard.RATIO_TOLERANCE, guard.SCORE_TOLERANCE):
+    for table in (guard.RATIO_TOLERANCE, guard.DRIFT_TOLERANCE, guard.SCORE_TOLERANCE):
         assert guard.tolerated(table, torch.float16) == guard.tolerated(table, torch.bfloat16) > table[torch.float32]
 
 
@@ -136,6 +150,7 @@ WELL: Metrics = {
     "response/distinct_2": 0.8,
     "response/most_common": 0.05,
     "response/length": 20.0,
+    "response/finished": 0.8,
 }
 
 
@@ -165,6 +180,7 @@ def test_nothing_is_said_while_all_is_well(length: int) -> None:
         ({"response/most_common": 0.51}, ("collapse", Act.STOP)),
         ({"response/length": 40.1}, ("length", Act.HALVE)),
         ({"response/length": 9.9}, ("length", Act.HALVE)),
+        ({"response/length": 30.0, "response/finished": 0.39}, ("length", Act.HALVE)),
     ],
 )
 def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
@@ -181,18 +197,38 @@ def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
         {"response/most_common": 0.5},
         {"response/length": 39.9},
         {"response/length": 10.1},
+        {"response/length": 30.0, "response/finished": 0.41},
     ],
 )
 def test_and_pass_its_limit(point: Metrics) -> None:
     assert warnings(*[point] * 5) == []
 
 
+def test_where_next_to_none_ended_at_the_start_none_is_no_sign() -> None:
+    begun, now = WELL | {"response/finished": 0.19}, WELL | {"response/finished": 0.0}
+    history = [begun, now, now, now]
+    assert guard.look(history, 4, [], PPOSettings()) == ()
+    history[0] = WELL | {"response/finished": 0.2}
+    assert [w.sign for w in guard.look(history, 4, [], PPOSettings())] == ["length"]
+
+
 @pytest.mark.parametrize(("kl", "stops"), [(9.9, False), (-0.1, False), (10.1, True), (float("nan"), True)])
 def test_a_kl_too_far_stops_at_once(kl: float, stops: bool) -> None:
     assert warnings({"objective/kl": kl}) == ([("kl", Act.STOP)] if stops else [])
-    assert guard.kl_runaway({"objective/kl": 10.1}, 10) == (
-        "KL to the initial model reached 10.1 nats per response, above ppo.kl_stop = 10"
+    assert guard.kl_runaway({"objective/kl": 10.1}, 10, 20) == (
+        "KL to the start version reached 10.1 nats per response, above ppo.kl_stop = 10"
     )
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(8.0, 10), (32.0, 10), (64.0, 20), (256.0, 80)])
+def test_longer_answers_may_go_further(length: float, allowed: float) -> None:
+    assert guard.kl_runaway({"objective/kl": allowed - 0.1}, 10, length) is None
+    said = guard.kl_runaway({"objective/kl": allowed + 0.1}, 10, length)
+    assert said is not None and said.startswith(f"KL to the start version reached {allowed + 0.1:.1f} nats")
+    assert (f"which is {allowed:.1f} for answers of {length:.0f} tokens" in said) == (length > 32)
+    # It is the length at the start that counts: who has drifted to longer answers may not go further for it.
+    drifted = {"objective/kl": 10.1, "response/length": length}
+    assert warnings(drifted) == [("kl", Act.STOP)]
 
 
 @pytest.mark.parametrize(
@@ -225,9 +261,9 @@ def test_what_lasts_is_acted_upon_again_but_not_every_time() -> None:
 
 
 def test_a_first_ratio_off_one_is_named() -> None:
-    guard.check_first_ratio(0.019, 4, torch.float32)
-    guard.check_first_ratio(0.5, 4, torch.bfloat16)
-    for deviation, dtype in ((0.5, torch.float32), (0.95, torch.bfloat16), (torch.nan, torch.bfloat16)):
-        says = rf"off by {deviation:.2g} before the first step of update 4 \(ratio should be 1\)"
+    guard.check_first_ratio(0.079, 4, torch.float32)
+    guard.check_first_ratio(0.19, 4, torch.bfloat16)
+    for deviation, dtype in ((0.081, torch.float32), (0.21, torch.bfloat16), (torch.nan, torch.bfloat16)):
+        says = rf"before the first step of update 4 one ratio in a hundred is off 1 by {deviation:.2g} or more"
         with pytest.raises(guard.Unsound, match=says):
             guard.check_first_ratio(deviation, 4, dtype)

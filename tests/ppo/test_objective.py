@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manners.ppo.objective import (
     adapt_coefficient,
+    beside,
     explained_variance,
     gae,
     kl_penalty,
@@ -28,6 +29,21 @@ RAGGED = torch.tensor([[True, True, True], [True, True, False]])
 
 def table(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_what_the_other_answers_to_a_prompt_got_by_hand() -> None:
+    one, two, three = (1, 2), (1,), (2,)
+    scores = torch.tensor([1.0, 5.0, 3.0, 2.0, 8.0, 4.0])
+    found = beside(scores, [one, two, one, three, one, two])
+    assert found.tolist() == pytest.approx([5.5, 4.0, 4.5, 0.0, 2.0, 5.0])
+
+
+def test_what_a_prompt_gets_by_itself_is_gone() -> None:
+    # Exactly: whatever is added to every score of a prompt, the difference from the others stays.
+    prompts = [(number // 4,) for number in range(16)]
+    scores = torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    offset = torch.tensor([10.0 * (number // 4) for number in range(16)], dtype=torch.float64)
+    torch.testing.assert_close(scores - beside(scores, prompts), scores + offset - beside(scores + offset, prompts))
 
 
 def test_kl_penalty_by_hand() -> None:
@@ -105,6 +121,11 @@ def test_kl_costs_and_the_score_comes_at_the_last_kept_token() -> None:
     rewards = shape_rewards(torch.tensor([10.0, 20.0]).double(), kl, RAGGED, 0.1)
     assert rewards[0].tolist() == pytest.approx([-0.1, 0.2, -0.3 + 10])
     assert rewards[1].tolist() == pytest.approx([-0.4, -0.5 + 20, 0])
+
+
+def test_the_score_of_a_single_token_comes_there() -> None:
+    keep = torch.tensor([[True, False, False]])
+    assert shape_rewards(torch.tensor([5.0]), torch.zeros((1, 3)), keep, 0.1).tolist() == [[5, 0, 0]]
 
 
 def test_a_response_of_nothing_has_no_place_for_a_score() -> None:
@@ -215,7 +236,7 @@ def test_policy_loss_by_hand() -> None:
     assert loss.item() == pytest.approx((-1.2 - 2 + 0.8 - 11 + 3) / 5)
     assert stats.clipfrac.item() == pytest.approx(2 / 5)
     assert stats.ratio.item() == pytest.approx((1.5 + 1 + 0.5 + 1.1 + 1.5) / 5)
-    assert stats.ratio_max_deviation.item() == pytest.approx(0.5)
+    assert stats.deviations.tolist() == pytest.approx([0.5, 0.0, 0.5, 0.1, 0.5])
     squares = [math.log(r) ** 2 for r in (1.5, 1.0, 0.5, 1.1, 1.5)]
     assert stats.approxkl.item() == pytest.approx(sum(squares) / 5 / 2)
 
@@ -294,6 +315,7 @@ def test_explained_variance_by_hand() -> None:
     assert explained_variance(returns, returns, RAGGED) == 1
     assert explained_variance(torch.zeros_like(returns), returns, RAGGED) == 0
     assert explained_variance(-returns, returns, RAGGED) == pytest.approx(-3)  # errors of 2 R: 1 - 4
+    assert explained_variance(-returns / 10, returns / 10, RAGGED) == pytest.approx(-3)  # however small they are
     assert explained_variance(returns, torch.ones_like(returns), RAGGED) == 0  # nothing to explain
 
 

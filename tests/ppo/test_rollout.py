@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
+from manners.ppo import rollout
 from manners.ppo.course import Roles
-from manners.ppo.rollout import Rollout, collect, micro_batches
+from manners.ppo.curves import rollout_metrics
+from manners.ppo.rollout import Rollout, collect, draw_weights, micro_batches
 from manners.settings import PPOSettings, SampleSettings
 from manners.types import FinishReason
 from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
-from tests.worlds import END_IDS, tiny_pretrained
+from tests.worlds import BOS, END, END_IDS, EOS, PAD, START, tiny_pretrained
 
 SAMPLE = SampleSettings(temperature=0.8, max_new_tokens=12)
 SETTINGS = PPOSettings(unfinished_penalty=0.5, gamma=0.9, lam=0.8)
@@ -59,8 +66,10 @@ def test_the_world_has_responses_of_both_kinds(batch_of: Rollout) -> None:
 def alone(model: PreTrainedModel, prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
     """Log-probabilities of a response's tokens, one forward of the whole model without padding."""
     with torch.no_grad():
-        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-    logprobs: Tensor = (logits / SAMPLE.temperature).log_softmax(-1)[range(len(response)), list(response)]
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / SAMPLE.temperature
+    logits[:, END] = logits[:, [EOS, END]].logsumexp(dim=1)  # which of them ends it nobody sees, and no other special
+    logits[:, [PAD, BOS, EOS, START]] = -torch.inf
+    logprobs: Tensor = logits.log_softmax(-1)[range(len(response)), list(response)]
     return logprobs
 
 
@@ -69,7 +78,8 @@ def test_kl_is_that_of_the_whole_models(batch_of: Rollout, players: Roles, world
     for row, r in enumerate(batch_of.draws.rendered):
         length = len(r.response_ids)
         of_policy, of_reference = (alone(m, r.prompt_ids, r.response_ids) for m in (policy, world.trunk.whole))
-        torch.testing.assert_close(batch_of.draws.logprobs[row, :length], of_policy, atol=1e-4, rtol=1e-4)
+        for found in (batch_of.draws.logprobs, batch_of.logprobs):
+            torch.testing.assert_close(found[row, :length], of_policy, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(batch_of.kl[row, :length], of_policy - of_reference, atol=1e-4, rtol=1e-4)
         assert not batch_of.kl[row, length:].any()
     assert float(batch_of.kl.sum(dim=1).mean()) > 0.1
@@ -112,6 +122,59 @@ def test_advantages_are_those_of_the_definition_whitened_over_the_batch(batch_of
     torch.testing.assert_close((batch_of.returns - batch_of.values)[keep], unwhitened, atol=1e-4, rtol=1e-4)
     assert float(batch_of.advantages[keep].mean()) == pytest.approx(0, abs=1e-5)
     assert not batch_of.advantages[~keep].any()
+
+
+def test_what_was_drawn_with_other_rounding_weighs_as_much_as_it_would_have_come(
+    players: Roles, batch_of: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The sampler's own log-probabilities are made wrong by a known amount: ratios and the KL know nothing of it.
+    off = torch.tensor([-1.0, -0.1, 0.0, 0.3, 0.69, 0.7, 3.0])
+    sampled = generate
+
+    def elsewhere(*given: Any) -> Generated:
+        draws = sampled(*given)
+        columns = torch.arange(draws.logprobs.shape[1])
+        shifted = draws.logprobs - off[columns % len(off)]
+        return replace(draws, logprobs=torch.where(draws.batch.keep, shifted, 0.0))
+
+    monkeypatch.setattr(rollout, "generate", elsewhere)
+    found, keep = drawn(players), batch_of.batch.keep
+    expected = off[torch.arange(keep.shape[1]) % len(off)].expand(keep.shape)
+    torch.testing.assert_close(found.drift[keep], expected[keep], atol=1e-4, rtol=1e-4)
+    weights = torch.tensor([math.exp(-1.0), math.exp(-0.1), 1.0, math.exp(0.3), math.exp(0.69), 2.0, 2.0])
+    by_hand = batch_of.advantages * weights[torch.arange(keep.shape[1]) % len(off)]
+    torch.testing.assert_close(found.advantages[keep], by_hand[keep], atol=1e-3, rtol=1e-3)
+    for name in ("logprobs", "kl", "rewards", "values", "returns"):
+        torch.testing.assert_close(getattr(found, name), getattr(batch_of, name), atol=1e-4, rtol=1e-4)
+    curves = rollout_metrics(found)
+    assert curves["policy/draw_weight_max"] == pytest.approx(math.exp(3.0), rel=1e-3)
+    assert curves["policy/draw_weight_cut"] == pytest.approx(float((expected > math.log(2.0))[keep].float().mean()))
+    assert curves["policy/draw_weight_avg"] == pytest.approx(float(expected.exp().clamp(max=2)[keep].mean()), rel=1e-3)
+    assert rollout_metrics(batch_of)["policy/draw_weight_avg"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_weighted_mean_over_what_was_drawn_is_the_mean_over_what_is_trained() -> None:
+    trained, drawn_from = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.4, 0.35, 0.25])
+    worth = torch.tensor([1.0, -2.0, 5.0])
+    weights = draw_weights((trained / drawn_from).log().unsqueeze(0))[0]
+    assert float((drawn_from * weights * worth).sum()) == pytest.approx(float((trained * worth).sum()))
+
+
+def test_several_answers_to_a_prompt_are_measured_against_each_other(players: Roles) -> None:
+    prompts = [prompt for prompt in PROMPTS[:6] for _ in range(4)]
+    found = collect(
+        players, prompts, replace(SETTINGS, lam=1.0, gamma=1.0), SAMPLE, 0.0, torch.Generator().manual_seed(1)
+    )
+    values = torch.arange(found.batch.keep.shape[1]) / 10
+    for row, score in enumerate(found.scores.tolist()):
+        others = [found.scores[i] for i in range(row // 4 * 4, row // 4 * 4 + 4) if i != row]
+        gained = score - float(sum(others)) / 3  # with lambda 1 and no KL, every token's return
+        length = int(found.batch.keep[row].sum())
+        torch.testing.assert_close(found.returns[row, :length], torch.full((length,), gained), atol=1e-4, rtol=1e-4)
+    keep = found.batch.keep
+    raw = (found.returns - values)[keep]
+    torch.testing.assert_close(found.advantages[keep], (raw - raw.mean()) / raw.std(), atol=1e-4, rtol=1e-4)
+    assert float(found.rewards.sum()) == pytest.approx(float(found.scores.sum()), rel=1e-4), "curves show whole scores"
 
 
 def test_micro_batches_change_nothing(players: Roles, batch_of: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:

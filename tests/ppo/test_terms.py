@@ -59,7 +59,7 @@ def with_entropy(weight: float) -> Objective:
 def course(world: Pretrained, prose: tuple[str, ...] = PROSE) -> Course:
     played = roles(world, likes(world))
     read = PlainText(played.reference, world, prose)
-    return Course(SHORT, SAMPLE, 0, played, Material(PROMPTS, VALIDATION, prose, PROSE), read, read)
+    return Course(SHORT, 2, True, SAMPLE, 0, played, Material(PROMPTS, VALIDATION, prose, PROSE), read, read)
 
 
 def test_terms_and_weights_are_those_of_the_settings(world: Pretrained) -> None:

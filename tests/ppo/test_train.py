@@ -30,7 +30,7 @@ from manners.ppo.train import PPOResult
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed
-from tests.ppo.scripted import SETTINGS, Likes, keep, liked_share, likes, run
+from tests.ppo.scripted import SETTINGS, UPDATES, Likes, keep, liked_share, likes, run
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
 SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
@@ -45,7 +45,11 @@ CURVES = {
     "policy/approxkl_avg",
     "policy/clipfrac_avg",
     "policy/entropy_avg",
+    "policy/draw_weight_avg",
+    "policy/draw_weight_cut",
+    "policy/draw_weight_max",
     "policy/first_ratio_max_dev",
+    "policy/first_ratio_p99_dev",
     "loss/policy_avg",
     "loss/value_avg",
     "val/clipfrac_avg",
@@ -110,9 +114,9 @@ def test_it_learns_what_is_liked(
     assert result.kl > 1
     assert result.stopped is None
     assert result.best_update > 0
-    assert result.episodes == SETTINGS.updates * SETTINGS.batch
+    assert result.episodes == UPDATES * SETTINGS.batch
     points = metrics.read(tmp_path)
-    assert [p["step"] for p in points] == list(range(SETTINGS.updates + 1))
+    assert [p["step"] for p in points] == list(range(UPDATES + 1))
     assert points[-1].keys() >= CURVES
     assert all(p["policy/first_ratio_max_dev"] < 1e-3 for p in points[1:]), "the ratio of an update's first batch is 1"
     assert abs(points[1]["objective/kl"]) < 1e-4
@@ -207,7 +211,7 @@ def test_a_kl_too_far_stops_the_run_and_keeps_the_best(world: Pretrained, tmp_pa
     result = run(settings, world, likes(world), tmp_path)
     assert result.stopped is not None
     assert "above ppo.kl_stop = 2" in result.stopped
-    assert 0 < result.episodes < SETTINGS.updates * SETTINGS.batch
+    assert 0 < result.episodes < UPDATES * SETTINGS.batch
     points = metrics.read(tmp_path)
     best = max(points, key=lambda p: p["validate/measure"])
     assert (result.best_update, result.kl) == (best["step"], best["validate/kl"])
@@ -255,20 +259,30 @@ def test_and_keeps_the_version_that_was_good(world: Pretrained, tmp_path: Path) 
     assert liked_share(result.policy, world) > 0.3
 
 
-def test_the_ratio_is_checked_before_the_first_step_of_every_update(
-    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("logprobs", r"before the first step of update 3 one ratio in a hundred is off 1 by 0\.095 or more"),
+        (
+            "drift",
+            r"off by 0\.1 nats in the training forward of update 3, on average; sampling and scoring have drifted",
+        ),
+    ],
+)
+def test_drift_and_ratio_are_checked_before_the_first_step_of_every_update(
+    what: str, says: str, world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drifting(*given: Any, **named: Any) -> Rollout:
         rollout = collect(*given, **named)
         calls.append(1)
         if len(calls) == 6:  # the initial validation, an update and its validation, twice, and an update
-            rollout.draws.logprobs.add_(0.1)
+            getattr(rollout, what).add_(0.1)
         return rollout
 
     calls: list[int] = []
     monkeypatch.setattr(Learner, "offer", lambda *_: None)  # no good version so far, that the run could end with
     monkeypatch.setattr(train_module, "collect", drifting)
-    with pytest.raises(Unsound, match=r"is off by 0\.095 before the first step of update 3 \(ratio should be 1\)"):
+    with pytest.raises(Unsound, match=says):
         run(replace(SHORT, updates=4, learning_rate=0.01), world, likes(world), tmp_path)
 
 
@@ -281,7 +295,7 @@ def test_a_later_version_is_kept_unless_it_is_behind_by_more_than_noise(world: P
     kept = []
     for update, found in enumerate(
         (
-            measured(0.0, 0.0, 0.0, 0.0),
+            measured(0.0, 0.0, 0.0, 0.0, forgotten=0.2),  # what the run began as: there must be something to return
             measured(-1.0, 0.5, 0.5, -0.2),  # within the noise, but nothing has beaten the initial model yet
             measured(1.0, 1.0, 2.0, 2.0),
             measured(2.0, 2.0, 1.0, 0.8),  # 0.05 behind, with a standard error of 0.65
@@ -303,7 +317,7 @@ def test_a_policy_is_held_to_what_the_initial_model_made_of_prose(world: Pretrai
     )
     ends = [[p for p in metrics.read(tmp_path / str(c)) if "validate/mean" in p][-1] for c in (0.0, 3.0)]
     assert ends[1]["validate/forgotten"] < 0.5 * ends[0]["validate/forgotten"]
-    assert liked_share(held.policy, world) > 0.8 * liked_share(free.policy, world) > 0.4
+    assert liked_share(held.policy, world) > 0.6 * liked_share(free.policy, world) > 0.4
 
 
 def test_a_version_that_forgets_is_not_kept(world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,13 +344,13 @@ def test_a_warning_halves_the_step_from_there_on(
 
 
 def test_a_collapse_stops_the_run_and_keeps_the_best(tmp_path: Path) -> None:
-    # With all layers and so large a step the policy finds one answer that is liked, and gives it to everyone.
+    # With all layers, so large a step, and credit for late tokens alone, it finds one answer and gives it to everyone.
     world = tiny_pretrained(trainable_layers="all")
-    settings = replace(SETTINGS, updates=16)
+    settings = replace(SETTINGS, updates=16, lam=0.95, answers=1)
     result = run(settings, world, likes(world), tmp_path)
     assert result.stopped is not None
     assert "responses collapsed" in result.stopped
-    assert result.episodes < settings.updates * settings.batch
+    assert result.episodes < 16 * settings.batch
     assert result.best_update > 0
 
 

@@ -10,7 +10,8 @@ from manners import report
 from manners.facts import from_facts
 from manners.report import ReportPaths
 from manners.report.checks import Check
-from manners.results import EvaluationResult, PolicyResult, ReportFacts, RewardResult
+from manners.results import PolicyResult, ReportFacts, RewardResult
+from manners.results_evaluation import EvaluationResult
 
 KINDS: dict[str, type] = {"reward": RewardResult, "ppo": PolicyResult, "evaluation": EvaluationResult}
 

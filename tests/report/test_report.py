@@ -28,6 +28,10 @@ def around(estimate: float, half: float) -> dict[str, float]:
     return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
 
 
+def reason(check: str, value: float, low: float, high: float, margin: float, verdict: str = "yes") -> dict[str, Any]:
+    return {"check": check, "value": value, "low": low, "high": high, "margin": margin, "verdict": verdict}
+
+
 def made_up_facts() -> dict[str, Any]:
     """Facts of a plausible run, every key present."""
     updates = list(range(1, 41))
@@ -60,12 +64,16 @@ def made_up_facts() -> dict[str, Any]:
             ],
         },
         "reward": {
-            "accuracy": 0.7134, "interval": [0.682, 0.741], "chance": 0.5, "length_only": 0.58,
+            "accuracy": 0.7134, "interval": [0.682, 0.741], "verdicts": 1204, "effective_n": 873.6,
+            "chance": 0.5, "length_only": 0.58,
             "baselines": {
                 "longer_wins": around(0.421, 0.03), "shorter_wins": around(0.579, 0.03),
                 "length_and_finish": around(0.641, 0.028), "always_left": around(0.506, 0.03),
             },
-            "ceiling": around(0.803, 0.02),
+            "ceiling": {
+                "low": 0.741, "high": 0.847, "fit": 0.803, "low_interval": [0.723, 0.759],
+                "high_interval": [0.834, 0.86], "fit_interval": [0.783, 0.823], "pairs": 612, "moments": 1,
+            },
             "by_agreement": [{"level": "2 of 3 agree", "n": 171, **around(0.602, 0.07)},
                              {"level": "all agree", "n": 309, **around(0.771, 0.045)}],
             "ece": 0.031, "ece_before": 0.094, "temperature": 1.62, "tie_parameter": 0.41,
@@ -104,8 +112,15 @@ def made_up_facts() -> dict[str, Any]:
         "evaluation": {
             "win_rate": 0.684, "interval": [0.641, 0.727], "prompts": 96, "samples": 384, "source": "simulated",
             "matched": {**around(0.612, 0.061), "pairs": 141, "prompts": 71},
+            "regressed": {**around(0.605, 0.048), "slope": 0.31, "shorter": 60, "longer": 88},
             "best_of_n": {"n": 4, "win_rate": around(0.655, 0.042),
                           "sentence": "Best of 4 with the same reward model wins 65.5 %: PPO is not clearly ahead."},
+            "against": "initial", "start": "initial", "raters": 1, "noisy": around(0.621, 0.05),
+            "reasons": [
+                reason("win_rate", 0.684, 0.641, 0.727, 0.5), reason("matched_length", 0.612, 0.551, 0.673, 0.5),
+                reason("perplexity", 0.019, 0.012, 0.026, 0.05), reason("collapse", 0.01, 0.008, 0.03, 0.5),
+                reason("variety", 0.97, 0.95, 0.99, 0.1),
+            ],
             "taste_before": 0.412, "taste_after": 0.598, "content_before": 0.371, "content_after": 0.436,
             "taste_change": around(0.186, 0.021),
             "taste_parts": {
@@ -183,7 +198,8 @@ def test_page_is_well_formed_with_unique_ids_and_labelled_figures(page: str) -> 
 def test_figures_shown_come_from_the_facts(page: str) -> None:
     text = visible(page).replace("\N{NO-BREAK SPACE}", " ")
     for expected in (
-        "68.4 % (64.1 to 72.7 %)", "71.3 % (68.2 to 74.1 %)", "64.1 % (61.3 to 66.9 %)", "80.3 % (78.3 to 82.3 %)",
+        "68.4 % (64.1 to 72.7 %)", "71.3 % (68.2 to 74.1 %)", "64.1 % (61.3 to 66.9 %)", "74.1 % (72.3 to 75.9 %)",
+        "84.7 % (83.4 to 86.0 %)", "which is an assumption, it would be 80.3 %", "1,204, worth 874",
         "61.2 % (55.1 to 67.3 %)", "+1.9 % (+1.2 to +2.6 %)", "24.3", "134,515,008", "5,120", "8.42", "2,400", "2.9 GB",
         "12 min 00 s", "50.6 %", "+0.186 (+0.165 to +0.207)", "93.0 %", "all agree (n = 309)",
         "it wins 68.4 % (95 % interval 64.1 to 72.7)", "\N{MINUS SIGN}0.310", "5,560",
@@ -220,17 +236,39 @@ def test_standing_by_hand() -> None:
 
 
 def test_checks_by_hand() -> None:
-    evaluation = made_up_facts()["evaluation"]
-    assert [check.standing for check in checks(evaluation)] == ["yes", "cannot tell", "yes", "yes"]
-    forgetful = evaluation | {"perplexity_change": around(0.09, 0.01), "content_after": 0.2}
-    assert [check.standing for check in checks(forgetful)][2:] == ["no", "no"]
-    unsure = evaluation | {"perplexity_change": around(0.05, 0.01), "content_change": around(0.065, 0.07)}
-    assert [check.standing for check in checks(unsure)][2:] == ["cannot tell", "cannot tell"]
+    whole = made_up_facts()["evaluation"]
+    assert [check.standing for check in checks(whole)] == ["yes"] * 5 + ["cannot tell", "yes"]
+    evaluation = {name: value for name, value in whole.items() if name != "reasons"}
+    assert [check.standing for check in checks(evaluation)] == ["cannot tell", "yes"]
+    assert checks(evaluation | {"content_after": 0.2})[1].standing is Standing.NO
+    assert checks(evaluation | {"content_change": around(0.065, 0.07)})[1].standing is Standing.UNCLEAR
     ahead = evaluation | {"best_of_n": evaluation["best_of_n"] | {"head_to_head": around(0.55, 0.04)}}
-    assert checks(ahead)[1].standing is Standing.YES
-    beaten = evaluation | {"best_of_n": {"n": 8, "win_rate": around(0.8, 0.02)}, "matched": around(0.3, 0.1)}
-    assert [check.standing for check in checks(beaten)][:2] == ["no", "no"]
+    assert checks(ahead)[0].standing is Standing.YES
+    beaten = evaluation | {"best_of_n": {"n": 8, "win_rate": around(0.8, 0.02)}}
+    assert checks(beaten)[0].standing is Standing.NO
     assert checks({}) == []
+
+
+def test_each_reason_of_the_rule_is_a_question_with_its_figure() -> None:
+    blocked = [
+        reason("win_rate", 0.6, 0.55, 0.65, 0.5),
+        reason("start", 0.4, 0.3, 0.48, 0.45, "no"),
+        reason("matched_length", 0.5, 0.0, 1.0, 0.5, "cannot_tell"),
+        reason("perplexity", 0.07, 0.06, 0.08, 0.05, "no"),
+        {"check": "judge", "verdict": "no"},
+    ]
+    rows = checks({"against": "policy-1", "start": "initial", "reasons": blocked})
+    assert [(row.question, str(row.standing)) for row in rows] == [
+        ("Better than policy-1?", "yes"),
+        ("Above 45 % against the initial model?", "no"),
+        ("Better at equal length?", "cannot tell"),
+        ("Perplexity on plain text at most 5 % up?", "no"),
+        ("May this judge promote?", "no"),
+    ]
+    assert rows[0].evidence == "60.0\N{NO-BREAK SPACE}% (55.0 to 65.0\N{NO-BREAK SPACE}%)"
+    assert rows[3].evidence.startswith("+7.0\N{NO-BREAK SPACE}% (+6.0 to")
+    page = render({"evaluation": {"against": "policy-1", "start": "initial", "reasons": blocked, "win_rate": 0.6}})
+    assert "Policy-1 and the policy, measure by measure" in page and "Above 45 % against the initial model?" in page
 
 
 def test_reward_model_is_clear_of_a_rule_only_where_intervals_part() -> None:

@@ -1,14 +1,12 @@
-"""Baselines, ceiling and learning curve, in worlds whose right answer is known by hand or planted."""
+"""Baselines and learning curve, in worlds whose right answer is known by hand or planted."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest, spearmanr
+from scipy.stats import binomtest, spearmanr
 
 from manners.errors import MannersError
 from manners.reward.baselines import (
@@ -18,7 +16,6 @@ from manners.reward.baselines import (
     accuracy_gain,
     always_left,
     by_agreement,
-    ceiling,
     characters,
     doubling_gain,
     doubling_sentence,
@@ -140,49 +137,6 @@ def test_length_and_finish_beats_length_alone_where_finishing_matters() -> None:
     assert accuracy_gain(margins, lengths[:, 1] - lengths[:, 0], held_out, 0).low > 0
     separable = [pair("a", 1, 0), pair("b", 0, 1, texts=("short", "long text"))]
     assert np.isfinite(length_and_finish(separable, characters(separable), held_out, lengths)).all()
-
-
-@pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (2.0, 2.0), (4.0, 1.0)])
-def test_ceiling_of_a_planted_crowd(a: float, b: float) -> None:
-    rng = np.random.default_rng(1)
-    p = rng.beta(a, b, 1500)
-    left = rng.binomial(3, p)
-    found = ceiling([pair(str(i), n, 3 - n) for i, n in enumerate(left)], 0, resamples=50)
-    assert found is not None
-    # E[max(p, 1 - p)] by numerical integration.
-    grid = np.linspace(0, 1, 200_001)[1:-1]
-    expected = float(np.average(np.maximum(grid, 1 - grid), weights=beta.pdf(grid, a, b)))
-    assert found.estimate == pytest.approx(expected, abs=0.02)
-    assert found.low < found.estimate < found.high
-    assert found.high - found.low < 0.08
-
-
-def test_ceiling_needs_disagreement_to_look_at() -> None:
-    assert ceiling([pair(str(i), 1, 0) for i in range(100)], 0) is None
-    assert ceiling([pair(str(i), 2, 0) for i in range(19)], 0) is None
-    unanimous = ceiling([pair(str(i), *((3, 0) if i % 2 else (0, 3))) for i in range(40)], 0, resamples=10)
-    assert unanimous is not None and unanimous.estimate > 0.99
-
-
-def test_ceiling_of_real_annotators_lies_between_its_bounds(shared_data: Path) -> None:
-    pairs = []
-    for line in (shared_data / "pandalm_testset" / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        labels = [vote["label"] for vote in row["votes"]]
-        pairs.append(pair(row["prompt"], labels.count("a"), labels.count("b"), labels.count("tie")))
-    assert len(pairs) == 999
-    found = ceiling(pairs, 0, resamples=50)
-    assert found is not None
-    several = [p.counts for p in pairs if p.counts.decided >= 2]
-    majority = sum(max(c.left, c.right) for c in several) / sum(c.decided for c in several)
-    # A verdict predicted by the majority of the others, half right where they are split.
-    others = sum(
-        n * (np.sign(same - 1 - different) + 1) / 2
-        for c in several
-        for n, same, different in ((c.left, c.left, c.right), (c.right, c.right, c.left))
-    ) / sum(c.decided for c in several)
-    assert others <= found.estimate <= majority
-    assert others > 0.9
 
 
 def test_accuracy_by_level_of_agreement() -> None:

@@ -132,6 +132,11 @@ def test_steps_and_the_limit(world: Pretrained, trained: Trained) -> None:
     assert limited.optimizer_steps == 2 * 2 * 3  # members, passes, batches of 8, 8 and 4
 
 
+def test_fewer_verdicts_on_the_curve_are_not_fewer_steps(trained: Trained) -> None:
+    of_the_curve = trained.optimizer_steps - SETTINGS.members * trained.steps
+    assert of_the_curve == pytest.approx(2 * trained.steps, rel=0.2)
+
+
 def test_the_curve_measures_on_the_same_pairs(trained: Trained) -> None:
     verdicts = [point.verdicts for point in trained.curve]
     assert verdicts == sorted(verdicts)

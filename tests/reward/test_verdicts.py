@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def pairs_of(drawn: list[int]) -> list[LabelledPair]:
 def test_every_pair_is_on_exactly_one_side_and_no_opening_on_both(drawn: list[int], share: float, seed: int) -> None:
     pairs = pairs_of(drawn)
     split = set_aside(pairs, share, seed)
-    assert sorted(map(id, split.train + split.held_out)) == sorted(map(id, pairs))
+    assert sorted(map(id, split.train + split.held_out)) == sorted(map(id, pairs)) and split.divided == 0
     assert split.train and split.held_out
     assert not {p.group for p in split.train} & {p.group for p in split.held_out}
     assert split == set_aside(pairs, share, seed)
@@ -197,9 +198,45 @@ def test_comparisons_all_one_way_are_refused(counts: tuple[float, float, float],
         set_aside([pair(group, *counts) for group in "abc"], 0.2, 0)
 
 
-def test_a_single_opening_cannot_be_split() -> None:
-    with pytest.raises(MannersError, match="all 2 comparisons begin with the same user turn"):
+def test_a_single_prompt_cannot_be_split() -> None:
+    with pytest.raises(MannersError, match="all 2 comparisons are about one prompt"):
         set_aside([pair("a"), pair("a", left=0.0, right=1.0)], 0.2, 0)
+
+
+def conversations(count: int, first: str, users: int = 0) -> list[Comparison]:
+    """Say the same first, and each time something else next; in a chat, where `users` say it in turn."""
+    said = []
+    for i in range(count):
+        who = Annotator(f"user {i % users}", AnnotatorKind.HUMAN) if users else ANNA
+        one = comparison(Verdict(Choice.LEFT if i % 2 else Choice.RIGHT, who), text=first)
+        begun = (*one.prompt, Turn(Role.ASSISTANT, "Hello."), Turn(Role.USER, f"{first} again, {i}"))
+        said.append(replace(one, prompt=begun, asked_how=AskedHow.CHAT if users else AskedHow.RANDOM))
+    return said
+
+
+@pytest.mark.parametrize("covered", [1.0, 0.9, 0.6, 0.3, 0.19])
+@pytest.mark.parametrize("users", [0, 50])
+def test_about_the_share_is_set_aside_when_one_opening_covers_most(covered: float, users: int) -> None:
+    common = round(covered * 1000)
+    asked = conversations(common, "Hi", users)
+    asked += [one for i in range(1000 - common) for one in conversations(1, f"Question {i}")]
+    pairs = label(asked).pairs
+    for seed in range(10):
+        split = set_aside(pairs, 0.2, seed)
+        assert 0.1 < len(split.held_out) / len(pairs) < 0.4
+        assert split.divided == (common if covered > 0.2 else 0)
+        prompts = [{p.prompt for p in side} for side in (split.train, split.held_out)]
+        assert not prompts[0] & prompts[1]
+        rare = [{opening(p.prompt) for p in side} - {"hi"} for side in (split.train, split.held_out)]
+        assert not rare[0] & rare[1], "only the opening that holds too much is divided"
+
+
+def test_users_who_hold_too_much_are_divided_by_opening_first() -> None:
+    asked = [one for i in range(40) for one in conversations(5, f"Topic {i}", users=1)]
+    asked += [one for i in range(40) for one in conversations(5, f"Other {i}")]
+    split = set_aside(label(asked).pairs, 0.2, 0)
+    openings = [{opening(p.prompt) for p in side} for side in (split.train, split.held_out)]
+    assert split.divided == 200 and not openings[0] & openings[1] and 40 < len(split.held_out) < 130
 
 
 @given(st.integers(0, 200), st.integers(2, 30), st.floats(0.02, 0.9))
@@ -261,7 +298,11 @@ def test_no_user_of_the_chat_is_on_both_sides(said: list[tuple[int, int]], seed:
         comparison(Verdict(Choice.LEFT, ANNA), text="Other"),
         comparison(Verdict(Choice.RIGHT, ANNA), text="More"),
     ]
-    split = set_aside(label(asked).pairs, 0.3, seed)
+    pairs = label(asked).pairs
+    split = set_aside(pairs, 0.3, seed)
+    if split.divided:
+        assert max(Counter(p.group for p in pairs).values()) > 0.3 * len(pairs)
+        return
     by_opening = {f"{text}?": set[int]() for text, _ in said}
     for text, user in said:
         by_opening[f"{text}?"].add(user)

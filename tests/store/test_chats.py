@@ -121,7 +121,7 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
         return []
 
     monkeypatch.setattr(ppo, "short_enough", kept)
-    assert ppo._prompt_ids(session, PromptUse.TRAIN) == []
+    assert ppo._prompt_ids(session, PromptUse.TRAIN) == ([], len(seen))
     assert prompts.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
     session.store.close()
 
@@ -142,7 +142,7 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
     monkeypatch.setattr(sample, "short_enough", lambda _, prompts: prompts)
     monkeypatch.setattr(sample, "_answers", answer)
     run = cast(Run, SimpleNamespace(state={}, save=lambda: None))
-    facts = sample.run(session, run, SampleInputs(crowd=False))
+    facts = sample.run(session, run, SampleInputs(crowd=False, again=False, limit=None))
     assert (facts.prompts, facts.left_out) == (1, {"prompt deleted meanwhile": 1})
     assert [c.prompt[-1].text for c in store.comparisons()] == ["from a file"] and SECRET not in texts(store)
     store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import dedent
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import MetaData, inspect
+from sqlalchemy import Connection, MetaData, inspect
 
 from manners.store import Outcome, Round, Store, VersionRecord, schema
 from manners.types import (
@@ -22,6 +23,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    DrawnHow,
     FinishReason,
     PromptUse,
     Response,
@@ -61,16 +63,21 @@ FIRST: dict[str, list[dict[str, Any]]] = {
 """Rows as revision 0001 kept them."""
 
 
-@pytest.fixture
-def first(database: str) -> str:
-    """A store as revision 0001 left it, with data in it."""
+def upgrade_to(connection: Connection, revision: str) -> None:
+    """Make the tables as a revision had them."""
     config = Config()
     config.set_main_option("script_location", str(schema.MIGRATIONS))
     config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+@pytest.fixture
+def first(database: str) -> str:
+    """A store as revision 0001 left it, with data in it."""
     engine = schema.connect(schema.to_url(database))
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        upgrade_to(connection, "0001")
         tables = MetaData()
         tables.reflect(connection)
         for name, rows in FIRST.items():
@@ -118,6 +125,29 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         monkeypatch.setattr(schema, "MIGRATIONS", folder)
 
     return add
+
+
+def test_views_of_before_do_not_know_among_how_many_they_were_drawn(database: str) -> None:
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        upgrade_to(connection, "0002")
+        tables = MetaData()
+        tables.reflect(connection)
+        for name, rows in FIRST.items():
+            if name in ("prompts", "responses", "comparisons", "annotators"):
+                dated = [row if name == "annotators" else row | {"created_at": NOON} for row in rows]
+                connection.execute(tables.tables[name].insert(), dated)
+        view = {"comparison_id": 1, "annotator_id": 1, "exchanged": False, "drawn": "random", "probability": 0.5}
+        connection.execute(tables.tables["views"].insert(), view | {"created_at": NOON, "expires_at": NOON})
+        said = FIRST["verdicts"][0] | {"view_id": 1, "exchanged": False}
+        connection.execute(tables.tables["verdicts"].insert(), said | {"created_at": NOON})
+    engine.dispose()
+    with closing(Store.open(database)) as store:
+        [comparison] = store.comparisons()
+        [old] = comparison.verdicts
+        assert (old.drawn, old.draw_probability, old.draw_pool) == (DrawnHow.RANDOM, 0.5, None)
+        store.add_verdicts([(1, replace(old, choice=Choice.RIGHT, created_at=None, draw_pool=7))])
+        assert [verdict.draw_pool for verdict in store.comparisons()[0].verdicts] == [None, 7]
 
 
 ADD_COLUMN = 'op.add_column("prompts", sa.Column("language", sa.Text(), server_default="en", nullable=False))'

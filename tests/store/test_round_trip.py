@@ -51,8 +51,11 @@ verdicts = st.builds(
     comment=st.just("") | words,
     exchanged=st.booleans(),
 )
-draws = st.just((None, None)) | st.tuples(st.sampled_from(DrawnHow), st.floats(0, 1))
-shown = st.builds(lambda verdict, draw: replace(verdict, drawn=draw[0], draw_probability=draw[1]), verdicts, draws)
+pools = st.none() | st.integers(1, 10**9)
+draws = st.just((None, None, None)) | st.tuples(st.sampled_from(DrawnHow), st.floats(0, 1), pools)
+shown = st.builds(
+    lambda verdict, draw: replace(verdict, drawn=draw[0], draw_probability=draw[1], draw_pool=draw[2]), verdicts, draws
+)
 comparisons = st.builds(
     Comparison,
     prompt=prompts,

@@ -58,6 +58,7 @@ EXPECTED = {
     "accounts": "id name role password_hash created_at disabled_at",
     "alembic_version": "version_num",
     "annotators": "id name kind",
+    "bets": "id comparison_id kind stake read created_at",
     "comparisons": "id left_id right_id asked_how ask_probability created_at",
     "conversations": "id key annotator_id consented_at created_at deleted_at",
     "flags": "id comparison_id response_id annotator_id reason note created_at upheld resolved_at",
@@ -71,7 +72,7 @@ EXPECTED = {
     "tokens": "id digest use account_id role label created_at expires_at ended_at",
     "verdicts": "id comparison_id annotator_id choice strength seconds reasons comment created_at exchanged view_id",
     "versions": "id name kind path parent_id metrics watermark created_at",
-    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at",
+    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at pool",
     "withdrawals": "id verdict_id created_at",
 }
 """Tables and their columns, in order; another schema needs another revision."""

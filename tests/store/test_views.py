@@ -44,7 +44,7 @@ def pair(number: int, asked_how: AskedHow = AskedHow.RANDOM) -> Comparison:
 
 def show(store: Store, comparison: int, exchanged: bool, annotator: Annotator = ANNA) -> Shown:
     with store.write() as connection:
-        return views.show(annotator, Draw(comparison, DrawnHow.RANDOM, 0.25, exchanged), LEASE, connection)
+        return views.show(annotator, Draw(comparison, DrawnHow.RANDOM, 0.25, exchanged, 4), LEASE, connection)
 
 
 def answer(store: Store, view: int, choice: Choice, annotator: Annotator = ANNA) -> tuple[int, Choice]:
@@ -63,6 +63,7 @@ def test_a_verdict_is_of_the_comparisons_own_sides(store: Store, exchanged: bool
     assert answer(store, shown.view, Choice.SKIP) == (key, own), "answered once, however often it is sent"
     [verdict] = store.comparisons()[0].verdicts
     assert (verdict.choice, verdict.shown_choice) == (own, choice)
+    assert (verdict.drawn, verdict.draw_probability, verdict.draw_pool) == (DrawnHow.RANDOM, 0.25, 4)
 
 
 def test_a_row_is_the_same_whether_the_page_or_a_file_brings_the_verdict(store: Store) -> None:
@@ -93,7 +94,7 @@ def test_what_was_taken_back_is_shown_again_with_the_same_sides_and_counts_for_n
     with store.write() as connection:
         assert count_of(connection, ANNA, long_ago) == (2, 2) and count_of(connection, ANNA, tomorrow) == (2, 0)
         assert [one.choice for one in views.judged(connection, 0)] == [Choice.LEFT, Choice.TIE]
-        assert views.withdraw(ANNA, connection) == Draw(second, DrawnHow.RANDOM, 0.25, True)
+        assert views.withdraw(ANNA, connection) == Draw(second, DrawnHow.RANDOM, 0.25, True, 4)
         assert views.withdraw(BEN, connection) is None
         assert [one.comparison for one in views.judged(connection, 0)] == [first]
         assert count_of(connection, ANNA, long_ago) == (1, 1)

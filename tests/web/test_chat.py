@@ -270,6 +270,7 @@ def test_markdown_is_rendered_beside_the_loop_that_serves(alone: Place, monkeypa
     assert len(one.client.get(f"/chat/{one.key}").json()["turns"]) == 2
 
 
+@pytest.mark.long
 def test_hostile_answers_run_nothing(serving: Open, open_page: OpenPage) -> None:
     light = tuple(text.replace("\0", "") for text in HOSTILE if len(text) < 9_000)
     page = open_page(f"{serving(Scripted(light), 0.0)}/chat")

@@ -196,6 +196,7 @@ def test_what_another_process_promotes_is_served(
         following.join()
 
 
+@pytest.mark.long
 def test_a_killed_process_fails_those_who_wait_and_is_started_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_the_process_ends_with_its_parent_and_says_nothing(
     how: str, place: tuple[Workspace, ModelSettings], tmp_path: Path

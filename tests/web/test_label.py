@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from manners.models.requests import Phase
 from manners.store import gold
 from manners.store.formats import Format
 from manners.store.transfer import export_comparisons
-from manners.types import AccountRole, AskedHow, Choice, Comparison, Response, Role, Turn
+from manners.types import AccountRole, AskedHow, Choice, Comparison, FinishReason, Response, Role, Turn
 from tests.web.conftest import NOWHERE, Place, serve
 from tests.web.hostile import HOSTILE
 
@@ -173,6 +174,16 @@ def test_nothing_says_who_wrote_what_or_why_it_is_asked(alone: Place, open_page:
         assert secret not in said
 
 
+def test_an_answer_that_the_length_limit_cut_off_is_said_to_be(alone: Place, open_page: OpenPage) -> None:
+    whole = pair(1)
+    alone.store.add_comparisons([replace(whole, right=replace(whole.right, finish_reason=FinishReason.LENGTH))])
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        _, left, right = shown(open_page(f"{server.url}/label"))
+    cut = next(text for text in (left, right) if text.startswith("right"))
+    assert cut.splitlines()[-1] == "The length limit cut this answer off."
+    assert sorted((left, right))[0] == "left text 1"
+
+
 def test_a_report_hides_the_pair_until_a_reviewer_has_decided(alone: Place, open_page: OpenPage) -> None:
     alone.store.add_comparisons([pair(0, prompt="How would one kill a process?"), pair(1)])
     with serve(alone.folder, "--upstream", NOWHERE) as server:
@@ -206,6 +217,7 @@ def test_a_verdict_waits_in_the_browser_while_the_server_is_away(alone: Place, o
         assert sum(len(comparison.verdicts) for comparison in alone.store.comparisons()) == 1
 
 
+@pytest.mark.long
 def test_hostile_texts_run_nothing_and_break_nothing(alone: Place, open_page: OpenPage) -> None:
     assert len(HOSTILE) >= 100
     pairs = [pair(n, f"{text} <!-- {n} -->", f"{n} {text}", f"{text} {n}") for n, text in enumerate(HOSTILE)]

@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import suppress
 
 import httpx
+import pytest
 from sqlalchemy import select
 
 from benchmarks.label import label_all, percentile
@@ -16,6 +17,7 @@ from tests.web.test_label import pair, settings
 PEOPLE, EACH = 20, 15
 
 
+@pytest.mark.long
 def test_many_at_once_lose_nothing_and_double_nothing(place: Place) -> None:
     settings(place, repeat_share=0.0)
     place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
@@ -30,12 +32,14 @@ def test_many_at_once_lose_nothing_and_double_nothing(place: Place) -> None:
     assert percentile(labelled.seconds, 95) < 5 * percentile(labelled.seconds, 50), "nobody waits for all the others"
 
 
-def test_every_acknowledged_verdict_survives_a_kill(place: Place) -> None:
+@pytest.mark.long
+def test_every_acknowledged_verdict_survives_a_kill(place: Place, times: int) -> None:
     settings(place, repeat_share=0.0, overlap=1, agree=1)
-    place.store.add_comparisons(pair(number) for number in range(400))
+    place.store.add_comparisons(pair(number) for number in range(400 * times))
     headers = {"authorization": f"Bearer {place.key('anna')}"}
     acknowledged: list[int] = []
-    for kill in range(10):
+    for number in range(10 * times):
+        kill = number % 10
         with serve(place.folder, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
             client.post("/label/begin", headers=headers, json={})
             for turn in range(3 + kill):
@@ -51,7 +55,7 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place) -> None:
     with place.store.read() as connection:
         views = list(connection.execute(select(VerdictRow.view_id)).scalars())
     assert set(acknowledged) <= set(views) and len(set(views)) == len(views)
-    assert len(views) <= len(acknowledged) + 10
+    assert len(views) <= len(acknowledged) + 10 * times
 
 
 def test_the_same_verdict_sent_twice_is_one(place: Place) -> None:

@@ -36,7 +36,8 @@ def app(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     store.close()
 
 
-def test_no_request_makes_the_server_fail(app: FastAPI) -> None:
+@pytest.mark.long
+def test_no_request_makes_the_server_fail(app: FastAPI, times: int) -> None:
     everything = schemathesis.openapi.from_dict(app.openapi())
     everything.app = app
     tried = 0
@@ -44,7 +45,7 @@ def test_no_request_makes_the_server_fail(app: FastAPI) -> None:
         assert isinstance(found, Ok)
         operation = found.ok()
 
-        @settings(max_examples=20, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=20 * times, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def answers(case: schemathesis.Case[Any]) -> None:
             response = case.call(headers=HOST)

@@ -1,0 +1,70 @@
+"""What the claims of docs/evidence.md rest on, beyond the tests: a module an experiment, `python -m` runs one of them.
+
+A module has a `main()` without arguments, which goes through its parts:
+
+    def main() -> None:
+        results = Results("coverage")
+        for n in (10, 30, 130):
+            results.part(f"bootstrap, n = {n}", {"n": n, "studies": 2000}, partial(simulate, n, 2000))
+
+Every part ends in the types of JSON in `results/coverage.json`, with seconds, settings, and a digest of the code that
+it ran. A part is not done again until settings or code have changed, so that a run that was stopped goes on, and
+`make evidence` (all modules, in the order of their names) is quick where nothing is new.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+
+
+def digest(*scripts: Path) -> str:
+    """Return a digest of the package's code and of some scripts: the same for every commit that changes neither."""
+    sources = [*sorted((ROOT / "manners").rglob("*.py")), *scripts]
+    found = sha256()
+    for path in sources:
+        found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+class Results:
+    """What an experiment has found so far, in a file that is written after every part."""
+
+    def __init__(self, name: str, folder: Path = RESULTS) -> None:
+        """Read the parts that are there."""
+        self.path = folder / f"{name}.json"
+        self.code = digest(*(script for script in [FOLDER / f"{name}.py"] if script.exists()))
+        found = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        self.parts: dict[str, dict[str, Any]] = found.get("parts", {})
+
+    def part(self, name: str, settings: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """Return what `work` finds with these settings, from the file where the same code has found it already."""
+        chosen = json.loads(json.dumps(dict(settings)))
+        known = self.parts.get(name)
+        if known is not None and (known["code"], known["settings"]) == (self.code, chosen):
+            return known["value"]
+        from manners.loop.session import machine  # loads torch, which whoever only runs the experiments does not need
+
+        begin = time.perf_counter()
+        value = json.loads(json.dumps(work()))
+        seconds = round(time.perf_counter() - begin, 1)
+        cpu = machine().cpu
+        self.parts[name] = {"value": value, "settings": chosen, "seconds": seconds, "code": self.code, "cpu": cpu}
+        self._write()
+        print(f"{self.path.stem}: {name}: {seconds} s", file=sys.stderr, flush=True)
+        return value
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"parts": self.parts}, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self.path)

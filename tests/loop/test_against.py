@@ -1,0 +1,170 @@
+"""A policy has to beat the version that it would replace; other comparisons are measured, and decide nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from manners.errors import MannersError, UsageError
+from manners.feedback.judges import TasteJudge
+from manners.loop import stages
+from manners.loop.options import EvaluateOptions
+from manners.loop.session import Session
+from manners.ppo.learner import Learner
+from manners.settings import Settings
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, PromptUse, Response, Verdict
+from manners.workspace import Workspace
+from tests.loop import tiny
+from tests.ppo.scripted import keep
+
+ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+
+
+@pytest.fixture(scope="module")
+def twice(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two policies that differ from the initial model, of which the first is the current one."""
+    root = tmp_path_factory.mktemp("twice") / "project"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "offer", keep)
+        tiny.demo(root, tiny.settings(model))
+        workspace = Workspace.open(root)
+        workspace.promote("policy-1")
+        stages.train_policy(workspace, tiny.settings(model, seed=4), plan=False)
+    return root
+
+
+@pytest.fixture
+def settings(model: Path) -> Settings:
+    return tiny.settings(model)
+
+
+@pytest.fixture
+def second(twice: Path, tmp_path: Path) -> Workspace:
+    """A copy of it."""
+    return Workspace.open(shutil.copytree(twice, tmp_path / "second"))
+
+
+@pytest.fixture
+def taste(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have the taste prefer answers by who wrote them: the first of these names most."""
+
+    def liked(*authors: str) -> None:
+        def prefers(_: TasteJudge, prompt: Dialogue, a: Response, b: Response) -> float:
+            first, second = (authors.index(response.author) for response in (a, b))
+            return 0.5 if first == second else float(first < second)
+
+        monkeypatch.setattr(TasteJudge, "prefers", prefers)
+
+    return liked
+
+
+def test_worse_than_the_current_policy_is_not_promoted(
+    second: Workspace, settings: Settings, taste: Callable[..., None]
+) -> None:
+    """Before, only the win rate over the start version counted, which is 100 % here."""
+    taste("policy-1", "policy-2", "initial")
+    facts = stages.evaluate(second, settings, ask=None, plan=False)
+    assert (facts["against"], facts["start"], facts["win_rate"], facts["promoted"]) == ("policy-1", "initial", 0, False)
+    assert set(facts["reasons"][0]) == {"check", "value", "low", "high", "margin", "verdict"}
+    found = {reason["check"]: reason for reason in facts["reasons"]}
+    assert found["win_rate"]["verdict"] == "no" and found["start"]["verdict"] == "yes" and found["start"]["value"] == 1
+    assert facts["verdict"].count("Not promoted: it is not shown to be better than policy-1") == 1
+    assert second.current_policy() == "policy-1"
+    ended = Session(second, settings).store.rounds()[-1]
+    assert (ended.policy, str(ended.outcome)) == ("policy-2", "rejected")
+
+
+def test_another_version_is_compared_with_and_nothing_decided(
+    second: Workspace, settings: Settings, taste: Callable[..., None]
+) -> None:
+    taste("policy-1", "policy-2", "initial")
+    rounds = len(Session(second, settings).store.rounds())
+    facts = stages.evaluate(second, settings, ask=None, plan=False, against="initial")
+    assert (facts["against"], facts["win_rate"], facts["promoted"]) == ("initial", 1, None)
+    assert "start" not in {reason["check"] for reason in facts["reasons"]}, "the two comparisons are one"
+    assert facts["verdict"].endswith("the version that it would replace, policy-1.")
+    assert second.current_policy() == "policy-1" and len(Session(second, settings).store.rounds()) == rounds
+    assert stages.status(second)["next"] == "manners evaluate"
+    page = Path(stages.report(second, settings)["report"]).read_text(encoding="utf-8")
+    assert "Win rate over the initial model" in page
+    stages.evaluate(second, settings, ask=None, plan=False)
+    assert stages.status(second)["next"] != "manners evaluate"
+    page = Path(stages.report(second, settings)["report"]).read_text(encoding="utf-8")
+    assert "Win rate over policy-1" in page and "Better than policy-1?" in page
+
+
+def test_better_than_the_current_policy_is_promoted_and_compared_with_it_ever_after(
+    second: Workspace, settings: Settings, taste: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taste("policy-2", "policy-1", "initial")
+    killed = Workspace.open(shutil.copytree(second.root, tmp_path / "killed"))
+    first = stages.evaluate(second, settings, ask=None, plan=False)
+    assert first["promoted"] and second.current_policy() == "policy-2"
+    again = stages.evaluate(second, settings, ask=None, plan=False)
+    assert again["against"] == "policy-1" and tiny.steady(again) == tiny.steady(first)
+    assert second.promoted() == ["policy-1", "policy-2"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "save_facts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stages.evaluate(killed, settings, ask=None, plan=False)
+    assert killed.current_policy() == "policy-2", "killed after it was promoted"
+    resumed = stages.evaluate(killed, settings, ask=None, plan=False, resume=True)
+    assert tiny.steady(resumed) == tiny.steady(first)
+    assert len(Session(killed, settings).store.rounds()) == 2
+
+
+def test_a_run_goes_on_with_the_version_that_it_was_begun_with(
+    second: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "save_facts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stages.evaluate(second, settings, ask=None, plan=False, against="initial")
+    with pytest.raises(MannersError, match=r"begun with the version compared with = None, and now it is policy-1"):
+        stages.evaluate(second, settings, ask=None, plan=False, against="policy-1", resume=True)
+    assert stages.evaluate(second, settings, ask=None, plan=False, resume=True)["against"] == "initial"
+
+
+def test_what_it_cannot_be_compared_with(second: Workspace, settings: Settings) -> None:
+    for name, says in (
+        ("policy-2", "compare it with another version than itself"),
+        ("policy-9", "there is no version policy-9"),
+        ("reward-1", "reward-1 is a reward version where a policy version is needed"),
+    ):
+        with pytest.raises(MannersError, match=says):
+            stages.evaluate(second, settings, ask=None, plan=False, against=name)
+    with pytest.raises(UsageError, match="does not go with --reward"):
+        EvaluateOptions(against="initial", reward="reward-1", comparisons=Path("x")).check(plan=False, resume=False)
+
+
+def test_people_are_asked_about_both_and_a_guard_can_block(second: Workspace, settings: Settings) -> None:
+    described = second.models / "reward-1" / "version.json"
+    facts = json.loads(described.read_text(encoding="utf-8"))
+    facts["metrics"]["source"] = "human"
+    described.write_text(json.dumps(facts), encoding="utf-8")
+    session = Session(second, settings)
+    session.store.add_prompts(tiny.prompts(60, "tea"), PromptUse.EVALUATE, "test")
+    with pytest.raises(MannersError, match=r"of 9 comparisons 2 are with the start version, and 7 comparisons cannot"):
+        stages.evaluate(second, settings, ask=9, plan=False)
+    opened = stages.evaluate(second, settings, ask=48, plan=False)
+    assert (opened["opened"], opened["against"], opened["with_start"], opened["n"]) == (48, "policy-1", 12, 36)
+    asked = session.store.comparisons(AskedHow.EVALUATION)
+    assert len({c.prompt for c in asked}) == 48
+    pairs = [{c.left.author, c.right.author} for c in asked]
+    assert (pairs.count({"policy-1", "policy-2"}), pairs.count({"initial", "policy-2"})) == (36, 12)
+
+    order = ["initial", "policy-2", "policy-1"]
+    for comparison in asked:
+        left = order.index(comparison.left.author) < order.index(comparison.right.author)
+        assert comparison.id is not None
+        session.store.add_verdicts([(comparison.id, Verdict(Choice.LEFT if left else Choice.RIGHT, ANNA))])
+    facts = stages.evaluate(second, settings, ask=None, plan=False, close=True)
+    assert [(r["check"], r["verdict"]) for r in facts["reasons"][:2]] == [("win_rate", "yes"), ("start", "no")]
+    assert facts["outcome"] == "better" and facts["promoted"] is False and facts["raters"] == 1
+    assert "it is shown to be worse than the initial model" in facts["verdict"]
+    assert second.current_policy() == "policy-1"

@@ -1,0 +1,75 @@
+"""Which prompts are drawn where not all are wanted, and which are asked again of a new policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from manners.errors import MannersError, UsageError
+from manners.loop import evaluate, stages
+from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.prompts import draw_prompts
+from manners.loop.session import Session
+from manners.settings import Settings
+from manners.types import PromptUse
+from manners.workspace import Workspace
+from tests.loop import tiny
+
+MANY = tiny.prompts(100, "bread")
+
+
+def test_as_many_as_are_wanted_in_their_order_and_all_where_there_are_no_more() -> None:
+    found = draw_prompts(MANY, 30, 0)
+    assert len(found) == 30 and found == [prompt for prompt in MANY if prompt in found] != MANY[:30]
+    assert draw_prompts(MANY, 100, 0) == draw_prompts(MANY, 1000, 0) == MANY
+    assert draw_prompts(MANY, 30, 0) == found != draw_prompts(MANY, 30, 1)
+
+
+def test_neither_their_order_nor_a_few_new_ones_change_much() -> None:
+    found = set(draw_prompts(MANY, 30, 0))
+    assert set(draw_prompts(MANY[::-1], 30, 0)) == found
+    assert set(draw_prompts([*MANY, *tiny.prompts(1, "tea")], 30, 0)) - found in (set(), {tiny.prompts(1, "tea")[0]})
+
+
+def test_each_is_drawn_as_often_as_the_others() -> None:
+    counts = Counter(prompt for seed in range(1000) for prompt in draw_prompts(MANY[:20], 5, seed))
+    assert len(counts) == 20 and all(abs(count - 250) < 5 * (1000 * 0.25 * 0.75) ** 0.5 for count in counts.values())
+
+
+def test_evaluation_draws_its_prompts(copy: Workspace, settings: Settings) -> None:
+    session = Session(copy, replace(settings, evaluate=replace(settings.evaluate, prompts=4)))
+    chosen = evaluate.inputs(session, EvaluateOptions(), {}).prompts
+    assert chosen == draw_prompts(tiny.PROMPTS[PromptUse.EVALUATE], 4, settings.seed)
+    assert chosen != tiny.PROMPTS[PromptUse.EVALUATE][:4]
+
+
+def test_known_prompts_are_asked_again_of_a_new_policy_and_of_no_other(copy: Workspace, settings: Settings) -> None:
+    def again(limit: int | None) -> dict[str, object]:
+        return stages.sample(copy, settings, crowd=False, plan=False, again=True, limit=limit)
+
+    (copy.models / "current.json").unlink(missing_ok=True)
+    with pytest.raises(MannersError, match="all were answered by initial"):
+        again(None)
+    stages.models_promote(copy, "policy-1")
+    with pytest.raises(MannersError, match="of a new policy with --again"):
+        stages.sample(copy, settings, crowd=False, plan=False)
+    store = Session(copy, settings).store
+    before = len(store.comparisons())
+    facts = again(5)
+    new = store.comparisons()[before:]
+    assert facts["left_out"] == {"over --limit": 24 - 5} and facts["policy"] == "policy-1"
+    assert [c.prompt for c in new] == draw_prompts(tiny.PROMPTS[PromptUse.TRAIN], 5, settings.seed)
+    assert {(c.left.author, c.right.author, c.ask_probability) for c in new} == {("policy-1", "policy-1", 5 / 24)}
+    again(100)
+    rest = store.comparisons()[before + 5 :]
+    assert {c.prompt for c in rest} == set(tiny.PROMPTS[PromptUse.TRAIN]) - {c.prompt for c in new}
+    assert {c.ask_probability for c in rest} == {1.0}
+    with pytest.raises(MannersError, match="all were answered by policy-1"):
+        again(None)
+
+
+def test_a_limit_asks_somebody() -> None:
+    with pytest.raises(UsageError, match="--limit N takes a number from 1 on"):
+        SampleOptions(limit=0).check(plan=False, resume=False)

@@ -1,0 +1,174 @@
+"""The desk without a server: what it takes in, gives out, gets back and counts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from manners.settings import ServeSettings
+from manners.store import Store, bets
+from manners.store.flags import FlagReason
+from manners.store.views import Given, Shown
+from manners.types import Annotator, AnnotatorKind, AskedHow, Bet, Choice, Comparison, Response, Role, Turn, Verdict
+from manners.web import desk as module
+from manners.web.desk import Desk, Tally
+from manners.workspace import Workspace
+
+ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
+ONCE = ServeSettings(overlap=1, agree=1, repeat_share=0.0, gold_share=0.0)
+
+
+@dataclass
+class Clock:
+    now: float = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made))
+    return made
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.create(tmp_path / "project")
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Iterator[Store]:
+    opened = Store.open_or_create(workspace.database)
+    yield opened
+    opened.close()
+
+
+def pairs(*numbers: int) -> list[Comparison]:
+    return [
+        Comparison((Turn(Role.USER, f"{n}?"),), Response(f"l{n}", "one"), Response(f"r{n}", "two"), AskedHow.RANDOM)
+        for n in numbers
+    ]
+
+
+def number(shown: Shown | None) -> int | None:
+    return None if shown is None else int(shown.prompt[-1].text.removesuffix("?"))
+
+
+def test_what_others_store_is_seen_at_the_next_look(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0))
+    here, there = Desk(workspace, store, ONCE, 0), Desk(workspace, store, ONCE, 0)
+    shown = here.next(ANNA)
+    assert shown is not None and number(shown) == 0
+    here.judge(ANNA, Given(shown.view, Choice.LEFT))
+    assert here.next(ANNA) is here.next(BEN) is None
+    store.add_comparisons(pairs(1))
+    clock.now += 2.9
+    assert here.next(ANNA) is None
+    clock.now += 0.1
+    assert number(here.next(ANNA)) == 1
+    assert [number(there.next(BEN)), there.next(BEN)] == [1, None], "one is judged, and the other a lease of this desk"
+
+
+def test_what_is_before_somebody_is_theirs_until_their_page_is_new(
+    workspace: Workspace, store: Store, clock: Clock
+) -> None:
+    store.add_comparisons(pairs(0))
+    desk = Desk(workspace, store, ONCE, 0)
+    assert number(desk.next(ANNA)) == 0 and desk.next(BEN) is None
+    desk.begin(ANNA)
+    assert number(desk.next(BEN)) == 0 and desk.next(ANNA) is None
+    clock.now += 60 * ONCE.lease
+    assert number(desk.next(ANNA)) == 0
+
+
+def test_who_takes_a_verdict_back_sees_its_comparison_again(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0, 1))
+    desk = Desk(workspace, store, ONCE, 0)
+    assert desk.undo(ANNA) is None
+    shown = desk.next(ANNA)
+    assert shown is not None and desk.tally(ANNA) == Tally(0, 0, 1)
+    desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    assert (desk.tally(ANNA), desk.tally(BEN)) == (Tally(1, 1, 1), Tally(0, 0, 1))
+    again = desk.undo(ANNA)
+    assert again is not None and replace(again, view=shown.view) == shown and again.view != shown.view
+    assert desk.tally(ANNA) == Tally(0, 0, 1) and number(desk.next(BEN)) == 1 - (number(shown) or 0)
+    desk.judge(ANNA, Given(again.view, Choice.RIGHT))
+    assert desk.tally(ANNA) == Tally(1, 1, 0)
+
+
+def test_today_begins_at_midnight(workspace: Workspace, store: Store) -> None:
+    first, second = store.add_comparisons(pairs(0, 1))
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    moments = (midnight, midnight - timedelta(microseconds=1))
+    given = [Verdict(Choice.LEFT, ANNA, created_at=moment) for moment in moments]
+    store.add_verdicts(list(zip((first, second), given, strict=True)))
+    tally = Desk(workspace, store, ONCE, 0).tally(ANNA)
+    assert (tally.today, tally.total) == (1, 2) or datetime.now(UTC).date() != now.date()
+
+
+def test_what_is_reported_is_nobodys_until_it_is_allowed(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0))
+    desk = Desk(workspace, store, replace(ONCE, overlap=2, agree=2), 0)
+    shown = desk.next(ANNA)
+    assert shown is not None
+    desk.flag(ANNA, shown.view, FlagReason.WRONG, "see there")
+    assert desk.next(BEN) is None
+    assert Desk(workspace, store, replace(ONCE, overlap=2, agree=2), 0).next(BEN) is None, "read from the store, too"
+    (key,) = (comparison.id for comparison in store.comparisons())
+    assert key is not None
+    desk.hold_back(key, False)
+    assert number(desk.next(BEN)) == 0
+
+
+def test_where_the_reward_models_members_differ_is_asked_first(
+    workspace: Workspace, store: Store, clock: Clock
+) -> None:
+    keys = store.add_comparisons(pairs(*range(20)))
+    file = workspace.root / "runs" / "disagreement.json"
+    file.parent.mkdir(exist_ok=True)
+
+    def differ(about: int, at: int) -> None:
+        file.write_text(json.dumps({"spread": {str(keys[about]): 0.5}}), encoding="utf-8")
+        os.utime(file, (at, at))
+
+    differ(7, 1000)
+    half = replace(ONCE, random_share=0.5)
+    first = [number(Desk(workspace, store, half, seed).next(ANNA)) for seed in range(40)]
+    assert 10 < first.count(7) < 32
+    desk = Desk(workspace, store, replace(ONCE, random_share=0.3), 3)
+    differ(9, 2000)
+    clock.now += module.LOOK_EVERY
+    drawn = [number(desk.next(Annotator(f"person{n}", AnnotatorKind.HUMAN))) for n in range(8)]
+    assert 9 in drawn[:4] and len(set(drawn)) == 8
+
+
+def asked(number: int) -> Comparison:
+    both = Response(f"{number} a", "initial"), Response(f"{number} b", "policy-1")
+    said = (Verdict(Choice.LEFT, ANNA),)
+    return Comparison((Turn(Role.USER, str(number)),), *both, AskedHow.EVALUATION, 1.0, said)
+
+
+@pytest.mark.parametrize(("kind", "left"), [(AnnotatorKind.HUMAN, 1), (AnnotatorKind.AI, 2)])
+def test_nobody_is_asked_for_a_verdict_that_would_come_after_the_bet(
+    tmp_path: Path, kind: AnnotatorKind, left: int
+) -> None:
+    """A study that was closed with one verdict each, of which one comparison has been opened since."""
+    with closing(Store.create(tmp_path / "store.db")) as store:
+        counted, _ = store.add_comparisons([asked(1), asked(2)])
+        with store.write() as connection:
+            bets.place(connection, [(counted, Bet(kind, 1.0, 1))])
+        desk = Desk(Workspace(tmp_path), store, ServeSettings(), seed=0)
+        assert desk.tally(BEN).left == left
+        shown = [found.left[0] for _ in range(2) if (found := desk.next(BEN)) is not None]
+        assert sorted(shown) == ["1", "2"][-left:]
