@@ -12,7 +12,7 @@ from manners.errors import MannersError
 from manners.evaluate.compare import WHO
 from manners.feedback import bets
 from manners.feedback.queue import has_enough
-from manners.feedback.statistics import Decision, detectable_win_rate
+from manners.feedback.statistics import Decision
 from manners.settings import ServeSettings
 from manners.types import (
     AnnotatorKind,
@@ -117,7 +117,7 @@ def plan(n: int, level: float = 0.95) -> AskPlan:
 
     Raises MannersError where n is too small to show anything.
     """
-    rate = detectable_win_rate(n, power=0.8, level=level)
+    rate = bets.detectable_win_rate(n, power=0.8, level=level)
     sentence = (
         f"{n} decided comparisons find a difference in 8 of 10 tries if the better version wins at least "
         f"{100 * rate:.0f} % of them; a smaller one will probably be missed. Ties do not count towards the {n}. "

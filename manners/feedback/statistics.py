@@ -1,13 +1,13 @@
-"""Intervals and tests for figures that come from people's verdicts: pure functions of numbers.
+"""Intervals for figures that come from people's verdicts, from samples of a fixed size: pure functions of numbers.
 
 Answers to one prompt resemble each other, and so do verdicts on one comparison, so every bootstrap here draws whole
-clusters. Tests that are looked at while verdicts still come in are anytime-valid: peeking cannot break them.
+clusters. What is looked at while verdicts still come in goes by `bets` instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from math import inf
 from statistics import NormalDist
@@ -19,8 +19,6 @@ from scipy.special import stdtrit
 from manners.errors import MannersError
 from manners.types import Choice, Interval, Verdict, latest_verdicts
 
-PRIOR = 3.0
-"""The bets are spread over win rates by Beta(3, 3): among symmetric ones near the best from 30 to 400 comparisons."""
 FEWEST = 5
 """Openings or prompts below which an interval is not trusted (docs/coverage.md), and the sentence says: too few."""
 CELLS = 4_000_000
@@ -42,9 +40,6 @@ class Decision(StrEnum):
         if not rate.excludes(0.5):
             return cls.CANNOT_TELL
         return cls.BETTER if rate.low > 0.5 else cls.WORSE
-
-
-# ---- fixed samples ----
 
 
 def wilson(wins: float, n: float, level: float = 0.95) -> Interval:
@@ -255,115 +250,3 @@ def pair_agreement(verdicts: Sequence[Sequence[Verdict]], resamples: int, seed: 
             "let more annotators see the same comparisons."
         )
     return cluster_bootstrap_share(agreed, np.arange(len(agreed)), resamples, seed)
-
-
-# ---- anytime-valid: may be looked at after every verdict ----
-
-
-def e_value(wins: int, losses: int, rate: float = 0.5) -> float:
-    """Return the wealth of a bettor against "the win rate is `rate`", who started with 1 and saw these results.
-
-    e = B(a + wins, a + losses) / (B(a, a) rate^wins (1 - rate)^losses), with a = `PRIOR`: the likelihood ratio of a
-    Beta mixture of win rates. If the win rate is `rate`, its mean is 1 at any stopping time and it ever reaches 1/x
-    with probability at most x (Ville 1939). Ties contribute nothing: given that a comparison is decided it is a
-    coin of the win rate among decided ones, so a tie multiplies the wealth by 1, whatever the rate of ties. Infinite
-    where the result is impossible at `rate`. Source: Robbins 1970, "Statistical methods related to the law of the
-    iterated logarithm"; Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference".
-    """
-    log_e = _log_e_value(wins, losses, rate)
-    return math.exp(log_e) if log_e < 700 else math.inf
-
-
-def _log_e_value(wins: int, losses: int, rate: float) -> float:
-    if min(wins, losses) < 0 or not 0 <= rate <= 1:
-        raise ValueError(f"need counts and a rate, got wins={wins}, losses={losses}, rate={rate}")
-    if (wins and rate == 0) or (losses and rate == 1):
-        return math.inf
-    mixture = _log_beta(PRIOR + wins, PRIOR + losses) - _log_beta(PRIOR, PRIOR)
-    return mixture - (wins * math.log(rate) if wins else 0.0) - (losses * math.log1p(-rate) if losses else 0.0)
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-
-
-def confidence_sequence(wins: int, losses: int, level: float = 0.95) -> Interval:
-    """Return the win rate among decided comparisons with an interval that holds at every look at once.
-
-    It holds every rate whose `e_value` is below 1 / (1 - level); the chance that it ever misses the true rate, over
-    all looks together, is at most 1 - level. Source: Howard, Ramdas, McAuliffe & Sekhon 2021, "Time-uniform,
-    nonparametric, nonasymptotic confidence sequences", and Ville's inequality. 0.5 within [0, 1] before any result.
-    """
-    if wins + losses == 0:
-        return Interval(0.5, 0.0, 1.0)
-    return interval_at_every_look(wins / (wins + losses), lambda rate: _log_e_value(wins, losses, rate), level)
-
-
-def interval_at_every_look(share: float, log_wealth: Callable[[float], float], level: float) -> Interval:
-    """Return the observed `share` with all rates against which a bettor's wealth is below 1 / (1 - level)."""
-    limit = -math.log1p(-level)
-
-    def refuted(rate: float) -> bool:
-        return log_wealth(rate) >= limit
-
-    # The wealth falls towards the observed share from either side, so each bound is the one crossing on its side.
-    low = _crossing(refuted, 0.0, share) if refuted(0.0) else 0.0
-    high = _crossing(refuted, 1.0, share) if refuted(1.0) else 1.0
-    return Interval(share, low, high)
-
-
-def _crossing(holds: Callable[[float], bool], outside: float, inside: float) -> float:
-    """Return the point nearest `inside` at which `holds` is still true, given that it is at `outside`."""
-    for _ in range(60):
-        middle = (outside + inside) / 2
-        outside, inside = (middle, inside) if holds(middle) else (outside, middle)
-    return outside
-
-
-def decide(wins: int, losses: int, level: float = 0.95) -> Decision:
-    """Return what these results say so far; stopping at the first answer other than CANNOT_TELL is allowed.
-
-    With two equally good versions the chance of ever saying BETTER or WORSE is at most 1 - level.
-    """
-    if _log_e_value(wins, losses, 0.5) < -math.log1p(-level):
-        return Decision.CANNOT_TELL
-    return Decision.BETTER if wins > losses else Decision.WORSE
-
-
-def detectable_win_rate(n: int, power: float = 0.8, level: float = 0.95) -> float:
-    """Return the smallest win rate above 1/2 that `decide` finds within n decided comparisons with chance `power`.
-
-    Worked out exactly, by following the chances of all results through n steps and stopping where `decide` stops.
-    Raises MannersError where n is too small for `decide` to ever say anything.
-    """
-    boundary = _wins_needed(n, level)
-    if _power(1.0, boundary) < power:
-        least = next(m for m in range(n + 1, 10_000) if decide(m, 0, level) is Decision.BETTER)
-        raise MannersError(f"{n} comparisons cannot show any difference at level {level:g}: ask for at least {least}.")
-    return _crossing(lambda rate: _power(rate, boundary) >= power, 1.0, 0.5)
-
-
-def _wins_needed(n: int, level: float) -> list[int]:
-    """Return for each m = 1..n the fewest wins of m that `decide` calls BETTER; m + 1 where none suffices."""
-    needed = 1
-    boundary = []
-    for m in range(1, n + 1):
-        # One more result raises the number needed by at most one: a win after enough wins is still enough.
-        if needed <= m and decide(needed, m - needed, level) is not Decision.BETTER:
-            needed += 1
-        boundary.append(needed)
-    return boundary
-
-
-def _power(rate: float, boundary: list[int]) -> float:
-    """Return the chance of being called BETTER at some point, with WORSE ending the test as well."""
-    running = np.zeros(len(boundary) + 2)
-    running[0] = 1.0
-    found = 0.0
-    for m, needed in enumerate(boundary, start=1):
-        running[1:] = running[1:] * (1 - rate) + running[:-1] * rate
-        running[0] *= 1 - rate
-        found += float(running[needed:].sum())
-        running[needed:] = 0.0
-        running[: max(0, m - needed + 1)] = 0.0
-    return found

@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from manners.evaluate.ask import due_bets
-from manners.feedback import bets, statistics
+from manners.feedback import bets
 from manners.feedback.statistics import Decision
 from manners.settings import ServeSettings
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
@@ -118,9 +119,12 @@ class Study:
         """Stake for the left side, and look."""
         self.stakes[rule][stake if asked.left is NEW else -stake] += 1
         if self.said[rule] is Decision.CANNOT_TELL:
-            staked = self.stakes[rule]
-            whole = rule in RULES[1:3]
-            self.said[rule] = statistics.decide(staked[1], staked[-1]) if whole else bets.decide(staked)
+            self.said[rule] = _decision(frozenset(self.stakes[rule].items()))
+
+
+@cache
+def _decision(stakes: frozenset[tuple[float, int]]) -> Decision:
+    return bets.decide(dict(stakes))
 
 
 def shares(world: World, studies: int, seed: int = 0) -> dict[str, dict[Decision, float]]:

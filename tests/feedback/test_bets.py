@@ -1,32 +1,41 @@
-"""Bets of comparisons with several verdicts, against integrals, enumeration, and the rule for one verdict each."""
+"""Bets survive peeking; integrals, enumeration, simulation and the closed form for whole stakes are the oracles."""
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from itertools import product
-from math import inf, log, prod
+from math import inf, log, log1p, prod
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from scipy.special import betaln
 
-from manners.feedback import statistics
-from manners.feedback.bets import decide, e_value, interval, log_wealth
-from manners.feedback.statistics import PRIOR, Decision
+from manners.errors import MannersError
+from manners.feedback.bets import PRIOR, decide, detectable_win_rate, e_value, interval, log_wealth
+from manners.feedback.statistics import Decision
 from manners.types import Interval
+
+
+def likelihood_ratio(wins: int, losses: int, rate: float) -> float:
+    """Its logarithm: win rates from Beta(PRIOR, PRIOR) over `rate`."""
+    mixture = betaln(PRIOR + wins, PRIOR + losses) - betaln(PRIOR, PRIOR)
+    return float(mixture - wins * log(rate) - losses * log1p(-rate))
+
 
 some_stakes = st.dictionaries(st.sampled_from([-1, -0.5, -1 / 3, 0, 0.25, 0.5, 1]), st.integers(0, 12))
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.05, 0.95))
-def test_whole_stakes_are_the_rule_for_one_verdict_each(wins: int, losses: int, rate: float) -> None:
+def test_whole_stakes_come_to_the_likelihood_ratio_of_the_mixture(wins: int, losses: int, rate: float) -> None:
     stakes = {1.0: wins, -1.0: losses, 0.0: 7}
-    assert e_value(stakes, rate) == pytest.approx(statistics.e_value(wins, losses, rate), rel=1e-8)
-    assert decide(stakes) is statistics.decide(wins, losses)
-    here, there = interval(stakes), statistics.confidence_sequence(wins, losses)
-    assert (here.estimate, here.low, here.high) == pytest.approx((there.estimate, there.low, there.high), abs=1e-8)
+    assert log_wealth(stakes, rate) == pytest.approx(likelihood_ratio(wins, losses, rate), rel=1e-8, abs=1e-8)
+    said = likelihood_ratio(wins, losses, 0.5) >= log(20)
+    assert (decide(stakes) is not Decision.CANNOT_TELL) == said
 
 
 @settings(max_examples=30)
@@ -77,7 +86,7 @@ def test_who_disagrees_stakes_less() -> None:
 def test_a_thousand_bets_are_counted_as_closely_as_one() -> None:
     for wins, losses in ((600, 500), (5000, 4800)):
         stakes = {1.0: wins, -1.0: losses}
-        assert log_wealth(stakes, 0.45) == pytest.approx(log(statistics.e_value(wins, losses, 0.45)), abs=1e-6)
+        assert log_wealth(stakes, 0.45) == pytest.approx(likelihood_ratio(wins, losses, 0.45), abs=1e-6)
     assert e_value({1.0: 20_000}) == inf
     assert log_wealth({0.5: 1}, 0.0) == log_wealth({-0.5: 1}, 1.0) == inf
     assert log_wealth({0.5: 1}, 1.0) < 0 > log_wealth({-0.5: 1}, 0.0)
@@ -87,3 +96,40 @@ def test_a_thousand_bets_are_counted_as_closely_as_one() -> None:
 def test_what_is_no_stake_or_rate_is_refused(stakes: dict[float, int], rate: float) -> None:
     with pytest.raises(ValueError, match="stakes from -1 to 1"):
         log_wealth(stakes, rate)
+
+
+@cache
+def whole(wins: int, losses: int) -> Decision:
+    return decide({1.0: wins, -1.0: losses})
+
+
+def test_peeking_after_every_verdict_keeps_the_false_alarm_rate() -> None:
+    rng = np.random.default_rng(6)
+    alarms = naive = missed = 0
+    for _ in range(300):
+        wins = np.cumsum(rng.random(300) < 0.5)
+        looks = [(int(w), n - int(w)) for n, w in enumerate(wins, start=1)]
+        alarms += any(whole(w, lost) is not Decision.CANNOT_TELL for w, lost in looks)
+        naive += any(n > 10 and abs(2 * w - n) > 1.96 * n**0.5 for n, w in enumerate(wins, start=1))
+        missed += any(interval({1.0: w, -1.0: lost}).excludes(0.5) for w, lost in looks[::100])
+    assert alarms / 300 <= 0.05
+    assert missed <= alarms
+    assert naive / 300 > 0.15  # what the fixed-sample test does under the same peeking
+
+
+def test_detectable_win_rate_is_what_simulation_detects() -> None:
+    rate = detectable_win_rate(100, power=0.8)
+    rng = np.random.default_rng(7)
+    found = 0
+    for _ in range(400):
+        wins = np.cumsum(rng.random(100) < rate)
+        said = (whole(int(w), n - int(w)) for n, w in enumerate(wins, start=1))
+        found += next((d for d in said if d is not Decision.CANNOT_TELL), None) is Decision.BETTER
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+    assert detectable_win_rate(400) < rate < detectable_win_rate(100, power=0.95)
+
+
+def test_too_few_comparisons_are_refused_with_the_number_needed() -> None:
+    with pytest.raises(MannersError, match="at least 10"):
+        detectable_win_rate(9)
+    assert 0.5 < detectable_win_rate(10) <= 1
