@@ -31,7 +31,7 @@ from tests.web.conftest import run
 from tests.web.scripted import Scripted
 from tests.worlds import save_tiny
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds: a process that imports torch takes a few, more on a busy machine."""
 
 

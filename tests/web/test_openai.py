@@ -36,7 +36,7 @@ from manners.web.upstream import Upstream
 from manners.workspace import INITIAL, Workspace
 from tests.worlds import save_tiny
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 BREAD: list[ChatCompletionMessageParam] = [{"role": "user", "content": "how do I bake bread?"}]
 
 
