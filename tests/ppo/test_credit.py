@@ -52,4 +52,4 @@ def test_a_reward_for_the_first_of_forty_tokens_is_learnt_as_it_was_not_before()
     # In standard deviations; 1.73 is the most there is. The figures of all worlds are in docs/ppo.md.
     there = world(WORLDS["first of 40"])
     before, now = (measured(there, way, seed=0) for way in (BEFORE, CHOSEN))
-    assert now.kept > 0.8 > 0.7 > before.kept
+    assert now.kept > 1.2 > 0.7 > before.kept
