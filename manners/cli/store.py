@@ -17,7 +17,7 @@ from manners.errors import UsageError
 from manners.store import Store, gold
 from manners.store.fields import prompt_text
 from manners.store.formats import IMPORTED, Format
-from manners.store.mapping import column_and_field
+from manners.store.mapping import column_and_field, word_and_verdict
 from manners.store.rowfiles import write_rows
 from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
 from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
@@ -138,9 +138,11 @@ class ComparisonsImport(StoreCommon):
     """Add the comparisons of a file: all of them, or none if a line is bad."""
 
     file: File
-    """HH transcripts, prompt/chosen/rejected, or prompt/left/right/verdict, in .jsonl, .csv or .parquet."""
+    """Pairs, HH transcripts, our own rows or a published data set: .jsonl, .json, .csv, .tsv, .parquet, or a folder."""
     mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
     """Read the file's column COLUMN as our field FIELD."""
+    verdict: Annotated[UseAppendAction[tuple[str, ...]], arg(name="verdict", metavar="WORD=VERDICT")] = ()
+    """Read the file's WORD as our VERDICT; a number goes by its sign where both signs are given."""
     format: EnumChoicesFromValues[Format | None] = None
     """How the file writes comparisons down; told by its fields if left out."""
     annotator: str = IMPORTED.name
@@ -155,13 +157,15 @@ class ComparisonsImport(StoreCommon):
     def run(self) -> Result:
         """Add them, or say what would be added."""
         mapping = dict(column_and_field(text) for text in self.mapping)
+        words = dict(word_and_verdict(text) for text in self.verdict)
         annotator = Annotator(self.annotator, self.annotator_kind)
         if self.dry_run:
-            found = preview(self.file, mapping, self.format, annotator, self._kept())
+            found = preview(self.file, mapping, self.format, annotator, self._kept(), words)
             counts = {name: value for name, value in asdict(found).items() if name != "rows"}
             return {"rows": [comparison_record(row) for row in found.rows], **counts}
         with self.store() as store:
-            return asdict(import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator))
+            result = import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator, words)
+        return asdict(result)
 
     def _kept(self) -> frozenset[str]:
         """Return the openings that the workspace keeps for evaluation; a file may be looked at without a workspace."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from manners.store.messages import messages, said, transcript
 from manners.store.records import to_messages
 from manners.store.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, Role, Sampling, Turn
@@ -31,18 +32,45 @@ def parse_text(fields: Fields, field: str) -> str:
 
 
 def parse_prompt(fields: Fields) -> Dialogue:
-    """Return the dialogue in the field `prompt`: a text, a list of messages, or the JSON text of such a list."""
-    value = required(fields, "prompt")
-    messages = _message_list(value) if isinstance(value, str) else value
-    if messages is None:
-        return checked_prompt((Turn(Role.USER, parse_text(fields, "prompt")),), "prompt")
-    return checked_prompt(parse_dialogue(messages, "prompt"), "prompt")
+    """Return the dialogue in the field `prompt`: a text, messages, the JSON text of such a list, or a transcript.
+
+    What the field `system` says comes first. An assistant's turn without a word at the end is where the answer goes.
+    """
+    prompt = _dialogue(required(fields, "prompt"), "prompt")
+    if len(prompt) > 1 and prompt[-1].role is Role.ASSISTANT and not prompt[-1].text.strip():
+        prompt = prompt[:-1]
+    return with_system(checked_prompt(prompt, "prompt"), fields)
+
+
+def with_system(prompt: Dialogue, fields: Fields) -> Dialogue:
+    """Return the prompt after what the field `system` says, where it says anything."""
+    if fields.get("system") is None or not parse_text(fields, "system").strip():
+        return prompt
+    system = Turn(Role.SYSTEM, parse_text(fields, "system"))
+    if prompt[0].role is not Role.SYSTEM:
+        return (system, *prompt)
+    if prompt[0] != system:
+        raise BadRow(Reason.VALUE, "system", "is not the system turn that the prompt begins with")
+    return prompt
+
+
+def _dialogue(value: Any, field: str) -> Dialogue:
+    if not isinstance(value, str):
+        return parse_dialogue(value, field)
+    if (found := messages(value, field)) is not None:
+        return parse_dialogue(found, field)
+    turns = transcript(_checked_text(value, field), field)
+    return tuple(Turn(role, text) for role, text in turns) if turns else (Turn(Role.USER, value),)
 
 
 def prompt_text(prompt: Dialogue) -> str:
     """Return what `parse_prompt` reads back: the text of a single user turn, or the JSON text of a list of messages."""
-    single = len(prompt) == 1 and prompt[0].role is Role.USER and _message_list(prompt[0].text) is None
-    return prompt[0].text if single else json.dumps(to_messages(prompt), ensure_ascii=False)
+    text = prompt[0].text
+    try:
+        single = len(prompt) == 1 and prompt == _dialogue(text, "prompt")
+    except BadRow:
+        single = False
+    return text if single else json.dumps(to_messages(prompt), ensure_ascii=False)
 
 
 def checked_prompt(prompt: Dialogue, field: str) -> Dialogue:
@@ -55,20 +83,17 @@ def checked_prompt(prompt: Dialogue, field: str) -> Dialogue:
 
 
 def parse_dialogue(value: Any, field: str) -> Dialogue:
-    """Return the dialogue that a list of `{"role", "content"}` writes."""
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+    """Return the dialogue that messages write: `{"role", "content"}`, `{"from", "value"}`, or with content in parts.
+
+    A message without content is an empty turn, and a system message without content is none.
+    """
+    found = messages(value, field)
+    if found is None:
         raise BadRow(Reason.WRONG_TYPE, field, "is neither a text nor a list of messages")
-    if not value:
+    turns = [turn for turn in (said(message, field) for message in found) if turn and turn != (Role.SYSTEM, None)]
+    if not turns:
         raise BadRow(Reason.EMPTY, field, "is an empty list")
-    turns = []
-    for message in value:
-        role, content = message.get("role"), message.get("content")
-        if role is None or content is None:
-            raise BadRow(Reason.LACKS_FIELD, field, "has a message without `role` or `content`")
-        if role not in tuple(Role):
-            raise BadRow(Reason.ROLE, field, f"has the role {role!r}, which is not one of {', '.join(Role)}")
-        turns.append(Turn(Role(role), _checked_text(content, field)))
-    return tuple(turns)
+    return tuple(Turn(role, "" if text is None else _checked_text(text, field)) for role, text in turns)
 
 
 def parse_member(fields: Fields, field: str, members: type[E], reason: Reason = Reason.VALUE) -> E | None:
@@ -170,26 +195,13 @@ def parse_sampling(fields: Fields, field: str) -> Sampling | None:
         raise BadRow(Reason.VALUE, field, "is not JSON with temperature, max_new_tokens and seed") from error
 
 
-def _message_list(text: str) -> list[Any] | None:
-    """Return the messages that a text writes as JSON; None for any other text."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, list) or not value:
-        return None
-    return value if all(isinstance(message, dict) and "role" in message for message in value) else None
-
-
 def _checked_text(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise BadRow(Reason.WRONG_TYPE, field, "is not a text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRow(Reason.NOT_UTF8, field, "holds half a surrogate pair") from error
+        raise BadRow(Reason.NOT_UTF8, field, "holds half a surrogate pair, or is not UTF-8") from error
     if "\0" in value:
         raise BadRow(Reason.VALUE, field, "holds a NUL character")
     return value

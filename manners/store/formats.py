@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
+from manners.store.answers import by_scores
 from manners.store.fields import (
     checked_prompt,
     parse_dialogue,
@@ -22,7 +23,10 @@ from manners.store.fields import (
     parse_word,
     prompt_text,
     required,
+    with_system,
 )
+from manners.store.mapping import Words
+from manners.store.messages import messages, transcript
 from manners.store.records import digest, to_messages
 from manners.store.rows import BadRow, Fields, Reason
 from manners.types import (
@@ -43,6 +47,9 @@ from manners.types import (
 IMPORTED = Annotator("imported", AnnotatorKind.HUMAN)
 """Who gave a verdict in a file that does not say."""
 
+WORDS = Words()
+"""Our own words for verdicts, and no others."""
+
 
 class Format(StrEnum):
     """How a file writes down comparisons."""
@@ -50,7 +57,7 @@ class Format(StrEnum):
     ROWS = "rows"
     """Our own: prompt, left, right, verdict; one row per verdict."""
     PAIRS = "pairs"
-    """prompt, chosen, rejected: texts or message lists."""
+    """prompt, chosen, rejected: texts, messages, or lists of messages."""
     HH = "hh"
     """chosen, rejected: whole transcripts with `\\n\\nHuman: ` and `\\n\\nAssistant: ` turns."""
 
@@ -87,29 +94,31 @@ def detect(fields: Fields) -> Format | None:
     present = [fields[side] for side in ("chosen", "rejected") if side in fields]
     if not present:
         return None
-    return Format.HH if "prompt" not in fields and all(isinstance(value, str) for value in present) else Format.PAIRS
+    whole = "prompt" not in fields and all(isinstance(value, str) for value in present)
+    return Format.HH if whole and not all(map(_writes_messages, present)) else Format.PAIRS
 
 
-def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
+def _writes_messages(text: str) -> bool:
+    try:
+        return messages(text, "chosen") is not None
+    except BadRow:
+        return True
+
+
+def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words = WORDS) -> Comparison:
     """Return the comparison that a row describes, with its verdict if it has one. Raises BadRow.
 
-    `annotator` stands for what the row does not say. In `pairs` and `hh` the order of the two responses is that of
-    their hashes with the prompt, whichever was chosen: the same in every import, and the same for those who disagree.
+    `annotator` stands for what the row does not say, and `words` say which word is which verdict. In `pairs` and `hh`
+    the order of the two responses is that of their hashes with the prompt, whichever was chosen: the same in every
+    import, and the same for those who disagree. A pair with equal scores is a tie.
     """
-    if fmt is Format.ROWS:
-        prompt = parse_prompt(fields)
-        left, right = (_response(fields, fmt, side, parse_text(fields, side)) for side in ("left", "right"))
-        choice = _choice(fields)
-    else:
-        prompt, chosen_text, rejected_text = (_pair if fmt is Format.PAIRS else _transcripts)(fields)
-        chosen = _response(fields, fmt, "chosen", chosen_text)
-        rejected = _response(fields, fmt, "rejected", rejected_text)
-        left, right = sorted((chosen, rejected), key=lambda side: digest(to_messages(prompt), side.text))
-        choice = Choice.LEFT if left is chosen else Choice.RIGHT
+    prompt, texts = (_transcripts if fmt is Format.HH else _sides)(fields, fmt)
+    left, right = (_response(fields, fmt, side, text) for side, text in zip(SIDES[fmt], texts, strict=True))
     if left.text == right.text:
         raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
-    verdict = None if choice is None else _verdict(fields, choice, annotator, fmt)
-    return Comparison(
+    choice, strength = _choice(fields, words) if fmt is Format.ROWS else (_preferred(fields), None)
+    verdict = None if choice is None else _verdict(fields, choice, strength, annotator, fmt)
+    comparison = Comparison(
         prompt=prompt,
         left=left,
         right=right,
@@ -117,6 +126,16 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator) -> Comparison:
         ask_probability=parse_number(fields, "ask_probability", 0, 1),
         verdicts=() if verdict is None else (verdict,),
     )
+    return comparison if fmt is Format.ROWS else in_order(comparison)
+
+
+def in_order(comparison: Comparison) -> Comparison:
+    """Return a comparison of which nobody knows how it was shown with its sides in the order of their hashes."""
+    prompt = to_messages(comparison.prompt)
+    if digest(prompt, comparison.left.text) <= digest(prompt, comparison.right.text):
+        return comparison
+    turned = comparison.turned()
+    return replace(turned, verdicts=tuple(replace(verdict, exchanged=False) for verdict in turned.verdicts))
 
 
 def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
@@ -129,7 +148,8 @@ def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fiel
     fields: dict[str, Any] = {}
     sides = (comparison.left, comparison.right)
     if fmt is Format.ROWS:
-        fields |= {"prompt": prompt_text(comparison.prompt), "left": sides[0].text, "right": sides[1].text}
+        fields["prompt"] = prompt_text(comparison.prompt)
+        fields |= {side: answer_text(response.text) for side, response in zip(SIDES[fmt], sides, strict=True)}
         fields["verdict"] = "" if verdict is None else verdict.choice.value
     else:
         if verdict is None or verdict.choice not in (Choice.LEFT, Choice.RIGHT):
@@ -160,7 +180,7 @@ def _render_sides(prompt: Dialogue, chosen: str, rejected: str, fmt: Format) -> 
         read_back = _transcripts(fields)
     except BadRow:
         read_back = None
-    if read_back != (prompt, chosen, rejected):
+    if read_back != (prompt, (chosen, rejected)):
         raise BadRow(Reason.TRANSCRIPT, "", "a turn contains the mark of another turn")
     return fields
 
@@ -196,26 +216,30 @@ _MARKERS = {Role.USER: "\n\nHuman: ", Role.ASSISTANT: "\n\nAssistant: "}
 _MARKER = re.compile("(" + "|".join(_MARKERS.values()) + ")")
 
 
-def _transcripts(fields: Fields) -> tuple[Dialogue, str, str]:
+def _transcripts(fields: Fields, fmt: Format = Format.HH) -> tuple[Dialogue, tuple[str, str]]:
     """Split two transcripts where they part, after the last user turn that they share.
 
     What follows must be the assistant's; a few transcripts have several assistant turns there, which are one response
     with the mark left inside it, so that the texts remain exactly as they were.
     """
-    turns = {side: _turns(parse_text(fields, side), side) for side in ("chosen", "rejected")}
-    shared = _shared_prompt(turns["chosen"], turns["rejected"], "chosen")
+    one, other = SIDES[fmt]
+    turns = {side: _turns(parse_text(fields, side), side) for side in (one, other)}
+    shared = _shared_prompt(turns[one], turns[other], one)
     texts = []
     for side, dialogue in turns.items():
         rest = dialogue[len(shared) :]
-        if not rest or any(turn.role is Role.USER for turn in rest):
+        if not rest or any(turn.role is not Role.ASSISTANT for turn in rest):
             raise BadRow(Reason.TRANSCRIPT, side, "does not differ from the other in the assistant's last turn only")
         texts.append(_MARKERS[Role.ASSISTANT].join(turn.text for turn in rest))
-    return checked_prompt(shared, "chosen"), texts[0], texts[1]
+    return with_system(checked_prompt(shared, one), fields), (texts[0], texts[1])
 
 
-def _turns(transcript: str, field: str) -> Dialogue:
-    parts = _MARKER.split(transcript)
+def _turns(text: str, field: str) -> Dialogue:
+    parts = _MARKER.split(text)
     if parts[0] or len(parts) < 3:
+        # Not as the format has it; as people write transcripts, perhaps.
+        if turns := transcript(text, field):
+            return tuple(Turn(role, said) for role, said in turns)
         raise BadRow(Reason.TRANSCRIPT, field, "does not begin with a blank line and `Human: `")
     roles = {marker: role for role, marker in _MARKERS.items()}
     return tuple(Turn(roles[marker], text) for marker, text in zip(parts[1::2], parts[2::2], strict=True))
@@ -233,31 +257,88 @@ def _shared_prompt(chosen: Dialogue, rejected: Dialogue, field: str) -> Dialogue
     return chosen[:length]
 
 
-def _pair(fields: Fields) -> tuple[Dialogue, str, str]:
-    """Return prompt and texts of a pair, whose sides are texts, assistant messages, or whole dialogues."""
-    dialogues = {side: _answer(fields, side) for side in ("chosen", "rejected")}
-    both = all(dialogue[0].role is not Role.ASSISTANT for dialogue in dialogues.values())
-    prompt = _shared_prompt(dialogues["chosen"], dialogues["rejected"], "chosen") if both else parse_prompt(fields)
-    if both and fields.get("prompt") is not None and parse_prompt(fields) != prompt:
-        raise BadRow(Reason.VALUE, "prompt", "is not what `chosen` and `rejected` share")
-    for side, dialogue in dialogues.items():
-        shared = () if dialogue[0].role is Role.ASSISTANT else prompt
-        last = dialogue[len(shared) :]
-        if dialogue[: len(shared)] != shared or [turn.role for turn in last] != [Role.ASSISTANT]:
-            raise BadRow(Reason.VALUE, side, "does not end with one assistant message after the prompt")
-    return checked_prompt(prompt, "prompt"), dialogues["chosen"][-1].text, dialogues["rejected"][-1].text
+def _sides(fields: Fields, fmt: Format) -> tuple[Dialogue, tuple[str, str]]:
+    """Return prompt and texts of a row whose sides are texts, assistant messages, or whole dialogues."""
+    one, other = SIDES[fmt]
+    answers = {side: _answer(fields, side) for side in (one, other)}
+    both = all(dialogue[0].role is not Role.ASSISTANT for dialogue in answers.values())
+    stated = None if both and fields.get("prompt") is None else parse_prompt(_asked(fields))
+    prompt = with_system(_shared_prompt(answers[one], answers[other], one), fields) if both else stated
+    if prompt is None or stated not in (None, prompt):
+        raise BadRow(Reason.VALUE, "prompt", f"is not what `{one}` and `{other}` share")
+    texts = [_last(dialogue, prompt, side) for side, dialogue in answers.items()]
+    if fmt is Format.PAIRS:
+        texts = [_continued(fields.get("prompt"), text, prompt) for text in texts]
+    return checked_prompt(prompt, "prompt"), (texts[0], texts[1])
+
+
+def _asked(fields: Fields) -> Fields:
+    """Return a row whose prompt is in the field `prompt`, wherever it has it as a list of messages."""
+    if fields.get("prompt") is not None:
+        return fields
+    found = next(
+        (name for name in ("conversations", "conversation", "messages", "context") if name in fields), "prompt"
+    )
+    return {"prompt": required(fields, found), "system": fields.get("system")}
+
+
+def _last(dialogue: Dialogue, prompt: Dialogue, side: str) -> str:
+    """Return the answer of a side, after the prompt, with or without its system turn, where the side repeats it."""
+    *before, last = dialogue
+    if last.role is not Role.ASSISTANT or tuple(before) not in ((), prompt, prompt[1:]):
+        raise BadRow(Reason.VALUE, side, "does not end with one assistant message after the prompt")
+    return dialogue[-1].text
+
+
+def _continued(asked: Any, text: str, prompt: Dialogue) -> str:
+    """Return the answer in a text: what follows the prompt, where the text is a transcript that repeats it.
+
+    After a prompt that ends with the assistant's mark the answer may begin with the mark's space.
+    """
+    if isinstance(asked, str) and asked.endswith("Assistant:") and prompt[-1].text != asked:
+        text = text.removeprefix(" ")
+    try:
+        turns = [Turn(role, said) for role, said in transcript(text, "") or ()]
+    except BadRow:
+        return text
+    return turns[-1].text if len(turns) > 1 and tuple(turns[:-1]) == prompt else text
 
 
 def _answer(fields: Fields, side: str) -> Dialogue:
-    if isinstance(required(fields, side), str):
+    value = required(fields, side)
+    if isinstance(value, str) and messages(value, side) is None:
         return (Turn(Role.ASSISTANT, parse_text(fields, side)),)
-    return parse_dialogue(fields[side], side)
+    if isinstance(value, int | float | bool):
+        raise BadRow(Reason.WRONG_TYPE, side, "is not a text")
+    return parse_dialogue(value, side)
 
 
-def _choice(fields: Fields) -> Choice | None:
+def answer_text(text: str) -> str:
+    """Return what the side of a row is read back from: the text, as a message in JSON where it looks like messages."""
+    try:
+        plain = messages(text, "") is None
+    except BadRow:
+        plain = False
+    message = [{"role": Role.ASSISTANT.value, "content": text}]
+    return text if plain else json.dumps(message, ensure_ascii=False)
+
+
+def _choice(fields: Fields, words: Words) -> tuple[Choice | None, int | None]:
     if "verdict" not in fields:
         raise BadRow(Reason.LACKS_FIELD, "verdict", "is missing")
-    return parse_member(fields, "verdict", Choice, Reason.VERDICT)
+    word = parse_word(fields, "verdict")
+    return (None, None) if word is None or not word.strip() else words.read(word)
+
+
+_SCORED = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+_SCORED += (("chosen-rating", "rejected-rating"), ("chosen_avg_rating", "rejected_avg_rating"))
+_SCORED += (("chosen_reward", "rejected_reward"), ("reward_chosen", "reward_rejected"))
+
+
+def _preferred(fields: Fields) -> Choice:
+    """Return that the first side, what was chosen, is better, unless the two have equal scores."""
+    scores = next((names for names in _SCORED if fields.get(names[0]) is not None), None)
+    return Choice.LEFT if scores is None else by_scores(fields, *scores, Choice.LEFT)
 
 
 def _assumed_finish(fmt: Format, text: str) -> FinishReason:
@@ -269,14 +350,15 @@ def _response(fields: Fields, fmt: Format, side: str, text: str) -> Response:
     finish = parse_member(fields, f"{side}_finish", FinishReason) or _assumed_finish(fmt, text)
     if not text.strip() and finish is not FinishReason.STOP:
         raise BadRow(Reason.EMPTY, side, f"is empty, and `{side}_finish` does not say that it was meant (`stop`)")
-    author = parse_word(fields, f"{side}_model") or IMPORTED.name
+    author = parse_word(fields, f"{side}_model") or parse_word(fields, f"{side}-model") or IMPORTED.name
     return Response(text, author, finish, parse_sampling(fields, f"{side}_sampling"))
 
 
-def _verdict(fields: Fields, choice: Choice, default: Annotator, fmt: Format) -> Verdict:
+def _verdict(fields: Fields, choice: Choice, said: int | None, default: Annotator, fmt: Format) -> Verdict:
     strength = parse_number(fields, "strength", 1, 3)
     if strength is not None and not strength.is_integer():
         raise BadRow(Reason.VALUE, "strength", "is not 1, 2 or 3")
+    strength = said if strength is None else strength
     annotator = Annotator(
         name=parse_word(fields, "annotator") or default.name,
         kind=parse_member(fields, "annotator_kind", AnnotatorKind) or default.kind,

@@ -1,8 +1,16 @@
-"""Which column of somebody's file is which field of ours."""
+"""What somebody's file means by its own names: which column is which field of ours, and which word which verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from manners.errors import UsageError
+from manners.store.rows import BadRow, Reason
+from manners.types import Choice
+
+BY_SIGN = {"-1": Choice.LEFT, "0": Choice.TIE, "1": Choice.RIGHT}
+"""A number on a line from the first response to the second: below zero the first is better, above it the second."""
 
 
 def column_and_field(text: str) -> tuple[str, str]:
@@ -11,3 +19,53 @@ def column_and_field(text: str) -> tuple[str, str]:
     if not (column and equals and field):
         raise UsageError(f"--map {text}: write it as COLUMN=FIELD, for example --map question=prompt.")
     return column, field
+
+
+def word_and_verdict(text: str) -> tuple[str, Choice]:
+    """Return the two sides of `WORD=VERDICT`, as `--verdict` takes it."""
+    word, equals, verdict = text.rpartition("=")
+    if not (word and equals and verdict in tuple(Choice)):
+        known = ", ".join(Choice)
+        raise UsageError(f"--verdict {text}: write it as WORD=VERDICT, for example model_a=left; verdicts are {known}.")
+    return word, Choice(verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Which word of a file is which verdict; our own words need not be among them."""
+
+    meant: Mapping[str, Choice] = field(default_factory=dict)
+
+    def read(self, word: str) -> tuple[Choice, int | None]:
+        """Return the verdict that a word means, and its strength where a number says it. Raises BadRow for no verdict.
+
+        A number that is not among the words goes by its sign where both signs are: then 1, 2 and 3, of either sign, are
+        the strengths that ours are, and 0 is a tie.
+        """
+        meant = {_plain(known): choice for known, choice in self.meant.items()}
+        plain = _plain(word)
+        value, numbers = _number(plain), {_number(known) for known in meant} - {None}
+        by_sign = min(numbers, default=0) < 0 < max(numbers, default=0)  # type: ignore[type-var, operator]
+        strength = abs(int(value)) if by_sign and value in (-3, -2, -1, 1, 2, 3) else None
+        if plain in meant:
+            return meant[plain], strength
+        if plain in tuple(Choice):
+            return Choice(plain), None
+        if value is not None:
+            same = [choice for known, choice in meant.items() if _number(known) == value]
+            signed = [choice for known, choice in meant.items() if by_sign and (_number(known) or 0) * value > 0]
+            if found := same or signed or ([Choice.TIE] if by_sign and value == 0 else []):
+                return found[0], strength
+        known_words = f"{', '.join([*Choice, *self.meant])}; --verdict WORD=VERDICT says what another means"
+        raise BadRow(Reason.VERDICT, "verdict", f"is {word[:40]!r}, which is not one of {known_words}")
+
+
+def _plain(word: str) -> str:
+    return " ".join(word.split()).casefold()
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None

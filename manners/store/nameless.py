@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from manners.store.formats import IMPORTED
 from manners.store.records import digest, to_messages
-from manners.types import Annotator, Choice, Comparison
+from manners.types import Annotator, Choice, Comparison, Dialogue, Turn
 
 Opinions = Mapping[tuple[str, Annotator], set[str]]
 """What is known to be said of two texts by whom, as `_opinion` writes it."""
@@ -70,3 +70,31 @@ class Nameless:
 
 def _number(annotator: Annotator, number: int) -> Annotator:
     return annotator if number == 1 else replace(annotator, name=f"{annotator.name}-{number}")
+
+
+class Endings:
+    """Texts that differ only in how their lines end are one text: spreadsheets write `\\r\\n` where `\\n` was.
+
+    The store's text stands and, of those that it does not have, the first of the file.
+    """
+
+    def __init__(self, stored: Iterable[Comparison]) -> None:
+        """Take what the store has."""
+        self._texts: dict[str, str] = {}
+        self._prompts: dict[Dialogue, Dialogue] = {}
+        for comparison in stored:
+            self.known(comparison)
+
+    def known(self, comparison: Comparison) -> Comparison:
+        """Return a comparison with the texts that are known already in place of its own."""
+        plain = tuple(Turn(turn.role, _plain(turn.text)) for turn in comparison.prompt)
+        prompt = self._prompts.setdefault(plain, comparison.prompt)
+        sides = (comparison.left, comparison.right)
+        left, right = (replace(side, text=self._texts.setdefault(_plain(side.text), side.text)) for side in sides)
+        if (prompt, left, right) == (comparison.prompt, *sides) or left.text == right.text:
+            return comparison
+        return replace(comparison, prompt=prompt, left=left, right=right)
+
+
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,4 +1,4 @@
-"""Rows in Parquet files; imported where there is one, since pyarrow takes longer to load than a page may take."""
+"""Rows in Parquet and Arrow files; imported where there is one: pyarrow takes longer to load than a page may take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manners.errors import MannersError
 from manners.store.rows import BadRow, Fields, Reason, damaged
 
 
@@ -16,13 +17,31 @@ def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
     """Yield each row with its number, from 1. Raises MannersError when the file is damaged."""
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=512):
-                for fields in _batch_rows(batch):
-                    number += 1
-                    yield number, fields
-    except pa.ArrowException as error:
+        for batch in _batches(path):
+            if len(set(batch.schema.names)) < len(batch.schema.names):
+                raise MannersError(f"{path} names a column twice; give each a name of its own.")
+            for fields in _batch_rows(batch):
+                number += 1
+                yield number, fields
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise damaged(path, error) from error
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    if path.suffix.lower() == ".parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=512)
+        return
+    with pa.OSFile(str(path)) as source:
+        # An Arrow file says so at its beginning; what datasets are kept in is the same without a beginning and an end.
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            yield from (batch.slice(start, 512) for start in range(0, batch.num_rows, 512))
 
 
 def _batch_rows(batch: Any) -> list[Fields | BadRow]:

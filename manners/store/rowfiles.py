@@ -1,7 +1,8 @@
-"""Files of rows: CSV, JSON lines and Parquet, read and written one row at a time, whatever the rows mean."""
+"""Files of rows: CSV, JSON, Parquet and Arrow, read and written one row at a time, whatever the rows mean."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -14,50 +15,99 @@ from pathlib import Path
 from typing import IO
 
 from manners.errors import MannersError
+from manners.store.arrays import array_items, begins_array, json_object
+from manners.store.containers import (
+    MAX_LINE,
+    SUFFIXES,
+    Layout,
+    layout_of,
+    opened,
+    shards,
+    stated_separator,
+    suffix_of,
+)
 from manners.store.rows import BadRow, Fields, Reason, damaged
 
-MAX_LINE = 8 * 2**20
-"""Longest line, and longest CSV field, in bytes; a longer one is refused before it is loaded."""
+__all__ = ["MAX_LINE", "SUFFIXES", "layouts", "place", "read_rows", "suffix_of", "write_rows"]
 
-SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt")
+Numbered = tuple[int, Fields | BadRow]
+Lines = Iterator[str | BadRow]
 
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix that says what the file is made of. Raises MannersError when it is none of `SUFFIXES`."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return suffix
-    raise MannersError(
-        f"{path} has no known suffix; name it {', '.join(SUFFIXES[:-1])} or, for prompts, {SUFFIXES[-1]}."
-    )
+ESCAPED = "escaped"
+"""The column of our sheets that says of a row: a cell that a spreadsheet could take for a formula begins with `'`."""
+SHEETS = (".csv", ".tsv")
+_FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
+WRITTEN = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt")
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
-    """Yield each row with its line number (Parquet: its row number), from 1; a bad one as the `BadRow` that says why.
+def layouts(path: Path) -> list[Layout]:
+    """Return how each file of a path is read: a file, or a folder of shards. Raises as `read_rows` does."""
+    with _said(path):
+        return [layout_of(file) for file in shards(path)]
 
-    A `.txt` file has one field, `prompt`, and its blank lines are no rows. Raises MannersError when the file as a whole
-    cannot be read.
+
+def read_rows(path: Path) -> Iterator[Numbered]:
+    """Yield each row with its line number (Parquet and Arrow: its row number), from 1; a bad one as a `BadRow`.
+
+    A folder of shards is read in the order of their names, its rows numbered through: `place` says which file a number
+    is in. A `.txt` file has one field, `prompt`, and its blank lines are no rows. Raises MannersError when the file
+    as a whole cannot be read.
     """
-    readers: dict[str, Callable[[Iterator[str | BadRow]], Iterator[tuple[int, Fields | BadRow]]]]
-    readers = {".jsonl": _read_json, ".csv": _read_csv, ".txt": _read_text}
-    suffix = suffix_of(path)
-    try:
-        if suffix == ".parquet":
+    before = 0
+    for layout in layouts(path):
+        number = 0
+        for number, fields in _read_file(layout):
+            yield before + number, fields
+        before += number
+
+
+def place(path: Path, number: int) -> str:
+    """Return where a row of `read_rows` stands, for people: the file, and its line or row there."""
+    before = 0
+    found = layouts(path)
+    for layout in found[:-1]:
+        last = max((row for row, _ in _read_file(layout)), default=0)
+        if number - before <= last:
+            return f"{layout.path}, {layout.unit} {number - before}"
+        before += last
+    return f"{found[-1].path}, {found[-1].unit} {number - before}"
+
+
+def _read_file(layout: Layout) -> Iterator[Numbered]:
+    with _said(layout.path):
+        if layout.kind in (".parquet", ".arrow"):
             from manners.store import parquet
 
-            yield from parquet.read_rows(path)
+            yield from parquet.read_rows(layout.path)
             return
-        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if suffix.endswith(".gz") else raw as file:
-            yield from readers[suffix.removesuffix(".gz")](_lines(file.readline))
+        with opened(layout) as file:
+            if layout.kind == ".json":
+                yield from _read_array(layout, file)
+            elif layout.kind == ".jsonl":
+                yield from _read_json(_lines(file.readline), layout.path)
+            elif layout.kind == ".txt":
+                yield from _read_text(_lines(file.readline))
+            else:
+                yield from _read_csv(_lines(file.readline), layout.separator)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn what reading a file may raise into one sentence."""
+    try:
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise damaged(path, error) from error
     except OSError as error:
+        if error.errno is None:
+            # Not the system's: the packing's.
+            raise damaged(path, error) from error
         raise MannersError(
             f"{path} cannot be read ({error.strerror or error}); check its name and its rights."
         ) from error
 
 
-def _lines(read_line: Callable[[int], bytes]) -> Iterator[str | BadRow]:
+def _lines(read_line: Callable[[int], bytes]) -> Lines:
     """Yield the decoded lines with their ends; only a line feed ends a line, and no more than `MAX_LINE` is held."""
     first = True
     while line := read_line(MAX_LINE + 1):
@@ -73,20 +123,33 @@ def _lines(read_line: Callable[[int], bytes]) -> Iterator[str | BadRow]:
         first = False
 
 
-def _read_json(lines: Iterator[str | BadRow]) -> Iterator[tuple[int, Fields | BadRow]]:
+def _read_json(lines: Lines, path: Path) -> Iterator[Numbered]:
+    first = True
     for number, line in enumerate(lines, start=1):
         if isinstance(line, BadRow):
             yield number, line
         elif line.strip():
-            yield number, _json_object(line)
+            if first and begins_array(line):
+                raise MannersError(f"{path} holds one JSON array, not an object on each line; name it with .json.")
+            yield number, json_object(line)
+        else:
+            continue
+        first = False
 
 
-def _json_object(line: str) -> Fields | BadRow:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        return BadRow(Reason.NOT_A_ROW, "", "is not JSON")
-    return fields if isinstance(fields, dict) else BadRow(Reason.NOT_A_ROW, "", "is not a JSON object")
+def _read_array(layout: Layout, file: IO[bytes]) -> Iterator[Numbered]:
+    """Read a `.json` file: an array of objects or, as many are in fact, an object on each line."""
+    start = file.read(2**10).removeprefix(codecs.BOM_UTF8).lstrip()
+    with opened(layout) as again:
+        if start.startswith(b"["):
+            # A byte that is no text becomes half a surrogate, which is found with its line and its field.
+            text = io.TextIOWrapper(again, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            yield from array_items(layout.path, text.read)
+            return
+        for number, fields in _read_json(_lines(again.readline), layout.path):
+            if isinstance(fields, BadRow) and number == 1 and fields.reason is Reason.NOT_A_ROW:
+                raise MannersError(f"{layout.path} is neither an array of JSON objects nor one on each line.")
+            yield number, fields
 
 
 def _read_text(lines: Iterator[str | BadRow]) -> Iterator[tuple[int, Fields | BadRow]]:
@@ -97,31 +160,50 @@ def _read_text(lines: Iterator[str | BadRow]) -> Iterator[tuple[int, Fields | Ba
             yield number, {"prompt": line.rstrip("\r\n")}
 
 
-def _read_csv(lines: Iterator[str | BadRow]) -> Iterator[tuple[int, Fields | BadRow]]:
+def _read_csv(lines: Lines, separator: str) -> Iterator[Numbered]:
     csv.field_size_limit(MAX_LINE)
     bad: list[BadRow] = []
-    reader = csv.reader(_decoded(lines, bad), strict=True)
+    reader = csv.reader(_decoded(lines, bad), strict=True, delimiter=separator)
     header: list[str] = []
     start = 1
     while (values := _next_record(reader, bad)) is not None:
-        if not header:
-            if isinstance(values, list) and len(set(values)) < len(values):
-                values = BadRow(Reason.NOT_A_ROW, "", "names a column twice")
-            if isinstance(values, BadRow):
+        end = reader.line_num
+        if isinstance(values, list) and not header and end == 1 and stated_separator(separator.join(values)):
+            values = []
+        if isinstance(values, BadRow):
+            # Whatever else began on the lines that were passed over is as bad: each is counted.
+            yield from ((number, values) for number in range(start, end + 1))
+            if not header:
                 # Without its header nothing in the file can be understood.
-                yield start, values
                 return
-            header = values
-        elif isinstance(values, BadRow):
-            yield start, values
-        elif values and len(values) != len(header):
-            yield start, BadRow(Reason.NOT_A_ROW, "", f"has {len(values)} fields where the header has {len(header)}")
-        elif values:
-            yield start, dict(zip(header, values, strict=True))
-        start = reader.line_num + 1
+        elif not header:
+            header = _trimmed(values, 0)
+            if len(set(header)) < len(header):
+                yield start, BadRow(Reason.NOT_A_ROW, "", "names a column twice")
+                return
+        elif any(values):
+            yield start, _record(header, _trimmed(values, len(header)))
+        start = end + 1
 
 
-def _decoded(lines: Iterator[str | BadRow], bad: list[BadRow]) -> Iterator[str]:
+def _trimmed(values: list[str], size: int) -> list[str]:
+    """Return the cells of a record without the empty ones that spreadsheets leave at the end of a line."""
+    end = len(values)
+    while end > size and not values[end - 1]:
+        end -= 1
+    return values[:end]
+
+
+def _record(header: list[str], values: list[str]) -> Fields | BadRow:
+    if len(values) != len(header):
+        return BadRow(Reason.NOT_A_ROW, "", f"has {len(values)} fields where the header has {len(header)}")
+    fields = dict(zip(header, values, strict=True))
+    if fields.get(ESCAPED, "").strip().lower() != "true":
+        return fields
+    return {name: value.removeprefix("'") for name, value in fields.items() if name != ESCAPED}
+
+
+def _decoded(lines: Lines, bad: list[BadRow]) -> Iterator[str]:
     for line in lines:
         if isinstance(line, BadRow):
             bad.append(line)
@@ -145,10 +227,14 @@ def _next_record(reader: Iterator[list[str]], bad: list[BadRow]) -> list[str] | 
 def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) -> None:
     """Write rows with these columns (name to str, int, float, bool or list); a JSON line leaves out what is None.
 
-    The file appears whole or not at all. A list is a list of messages and does not fit into CSV.
+    The file appears whole or not at all. A list is a list of messages and does not fit into CSV. A sheet begins with
+    the mark by which spreadsheets know UTF-8, and a text in it that they could take for a formula with `'`, which its
+    column `escaped` says.
     """
     suffix = suffix_of(path)
-    if suffix.startswith(".csv") and list in columns.values():
+    if suffix not in WRITTEN:
+        raise MannersError(f"{path}: files of this kind are only read; choose a name that ends in .csv or .jsonl.")
+    if suffix.startswith(SHEETS) and list in columns.values():
         raise MannersError(f"{path} cannot hold message lists; choose a name that ends in .jsonl or .parquet.")
     part = path.with_name(path.name + ".part")
     try:
@@ -170,19 +256,21 @@ def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) 
 
 @contextmanager
 def _text_writer(path: Path, suffix: str) -> Iterator[IO[str]]:
+    encoding = "utf-8-sig" if suffix.startswith(SHEETS) else "utf-8"
     with path.open("wb") as raw:
         # No name and no time in the gzip header: the same rows make the same file.
         packed = gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) if suffix.endswith(".gz") else raw
-        with packed, io.TextIOWrapper(packed, encoding="utf-8", newline="") as file:
+        with packed, io.TextIOWrapper(packed, encoding=encoding, newline="") as file:
             yield file
 
 
 def _write_lines(file: IO[str], suffix: str, columns: Mapping[str, type], rows: Iterable[Fields]) -> None:
-    if suffix.startswith(".csv"):
-        writer = csv.DictWriter(file, list(columns), restval="")
+    if suffix.startswith(SHEETS):
+        separator = "\t" if suffix.startswith(".tsv") else ","
+        writer = csv.DictWriter(file, [*columns, ESCAPED], restval="", delimiter=separator)
         writer.writeheader()
         for row in rows:
-            writer.writerow({n: str(v).lower() if isinstance(v, bool) else v for n, v in row.items()})
+            writer.writerow({name: _cell(value) for name, value in row.items()} | {ESCAPED: "true"})
         return
     for row in rows:
         if suffix == ".txt":
@@ -190,3 +278,9 @@ def _write_lines(file: IO[str], suffix: str, columns: Mapping[str, type], rows: 
         else:
             present = {name: row[name] for name in columns if row.get(name) is not None}
             file.write(json.dumps(present, ensure_ascii=False) + "\n")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value

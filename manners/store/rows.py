@@ -29,6 +29,8 @@ class Reason(StrEnum):
     TRANSCRIPT = "not a transcript"
     VALUE = "value out of range"
     RESERVED = "prompt kept for another use"
+    ALONE = "nothing to compare with"
+    UNSCORED = "no score"
 
 
 @dataclass(eq=False)
@@ -38,8 +40,10 @@ class BadRow(Exception):
     reason: Reason
     field: str
     remark: str
+    harmless: bool = False
+    """Whether a sound file may hold it, so that it is left out and counted without being asked for."""
 
 
 def damaged(path: Path, error: Exception) -> MannersError:
     """Return what to raise for a file that is not what it seems to be."""
-    return MannersError(f"{path} is damaged ({error}); fetch or write it again.")
+    return MannersError(f"{path} is damaged ({' '.join(str(error).split())}); fetch or write it again.")

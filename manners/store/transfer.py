@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from manners.errors import MannersError
-from manners.store.fields import parse_prompt, parse_word, prompt_text
-from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
-from manners.store.nameless import Nameless, opinions, pair_digest
+from manners.store.fields import parse_prompt, prompt_text
+from manners.store.formats import COLUMNS, IMPORTED, Format, render
+from manners.store.nameless import Endings, Nameless, opinions, pair_digest
+from manners.store.reading import complaint, survey
 from manners.store.records import digest
 from manners.store.rowfiles import read_rows, suffix_of, write_rows
 from manners.store.rows import BadRow, Fields, Reason
@@ -33,8 +35,8 @@ PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
 PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 
-Line = tuple[int, Comparison | BadRow]
-"""Line number, and what stands there."""
+OURS: Mapping[str, Choice] = MappingProxyType({})
+"""No words for verdicts but our own."""
 Texts = tuple[Dialogue, str, str]
 """What an annotator sees: prompt, left, right."""
 
@@ -43,11 +45,15 @@ Texts = tuple[Dialogue, str, str]
 class Preview:
     """What an import of the file would meet."""
 
-    format: Format
+    format: str
+    encoding: str
+    """Of its text; empty where it holds none."""
+    separator: str
+    """Between its columns; empty where nothing is."""
     rows: tuple[Comparison, ...]
     """The first good rows, at most five."""
     total: int
-    """Good rows and bad ones."""
+    """Good rows and bad ones, or what they come to where a row holds several answers."""
     ties: int
     duplicates: int
     """Rows that say what an earlier row of the file says."""
@@ -55,8 +61,12 @@ class Preview:
     """Comparisons about a prompt that is kept for validation or evaluation, by its opening turn."""
     unsupported_roles: int
     unused: tuple[str, ...]
-    """Columns that are none of ours and would be left behind."""
+    """Fields of the file from which nothing is read; `a.b` is the field `b` of the objects in `a`."""
     problems: Mapping[Reason, int]
+    left_out: Mapping[Reason, int]
+    """What a sound file may hold and no comparison comes of."""
+    notes: tuple[str, ...]
+    """What was guessed about the file."""
     first_problem: str
     """The sentence that an import without `skip_bad` would stop with; empty if there is none."""
 
@@ -71,6 +81,15 @@ class ImportResult:
     left_out_of_training: int
     """Comparisons of the file about a prompt that is kept for validation or evaluation, by its opening turn."""
     skipped: Mapping[Reason, int]
+    """Bad rows."""
+    left_out: Mapping[Reason, int]
+    """Everything of which no comparison came: bad rows, and what a sound file may hold."""
+    ties: int
+    format: str
+    encoding: str
+    separator: str
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +106,47 @@ def preview(
     fmt: Format | None = None,
     annotator: Annotator = IMPORTED,
     kept: AbstractSet[str] = frozenset(),
+    words: Mapping[str, Choice] = OURS,
 ) -> Preview:
     """Read a file of comparisons without storing anything; bad rows are counted, not raised.
 
     `kept` are the openings of the prompts that a store keeps for validation or evaluation.
     """
-    fmt = _format_of(path, mapping, fmt)
+    reading = survey(path, mapping, fmt, words)
     first: list[Comparison] = []
     problems: Counter[Reason] = Counter()
+    harmless: Counter[Reason] = Counter()
     first_problem = ""
     seen: set[str] = set()
     left_out: set[str] = set()
     total = ties = duplicates = 0
-    for line, item in _items(path, mapping, fmt, annotator, Nameless()):
+    for line, item in reading.items(annotator, Nameless()):
         total += 1
         if isinstance(item, BadRow):
-            problems[item.reason] += 1
-            first_problem = first_problem or str(_complaint(path, line, item, SKIP))
+            (harmless if item.harmless else problems)[item.reason] += 1
+            if not item.harmless:
+                first_problem = first_problem or str(reading.complaint(line, item, SKIP))
             continue
         if len(first) < PREVIEW_ROWS:
             first.append(item)
-        ties += any(verdict.choice is Choice.TIE for verdict in item.verdicts)
+        ties += _is_tie(item)
         if _is_kept(item, kept):
             left_out.add(pair_digest(item))
         key = digest(repr(item))
         duplicates += key in seen
         seen.add(key)
-    rows = (_renamed(fields, mapping) for _, fields in read_rows(path) if not isinstance(fields, BadRow))
     return Preview(
-        format=fmt,
+        **reading.facts(),
         rows=tuple(first),
         total=total,
         ties=ties,
         duplicates=duplicates,
         left_out_of_training=len(left_out),
         unsupported_roles=problems[Reason.ROLE],
-        unused=tuple(sorted({name for fields in rows for name in fields} - COLUMNS[fmt].keys())),
-        problems=dict(problems),
+        unused=reading.unused,
+        problems={reason: n for reason, n in problems.items() if n},
+        left_out=dict(harmless),
+        notes=reading.notes,
         first_problem=first_problem,
     )
 
@@ -134,18 +157,21 @@ def read_comparisons(
     fmt: Format | None = None,
     annotator: Annotator = IMPORTED,
     skipped: Counter[Reason] | None = None,
+    words: Mapping[str, Choice] = OURS,
 ) -> Iterator[Comparison]:
-    """Yield the comparisons of a file, one for each row, without a store; each nameless verdict is another person's.
+    """Yield the comparisons of a file without a store; each nameless verdict is another person's.
 
-    Raises MannersError at the first bad row; where `skipped` is given, bad rows are counted in it instead.
+    Raises MannersError at the first bad row; where `skipped` is given, bad rows are counted in it instead, and so is
+    what a sound file may hold and no comparison comes of.
     """
-    for line, item in _items(path, mapping, _format_of(path, mapping, fmt), annotator, Nameless()):
+    reading = survey(path, mapping, fmt, words)
+    for line, item in reading.items(annotator, Nameless()):
         if not isinstance(item, BadRow):
             yield item
-        elif skipped is None:
-            raise _complaint(path, line, item, SKIP)
-        else:
+        elif skipped is not None:
             skipped[item.reason] += 1
+        elif not item.harmless:
+            raise reading.complaint(line, item, SKIP)
 
 
 def import_comparisons(
@@ -155,44 +181,70 @@ def import_comparisons(
     skip_bad: bool,
     fmt: Format | None = None,
     annotator: Annotator = IMPORTED,
+    words: Mapping[str, Choice] = OURS,
 ) -> ImportResult:
     """Add the comparisons of a file to the store in one transaction; what is there already is counted as a duplicate.
 
-    `annotator` is whose verdict it is where the file does not say. A comparison of an evaluation that says no authors
-    is the one in the store with the same prompt and texts, and a pair whose order nobody knows stands as the store has
-    it. One that is not an evaluation, on a prompt that the store keeps for validation or evaluation, is a bad row; one
-    that only shares the opening turn with such a prompt is stored, counted, and never trained on. Raises MannersError,
-    and adds nothing, at the first bad row; with `skip_bad` they are left out and counted by reason.
+    `annotator` is whose verdict it is where the file does not say; `words` say which word of the file is which verdict.
+    A comparison of an evaluation that says no authors is the one in the store with the same prompt and texts, and a
+    pair whose order nobody knows stands as the store has it; texts that differ only in how their lines end are the
+    same. One that is not an evaluation, on a prompt that the store keeps for validation or evaluation, is a bad row;
+    one that only shares the opening turn with such a prompt is stored, counted, and never trained on. Raises
+    MannersError, and adds nothing, at the first bad row; with `skip_bad` they are left out and counted by reason.
     """
-    fmt = _format_of(path, mapping, fmt)
+    reading = survey(path, mapping, fmt, words)
     reserved = {prompt.dialogue for prompt in store.prompts() if prompt.use is not PromptUse.TRAIN}
     kept = store.kept_openings()
     stored = store.comparisons()
     opened = {_texts(one): one for one in stored if one.asked_how is AskedHow.EVALUATION}
-    there = {(one.asked_how, _texts(one)) for one in stored} if fmt is not Format.ROWS else set()
+    turns_about = reading.shape is not None or reading.format is not Format.ROWS
+    there = {(one.asked_how, _texts(one)) for one in stored} if turns_about else set()
     known = opinions(stored)
     skipped: Counter[Reason] = Counter()
+    harmless: Counter[Reason] = Counter()
     left_out: set[str] = set()
+    ties = 0
 
     def good() -> Iterator[Comparison]:
+        nonlocal ties
         skipped.clear()
-        for line, item in _items(path, mapping, fmt, annotator, Nameless(known)):
+        harmless.clear()
+        ties = 0
+        for line, item in reading.items(annotator, Nameless(known), Endings(stored)):
             if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
                 item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
             if not isinstance(item, BadRow):
+                ties += _is_tie(item)
                 if _is_kept(item, kept):
                     left_out.add(pair_digest(item))
                 yield _with_authors(_as_stored(item, there), opened)
+            elif item.harmless:
+                harmless[item.reason] += 1
             elif skip_bad:
                 skipped[item.reason] += 1
             else:
-                raise _complaint(path, line, item, SKIP)
+                raise reading.complaint(line, item, SKIP)
 
     # Read twice: the first time finds what is wrong while others may still write.
     for _ in good():
         pass
     merged = store.merge_comparisons(good())
-    return ImportResult(merged.comparisons, merged.verdicts, merged.duplicates, len(left_out), dict(skipped))
+    return ImportResult(
+        comparisons=merged.comparisons,
+        verdicts=merged.verdicts,
+        duplicates=merged.duplicates,
+        left_out_of_training=len(left_out),
+        skipped=dict(skipped),
+        left_out=dict(skipped + harmless),
+        ties=ties,
+        unused=reading.unused,
+        notes=reading.notes,
+        **reading.facts(),
+    )
+
+
+def _is_tie(comparison: Comparison) -> bool:
+    return any(verdict.choice is Choice.TIE for verdict in comparison.verdicts)
 
 
 def _is_kept(comparison: Comparison, kept: AbstractSet[str]) -> bool:
@@ -267,7 +319,7 @@ def import_prompts(store: Store, path: Path, use: PromptUse) -> tuple[int, int]:
                     raise fields
                 yield parse_prompt(fields)
             except BadRow as bad:
-                raise _complaint(path, line, bad) from bad
+                raise complaint(path, line, bad) from bad
 
     dialogues = list(prompts())
     if not dialogues:
@@ -289,61 +341,3 @@ def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> in
 
 def _fits_a_line(dialogue: Dialogue) -> bool:
     return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
-
-
-def _items(
-    path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, nameless: Nameless
-) -> Iterator[Line]:
-    """Yield what stands in each line; each nameless verdict on a pair is another person's."""
-    for line, fields in read_rows(path):
-        try:
-            if isinstance(fields, BadRow):
-                raise fields
-            renamed = _renamed(fields, mapping)
-            comparison = parse(renamed, fmt, annotator)
-            if annotator.name == IMPORTED.name and parse_word(renamed, "annotator") is None:
-                comparison = nameless.numbered(comparison)
-            yield line, comparison
-        except BadRow as bad:
-            yield line, bad
-
-
-def _renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
-    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
-    targets = set(mapping.values())
-    kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
-    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
-
-
-def _format_of(path: Path, mapping: Mapping[str, str], fmt: Format | None) -> Format:
-    """Return the format of a file: the one stated, or that of the first row whose fields tell.
-
-    Raises MannersError when there is none, and when a column of the mapping, or a field that it names, does not exist.
-    """
-    known = sorted({name for columns in COLUMNS.values() for name in columns})
-    if wrong := sorted(set(mapping.values()) - set(known)):
-        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(known)}.")
-    columns: set[str] = set()
-    first_bad: MannersError | None = None
-    for line, fields in read_rows(path):
-        if isinstance(fields, BadRow):
-            first_bad = first_bad or _complaint(path, line, fields)
-            continue
-        columns |= fields.keys()
-        fmt = fmt or detect(_renamed(fields, mapping))
-        if fmt and columns >= mapping.keys():
-            return fmt
-    found = ", ".join(sorted(columns))
-    if not columns:
-        raise first_bad or MannersError(f"{path} holds no rows; check that it is the file you meant.")
-    if absent := sorted(mapping.keys() - columns):
-        raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {found}.")
-    raise MannersError(
-        f"{path} has the columns {found}, which are no comparisons of ours; say which is which with --map."
-    )
-
-
-def _complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
-    place = "row" if suffix_of(path) == ".parquet" else "line"
-    field = f", field `{bad.field}`" if bad.field else ""
-    return MannersError(f"{path}, {place} {line}{field}: {bad.remark}; correct it {remedy}.")

@@ -437,7 +437,7 @@ def test_columns_can_be_mapped_and_previewed(store: Store, write: Write) -> None
     mapping = {"question": "prompt", "a": "left", "b": "right", "winner": "verdict"}
     seen = preview(path, mapping)
     assert (seen.format, seen.total, seen.ties, seen.duplicates) == (Format.ROWS, 8, 6, 0)
-    assert (len(seen.rows), seen.unused, seen.problems) == (5, ("mood",), {Reason.VERDICT: 1})
+    assert (len(seen.rows), seen.unused, seen.problems) == (5, ("left", "mood"), {Reason.VERDICT: 1})
     assert seen.rows[0].left.text == "Hello,\nyou"
     assert f"{path}, line 10, field `verdict`: is 'maybe'" in seen.first_problem
     assert preview(path, mapping | {"mood": "annotator"}).duplicates == 5
@@ -458,19 +458,30 @@ FILES = {
     ),
     "csv with a broken quote": ("x.csv", b'prompt,left,right,verdict\n"Hi"x,a,b,left\n', "line 2: is not CSV"),
     "csv with a column twice": ("x.csv", b"prompt,left,left\nHi,a,b\n", "line 1: names a column twice"),
-    "csv in another encoding": (
+    "csv in a damaged encoding": (
         "x.csv",
-        "prompt,left,right,verdict\nHi,ä,b,left\n".encode("latin-1"),
-        "line 2: is not UTF-8",
+        "prompt,left,right,verdict\nHi,ä,b,left\n".encode() + "Hi,ö,b,left\n".encode("latin-1"),
+        "line 3: is not UTF-8",
     ),
     "csv with an endless field": ("x.csv", b'prompt,left,right,verdict\n"' + b"x\n" * 5_000_000, "line 2: is not CSV"),
-    "utf-16": ("x.jsonl", '{"prompt": "Hi"}'.encode("utf-16"), "line 1: is not UTF-8"),
+    "half a utf-16": ("x.jsonl", '{"prompt": "Hi"}'.encode("utf-16")[:-1], "is damaged"),
     "empty": ("x.jsonl", b"\n", "holds no rows"),
     "strangers": ("x.jsonl", lines({"question": "Hi"}), "has the columns question, which are no comparisons"),
     "cut gzip": ("x.jsonl.gz", gzip.compress(lines(GOOD) * 99)[:-20], "is damaged"),
     "no gzip": ("x.jsonl.gz", lines(GOOD), "is damaged"),
     "no parquet": ("x.parquet", b"PAR1, they said", "is damaged"),
-    "suffix": ("x.json", lines(GOOD), "has no known suffix"),
+    "suffix": ("x.dat", lines(GOOD), "has no known suffix"),
+    "workbook": ("x.xlsx", b"PK", "is a workbook; save its sheet as CSV"),
+    "workbook in disguise": ("x.csv", b"PK\x03\x04 and so on", "is a workbook or a zip archive"),
+    "gzip in disguise": ("x.jsonl", gzip.compress(lines(GOOD)), "is packed with gzip: name it with .gz"),
+    "zst that is none": ("x.csv.zst", b"prompt,left", "is damaged"),
+    "array": ("x.jsonl", json.dumps([GOOD]).encode(), "holds one JSON array, not an object on each line; name it"),
+    "array over lines": ("x.jsonl", json.dumps([GOOD], indent=1).encode(), "holds one JSON array, not an object"),
+    "cut array": ("x.json", json.dumps([GOOD, GOOD], indent=1).encode()[:-9], "line 8: this is not JSON, or it ends"),
+    "array and more": ("x.json", json.dumps([GOOD]).encode() + b" {}", "line 1: something comes after the end"),
+    "no json": ("x.json", b"prompt,left", "is neither an array of JSON objects nor one on each line"),
+    "arrow that is none": ("x.arrow", b"ARROW1, they said", "is damaged"),
+    "a name twice": ("x.jsonl", b'{"prompt": "Hi", "left": "a", "left": "b"}', "line 1, field `left`: is there twice"),
 }
 
 

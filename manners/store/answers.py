@@ -1,0 +1,180 @@
+"""K answers to one prompt, with scores or ranks, as comparisons: the better of two is preferred, equals are a tie."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from manners.store.fields import parse_number, parse_text, required
+from manners.store.messages import listed
+from manners.store.records import digest
+from manners.store.rows import BadRow, Fields, Reason
+from manners.store.trees import Family
+from manners.types import Choice
+
+Numbered = tuple[int, Fields | BadRow]
+Gather = Callable[[Iterable[Numbered]], Iterator[Numbered]]
+AI = {"annotator": "gpt-4", "annotator_kind": "ai"}
+"""Who gave the scores of Nectar and of UltraFeedback, by their authors' account."""
+
+
+class Answer(NamedTuple):
+    """One of K answers to a prompt."""
+
+    text: Any
+    score: float | None
+    """Higher is better."""
+    model: Any = None
+
+
+def pairs(prompt: Any, answers: list[Answer], field_name: str, said: Fields) -> Iterator[Fields | BadRow]:
+    """Yield a row for every two answers, the first of them left by their hashes with the prompt, whoever is better."""
+    if len(answers) < 2:
+        yield BadRow(Reason.ALONE, field_name, "is the only answer to its prompt", harmless=True)
+    for pair in combinations(answers, 2):
+        left, right = sorted(pair, key=lambda one: digest(str(prompt), str(one.text)))
+        if left.text == right.text:
+            yield BadRow(Reason.IDENTICAL, field_name, "has two answers that are the same", harmless=True)
+        elif left.score is None or right.score is None:
+            yield BadRow(Reason.UNSCORED, field_name, "has an answer without a score", harmless=True)
+        else:
+            verdict = Choice.TIE if left.score == right.score else Choice.LEFT
+            verdict = Choice.RIGHT if right.score > left.score else verdict
+            models = {"left_model": left.model, "right_model": right.model}
+            yield {"prompt": prompt, "left": left.text, "right": right.text, "verdict": verdict.value, **models, **said}
+
+
+# K answers in one row: a list of objects, or lists of texts and of numbers side by side.
+
+_LISTS = ("answers", "completions", "responses", "candidates", "generations", "outputs")
+_TEXTS = ("answer", "response", "text", "content", "completion", "output", "generation")
+_RANKS = ("rank", "ranking")
+_SCORES = (*_RANKS, "overall_score", "score", "rating", "reward", "pm_score", "votes", "upvotes")
+_BESIDE = ("ranks", "rankings", "scores", "ratings", "rewards", "all_rm_scores", "votes")
+_MODELS = ("models", "generation_models", "model_names")
+_PROMPTS = ("prompt", "instruction", "question", "messages", "context", "history", "input")
+
+
+def first_of(fields: Fields, names: Iterable[str]) -> str:
+    """Return the first of these names that has a value, nothing where none has."""
+    return next((name for name in names if fields.get(name) is not None), "")
+
+
+def scored_list(fields: Fields) -> str:
+    """Return the name of the field that holds K answers with scores, nothing where there is none."""
+    for name in _LISTS:
+        items = listed(fields.get(name))
+        if items and isinstance(items[0], dict) and first_of(items[0], _TEXTS) and {*_SCORES} & items[0].keys():
+            return name
+        if items and isinstance(items[0], str) and first_of(fields, _BESIDE):
+            return name
+    return ""
+
+
+def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
+    """Yield what K answers in one field come to: a list of objects, or texts with numbers beside them."""
+    name = scored_list(fields)
+    items = listed(fields.get(name)) if name else None
+    if items is None:
+        where = first_of(fields, _LISTS) or _LISTS[0]
+        raise BadRow(Reason.ALONE, where, "holds no answers with scores", harmless=fields.get(where) == [])
+    if all(isinstance(item, str) for item in items):
+        beside = first_of(fields, _BESIDE)
+        scores, models = listed(fields[beside]), listed(fields.get(first_of(fields, _MODELS)))
+        if scores is None or len(scores) != len(items):
+            raise BadRow(Reason.VALUE, beside, f"does not have a number for each of the {len(items)} answers")
+        models = models if models and len(models) == len(items) else [None] * len(items)
+        sign = -1 if beside.removesuffix("s") in _RANKS else 1
+        found = [
+            Answer(text, score_of({beside: score}, beside, sign), model)
+            for text, score, model in zip(items, scores, models, strict=True)
+        ]
+    elif all(isinstance(item, dict) for item in items):
+        key = next(key for key in _SCORES if any(key in item for item in items))
+        sign = -1 if key in _RANKS else 1
+        found = [
+            Answer(item.get(first_of(item, _TEXTS)), score_of(item, key, sign), item.get("model")) for item in items
+        ]
+    else:
+        raise BadRow(Reason.WRONG_TYPE, name, "holds texts and objects")
+    if not all(isinstance(answer.text, str) for answer in found):
+        raise BadRow(Reason.WRONG_TYPE, name, "has an answer that is no text")
+    prompt = first_of(fields, _PROMPTS)
+    said = {name: fields[name] for name in ("annotator", "annotator_kind") if fields.get(name)}
+    said = said or (AI if _by_a_model(fields, items) else {})
+    yield from pairs(required(fields, prompt or "prompt"), found, name, {**said, "system": fields.get("system")})
+
+
+def _by_a_model(fields: Fields, items: list[Any]) -> bool:
+    """Tell Nectar and UltraFeedback, whose scores a model gave, from other files of K answers."""
+    return "good_natured" in fields or any(isinstance(item, dict) and "annotations" in item for item in items)
+
+
+def score_of(item: Fields, key: str, sign: int) -> float | None:
+    """Return a number such that higher is better, None where there is none."""
+    number = parse_number(item, key, -1e12, 1e12)
+    return None if number is None else sign * number
+
+
+def by_scores(fields: Fields, left: str, right: str, said: Choice | None) -> Choice:
+    """Return what two scores say of left and right; equal ones are a tie. Raises BadRow for a verdict they deny."""
+    one, other = (score_of(fields, name, 1) for name in (left, right))
+    if one is None or other is None:
+        if said is None:
+            raise BadRow(Reason.LACKS_FIELD, left if one is None else right, "is missing")
+        return said
+    choice = Choice.TIE if one == other else Choice.LEFT if one > other else Choice.RIGHT
+    if said is not None and choice not in (said, Choice.TIE):
+        raise BadRow(Reason.VALUE, left, f"says the opposite of the verdict: {one:g} beside {other:g}")
+    return choice
+
+
+# K answers in as many rows.
+
+_RATED = ("score", "rating", "helpfulness", "reward", "rank", "votes", "upvotes")
+
+
+def rated(fields: Fields) -> str:
+    """Return the name of the field with the score of a row that holds one answer, nothing where there is none."""
+    return next((name for name in _RATED if name in fields), "")
+
+
+def gather_rated(rows: Iterable[Numbered]) -> Iterator[Numbered]:
+    """Yield what the answers to each prompt come to, wherever in the file they stand; all are held in memory."""
+    groups: defaultdict[str, list[tuple[int, Answer]]] = defaultdict(list)
+    prompts: dict[str, Any] = {}
+    for number, fields in rows:
+        if isinstance(fields, BadRow):
+            yield number, fields
+            continue
+        try:
+            prompt, text, key = required(fields, "prompt"), parse_text(fields, "response"), rated(fields)
+            if not text.strip():
+                raise BadRow(Reason.EMPTY, "response", "is empty")
+            score = score_of(fields, key, -1 if key == "rank" else 1) if key else None
+        except BadRow as bad:
+            yield number, bad
+            continue
+        group = digest(str(prompt), str(fields.get("system")))
+        prompts[group] = {"prompt": prompt, "system": fields.get("system")}
+        groups[group].append((number, Answer(text, score, fields.get("model"))))
+    for group, answers in groups.items():
+        said = {"system": prompts[group]["system"]}
+        for row in pairs(prompts[group]["prompt"], [answer for _, answer in answers], "response", said):
+            yield answers[-1][0], row
+
+
+def gather_families(families: Callable[[Iterable[Numbered]], Iterator[tuple[int, Family | BadRow]]]) -> Gather:
+    """Return what makes comparisons of the answers to each message of a tree."""
+
+    def gather(rows: Iterable[Numbered]) -> Iterator[Numbered]:
+        for number, family in families(rows):
+            if isinstance(family, BadRow):
+                yield number, family
+                continue
+            found = [Answer(text, None if rank is None else -rank, model) for text, rank, model in family.answers]
+            yield from ((number, row) for row in pairs(family.prompt, found, "rank", {}))
+
+    return gather

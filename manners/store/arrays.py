@@ -1,0 +1,117 @@
+"""JSON, of a line and of a whole file: an array of objects is read one object at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from manners.errors import MannersError
+from manners.store.containers import MAX_LINE
+from manners.store.rows import BadRow, Fields, Reason
+
+
+def json_object(text: str) -> Fields | BadRow:
+    """Return the object that a JSON text writes, or what is wrong with it."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        return BadRow(Reason.NOT_A_ROW, "", "is not JSON")
+    return _row(value)
+
+
+def begins_array(line: str) -> bool:
+    """Tell whether a line, the first of a file, begins an array of objects, rather than being some other value."""
+    if not line.lstrip().startswith("["):
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return line.strip() == "[" or line.lstrip()[1:].lstrip()[:1] in ("", "{")
+    return not value or any(isinstance(one, dict) for one in value)
+
+
+def array_items(path: Path, read: Callable[[int], str]) -> Iterator[tuple[int, Fields | BadRow]]:
+    """Yield the objects of an array with the number of the line on which each begins.
+
+    What is no JSON ends the reading with a MannersError, since nobody knows where the next object would begin.
+    """
+    text = _Text(path, read)
+    text.take("[")
+    mark = text.take("]") if text.peek() == "]" else ","
+    while mark == ",":
+        text.peek()
+        yield text.line, _row(text.value())
+        mark = text.take(",]")
+    if text.peek():
+        raise text.wrong("something comes after the end of the array")
+
+
+def _row(value: Any) -> Fields | BadRow:
+    return value if isinstance(value, dict | BadRow) else BadRow(Reason.NOT_A_ROW, "", "is not a JSON object")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BadRow:
+    """Return the object; where it names a field twice, of which one would be lost, what is wrong with it."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    return BadRow(Reason.NOT_A_ROW, next(name for name in names if names.count(name) > 1), "is there twice")
+
+
+class _Text:
+    """A JSON text of which no more is held than the value that is read."""
+
+    _decoder = json.JSONDecoder(object_pairs_hook=_object)
+
+    def __init__(self, path: Path, read: Callable[[int], str]) -> None:
+        self._path, self._read = path, read
+        self._held = ""
+        self.line = 1
+
+    def wrong(self, what: str) -> MannersError:
+        return MannersError(f"{self._path}, line {self.line}: {what}; correct it, or fetch or write the file again.")
+
+    def peek(self) -> str:
+        """Return the next character that is no white space, nothing at the end."""
+        while True:
+            stripped = self._held.lstrip()
+            self._drop(len(self._held) - len(stripped))
+            if stripped or not self._more():
+                return self._held[:1]
+
+    def take(self, among: str) -> str:
+        """Return the next character, which must be one of these."""
+        mark = self.peek()
+        if not mark:
+            raise self.wrong("the array ends too early")
+        if mark not in among:
+            raise self.wrong(f"{mark!r} stands where {' or '.join(map(repr, among))} should")
+        self._drop(1)
+        return mark
+
+    def value(self) -> Any:
+        """Return the next value."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._held)
+            except (ValueError, RecursionError) as error:
+                if len(self._held) > MAX_LINE:
+                    raise self.wrong("an object is longer than 8 MiB, or is not JSON") from error
+                if not self._more():
+                    raise self.wrong("this is not JSON, or it ends too early") from error
+            else:
+                self._drop(end)
+                return value
+
+    def _more(self) -> bool:
+        """Read on, twice as much each time, so that a long value is not tried too often."""
+        read = self._read(max(2**16, len(self._held)))
+        self._held += read
+        return bool(read)
+
+    def _drop(self, count: int) -> None:
+        self.line += self._held.count("\n", 0, count)
+        self._held = self._held[count:]

@@ -1,0 +1,209 @@
+"""A file of comparisons, from its bytes to comparisons: what it is written in, and what stands in each of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manners.errors import MannersError
+from manners.store.containers import Layout
+from manners.store.fields import parse_word
+from manners.store.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
+from manners.store.mapping import BY_SIGN, Words
+from manners.store.messages import transcript
+from manners.store.nameless import Endings, Nameless
+from manners.store.rowfiles import layouts, place, read_rows
+from manners.store.rows import BadRow, Fields
+from manners.store.seen import Seen, names, unused
+from manners.store.shapes import FIELDS, Shape, shape_of
+from manners.types import Annotator, Choice, Comparison
+
+Line = tuple[int, Comparison | BadRow]
+"""Line number, and what stands there."""
+KNOWN = frozenset({name for columns in COLUMNS.values() for name in columns} | {"system"} | FIELDS)
+"""Fields that a column may be mapped to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file of comparisons is read, and what became of its fields."""
+
+    path: Path
+    format: Format
+    """That of its rows, or of what its rows come to."""
+    shape: Shape | None
+    """The published data set that it is written like."""
+    mapping: Mapping[str, str]
+    words: Words
+    files: tuple[Layout, ...]
+    there: frozenset[str]
+    """The names of all fields in the file."""
+    notes: tuple[str, ...]
+    """What was guessed, one sentence each."""
+    used: set[str] = field(default_factory=set)
+    """The fields of ours that were asked for, which grows as rows are read."""
+
+    @property
+    def name(self) -> str:
+        """What the format is called."""
+        return self.shape.name if self.shape else self.format.value
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The fields of the file that nothing was read from, so far."""
+        theirs = {ours: column for column, ours in self.mapping.items()}
+        used = set()
+        for name in self.used:
+            first, dot, rest = name.partition(".")
+            used.add(theirs.get(first, first) + dot + rest)
+        return unused(set(self.there), used)
+
+    def facts(self) -> dict[str, str]:
+        """Return what the file is made of, for the reports of an import."""
+        encodings = {file.encoding for file in self.files}
+        separators = {file.separator for file in self.files}
+        return {
+            "format": self.name,
+            "encoding": ", ".join(sorted(encodings - {""})),
+            "separator": " or ".join(sorted(separators - {""})),
+        }
+
+    def items(self, annotator: Annotator, nameless: Nameless, endings: Endings | None = None) -> Iterator[Line]:
+        """Yield what stands in each line; each nameless verdict on a pair is another person's."""
+        rows = (
+            (number, row if isinstance(row, BadRow) else Seen(renamed(row, self.mapping), self.used))
+            for number, row in read_rows(self.path)
+        )
+        for line, fields in rows if self.shape is None else self.shape.expand(rows):
+            try:
+                if isinstance(fields, BadRow):
+                    raise fields
+                comparison = parse(fields, self.format, annotator, self.words)
+                if endings is not None:
+                    known = endings.known(comparison)
+                    comparison = known if self.format is Format.ROWS else in_order(known)
+                if annotator.name == IMPORTED.name and parse_word(fields, "annotator") is None:
+                    comparison = nameless.numbered(comparison)
+                yield line, comparison
+            except BadRow as bad:
+                yield line, bad
+
+    def complaint(self, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
+        """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
+        return complaint(self.path, line, bad, remedy)
+
+
+def complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
+    """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
+    field_name = f", field `{bad.field}`" if bad.field else ""
+    return MannersError(f"{place(path, line)}{field_name}: {bad.remark}; correct it {remedy}.")
+
+
+def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
+    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
+    targets = set(mapping.values())
+    kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
+    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
+
+
+def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Mapping[str, Choice]) -> Reading:
+    """Read a file through and return how to read it: in the format stated, or that of the first row that tells.
+
+    Raises MannersError where there is none, and where a column of the mapping, or a field it names, does not exist.
+    """
+    if wrong := sorted(set(mapping.values()) - KNOWN):
+        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(sorted(KNOWN))}.")
+    found: Format | Shape | None = fmt
+    there: set[str] = set()
+    columns: set[str] = set()
+    first_bad: tuple[int, BadRow] | None = None
+    transcripts = 0
+    signs: set[bool] = set()
+    for line, fields in read_rows(path):
+        if isinstance(fields, BadRow):
+            first_bad = first_bad or (line, fields)
+            continue
+        columns |= fields.keys()
+        there |= set(names(fields))
+        ours = renamed(fields, mapping)
+        found = found or _told(ours)
+        signs |= _sign(ours.get("verdict"))
+        transcripts += _is_transcript(ours.get("prompt"))
+    if not columns:
+        if first_bad:
+            raise complaint(path, *first_bad)
+        raise MannersError(f"{path} holds no rows; check that it is the file you meant.")
+    if absent := sorted(mapping.keys() - columns):
+        raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {', '.join(sorted(columns))}.")
+    if found is None:
+        raise _stranger(path, columns)
+    if found is Format.HH and suggested(columns, ["prompt"]):
+        raise _stranger(path, columns, "prompt")
+    shape = found if isinstance(found, Shape) else None
+    by_sign = shape is None and signs == {True, False} and not words
+    meant = {**(shape.words if shape else {}), **(BY_SIGN if by_sign else {}), **words}
+    files = tuple(layouts(path))
+    notes = [*_notes(files, by_sign)]
+    if transcripts:
+        notes.append(f"{transcripts} prompts are transcripts and are read as turns")
+    form = found if isinstance(found, Format) else Format.ROWS
+    return Reading(path, form, shape, mapping, Words(meant), files, frozenset(there), tuple(notes))
+
+
+def _told(fields: Fields) -> Format | Shape | None:
+    """Return how a row is written; what is published is told by more fields than a pair is."""
+    fmt = detect(fields)
+    return fmt if fmt is Format.ROWS else shape_of(fields) or fmt
+
+
+def _is_transcript(prompt: object) -> bool:
+    try:
+        return isinstance(prompt, str) and transcript(prompt, "prompt") is not None
+    except BadRow:
+        return False
+
+
+def _sign(value: object) -> set[bool]:
+    """Return whether a verdict that is a number is below zero, as the only member; nothing for others, and for 0."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return set()
+    return {number < 0} if number else set()
+
+
+def _notes(files: tuple[Layout, ...], by_sign: bool) -> Iterator[str]:
+    if len(files) > 1:
+        yield f"{len(files)} files are read as one, in the order of their names, from {files[0].path.name} on"
+    for file in files:
+        if file.encoding == "cp1252":
+            yield f"{file.path.name} is not UTF-8 and is read as cp1252 (Western): look at its accents"
+    if by_sign:
+        yield "verdicts are numbers of both signs: below 0 is left, above is right, 0 a tie; --verdict says otherwise"
+
+
+_LIKELY = {
+    "prompt": ("question", "instruction", "query", "input", "text", "Prompt"),
+    "left": ("response_a", "answer_a", "response_1", "output_1", "a", "A"),
+    "right": ("response_b", "answer_b", "response_2", "output_2", "b", "B"),
+    "chosen": ("chosen_response", "preferred", "accepted"),
+    "rejected": ("rejected_response", "dispreferred"),
+    "verdict": ("winner", "preference", "label", "choice", "better"),
+}
+"""What people call our fields: enough to suggest a mapping, and not enough to take one."""
+
+
+def suggested(columns: AbstractSet[str], fields: Iterable[str]) -> str:
+    """Return the `--map` options that would name these fields, as far as the columns suggest any."""
+    found = {name: next((theirs for theirs in _LIKELY.get(name, ()) if theirs in columns), "") for name in fields}
+    return " ".join(f"--map {theirs}={name}" for name, theirs in found.items() if theirs and name not in columns)
+
+
+def _stranger(path: Path, columns: set[str], lacking: str = "") -> MannersError:
+    """Return what to raise for a file in no known format, with what its columns could be."""
+    maps = suggested(columns, _LIKELY)
+    lack = f"and no `{lacking}`" if lacking else "which are no comparisons of ours"
+    say = f"with {maps}" if maps else "with --map"
+    return MannersError(f"{path} has the columns {', '.join(sorted(columns))}, {lack}; say which is which {say}.")

@@ -1,0 +1,223 @@
+"""Data sets as they are published: how each is told by its fields, and the rows of ours that it comes to.
+
+A shape turns the rows of a file into rows of `Format.ROWS`: two responses and a verdict each. Where K answers to one
+prompt have scores or ranks, every two of them are compared: the better one is preferred, and equals are a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from manners.store.answers import (
+    Answer,
+    Gather,
+    Numbered,
+    answers_in_one_row,
+    by_scores,
+    first_of,
+    gather_families,
+    gather_rated,
+    pairs,
+    rated,
+    scored_list,
+)
+from manners.store.fields import parse_dialogue, parse_word, required
+from manners.store.mapping import BY_SIGN
+from manners.store.messages import listed
+from manners.store.records import to_messages
+from manners.store.rows import BadRow, Fields, Reason
+from manners.store.trees import message_families, tree_families
+from manners.types import Choice
+
+ARENA = {"model_a": Choice.LEFT, "model_b": Choice.RIGHT, "tie (bothbad)": Choice.BOTH_BAD, "bothbad": Choice.BOTH_BAD}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One published way to write comparisons down."""
+
+    name: str
+    told: Callable[[Fields], bool]
+    """Whether a row is written so, by its fields."""
+    rows: Callable[[Fields], Iterable[Fields | BadRow]] | None = None
+    """The rows of ours that a row comes to."""
+    gather: Gather | None = None
+    """In place of `rows`, where answers to one prompt stand in several rows: what all rows of the file come to."""
+    words: Mapping[str, Choice] = field(default_factory=dict)
+    """What its verdicts mean."""
+
+    def expand(self, rows: Iterable[Numbered]) -> Iterator[Numbered]:
+        """Yield the rows of ours that the rows of a file come to, each with the number of its row there."""
+        if self.gather is not None:
+            yield from self.gather(rows)
+            return
+        for number, fields in rows:
+            if isinstance(fields, BadRow) or self.rows is None:
+                yield number, fields
+                continue
+            try:
+                yield from ((number, row) for row in self.rows(fields))
+            except BadRow as bad:
+                yield number, bad
+
+
+def _row(said: Fields, prompt: Any, left: Any, right: Any, verdict: str | None, **more: Any) -> Fields:
+    """Return a row of ours with the responses in the order in which the file has them."""
+    kept = {name: said.get(name) for name in ("annotator", "annotator_kind", "created_at", "system", "comment")}
+    kept |= {name: value for name, value in more.items() if value is not None}
+    return {"prompt": prompt, "left": left, "right": right, "verdict": verdict or "", **kept}
+
+
+def _strength(fields: Fields) -> Iterator[Fields]:
+    prompt = required(fields, "prompt" if "prompt" in fields else "context")
+    left, right = ("response_1", "response_2") if "response_1" in fields else ("response1", "response2")
+    said = "preference_strength" if "preference_strength" in fields else "overall_preference"
+    yield _row(fields, prompt, required(fields, left), required(fields, right), parse_word(fields, said))
+
+
+def _shp(fields: Fields) -> Iterator[Fields]:
+    label = parse_word(fields, "labels") or ""
+    said = {"1": Choice.LEFT, "0": Choice.RIGHT}.get(label.removesuffix(".0"))
+    if label and said is None:
+        raise BadRow(Reason.VERDICT, "labels", f"is {label[:40]!r}, which is neither 1 (A is better) nor 0")
+    verdict = by_scores(fields, "score_A", "score_B", said)
+    sides = required(fields, "human_ref_A"), required(fields, "human_ref_B")
+    yield _row(fields, required(fields, "history"), *sides, verdict.value)
+
+
+def _safe(fields: Fields) -> Iterator[Fields]:
+    models = {"left_model": fields.get("response_0_source"), "right_model": fields.get("response_1_source")}
+    sides = required(fields, "response_0"), required(fields, "response_1")
+    yield _row(fields, required(fields, "prompt"), *sides, parse_word(fields, "better_response_id"), **models)
+
+
+def _webgpt(fields: Fields) -> Iterator[Fields]:
+    question = required(fields, "question")
+    prompt = required(question, "full_text") if isinstance(question, dict) else question
+    verdict = by_scores(fields, "score_0", "score_1", None)
+    yield _row(fields, prompt, required(fields, "answer_0"), required(fields, "answer_1"), verdict.value)
+
+
+def _arena(fields: Fields) -> Iterator[Fields]:
+    """Read a battle: two conversations, or a prompt and two responses, each a text or a list with a text a turn."""
+    said = {"left_model": fields.get("model_a"), "right_model": fields.get("model_b")}
+    said |= {"annotator": first_value(fields, "annotator", "judge")}
+    said |= {"created_at": first_value(fields, "created_at", "tstamp", "timestamp")}
+    if "conversation_a" in fields:
+        one, other = (parse_dialogue(required(fields, name), name) for name in ("conversation_a", "conversation_b"))
+        if one[:-1] != other[:-1]:
+            where = "parts from `conversation_a` before the last answer, so that the two share no prompt"
+            raise BadRow(Reason.TRANSCRIPT, "conversation_b", where)
+        yield _row(fields, to_messages(one[:-1]), one[-1].text, other[-1].text, _winner(fields), **said)
+        return
+    turns = [listed(fields.get(name)) or [required(fields, name)] for name in ("prompt", "response_a", "response_b")]
+    if {len(texts) for texts in turns} != {1}:
+        raise BadRow(Reason.TRANSCRIPT, "prompt", "has several turns, answered differently: the two share no prompt")
+    yield _row(fields, *(texts[0] for texts in turns), _winner(fields), **said)
+
+
+def first_value(fields: Fields, *names: str) -> Any:
+    """Return the first of these fields that has a value."""
+    return fields.get(first_of(fields, names))
+
+
+def _winner(fields: Fields) -> str | None:
+    if "winner" in fields:
+        return parse_word(fields, "winner")
+    flags = {name: parse_word(fields, f"winner_{name}") for name in ("model_a", "model_b", "tie")}
+    won = [name for name, flag in flags.items() if flag in ("1", "1.0")]
+    if len(won) != 1:
+        raise BadRow(Reason.VERDICT, "winner_model_a", "and its neighbours do not name one winner")
+    return won[0]
+
+
+def _lists(fields: Fields) -> Iterator[Fields | BadRow]:
+    """Read several right answers and several wrong ones: each right one is better than each wrong one."""
+    chosen, rejected = (listed(required(fields, name)) or [] for name in ("chosen", "rejected"))
+    if not chosen or not rejected:
+        raise BadRow(Reason.ALONE, "rejected" if chosen else "chosen", "is empty", harmless=True)
+    models = listed(fields.get("models")) or []
+    if len(models) != len(chosen) + len(rejected):
+        models = [None] * (len(chosen) + len(rejected))
+    better = [Answer(text, 1, model) for text, model in zip(chosen, models, strict=False)]
+    worse = [Answer(text, 0, model) for text, model in zip(rejected, models[len(chosen) :], strict=True)]
+    for pair in product(better, worse):
+        yield from pairs(required(fields, "prompt"), list(pair), "rejected", {"system": fields.get("system")})
+
+
+def _preferred(fields: Fields) -> Iterator[Fields | BadRow]:
+    """Read what OpenAI's fine-tuning takes: messages, and an answer that is better than another."""
+    given = required(fields, "input")
+    sides = [parse_dialogue(required(fields, name), name) for name in ("preferred_output", "non_preferred_output")]
+    answers = [Answer(side[-1].text, score) for side, score in zip(sides, (1, 0), strict=True)]
+    yield from pairs(given.get("messages") if isinstance(given, dict) else given, answers, "non_preferred_output", {})
+
+
+def _has(*names: str) -> Callable[[Fields], bool]:
+    return lambda fields: fields.keys() >= set(names)
+
+
+def _any(*told: Callable[[Fields], bool]) -> Callable[[Fields], bool]:
+    return lambda fields: any(one(fields) for one in told)
+
+
+def _are_texts(value: Any) -> bool:
+    items = listed(value)
+    return bool(items) and all(isinstance(item, str) for item in items or ())
+
+
+_SIDES = (("conversation_a", "conversation_b"), ("prompt", "response_a", "response_b"))
+_WON = (("winner",), ("winner_model_a", "winner_model_b"))
+SHAPES = (
+    Shape("arena", _any(*(_has(*sides, *won) for sides in _SIDES for won in _WON)), _arena, words=ARENA),
+    Shape(
+        "preference-strength",
+        _any(
+            _has("prompt", "response_1", "response_2", "preference_strength"),
+            _has("context", "response1", "response2", "overall_preference"),
+        ),
+        _strength,
+        words=BY_SIGN,
+    ),
+    Shape("shp", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp),
+    Shape(
+        "pku-saferlhf",
+        _has("prompt", "response_0", "response_1", "better_response_id"),
+        _safe,
+        words={"0": Choice.LEFT, "1": Choice.RIGHT},
+    ),
+    Shape("webgpt", _has("question", "answer_0", "answer_1", "score_0", "score_1"), _webgpt),
+    Shape("preferred-output", _has("input", "preferred_output", "non_preferred_output"), _preferred),
+    Shape("lists", lambda row: "prompt" in row and all(map(_are_texts, map(row.get, ("chosen", "rejected")))), _lists),
+    Shape(
+        "trees",
+        lambda row: isinstance(row.get("prompt"), dict) and "replies" in row["prompt"],
+        gather=gather_families(tree_families),
+    ),
+    Shape(
+        "tree-messages",
+        _has("message_id", "parent_id", "text", "role", "rank"),
+        gather=gather_families(message_families),
+    ),
+    Shape("answers", lambda row: "chosen" not in row and bool(scored_list(row)), answers_in_one_row),
+    Shape(
+        "rated",
+        lambda row: _has("prompt", "response")(row) and "chosen" not in row and bool(rated(row)),
+        gather=gather_rated,
+    ),
+)
+"""In the order in which they are looked for: what is told by more fields comes first."""
+FIELDS = frozenset(
+    {"conversation_a", "conversation_b", "response_a", "response_b", "winner", "model_a", "model_b", "judge"}
+    | {"response_1", "response_2", "preference_strength", "history", "human_ref_A", "human_ref_B", "labels"}
+    | {"response_0", "better_response_id", "answers", "completions", "response", "score", "rank", "helpfulness"}
+)
+"""Fields of theirs that a column may be mapped to."""
+
+
+def shape_of(fields: Fields) -> Shape | None:
+    """Return the shape that a row is written in, None where it is none of them."""
+    return next((shape for shape in SHAPES if shape.told(fields)), None)
