@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
@@ -78,13 +78,14 @@ class ModelsExport(Common):
     """A new folder."""
     member: Annotated[str | None, arg(metavar="N|average")] = None
     """Which member of a reward model, from 0, or one with the mean of their weights; the first if left out."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format of the weights; that of the initial model's files if left out."""
 
     def run(self) -> Result:
         """Merge and write."""
         from manners.loop import stages
 
-        chosen = () if self.member is None else (self.member,)
-        return stages.models_export(self.open(), self.version, self.directory, *chosen)
+        return stages.models_export(self.open(), self.version, self.directory, member=self.member, dtype=self.dtype)
 
 
 Models = (

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import torch
+
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bulk, reporting
@@ -144,19 +146,30 @@ def models_rollback(workspace: Workspace) -> Facts:
     return {"current": workspace.current_policy(), "was": was}
 
 
-def models_export(workspace: Workspace, version: str, directory: Path, member: str | None = None) -> Facts:
-    """Write a version as a folder that plain transformers loads; of a reward model one member, or their `average`."""
+def models_export(
+    workspace: Workspace,
+    version: str,
+    directory: Path,
+    member: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> Facts:
+    """Write a version as a folder that plain transformers loads; of a reward model one member, or their `average`.
+
+    It is in the number format of the initial model's files, unless `dtype` says another.
+    """
     described = versions.describe(workspace, version)
     session = Session(workspace, from_dict(described.settings))
     chosen = _member(described, member)
+    chosen_format = getattr(torch, dtype) if dtype else session.pretrained.stored
+    written = {"dtype": str(chosen_format).removeprefix("torch."), "trained_in": session.settings.model.dtype}
     if described.kind is VersionKind.POLICY:
         policy = versions.load_policy(workspace, version, session.pretrained)
-        versions.export_policy(policy, session.pretrained, directory)
-        return {"version": version, "directory": str(directory), "loads_with": "AutoModelForCausalLM"}
+        versions.export_policy(policy, session.pretrained, directory, chosen_format)
+        return {"version": version, "directory": str(directory)} | written | {"loads_with": "AutoModelForCausalLM"}
     reward = stored.load_reward(workspace, version, session.pretrained)
     reference = reference_answers(session, described.start, described.watermark) if chosen == "average" else []
-    shift = stored.export_reward(reward, chosen, session.pretrained, directory, reference)
-    facts = {"version": version, "directory": str(directory), "member": chosen, "shift": shift}
+    shift = stored.export_reward(reward, chosen, session.pretrained, directory, reference, chosen_format)
+    facts = {"version": version, "directory": str(directory), **written, "member": chosen, "shift": shift}
     if chosen == "average":
         facts |= {"shift_measured_on": len(reference)}
     return facts | {"loads_with": "AutoModelForSequenceClassification", "score": "logit - shift"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ from typing import Any
 import gguf
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +30,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from manners.errors import MannersError
 from manners.memory import free_memory, keep_freed_memory
+from manners.models.adapters import base_of, is_adapter, merged
+from manners.models.extra_tokens import within_rows
+from manners.models.folders import WORDS, check_folder, refuse_packed, refuse_quantised, unused
 from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
 from manners.models.vocabulary import Vocabulary
@@ -53,6 +56,8 @@ class Pretrained:
     renderer: Renderer
     note: str
     """What a reader of its figures should know (quantised weights, a plain template)."""
+    stored: torch.dtype = torch.float32
+    """The number format in which whoever made the model keeps its weights: what is exported is in it."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -71,8 +76,9 @@ def load(settings: ModelSettings) -> Pretrained:
     Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
     """
     dtype = getattr(torch, settings.dtype)
-    with _quiet_transformers():
-        model, tokenizer = _find(settings.name, dtype)
+    with quiet_transformers():
+        found = find(settings.name, dtype)
+    model, tokenizer = found.model, found.tokenizer
     device = pick_device(settings.device)
     keep_freed_memory()
     for parameter in model.parameters():  # most are read so; never the buffers, in which tables of rotations stand
@@ -86,9 +92,10 @@ def load(settings: ModelSettings) -> Pretrained:
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
     trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
+    notes += found.notes
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
-    return Pretrained(settings.name, trunk, renderer, "; ".join(notes))
+    return Pretrained(settings.name, trunk, renderer, "; ".join(notes), found.stored)
 
 
 def pick_device(device: str) -> torch.device:
@@ -107,40 +114,117 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
-def _find(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+@dataclass(frozen=True)
+class Found:
+    """A model as it is read, whole and uncut."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stored: torch.dtype = torch.float32
+    """The number format of its files; of quantised ones, what they are dequantised to."""
+    notes: tuple[str, ...] = ()
+    """What was left out of it, or put into it."""
+
+
+def find(name: str, dtype: torch.dtype) -> Found:
+    """Read a model by the name that people give it, in a number format.
+
+    Raises MannersError for an unknown name, and for a folder or file that is no whole language model.
+    """
     if name == EMBEDDED:
         return _from_pretrained(str(embedded_folder()), name, dtype)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise MannersError(f"model.name is {name}, but there is no such file; check the path")
-        return _from_gguf(path, dtype)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise MannersError(f"model.name is {name}, a folder without config.json; name a folder made by save_pretrained")
-    return _from_pretrained(str(path) if path.is_dir() else name, name, dtype)
-
-
-def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return Found(*_from_gguf(path, dtype))
+    if path.is_file():
+        raise MannersError(f"model.name is {name}, a file; name the folder that it is in, with its config.json")
+    if path.is_dir():
+        check_folder(path)
+        read = _from_adapter if is_adapter(str(path)) else _from_pretrained
+        return read(str(path), name, dtype)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if not _decoder_only(config):
-            raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
+        return _from_pretrained(name, name, dtype)
+    except MannersError:
+        if is_adapter(name):
+            return _from_adapter(name, name, dtype)
+        raise
+
+
+def read_config(source: str, name: str) -> PreTrainedConfig:
+    """Read the configuration of a folder or id; raises MannersError where it is no plain decoder-only model's."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if not _decoder_only(config):
+        raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
+    refuse_quantised(name, config)
+    return config
+
+
+def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> Found:
+    with readable(name):
+        config = read_config(source, name)
+        stored = config.get_text_config().dtype or config.dtype or torch.float32
         with torch.device("meta"):  # sizes only
             _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()), dtype)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, weights_only=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise MannersError(
-            f"model.name is {name}, which cannot be loaded ({_reason(error)}); give a Hugging Face id that this"
-            f" machine can reach, a folder, a .gguf file, or {EMBEDDED}"
-        ) from error
-    model, found = loaded
-    if missing := sorted(found["missing_keys"]):
+    model, info = loaded
+    refuse_packed(name, info["unexpected_keys"])
+    if missing := sorted(info["missing_keys"]):
         raise MannersError(
             f"{name} lacks the weights of {missing[0]} ({len(missing)} in all), which would be random; use a folder or"
             " id that holds the whole language model"
         )
-    return model, tokenizer
+    if not tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder:
+        raise MannersError(
+            f"model.name is {name}, whose tokenizer has no words; copy tokenizer.json and tokenizer_config.json of the"
+            " model that it was made from into it"
+        )
+    notes = (within_rows(name, model, tokenizer), unused(info["unexpected_keys"]))
+    return Found(model, tokenizer, stored, tuple(note for note in notes if note))
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Make one sentence of whatever reading a model fails with."""
+    try:
+        yield
+    except MannersError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise MannersError(
+            f"model.name is {name}, whose weights cannot be read as plain numbers: the file is damaged, or holds code,"
+            " which is not run; use one that keeps its weights as *.safetensors"
+        ) from error
+    except Exception as error:  # what a strange folder or an id fails with is anything, from OSError to TypeError
+        raise MannersError(
+            f"model.name is {name}, which cannot be loaded ({_reason(error)}); give a Hugging Face id that this"
+            f" machine can reach, a folder, a .gguf file, or {EMBEDDED}"
+        ) from error
+
+
+def _from_adapter(source: str, name: str, dtype: torch.dtype) -> Found:
+    """Merge an adapter into its base, which is found as any model is; a tokenizer of its own goes before the base's."""
+    try:
+        base_name = base_of(name, source)
+        base = find(base_name, dtype)
+        model, kind = merged(name, source, base.model)
+        own = any(file for pattern in WORDS for file in Path(source).glob(pattern))
+        tokenizer = AutoTokenizer.from_pretrained(source) if own else base.tokenizer
+    except MannersError as error:
+        about = str(error) if str(error).startswith(name) else f"{name} is an adapter, whose base fails: {error}"
+        raise MannersError(about) from error
+    except Exception as error:  # as above
+        raise MannersError(
+            f"model.name is {name}, an adapter that cannot be merged into its base ({_reason(error)}); check that the"
+            " base is the model that it was trained on"
+        ) from error
+    left_out = within_rows(name, model, tokenizer) if own else ""
+    notes = (f"an adapter ({kind}) merged into {base_name}", *base.notes, *([left_out] if left_out else []))
+    return Found(model, tokenizer, base.stored, notes)
 
 
 def _check_fits(name: str, parameters: int, dtype: torch.dtype) -> None:
@@ -232,13 +316,13 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     Raises MannersError where the folder exists already.
     """
-    with atomic_folder(folder) as draft, _quiet_transformers():
+    with atomic_folder(folder) as draft, quiet_transformers():
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Hold back transformers' own bars and notices: a stage shows one bar, its own."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -28,6 +29,11 @@ def describe(model: PreTrainedModel) -> str:
     """Name a model as its maker does: class and path."""
     path = model.config._name_or_path
     return f"{type(model).__name__} ({path})" if path else type(model).__name__
+
+
+def on_paper(model: PreTrainedModel) -> bool:
+    """Return whether a model has sizes only, and no numbers (see `models.paper`)."""
+    return any(isinstance(parameter, FakeTensor) for parameter in model.parameters())
 
 
 def layer_list(model: PreTrainedModel) -> nn.ModuleList:
@@ -51,6 +57,26 @@ def shared_copy(model: PreTrainedModel, own: frozenset[int] = frozenset(), own_c
     if not own_config:
         memo[id(model.config)] = model.config
     return copy.deepcopy(model, memo)
+
+
+def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a copy with parameters in a number format, tied ones once, and buffers as they are.
+
+    Raises MannersError where a number is too large for the format.
+    """
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for name, parameter in model.named_parameters():
+        rounded = parameter.detach().to(dtype)
+        if not bool(torch.isfinite(rounded).all()):
+            raise MannersError(
+                f"{describe(model)} has numbers in {name} that {_named(dtype)} cannot hold; use bfloat16"
+            )
+        memo[id(parameter)] = nn.Parameter(rounded, requires_grad=False)
+    return copy.deepcopy(model, memo)
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def joined(upper: PreTrainedModel, lower: PreTrainedModel, cut: int) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +20,7 @@ from manners.errors import MannersError
 from manners.facts import from_facts
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, save_whole
+from manners.models.surgery import in_format
 from manners.types import AnnotatorKind, VersionKind
 from manners.workspace import INITIAL, Workspace, atomic_folder
 
@@ -154,13 +156,18 @@ def fitting(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pret
     return version
 
 
-def export_policy(branch: Branch, pretrained: Pretrained, folder: Path) -> None:
-    """Write the merged model and tokenizer, for plain `AutoModelForCausalLM.from_pretrained`.
+def export_policy(
+    branch: Branch, pretrained: Pretrained, folder: Path, dtype: torch.dtype | None = None
+) -> torch.dtype:
+    """Write the merged model and tokenizer, for plain `AutoModelForCausalLM.from_pretrained`; return its number format.
 
+    That is the one in which the initial model's maker keeps it, unless `dtype` says another.
     Its `generate` says what is said here: tokens without text are suppressed, and the same ones end an answer.
     """
     model = branch.assembled(pretrained.trunk)
     if model.generation_config is not None:
         model.generation_config.suppress_tokens = pretrained.trunk.vocabulary.unseen.tolist() or None
         model.generation_config.eos_token_id = sorted(pretrained.renderer.end_ids)
-    save_whole(model, pretrained.tokenizer, folder)
+    dtype = dtype or pretrained.stored
+    save_whole(in_format(model, dtype), pretrained.tokenizer, folder)
+    return dtype

@@ -16,6 +16,7 @@ from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.compute import bucket_tokens
 from manners.models.pretrained import Pretrained, save_whole
+from manners.models.surgery import in_format
 from manners.models.versions import fill, fitting
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, length_buckets
@@ -51,11 +52,15 @@ def export_reward(
     pretrained: Pretrained,
     folder: Path,
     reference: Sequence[Rendered] = (),
+    dtype: torch.dtype | None = None,
 ) -> float:
     """Write one member for plain `AutoModelForSequenceClassification.from_pretrained`; return the shift to subtract.
 
     That class has no bias: 1 / scale is folded into the head, and shift / scale is stored as `manners_shift` in the
     config. It finds a sequence's last token by the pad id, so tokenizer and config get one that ends nothing.
+
+    Weights are in the number format of the initial model's files, unless `dtype` says another; a score is then as exact
+    as that format is.
 
     `average` is one model with the mean of the members' weights, adapters merged and scales folded in. Its shift is its
     mean logit on `reference`, answers of the start version; where there are none, the mean of the members' shifts, each
@@ -83,7 +88,7 @@ def export_reward(
         head.weight.copy_(torch.stack(heads).mean(dim=0))
     if len(tokenizer) > config.vocab_size:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    classifier.to(trunk.whole.dtype).eval()
+    classifier = in_format(classifier, dtype or pretrained.stored).eval()
     measured = member == "average" and len(reference) > 0
     shift = _mean_logit(classifier, reference) if measured else sum(shifts) / len(shifts)
     classifier.config.manners_shift = shift

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manners.errors import MannersError
 from manners.models import versions
 from manners.models.branches import Branch, set_trainable
-from manners.models.pretrained import Pretrained
+from manners.models.pretrained import Pretrained, load
+from manners.settings import ModelSettings
 from manners.text import collate
 from manners.types import Role, Turn, VersionKind
 from manners.workspace import INITIAL, Workspace
 from tests.models.exchanges import rendered, trained, version_of
-from tests.worlds import BOS, END, EOS, NO_SYSTEM_TEMPLATE, PAD, START, tiny_model, tiny_pretrained, with_words
+from tests.worlds import (
+    BOS,
+    END,
+    EOS,
+    NO_SYSTEM_TEMPLATE,
+    PAD,
+    START,
+    save_tiny,
+    tiny_model,
+    tiny_pretrained,
+    with_words,
+)
 
 
 @pytest.fixture
@@ -209,3 +223,33 @@ def test_an_exported_policy_has_the_same_logprobs_in_plain_transformers(
         torch.testing.assert_close(ours[row, : len(theirs)], theirs, atol=1e-4, rtol=1e-4)
         before = torch.log_softmax(pretrained.trunk.whole(input_ids=ids).logits[0], dim=-1)
         assert (before - every).abs().max() > 0.01  # what was trained is in it
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+@torch.no_grad()
+def test_an_export_is_in_the_number_format_of_the_initial_models_files_or_in_the_one_asked_for(
+    tmp_path: Path, stored: str
+) -> None:
+    folder = save_tiny(tmp_path / "base")
+    torch.nn.Module.to(tiny_model(), dtype=getattr(torch, stored)).save_pretrained(folder)
+    pretrained = load(ModelSettings(name=str(folder), trainable_layers=2, device="cpu", context=64))
+    policy = trained(Branch(pretrained.trunk, trainable=True))
+    exact = {name: p.clone() for name, p in policy.assembled(pretrained.trunk).named_parameters()}
+    for asked in (None, torch.float32, torch.bfloat16, torch.float16):
+        versions.export_policy(policy, pretrained, tmp_path / str(asked), asked)
+        expected = asked or getattr(torch, stored)
+        found = load_file(tmp_path / str(asked) / "model.safetensors")
+        assert {tensor.dtype for tensor in found.values()} == {expected}
+        assert all(torch.equal(tensor, exact[name].to(expected)) for name, tensor in found.items())
+        assert json.loads((tmp_path / str(asked) / "config.json").read_text())["dtype"] == str(expected)[6:]
+    now = policy.assembled(pretrained.trunk).named_parameters()
+    assert all(torch.equal(p, exact[name]) for name, p in now), "what was exported is as it was"
+
+
+def test_what_a_number_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    pretrained = tiny_pretrained()
+    with torch.no_grad():
+        pretrained.trunk.whole.get_input_embeddings().weight[3, 3] = 1e6
+    with pytest.raises(MannersError, match=r"numbers in model.embed_tokens.weight that float16 cannot hold"):
+        versions.export_policy(Branch(pretrained.trunk, trainable=False), pretrained, tmp_path / "out", torch.float16)
+    assert not (tmp_path / "out").exists()

@@ -203,3 +203,16 @@ def test_what_transformers_cannot_score_is_refused_and_an_existing_folder_is_lef
     (tmp_path / "out").mkdir()
     with pytest.raises(MannersError, match="exists already"):
         versions.export_policy(Branch(pretrained.trunk, trainable=False), pretrained, tmp_path / "out")
+
+
+def test_an_exported_reward_model_takes_the_number_format_asked_for(tmp_path: Path) -> None:
+    pretrained = replace(tiny_pretrained(), stored=torch.bfloat16)
+    reward = reward_model(pretrained)
+    ours = scores(reward, pretrained)[0]
+    for asked, expected in ((None, torch.bfloat16), (torch.float32, torch.float32)):
+        stored.export_reward(reward, 0, pretrained, tmp_path / str(asked), dtype=asked)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / str(asked))
+        assert model.dtype == expected
+        theirs, shift = exported_scores(tmp_path / str(asked), rendered(pretrained), "right")
+        error = float((theirs.float() - shift - ours).abs().max())
+        assert error < (1e-4 if expected == torch.float32 else 0.1)

@@ -1,0 +1,215 @@
+"""Folders as people have them: each is read with its own weights, or is refused in one sentence by its cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from manners.errors import MannersError
+from manners.models.pretrained import load
+from manners.settings import ModelSettings
+from tests.worlds import save_tiny, tiny_model, tiny_tokenizer
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+
+
+def named(name: object) -> ModelSettings:
+    return ModelSettings(name=str(name), trainable_layers=2, device="cpu", context=64)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(MannersError) as refused:
+        load(named(folder))
+    sentence = str(refused.value)
+    assert str(folder) in sentence and "\n" not in sentence and len(sentence.replace(str(folder), "")) < 350
+    return sentence
+
+
+def configured(folder: Path, **entries: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    return found
+
+
+def in_one_bin(folder: Path) -> None:
+    torch.save(weights(folder), folder / "pytorch_model.bin")
+
+
+def in_old_bin(folder: Path) -> None:
+    torch.save(weights(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def in_bins(folder: Path) -> None:
+    tensors = weights(folder)
+    files = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(sorted(tensors))}
+    for file in set(files.values()):
+        torch.save({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
+    index = {"metadata": {"total_size": 1}, "weight_map": files}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def in_shards(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    tiny_model().save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 3
+
+
+def tokenizer_of_slow_files(folder: Path) -> None:
+    """The tokenizer as vocabulary and merges, as it was kept before there was one file."""
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+
+
+@pytest.mark.parametrize("keep", [in_one_bin, in_old_bin, in_bins, in_shards], ids=lambda keep: keep.__name__)
+def test_every_way_of_keeping_weights_gives_the_same_model(tmp_path: Path, keep: Callable[[Path], None]) -> None:
+    folder = save_tiny(tmp_path / "model")
+    keep(folder)
+    loaded = load(named(folder))
+    expected = dict(tiny_model().named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in loaded.trunk.whole.named_parameters())
+    assert loaded.note == ""
+
+
+def test_what_is_in_the_files_and_is_not_used_is_said(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    extra = {"v_head.summary.weight": torch.zeros(1, 32), "v_head.summary.bias": torch.zeros(1)}
+    save_file(weights(folder) | extra, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load(named(folder)).note == "not used of its files: v_head.summary (2 tensors)"
+
+
+class Runs:
+    """Runs a program where somebody reads it back."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_code_in_a_bin_file_is_not_run(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    torch.save({**weights(folder), "more": Runs(tmp_path / "mark")}, folder / "pytorch_model.bin")
+    assert "or holds code, which is not run" in refusal(folder)
+    assert not (tmp_path / "mark").exists()
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "bitsandbytes": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "gptq": {"bits": 4, "group_size": 128},
+    "awq": {"bits": 4, "group_size": 128, "version": "gemm"},
+    "fp8": {"activation_scheme": "dynamic"},
+    "compressed-tensors": {"format": "pack-quantized"},
+    "hqq": {},
+    "exl2": {},
+    "some-method-to-come": {},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_quantised_weights_are_refused_by_their_method(tmp_path: Path, method: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    configured(folder, quantization_config={"quant_method": method, **METHODS[method]})
+    assert f"holds quantised weights ({method}), which can be neither trained nor cut here" in refusal(folder)
+
+
+def test_quantised_weights_are_known_by_other_signs_too(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "apple")
+    configured(folder, quantization={"group_size": 64, "bits": 4})
+    assert "holds quantised weights" in refusal(folder)
+    for number, packed in enumerate(("qweight", "SCB", "weight_scale")):  # in files whose configuration says nothing
+        folder = save_tiny(tmp_path / str(number))
+        tensors = weights(folder)
+        tensors["model.layers.0.self_attn.q_proj." + packed] = tensors.pop("model.layers.0.self_attn.q_proj.weight")
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        assert f"holds quantised weights (model.layers.0.self_attn.q_proj.{packed})" in refusal(folder)
+
+
+def moved(folder: Path, into: str) -> None:
+    (folder / into).mkdir()
+    for file in [file for file in folder.iterdir() if file.is_file()]:
+        shutil.move(file, folder / into / file.name)
+
+
+def without(*files: str) -> Callable[[Path], None]:
+    return lambda folder: [path.unlink() for name in files for path in folder.glob(name)] and None
+
+
+LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tokenizer, no model": (without("config.json", "*.safetensors"), "it holds a tokenizer and no model"),
+    "tokenizer and configuration": (without("*.safetensors"), "holds no weights .* but a configuration only"),
+    "model, no tokenizer": (without("tokenizer*", "chat_template*"), "holds a model and no tokenizer"),
+    "a tokenizer without words": (without("tokenizer.json"), "tokenizer"),
+    "pointers for weights": (lambda f: (f / "model.safetensors").write_text(POINTER), "model.safetensors is a pointer"),
+    "a pointer for words": (lambda f: (f / "tokenizer.json").write_text(POINTER), "tokenizer.json is a pointer"),
+    "a folder of checkpoints": (lambda f: moved(f, "checkpoint-500"), "name the folder .*/checkpoint-500 in it"),
+    "a quantised file": (
+        lambda f: (without("config.json", "*.safetensors")(f), (f / "it.gguf").write_bytes(b"GGUF")),
+        "name the file .*/it.gguf in it",
+    ),
+    "another library's weights": (
+        lambda f: (f / "model.safetensors").rename(f / "model.onnx"),
+        "but model.onnx; name a folder made by save_pretrained",
+    ),
+    "its maker's own layout": (
+        lambda f: (
+            (f / "model.safetensors").rename(f / "consolidated.safetensors"),
+            (f / "config.json").rename(f / "params.json"),
+        ),
+        "laid out for another library",
+    ),
+    "a version of a workspace": (
+        lambda f: (moved(f, "there"), (f / "version.json").write_text("{}")),
+        "a version of a workspace: write it with `manners models export model DIR`",
+    ),
+    "an empty folder": (without("*"), "a folder without config.json; name a folder made by save_pretrained"),
+    "a missing shard": (lambda f: (in_shards(f), next(f.glob("model-*")).unlink()), "cannot be loaded"),
+    "an empty bin": (lambda f: (weights(f), (f / "pytorch_model.bin").write_bytes(b"")), "cannot be loaded|read as"),
+    "a bin of no tensors": (
+        lambda f: (weights(f), (f / "pytorch_model.bin").write_bytes(b"no tensors " * 99)),
+        "plain numbers|cannot be loaded",
+    ),
+    "a width in words": (lambda f: configured(f, hidden_size="wide"), "cannot be loaded"),
+    "both kinds": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "holds an adapter .* and the weights of a whole",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+def test_what_a_folder_lacks_is_said_with_what_to_do(tmp_path: Path, case: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    damage, sentence = LACKING[case]
+    damage(folder)
+    refused = refusal(folder)
+    assert re.search(sentence, refused), refused
+
+
+def test_a_file_of_weights_is_named_by_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(MannersError, match="a file; name the folder that it is in"):
+        load(named(save_tiny(tmp_path / "model") / "model.safetensors"))
+
+
+def test_a_tokenizer_in_the_files_of_old_is_read(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "gpt2")
+    tokenizer_of_slow_files(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}))
+    text = "how do I bake bread?"
+    assert load(named(folder)).renderer.text_ids(text) == tuple(tiny_tokenizer().encode(text, add_special_tokens=False))
