@@ -35,7 +35,9 @@ def pairs(prompt: Any, answers: list[Answer], field_name: str, said: Fields) -> 
         yield BadRow(Reason.ALONE, field_name, "is the only answer to its prompt", harmless=True)
     for pair in combinations(answers, 2):
         left, right = sorted(pair, key=lambda one: digest(str(prompt), str(one.text)))
-        if left.text == right.text:
+        if not all(isinstance(one.text, str) and one.text.strip() for one in pair):
+            yield BadRow(Reason.EMPTY, field_name, "has an answer that is empty, or no text")
+        elif left.text == right.text:
             yield BadRow(Reason.IDENTICAL, field_name, "has two answers that are the same", harmless=True)
         elif left.score is None or right.score is None:
             yield BadRow(Reason.UNSCORED, field_name, "has an answer without a score", harmless=True)
@@ -54,7 +56,7 @@ _RANKS = ("rank", "ranking")
 _SCORES = (*_RANKS, "overall_score", "score", "rating", "reward", "pm_score", "votes", "upvotes")
 _BESIDE = ("ranks", "rankings", "scores", "ratings", "rewards", "all_rm_scores", "votes")
 _MODELS = ("models", "generation_models", "model_names")
-_PROMPTS = ("prompt", "instruction", "question", "messages", "context", "history", "input")
+PROMPTS = ("prompt", "instruction", "question", "messages", "context", "history", "input")
 
 
 def first_of(fields: Fields, names: Iterable[str]) -> str:
@@ -99,9 +101,7 @@ def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
         ]
     else:
         raise BadRow(Reason.WRONG_TYPE, name, "holds texts and objects")
-    if not all(isinstance(answer.text, str) for answer in found):
-        raise BadRow(Reason.WRONG_TYPE, name, "has an answer that is no text")
-    prompt = first_of(fields, _PROMPTS)
+    prompt = first_of(fields, PROMPTS)
     said = {name: fields[name] for name in ("annotator", "annotator_kind") if fields.get(name)}
     said = said or (AI if _by_a_model(fields, items) else {})
     yield from pairs(required(fields, prompt or "prompt"), found, name, {**said, "system": fields.get("system")})

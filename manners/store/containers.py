@@ -33,8 +33,8 @@ _MAGIC = {
     b"PAR1": "Parquet: name it with .parquet at the end",
     b"ARROW1": "Arrow: name it with .arrow at the end",
 }
-_BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
-_BOMS += ((codecs.BOM_UTF16_BE, "utf-16"),)
+_BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+_BOMS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SHARD = re.compile(r"(.*?)-?(\d{4,6})-of-(\d{4,6})")
 
 
@@ -139,7 +139,7 @@ class _Recoded(io.RawIOBase):
 
 
 def _encoding(path: Path, packing: str, kind: str, start: bytes) -> str:
-    for bom, encoding in _BOMS:
+    for bom, encoding in _BOMS.items():
         if start.startswith(bom):
             return encoding
     # Text in UTF-16 without a mark: every other byte of what is mostly ASCII is nothing.

@@ -330,15 +330,15 @@ def _choice(fields: Fields, words: Words) -> tuple[Choice | None, int | None]:
     return (None, None) if word is None or not word.strip() else words.read(word)
 
 
-_SCORED = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
-_SCORED += (("chosen-rating", "rejected-rating"), ("chosen_avg_rating", "rejected_avg_rating"))
-_SCORED += (("chosen_reward", "rejected_reward"), ("reward_chosen", "reward_rejected"))
+_SCORED = {"score_chosen": "score_rejected", "chosen_score": "rejected_score", "chosen_rating": "rejected_rating"}
+_SCORED |= {"chosen-rating": "rejected-rating", "chosen_avg_rating": "rejected_avg_rating"}
+_SCORED |= {"chosen_reward": "rejected_reward", "reward_chosen": "reward_rejected"}
 
 
 def _preferred(fields: Fields) -> Choice:
     """Return that the first side, what was chosen, is better, unless the two have equal scores."""
-    scores = next((names for names in _SCORED if fields.get(names[0]) is not None), None)
-    return Choice.LEFT if scores is None else by_scores(fields, *scores, Choice.LEFT)
+    score = next((name for name in _SCORED if fields.get(name) is not None), None)
+    return Choice.LEFT if score is None else by_scores(fields, score, _SCORED[score], Choice.LEFT)
 
 
 def _assumed_finish(fmt: Format, text: str) -> FinishReason:

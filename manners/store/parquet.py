@@ -23,7 +23,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
             for fields in _batch_rows(batch):
                 number += 1
                 yield number, fields
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, SystemError, MemoryError) as error:
+        # The last two come of lengths that a damaged file states.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise damaged(path, error) from error
@@ -41,6 +42,8 @@ def _batches(path: Path) -> Iterator[Any]:
         reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
         for batch in batches:
+            # Its lengths are taken as they stand there, and a wrong one would end the process.
+            batch.validate(full=True)
             yield from (batch.slice(start, 512) for start in range(0, batch.num_rows, 512))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
@@ -17,11 +18,13 @@ from manners.store.nameless import Endings, Nameless
 from manners.store.rowfiles import layouts, place, read_rows
 from manners.store.rows import BadRow, Fields
 from manners.store.seen import Seen, names, unused
-from manners.store.shapes import FIELDS, Shape, shape_of
+from manners.store.shapes import FIELDS, SHAPES, Shape, shape_of
 from manners.types import Annotator, Choice, Comparison
 
 Line = tuple[int, Comparison | BadRow]
 """Line number, and what stands there."""
+TELLING = 20
+"""How many rows tell the format: a damaged first one does not."""
 KNOWN = frozenset({name for columns in COLUMNS.values() for name in columns} | {"system"} | FIELDS)
 """Fields that a column may be mapped to."""
 
@@ -88,7 +91,12 @@ class Reading:
                     comparison = nameless.numbered(comparison)
                 yield line, comparison
             except BadRow as bad:
-                yield line, bad
+                yield line, bad if self.shape is None else replace(bad, field=self._theirs(self.shape, bad.field))
+
+    def _theirs(self, shape: Shape, field_name: str) -> str:
+        """Return what the file calls a field of ours."""
+        names = shape.names.get(field_name, ())
+        return next((name for name in names if name in self.there), field_name)
 
     def complaint(self, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
         """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
@@ -109,18 +117,18 @@ def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
 
 
 def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Mapping[str, Choice]) -> Reading:
-    """Read a file through and return how to read it: in the format stated, or that of the first row that tells.
+    """Read a file through and return how to read it: in the format stated, or that of most of its first rows.
 
     Raises MannersError where there is none, and where a column of the mapping, or a field it names, does not exist.
     """
     if wrong := sorted(set(mapping.values()) - KNOWN):
         raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(sorted(KNOWN))}.")
-    found: Format | Shape | None = fmt
+    told: Counter[Format | str] = Counter()
     there: set[str] = set()
     columns: set[str] = set()
     first_bad: tuple[int, BadRow] | None = None
     transcripts = 0
-    signs: set[bool] = set()
+    below_zero = False
     for line, fields in read_rows(path):
         if isinstance(fields, BadRow):
             first_bad = first_bad or (line, fields)
@@ -128,8 +136,9 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
         columns |= fields.keys()
         there |= set(names(fields))
         ours = renamed(fields, mapping)
-        found = found or _told(ours)
-        signs |= _sign(ours.get("verdict"))
+        if fmt is None and told.total() < TELLING and (form := _told(ours)):
+            told[form] += 1
+        below_zero = below_zero or _is_below_zero(ours.get("verdict"))
         transcripts += _is_transcript(ours.get("prompt"))
     if not columns:
         if first_bad:
@@ -137,12 +146,13 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
         raise MannersError(f"{path} holds no rows; check that it is the file you meant.")
     if absent := sorted(mapping.keys() - columns):
         raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {', '.join(sorted(columns))}.")
+    found = fmt or next((form for form, _ in told.most_common(1)), None)
     if found is None:
         raise _stranger(path, columns)
-    if found is Format.HH and suggested(columns, ["prompt"]):
+    if found is Format.HH and suggested(columns):
         raise _stranger(path, columns, "prompt")
-    shape = found if isinstance(found, Shape) else None
-    by_sign = shape is None and signs == {True, False} and not words
+    shape = None if isinstance(found, Format) else next(shape for shape in SHAPES if shape.name == found)
+    by_sign = shape is None and below_zero and not words
     meant = {**(shape.words if shape else {}), **(BY_SIGN if by_sign else {}), **words}
     files = tuple(layouts(path))
     notes = [*_notes(files, by_sign)]
@@ -152,10 +162,11 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     return Reading(path, form, shape, mapping, Words(meant), files, frozenset(there), tuple(notes))
 
 
-def _told(fields: Fields) -> Format | Shape | None:
-    """Return how a row is written; what is published is told by more fields than a pair is."""
+def _told(fields: Fields) -> Format | str | None:
+    """Return how a row is written: the format, or a shape's name; a shape is told by more fields than a pair is."""
     fmt = detect(fields)
-    return fmt if fmt is Format.ROWS else shape_of(fields) or fmt
+    shape = None if fmt is Format.ROWS else shape_of(fields)
+    return shape.name if shape else fmt
 
 
 def _is_transcript(prompt: object) -> bool:
@@ -165,13 +176,11 @@ def _is_transcript(prompt: object) -> bool:
         return False
 
 
-def _sign(value: object) -> set[bool]:
-    """Return whether a verdict that is a number is below zero, as the only member; nothing for others, and for 0."""
+def _is_below_zero(value: object) -> bool:
     try:
-        number = float(str(value))
+        return float(str(value)) < 0
     except ValueError:
-        return set()
-    return {number < 0} if number else set()
+        return False
 
 
 def _notes(files: tuple[Layout, ...], by_sign: bool) -> Iterator[str]:
@@ -181,11 +190,11 @@ def _notes(files: tuple[Layout, ...], by_sign: bool) -> Iterator[str]:
         if file.encoding == "cp1252":
             yield f"{file.path.name} is not UTF-8 and is read as cp1252 (Western): look at its accents"
     if by_sign:
-        yield "verdicts are numbers of both signs: below 0 is left, above is right, 0 a tie; --verdict says otherwise"
+        yield "verdicts are numbers, some below 0: these are left, above is right, 0 a tie; --verdict says otherwise"
 
 
 _LIKELY = {
-    "prompt": ("question", "instruction", "query", "input", "text", "Prompt"),
+    "prompt": ("question", "instruction", "query", "input", "text"),
     "left": ("response_a", "answer_a", "response_1", "output_1", "a", "A"),
     "right": ("response_b", "answer_b", "response_2", "output_2", "b", "B"),
     "chosen": ("chosen_response", "preferred", "accepted"),
@@ -195,15 +204,27 @@ _LIKELY = {
 """What people call our fields: enough to suggest a mapping, and not enough to take one."""
 
 
-def suggested(columns: AbstractSet[str], fields: Iterable[str]) -> str:
-    """Return the `--map` options that would name these fields, as far as the columns suggest any."""
-    found = {name: next((theirs for theirs in _LIKELY.get(name, ()) if theirs in columns), "") for name in fields}
-    return " ".join(f"--map {theirs}={name}" for name, theirs in found.items() if theirs and name not in columns)
+_WHOLE = (("prompt", "chosen", "rejected"), ("prompt", "left", "right", "verdict"))
+
+
+def suggested(columns: AbstractSet[str]) -> str:
+    """Return the `--map` options with which these columns would be comparisons, nothing where none would."""
+    for fields in _WHOLE:
+        found = {name: _meant(columns, name) for name in fields}
+        if all(found.values()):
+            return " ".join(f"--map {theirs}={name}" for name, theirs in found.items() if theirs != name)
+    return ""
+
+
+def _meant(columns: AbstractSet[str], name: str) -> str:
+    if name in columns:
+        return name
+    alike = [column for column in sorted(columns) if column.strip().lower() == name]
+    return next((theirs for theirs in (*alike, *_LIKELY[name]) if theirs in columns), "")
 
 
 def _stranger(path: Path, columns: set[str], lacking: str = "") -> MannersError:
     """Return what to raise for a file in no known format, with what its columns could be."""
-    maps = suggested(columns, _LIKELY)
     lack = f"and no `{lacking}`" if lacking else "which are no comparisons of ours"
-    say = f"with {maps}" if maps else "with --map"
-    return MannersError(f"{path} has the columns {', '.join(sorted(columns))}, {lack}; say which is which {say}.")
+    maps = suggested(columns) or "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected"
+    return MannersError(f"{path} has the columns {', '.join(sorted(columns))}, {lack}; say which is which with {maps}.")

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from manners.store.answers import (
+    PROMPTS,
     Answer,
     Gather,
     Numbered,
@@ -48,6 +49,8 @@ class Shape:
     """In place of `rows`, where answers to one prompt stand in several rows: what all rows of the file come to."""
     words: Mapping[str, Choice] = field(default_factory=dict)
     """What its verdicts mean."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What it calls our fields, where one that is bad has to be named."""
 
     def expand(self, rows: Iterable[Numbered]) -> Iterator[Numbered]:
         """Yield the rows of ours that the rows of a file come to, each with the number of its row there."""
@@ -116,7 +119,8 @@ def _arena(fields: Fields) -> Iterator[Fields]:
     turns = [listed(fields.get(name)) or [required(fields, name)] for name in ("prompt", "response_a", "response_b")]
     if {len(texts) for texts in turns} != {1}:
         raise BadRow(Reason.TRANSCRIPT, "prompt", "has several turns, answered differently: the two share no prompt")
-    yield _row(fields, *(texts[0] for texts in turns), _winner(fields), **said)
+    prompt, left, right = (texts[0] for texts in turns)
+    yield _row(fields, prompt, left, right, _winner(fields), **said)
 
 
 def first_value(fields: Fields, *names: str) -> Any:
@@ -171,8 +175,13 @@ def _are_texts(value: Any) -> bool:
 
 _SIDES = (("conversation_a", "conversation_b"), ("prompt", "response_a", "response_b"))
 _WON = (("winner",), ("winner_model_a", "winner_model_b"))
+_BATTLE = {"left": ("conversation_a", "response_a"), "right": ("conversation_b", "response_b"), "verdict": ("winner",)}
+_STRENGTH = {"prompt": ("context",), "left": ("response_1", "response1"), "right": ("response_2", "response2")}
+_STRENGTH |= {"verdict": ("preference_strength", "overall_preference")}
+_SHP = {"prompt": ("history",), "left": ("human_ref_A",), "right": ("human_ref_B",), "verdict": ("labels",)}
+_WEBGPT = {"prompt": ("question",), "left": ("answer_0",), "right": ("answer_1",)}
 SHAPES = (
-    Shape("arena", _any(*(_has(*sides, *won) for sides in _SIDES for won in _WON)), _arena, words=ARENA),
+    Shape("arena", _any(*(_has(*sides, *won) for sides in _SIDES for won in _WON)), _arena, words=ARENA, names=_BATTLE),
     Shape(
         "preference-strength",
         _any(
@@ -181,15 +190,17 @@ SHAPES = (
         ),
         _strength,
         words=BY_SIGN,
+        names=_STRENGTH,
     ),
-    Shape("shp", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp),
+    Shape("shp", _has("history", "human_ref_A", "human_ref_B", "labels"), _shp, names=_SHP),
     Shape(
         "pku-saferlhf",
         _has("prompt", "response_0", "response_1", "better_response_id"),
         _safe,
         words={"0": Choice.LEFT, "1": Choice.RIGHT},
+        names={"left": ("response_0",), "right": ("response_1",), "verdict": ("better_response_id",)},
     ),
-    Shape("webgpt", _has("question", "answer_0", "answer_1", "score_0", "score_1"), _webgpt),
+    Shape("webgpt", _has("question", "answer_0", "answer_1", "score_0", "score_1"), _webgpt, names=_WEBGPT),
     Shape("preferred-output", _has("input", "preferred_output", "non_preferred_output"), _preferred),
     Shape("lists", lambda row: "prompt" in row and all(map(_are_texts, map(row.get, ("chosen", "rejected")))), _lists),
     Shape(
@@ -202,7 +213,12 @@ SHAPES = (
         _has("message_id", "parent_id", "text", "role", "rank"),
         gather=gather_families(message_families),
     ),
-    Shape("answers", lambda row: "chosen" not in row and bool(scored_list(row)), answers_in_one_row),
+    Shape(
+        "answers",
+        lambda row: "chosen" not in row and bool(scored_list(row)),
+        answers_in_one_row,
+        names={"prompt": PROMPTS},
+    ),
     Shape(
         "rated",
         lambda row: _has("prompt", "response")(row) and "chosen" not in row and bool(rated(row)),

@@ -129,6 +129,9 @@ def rows_in(form: str, rng: random.Random, plain: bool) -> tuple[Rows, dict[str,
         tie = form in FORMS and rng.random() < 0.3
         one = Asked(f"q{n}", *answers(rng, n, tie, plain), rng.random() < 0.5, tie)
         found += (FORMS | PREFERRING)[form](one)
+    if form == "signed":
+        # Without a number below zero nobody could say what the others mean.
+        found += signed(Asked("q#", "better#99#0", "worse#99#1", turned=False, tie=False))
     return found, MAPPING if form == "signed" else {}
 
 
@@ -194,7 +197,7 @@ def spoilt(all_rows: Rows, rng: random.Random) -> Rows:
     found = [dict(row) for row in all_rows]
     row = rng.choice(found)
     name = rng.choice([*row])
-    value = rng.choice([None, "", "\0", [], {}, 10**6, "[{'role': 'user", True])
+    value: Any = rng.choice([None, "", "\0", [], {}, "12 apples", "[{'role': 'user", "nonsense"])
     row[name] = value
     return found
 

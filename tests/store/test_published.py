@@ -364,6 +364,53 @@ def test_equal_scores_are_no_preference_whichever_was_chosen(tmp_path: Path, win
             list(read_comparisons(bad, {}))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("arena", {"winner": "nobody"}, "field `winner`: is 'nobody', which is not one of"),
+        ("arena", {"conversation_b": [user("Hi"), assistant("")]}, "field `conversation_b`: is empty"),
+        ("preference-strength", {"response_2": ""}, "field `response_2`: is empty"),
+        ("preference-strength", {"preference_strength": "much"}, "field `preference_strength`: is 'much'"),
+        ("shp", {"labels": 2}, "field `labels`: is '2'"),
+        ("shp", {"history": ""}, "field `history`: has an empty turn"),
+        ("pku-saferlhf", {"better_response_id": -1}, "field `better_response_id`: is '-1'"),
+        (
+            "answers",
+            {"answers": [{"answer": "", "rank": 1}, {"answer": "A", "rank": 2}]},
+            "field `answers`: has an ans",
+        ),
+        ("answers", {"answers": [{"answer": "A", "rank": "x"}, {"answer": "B", "rank": 1}]}, "field `rank`: is 'x'"),
+        ("rated", {"response": None}, "field `response`: is missing"),
+        ("lists", {"rejected": [""]}, "field `rejected`: has an answer that is empty"),
+    ],
+)
+def test_a_bad_row_is_named_by_the_field_that_the_file_has(
+    tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    first = CASES[name].rows[0]
+    path = jsonl(tmp_path / "some.jsonl", [first, first | change])
+    with pytest.raises(MannersError) as caught:
+        list(read_comparisons(path, {}))
+    assert f"{path}, line 2, {message}" in str(caught.value)
+
+
+def test_another_verdict_of_a_published_format_is_mapped(tmp_path: Path) -> None:
+    [safer] = read_comparisons(
+        jsonl(tmp_path / "safe.jsonl", CASES["pku-saferlhf"].rows), {"safer_response_id": "better_response_id"}
+    )
+    assert opinion(safer) == ("A", "B", ">")
+    rows = [row | {"correctness": score} for row, score in zip(CASES["rated"].rows, (1, 9, 3, 2), strict=True)]
+    found = read_comparisons(jsonl(tmp_path / "rated.jsonl", rows), {"correctness": "helpfulness"})
+    assert {opinion(one) for one in found} == {("B", "A", ">"), ("C", "A", ">"), ("B", "C", ">")}
+
+
+def test_a_damaged_first_row_does_not_decide_how_the_others_are_read(tmp_path: Path) -> None:
+    pair = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    path = jsonl(tmp_path / "some.jsonl", [{"chosen": "A", "rejected": "B"}, pair, pair])
+    with pytest.raises(MannersError, match="line 1, field `prompt`: is missing"):
+        list(read_comparisons(path, {}))
+
+
 LISTED = [
     {"instruction": "Hi", "responses": ["A", "B"], "scores": [1, 0.5], "models": ["m1", "m2"]},
     {"prompt": "Hi", "generations": ["A", "B"], "ratings": [5, 2], "generation_models": ["m1", "m2"]},
@@ -415,11 +462,11 @@ def test_a_word_of_a_published_format_may_mean_another_verdict(store: Store, tmp
     assert said(store, path, {}, {"tie (bothbad)": Choice.TIE})[0].ties == 1
 
 
-def test_numbers_of_both_signs_go_by_their_sign(store: Store, tmp_path: Path) -> None:
+def test_numbers_some_of_them_below_zero_go_by_their_sign(store: Store, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "some.jsonl", judged(-3, "+1", 0, 2.5))
     result, found = said(store, path, SIDES, {})
     assert found == {("A0", "B0", ">3"), ("B1", "A1", ">1"), ("A2", "B2", "="), ("B3", "A3", ">")}
-    assert any("below 0 is left" in note for note in result.notes)
+    assert any("some below 0: these are left" in note for note in result.notes)
 
 
 def test_the_sign_may_mean_the_other_side(store: Store, tmp_path: Path) -> None:
@@ -524,6 +571,8 @@ def test_what_is_in_the_file_and_not_used_is_named_by_every_import(store: Store,
         (("question", "chosen", "rejected"), "and no `prompt`; say which is which with --map question=prompt."),
         (("instruction", "chosen_response", "rejected_response"), "--map chosen_response=chosen --map rejected_resp"),
         (("prompt", "response_a", "response_b", "choice"), "--map response_b=right --map choice=verdict"),
+        (("Prompt", "Chosen ", "REJECTED"), "--map Prompt=prompt --map Chosen =chosen --map REJECTED=rejected."),
+        (("prompt", "completion", "label"), "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected."),
     ],
 )
 def test_what_is_no_comparison_of_ours_is_told_with_a_mapping(
