@@ -189,7 +189,7 @@ def _normalised(session: Session, trained: Trained) -> RewardModel:
     if len(own) >= REFERENCE_ANSWERS:
         rows, sides = zip(*own, strict=True)
         return trained.reward.normalised_on(trained.member_scores[:, list(rows), list(sides)])
-    prompts = short_enough(session, [pair.prompt for pair in trained.split.held_out])
+    prompts = short_enough(session, [pair.prompt for pair in trained.split.held_out]).prompts
     random.Random(session.settings.seed).shuffle(prompts)
     start = versions.load_policy(session.workspace, session.start, session.pretrained)
     sample = session.settings.sample

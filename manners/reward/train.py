@@ -23,12 +23,13 @@ from manners.models.branches import ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import Trunk
 from manners.progress import steps
+from manners.results import Shortened
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
 from manners.reward.groups import Split, divided, subset
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
-from manners.reward.pairs import ReadPairs, read
+from manners.reward.pairs import ReadPairs, read, shortened
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.training import Loss, Term, Training
@@ -53,8 +54,8 @@ class Trained:
     curve: tuple[CurvePoint, ...]
     optimizer_steps: int
     pairs_per_second: float
-    shortened: int
-    """How many of the distinct responses had to be cut, or lost turns of their prompt, to fit into the context."""
+    shortened: Shortened
+    """What did not fit into the context, of the distinct responses with their prompts."""
 
 
 def train(
@@ -92,8 +93,8 @@ def train(
     passes = settings.epochs * sum(len(job.which) for job in jobs)
     margins = mean[:, 0] - mean[:, 1]
     speed = passes / max(done.seconds, 1e-9)
-    shortened = learn.shortened + held.shortened
-    return Trained(reward, labelled, split, margins, scores, curve, done.optimizer_steps, speed, shortened)
+    cut = shortened([*learn.rendered, *held.rendered])
+    return Trained(reward, labelled, split, margins, scores, curve, done.optimizer_steps, speed, cut)
 
 
 def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:
