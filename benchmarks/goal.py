@@ -29,7 +29,7 @@ def main() -> None:
     pretrained, sample = session.pretrained, session.settings.sample
     reward = stored.load_reward(workspace, version.name, pretrained)
     shift = stored.export_reward(reward, 0, pretrained, folder / EXPORT)
-    prompts = short_enough(session, [prompt.dialogue for prompt in session.store.prompts(PromptUse.TRAIN)])
+    prompts = short_enough(session, [prompt.dialogue for prompt in session.store.prompts(PromptUse.TRAIN)]).prompts
     task = PPOTask(
         model=model_of(version.base, pretrained),
         prompts=[list(pretrained.renderer.prompt_ids(prompt, sample.max_new_tokens)[0]) for prompt in prompts],

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from manners.facts import NULL
 from manners.results_ceiling import Ceiling
@@ -26,6 +29,8 @@ class SampleResult:
     """Comparisons that were opened."""
     left_out: Mapping[str, int] | None = None
     """Prompts that were not asked about, by reason."""
+    prompts_shortened: int | None = None
+    """Prompts that were asked about without their first turns."""
     responses: int | None = None
     finished: float | None = None
     """Share of the responses that the policy ended itself."""
@@ -160,6 +165,23 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shortened:
+    """What did not fit into the context, of responses with their prompts."""
+
+    count: int
+    """Responses that had to be cut, or lost a part of their prompt."""
+    share: float | None = None
+    """Of all responses; absent where an older version counted."""
+    tokens: int | None = None
+    """What was dropped of them and of their prompts, in all."""
+
+
+def _counted(value: Any) -> Any:
+    """Return what an older version wrote, a count alone, as the record of today."""
+    return Shortened(count=value) if isinstance(value, int) else value
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardResult(Measured):
     """A reward model that was trained, and how good it is."""
 
@@ -182,8 +204,8 @@ class RewardResult(Measured):
     """Users whose weight was cut to `reward.user_share`."""
     users_outlying: int | None = None
     """Users who were set aside."""
-    shortened: int | None = None
-    """Responses that had to be cut, or lost turns of their prompt, to fit into the context."""
+    shortened: Annotated[Shortened | None, BeforeValidator(_counted)] = None
+    """Among the responses that were compared."""
     passes: int | None = None
     """Passes over the comparisons that every member made."""
     tried: Mapping[str, float] | None = None
@@ -215,6 +237,7 @@ class FileResult(Measured):
     pairs: int | None = None
     known_prompts: int | None = None
     """Pairs about prompts of this workspace."""
+    shortened: Shortened | None = None
     left_out: Mapping[str, int] | None = None
     skipped: Mapping[str, int] | None = None
     """Bad rows, by reason."""
@@ -245,6 +268,8 @@ class PolicyResult:
     """Training prompts."""
     prompts_skipped: int | None = None
     """Prompts for training and validation that leave no room for a response."""
+    prompts_shortened: int | None = None
+    """Prompts for training and validation that lose whole turns."""
 
 
 @dataclass(frozen=True, kw_only=True)

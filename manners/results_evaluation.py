@@ -109,6 +109,10 @@ class EvaluationResult:
     """
 
     prompts: int | None = None
+    prompts_skipped: int | None = None
+    """Prompts for evaluation that leave no room for a response."""
+    prompts_shortened: int | None = None
+    """Of `prompts`, those that lose whole turns."""
     samples: int | None = None
     """Answers of each version to a prompt."""
     kl: float | None = None

@@ -48,9 +48,14 @@ class Rendered:
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    shortened: bool = False
-    """Whether anything was dropped so that the rest fits: whole turns, or the beginning of the only turn left, or the
-    end of the response before the token that ends it."""
+    dropped: int = 0
+    """Tokens that were dropped so that the rest fits: whole turns, or the beginning of the only turn left, or the end
+    of the response before the token that ends it."""
+
+    @property
+    def shortened(self) -> bool:
+        """Whether anything was dropped."""
+        return self.dropped > 0
 
     @property
     def length(self) -> int:
@@ -316,7 +321,8 @@ class Renderer:
         room = prompt_room(len(ids), max(map(len, whole)), self.context)
         kept = ids if len(ids) <= room else fitting_prompt(self._ids, prompt, room, self.tokenizer.bos_token_id)
         cut = [fitting_response(response_ids, self.context - len(kept), self.end_id) for response_ids in whole]
-        return [Rendered(kept, short, kept != ids or short != long) for short, long in zip(cut, whole, strict=True)]
+        lost = len(ids) - len(kept)
+        return [Rendered(kept, short, lost + len(long) - len(short)) for short, long in zip(cut, whole, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of response ids without special tokens, otherwise exactly as the model wrote it.

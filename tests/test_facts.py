@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from manners.errors import MannersError
 from manners.facts import NULL, from_facts, scalars, to_facts
-from manners.results import LevelAccuracy, PolicyResult, ReliabilityBin, RewardResult
+from manners.results import LevelAccuracy, PolicyResult, ReliabilityBin, RewardResult, Shortened
 from manners.results_ceiling import Ceiling
 from manners.results_evaluation import BestOfN, EvaluationResult, MatchedRate, PartChange
 from manners.types import Interval
@@ -94,6 +94,14 @@ def test_what_is_not_known_is_left_out_and_null_is_written_where_it_says_somethi
 def test_a_ceiling_of_before_is_read_as_what_it_was_a_fit() -> None:
     before = from_facts(RewardResult, {"ceiling": {"estimate": 0.7, "low": 0.6, "high": 0.8}}, "runs/reward.json")
     assert before.ceiling == Ceiling(fit=0.7, fit_interval=(0.6, 0.8))
+
+
+def test_a_count_alone_of_what_was_shortened_is_read() -> None:
+    before = from_facts(RewardResult, {"shortened": 3}, "runs/reward.json")
+    assert before.shortened == Shortened(count=3)
+    assert to_facts(before)["shortened"] == {"count": 3}
+    now = RewardResult(shortened=Shortened(count=3, share=0.5, tokens=70))
+    assert from_facts(RewardResult, to_facts(now), "runs/reward.json") == now
 
 
 def test_facts_of_another_version_are_read_as_far_as_they_go() -> None:

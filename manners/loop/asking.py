@@ -23,7 +23,7 @@ from manners.results import FileResult
 from manners.reward import stored
 from manners.reward.ensemble import Scored, score_rendered
 from manners.reward.measure import measure
-from manners.reward.pairs import read
+from manners.reward.pairs import read, shortened
 from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
 from manners.store.rows import Reason
@@ -45,7 +45,7 @@ def open_for_people(session: Session, count: int, against: str | None = None) ->
     other = rival(session, name, against)
     with_start = 0 if other == start else round(count * START_SHARE)
     plan = _plan(count, with_start)
-    prompts = evaluation_prompts(session)
+    prompts = evaluation_prompts(session).prompts
     policy = _answers(session, name, prompts)
     known = session.store.comparisons()
     opened = ask.open_comparisons(
@@ -120,6 +120,7 @@ def measure_on_file(
         file=str(file),
         pairs=len(labelled.pairs),
         known_prompts=known,
+        shortened=shortened(dict.fromkeys(sides)),
         left_out={str(reason): n for reason, n in labelled.left_out.items()},
         skipped={str(reason): n for reason, n in skipped.items()},
     )

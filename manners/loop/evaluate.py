@@ -19,7 +19,7 @@ from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop import bets
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Prose, draw_prompts, parts, prompt_lengths, prose, short_enough
+from manners.loop.prompts import Fitting, Prose, draw_prompts, fitting, parts, prompt_lengths, prose
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -60,6 +60,10 @@ class EvaluationInputs(Inputs):
     against: str
     """The version that it is compared with."""
     prompts: list[Dialogue]
+    shortened: int
+    """Of these, those that lose whole turns."""
+    skipped: int
+    """Prompts for evaluation that leave no room for a response."""
     prose: Prose
 
 
@@ -71,14 +75,23 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     name = versions.latest(session.workspace, VersionKind.POLICY)
     start = versions.describe(session.workspace, name).start
     reward = versions.reward_of(session.workspace, name)
-    prompts = draw_prompts(evaluation_prompts(session), session.settings.evaluate.prompts, session.settings.seed)
+    found = evaluation_prompts(session)
+    prompts = draw_prompts(found.prompts, session.settings.evaluate.prompts, session.settings.seed)
     against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
     text = prose(session)
     decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts), **text.decides}
     if against != start:  # as runs were begun before there was another
         decides[AGAINST] = against
     return EvaluationInputs(
-        decides=decides, version=name, reward=reward, start=start, against=against, prompts=prompts, prose=text
+        decides=decides,
+        version=name,
+        reward=reward,
+        start=start,
+        against=against,
+        prompts=prompts,
+        shortened=len(found.shortened.intersection(prompts)),
+        skipped=found.too_long,
+        prose=text,
     )
 
 
@@ -158,6 +171,8 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
         version=inputs.version,
         against=inputs.against,
         start=inputs.start,
+        prompts_skipped=inputs.skipped,
+        prompts_shortened=inputs.shortened,
         **vars(judgement),
         promoted=promoted,
         **taste,
@@ -200,16 +215,17 @@ def _last_source(session: Session) -> AnnotatorKind:
     return AnnotatorKind(source or AnnotatorKind.HUMAN)
 
 
-def evaluation_prompts(session: Session) -> list[Dialogue]:
+def evaluation_prompts(session: Session) -> Fitting:
     """Return the prompts that nothing is trained on or chosen by; raises MannersError where too few are there."""
-    prompt_lengths(session, PromptUse.EVALUATE)  # says so where there are prompts and none of them fits
-    prompts = short_enough(session, [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE)])
-    if len(prompts) < 2:
+    dialogues = [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE)]
+    found = fitting(session, PromptUse.EVALUATE, dialogues)
+    if len(found.prompts) < 2:
+        beside = f", and {found.too_long} that leave no room for a response" if found.too_long else ""
         raise MannersError(
-            f"evaluation needs at least 2 prompts of its own, {len(prompts)} are there;"
+            f"evaluation needs at least 2 prompts of its own, {len(found.prompts)} are there{beside};"
             " add some with `manners prompts import FILE --use evaluate`"
         )
-    return prompts
+    return found
 
 
 def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Prose, answerable, prompt_lengths, prose, short_enough
+from manners.loop.prompts import Prose, answerable, fitting, prompt_lengths, prose
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
@@ -26,7 +25,7 @@ from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, collate
 from manners.training import training_bytes
-from manners.types import PromptUse, VersionKind
+from manners.types import Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 RESULT = PolicyResult
@@ -44,6 +43,8 @@ class PolicyInputs(Inputs):
     prose: Prose
     skipped: int
     """Prompts of either kind that leave no room for a response."""
+    shortened: int
+    """Prompts of either kind that lose whole turns."""
     begin_as: str
     """The version that the policy begins as."""
 
@@ -52,20 +53,12 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
-    (prompts, skipped), (validation, others) = (
-        _prompt_ids(session, use) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)
-    )
+    found = {use: fitting(session, use, answerable(session, use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)}
+    prompts, validation = (_prompt_ids(session, found[use].prompts) for use in found)
     if not prompts or not validation:
         raise MannersError(
             f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
             f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
-        )
-    if skipped + others:
-        print(
-            f"{skipped} of {skipped + len(prompts)} training prompts and {others} of {others + len(validation)} for"
-            f" validation leave no room for a response of {session.settings.sample.max_new_tokens} tokens in a context"
-            f" of {session.settings.model.context}, and are skipped",
-            file=sys.stderr,
         )
     begin_as = session.start if session.settings.ppo.start == "initial" else session.workspace.current_policy()
     text = prose(session)
@@ -82,7 +75,8 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
         prompts=prompts,
         validation=validation,
         prose=text,
-        skipped=skipped + others,
+        skipped=sum(one.too_long for one in found.values()),
+        shortened=sum(len(one.shortened) for one in found.values()),
         begin_as=begin_as,
     )
 
@@ -158,12 +152,10 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     return result
 
 
-def _prompt_ids(session: Session, use: PromptUse) -> tuple[list[tuple[int, ...]], int]:
-    """Return the distinct prompts of a use that leave room for a response, in tokens, and how many do not."""
-    distinct = list(dict.fromkeys(answerable(session, use)))
-    fitting = short_enough(session, distinct)
+def _prompt_ids(session: Session, prompts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
+    """Return prompts that leave room for a response in tokens."""
     reserve = session.settings.sample.max_new_tokens
-    return [session.pretrained.renderer.prompt_ids(p, reserve)[0] for p in fitting], len(distinct) - len(fitting)
+    return [session.pretrained.renderer.prompt_ids(prompt, reserve)[0] for prompt in prompts]
 
 
 def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: PolicyInputs) -> PolicyResult:
@@ -181,6 +173,7 @@ def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: P
         begun_as=inputs.begin_as,
         prompts=len(inputs.prompts),
         prompts_skipped=inputs.skipped,
+        prompts_shortened=inputs.shortened,
     )
 
 

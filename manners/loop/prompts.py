@@ -26,16 +26,59 @@ def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
     return session.store.answerable(use, chats=session.settings.serve.share_chats)
 
 
-def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:
-    """Distinct prompts that leave room for an answer."""
-    fitting = []
+@dataclass(frozen=True)
+class Fitting:
+    """Distinct prompts that leave room for an answer, and what becomes of others."""
+
+    prompts: list[Dialogue]
+    shortened: frozenset[Dialogue]
+    """Of these, those that lose whole turns."""
+    too_long: int
+    """Those that leave no room, and are left out."""
+
+
+def short_enough(session: Session, prompts: Sequence[Dialogue]) -> Fitting:
+    """Take the distinct prompts that leave room for an answer."""
+    fitting = list[Dialogue]()
+    shortened = set[Dialogue]()
+    too_long = 0
     for prompt in dict.fromkeys(prompts):
         try:
-            session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
+            _, dropped = session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
         except TooLong:
+            too_long += 1
             continue
         fitting.append(prompt)
-    return fitting
+        if dropped:
+            shortened.add(prompt)
+    return Fitting(fitting, frozenset(shortened), too_long)
+
+
+def fitting(session: Session, use: PromptUse, prompts: Sequence[Dialogue]) -> Fitting:
+    """Take those prompts of a use that leave room for an answer, and say on stderr what becomes of the others.
+
+    Raises MannersError where there are some and none of them fits.
+    """
+    found = short_enough(session, prompts)
+    count = len(found.prompts) + found.too_long
+    if found.too_long and not found.prompts:
+        raise _none_fits(session, use, count)
+    if found.too_long or found.shortened:
+        room, context = session.settings.sample.max_new_tokens, session.pretrained.renderer.context
+        print(
+            f"of {count} prompts for `{use}`, {found.too_long} leave no room for a response of {room} tokens in a"
+            f" context of {context}, and are left out; {len(found.shortened)} lose earlier turns",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _none_fits(session: Session, use: PromptUse, count: int) -> MannersError:
+    room, context = session.settings.sample.max_new_tokens, session.pretrained.renderer.context
+    return MannersError(
+        f"none of the {count} prompts for `{use}` leaves room for a response of {room} tokens: raise model.context"
+        f" ({context} tokens here), or lower sample.max_new_tokens"
+    )
 
 
 def draw_prompts(prompts: Sequence[Dialogue], count: int, seed: int) -> list[Dialogue]:
@@ -126,8 +169,5 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
         lengths.append(len(ids))
         shortened += dropped > 0
     if too_long and not lengths:
-        raise MannersError(
-            f"none of the {too_long} prompts for `{use}` leaves room for a response: raise model.context"
-            f" ({renderer.context} tokens here), or lower sample.max_new_tokens"
-        )
+        raise _none_fits(session, use, too_long)
     return lengths, PromptCount(len(lengths), shortened, too_long)

@@ -53,7 +53,7 @@ def prompts_of(session: Session, split: Split) -> list[Dialogue]:
     for some in (held_out, answerable(session, PromptUse.VALIDATE), trained_on):
         order = sorted(set(some) - chosen.keys(), key=lambda prompt: digest((session.settings.seed, prompt)))
         for prompt in order:
-            if len(chosen) < PROMPTS and short_enough(session, [prompt]):
+            if len(chosen) < PROMPTS and short_enough(session, [prompt]).prompts:
                 chosen[prompt] = None
     if not chosen:
         raise MannersError(

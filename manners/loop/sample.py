@@ -14,7 +14,7 @@ from manners.errors import MannersError
 from manners.feedback import crowd as simulated
 from manners.loop.options import SampleOptions
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import answerable, draw_prompts, parts, prompt_lengths, short_enough
+from manners.loop.prompts import answerable, draw_prompts, fitting, parts, prompt_lengths
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -110,6 +110,7 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
         prompts=len(answers),
         comparisons=len(comparisons),
         left_out={reason: count for reason, count in left_out.items() if count},
+        prompts_shortened=run.state.get("shortened"),
         responses=len(drawn),
         finished=sum(a.finished for a in drawn) / max(1, len(drawn)),
     )
@@ -121,17 +122,17 @@ def _whom_to_ask(session: Session, inputs: SampleInputs) -> dict[str, Any]:
     comparisons = session.store.comparisons()
     asked = {c.prompt for c in comparisons if not inputs.again or author in (c.left.author, c.right.author)}
     prompts = [prompt for prompt in answerable(session, PromptUse.TRAIN) if prompt not in asked]
-    fitting = short_enough(session, prompts)
-    if not fitting:
+    found = fitting(session, PromptUse.TRAIN, prompts)
+    if not found.prompts:
         again = (
             f"; all were answered by {author}" if inputs.again else ", or ask known ones of a new policy with --again"
         )
         raise MannersError(
-            f"there is no training prompt left to ask about ({len(prompts)} are too long for model.context);"
-            f" add some with `manners prompts import FILE`{again}"
+            f"there is no training prompt left to ask about; add some with `manners prompts import FILE`{again}"
         )
-    chosen = fitting if inputs.limit is None else draw_prompts(fitting, inputs.limit, session.settings.seed)
-    left = {"too long": len(prompts) - len(fitting), "over the limit": len(fitting) - len(chosen)}
+    chosen = found.prompts if inputs.limit is None else draw_prompts(found.prompts, inputs.limit, session.settings.seed)
+    left = {"too long": found.too_long, "over the limit": len(found.prompts) - len(chosen)}
+    left["shortened"] = len(found.shortened.intersection(chosen))
     return {"prompts": chosen, "author": author, **left}
 
 

@@ -28,6 +28,8 @@ class Scored:
     members: Float[Tensor, "K N"]
     """Each member's score, less its own mean on the start version's answers (scores are free up to that shift), in
     units of what such answers to one prompt differ by."""
+    dropped: tuple[int, ...] = ()
+    """Tokens of each response and its prompt that did not fit into the context; empty where nobody counted."""
 
     @property
     def mean(self) -> Float[Tensor, " N"]:
@@ -117,7 +119,7 @@ def score_exchanges(reward: RewardModel, pretrained: Pretrained, exchanges: Iter
     """
     for chunk in _chunks(exchanges):
         rendered = [pretrained.renderer.render(prompt, response) for prompt, response in chunk]
-        yield Scored(score_rendered(reward, pretrained, rendered))
+        yield Scored(score_rendered(reward, pretrained, rendered), tuple(r.dropped for r in rendered))
 
 
 def _chunks(exchanges: Iterable[Exchange]) -> Iterator[list[Exchange]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
+from manners.results import Shortened
 from manners.reward.ensemble import Exchange
 from manners.reward.labelled import Labelled, LabelledPair, LeftOut
 from manners.text import Rendered, Renderer, length_buckets, shared_rows
@@ -56,6 +57,12 @@ def read(renderer: Renderer, labelled: Labelled) -> tuple[Labelled, dict[Exchang
     return labelled, rendered
 
 
+def shortened(rendered: Collection[Rendered]) -> Shortened:
+    """Count what did not fit, among some exchanges, and the tokens that it lost."""
+    dropped = [r.dropped for r in rendered if r.dropped]
+    return Shortened(count=len(dropped), share=len(dropped) / max(1, len(rendered)), tokens=sum(dropped))
+
+
 class ReadPairs:
     """Labelled pairs with the trunk states of their responses.
 
@@ -77,7 +84,6 @@ class ReadPairs:
         place = {exchange: index for index, exchange in enumerate(exchanges)}
         rendered = [rendered_as[exchange] for exchange in exchanges]
         self.sides = [(place[p.prompt, p.left], place[p.prompt, p.right]) for p in pairs]
-        self.shortened = sum(r.shortened for r in rendered)
         self.rendered = rendered
         self.share = pretrained.trunk.compute.shares_prompts
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)

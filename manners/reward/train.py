@@ -23,12 +23,13 @@ from manners.models.branches import ScalarBranch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import Trunk
 from manners.progress import steps
+from manners.results import Shortened
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
 from manners.reward.groups import Split, divided, slice_off, subset
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
-from manners.reward.pairs import ReadPairs, read
+from manners.reward.pairs import ReadPairs, read, shortened
 from manners.reward.steps import STEP, units
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -68,8 +69,8 @@ class Trained:
     optimizer_steps: int
     """Of all that was trained."""
     pairs_per_second: float
-    shortened: int
-    """How many of the distinct responses had to be cut, or lost turns of their prompt, to fit into the context."""
+    shortened: Shortened
+    """What did not fit into the context, of the distinct responses with their prompts."""
 
 
 def train(
@@ -116,7 +117,7 @@ def train(
         steps=done.steps,
         optimizer_steps=done.optimizer_steps,
         pairs_per_second=done.pairs / max(done.seconds, 1e-9),
-        shortened=learn.shortened + held.shortened,
+        shortened=shortened([*learn.rendered, *held.rendered]),
     )
 
 

@@ -26,7 +26,7 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import load
 from manners.settings import Settings
 from manners.text import Rendered, collate
-from manners.types import PromptUse
+from manners.types import Dialogue, PromptUse, Role, Turn
 from manners.workspace import Workspace
 from tests.loop import tiny
 
@@ -161,6 +161,49 @@ def test_prompts_that_do_not_fit_are_counted_by_use_and_refused_when_none_fits(
     wordy = replace(settings, sample=replace(settings.sample, max_new_tokens=250))
     with pytest.raises(MannersError, match=r"none of the 13 prompts for `evaluate` leaves room.*raise model\.context"):
         stages.evaluate(copy, wordy, ask=None, plan=False)
+
+
+@pytest.mark.parametrize("stage", ["sample", "ppo", "evaluate"])
+@pytest.mark.parametrize("plan", [True, False])
+def test_prompts_that_are_all_too_long_are_called_so(
+    copy: Workspace, settings: Settings, stage: str, plan: bool, tmp_path: Path
+) -> None:
+    wordy = replace(settings, sample=replace(settings.sample, max_new_tokens=250))
+    use = "evaluate" if stage == "evaluate" else "train"
+    says = rf"none of the \d+ prompts for `{use}` leaves room for a response of 250 tokens: raise model\.context \(256 "
+    with pytest.raises(MannersError, match=says):
+        match stage:
+            case "sample":
+                Session(copy, settings).store.add_prompts(tiny.prompts(3, "tea"), PromptUse.TRAIN, "test")
+                stages.sample(copy, wordy, crowd=False, plan=plan)
+            case "ppo":
+                stages.train_policy(copy, wordy, plan=plan)
+            case _:
+                stages.evaluate(copy, wordy, ask=None, plan=plan)
+
+
+def test_prompts_that_are_cut_or_left_out_are_said_and_on_record(
+    copy: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talk(first: str, last: str) -> Dialogue:
+        return (Turn(Role.USER, first), Turn(Role.ASSISTANT, "Yes."), Turn(Role.USER, last))
+
+    store = Session(copy, settings).store
+    for use in PromptUse:
+        store.add_prompts([talk(f"{use} " + "bread " * 300, "So?"), talk(use, "bread " * 300)], use, "test")
+    facts = stages.sample(copy, settings, crowd=True, plan=False)
+    assert (facts["prompts_shortened"], facts["left_out"]) == (1, {"prompt longer than the context": 1})
+    said = "of 2 prompts for `train`, 1 leave no room for a response of 8 tokens in a context of 256"
+    assert said in capsys.readouterr().err
+    facts = stages.train_policy(copy, settings, plan=False)
+    assert (facts["prompts_shortened"], facts["prompts_skipped"]) == (2, 2)
+    every = replace(settings, evaluate=replace(settings.evaluate, prompts=100))
+    facts = stages.evaluate(copy, every, ask=None, plan=False)
+    assert (facts["prompts"], facts["prompts_shortened"], facts["prompts_skipped"]) == (13, 1, 1)
+    assert "1 lose earlier turns" in capsys.readouterr().err
+    stages.report(copy, settings)
+    page = (copy.root / "report.html").read_text(encoding="utf-8")
+    assert "Of the prompts, 2 left no room for a response and were left out, and 2 lost earlier turns" in page
 
 
 @pytest.mark.long

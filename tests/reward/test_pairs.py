@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from manners.errors import MannersError
+from manners.results import Shortened
 from manners.reward.labelled import LeftOut
 from manners.reward.pairs import read, render_compared
 from manners.reward.train import train
@@ -44,6 +45,8 @@ def test_both_sides_of_a_pair_see_one_prompt_shortened_once() -> None:
     assert left.response_ids == renderer.response_ids(SHORT)
     assert right.response_ids[-1] == END and right.length == CONTEXT
     assert left.shortened and right.shortened
+    lost = whole - len(left.prompt_ids)
+    assert left.dropped == lost and right.dropped == lost + len(renderer.response_ids(LONG)) - len(right.response_ids)
 
 
 def test_all_that_is_compared_on_a_prompt_sees_the_same_of_it() -> None:
@@ -72,6 +75,34 @@ def test_what_differs_only_past_the_context_is_left_out_and_counted() -> None:
         MannersError, match=r"all 1 comparisons are alike once they are shortened to model\.context = 128"
     ):
         read(world.renderer, label([alike]))
+
+
+def test_what_was_cut_is_counted_with_its_tokens() -> None:
+    # 40 pairs of two sides that fit half the context each, and one side that does not fit.
+    world = tiny_pretrained(context=CONTEXT)
+    good = comparisons(40, agreement=1.0)
+    settings = RewardSettings(members=1, curve=False, set_aside=0.3)
+    fits = train(settings, 0, world, good)
+    assert fits.shortened == Shortened(count=0, share=0.0, tokens=0)
+    prompt = (Turn(Role.USER, "Hi"),)
+    trained = train(settings, 0, world, [*good, replace(planted(SHORT, LONG), prompt=prompt)])
+    encode = world.renderer.tokenizer.encode
+    whole = len(world.renderer.prompt_ids(prompt)[0]) + len(encode(LONG.text, add_special_tokens=False)) + 1
+    sides = len({(c.prompt, side) for c in good for side in (c.left, c.right)}) + 2
+    assert trained.shortened == Shortened(count=1, share=1 / sides, tokens=whole - CONTEXT)
+
+
+def test_forty_pairs_that_differ_only_past_the_context_are_not_learnt_from() -> None:
+    renderer = tiny_renderer(context=CONTEXT)
+    past = [
+        replace(
+            planted(LONG, replace(LONG, text=LONG.text + f"and {n}")), prompt=(Turn(Role.USER, f"{n}?"),), id=1000 + n
+        )
+        for n in range(40)
+    ]
+    good = comparisons(20, agreement=1.0)
+    labelled, _ = read(renderer, label([*good, *past]))
+    assert labelled.left_out == {LeftOut.ALIKE: 40} and len(labelled.pairs) == 20
 
 
 def test_pairs_that_fit_are_rendered_each_as_alone() -> None:

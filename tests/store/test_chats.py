@@ -13,9 +13,13 @@ import pytest
 from sqlalchemy import insert, select
 
 from manners.checkpoint import Run
+from manners.errors import MannersError
 from manners.loop import ppo, prompts, sample
 from manners.loop.sample import SampleInputs
 from manners.loop.session import Session
+from manners.loop.stage import Options
+from manners.models import versions
+from manners.reward import stored
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
@@ -116,12 +120,15 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
     Chats(session.store).delete(ANNA, converse(session.store, ANNA, "deleted"))
     seen: list[Dialogue] = []
 
-    def kept(_: Session, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    def kept(_: Session, dialogues: Sequence[Dialogue]) -> prompts.Fitting:
         seen.extend(dialogues)
-        return []
+        return prompts.Fitting([], frozenset(), 0)
 
-    monkeypatch.setattr(ppo, "short_enough", kept)
-    assert ppo._prompt_ids(session, PromptUse.TRAIN) == ([], len(seen))
+    monkeypatch.setattr(prompts, "short_enough", kept)
+    monkeypatch.setattr(versions, "latest", lambda *_: "reward-1")
+    monkeypatch.setattr(stored, "load_reward", lambda *_: None)
+    with pytest.raises(MannersError, match=r"PPO needs prompts to train on \(0 there\)"):
+        ppo.inputs(session, Options(), {})
     assert prompts.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
     session.store.close()
 
@@ -139,7 +146,7 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
         Chats(store).delete(ANNA, key)
         return [[Answer(p, Response(text, author), (), ()) for text in ("x", "y")] for p in prompts], 0
 
-    monkeypatch.setattr(sample, "short_enough", lambda _, prompts: prompts)
+    monkeypatch.setattr(prompts, "short_enough", lambda _, found: prompts.Fitting(found, frozenset(), 0))
     monkeypatch.setattr(sample, "_answers", answer)
     run = cast(Run, SimpleNamespace(state={}, save=lambda: None))
     facts = sample.run(session, run, SampleInputs(crowd=False, again=False, limit=None))
