@@ -41,6 +41,7 @@ def keep(
         metrics=scalars(result),
         shifts=reward.shifts if reward else (),
         scale=reward.scale if reward else 1.0,
+        template=session.pretrained.renderer.template.text,
     )
     branches = model.members if isinstance(model, RewardModel) else (model,)
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it

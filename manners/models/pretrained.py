@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from manners.models.trunk import Trunk, grow_trunk
 from manners.models.vocabulary import Vocabulary
 from manners.settings import ModelSettings
 from manners.text import Renderer
+from manners.turns import template_of
 from manners.workspace import atomic_folder
 
 EMBEDDED = "smollm2-135m"
@@ -65,14 +67,16 @@ class Pretrained:
         return sum(p.numel() for p in self.trunk.whole.parameters())
 
 
-def load(settings: ModelSettings) -> Pretrained:
+def load(settings: ModelSettings, day: Callable[[], date] = date.today) -> Pretrained:
     """Load, freeze and cut the model that the settings name, and prove that the split changes nothing.
 
+    `day` is asked by a chat template that tells the date.
     Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
     """
     dtype = getattr(torch, settings.dtype)
     with _quiet_transformers():
         model, tokenizer = _find(settings.name, dtype)
+    template = template_of(tokenizer, settings.chat_template, settings.template_arguments, day)
     device = pick_device(settings.device)
     keep_freed_memory()
     for parameter in model.parameters():  # most are read so; never the buffers, in which tables of rotations stand
@@ -83,11 +87,12 @@ def load(settings: ModelSettings) -> Pretrained:
     grown = grow_trunk(model, settings.trainable_layers, settings.lora_rank)
     chosen = replace(grown, recompute=settings.recompute, keeps_states=settings.trunk_states == "kept")
     trunk = proved(chosen, context)
-    renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
+    renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context, template)
     trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
+    notes += renderer.notes
     return Pretrained(settings.name, trunk, renderer, "; ".join(notes))
 
 
@@ -129,7 +134,7 @@ def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> tuple[PreTra
             _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()), dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise MannersError(
             f"model.name is {name}, which cannot be loaded ({_reason(error)}); give a Hugging Face id that this"
             f" machine can reach, a folder, a .gguf file, or {EMBEDDED}"
