@@ -12,7 +12,9 @@ from pathlib import Path
 from manners.data import own_text, plain_text
 from manners.errors import MannersError
 from manners.facts import Facts, to_facts
+from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.session import Session, digest
+from manners.templates import Refused
 from manners.text import TooLong
 from manners.types import Dialogue, PromptUse
 
@@ -22,8 +24,13 @@ answers, while `sample.batch` changes nothing."""
 
 
 def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
-    """Return the prompts of one use that may be answered: none deleted, and none from chats that are not shared."""
-    return session.store.answerable(use, chats=session.settings.serve.share_chats)
+    """Return the prompts of one use that may be answered.
+
+    None that was deleted, none from chats that are not shared, and none that the model's chat template refuses.
+    """
+    template = session.pretrained.renderer.template
+    found = session.store.answerable(use, chats=session.settings.serve.share_chats)
+    return [prompt for prompt in found if not template.objection(prompt)]
 
 
 def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue]:
@@ -32,7 +39,7 @@ def short_enough(session: Session, prompts: Sequence[Dialogue]) -> list[Dialogue
     for prompt in dict.fromkeys(prompts):
         try:
             session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
-        except TooLong:
+        except (TooLong, Refused):
             continue
         fitting.append(prompt)
     return fitting
@@ -89,6 +96,8 @@ class PromptCount:
     """Of these, those that lose whole turns."""
     do_not_fit: int
     """Those that are left out."""
+    refused: dict[str, int] | None = None
+    """Those that the chat template refuses, by reason, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,19 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
     renderer = session.pretrained.renderer
     lengths = list[int]()
     shortened = too_long = 0
-    for stored in session.store.prompts(use):
+    prompts = session.store.prompts(use)
+    refused = refusals(renderer.template, ((stored.id, stored.dialogue) for stored in prompts))
+    tell(refused, f"prompts for `{use}`")
+    if prompts and sum(counts(refused).values()) == len(prompts):
+        raise MannersError(
+            f"the model's chat template refuses all {len(prompts)} prompts for `{use}` ({next(iter(refused))}); bring"
+            " others, or name another template with model.chat_template"
+        )
+    for stored in prompts:
         try:
             ids, dropped = renderer.prompt_ids(stored.dialogue, session.settings.sample.max_new_tokens)
+        except Refused:
+            continue
         except TooLong:
             too_long += 1
             continue
@@ -130,4 +149,4 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
             f"none of the {too_long} prompts for `{use}` leaves room for a response: raise model.context"
             f" ({renderer.context} tokens here), or lower sample.max_new_tokens"
         )
-    return lengths, PromptCount(len(lengths), shortened, too_long)
+    return lengths, PromptCount(len(lengths), shortened, too_long, counts(refused) or None)

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     TRANSCRIPT = "not a transcript"
     VALUE = "value out of range"
     RESERVED = "prompt kept for another use"
+    TEMPLATE = "refused by the chat template"
 
 
 @dataclass(eq=False)
