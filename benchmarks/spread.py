@@ -83,7 +83,7 @@ class Pairs:
 
 def drawn(session: Session, reward: RewardModel, policy: str) -> Answers:
     """Let a version answer all evaluation prompts, and score what it says."""
-    prompts, settings = evaluation_prompts(session), session.settings
+    prompts, settings = evaluation_prompts(session).prompts, session.settings
     branch = versions.load_policy(session.workspace, policy, session.pretrained)
     given = [
         (place, found)

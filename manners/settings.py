@@ -7,6 +7,7 @@ value comes from (default, `manners.toml`, `--set`) is worked out by `manners.se
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -31,9 +32,20 @@ def fits(value: object, hint: Any) -> bool:
         return any(fits(value, member) for member in args)
     if origin is Literal:
         return value in args
+    if origin is dict:
+        return isinstance(value, Mapping) and all(str(name).isidentifier() and _is_plain(value[name]) for name in value)
     if hint in (int, float):
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is one of JSON's."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
+    return (
+        all(map(_is_plain, value)) if isinstance(value, list) else value is None or isinstance(value, str | int | float)
+    )
 
 
 def allowed(hint: Any) -> str:
@@ -46,6 +58,8 @@ def allowed(hint: Any) -> str:
         return ", or ".join(allowed(member) for member in args)
     if origin is Literal:
         return " | ".join(str(choice) for choice in args)
+    if origin is dict:
+        return "a table, such as {enable_thinking = false}"
     return {bool: "true | false", str: "text", type(None): "none"}[hint]
 
 
@@ -84,6 +98,10 @@ class ModelSettings:
     """Reward training has them `kept` on the disk, in the format of the weights, or `recomputed` for every pass."""
     context: Annotated[int, Range(16, 1_000_000)] = 1024
     """Longest dialogue with its response, in tokens; longer prompts lose whole turns from the left."""
+    chat_template: str | None = None
+    """Which of the model's named chat templates lays dialogues out, or a file with one; None takes its `default`."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as {enable_thinking = false}; exports have them in their template."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

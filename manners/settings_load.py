@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from manners.docstrings import docstrings
 from manners.errors import UsageError
@@ -199,20 +200,22 @@ def _fields_of(record: type) -> list[Field]:
         if is_dataclass(hints[entry.name]):
             found += _fields_of(hints[entry.name])
         else:
-            assert entry.default is not MISSING, "a setting without a default"
+            default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+            assert default is not MISSING, "a setting without a default"
             name = f"{stage_of(record)}.{entry.name}".lstrip(".")
-            found.append(Field(name, hints[entry.name], entry.default, meanings[entry.name]))
+            found.append(Field(name, hints[entry.name], default, meanings[entry.name]))
     return found
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested tables as one, under dotted names."""
+def _flat(record: Mapping[str, Any], stage: str = "") -> dict[str, Any]:
+    """Return nested tables as one, under dotted names; a setting that is a table itself stays whole."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": item for inner, item in _flat(value).items()}
+        full = f"{stage}.{name}".lstrip(".")
+        if isinstance(value, Mapping) and full not in known_fields():
+            flat |= _flat(value, full)
         else:
-            flat[name] = value
+            flat[full] = value
     return flat
 
 
@@ -241,12 +244,23 @@ def _typed(name: str, value: object, where: str) -> Any:
         raise _unknown(name, where)
     hint = known_fields()[name].hint
     try:
+        if get_origin(hint) is dict:
+            return _table(value, hint)
         if not isinstance(value, str | int | float):
             raise ValueError(value)
         # TOML has no none, and its 1 may stand for 1.0: its values are read as the same text after --set would be.
         return parse(str(value), hint)
     except ValueError:
         raise UsageError(f"{where}{name} cannot be {value!r}: it takes {allowed(hint)}.") from None
+
+
+def _table(value: object, hint: Any) -> dict[str, Any]:
+    """Return a table, from a file or as it would stand in one (or in JSON); raises ValueError for what is none."""
+    if isinstance(value, str):
+        value = json.loads(value) if '":' in value else tomllib.loads(f"table = {value}")["table"]
+    if not isinstance(value, dict) or not fits(value, hint):
+        raise ValueError(value)
+    return value
 
 
 def _unknown(name: str, where: str) -> UsageError:

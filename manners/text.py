@@ -12,22 +12,15 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.shorten import endings, fitting_prompt, fitting_response, prompt_room
-from manners.spelling import Message, Spelling
+from manners.spelling import Spelling
+from manners.templates import Template, messages_of
+from manners.turns import Finishes, ending, own_bos, template_of
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-"""What a model without a chat template gets: `User: ...`, blank line, `Assistant:`; a BOS before it where the tokenizer
-itself puts one before a text."""
-
 
 PADDING = 64
 """Tokens of padding that cost less than one forward more."""
@@ -259,24 +252,36 @@ def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
 class Renderer:
     """Renders dialogues for one tokenizer; made once per model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int], context: int) -> None:
-        """Take a tokenizer, the ids that end a turn (generation config), and the context in tokens."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: frozenset[int],
+        context: int,
+        template: Template | None = None,
+    ) -> None:
+        """Take a tokenizer, the ids that the model's files end a turn with, and the context in tokens.
+
+        Without `template` it is the tokenizer's own.
+        """
         self.tokenizer = tokenizer
         self.context = context
-        self.plain = tokenizer.chat_template is None
+        self.template = template or template_of(tokenizer)
+        self.plain = self.template.plain
         """Whether the plain fallback stands in for a chat template; recorded with every version."""
-        self.bos = _own_bos(tokenizer)
+        self.bos = own_bos(tokenizer)
         """What the tokenizer itself puts before a text, for the model was trained with it: a BOS, or nothing."""
-        plain = ("{{ bos_token }}" if self.bos else "") + PLAIN_TEMPLATE
-        self._template = plain if self.plain else str(tokenizer.chat_template)
-        self._system_turns = self._renders(Turn(Role.SYSTEM, "x"), Turn(Role.USER, "y"))
-        self.end_ids = end_ids
-        self._spelling = Spelling(tokenizer)
+        ends = ending(tokenizer, self.template, end_ids)
+        self.end_ids, self.end_id = ends.ids, ends.end
+        self.notes = tuple(note for note in (self.template.note, ends.note) if note)
+        """What a reader should know of how this model's dialogues are laid out."""
+        names = [str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.end_ids)]
+        self.finishes = Finishes(names, self.plain, ends.token)
+        """Hears of answers that are drawn, and warns where none ends."""
+        self._spelling = Spelling(tokenizer, self.template, self.end_ids)
         self.special_ids = self._spelling.special_ids
         """Tokens that no text shows, and that no text means."""
-        self.end_id = self._end_of_turn()
         self.pad_id = self._distinct_pad()
-        described = f"{self._template}|{self.end_id}|{self._system_turns}"
+        described = f"{self.template.identity}|{self.end_id}|{not self.template.folds}"
         self.template_hash = hashlib.sha256(described.encode()).hexdigest()[:16]
         self._check_one_bos()
 
@@ -284,10 +289,11 @@ class Renderer:
         """Return the ids of a prompt, up to where the assistant begins, and how many turns were dropped.
 
         Turns are dropped whole from the left, a system turn never, until prompt + `reserve` tokens fit into the
-        context. Raises `TooLong` when the last turn alone does not fit.
+        context. Raises `TooLong` when the last turn alone does not fit, and `Refused` as `Template.check` does.
         """
-        for ending, dropped in endings(prompt):
-            ids = self._ids(ending)
+        self.template.check(prompt)
+        for kept, dropped in endings(prompt):
+            ids = self._ids(kept)
             if len(ids) + reserve <= self.context:
                 return ids, dropped
         raise TooLong(
@@ -297,7 +303,7 @@ class Renderer:
 
     def response_ids(self, response: Response) -> tuple[int, ...]:
         """Return the ids of a response; the end-of-turn token is there unless the length limit cut it off."""
-        ids = self.text_ids(response.text)
+        ids = self._spelling.text(response.text, drawn=response.sampling is not None)
         if response.finish_reason is FinishReason.LENGTH:
             return ids or (self.end_id,)
         return (*ids, self.end_id)
@@ -316,6 +322,7 @@ class Renderer:
         The prompt leaves room for the longest of them, up to half the context (`shorten.fitting_prompt`); a response is
         cut at the right where the prompt leaves less than it takes, and keeps the token that ends it.
         """
+        self.template.check(prompt)
         whole = [self.response_ids(response) for response in responses]
         ids = self._ids(prompt)
         room = prompt_room(len(ids), max(map(len, whole)), self.context)
@@ -329,7 +336,8 @@ class Renderer:
 
         But for the character NUL, which PostgreSQL cannot hold: like bytes that are no text, it becomes U+FFFD.
         """
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        said = [token for token in ids if token not in self.special_ids]
+        text = str(self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return text.replace("\0", "\ufffd")
 
     def token_text(self, token: int) -> str:
@@ -339,42 +347,15 @@ class Renderer:
         before = self.tokenizer.encode("a", add_special_tokens=False)  # some tokenizers drop a text's first space
         return self.decode([*before, token])[len(self.decode(before)) :]
 
-    def _ids(self, dialogue: Dialogue, generation: bool = True) -> tuple[int, ...]:
-        return self._spelling.dialogue(self._messages(dialogue), self._template, generation)
-
-    def _messages(self, dialogue: Dialogue) -> list[Message]:
-        if dialogue[0].role is Role.SYSTEM and not self._system_turns and len(dialogue) > 1:
-            joined = Turn(dialogue[1].role, f"{dialogue[0].text}\n\n{dialogue[1].text}")
-            dialogue = (joined, *dialogue[2:])
-        return [{"role": turn.role.value, "content": turn.text} for turn in dialogue]
-
-    def _renders(self, *turns: Turn) -> bool:
-        messages = [{"role": turn.role.value, "content": turn.text} for turn in turns]
-        try:
-            self.tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
-        except TemplateError:  # some templates (Gemma's) refuse system turns: these join the first user turn
-            return False
-        return True
-
-    def _end_of_turn(self) -> int:
-        """Find the token that this template puts after an answer, among those that end generation."""
-        opening = (Turn(Role.USER, "x"),)
-        whole = self._ids((*opening, Turn(Role.ASSISTANT, "y")), generation=False)
-        for token in whole[len(self._ids(opening, generation=False)) :]:
-            if token in self.end_ids:
-                return token
-        if self.tokenizer.eos_token_id is None:
-            raise MannersError(
-                "the tokenizer has no end-of-sequence token, so an answer could never end; set eos_token in it"
-            )
-        return int(self.tokenizer.eos_token_id)
+    def _ids(self, dialogue: Dialogue) -> tuple[int, ...]:
+        return self._spelling.dialogue(messages_of(dialogue))
 
     def _distinct_pad(self) -> int:
         """Choose a pad id that ends nothing and begins nothing (exports find the last real token by it)."""
         tokenizer = self.tokenizer
         candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(self.special_ids)]
         used = {*self.end_ids, self.end_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
-        used |= set(self._ids((Turn(Role.USER, "x"), Turn(Role.ASSISTANT, "y"), Turn(Role.USER, "z"))))
+        used |= self._spelling.written
         for candidate in candidates:
             if candidate is not None and candidate not in used:
                 return int(candidate)
@@ -388,9 +369,3 @@ class Renderer:
             raise MannersError(
                 "the chat template begins with two BOS tokens, which no model was trained on; remove one"
             )
-
-
-def _own_bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the BOS that a tokenizer puts before every text, or nothing."""
-    bos = tokenizer.bos_token_id
-    return (int(bos),) if bos is not None and tokenizer.encode("x")[:1] == [bos] else ()

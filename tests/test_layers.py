@@ -15,7 +15,7 @@ import manners
 ROOT = Path(manners.__file__).parent
 LAYERS = (
     "manners errors types docstrings facts results_ceiling results results_evaluation settings settings_load maths"
-    " shorten spelling text workspace checkpoint training memory metrics progress data",
+    " shorten templates spelling turns text workspace checkpoint training memory metrics progress data",
     "store models",
     "pretrain sft feedback reward ppo direct",
     "evaluate audit",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, subcommand
 
@@ -46,6 +46,14 @@ class StoreCommon(Common):
         finally:
             store.close()
 
+    def refused(self, store: Store, what: Literal["prompts", "comparisons"]) -> Result:
+        """Count what the model's chat template refuses of all there are, by reason, and name it on stderr."""
+        from manners.loop.laid_out import counts, look_through, tell
+
+        found = look_through(store, self.settings().model, prompts=what == "prompts")
+        tell(found, what)
+        return {"refused_by_template": counts(found)} if found else {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListCommon(StoreCommon):
@@ -74,7 +82,7 @@ class PromptsImport(StoreCommon):
         """Add them."""
         with self.store() as store:
             new, known = import_prompts(store, self.file, self.use)
-        return {"new": new, "known": known, "use": self.use}
+            return {"new": new, "known": known, "use": self.use, **self.refused(store, "prompts")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +173,7 @@ class ComparisonsImport(StoreCommon):
             return {"rows": [comparison_record(row) for row in found.rows], **counts}
         with self.store() as store:
             result = import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator, words)
-        return asdict(result)
+            return {**asdict(result), **self.refused(store, "comparisons")}
 
     def _kept(self) -> frozenset[str]:
         """Return the openings that the workspace keeps for evaluation; a file may be looked at without a workspace."""

@@ -19,7 +19,8 @@ from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
 from manners.store.fields import parse_member, parse_prompt, parse_text
 from manners.store.rowfiles import read_rows
-from manners.store.rows import BadRow
+from manners.store.rows import BadRow, Reason
+from manners.templates import Template
 from manners.types import FinishReason, Response
 
 BEGINNING = b'{"line": '
@@ -47,12 +48,13 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
     """
     reward = stored.load_reward(session.workspace, version, session.pretrained)
     scorer = _scorer(session, version)
-    done = _kept(output, file, version, scorer)
+    template = session.pretrained.renderer.template
+    done = _kept(output, file, version, scorer, template)
     count = 0
     pending = deque[_Row]()
     began = time.monotonic()
     with output.open("a", encoding="utf-8") as out, steps(f"scoring {file.name}") as advance:
-        rows = itertools.islice(_rows(file, scorer), done, None)
+        rows = itertools.islice(_rows(file, scorer, template), done, None)
         for scored in score_exchanges(reward, session.pretrained, _exchanges(rows, pending)):
             for value, spread in zip(scored.mean.tolist(), scored.std.tolist(), strict=True):
                 row = pending.popleft()
@@ -81,7 +83,7 @@ def _scorer(session: Session, version: str) -> str:
     return digest((version, described.created_at, *model, renderer.template_hash, renderer.context))
 
 
-def _kept(output: Path, file: Path, version: str, scorer: str) -> int:
+def _kept(output: Path, file: Path, version: str, scorer: str, template: Template) -> int:
     """Return how many lines of an earlier run are kept, those of whole chunks, and cut off the rest.
 
     Which rows stand together shows in the last digits of their scores: a chunk is scored whole, or again.
@@ -89,7 +91,7 @@ def _kept(output: Path, file: Path, version: str, scorer: str) -> int:
     if not output.is_file():
         return 0
     count = end = kept = cut = 0
-    rows = _rows(file, scorer)
+    rows = _rows(file, scorer, template)
     with output.open("rb+") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
@@ -124,7 +126,7 @@ def _refusal(output: Path, number: int, file: Path, version: str, by: str = "") 
     )
 
 
-def _rows(file: Path, scorer: str) -> Iterator[_Row]:
+def _rows(file: Path, scorer: str, template: Template) -> Iterator[_Row]:
     """Read prompts and responses."""
     for line, fields in read_rows(file):
         try:
@@ -132,6 +134,8 @@ def _rows(file: Path, scorer: str) -> Iterator[_Row]:
                 raise fields
             finish = parse_member(fields, "finish_reason", FinishReason) or FinishReason.UNKNOWN
             exchange = parse_prompt(fields), Response(parse_text(fields, "response"), "file", finish)
+            if why := template.objection(exchange[0]):
+                raise BadRow(Reason.TEMPLATE, "prompt", why)
         except BadRow as bad:
             where = f"{file}, line {line}" + (f", field {bad.field}" if bad.field else "")
             raise MannersError(f"{where}: {bad.remark}; correct it and run again, which goes on from there") from bad

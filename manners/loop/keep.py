@@ -43,6 +43,7 @@ def keep(
         shifts=reward.shifts if reward else (),
         scale=reward.scales if reward else 1.0,
         witness=(witness.shifts[0], witness.scales[0]) if witness else None,
+        template=session.pretrained.renderer.template.text,
     )
     branches = (*model.members, *(witness.members if witness else ())) if isinstance(model, RewardModel) else (model,)
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it

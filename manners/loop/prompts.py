@@ -12,7 +12,9 @@ from pathlib import Path
 from manners.data import own_text, plain_text
 from manners.errors import MannersError
 from manners.facts import Facts, to_facts
+from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.session import Session, digest
+from manners.templates import Refused
 from manners.text import TooLong
 from manners.types import Dialogue, PromptUse
 
@@ -22,8 +24,13 @@ answers, while `sample.batch` changes nothing."""
 
 
 def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
-    """Return the prompts of one use that may be answered: none deleted, and none from chats that are not shared."""
-    return session.store.answerable(use, chats=session.settings.serve.share_chats)
+    """Return the prompts of one use that may be answered.
+
+    None that was deleted, none from chats that are not shared, and none that the model's chat template refuses.
+    """
+    template = session.pretrained.renderer.template
+    found = session.store.answerable(use, chats=session.settings.serve.share_chats)
+    return [prompt for prompt in found if not template.objection(prompt)]
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ def short_enough(session: Session, prompts: Sequence[Dialogue]) -> Fitting:
             _, dropped = session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
         except TooLong:
             too_long += 1
+            continue
+        except Refused:  # which `prompt_lengths` has told
             continue
         fitting.append(prompt)
         if dropped:
@@ -132,6 +141,8 @@ class PromptCount:
     """Of these, those that lose whole turns."""
     do_not_fit: int
     """Those that are left out."""
+    refused: dict[str, int] | None = None
+    """Those that the chat template refuses, by reason, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +171,19 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
     renderer = session.pretrained.renderer
     lengths = list[int]()
     shortened = too_long = 0
-    for stored in session.store.prompts(use):
+    prompts = session.store.prompts(use)
+    refused = refusals(renderer.template, ((stored.id, stored.dialogue) for stored in prompts))
+    tell(refused, f"prompts for `{use}`")
+    if prompts and sum(counts(refused).values()) == len(prompts):
+        raise MannersError(
+            f"the model's chat template refuses all {len(prompts)} prompts for `{use}` ({next(iter(refused))}); bring"
+            " others, or name another template with model.chat_template"
+        )
+    for stored in prompts:
         try:
             ids, dropped = renderer.prompt_ids(stored.dialogue, session.settings.sample.max_new_tokens)
+        except Refused:
+            continue
         except TooLong:
             too_long += 1
             continue
@@ -170,4 +191,4 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
         shortened += dropped > 0
     if too_long and not lengths:
         raise _none_fits(session, use, too_long)
-    return lengths, PromptCount(len(lengths), shortened, too_long)
+    return lengths, PromptCount(len(lengths), shortened, too_long, counts(refused) or None)

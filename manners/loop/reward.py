@@ -15,6 +15,7 @@ from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import reference
 from manners.loop.keep import keep
+from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.plan import Disk, Part, Plan, make_plan
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
@@ -25,7 +26,7 @@ from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
 from manners.reward.groups import Split, divided, set_aside, slice_off
 from manners.reward.labelled import LabelledPair
-from manners.reward.pairs import read, render_compared
+from manners.reward.pairs import laid_out, read, render_compared
 from manners.reward.train import CURVE_SHARES, SLICE, Trained, candidates
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
@@ -82,7 +83,11 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     """
     settings = session.settings.reward
     trunk = session.pretrained.trunk
-    pairs = label(inputs.comparisons if inputs else session.store.comparisons(), settings.annotators).pairs
+    labelled = label(inputs.comparisons if inputs else session.store.comparisons(), settings.annotators)
+    template = session.pretrained.renderer.template
+    refused = refusals(template, ((pair.comparison_id or 0, pair.prompt) for pair in labelled.pairs))
+    tell(refused, "comparisons")
+    pairs = laid_out(session.pretrained.renderer, labelled).pairs
     split = divided(pairs, settings, session.settings.seed)
     learned = len(split.train)
     runs = (settings.members + settings.curve * len(CURVE_SHARES)) * [learned]
@@ -97,6 +102,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         + most * sum(-(-run // settings.batch) for run in runs),
         "pair_passes": sum(tried) * scouting + most * sum(runs),
         "work_with_trunk": trunk_work(trunk),
+        **({"refused": counts(refused)} if refused else {}),
     }
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
@@ -225,7 +231,9 @@ def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Co
     It is the standard deviation over members of the normalised margin: what to ask people about next.
     """
     unseen = (AskedHow.EVALUATION, AskedHow.GOLD)
+    template = session.pretrained.renderer.template
     waiting = [c for c in comparisons if not c.verdicts and c.asked_how not in unseen]
+    waiting = [c for c in waiting if not template.objection(c.prompt)]
     exchanges = [(c.prompt, side) for c in waiting for side in (c.left, c.right)]
     if not exchanges:
         return {}

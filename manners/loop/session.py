@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.models.pretrained import Pretrained, load
+from manners.models.versions import day
 from manners.results import Machine
 from manners.settings import Settings
 from manners.store import Store
@@ -53,7 +54,7 @@ class Session:
     @cached_property
     def pretrained(self) -> Pretrained:
         """The initial model, cut and proved."""
-        loaded = load(self.settings.model)
+        loaded = load(self.settings.model, partial(day, self.workspace))
         compute = loaded.trunk.compute
         print(
             f"{loaded.name}: {loaded.parameters / 1e6:.0f} million parameters on {compute.device} in"

@@ -63,6 +63,7 @@ def answer(
             decoding,
             on_step,
         )
+        renderer.finishes.look(generated.finish, settings.max_new_tokens)
         rows = zip(places, generated.rendered, generated.finish, strict=True)
         yield AnswerBatch(
             tuple(places),

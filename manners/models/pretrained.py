@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from manners.models.trunk import Trunk, grow_trunk
 from manners.models.vocabulary import Vocabulary
 from manners.settings import ModelSettings
 from manners.text import Renderer
+from manners.turns import template_of
 from manners.workspace import atomic_folder
 
 EMBEDDED = "smollm2-135m"
@@ -70,15 +72,17 @@ class Pretrained:
         return sum(p.numel() for p in self.trunk.whole.parameters())
 
 
-def load(settings: ModelSettings) -> Pretrained:
+def load(settings: ModelSettings, day: Callable[[], date] = date.today) -> Pretrained:
     """Load, freeze and cut the model that the settings name, and prove that the split changes nothing.
 
+    `day` is asked by a chat template that tells the date.
     Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
     """
     dtype = getattr(torch, settings.dtype)
     with quiet_transformers():
         found = find(settings.name, dtype)
     model, tokenizer = found.model, found.tokenizer
+    template = template_of(tokenizer, settings.chat_template, settings.template_arguments, day)
     device = pick_device(settings.device)
     keep_freed_memory()
     for parameter in model.parameters():  # most are read so; never the buffers, in which tables of rotations stand
@@ -89,12 +93,13 @@ def load(settings: ModelSettings) -> Pretrained:
     grown = grow_trunk(model, settings.trainable_layers, settings.lora_rank)
     chosen = replace(grown, recompute=settings.recompute, keeps_states=settings.trunk_states == "kept")
     trunk = proved(chosen, context)
-    renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context)
+    renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context, template)
     trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
     notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
     notes += found.notes
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
+    notes += renderer.notes
     return Pretrained(settings.name, trunk, renderer, "; ".join(notes), found.stored)
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import traceback
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -31,7 +32,7 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
         place = Workspace(workspace)
-        pretrained = load(settings)
+        pretrained = load(settings, partial(versions.day, place))
         policy = _policy(place, version, pretrained)
     except Exception as error:  # where there is no model, the reason is all that there is to tell
         connection.send(EngineState(Phase.FAILED, version, _reason(error)))

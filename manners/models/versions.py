@@ -6,23 +6,28 @@ models/policy-1/branch-0.safetensors  its trained layers only; the trunk is the 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.facts import from_facts
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.models.surgery import in_format
-from manners.types import AnnotatorKind, VersionKind
-from manners.workspace import INITIAL, Workspace, atomic_folder
+from manners.templates import messages_of
+from manners.text import Renderer
+from manners.types import AnnotatorKind, Role, Turn, VersionKind
+from manners.workspace import INITIAL, Workspace, atomic_folder, atomic_write
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Version:
     deviation of their mean on all of the start version's answers, to whatever prompt."""
     witness: tuple[float, float] | None = None
     """Reward models: shift and scale of the member kept out of the reward, whose branch comes last; None without."""
+    template: str = ""
+    """The chat template, with its arguments and its date; empty in a version that does not say, as old ones."""
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -95,6 +102,18 @@ def describe(workspace: Workspace, name: str) -> Version:
     except ValueError as error:
         raise MannersError(f"{file} is damaged ({error}): use another version.") from error
     return from_facts(Version, facts, str(file), "use another version")
+
+
+def day(workspace: Workspace) -> date:
+    """Return the date that a chat template of this workspace tells, which is the day on which one first asked."""
+    file = workspace.models / "day"
+    try:
+        return date.fromisoformat(file.read_text(encoding="utf-8").strip())
+    except FileNotFoundError:
+        atomic_write(file, f"{date.today()}\n")
+        return day(workspace)
+    except ValueError as error:
+        raise MannersError(f"{file} is damaged ({error}): write the date that version.json shows there") from error
 
 
 def names(workspace: Workspace, kind: VersionKind) -> list[str]:
@@ -153,6 +172,11 @@ def fitting(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pret
             f"{name} was trained with chat template {version.template_hash}, the model now has"
             f" {pretrained.renderer.template_hash}; restore the template or train anew"
         )
+    if version.template not in ("", pretrained.renderer.template.text):
+        raise MannersError(
+            f"{name} was trained with a chat template that tells another date than {pretrained.renderer.template.day};"
+            f" write its date, as {name}/version.json shows it, into {workspace.models / 'day'}"
+        )
     return version
 
 
@@ -161,13 +185,35 @@ def export_policy(
 ) -> torch.dtype:
     """Write the merged model and tokenizer, for plain `AutoModelForCausalLM.from_pretrained`; return its number format.
 
-    That is the one in which the initial model's maker keeps it, unless `dtype` says another.
-    Its `generate` says what is said here: tokens without text are suppressed, and the same ones end an answer.
+    That is the one in which the initial model's maker keeps it, unless `dtype` says another. Its `generate` says what
+    is said here: tokens without text are suppressed, and the same ones end an answer. Its chat template is the one that
+    dialogues were laid out with, the plain layout included.
     """
     model = branch.assembled(pretrained.trunk)
     if model.generation_config is not None:
         model.generation_config.suppress_tokens = pretrained.trunk.vocabulary.unseen.tolist() or None
         model.generation_config.eos_token_id = sorted(pretrained.renderer.end_ids)
     dtype = dtype or pretrained.stored
-    save_whole(in_format(model, dtype), pretrained.tokenizer, folder)
+    save_whole(in_format(model, dtype), exported_tokenizer(pretrained.renderer), folder)
     return dtype
+
+
+def exported_tokenizer(renderer: Renderer, scoring: bool = False) -> PreTrainedTokenizerBase:
+    """Return a copy of the tokenizer that lays dialogues out in plain transformers as is done here.
+
+    With `scoring` also the answer at their end (`Template.scoring`), behind a space where the tokenizer puts one before
+    every text.
+    """
+    tokenizer = copy.deepcopy(renderer.tokenizer)
+    tokenizer.chat_template = renderer.template.text
+    if scoring:
+        end = str(tokenizer.convert_ids_to_tokens(renderer.end_id))
+        prompt, answer = (Turn(Role.USER, "So?"),), "So"
+        wanted = [*renderer.prompt_ids(prompt)[0], *renderer.text_ids(answer), renderer.end_id]
+        templates = [renderer.template.scoring(between, end) for between in (" ", "")]
+        for template in templates:
+            tokenizer.chat_template = template
+            messages = messages_of((*prompt, Turn(Role.ASSISTANT, answer)))
+            if tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False) == wanted:
+                break
+    return tokenizer

@@ -106,6 +106,7 @@ def collect(
         Decoding.of(pretrained.renderer, sample, want_states=True),
         on_step,
     )
+    pretrained.renderer.finishes.look(draws.finish, sample.max_new_tokens)
 
     # 2. Scores of whole responses; cut-off ones pay. Values of every token, and its log-probabilities, the policy's by
     # the forward that is trained: one that reads token by token rounds otherwise, and ratios would begin off 1.

@@ -80,6 +80,7 @@ class LeftOut(StrEnum):
     KEPT = "about a prompt kept for evaluation or validation"
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
+    REFUSED = "a prompt that the chat template refuses"
     ALIKE = "responses alike in what the model reads of them"
     NO_VERDICT = "no verdict"
     OTHER_KIND = "only verdicts of another kind of annotator"

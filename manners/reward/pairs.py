@@ -35,11 +35,29 @@ def render_compared(renderer: Renderer, exchanges: Iterable[Exchange]) -> dict[E
     return {exchange: rendered[exchange] for exchange in exchanges}
 
 
+def laid_out(renderer: Renderer, labelled: Labelled) -> Labelled:
+    """Leave out, and count, the pairs whose prompt the chat template refuses; raises MannersError if that leaves none.
+
+    `loop.reward` says which they are before it begins.
+    """
+    kept = tuple(pair for pair in labelled.pairs if not renderer.template.objection(pair.prompt))
+    if labelled.pairs and not kept:
+        raise MannersError(
+            f"the model's chat template refuses the prompts of all {len(labelled.pairs)} comparisons"
+            f" ({renderer.template.objection(labelled.pairs[0].prompt)}); bring others, or name another template with"
+            " model.chat_template"
+        )
+    if refused := len(labelled.pairs) - len(kept):
+        labelled = replace(labelled, pairs=kept, left_out={**labelled.left_out, LeftOut.REFUSED: refused})
+    return labelled
+
+
 def read(renderer: Renderer, labelled: Labelled) -> tuple[Labelled, dict[Exchange, Rendered]]:
     """Render the sides of all pairs; leave out, and count, the pairs of which the model reads the same on both sides.
 
-    Raises MannersError when that leaves none.
+    And those that the chat template refuses (`laid_out`). Raises MannersError when that leaves none.
     """
+    labelled = laid_out(renderer, labelled)
     rendered = render_compared(renderer, ((p.prompt, side) for p in labelled.pairs for side in (p.left, p.right)))
 
     def differ(pair: LabelledPair) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from manners.models.branches import ScalarBranch
 from manners.models.compute import bucket_tokens
 from manners.models.pretrained import Pretrained, save_whole
 from manners.models.surgery import in_format
-from manners.models.versions import fill, fitting
+from manners.models.versions import exported_tokenizer, fill, fitting
 from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, length_buckets
 from manners.types import VersionKind
@@ -60,7 +59,7 @@ def export_reward(
     config. It finds a sequence's last token by the pad id, so tokenizer and config get one that ends nothing.
 
     Weights are in the number format of the initial model's files, unless `dtype` says another; a score is then as exact
-    as that format is.
+    as that format is. Its chat template lays an answer out as it is scored here (`templates.Template.scoring`).
 
     `average` is one model with the mean of the members' weights, adapters merged and scales folded in. Its shift is its
     mean logit on `reference`, answers of the start version; where there are none, the mean of the members' shifts, each
@@ -73,7 +72,7 @@ def export_reward(
     shifts = [reward.shifts[k] / reward.scales[k] for k in which]
     config = type(trunk.whole.config).from_dict(trunk.whole.config.to_dict())
     config.num_labels = 1
-    config.pad_token_id = tokenizer.pad_token_id
+    config.pad_token_id = None  # one that is added has no row yet
     try:
         classifier = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
@@ -88,6 +87,7 @@ def export_reward(
         head.weight.copy_(torch.stack(heads).mean(dim=0))
     if len(tokenizer) > config.vocab_size:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    classifier.config.pad_token_id = tokenizer.pad_token_id
     classifier = in_format(classifier, dtype or pretrained.stored).eval()
     measured = member == "average" and len(reference) > 0
     shift = _mean_logit(classifier, reference) if measured else sum(shifts) / len(shifts)
@@ -122,7 +122,7 @@ def _mean_logit(classifier: PreTrainedModel, rendered: Sequence[Rendered]) -> fl
 
 def _tokenizer_with_pad(pretrained: Pretrained) -> PreTrainedTokenizerBase:
     """Copy the tokenizer, with a pad token that no text contains: a spare one, or else one that is added for this."""
-    tokenizer = copy.deepcopy(pretrained.tokenizer)
+    tokenizer = exported_tokenizer(pretrained.renderer, scoring=True)
     spare = tokenizer.added_tokens_decoder.get(pretrained.renderer.pad_id)
     tokenizer.add_special_tokens({"pad_token": "<|manners_pad|>" if spare is None else spare})
     tokenizer.padding_side = "right"  # where positions are right in every architecture

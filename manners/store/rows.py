@@ -31,6 +31,7 @@ class Reason(StrEnum):
     RESERVED = "prompt kept for another use"
     ALONE = "nothing to compare with"
     UNSCORED = "no score"
+    TEMPLATE = "refused by the chat template"
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ from manners.models import pretrained
 from manners.models.pretrained import EMBEDDED, load, pick_device, save_whole
 from manners.settings import ModelSettings
 from manners.types import Role, Turn
-from tests.worlds import END, END_IDS, EOS, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
+from tests.worlds import END, END_IDS, EOS, TEMPLATE, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 
 def named(name: object, layers: int = 2, context: int = 64) -> ModelSettings:
@@ -90,6 +90,32 @@ def test_a_folder_without_chat_template_loads_with_the_plain_one_and_says_so(tmp
     assert loaded.renderer.end_id == EOS
     ids, _ = loaded.renderer.prompt_ids((Turn(Role.USER, "Hi"),))
     assert loaded.tokenizer.decode(list(ids)) == "User: Hi\n\nAssistant:"
+
+
+def test_of_several_templates_one_is_taken_with_its_arguments_and_that_is_said(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    other = TEMPLATE.replace("'<s>'", "'<s>' ~ (mark | default('?'))")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"default": TEMPLATE, "other": other}
+    tokenizer.save_pretrained(folder)
+    found = {name: load(replace(named(folder), chat_template=name)) for name in (None, "other")}
+    marked = load(replace(named(folder), chat_template="other", template_arguments={"mark": "!"}))
+    prompt = (Turn(Role.USER, "Hi"),)
+    texts = [str(p.tokenizer.decode(list(p.renderer.prompt_ids(prompt)[0]))) for p in (*found.values(), marked)]
+    assert texts[0].startswith("<s><|start|>user") and texts[1].startswith("<s>?<") and texts[2].startswith("<s>!<")
+    assert [p.note for p in found.values()] == [f"chat template `{n}`, of default, other" for n in ("default", "other")]
+    assert len({p.renderer.template_hash for p in (*found.values(), marked)}) == 3
+    with pytest.raises(MannersError, match="template_arguments sets mark, which this chat template does not take"):
+        load(replace(named(folder), template_arguments={"mark": "!"}))
+
+
+def test_a_tokenizer_whose_template_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", chat_template=None)
+    described = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for damaged in (5, True, {"default": 5}, [{"name": "default"}], ["x"], "", "{% if %}"):
+        text = json.dumps(described | {"chat_template": damaged})
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        refusal(folder)
 
 
 def test_the_context_is_never_longer_than_the_models_positions(tmp_path: Path) -> None:
