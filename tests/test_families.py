@@ -132,7 +132,7 @@ def test_exports_lay_dialogues_out_as_here_and_score_them_alike(family: Family, 
     # A reward model: the documentation's own lines give the same score.
     branch = ScalarBranch(trunk, None)
     branch.scalar.weight.normal_(generator=torch.Generator().manual_seed(1))
-    reward = RewardModel((branch,), (0.3,), 2.0)
+    reward = RewardModel((branch,), (0.3,), (2.0,))
     shift = stored.export_reward(reward, 0, pretrained, tmp_path / "reward")
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
     exported = AutoTokenizer.from_pretrained(tmp_path / "reward")

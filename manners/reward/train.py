@@ -155,14 +155,21 @@ class _Plan:
         if len(losses) < len(self.candidates) and losses[-1:] == sorted(losses)[:1]:
             return replace(self.scout, passes=self.candidates[len(losses)])
         rest = self.jobs[len(done.held_scores) :]
-        return replace(rest[0], passes=self.passes_of(rest[0], done)) if rest else None
+        return replace(rest[0], passes=self.passes_of(rest[0], self.settled(done))) if rest else None
 
-    def passes_of(self, job: _Job, done: _Done) -> int:
-        """Return as many passes as make a job about as many steps as a member.
+    def passes_of(self, job: _Job, member: int) -> int:
+        """Return as many passes as make a job about as many steps as those of a member that makes so many passes.
 
         On the learning curve fewer verdicts must not mean fewer steps, or it shows what steps buy, not verdicts.
         """
-        return max(1, round(self.settled(done) * len(self.jobs[0].which) / len(job.which)))
+        return max(1, round(member * len(self.jobs[0].which) / len(job.which)))
+
+    @property
+    def most(self) -> int:
+        """Pairs that are passed over at most."""
+        members = max(self.candidates, default=self.passes)
+        scouted = sum(self.candidates) * len(self.scout.which)
+        return scouted + sum(self.passes_of(job, members) * len(job.which) for job in self.jobs)
 
     def settled(self, done: _Done) -> int:
         """Return the passes by which the scout did best."""
@@ -264,9 +271,7 @@ def _train_members(
     saved: dict[str, Any] = {} if run is None else run.state.pop("training", {})
     if saved:
         done.restore(saved["done"], pretrained.trunk)
-    scouted = sum(plan.candidates) * len(plan.scout.which)
-    most = max(plan.candidates, default=plan.passes)
-    with steps("training the reward model", scouted + most * sum(len(job.which) for job in plan.jobs)) as advance:
+    with steps("training the reward model", plan.most) as advance:
         advance(done.pairs)
         while (job := plan.next(done)) is not None:
             member = Member(settings, job, pretrained, learn)
