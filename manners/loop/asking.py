@@ -27,8 +27,8 @@ from manners.reward.pairs import read, shortened
 from manners.reward.verdicts import label, pooled
 from manners.store.formats import Format
 from manners.store.rows import Reason
-from manners.store.transfer import read_comparisons
-from manners.types import Answer, AskedHow, Dialogue, VersionKind, opening
+from manners.store.transfer import OURS, read_comparisons
+from manners.types import Answer, AskedHow, Choice, Dialogue, VersionKind, opening
 
 START_SHARE = 0.25
 """Of the comparisons opened for people, with the start version, where the policy would replace another."""
@@ -88,7 +88,13 @@ def close(session: Session) -> None:
 
 
 def measure_on_file(
-    session: Session, version: str, file: Path, mapping: Mapping[str, str], fmt: Format | None, skip_bad: bool
+    session: Session,
+    version: str,
+    file: Path,
+    mapping: Mapping[str, str],
+    fmt: Format | None,
+    skip_bad: bool,
+    words: Mapping[str, Choice] = OURS,
 ) -> Facts:
     """Measure a reward model on any outside file of comparisons, beside the same baselines.
 
@@ -96,7 +102,7 @@ def measure_on_file(
     """
     settings = session.settings
     skipped = Counter[Reason]()
-    rows = read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None)
+    rows = read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None, words=words)
     # Nothing is learnt here, so that it does not matter what the rows were asked for.
     comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
     if not any(comparison.verdicts for comparison in comparisons):

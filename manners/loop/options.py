@@ -12,7 +12,7 @@ from manners.errors import UsageError
 from manners.facts import Facts
 from manners.loop.stage import Options
 from manners.store.formats import Format
-from manners.store.mapping import column_and_field
+from manners.store.mapping import column_and_field, word_and_verdict
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -51,6 +51,8 @@ class EvaluateOptions(Options):
     """A file of comparisons from outside, in any form that `manners comparisons import` reads."""
     mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
     """Read the file's column COLUMN as our field FIELD."""
+    verdict: Annotated[UseAppendAction[tuple[str, ...]], arg(name="verdict", metavar="WORD=VERDICT")] = ()
+    """Read the file's WORD as our VERDICT; a number goes by its sign where both signs are given."""
     format: EnumChoicesFromValues[Format | None] = None
     """How the file writes comparisons down; told by its fields if left out."""
     skip_bad: bool = False
@@ -60,8 +62,10 @@ class EvaluateOptions(Options):
         """Refuse what does not go together."""
         if (self.reward is None) != (self.comparisons is None):
             raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
-        if self.comparisons is None and (self.mapping or self.format or self.skip_bad):
-            raise UsageError("--map, --format and --skip-bad say how to read the FILE of --comparisons: name one.")
+        if self.comparisons is None and (self.mapping or self.verdict or self.format or self.skip_bad):
+            raise UsageError(
+                "--map, --verdict, --format and --skip-bad say how to read the FILE of --comparisons: name one."
+            )
         if self.ask is not None and (self.reward is not None or self.ask < 1):
             raise UsageError("--ask N takes a number from 1 on, and does not go with --reward.")
         if self.close and (plan or resume or self.ask is not None or self.reward is not None):
@@ -84,4 +88,7 @@ class EvaluateOptions(Options):
         if self.reward is None or self.comparisons is None:
             return None
         mapping = dict(column_and_field(text) for text in self.mapping)
-        return asking.measure_on_file(session, self.reward, self.comparisons, mapping, self.format, self.skip_bad)
+        words = dict(word_and_verdict(text) for text in self.verdict)
+        return asking.measure_on_file(
+            session, self.reward, self.comparisons, mapping, self.format, self.skip_bad, words
+        )

@@ -26,7 +26,7 @@ from manners.reward import stored
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.formats import Format
-from manners.types import VersionKind
+from manners.types import Choice, VersionKind
 from manners.workspace import Workspace
 
 LONG = ("begun_with", "curves", "examples", "reliability")
@@ -108,9 +108,10 @@ def evaluate_reward(
     mapping: Mapping[str, str] = MappingProxyType({}),
     fmt: Format | None = None,
     skip_bad: bool = False,
+    words: Mapping[str, Choice] = MappingProxyType({}),
 ) -> Facts:
     """Measure a reward model on any outside file of comparisons; see `loop.asking`."""
-    return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad)
+    return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad, words)
 
 
 def score(workspace: Workspace, settings: Settings, version: str, file: Path, output: Path) -> Facts:

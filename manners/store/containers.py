@@ -6,7 +6,7 @@ import codecs
 import gzip
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -213,3 +213,12 @@ def shards(path: Path) -> list[Path]:
 
 def _gap(there: list[int], stated: int) -> bool:
     return len(there) != stated or any(after - before != 1 for before, after in pairwise(there))
+
+
+def guesses(files: Sequence[Layout]) -> list[str]:
+    """Return what was guessed about the files that are read for one path, a sentence each, for whoever brings them."""
+    found = []
+    if len(files) > 1:
+        found.append(f"{len(files)} files are read as one, in the order of their names, from {files[0].path.name} on")
+    western = [file.path.name for file in files if file.encoding == "cp1252"]
+    return found + [f"{name} is not UTF-8 and is read as cp1252 (Western): look at its accents" for name in western]

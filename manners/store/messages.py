@@ -22,10 +22,11 @@ _LIKE_MESSAGES = re.compile(
     r"""\s*(?:\[\s*\{\s*['"](?:content|value|role|from)|\{\s*['"](?:role|from))['"]\s*:\s*['"]"""
 )
 
-_SPOKEN = re.compile(r"\s*(?:#{2,3} )?(?:System|Human|User): ?")
-_NAMED = r"(?:#{2,3} )?(System|Human|User|Assistant): ?"
+_NAMED = r"(?:#{2,3} )?(System|Human|User|Assistant):(?: |\n(?!\n|#|System:|Human:|User:|Assistant:))?"
+_OPENING = re.compile(rf"\s*{_NAMED}", re.IGNORECASE)
 _BLOCK = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
-_TAG = re.compile(r"<\|(system|user|prompter|assistant)\|>\n?(.*?)(?:</s>|<\|endoftext\|>)?\s*(?=<\||\Z)", re.DOTALL)
+_TAG = re.compile(r"<\|(system|user|prompter|assistant)\|>\n?")
+_ENDS = ("</s>", "<|endoftext|>")
 _EXTRA = re.compile(r"\n?<extra_id_1>(User|Assistant)\n?")
 _RENDERED = ("<s>[INST]", "[INST]", "<|begin_of_text|>", "<|start_header_id|>", "<start_of_turn>", "<bos>")
 
@@ -78,7 +79,7 @@ def _written(text: str) -> Any:
         return None
     try:
         # An array of dictionaries is printed without commas, and a line break in it is never part of a text.
-        return ast.literal_eval(re.sub(r"\}\s*\n\s*\{", "}, {", text.strip()))
+        return ast.literal_eval(re.sub(r"\}[ \t]*\n\s*\{", "}, {", text.strip()))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
 
@@ -122,20 +123,27 @@ def _content(content: Any, field: str) -> Any:
 def transcript(text: str, field: str) -> list[Said] | None:
     """Return the turns of a transcript, None for a text that is none.
 
-    A transcript begins with `Human:` or `User:` (after `System:`, where it has one), and has an `Assistant:` at the
-    beginning of a line; or it is written with the marks of ChatML, Zephyr or Nemotron. The last turn may be an
-    assistant's without a word. Raises BadRow where the text was rendered with the marks of another template.
+    A transcript begins with `Human:` or `User:` (after `System:`, where it has one) and has an `Assistant:` at the
+    beginning of a line, or the reverse; or it is written with the marks of ChatML, Zephyr or Nemotron. The last turn
+    may be an assistant's without a word. Raises BadRow where the text was rendered with the marks of another template.
     """
     if text.startswith("<|im_start|>"):
         return _marked(_BLOCK.findall(text))
     if _TAG.match(text):
-        return _marked(_TAG.findall(text))
+        _, *rest = _TAG.split(text)
+        return _marked([(name, _ended(part)) for name, part in zip(rest[::2], rest[1::2], strict=True)])
     if _EXTRA.search(text):
         first, *rest = _EXTRA.split(text.removeprefix("<extra_id_0>"))
         return _marked(([("user", first)] if first.strip() else []) + list(zip(rest[::2], rest[1::2], strict=True)))
     if text.lstrip().startswith(_RENDERED):
         raise BadRow(Reason.TRANSCRIPT, field, "was rendered with a model's template; give its messages instead")
-    return _spoken(text) if _SPOKEN.match(text) else None
+    opening = _OPENING.match(text)
+    return _spoken(text, opening) if opening else None
+
+
+def _ended(text: str) -> str:
+    text = text.rstrip()
+    return next((text.removesuffix(end) for end in _ENDS if text.endswith(end)), text)
 
 
 def _marked(turns: list[tuple[str, str]]) -> list[Said] | None:
@@ -143,15 +151,16 @@ def _marked(turns: list[tuple[str, str]]) -> list[Said] | None:
     return [(role, text) for role, (_, text) in zip(roles, turns, strict=True) if role] if all(roles) else None
 
 
-def _spoken(text: str) -> list[Said] | None:
-    assistant = re.search(r"(\n\n?)(?:#{2,3} )?Assistant:", text)
-    if assistant is None and not text.startswith("\n\nHuman: "):
+def _spoken(text: str, opening: re.Match[str]) -> list[Said] | None:
+    marks = re.finditer(rf"(\n\n?){_NAMED}", text[opening.end() :], re.IGNORECASE)
+    other = next((mark for mark in marks if mark[2].lower() != opening[1].lower()), None)
+    alone = text.startswith("\n\nHuman: ")
+    if other is None and not alone:
         return None
-    # Where a blank line comes before the assistant's mark, one within a paragraph is a quotation.
-    ends = "\n" if assistant and assistant[1] == "\n" else "\n\n"
-    parts = re.split(rf"(?:\A\s*|{ends}){_NAMED}", text)
-    names = parts[1::2]
-    speaker = next((name for name in names if name != "System"), "")
-    if parts[0] or not {*names} <= {"System", speaker, "Assistant"} or "System" in names[1:]:
+    # Where a blank line comes before the other's mark, one within a paragraph is a quotation.
+    ends = "\n" if other and other[1] == "\n" else "\n\n"
+    parts = re.split(rf"(?:\A\s*|{ends}){_NAMED}", text, flags=re.IGNORECASE)
+    names = [name.lower() for name in parts[1::2]]
+    if parts[0] or len({*names} & {"human", "user"}) != 1 or "system" in names[1:]:
         return None
-    return _marked(list(zip(names, parts[2::2], strict=True)))
+    return _marked(list(zip(names, parts[2::2], strict=True))) if alone or "assistant" in names else None

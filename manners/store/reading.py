@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.containers import Layout
+from manners.store.containers import Layout, guesses
 from manners.store.fields import parse_word
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
 from manners.store.mapping import BY_SIGN, Words
@@ -155,7 +156,11 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     by_sign = shape is None and below_zero and not words
     meant = {**(shape.words if shape else {}), **(BY_SIGN if by_sign else {}), **words}
     files = tuple(layouts(path))
-    notes = [*_notes(files, by_sign)]
+    notes = guesses(files)
+    if by_sign:
+        notes.append(
+            "verdicts are numbers, some below 0: these are left, above is right, 0 a tie; --verdict changes it"
+        )
     if transcripts:
         notes.append(f"{transcripts} prompts are transcripts and are read as turns")
     form = found if isinstance(found, Format) else Format.ROWS
@@ -183,16 +188,6 @@ def _is_below_zero(value: object) -> bool:
         return False
 
 
-def _notes(files: tuple[Layout, ...], by_sign: bool) -> Iterator[str]:
-    if len(files) > 1:
-        yield f"{len(files)} files are read as one, in the order of their names, from {files[0].path.name} on"
-    for file in files:
-        if file.encoding == "cp1252":
-            yield f"{file.path.name} is not UTF-8 and is read as cp1252 (Western): look at its accents"
-    if by_sign:
-        yield "verdicts are numbers, some below 0: these are left, above is right, 0 a tie; --verdict says otherwise"
-
-
 _LIKELY = {
     "prompt": ("question", "instruction", "query", "input", "text"),
     "left": ("response_a", "answer_a", "response_1", "output_1", "a", "A"),
@@ -212,7 +207,8 @@ def suggested(columns: AbstractSet[str]) -> str:
     for fields in _WHOLE:
         found = {name: _meant(columns, name) for name in fields}
         if all(found.values()):
-            return " ".join(f"--map {theirs}={name}" for name, theirs in found.items() if theirs != name)
+            pairs = [f"{theirs}={name}" for name, theirs in found.items() if theirs != name]
+            return " ".join(f"--map {shlex.quote(pair)}" for pair in pairs)
     return ""
 
 

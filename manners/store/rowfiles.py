@@ -220,7 +220,8 @@ def _next_record(reader: Iterator[list[str]], bad: list[BadRow]) -> list[str] | 
     except StopIteration:
         return None
     except csv.Error as error:
-        return bad[0] if bad else BadRow(Reason.NOT_A_ROW, "", f"is not CSV ({error})")
+        what = "a carriage return alone ends a line" if "new-line" in str(error) else str(error)
+        return bad[0] if bad else BadRow(Reason.NOT_A_ROW, "", f"is not CSV ({what})")
     return bad[0] if bad else values
 
 

@@ -33,7 +33,9 @@ from manners.store.rows import BadRow, Fields, Reason
 from manners.store.trees import message_families, tree_families
 from manners.types import Choice
 
-ARENA = {"model_a": Choice.LEFT, "model_b": Choice.RIGHT, "tie (bothbad)": Choice.BOTH_BAD, "bothbad": Choice.BOTH_BAD}
+ARENA = dict.fromkeys(("model_a", "response_a", "a"), Choice.LEFT)
+ARENA |= dict.fromkeys(("model_b", "response_b", "b"), Choice.RIGHT)
+ARENA |= dict.fromkeys(("tie (bothbad)", "tie (both bad)", "bothbad", "both bad"), Choice.BOTH_BAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ def first_value(fields: Fields, *names: str) -> Any:
 
 def _winner(fields: Fields) -> str | None:
     if "winner" in fields:
-        return parse_word(fields, "winner")
+        word = parse_word(fields, "winner")
+        named = [side for side in ("model_a", "model_b") if word is not None and fields.get(side) == word]
+        return named[0] if len(named) == 1 else word
     flags = {name: parse_word(fields, f"winner_{name}") for name in ("model_a", "model_b", "tie")}
     won = [name for name, flag in flags.items() if flag in ("1", "1.0")]
     if len(won) != 1:

@@ -170,6 +170,24 @@ def test_columns_are_mapped_and_a_dry_run_changes_nothing(project: Path, capsys:
     assert main([*command, "--map", "winner"]) == 2
 
 
+def test_an_import_says_what_it_read_and_what_it_did_not_use(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` has format, encoding, separator, unused fields, ties and what was left out; `--verdict` maps words."""
+    rows = "prompt;left;right;choice;mood\nWhy?;Weil.;Für dich.;A wins;good\nHow?;So.;Thus.;Same;bad\nWho?;I.;;Same;\n"
+    (project / "other.csv").write_bytes(rows.encode("cp1252"))
+    command = ["comparisons", "import", str(project / "other.csv"), "--workspace", str(project), "--json"]
+    command += ["--map", "choice=verdict", "--skip-bad"]
+    assert main([*command, "--verdict", "A wins"]) == 2
+    capsys.readouterr()
+    for dry in ([], ["--dry-run"]):
+        assert main([*command, "--verdict", "A wins=left", "--verdict", "same=tie", *dry]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["format"], said["encoding"], said["separator"]) == ("rows", "cp1252", ";")
+        assert (said["unused"], said["ties"], "read as cp1252" in said["notes"][0]) == (["mood"], 1, True)
+        assert said["problems" if dry else "left_out"] == {"empty text": 1}
+    assert main(["comparisons", "export", str(project / "out.csv"), "--workspace", str(project)]) == 0
+    assert (project / "out.csv").read_bytes().startswith(b"\xef\xbb\xbfprompt,")
+
+
 def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Prompts keep their use, and are listed and exported by it."""
     (project / "prompts.txt").write_text("Why is the sky blue?\nHow do I say sorry?\n")

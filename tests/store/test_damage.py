@@ -136,7 +136,8 @@ def rows_in(form: str, rng: random.Random, plain: bool) -> tuple[Rows, dict[str,
 
 
 SHEETS = [".csv", ".tsv"]
-KINDS = [*SHEETS, ".jsonl", ".json", ".csv.gz", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow"]
+TABLES = [".parquet", ".arrow"]
+KINDS = [*SHEETS, ".jsonl", ".json", ".csv.gz", ".jsonl.gz", ".jsonl.zst", *TABLES]
 
 
 def text_of(all_rows: Rows, kind: str, separator: str, newline: str) -> str:
@@ -154,7 +155,7 @@ def text_of(all_rows: Rows, kind: str, separator: str, newline: str) -> str:
 
 def written(path: Path, all_rows: Rows, kind: str, encoding: str, rng: random.Random) -> None:
     """Write rows to a file of some kind."""
-    if kind in (".parquet", ".arrow"):
+    if kind in TABLES:
         table = pa.Table.from_pylist(all_rows)
         if kind == ".parquet":
             pq.write_table(table, path)
@@ -192,13 +193,15 @@ def damaged(path: Path, damage: str, rng: random.Random) -> None:
     path.write_bytes(bytes(content))
 
 
-def spoilt(all_rows: Rows, rng: random.Random) -> Rows:
+def spoilt(all_rows: Rows, rng: random.Random, typed: bool) -> Rows:
     """Return rows one of which has a value that it cannot have, or lacks one."""
     found = [dict(row) for row in all_rows]
     row = rng.choice(found)
-    name = rng.choice([*row])
+    # Without the votes of SHP a label says what equal votes would not.
+    name = rng.choice([name for name in row if not name.startswith("score_")])
     value: Any = rng.choice([None, "", "\0", [], {}, "12 apples", "[{'role': 'user", "nonsense"])
-    row[name] = value
+    # A column of a table holds values of one type, or nothing.
+    row[name] = None if typed else value
     return found
 
 
@@ -231,15 +234,11 @@ def test_a_verdict_keeps_its_side_or_the_file_is_refused(tmp_path: Path, part: i
         encoding = "utf-8" if ".zst" in kind else rng.choice(encodings)
         sound, mapping = rows_in(form, rng, plain=encoding == "cp1252")
         damage = rng.choice(["none", "spoilt", "cut", "flip", "quote", "lost line"])
-        if damage == "flip" and kind in (".parquet", ".arrow", ".jsonl.zst"):
+        if damage == "flip" and kind in (*TABLES, ".jsonl.zst"):
             damage = "cut"  # they have no sums by which a changed byte would show
-        written_rows = spoilt(sound, rng) if damage == "spoilt" else sound
+        written_rows = spoilt(sound, rng, kind in TABLES) if damage == "spoilt" else sound
         path = tmp_path / f"set{seed}{kind}"
-        try:
-            written(path, written_rows, kind, encoding, rng)
-        except (pa.ArrowException, UnicodeEncodeError):
-            outcomes["could not be written"] += 1
-            continue
+        written(path, written_rows, kind, encoding, rng)
         if damage in ("cut", "flip", "quote", "lost line"):
             damaged(path, damage, rng)
         where = f"seed {seed}: {form} in {kind}, {encoding}, {damage}"

@@ -394,6 +394,16 @@ def test_a_bad_row_is_named_by_the_field_that_the_file_has(
     assert f"{path}, line 2, {message}" in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["model_b", "m2", "B", "response_b"])
+def test_the_winner_of_a_battle_may_be_named_in_other_ways(tmp_path: Path, word: str) -> None:
+    row = {"prompt": "Hi", "response_a": "A", "response_b": "B", "model_a": "m1", "model_b": "m2", "winner": word}
+    [one] = read_comparisons(jsonl(tmp_path / "some.jsonl", [row]), {})
+    assert opinion(one) == ("B", "A", ">")
+    twins = jsonl(tmp_path / "twins.jsonl", [row | {"model_a": "m2", "winner": "m2"}])
+    with pytest.raises(MannersError, match="field `winner`: is 'm2'"):
+        list(read_comparisons(twins, {}))
+
+
 def test_another_verdict_of_a_published_format_is_mapped(tmp_path: Path) -> None:
     [safer] = read_comparisons(
         jsonl(tmp_path / "safe.jsonl", CASES["pku-saferlhf"].rows), {"safer_response_id": "better_response_id"}
@@ -492,6 +502,8 @@ TRANSCRIPTS = [
     "Human: Hi\n\nAssistant: Hello\nyou\n\nHuman: And?",
     "User: Hi\nAssistant: Hello\nyou\nUser: And?\nAssistant:",
     "### Human: Hi\n### Assistant: Hello\nyou\n### Human: And?\n### Assistant:",
+    "human:\nHi\n\nassistant:\nHello\nyou\n\nhuman:\nAnd?\n\nassistant:\n",
+    "System: Be kind.\n\nHuman: Hi\n\nAssistant: Hello\nyou\n\nHuman: And?\n\nAssistant:",
     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello\nyou<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n"
     "<|im_start|>assistant\n",
     "<|user|>\nHi</s>\n<|assistant|>\nHello\nyou</s>\n<|user|>\nAnd?</s>\n<|assistant|>\n",
@@ -518,7 +530,15 @@ def test_a_conversation_in_the_prompt_is_read_as_turns(tmp_path: Path, prompt: A
     assert opinion(one) == ("A", "B", ">")
 
 
+def test_a_transcript_may_begin_with_the_assistant(tmp_path: Path) -> None:
+    row = {"prompt": "\n\nAssistant: Hello\n\nHuman: Hi\n\nAssistant:", "chosen": " A", "rejected": " B"}
+    [one] = read_comparisons(jsonl(tmp_path / "some.jsonl", [row]), {})
+    assert [turn.text for turn in one.prompt] == ["Hello", "Hi"] and opinion(one) == ("A", "B", ">")
+
+
 PLAIN = [
+    "Assistant: I said so.",
+    "User: anna\nUser: ben",
     "Human: all too human, says Nietzsche. Is he right?",
     "Translate:\n\nHuman: Hi\n\nAssistant: Hello",
     "What does `Assistant: ` mean?\nAssistant: a helper",
@@ -571,7 +591,7 @@ def test_what_is_in_the_file_and_not_used_is_named_by_every_import(store: Store,
         (("question", "chosen", "rejected"), "and no `prompt`; say which is which with --map question=prompt."),
         (("instruction", "chosen_response", "rejected_response"), "--map chosen_response=chosen --map rejected_resp"),
         (("prompt", "response_a", "response_b", "choice"), "--map response_b=right --map choice=verdict"),
-        (("Prompt", "Chosen ", "REJECTED"), "--map Prompt=prompt --map Chosen =chosen --map REJECTED=rejected."),
+        (("Prompt", "Chosen ", "REJECTED"), "--map Prompt=prompt --map 'Chosen =chosen' --map REJECTED=rejected."),
         (("prompt", "completion", "label"), "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected."),
     ],
 )

@@ -18,6 +18,7 @@ import pytest
 
 from manners.errors import MannersError
 from manners.store import Store
+from manners.store.containers import PACKINGS, TABLE_KINDS, TEXT_KINDS
 from manners.store.formats import COLUMNS, Format, parse, render
 from manners.store.rowfiles import read_rows, write_rows
 from manners.store.rows import BadRow, Reason
@@ -278,3 +279,9 @@ def test_an_answer_that_looks_like_messages_comes_back_as_it_was(tmp_path: Path,
 def test_what_is_only_read_is_not_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(MannersError, match=r"are only read; choose a name that ends in \.csv or \.jsonl"):
         write_rows(tmp_path / name, COLUMNS[Format.ROWS], [])
+
+
+def test_the_page_names_every_kind_of_file() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    kinds = {kind for kind in (*TEXT_KINDS, *TABLE_KINDS, *PACKINGS) if f"`{kind}`" not in page}
+    assert not kinds

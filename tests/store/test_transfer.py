@@ -471,6 +471,7 @@ FILES = {
     "no gzip": ("x.jsonl.gz", lines(GOOD), "is damaged"),
     "no parquet": ("x.parquet", b"PAR1, they said", "is damaged"),
     "suffix": ("x.dat", lines(GOOD), "has no known suffix"),
+    "old line ends": ("x.csv", b"prompt,left,right,verdict\rHi,a,b,left\r", "line 1: is not CSV (a carriage return al"),
     "workbook": ("x.xlsx", b"PK", "is a workbook; save its sheet as CSV"),
     "workbook in disguise": ("x.csv", b"PK\x03\x04 and so on", "is a workbook or a zip archive"),
     "gzip in disguise": ("x.jsonl", gzip.compress(lines(GOOD)), "is packed with gzip: name it with .gz"),
