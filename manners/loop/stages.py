@@ -111,9 +111,18 @@ def evaluate_reward(
     return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad)
 
 
-def score(workspace: Workspace, settings: Settings, version: str, file: Path, output: Path) -> Facts:
+def score(
+    workspace: Workspace,
+    settings: Settings,
+    version: str,
+    file: Path,
+    output: Path,
+    *,
+    mapping: Mapping[str, str] = MappingProxyType({}),
+    skip_bad: bool = False,
+) -> Facts:
     """Score a file of any length; see `bulk.score`."""
-    return bulk.score(Session(workspace, settings), version, file, output)
+    return bulk.score(Session(workspace, settings), version, bulk.Source(file, mapping, skip_bad), output)
 
 
 def report(workspace: Workspace, settings: Settings) -> Facts:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.fields import parse_prompt, parse_word, prompt_text
+from manners.store.columns import comparison_fields, renamed, suggested
+from manners.store.fields import parse_word
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, parse, render
 from manners.store.nameless import Nameless, opinions, pair_digest
 from manners.store.records import digest
@@ -23,7 +24,6 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
-    PromptUse,
     Verdict,
     latest_verdicts,
     opening,
@@ -31,7 +31,6 @@ from manners.types import (
 
 PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
-PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 
 Line = tuple[int, Comparison | BadRow]
 """Line number, and what stands there."""
@@ -103,7 +102,7 @@ def preview(
         total += 1
         if isinstance(item, BadRow):
             problems[item.reason] += 1
-            first_problem = first_problem or str(_complaint(path, line, item, SKIP))
+            first_problem = first_problem or str(complaint(path, line, item, SKIP))
             continue
         if len(first) < PREVIEW_ROWS:
             first.append(item)
@@ -113,7 +112,7 @@ def preview(
         key = digest(repr(item))
         duplicates += key in seen
         seen.add(key)
-    rows = (_renamed(fields, mapping) for _, fields in read_rows(path) if not isinstance(fields, BadRow))
+    rows = (renamed(fields, mapping) for _, fields in read_rows(path) if not isinstance(fields, BadRow))
     return Preview(
         format=fmt,
         rows=tuple(first),
@@ -143,7 +142,7 @@ def read_comparisons(
         if not isinstance(item, BadRow):
             yield item
         elif skipped is None:
-            raise _complaint(path, line, item, SKIP)
+            raise complaint(path, line, item, SKIP)
         else:
             skipped[item.reason] += 1
 
@@ -160,12 +159,11 @@ def import_comparisons(
 
     `annotator` is whose verdict it is where the file does not say. A comparison of an evaluation that says no authors
     is the one in the store with the same prompt and texts, and a pair whose order nobody knows stands as the store has
-    it. One that is not an evaluation, on a prompt that the store keeps for validation or evaluation, is a bad row; one
-    that only shares the opening turn with such a prompt is stored, counted, and never trained on. Raises MannersError,
-    and adds nothing, at the first bad row; with `skip_bad` they are left out and counted by reason.
+    it. One that is no evaluation, on a prompt that the store keeps for validation or evaluation or that shares the
+    opening turn with such a prompt, is stored, counted, and never trained on. Raises MannersError, and adds nothing, at
+    the first bad row; with `skip_bad` they are left out and counted by reason.
     """
     fmt = _format_of(path, mapping, fmt)
-    reserved = {prompt.dialogue for prompt in store.prompts() if prompt.use is not PromptUse.TRAIN}
     kept = store.kept_openings()
     stored = store.comparisons()
     opened = {_texts(one): one for one in stored if one.asked_how is AskedHow.EVALUATION}
@@ -177,8 +175,6 @@ def import_comparisons(
     def good() -> Iterator[Comparison]:
         skipped.clear()
         for line, item in _items(path, mapping, fmt, annotator, Nameless(known)):
-            if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
-                item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
             if not isinstance(item, BadRow):
                 if _is_kept(item, kept):
                     left_out.add(pair_digest(item))
@@ -186,7 +182,7 @@ def import_comparisons(
             elif skip_bad:
                 skipped[item.reason] += 1
             else:
-                raise _complaint(path, line, item, SKIP)
+                raise complaint(path, line, item, SKIP)
 
     # Read twice: the first time finds what is wrong while others may still write.
     for _ in good():
@@ -254,43 +250,6 @@ def _rendered(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> F
     return render(comparison, verdict, fmt)
 
 
-def import_prompts(store: Store, path: Path, use: PromptUse) -> tuple[int, int]:
-    """Add the prompts of a file (`.txt`: one on each line; else a field `prompt`); return how many were new and known.
-
-    Raises MannersError, and adds nothing, at the first bad row, and where a prompt is in the store for another use.
-    """
-
-    def prompts() -> Iterator[Dialogue]:
-        for line, fields in read_rows(path):
-            try:
-                if isinstance(fields, BadRow):
-                    raise fields
-                yield parse_prompt(fields)
-            except BadRow as bad:
-                raise _complaint(path, line, bad) from bad
-
-    dialogues = list(prompts())
-    if not dialogues:
-        raise MannersError(f"{path} holds no prompts; check that it is the file you meant.")
-    new = len(set(dialogues) - {prompt.dialogue for prompt in store.prompts()})
-    store.add_prompts(dialogues, use, path.name)
-    return new, len(dialogues) - new
-
-
-def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> int:
-    """Write the prompts of one use, or of all, to a file and return how many; `.txt` holds single lines only."""
-    dialogues = [prompt.dialogue for prompt in store.prompts(use)]
-    texts = [prompt_text(dialogue) for dialogue in dialogues]
-    if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
-        raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
-    write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
-    return len(texts)
-
-
-def _fits_a_line(dialogue: Dialogue) -> bool:
-    return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
-
-
 def _items(
     path: Path, mapping: Mapping[str, str], fmt: Format, annotator: Annotator, nameless: Nameless
 ) -> Iterator[Line]:
@@ -299,20 +258,22 @@ def _items(
         try:
             if isinstance(fields, BadRow):
                 raise fields
-            renamed = _renamed(fields, mapping)
-            comparison = parse(renamed, fmt, annotator)
-            if annotator.name == IMPORTED.name and parse_word(renamed, "annotator") is None:
+            ours = renamed(fields, mapping)
+            comparison = parse(ours, fmt, annotator)
+            if annotator.name == IMPORTED.name and parse_word(ours, "annotator") is None:
                 comparison = nameless.numbered(comparison)
             yield line, comparison
         except BadRow as bad:
-            yield line, bad
+            yield line, bad if isinstance(fields, BadRow) else _with_prompt(bad, ours, fmt)
 
 
-def _renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
-    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
-    targets = set(mapping.values())
-    kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
-    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
+def _with_prompt(bad: BadRow, fields: Fields, fmt: Format) -> BadRow:
+    """Return what is wrong with a row, and where it is the lack of a prompt, the option that names the likeliest."""
+    lacks = (bad.reason is Reason.LACKS_FIELD and bad.field == "prompt") or bad.reason is Reason.TRANSCRIPT
+    option = suggested((name for name in fields if name not in COLUMNS[fmt]), ("prompt",))
+    if not lacks or "prompt" in fields or not option:
+        return bad
+    return BadRow(bad.reason, bad.field, f"{bad.remark}; if a column holds the prompt, say which with {option}")
 
 
 def _format_of(path: Path, mapping: Mapping[str, str], fmt: Format | None) -> Format:
@@ -327,10 +288,10 @@ def _format_of(path: Path, mapping: Mapping[str, str], fmt: Format | None) -> Fo
     first_bad: MannersError | None = None
     for line, fields in read_rows(path):
         if isinstance(fields, BadRow):
-            first_bad = first_bad or _complaint(path, line, fields)
+            first_bad = first_bad or complaint(path, line, fields)
             continue
         columns |= fields.keys()
-        fmt = fmt or detect(_renamed(fields, mapping))
+        fmt = fmt or detect(renamed(fields, mapping))
         if fmt and columns >= mapping.keys():
             return fmt
     found = ", ".join(sorted(columns))
@@ -338,12 +299,14 @@ def _format_of(path: Path, mapping: Mapping[str, str], fmt: Format | None) -> Fo
         raise first_bad or MannersError(f"{path} holds no rows; check that it is the file you meant.")
     if absent := sorted(mapping.keys() - columns):
         raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {found}.")
+    options = suggested(sorted(columns), comparison_fields(columns)) or "--map"
     raise MannersError(
-        f"{path} has the columns {found}, which are no comparisons of ours; say which is which with --map."
+        f"{path} has the columns {found}, which are no comparisons of ours; say which is which with {options}."
     )
 
 
-def _complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
+def complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
+    """Return what to raise for a bad row of a file."""
     place = "row" if suffix_of(path) == ".parquet" else "line"
     field = f", field `{bad.field}`" if bad.field else ""
     return MannersError(f"{path}, {place} {line}{field}: {bad.remark}; correct it {remedy}.")
