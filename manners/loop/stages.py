@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import asking, bulk, reporting
+from manners.loop import asking, bets, bulk, reporting
 from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.reward import reference_answers
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
@@ -194,7 +194,8 @@ def status(workspace: Workspace) -> Facts:
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
     results, damaged = _results(session)
     verdicts = sum(counts.verdicts.values())
-    standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results)
+    waiting = bets.to_judge(session, policies[-1]) if policies else 0
+    standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results, waiting)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),
         "model": settings.model.name,
