@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
+from manners.store.mapping import column_and_field
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
 
@@ -20,16 +21,23 @@ class Score(Common):
     version: Version
     """A reward model, as `manners models list` names it."""
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """JSON lines of prompts and responses."""
+    """Prompts and responses, or `messages` that end with the response, in .jsonl, .csv or .parquet."""
     output: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where the scores go, as JSON lines; FILE's name with `.scores.jsonl` in the current folder if left out."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD: prompt, response, messages or finish_reason."""
+    skip_bad: bool = False
+    """Leave bad lines out, and count them by reason."""
 
     def run(self) -> Result:
         """Score, and write a line a response."""
         from manners.loop import stages
 
         output = self.output or Path(f"{self.file.name}.scores.jsonl")
-        return stages.score(self.open(), self.settings(), self.version, self.file, output)
+        mapping = dict(map(column_and_field, self.mapping))
+        return stages.score(
+            self.open(), self.settings(), self.version, self.file, output, mapping=mapping, skip_bad=self.skip_bad
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from manners.store import Store, gold
 from manners.store.fields import prompt_text
 from manners.store.formats import IMPORTED, Format
 from manners.store.mapping import column_and_field, word_and_verdict
+from manners.store.prompts import export_prompts, import_prompts, parse_split
 from manners.store.rowfiles import write_rows
-from manners.store.transfer import export_comparisons, export_prompts, import_comparisons, import_prompts, preview
+from manners.store.transfer import export_comparisons, import_comparisons, preview
 from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
 from manners.workspace import Workspace
 
@@ -71,18 +72,32 @@ class ListCommon(StoreCommon):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsImport(StoreCommon):
-    """Add the prompts of a file: .txt with one on each line, or .jsonl, .csv or .parquet with a field `prompt`."""
+    """Add the prompts of a file: .txt with one on each line, or .jsonl, .csv, .parquet with `prompt` or comparisons."""
 
     file: File
     """Where the prompts are."""
-    use: Annotated[EnumChoicesFromValues[PromptUse], arg(metavar="USE")] = PromptUse.TRAIN
-    """What they may be used for, from now on: train, validate or evaluate."""
+    use: EnumChoicesFromValues[PromptUse | None] = None
+    """What they may be used for, from now on: train (if left out), validate or evaluate."""
+    split: Annotated[str | None, arg(metavar="USE=SHARE,...")] = None
+    """Divide them by a hash of the opening turn, for example train=0.8,validate=0.1,evaluate=0.1."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD."""
+    skip_known: bool = False
+    """Leave prompts that are there already as they are, whatever they are for."""
+    skip_bad: bool = False
+    """Leave bad lines out, and count them by reason."""
 
     def run(self) -> Result:
         """Add them."""
+        if self.use and self.split:
+            raise UsageError("--use puts all prompts on one side, --split divides them: give one of the two.")
+        shares = {self.use or PromptUse.TRAIN: 1.0} if self.split is None else parse_split(self.split)
+        mapping = dict(map(column_and_field, self.mapping))
         with self.store() as store:
-            new, known = import_prompts(store, self.file, self.use)
-            return {"new": new, "known": known, "use": self.use, **self.refused(store, "prompts")}
+            found = import_prompts(
+                store, self.file, shares, mapping, skip_known=self.skip_known, skip_bad=self.skip_bad
+            )
+            return {**asdict(found), **self.refused(store, "prompts")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,6 +189,15 @@ def due_bets(
     return found
 
 
+def to_judge(comparisons: Iterable[Comparison], settings: ServeSettings) -> int:
+    """Count the comparisons of an evaluation that people have not judged as often as the queue lets them."""
+    return sum(
+        not has_enough(_choices(_of_kind(comparison, AnnotatorKind.HUMAN)), settings)
+        for comparison in comparisons
+        if all(bet.kind is not AnnotatorKind.HUMAN for bet in comparison.bets)
+    )
+
+
 def read_outcome(
     comparisons: Iterable[Comparison],
     before_author: str,

@@ -5,23 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from manners.errors import MannersError
-from manners.facts import Facts
+from manners.facts import Facts, to_facts
 from manners.loop.session import Session, digest, peak_memory
 from manners.models import versions
 from manners.progress import steps
+from manners.results import Shortened
 from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
-from manners.store.fields import parse_member, parse_prompt, parse_text
+from manners.store.columns import check_mapping, renamed
+from manners.store.exchanges import EXCHANGE_FIELDS, parse_exchange
 from manners.store.rowfiles import read_rows
 from manners.store.rows import BadRow, Reason
 from manners.templates import Template
-from manners.types import FinishReason, Response
 
 BEGINNING = b'{"line": '
 """What every line of output begins with."""
@@ -35,33 +37,48 @@ class _Row(NamedTuple):
     exchange: Exchange
 
 
-def score(session: Session, version: str, file: Path, output: Path) -> Facts:
-    """Score each line of `file` (`prompt`, `response`, optional `finish_reason`) and write a line for it to `output`.
+@dataclass(frozen=True)
+class Source:
+    """A file of answers, and how it is read."""
+
+    file: Path
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    """Which column of it is which field of ours."""
+    skip_bad: bool = False
+    """Whether lines that cannot be read are left out, and counted."""
+
+
+def score(session: Session, version: str, source: Source, output: Path) -> Facts:
+    """Score each line of a file (`exchanges.parse_exchange`) and write a line for it to `output`.
 
     A line of output holds `line`, `version`, `score` (in units of what the start version's answers to a prompt differ
-    by), `spread` (its standard deviation among members) and `check`, a digest of what was scored and by what. Whole
-    chunks that are already there are kept and the work goes on after them, so that a file that was stopped ends byte
-    for byte as one that never was. A line that cannot be read stops the work with its number; everything before it has
-    been written.
+    by), `spread` (its standard deviation among members), `check`, a digest of what was scored and by what, and, where
+    anything did not fit into the context, `dropped`, its tokens. Whole chunks that are already there are kept and the
+    work goes on after them, so that a file that was stopped ends byte for byte as one that never was. A line that
+    cannot be read stops the work with its number; everything before it has been written.
 
-    Raises MannersError, and leaves `output` as it is, where it holds anything but scores of `file` by `version`.
+    Raises MannersError, and leaves `output` as it is, where it holds anything but scores of the file by `version`.
     """
+    check_mapping(source.file, source.mapping, EXCHANGE_FIELDS)
     reward = stored.load_reward(session.workspace, version, session.pretrained)
     scorer = _scorer(session, version)
     template = session.pretrained.renderer.template
-    done = _kept(output, file, version, scorer, template)
+    cut = _Cut()
+    done = _kept(output, source, version, scorer, template, cut)
     count = 0
     pending = deque[_Row]()
+    passed = _Passed()
     began = time.monotonic()
-    with output.open("a", encoding="utf-8") as out, steps(f"scoring {file.name}") as advance:
-        rows = itertools.islice(_rows(file, scorer, template), done, None)
+    with output.open("a", encoding="utf-8") as out, steps(f"scoring {source.file.name}") as advance:
+        rows = itertools.islice(_rows(source, scorer, template, passed), done, None)
         for scored in score_exchanges(reward, session.pretrained, _exchanges(rows, pending)):
-            for value, spread in zip(scored.mean.tolist(), scored.std.tolist(), strict=True):
+            for value, spread, lost in zip(scored.mean.tolist(), scored.std.tolist(), scored.dropped, strict=True):
                 row = pending.popleft()
                 line = {"line": row.line, "version": version, "score": value, "spread": spread, "check": row.check}
-                out.write(json.dumps(line) + "\n")
+                out.write(json.dumps(line | ({"dropped": lost} if lost else {})) + "\n")
             out.flush()
             count += len(scored.mean)
+            cut.add(scored.dropped)
             advance(len(scored.mean))
     seconds = time.monotonic() - began
     return {
@@ -72,6 +89,9 @@ def score(session: Session, version: str, file: Path, output: Path) -> Facts:
         "scored": count,
         "already_there": done,
         "rows_per_second": count / max(seconds, 1e-9),
+        "shortened": to_facts(cut.of(done + count)),
+        "unused": sorted(passed.columns - set(EXCHANGE_FIELDS)),
+        "skipped": {str(reason): number for reason, number in passed.skipped.items()},
     }
 
 
@@ -83,38 +103,44 @@ def _scorer(session: Session, version: str) -> str:
     return digest((version, described.created_at, *model, renderer.template_hash, renderer.context))
 
 
-def _kept(output: Path, file: Path, version: str, scorer: str, template: Template) -> int:
+def _kept(output: Path, source: Source, version: str, scorer: str, template: Template, cut: _Cut) -> int:
     """Return how many lines of an earlier run are kept, those of whole chunks, and cut off the rest.
+
+    `cut` takes what did not fit of those that are kept.
 
     Which rows stand together shows in the last digits of their scores: a chunk is scored whole, or again.
     """
     if not output.is_file():
         return 0
-    count = end = kept = cut = 0
-    rows = _rows(file, scorer, template)
+    count = end = kept = kept_end = 0
+    lost = list[int]()
+    rows = _rows(source, scorer, template, _Passed())
     with output.open("rb+") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
                 if not BEGINNING.startswith(line[: len(BEGINNING)]):
-                    raise _refusal(output, count + 1, file, version)
+                    raise _refusal(output, count + 1, source.file, version)
                 break
-            _compare(line, next(rows, None), output, count + 1, file, version)
+            lost.append(_compare(line, next(rows, None), output, count + 1, source.file, version))
             count, end = count + 1, end + len(line)
             if count % ensemble.CHUNK == 0:
-                kept, cut = count, end
-        stream.truncate(cut)
+                kept, kept_end = count, end
+                cut.add(lost)
+                lost.clear()
+        stream.truncate(kept_end)
     return kept
 
 
-def _compare(line: bytes, row: _Row | None, output: Path, number: int, file: Path, version: str) -> None:
-    """Raise MannersError where a line of output is not this version's score of that row."""
+def _compare(line: bytes, row: _Row | None, output: Path, number: int, file: Path, version: str) -> int:
+    """Return the tokens that did not fit; raises MannersError for what is not this version's score of that row."""
     try:
         there = json.loads(line)
-        by, check = str(there["version"]), there["check"]
+        by, check, dropped = str(there["version"]), there["check"], int(there.get("dropped", 0))
     except (ValueError, KeyError, TypeError):
         raise _refusal(output, number, file, version) from None
     if row is None or by != version or check != row.check:
         raise _refusal(output, number, file, version, by)
+    return dropped
 
 
 def _refusal(output: Path, number: int, file: Path, version: str, by: str = "") -> MannersError:
@@ -126,20 +152,60 @@ def _refusal(output: Path, number: int, file: Path, version: str, by: str = "") 
     )
 
 
-def _rows(file: Path, scorer: str, template: Template) -> Iterator[_Row]:
-    """Read prompts and responses."""
-    for line, fields in read_rows(file):
+@dataclass
+class _Cut:
+    """What did not fit into the context."""
+
+    rows: int = 0
+    tokens: int = 0
+
+    def add(self, dropped: Sequence[int]) -> None:
+        """Count the tokens that some rows lost."""
+        self.rows += sum(lost > 0 for lost in dropped)
+        self.tokens += sum(dropped)
+
+    def of(self, rows: int) -> Shortened:
+        """Return it as a result, of so many rows."""
+        return Shortened(count=self.rows, share=self.rows / max(1, rows), tokens=self.tokens)
+
+
+@dataclass
+class _Passed:
+    """What a reader of a file came past."""
+
+    columns: set[str] = field(default_factory=set)
+    skipped: Counter[Reason] = field(default_factory=Counter)
+    first: str = ""
+    """The complaint about the first bad row."""
+
+
+def _rows(source: Source, scorer: str, template: Template, passed: _Passed) -> Iterator[_Row]:
+    """Read prompts and responses; raises MannersError for a row that cannot be read, unless such are left out.
+
+    So it does where they all are.
+    """
+    empty = True
+    for line, fields in read_rows(source.file):
         try:
             if isinstance(fields, BadRow):
                 raise fields
-            finish = parse_member(fields, "finish_reason", FinishReason) or FinishReason.UNKNOWN
-            exchange = parse_prompt(fields), Response(parse_text(fields, "response"), "file", finish)
+            ours = renamed(fields, source.mapping)
+            passed.columns |= ours.keys()
+            exchange = parse_exchange(ours, "file")
             if why := template.objection(exchange[0]):
                 raise BadRow(Reason.TEMPLATE, "prompt", why)
         except BadRow as bad:
-            where = f"{file}, line {line}" + (f", field {bad.field}" if bad.field else "")
-            raise MannersError(f"{where}: {bad.remark}; correct it and run again, which goes on from there") from bad
+            where = f"{source.file}, line {line}" + (f", field {bad.field}" if bad.field else "")
+            said = f"{where}: {bad.remark}; correct it"
+            if not source.skip_bad:
+                raise MannersError(f"{said} and run again, which goes on from there") from bad
+            passed.first = passed.first or said
+            passed.skipped[bad.reason] += 1
+            continue
+        empty = False
         yield _Row(line, digest((scorer, exchange)), exchange)
+    if empty and passed.skipped:
+        raise MannersError(f"none of the {passed.skipped.total()} lines can be read: {passed.first}")
 
 
 def _exchanges(rows: Iterator[_Row], pending: deque[_Row]) -> Iterator[Exchange]:

@@ -37,6 +37,11 @@ def _answers_or_verdicts(standing: Standing) -> str | None:
 def _judgement(standing: Standing) -> str | None:
     judged = standing.results.get(EVALUATE.name)
     decided = judged and judged.version == standing.policies[-1] and judged.promoted is not None
+    if standing.to_judge and not (judged and decided and judged.promoted):
+        return (
+            f"manners serve, for people to judge the {standing.to_judge} comparisons of {standing.policies[-1]} that"
+            " lack verdicts; or manners comparisons export FILE, and import their verdicts; then manners evaluate"
+        )
     return None if decided else "manners evaluate"
 
 

@@ -51,6 +51,8 @@ class Standing:
     """Policies, oldest first."""
     results: Mapping[str, Any]
     """The last result of each stage that has one, by its name."""
+    to_judge: int = 0
+    """Comparisons that were opened to judge the newest policy, and lack verdicts."""
 
 
 class Work(Protocol):

@@ -15,7 +15,7 @@ import torch
 
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import asking, bulk, reporting
+from manners.loop import asking, bets, bulk, reporting
 from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.reward import reference_answers
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
@@ -114,9 +114,18 @@ def evaluate_reward(
     return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad, words)
 
 
-def score(workspace: Workspace, settings: Settings, version: str, file: Path, output: Path) -> Facts:
+def score(
+    workspace: Workspace,
+    settings: Settings,
+    version: str,
+    file: Path,
+    output: Path,
+    *,
+    mapping: Mapping[str, str] = MappingProxyType({}),
+    skip_bad: bool = False,
+) -> Facts:
     """Score a file of any length; see `bulk.score`."""
-    return bulk.score(Session(workspace, settings), version, file, output)
+    return bulk.score(Session(workspace, settings), version, bulk.Source(file, mapping, skip_bad), output)
 
 
 def report(workspace: Workspace, settings: Settings) -> Facts:
@@ -199,7 +208,8 @@ def status(workspace: Workspace) -> Facts:
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
     results, damaged = _results(session)
     verdicts = sum(counts.verdicts.values())
-    standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results)
+    waiting = bets.to_judge(session, policies[-1]) if policies else 0
+    standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results, waiting)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),
         "model": settings.model.name,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
+from manners.store.columns import renamed
 from manners.store.containers import Layout, guesses
 from manners.store.fields import parse_word
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
@@ -108,13 +109,6 @@ def complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again")
     """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
     field_name = f", field `{bad.field}`" if bad.field else ""
     return MannersError(f"{place(path, line)}{field_name}: {bad.remark}; correct it {remedy}.")
-
-
-def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
-    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
-    targets = set(mapping.values())
-    kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
-    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
 
 
 def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Mapping[str, Choice]) -> Reading:

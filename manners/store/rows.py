@@ -28,7 +28,6 @@ class Reason(StrEnum):
     VERDICT = "unknown verdict"
     TRANSCRIPT = "not a transcript"
     VALUE = "value out of range"
-    RESERVED = "prompt kept for another use"
     ALONE = "nothing to compare with"
     UNSCORED = "no score"
     TEMPLATE = "refused by the chat template"

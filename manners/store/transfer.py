@@ -10,12 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from manners.errors import MannersError
-from manners.store.fields import parse_prompt, prompt_text
 from manners.store.formats import COLUMNS, IMPORTED, Format, render
 from manners.store.nameless import Endings, Nameless, opinions, pair_digest
-from manners.store.reading import complaint, survey
+from manners.store.reading import survey
 from manners.store.records import digest
-from manners.store.rowfiles import read_rows, suffix_of, write_rows
+from manners.store.rowfiles import suffix_of, write_rows
 from manners.store.rows import BadRow, Fields, Reason
 from manners.store.store import Store
 from manners.types import (
@@ -25,7 +24,6 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
-    PromptUse,
     Verdict,
     latest_verdicts,
     opening,
@@ -33,7 +31,6 @@ from manners.types import (
 
 PREVIEW_ROWS = 5
 SKIP = "or leave such lines out with --skip-bad"
-PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 
 OURS: Mapping[str, Choice] = MappingProxyType({})
 """No words for verdicts but our own."""
@@ -188,12 +185,11 @@ def import_comparisons(
     `annotator` is whose verdict it is where the file does not say; `words` say which word of the file is which verdict.
     A comparison of an evaluation that says no authors is the one in the store with the same prompt and texts, and a
     pair whose order nobody knows stands as the store has it; texts that differ only in how their lines end are the
-    same. One that is not an evaluation, on a prompt that the store keeps for validation or evaluation, is a bad row;
-    one that only shares the opening turn with such a prompt is stored, counted, and never trained on. Raises
-    MannersError, and adds nothing, at the first bad row; with `skip_bad` they are left out and counted by reason.
+    same. One that is no evaluation, on a prompt that the store keeps for validation or evaluation or that shares the
+    opening turn with such a prompt, is stored, counted, and never trained on. Raises MannersError, and adds nothing, at
+    the first bad row; with `skip_bad` they are left out and counted by reason.
     """
     reading = survey(path, mapping, fmt, words)
-    reserved = {prompt.dialogue for prompt in store.prompts() if prompt.use is not PromptUse.TRAIN}
     kept = store.kept_openings()
     stored = store.comparisons()
     opened = {_texts(one): one for one in stored if one.asked_how is AskedHow.EVALUATION}
@@ -211,8 +207,6 @@ def import_comparisons(
         harmless.clear()
         ties = 0
         for line, item in reading.items(annotator, Nameless(known), Endings(stored)):
-            if not isinstance(item, BadRow) and item.asked_how is not AskedHow.EVALUATION and item.prompt in reserved:
-                item = BadRow(Reason.RESERVED, "prompt", "is kept for validation or evaluation")
             if not isinstance(item, BadRow):
                 ties += _is_tie(item)
                 if _is_kept(item, kept):
@@ -304,40 +298,3 @@ def _rendered(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> F
     if DELETED in (comparison.left.text, comparison.right.text):
         raise BadRow(Reason.EMPTY, "", "deleted by the person whose words they were")
     return render(comparison, verdict, fmt)
-
-
-def import_prompts(store: Store, path: Path, use: PromptUse) -> tuple[int, int]:
-    """Add the prompts of a file (`.txt`: one on each line; else a field `prompt`); return how many were new and known.
-
-    Raises MannersError, and adds nothing, at the first bad row, and where a prompt is in the store for another use.
-    """
-
-    def prompts() -> Iterator[Dialogue]:
-        for line, fields in read_rows(path):
-            try:
-                if isinstance(fields, BadRow):
-                    raise fields
-                yield parse_prompt(fields)
-            except BadRow as bad:
-                raise complaint(path, line, bad) from bad
-
-    dialogues = list(prompts())
-    if not dialogues:
-        raise MannersError(f"{path} holds no prompts; check that it is the file you meant.")
-    new = len(set(dialogues) - {prompt.dialogue for prompt in store.prompts()})
-    store.add_prompts(dialogues, use, path.name)
-    return new, len(dialogues) - new
-
-
-def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> int:
-    """Write the prompts of one use, or of all, to a file and return how many; `.txt` holds single lines only."""
-    dialogues = [prompt.dialogue for prompt in store.prompts(use)]
-    texts = [prompt_text(dialogue) for dialogue in dialogues]
-    if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
-        raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
-    write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
-    return len(texts)
-
-
-def _fits_a_line(dialogue: Dialogue) -> bool:
-    return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)

@@ -290,6 +290,7 @@ def test_settings_tells_value_and_origin(project: Path, capsys: pytest.CaptureFi
     assert "Half-width" in capsys.readouterr().out
 
 
+PLAIN: dict[str, object] = {"mapping": {}, "skip_bad": False}
 STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ("sample --crowd", "perform", (SAMPLE, SampleOptions(crowd=True)), {"plan": False, "resume": False}),
     ("sample --resume", "perform", (SAMPLE, SampleOptions(crowd=False)), {"plan": False, "resume": True}),
@@ -297,8 +298,13 @@ STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ("reward --resume", "perform", (REWARD, Options()), {"plan": False, "resume": True}),
     ("ppo", "perform", (PPO, Options()), {"plan": False, "resume": False}),
     ("ppo --resume", "perform", (PPO, Options()), {"plan": False, "resume": True}),
-    ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), {}),
-    ("score reward-1 in.jsonl --output s", "score", ("reward-1", Path("in.jsonl"), Path("s")), {}),
+    ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), PLAIN),
+    (
+        "score reward-1 in.jsonl --output s --map q=prompt --skip-bad",
+        "score",
+        ("reward-1", Path("in.jsonl"), Path("s")),
+        {"mapping": {"q": "prompt"}, "skip_bad": True},
+    ),
     ("evaluate --ask 50", "perform", (EVALUATE, EvaluateOptions(ask=50)), {"plan": False, "resume": False}),
     ("evaluate", "perform", (EVALUATE, EvaluateOptions()), {"plan": False, "resume": False}),
     ("evaluate --resume", "perform", (EVALUATE, EvaluateOptions()), {"plan": False, "resume": True}),

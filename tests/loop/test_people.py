@@ -45,6 +45,7 @@ def answer(session: Session, choose: object) -> None:
 
 def test_people_judge_what_people_taught(taught: Session) -> None:
     workspace, settings = taught.workspace, taught.settings
+    assert stages.status(workspace)["next"] == "manners evaluate"
     facts = stages.evaluate(workspace, settings, ask=None, plan=False)
     assert "Nobody has compared the two versions yet" in facts["verdict"]
     assert (facts["source"], facts["promoted"]) == ("none", False)
@@ -64,12 +65,16 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     facts = stages.evaluate(workspace, settings, ask=None, plan=False)
     assert facts["outcome"] == "cannot_tell"
     assert facts["interval"] == [0.0, 1.0]
+    assert stages.status(workspace)["next"].startswith(
+        "manners serve, for people to judge the 10 comparisons of policy-1 that lack verdicts"
+    )
 
     for_new = {c.id: Choice.LEFT if c.left.author == "policy-1" else Choice.RIGHT for c in asked}
     answer(taught, lambda c: for_new[c.id])
     facts = stages.evaluate(workspace, settings, ask=None, plan=False)
     assert (facts["outcome"], facts["raters"]) == ("cannot_tell", 0), "two verdicts each are asked for"
     assert "10 of the unanswered have too few verdicts so far" in facts["verdict"]
+    assert "10 comparisons of policy-1 that lack" in stages.status(workspace)["next"], "one verdict each of two"
 
     facts = stages.evaluate(workspace, settings, ask=None, plan=False, close=True)
     low, high = facts["interval"]
@@ -77,6 +82,7 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert (facts["source"], facts["promoted"], facts["raters"]) == ("human", True, 1)
     assert "by the verdicts of one person" in facts["verdict"]
     assert taught.workspace.current_policy() == "policy-1"
+    assert stages.status(workspace)["next"] == "manners report"
     rounds = len(taught.store.rounds())
 
     # Ben comes after all bets are placed: nothing changes but the words that say so.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import pstdev
@@ -167,7 +168,7 @@ def exchanges(count: int) -> list[dict[str, str]]:
     ]
 
 
-def write(file: Path, rows: list[dict[str, str]]) -> Path:
+def write(file: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 

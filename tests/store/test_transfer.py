@@ -25,9 +25,7 @@ from manners.store.rowfiles import read_rows, write_rows
 from manners.store.rows import Reason
 from manners.store.transfer import (
     export_comparisons,
-    export_prompts,
     import_comparisons,
-    import_prompts,
     preview,
     read_comparisons,
 )
@@ -538,10 +536,12 @@ def test_files_that_are_not_there_or_cannot_be_written(store: Store, tmp_path: P
 def test_prompts_kept_for_evaluation_are_not_trained_on(store: Store, write: Write) -> None:
     store.add_prompts([(Turn(Role.USER, "Hi"),)], PromptUse.EVALUATE, "mine")
     path = write("some.jsonl", lines(GOOD, GOOD | {"prompt": "Bye"}, GOOD | {"asked_how": "evaluation"}))
-    with pytest.raises(MannersError, match="line 1, field `prompt`: is kept for validation or evaluation"):
-        import_comparisons(store, path, {}, skip_bad=False)
-    assert import_comparisons(store, path, {}, skip_bad=True).skipped == {Reason.RESERVED: 1}
-    assert store.counts().verdicts[AnnotatorKind.HUMAN] == 2
+    assert preview(path, {}, kept=store.kept_openings()).left_out_of_training == 1
+    result = import_comparisons(store, path, {}, skip_bad=False)
+    assert (result.comparisons, result.left_out_of_training, result.skipped) == (3, 1, {})
+    labelled = label(store.comparisons())
+    assert [pair.prompt[-1].text for pair in labelled.pairs] == ["Bye"]
+    assert labelled.left_out == {LeftOut.KEPT: 1, LeftOut.EVALUATION: 1}
 
 
 @pytest.mark.parametrize("prompts_first", [True, False])
@@ -566,26 +566,3 @@ def test_what_shares_its_opening_with_a_kept_prompt_is_counted_and_never_learnt_
     labelled = label(store.comparisons())
     assert [pair.prompt[-1].text for pair in labelled.pairs] == ["Hi"]
     assert labelled.left_out == {LeftOut.KEPT: 2}
-
-
-def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path) -> None:
-    plain = write("p.txt", "Tell me a joke.\r\n\nWarum „so“?\n[1]\n".encode())
-    assert import_prompts(store, plain, PromptUse.TRAIN) == (3, 0)
-    dialogue = [*MESSAGES, *answer("Hello!"), {"role": "user", "content": "Two\nlines"}]
-    longer = write("p.jsonl", lines({"prompt": dialogue}, {"prompt": "Tell me a joke."}))
-    assert export_prompts(store, tmp_path / "out.txt") == 3
-    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "Tell me a joke.\nWarum „so“?\n[1]\n"
-    assert import_prompts(store, longer, PromptUse.TRAIN) == (1, 1)
-    with pytest.raises(MannersError, match="cannot hold prompts of several lines"):
-        export_prompts(store, tmp_path / "out.txt")
-    for name in ("out.jsonl", "out.csv", "out.parquet"):
-        assert export_prompts(store, tmp_path / name, PromptUse.TRAIN) == 4
-        second = fresh()
-        assert import_prompts(second, tmp_path / name, PromptUse.VALIDATE) == (4, 0)
-        assert [p.dialogue for p in second.prompts()] == [p.dialogue for p in store.prompts()]
-    with pytest.raises(MannersError, match="for `train` and cannot be added for `evaluate`"):
-        import_prompts(store, longer, PromptUse.EVALUATE)
-    with pytest.raises(MannersError, match=r"line 2, field `prompt`: is missing; correct it and try again.$"):
-        import_prompts(store, write("no.csv", b"text\nHi\n"), PromptUse.TRAIN)
-    with pytest.raises(MannersError, match="holds no prompts"):
-        import_prompts(store, write("no.txt", b"\n\n"), PromptUse.TRAIN)

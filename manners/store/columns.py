@@ -1,0 +1,105 @@
+"""Somebody's columns: read under our names, and guessed at where a field of ours is missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from manners.errors import MannersError
+from manners.store.rowfiles import read_rows
+from manners.store.rows import BadRow, Fields
+
+_ANSWER = ("response", "answer", "completion", "output", "reply", "generated", "assistant", "text")
+NAMES: Mapping[str, Sequence[str]] = {
+    "prompt": ("prompt", "question", "instruction", "query", "input", "user", "problem", "task", "context", "post"),
+    "response": _ANSWER,
+    "chosen": ("chosen", "better", "preferred", "accepted", "positive", "good", "winner", "win", "pos"),
+    "rejected": ("rejected", "worse", "dispreferred", "refused", "negative", "bad", "loser", "lose", "neg"),
+    "left": ("left", "a", "1", "first", "one", "0"),
+    "right": ("right", "b", "2", "second", "two", "1"),
+    "verdict": ("verdict", "choice", "label", "preference", "winner", "vote", "judgement", "preferred", "better"),
+}
+"""What others call our fields: words of a column's name, the likeliest first."""
+_SIDES = ("left", "right")
+_BESIDE = frozenset(("id", "idx", "index", "uuid", "source", "model", "dataset", "split", "lang", "date", "score"))
+"""Words in the names of columns that hold no text of a conversation."""
+
+
+def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
+    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
+    targets = set(mapping.values())
+    kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
+    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
+
+
+def check_mapping(path: Path, mapping: Mapping[str, str], known: Iterable[str]) -> None:
+    """Raise MannersError where a mapping names a field that is none of `known`, or a column that no row has."""
+    known = sorted(set(known))
+    if wrong := sorted(set(mapping.values()) - set(known)):
+        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(known)}.")
+    if not mapping:
+        return
+    columns: set[str] = set()
+    for _, fields in read_rows(path):
+        if not isinstance(fields, BadRow):
+            columns |= fields.keys()
+            if columns >= mapping.keys():
+                return
+    absent = sorted(mapping.keys() - columns)
+    raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {', '.join(sorted(columns)) or 'none'}.")
+
+
+def suggested(columns: Iterable[str], wanted: Sequence[str]) -> str:
+    """Return the `--map` options that would fill these fields with what others call them; empty without any column.
+
+    A field that no column's name speaks for gets the first column that is left, for the reader to correct.
+    """
+    left = list(columns)
+    options = []
+    for field in wanted:
+        fitting = [(rank, column) for column in left if (rank := _rank(field, column)) is not None]
+        plain = [column for column in left if not _beside(column)]
+        if not fitting and not plain:
+            continue
+        column = min(fitting, key=lambda found: found[0])[1] if fitting else plain[0]
+        left.remove(column)
+        options.append(f"--map {_quoted(column)}={field}")
+    return " ".join(options)
+
+
+def comparison_fields(columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the fields that a file of comparisons with these columns most likely holds under other names."""
+    columns = list(columns)
+    found = {field for field in NAMES if any(_rank(field, column) is not None for column in columns)}
+    wanted = ("chosen", "rejected") if {"chosen", "rejected"} <= found else (*_SIDES, "verdict")
+    return tuple(field for field in ("prompt", *wanted) if field not in columns)
+
+
+def _rank(field: str, column: str) -> tuple[int, int] | None:
+    """Return how well a column's name speaks for a field, less being better; None if it does not."""
+    words = _words(column)
+    if _beside(column):
+        return None
+    if field in _SIDES:
+        ranks = [place for place, name in enumerate(NAMES[field]) if name in words[-1:] or name in words[:1]]
+        answers = any(name in column.lower() for name in _ANSWER)
+        return (not answers, ranks[0]) if ranks else None
+    ranks = [place for place, name in enumerate(NAMES[field]) if name in words or (len(name) > 4 and name in column)]
+    return (0, ranks[0]) if ranks else None
+
+
+def _beside(column: str) -> bool:
+    """Tell whether a column says something about a text: `model_a`, `response_model`; not so `model_response`."""
+    sides = {name for side in _SIDES for name in NAMES[side]}
+    words = [word for word in _words(column) if word not in sides]
+    return bool(words) and (words[-1] in _BESIDE or (bool(_BESIDE & set(words)) and not set(_ANSWER) & set(words)))
+
+
+def _words(column: str) -> list[str]:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", column)
+    return re.findall(r"[^\W_]+", spaced.lower())
+
+
+def _quoted(column: str) -> str:
+    return f'"{column}"' if re.search(r"[^\w.-]", column) else column

@@ -1,0 +1,257 @@
+"""Prompts come in from files, each on the side that it is for, and go out again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, select, update
+
+from manners.errors import MannersError, UsageError
+from manners.store.columns import check_mapping, renamed
+from manners.store.exchanges import PROMPT_FIELDS, parse_asked
+from manners.store.fields import prompt_text
+from manners.store.formats import COLUMNS, detect
+from manners.store.reading import complaint
+from manners.store.records import from_messages
+from manners.store.rowfiles import read_rows, suffix_of, write_rows
+from manners.store.rows import BadRow, Reason
+from manners.store.statements import chunks, take_turns
+from manners.store.store import Store
+from manners.store.tables import PromptRow, VersionRow
+from manners.store.texts import claim, prompt_digest, prompt_ids
+from manners.store.transfer import read_comparisons
+from manners.types import AskedHow, Dialogue, PromptUse, opening
+
+PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
+Shares = Mapping[PromptUse, float]
+"""What share of the openings each use gets; 1 in all."""
+STRICTEST = (PromptUse.EVALUATE, PromptUse.VALIDATE, PromptUse.TRAIN)
+"""Where an opening is on several sides, the first of these is its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsImported:
+    """What an import of prompts added, and where those of the file stand now."""
+
+    taken_from: str
+    """`prompts`, `messages`, or the format of the comparisons that the prompts were taken out of."""
+    new: int
+    known: int
+    """Distinct prompts of the file that were there already, for whatever use."""
+    duplicates: int
+    """Rows whose prompt an earlier row of the file has."""
+    uses: Mapping[PromptUse, int]
+    """The distinct prompts of the file by what they are for now."""
+    moved: int
+    """Prompts that were there to train on, and went where the split puts their opening."""
+    followed: int
+    """New prompts that went where the store has their opening, and not where the split would put it."""
+    left_out_of_training: int
+    """Comparisons of the store that nothing is trained on any more, by the opening of their prompt."""
+    unused: tuple[str, ...]
+    """Columns that no prompt was taken from."""
+    skipped: Mapping[Reason, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The prompts of a file."""
+
+    prompts: list[Dialogue]
+    taken_from: str
+    unused: tuple[str, ...]
+    skipped: Mapping[Reason, int]
+
+
+def parse_split(text: str) -> Shares:
+    """Return the shares that `train=0.8,validate=0.1,evaluate=0.1` states. Raises UsageError."""
+    shares: dict[PromptUse, float] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        try:
+            use, share = PromptUse(name.strip()), float(value)
+        except ValueError:
+            use, share = PromptUse.TRAIN, -1.0
+        if not 0 <= share <= 1 or use in shares:
+            raise UsageError(
+                f"--split {text}: give each of {', '.join(PromptUse)} one share from 0 to 1, for example"
+                " --split train=0.8,validate=0.1,evaluate=0.1."
+            )
+        shares[use] = share
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise UsageError(f"--split {text}: the shares come to {sum(shares.values()):g}, and must come to 1.")
+    return shares
+
+
+def side(dialogue: Dialogue, shares: Shares) -> PromptUse:
+    """Return what a split puts a prompt on: by a hash of its opening, so the same for all that begin alike, always."""
+    number = int.from_bytes(hashlib.sha256(f"split {opening(dialogue)}".encode()).digest()[:8]) / 2**64
+    last = PromptUse.TRAIN
+    for use in PromptUse:
+        if share := shares.get(use, 0.0):
+            last = use
+            if (number := number - share) < 0:
+                return use
+    return last
+
+
+def import_prompts(
+    store: Store,
+    path: Path,
+    shares: Shares,
+    mapping: Mapping[str, str] | None = None,
+    *,
+    skip_known: bool = False,
+    skip_bad: bool = False,
+) -> PromptsImported:
+    """Add the prompts of a file in one transaction: of all its rows one side, or by a split.
+
+    A row has a `prompt` (`.txt`: one on each line), `messages`, or a comparison. By a split, a new prompt goes where
+    the store has its opening; and as long as no version has been trained, what the store would train on goes where the
+    split puts it. Raises MannersError, and adds nothing, at the first bad row, and where a prompt is there for another
+    use; with `skip_bad` and `skip_known` such rows are left out, or such prompts as they are.
+    """
+    found = _read(path, mapping or {}, skip_bad)
+    distinct = dict.fromkeys(found.prompts)
+    kept = store.kept_openings()
+    with store.write() as connection:
+        take_turns(connection)
+        stored = _stored(connection)
+        followed, wanted = 0, {dialogue: side(dialogue, shares) for dialogue in distinct}
+        moving: dict[Dialogue, PromptUse] = {}
+        if len(shares) > 1:
+            if not skip_known and connection.execute(select(VersionRow.id).limit(1)).first() is None:
+                moving = _moving(stored, wanted)
+            followed = _follow(stored | moving, wanted)
+        if not skip_known:
+            _refuse_other_use(stored | moving, distinct, shares)
+        _put(connection, moving, {d: use for d, use in wanted.items() if d not in stored}, path.name)
+        claim(connection, map(prompt_digest, distinct), path.name)
+    uses = Counter((stored | moving).get(dialogue, use) for dialogue, use in wanted.items())
+    return PromptsImported(
+        taken_from=found.taken_from,
+        new=len(distinct.keys() - stored.keys()),
+        known=len(distinct.keys() & stored.keys()),
+        duplicates=len(found.prompts) - len(distinct),
+        uses={use: uses[use] for use in PromptUse if use in uses or use in shares},
+        moved=len(moving),
+        followed=followed,
+        left_out_of_training=_left_out(store, kept),
+        unused=found.unused,
+        skipped=found.skipped,
+    )
+
+
+def _read(path: Path, mapping: Mapping[str, str], skip_bad: bool) -> _Found:
+    """Read a file of prompts, or the prompts of a file of comparisons. Raises MannersError where there are none."""
+    check_mapping(path, mapping, {*PROMPT_FIELDS, *(name for columns in COLUMNS.values() for name in columns)})
+    skipped: Counter[Reason] = Counter()
+    columns: dict[str, None] = {}
+    taken_from = ""
+    for _, fields in read_rows(path):
+        if not isinstance(fields, BadRow):
+            ours = renamed(fields, mapping)
+            columns |= dict.fromkeys(ours)
+            taken_from = taken_from or detect(ours) or next((name for name in PROMPT_FIELDS if name in ours), "")
+    if taken_from in ("", *PROMPT_FIELDS):
+        prompts = list(_prompts(path, mapping, skipped if skip_bad else None))
+    else:
+        prompts = [one.prompt for one in read_comparisons(path, mapping, skipped=skipped if skip_bad else None)]
+    if not prompts:
+        passed = f" ({skipped.total()} bad rows passed over)" if skipped else ""
+        raise MannersError(f"{path} holds no prompts{passed}; check that it is the file you meant.")
+    used = {"prompt"} if "prompt" in columns else {"messages", "chosen", "rejected"}
+    unused = tuple(sorted(columns.keys() - used))
+    return _Found(prompts, {"prompt": "prompts"}.get(taken_from, str(taken_from)), unused, dict(skipped))
+
+
+def _prompts(path: Path, mapping: Mapping[str, str], skipped: Counter[Reason] | None) -> Iterator[Dialogue]:
+    for line, fields in read_rows(path):
+        try:
+            if isinstance(fields, BadRow):
+                raise fields
+            yield parse_asked(renamed(fields, mapping))
+        except BadRow as bad:
+            if skipped is None:
+                raise complaint(path, line, bad, "or leave such lines out with --skip-bad") from bad
+            skipped[bad.reason] += 1
+
+
+def _stored(connection: Connection) -> dict[Dialogue, PromptUse]:
+    rows = connection.execute(select(PromptRow.turns, PromptRow.use).order_by(PromptRow.id))
+    return {from_messages(row.turns): PromptUse(row.use) for row in rows}
+
+
+def _moving(stored: Mapping[Dialogue, PromptUse], wanted: Mapping[Dialogue, PromptUse]) -> dict[Dialogue, PromptUse]:
+    """Return the prompts to train on whose opening a split puts elsewhere, with where that is."""
+    elsewhere = {opening(dialogue): use for dialogue, use in wanted.items() if use is not PromptUse.TRAIN}
+    for use, dialogues in _by_use(stored).items():
+        if use is not PromptUse.TRAIN:  # what is kept already stays where it is
+            elsewhere = {first: to for first, to in elsewhere.items() if first not in set(map(opening, dialogues))}
+    train = _by_use(stored)[PromptUse.TRAIN]
+    return {dialogue: elsewhere[first] for dialogue in train if (first := opening(dialogue)) in elsewhere}
+
+
+def _follow(stored: Mapping[Dialogue, PromptUse], wanted: dict[Dialogue, PromptUse]) -> int:
+    """Put new prompts where the store has their opening; return how many the split would have put elsewhere."""
+    there: dict[str, PromptUse] = {}
+    for use, dialogues in reversed(_by_use(stored).items()):
+        there |= dict.fromkeys(map(opening, dialogues), use)
+    changed = {
+        dialogue: to
+        for dialogue, use in wanted.items()
+        if dialogue not in stored and (to := there.get(opening(dialogue), use)) is not use
+    }
+    wanted |= changed
+    return len(changed)
+
+
+def _by_use(stored: Mapping[Dialogue, PromptUse]) -> dict[PromptUse, list[Dialogue]]:
+    """Return the prompts of each use, the strictest use first."""
+    return {use: [dialogue for dialogue, found in stored.items() if found is use] for use in STRICTEST}
+
+
+def _refuse_other_use(stored: Mapping[Dialogue, PromptUse], prompts: Iterable[Dialogue], shares: Shares) -> None:
+    for dialogue in prompts:
+        use = side(dialogue, shares)
+        if stored.get(dialogue, use) is not use:
+            raise MannersError(
+                f"The prompt {dialogue[-1].text[:60]!r} is in the store for `{stored[dialogue]}` and cannot be added"
+                f" for `{use}`; leave it out, or leave such prompts as they are with --skip-known."
+            )
+
+
+def _put(
+    connection: Connection, moving: Mapping[Dialogue, PromptUse], new: Mapping[Dialogue, PromptUse], source: str
+) -> None:
+    """Give prompts another use, and store new ones."""
+    for chunk in chunks(new.items()):
+        prompt_ids(connection, {prompt_digest(dialogue): (dialogue, use) for dialogue, use in chunk}, source)
+    for use in PromptUse:
+        for some in chunks(prompt_digest(dialogue) for dialogue, to in moving.items() if to is use):
+            connection.execute(update(PromptRow).where(PromptRow.digest.in_(some)).values(use=use.value))
+
+
+def _left_out(store: Store, kept: frozenset[str]) -> int:
+    """Count the comparisons, no evaluations, about openings that are kept now and were not in `kept`."""
+    if not (newly := store.kept_openings() - kept):
+        return 0
+    return sum(c.asked_how is not AskedHow.EVALUATION and opening(c.prompt) in newly for c in store.comparisons())
+
+
+def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> int:
+    """Write the prompts of one use, or of all, to a file and return how many; `.txt` holds single lines only."""
+    dialogues = [prompt.dialogue for prompt in store.prompts(use)]
+    texts = [prompt_text(dialogue) for dialogue in dialogues]
+    if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
+        raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
+    write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
+    return len(texts)
+
+
+def _fits_a_line(dialogue: Dialogue) -> bool:
+    return prompt_text(dialogue) == dialogue[0].text and not {"\n", "\r"} & set(dialogue[0].text)
