@@ -76,6 +76,18 @@ def comparison_fields(columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(field for field in ("prompt", *wanted) if field not in columns)
 
 
+def whole_mapping(columns: Sequence[str]) -> str:
+    """Return the `--map` options with which a file with these columns would be comparisons, nothing where none would."""
+    fields = comparison_fields(columns)
+    found = all(any(speaks_for(field, column) for column in columns) for field in fields)
+    return suggested(columns, fields) if found else ""
+
+
+def speaks_for(field: str, column: str) -> bool:
+    """Tell whether a column's name says that it holds a field of ours."""
+    return _rank(field, column) is not None
+
+
 def _rank(field: str, column: str) -> tuple[int, int] | None:
     """Return how well a column's name speaks for a field, less being better; None if it does not."""
     words = _words(column)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.columns import renamed
+from manners.store.columns import renamed, speaks_for, suggested, whole_mapping
 from manners.store.containers import Layout, guesses
 from manners.store.fields import parse_word
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
@@ -18,7 +16,7 @@ from manners.store.mapping import BY_SIGN, Words
 from manners.store.messages import transcript
 from manners.store.nameless import Endings, Nameless
 from manners.store.rowfiles import layouts, place, read_rows
-from manners.store.rows import BadRow, Fields
+from manners.store.rows import BadRow, Fields, Reason
 from manners.store.seen import Seen, names, unused
 from manners.store.shapes import FIELDS, SHAPES, Shape, shape_of
 from manners.types import Annotator, Choice, Comparison
@@ -102,6 +100,10 @@ class Reading:
 
     def complaint(self, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
         """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
+        ours = COLUMNS[self.format]
+        likely = suggested(sorted(name for name in self.there if "." not in name and name not in ours), ("prompt",))
+        if bad.reason is Reason.LACKS_FIELD and bad.field == "prompt" and likely:
+            bad = replace(bad, remark=f"{bad.remark}; if a column holds the prompt, say which with {likely}")
         return complaint(self.path, line, bad, remedy)
 
 
@@ -144,7 +146,7 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     found = fmt or next((form for form, _ in told.most_common(1)), None)
     if found is None:
         raise _stranger(path, columns)
-    if found is Format.HH and suggested(columns):
+    if found is Format.HH and any(speaks_for("prompt", column) for column in columns - {"chosen", "rejected"}):
         raise _stranger(path, columns, "prompt")
     shape = None if isinstance(found, Format) else next(shape for shape in SHAPES if shape.name == found)
     by_sign = shape is None and below_zero and not words
@@ -182,39 +184,8 @@ def _is_below_zero(value: object) -> bool:
         return False
 
 
-_LIKELY = {
-    "prompt": ("question", "instruction", "query", "input", "text"),
-    "left": ("response_a", "answer_a", "response_1", "output_1", "a", "A"),
-    "right": ("response_b", "answer_b", "response_2", "output_2", "b", "B"),
-    "chosen": ("chosen_response", "preferred", "accepted"),
-    "rejected": ("rejected_response", "dispreferred"),
-    "verdict": ("winner", "preference", "label", "choice", "better"),
-}
-"""What people call our fields: enough to suggest a mapping, and not enough to take one."""
-
-
-_WHOLE = (("prompt", "chosen", "rejected"), ("prompt", "left", "right", "verdict"))
-
-
-def suggested(columns: AbstractSet[str]) -> str:
-    """Return the `--map` options with which these columns would be comparisons, nothing where none would."""
-    for fields in _WHOLE:
-        found = {name: _meant(columns, name) for name in fields}
-        if all(found.values()):
-            pairs = [f"{theirs}={name}" for name, theirs in found.items() if theirs != name]
-            return " ".join(f"--map {shlex.quote(pair)}" for pair in pairs)
-    return ""
-
-
-def _meant(columns: AbstractSet[str], name: str) -> str:
-    if name in columns:
-        return name
-    alike = [column for column in sorted(columns) if column.strip().lower() == name]
-    return next((theirs for theirs in (*alike, *_LIKELY[name]) if theirs in columns), "")
-
-
 def _stranger(path: Path, columns: set[str], lacking: str = "") -> MannersError:
     """Return what to raise for a file in no known format, with what its columns could be."""
     lack = f"and no `{lacking}`" if lacking else "which are no comparisons of ours"
-    maps = suggested(columns) or "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected"
+    maps = whole_mapping(sorted(columns)) or "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected"
     return MannersError(f"{path} has the columns {', '.join(sorted(columns))}, {lack}; say which is which with {maps}.")

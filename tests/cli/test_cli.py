@@ -193,7 +193,8 @@ def test_prompts_come_in_and_go_out(project: Path, capsys: pytest.CaptureFixture
     (project / "prompts.txt").write_text("Why is the sky blue?\nHow do I say sorry?\n")
     options = ["--workspace", str(project), "--json"]
     assert main(["prompts", "import", str(project / "prompts.txt"), "--use", "evaluate", *options]) == 0
-    assert json.loads(capsys.readouterr().out) == {"new": 2, "known": 0, "use": "evaluate"}
+    said = json.loads(capsys.readouterr().out)
+    assert (said["new"], said["known"], said["uses"]) == (2, 0, {"evaluate": 2})
     assert main(["prompts", "list", "--use", "train", *options]) == 0
     assert json.loads(capsys.readouterr().out) == {"prompts": [], "total": 0}
     assert main(["prompts", "export", str(project / "out.txt"), "--use", "evaluate", *options]) == 0

@@ -591,7 +591,7 @@ def test_what_is_in_the_file_and_not_used_is_named_by_every_import(store: Store,
         (("question", "chosen", "rejected"), "and no `prompt`; say which is which with --map question=prompt."),
         (("instruction", "chosen_response", "rejected_response"), "--map chosen_response=chosen --map rejected_resp"),
         (("prompt", "response_a", "response_b", "choice"), "--map response_b=right --map choice=verdict"),
-        (("Prompt", "Chosen ", "REJECTED"), "--map Prompt=prompt --map 'Chosen =chosen' --map REJECTED=rejected."),
+        (("Prompt", "Chosen ", "REJECTED"), '--map Prompt=prompt --map "Chosen "=chosen --map REJECTED=rejected.'),
         (("prompt", "completion", "label"), "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected."),
     ],
 )
