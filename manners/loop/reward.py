@@ -23,6 +23,7 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.cost import own_bytes, rows_at_once, states_bytes, step_bytes, trunk_work
 from manners.models.states import kept_bytes
+from manners.models.trunk import Trunk
 from manners.results import RewardResult
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
@@ -32,6 +33,7 @@ from manners.reward.pairs import read, render_compared
 from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
+from manners.settings import RewardSettings
 from manners.text import Rendered, pack
 from manners.training import training_bytes
 from manners.types import AskedHow, Comparison, VersionKind
@@ -88,17 +90,22 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         "pair_passes": settings.epochs * sum(runs),
         "work_with_trunk": trunk_work(trunk),
     }
+    disk = _disk(session, [*split.train, *split.held_out], prompt + response)
+    return make_plan(session, "reward", work, memory_parts(trunk, settings, prompt, response), disk)
+
+
+def memory_parts(trunk: Trunk, settings: RewardSettings, prompt: int, response: int) -> list[Part]:
+    """What training takes beside the model, where the longest exchange has so many tokens."""
+    members = settings.members + (len(CURVE_SHARES) if settings.curve else 0)
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
     step = step_bytes(trunk, together, rows)
-    trained = training_bytes(own_bytes(trunk, head=False), trunk.whole.dtype)
-    parts = [
-        Part("members", len(runs) * own_bytes(trunk, head=False), "reward.members"),
-        Part("gradient_and_adam", trained, "model.trainable_layers"),
+    own = own_bytes(trunk, head=False)
+    return [
+        Part("members", members * own, "reward.members"),
+        Part("gradient_and_adam", training_bytes(own, trunk.whole.dtype), "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
-    disk = _disk(session, [*split.train, *split.held_out], prompt + response)
-    return make_plan(session, "reward", work, parts, disk)
 
 
 def run(session: Session, run: Run, inputs: RewardInputs) -> RewardResult:
