@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from manners.cli.common import Common, Result
-from manners.errors import MannersError
+from manners.errors import MannersError, UsageError
 from manners.settings_load import describe, load
 from manners.store import Store, to_server_url
-from manners.workspace import Workspace
+from manners.workspace import Workspace, atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,15 @@ class Init(Common):
     database: Annotated[str | None, arg(metavar="URL")] = None
     """A team's PostgreSQL database, postgresql://user@host/name, in place of a file in the folder."""
 
+    model: Annotated[str | None, arg(metavar="NAME")] = None
+    """Write a manners.toml for this model, the data and this machine, with the reason for each value."""
+    comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The comparisons that will be imported: context and length of answers are taken from them."""
+
     def run(self) -> Result:
         """Make the folder and an empty store."""
         root = self.directory or self.workspace
+        chosen = self._chosen(root)
         url = None if self.database is None else to_server_url(self.database)
         if url is not None:
             # Before the folder remembers it: a database that cannot be used is not written down.
@@ -56,7 +62,30 @@ class Init(Common):
                 _refuse_versions_elsewhere(store, root, url)
         workspace = Workspace.create(root, url)
         Store.open_or_create(workspace.database).close()
-        return {"workspace": workspace.root, "database": workspace.database}
+        made = {"workspace": workspace.root, "database": workspace.database}
+        if chosen is None:
+            return made
+        atomic_write(workspace.toml, chosen["toml"])
+        return made | {"toml": workspace.toml, "settings": chosen["settings"]}
+
+    def _chosen(self, root: Path) -> dict[str, Any] | None:
+        """Choose settings, before anything is made; None where none are asked for."""
+        if self.model is None and self.comparisons is None:
+            return None
+        if Workspace.is_at(root):
+            raise UsageError(
+                f"{root} is a workspace already, whose settings stay as they are: `manners settings --suggest` shows"
+                " what would be chosen for it."
+            )
+        from manners.loop import suggest
+
+        there = None if self.model is None else Path(self.model).expanduser()
+        # Whoever goes into the new folder next must still find a model that is on the disk.
+        name = str(there.absolute()) if there is not None and there.exists() else self.model
+        named = () if name is None else (f"model.name={name}",)
+        settings = load(None, (*self.overrides, *named)).settings
+        found = suggest.for_file(settings, root, self.comparisons)
+        return {"toml": suggest.as_toml(settings.model.name, found), "settings": found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +105,21 @@ class ShowSettings(Common):
 
     field: Annotated[Positional[str | None], arg(metavar="FIELD")] = None
     """One setting (`ppo.clip`) or those of one stage (`ppo`); all if left out."""
+    suggest: Annotated[bool, arg(help="Show what fits the model, the data at hand and this machine, and why.")] = False
 
     def run(self) -> Result:
         """List the settings."""
+        if self.suggest:
+            from manners.loop import suggest
+
+            now = {row.field: row.value for row in describe(self.loaded())}
+            found = suggest.for_workspace(self.open(), self.settings())
+            chosen = [one for one in found if self.field in (None, one.field, one.field.partition(".")[0])]
+            return {
+                "settings": [
+                    {"field": s.field, "now": now[s.field], "suggested": s.value, "reason": s.reason} for s in chosen
+                ]
+            }
         return {"settings": describe(self.loaded(), self.field)}
 
 

@@ -27,12 +27,14 @@ from manners.models.answer import WINDOW, answer
 from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes, rows_at_once, states_bytes
 from manners.models.perplexity import paragraph_nll
+from manners.models.trunk import Trunk
 from manners.ppo import rollout
 from manners.progress import steps
 from manners.results import RewardResult
 from manners.results_evaluation import BesideExample, EvaluationResult
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
+from manners.settings import Settings
 from manners.store import Outcome, Round
 from manners.types import AnnotatorKind, Answer, Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
@@ -119,17 +121,22 @@ def plan(session: Session, inputs: EvaluationInputs | None = None) -> Plan:
     """
     sample = session.settings.sample
     evaluate = session.settings.evaluate
-    trunk = session.pretrained.trunk
     prompts = prompt_lengths(session, PromptUse.EVALUATE)
-    longest = prompts.longest
     distinct = min(-(-sample.batch // evaluate.samples), evaluate.prompts, prompts.counts[PromptUse.EVALUATE].fit)
-    rows = distinct * evaluate.samples
-    drawing = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
-    length = longest + sample.max_new_tokens
     held = 1 + ((inputs.start if inputs else session.start) != INITIAL)
-    members = session.settings.reward.members + (session.settings.reward.epochs is None)  # one kept out of the reward
+    needed = memory_parts(session.pretrained.trunk, session.settings, distinct, held, prompts.longest)
+    return make_plan(session, "evaluate", {"prompts": prompts.facts}, needed)
+
+
+def memory_parts(trunk: Trunk, settings: Settings, distinct: int, held: int, longest: int) -> list[Part]:
+    """What an evaluation takes beside the model: it answers so many prompts at a time, and holds so many versions."""
+    new_tokens = settings.sample.max_new_tokens
+    members = settings.reward.members + (settings.reward.epochs is None)  # one kept out of the reward
+    rows = distinct * settings.evaluate.samples
+    drawing = drawing_bytes(trunk, rows, distinct, longest, new_tokens)
+    length = longest + new_tokens
     scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
-    parts = [
+    return [
         Part("policy", held * own_bytes(trunk, head=True), "model.trainable_layers"),
         Part("reward_members", members * own_bytes(trunk, head=False), "reward.members"),
         Part("trunk_states", states_bytes(trunk, WINDOW * rows * length), "sample.batch"),
@@ -139,7 +146,6 @@ def plan(session: Session, inputs: EvaluationInputs | None = None) -> Plan:
             key=lambda part: part.size,
         ),
     ]
-    return make_plan(session, "evaluate", {"prompts": prompts.facts}, parts)
 
 
 def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResult:

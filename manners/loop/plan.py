@@ -106,5 +106,9 @@ def make_plan(session: Session, stage: str, work: Facts, parts: list[Part], disk
     """Return the plan of a stage on the model of a session, with the memory that is free now."""
     trunk = session.pretrained.trunk
     model = session.pretrained.parameters * trunk.whole.dtype.itemsize
-    free = torch.cuda.mem_get_info(trunk.device)[0] if trunk.device.type == "cuda" else free_memory()
-    return Plan(stage, work, model, tuple(parts), free, disk)
+    return Plan(stage, work, model, tuple(parts), free_on(trunk.device), disk)
+
+
+def free_on(device: torch.device) -> int | None:
+    """Return the bytes that may still be taken on a device; None where the system does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

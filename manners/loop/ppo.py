@@ -17,12 +17,14 @@ from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
+from manners.models.trunk import Trunk
 from manners.ppo.course import Material, updates_over
 from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.results import PolicyResult
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
+from manners.settings import Settings
 from manners.text import Rendered, collate
 from manners.training import training_bytes
 from manners.types import Dialogue, PromptUse, VersionKind
@@ -82,46 +84,53 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
 
 
 def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
-    """Memory and steps of PPO; of drawing responses and training on them, which alternate, the larger counts."""
+    """Memory and steps of PPO."""
     ppo = session.settings.ppo
-    sample, reward = session.settings.sample, session.settings.reward
-    trunk = session.pretrained.trunk
     prompts = prompt_lengths(session, PromptUse.TRAIN, PromptUse.VALIDATE)
-    longest = prompts.longest
-    separate = ppo.value == "separate"
-    branch = own_bytes(trunk, head=True)
-    scalar = own_bytes(trunk, head=False)
-    trained = branch + separate * scalar
     updates = updates_over(ppo, len(inputs.prompts) if inputs else prompts.counts[PromptUse.TRAIN].fit)
     work: Facts = {
         "episodes": updates * ppo.batch,
         "optimizer_steps": updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
         "prompts": prompts.facts,
     }
-    # Of two sequences one is padded: attention may keep more then.
-    widths = longest, max(1, longest - 1)
-    padded = collate([Rendered((0,) * width, (0,) * sample.max_new_tokens) for width in widths], 0)
-    at_once = min(ppo.minibatch, rows_at_once(trunk, padded.ids.shape[1]))
-    step = step_bytes(trunk, padded, at_once, temperature=1.0)
-    training = Part("forward_and_backward", step, "sample.max_new_tokens")
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts.counts[PromptUse.VALIDATE].fit))
     distinct = min(rows, max(count.fit for count in prompts.counts.values()))
-    drawn = drawing_bytes(trunk, rows, distinct, longest, sample.max_new_tokens)
+    trunk = session.pretrained.trunk
+    needed = memory_parts(trunk, session.settings, rows, distinct, prompts.longest)
+    branch = own_bytes(trunk, head=True)
+    if session.start != INITIAL:
+        needed.append(Part("start_version", branch, "model.trainable_layers"))
+    if inputs and inputs.begin_as != session.start:
+        needed.append(Part("policy_begun_as", branch, "model.trainable_layers"))
+    return make_plan(session, "ppo", work, needed)
+
+
+def memory_parts(trunk: Trunk, settings: Settings, rows: int, distinct: int, longest: int) -> list[Part]:
+    """What a run takes beside the model, from the start version: `rows` are drawn to `distinct` prompts at a time.
+
+    Of drawing responses and training on them, which alternate, the larger counts.
+    """
+    ppo = settings.ppo
+    new_tokens = settings.sample.max_new_tokens
+    branch = own_bytes(trunk, head=True)
+    scalar = own_bytes(trunk, head=False)
+    trained = branch + (ppo.value == "separate") * scalar
+    # Of two sequences one is padded: attention may keep more then.
+    widths = longest, max(1, longest - 1)
+    padded = collate([Rendered((0,) * width, (0,) * new_tokens) for width in widths], 0)
+    at_once = min(ppo.minibatch, rows_at_once(trunk, padded.ids.shape[1]))
+    step = step_bytes(trunk, padded, at_once, drawn=True)
+    training = Part("forward_and_backward", step, "sample.max_new_tokens")
+    drawn = drawing_bytes(trunk, rows, distinct, longest, new_tokens)
     drawing = Part("drawing_responses", drawn, "ppo.batch")
-    states = states_bytes(trunk, rows * (longest + sample.max_new_tokens))
-    parts = [
+    return [
         Part("policy_and_value", trained, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
-        Part("reward_members", (reward.members + (reward.epochs is None)) * scalar, "reward.members"),
-        Part("rollout_states", states, "ppo.batch"),
+        Part("reward_members", (settings.reward.members + (settings.reward.epochs is None)) * scalar, "reward.members"),
+        Part("rollout_states", states_bytes(trunk, rows * (longest + new_tokens)), "ppo.batch"),
         max(drawing, training, key=lambda part: part.size),
     ]
-    if session.start != INITIAL:
-        parts.append(Part("start_version", branch, "model.trainable_layers"))
-    if inputs and inputs.begin_as != session.start:
-        parts.append(Part("policy_begun_as", branch, "model.trainable_layers"))
-    return make_plan(session, "ppo", work, parts)
 
 
 def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:

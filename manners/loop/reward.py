@@ -21,6 +21,7 @@ from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, trunk_work
 from manners.models.states import kept_bytes
+from manners.models.trunk import Trunk
 from manners.results import RewardResult
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
@@ -30,6 +31,7 @@ from manners.reward.pairs import laid_out, read, render_compared
 from manners.reward.train import CURVE_SHARES, SLICE, Trained, candidates
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
+from manners.settings import RewardSettings
 from manners.text import Rendered, pack
 from manners.training import training_bytes
 from manners.types import AskedHow, Comparison, VersionKind
@@ -104,18 +106,25 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         "work_with_trunk": trunk_work(trunk),
         **({"refused": counts(refused)} if refused else {}),
     }
+    disk = _disk(session, [*split.train, *split.held_out], prompt + response)
+    learning = memory_parts(trunk, settings, prompt, response)
+    drawing = [learning[0], *_drawing(session, split)]
+    parts = max(learning, drawing, key=lambda some: sum(part.size for part in some))
+    return make_plan(session, "reward", work, parts, disk)
+
+
+def memory_parts(trunk: Trunk, settings: RewardSettings, prompt: int, response: int) -> list[Part]:
+    """What training takes beside the model, where the longest exchange has so many tokens."""
+    members = settings.members + settings.curve * len(CURVE_SHARES) + (settings.epochs is None)
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
     step = step_bytes(trunk, together, rows)
-    trained = training_bytes(own_bytes(trunk, head=False), trunk.whole.dtype)
-    training = [
-        Part("gradient_and_adam", trained, "model.trainable_layers"),
+    own = own_bytes(trunk, head=False)
+    return [
+        Part("members", members * own, "reward.members"),
+        Part("gradient_and_adam", training_bytes(own, trunk.whole.dtype), "model.trainable_layers"),
         Part("forward_and_backward", step, "model.context"),
     ]
-    members = Part("members", (len(runs) + bool(tried)) * own_bytes(trunk, head=False), "reward.members")
-    parts = [members, *max(training, _drawing(session, split), key=lambda some: sum(part.size for part in some))]
-    disk = _disk(session, [*split.train, *split.held_out], prompt + response)
-    return make_plan(session, "reward", work, parts, disk)
 
 
 def _drawing(session: Session, split: Split) -> list[Part]:

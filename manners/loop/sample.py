@@ -20,8 +20,10 @@ from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.cost import drawing_bytes, own_bytes
+from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.results import SampleResult
+from manners.settings import SampleSettings
 from manners.types import Answer, AskedHow, Comparison, Dialogue, PromptUse
 from manners.workspace import INITIAL
 
@@ -50,15 +52,19 @@ def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -
 def plan(session: Session, _: SampleInputs | None = None) -> Plan:
     """Memory of answering the training prompts."""
     prompts = prompt_lengths(session, PromptUse.TRAIN)
-    longest = prompts.longest
     sample = session.settings.sample
     trunk = session.pretrained.trunk
-    distinct = min(-(-sample.batch // sample.answers), prompts.counts[PromptUse.TRAIN].fit)
-    drawing = drawing_bytes(trunk, distinct * sample.answers, distinct, longest, sample.max_new_tokens)
-    needed = [Part("drawing_responses", drawing, "sample.batch")]
+    needed = memory_parts(trunk, sample, prompts.counts[PromptUse.TRAIN].fit, prompts.longest)
     if session.workspace.current_policy() != INITIAL:
         needed.append(Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"))
     return make_plan(session, "sample", {"prompts": prompts.facts}, needed)
+
+
+def memory_parts(trunk: Trunk, sample: SampleSettings, prompts: int, longest: int) -> list[Part]:
+    """What answering so many prompts takes beside the model, from the start version."""
+    distinct = min(-(-sample.batch // sample.answers), prompts)
+    drawing = drawing_bytes(trunk, distinct * sample.answers, distinct, longest, sample.max_new_tokens)
+    return [Part("drawing_responses", drawing, "sample.batch")]
 
 
 def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:

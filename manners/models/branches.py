@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -82,13 +82,25 @@ class Branch(nn.Module):
     ) -> Float[Tensor, "B T"]:
         """Only kept positions go through the head, in chunks."""
         keep = batch.keep
-        states, ids = hidden[:, :-1][keep], batch.response_ids[keep]
+        logprobs = self._logprobs(hidden[:, :-1][keep], batch.response_ids[keep], drawn_from)
+        return torch.zeros(keep.shape, dtype=logprobs.dtype, device=keep.device).masked_scatter(keep, logprobs)
+
+    def every_logprob(self, hidden: Float[Tensor, "B T1 D"], batch: Batch) -> Float[Tensor, " N"]:
+        """Log-probability of the tokens of all response columns at temperature 1, padding included.
+
+        For what a forward costs: which tokens are kept cannot be asked of a model that is on paper only.
+        """
+        states, ids = hidden[:, :-1].flatten(0, 1), batch.response_ids.flatten()
+        return self._logprobs(states, ids, lambda logits: self._vocabulary.at(logits, 1.0))
+
+    def _logprobs(
+        self, states: Float[Tensor, "N D"], ids: Int[Tensor, " N"], drawn_from: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, " N"]:
         parts = [
             token_logprobs(drawn_from(self.logits(h)), i)
             for h, i in zip(torch.split(states, HEAD_CHUNK), torch.split(ids, HEAD_CHUNK), strict=True)
         ]
-        logprobs = torch.cat(parts)
-        return torch.zeros(keep.shape, dtype=logprobs.dtype, device=keep.device).masked_scatter(keep, logprobs)
+        return torch.cat(parts)
 
     def assembled(self, trunk: Trunk) -> PreTrainedModel:
         """Return the whole model, trunk and branch, sharing the parameters of both; adapters are merged into copies."""

@@ -78,28 +78,28 @@ def rows_at_once(trunk: Trunk, length: int) -> int:
     return max(1, trunk.compute.bucket_tokens // length)
 
 
-def step_bytes(trunk: Trunk, batch: Batch | Packed, rows: int, temperature: float | None = None) -> int:
+def step_bytes(trunk: Trunk, batch: Batch | Packed, rows: int, *, drawn: bool = False) -> int:
     """Bytes of a forward and backward of a trained branch over so many rows like those of `batch`.
 
     What autograd keeps between the two is measured on `batch`: layers differ in it, and attention may keep more than a
     share a token. Layers that are computed again keep what they are given, and one of them all the rest. On top comes
-    what one layer's backward holds; with a temperature, the head's log-probabilities too.
+    what one layer's backward holds; of tokens that were drawn, the head's log-probabilities too.
     """
     batch = batch.to(trunk.device)
     branch = Branch(replace(trunk, recompute=False), trainable=trunk.lora_rank is not None)
     states = torch.zeros((*batch.ids.shape, trunk.width), dtype=trunk.whole.dtype) if trunk.cut else batch.ids
 
     def forward() -> Tensor:
-        if temperature is None or isinstance(batch, Packed):
+        if not drawn or isinstance(batch, Packed):
             return branch.final(states.to(trunk.device), batch)
-        return branch.logprobs(branch.hidden(states.to(trunk.device), batch), batch, temperature)
+        return branch.every_logprob(branch.hidden(states.to(trunk.device), batch), batch)
 
     with _as_if_trained(trunk):
         kept = _kept_for_backward(trunk, forward) * rows // len(batch.ids)
     if trunk.recompute:
         layers = len(layer_list(trunk.whole)) - trunk.cut
         kept = kept // layers + layers * rows * batch.ids.shape[1] * trunk.width * trunk.whole.dtype.itemsize
-    return kept + layer_bytes(trunk, rows * batch.ids.shape[1]) + (0 if temperature is None else head_bytes(trunk))
+    return kept + layer_bytes(trunk, rows * batch.ids.shape[1]) + drawn * head_bytes(trunk)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from manners.errors import MannersError
 from manners.models.compute import Compute
-from manners.models.surgery import Anatomy, Tap, describe, layer_list, opened, probe, put_taps, shared_copy
+from manners.models.surgery import Anatomy, Tap, describe, layer_list, on_paper, opened, probe, put_taps, shared_copy
 from manners.models.vocabulary import Vocabulary, everything
 from manners.text import Batch, Packed
 
@@ -177,6 +177,8 @@ def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], l
 
 def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:
     """Hash the cut and the frozen parameters; with an empty trunk, everything: a branch then starts from the whole."""
+    if on_paper(model):
+        return "on paper"
     digest = hashlib.sha256(f"{type(model).__name__}|{cut}".encode())
     for name, parameter in model.named_parameters():
         if id(parameter) not in own or cut == "0":

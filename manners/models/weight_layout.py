@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.memory import memory_apart
-from manners.models.surgery import put
+from manners.models.surgery import on_paper, put
 
 ROWS = range(4, 129)
 """Numbers of rows at which it pays."""
@@ -104,6 +104,8 @@ def layout_gain(model: PreTrainedModel) -> float | None:
     None where they cannot be laid out, or are not whatever it saves: not where the model is too large, or so small that
     caches hold it, or where anything else than MKL multiplies.
     """
+    if on_paper(model):
+        return None
     layers = list(_linear_layers(model).values())
     fits = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers)
     if not fits or sum(parameter.nbytes for parameter in model.parameters()) > LARGEST or not available():

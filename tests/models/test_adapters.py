@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +63,6 @@ def by_hand(scale: float = ALPHA / RANK) -> dict[str, torch.Tensor]:
         if f"{path}.lora_A.weight" in tensors:
             expected[name] += scale * tensors[f"{path}.lora_B.weight"] @ tensors[f"{path}.lora_A.weight"]
     return expected
-
-
-def test_without_peft_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    folder = adapter(tmp_path / "adapter", save_tiny(tmp_path / "base"))
-    with pytest.raises(MannersError, match=r"is an adapter, and peft.*`pip install 'manners\[adapters\]'`"):
-        load(settings(folder))
 
 
 peft = pytest.importorskip("peft", reason="an optional part: pip install 'manners[adapters]'")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,39 @@ def moved(folder: Path, into: str) -> None:
 
 
 def without(*files: str) -> Callable[[Path], None]:
-    return lambda folder: [path.unlink() for name in files for path in folder.glob(name)] and None
+    def remove(folder: Path) -> None:
+        for path in [path for name in files for path in folder.glob(name)]:
+            path.unlink()
+
+    return remove
+
+
+def quantised_file(folder: Path) -> None:
+    without("config.json", "*.safetensors")(folder)
+    (folder / "it.gguf").write_bytes(b"GGUF")
+
+
+def as_its_maker_keeps_it(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    (folder / "config.json").rename(folder / "params.json")
+
+
+def version(folder: Path) -> None:
+    moved(folder, "there")
+    (folder / "version.json").write_text("{}")
+
+
+def missing_shard(folder: Path) -> None:
+    in_shards(folder)
+    next(folder.glob("model-*")).unlink()
+
+
+def bin_of(content: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(content)
+
+    return write
 
 
 LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -159,32 +192,20 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     "pointers for weights": (lambda f: (f / "model.safetensors").write_text(POINTER), "model.safetensors is a pointer"),
     "a pointer for words": (lambda f: (f / "tokenizer.json").write_text(POINTER), "tokenizer.json is a pointer"),
     "a folder of checkpoints": (lambda f: moved(f, "checkpoint-500"), "name the folder .*/checkpoint-500 in it"),
-    "a quantised file": (
-        lambda f: (without("config.json", "*.safetensors")(f), (f / "it.gguf").write_bytes(b"GGUF")),
-        "name the file .*/it.gguf in it",
-    ),
+    "a quantised file": (quantised_file, "name the file .*/it.gguf in it"),
     "another library's weights": (
         lambda f: (f / "model.safetensors").rename(f / "model.onnx"),
         "but model.onnx; name a folder made by save_pretrained",
     ),
-    "its maker's own layout": (
-        lambda f: (
-            (f / "model.safetensors").rename(f / "consolidated.safetensors"),
-            (f / "config.json").rename(f / "params.json"),
-        ),
-        "laid out for another library",
-    ),
+    "its maker's own layout": (as_its_maker_keeps_it, "laid out for another library"),
     "a version of a workspace": (
-        lambda f: (moved(f, "there"), (f / "version.json").write_text("{}")),
+        version,
         "a version of a workspace: write it with `manners models export model DIR`",
     ),
     "an empty folder": (without("*"), "a folder without config.json; name a folder made by save_pretrained"),
-    "a missing shard": (lambda f: (in_shards(f), next(f.glob("model-*")).unlink()), "cannot be loaded"),
-    "an empty bin": (lambda f: (weights(f), (f / "pytorch_model.bin").write_bytes(b"")), "cannot be loaded|read as"),
-    "a bin of no tensors": (
-        lambda f: (weights(f), (f / "pytorch_model.bin").write_bytes(b"no tensors " * 99)),
-        "plain numbers|cannot be loaded",
-    ),
+    "a missing shard": (missing_shard, "cannot be loaded"),
+    "an empty bin": (bin_of(b""), "cannot be loaded|plain numbers"),
+    "a bin of no tensors": (bin_of(b"no tensors " * 99), "plain numbers|cannot be loaded"),
     "a width in words": (lambda f: configured(f, hidden_size="wide"), "cannot be loaded"),
     "both kinds": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
@@ -200,6 +221,15 @@ def test_what_a_folder_lacks_is_said_with_what_to_do(tmp_path: Path, case: str) 
     damage(folder)
     refused = refusal(folder)
     assert re.search(sentence, refused), refused
+
+
+def test_an_adapter_without_peft_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    folder = save_tiny(tmp_path / "model")
+    without("config.json", "*.safetensors")(folder)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "nobody/nothing"}')
+    assert "is an adapter, and peft, which merges it" in refusal(folder)
+    assert "`pip install 'manners[adapters]'`" in refusal(folder)
 
 
 def test_a_file_of_weights_is_named_by_its_folder(tmp_path: Path) -> None:
