@@ -13,6 +13,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from manners.errors import MannersError
 from manners.models.folders import ADAPTER
+from manners.models.surgery import word_rows
 
 
 def is_adapter(source: str) -> bool:
@@ -64,7 +65,7 @@ def _merge(peft: Any, name: str, source: str, base: PreTrainedModel) -> tuple[Pr
             " that was trained with LoRA for CAUSAL_LM"
         )
     rows = _rows(peft.load_peft_weights(source, device="cpu"))
-    if rows and rows != base.get_input_embeddings().weight.shape[0]:
+    if rows and rows != word_rows(base):
         base.resize_token_embeddings(rows, mean_resizing=False)
     tuned = peft.PeftModel(base, config)
     result = tuned.load_adapter(source, "default", torch_device="cpu")

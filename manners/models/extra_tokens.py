@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from manners.errors import MannersError
+from manners.models.surgery import word_rows
 
 EXCHANGE = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
 """What is laid out to see which tokens a template writes."""
@@ -25,7 +26,7 @@ def within_rows(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenize
         MannersError: the template writes such a token, an answer ends with it, a text begins with it, or it was not
             added: tokenizer and model are not of one model.
     """
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = word_rows(model)
     beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
     if not beyond:
         return ""

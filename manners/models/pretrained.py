@@ -159,7 +159,7 @@ def find(name: str, dtype: torch.dtype) -> Found:
 
 def read_config(source: str, name: str) -> PreTrainedConfig:
     """Read the configuration of a folder or id; raises MannersError where it is no plain decoder-only model's."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if not _decoder_only(config):
         raise MannersError(f"{name} is a {config.model_type} model, not a decoder-only language model; use another")
     refuse_quantised(name, config)
@@ -169,7 +169,8 @@ def read_config(source: str, name: str) -> PreTrainedConfig:
 def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> Found:
     with readable(name):
         config = read_config(source, name)
-        stored = config.get_text_config().dtype or config.dtype or torch.float32
+        said = config.get_text_config().dtype or config.dtype or torch.float32
+        stored = getattr(torch, said) if isinstance(said, str) else said
         with torch.device("meta"):  # sizes only
             _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()), dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

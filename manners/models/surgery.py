@@ -36,6 +36,12 @@ def on_paper(model: PreTrainedModel) -> bool:
     return any(isinstance(parameter, FakeTensor) for parameter in model.parameters())
 
 
+def word_rows(model: PreTrainedModel) -> int:
+    """Return how many tokens a model has a row of the embedding for."""
+    [words] = model.get_input_embeddings().parameters()
+    return words.shape[0]
+
+
 def layer_list(model: PreTrainedModel) -> nn.ModuleList:
     """Find the one list of decoder layers, or refuse the model by name."""
     count = model.config.get_text_config().num_hidden_layers

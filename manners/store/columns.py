@@ -77,7 +77,7 @@ def comparison_fields(columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def whole_mapping(columns: Sequence[str]) -> str:
-    """Return the `--map` options with which a file with these columns would be comparisons, nothing where none would."""
+    """Return the `--map` options by which a file with these columns holds comparisons; nothing where none would do."""
     fields = comparison_fields(columns)
     found = all(any(speaks_for(field, column) for column in columns) for field in fields)
     return suggested(columns, fields) if found else ""

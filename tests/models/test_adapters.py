@@ -98,8 +98,7 @@ def test_an_adapter_on_an_adapter_is_both(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_its_own_goes_with_the_rows_that_it_brings(tmp_path: Path) -> None:
-    tied = {"tie_word_embeddings": True}
-    base = save_tiny(tmp_path / "base", **tied)
+    base = save_tiny(tmp_path / "base", tie_word_embeddings=True)
     rows = torch.randn((VOCABULARY + 1, 32), generator=torch.Generator().manual_seed(2))
     heads = {f"base_model.model.{name}.weight": rows.clone() for name in ("model.embed_tokens", "lm_head")}
     folder = adapter(tmp_path / "adapter", base, thin() | heads, modules_to_save=["embed_tokens", "lm_head"])
@@ -108,7 +107,8 @@ def test_a_tokenizer_of_its_own_goes_with_the_rows_that_it_brings(tmp_path: Path
     tokenizer.save_pretrained(folder)
     loaded = load(settings(folder))
     whole = loaded.trunk.whole
-    assert torch.equal(whole.get_input_embeddings().weight, rows) and len(loaded.tokenizer) == VOCABULARY + 1
+    [words] = whole.get_input_embeddings().parameters()
+    assert torch.equal(words, rows) and len(loaded.tokenizer) == VOCABULARY + 1
     assert VOCABULARY in loaded.renderer.text_ids("yeast") and "no row" not in loaded.note
     ids = torch.tensor([[5, 6, VOCABULARY]])
     versions.export_policy(Branch(loaded.trunk, trainable=False), loaded, tmp_path / "out")
