@@ -33,15 +33,10 @@ from tests.worlds import save_tiny
 
 DOCS = Path(__file__).parents[1] / "docs"
 SMALL = (
-    *(
-        "model.device=cpu",
-        "model.trainable_layers=2",
-        "model.context=256",
-        "sample.max_new_tokens=8",
-        "sample.batch=32",
-    ),
-    *("sample.batch=32", "reward.members=2", "reward.batch=16", "ppo.updates=2", "ppo.batch=8", "ppo.minibatch=4"),
-    *("ppo.validation_prompts=8", "evaluate.prompts=12", "evaluate.samples=2", "evaluate.bootstrap=200"),
+    *("model.device=cpu", "model.trainable_layers=2", "model.context=256", "sample.max_new_tokens=8"),
+    *("sample.batch=32", "sample.temperature=1.0", "reward.members=2", "reward.batch=16"),
+    *("ppo.updates=2", "ppo.batch=8", "ppo.minibatch=4", "ppo.learning_rate=0.01", "ppo.validation_prompts=8"),
+    *("evaluate.prompts=12", "evaluate.samples=2", "evaluate.bootstrap=200"),
 )
 """What makes a run on the tiny model a matter of seconds."""
 PEOPLE = [Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben")]
