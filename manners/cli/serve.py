@@ -17,6 +17,7 @@ from manners.errors import MannersError
 from manners.store import Store
 from manners.store import accounts as stored
 from manners.types import AccountRole
+from manners.web.address import link
 
 Name = Annotated[Positional[str], arg(metavar="NAME")]
 
@@ -103,7 +104,7 @@ class AccountsAdd(AccountsCommon):
 
 @dataclass(frozen=True, kw_only=True)
 class AccountsInvite(AccountsCommon):
-    """Print the end of a link with which somebody makes an account, once, within a week."""
+    """Print a link with which somebody makes an account, once, within a week; with the host of the last server."""
 
     role: Annotated[AccountRole, EnumChoicesFromValues] = AccountRole.ANNOTATOR
     """What the account may do."""
@@ -112,7 +113,7 @@ class AccountsInvite(AccountsCommon):
         """Issue it."""
         with self.accounts() as accounts:
             secret = accounts.issue(stored.TokenUse.INVITATION, role=self.role)
-        return {"role": self.role, "path": f"/join/{secret}"}
+        return {"role": self.role, **link(self.open(), f"/join/{secret}")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ class AccountsKey(AccountsCommon):
 
 @dataclass(frozen=True, kw_only=True)
 class AccountsLink(AccountsCommon):
-    """Print the end of a link that signs an account in, once, within an hour: for whoever forgot their password."""
+    """Print a link that signs an account in, once, within an hour: for whoever forgot their password."""
 
     name: Name
     """The account."""
@@ -141,7 +142,7 @@ class AccountsLink(AccountsCommon):
         """Issue it."""
         with self.accounts() as accounts:
             secret = accounts.issue(stored.TokenUse.SIGN_IN, self.name)
-        return {"name": self.name, "path": f"/sign-in/{secret}"}
+        return {"name": self.name, **link(self.open(), f"/sign-in/{secret}")}
 
 
 @dataclass(frozen=True, kw_only=True)

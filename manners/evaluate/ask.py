@@ -131,12 +131,13 @@ def open_comparisons(
 ) -> list[Comparison]:
     """Return `n` comparisons of two versions, each on another unused prompt, with sides drawn by coin.
 
-    before[i] and after[i] answer the same prompt. Left out are prompts that occur in `asked` (all the store holds),
-    and those where both versions say the same, on which nothing can be decided. The rest are drawn uniformly without
-    replacement; `ask_probability` is n over their number. One comparison per prompt, so that results are independent.
+    before[i] and after[i] answer the same prompt. Left out are prompts that occur in `asked` (all the store holds), but
+    for comparisons that came with a file and that nothing is trained on, and those where both versions say the same, on
+    which nothing can be decided. The rest are drawn uniformly without replacement; `ask_probability` is n over their
+    number. One comparison per prompt, so that results are independent.
     Raises MannersError where fewer than `n` prompts are left, or both versions bear the same name.
     """
-    used: set[Dialogue] = {comparison.prompt for comparison in asked}
+    used: set[Dialogue] = {one.prompt for one in asked if one.asked_how is AskedHow.EVALUATION or not one.kept}
     pairs: dict[Dialogue, tuple[Response, Response]] = {}
     for old, new in zip(before, after, strict=True):
         if old.prompt != new.prompt:

@@ -20,6 +20,7 @@ from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts, TokenUse
 from manners.types import AccountRole
+from manners.web.address import remember
 from manners.web.app import create_app
 from manners.web.engine import Engine
 from manners.web.generation import Generator
@@ -64,6 +65,7 @@ def serve(
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         engine = upstream or Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
         site = Site(workspace, settings, store, accounts, owner is None, (base_url or address).rstrip("/"), engine)
+        remember(workspace, site.base_url)
         link = "/" if owner is None else f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owner)}"
         print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
         if open_browser:
