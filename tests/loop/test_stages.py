@@ -492,8 +492,9 @@ def test_prompts_that_leave_no_room_are_skipped_and_counted(
     store.add_prompts([(Turn(Role.USER, "why? " * 400),)], PromptUse.VALIDATE, "test")
     facts = stages.train_policy(copy, replace(settings, ppo=replace(settings.ppo, updates=1)), plan=False)
     assert (facts["prompts"], facts["prompts_skipped"]) == (24, 2)
-    said = "1 of 25 training prompts and 1 of 9 for validation leave no room for a response of 8 tokens in a context of"
-    assert f"{said} 256, and are skipped" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for use, count in (("train", 25), ("validate", 9)):
+        assert f"of {count} prompts for `{use}`, 1 leave no room for a response of 8 tokens in a context of 256" in said
 
 
 def test_a_run_is_as_long_as_its_passes_over_the_prompts(copy: Workspace, settings: Settings) -> None:
