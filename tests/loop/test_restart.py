@@ -52,10 +52,10 @@ class Killed(BaseException):
 @pytest.fixture(scope="module", autouse=True)
 def _small_world(finished: Path) -> Iterator[None]:
     """The taste for figures, parts of ten prompts (but not in the demo that all share), a model loaded once."""
-    loaded: dict[ModelSettings, Pretrained] = {}
+    loaded: dict[str, Pretrained] = {}
 
-    def once(settings: ModelSettings) -> Pretrained:
-        return loaded.setdefault(settings, loaded.get(settings) or load(settings))
+    def once(settings: ModelSettings, day: object = None) -> Pretrained:
+        return loaded.setdefault(repr(settings), loaded.get(repr(settings)) or load(settings))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
@@ -248,7 +248,7 @@ def test_what_differs_is_named_and_nothing_is_lost(
 def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = Session(stopped, settings).pretrained
     swapped = replace(loaded, trunk=replace(loaded.trunk, hash="0123456789abcdef"))
-    monkeypatch.setattr(session_module, "load", lambda _: swapped)
+    monkeypatch.setattr(session_module, "load", lambda *_: swapped)
     monkeypatch.setattr(stored, "load_reward", lambda *_: None)
     with pytest.raises(MannersError, match=r"begun with the model's trunk = .*, and now it is 0123456789abcdef"):
         calls.train_policy(Session(stopped, settings), resume=True)
