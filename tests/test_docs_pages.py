@@ -150,7 +150,7 @@ def test_who_has_pairs_gets_a_policy(
     check_figures(page)
     found = dict(page.results)
     dry = found["manners comparisons import ../pairs.jsonl --dry-run"]
-    assert (dry["format"], dry["unused"], dry["problems"]) == ("pairs", ["score_chosen", "score_rejected"], {})
+    assert (dry["format"], dry["unused"], dry["problems"]) == ("pairs", [], {})
     uses = found["manners prompts import ../pairs.jsonl --split train=0.8,validate=0.1,evaluate=0.1"]["uses"]
     imported = found["manners comparisons import ../pairs.jsonl"]
     assert imported["left_out_of_training"] == uses["validate"] + uses["evaluate"] > 20
