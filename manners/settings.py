@@ -181,6 +181,11 @@ class RewardSettings:
         """Refuse values out of range."""
         check(self)
 
+    @property
+    def branches(self) -> int:
+        """The members, and the one kept out of the reward, which there is where `epochs` does not say how long."""
+        return self.members + (self.epochs is None)
+
 
 @dataclass(frozen=True)
 class PPOSettings:

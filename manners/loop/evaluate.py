@@ -131,14 +131,13 @@ def plan(session: Session, inputs: EvaluationInputs | None = None) -> Plan:
 def memory_parts(trunk: Trunk, settings: Settings, distinct: int, held: int, longest: int) -> list[Part]:
     """What an evaluation takes beside the model: it answers so many prompts at a time, and holds so many versions."""
     new_tokens = settings.sample.max_new_tokens
-    members = settings.reward.members + (settings.reward.epochs is None)  # one kept out of the reward
     rows = distinct * settings.evaluate.samples
     drawing = drawing_bytes(trunk, rows, distinct, longest, new_tokens)
     length = longest + new_tokens
     scoring = layer_bytes(trunk, rows_at_once(trunk, length) * length) + head_bytes(trunk)
     return [
         Part("policy", held * own_bytes(trunk, head=True), "model.trainable_layers"),
-        Part("reward_members", members * own_bytes(trunk, head=False), "reward.members"),
+        Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"),
         Part("trunk_states", states_bytes(trunk, WINDOW * rows * length), "sample.batch"),
         max(
             Part("drawing_responses", drawing, "sample.batch"),

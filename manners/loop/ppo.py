@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from manners.reward.ensemble import RewardModel
 from manners.settings import Settings
 from manners.text import Rendered, collate
 from manners.training import training_bytes
-from manners.types import Dialogue, PromptUse, VersionKind
+from manners.types import PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 RESULT = PolicyResult
@@ -56,7 +56,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
     found = {use: fitting(session, use, answerable(session, use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)}
-    prompts, validation = (_prompt_ids(session, found[use].prompts) for use in found)
+    prompts, validation = (list(one.ids.values()) for one in found.values())
     if not prompts or not validation:
         raise MannersError(
             f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"
@@ -127,7 +127,7 @@ def memory_parts(trunk: Trunk, settings: Settings, rows: int, distinct: int, lon
         Part("policy_and_value", trained, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
-        Part("reward_members", (settings.reward.members + (settings.reward.epochs is None)) * scalar, "reward.members"),
+        Part("reward_members", settings.reward.branches * scalar, "reward.members"),
         Part("rollout_states", states_bytes(trunk, rows * (longest + new_tokens)), "ppo.batch"),
         max(drawing, training, key=lambda part: part.size),
     ]
@@ -159,12 +159,6 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     result = _result(found, log.points, name, inputs)
     keep(session, name, found.policy, result, parent=inputs.begin_as)
     return result
-
-
-def _prompt_ids(session: Session, prompts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
-    """Return prompts that leave room for a response in tokens."""
-    reserve = session.settings.sample.max_new_tokens
-    return [session.pretrained.renderer.prompt_ids(prompt, reserve)[0] for prompt in prompts]
 
 
 def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: PolicyInputs) -> PolicyResult:

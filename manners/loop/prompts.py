@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,27 +37,33 @@ def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
 class Fitting:
     """Distinct prompts that leave room for an answer, and what becomes of others."""
 
-    prompts: list[Dialogue]
+    ids: Mapping[Dialogue, tuple[int, ...]]
+    """Each in tokens."""
     shortened: frozenset[Dialogue]
     """Of these, those that lose whole turns."""
     too_long: int
     """Those that leave no room, and are left out."""
 
+    @property
+    def prompts(self) -> list[Dialogue]:
+        """The prompts, in their order."""
+        return list(self.ids)
+
 
 def short_enough(session: Session, prompts: Sequence[Dialogue]) -> Fitting:
     """Take the distinct prompts that leave room for an answer."""
-    fitting = list[Dialogue]()
+    fitting = dict[Dialogue, tuple[int, ...]]()
     shortened = set[Dialogue]()
     too_long = 0
     for prompt in dict.fromkeys(prompts):
         try:
-            _, dropped = session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
+            ids, dropped = session.pretrained.renderer.prompt_ids(prompt, session.settings.sample.max_new_tokens)
         except TooLong:
             too_long += 1
             continue
         except Refused:  # which `prompt_lengths` has told
             continue
-        fitting.append(prompt)
+        fitting[prompt] = ids
         if dropped:
             shortened.add(prompt)
     return Fitting(fitting, frozenset(shortened), too_long)
@@ -168,27 +174,16 @@ def prompt_lengths(session: Session, *uses: PromptUse) -> PromptLengths:
 
 def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
     """Return the tokens of each prompt of a use that leaves room for a response, and how many there are."""
-    renderer = session.pretrained.renderer
-    lengths = list[int]()
-    shortened = too_long = 0
     prompts = session.store.prompts(use)
-    refused = refusals(renderer.template, ((stored.id, stored.dialogue) for stored in prompts))
+    refused = refusals(session.pretrained.renderer.template, ((stored.id, stored.dialogue) for stored in prompts))
     tell(refused, f"prompts for `{use}`")
     if prompts and sum(counts(refused).values()) == len(prompts):
         raise MannersError(
             f"the model's chat template refuses all {len(prompts)} prompts for `{use}` ({next(iter(refused))}); bring"
             " others, or name another template with model.chat_template"
         )
-    for stored in prompts:
-        try:
-            ids, dropped = renderer.prompt_ids(stored.dialogue, session.settings.sample.max_new_tokens)
-        except Refused:
-            continue
-        except TooLong:
-            too_long += 1
-            continue
-        lengths.append(len(ids))
-        shortened += dropped > 0
-    if too_long and not lengths:
-        raise _none_fits(session, use, too_long)
-    return lengths, PromptCount(len(lengths), shortened, too_long, counts(refused) or None)
+    found = short_enough(session, [stored.dialogue for stored in prompts])
+    if found.too_long and not found.ids:
+        raise _none_fits(session, use, found.too_long)
+    lengths = [len(ids) for ids in found.ids.values()]
+    return lengths, PromptCount(len(lengths), len(found.shortened), found.too_long, counts(refused) or None)

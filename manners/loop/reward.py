@@ -25,7 +25,7 @@ from manners.models.trunk import Trunk
 from manners.results import RewardResult
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
-from manners.reward.groups import Split, divided, set_aside, slice_off
+from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import LabelledPair
 from manners.reward.pairs import laid_out, read, render_compared
 from manners.reward.train import CURVE_SHARES, SLICE, Trained, candidates
@@ -115,7 +115,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
 
 def memory_parts(trunk: Trunk, settings: RewardSettings, prompt: int, response: int) -> list[Part]:
     """What training takes beside the model, where the longest exchange has so many tokens."""
-    members = settings.members + settings.curve * len(CURVE_SHARES) + (settings.epochs is None)
+    members = settings.branches + settings.curve * len(CURVE_SHARES)
     together = pack([Rendered((0,) * prompt, (0,) * response)] * 2, trunk.compute.shares_prompts, 0)
     rows = min(settings.batch * len(together.ids), rows_at_once(trunk, together.ids.shape[1]))
     step = step_bytes(trunk, together, rows)
@@ -261,7 +261,7 @@ def reference_answers(session: Session, start: str, watermark: int | None) -> li
     try:
         counted = label(session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share)
         labelled, _ = read(session.pretrained.renderer, counted)
-        split = set_aside(labelled.pairs, settings.set_aside, session.settings.seed)
+        split = divided(labelled.pairs, settings, session.settings.seed)
         return reference.draw(session, start, split).rendered
     except MannersError:
         return []

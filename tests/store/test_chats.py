@@ -122,7 +122,7 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
 
     def kept(_: Session, dialogues: Sequence[Dialogue]) -> prompts.Fitting:
         seen.extend(dialogues)
-        return prompts.Fitting([], frozenset(), 0)
+        return prompts.Fitting({}, frozenset(), 0)
 
     monkeypatch.setattr(prompts, "short_enough", kept)
     monkeypatch.setattr(versions, "latest", lambda *_: "reward-1")
@@ -146,7 +146,9 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
         Chats(store).delete(ANNA, key)
         return [[Answer(p, Response(text, author), (), ()) for text in ("x", "y")] for p in prompts], 0
 
-    monkeypatch.setattr(prompts, "short_enough", lambda _, found: prompts.Fitting(found, frozenset(), 0))
+    monkeypatch.setattr(
+        prompts, "short_enough", lambda _, found: prompts.Fitting(dict.fromkeys(found, ()), frozenset(), 0)
+    )
     monkeypatch.setattr(sample, "_answers", answer)
     run = cast(Run, SimpleNamespace(state={}, save=lambda: None))
     facts = sample.run(session, run, SampleInputs(crowd=False, again=False, limit=None))
