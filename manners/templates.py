@@ -7,7 +7,7 @@ out here once, by rendering and looking. Loads neither torch nor transformers, s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import cache, cached_property
@@ -123,6 +123,10 @@ class Template:
         except Refused as refused:
             return str(refused)
         return ""
+
+    def objections(self, dialogues: Iterable[Dialogue]) -> dict[Dialogue, str]:
+        """Return the objection to each of some dialogues; each is laid out once, however often it comes."""
+        return {dialogue: self.objection(dialogue) for dialogue in dict.fromkeys(dialogues)}
 
     def check(self, dialogue: Dialogue) -> None:
         """Raise Refused where the template leaves out a turn of a dialogue without a word; `render` finds the rest."""

@@ -1,4 +1,4 @@
-"""Dialogue <-> token ids: the only file that knows templates, BOS, end-of-turn tokens and padding.
+"""Dialogue <-> token ids: BOS, end-of-turn tokens, what fits into the context, and padding.
 
 Every stage renders through one `Renderer`, whose `template_hash` is stored with each model version, so that a reward
 model is never asked about text that was laid out in another way than the text it learned from.

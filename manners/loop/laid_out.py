@@ -24,11 +24,10 @@ Refusals = Mapping[str, list[int]]
 
 def refusals(template: Template, rows: Iterable[tuple[int, Dialogue]]) -> Refusals:
     """Return which dialogues a template refuses or drops a turn of, by reason."""
+    rows = list(rows)
     found = dict[str, list[int]]()
-    known = dict[Dialogue, str]()
+    known = template.objections(dialogue for _, dialogue in rows)
     for number, dialogue in rows:
-        if dialogue not in known:
-            known[dialogue] = template.objection(dialogue)
         if why := known[dialogue]:
             found.setdefault(why, []).append(number)
     return found

@@ -40,11 +40,12 @@ def laid_out(renderer: Renderer, labelled: Labelled) -> Labelled:
 
     `loop.reward` says which they are before it begins.
     """
-    kept = tuple(pair for pair in labelled.pairs if not renderer.template.objection(pair.prompt))
+    objections = renderer.template.objections(pair.prompt for pair in labelled.pairs)
+    kept = tuple(pair for pair in labelled.pairs if not objections[pair.prompt])
     if labelled.pairs and not kept:
         raise MannersError(
             f"the model's chat template refuses the prompts of all {len(labelled.pairs)} comparisons"
-            f" ({renderer.template.objection(labelled.pairs[0].prompt)}); bring others, or name another template with"
+            f" ({objections[labelled.pairs[0].prompt]}); bring others, or name another template with"
             " model.chat_template"
         )
     if refused := len(labelled.pairs) - len(kept):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from manners.errors import MannersError
@@ -35,9 +36,7 @@ def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
 
 def check_mapping(path: Path, mapping: Mapping[str, str], known: Iterable[str]) -> None:
     """Raise MannersError where a mapping names a field that is none of `known`, or a column that no row has."""
-    known = sorted(set(known))
-    if wrong := sorted(set(mapping.values()) - set(known)):
-        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(known)}.")
+    refuse_unknown_fields(mapping, known)
     if not mapping:
         return
     columns: set[str] = set()
@@ -46,8 +45,21 @@ def check_mapping(path: Path, mapping: Mapping[str, str], known: Iterable[str]) 
             columns |= fields.keys()
             if columns >= mapping.keys():
                 return
-    absent = sorted(mapping.keys() - columns)
-    raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {', '.join(sorted(columns)) or 'none'}.")
+    refuse_absent_columns(path, mapping, columns)
+
+
+def refuse_unknown_fields(mapping: Mapping[str, str], known: Iterable[str]) -> None:
+    """Raise MannersError where a mapping names a field that is none of `known`."""
+    fields = sorted(set(known))
+    if wrong := sorted(set(mapping.values()) - set(fields)):
+        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(fields)}.")
+
+
+def refuse_absent_columns(path: Path, mapping: Mapping[str, str], columns: AbstractSet[str]) -> None:
+    """Raise MannersError where a mapping names a column that is none of a file's."""
+    if absent := sorted(mapping.keys() - columns):
+        there = ", ".join(sorted(columns)) or "none"
+        raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {there}.")
 
 
 def suggested(columns: Iterable[str], wanted: Sequence[str]) -> str:

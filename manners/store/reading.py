@@ -8,14 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.columns import renamed, speaks_for, suggested, whole_mapping
+from manners.store.columns import (
+    refuse_absent_columns,
+    refuse_unknown_fields,
+    renamed,
+    speaks_for,
+    suggested,
+    whole_mapping,
+)
 from manners.store.containers import Layout, guesses
 from manners.store.fields import parse_word
 from manners.store.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
 from manners.store.mapping import BY_SIGN, Words
 from manners.store.messages import transcript
 from manners.store.nameless import Endings, Nameless
-from manners.store.rowfiles import layouts, place, read_rows
+from manners.store.rowfiles import layouts, place, rows_of
 from manners.store.rows import BadRow, Fields, Reason
 from manners.store.seen import Seen, names, unused
 from manners.store.shapes import FIELDS, SHAPES, Shape, shape_of
@@ -77,7 +84,7 @@ class Reading:
         """Yield what stands in each line; each nameless verdict on a pair is another person's."""
         rows = (
             (number, row if isinstance(row, BadRow) else Seen(renamed(row, self.mapping), self.used))
-            for number, row in read_rows(self.path)
+            for number, row in rows_of(self.files)
         )
         for line, fields in rows if self.shape is None else self.shape.expand(rows):
             try:
@@ -118,15 +125,15 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
 
     Raises MannersError where there is none, and where a column of the mapping, or a field it names, does not exist.
     """
-    if wrong := sorted(set(mapping.values()) - KNOWN):
-        raise MannersError(f"--map: `{wrong[0]}` is not a field of ours; choose among {', '.join(sorted(KNOWN))}.")
+    refuse_unknown_fields(mapping, KNOWN)
+    files = tuple(layouts(path))
     told: Counter[Format | str] = Counter()
     there: set[str] = set()
     columns: set[str] = set()
     first_bad: tuple[int, BadRow] | None = None
     transcripts = 0
     below_zero = False
-    for line, fields in read_rows(path):
+    for line, fields in rows_of(files):
         if isinstance(fields, BadRow):
             first_bad = first_bad or (line, fields)
             continue
@@ -141,8 +148,7 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
         if first_bad:
             raise complaint(path, *first_bad)
         raise MannersError(f"{path} holds no rows; check that it is the file you meant.")
-    if absent := sorted(mapping.keys() - columns):
-        raise MannersError(f"--map: {path} has no column `{absent[0]}`; it has {', '.join(sorted(columns))}.")
+    refuse_absent_columns(path, mapping, columns)
     found = fmt or next((form for form, _ in told.most_common(1)), None)
     if found is None:
         raise _stranger(path, columns)
@@ -151,7 +157,6 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     shape = None if isinstance(found, Format) else next(shape for shape in SHAPES if shape.name == found)
     by_sign = shape is None and below_zero and not words
     meant = {**(shape.words if shape else {}), **(BY_SIGN if by_sign else {}), **words}
-    files = tuple(layouts(path))
     notes = guesses(files)
     if by_sign:
         notes.append(

@@ -28,7 +28,7 @@ from manners.store.containers import (
 )
 from manners.store.rows import BadRow, Fields, Reason, damaged
 
-__all__ = ["MAX_LINE", "SUFFIXES", "layouts", "place", "read_rows", "suffix_of", "write_rows"]
+__all__ = ["MAX_LINE", "SUFFIXES", "layouts", "place", "read_rows", "rows_of", "suffix_of", "write_rows"]
 
 Numbered = tuple[int, Fields | BadRow]
 Lines = Iterator[str | BadRow]
@@ -53,8 +53,13 @@ def read_rows(path: Path) -> Iterator[Numbered]:
     is in. A `.txt` file has one field, `prompt`, and its blank lines are no rows. Raises MannersError when the file
     as a whole cannot be read.
     """
+    yield from rows_of(layouts(path))
+
+
+def rows_of(files: Iterable[Layout]) -> Iterator[Numbered]:
+    """Yield the rows of files whose `layouts` are known, as `read_rows` does."""
     before = 0
-    for layout in layouts(path):
+    for layout in files:
         number = 0
         for number, fields in _read_file(layout):
             yield before + number, fields
