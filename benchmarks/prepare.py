@@ -16,10 +16,10 @@ from manners.reward.groups import Split, set_aside
 from manners.reward.labelled import LabelledPair
 from manners.reward.verdicts import label
 from manners.settings import ModelSettings
-from manners.store.formats import IMPORTED, Format, parse
-from manners.store.rowfiles import read_rows
-from manners.store.rows import BadRow, Fields
-from manners.store.transfer import read_comparisons
+from manners.store.files.formats import IMPORTED, Format, parse
+from manners.store.files.rowfiles import read_rows
+from manners.store.files.rows import BadRow, Fields
+from manners.store.files.transfer import read_comparisons
 from manners.types import Response, Role, Turn
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"

@@ -47,7 +47,7 @@ TESTS = {
     "ppo/train": "ppo/test_train.py ppo/test_learner.py",
     "ppo/rollout": "ppo/test_rollout.py ppo/test_train.py",
     "text": "test_text.py test_shorten.py",
-    "store/formats": "store/test_transfer.py store/test_round_trip.py",
+    "store/files/formats": "store/test_transfer.py store/test_round_trip.py",
     "feedback/queue": "feedback/test_queue.py",
     "evaluate/ask": "evaluate/test_ask.py",
     "web/desk": "web/test_desk.py",

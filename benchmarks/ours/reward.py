@@ -13,7 +13,7 @@ from manners.models.pretrained import Pretrained
 from manners.reward.labelled import LabelledPair
 from manners.reward.train import train
 from manners.settings import RewardSettings
-from manners.store.transfer import read_comparisons
+from manners.store.files.transfer import read_comparisons
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
-from manners.store.mapping import column_and_field
+from manners.store.files.mapping import column_and_field
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
 

@@ -15,12 +15,12 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, s
 from manners.cli.common import Common, Result
 from manners.errors import UsageError
 from manners.store import Store, gold
-from manners.store.fields import prompt_text
-from manners.store.formats import IMPORTED, Format
-from manners.store.mapping import column_and_field, word_and_verdict
-from manners.store.prompts import export_prompts, import_prompts, parse_split
-from manners.store.rowfiles import write_rows
-from manners.store.transfer import export_comparisons, import_comparisons, preview
+from manners.store.files.fields import prompt_text
+from manners.store.files.formats import IMPORTED, Format
+from manners.store.files.mapping import column_and_field, word_and_verdict
+from manners.store.files.prompts import export_prompts, import_prompts, parse_split
+from manners.store.files.rowfiles import write_rows
+from manners.store.files.transfer import export_comparisons, import_comparisons, preview
 from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
 from manners.workspace import Workspace
 

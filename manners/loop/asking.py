@@ -25,9 +25,9 @@ from manners.reward.ensemble import Scored, score_rendered
 from manners.reward.measure import measure
 from manners.reward.pairs import read, shortened
 from manners.reward.verdicts import label, pooled
-from manners.store.formats import Format
-from manners.store.rows import Reason
-from manners.store.transfer import OURS, read_comparisons
+from manners.store.files.formats import Format
+from manners.store.files.rows import Reason
+from manners.store.files.transfer import OURS, read_comparisons
 from manners.types import Answer, AskedHow, Choice, Dialogue, VersionKind, opening
 
 START_SHARE = 0.25

@@ -19,10 +19,10 @@ from manners.progress import steps
 from manners.results import Shortened
 from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
-from manners.store.columns import check_mapping, renamed
-from manners.store.exchanges import EXCHANGE_FIELDS, parse_exchange
-from manners.store.rowfiles import read_rows
-from manners.store.rows import BadRow, Reason
+from manners.store.files.columns import check_mapping, renamed
+from manners.store.files.exchanges import EXCHANGE_FIELDS, parse_exchange
+from manners.store.files.rowfiles import read_rows
+from manners.store.files.rows import BadRow, Reason
 from manners.templates import Template
 
 BEGINNING = b'{"line": '

@@ -12,8 +12,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
-from manners.store.rows import Reason
-from manners.store.transfer import read_comparisons
+from manners.store.files.rows import Reason
+from manners.store.files.transfer import read_comparisons
 from manners.text import Renderer
 from manners.types import Comparison, Dialogue, Response
 

@@ -11,8 +11,8 @@ from tyro.conf import EnumChoicesFromValues, UseAppendAction, arg
 from manners.errors import UsageError
 from manners.facts import Facts
 from manners.loop.stage import Options
-from manners.store.formats import Format
-from manners.store.mapping import column_and_field, word_and_verdict
+from manners.store.files.formats import Format
+from manners.store.files.mapping import column_and_field, word_and_verdict
 
 if TYPE_CHECKING:
     from manners.loop.session import Session

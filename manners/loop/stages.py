@@ -25,7 +25,7 @@ from manners.models import versions
 from manners.reward import stored
 from manners.settings import Settings
 from manners.settings_load import from_dict, load
-from manners.store.formats import Format
+from manners.store.files.formats import Format
 from manners.types import Choice, VersionKind
 from manners.workspace import Workspace
 

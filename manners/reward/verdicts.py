@@ -13,7 +13,7 @@ from manners.feedback.outliers import outlying
 from manners.reward.drawing import draw_weight
 from manners.reward.groups import groups
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
-from manners.store.formats import IMPORTED
+from manners.store.files.formats import IMPORTED
 from manners.types import (
     DELETED,
     Annotator,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, model_validator
 from starlette.responses import JSONResponse
 from starlette.responses import Response as HTTPResponse
 
-from manners.store.formats import IMPORTED
+from manners.store.files.formats import IMPORTED
 from manners.store.programs import OtherContent, Programs, UnknownPair
 from manners.types import (
     Annotator,

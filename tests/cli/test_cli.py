@@ -22,7 +22,7 @@ from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.store import Store, VersionRecord
-from manners.store.formats import Format
+from manners.store.files.formats import Format
 from manners.types import VersionKind
 from manners.workspace import Workspace
 from tests.postgres import Server

@@ -21,7 +21,7 @@ from manners.loop import stages
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts, TokenUse
-from manners.store.transfer import import_comparisons
+from manners.store.files.transfer import import_comparisons
 from manners.types import AccountRole, Annotator, AnnotatorKind, Choice, Verdict
 from manners.workspace import FORMAT, Workspace
 from tests.loop import tiny

@@ -20,9 +20,9 @@ from manners.reward.labelled import Counts
 from manners.reward.verdicts import label, pooled
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.formats import Format
+from manners.store.files.formats import Format
+from manners.store.files.transfer import export_comparisons, import_comparisons, read_comparisons
 from manners.store.records import digest, to_messages
-from manners.store.transfer import export_comparisons, import_comparisons, read_comparisons
 from manners.types import AnnotatorKind, Comparison
 from manners.web.findings import findings
 

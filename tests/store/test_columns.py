@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from manners.errors import MannersError
-from manners.store.columns import suggested
-from manners.store.mapping import column_and_field
-from manners.store.transfer import read_comparisons
+from manners.store.files.columns import suggested
+from manners.store.files.mapping import column_and_field
+from manners.store.files.transfer import read_comparisons
 
 FILES = [
     ("question,answer_a,answer_b,choice", "Hi,Hello.,What?,left"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 
 from manners.store import Store
-from manners.store.transfer import import_comparisons
+from manners.store.files.transfer import import_comparisons
 from manners.types import (
     Annotator,
     AnnotatorKind,

@@ -20,7 +20,7 @@ import pytest
 
 from manners.errors import MannersError
 from manners.store import Store
-from manners.store.transfer import import_comparisons, preview, read_comparisons
+from manners.store.files.transfer import import_comparisons, preview, read_comparisons
 from manners.types import Choice, Comparison
 
 SEEDS = 500

@@ -14,9 +14,9 @@ from manners.errors import MannersError, UsageError
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
 from manners.store import Store, VersionRecord
-from manners.store.prompts import export_prompts, import_prompts, parse_split, side
-from manners.store.rows import Reason
-from manners.store.transfer import import_comparisons
+from manners.store.files.prompts import export_prompts, import_prompts, parse_split, side
+from manners.store.files.rows import Reason
+from manners.store.files.transfer import import_comparisons
 from manners.types import Dialogue, PromptUse, Role, Turn, VersionKind, opening
 from tests.store.test_transfer import MESSAGES, answer, lines
 

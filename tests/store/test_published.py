@@ -14,9 +14,9 @@ import pytest
 
 from manners.errors import MannersError
 from manners.store import Store
-from manners.store.formats import IMPORTED
-from manners.store.rows import Reason
-from manners.store.transfer import ImportResult, import_comparisons, preview, read_comparisons
+from manners.store.files.formats import IMPORTED
+from manners.store.files.rows import Reason
+from manners.store.files.transfer import ImportResult, import_comparisons, preview, read_comparisons
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Role
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manners.store.fields import parse_prompt, prompt_text
-from manners.store.formats import COLUMNS, IMPORTED, Format, render
-from manners.store.rowfiles import write_rows
-from manners.store.transfer import read_comparisons
+from manners.store.files.fields import parse_prompt, prompt_text
+from manners.store.files.formats import COLUMNS, IMPORTED, Format, render
+from manners.store.files.rowfiles import write_rows
+from manners.store.files.transfer import read_comparisons
 from manners.types import (
     Annotator,
     AnnotatorKind,

@@ -18,11 +18,11 @@ import pytest
 
 from manners.errors import MannersError
 from manners.store import Store
-from manners.store.containers import PACKINGS, TABLE_KINDS, TEXT_KINDS
-from manners.store.formats import COLUMNS, Format, parse, render
-from manners.store.rowfiles import read_rows, write_rows
-from manners.store.rows import BadRow, Reason
-from manners.store.transfer import export_comparisons, import_comparisons, preview, read_comparisons
+from manners.store.files.containers import PACKINGS, TABLE_KINDS, TEXT_KINDS
+from manners.store.files.formats import COLUMNS, Format, parse, render
+from manners.store.files.rowfiles import read_rows, write_rows
+from manners.store.files.rows import BadRow, Reason
+from manners.store.files.transfer import export_comparisons, import_comparisons, preview, read_comparisons
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 
 Write = Callable[[str, bytes], Path]

@@ -20,10 +20,10 @@ from manners.errors import MannersError
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
 from manners.store import Store
-from manners.store.formats import COLUMNS, Format
-from manners.store.rowfiles import read_rows, write_rows
-from manners.store.rows import Reason
-from manners.store.transfer import (
+from manners.store.files.formats import COLUMNS, Format
+from manners.store.files.rowfiles import read_rows, write_rows
+from manners.store.files.rows import Reason
+from manners.store.files.transfer import (
     export_comparisons,
     import_comparisons,
     preview,

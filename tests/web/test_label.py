@@ -17,8 +17,8 @@ from playwright.sync_api import Page, expect
 
 from manners.models.requests import Phase
 from manners.store import gold
-from manners.store.formats import Format
-from manners.store.transfer import export_comparisons
+from manners.store.files.formats import Format
+from manners.store.files.transfer import export_comparisons
 from manners.types import AccountRole, AskedHow, Choice, Comparison, FinishReason, Response, Role, Turn
 from tests.web.conftest import NOWHERE, Place, serve
 from tests.web.hostile import HOSTILE

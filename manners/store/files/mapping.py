@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from manners.errors import UsageError
-from manners.store.rows import BadRow, Reason
+from manners.store.files.rows import BadRow, Reason
 from manners.types import Choice
 
 BY_SIGN = {"-1": Choice.LEFT, "0": Choice.TIE, "1": Choice.RIGHT}

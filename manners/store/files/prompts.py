@@ -11,19 +11,19 @@ from pathlib import Path
 from sqlalchemy import Connection, select, update
 
 from manners.errors import MannersError, UsageError
-from manners.store.columns import check_mapping, renamed
-from manners.store.exchanges import PROMPT_FIELDS, parse_asked
-from manners.store.fields import prompt_text
-from manners.store.formats import COLUMNS, detect
-from manners.store.reading import complaint
+from manners.store.files.columns import check_mapping, renamed
+from manners.store.files.exchanges import PROMPT_FIELDS, parse_asked
+from manners.store.files.fields import prompt_text
+from manners.store.files.formats import COLUMNS, detect
+from manners.store.files.reading import complaint
+from manners.store.files.rowfiles import read_rows, suffix_of, write_rows
+from manners.store.files.rows import BadRow, Reason
+from manners.store.files.transfer import read_comparisons
 from manners.store.records import from_messages
-from manners.store.rowfiles import read_rows, suffix_of, write_rows
-from manners.store.rows import BadRow, Reason
 from manners.store.statements import chunks, take_turns
 from manners.store.store import Store
 from manners.store.tables import PromptRow, VersionRow
 from manners.store.texts import claim, prompt_digest, prompt_ids
-from manners.store.transfer import read_comparisons
 from manners.types import AskedHow, Dialogue, PromptUse, opening
 
 PROMPT_COLUMNS: dict[str, type] = {"prompt": str}

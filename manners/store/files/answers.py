@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from manners.store.fields import parse_number, parse_text, required
-from manners.store.messages import listed
+from manners.store.files.fields import parse_number, parse_text, required
+from manners.store.files.messages import listed
+from manners.store.files.rows import BadRow, Fields, Reason
+from manners.store.files.trees import Family
 from manners.store.records import digest
-from manners.store.rows import BadRow, Fields, Reason
-from manners.store.trees import Family
 from manners.types import Choice
 
 Numbered = tuple[int, Fields | BadRow]

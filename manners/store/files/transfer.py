@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from manners.errors import MannersError
-from manners.store.formats import COLUMNS, IMPORTED, Format, render
-from manners.store.nameless import Endings, Nameless, opinions, pair_digest
-from manners.store.reading import survey
+from manners.store.files.formats import COLUMNS, IMPORTED, Format, render
+from manners.store.files.nameless import Endings, Nameless, opinions, pair_digest
+from manners.store.files.reading import survey
+from manners.store.files.rowfiles import suffix_of, write_rows
+from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import digest
-from manners.store.rowfiles import suffix_of, write_rows
-from manners.store.rows import BadRow, Fields, Reason
 from manners.store.store import Store
 from manners.types import (
     DELETED,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from manners.store.answers import (
+from manners.store.files.answers import (
     PROMPTS,
     Answer,
     Gather,
@@ -25,12 +25,12 @@ from manners.store.answers import (
     rated,
     scored_list,
 )
-from manners.store.fields import parse_dialogue, parse_word, required
-from manners.store.mapping import BY_SIGN
-from manners.store.messages import listed
+from manners.store.files.fields import parse_dialogue, parse_word, required
+from manners.store.files.mapping import BY_SIGN
+from manners.store.files.messages import listed
+from manners.store.files.rows import BadRow, Fields, Reason
+from manners.store.files.trees import message_families, tree_families
 from manners.store.records import to_messages
-from manners.store.rows import BadRow, Fields, Reason
-from manners.store.trees import message_families, tree_families
 from manners.types import Choice
 
 ARENA = dict.fromkeys(("model_a", "response_a", "a"), Choice.LEFT)

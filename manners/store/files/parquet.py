@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manners.errors import MannersError
-from manners.store.rows import BadRow, Fields, Reason, damaged
+from manners.store.files.rows import BadRow, Fields, Reason, damaged
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:

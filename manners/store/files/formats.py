@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
-from manners.store.answers import by_scores
-from manners.store.fields import (
+from manners.store.files.answers import by_scores
+from manners.store.files.fields import (
     checked_prompt,
     parse_dialogue,
     parse_flag,
@@ -25,10 +25,10 @@ from manners.store.fields import (
     required,
     with_system,
 )
-from manners.store.mapping import Words
-from manners.store.messages import messages, transcript
+from manners.store.files.mapping import Words
+from manners.store.files.messages import messages, transcript
+from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import digest, to_messages
-from manners.store.rows import BadRow, Fields, Reason
 from manners.types import (
     Annotator,
     AnnotatorKind,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.columns import (
+from manners.store.files.columns import (
     refuse_absent_columns,
     refuse_unknown_fields,
     renamed,
@@ -16,16 +16,16 @@ from manners.store.columns import (
     suggested,
     whole_mapping,
 )
-from manners.store.containers import Layout, guesses
-from manners.store.fields import parse_word
-from manners.store.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
-from manners.store.mapping import BY_SIGN, Words
-from manners.store.messages import transcript
-from manners.store.nameless import Endings, Nameless
-from manners.store.rowfiles import layouts, place, rows_of
-from manners.store.rows import BadRow, Fields, Reason
-from manners.store.seen import Seen, names, unused
-from manners.store.shapes import FIELDS, SHAPES, Shape, shape_of
+from manners.store.files.containers import Layout, guesses
+from manners.store.files.fields import parse_word
+from manners.store.files.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
+from manners.store.files.mapping import BY_SIGN, Words
+from manners.store.files.messages import transcript
+from manners.store.files.nameless import Endings, Nameless
+from manners.store.files.rowfiles import layouts, place, rows_of
+from manners.store.files.rows import BadRow, Fields, Reason
+from manners.store.files.seen import Seen, names, unused
+from manners.store.files.shapes import FIELDS, SHAPES, Shape, shape_of
 from manners.types import Annotator, Choice, Comparison
 
 Line = tuple[int, Comparison | BadRow]

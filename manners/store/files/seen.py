@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from manners.store.rows import Fields
+from manners.store.files.rows import Fields
 
 DEPTH = 4
 """How far into objects within objects unused fields are looked for."""

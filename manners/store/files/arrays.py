@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from manners.errors import MannersError
-from manners.store.containers import MAX_LINE
-from manners.store.rows import BadRow, Fields, Reason
+from manners.store.files.containers import MAX_LINE
+from manners.store.files.rows import BadRow, Fields, Reason
 
 
 def json_object(text: str) -> Fields | BadRow:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from manners.errors import MannersError
-from manners.store.arrays import array_items, begins_array, json_object
-from manners.store.containers import (
+from manners.store.files.arrays import array_items, begins_array, json_object
+from manners.store.files.containers import (
     MAX_LINE,
     SUFFIXES,
     Layout,
@@ -26,7 +26,7 @@ from manners.store.containers import (
     stated_separator,
     suffix_of,
 )
-from manners.store.rows import BadRow, Fields, Reason, damaged
+from manners.store.files.rows import BadRow, Fields, Reason, damaged
 
 __all__ = ["MAX_LINE", "SUFFIXES", "layouts", "place", "read_rows", "rows_of", "suffix_of", "write_rows"]
 

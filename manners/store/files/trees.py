@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from manners.store.fields import parse_number, parse_text, parse_word
-from manners.store.rows import BadRow, Fields, Reason
+from manners.store.files.fields import parse_number, parse_text, parse_word
+from manners.store.files.rows import BadRow, Fields, Reason
 
 
 class Family(NamedTuple):

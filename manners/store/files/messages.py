@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from manners.store.rows import BadRow, Reason
+from manners.store.files.rows import BadRow, Reason
 from manners.types import Role
 
 Said = tuple[Role, Any]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from manners.store.formats import IMPORTED
+from manners.store.files.formats import IMPORTED
 from manners.store.records import digest, to_messages
 from manners.types import Annotator, Choice, Comparison, Dialogue, Turn
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from manners.store.messages import messages, said, transcript
+from manners.store.files.messages import messages, said, transcript
+from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import to_messages
-from manners.store.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, Role, Sampling, Turn
 
 E = TypeVar("E", bound=StrEnum)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from manners.store.columns import suggested
-from manners.store.fields import checked_prompt, parse_dialogue, parse_member, parse_prompt, parse_text, required
-from manners.store.rows import BadRow, Fields, Reason
+from manners.store.files.columns import suggested
+from manners.store.files.fields import checked_prompt, parse_dialogue, parse_member, parse_prompt, parse_text, required
+from manners.store.files.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, FinishReason, Response, Role
 
 PROMPT_FIELDS = ("prompt", "messages")

@@ -8,8 +8,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.rowfiles import read_rows
-from manners.store.rows import BadRow, Fields
+from manners.store.files.rowfiles import read_rows
+from manners.store.files.rows import BadRow, Fields
 
 _ANSWER = ("response", "answer", "completion", "output", "reply", "generated", "assistant", "text")
 NAMES: Mapping[str, Sequence[str]] = {
