@@ -104,6 +104,37 @@ class RewardTask:
 
 
 @dataclass(frozen=True)
+class SFTTask:
+    """One pass of learning from dialogues, each with one answer."""
+
+    model: Model
+    train: list[Ids]
+    """A dialogue with its answer at the end."""
+    starts: list[int]
+    """Where the answer begins in each."""
+    held_out: list[Ids]
+    held_starts: list[int]
+    batch: int
+    """Dialogues per optimiser step; of the peer as many packed rows as hold that many tokens."""
+    row: int
+    """Tokens of a packed row of the peer; ours has its own."""
+    trainable_layers: int | str
+    """Of ours."""
+    learning_rate: float = 1e-5
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all dialogues that are trained on, prompts included."""
+        return sum(map(len, self.train))
+
+    @property
+    def learned(self) -> int:
+        """Tokens of their answers."""
+        return self.tokens - sum(self.starts)
+
+
+@dataclass(frozen=True)
 class GenerateTask:
     """A batch of responses, drawn `repeats` times after a few tokens that are not timed."""
 
@@ -139,6 +170,8 @@ class Measurement:
     parts: dict[str, Part]
     margins: list[float] = field(default_factory=list)
     """Reward models: score left - score right of the pairs that were set aside."""
+    loss: float | None = None
+    """Learning from dialogues: mean loss of the answers that were set aside, in nats a token."""
     curve: list[tuple[float, float]] = field(default_factory=list)
     """PPO: seconds since the start at which an update ended, and the mean score of its responses."""
     memory_bytes: int = 0
@@ -155,7 +188,7 @@ class Measurement:
         return self.units / self.seconds
 
 
-Task = TypeVar("Task", PPOTask, RewardTask, GenerateTask)
+Task = TypeVar("Task", PPOTask, RewardTask, SFTTask, GenerateTask)
 
 
 def as_task(kind: type[Task], fields: dict[str, Any]) -> Task:

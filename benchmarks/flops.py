@@ -58,6 +58,17 @@ def peer_reward(model: Model, tokens: int) -> float:
     return tokens * TRAIN * model.above("all")
 
 
+def ours_sft(model: Model, tokens: int, learned: int, trainable_layers: int | str) -> float:
+    """Learning from dialogues on a branch: the trunk reads every token once, the head sees answers only."""
+    branch = model.above(trainable_layers)
+    return tokens * (FORWARD * (model.above("all") - branch) + TRAIN * branch) + learned * TRAIN * model.head_parameters
+
+
+def peer_sft(model: Model, tokens: int, learned: int) -> float:
+    """Learning from dialogues with a whole model, whose head sees answers only too."""
+    return tokens * TRAIN * model.above("all") + learned * TRAIN * model.head_parameters
+
+
 def _tokens(task: PPOTask, episodes: int) -> tuple[float, float]:
     """Prompt and response tokens of so many episodes; prompts are of average length."""
     return episodes * sum(map(len, task.prompts)) / len(task.prompts), float(episodes * task.new_tokens)

@@ -56,6 +56,8 @@ class Inputs:
     """Chosen and rejected."""
     held_out: list[list[Ids]]
     """Left and right of the pairs that are set aside, in the order in which ours reports their margins."""
+    starts: list[int]
+    """Where the answer begins in the first of each pair, of those to train on and then of those set aside."""
 
 
 def main() -> None:
@@ -74,6 +76,10 @@ def main() -> None:
         comparisons=str(comparisons),
         train=[_ids(pair, pretrained, chosen_first=True) for pair in split.train],
         held_out=[_ids(pair, pretrained, chosen_first=False) for pair in split.held_out],
+        starts=[
+            *(_start(pair, pretrained, chosen_first=True) for pair in split.train),
+            *(_start(pair, pretrained, chosen_first=False) for pair in split.held_out),
+        ],
     )
     (Path(request.folder) / "inputs.json").write_text(json.dumps(asdict(inputs)), encoding="utf-8")
 
@@ -140,12 +146,18 @@ def model_of(name: str, pretrained: Pretrained) -> Model:
 
 
 def _ids(pair: LabelledPair, pretrained: Pretrained, chosen_first: bool) -> list[Ids]:
-    def side(response: Response) -> Ids:
-        rendered = pretrained.renderer.render(pair.prompt, response)
-        return [*rendered.prompt_ids, *rendered.response_ids]
+    rendered = [pretrained.renderer.render(pair.prompt, side) for side in _sides(pair, chosen_first)]
+    return [[*one.prompt_ids, *one.response_ids] for one in rendered]
 
-    left, right = side(pair.left), side(pair.right)
-    return [right, left] if chosen_first and pair.counts.right > pair.counts.left else [left, right]
+
+def _start(pair: LabelledPair, pretrained: Pretrained, chosen_first: bool) -> int:
+    first, _ = _sides(pair, chosen_first)
+    return len(pretrained.renderer.render(pair.prompt, first).prompt_ids)
+
+
+def _sides(pair: LabelledPair, chosen_first: bool) -> tuple[Response, Response]:
+    turned = chosen_first and pair.counts.right > pair.counts.left
+    return (pair.right, pair.left) if turned else (pair.left, pair.right)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from statistics import median
 import tyro
 
 from benchmarks import publish
-from benchmarks.contender import GenerateTask, Ids, Measurement, PPOTask, RewardTask
+from benchmarks.contender import GenerateTask, Ids, Measurement, PPOTask, RewardTask, SFTTask
 from benchmarks.prepare import Inputs, Request
 from benchmarks.processes import Contender, Task, measure, measure_peak, pairs_file, prepare
 from benchmarks.publish import Row, processor
 
 TRL_PPO, TRL_REWARD = "TRL 1.12.0 PPOTrainer", "TRL 1.16.0 RewardTrainer"
+TRL_SFT = "TRL 1.16.0 SFTTrainer, packed"
 GENERATE = "Hugging Face generate, transformers 5.23.0"
 SET_ASIDE = 0.02
 """Ours always sets pairs aside and scores them; as few as it can, since the peer is not timed doing so."""
@@ -61,7 +62,7 @@ def main(options: Options) -> None:
         request = Request(scratch, pairs_file(), 12 if options.quick else options.pairs, SET_ASIDE)
         inputs = prepare(request, options.threads)
         for group in chosen(
-            [ppo(inputs, options.quick), reward(inputs), *generate(inputs, options.quick)], options.only
+            [ppo(inputs, options.quick), reward(inputs), sft(inputs), *generate(inputs, options.quick)], options.only
         ):
             rows = list(compare(group, options, folder))
             print(publish.table(rows))
@@ -121,6 +122,23 @@ def reward_task(inputs: Inputs, set_aside: float) -> RewardTask:
     )
 
 
+def sft(inputs: Inputs) -> Group:
+    """Learning from dialogues: one pass over the preferred side of the same pairs."""
+    train, held = ([pair[0] for pair in some] for some in (inputs.train, inputs.held_out))
+    whole = SFTTask(
+        model=inputs.model,
+        train=train,
+        starts=inputs.starts[: len(train)],
+        held_out=held,
+        held_starts=inputs.starts[len(train) :],
+        batch=8,
+        row=512,
+        trainable_layers="all",
+    )
+    ours = {"sft_k6": replace(whole, trainable_layers=6), "sft_all": whole}
+    return Group("sft", "trl-1.16.0", TRL_SFT, "tokens/s", whole, ours)
+
+
 def generate(inputs: Inputs, quick: bool) -> Iterator[Group]:
     """Drawing: in a batch and alone; and apart from these, with prompts in common, and with responses that end."""
 
@@ -148,7 +166,10 @@ def compare(group: Group, options: Options, folder: Path) -> Iterator[Row]:
             measured = measure(contenders[name], options.threads, folder)
             found[name].append(measured)
             memory = measured.memory_bytes / 1e9
-            print(f"round {turn + 1}, {name}: {measured.speed:.3f} {group.unit}, {memory:.2f} GB", file=sys.stderr)
+            loss = "" if measured.loss is None else f", held-out loss {measured.loss:.4f}"
+            print(
+                f"round {turn + 1}, {name}: {measured.speed:.3f} {group.unit}, {memory:.2f} GB{loss}", file=sys.stderr
+            )
     for name in group.ours:
         yield row(name, group.unit, group.peer_name, found[name], found["peer"], median(peaks))
 

@@ -155,6 +155,32 @@ class CrowdSettings:
 
 
 @dataclass(frozen=True)
+class SFTSettings:
+    """Supervised fine-tuning: the form of an answer, from examples."""
+
+    examples: str | None = None
+    """A file of dialogues, or of prompts with responses; None takes what annotators preferred, from the store."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Which column of that file is which field of ours, such as {question = "prompt", reply = "response"}."""
+    skip_bad: bool = False
+    """Leave out, and count, rows of that file that cannot be read, instead of stopping at the first."""
+    epochs: Annotated[int, Range(1, 100)] = 2
+    """Passes over the examples; the loss on those set aside is shown after each."""
+    batch: Annotated[int, Range(1, 100_000)] = 16
+    """Dialogues per optimiser step; how they are packed into rows changes speed and memory only."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] | None = None
+    """Peak of AdamW's step, which rises over a tenth of the steps, then falls to 0; None: 1 % of a tensor's spread."""
+    set_aside: Annotated[float, Range(0.01, 0.9)] = 0.1
+    """Share of the dialogues' opening turns that is never trained on, and measures what was learned."""
+    limit: Annotated[int, Range(2, 1_000_000_000)] | None = None
+    """Train on at most this many dialogues, drawn at random; None takes all."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class RewardSettings:
     """The reward model: an ensemble of branches with a scalar head, trained on single verdicts."""
 
@@ -315,6 +341,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     crowd: CrowdSettings = field(default_factory=CrowdSettings)
+    sft: SFTSettings = field(default_factory=SFTSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)

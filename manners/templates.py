@@ -31,6 +31,16 @@ PLAIN_TEMPLATE = (
 )
 """What a model without a chat template gets: `User: ...`, blank line, `Assistant:`; a BOS before it where the tokenizer
 itself puts one before a text."""
+CHATML = "chatml"
+"""What `model.chat_template` calls the layout that any model can be given."""
+MARKERS = ("<|im_start|>", "<|im_end|>")
+"""What opens a turn there, and what closes it: tokens of their own (`models.markers`)."""
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML, as OpenAI wrote it down in 2023: `<|im_start|>ROLE`, a line with the text, `<|im_end|>`; a BOS before it
+where the tokenizer itself puts one before a text."""
 DEFAULT = "default"
 """Of several templates, the one that is taken unless another is named."""
 CLOCK = "strftime_now"
@@ -162,6 +172,8 @@ def made(
     user says, where `wanted` is none, and where the template reads no such argument.
     """
     source, note = _chosen(found, wanted)
+    if source == CHATML_TEMPLATE and bos:
+        source = "{{ bos_token }}" + source
     if source is None:
         if arguments:
             raise MannersError(
@@ -182,6 +194,11 @@ def made(
     if why:
         notes.append(f"the chat template {why} system turns: they join the first user turn")
     return Template(source, tokens, arguments, chosen.day, folds=bool(why), note="; ".join(notes))
+
+
+def given(found: object, wanted: str | None) -> bool:
+    """Return whether a model is to be laid out as ChatML, and not by a template of its own that is called so."""
+    return wanted == CHATML and CHATML not in _by_name(found)
 
 
 def messages_of(dialogue: Dialogue) -> list[Message]:
@@ -211,6 +228,8 @@ def _chosen(found: object, wanted: str | None) -> tuple[str | None, str]:
     """Return the template that is taken, None for none, and a sentence where there was a choice."""
     several = _by_name(found)
     names = ", ".join(sorted(several))
+    if given(found, wanted):
+        return CHATML_TEMPLATE, ""
     if wanted is not None and wanted not in several:
         file = Path(wanted).expanduser()
         if file.is_file():
@@ -221,7 +240,10 @@ def _chosen(found: object, wanted: str | None) -> tuple[str | None, str]:
                     f"model.chat_template is {wanted}, which is no text in UTF-8 ({error.reason})"
                 ) from error
         there = f"the model has {names}" if several else "the model has none"
-        raise MannersError(f"model.chat_template is {wanted}, which is neither a file nor a template here: {there}")
+        raise MannersError(
+            f"model.chat_template is {wanted}, which is neither a file nor a template here: {there}; `{CHATML}` can be"
+            " given to any model"
+        )
     if not several:
         return None, ""
     name = wanted or (DEFAULT if DEFAULT in several or len(several) > 1 else next(iter(several)))

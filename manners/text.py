@@ -308,6 +308,11 @@ class Renderer:
             return ids or (self.end_id,)
         return (*ids, self.end_id)
 
+    def whole(self, prompt: Dialogue, response: Response) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids of a prompt and a response, however long they are; raises as `prompt_ids` and `text_ids`."""
+        self.template.check(prompt)
+        return self._ids(prompt), self.response_ids(response)
+
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text as it reads; raises MannersError where it spells what cannot be written."""
         return self._spelling.text(text)

@@ -22,7 +22,7 @@ from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import Fitting, Prose, draw_prompts, fitting, parts, prompt_lengths, prose
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
-from manners.models import versions
+from manners.models import versions, whole
 from manners.models.answer import WINDOW, answer
 from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes, rows_at_once, states_bytes
@@ -170,7 +170,8 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     current = rival(session, inputs.version)
     decides = inputs.against == current
     promoted = promotion.promoted(judgement.reasons) if decides else None
-    judgement = replace(judgement, verdict=f"{judgement.verdict} {_decision(inputs, judgement, current)}")
+    verdict = f"{judgement.verdict} {_decision(inputs, judgement, current)}{_initial(session)}"
+    judgement = replace(judgement, verdict=verdict)
     result = EvaluationResult(
         **_text_facts(session, compared, texts),
         version=inputs.version,
@@ -196,6 +197,12 @@ def _decision(inputs: EvaluationInputs, judgement: Judgement, current: str) -> s
     return (
         f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
     )
+
+
+def _initial(session: Session) -> str:
+    """Say which version of the workspace the initial model is, where it is one."""
+    name = session.settings.model.name
+    return f" The initial model is {name} of this project." if whole.is_version(session.workspace, name) else ""
 
 
 def _judge(session: Session, inputs: EvaluationInputs) -> Judge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from manners.facts import scalars
 from manners.loop.session import Session, now
@@ -21,16 +21,22 @@ def keep(
     result: object,
     watermark: int | None = None,
     parent: str | None = None,
+    kind: VersionKind = VersionKind.POLICY,
 ) -> None:
-    """Write the version's folder, then its row; `parent` is the version that a policy began as."""
+    """Write the version's folder, then its row; `parent` is the version that a policy began as.
+
+    `kind` says what a branch is; a reward model is one.
+    """
     trunk = session.pretrained.trunk
+    settings = replace(session.settings, model=session.pretrained.chosen or session.settings.model)
     reward = model if isinstance(model, RewardModel) else None
     witness = reward.witness if reward else None
     version = Version(
         name=name,
-        kind=VersionKind.REWARD if reward else VersionKind.POLICY,
+        kind=VersionKind.REWARD if reward else kind,
         base=session.settings.model.name,
         trunk_hash=trunk.hash,
+        model_hash=trunk.initial_hash,
         cut=trunk.cut,
         template_hash=session.pretrained.renderer.template_hash,
         dtype=session.settings.model.dtype,
@@ -38,7 +44,7 @@ def keep(
         start=session.start,
         parent=parent,
         watermark=watermark,
-        settings=asdict(session.settings),
+        settings=asdict(settings),
         metrics=scalars(result),
         shifts=reward.shifts if reward else (),
         scale=reward.scales if reward else 1.0,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import EnumChoicesFromValues, UseAppendAction, arg
+from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg
 
 from manners.errors import UsageError
 from manners.facts import Facts
 from manners.loop.stage import Options
 from manners.store.files.formats import Format
 from manners.store.files.mapping import column_and_field, word_and_verdict
+from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -39,6 +40,9 @@ class SampleOptions(Options):
 class EvaluateOptions(Options):
     """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
 
+    version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
+    """Compare this phase, of any kind, with the one that --against names (or the initial model); the newest policy with
+    the version that it would replace, if left out."""
     against: Annotated[str | None, arg(metavar="VERSION")] = None
     """Compare with VERSION instead of the current version; nothing is promoted then."""
     ask: Annotated[int | None, arg(metavar="N")] = None
@@ -62,6 +66,8 @@ class EvaluateOptions(Options):
         """Refuse what does not go together."""
         if (self.reward is None) != (self.comparisons is None):
             raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
+        if self.version is not None and (plan or resume or self.close or self.ask is not None or self.reward):
+            raise UsageError("VERSION is compared with that of --against: it goes with no other of these.")
         if self.comparisons is None and (self.mapping or self.verdict or self.format or self.skip_bad):
             raise UsageError(
                 "--map, --verdict, --format and --skip-bad say how to read the FILE of --comparisons: name one."
@@ -81,6 +87,10 @@ class EvaluateOptions(Options):
         """Open comparisons for people, or measure a reward model on a file; the judgement after `close` is a run's."""
         from manners.loop import asking
 
+        if self.version is not None:
+            from manners.loop import phases
+
+            return phases.side_by_side(session, self.version, self.against or INITIAL)
         if self.ask is not None:
             return asking.open_for_people(session, self.ask, self.against)
         if self.close:

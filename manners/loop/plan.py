@@ -94,7 +94,8 @@ def announce(plan: Plan) -> None:
     if disk and disk.needed > disk.free:
         raise MannersError(
             f"{plan.stage} keeps {disk.needed:,} bytes of trunk states in {disk.folder}, and {disk.free:,} are free"
-            " there: make room on that disk, set a lower reward.limit, or set model.trunk_states to recomputed"
+            " there: make room on that disk, set a lower reward.limit or sft.limit, or set model.trunk_states to"
+            " recomputed"
         )
 
 

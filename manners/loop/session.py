@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,11 +18,12 @@ import torch
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.models.pretrained import Pretrained, load
-from manners.models.versions import day
+from manners.models.pretrained import Pretrained
+from manners.models.whole import load
 from manners.results import Machine
-from manners.settings import Settings
+from manners.settings import ModelSettings, Settings
 from manners.store import Store
+from manners.templates import CHATML
 from manners.workspace import INITIAL, Workspace, atomic_write
 
 LAID_OUT = "weights are laid out for decoding"
@@ -54,11 +55,19 @@ class Session:
     @cached_property
     def pretrained(self) -> Pretrained:
         """The initial model, cut and proved."""
-        loaded = load(self.settings.model, partial(day, self.workspace))
+        return self._load(self.settings.model)
+
+    def give_template(self) -> None:
+        """Have a model without a chat template laid out as ChatML from now on."""
+        if self.pretrained.renderer.plain:
+            vars(self)["pretrained"] = self._load(replace(self.settings.model, chat_template=CHATML))
+
+    def _load(self, settings: ModelSettings) -> Pretrained:
+        loaded = load(settings, self.workspace)
         compute = loaded.trunk.compute
         print(
             f"{loaded.name}: {loaded.parameters / 1e6:.0f} million parameters on {compute.device} in"
-            f" {self.settings.model.dtype}, cut at layer {loaded.trunk.cut}"
+            f" {settings.dtype}, cut at layer {loaded.trunk.cut}"
             + (f" ({loaded.note})" if loaded.note else "")
             + f"; {compute.sentence}",
             file=sys.stderr,

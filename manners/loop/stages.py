@@ -6,7 +6,8 @@ Stages return their results in JSON's types, without the long lists that the rep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
 from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
+from manners.loop.round import COMMANDS, EVALUATE, PPO, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -27,7 +28,7 @@ from manners.settings import Settings
 from manners.settings_load import from_dict, load
 from manners.store.files.formats import Format
 from manners.types import Choice, VersionKind
-from manners.workspace import Workspace
+from manners.workspace import INITIAL, Workspace
 
 LONG = ("begun_with", "curves", "examples", "reliability")
 """Facts that only the report shows."""
@@ -71,6 +72,11 @@ def sample(
     return perform(workspace, settings, SAMPLE, options, plan=plan, resume=resume)
 
 
+def train_on_examples(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
+    """Learn from examples of answers, or say what that takes; see `loop.sft`."""
+    return perform(workspace, settings, SFT, plan=plan, resume=resume)
+
+
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
     """Train a reward model, or say what that takes; see `loop.reward`."""
     return perform(workspace, settings, REWARD, plan=plan, resume=resume)
@@ -97,6 +103,11 @@ def evaluate(
     """
     options = EvaluateOptions(ask=ask, against=against, close=close)
     return perform(workspace, settings, EVALUATE, options, plan=plan, resume=resume)
+
+
+def compare_phases(workspace: Workspace, settings: Settings, version: str, against: str) -> Facts:
+    """Compare any two phases, each a whole model; see `loop.phases`."""
+    return perform(workspace, settings, EVALUATE, EvaluateOptions(version=version, against=against))
 
 
 def evaluate_reward(
@@ -130,7 +141,7 @@ def score(
 
 def report(workspace: Workspace, settings: Settings) -> Facts:
     """Write the report from what has run."""
-    return reporting.report(Session(workspace, settings), STAGES)
+    return reporting.report(Session(workspace, settings), COMMANDS)
 
 
 def models_list(workspace: Workspace) -> Facts:
@@ -144,8 +155,13 @@ def models_list(workspace: Workspace) -> Facts:
 
 def models_promote(workspace: Workspace, version: str) -> Facts:
     """Make a policy the current one, by hand."""
-    if versions.describe(workspace, version).kind is not VersionKind.POLICY:
+    kind = versions.describe(workspace, version).kind
+    if kind is VersionKind.REWARD:
         raise MannersError(f"{version} is a reward model; only a policy can be promoted")
+    if kind is not VersionKind.POLICY:
+        raise MannersError(
+            f'{version} is no policy of the model at hand but one to begin with: set model.name = "{version}"'
+        )
     workspace.promote(version)
     return {"current": version}
 
@@ -168,12 +184,14 @@ def models_export(
     It is in the number format of the initial model's files, unless `dtype` says another.
     """
     described = versions.describe(workspace, version)
-    session = Session(workspace, from_dict(described.settings))
+    session = Session(workspace, _loads(described))
     chosen = _member(described, member)
     chosen_format = getattr(torch, dtype) if dtype else session.pretrained.stored
     written = {"dtype": str(chosen_format).removeprefix("torch."), "trained_in": session.settings.model.dtype}
-    if described.kind is VersionKind.POLICY:
-        policy = versions.load_policy(workspace, version, session.pretrained)
+    if described.kind is not VersionKind.REWARD:
+        itself = described.kind is VersionKind.PRETRAIN
+        name = INITIAL if itself else version
+        policy = versions.load_policy(workspace, name, session.pretrained, described.kind)
         versions.export_policy(policy, session.pretrained, directory, chosen_format)
         return {"version": version, "directory": str(directory)} | written | {"loads_with": "AutoModelForCausalLM"}
     reward = stored.load_reward(workspace, version, session.pretrained)
@@ -185,10 +203,19 @@ def models_export(
     return facts | {"loads_with": "AutoModelForSequenceClassification", "score": "logit - shift"}
 
 
+def _loads(described: versions.Version) -> Settings:
+    """Return the settings by which the model of a version is loaded: one that is a whole model is its own."""
+    settings = from_dict(described.settings)
+    if described.kind is not VersionKind.PRETRAIN:
+        return settings
+    return replace(settings, model=replace(settings.model, name=described.name))
+
+
 def _member(described: versions.Version, member: str | None) -> int | Literal["average"]:
     """Return which member of a reward model is asked for, the first if it is not said; raises MannersError for none."""
-    if member is not None and described.kind is VersionKind.POLICY:
-        raise MannersError(f"{described.name} is a policy, which has no members: leave out --member")
+    if member is not None and described.kind is not VersionKind.REWARD:
+        what = "a policy" if described.kind is VersionKind.POLICY else f"of the kind {described.kind}"
+        raise MannersError(f"{described.name} is {what}, which has no members: leave out --member")
     if member == "average":
         return "average"
     count = len(described.shifts)
@@ -205,11 +232,13 @@ def status(workspace: Workspace) -> Facts:
     session = Session(workspace, settings)
     counts = session.store.counts()
     rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
+    here = _grown_here(workspace, settings.model.name)
     used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
     results, damaged = _results(session)
     verdicts = sum(counts.verdicts.values())
+    scoring, writing = (tuple(name for name in some if name in here) for some in (rewards, policies))
     waiting = bets.to_judge(session, policies[-1]) if policies else 0
-    standing = Standing(counts.comparisons, verdicts, tuple(rewards), tuple(policies), results, waiting)
+    standing = Standing(counts.comparisons, verdicts, scoring, writing, results, waiting)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),
         "model": settings.model.name,
@@ -224,11 +253,25 @@ def status(workspace: Workspace) -> Facts:
     return facts | {"next": _next(workspace, standing)}
 
 
+def _grown_here(workspace: Workspace, model: str) -> set[str]:
+    """Return the versions that grew on the initial model, as far as names tell; a damaged one says so when it is used.
+
+    What grew on another model is there, and of no use for the next step.
+    """
+    found = set[str]()
+    for name in [name for kind in VersionKind for name in versions.names(workspace, kind)]:
+        with suppress(MannersError):
+            if versions.grew_elsewhere(workspace, versions.describe(workspace, name), model):
+                continue
+        found.add(name)
+    return found
+
+
 def _results(session: Session) -> tuple[dict[str, object], list[str]]:
     """Return the result of each stage that has one, and a sentence for each that cannot be read."""
     results: dict[str, object] = {}
     damaged = []
-    for stage in STAGES:
+    for stage in COMMANDS:
         try:
             done = finished(stage, session)
         except MannersError as error:
@@ -241,8 +284,8 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
 
 def _next(workspace: Workspace, standing: Standing) -> str:
     """The command that takes the workspace one step on."""
-    if stopped := to_resume(STAGES, workspace):
+    if stopped := to_resume(COMMANDS, workspace):
         return stopped[0]
-    missing = (stage.next(standing) for stage in STAGES)
+    missing = (stage.next(standing) for stage in COMMANDS)
     last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
     return next((command for command in missing if command), last)

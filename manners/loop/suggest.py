@@ -23,6 +23,7 @@ from manners.loop import evaluate, ppo, reward, sample
 from manners.loop.lengths import AtHand, at_hand, of_file
 from manners.loop.plan import Part, Plan, free_on
 from manners.loop.session import Session
+from manners.models import whole
 from manners.models.cost import states_bytes
 from manners.models.paper import Outline, outline, paper, trunk_on_paper
 from manners.models.pretrained import pick_device
@@ -122,7 +123,7 @@ def for_file(settings: Settings, folder: Path, comparisons: Path | None) -> list
 def for_workspace(workspace: Workspace, settings: Settings) -> list[Suggestion]:
     """Return what to set for the model of a workspace, and for what is in its store."""
     store = Session(workspace, settings).store
-    described = outline(settings.model.name)
+    described = whole.outline(workspace, settings.model.name)
     comparisons = store.comparisons()
     prompts = [stored.dialogue for stored in store.prompts()]
     data = AtHand("no data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -76,6 +76,22 @@ class Branch(nn.Module):
     def text_logprobs(self, hidden: Float[Tensor, "B T1 D"], batch: Batch) -> Float[Tensor, "B T"]:
         """Log-probability of each token of plain text, of all tokens at temperature 1; 0 where not kept. In nats."""
         return self._of_tokens(hidden, batch, Tensor.float)
+
+    def read(
+        self, hidden: Float[Tensor, "N D"], ids: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+        """Log-probability of tokens of text where they are predicted, and whether each is the likeliest of all.
+
+        Among all tokens at temperature 1, in nats; without gradient for the second.
+        """
+        likeliest = list[Tensor]()
+
+        def seen(logits: Tensor) -> Tensor:
+            likeliest.append(logits.detach().argmax(dim=1))
+            return logits.float()
+
+        logprobs = self._logprobs(hidden, ids, seen)
+        return logprobs, torch.cat(likeliest) == ids
 
     def _of_tokens(
         self, hidden: Float[Tensor, "B T1 D"], batch: Batch, drawn_from: Callable[[Tensor], Tensor]

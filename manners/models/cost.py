@@ -73,6 +73,11 @@ def head_bytes(trunk: Trunk) -> int:
     return 3 * HEAD_CHUNK * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT
 
 
+def text_head_bytes(trunk: Trunk, tokens: int) -> int:
+    """Bytes of the logits of so many tokens that are all learned: their log-softmax is kept until the backward."""
+    return tokens * int(trunk.whole.config.get_text_config().vocab_size) * FLOAT + head_bytes(trunk)
+
+
 def rows_at_once(trunk: Trunk, length: int) -> int:
     """How many sequences of a length go through one forward."""
     return max(1, trunk.compute.bucket_tokens // length)

@@ -34,10 +34,13 @@ from manners.memory import free_memory, keep_freed_memory
 from manners.models.adapters import base_of, is_adapter, merged
 from manners.models.extra_tokens import within_rows
 from manners.models.folders import WORDS, check_folder, refuse_packed, refuse_quantised, unused
+from manners.models.found import Found
+from manners.models.markers import with_markers
 from manners.models.proof import proved
 from manners.models.trunk import Trunk, grow_trunk
 from manners.models.vocabulary import Vocabulary
 from manners.settings import ModelSettings
+from manners.templates import Template, given
 from manners.text import Renderer
 from manners.turns import template_of
 from manners.workspace import atomic_folder
@@ -60,6 +63,8 @@ class Pretrained:
     """What a reader of its figures should know (quantised weights, a plain template)."""
     stored: torch.dtype = torch.float32
     """The number format in which whoever made the model keeps its weights: what is exported is in it."""
+    chosen: ModelSettings | None = None
+    """The settings that it was loaded by; None for one that was put together by hand."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -72,17 +77,20 @@ class Pretrained:
         return sum(p.numel() for p in self.trunk.whole.parameters())
 
 
-def load(settings: ModelSettings, day: Callable[[], date] = date.today) -> Pretrained:
+def load(
+    settings: ModelSettings,
+    day: Callable[[], date] = date.today,
+    read: Callable[[str, torch.dtype], Found] | None = None,
+) -> Pretrained:
     """Load, freeze and cut the model that the settings name, and prove that the split changes nothing.
 
-    `day` is asked by a chat template that tells the date.
+    `day` is asked by a chat template that tells the date; `read` is `find`, or what knows more names than it.
     Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
     """
     dtype = getattr(torch, settings.dtype)
     with quiet_transformers():
-        found = find(settings.name, dtype)
+        found, template = laid_out((read or find)(settings.name, dtype), settings, day)
     model, tokenizer = found.model, found.tokenizer
-    template = template_of(tokenizer, settings.chat_template, settings.template_arguments, day)
     device = pick_device(settings.device)
     keep_freed_memory()
     for parameter in model.parameters():  # most are read so; never the buffers, in which tables of rotations stand
@@ -95,12 +103,18 @@ def load(settings: ModelSettings, day: Callable[[], date] = date.today) -> Pretr
     trunk = proved(chosen, context)
     renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context, template)
     trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
-    notes = [EMBEDDED_NOTE] if settings.name == EMBEDDED else []
-    notes += found.notes
+    notes = list(found.notes)
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
     notes += renderer.notes
-    return Pretrained(settings.name, trunk, renderer, "; ".join(notes), found.stored)
+    return Pretrained(settings.name, trunk, renderer, "; ".join(notes), found.stored, settings)
+
+
+def laid_out(found: Found, settings: ModelSettings, day: Callable[[], date]) -> tuple[Found, Template]:
+    """Return a model with the template that the settings choose, and with tokens and rows for what ChatML writes."""
+    if given(found.tokenizer.chat_template, settings.chat_template):
+        found = with_markers(settings.name, found)
+    return found, template_of(found.tokenizer, settings.chat_template, settings.template_arguments, day)
 
 
 def pick_device(device: str) -> torch.device:
@@ -119,25 +133,14 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
-@dataclass(frozen=True)
-class Found:
-    """A model as it is read, whole and uncut."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    stored: torch.dtype = torch.float32
-    """The number format of its files; of quantised ones, what they are dequantised to."""
-    notes: tuple[str, ...] = ()
-    """What was left out of it, or put into it."""
-
-
 def find(name: str, dtype: torch.dtype) -> Found:
     """Read a model by the name that people give it, in a number format.
 
     Raises MannersError for an unknown name, and for a folder or file that is no whole language model.
     """
     if name == EMBEDDED:
-        return _from_pretrained(str(embedded_folder()), name, dtype)
+        found = _from_pretrained(str(embedded_folder()), name, dtype)
+        return replace(found, notes=(EMBEDDED_NOTE, *found.notes))
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():

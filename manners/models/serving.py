@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import traceback
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,8 +15,9 @@ from transformers import PreTrainedModel
 from manners.errors import MannersError
 from manners.models import versions
 from manners.models.batch import RunningBatch
-from manners.models.pretrained import Pretrained, load
+from manners.models.pretrained import Pretrained
 from manners.models.requests import Cancel, EngineState, Failed, Load, Message, Phase, Submit
+from manners.models.whole import load
 from manners.settings import ModelSettings
 from manners.workspace import Workspace
 
@@ -32,7 +32,7 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
         place = Workspace(workspace)
-        pretrained = load(settings, partial(versions.day, place))
+        pretrained = load(settings, place)
         policy = _policy(place, version, pretrained)
     except Exception as error:  # where there is no model, the reason is all that there is to tell
         connection.send(EngineState(Phase.FAILED, version, _reason(error)))

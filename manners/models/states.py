@@ -102,7 +102,7 @@ def reserve(file: Path, size: int) -> None:
         free = shutil.disk_usage(file.parent).free
         raise MannersError(
             f"the trunk's states take {size:,} bytes in {file.parent}, and {free:,} are free there: make room on that"
-            " disk, set a lower reward.limit, or set model.trunk_states to recomputed"
+            " disk, set a lower reward.limit or sft.limit, or set model.trunk_states to recomputed"
         ) from error
 
 

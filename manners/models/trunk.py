@@ -76,6 +76,9 @@ class Trunk:
     """Whether branches that are trained keep only what their layers are given, and compute the rest again."""
     keeps_states: bool = True
     """Whether states that are needed more than once are kept on the disk (see `models.states`)."""
+    initial_hash: str = ""
+    """Of the whole initial model and the cut: two models may have a trunk in common, and what grew on the one is still
+    not the other's."""
 
     @property
     def width(self) -> int:
@@ -171,17 +174,23 @@ def grow_trunk(model: PreTrainedModel, trainable_layers: int | Literal["all"], l
     if cut:
         below = shared_copy(model)
         lower = Half(below, leave=put_taps(below, range(cut, len(layer_list(below))), anatomy)[0])
-    digest = _trunk_hash(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
-    return Trunk(model, cut, digest, anatomy, own, Compute.of(model), lower, everything(model.device), lora_rank)
+    digest, whole = _hashes(model, f"{cut}|{lora_rank}" if lora_rank else str(cut), own)
+    compute, vocabulary = Compute.of(model), everything(model.device)
+    return Trunk(model, cut, digest, anatomy, own, compute, lower, vocabulary, lora_rank, initial_hash=whole)
 
 
-def _trunk_hash(model: PreTrainedModel, cut: str, own: frozenset[int]) -> str:
-    """Hash the cut and the frozen parameters; with an empty trunk, everything: a branch then starts from the whole."""
+def _hashes(model: PreTrainedModel, cut: str, own: frozenset[int]) -> tuple[str, str]:
+    """Hash the cut and the frozen parameters, and these with all others.
+
+    With an empty trunk the first is of everything too: a branch then starts from the whole.
+    """
     if on_paper(model):
-        return "on paper"
-    digest = hashlib.sha256(f"{type(model).__name__}|{cut}".encode())
+        return "on paper", "on paper"
+    below = hashlib.sha256(f"{type(model).__name__}|{cut}".encode())
+    above = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        if id(parameter) not in own or cut == "0":
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+        digest = below if id(parameter) not in own or cut == "0" else above
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    together = hashlib.sha256(below.digest() + above.digest())
+    return below.hexdigest()[:16], together.hexdigest()[:16]

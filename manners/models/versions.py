@@ -24,6 +24,7 @@ from manners.facts import from_facts
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, save_whole
 from manners.models.surgery import in_format
+from manners.models.trunk import Trunk
 from manners.templates import messages_of
 from manners.text import Renderer
 from manners.types import AnnotatorKind, Role, Turn, VersionKind
@@ -57,6 +58,8 @@ class Version:
     deviation of their mean on all of the start version's answers, to whatever prompt."""
     witness: tuple[float, float] | None = None
     """Reward models: shift and scale of the member kept out of the reward, whose branch comes last; None without."""
+    model_hash: str = ""
+    """Of the whole model that it grew on, and the cut; empty in a version that does not say, as old ones."""
     template: str = ""
     """The chat template, with its arguments and its date; empty in a version that does not say, as old ones."""
 
@@ -126,7 +129,7 @@ def latest(workspace: Workspace, kind: VersionKind) -> str:
     """Return the newest version of a kind; raises MannersError saying which command makes one."""
     found = names(workspace, kind)
     if not found:
-        command = "reward" if kind is VersionKind.REWARD else "ppo"
+        command = "ppo" if kind is VersionKind.POLICY else str(kind)
         raise MannersError(f"there is no {kind} version in {workspace.root} yet; run `manners {command}` first")
     return found[-1]
 
@@ -136,11 +139,13 @@ def reward_of(workspace: Workspace, policy: str) -> str:
     return describe(workspace, policy).reward or latest(workspace, VersionKind.REWARD)
 
 
-def load_policy(workspace: Workspace, name: str, pretrained: Pretrained) -> Branch:
+def load_policy(
+    workspace: Workspace, name: str, pretrained: Pretrained, kind: VersionKind = VersionKind.POLICY
+) -> Branch:
     """Load a policy branch onto the trunk it was trained above; `initial` is the base model itself."""
     if name == INITIAL:
         return Branch(pretrained.trunk, trainable=False)
-    version = fitting(workspace, name, VersionKind.POLICY, pretrained)
+    version = fitting(workspace, name, kind, pretrained)
     branch = Branch(pretrained.trunk, trainable=True)
     fill(branch, workspace.models / version.name / "branch-0.safetensors")
     return branch
@@ -156,17 +161,13 @@ def fill(branch: Branch, file: Path) -> None:
 
 
 def fitting(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pretrained) -> Version:
-    """Read a version's description; raises MannersError for one of another kind, trunk, cut or template."""
+    """Read a version's description; raises MannersError for one of another kind, model, trunk, cut or template."""
     version = describe(workspace, name)
-    trunk = pretrained.trunk
     if version.kind is not kind:
-        raise MannersError(f"{name} is a {version.kind} version where a {kind} version is needed")
-    if (version.trunk_hash, version.cut) != (trunk.hash, trunk.cut):
-        raise MannersError(
-            f"{name} was trained above another trunk (base {version.base}, cut {version.cut}) than the one loaded"
-            f" ({pretrained.name}, cut {trunk.cut}); set model.name, model.trainable_layers and model.lora_rank as they"
-            " were, or train anew"
-        )
+        phase = version.kind in (VersionKind.PRETRAIN, VersionKind.SFT)
+        remedy = f'; set model.name = "{name}" to go on from it' if phase else ""
+        raise MannersError(f"{name} is a {version.kind} version where a {kind} version is needed{remedy}")
+    check_trunk(workspace, version, pretrained.trunk, pretrained.name)
     if version.template_hash != pretrained.renderer.template_hash:
         raise MannersError(
             f"{name} was trained with chat template {version.template_hash}, the model now has"
@@ -178,6 +179,32 @@ def fitting(workspace: Workspace, name: str, kind: VersionKind, pretrained: Pret
             f" write its date, as {name}/version.json shows it, into {workspace.models / 'day'}"
         )
     return version
+
+
+def check_trunk(workspace: Workspace, version: Version, trunk: Trunk, model: str) -> None:
+    """Raise MannersError where a version grew on another model than `model`, or above another cut of it.
+
+    Two models may share a trunk, as an SFT version and what it grew on do: what grew on the one is not the other's.
+    """
+    if (version.trunk_hash, version.cut) != (trunk.hash, trunk.cut):
+        raise MannersError(
+            f"{version.name} was trained above another trunk (base {version.base}, cut {version.cut}) than the one"
+            f" loaded ({model}, cut {trunk.cut}); set model.name, model.trainable_layers and model.lora_rank as they"
+            " were, or train anew"
+        )
+    said = version.model_hash
+    if said != trunk.initial_hash if said else grew_elsewhere(workspace, version, model):
+        raise MannersError(
+            f"{version.name} grew on {version.base}, and the model is {model} now, which has the same lower layers and"
+            f' is another one: set model.name = "{version.base}", as it was, or train anew; `manners models rollback`'
+            " takes back a policy that was promoted"
+        )
+
+
+def grew_elsewhere(workspace: Workspace, version: Version, model: str) -> bool:
+    """Return whether names alone say that a version grew on another model: one of the two is of this workspace."""
+    named = (workspace.models / name / "version.json" for name in (version.base, model))
+    return version.base != model and any(file.is_file() for file in named)
 
 
 def export_policy(

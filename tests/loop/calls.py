@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from manners.facts import Facts
 from manners.loop.options import SampleOptions
-from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
+from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import execute
+
+
+def learn_from_examples(session: Session, *, resume: bool = False) -> Facts:
+    """Learn from examples of answers."""
+    return execute(SFT, session, resume=resume).facts
 
 
 def sample(session: Session, *, crowd: bool, resume: bool = False) -> Facts:

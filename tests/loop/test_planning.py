@@ -59,7 +59,7 @@ def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
         announce(Plan("reward", {}, 0, (), None, disk))
     assert str(caught.value) == (
         "reward keeps 5,000,000 bytes of trunk states in /w/runs, and 4,999,999 are free there: make room on that disk,"
-        " set a lower reward.limit, or set model.trunk_states to recomputed"
+        " set a lower reward.limit or sft.limit, or set model.trunk_states to recomputed"
     )
     taken = list[tuple[Path, int]]()
     take = states.reserve

@@ -29,7 +29,7 @@ from manners.loop.session import Session
 from manners.models import versions
 from manners.models.pretrained import Pretrained, load
 from manners.reward import stored
-from manners.settings import ModelSettings, Settings
+from manners.settings import ModelSettings, Settings, SFTSettings
 from manners.store import Store
 from manners.store.tables import WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, Choice, Verdict
@@ -38,6 +38,7 @@ from tests.loop import calls, tiny
 
 Stage = Callable[[Session, bool], Facts]
 STAGES: dict[str, Stage] = {
+    "sft": lambda session, resume: calls.learn_from_examples(session, resume=resume),
     "sample": lambda session, resume: calls.sample(session, crowd=True, resume=resume),
     "reward": lambda session, resume: calls.train_reward(session, resume=resume),
     "ppo": lambda session, resume: calls.train_policy(session, resume=resume),
@@ -65,9 +66,13 @@ def _small_world(finished: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def settings(model: Path) -> Settings:
+def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A checkpoint at every occasion."""
-    chosen = tiny.settings(model, checkpoint_every=0.0)
+    file = tmp_path_factory.mktemp("examples") / "talks.jsonl"
+    rows = [{"prompt": f"sun {number}?", "response": "Yes, thank you."} for number in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    examples = SFTSettings(examples=str(file), batch=4, set_aside=0.2)
+    chosen = tiny.settings(model, checkpoint_every=0.0, sft=examples)
     ppo = replace(chosen.ppo, batch=8, minibatch=4, epochs=1, kl_target=1.0)
     reward = replace(chosen.reward, members=1, epochs=1, curve=True)
     return replace(chosen, ppo=ppo, reward=reward)

@@ -137,7 +137,7 @@ def test_a_disk_without_room_is_told_in_one_sentence_before_anything_is_read(
         StateStore(trunk, SEQUENCES, 0, tmp_path / "states")
     assert str(caught.value) == (
         f"the trunk's states take {kept_bytes(SEQUENCES, trunk):,} bytes in {tmp_path}, and 1,234 are free there:"
-        " make room on that disk, set a lower reward.limit, or set model.trunk_states to recomputed"
+        " make room on that disk, set a lower reward.limit or sft.limit, or set model.trunk_states to recomputed"
     )
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,167 @@
+"""Where examples of answers come from: a file of the user's, or what people said in the store."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manners.errors import MannersError
+from manners.loop.session import Session
+from manners.reward.verdicts import label
+from manners.sft.examples import Example
+from manners.store.files.columns import check_mapping, renamed, speaks_for
+from manners.store.files.exchanges import EXCHANGE_FIELDS, parse_exchange, parse_messages
+from manners.store.files.fields import with_system
+from manners.store.files.rowfiles import place, read_rows
+from manners.store.files.rows import BadRow, Fields, Reason
+from manners.types import Dialogue, FinishReason, Response, Role, Turn
+
+STORE = "store"
+PREFERRED = (
+    "Of the answers to a prompt the one that is preferred most: with the most verdicts for it less those against it,"
+    " if that is above 0; a verdict for the other answer is one against it, and so is `both_bad`; the earlier one where"
+    " two are level. None that the length limit cut off."
+)
+"""The rule by which the store gives examples."""
+_TALKS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat")
+_FIELDS = (*EXCHANGE_FIELDS, "system")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Examples, and what was passed over on the way."""
+
+    examples: list[Example]
+    source: str
+    passed: Counter[str]
+    """Rows or prompts that give no example, by reason."""
+    note: str = ""
+    """How the columns of a file were read, where that was a guess."""
+
+
+def gather(session: Session) -> Found:
+    """Return the examples of the file that `sft.examples` names, or else of the store; raises MannersError for none."""
+    chosen = session.settings.sft
+    if chosen.examples is not None:
+        return of_file(Path(chosen.examples).expanduser(), chosen.columns, chosen.skip_bad)
+    if chosen.columns or chosen.skip_bad:
+        raise MannersError("sft.columns and sft.skip_bad say how to read the file of sft.examples: name one")
+    return of_store(session)
+
+
+def of_store(session: Session) -> Found:
+    """Take from the store what annotators preferred, by `PREFERRED`, of those verdicts that reward training counts."""
+    reward = session.settings.reward
+    try:
+        labelled = label(session.store.comparisons(), reward.annotators, reward.user_share)
+    except MannersError as error:
+        raise MannersError(f"{error}; or name a file of dialogues with sft.examples") from error
+    balance: dict[Dialogue, dict[str, float]] = {}
+    passed = Counter[str]()
+    for pair in labelled.pairs:
+        against_both = pair.both_bad
+        for side, won, lost in (
+            (pair.left, pair.counts.left, pair.counts.right),
+            (pair.right, pair.counts.right, pair.counts.left),
+        ):
+            if side.finish_reason is FinishReason.LENGTH:
+                passed["an answer that the length limit cut off"] += 1
+                continue
+            answers = balance.setdefault(pair.prompt, {})
+            answers[side.text] = answers.get(side.text, 0.0) + won - lost - against_both
+    examples = list[Example]()
+    for prompt, answers in balance.items():
+        text = max(answers, key=answers.__getitem__)
+        if answers[text] > 0:
+            examples.append(Example((*prompt, Turn(Role.ASSISTANT, text)), every=False))
+        else:
+            passed["a prompt of whose answers none is preferred"] += 1
+    passed.update({f"a comparison left out: {reason}": n for reason, n in labelled.left_out.items()})
+    return Found(examples, STORE, passed)
+
+
+def of_file(path: Path, columns: Mapping[str, Any], skip_bad: bool) -> Found:
+    """Read dialogues (`messages`: every assistant turn is an example) or prompts with responses (the response is).
+
+    Raises MannersError naming the line of the first row that cannot be read, unless such are left out.
+    """
+    if not path.exists():
+        raise MannersError(f"sft.examples is {path}, but there is no such file; check the path")
+    mapping = {column: str(field) for column, field in columns.items()}
+    check_mapping(path, mapping, _FIELDS)
+    examples = list[Example]()
+    passed = Counter[str]()
+    note = first = ""
+    for line, fields in read_rows(path):
+        try:
+            if isinstance(fields, BadRow):
+                raise fields
+            ours, guessed = _under_our_names(renamed(fields, mapping))
+            note = note or guessed
+            examples.append(_example(ours))
+        except BadRow as bad:
+            said = f"{place(path, line)}" + (f", field {bad.field}" if bad.field else "") + f": {bad.remark}"
+            if not skip_bad:
+                said = said.replace("--map ", "sft.columns: ")
+                raise MannersError(f"{said}; correct it, or set sft.skip_bad to leave such rows out") from bad
+            first = first or said
+            passed[str(bad.reason)] += 1
+    if not examples:
+        why = f"none of its {passed.total()} rows can be read: {first}" if passed else "it is empty"
+        raise MannersError(f"{path} holds no examples ({why})")
+    return Found(examples, str(path), passed, note)
+
+
+def tell(found: Found) -> None:
+    """Say on stderr what the examples are, and what is not among them."""
+    rule = "" if found.source != STORE else f" ({PREFERRED})"
+    print(f"{len(found.examples):,} examples from {found.source}{rule}", file=sys.stderr)
+    if found.note:
+        print(found.note, file=sys.stderr)
+    for reason, count in found.passed.items():
+        print(f"{count:,} passed over: {reason}", file=sys.stderr)
+
+
+def _example(fields: Fields) -> Example:
+    if fields.get("response") is None and fields.get("messages") is not None:
+        return Example(with_system(parse_messages(fields), fields))
+    prompt, response = parse_exchange(fields, "file")
+    return Example((*prompt, Turn(Role.ASSISTANT, _text(response))), every=False)
+
+
+def _text(response: Response) -> str:
+    if response.finish_reason is FinishReason.LENGTH:
+        raise BadRow(Reason.VALUE, "finish_reason", "says that the response was cut off, which would teach to stop")
+    return response.text
+
+
+def _under_our_names(fields: Fields) -> tuple[Fields, str]:
+    """Return a row with the columns that others use read as ours, and a sentence where that was done.
+
+    `instruction` and `input`, as Alpaca's files have them, are one prompt.
+    """
+    talk = next((name for name in _TALKS if fields.get(name) is not None), None)
+    if talk is not None and fields.get("response") is None:
+        rest = {name: value for name, value in fields.items() if name not in (talk, "prompt")}
+        return {**rest, "messages": fields[talk]}, "" if talk == "messages" else f"column `{talk}` is read as messages"
+    wanted = [field for field in ("prompt", "response") if fields.get(field) is None]
+    if not wanted:
+        return fields, ""
+    if "prompt" in wanted and fields.get("instruction") is not None and isinstance(fields.get("input"), str):
+        parts = [str(fields["instruction"]), fields["input"]]
+        fields = {**fields, "prompt": "\n\n".join(part for part in parts if part.strip())}
+        said = ["`instruction` and `input` as prompt"]
+        wanted.remove("prompt")
+        free: Sequence[str] = [name for name in fields if name not in ("instruction", "input", *_FIELDS)]
+    else:
+        said, free = [], [name for name in fields if name not in _FIELDS]
+    for field in wanted:
+        speaking = [name for name in free if speaks_for(field, name) and fields[name] is not None]
+        if len(speaking) == 1:
+            fields = {**fields, field: fields[speaking[0]]}
+            said.append(f"`{speaking[0]}` as {field}")
+    return fields, f"columns are read so: {', '.join(said)}" if said else ""
