@@ -255,6 +255,10 @@ class VersionKind(StrEnum):
 
     POLICY = "policy"
     REWARD = "reward"
+    PRETRAIN = "pretrain"
+    """A whole model, by next-token training."""
+    SFT = "sft"
+    """What examples of answers have taught: a branch, as a policy is."""
 
 
 class PromptUse(StrEnum):

@@ -5,8 +5,8 @@ prompts -> the policy writes two answers -> people say which is better -> reward
    |                                                                          v
 serve + ask again <- promote or roll back <- evaluate <- PPO against the reward model
 
-The commands, `--plan`, `--resume`, `manners status`, the demo and the report go by this list. Nothing here loads torch:
-the module that does a stage's work is imported when it is to be done.
+The commands, `--plan`, `--resume`, `manners status`, the demo and the report go by these lists. Nothing here loads
+torch: the module that does a stage's work is imported when it is to be done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
-from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.workspace import Workspace, atomic_write, move_aside
 
@@ -45,6 +45,16 @@ def _judgement(standing: Standing) -> str | None:
     return None if decided else "manners evaluate"
 
 
+PRETRAIN = Stage(
+    name="pretrain",
+    command="pretrain",
+    summary="Teach a model to write from plain text: a new one, or one that goes on.",
+    reads=("pretrain",),
+    loads=False,
+    module="manners.loop.pretrain",
+    options=PretrainOptions,
+    section="Pre-training",
+)
 SAMPLE = Stage(
     name="sample",
     command="sample",
@@ -87,6 +97,12 @@ STAGES: tuple[Stage, ...] = (
     PPO,  # reward model -> policy
     EVALUATE,  # policy against the current version; promoted or not
 )
+"""A round."""
+COMMANDS: tuple[Stage, ...] = (
+    PRETRAIN,  # plain text -> a model that writes
+    *STAGES,
+)
+"""Every stage with a command, a run and a part in the report: what comes before the rounds, and their stages."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
@@ -99,7 +115,7 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd)}
     for stage in STAGES:
         execute(stage, session, chosen.get(stage.name), resume=resume)
-    return report(session, STAGES)
+    return report(session, COMMANDS)
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
@@ -112,7 +128,7 @@ def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
-        if to_resume(STAGES, Workspace.open(previous)):
+        if to_resume(COMMANDS, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
     if not resume:

@@ -16,9 +16,9 @@ import torch
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
-from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
+from manners.loop.round import COMMANDS, EVALUATE, PPO, PRETRAIN, REWARD, SAMPLE, STAGES
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -29,7 +29,7 @@ from manners.store.formats import Format
 from manners.types import Choice, VersionKind
 from manners.workspace import Workspace
 
-LONG = ("begun_with", "curves", "examples", "reliability")
+LONG = ("begun_with", "curves", "examples", "reliability", "samples")
 """Facts that only the report shows."""
 
 
@@ -47,7 +47,7 @@ def perform(
     Raises MannersError where the stage cannot run; see `loop.stage`.
     """
     options = options or stage.options()
-    session = Session(workspace, settings)
+    session = Session(workspace, options.applied(settings))
     if plan:
         return stage.work.plan(session, None).facts
     if (instead := options.other(session)) is not None:
@@ -69,6 +69,19 @@ def sample(
     """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`."""
     options = SampleOptions(crowd=crowd, again=again, limit=limit)
     return perform(workspace, settings, SAMPLE, options, plan=plan, resume=resume)
+
+
+def pretrain(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    plan: bool,
+    resume: bool = False,
+    text: Path | None = None,
+    depth: int | None = None,
+) -> Facts:
+    """Pre-train a model on text, or say what that takes; see `loop.pretrain`."""
+    return perform(workspace, settings, PRETRAIN, PretrainOptions(text=text, depth=depth), plan=plan, resume=resume)
 
 
 def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
@@ -130,7 +143,7 @@ def score(
 
 def report(workspace: Workspace, settings: Settings) -> Facts:
     """Write the report from what has run."""
-    return reporting.report(Session(workspace, settings), STAGES)
+    return reporting.report(Session(workspace, settings), COMMANDS)
 
 
 def models_list(workspace: Workspace) -> Facts:
@@ -228,7 +241,7 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
     """Return the result of each stage that has one, and a sentence for each that cannot be read."""
     results: dict[str, object] = {}
     damaged = []
-    for stage in STAGES:
+    for stage in COMMANDS:
         try:
             done = finished(stage, session)
         except MannersError as error:
@@ -241,7 +254,7 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
 
 def _next(workspace: Workspace, standing: Standing) -> str:
     """The command that takes the workspace one step on."""
-    if stopped := to_resume(STAGES, workspace):
+    if stopped := to_resume(COMMANDS, workspace):
         return stopped[0]
     missing = (stage.next(standing) for stage in STAGES)
     last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
