@@ -121,6 +121,48 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class PretrainSettings:
+    """Learning to write: next-token training on text, from nothing or from a model."""
+
+    text: str | None = None
+    """A file or a folder of text: .txt, .md, rows of .jsonl, .csv, .parquet or .arrow; with .gz or .zst, or without."""
+    column: str = "text"
+    """Of rows: the column that holds a document."""
+    separator: str = "<|endoftext|>"
+    """Of .txt and .md: the line that stands between two documents; empty where blank lines do."""
+    duplicates: Literal["kept", "left out"] = "kept"
+    """Documents that are, to the byte, one that came before; they are counted either way."""
+    set_aside: Annotated[float, Range(0.0001, 0.9)] = 0.05
+    """Share of the documents, by a hash of each, that is never trained on and measures the model."""
+    start: str | None = None
+    """A model to go on from, named as `model.name` names one; None begins from nothing, as `depth` says."""
+    replay: str | None = None
+    """Going on: text such as the model was trained on before, read as `text` is, mixed in to keep what it can."""
+    replay_share: Annotated[float, Range(0.0, 0.9)] = 0.1
+    """Share of the rows that come from `replay`."""
+    depth: Annotated[int, Range(1, 64)] = 3
+    """Layers of a model from nothing; width, vocabulary, rows, batch, tokens, rates and decay follow from it."""
+    vocabulary: Annotated[int, Range(259, 1_000_000)] | None = None
+    """Entries of the tokenizer, learnt from the text; None: as `depth` says, as far as the text carries them."""
+    row: Annotated[int, Range(16, 1_000_000)] | None = None
+    """Tokens of a row, which is how far a new model looks back; None: as `depth` says, or `model.context` going on."""
+    tokens: Annotated[int, Range(1, 10**15)] | None = None
+    """Length of a run in tokens; None: 12 for each parameter of matrices and head; going on, one for each parameter."""
+    batch: Annotated[int, Range(16, 100_000_000)] | None = None
+    """Tokens of a step; None: as the length of the run says."""
+    rate: Annotated[float, Range(0.0, 1000.0)] = 1.0
+    """Factor on all learning rates that follow from `depth`."""
+    max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    measures: Annotated[int, Range(1, 10_000)] = 10
+    """Measurements on a part of what is set aside, and samples, evenly over the run."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class SampleSettings:
     """How the policy answers prompts, here and in every later stage: what is sampled from is what is scored."""
 
@@ -339,6 +381,7 @@ class Settings:
     """Seconds between two checkpoints of a run: what is lost when it is killed; changes nothing about how it ends."""
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     crowd: CrowdSettings = field(default_factory=CrowdSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)

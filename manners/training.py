@@ -1,4 +1,4 @@
-"""The one training loop: terms of a loss in, steps of AdamW out. What every stage that trains has in common.
+"""The one training loop: terms of a loss in, steps of AdamW and Muon out. What every stage that trains has in common.
 
     for micro-batch in batch:
         found = training.learn(terms, part, whole)    gradients, summed in float32; what was seen on the way
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from manners.maths import warm_up
+from manners.muon import Muon
 
 Statistics = Mapping[str, Tensor]
 """What a term looked like: scalars by the names of their curves."""
@@ -40,8 +41,24 @@ class Term:
     """Whether it is taken once a step, and not as a share of every micro-batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that move alike."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float
+    """The peak of their rate."""
+    muon: bool = False
+    """By Muon, which takes matrices; otherwise by AdamW."""
+    decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
+
+
 class Training:
     """Parameters on their way down, by AdamW (no weight decay), on float32 whatever the model's format is.
+
+    With `groups` some may go by Muon, and with weight decay.
 
     A parameter narrower than float32 has a float32 master: gradients are summed there, moments are kept there, steps
     are taken there, and the parameter is its rounding. A bfloat16 number has 8 significant bits: a step of less than
@@ -50,29 +67,47 @@ class Training:
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], rate: float, max_norm: float, units: Sequence[float] | None = None
+        self,
+        parameters: Sequence[nn.Parameter],
+        rate: float,
+        max_norm: float,
+        units: Sequence[float] | None = None,
+        groups: Sequence[Group] = (),
     ) -> None:
         """Take the parameters, the peak of the learning rate and the norm that gradients are scaled down to.
 
         With `units`, one a parameter, training goes as if each parameter were written in its own: rate and gradient are
         in them, and AdamW's eps is small (1e-8, otherwise 1e-5), so that the numbers a model is written in change
-        nothing.
+        nothing. With `groups`, which hold each parameter once, `rate` is a factor on theirs.
         """
         self.parameters = list(parameters)
         self.masters = [nn.Parameter(p.detach().float()) if narrow(p.dtype) else p for p in self.parameters]
-        groups: list[dict[str, Any]] = [{"params": self.masters}]
+        chosen: list[dict[str, Any]] = [{"params": self.masters}]
+        eps = 1e-5 if units is None and not groups else 1e-8
         if units is not None:
-            groups = [{"params": [p], "unit": unit} for p, unit in zip(self.masters, units, strict=True)]
-        self.optimiser = torch.optim.AdamW(groups, lr=rate, eps=1e-5 if units is None else 1e-8, weight_decay=0.0)
+            chosen = [{"params": [p], "unit": unit} for p, unit in zip(self.masters, units, strict=True)]
+        if groups:
+            chosen = [
+                {"params": self._masters_of(g), "peak": g.rate, "weight_decay": g.decay, "betas": g.betas}
+                for g in groups
+                if not g.muon
+            ]
+        self.optimiser = torch.optim.AdamW(chosen, lr=rate, eps=eps, weight_decay=0.0)
+        self.muon = self._muon(groups)
         self.rate = rate
         self.max_norm = max_norm
 
     def schedule(self, step: int, steps: int, factor: float = 1.0) -> float:
         """Set and return the rate of a step, from 1, of so many: peak * `maths.warm_up` * factor."""
         rate = self.rate * warm_up(step, steps) * factor
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group.get("unit", 1.0)
+        self.set(rate)
         return rate
+
+    def set(self, rate: float) -> None:
+        """Set the rate of the next step."""
+        for optimiser in self._optimisers():
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group.get("unit", 1.0) * group.get("peak", 1.0)
 
     def learn(self, terms: Sequence[Term], part: float = 1.0, whole: float = 1.0) -> dict[str, Tensor]:
         """Add the gradient of the sum of weight * part / whole * loss; return losses and statistics by name.
@@ -104,15 +139,19 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.masters, self.max_norm)
         sound = bool(torch.isfinite(norm))
         if sound:
-            self.optimiser.step()
+            for optimiser in self._optimisers():
+                optimiser.step()
             self._round()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self._optimisers():
+            optimiser.zero_grad(set_to_none=True)
         if not sound:
             raise otherwise
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold; tensors are the live ones. Parameters follow from their masters."""
-        return {"parameters": [master.detach() for master in self.masters], "optimiser": self.optimiser.state_dict()}
+        muon = {} if self.muon is None else {"muon": self.muon.state_dict()}
+        parameters = [master.detach() for master in self.masters]
+        return {"parameters": parameters, "optimiser": self.optimiser.state_dict(), **muon}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -121,6 +160,25 @@ class Training:
             master.copy_(stored)
         self._round()
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
+
+    def _masters_of(self, group: Group) -> list[nn.Parameter]:
+        masters = {id(p): master for p, master in zip(self.parameters, self.masters, strict=True)}
+        return [masters[id(parameter)] for parameter in group.parameters]
+
+    def _muon(self, groups: Sequence[Group]) -> Muon | None:
+        """Return what moves the matrices, None where all goes by AdamW."""
+        chosen = [group for group in groups if group.muon]
+        if not chosen:
+            return None
+        [group] = chosen
+        muon = Muon(self._masters_of(group), group.rate, group.decay)
+        muon.param_groups[0]["peak"] = group.rate
+        return muon
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [self.optimiser] if self.muon is None else [self.optimiser, self.muon]
 
     def _rounded(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Parameters that are roundings, each with its master."""

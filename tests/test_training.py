@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from manners.maths import warm_up
-from manners.training import Loss, Term, Training, training_bytes
+from manners.muon import Muon
+from manners.training import Group, Loss, Term, Training, training_bytes
 
 FORMATS = [torch.float32, torch.bfloat16]
 STEPS = 12
@@ -264,3 +265,57 @@ def test_a_state_without_masters_is_restored_to_what_it_held() -> None:
         assert torch.equal(moments[name], held[name].float())
     assert torch.equal(training.parameters[0], weight)
     assert torch.equal(training.masters[0], weight.float())
+
+
+# Groups
+
+
+def two_kinds(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(5)
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in ((8, 8), (8, 8), (20,))]
+
+
+def of_groups(parameters: list[nn.Parameter]) -> Training:
+    matrices = Group(parameters[:2], 0.02, muon=True, decay=0.5)
+    return Training(parameters, 1.0, 1e9, groups=[matrices, Group(parameters[2:], 0.01, decay=0.1, betas=(0.8, 0.95))])
+
+
+def taught_all(training: Training, first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        training.set(warm_up(number, STEPS))
+        losses = [
+            (p - torch.randn(p.shape, generator=torch.Generator().manual_seed(number))) for p in training.parameters
+        ]
+        training.learn([term(torch.stack([0.5 * loss.square().sum() for loss in losses]).sum())])
+        training.step(Unfit())
+
+
+def test_groups_move_as_torchs_own_optimisers_do() -> None:
+    ours, theirs = two_kinds(), two_kinds()
+    taught_all(of_groups(ours), 1, STEPS)
+    adamw_ = torch.optim.AdamW(theirs[2:], lr=0.0, betas=(0.8, 0.95), eps=1e-8, weight_decay=0.1)
+    muon = Muon(theirs[:2], 0.0, decay=0.5)
+    for number in range(1, STEPS + 1):
+        for parameter in theirs:
+            example_ = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.grad = parameter.detach() - example_
+        adamw_.param_groups[0]["lr"] = 0.01 * warm_up(number, STEPS)
+        muon.param_groups[0]["lr"] = 0.02 * warm_up(number, STEPS)
+        adamw_.step()
+        muon.step()
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_groups_go_on_from_a_checkpoint_to_the_bit(dtype: torch.dtype) -> None:
+    whole, part = two_kinds(dtype), two_kinds(dtype)
+    taught_all(of_groups(whole), 1, STEPS)
+    first = of_groups(part)
+    taught_all(first, 1, 5)
+    state = stored(first.state())
+    again = of_groups(two_kinds(dtype))
+    again.restore(state)
+    taught_all(again, 6, STEPS)
+    assert all(torch.equal(one, two) for one, two in zip(whole, again.parameters, strict=True))
+    assert all(p.dtype == dtype for p in again.parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +11,29 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg
 from manners.errors import UsageError
 from manners.facts import Facts
 from manners.loop.stage import Options
+from manners.settings import Settings
 from manners.store.files.formats import Format
 from manners.store.files.mapping import column_and_field, word_and_verdict
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(Options):
+    """Options of `manners pretrain`: settings that everybody sets, by a shorter name."""
+
+    text: Annotated[Path | None, arg(metavar="PATH")] = None
+    """A file or a folder of text: stands for --set pretrain.text=PATH."""
+    depth: Annotated[int | None, arg(metavar="N")] = None
+    """Layers of a new model, from which everything else follows: stands for --set pretrain.depth=N."""
+
+    def applied(self, settings: Settings) -> Settings:
+        """Put them in their places."""
+        given = {"text": None if self.text is None else str(self.text), "depth": self.depth}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return replace(settings, pretrain=replace(settings.pretrain, **chosen))
 
 
 @dataclass(frozen=True, kw_only=True)

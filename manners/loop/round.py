@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
-from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.workspace import Workspace, atomic_write, move_aside
 
@@ -45,6 +45,16 @@ def _judgement(standing: Standing) -> str | None:
     return None if decided else "manners evaluate"
 
 
+PRETRAIN = Stage(
+    name="pretrain",
+    command="pretrain",
+    summary="Teach a model to write from plain text: a new one, or one that goes on.",
+    reads=("pretrain",),
+    loads=False,
+    module="manners.loop.pretrain",
+    options=PretrainOptions,
+    section="Pre-training",
+)
 SFT = Stage(
     name="sft",
     command="sft",
@@ -97,6 +107,7 @@ STAGES: tuple[Stage, ...] = (
 )
 """A round."""
 COMMANDS: tuple[Stage, ...] = (
+    PRETRAIN,  # plain text -> a model that writes
     SFT,  # examples of answers -> a model to begin the rounds with
     *STAGES,
 )

@@ -92,24 +92,30 @@ class Session:
         """The version that learning starts from: what the KL, the scale of rewards and the evaluation refer to."""
         return self.workspace.start()
 
-    def run_of(self, stage: str, command: str, reads: Sequence[str], decides: Facts) -> Run:
+    def run_of(self, stage: str, command: str, reads: Sequence[str], decides: Facts, *, loads: bool = True) -> Run:
         """Return a run of a stage that has neither begun nor gone on yet.
 
         `reads` names the settings that the stage reads beside those of the model, `decides` what else decides how it
-        ends: a run goes on only with the same.
+        ends: a run goes on only with the same. A stage that loads no model is decided by the settings that it reads.
         """
-        trunk = self.pretrained.trunk
-        chosen = {name: asdict(getattr(self.settings, name)) for name in ("model", *reads)}
+        chosen = {name: asdict(getattr(self.settings, name)) for name in (*(["model"] if loads else []), *reads)}
         begun_with = {
             "seed": self.settings.seed,
             **{f"{name}.{field}": value for name, values in chosen.items() for field, value in values.items()},
-            "the model's trunk": f"{trunk.hash}, cut at layer {trunk.cut}",
-            "the chat template": self.pretrained.renderer.template_hash,
-            **({} if self.start == INITIAL else {"the start version": self.start}),
+            **(self._on_model() if loads else {}),
             **decides,
         }
         folder = self.workspace.runs / stage
         return Run(folder, f"manners {command}", begun_with, self.settings.checkpoint_every)
+
+    def _on_model(self) -> Facts:
+        """Say which model a run is on."""
+        trunk = self.pretrained.trunk
+        return {
+            "the model's trunk": f"{trunk.hash}, cut at layer {trunk.cut}",
+            "the chat template": self.pretrained.renderer.template_hash,
+            **({} if self.start == INITIAL else {"the start version": self.start}),
+        }
 
     def save_facts(self, name: str, facts: Facts) -> None:
         """Keep facts in the folder of runs."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what follows loads torch, and the commands that only read m
     from manners.checkpoint import Run
     from manners.loop.plan import Plan
     from manners.loop.session import Session
+    from manners.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,10 @@ class Options:
 
     def check(self, *, plan: bool, resume: bool) -> None:
         """Raise UsageError where options do not go together."""
+
+    def applied(self, settings: Settings) -> Settings:
+        """Return the settings with what was asked for in their place, for the options that stand for a setting."""
+        return settings
 
     def other(self, session: Session) -> Facts | None:
         """Do what is asked for instead of a run, and return what came of it; None where a run is asked for."""
@@ -83,6 +88,8 @@ class Stage:
     """What it does, in a sentence: the help of its command."""
     reads: tuple[str, ...] = ()
     """Settings that decide how it ends, beside those of the model."""
+    loads: bool = True
+    """Whether it works with the model of `model.name`; pre-training makes one, or reads another."""
     trains: bool = True
     """Whether it holds the run lock: one such run a workspace."""
     module: str
@@ -139,7 +146,7 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
     with session.run_lock(stage.command) if stage.trains else nullcontext():
         begun_as = begun_with(session.workspace.runs / stage.name) if resume else {}
         inputs = stage.work.inputs(session, options or stage.options(), begun_as)
-        run = session.run_of(stage.name, stage.command, stage.reads, inputs.decides)
+        run = session.run_of(stage.name, stage.command, stage.reads, inputs.decides, loads=stage.loads)
         begun = resume and run.go_on()
         if not resume:
             run.begin_anew()
@@ -150,7 +157,8 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
             return done
         else:
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
-        session.lay_out(run, begun=begun)
+        if stage.loads:
+            session.lay_out(run, begun=begun)
         announce(stage.work.plan(session, inputs))
         result = stage.work.run(session, run, inputs)
         done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with))

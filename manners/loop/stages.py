@@ -17,9 +17,9 @@ import torch
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
-from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import COMMANDS, EVALUATE, PPO, REWARD, SAMPLE, SFT
+from manners.loop.round import COMMANDS, EVALUATE, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -30,7 +30,7 @@ from manners.store.files.formats import Format
 from manners.types import Choice, VersionKind
 from manners.workspace import INITIAL, Workspace
 
-LONG = ("begun_with", "curves", "examples", "reliability")
+LONG = ("begun_with", "curves", "examples", "reliability", "samples")
 """Facts that only the report shows."""
 
 
@@ -48,7 +48,7 @@ def perform(
     Raises MannersError where the stage cannot run; see `loop.stage`.
     """
     options = options or stage.options()
-    session = Session(workspace, settings)
+    session = Session(workspace, options.applied(settings))
     if plan:
         return stage.work.plan(session, None).facts
     if (instead := options.other(session)) is not None:
@@ -70,6 +70,19 @@ def sample(
     """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`."""
     options = SampleOptions(crowd=crowd, again=again, limit=limit)
     return perform(workspace, settings, SAMPLE, options, plan=plan, resume=resume)
+
+
+def pretrain(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    plan: bool,
+    resume: bool = False,
+    text: Path | None = None,
+    depth: int | None = None,
+) -> Facts:
+    """Pre-train a model on text, or say what that takes; see `loop.pretrain`."""
+    return perform(workspace, settings, PRETRAIN, PretrainOptions(text=text, depth=depth), plan=plan, resume=resume)
 
 
 def train_on_examples(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:

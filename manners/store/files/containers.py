@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -79,19 +79,23 @@ def layout_of(path: Path) -> Layout:
     kind = {".ndjson": ".jsonl", ".feather": ".arrow"}.get(suffix.removesuffix(packing), suffix.removesuffix(packing))
     if kind in TABLE_KINDS:
         return Layout(path, kind)
-    with unpacked(path, packing) as file:
-        start = file.read(4096)
-    for magic, what in _MAGIC.items():
-        if start.startswith(magic):
-            raise MannersError(f"{path} is {what}.")
-    encoding = _encoding(path, packing, kind, start)
-    layout = Layout(path, kind, packing, encoding)
+    layout = text_layout(path, kind, packing)
     if kind not in SEPARATORS:
         return layout
     with opened(layout) as file:
         lines = (line.decode(errors="replace") for line in iter(lambda: file.readline(MAX_LINE), b""))
         header = next((line for line in lines if line.strip()), "")
-    return Layout(path, kind, packing, encoding, _separator(kind, header))
+    return replace(layout, separator=_separator(kind, header))
+
+
+def text_layout(path: Path, kind: str, packing: str) -> Layout:
+    """Return how a file of text is to be read, whatever its name; raises as `layout_of` does."""
+    with unpacked(path, packing) as file:
+        start = file.read(4096)
+    for magic, what in _MAGIC.items():
+        if start.startswith(magic):
+            raise MannersError(f"{path} is {what}.")
+    return Layout(path, kind, packing, _encoding(path, packing, kind, start))
 
 
 @contextmanager

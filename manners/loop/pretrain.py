@@ -1,0 +1,334 @@
+"""Pre-training: a text becomes tokens once, a model learns to predict them, is measured, and is kept whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from manners.checkpoint import Run
+from manners.errors import MannersError
+from manners.facts import scalars
+from manners.loop.keep import ensure_rows
+from manners.loop.plan import Part, Plan, free_on
+from manners.loop.pretrain_text import (
+    division_of,
+    own_tokenizer,
+    refuse_short,
+    replayed,
+    source,
+    surveyed,
+    tokens_folder,
+)
+from manners.loop.session import Session, now
+from manners.loop.stage import Inputs, Options
+from manners.memory import keep_freed_memory
+from manners.models import versions
+from manners.models.pretrained import Found, find, pick_device, quiet_transformers
+from manners.models.versions import Version
+from manners.pretrain import baselines, corpus, dial, vocabulary
+from manners.pretrain.corpus import Corpus, Division
+from manners.pretrain.dial import Recipe, Shape
+from manners.pretrain.documents import Document, files, fingerprint
+from manners.pretrain.forward import HEAD_NUMBERS
+from manners.pretrain.measure import HeldOut, Measured, measured, sample
+from manners.pretrain.model import new_model
+from manners.pretrain.rows import Rows
+from manners.pretrain.speed import peak
+from manners.pretrain.train import GPU_MICRO_TOKENS, MICRO_TOKENS, Course, Taught, train
+from manners.results_pretrain import PretrainResult, Written
+from manners.settings import PretrainSettings
+from manners.types import VersionKind
+from manners.workspace import atomic_folder
+
+RESULT = PretrainResult
+QUICK = 2**16
+"""Bytes of what is set aside that the model is measured on along the way."""
+SAMPLES, SAMPLE_TOKENS = 4, 200
+"""Texts that the finished model writes by itself, and their tokens at most."""
+EFFICIENCY = 0.4
+"""Share of the fastest matrix product that a plan counts on; `share_of_peak` says what it was."""
+NUMBERS_KEPT = 11, 3
+"""Numbers that a layer keeps for its backward: of the width, and of the SwiGLU's, for each token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainInputs(Inputs):
+    """What a model learns from."""
+
+    text: str
+    """The fingerprint of the text."""
+    replay: str | None
+    start: Found | None
+    """The model that goes on."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A model before its first step, with what it is to read."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    corpus: Corpus
+    replay: Corpus | None
+    recipe: Recipe
+    flops: float
+    """A token."""
+
+
+def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PretrainInputs:
+    """Look at the text; raises MannersError where there is none, or where it has changed since a run was begun."""
+    settings = session.settings.pretrain
+    _refuse_unused(settings)
+    named = fingerprint(source(settings))
+    if begun.get("the text", named) != named and begun.get("pretrain.text") == settings.text:
+        raise MannersError(
+            f"{settings.text} has changed since the unfinished run in {session.workspace.runs / 'pretrain'} was begun:"
+            " restore it, or remove that folder to begin anew"
+        )
+    replay = fingerprint(replayed(settings)) if settings.replay else None
+    decides = {"the text": named} | ({"the replayed text": replay} if replay else {})
+    return PretrainInputs(decides=decides, text=named, replay=replay, start=_start(session))
+
+
+def plan(session: Session, inputs: PretrainInputs | None = None) -> Plan:
+    """Memory, work and time of a run: of a new model on paper, and of a text by the size of its files."""
+    settings = session.settings.pretrain
+    device = pick_device(session.settings.model.device)
+    size = sum(file.stat().st_size for file in files(source(settings).path))
+    start = inputs.start if inputs else _start(session)
+    shape, recipe = _dialled(session, start, vocabulary.carried(int(size * (1 - settings.set_aside))))
+    speed = EFFICIENCY * peak(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    work = {
+        **{name: value for name, value in asdict(shape).items() if name != "row"},
+        **asdict(recipe),
+        "parameters": shape.parameters,
+        "batch": recipe.batch,
+        "tokens": recipe.tokens,
+        "flops": shape.flops * recipe.tokens,
+        "text_bytes": size,
+        "seconds_about": round(shape.flops * recipe.tokens / speed),
+    }
+    return Plan("pretrain", work, 4 * shape.parameters, tuple(_parts(shape, recipe, size, device)), free_on(device))
+
+
+def _parts(shape: Shape, recipe: Recipe, size: int, device: torch.device) -> list[Part]:
+    """Return what the hungriest of three times takes: learning the tokenizer, training, measuring with the n-gram."""
+    tokens = min(recipe.batch, max(recipe.row, MICRO_TOKENS if device.type == "cpu" else GPU_MICRO_TOKENS))
+    logits = HEAD_NUMBERS if device.type == "cpu" else tokens * shape.vocabulary
+    layer = NUMBERS_KEPT[0] * shape.width + NUMBERS_KEPT[1] * shape.hidden
+    training = [
+        Part("weights", 4 * shape.parameters, "pretrain.depth"),
+        Part("gradient_and_momenta", 4 * (3 * shape.parameters - shape.matrices), "pretrain.depth"),
+        Part("forward_and_backward", 4 * (tokens * layer * shape.depth + 3 * logits + 2 * shape.head), "pretrain.row"),
+    ]
+    reading = [Part("learning_the_tokenizer", 8 * min(size, vocabulary.LEARNT_FROM), "pretrain.text")]
+    ngram = Part("n_gram", 60 * min(size, baselines.LEARNT_FROM), "pretrain.text")
+    return max(training, reading, [training[0], ngram], key=lambda parts: sum(part.size for part in parts))
+
+
+def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:
+    """Train a model on the text, measure it beside gzip and an n-gram, and keep it as a version."""
+    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.PRETRAIN))
+    keep_freed_memory()
+    # 1. The text as tokens, and a model to read it.
+    begun = _begin(session, inputs)
+    held = HeldOut.of(begun.corpus.measured, begun.tokenizer, begun.recipe.row + 1)
+    course = _course(session, begun)
+    if "before" not in run.state:
+        first = measured(begun.model, held, course.at_once)
+        run.state["before"] = [first.nats, first.bits]
+    # 2. Steps.
+    taught = train(course, run, session.workspace.runs / name)
+    # 3. Bits a byte of what it never saw, beside what needs no network.
+    after = measured(begun.model, held, course.at_once)
+    result = _result(session, begun, course, taught, (Measured(*run.state["before"]), after), name)
+    # 4. A version that plain transformers loads.
+    _keep(session, name, begun, result)
+    ratio = after.bits / (result.ngram_bits_per_byte or 1)
+    print(
+        f"{name}: {after.bits:.3f} bits a byte of text set aside; gzip -9 {result.gzip_bits_per_byte:.3f}, a 5-gram"
+        f" {result.ngram_bits_per_byte:.3f} ({'less' if ratio < 1 else 'no less'} than the 5-gram)",
+        file=sys.stderr,
+    )
+    return result
+
+
+def _begin(session: Session, inputs: PretrainInputs) -> Begun:
+    """Tokenise what is to be read, and make the model, or load the one that goes on."""
+    settings = session.settings.pretrain
+    division = division_of(settings, session.settings.seed)
+    device = pick_device(session.settings.model.device)
+    kept_for = settings.start or f"own {settings.vocabulary} {settings.depth} {settings.row}"
+    folder = tokens_folder(session, inputs.text, kept_for)
+    found = surveyed(division, folder)
+    shape, recipe = _dialled(session, inputs.start, vocabulary.carried(found.training_bytes))
+    if inputs.start is None:
+        tokenizer = own_tokenizer(division, found, shape, settings, folder)
+        model: PreTrainedModel = new_model(shape, tokenizer, session.settings.seed)
+    else:
+        model, tokenizer = inputs.start.model, inputs.start.tokenizer
+    read = corpus.tokenised(division, tokenizer, folder)
+    refuse_short(read, recipe.row, settings)
+    replay = None
+    if settings.replay is not None and settings.start is not None:
+        other = Division(replayed(settings), settings.set_aside, session.settings.seed, keep_duplicates=True)
+        kept = tokens_folder(session, inputs.replay or "", settings.start, "replay")
+        replay = corpus.tokenised(other, tokenizer, kept)
+    if device.type == "cuda":
+        for parameter in model.parameters():  # never the buffers, in which the table of rotations stands
+            parameter.data = parameter.data.to(torch.bfloat16)
+    torch.nn.Module.to(model, device=device)
+    return Begun(model.requires_grad_(True).eval(), tokenizer, read, replay, recipe, shape.flops)
+
+
+def _course(session: Session, begun: Begun) -> Course:
+    settings, seed = session.settings.pretrain, session.settings.seed
+    bos, _ = vocabulary.ends_of(begun.tokenizer)
+
+    def rows(read: Corpus, number: int) -> Rows:
+        return Rows(read.ids, read.ends, bos, begun.recipe.row + 1, number)
+
+    return Course(
+        model=begun.model,
+        tokenizer=begun.tokenizer,
+        recipe=begun.recipe,
+        rows=rows(begun.corpus, seed),
+        quick=HeldOut.of(_quick(begun.corpus.measured), begun.tokenizer, begun.recipe.row + 1),
+        replay=None if begun.replay is None else rows(begun.replay, seed + 1),
+        replay_share=settings.replay_share,
+        max_grad_norm=settings.max_grad_norm,
+        measures=settings.measures,
+        seed=seed,
+    )
+
+
+def _result(
+    session: Session, begun: Begun, course: Course, taught: Taught, losses: tuple[Measured, Measured], name: str
+) -> PretrainResult:
+    """Put together what the run came to."""
+    settings, recipe, found = session.settings.pretrain, begun.recipe, begun.corpus.survey
+    texts = [document.text for document in begun.corpus.measured]
+    division = division_of(settings, session.settings.seed)
+    learnt = list(corpus.sample(division, found, baselines.LEARNT_FROM))
+    text: Any = begun.model.config.get_text_config()
+    most = min(SAMPLE_TOKENS, recipe.row - 1)
+    last = sample(begun.model, begun.tokenizer, session.settings.seed, SAMPLES, most)
+    speed = recipe.tokens / taught.seconds
+    fresh = recipe.tokens * (1 - (settings.replay_share if begun.replay else 0.0))
+    return PretrainResult(
+        version=name,
+        begun_as=settings.start,
+        parameters=sum(p.numel() for p in begun.model.parameters()),
+        tokens=recipe.tokens,
+        passes=fresh / (begun.corpus.tokens + len(begun.corpus.ends)),
+        loss_before=losses[0].nats,
+        loss_after=losses[1].nats,
+        bits_per_byte=losses[1].bits,
+        gzip_bits_per_byte=baselines.gzip_bits(texts),
+        ngram_bits_per_byte=baselines.ngram_bits(learnt, texts),
+        ngram_learnt_from=sum(len(one.encode()) for one in learnt),
+        measured_bytes=sum(len(one.encode()) for one in texts),
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        vocabulary=text.vocab_size,
+        row=recipe.row,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        documents=found.documents,
+        text_bytes=found.bytes,
+        duplicates=found.duplicates,
+        documents_cut=found.cut,
+        rows_cut=course.rows.cut,
+        left_out=found.left_out or None,
+        replayed=settings.replay_share if begun.replay else None,
+        tokens_per_second=speed,
+        flops_per_token=begun.flops,
+        share_of_peak=speed * begun.flops / peak(begun.model.device, begun.model.dtype),
+        muon_share=None if taught.muon_seconds is None else taught.muon_seconds / taught.seconds,
+        samples=tuple(Written(step=step, text=one) for step, one in taught.samples)
+        + tuple(Written(step=recipe.steps, text=one) for one in last),
+        curves={name: tuple(values) for name, values in taught.curves.items()},
+    )
+
+
+def _keep(session: Session, name: str, begun: Begun, result: PretrainResult) -> None:
+    """Write the version's folder, a whole model that plain transformers loads, then its row."""
+    if name not in versions.names(session.workspace, VersionKind.PRETRAIN):
+        with atomic_folder(session.workspace.models / name) as draft, quiet_transformers():
+            begun.model.save_pretrained(draft)
+            begun.tokenizer.save_pretrained(draft)
+            weights = hashlib.sha256()
+            for file in sorted(draft.glob("*.safetensors")):
+                weights.update(file.read_bytes())
+            version = Version(
+                name=name,
+                kind=VersionKind.PRETRAIN,
+                base=session.settings.pretrain.start or name,
+                trunk_hash=weights.hexdigest()[:16],
+                cut=0,
+                template_hash="",
+                dtype=str(begun.model.dtype).removeprefix("torch."),
+                created_at=now(),
+                settings=asdict(session.settings),
+                metrics=scalars(result),
+            )
+            described = asdict(version)
+            del described["start"]
+            (draft / "version.json").write_text(json.dumps(described, indent=1, default=str) + "\n", encoding="utf-8")
+    ensure_rows(session)
+
+
+def _refuse_unused(settings: PretrainSettings) -> None:
+    """Raise MannersError for what was set and would not be used."""
+    if settings.start is None and settings.replay is not None:
+        raise MannersError("pretrain.replay is for a model that goes on: set pretrain.start, or leave replay out")
+    if settings.start is not None and settings.vocabulary is not None:
+        raise MannersError("a model that goes on keeps its tokenizer: leave out pretrain.vocabulary, or pretrain.start")
+
+
+def _start(session: Session) -> Found | None:
+    """Read the model to go on from, whole: a version of this workspace by its name, or what `find` finds."""
+    start = session.settings.pretrain.start
+    if start is None:
+        return None
+    folder = session.workspace.models / start
+    with quiet_transformers():
+        return find(str(folder) if (folder / "config.json").is_file() else start, torch.float32)
+
+
+def _dialled(session: Session, start: Found | None, carried: int) -> tuple[Shape, Recipe]:
+    """Return the shape of the model and how it is trained; of one that goes on as much as its configuration says."""
+    settings = session.settings.pretrain
+    if start is None:
+        shape = dial.shape(settings, carried)
+        return shape, dial.recipe(settings, shape)
+    text: Any = start.model.config.get_text_config()
+    most = getattr(text, "max_position_embeddings", None) or session.settings.model.context
+    shape = Shape(
+        depth=text.num_hidden_layers,
+        width=text.hidden_size,
+        heads=text.num_attention_heads,
+        hidden=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        row=settings.row or min(session.settings.model.context, most),
+    )
+    parameters = sum(p.numel() for p in start.model.parameters())
+    return shape, dial.continued(settings, parameters, shape.width, shape.row)
+
+
+def _quick(some: tuple[Document, ...]) -> list[Document]:
+    """Return the first documents that together have `QUICK` bytes; one at least."""
+    chosen, size = list[Document](), 0
+    for document in some:
+        if chosen and size + len(document.text.encode()) > QUICK:
+            break
+        chosen.append(document)
+        size += len(document.text.encode())
+    return chosen

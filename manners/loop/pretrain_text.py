@@ -1,0 +1,98 @@
+"""The text of a pre-training run: named by settings, kept as tokens in the workspace, or refused: it is too little."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from manners.errors import MannersError
+from manners.loop.session import Session
+from manners.pretrain import corpus, vocabulary
+from manners.pretrain.corpus import Corpus, Division, Survey
+from manners.pretrain.dial import Shape
+from manners.pretrain.documents import LONGEST, Source
+from manners.settings import PretrainSettings
+from manners.workspace import atomic_folder, discard
+
+
+def source(settings: PretrainSettings) -> Source:
+    """Return the text to learn from; raises MannersError where none is named."""
+    if settings.text is None:
+        raise MannersError("there is no text to learn from: name a file or a folder with --text, or set pretrain.text")
+    return Source(Path(settings.text).expanduser(), settings.column, settings.separator)
+
+
+def replayed(settings: PretrainSettings) -> Source:
+    """Return the text that is read again."""
+    return Source(Path(settings.replay or "").expanduser(), settings.column, settings.separator)
+
+
+def division_of(settings: PretrainSettings, seed: int) -> Division:
+    """Return how the text is divided."""
+    return Division(source(settings), settings.set_aside, seed, settings.duplicates == "kept")
+
+
+def tokens_folder(session: Session, text: str, tokenizer: str, what: str = "text") -> Path:
+    """Return where the tokens of a text are kept; those of another text, or for another tokenizer, are removed."""
+    settings = session.settings.pretrain
+    parts = (text, tokenizer, settings.set_aside, settings.duplicates, session.settings.seed)
+    folder = session.workspace.runs / f"{what}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+    for other in session.workspace.runs.glob(f"{what}-*"):
+        if other != folder:
+            discard(other)
+    return folder
+
+
+def surveyed(division: Division, folder: Path) -> Survey:
+    """Read the text once, say what it holds, and refuse what nothing can be learnt from."""
+    found = corpus.survey(division, folder)
+    shown = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
+    sentences = [
+        f"{division.source.path}: {found.documents:,} documents in {found.files:,} files, {found.bytes:,} bytes",
+        f"{found.duplicates:,} exact duplicates {'kept' if division.keep_duplicates else 'left out'}",
+        *([f"{found.cut:,} documents longer than {LONGEST:,} characters are read as several"] if found.cut else []),
+        *([f"left out: {shown}"] if shown else []),
+        *found.notes,
+    ]
+    print("; ".join(sentences), file=sys.stderr)
+    if not found.documents:
+        raise MannersError(f"{division.source.path} holds no text to learn from; name another file or folder")
+    if not found.set_aside_bytes or not found.training_bytes:
+        remedy = "none is set aside: set a higher" if found.training_bytes else "all are set aside: set a lower"
+        raise MannersError(
+            f"{division.source.path} holds {found.documents:,} documents, of which {remedy} pretrain.set_aside, say"
+            " with pretrain.separator what stands between documents, or add text"
+        )
+    return found
+
+
+def own_tokenizer(
+    division: Division, found: Survey, shape: Shape, settings: PretrainSettings, folder: Path
+) -> PreTrainedTokenizerBase:
+    """Learn a tokenizer from the text, or load the one that was learnt from it."""
+    most = vocabulary.carried(found.training_bytes)
+    if shape.vocabulary > most:
+        raise MannersError(
+            f"pretrain.vocabulary is {shape.vocabulary:,}, and {found.training_bytes:,} bytes of text carry {most:,}"
+            f" entries, one for {vocabulary.BYTES_EACH} bytes: lower it, or add text"
+        )
+    kept = folder / "tokenizer"
+    if not kept.is_dir():
+        learnt = vocabulary.learn(corpus.sample(division, found), shape.vocabulary, shape.row)
+        with atomic_folder(kept) as draft:
+            learnt.save_pretrained(draft)
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept)
+    return loaded
+
+
+def refuse_short(read: Corpus, row: int, settings: PretrainSettings) -> None:
+    """Raise MannersError where the text does not fill a row."""
+    tokens = read.tokens + len(read.ends)
+    if tokens <= row:
+        raise MannersError(
+            f"{settings.text} has {tokens:,} tokens to train on, and a row takes {row + 1:,}: add text, or lower"
+            " pretrain.row"
+        )

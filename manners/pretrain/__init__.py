@@ -1,0 +1,1 @@
+"""Pre-training: text in, a language model out."""
