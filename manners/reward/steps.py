@@ -1,10 +1,10 @@
-"""How far a step of reward training goes: a share of the spread that the weights themselves have."""
+"""How far a step of training on comparisons goes: a share of the spread that the weights themselves have."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from manners.models.branches import ScalarBranch
+from manners.models.branches import Branch, ScalarBranch
 from manners.models.lowrank import LowRank
 
 STEP = 0.01
@@ -12,7 +12,7 @@ STEP = 0.01
 0.2, as SmolLM2 has them, and 0.0002 for weights of 0.02, which is usual."""
 
 
-def units(branch: ScalarBranch) -> list[float]:
+def units(branch: Branch) -> list[float]:
     """Return what each trained parameter of a branch is measured in, in their order: its root mean square at the start.
 
     A model can be written down in other numbers: with a matrix doubled and the next one halved it computes the same. A
@@ -22,7 +22,8 @@ def units(branch: ScalarBranch) -> list[float]:
     Source: the relative step of Adafactor, Shazeer and Stern 2018, section 8; here of the start, so that it stays.
     """
     adapted = {id(module.b): module.base.weight for module in branch.modules() if isinstance(module, LowRank)}
-    adapted[id(branch.scalar.weight)] = branch.model.get_output_embeddings().weight
+    if isinstance(branch, ScalarBranch):
+        adapted[id(branch.scalar.weight)] = branch.model.get_output_embeddings().weight
     trained = [p for p in branch.parameters() if p.requires_grad]
     found = [_spread(adapted.get(id(p), p)) for p in trained]
     usual = sum(found) / len(found)
