@@ -20,7 +20,7 @@ import manners
 from manners.cli import models, project, serve, stages, store
 from manners.cli.common import show
 from manners.errors import MannersError, UsageError
-from manners.loop.round import STAGES
+from manners.loop.round import ALL
 from manners.settings_load import load
 
 Command = reduce(
@@ -31,7 +31,7 @@ Command = reduce(
         Annotated[store.Prompts, subcommand("prompts", description="Import, export or list prompts.")],
         Annotated[store.Responses, subcommand("responses", description="Export or list responses.")],
         Annotated[store.Comparisons, subcommand("comparisons", description="Import, export or list comparisons.")],
-        *(stages.command(stage) for stage in STAGES),
+        *(stages.command(stage) for stage in ALL),
         Annotated[serve.Serve, subcommand("serve")],
         Annotated[
             serve.Accounts, subcommand("accounts", description="Who may sign in to the pages, and with which keys.")

@@ -5,8 +5,8 @@ prompts -> the policy writes two answers -> people say which is better -> reward
    |                                                                          v
 serve + ask again <- promote or roll back <- evaluate <- PPO against the reward model
 
-The commands, `--plan`, `--resume`, `manners status`, the demo and the report go by this list. Nothing here loads torch:
-the module that does a stage's work is imported when it is to be done.
+The commands, `--plan`, `--resume`, `manners status` and the report go by the list of all stages, the demo by those of a
+round. Nothing here loads torch: the module that does a stage's work is imported when it is to be done.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ REWARD = Stage(
     summary="Train a reward model on the verdicts, and measure it on comparisons set aside.",
     reads=("sample", "reward"),
     module="manners.loop.reward",
-    next=lambda standing: None if standing.rewards else "manners reward",
+    next=lambda standing: None if standing.rewards or standing.policies else "manners reward",
 )
 PPO = Stage(
     name="ppo",
@@ -70,6 +70,14 @@ PPO = Stage(
     reads=("sample", "ppo"),
     module="manners.loop.ppo",
     next=lambda standing: None if standing.policies else "manners ppo",
+)
+DPO = Stage(
+    name="dpo",
+    command="dpo",
+    summary="Train the policy on the verdicts themselves, without a reward model.",
+    reads=("sample", "reward", "dpo"),
+    module="manners.loop.dpo",
+    section="Direct preference optimisation",
 )
 EVALUATE = Stage(
     name="evaluation",
@@ -87,6 +95,9 @@ STAGES: tuple[Stage, ...] = (
     PPO,  # reward model -> policy
     EVALUATE,  # policy against the current version; promoted or not
 )
+"""A round."""
+ALL: tuple[Stage, ...] = (*STAGES, DPO)
+"""With what stands beside a round: each has its command, its result and its part of the report."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
@@ -99,7 +110,7 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd)}
     for stage in STAGES:
         execute(stage, session, chosen.get(stage.name), resume=resume)
-    return report(session, STAGES)
+    return report(session, ALL)
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
@@ -112,7 +123,7 @@ def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
-        if to_resume(STAGES, Workspace.open(previous)):
+        if to_resume(ALL, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
     if not resume:

@@ -18,7 +18,7 @@ from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
 from manners.loop.options import EvaluateOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, STAGES
+from manners.loop.round import ALL, DPO, EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -81,6 +81,11 @@ def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume
     return perform(workspace, settings, PPO, plan=plan, resume=resume)
 
 
+def train_directly(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
+    """Run DPO, or say what that takes; see `loop.dpo`."""
+    return perform(workspace, settings, DPO, plan=plan, resume=resume)
+
+
 def evaluate(
     workspace: Workspace,
     settings: Settings,
@@ -130,7 +135,7 @@ def score(
 
 def report(workspace: Workspace, settings: Settings) -> Facts:
     """Write the report from what has run."""
-    return reporting.report(Session(workspace, settings), STAGES)
+    return reporting.report(Session(workspace, settings), ALL)
 
 
 def models_list(workspace: Workspace) -> Facts:
@@ -205,7 +210,7 @@ def status(workspace: Workspace) -> Facts:
     session = Session(workspace, settings)
     counts = session.store.counts()
     rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
-    used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
+    used = max([versions.describe(workspace, name).watermark or 0 for name in [*rewards, *policies]], default=0)
     results, damaged = _results(session)
     verdicts = sum(counts.verdicts.values())
     waiting = bets.to_judge(session, policies[-1]) if policies else 0
@@ -228,7 +233,7 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
     """Return the result of each stage that has one, and a sentence for each that cannot be read."""
     results: dict[str, object] = {}
     damaged = []
-    for stage in STAGES:
+    for stage in ALL:
         try:
             done = finished(stage, session)
         except MannersError as error:
@@ -241,8 +246,8 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
 
 def _next(workspace: Workspace, standing: Standing) -> str:
     """The command that takes the workspace one step on."""
-    if stopped := to_resume(STAGES, workspace):
+    if stopped := to_resume(ALL, workspace):
         return stopped[0]
-    missing = (stage.next(standing) for stage in STAGES)
+    missing = (stage.next(standing) for stage in ALL)
     last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
     return next((command for command in missing if command), last)
