@@ -61,7 +61,7 @@ class Referred:
         logprobs = self.pairs.scores(speaker, which)
         reference = self.reference[list(which)].to(logprobs.device)
         counts = torch.tensor([self.pairs.pairs[i].weights for i in which], device=logprobs.device)
-        return dpo(*logprobs.unbind(1), *reference.unbind(1), beta, counts, total)
+        return dpo(logprobs[:, 0], logprobs[:, 1], reference[:, 0], reference[:, 1], beta, counts, total)
 
     def weight(self, which: Sequence[int]) -> float:
         """Return what the verdicts on some pairs weigh."""
@@ -69,10 +69,10 @@ class Referred:
 
     def measured(self, speaker: Speaker, beta: float) -> tuple[dict[str, float], Float[Tensor, " pairs"]]:
         """Return means over all verdicts, and the log-odds of the left side of each pair."""
-        logprobs = self.pairs.all_scores(speaker)
+        logprobs, reference = self.pairs.all_scores(speaker), self.reference
         counts = torch.tensor([pair.weights for pair in self.pairs.pairs])
-        loss, seen = dpo(*logprobs.unbind(1), *self.reference.unbind(1), beta, counts)
-        gained = beta * (logprobs - self.reference)
+        loss, seen = dpo(logprobs[:, 0], logprobs[:, 1], reference[:, 0], reference[:, 1], beta, counts)
+        gained = beta * (logprobs - reference)
         return means(float(loss), seen), gained[:, 0] - gained[:, 1]
 
 

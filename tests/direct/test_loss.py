@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,9 +19,17 @@ def t(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def some(pairs: int, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [-20 * torch.rand(pairs, generator=generator, dtype=torch.float64) for _ in range(4)]
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def some(pairs: int, seed: int = 0) -> Four:
+    drawn = -20 * torch.rand((4, pairs), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn[0], drawn[1], drawn[2], drawn[3]
+
+
+def each(change: Callable[[Tensor], Tensor], given: Four) -> Four:
+    a, b, c, d = map(change, given)
+    return a, b, c, d
 
 
 def test_one_pair_by_hand() -> None:
@@ -63,11 +72,11 @@ def test_split_verdicts_are_conservative_dpo() -> None:
 
 def test_without_ties_it_is_the_reward_models_loss_of_the_implicit_rewards() -> None:
     # Davidson's model at a tie parameter of 0 is Bradley-Terry.
-    chosen, rejected, *reference = some(6)
+    chosen, rejected, first, second = some(6)
     counts = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0]], dtype=torch.float64).repeat(3, 1)
-    rewards = [0.2 * (a - b) for a, b in zip((chosen, rejected), reference, strict=True)]
-    theirs, seen = preference_loss(*rewards, counts, torch.tensor(-60.0).double(), float(counts.sum()))
-    ours, also = dpo(chosen, rejected, *reference, 0.2, counts)
+    better, worse = 0.2 * (chosen - first), 0.2 * (rejected - second)
+    theirs, seen = preference_loss(better, worse, counts, torch.tensor(-60.0).double(), float(counts.sum()))
+    ours, also = dpo(chosen, rejected, first, second, 0.2, counts)
     torch.testing.assert_close(ours, theirs)
     for name in ("agreeing", "decided", "margin", "verdicts"):
         torch.testing.assert_close(also[name], seen[name])
@@ -91,7 +100,7 @@ def test_what_must_not_change_it(seed: int, beta: float, shift: float) -> None:
         dpo(chosen + shift, rejected + shift, first, second, beta, counts)[0],
         dpo(chosen + shift, rejected, first + shift, second, beta, counts)[0],
         dpo(chosen / 2, rejected / 2, first / 2, second / 2, 2 * beta, counts)[0],
-        dpo(*(x.flip(0) for x in (chosen, rejected, first, second)), beta, counts.flip(0))[0],
+        dpo(*each(lambda x: x.flip(0), (chosen, rejected, first, second)), beta, counts.flip(0))[0],
         dpo(chosen, rejected, first, second, beta, 3 * counts)[0],
     ]
     for other in same:
@@ -103,16 +112,18 @@ def test_losses_of_micro_batches_add_up(seed: int) -> None:
     given = some(7, seed)
     counts = torch.randint(0, 4, (7, 3), generator=torch.Generator().manual_seed(seed)).double() + 0.5
     total = float(counts.sum())
-    parts = [dpo(*(x[a:b] for x in given), 0.1, counts[a:b], total)[0] for a, b in ((0, 1), (1, 5), (5, 7))]
-    torch.testing.assert_close(sum(parts), dpo(*given, 0.1, counts)[0])
+
+    def loss(part: slice) -> Tensor:
+        return dpo(*each(lambda x: x[part], given), 0.1, counts[part], total)[0]
+
+    parts = loss(slice(0, 1)) + loss(slice(1, 5)) + loss(slice(5, 7))
+    torch.testing.assert_close(parts, dpo(*given, 0.1, counts)[0])
 
 
 @given(st.integers(0, 1000))
 def test_a_step_makes_what_was_chosen_likelier(seed: int) -> None:
-    chosen, rejected, *reference = some(4, seed)
-    up, down = torch.autograd.grad(
-        dpo(chosen.requires_grad_(), rejected.requires_grad_(), *reference, 0.1)[0], [chosen, rejected]
-    )
+    chosen, rejected, first, second = each(lambda x: x.clone().requires_grad_(), some(4, seed))
+    up, down = torch.autograd.grad(dpo(chosen, rejected, first, second, 0.1)[0], [chosen, rejected])
     assert bool((up < 0).all() and (down > 0).all()) and torch.allclose(up, -down)
 
 
