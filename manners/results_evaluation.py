@@ -139,7 +139,7 @@ class EvaluationResult:
     finished_change: Interval | None = None
     distinct_2_change: Interval | None = None
     score_before: float | None = None
-    """Mean score by the reward model that the policy was trained against."""
+    """Mean score by the reward model that the policy was trained against, or by the newest; absent without any."""
     score_after: float | None = None
     version: str | None = None
     against: str | None = None

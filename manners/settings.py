@@ -318,6 +318,29 @@ class PPOSettings:
 
 
 @dataclass(frozen=True)
+class DPOSettings:
+    """Direct preference optimisation: a policy from the verdicts that `reward` chooses, without a reward model."""
+
+    beta: Annotated[float, Range(0.0001, 100.0)] = 0.1
+    """What a nat of difference from the start version is worth in log-odds of a verdict; less goes further."""
+    passes: Annotated[int, Range(1, 100)] | None = None
+    """Passes over the comparisons that are trained on; None: as many as do best on a slice that a scout never saw."""
+    batch: Annotated[int, Range(1, 10_000)] = 12
+    """Comparisons per optimiser step; those of one prompt stay together."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] | None = None
+    """Peak of AdamW's step, as in reward training; None: 0.05 % of a tensor's spread."""
+    kl_stop: Annotated[float, Range(0.01, 10_000.0)] = 30.0
+    """Stop, and keep the policy as last looked at, when its KL passes this many nats per response; in proportion
+    more where answers were longer than 32 tokens at the start."""
+    validation_prompts: Annotated[int, Range(1, 1_000_000)] = 40
+    """Prompts that the policy answers, twice each, to be looked at: before, after each quarter of its steps."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """The policy against the current version, on prompts that nothing was trained on."""
 
@@ -387,6 +410,7 @@ class Settings:
     sft: SFTSettings = field(default_factory=SFTSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PPOSettings = field(default_factory=PPOSettings)
+    dpo: DPOSettings = field(default_factory=DPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
 

@@ -29,6 +29,11 @@ WHO = {
     AnnotatorKind.SIMULATED: "simulated annotators",
 }
 
+NO_CHOICE = (
+    "Best-of-n is not compared: it takes a reward model to choose by, and there is none; `manners reward` trains one on"
+    " the same verdicts."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Matched:
@@ -130,12 +135,20 @@ def head_to_head(before: Answers, scores: ArrayLike, after: Answers, preference:
 
 
 def verdict_sentence(
-    who: str, rate: Interval, prompts: int, matched: Matched, against_best: Interval, n: int, rival: str
+    who: str,
+    rate: Interval,
+    prompts: int,
+    matched: Matched,
+    against_best: Interval | None,
+    n: int,
+    rival: str,
+    method: str = "PPO",
 ) -> str:
     """Return how the new version did against `rival`, in words a person can quote.
 
     The win rate comes first, then what qualifies it: `rate`, `matched` and `against_best` (`head_to_head`, best of `n`)
-    are win rates of the new version, judged by `who`. Whether it is promoted is another question (`promotion`).
+    are win rates of the new version, judged by `who`; None where no reward model could choose. `method` is what the
+    version was trained by. Whether it is promoted is another question (`promotion`).
     """
     word = {
         Decision.BETTER: "is better than",
@@ -145,7 +158,7 @@ def verdict_sentence(
     parts = [
         f"Judged by {who} on {prompts} unused prompts, the new version {word} {rival}: it wins {percent(rate)}.",
         _matched_words(matched),
-        _best_of_n_words(against_best, n),
+        _best_of_n_words(against_best, n, method),
     ]
     return " ".join(parts)
 
@@ -161,13 +174,16 @@ def _matched_words(matched: Matched) -> str:
     )
 
 
-def _best_of_n_words(against_best: Interval, n: int) -> str:
+def _best_of_n_words(against_best: Interval | None, n: int, method: str) -> str:
+    if against_best is None:
+        return NO_CHOICE
+    same = "the same reward model" if method == "PPO" else "the reward model"
     words = {
-        Decision.BETTER: f"PPO beats best-of-{n} with the same reward model",
-        Decision.WORSE: f"PPO does not beat best-of-{n} with the same reward model, which does better",
-        Decision.CANNOT_TELL: f"PPO is not shown to beat best-of-{n} with the same reward model, which may do as well",
+        Decision.BETTER: f"{method} beats best-of-{n} with {same}",
+        Decision.WORSE: f"{method} does not beat best-of-{n} with {same}, which does better",
+        Decision.CANNOT_TELL: f"{method} is not shown to beat best-of-{n} with {same}, which may do as well",
     }[Decision.of(against_best)]
-    return f"{words}: PPO wins {percent(against_best)} head to head."
+    return f"{words}: {method} wins {percent(against_best)} head to head."
 
 
 def percent(rate: Interval) -> str:

@@ -31,8 +31,14 @@ class Answered:
     version: str
     answers: list[list[Answer]]
     scores: list[list[float]]
+    """Not a number where there was no reward model."""
     kl: float
     """Of the version to the start version, in nats per response."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether a reward model has scored the answers."""
+        return not np.isnan(self.scores).any()
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Compared:
     policy: Answered
     perplexity: PerplexityChange
     """Of the policy since the initial model."""
+    method: str = "PPO"
+    """What the policy was trained by."""
 
     @property
     def one(self) -> bool:
@@ -137,13 +145,15 @@ def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) ->
     rate = compare.win_rate(against, policy, preference)
     matched = compare.matched_win_rate(against, policy, preference, settings.length_tolerance)
     regressed = win_rate_at_equal_length(against, policy, preference)
-    best = compare.head_to_head(start, scores, policy, preference)
     count = settings.samples
-    alone = compare.best_of_n_win_rate(start, scores, preference) if count > 1 else None
+    best = alone = None
+    if compared.start.scored:
+        best = compare.head_to_head(start, scores, policy, preference)
+        alone = compare.best_of_n_win_rate(start, scores, preference) if count > 1 else None
     who = compare.WHO[judge.kind]
     if judge.noisy:
         who = f"the taste of {who} without its noise"
-    sentence = compare.verdict_sentence(who, rate, len(policy), matched, best, count, replaced)
+    sentence = compare.verdict_sentence(who, rate, len(policy), matched, best, count, replaced, compared.method)
     noisy = over_start = None
     if judge.noisy:
         noisy = compare.win_rate(against, policy, _preference(judge.noisy))
@@ -174,7 +184,7 @@ def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) ->
         best_of_n=BestOfN(
             n=count,
             head_to_head=best,
-            sentence=_best_sentence(best, count, started),
+            sentence=_best_sentence(best, count, started, compared.method),
             win_rate=alone,
             win_rate_n=None if alone is None else count - 1,
         ),
@@ -230,11 +240,13 @@ def _alike(comparison: Comparison, tolerance: float) -> bool:
     return abs(first - second) <= tolerance * max(first, second)
 
 
-def _best_sentence(best: Interval, n: int, rival: str) -> str:
+def _best_sentence(best: Interval | None, n: int, rival: str, method: str) -> str:
+    if best is None:
+        return compare.NO_CHOICE
     outcome = {
-        Decision.BETTER: "PPO beats",
-        Decision.WORSE: "PPO does worse than",
-        Decision.CANNOT_TELL: "it cannot be told whether PPO beats",
+        Decision.BETTER: f"{method} beats",
+        Decision.WORSE: f"{method} does worse than",
+        Decision.CANNOT_TELL: f"it cannot be told whether {method} beats",
     }[Decision.of(best)]
     return f"Head to head, {outcome} the best of {n} answers of {rival} by the same reward model."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,8 @@ class EvaluationInputs(Inputs):
 
     version: str
     """The policy."""
-    reward: str
-    """The reward model that it was trained against."""
+    reward: str | None
+    """The reward model that it was trained against; of a policy that had none, the newest, or None."""
     start: str
     """The version that it started from."""
     against: str
@@ -125,6 +126,8 @@ def plan(session: Session, inputs: EvaluationInputs | None = None) -> Plan:
     distinct = min(-(-sample.batch // evaluate.samples), evaluate.prompts, prompts.counts[PromptUse.EVALUATE].fit)
     held = 1 + ((inputs.start if inputs else session.start) != INITIAL)
     needed = memory_parts(session.pretrained.trunk, session.settings, distinct, held, prompts.longest)
+    if inputs and inputs.reward is None:
+        needed = [part for part in needed if part.name != "reward_members"]
     return make_plan(session, "evaluate", {"prompts": prompts.facts}, needed)
 
 
@@ -206,12 +209,14 @@ def _initial(session: Session) -> str:
 
 
 def _judge(session: Session, inputs: EvaluationInputs) -> Judge:
-    """Return whoever gave the verdicts that the policy was trained on, by way of its reward model.
+    """Return whoever gave the verdicts that the policy was trained on, itself or by way of its reward model.
 
     People who were asked about this policy come before an AI annotator, of which nothing shows yet that it agrees with
     them: it is read under its own name, and promotes nothing.
     """
-    source = versions.describe(session.workspace, inputs.reward).source or _last_source(session)
+    taught_by = (inputs.version, inputs.reward) if inputs.reward else (inputs.version,)
+    said = [versions.describe(session.workspace, name).source for name in taught_by]
+    source = next((kind for kind in said if kind), None) or _last_source(session)
     if source is AnnotatorKind.SIMULATED:
         return TasteJudge(recruit(session.settings.crowd, session.settings.seed))
     people = VerdictJudge(tuple(bets.asked(session, inputs.version)))
@@ -244,7 +249,7 @@ def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:
     """Answers of each version; the policy's perplexity on plain text and the initial model's."""
     settings = session.settings
     pretrained = session.pretrained
-    reward = stored.load_reward(session.workspace, inputs.reward, pretrained)
+    reward = None if inputs.reward is None else stored.load_reward(session.workspace, inputs.reward, pretrained)
     start = versions.load_policy(session.workspace, inputs.start, pretrained)
 
     def answered(policy: Branch, name: str) -> Answered:
@@ -260,7 +265,8 @@ def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:
     unseen = inputs.prose.by_use[PromptUse.EVALUATE]
     (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, unseen)
     change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
-    return Compared(start=before, against=against, policy=after, perplexity=change)
+    method = versions.describe(session.workspace, inputs.version).method.upper()
+    return Compared(start=before, against=against, policy=after, perplexity=change, method=method)
 
 
 def _answered(
@@ -268,11 +274,11 @@ def _answered(
     run: Run,
     policy: Branch,
     start: Branch,
-    reward: RewardModel,
+    reward: RewardModel | None,
     prompts: Sequence[Dialogue],
     author: str,
 ) -> Answered:
-    """Draw, score, and measure the KL of a version's answers, a part at a time."""
+    """Draw, score, and measure the KL of a version's answers, a part at a time; without a reward model no score is."""
     sample = session.settings.sample
     count = session.settings.evaluate.samples
     what = f"answers of {author}"
@@ -289,7 +295,7 @@ def _answered(
             kl = 0.0
             for some in answer(policy, session.pretrained, chosen, count, sample, part_seed, author, True, advance):
                 scored, logprobs, _ = rollout.measure(some.generated, reward, branches, sample.temperature)
-                means = scored.mean.tolist()
+                means = [math.nan] * len(some.answers) if reward is None else scored.mean.tolist()
                 rows += [(places[i], a, m) for i, a, m in zip(some.places, some.answers, means, strict=True)]
                 if branches:
                     kl += float((logprobs[0] - logprobs[1])[some.generated.batch.keep].sum())
@@ -321,7 +327,8 @@ def _text_facts(session: Session, compared: Compared, texts: TextMeasures) -> di
     facts |= {f"{name}_before": found.estimate for name, found in texts.before.items()}
     facts |= {f"{name}_after": found.estimate for name, found in texts.after.items()}
     facts |= {f"{name}_change": change for name, change in texts.changes.items()}
-    facts["score_before"], facts["score_after"] = (float(np.mean(v.scores)) for v in (before, after))
+    if before.scored:
+        facts["score_before"], facts["score_after"] = (float(np.mean(v.scores)) for v in (before, after))
     return facts
 
 
@@ -332,8 +339,8 @@ def _examples(before: Answered, after: Answered) -> tuple[BesideExample, ...]:
             prompt=before.answers[i][0].prompt[-1].text,
             before=before.answers[i][0].response.text,
             after=after.answers[i][0].response.text,
-            score_before=before.scores[i][0],
-            score_after=after.scores[i][0],
+            score_before=before.scores[i][0] if before.scored else None,
+            score_after=after.scores[i][0] if after.scored else None,
         )
         for i in range(0, len(before.answers), step)
     ]
@@ -344,7 +351,7 @@ def _record_round(session: Session, inputs: EvaluationInputs, result: Evaluation
     """Record how the round ended, once: a process killed after this may come by again."""
     ensure_rows(session)
     outcome = Outcome.PROMOTED if result.promoted else Outcome.REJECTED
-    ended = Round(inputs.version, inputs.reward, outcome, scalars(result))
+    ended = Round(inputs.version, inputs.reward or inputs.version, outcome, scalars(result))
     last = session.store.rounds()[-1:]
     if [replace(r, created_at=None, id=None) for r in last] != [ended]:
         session.store.add_round(ended)

@@ -17,8 +17,9 @@ from manners.loop import reference
 from manners.loop.keep import keep
 from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.plan import Disk, Part, Plan, make_plan
-from manners.loop.session import Session, digest
-from manners.loop.stage import Inputs, Options
+from manners.loop.session import Session
+from manners.loop.stage import Options
+from manners.loop.verdicts import VerdictInputs, verdict_inputs
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, trunk_work
 from manners.models.states import kept_bytes
 from manners.models.trunk import Trunk
@@ -40,8 +41,6 @@ from manners.workspace import INITIAL
 RESULT = RewardResult
 DISAGREEMENT = "disagreement"
 """Name of the facts that tell the queue where the members of the newest reward model differ."""
-VERDICT, COMPARISON, PAIRS = "the newest verdict", "the newest comparison", "the labelled pairs"
-"""What says in a reward run's checkpoints how the record stood when it was begun."""
 LONGEST = 32
 """Exchanges, those of most characters, that are turned into tokens to find the longest."""
 
@@ -56,29 +55,12 @@ class Unit:
     """Share of the variance of scores that lies between prompts, and is in no unit."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RewardInputs(Inputs):
-    """What a reward model learns from."""
-
-    watermark: int
-    """The newest verdict."""
-    comparisons: list[Comparison]
+def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> VerdictInputs:
+    """Take the record as it is now, or as it was when the run that goes on was begun."""
+    return verdict_inputs(session, begun, "reward")
 
 
-def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> RewardInputs:
-    """Take the record as it is now, or as it was when the run that goes on was begun: what came since is for the next.
-
-    Raises MannersError where what it learned from was changed since.
-    """
-    watermark, comparisons = _as_begun(session, begun)
-    pairs = _labelled(session, comparisons)
-    _refuse_changed(session, begun, pairs)
-    newest = comparisons[-1].id if comparisons else 0
-    decides = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs}
-    return RewardInputs(decides=decides, watermark=watermark, comparisons=comparisons)
-
-
-def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
+def plan(session: Session, inputs: VerdictInputs | None = None) -> Plan:
     """Memory and forward-backward work of reward training; raises MannersError when there is nothing to learn from.
 
     It learns from the comparisons of a run, or from all there are.
@@ -96,7 +78,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
     tried = candidates(settings, learned)  # all of them, and the most passes: what it takes at most
     most = settings.epochs or tried[-1]
     scouting = len(slice_off(split.train, SLICE, session.settings.seed)[0])
-    prompt, response = _longest_exchange(session, pairs)
+    prompt, response = longest_exchange(session, pairs)
     work: Facts = {
         "comparisons": len(pairs),
         "trained_on": learned,
@@ -106,7 +88,7 @@ def plan(session: Session, inputs: RewardInputs | None = None) -> Plan:
         "work_with_trunk": trunk_work(trunk),
         **({"refused": counts(refused)} if refused else {}),
     }
-    disk = _disk(session, [*split.train, *split.held_out], prompt + response)
+    disk = states_on_disk(session, [*split.train, *split.held_out], prompt + response)
     learning = memory_parts(trunk, settings, prompt, response)
     drawing = [learning[0], *_drawing(session, split)]
     parts = max(learning, drawing, key=lambda some: sum(part.size for part in some))
@@ -142,7 +124,7 @@ def _drawing(session: Session, split: Split) -> list[Part]:
     ]
 
 
-def run(session: Session, run: Run, inputs: RewardInputs) -> RewardResult:
+def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
     """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
     # 1. Members, trained on single verdicts; whole groups of comparisons are set aside.
     settings = session.settings
@@ -193,35 +175,6 @@ def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit,
     )
 
 
-def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
-    """Return the newest verdict and the comparisons of a run: of now, or of when the one that goes on was begun."""
-    watermark = int(begun.get(VERDICT, session.store.watermark()))
-    comparisons = session.store.comparisons(as_of=watermark)
-    newest = begun.get(COMPARISON)
-    return watermark, [c for c in comparisons if newest is None or (c.id or 0) <= newest]
-
-
-def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:
-    """Say how many pairs and verdicts there are to learn from, with a digest of them."""
-    settings = session.settings.reward
-    pairs = label(comparisons, settings.annotators, settings.user_share).pairs
-    verdicts = round(sum(sum(pair.counts) for pair in pairs))
-    return f"{verdicts} verdicts on {len(pairs)} comparisons ({digest(pairs)})"
-
-
-def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str) -> None:
-    """Raise MannersError where a run was begun with other pairs, and no setting says why."""
-    settings = session.settings.reward
-    folder = session.workspace.runs / "reward"
-    chosen = {"reward.annotators": settings.annotators, "reward.user_share": settings.user_share}
-    if begun.get(PAIRS, pairs) != pairs and all(begun.get(name) == value for name, value in chosen.items()):
-        raise MannersError(
-            f"the unfinished run in {folder} was begun with {begun[PAIRS]}, and of what was there then {pairs} are left"
-            " as they were: verdicts were taken back since, comparisons deleted or reported, or prompts kept for"
-            " evaluation; remove that folder to begin anew with what there is now"
-        )
-
-
 def _normalised(session: Session, trained: Trained) -> tuple[RewardModel, Unit]:
     """Put scores into units of what the start version's answers to one prompt differ by, and say what these rest on."""
     drawn = reference.draw(session, session.start, trained.split)
@@ -267,7 +220,7 @@ def reference_answers(session: Session, start: str, watermark: int | None) -> li
         return []
 
 
-def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tuple[int, int]:
+def longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tuple[int, int]:
     """Return the tokens of prompt and response of the longest exchange, found among those of most characters."""
     exchanges = {(pair.prompt, side) for pair in pairs for side in (pair.left, pair.right)}
     characters = {e: sum(len(turn.text) for turn in e[0]) + len(e[1].text) for e in exchanges}
@@ -277,7 +230,7 @@ def _longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tupl
     return len(longest.prompt_ids), len(longest.response_ids)
 
 
-def _disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk:
+def states_on_disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk:
     """Return what trunk states take on the workspace's disk: as if all were as long as the longest, if that fits.
 
     Only where it does not is every exchange turned into tokens, and counted.

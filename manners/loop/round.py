@@ -79,7 +79,7 @@ REWARD = Stage(
     summary="Train a reward model on the verdicts, and measure it on comparisons set aside.",
     reads=("sample", "reward"),
     module="manners.loop.reward",
-    next=lambda standing: None if standing.rewards else "manners reward",
+    next=lambda standing: None if standing.rewards or standing.policies else "manners reward",
 )
 PPO = Stage(
     name="ppo",
@@ -88,6 +88,14 @@ PPO = Stage(
     reads=("sample", "ppo"),
     module="manners.loop.ppo",
     next=lambda standing: None if standing.policies else "manners ppo",
+)
+DPO = Stage(
+    name="dpo",
+    command="dpo",
+    summary="Train the policy on the verdicts themselves, without a reward model.",
+    reads=("sample", "reward", "dpo"),
+    module="manners.loop.dpo",
+    section="Direct preference optimisation",
 )
 EVALUATE = Stage(
     name="evaluation",
@@ -110,8 +118,10 @@ COMMANDS: tuple[Stage, ...] = (
     PRETRAIN,  # plain text -> a model that writes
     SFT,  # examples of answers -> a model to begin the rounds with
     *STAGES,
+    DPO,  # verdicts -> a policy, without a reward model
 )
-"""Every stage with a command, a run and a part in the report: what comes before the rounds, and their stages."""
+"""Every stage with a command, a run and a part in the report: what comes before the rounds, their stages, and what
+stands beside them."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:

@@ -19,7 +19,7 @@ from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
 from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import COMMANDS, EVALUATE, PPO, PRETRAIN, REWARD, SAMPLE, SFT
+from manners.loop.round import COMMANDS, DPO, EVALUATE, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -98,6 +98,11 @@ def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume
 def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
     """Run PPO, or say what that takes; see `loop.ppo`."""
     return perform(workspace, settings, PPO, plan=plan, resume=resume)
+
+
+def train_directly(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
+    """Run DPO, or say what that takes; see `loop.dpo`."""
+    return perform(workspace, settings, DPO, plan=plan, resume=resume)
 
 
 def evaluate(
@@ -246,7 +251,7 @@ def status(workspace: Workspace) -> Facts:
     counts = session.store.counts()
     rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
     here = _grown_here(workspace, settings.model.name)
-    used = max([versions.describe(workspace, name).watermark or 0 for name in rewards], default=0)
+    used = max([versions.describe(workspace, name).watermark or 0 for name in [*rewards, *policies]], default=0)
     results, damaged = _results(session)
     verdicts = sum(counts.verdicts.values())
     scoring, writing = (tuple(name for name in some if name in here) for some in (rewards, policies))

@@ -101,6 +101,18 @@ class Branch(nn.Module):
         logprobs = self._logprobs(hidden[:, :-1][keep], batch.response_ids[keep], drawn_from)
         return torch.zeros(keep.shape, dtype=logprobs.dtype, device=keep.device).masked_scatter(keep, logprobs)
 
+    def said(self, states: States, batch: Packed, temperature: float) -> Float[Tensor, " N"]:
+        """Log-probability of each whole response, the token that ends it included, of all that can be said.
+
+        In nats; the sum of what `logprobs` gives for its tokens.
+        """
+        rows, before, columns, response = _predicted(batch)
+        final = self.final(states, batch)
+        at = self._logprobs(
+            final[rows, before], batch.ids[rows, columns], lambda logits: self._vocabulary.at(logits, temperature)
+        )
+        return at.new_zeros(len(batch.spans)).index_add(0, response, at)
+
     def every_logprob(self, hidden: Float[Tensor, "B T1 D"], batch: Batch) -> Float[Tensor, " N"]:
         """Log-probability of the tokens of all response columns at temperature 1, padding included.
 
@@ -161,6 +173,21 @@ class ScalarBranch(Branch):
         """Value of the state in which each response token is chosen."""
         value: Tensor = self.scalar(self.hidden(states, batch)[:, :-1].float()).squeeze(-1)
         return value
+
+
+def _predicted(batch: Packed) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return, of each response token, its row, the column it is predicted in, its own, and its response's number.
+
+    The first token of a response is predicted where its prompt ends, which may be some responses before it.
+    """
+    lengths = torch.tensor([stop - start for _, start, stop in batch.spans])
+    response = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    rows = torch.tensor([row for row, _, _ in batch.spans])[response]
+    columns = torch.cat([torch.arange(start, stop) for _, start, stop in batch.spans])
+    starts = torch.tensor([start for _, start, _ in batch.spans])[response]
+    rows, columns, starts, response = (x.to(batch.ids.device) for x in (rows, columns, starts, response))
+    before = torch.where(columns == starts, batch.positions[rows, columns] - 1, columns - 1)
+    return rows, before, columns, response
 
 
 def scalar_head(trunk: Trunk, generator: torch.Generator | None) -> nn.Linear:

@@ -70,7 +70,7 @@ class Version:
 
     @property
     def source(self) -> AnnotatorKind | None:
-        """Reward models: whose verdicts it learned from; None for one that does not say, as old ones."""
+        """Whose verdicts it learned from: a reward model, or a policy without one; None for one that does not say."""
         said = self.metrics.get("source")
         return AnnotatorKind(said) if said else None
 
@@ -79,6 +79,11 @@ class Version:
         """Policies: the reward model that it was trained against; None for one that does not say, as old ones."""
         said = self.metrics.get("reward")
         return str(said) if said else None
+
+    @property
+    def method(self) -> str:
+        """Policies: what they were trained by; `ppo` for one that does not say, as old ones."""
+        return str(self.metrics.get("method") or "ppo")
 
 
 def save(workspace: Workspace, version: Version, branches: Sequence[Branch]) -> Path:
@@ -134,9 +139,15 @@ def latest(workspace: Workspace, kind: VersionKind) -> str:
     return found[-1]
 
 
-def reward_of(workspace: Workspace, policy: str) -> str:
-    """Return the reward model that a policy was trained against; the newest one for a policy that does not say."""
-    return describe(workspace, policy).reward or latest(workspace, VersionKind.REWARD)
+def reward_of(workspace: Workspace, policy: str) -> str | None:
+    """Return the reward model that a policy was trained against; the newest one for a policy that does not say.
+
+    None for a policy that was trained without one where there is none.
+    """
+    described = describe(workspace, policy)
+    if described.reward or described.method == "ppo" or names(workspace, VersionKind.REWARD):
+        return described.reward or latest(workspace, VersionKind.REWARD)
+    return None
 
 
 def load_policy(

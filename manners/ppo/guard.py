@@ -199,7 +199,7 @@ def look(
     return tuple(Warned(update, sign, act, text) for sign, act, text in signs if text and sign not in lately)
 
 
-def kl_runaway(rollout: Metrics, limit: float, length: float) -> str | None:
+def kl_runaway(rollout: Metrics, limit: float, length: float, setting: str = "ppo.kl_stop") -> str | None:
     """Say that a rollout's KL, in nats per response, is past its limit, or not a number.
 
     A KL is a sum over tokens: the limit holds for answers of up to KL_STOP_TOKENS, and grows in proportion with
@@ -210,7 +210,7 @@ def kl_runaway(rollout: Metrics, limit: float, length: float) -> str | None:
     if kl <= allowed:
         return None
     stretched = f", which is {allowed:.1f} for answers of {length:.0f} tokens" if allowed > limit else ""
-    return f"KL to the start version reached {kl:.1f} nats per response, above ppo.kl_stop = {limit:g}{stretched}"
+    return f"KL to the start version reached {kl:.1f} nats per response, above {setting} = {limit:g}{stretched}"
 
 
 def value_divergence(rollouts: Sequence[Metrics]) -> str | None:

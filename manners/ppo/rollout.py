@@ -139,23 +139,25 @@ def draw_weights(drift: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
 @torch.no_grad()
 def measure(
     draws: Generated,
-    reward: RewardModel,
+    reward: RewardModel | None,
     branches: Sequence[Branch],
     temperature: float,
     value: ValueFunction | None = None,
 ) -> tuple[Scored, list[Float[Tensor, "B T"]], Float[Tensor, "B T"]]:
     """Scores of what was drawn, its log-probabilities by each branch, and its values; these read the first branch.
 
-    Every branch runs over the trunk states once, in micro-batches of similar length.
+    Without a reward model there are scores of no member. Every branch runs over the trunk states once, in micro-batches
+    of similar length.
     """
     assert draws.states is not None
-    members = draws.logprobs.new_zeros((len(reward.members), len(draws.finish)))
+    members = draws.logprobs.new_zeros((len(reward.members) if reward else 0, len(draws.finish)))
     logprobs = [torch.zeros_like(draws.logprobs) for _ in branches]
     values = torch.zeros_like(draws.logprobs)
     for rows in micro_batches(draws.batch, range(len(draws.finish))):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]
-        members[:, rows] = reward.score(states, batch).members
+        if reward is not None:
+            members[:, rows] = reward.score(states, batch).members
         hidden = [branch.hidden(states, batch) for branch in branches]
         for found, branch, final in zip(logprobs, branches, hidden, strict=True):
             found[rows, :width] = branch.logprobs(final, batch, temperature)

@@ -6,19 +6,20 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from manners.errors import MannersError
-from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
+from manners.models.trunk import States
 from manners.results import Shortened
 from manners.reward.ensemble import Exchange
 from manners.reward.labelled import Labelled, LabelledPair, LeftOut
-from manners.text import Rendered, Renderer, length_buckets, shared_rows
+from manners.text import Packed, Rendered, Renderer, length_buckets, shared_rows
 from manners.types import Dialogue, Response
 
 
@@ -82,6 +83,13 @@ def shortened(rendered: Collection[Rendered]) -> Shortened:
     return Shortened(count=len(dropped), share=len(dropped) / max(1, len(rendered)), tokens=sum(dropped))
 
 
+class Scorer(Protocol):
+    """What gives a number to a response: a member of a reward model, or a policy (`direct`)."""
+
+    def scores(self, states: States, batch: Packed) -> Float[Tensor, " N"]:
+        """Return the number of each response of a batch."""
+
+
 class ReadPairs:
     """Labelled pairs with the trunk states of their responses.
 
@@ -130,13 +138,18 @@ class ReadPairs:
             by_prompt.setdefault(self.pairs[index].prompt, []).append(index)
         return list(by_prompt.values())
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all that one pass reads: every distinct response, and its prompt once where responses share it."""
+        return sum(self._tokens(pairs) for pairs in self._by_prompt(range(len(self.pairs))))
+
     def _tokens(self, pairs: Sequence[int]) -> int:
         """Tokens that the responses of some pairs of one prompt take in a batch."""
         chosen = [self.rendered[side] for side in sorted({side for i in pairs for side in self.sides[i]})]
         prompts = len(shared_rows(chosen, self.share)) * len(chosen[0].prompt_ids)
         return prompts + sum(len(r.response_ids) for r in chosen)
 
-    def scores(self, member: ScalarBranch, which: Sequence[int]) -> Float[Tensor, "pairs 2"]:
+    def scores(self, member: Scorer, which: Sequence[int]) -> Float[Tensor, "pairs 2"]:
         """Raw scores of the left and right sides of some pairs; a response in several pairs is scored once."""
         distinct = sorted({side for i in which for side in self.sides[i]})
         at = {sequence: row for row, sequence in enumerate(distinct)}
@@ -145,7 +158,7 @@ class ReadPairs:
         return scores[rows.to(scores.device)]
 
     @torch.no_grad()
-    def all_scores(self, member: ScalarBranch) -> Float[Tensor, "pairs 2"]:
+    def all_scores(self, member: Scorer) -> Float[Tensor, "pairs 2"]:
         """Raw scores of all pairs, in order."""
         scores = torch.zeros((len(self.pairs), 2))
         for which in self.micro_batches(range(len(self.pairs))):

@@ -91,7 +91,7 @@ def train(
     counted = label(comparisons, settings.annotators, settings.user_share)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
-    with _folder(scratch) as folder:
+    with folder_beside(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
         learn = ReadPairs(pretrained, split.train, rendered, Path(folder) / "train", "reading pairs")
         held = ReadPairs(pretrained, split.held_out, rendered, Path(folder) / "held-out", "reading pairs set aside")
@@ -121,7 +121,7 @@ def train(
     )
 
 
-def _folder(scratch: Path | None) -> AbstractContextManager[str | Path]:
+def folder_beside(scratch: Path | None) -> AbstractContextManager[str | Path]:
     """Return a folder for the trunk's states that is gone afterwards."""
     return tempfile.TemporaryDirectory() if scratch is None else scratch_folder(scratch)
 

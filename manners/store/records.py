@@ -44,7 +44,7 @@ class Round:
     policy: str
     """Name of the version that was tried."""
     reward: str
-    """Name of the reward model's version."""
+    """Name of the reward model's version; of a policy trained without one where there is none, the policy itself."""
     outcome: Outcome
     metrics: Mapping[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None

@@ -18,7 +18,7 @@ from manners.cli import main
 from manners.cli.common import show
 from manners.errors import MannersError, UsageError
 from manners.loop.options import EvaluateOptions, SampleOptions
-from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
+from manners.loop.round import DPO, EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.store import Store, VersionRecord
@@ -299,6 +299,8 @@ STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ("reward --resume", "perform", (REWARD, Options()), {"plan": False, "resume": True}),
     ("ppo", "perform", (PPO, Options()), {"plan": False, "resume": False}),
     ("ppo --resume", "perform", (PPO, Options()), {"plan": False, "resume": True}),
+    ("dpo --plan", "perform", (DPO, Options()), {"plan": True, "resume": False}),
+    ("dpo --resume", "perform", (DPO, Options()), {"plan": False, "resume": True}),
     ("score reward-1 in.jsonl", "score", ("reward-1", Path("in.jsonl"), Path("in.jsonl.scores.jsonl")), PLAIN),
     (
         "score reward-1 in.jsonl --output s --map q=prompt --skip-bad",

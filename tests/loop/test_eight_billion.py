@@ -49,7 +49,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     # Without numbers it can be said neither whether a mask hides anything nor where it does.
     monkeypatch.setattr(masking_utils, "is_tracing", lambda *_: True)
     monkeypatch.setattr(trunk_module, "_hashes", lambda *_: ("paper", "paper"))
-    monkeypatch.setattr(learning, "_longest_exchange", lambda *_: (PROMPT, RESPONSE))
+    monkeypatch.setattr(learning, "longest_exchange", lambda *_: (PROMPT, RESPONSE))
     config = LlamaConfig(
         vocab_size=WORDS,
         hidden_size=WIDTH,

@@ -265,3 +265,19 @@ def test_a_policy_that_computes_again_decodes_and_is_stored_as_any() -> None:
     assert decoder.logits is not None
     expected = trunk.whole(torch.tensor([[5, 6, 7, 3]])).logits[0, -1]
     torch.testing.assert_close(decoder.logits[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "qwen2"])
+def test_a_response_is_as_likely_packed_behind_a_prompt_as_alone(kind: str, share: bool) -> None:
+    trunk = proved(grow_trunk(tiny_model(kind), 2), 64)
+    branch = Branch(trunk, trainable=False)
+    prompts = ((7, 8, 9), (7, 8, 9), (12,) * 9, (7, 8, 9), (5,))
+    said = [Rendered(prompt, tuple(range(20 + n, 21 + 3 * n))) for n, prompt in enumerate(prompts)]
+    packed = pack(said, share and trunk.compute.shares_prompts, 0)
+    found = branch.said(trunk.states(packed), packed, 0.7)
+    for r, total in zip(said, found.tolist(), strict=True):
+        alone = collate([r], 0)
+        logits = trunk.whole(input_ids=alone.ids).logits[0, len(r.prompt_ids) - 1 : -1].float() / 0.7
+        by_hand = logits.log_softmax(dim=1)[torch.arange(len(r.response_ids)), list(r.response_ids)].sum()
+        assert total == pytest.approx(float(by_hand), abs=2e-3)

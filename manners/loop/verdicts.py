@@ -1,0 +1,67 @@
+"""The verdicts that a run learns from: as they are now, or as they were when the run that goes on was begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from manners.errors import MannersError
+from manners.loop.session import Session, digest
+from manners.loop.stage import Inputs
+from manners.reward.verdicts import label
+from manners.types import Comparison
+
+VERDICT, COMPARISON, PAIRS = "the newest verdict", "the newest comparison", "the labelled pairs"
+"""What says in a run's checkpoints how the record stood when it was begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictInputs(Inputs):
+    """What a reward model learns from, or a policy without one."""
+
+    watermark: int
+    """The newest verdict."""
+    comparisons: list[Comparison]
+
+
+def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> VerdictInputs:
+    """Take the record as it is now, or as it was when the run that goes on was begun: what came since is for the next.
+
+    `stage` names the folder of the run. Raises MannersError where what it learned from was changed since.
+    """
+    watermark, comparisons = _as_begun(session, begun)
+    pairs = _labelled(session, comparisons)
+    _refuse_changed(session, begun, pairs, stage)
+    newest = comparisons[-1].id if comparisons else 0
+    decides = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs}
+    return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons)
+
+
+def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
+    """Return the newest verdict and the comparisons of a run: of now, or of when the one that goes on was begun."""
+    watermark = int(begun.get(VERDICT, session.store.watermark()))
+    comparisons = session.store.comparisons(as_of=watermark)
+    newest = begun.get(COMPARISON)
+    return watermark, [c for c in comparisons if newest is None or (c.id or 0) <= newest]
+
+
+def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:
+    """Say how many pairs and verdicts there are to learn from, with a digest of them."""
+    settings = session.settings.reward
+    pairs = label(comparisons, settings.annotators, settings.user_share).pairs
+    verdicts = round(sum(sum(pair.counts) for pair in pairs))
+    return f"{verdicts} verdicts on {len(pairs)} comparisons ({digest(pairs)})"
+
+
+def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str, stage: str) -> None:
+    """Raise MannersError where a run was begun with other pairs, and no setting says why."""
+    settings = session.settings.reward
+    folder = session.workspace.runs / stage
+    chosen = {"reward.annotators": settings.annotators, "reward.user_share": settings.user_share}
+    if begun.get(PAIRS, pairs) != pairs and all(begun.get(name) == value for name, value in chosen.items()):
+        raise MannersError(
+            f"the unfinished run in {folder} was begun with {begun[PAIRS]}, and of what was there then {pairs} are left"
+            " as they were: verdicts were taken back since, comparisons deleted or reported, or prompts kept for"
+            " evaluation; remove that folder to begin anew with what there is now"
+        )
