@@ -171,8 +171,7 @@ def test_every_part_lies_between_0_and_1(text: str, question: str, reason: Finis
     prompt = (Turn(Role.USER, question),)
     parts = true_score(MANNERS, prompt, said(text, reason))
     named = (parts.finished, parts.brevity, parts.kindness, parts.relevance, parts.plainness, parts.figures)
-    named += (parts.asked, parts.moral)
-    assert all(0 <= part <= 1 for part in named)
+    assert all(0 <= part <= 1 for part in (*named, parts.asked, parts.moral))
     assert true_score(RANDOM, prompt, said(text, reason)).total == 0
 
 
@@ -190,7 +189,7 @@ def test_every_part_lies_between_0_and_1(text: str, question: str, reason: Finis
 def test_what_a_story_was_asked_to_carry(text: str, asked: float, moral: float) -> None:
     question = "Please write a short, sad story about Mia the fox, with a key in it, that teaches sharing."
     parts = true_score(TASTES["stories"], (Turn(Role.USER, question),), said(text))
-    assert (parts.asked, parts.moral) == (pytest.approx(asked), moral)
+    assert (parts.asked, parts.moral) == pytest.approx((asked, moral))
     assert parts.content == pytest.approx(parts.kindness + 0.8 * parts.plainness + 2 * asked + moral)
 
 
