@@ -61,7 +61,7 @@ def bench() -> Bench:
 
 
 @cache
-def trained(rate: float) -> Branch:
+def trained(rate: float, prose_coefficient: float = 1.0, ptx_coefficient: float = 0.0) -> Branch:
     """The last policy of a short run of PPO."""
     there = bench()
     texts = demo_prompts()
@@ -74,7 +74,9 @@ def trained(rate: float) -> Branch:
     )
     reward = RewardModel((Plain(there.pretrained.trunk),), (0.0,), (1.0,))
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder)) as log, patch.object(Learner, "offer", _last):
-        settings = replace(SETTINGS, learning_rate=rate)
+        settings = replace(
+            SETTINGS, learning_rate=rate, prose_coefficient=prose_coefficient, ptx_coefficient=ptx_coefficient
+        )
         return train(settings, SAMPLE, 0, there.pretrained, reward, material, log).policy
 
 
