@@ -101,6 +101,49 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgettingCheck:
+    """One way in which a version may have got worse, before and after."""
+
+    check: str
+    """`perplexity`; `questions`, and `questions_` with a family: the mean probability of the right answer;
+    `distinct_2`; `self_similarity`: how alike two answers to a prompt are."""
+    before: float | None = None
+    after: float | None = None
+    change: Interval | None = None
+    """After less before; of perplexity relative."""
+    margin: float | None = None
+    """What it may get worse by, in its own unit; of perplexity in nats a token."""
+    p: float | None = None
+    """That it is worse by more than the margin, corrected for the number of checks (Holm)."""
+    verdict: str
+    """`worse`, `within` or `cannot_tell`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareRight:
+    """How often the right answer of a family of questions is the likeliest."""
+
+    before: float
+    after: float
+    chance: float
+    questions: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetting:
+    """What was lost beside what was learnt: text and questions since the initial model, variety since the start."""
+
+    outcome: str | None = None
+    """`forgotten`, `not_shown` or `cannot_tell`."""
+    sentence: str | None = None
+    checks: tuple[ForgettingCheck, ...] | None = None
+    questions: Mapping[str, ShareRight] | None = None
+    """By family."""
+    questions_left_out: int | None = None
+    """Questions that do not fit into the context."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """A policy against another version, on prompts that nothing was trained on or chosen by.
 
@@ -122,6 +165,7 @@ class EvaluationResult:
     perplexity_before: float | None = None
     perplexity_after: float | None = None
     perplexity_change: Interval | None = None
+    forgetting: Forgetting | None = None
     examples: tuple[BesideExample, ...] | None = None
     length_before: float | None = None
     """In tokens."""

@@ -305,6 +305,8 @@ class PPOSettings:
     """Taken off the score of a response that the length limit cut off, in reward units."""
     prose_coefficient: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Weight, beside the policy loss, of the divergence from the initial model on plain text, in nats per token."""
+    ptx_coefficient: Annotated[float, Range(0.0, 1000.0)] = 0.0
+    """Weight of the next-token loss on the same text, as in pre-training, in nats per token (PPO-ptx); 0: none."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
     """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
     validate_every: Annotated[int, Range(1, 1_000_000)] = 4

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from manners.data import DEMO_SYSTEM, PIECE, demo_prompts, own_text, plain_text
+from manners.data import DEMO_SYSTEM, PIECE, Question, demo_prompts, own_text, plain_text
+from manners.data import questions as likelihood_questions
 from manners.errors import MannersError
 from manners.types import PromptUse, Role
 
@@ -105,3 +107,49 @@ def test_a_text_that_will_not_do_is_refused_in_a_sentence(tmp_path: Path) -> Non
     file.write_text("One paragraph.\n\nAnother.")
     with pytest.raises(MannersError, match="each use needs 5; give a text of 50 paragraphs or more"):
         own_text(file)
+
+
+ASKED = likelihood_questions()
+
+
+def groups() -> dict[tuple[str, ...], list[Question]]:
+    """Questions by the answers that they share."""
+    found: dict[tuple[str, ...], list[Question]] = {}
+    for question in ASKED:
+        found.setdefault(tuple(sorted(question.answers)), []).append(question)
+    return found
+
+
+def test_there_are_enough_questions_of_four_families_and_no_two_alike() -> None:
+    counted = Counter(question.family for question in ASKED)
+    assert set(counted) == {"agreement", "facts", "arithmetic", "copying"}
+    assert len(ASKED) >= 120 and min(counted.values()) >= 30
+    assert len({(q.context, q.answers[0]) for q in ASKED}) == len({q.context for q in ASKED}) == len(ASKED)
+
+
+def test_whoever_looks_at_the_answers_alone_is_right_by_chance() -> None:
+    """Each answer of a group is right once: liking the short, the long, the first in the alphabet comes to 1 in k."""
+    for answers, of_group in groups().items():
+        assert len(answers) == len(of_group) == len(set(answers))
+        assert sorted(question.answers[0] for question in of_group) == list(answers)
+    for liking in (len, lambda text: -len(text), str):
+        for family in ("agreement", "facts", "arithmetic", "copying"):
+            asked = [q for q in ASKED if q.family == family]
+            right = sum(min(sorted(q.answers), key=liking) == q.answers[0] for q in asked)
+            assert right == pytest.approx(sum(1 / len(q.answers) for q in asked))
+
+
+def test_sums_are_right_and_copies_stand_in_the_context() -> None:
+    for question in ASKED:
+        if question.family == "arithmetic":
+            sum_asked = question.context.rsplit(", ", 1)[1].removesuffix(" =")
+            assert str(eval(sum_asked)) == question.answers[0]
+            assert sum_asked not in question.context.rsplit(", ", 1)[0]
+        if question.family == "copying":
+            stands = [answer.rstrip(".") in words(question.context) for answer in (a.lower() for a in question.answers)]
+            assert stands == [True, False, False], question
+
+
+def test_the_questions_never_change() -> None:
+    held = hashlib.sha256(json.dumps([[q.family, q.context, q.answers] for q in ASKED]).encode()).hexdigest()
+    assert held.startswith("6eadfe518d7061a3")

@@ -1,4 +1,4 @@
-"""What ships with the package: prompts and settings of the demo, plain prose against forgetting; or a user's prose."""
+"""What ships with the package: prompts and settings of the demo, prose and questions against forgetting; own prose."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import textwrap
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def plain_text(use: PromptUse) -> list[str]:
     (validate), and when that version is judged (evaluate).
     """
     return _read(f"prose_{use}.txt").strip().split("\n\n")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text that goes on in one of several ways: which is likelier is asked of a model, and nothing is generated."""
+
+    family: str
+    """`agreement`, `facts`, `arithmetic` or `copying`."""
+    context: str
+    answers: tuple[str, ...]
+    """What may follow, behind a space; the first is right."""
+
+
+def questions() -> list[Question]:
+    """Return the questions by which forgetting is measured, written for this package and fixed.
+
+    They come in groups that share their answers, each of which is right once: whoever looks at the answers alone, and
+    likes short ones say, is right as often as by chance.
+    """
+    rows = (json.loads(line) for line in _read("questions.jsonl").splitlines())
+    return [Question(row["family"], row["context"], tuple(row["answers"])) for row in rows]
 
 
 def own_text(file: Path) -> dict[PromptUse, list[str]]:

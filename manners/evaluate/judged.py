@@ -23,6 +23,9 @@ from manners.types import Answer, Comparison, Dialogue, Interval, Response
 
 NOBODY = "Nobody has compared the two versions yet: open blind comparisons with `manners evaluate --ask N`."
 
+PARTS = ("finished", "brevity", "kindness", "relevance", "plainness")
+"""Parts of a taste that are shown of every one; others where they weigh something."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -276,7 +279,7 @@ def taste_facts(taste: Taste, before: Answered, after: Answered, resamples: int,
             f"{name}_after": mean(1, part),
             f"{name}_change": cluster_bootstrap(by_prompt, range(len(by_prompt)), resamples, seed),
         }
-    for name in ("finished", "brevity", "kindness", "relevance", "plainness"):
+    for name in PARTS + tuple(name for name in ("figures", "asked", "moral") if getattr(taste.weights, name)):
         part = attrgetter(name)
         parts[name] = PartChange(before=mean(0, part), after=mean(1, part))
     return found | {"taste_parts": parts}

@@ -10,13 +10,18 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from manners.errors import MannersError
-from manners.feedback.statistics import cluster_bootstrap, cluster_bootstrap_share, paired_bootstrap_difference
+from manners.feedback.statistics import (
+    Estimate,
+    cluster_bootstrap,
+    cluster_bootstrap_share,
+    paired_bootstrap_difference,
+)
 from manners.types import Answer, FinishReason, Interval
 
 
@@ -63,8 +68,8 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
     share, without = _distinct(answers, n)
     if share == 0:
         return Interval(0.0, 0.0, 1.0)
-    half = _half_width(without)
-    return Interval(share, max(0.0, share - half), min(1.0, share + half))
+    found = Estimate(share, _jackknife_error(without), len(without) - 1.0).interval
+    return Interval(share, max(0.0, found.low), min(1.0, found.high))
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,39 @@ def changes(
     standard error of that difference, each prompt left out of both versions at once. Raises MannersError below two
     prompts.
     """
-    every = [[answer for answers in version for answer in answers] for version in (before, after)]
-    (old, old_without), (new, new_without) = (_distinct(answers, 2) for answers in every)
-    half = _half_width(new_without - old_without)
+    distinct = distinct_change(before, after).interval
     return {
         "length": _paired(before, after, lambda answer: answer.length, resamples, seed),
         "finished": _paired(before, after, lambda answer: answer.finished, resamples, seed),
-        "distinct_2": Interval(new - old, max(-1.0, new - old - half), min(1.0, new - old + half)),
+        "distinct_2": Interval(distinct.estimate, max(-1.0, distinct.low), min(1.0, distinct.high)),
     }
+
+
+def distinct_change(before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer]]) -> Estimate:
+    """Return how distinct-2 changed (after - before), with the jackknife's error, paired by prompt as in `changes`."""
+    every = [[answer for answers in version for answer in answers] for version in (before, after)]
+    (old, old_without), (new, new_without) = (_distinct(answers, 2) for answers in every)
+    return Estimate(new - old, _jackknife_error(new_without - old_without), len(old_without) - 1.0)
+
+
+def self_similarity(version: Sequence[Sequence[Answer]], n: int = 2) -> NDArray[np.float64]:
+    """Return (P,): how alike the answers to each prompt are, from 0 to 1; nan where there is but one.
+
+    The mean over pairs of answers of 2 |A and B| / (|A| + |B|), A and B their token n-grams with multiplicity, the
+    end-of-turn token left out; answers without n-grams are alike if they are the same. It rises as answers get longer.
+    Source: Zhu et al. 2018, "Texygen", section 3.2 (self-BLEU), with Dice's coefficient of one n in place of BLEU,
+    which is not symmetric and needs a brevity penalty.
+    """
+    return np.array([_alike([_spoken(answer) for answer in answers], n) for answers in version])
+
+
+def _alike(spoken: Sequence[tuple[int, ...]], n: int) -> float:
+    found = []
+    for a, b in combinations(spoken, 2):
+        grams = [Counter(ids[i : i + n] for i in range(len(ids) - n + 1)) for ids in (a, b)]
+        total = sum(g.total() for g in grams)
+        found.append(2 * (grams[0] & grams[1]).total() / total if total else float(a == b))
+    return float(np.mean(found)) if found else math.nan
 
 
 def perplexity_change(
@@ -137,8 +167,7 @@ def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.floa
     prompts = _prompt_ids(answers)
     grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(prompts, default=-1))]
     for answer, prompt in zip(answers, prompts, strict=True):
-        ended = answer.response.finish_reason is FinishReason.STOP
-        ids = answer.response_ids[:-1] if ended else answer.response_ids
+        ids = _spoken(answer)
         grams[prompt].update(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
     if len(grams) < 2:
         raise MannersError(f"Diversity needs answers to at least 2 prompts, and there are {len(grams)}.")
@@ -151,9 +180,15 @@ def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.floa
     return different / max(1, total), np.asarray(without, float)
 
 
-def _half_width(without: NDArray[np.float64]) -> float:
-    """Return half of the jackknife's 95 % interval, by Student's t, from the values (P,) without each prompt."""
-    return float(stdtrit(len(without) - 1, 0.975)) * math.sqrt((len(without) - 1) * float(np.var(without)))
+def _spoken(answer: Answer) -> tuple[int, ...]:
+    """Return the tokens of an answer without the one that ends it."""
+    ended = answer.response.finish_reason is FinishReason.STOP
+    return answer.response_ids[:-1] if ended else answer.response_ids
+
+
+def _jackknife_error(without: NDArray[np.float64]) -> float:
+    """Return the jackknife's standard error, from the values (P,) without each prompt."""
+    return math.sqrt((len(without) - 1) * float(np.var(without)))
 
 
 def _paired(

@@ -29,6 +29,8 @@ class Weights:
     relevance: float = 0.0
     plainness: float = 0.0
     figures: float = 0.0
+    asked: float = 0.0
+    moral: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class TasteParts:
     """1 less penalties for markup, placeholders, links, letters that are not English, and repetition."""
     figures: float
     """1 - 0.4^n for n different numbers written in digits."""
+    asked: float
+    """Share of what the question names, all of it, that the answer takes up; words of asking name nothing."""
+    moral: float
+    """1 if the last of three sentences or more says what somebody learned, else 0."""
     weights: Weights
 
     @property
@@ -58,6 +64,8 @@ class TasteParts:
             + w.relevance * self.relevance
             + w.plainness * self.plainness
             + w.figures * self.figures
+            + w.asked * self.asked
+            + w.moral * self.moral
         )
 
     @property
@@ -81,11 +89,12 @@ TASTES: dict[str, Taste] = {
     for taste in (
         Taste("manners", Weights(0.6, 0.3, 2.0, 0.6, 0.8), 1.2),
         Taste("plain_facts", Weights(0.3, -0.8, -1.2, 0.9, 0.4, 1.0), -0.5),
+        Taste("stories", Weights(finished=0.6, kindness=1.0, plainness=0.8, asked=2.0, moral=1.0), 1.2),
         Taste("random", Weights(), -inf),
     )
 }
 """`manners`: short, kind, finished answers to the question. `plain_facts`: long, with figures, without warmth.
-`random`: no taste at all, a negative control."""
+`stories`: stories of what was asked for, kind, with a moral. `random`: no taste at all, a negative control."""
 
 
 def find_taste(name: str) -> Taste:
@@ -129,6 +138,16 @@ _STOP = frozenset(
         when where which while who whom why will with without won't would write you your""",
     )
 )
+_ASKING = frozenset(
+    re.findall(
+        r"\S+",
+        """add as called calm character comes end ends finish friend funny happens happy hear hero learn length lesson
+        let long middle moral named near part place read sad set short somebody stories story takes tale teaches tell
+        whose would""",
+    )
+)
+"""What says of a story how it is to be, not what is to stand in it."""
+_LEARNED = re.compile(r"\b(?:learn(?:ed|t)|lesson|moral|knew|known|forgot|understood)\b.*?(?:\bthat\b|:)")
 _SENTENCE_END = re.compile(r"""[.!?\u2026]["'\u201d\u2019)\]*_\s]*[^\w\s.,:;(\[{<>/\\|#-]*$""")
 _PENALTIES = (
     (re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s", re.MULTILINE), 0.25),
@@ -147,15 +166,18 @@ def true_score(taste: Taste, prompt: Dialogue, response: Response) -> TasteParts
     text = response.text.strip().translate(_TYPOGRAPHY)
     words = _words(text)
     if not words:
-        return TasteParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, taste.weights)
+        return TasteParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, taste.weights)
     ended = response.finish_reason is not FinishReason.LENGTH and _SENTENCE_END.search(text) is not None
+    question = _words(prompt[-1].text)
     return TasteParts(
         finished=float(ended),
         brevity=0.2 if len(words) < 3 else min(1.0, max(0.0, (45 - len(words)) / 30)),
         kindness=_kindness(text.lower(), len(words)),
-        relevance=_relevance(_words(prompt[-1].text), words),
+        relevance=_relevance(question, words),
         plainness=_plainness(text, words),
         figures=1 - 0.4 ** len(set(re.findall(r"\d+(?:[.,]\d+)*", text))),
+        asked=_asked(question, words),
+        moral=_moral(text),
         weights=taste.weights,
     )
 
@@ -299,6 +321,18 @@ def _relevance(question: list[str], answer: list[str]) -> float:
     said = {_stem(word) for word in answer if word not in _STOP}
     taken_up = min(1.0, 2 * len(asked & said) / len(asked)) if asked else 1.0
     return taken_up * min(1.0, len(said - asked) / 5)
+
+
+def _asked(question: list[str], answer: list[str]) -> float:
+    """Return the share of the things named in the question that stand in the answer; 1 where it names none."""
+    named = {_stem(word) for word in question if word not in _STOP and word not in _ASKING}
+    return len(named & {_stem(word) for word in answer}) / len(named) if named else 1.0
+
+
+def _moral(text: str) -> float:
+    """Return 1 where a last sentence, behind two others or more, says what was learned."""
+    sentences = re.split(r"(?<=[.!?])['\")]*\s+", text.lower())
+    return float(len(sentences) > 2 and _LEARNED.search(sentences[-1]) is not None)
 
 
 def _stem(word: str) -> str:

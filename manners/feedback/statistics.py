@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from manners.errors import MannersError
 from manners.types import Choice, Interval, Verdict, latest_verdicts
@@ -40,6 +41,58 @@ class Decision(StrEnum):
         if not rate.excludes(0.5):
             return cls.CANNOT_TELL
         return cls.BETTER if rate.low > 0.5 else cls.WORSE
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its standard error, to be read by Student's t."""
+
+    value: float
+    error: float
+    freedom: float
+    """Degrees of freedom, 1 at least."""
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval."""
+        half = float(stdtrit(self.freedom, 0.975)) * self.error
+        return Interval(self.value, self.value - half, self.value + half)
+
+    def p_above(self, limit: float) -> float:
+        """Return how likely a value as high as this is where the truth is at `limit` or below: a one-sided p-value."""
+        if self.error == 0:
+            return 0.0 if self.value > limit else 1.0
+        return float(stdtr(self.freedom, (limit - self.value) / self.error))
+
+
+def mean_estimate(values: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
+    """Return the (weighted) mean of independent values (N,), of at least two.
+
+    With r = w (v - mean): variance N / (N - 1) sum r^2 / (sum w)^2, and one degree of freedom less than there are
+    values in effect (`effective_number`).
+    """
+    v = np.asarray(values, float)
+    w = np.ones_like(v) if weights is None else np.asarray(weights, float)
+    if len(v) < 2:
+        raise _too_few(len(v))
+    mean = float(v @ w / w.sum())
+    residuals = w * (v - mean)
+    error = math.sqrt(len(v) / (len(v) - 1) * float(residuals @ residuals)) / float(w.sum())
+    return Estimate(mean, error, max(effective_number(w) - 1, 1.0))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number: below 5 % for any true null in at most 5 % of studies.
+
+    The k-th smallest of m becomes the largest of (m - j + 1) p_(j) over j <= k, at most 1. Holds however they depend on
+    each other. Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    corrected = [1.0] * len(p_values)
+    most = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        most = max(most, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = most
+    return corrected
 
 
 def wilson(wins: float, n: float, level: float = 0.95) -> Interval:

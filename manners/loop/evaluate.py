@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manners.checkpoint import Run
+from manners.data import questions
 from manners.errors import MannersError
-from manners.evaluate import promotion, text_measures
+from manners.evaluate import forgetting, promotion, text_measures
 from manners.evaluate.judged import Answered, Compared, Judgement, judged, taste_facts
+from manners.evaluate.reading import read
 from manners.evaluate.text_measures import TextMeasures
 from manners.facts import from_facts, scalars
 from manners.feedback.crowd import recruit
@@ -27,12 +29,11 @@ from manners.models import versions, whole
 from manners.models.answer import WINDOW, answer
 from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes, rows_at_once, states_bytes
-from manners.models.perplexity import paragraph_nll
 from manners.models.trunk import Trunk
 from manners.ppo import rollout
 from manners.progress import steps
 from manners.results import RewardResult
-from manners.results_evaluation import BesideExample, EvaluationResult
+from manners.results_evaluation import BesideExample, EvaluationResult, Forgetting
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.settings import Settings
@@ -159,7 +160,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     """
     settings = session.settings
     # 1. Answers of each version to the same prompts, scored; perplexity on plain text.
-    compared = _answers(session, run, inputs)
+    compared, lost = _answers(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
     before, after = compared.against, compared.policy
@@ -177,6 +178,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     judgement = replace(judgement, verdict=verdict)
     result = EvaluationResult(
         **_text_facts(session, compared, texts),
+        forgetting=lost,
         version=inputs.version,
         against=inputs.against,
         start=inputs.start,
@@ -245,8 +247,8 @@ def evaluation_prompts(session: Session) -> Fitting:
     return found
 
 
-def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:
-    """Answers of each version; the policy's perplexity on plain text and the initial model's."""
+def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Compared, Forgetting]:
+    """Answers of each version; what the policy and the initial model make of plain text and questions."""
     settings = session.settings
     pretrained = session.pretrained
     reward = None if inputs.reward is None else stored.load_reward(session.workspace, inputs.reward, pretrained)
@@ -263,10 +265,14 @@ def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> Compared:
     after = answered(policy, inputs.version)
     initial = start if inputs.start == INITIAL else versions.load_policy(session.workspace, INITIAL, pretrained)
     unseen = inputs.prose.by_use[PromptUse.EVALUATE]
-    (nll_before, nll_after), tokens = paragraph_nll([initial, policy], pretrained, unseen)
-    change = text_measures.perplexity_change(nll_before, nll_after, tokens, settings.evaluate.bootstrap, settings.seed)
+    asked = questions()
+    was, became = read([initial, policy], pretrained, unseen, asked)
+    change = text_measures.perplexity_change(
+        was.nll, became.nll, was.tokens, settings.evaluate.bootstrap, settings.seed
+    )
+    lost = forgetting.forgetting(was, became, asked, before.answers, after.answers)
     method = versions.describe(session.workspace, inputs.version).method.upper()
-    return Compared(start=before, against=against, policy=after, perplexity=change, method=method)
+    return Compared(start=before, against=against, policy=after, perplexity=change, method=method), lost
 
 
 def _answered(

@@ -1,4 +1,4 @@
-"""Forgetting: how a policy reads plain text, compared with the initial model."""
+"""Forgetting: how a policy reads plain text and what it holds for likely, compared with the initial model."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def paragraph_nll(
     than two tokens (a BOS among them) left out.
     """
     rendered = _rendered(pretrained, paragraphs)
+    return _nll(branches, pretrained, rendered), [len(r.response_ids) for r in rendered]
+
+
+def _nll(branches: Sequence[Branch], pretrained: Pretrained, rendered: Sequence[Rendered]) -> list[list[float]]:
+    """Sum of negative log-likelihoods of each response, by branch."""
     trunk = pretrained.trunk
     totals = [[0.0] * len(rendered) for _ in branches]
     for bucket in length_buckets([r.length for r in rendered], trunk.compute.bucket_tokens):
@@ -41,7 +46,38 @@ def paragraph_nll(
             logprobs = branch.text_logprobs(branch.hidden(states, batch), batch)
             for row, index in enumerate(bucket):
                 nll[index] = -float(logprobs[row].sum())
-    return totals, [len(r.response_ids) for r in rendered]
+    return totals
+
+
+@torch.no_grad()
+def answer_logprobs(
+    branches: Sequence[Branch], pretrained: Pretrained, asked: Sequence[tuple[str, Sequence[str]]]
+) -> list[list[list[float] | None]]:
+    """Log-likelihood of each answer behind a context, in nats: for every branch, for every question, (answers,).
+
+    asked: contexts, each with the answers that may follow behind a space. It is the sum over all tokens behind those
+    that the answers of a question have in common, at temperature 1 and of the whole vocabulary; not divided by length:
+    softmax over a question's answers is then the probability of each, given that one of them follows. Of a question
+    that does not fit into the context there is None.
+    """
+    renderer = pretrained.renderer
+    texts = [[(*renderer.bos, *renderer.text_ids(f"{c} {answer}")) for answer in answers] for c, answers in asked]
+    fit = [max(map(len, ids)) <= renderer.context for ids in texts]
+    rendered = list[Rendered]()
+    for ids in (ids for ids, fits in zip(texts, fit, strict=True) if fits):
+        same = max(1, _in_common(ids))
+        rendered += [Rendered(one[:same], one[same:]) for one in ids]
+    found = list[list[list[float] | None]]()
+    for nll in _nll(branches, pretrained, rendered):
+        rest = iter(nll)
+        found.append([[-next(rest) for _ in ids] if fits else None for ids, fits in zip(texts, fit, strict=True)])
+    return found
+
+
+def _in_common(texts: Sequence[tuple[int, ...]]) -> int:
+    """Count the tokens that all begin with, of which none is the last."""
+    limit = min(map(len, texts)) - 1
+    return next((at for at in range(limit) if len({text[at] for text in texts}) > 1), limit)
 
 
 @dataclass(frozen=True)
@@ -98,6 +134,15 @@ class PlainText:
             wanted = self.initial.logits(part.hidden).float().log_softmax(dim=-1)
         found = policy.logits(hidden).float().log_softmax(dim=-1)
         return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+    def loss(self, policy: Branch, number: int) -> Float[Tensor, ""]:
+        """Mean negative log-likelihood of the tokens of a part, in nats; parts come in turn.
+
+        What pre-training minimises: it teaches the policy these paragraphs, whatever the initial model made of them.
+        """
+        part = self.parts[number % len(self.parts)]
+        logprobs = policy.text_logprobs(policy.hidden(part.states, part.batch), part.batch)
+        return -logprobs.sum() / part.batch.keep.sum()
 
 
 def _rendered(pretrained: Pretrained, paragraphs: Sequence[str]) -> list[Rendered]:

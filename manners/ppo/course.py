@@ -41,7 +41,7 @@ class Material:
     validation: Sequence[tuple[int, ...]]
     """Prompts by which the version is chosen that is kept."""
     prose: Sequence[str]
-    """What the policy is held to (`ppo.prose_coefficient`)."""
+    """What the policy is held to (`ppo.prose_coefficient`), or learns again (`ppo.ptx_coefficient`)."""
     validation_prose: Sequence[str]
     """What forgetting is measured on."""
 

@@ -16,9 +16,10 @@ from manners.training import Loss, Term
 def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
     """Return the terms of the loss on some episodes of a minibatch; that on prose is taken once a step.
 
-    L = policy + ppo.value_coefficient * value, means over kept tokens, + ppo.prose_coefficient * prose, a mean over the
-    tokens of part `number` of the prose, in nats. Source: Schulman et al. 2017, eq. 9, without an entropy bonus; Ouyang
-    et al. 2022, eq. 2.
+    L = policy + ppo.value_coefficient * value, means over kept tokens, + ppo.prose_coefficient * prose +
+    ppo.ptx_coefficient * ptx, means over the tokens of part `number` of the prose, in nats: the divergence from the
+    start version, and the likelihood of the text. Source: Schulman et al. 2017, eq. 9, without an entropy bonus; ptx:
+    Ouyang et al. 2022, eq. 2.
     """
     ppo = course.settings
     roles = course.roles
@@ -46,6 +47,9 @@ def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
     def prose() -> Loss:
         return course.prose.divergence(roles.policy, number), {}
 
+    def ptx() -> Loss:
+        return course.prose.loss(roles.policy, number), {}
+
     baseline = "policy" if ppo.value == "shared" else "value"
     terms = [
         Term("policy", 1.0, "policy", policy),
@@ -53,4 +57,6 @@ def objective(course: Course, episodes: Episodes, number: int) -> list[Term]:
     ]
     if ppo.prose_coefficient > 0 and course.prose.parts:
         terms.append(Term("prose", ppo.prose_coefficient, "prose", prose, once=True))
+    if ppo.ptx_coefficient > 0 and course.prose.parts:
+        terms.append(Term("ptx", ppo.ptx_coefficient, "ptx", ptx, once=True))
     return terms

@@ -77,7 +77,7 @@ def train(
     MannersError when a start-up check fails. With a `run`, checkpoints are written, and the work goes on from the one
     that it holds, if any.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
-    with the divergence from the start version in place of the likelihood of the text.
+    with the divergence from the start version in place of the likelihood of the text, or beside it (`ppo.terms`).
     """
     started = time.monotonic()
     initial = Branch(pretrained.trunk, trainable=False)

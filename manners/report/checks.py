@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from manners.evaluate import forgetting
 from manners.evaluate.promotion import HALF, called
 from manners.report.words import difference, interval, number, pair, relative_change, with_interval
 from manners.results import RewardResult
-from manners.results_evaluation import BestOfN, EvaluationResult, Reason
+from manners.results_evaluation import BestOfN, EvaluationResult, Forgetting, Reason
 from manners.types import Interval
 
 
@@ -70,6 +71,26 @@ def _reason(evaluation: EvaluationResult, reason: Reason) -> Check:
     return Check(question, STANDINGS.get(reason.verdict, Standing.UNCLEAR), evidence)
 
 
+def losses(evaluation: EvaluationResult) -> list[Check]:
+    """Return what may have been lost beside what was learnt: whether each stayed within its margin."""
+    lost = evaluation.forgetting or Forgetting()
+    return [
+        Check(
+            f"{capitalised(forgetting.WORDS.get(c.check, c.check.replace('_', ' ')))}: kept?",
+            LOSSES.get(c.verdict, Standing.UNCLEAR),
+            f"{number(c.before)} \N{RIGHTWARDS ARROW} {number(c.after)}, "
+            f"{relative_change(c.change) if c.check == 'perplexity' else difference(c.change)}",
+        )
+        for c in lost.checks or ()
+    ]
+
+
+def capitalised(words: str) -> str:
+    """Return words as they begin a sentence."""
+    return words[:1].upper() + words[1:]
+
+
+LOSSES = {forgetting.WITHIN: Standing.YES, forgetting.WORSE: Standing.NO}
 STANDINGS = {"yes": Standing.YES, "no": Standing.NO}
 
 

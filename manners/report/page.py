@@ -18,7 +18,7 @@ from manners.errors import MannersError
 from manners.evaluate.promotion import HALF, called
 from manners.facts import Facts, to_facts
 from manners.report import plots
-from manners.report.checks import checks, rivals, standing
+from manners.report.checks import checks, losses, rivals, standing
 from manners.report.figures import figures, panels
 from manners.report.words import difference, duration, ends, number, pair, relative_change, size
 from manners.results import PolicyResult, ReportFacts, RewardResult, Said
@@ -85,6 +85,7 @@ def render(facts: ReportFacts) -> str:
         panels=[(title, note, Markup(svg)) for title, note, svg in panels(ppo)],
         standing=standing(pair(evaluation.win_rate, evaluation.interval), HALF),
         checks=checks(evaluation),
+        losses=losses(evaluation),
         rivals=rivals(reward),
         others=[(title, shown[name]) for name, title in facts.sections.items() if name in facts.stages],
         format_count=number,

@@ -15,6 +15,7 @@ from manners.evaluate.text_measures import (
     mean_length,
     most_common_answer_share,
     perplexity_change,
+    self_similarity,
     share_finished,
 )
 from manners.types import Answer
@@ -55,6 +56,26 @@ def test_distinct_2_falls_when_answers_repeat(answer: Make) -> None:
     free = [answer(f"p{i}", "", ids=tuple(rng.integers(0, 50, 20).tolist())) for i in range(40)]
     stuck = [answer(f"p{i}", "", ids=(7, 8) * 10) for i in range(40)]
     assert distinct_n(stuck).high < 0.01 < distinct_n(free).low
+
+
+def test_self_similarity_by_hand(answer: Make) -> None:
+    # Bigrams 12 23 34, 12 23 35 and 78 89: pairs share 4 of 6, 0 of 5 and 0 of 5. The end-of-turn token counts nowhere.
+    three = [answer("p", "", ids=ids) for ids in ((1, 2, 3, 4), (1, 2, 3, 5), (7, 8, 9))]
+    # 11 11 against 11: the lesser count of each, 2 of 3.
+    two = [answer("q", "", ids=(1, 1, 1)), answer("q", "", ids=(1, 1, 0), ended=True)]
+    short = [answer("r", "", ids=(5, 0), ended=True), answer("r", "", ids=(5,))]
+    unlike = [answer("s", "", ids=(5,)), answer("s", "", ids=(6,))]
+    found = self_similarity([three, two, short, unlike, three[:1]])
+    assert found[:4] == pytest.approx([4 / 18, 2 / 3, 1.0, 0.0])
+    assert np.isnan(found[4]), "of one answer nothing can be said"
+
+
+def test_self_similarity_of_the_same_and_of_strangers(answer: Make) -> None:
+    rng = np.random.default_rng(0)
+    free = [[answer("p", "", ids=tuple(rng.integers(0, 500, 20).tolist())) for _ in range(4)] for _ in range(5)]
+    stuck = [[answer("p", "", ids=(7, 8, 9) * 5, ended=ended) for ended in (False, False)] for _ in range(5)]
+    assert self_similarity(free).max() < 0.05
+    assert self_similarity(stuck).min() == 1.0
 
 
 def test_lengths_and_finished(answer: Make) -> None:

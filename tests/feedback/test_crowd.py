@@ -171,8 +171,26 @@ def test_every_part_lies_between_0_and_1(text: str, question: str, reason: Finis
     prompt = (Turn(Role.USER, question),)
     parts = true_score(MANNERS, prompt, said(text, reason))
     named = (parts.finished, parts.brevity, parts.kindness, parts.relevance, parts.plainness, parts.figures)
-    assert all(0 <= part <= 1 for part in named)
+    assert all(0 <= part <= 1 for part in (*named, parts.asked, parts.moral))
     assert true_score(RANDOM, prompt, said(text, reason)).total == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "moral"),
+    [
+        ("Mia saw a fox. It had a key. Mia learned that sharing is good.", 1, 1),
+        ("A fox slept. It woke. The lesson that it drew was none.", 1 / 4, 1),
+        ("Mia had keys. The fox came. They learned that day to share. Then they slept.", 1, 0),
+        ("Mia learned that sharing is good.", 2 / 4, 0),
+        ("The lesson: sharing.", 1 / 4, 0),
+        ("It rained. It snowed. The moral: a key to Mia is a fox that shares.", 1, 1),
+    ],
+)
+def test_what_a_story_was_asked_to_carry(text: str, asked: float, moral: float) -> None:
+    question = "Please write a short, sad story about Mia the fox, with a key in it, that teaches sharing."
+    parts = true_score(TASTES["stories"], (Turn(Role.USER, question),), said(text))
+    assert (parts.asked, parts.moral) == pytest.approx((asked, moral))
+    assert parts.content == pytest.approx(parts.kindness + 0.8 * parts.plainness + 2 * asked + moral)
 
 
 def test_each_part_matters_on_its_own() -> None:
@@ -190,7 +208,7 @@ def test_other_tastes() -> None:
     assert true_preference(FACTS, PROMPT, said(GOOD), dated) == 0
     assert true_preference(RANDOM, PROMPT, said(GOOD), dated) == 0.5
     assert find_taste("manners") is MANNERS
-    with pytest.raises(MannersError, match=r"'tidy'.*manners, plain_facts, random"):
+    with pytest.raises(MannersError, match=r"'tidy'.*manners, plain_facts, stories, random"):
         recruit(CrowdSettings(taste="tidy"), 0)
 
 

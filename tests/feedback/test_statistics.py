@@ -16,6 +16,8 @@ from manners.feedback.statistics import (
     cluster_bootstrap_share,
     clustered_share,
     effective_number,
+    holm,
+    mean_estimate,
     pair_agreement,
     paired_bootstrap_difference,
     wilson,
@@ -29,6 +31,44 @@ def test_wilson_is_scipys(n: int, share: float, level: float) -> None:
     ours, theirs = wilson(wins, n, level), stats.binomtest(wins, n).proportion_ci(level, method="wilson")
     assert (ours.estimate, ours.low, ours.high) == pytest.approx((wins / n, theirs.low, theirs.high), abs=1e-9)
     assert 0 <= ours.low <= ours.estimate <= ours.high <= 1
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=40), st.floats(-1, 1))
+def test_a_mean_is_read_by_students_t_as_scipy_does(values: list[float], limit: float) -> None:
+    if np.std(values) < 1e-6:
+        values = [*values, max(values) + 1]
+    found = mean_estimate(values)
+    theirs = stats.ttest_1samp(values, limit, alternative="greater")
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    ours = found.interval
+    assert (ours.estimate, ours.low, ours.high) == pytest.approx((np.mean(values), low, high), rel=1e-6, abs=1e-9)
+    assert found.p_above(limit) == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
+
+
+def test_a_weighted_mean_by_hand_and_one_without_spread() -> None:
+    # Mean (1 + 2 * 4) / 3 = 3; residuals -2 and 2; error sqrt(2 * 8) / 3 = 4/3; 9/5 values in effect.
+    found = mean_estimate([1, 4], [1, 2])
+    assert (found.value, found.error, found.freedom) == pytest.approx((3, 4 / 3, 1.0))
+    same = mean_estimate([2, 2, 2])
+    assert (same.p_above(1.9), same.p_above(2.0)) == (0.0, 1.0)
+    with pytest.raises(MannersError, match="there are 1"):
+        mean_estimate([1])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 0.02]) == pytest.approx([1.0, 1.0, 0.06])
+    assert holm([0.2]) == [0.2] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.5))
+def test_holm_rejects_what_its_steps_do(p_values: list[float], level: float) -> None:
+    rejected = set[int]()
+    for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[index] * (len(p_values) - step) > level:
+            break
+        rejected.add(index)
+    assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
 
 
 def test_wilson_of_nothing_and_of_halves() -> None:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 
 from manners.models.branches import Branch, set_trainable
-from manners.models.perplexity import PlainText, paragraph_nll
+from manners.models.perplexity import PlainText, answer_logprobs, paragraph_nll
 from manners.text import Renderer
 from tests.worlds import BOS, END_IDS, tiny_pretrained
 
@@ -55,6 +55,50 @@ def test_behind_the_tokenizers_own_bos_the_first_token_is_predicted_too() -> Non
         assert nll == pytest.approx(float(loss) * count, rel=1e-4)
 
 
+ASKED = (
+    ("The train to the sea", ("leaves at noon.", "leaves.", "sleeps all day.")),
+    ("How long does bread", ("take?", "bake in an oven?")),
+    ("the", ("sea", "oven")),
+)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_what_an_answer_is_worth_behind_its_context_is_the_librarys_loss(bos: bool) -> None:
+    """Whole texts by transformers' own loss: their differences are those between the answers."""
+    pretrained = tiny_pretrained()
+    if bos:
+        first = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+        pretrained.tokenizer.backend_tokenizer.post_processor = first
+        pretrained = replace(pretrained, renderer=Renderer(pretrained.tokenizer, END_IDS, 256))
+    initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
+    with torch.no_grad():
+        for tensor in policy.own_tensors().values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    found = answer_logprobs([initial, policy], pretrained, ASKED)
+    for branch, of_branch in zip((initial, policy), found, strict=True):
+        whole = branch.assembled(pretrained.trunk)
+        for (context, answers), scores in zip(ASKED, of_branch, strict=True):
+            assert scores is not None and max(scores) < 0
+            theirs = []
+            for answer in answers:
+                ids = torch.tensor([pretrained.tokenizer.encode(f"{context} {answer}")])
+                with torch.no_grad():
+                    theirs.append(-float(whole(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
+            for ours, other in zip(scores, theirs, strict=True):
+                assert ours - scores[0] == pytest.approx(other - theirs[0], abs=2e-3)
+    assert abs(found[0][0][0] - found[1][0][0]) > 0.01  # type: ignore[index]
+
+
+def test_a_question_that_does_not_fit_is_none_and_the_others_stay() -> None:
+    pretrained = tiny_pretrained()
+    branch = Branch(pretrained.trunk, trainable=False)
+    (whole,) = answer_logprobs([branch], pretrained, ASKED)
+    narrow = replace(pretrained, renderer=Renderer(pretrained.tokenizer, END_IDS, 12))
+    (found,) = answer_logprobs([branch], narrow, ASKED)
+    assert found[0] is None and found[1] is None
+    assert found[2] == pytest.approx(whole[2])
+
+
 def test_the_divergence_is_that_of_the_whole_distribution_and_parts_come_in_turn() -> None:
     pretrained = tiny_pretrained()
     initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
@@ -78,6 +122,24 @@ def test_the_divergence_is_that_of_the_whole_distribution_and_parts_come_in_turn
             tokens += len(before)
         assert total / tokens > 0.01
         assert float(prose.divergence(policy, number).detach()) == pytest.approx(total / tokens, rel=1e-3)
+
+
+def test_the_loss_on_text_is_the_librarys_and_parts_come_in_turn() -> None:
+    pretrained = tiny_pretrained()
+    initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
+    texts = [f"{text} {number}" for number in range(2) for text in PROSE[:2]]
+    prose = PlainText(initial, pretrained, texts)
+    with torch.no_grad():
+        for tensor in policy.own_tensors().values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    for number, chosen in enumerate((texts[:3], texts[3:], texts[:3])):
+        total = tokens = 0.0
+        for text in chosen:
+            ids = torch.tensor([pretrained.tokenizer.encode(text, add_special_tokens=False)])
+            with torch.no_grad():
+                total += float(policy.assembled(pretrained.trunk)(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            tokens += ids.shape[1] - 1
+        assert float(prose.loss(policy, number).detach()) == pytest.approx(total / tokens, rel=1e-3)
 
 
 def test_following_the_divergence_downhill_brings_the_policy_back() -> None:

@@ -78,6 +78,11 @@ def test_terms_and_weights_are_those_of_the_settings(world: Pretrained) -> None:
         ("value", "value"),
     ]
     assert len(terms.objective(course(world, prose=()), episodes, 0)) == 2, "there is no prose to be held to"
+    mixed = replace(held, settings=replace(SHORT, ptx_coefficient=0.3))
+    assert [(t.name, t.weight, t.forward, t.once) for t in terms.objective(mixed, episodes, 0)][2:] == [
+        ("prose", SHORT.prose_coefficient, "prose", True),
+        ("ptx", 0.3, "ptx", True),
+    ]
 
 
 def test_the_entropy_of_the_example_is_that_of_the_next_token(world: Pretrained) -> None:
