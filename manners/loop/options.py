@@ -12,7 +12,7 @@ from manners.errors import UsageError
 from manners.facts import Facts
 from manners.loop.stage import Options
 from manners.store.files.formats import Format
-from manners.store.files.mapping import column_and_field, word_and_verdict
+from manners.store.files.mapping import mapping_of, words_of
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -87,8 +87,8 @@ class EvaluateOptions(Options):
             asking.close(session)
         if self.reward is None or self.comparisons is None:
             return None
-        mapping = dict(column_and_field(text) for text in self.mapping)
-        words = dict(word_and_verdict(text) for text in self.verdict)
+        mapping = mapping_of(self.mapping)
+        words = words_of(self.verdict)
         return asking.measure_on_file(
             session, self.reward, self.comparisons, mapping, self.format, self.skip_bad, words
         )
