@@ -241,6 +241,10 @@ class FileResult(Measured):
     left_out: Mapping[str, int] | None = None
     skipped: Mapping[str, int] | None = None
     """Bad rows, by reason."""
+    unused: tuple[str, ...] | None = None
+    """Fields of the file that nothing was read from."""
+    notes: tuple[str, ...] | None = None
+    """What was guessed about the file, and what somebody should look at in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

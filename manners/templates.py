@@ -47,6 +47,8 @@ CLOCK = "strftime_now"
 """What templates that want to know the date call."""
 NEVER = date(2000, 1, 1)
 """The day of a template that does not ask for one."""
+LONG = 50_000
+"""Words of a turn that a template may not cut short."""
 _DIRECTIVES = "aAbBdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZcC"
 _FOLDED = (
     "{% if messages | length > 1 and messages[0]['role'] == 'system' %}{% set messages = [{'role': messages[1]['role'],"
@@ -139,12 +141,15 @@ class Template:
         return {dialogue: self.objection(dialogue) for dialogue in dict.fromkeys(dialogues)}
 
     def check(self, dialogue: Dialogue) -> None:
-        """Raise Refused where the template leaves out a turn of a dialogue without a word; `render` finds the rest."""
+        """Raise Refused where the template drops or moves a turn without a word; `render` finds the rest."""
         if lost := self.lost(tuple(turn.role for turn in dialogue)):
-            raise Refused(f"{_shape(messages_of(dialogue))}, of which the chat template drops {lost} without a word")
+            raise Refused(f"{_shape(messages_of(dialogue))}, of which the chat template {lost} without a word")
 
     def lost(self, roles: tuple[Role, ...]) -> str:
-        """Return which turn of dialogues with these roles is dropped, by rendering and looking; empty for none."""
+        """Return what becomes of a turn of dialogues with these roles, by rendering and looking; empty for nothing.
+
+        A turn is dropped, or put before one that it followed; a system turn may be put anywhere.
+        """
         if roles not in self._lost:
             texts = [f"manners{number}turn" for number in range(len(roles))]
             try:
@@ -152,7 +157,11 @@ class Template:
             except Refused:
                 return ""
             gone = [role for role, told in zip(roles, texts, strict=True) if told not in text]
-            self._lost[roles] = f"the {gone[0]} turn" if gone else ""
+            order = [
+                (text.rfind(told), role) for role, told in zip(roles, texts, strict=True) if role is not Role.SYSTEM
+            ]
+            moved = [role for (before, _), (place, role) in pairwise(order) if place < before]
+            self._lost[roles] = f"drops the {gone[0]} turn" if gone else f"moves the {moved[0]} turn" if moved else ""
         return self._lost[roles]
 
 
@@ -294,12 +303,14 @@ def _read_by(source: str) -> set[str]:
 def _user_alone(template: Template) -> str:
     """Return what is wrong with how a template lays out a single user turn; empty if nothing."""
     try:
-        text = template.render([{"role": Role.USER.value, "content": "manners0turn"}])
+        text = template.render([{"role": Role.USER.value, "content": f"manners0turn{' and' * LONG}, manners1turn"}])
     except Refused as refused:
         cause = refused.__cause__
         at = f", line {cause.lineno}" if isinstance(cause, TemplateSyntaxError) else ""
         return f"cannot be used: {cause}{at}".rstrip(".") if isinstance(cause, TemplateError) else f"fails: {cause}"
-    return "" if "manners0turn" in text else "writes nothing of what a user says"
+    if "manners0turn" not in text:
+        return "writes nothing of what a user says"
+    return "" if "manners1turn" in text else "cuts off the end of what a user says where that is long"
 
 
 def _system_objection(template: Template) -> str:

@@ -131,6 +131,7 @@ class Finishes:
                 " chat template nor its generation_config.json names"
             )
         return (
-            f"none of the first {self.seen} answers ended by itself: all were cut off at sample.max_new_tokens ="
-            f" {limit}. Answers end with {' or '.join(self._ends)} here; {cause}"
+            f"none of the first {self.seen} answers ended by itself: all were cut off, the last at {limit} tokens"
+            f" (sample.max_new_tokens, or what a request asks for). Answers end with {' or '.join(self._ends)} here;"
+            f" {cause}"
         )

@@ -212,6 +212,14 @@ def test_a_system_turn_that_is_dropped_without_a_word_joins_the_first_user_turn_
         assert "<|start|>user\nBe kind.\n\nhi<|end|>" in text
 
 
+def test_a_template_that_cuts_turns_short_is_none() -> None:
+    for short in ("message['content'][:4000]", "message['content'] | truncate(9000)"):
+        source = TEMPLATE.replace("message['content']", short)
+        assert source != TEMPLATE
+        with pytest.raises(MannersError, match="the chat template cuts off the end of what a user says where that is"):
+            made(source, {})
+
+
 def test_a_dialogue_of_which_a_turn_would_be_lost_is_refused_before_it_is_laid_out() -> None:
     only_users = TEMPLATE.replace(
         "{% for message in messages %}", "{% for message in messages if loop.index0 % 2 == 0 %}"
@@ -223,6 +231,27 @@ def test_a_dialogue_of_which_a_turn_would_be_lost_is_refused_before_it_is_laid_o
     with pytest.raises(MannersError, match="of which the chat template drops the assistant turn without a word"):
         renderer.prompt_ids((Turn(USER, "a"), Turn(ASSISTANT, "b"), Turn(USER, "c")))
     assert renderer.prompt_ids((Turn(USER, "a"),))
+
+
+@pytest.mark.parametrize(
+    ("order", "talk", "refusal"),
+    [
+        ("messages | sort(attribute='role', reverse=true)", "uau", "moves the user turn"),
+        ("messages[-1:] + messages[:-1]", "uau", "moves the user turn"),
+        (
+            "messages | selectattr('role', 'eq', 'system') | list"
+            " + messages | rejectattr('role', 'eq', 'system') | list",
+            "uasu",
+            "",
+        ),
+        ("messages[1:-1] + messages[:1] + messages[-1:]", "suau", ""),
+    ],
+)
+def test_a_dialogue_whose_turns_would_change_places_is_refused(order: str, talk: str, refusal: str) -> None:
+    who = {"u": USER, "a": ASSISTANT, "s": SYSTEM}
+    moving = made(TEMPLATE.replace("in messages %}", f"in {order} %}}", 1), {})
+    dialogue = tuple(Turn(who[letter], f"{letter}{place}") for place, letter in enumerate(talk))
+    assert (refusal in moving.objection(dialogue)) if refusal else moving.objection(dialogue) == ""
 
 
 # What a folder says is what its tokenizer says
@@ -326,7 +355,7 @@ def test_answers_of_which_none_ends_are_a_warning_with_the_likely_cause(
         finishes.look(cut, 12)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and cause in said
-    assert "none of the first 64 answers ended by itself: all were cut off at sample.max_new_tokens = 12" in said
+    assert "none of the first 64 answers ended by itself: all were cut off, the last at 12 tokens (sample.max" in said
     finishes = Renderer(tiny_tokenizer(template), END_IDS, 256).finishes
     finishes.look([*cut, *ended, *cut], 12)
     finishes.look([*cut, *cut], 12)

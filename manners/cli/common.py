@@ -52,13 +52,18 @@ class Common:
 def show(result: Result, as_json: bool) -> None:
     """Print a command's result on stdout."""
     if as_json:
-        print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False))
+        print(_printable(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)))
         return
     for name, value in _lines(_plain(result)):
         if isinstance(value, list):
             _print_table(value)
         else:
             print(f"{name}: {value}" if name else value)
+
+
+def _printable(text: str) -> str:
+    """Write halves of surrogate pairs, as in a file's name that is not UTF-8, by their number: JSON reads it back."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _plain(value: Any) -> Any:
@@ -112,4 +117,4 @@ def _text(value: Any) -> str:
             return ", ".join(map(_text, value)) or "none"
         case dict():
             return ", ".join(f"{name} {_text(item)}" for name, item in value.items()) or "none"
-    return str(value)
+    return _printable(str(value))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
-from manners.store.files.mapping import column_and_field
+from manners.store.files.mapping import mapping_of
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
 
@@ -34,7 +34,7 @@ class Score(Common):
         from manners.loop import stages
 
         output = self.output or Path(f"{self.file.name}.scores.jsonl")
-        mapping = dict(map(column_and_field, self.mapping))
+        mapping = mapping_of(self.mapping)
         return stages.score(
             self.open(), self.settings(), self.version, self.file, output, mapping=mapping, skip_bad=self.skip_bad
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, subcommand
 
@@ -17,11 +17,21 @@ from manners.errors import UsageError
 from manners.store import Store, gold
 from manners.store.files.fields import prompt_text
 from manners.store.files.formats import IMPORTED, Format
-from manners.store.files.mapping import column_and_field, word_and_verdict
-from manners.store.files.prompts import export_prompts, import_prompts, parse_split
+from manners.store.files.mapping import mapping_of, words_of
+from manners.store.files.prompts import export_prompts, import_prompts, parse_split, prompts_of
+from manners.store.files.reading import survey
 from manners.store.files.rowfiles import write_rows
 from manners.store.files.transfer import export_comparisons, import_comparisons, preview
-from manners.types import DELETED, Annotator, AnnotatorKind, Choice, Comparison, PromptUse, latest_verdicts
+from manners.types import (
+    DELETED,
+    Annotator,
+    AnnotatorKind,
+    Choice,
+    Comparison,
+    Dialogue,
+    PromptUse,
+    latest_verdicts,
+)
 from manners.workspace import Workspace
 
 File = Annotated[Positional[Path], arg(metavar="FILE")]
@@ -47,12 +57,12 @@ class StoreCommon(Common):
         finally:
             store.close()
 
-    def refused(self, store: Store, what: Literal["prompts", "comparisons"]) -> Result:
-        """Count what the model's chat template refuses of all there are, by reason, and name it on stderr."""
-        from manners.loop.laid_out import counts, look_through, tell
+    def refused(self, file: Path, rows: Iterable[tuple[int, Dialogue]], what: str) -> Result:
+        """Count what the model's chat template refuses of a file's rows, by reason, and name them on stderr."""
+        from manners.loop.laid_out import counts, of_file, tell
 
-        found = look_through(store, self.settings().model, prompts=what == "prompts")
-        tell(found, what)
+        found = of_file(rows, self.settings().model)
+        tell(found, what, file)
         return {"refused_by_template": counts(found)} if found else {}
 
 
@@ -92,12 +102,12 @@ class PromptsImport(StoreCommon):
         if self.use and self.split:
             raise UsageError("--use puts all prompts on one side, --split divides them: give one of the two.")
         shares = {self.use or PromptUse.TRAIN: 1.0} if self.split is None else parse_split(self.split)
-        mapping = dict(map(column_and_field, self.mapping))
+        mapping = mapping_of(self.mapping)
         with self.store() as store:
             found = import_prompts(
                 store, self.file, shares, mapping, skip_known=self.skip_known, skip_bad=self.skip_bad
             )
-            return {**asdict(found), **self.refused(store, "prompts")}
+        return {**asdict(found), **self.refused(self.file, prompts_of(self.file, mapping), "prompts")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,16 +189,21 @@ class ComparisonsImport(StoreCommon):
 
     def run(self) -> Result:
         """Add them, or say what would be added."""
-        mapping = dict(column_and_field(text) for text in self.mapping)
-        words = dict(word_and_verdict(text) for text in self.verdict)
+        mapping = mapping_of(self.mapping)
+        words = words_of(self.verdict)
         annotator = Annotator(self.annotator, self.annotator_kind)
         if self.dry_run:
             found = preview(self.file, mapping, self.format, annotator, self._kept(), words)
             counts = {name: value for name, value in asdict(found).items() if name != "rows"}
-            return {"rows": [comparison_record(row) for row in found.rows], **counts}
+            refused = self.refused(self.file, self._rows(mapping, words), "comparisons")
+            return {"rows": [comparison_record(row) for row in found.rows], **counts, **refused}
         with self.store() as store:
             result = import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator, words)
-            return {**asdict(result), **self.refused(store, "comparisons")}
+        return {**asdict(result), **self.refused(self.file, self._rows(mapping, words), "comparisons")}
+
+    def _rows(self, mapping: Mapping[str, str], words: Mapping[str, Choice]) -> Iterator[tuple[int, Dialogue]]:
+        """Yield the prompt of each row; nothing is read before one is asked for."""
+        yield from survey(self.file, mapping, self.format, words).prompts()
 
     def _kept(self) -> frozenset[str]:
         """Return the openings that the workspace keeps for evaluation; a file may be looked at without a workspace."""

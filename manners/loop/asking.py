@@ -26,8 +26,9 @@ from manners.reward.measure import measure
 from manners.reward.pairs import read, shortened
 from manners.reward.verdicts import label, pooled
 from manners.store.files.formats import Format
+from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
-from manners.store.files.transfer import OURS, read_comparisons
+from manners.store.files.transfer import OURS, comparisons_of
 from manners.types import Answer, AskedHow, Choice, Dialogue, VersionKind, opening
 
 START_SHARE = 0.25
@@ -102,7 +103,8 @@ def measure_on_file(
     """
     settings = session.settings
     skipped = Counter[Reason]()
-    rows = read_comparisons(file, mapping, fmt, skipped=skipped if skip_bad else None, words=words)
+    reading = survey(file, mapping, fmt, words)
+    rows = comparisons_of(reading, skipped=skipped if skip_bad else None)
     # Nothing is learnt here, so that it does not matter what the rows were asked for.
     comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
     if not any(comparison.verdicts for comparison in comparisons):
@@ -129,6 +131,8 @@ def measure_on_file(
         shortened=shortened(dict.fromkeys(sides)),
         left_out={str(reason): n for reason, n in labelled.left_out.items()},
         skipped={str(reason): n for reason, n in skipped.items()},
+        unused=reading.unused,
+        notes=reading.notes,
     )
     facts = to_facts(result)
     first = [entry.name for entry in fields(FileResult) if entry.name in FileResult.__annotations__]

@@ -21,6 +21,7 @@ from manners.reward import ensemble, stored
 from manners.reward.ensemble import Exchange, score_exchanges
 from manners.store.files.columns import check_mapping, renamed
 from manners.store.files.exchanges import EXCHANGE_FIELDS, parse_exchange
+from manners.store.files.reading import complaint
 from manners.store.files.rowfiles import read_rows
 from manners.store.files.rows import BadRow, Reason
 from manners.templates import Template
@@ -195,17 +196,17 @@ def _rows(source: Source, scorer: str, template: Template, passed: _Passed) -> I
             if why := template.objection(exchange[0]):
                 raise BadRow(Reason.TEMPLATE, "prompt", why)
         except BadRow as bad:
-            where = f"{source.file}, line {line}" + (f", field {bad.field}" if bad.field else "")
-            said = f"{where}: {bad.remark}; correct it"
-            if not source.skip_bad:
-                raise MannersError(f"{said} and run again, which goes on from there") from bad
-            passed.first = passed.first or said
+            if not source.skip_bad or not passed.first:
+                told = complaint(source.file, line, bad, "and run again, which goes on from there")
+                if not source.skip_bad:
+                    raise told from bad
+                passed.first = str(told)
             passed.skipped[bad.reason] += 1
             continue
         empty = False
         yield _Row(line, digest((scorer, exchange)), exchange)
     if empty and passed.skipped:
-        raise MannersError(f"none of the {passed.skipped.total()} lines can be read: {passed.first}")
+        raise MannersError(f"none of the {passed.skipped.total()} rows can be read: {passed.first}")
 
 
 def _exchanges(rows: Iterator[_Row], pending: deque[_Row]) -> Iterator[Exchange]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from manners.errors import MannersError
 from manners.settings import ModelSettings
-from manners.store import Store
+from manners.store.files.rowfiles import places
 from manners.templates import NEVER, Template, made, of_folder
 from manners.types import Dialogue
 
@@ -33,12 +33,15 @@ def refusals(template: Template, rows: Iterable[tuple[int, Dialogue]]) -> Refusa
     return found
 
 
-def tell(found: Refusals, what: str) -> None:
-    """Say on stderr what is left out of training for the template's sake; `what` they are, in the plural."""
+def tell(found: Refusals, what: str, file: Path | None = None) -> None:
+    """Say on stderr what is left out of training for the template's sake; `what` they are, in the plural.
+
+    The numbers are those of the store or, with `file`, those of its rows.
+    """
     for why, numbers in found.items():
         more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-        named = ", ".join(map(str, numbers[:NAMED]))
-        print(f"{len(numbers)} {what} cannot be used with this model: {why} (number {named}{more})", file=sys.stderr)
+        told = f"number {', '.join(map(str, numbers[:NAMED]))}" if file is None else places(file, numbers[:NAMED])
+        print(f"{len(numbers)} {what} cannot be used with this model: {why} ({told}{more})", file=sys.stderr)
 
 
 def counts(found: Refusals) -> dict[str, int]:
@@ -46,8 +49,8 @@ def counts(found: Refusals) -> dict[str, int]:
     return {why: len(numbers) for why, numbers in found.items()}
 
 
-def look_through(store: Store, settings: ModelSettings, *, prompts: bool) -> Refusals:
-    """Return what the model's chat template refuses of the prompts, or of the comparisons, of a store.
+def of_file(rows: Iterable[tuple[int, Dialogue]], settings: ModelSettings) -> Refusals:
+    """Return which of the dialogues in a file the model's chat template refuses, by the numbers of their rows.
 
     Only by the model's files, and nothing where they are not on this machine: a stage looks again when it has loaded
     the model. What is wrong with the template itself is said on stderr.
@@ -57,11 +60,7 @@ def look_through(store: Store, settings: ModelSettings, *, prompts: bool) -> Ref
     except MannersError as error:
         print(f"{settings.name}: {error}", file=sys.stderr)
         return {}
-    if template is None:
-        return {}
-    if prompts:
-        return refusals(template, ((stored.id, stored.dialogue) for stored in store.prompts()))
-    return refusals(template, ((one.id or 0, one.prompt) for one in store.comparisons()))
+    return {} if template is None else refusals(template, rows)
 
 
 def at_hand(settings: ModelSettings) -> Template | None:

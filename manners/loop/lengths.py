@@ -12,9 +12,11 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
+from manners.settings import ModelSettings
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import read_comparisons
 from manners.text import Renderer
+from manners.turns import template_of
 from manners.types import Comparison, Dialogue, Response
 
 MOST = 2000
@@ -49,22 +51,25 @@ class AtHand:
         return sorted(numbers)[max(0, ceil(share * len(numbers)) - 1)]
 
 
-def of_file(file: Path, tokenizer: PreTrainedTokenizerBase) -> AtHand:
+def renderer_of(tokenizer: PreTrainedTokenizerBase, model: ModelSettings) -> Renderer:
+    """Return what lays dialogues out as the stages will, into a context without end."""
+    end = tokenizer.eos_token_id
+    template = template_of(tokenizer, model.chat_template, model.template_arguments)
+    return Renderer(tokenizer, frozenset(() if end is None else (int(end),)), ENDLESS, template)
+
+
+def of_file(file: Path, renderer: Renderer) -> AtHand:
     """Measure a file of comparisons, without storing anything; rows that cannot be read are counted and said."""
     skipped = Counter[Reason]()
     comparisons = list(read_comparisons(file, {}, skipped=skipped))
     left_out = f", {sum(skipped.values()):,} rows of it left out that cannot be read" if skipped else ""
     if not comparisons:
         raise MannersError(f"{file} holds no comparison that can be read{left_out}; `--dry-run` of an import says why")
-    return at_hand(comparisons, (), tokenizer, f"{file.name} ({len(comparisons):,} comparisons{left_out})")
+    return at_hand(comparisons, (), renderer, f"{file.name} ({len(comparisons):,} comparisons{left_out})")
 
 
-def at_hand(
-    comparisons: Sequence[Comparison], prompts: Iterable[Dialogue], tokenizer: PreTrainedTokenizerBase, source: str
-) -> AtHand:
+def at_hand(comparisons: Sequence[Comparison], prompts: Iterable[Dialogue], renderer: Renderer, source: str) -> AtHand:
     """Measure comparisons, and prompts that nothing was compared on."""
-    end = tokenizer.eos_token_id
-    renderer = Renderer(tokenizer, frozenset(() if end is None else (int(end),)), ENDLESS)
     known: dict[Dialogue, list[Response]] = {prompt: [] for prompt in prompts}
     for one in comparisons:
         known.setdefault(one.prompt, []).extend((one.left, one.right))

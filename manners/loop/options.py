@@ -13,7 +13,7 @@ from manners.facts import Facts
 from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.store.files.formats import Format
-from manners.store.files.mapping import column_and_field, word_and_verdict
+from manners.store.files.mapping import mapping_of, words_of
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ class EvaluateOptions(Options):
             asking.close(session)
         if self.reward is None or self.comparisons is None:
             return None
-        mapping = dict(column_and_field(text) for text in self.mapping)
-        words = dict(word_and_verdict(text) for text in self.verdict)
+        mapping = mapping_of(self.mapping)
+        words = words_of(self.verdict)
         return asking.measure_on_file(
             session, self.reward, self.comparisons, mapping, self.format, self.skip_bad, words
         )

@@ -20,7 +20,7 @@ import torch
 
 from manners.errors import MannersError
 from manners.loop import evaluate, ppo, reward, sample
-from manners.loop.lengths import AtHand, at_hand, of_file
+from manners.loop.lengths import AtHand, at_hand, of_file, renderer_of
 from manners.loop.plan import Part, Plan, free_on
 from manners.loop.session import Session
 from manners.models import whole
@@ -116,7 +116,11 @@ def suggest(outline: Outline, data: AtHand, machine: Machine, settings: Settings
 def for_file(settings: Settings, folder: Path, comparisons: Path | None) -> list[Suggestion]:
     """Return what to set for a model, and for the comparisons of a file that are to be imported, if there is one."""
     described = outline(settings.model.name)
-    data = AtHand("no data") if comparisons is None else of_file(comparisons, described.tokenizer)
+    data = (
+        AtHand("no data")
+        if comparisons is None
+        else of_file(comparisons, renderer_of(described.tokenizer, settings.model))
+    )
     return suggest(described, data, machine_of(settings.model.device, folder), settings)
 
 
@@ -129,7 +133,7 @@ def for_workspace(workspace: Workspace, settings: Settings) -> list[Suggestion]:
     data = AtHand("no data")
     if comparisons or prompts:
         source = f"this workspace ({len(comparisons):,} comparisons, {len(prompts):,} prompts)"
-        data = at_hand(comparisons, prompts, described.tokenizer, source)
+        data = at_hand(comparisons, prompts, renderer_of(described.tokenizer, settings.model), source)
     return suggest(described, data, machine_of(settings.model.device, workspace.root), settings)
 
 

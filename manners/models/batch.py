@@ -202,6 +202,8 @@ class RunningBatch:
         if more is not None:
             self._events.append((row.key, more))
         if finish is not None:
+            if finish is FinishReason.LENGTH or token in self.renderer.end_ids:  # not at a string that a request names
+                self.renderer.finishes.look((finish,), row.request.max_tokens)
             done = Done(row.index, finish, len(row.prompt_ids), len(row.ids), self.version)
             self._events.append((row.key, done))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from manners.errors import MannersError
@@ -58,7 +61,7 @@ def test_lines_that_cannot_be_scored_are_left_out_and_counted_on_demand(
     bad[3]["response"] = "x"
     rows = [*exchanges(3), bad[0], bad[1], *exchanges(2), bad[2], bad[3]]
     file, output = write(tmp_path / "answers.jsonl", rows), tmp_path / "scores.jsonl"
-    with pytest.raises(MannersError, match=r"line 4, field response: is missing; correct it and run again"):
+    with pytest.raises(MannersError, match=r"line 4, field `response`: is missing; correct it and run again"):
         stages.score(copy, settings, "reward-1", file, output)
     for kept in (2, 4):  # whole chunks of what was written before are kept
         facts = stages.score(copy, settings, "reward-1", file, output, skip_bad=True)
@@ -67,9 +70,12 @@ def test_lines_that_cannot_be_scored_are_left_out_and_counted_on_demand(
         assert [line["line"] for line in lines] == [1, 2, 3, 6, 7]
         assert facts["skipped"] == {"lacks a field": 1, "value out of range": 1, "empty text": 2}
     file = write(tmp_path / "none.jsonl", bad)
-    with pytest.raises(MannersError, match=r"none of the 4 lines can be read: .*line 1, field response"):
+    with pytest.raises(MannersError, match=r"none of the 4 rows can be read: .*line 1, field `response`"):
         stages.score(copy, settings, "reward-1", file, tmp_path / "none", skip_bad=True)
-    with pytest.raises(MannersError, match=r"--map: `answer` is not a field of ours; choose among finish_reason"):
+    with pytest.raises(
+        MannersError,
+        match=r"--map: `answer` is not a field of ours; choose among conversation, conversations, finish_reason",
+    ):
         stages.score(copy, settings, "reward-1", file, tmp_path / "none", mapping={"response": "answer"})
 
 
@@ -94,3 +100,30 @@ def test_what_does_not_fit_is_counted_where_it_is_scored(
         assert facts["shortened"] == {"count": 2, "share": 0.4, "tokens": sum(lost)}
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert [line.get("dropped") for line in lines] == [None, lost[0], None, lost[1], None]
+
+
+def test_a_row_of_a_folder_is_named_by_its_file_and_its_kind(
+    copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, rows in enumerate(([{"prompt": "bread?", "response": "bake it"}] * 3, [{"prompt": "sea?"}])):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"part-{number}.parquet")
+    place = f"{folder / 'part-1.parquet'}, row 1, field `response`: is missing"
+    with pytest.raises(MannersError, match=re.escape(place)):
+        stages.score(copy, settings, "reward-1", folder, tmp_path / "out.jsonl")
+
+
+def test_messages_to_be_scored_are_read_in_any_notation(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "bread?"}, {"role": "assistant", "content": "bake it"}]
+    shares = [{"from": {"user": "human", "assistant": "gpt"}[one["role"]], "value": one["content"]} for one in talk]
+    forms: list[dict[str, Any]] = [
+        {"messages": talk},
+        {"messages": str(talk)},
+        {"conversations": shares},
+        {"messages": {name: [one[name] for one in talk] for name in talk[0]}},
+    ]
+    output = tmp_path / "out.jsonl"
+    stages.score(copy, settings, "reward-1", write(tmp_path / "in.jsonl", forms), output)
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len({line["check"] for line in lines}) == 1 and len(lines) == 4

@@ -75,16 +75,29 @@ def test_what_the_template_refuses_is_told_when_it_comes_in_and_by_the_plan_and_
     session, result, told = imported(tmp_path / "work", strict, capsys)
     counted = {TWO: 3, FIRST: 1, MIDDLE: 1}
     assert result["comparisons"] == 25 and result["refused_by_template"] == counted
-    sentences = [
-        f"3 comparisons cannot be used with this model: {TWO} (number 8, 19, 25)",
-        f"1 comparisons cannot be used with this model: {FIRST} (number 17)",
-        f"1 comparisons cannot be used with this model: {MIDDLE} (number 18)",
-    ]
-    assert [line for line in told.splitlines() if "cannot be used" in line] == sentences
+
+    def sentences(where: str) -> list[str]:
+        return [
+            f"3 comparisons cannot be used with this model: {TWO} ({where} 8, 19, 25)",
+            f"1 comparisons cannot be used with this model: {FIRST} ({where} 17)",
+            f"1 comparisons cannot be used with this model: {MIDDLE} ({where} 18)",
+        ]
+
+    def refusals(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "cannot be used" in line]
+
+    file = tmp_path / "pairs.jsonl"
+    assert refusals(told) == sentences(f"{file}, line")
+    command = ["comparisons", "import", str(file), "--workspace", str(tmp_path / "work"), "--json"]
+    before = session.store.counts()
+    assert main([*command, "--dry-run"]) == 0
+    looked = capsys.readouterr()
+    assert json.loads(looked.out)["refused_by_template"] == counted
+    assert refusals(looked.err) == sentences(f"{file}, line") and session.store.counts() == before
     plan = stages.train_reward(session.workspace, session.settings, plan=True)
     assert plan["comparisons"] == 20 and plan["refused"] == counted
     said = capsys.readouterr().err
-    assert all(sentence in said for sentence in sentences)
+    assert all(sentence in said for sentence in sentences("number"))
     done = stages.train_reward(session.workspace, session.settings, plan=False)
     assert done["trained_on"] + done["set_aside"] == 20
     assert done["left_out"]["a prompt that the chat template refuses"] == 5
@@ -103,7 +116,7 @@ def test_prompts_that_the_template_refuses_are_told_and_left_out_of_every_stage(
     printed = capsys.readouterr()
     said = json.loads(printed.out)
     assert (said["new"], said["uses"], said["refused_by_template"]) == (3, {"train": 3}, {TWO: 3})
-    assert f"3 prompts cannot be used with this model: {TWO} (number 45, 46, 47)" in printed.err
+    assert f"3 prompts cannot be used with this model: {TWO} ({file}, line 1, 2, 3)" in printed.err
     plan = stages.sample(session.workspace, session.settings, crowd=True, plan=True)
     assert plan["prompts"]["train"] == {"fit": 24, "shortened": 0, "do_not_fit": 0, "refused": {TWO: 3}}
     assert f"3 prompts for `train` cannot be used with this model: {TWO} (number 45, 46, 47)" in capsys.readouterr().err
@@ -181,5 +194,5 @@ def test_a_line_to_be_scored_that_the_template_refuses_is_named(
     del facts["template"]  # as versions were before they said so
     facts["template_hash"] = Session(copy, chosen).pretrained.renderer.template_hash
     described.write_text(json.dumps(facts), encoding="utf-8")
-    with pytest.raises(MannersError, match=r"answers.jsonl, line 1, field prompt: two user turns in a row, which"):
+    with pytest.raises(MannersError, match=r"answers.jsonl, line 1, field `prompt`: two user turns in a row, which"):
         stages.score(copy, chosen, "reward-1", file, tmp_path / "out.jsonl")

@@ -253,7 +253,7 @@ def test_scoring_names_the_line_that_it_cannot_read_and_keeps_what_stands_before
     copy: Workspace, settings: Settings, tmp_path: Path
 ) -> None:
     file, output = write(tmp_path / "answers.jsonl", [*exchanges(2), {"prompt": "bread?"}]), tmp_path / "scores.jsonl"
-    with pytest.raises(MannersError, match=r"answers\.jsonl, line 3, field response: .*; correct it and run again"):
+    with pytest.raises(MannersError, match=r"answers\.jsonl, line 3, field `response`: .*; correct it and run again"):
         stages.score(copy, settings, "reward-1", file, output)
     assert [json.loads(line)["line"] for line in output.read_text(encoding="utf-8").splitlines()] == [1, 2]
     assert stages.score(copy, settings, "reward-1", write(file, exchanges(3)), output)["scored"] == 3
@@ -264,8 +264,11 @@ def test_scoring_names_the_line_that_it_cannot_read_and_keeps_what_stands_before
 
 def test_a_reward_model_is_measured_on_any_file(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
     rows = [{"prompt": f"sea {n}?", "chosen": f"at noon {n}", "rejected": "the train, the oven"} for n in range(12)]
+    told = [row | {"margin": 2, "prompt": f"User: {row['prompt']}\n\nAssistant:"} for row in rows]
+    facts = stages.evaluate_reward(copy, settings, "reward-1", write(tmp_path / "told.jsonl", told))
+    assert facts["unused"] == ["margin"] and facts["notes"] == ["12 prompts are transcripts and are read as turns"]
     facts = stages.evaluate_reward(copy, settings, "reward-1", write(tmp_path / "pairs.jsonl", rows))
-    assert facts["pairs"] == 12
+    assert facts["pairs"] == 12 and (facts["unused"], facts["notes"]) == ([], [])
     low, high = facts["interval"]
     assert 0 <= low <= facts["accuracy"] <= high <= 1
     assert facts["baselines"]["shorter_wins"]["estimate"] == 1

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from manners import cli
 from manners.errors import MannersError
 from manners.loop import evaluate, ppo, reward, sample, suggest
-from manners.loop.lengths import AtHand, of_file
+from manners.loop.lengths import AtHand, of_file, renderer_of
 from manners.loop.plan import OVERHEAD
 from manners.loop.suggest import Machine, Suggestion
 from manners.models.paper import Outline, outline, paper, trunk_on_paper
@@ -59,7 +59,7 @@ def reasons(found: list[Suggestion]) -> dict[str, str]:
 def test_context_and_length_of_answers_come_from_the_data(tmp_path: Path) -> None:
     words = [*range(1, 20), 40]  # of 40 responses, 39 are shorter than the last
     described = outline(str(save_tiny(tmp_path / "model")))
-    data = of_file(pairs(tmp_path, words), described.tokenizer)
+    data = of_file(pairs(tmp_path, words), renderer_of(described.tokenizer, ModelSettings()))
     lengths = [tokens(f"bread {n}?", "noon " * n) for n in words]
     short = tokens("", "sea")[1]
     assert sorted(data.exchanges) == sorted((prompt, max(answer, short)) for prompt, answer in lengths)
@@ -77,7 +77,12 @@ def test_context_and_length_of_answers_come_from_the_data(tmp_path: Path) -> Non
 
 def test_a_context_is_never_longer_than_the_model_and_says_what_is_shortened(tmp_path: Path) -> None:
     described = outline(str(save_tiny(tmp_path / "model", max_position_embeddings=96)))
-    found = suggest.suggest(described, of_file(pairs(tmp_path, [3, 4, 200]), described.tokenizer), PLENTY, Settings())
+    found = suggest.suggest(
+        described,
+        of_file(pairs(tmp_path, [3, 4, 200]), renderer_of(described.tokenizer, ModelSettings())),
+        PLENTY,
+        Settings(),
+    )
     assert chosen(found)["model.context"] == 96 and chosen(found)["sample.max_new_tokens"] <= 48
     assert "1 of 3 are longer and are shortened; the model takes up to 96" in reasons(found)["model.context"]
     without = suggest.suggest(described, AtHand("no data"), PLENTY, Settings())
@@ -130,7 +135,7 @@ def test_what_does_not_fit_is_made_smaller_by_what_the_plan_names_until_it_fits(
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "vocab_size": 32_000}
     config = AutoConfig.for_model("llama", num_hidden_layers=6, max_position_embeddings=256, **sizes)
     described = Outline(config, tiny_tokenizer())
-    data = of_file(pairs(tmp_path, [3, 8, 20]), described.tokenizer)
+    data = of_file(pairs(tmp_path, [3, 8, 20]), renderer_of(described.tokenizer, ModelSettings()))
     data = replace(data, distinct=400)
     seen = list[dict[str, Any]]()
     unlimited = reasons(suggest.suggest(described, data, PLENTY, Settings()))["model.trainable_layers"]
@@ -149,7 +154,7 @@ def test_what_does_not_fit_is_made_smaller_by_what_the_plan_names_until_it_fits(
 
 def test_states_that_the_disk_cannot_hold_are_computed_anew(tmp_path: Path) -> None:
     described = outline(str(save_tiny(tmp_path / "model")))
-    data = of_file(pairs(tmp_path, [3, 8]), described.tokenizer)
+    data = of_file(pairs(tmp_path, [3, 8]), renderer_of(described.tokenizer, ModelSettings()))
     assert "model.trunk_states" not in chosen(suggest.suggest(described, data, PLENTY, Settings()))
     found = suggest.suggest(described, data, Machine(CPU, 10**12, 100), Settings())
     assert chosen(found)["model.trunk_states"] == "recomputed"

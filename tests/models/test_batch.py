@@ -24,6 +24,7 @@ from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationR
 from manners.models.sampler import draw_tokens
 from manners.models.textstream import HALF
 from manners.settings import SampleSettings
+from manners.turns import FIRST
 from manners.types import Dialogue, FinishReason, Role, Turn
 from tests.worlds import BOS, END, EOS, PAD, START, tiny_pretrained
 
@@ -340,3 +341,17 @@ def test_a_failure_in_the_middle_fails_those_that_run_and_no_others(
 def test_values_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(MannersError, match=next(iter(wrong))):
         replace(REQUESTS[0], **wrong)
+
+
+def test_who_is_served_by_a_model_that_ends_nothing_is_warned(capsys: pytest.CaptureFixture[str]) -> None:
+    pretrained = tiny_pretrained("llama")
+    model = Branch(pretrained.trunk, trainable=False).assembled(pretrained.trunk)
+    batch = RunningBatch(model, "initial", pretrained.trunk, pretrained.renderer, 4)
+    heard = dict[int, Heard]()
+    for key in range(FIRST):
+        assert capsys.readouterr().err == ""
+        batch.submit(key, GenerationRequest(said("oven"), 4, seed=0, temperature=0.0))
+        run(batch, heard)
+    assert {one.done[0].finish_reason for one in heard.values()} == {FinishReason.LENGTH}
+    told = capsys.readouterr().err
+    assert told.startswith(f"none of the first {FIRST} answers ended by itself: all were cut off, the last at 4 tokens")

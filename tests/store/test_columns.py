@@ -44,7 +44,10 @@ def test_the_suggested_options_read_the_file(tmp_path: Path, header: str, row: s
     ("columns", "options"),
     [
         (["question", "answer"], "--map question=prompt --map answer=response"),
-        (["instruction", "completion", "input"], "--map instruction=prompt --map completion=response"),
+        (
+            ["instruction", "completion", "input"],
+            "--map instruction=prompt --map input=prompt --map completion=response",
+        ),
         (["id", "source", "a b"], '--map "a b"=prompt'),
         (["promptText", "modelOutput", "model"], "--map promptText=prompt --map modelOutput=response"),
         (["frage", "antwort"], "--map frage=prompt --map antwort=response"),

@@ -179,6 +179,23 @@ CASES = {
         ],
         {("B", "A", ">"), ("A", "C", "=")},
     ),
+    "summaries": Case(
+        "OpenAI's summarize_from_feedback: `info`, `summaries`, `choice`",
+        "`choice` 0 or 1",
+        "none",
+        "`worker`",
+        "`policy` of each",
+        "`info.title`, `extra`, ...",
+        [
+            {"info": {"post": "Hi", "article": None, "title": "T"}, "choice": 1, "worker": "w1", "extra": {"c": 8}}
+            | {"summaries": [{"text": "A", "policy": "m1", "note": "n"}, {"text": "B", "policy": "m2", "note": "n"}]},
+            {"info": {"post": None, "article": "Hi", "title": "T"}, "choice": 0, "worker": "w1", "extra": {"c": 8}}
+            | {"summaries": [{"text": "C", "policy": "m1", "note": "n"}, {"text": "D", "policy": "m2", "note": "n"}]},
+        ],
+        {("B", "A", ">"), ("C", "D", ">")},
+        annotator=Annotator("w1", AnnotatorKind.HUMAN),
+        authors=frozenset({"m1", "m2"}),
+    ),
     "preferred-output": Case(
         "OpenAI: `input`, `preferred_output`, `non_preferred_output`",
         "`preferred_output` is better",
@@ -341,7 +358,9 @@ def test_published_formats_come_in_once(store: Store, tmp_path: Path) -> None:
             assert not again or (result.comparisons, result.verdicts) == (0, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("trees", "preferred-output", "webgpt")])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("trees", "preferred-output", "webgpt", "summaries")]
+)
 def test_a_published_format_in_the_cells_of_a_sheet(tmp_path: Path, name: str) -> None:
     rows = [row for row in CASES[name].rows if {*row} <= {*CASES[name].rows[0]}]
     lines = list(read_comparisons(jsonl(tmp_path / "some.jsonl", rows), {}))
@@ -592,7 +611,8 @@ def test_what_is_in_the_file_and_not_used_is_named_by_every_import(store: Store,
         (("instruction", "chosen_response", "rejected_response"), "--map chosen_response=chosen --map rejected_resp"),
         (("prompt", "response_a", "response_b", "choice"), "--map response_b=right --map choice=verdict"),
         (("Prompt", "Chosen ", "REJECTED"), '--map Prompt=prompt --map "Chosen "=chosen --map REJECTED=rejected.'),
-        (("prompt", "completion", "label"), "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected."),
+        (("prompt", "completion", "label"), "one answer a row; answers to one prompt are compared by their score with"),
+        (("frage", "wahl"), "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected."),
     ],
 )
 def test_what_is_no_comparison_of_ours_is_told_with_a_mapping(

@@ -455,7 +455,11 @@ FILES = {
         "line 2: has 2 fields where the header has 4",
     ),
     "csv with a broken quote": ("x.csv", b'prompt,left,right,verdict\n"Hi"x,a,b,left\n', "line 2: is not CSV"),
-    "csv with a column twice": ("x.csv", b"prompt,left,left\nHi,a,b\n", "line 1: names a column twice"),
+    "csv with a column twice": (
+        "x.csv",
+        b"prompt,left,left\nHi,a,b\n",
+        "line 1, field `left`: is there twice among the columns",
+    ),
     "csv in a damaged encoding": (
         "x.csv",
         "prompt,left,right,verdict\nHi,ä,b,left\n".encode() + "Hi,ö,b,left\n".encode("latin-1"),

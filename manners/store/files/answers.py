@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from manners.store.files.fields import parse_number, parse_text, required
+from manners.store.files.exchanges import response_text
+from manners.store.files.fields import parse_number, required
 from manners.store.files.messages import listed
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.trees import Family
@@ -50,7 +51,7 @@ def pairs(prompt: Any, answers: list[Answer], field_name: str, said: Fields) -> 
 
 # K answers in one row: a list of objects, or lists of texts and of numbers side by side.
 
-_LISTS = ("answers", "completions", "responses", "candidates", "generations", "outputs")
+LISTS = ("answers", "completions", "responses", "candidates", "generations", "outputs")
 _TEXTS = ("answer", "response", "text", "content", "completion", "output", "generation")
 _RANKS = ("rank", "ranking")
 _SCORES = (*_RANKS, "overall_score", "score", "rating", "reward", "pm_score", "votes", "upvotes")
@@ -66,7 +67,7 @@ def first_of(fields: Fields, names: Iterable[str]) -> str:
 
 def scored_list(fields: Fields) -> str:
     """Return the name of the field that holds K answers with scores, nothing where there is none."""
-    for name in _LISTS:
+    for name in LISTS:
         items = listed(fields.get(name))
         if items and isinstance(items[0], dict) and first_of(items[0], _TEXTS) and {*_SCORES} & items[0].keys():
             return name
@@ -80,9 +81,9 @@ def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
     name = scored_list(fields)
     items = listed(fields.get(name)) if name else None
     if items is None:
-        where = first_of(fields, _LISTS) or _LISTS[0]
+        where = first_of(fields, LISTS) or LISTS[0]
         raise BadRow(Reason.ALONE, where, "holds no answers with scores", harmless=fields.get(where) == [])
-    if all(isinstance(item, str) for item in items):
+    if all(isinstance(item, str | None) for item in items):
         beside = first_of(fields, _BESIDE)
         scores, models = listed(fields[beside]), listed(fields.get(first_of(fields, _MODELS)))
         if scores is None or len(scores) != len(items):
@@ -113,8 +114,9 @@ def _by_a_model(fields: Fields, items: list[Any]) -> bool:
 
 
 def score_of(item: Fields, key: str, sign: int) -> float | None:
-    """Return a number such that higher is better, None where there is none."""
-    number = parse_number(item, key, -1e12, 1e12)
+    """Return a number such that higher is better, None where there is none; what is true is better than what is not."""
+    said = str(item.get(key)).lower()
+    number = float(said == "true") if said in ("true", "false") else parse_number(item, key, -1e12, 1e12)
     return None if number is None else sign * number
 
 
@@ -150,7 +152,7 @@ def gather_rated(rows: Iterable[Numbered]) -> Iterator[Numbered]:
             yield number, fields
             continue
         try:
-            prompt, text, key = required(fields, "prompt"), parse_text(fields, "response"), rated(fields)
+            prompt, text, key = required(fields, "prompt"), response_text(fields), rated(fields)
             if not text.strip():
                 raise BadRow(Reason.EMPTY, "response", "is empty")
             score = score_of(fields, key, -1 if key == "rank" else 1) if key else None

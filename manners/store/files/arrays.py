@@ -11,14 +11,50 @@ from manners.errors import MannersError
 from manners.store.files.containers import MAX_LINE
 from manners.store.files.rows import BadRow, Fields, Reason
 
+BOM = "\ufeff"
+"""The mark of UTF-8, as a character."""
+
 
 def json_object(text: str) -> Fields | BadRow:
     """Return the object that a JSON text writes, or what is wrong with it."""
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except (ValueError, RecursionError):
         return BadRow(Reason.NOT_A_ROW, "", "is not JSON")
     return _row(value)
+
+
+def rows_within(text: str) -> str:
+    """Say where a text that is one JSON object, and nothing more, keeps rows within it; nothing where it is a row."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(whole, dict) or not whole:
+        return ""
+    kept = [name for name, value in whole.items() if _are_rows(value)]
+    if kept:
+        return f"which keeps its rows in `{kept[0]}`: write that array into a file of its own"
+    values = list(whole.values())
+    columns = all(isinstance(value, list) and all(not isinstance(one, dict) for one in value) for value in values)
+    numbered = all(isinstance(value, dict) and all(key.isdecimal() for key in value) for value in values)
+    if columns or numbered:
+        return "which holds columns: write its rows (pandas: `to_json(FILE, orient='records', lines=True)`)"
+    return "whose fields are rows: write them as an array" if all(map(_is_row, values)) else ""
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_row, value))
+
+
+def _is_row(value: Any) -> bool:
+    """Tell an object that is a row from a message, an answer with its score, or numbers by name."""
+    return isinstance(value, dict) and bool({"prompt", "chosen", "left", "conversation_a", "messages"} & value.keys())
+
+
+def _constant(word: str) -> float | None:
+    """Return what JSON has no word for; tables write NaN where there is nothing."""
+    return None if word == "NaN" else float(word.replace("Infinity", "inf"))
 
 
 def begins_array(line: str) -> bool:
@@ -61,10 +97,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BadRow:
     return BadRow(Reason.NOT_A_ROW, next(name for name in names if names.count(name) > 1), "is there twice")
 
 
+_SPACE = f" \t\r\n{BOM}"
+
+
 class _Text:
     """A JSON text of which no more is held than the value that is read."""
 
-    _decoder = json.JSONDecoder(object_pairs_hook=_object)
+    _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
     def __init__(self, path: Path, read: Callable[[int], str]) -> None:
         self._path, self._read = path, read
@@ -77,7 +116,7 @@ class _Text:
     def peek(self) -> str:
         """Return the next character that is no white space, nothing at the end."""
         while True:
-            stripped = self._held.lstrip()
+            stripped = self._held.lstrip(_SPACE)
             self._drop(len(self._held) - len(stripped))
             if stripped or not self._more():
                 return self._held[:1]

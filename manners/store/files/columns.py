@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any
 
 from manners.errors import MannersError
 from manners.store.files.rowfiles import read_rows
@@ -15,11 +16,22 @@ _ANSWER = ("response", "answer", "completion", "output", "reply", "generated", "
 NAMES: Mapping[str, Sequence[str]] = {
     "prompt": ("prompt", "question", "instruction", "query", "input", "user", "problem", "task", "context", "post"),
     "response": _ANSWER,
-    "chosen": ("chosen", "better", "preferred", "accepted", "positive", "good", "winner", "win", "pos"),
-    "rejected": ("rejected", "worse", "dispreferred", "refused", "negative", "bad", "loser", "lose", "neg"),
+    "chosen": ("chosen", "better", "preferred", "accepted", "positive", "good", "winner", "win", "pos", "j"),
+    "rejected": ("rejected", "worse", "dispreferred", "refused", "negative", "bad", "loser", "lose", "neg", "k"),
     "left": ("left", "a", "1", "first", "one", "0"),
     "right": ("right", "b", "2", "second", "two", "1"),
-    "verdict": ("verdict", "choice", "label", "preference", "winner", "vote", "judgement", "preferred", "better"),
+    "verdict": (
+        "verdict",
+        "choice",
+        "label",
+        "preference",
+        "winner",
+        "vote",
+        "judgement",
+        "preferred",
+        "better",
+        "chosen",
+    ),
 }
 """What others call our fields: words of a column's name, the likeliest first."""
 _SIDES = ("left", "right")
@@ -28,10 +40,26 @@ _BESIDE = frozenset(("id", "idx", "index", "uuid", "source", "model", "dataset",
 
 
 def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
-    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out."""
+    """Return the row with the user's columns renamed; a column that a renamed one takes the place of is left out.
+
+    Several columns that are one field (an instruction, and the text that it is about) are joined by a blank line, in
+    the order in which they were named; those of them that say nothing are passed over.
+    """
     targets = set(mapping.values())
     kept = {name: value for name, value in fields.items() if name not in mapping and name not in targets}
-    return kept | {mapping[name]: value for name, value in fields.items() if name in mapping}
+    found: dict[str, Any] = {}
+    for name, ours in mapping.items():
+        if name in fields:
+            found[ours] = _together(found[ours], fields[name]) if ours in found else fields[name]
+    return kept | found
+
+
+def _together(before: Any, after: Any) -> Any:
+    """Join two texts; of what is no text, a list of both, which is no value of any field."""
+    there = [value for value in (before, after) if value is not None and value != ""]
+    if len(there) < 2:
+        return there[0] if there else before
+    return "\n\n".join(there) if all(isinstance(value, str) for value in there) else [[value] for value in there]
 
 
 def check_mapping(path: Path, mapping: Mapping[str, str], known: Iterable[str]) -> None:
@@ -68,16 +96,34 @@ def suggested(columns: Iterable[str], wanted: Sequence[str]) -> str:
     A field that no column's name speaks for gets the first column that is left, for the reader to correct.
     """
     left = list(columns)
+    found = dict(zip(_SIDES, _both_sides(left), strict=False)) if set(_SIDES) <= set(wanted) else {}
     options = []
     for field in wanted:
-        fitting = [(rank, column) for column in left if (rank := _rank(field, column)) is not None]
-        plain = [column for column in left if not _beside(column)]
-        if not fitting and not plain:
+        free = [column for column in left if column not in found.values()]
+        fitting = [(rank, column) for column in free if (rank := _rank(field, column)) is not None]
+        plain = [column for column in free if not _beside(column)]
+        column = found.get(field) or (min(fitting, key=lambda one: one[0])[1] if fitting else next(iter(plain), ""))
+        if not column:
             continue
-        column = min(fitting, key=lambda found: found[0])[1] if fitting else plain[0]
-        left.remove(column)
-        options.append(f"--map {_quoted(column)}={field}")
+        # What an instruction is about stands beside it: one without the other says something else.
+        whole = [column, *(c for c in left if field == "prompt" and _words(column) == ["instruction"] and c == "input")]
+        for one in whole:
+            left.remove(one)
+            options.append(f"--map {_quoted(one)}={field}")
     return " ".join(options)
+
+
+def _both_sides(columns: Sequence[str]) -> tuple[str, str] | tuple[()]:
+    """Return two columns whose names differ only in the side that they are, as `answer_0` and `answer_1` do."""
+    columns = sorted(columns, key=lambda column: not any(name in column.lower() for name in _ANSWER))
+    for words in zip(NAMES["left"], NAMES["right"], strict=True):
+        for one in columns:
+            for other in columns:
+                parts, others = _words(one), _words(other)
+                sides = [(a, b) for a, b in zip(parts, others, strict=False) if a != b]
+                if len(parts) == len(others) and sides == [words] and not _beside(one) and not _beside(other):
+                    return one, other
+    return ()
 
 
 def comparison_fields(columns: Iterable[str]) -> tuple[str, ...]:

@@ -21,12 +21,21 @@ MAX_LINE = 8 * 2**20
 TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 TABLE_KINDS = (".parquet", ".arrow", ".feather")
 PACKINGS = (".gz", ".zst")
+OTHER_PACKINGS = (".zip", ".bz2", ".xz", ".7z", ".rar", ".tar", ".tgz", ".lz4", ".br", ".zstd")
+"""What is not unpacked here."""
 SUFFIXES = (*(kind + packing for kind in TEXT_KINDS for packing in ("", *PACKINGS)), *TABLE_KINDS)
 NAMED = ".csv, .tsv, .jsonl, .json, .parquet, .arrow, with .gz or .zst after those of text, or, for prompts, .txt"
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 """What may stand between columns; the first is meant where the header has none."""
 _WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 _MAGIC = {
+    b"version https://git-lfs": "a pointer that git has left in its place: run `git lfs pull`, or download it anew",
+    b"<!DOCTYPE": "a page of the web: what was to be downloaded is not in it",
+    b"<!doctype": "a page of the web: what was to be downloaded is not in it",
+    b"<html": "a page of the web: what was to be downloaded is not in it",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a workbook: save its sheet as CSV in UTF-8",
+    b"BZh91AY&SY": "packed with bzip2, which is not read here: unpack it first",
+    b"\xfd7zXZ\x00": "packed with xz, which is not read here: unpack it first",
     b"\x1f\x8b": "packed with gzip: name it with .gz at the end",
     b"\x28\xb5\x2f\xfd": "packed with zstd: name it with .zst at the end",
     b"PK\x03\x04": "a workbook or a zip archive: save its sheet, or what is in it, as CSV in UTF-8",
@@ -35,6 +44,13 @@ _MAGIC = {
 }
 _BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 _BOMS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_NOTHING = {
+    "utf-16-le": [False, True, False, True],
+    "utf-16-be": [True, False, True, False],
+    "utf-32-le": [False, True, True, True],
+    "utf-32-be": [True, True, True, False],
+}
+"""Which of the first bytes of a text are nothing, by its encoding."""
 _SHARD = re.compile(r"(.*?)-?(\d{4,6})-of-(\d{4,6})")
 
 
@@ -63,6 +79,9 @@ def suffix_of(path: Path) -> str:
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
+    if path.name.lower().endswith(OTHER_PACKINGS) or path.suffix.lower() in PACKINGS:
+        said = "files that are packed so are neither read nor written here; unpack it, and name what is in it"
+        raise MannersError(f"{path}: {said} {NAMED}.")
     if path.suffix.lower() in _WORKBOOKS:
         raise MannersError(f"{path} is a workbook; save its sheet as CSV in UTF-8 and name that file.")
     raise MannersError(f"{path} has no known suffix; name it {NAMED}.")
@@ -78,6 +97,7 @@ def layout_of(path: Path) -> Layout:
     packing = next((packing for packing in PACKINGS if suffix.endswith(packing)), "")
     kind = {".ndjson": ".jsonl", ".feather": ".arrow"}.get(suffix.removesuffix(packing), suffix.removesuffix(packing))
     if kind in TABLE_KINDS:
+        _beginning(path, packing, kind)
         return Layout(path, kind)
     layout = text_layout(path, kind, packing)
     if kind not in SEPARATORS:
@@ -90,12 +110,18 @@ def layout_of(path: Path) -> Layout:
 
 def text_layout(path: Path, kind: str, packing: str) -> Layout:
     """Return how a file of text is to be read, whatever its name; raises as `layout_of` does."""
+    start = _beginning(path, packing, kind)
+    return Layout(path, kind, packing, _encoding(path, packing, kind, start))
+
+
+def _beginning(path: Path, packing: str, kind: str) -> bytes:
+    """Return a file's first bytes; raises MannersError where they say that it is another thing than its name does."""
     with unpacked(path, packing) as file:
         start = file.read(4096)
     for magic, what in _MAGIC.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and not (kind in TABLE_KINDS and what.endswith(f"{kind} at the end")):
             raise MannersError(f"{path} is {what}.")
-    return Layout(path, kind, packing, _encoding(path, packing, kind, start))
+    return start
 
 
 @contextmanager
@@ -146,9 +172,13 @@ def _encoding(path: Path, packing: str, kind: str, start: bytes) -> str:
     for bom, encoding in _BOMS.items():
         if start.startswith(bom):
             return encoding
-    # Text in UTF-16 without a mark: every other byte of what is mostly ASCII is nothing.
-    if start.count(0) > len(start) / 4:
-        return "utf-16-le" if start[1::2].count(0) > start[0::2].count(0) else "utf-16-be"
+    # Without a mark: what comes first, a quotation mark, a brace or the name of a column, is ASCII.
+    for encoding, nothing in _NOTHING.items():
+        if [byte == 0 for byte in start[:4]] == nothing:
+            return encoding
+    odd, even = start[1::2].count(0), start[0::2].count(0)
+    if odd + even > len(start) / 4 and not (odd and even):
+        return "utf-16-le" if odd else "utf-16-be"
     return "cp1252" if kind != ".jsonl" and kind != ".json" and _is_cp1252(path, packing) else "utf-8"
 
 
@@ -200,7 +230,7 @@ def shards(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     known = (*TABLE_KINDS, *(kind + packing for kind in TEXT_KINDS[:4] for packing in ("", *PACKINGS)))
-    found = [one for one in sorted(path.iterdir()) if not one.name.startswith(".") and one.name.endswith(known)]
+    found = [one for one in sorted(path.iterdir()) if not one.name.startswith(".") and one.name.lower().endswith(known)]
     if not found:
         inside = ", ".join(sorted(one.name for one in path.iterdir())[:5]) or "nothing"
         raise MannersError(f"{path} is a folder without files of rows; it holds {inside}: name the file or folder.")

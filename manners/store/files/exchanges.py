@@ -2,56 +2,68 @@
 
 from __future__ import annotations
 
-import json
-
 from manners.store.files.columns import suggested
-from manners.store.files.fields import checked_prompt, parse_dialogue, parse_member, parse_prompt, parse_text, required
+from manners.store.files.fields import (
+    checked_prompt,
+    parse_dialogue,
+    parse_member,
+    parse_prompt,
+    parse_text,
+    required,
+    with_system,
+)
+from manners.store.files.messages import messages
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, FinishReason, Response, Role
 
-PROMPT_FIELDS = ("prompt", "messages")
+MESSAGE_FIELDS = ("messages", "conversations", "conversation")
+"""What a list of messages is called, the prompt among them."""
+PROMPT_FIELDS = ("prompt", *MESSAGE_FIELDS)
 EXCHANGE_FIELDS = (*PROMPT_FIELDS, "response", "finish_reason")
 
 
 def parse_exchange(fields: Fields, author: str) -> tuple[Dialogue, Response]:
-    """Return prompt and response of a row: `prompt` and `response`, or `messages` that end with the response.
+    """Return prompt and response of a row: `prompt` and `response`, or messages that end with the response.
 
     Raises BadRow.
     """
     finish = parse_member(fields, "finish_reason", FinishReason) or FinishReason.UNKNOWN
     try:
-        if fields.get("response") is None and fields.get("messages") is not None:
-            dialogue = parse_messages(fields)
+        if fields.get("response") is None and (name := messages_in(fields)):
+            dialogue = parse_messages(fields, name)
             if dialogue[-1].role is not Role.ASSISTANT:
-                raise BadRow(Reason.VALUE, "messages", "does not end with an assistant's turn to be scored")
-            return _asked(dialogue[:-1]), Response(dialogue[-1].text, author, finish)
-        return parse_prompt(fields), Response(_response_text(fields), author, finish)
+                raise BadRow(Reason.VALUE, name, "does not end with an assistant's turn to be scored")
+            return _asked(dialogue[:-1], name), Response(dialogue[-1].text, author, finish)
+        return parse_prompt(fields), Response(response_text(fields), author, finish)
     except BadRow as bad:
         raise with_columns(bad, fields, ("prompt", "response")) from bad
 
 
 def parse_asked(fields: Fields) -> Dialogue:
-    """Return the prompt of a row: `prompt`, or `messages` up to the last user turn. Raises BadRow."""
+    """Return the prompt of a row: `prompt`, or messages up to the last user turn. Raises BadRow."""
     try:
-        if fields.get("prompt") is not None or fields.get("messages") is None:
+        if fields.get("prompt") is not None or not (name := messages_in(fields)):
             return parse_prompt(fields)
-        dialogue = parse_messages(fields)
+        dialogue = parse_messages(fields, name)
         while dialogue and dialogue[-1].role is not Role.USER:
             dialogue = dialogue[:-1]
-        return _asked(dialogue)
+        return with_system(_asked(dialogue, name), fields)
     except BadRow as bad:
         raise with_columns(bad, fields, ("prompt",)) from bad
 
 
-def parse_messages(fields: Fields) -> Dialogue:
-    """Return the dialogue in the field `messages`, a list of messages or the JSON text of one. Raises BadRow."""
-    value = required(fields, "messages")
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise BadRow(Reason.WRONG_TYPE, "messages", "is neither a list of messages nor the JSON of one") from error
-    return parse_dialogue(value, "messages")
+def messages_in(fields: Fields) -> str:
+    """Return the name of the field that holds a list of messages, nothing where none does."""
+    return next((name for name in MESSAGE_FIELDS if fields.get(name) is not None), "")
+
+
+def parse_messages(fields: Fields, name: str) -> Dialogue:
+    """Return the dialogue in a field that holds messages, in any of their notations. Raises BadRow."""
+    value = required(fields, name)
+    found = messages(value, name) if isinstance(value, str) else value
+    if found is None:
+        raise BadRow(Reason.WRONG_TYPE, name, "is neither a list of messages nor the JSON of one")
+    return parse_dialogue(found, name)
 
 
 def with_columns(bad: BadRow, fields: Fields, wanted: tuple[str, ...]) -> BadRow:
@@ -64,16 +76,19 @@ def with_columns(bad: BadRow, fields: Fields, wanted: tuple[str, ...]) -> BadRow
     return BadRow(bad.reason, bad.field, said) if options else bad
 
 
-def _asked(dialogue: Dialogue) -> Dialogue:
+def _asked(dialogue: Dialogue, name: str) -> Dialogue:
     if not dialogue:
-        raise BadRow(Reason.VALUE, "messages", "has no user turn")
-    return checked_prompt(dialogue, "messages")
+        raise BadRow(Reason.VALUE, name, "has no user turn")
+    return checked_prompt(dialogue, name)
 
 
-def _response_text(fields: Fields) -> str:
-    if not isinstance(fields.get("response"), list):
+def response_text(fields: Fields) -> str:
+    """Return the answer in the field `response`: a text, or one assistant message. Raises BadRow."""
+    value = required(fields, "response")
+    found = messages(value, "response")
+    if found is None:
         return parse_text(fields, "response")
-    dialogue = parse_dialogue(fields["response"], "response")
+    dialogue = parse_dialogue(found, "response")
     if [turn.role for turn in dialogue] != [Role.ASSISTANT]:
         raise BadRow(Reason.VALUE, "response", "is not one assistant message")
     return dialogue[0].text

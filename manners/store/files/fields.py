@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from manners.store.files.messages import messages, said, transcript
+from manners.store.files.messages import listed, messages, said, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import to_messages
 from manners.types import Dialogue, Role, Sampling, Turn
@@ -55,6 +55,10 @@ def with_system(prompt: Dialogue, fields: Fields) -> Dialogue:
 
 
 def _dialogue(value: Any, field: str) -> Dialogue:
+    if (texts := listed(value)) and all(isinstance(text, str) for text in texts):
+        if len(texts) > 1:
+            raise BadRow(Reason.VALUE, field, f"is a list of {len(texts)} texts, and does not say who speaks")
+        value = texts[0]
     if not isinstance(value, str):
         return parse_dialogue(value, field)
     if (found := messages(value, field)) is not None:

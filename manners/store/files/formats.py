@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from manners.store.files.answers import by_scores
+from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS
 from manners.store.files.fields import (
     checked_prompt,
     parse_dialogue,
@@ -26,7 +27,7 @@ from manners.store.files.fields import (
     with_system,
 )
 from manners.store.files.mapping import Words
-from manners.store.files.messages import messages, transcript
+from manners.store.files.messages import CLOSES, messages, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import digest, to_messages
 from manners.types import (
@@ -94,7 +95,7 @@ def detect(fields: Fields) -> Format | None:
     present = [fields[side] for side in ("chosen", "rejected") if side in fields]
     if not present:
         return None
-    whole = "prompt" not in fields and all(isinstance(value, str) for value in present)
+    whole = not {*PROMPT_FIELDS} & fields.keys() and all(isinstance(value, str) for value in present)
     return Format.HH if whole and not all(map(_writes_messages, present)) else Format.PAIRS
 
 
@@ -213,7 +214,7 @@ def _render_verdict(verdict: Verdict, fmt: Format) -> dict[str, Any]:
 
 
 _MARKERS = {Role.USER: "\n\nHuman: ", Role.ASSISTANT: "\n\nAssistant: "}
-_MARKER = re.compile("(" + "|".join(_MARKERS.values()) + ")")
+_MARKER = re.compile("(" + "|".join(f"{mark} ?" for mark in map(str.rstrip, _MARKERS.values())) + ")")
 
 
 def _transcripts(fields: Fields, fmt: Format = Format.HH) -> tuple[Dialogue, tuple[str, str]]:
@@ -235,14 +236,16 @@ def _transcripts(fields: Fields, fmt: Format = Format.HH) -> tuple[Dialogue, tup
 
 
 def _turns(text: str, field: str) -> Dialogue:
+    if text.startswith("\r\n"):
+        text = text.replace("\r\n", "\n")
     parts = _MARKER.split(text)
     if parts[0] or len(parts) < 3:
         # Not as the format has it; as people write transcripts, perhaps.
         if turns := transcript(text, field):
             return tuple(Turn(role, said) for role, said in turns)
         raise BadRow(Reason.TRANSCRIPT, field, "does not begin with a blank line and `Human: `")
-    roles = {marker: role for role, marker in _MARKERS.items()}
-    return tuple(Turn(roles[marker], text) for marker, text in zip(parts[1::2], parts[2::2], strict=True))
+    roles = {marker.rstrip(): role for role, marker in _MARKERS.items()}
+    return tuple(Turn(roles[marker.rstrip()], text) for marker, text in zip(parts[1::2], parts[2::2], strict=True))
 
 
 def _shared_prompt(chosen: Dialogue, rejected: Dialogue, field: str) -> Dialogue:
@@ -264,7 +267,7 @@ def _sides(fields: Fields, fmt: Format) -> tuple[Dialogue, tuple[str, str]]:
     both = all(dialogue[0].role is not Role.ASSISTANT for dialogue in answers.values())
     stated = None if both and fields.get("prompt") is None else parse_prompt(_asked(fields))
     prompt = with_system(_shared_prompt(answers[one], answers[other], one), fields) if both else stated
-    if prompt is None or stated not in (None, prompt):
+    if prompt is None or not set(stated or ()) <= set(prompt):
         raise BadRow(Reason.VALUE, "prompt", f"is not what `{one}` and `{other}` share")
     texts = [_last(dialogue, prompt, side) for side, dialogue in answers.items()]
     if fmt is Format.PAIRS:
@@ -276,9 +279,7 @@ def _asked(fields: Fields) -> Fields:
     """Return a row whose prompt is in the field `prompt`, wherever it has it as a list of messages."""
     if fields.get("prompt") is not None:
         return fields
-    found = next(
-        (name for name in ("conversations", "conversation", "messages", "context") if name in fields), "prompt"
-    )
+    found = next((name for name in (*MESSAGE_FIELDS, "context") if name in fields), "prompt")
     return {"prompt": required(fields, found), "system": fields.get("system")}
 
 
@@ -300,8 +301,13 @@ def _continued(asked: Any, text: str, prompt: Dialogue) -> str:
     try:
         turns = [Turn(role, said) for role, said in transcript(text, "") or ()]
     except BadRow:
-        return text
-    return turns[-1].text if len(turns) > 1 and tuple(turns[:-1]) == prompt else text
+        turns = []
+    if len(turns) > 1 and tuple(turns[:-1]) == prompt:
+        return turns[-1].text
+    # What closes the turns of a prompt that was read as a transcript closes the answer to it too.
+    marks = CLOSES if isinstance(asked, str) and prompt[-1].text != asked else ()
+    closed = next((mark for mark in marks if mark in asked and text.rstrip().endswith(mark)), "")
+    return text.rstrip().removesuffix(closed) if closed else text
 
 
 def _answer(fields: Fields, side: str) -> Dialogue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from manners.errors import UsageError
@@ -19,6 +19,30 @@ def column_and_field(text: str) -> tuple[str, str]:
     if not (column and equals and field):
         raise UsageError(f"--map {text}: write it as COLUMN=FIELD, for example --map question=prompt.")
     return column, field
+
+
+def mapping_of(options: Iterable[str]) -> dict[str, str]:
+    """Return what the options `--map` say; several columns may be `prompt`, which they are then together."""
+    found: dict[str, str] = {}
+    for column, field_name in map(column_and_field, options):
+        if found.get(column, field_name) != field_name:
+            raise UsageError(f"--map: the column `{column}` cannot be both `{found[column]}` and `{field_name}`.")
+        others = [name for name, ours in found.items() if ours == field_name != "prompt" and name != column]
+        if others:
+            raise UsageError(
+                f"--map: `{others[0]}` and `{column}` cannot both be `{field_name}`; only prompts are joined."
+            )
+        found[column] = field_name
+    return found
+
+
+def words_of(options: Iterable[str]) -> dict[str, Choice]:
+    """Return what the options `--verdict` say."""
+    found: dict[str, Choice] = {}
+    for word, choice in map(word_and_verdict, options):
+        if found.setdefault(word, choice) is not choice:
+            raise UsageError(f"--verdict: {word!r} cannot mean both {found[word]} and {choice}.")
+    return found
 
 
 def word_and_verdict(text: str) -> tuple[str, Choice]:

@@ -22,13 +22,31 @@ _LIKE_MESSAGES = re.compile(
     r"""\s*(?:\[\s*\{\s*['"](?:content|value|role|from)|\{\s*['"](?:role|from))['"]\s*:\s*['"]"""
 )
 
+_LIKE_TEXTS = re.compile(r"""\s*\[\s*['"]""")
+_STARTS = ("[", "{", '"[', '"{', "array([")
+"""How the JSON or Python text of a list or an object begins."""
+_PRINTED = re.compile(r"\s*array\((\[.*\])(?:,\s*dtype=object)?\)\s*", re.DOTALL)
+"""A list as numpy prints it within another."""
+
 _NAMED = r"(?:#{2,3} )?(System|Human|User|Assistant):(?: |\n(?!\n|#|System:|Human:|User:|Assistant:))?"
 _OPENING = re.compile(rf"\s*{_NAMED}", re.IGNORECASE)
 _BLOCK = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 _TAG = re.compile(r"<\|(system|user|prompter|assistant)\|>\n?")
-_ENDS = ("</s>", "<|endoftext|>")
+_ENDS = ("</s>", "<|endoftext|>", "<|end|>")
+CLOSES = ("<|im_end|>", *_ENDS)
+"""What closes a turn in text that was rendered with a template."""
 _EXTRA = re.compile(r"\n?<extra_id_1>(User|Assistant)\n?")
-_RENDERED = ("<s>[INST]", "[INST]", "<|begin_of_text|>", "<|start_header_id|>", "<start_of_turn>", "<bos>")
+_RENDERED: tuple[str, ...] = (
+    "<s>[INST]",
+    "<s> [INST]",
+    "[INST]",
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|header_start|>",
+)
+_RENDERED += ("<start_of_turn>", "<bos>", "<|START_OF_TURN_TOKEN|>", "<BOS_TOKEN>", "<|start_of_role|>", "<|start|>")
+_RENDERED += ("<|user_start|>", "[gMASK]", "<\N{FULLWIDTH VERTICAL LINE}")
+"""How text begins that was rendered with a template whose marks are not read as turns."""
 
 
 def listed(value: Any) -> list[Any] | None:
@@ -37,11 +55,11 @@ def listed(value: Any) -> list[Any] | None:
     A dictionary of lists of one length is how some tables keep a list of dictionaries.
     """
     if isinstance(value, str):
-        value = _written(value) if value.lstrip().startswith(("[", "{")) else None
+        value = _written(value) if value.lstrip().startswith(_STARTS) else None
     if isinstance(value, dict) and {isinstance(part, list) for part in value.values()} == {True}:
         if len({len(part) for part in value.values()}) > 1:
             return None
-        return [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]
+        return [dict(zip(value, one, strict=True)) for one in zip(*(value[name] for name in value), strict=True)]
     return value if isinstance(value, list) else None
 
 
@@ -52,7 +70,7 @@ def messages(value: Any, field: str) -> list[Any] | None:
     """
     if not isinstance(value, str):
         return [value] if isinstance(value, dict) and _is_message(value) else listed(value)
-    if not value.lstrip().startswith(("[", "{")):
+    if not value.lstrip().startswith(_STARTS):
         return None
     found = _written(value)
     found = [found] if _is_message(found) else listed(found)
@@ -72,10 +90,16 @@ def _is_message(value: Any) -> bool:
 def _written(text: str) -> Any:
     """Return what JSON text or, as a table printed to a sheet has it, Python text writes; None where it is neither."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError):
-        pass
-    if not _LIKE_MESSAGES.match(text):
+        found = None
+    if isinstance(found, str):  # what was JSON already has been written as JSON once more
+        return _written(found) if found.lstrip().startswith(("[", "{")) else None
+    if found is not None:
+        return found
+    if printed := _PRINTED.fullmatch(text):
+        text = printed[1]
+    if not _LIKE_MESSAGES.match(text) and not _LIKE_TEXTS.match(text):
         return None
     try:
         # An array of dictionaries is printed without commas, and a line break in it is never part of a text.

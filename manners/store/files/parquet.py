@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +55,54 @@ def _batch_rows(batch: Any) -> list[Fields | BadRow]:
         if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
             times = batch.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
             batch = batch.set_column(place, field.name, times)
+    other = [
+        name for name, kind in zip(batch.schema.names, batch.schema.types, strict=True) if _OTHER.search(str(kind))
+    ]
     try:
         rows: list[Fields | BadRow] = batch.to_pylist()
-        return rows
     except (ValueError, OverflowError):
-        return [_record(batch, row) for row in range(batch.num_rows)]
+        rows = [_record(batch, row) for row in range(batch.num_rows)]
+    if not other:
+        return rows
+    return [
+        row if isinstance(row, BadRow) else {**row, **{name: _as_json(row[name]) for name in other if name in row}}
+        for row in rows
+    ]
+
+
+_OTHER = re.compile("decimal|binary|float|double|map")
+"""What the types are called of which some values are written otherwise in JSON."""
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as a file of JSON would have it: no number is nothing, bytes are text, a map is an object."""
+    match value:
+        case float() if value != value:
+            return None
+        case Decimal():
+            return float(value) if value % 1 else int(value)
+        case bytes():
+            return value.decode("utf-8", "surrogateescape")
+        case dict():
+            return {name: _as_json(one) for name, one in value.items()}
+        case [(str(), _), *_] if all(isinstance(one, tuple) for one in value):
+            return {name: _as_json(one) for name, one in value}
+        case list():
+            return [_as_json(one) for one in value]
+    return value
 
 
 def _record(batch: Any, row: int) -> Fields | BadRow:
     """Return one row of a batch that holds a value which is nothing in Python."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             fields[name] = column[row].as_py()
         except UnicodeDecodeError as error:
             return BadRow(Reason.NOT_UTF8, name, f"is not UTF-8 at byte {error.start + 1}")
         except (ValueError, OverflowError):
-            return BadRow(Reason.VALUE, name, f"holds a value of the type {column.type} that cannot be read")
+            remark = f"holds a value of the type {column.type} that cannot be read"
+            fields[name] = BadRow(Reason.VALUE, name, remark)  # which is no matter where nothing is read from it
     return fields
 
 

@@ -11,14 +11,17 @@ from pathlib import Path
 from sqlalchemy import Connection, select, update
 
 from manners.errors import MannersError, UsageError
-from manners.store.files.columns import check_mapping, renamed
-from manners.store.files.exchanges import PROMPT_FIELDS, parse_asked
+from manners.store.files.columns import refuse_absent_columns, refuse_unknown_fields, renamed
+from manners.store.files.containers import Layout, guesses
+from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, parse_asked
 from manners.store.files.fields import prompt_text
-from manners.store.files.formats import COLUMNS, detect
-from manners.store.files.reading import complaint
-from manners.store.files.rowfiles import read_rows, suffix_of, write_rows
-from manners.store.files.rows import BadRow, Reason
-from manners.store.files.transfer import read_comparisons
+from manners.store.files.formats import IMPORTED, detect
+from manners.store.files.nameless import Nameless
+from manners.store.files.reading import KNOWN, Oddities, Reading, complaint, survey
+from manners.store.files.rowfiles import layouts, rows_of, suffix_of, write_rows
+from manners.store.files.rows import BadRow, Fields, Reason
+from manners.store.files.shapes import shape_of
+from manners.store.files.transfer import SKIP
 from manners.store.records import from_messages
 from manners.store.statements import chunks, take_turns
 from manners.store.store import Store
@@ -54,17 +57,55 @@ class PromptsImported:
     """Comparisons of the store that nothing is trained on any more, by the opening of their prompt."""
     unused: tuple[str, ...]
     """Columns that no prompt was taken from."""
+    notes: tuple[str, ...]
+    """What was guessed about the file."""
     skipped: Mapping[Reason, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """The prompts of a file."""
+class Asked:
+    """How the prompts of a file are read."""
 
-    prompts: list[Dialogue]
-    taken_from: str
-    unused: tuple[str, ...]
-    skipped: Mapping[Reason, int]
+    path: Path
+    mapping: Mapping[str, str]
+    files: tuple[Layout, ...]
+    columns: frozenset[str]
+    """Under our names."""
+    comparisons: Reading | None
+    """How its comparisons are read, where it holds such and the prompts are taken out of them."""
+    notes: tuple[str, ...]
+
+    @property
+    def taken_from(self) -> str:
+        """`prompts`, the name of the field with messages, or the format of the comparisons."""
+        if self.comparisons is not None:
+            return self.comparisons.name
+        return "prompts" if "prompt" in self.columns else next((n for n in MESSAGE_FIELDS if n in self.columns), "")
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The columns that no prompt is taken from."""
+        return tuple(sorted(self.columns - ({"prompt", "system"} if "prompt" in self.columns else _CARRY)))
+
+    def items(self) -> Iterator[tuple[int, Dialogue | BadRow]]:
+        """Yield the prompt of each row with its number; what no prompt comes of for a good reason is passed over."""
+        if self.comparisons is not None:
+            for line, one in self.comparisons.items(IMPORTED, Nameless()):
+                if not isinstance(one, BadRow) or not one.harmless:
+                    yield line, one if isinstance(one, BadRow) else one.prompt
+            return
+        for line, fields in rows_of(self.files):
+            try:
+                yield line, fields if isinstance(fields, BadRow) else parse_asked(renamed(fields, self.mapping))
+            except BadRow as bad:
+                yield line, bad
+
+
+_CARRY = {*MESSAGE_FIELDS, "chosen", "rejected", "conversation_a", "conversation_b", "context", "history", "question"}
+_CARRY |= {"system", "instruction", "info", "message_id", "parent_id", "text", "role"}
+"""Columns out of which a prompt is taken where none is called so."""
+_ELSEWHERE = ("arena", "trees")
+"""Published shapes whose `prompt` is not the prompt as it was said."""
 
 
 def parse_split(text: str) -> Shares:
@@ -115,8 +156,9 @@ def import_prompts(
     split puts it. Raises MannersError, and adds nothing, at the first bad row, and where a prompt is there for another
     use; with `skip_bad` and `skip_known` such rows are left out, or such prompts as they are.
     """
-    found = _read(path, mapping or {}, skip_bad)
-    distinct = dict.fromkeys(found.prompts)
+    asked = look(path, mapping or {})
+    prompts, skipped = _read(asked, skip_bad)
+    distinct = dict.fromkeys(prompts)
     kept = store.kept_openings()
     with store.write() as connection:
         take_turns(connection)
@@ -133,52 +175,74 @@ def import_prompts(
         claim(connection, map(prompt_digest, distinct), path.name)
     uses = Counter((stored | moving).get(dialogue, use) for dialogue, use in wanted.items())
     return PromptsImported(
-        taken_from=found.taken_from,
+        taken_from=asked.taken_from,
         new=len(distinct.keys() - stored.keys()),
         known=len(distinct.keys() & stored.keys()),
-        duplicates=len(found.prompts) - len(distinct),
+        duplicates=len(prompts) - len(distinct),
         uses={use: uses[use] for use in PromptUse if use in uses or use in shares},
         moved=len(moving),
         followed=followed,
         left_out_of_training=_left_out(store, kept),
-        unused=found.unused,
-        skipped=found.skipped,
+        unused=asked.unused,
+        notes=asked.notes,
+        skipped=skipped,
     )
 
 
-def _read(path: Path, mapping: Mapping[str, str], skip_bad: bool) -> _Found:
-    """Read a file of prompts, or the prompts of a file of comparisons. Raises MannersError where there are none."""
-    check_mapping(path, mapping, {*PROMPT_FIELDS, *(name for columns in COLUMNS.values() for name in columns)})
-    skipped: Counter[Reason] = Counter()
+def look(path: Path, mapping: Mapping[str, str]) -> Asked:
+    """Read a file through and return how to read its prompts. Raises MannersError where that cannot be."""
+    refuse_unknown_fields(mapping, KNOWN | {*PROMPT_FIELDS})
+    files = tuple(layouts(path))
     columns: dict[str, None] = {}
-    taken_from = ""
-    for _, fields in read_rows(path):
+    theirs: set[str] = set()
+    compares: bool | None = None
+    oddities = Oddities()
+    for _, fields in rows_of(files):
         if not isinstance(fields, BadRow):
+            theirs |= fields.keys()
             ours = renamed(fields, mapping)
             columns |= dict.fromkeys(ours)
-            taken_from = taken_from or detect(ours) or next((name for name in PROMPT_FIELDS if name in ours), "")
-    if taken_from in ("", *PROMPT_FIELDS):
-        prompts = list(_prompts(path, mapping, skipped if skip_bad else None))
-    else:
-        prompts = [one.prompt for one in read_comparisons(path, mapping, skipped=skipped if skip_bad else None)]
+            oddities.look(ours)
+            compares = _compares(ours) if compares is None else compares
+    if theirs:
+        refuse_absent_columns(path, mapping, theirs)
+    reading = survey(path, mapping, None, {}) if compares else None
+    notes = tuple(guesses(files) + oddities.notes()) if reading is None else reading.notes
+    return Asked(path, mapping, files, frozenset(columns), reading, notes)
+
+
+def prompts_of(path: Path, mapping: Mapping[str, str]) -> Iterator[tuple[int, Dialogue]]:
+    """Yield the prompt of each row of a file that can be read, with its number."""
+    for line, item in look(path, mapping).items():
+        if not isinstance(item, BadRow):
+            yield line, item
+
+
+def _compares(fields: Fields) -> bool:
+    """Tell whether a row holds a comparison that its prompt is to be taken out of."""
+    if detect(fields) is not None:
+        return True
+    shape = shape_of(fields)
+    return shape is not None and (shape.name in _ELSEWHERE or not {*PROMPT_FIELDS} & fields.keys())
+
+
+def _read(asked: Asked, skip_bad: bool) -> tuple[list[Dialogue], Mapping[Reason, int]]:
+    """Read the prompts of a file. Raises MannersError at the first bad row, and where there are none."""
+    prompts: list[Dialogue] = []
+    skipped: Counter[Reason] = Counter()
+    for line, item in asked.items():
+        if not isinstance(item, BadRow):
+            prompts.append(item)
+        elif skip_bad:
+            skipped[item.reason] += 1
+        else:
+            where = asked.comparisons
+            told = where.complaint(line, item, SKIP) if where else complaint(asked.path, line, item, SKIP)
+            raise told from item
     if not prompts:
         passed = f" ({skipped.total()} bad rows passed over)" if skipped else ""
-        raise MannersError(f"{path} holds no prompts{passed}; check that it is the file you meant.")
-    used = {"prompt"} if "prompt" in columns else {"messages", "chosen", "rejected"}
-    unused = tuple(sorted(columns.keys() - used))
-    return _Found(prompts, {"prompt": "prompts"}.get(taken_from, str(taken_from)), unused, dict(skipped))
-
-
-def _prompts(path: Path, mapping: Mapping[str, str], skipped: Counter[Reason] | None) -> Iterator[Dialogue]:
-    for line, fields in read_rows(path):
-        try:
-            if isinstance(fields, BadRow):
-                raise fields
-            yield parse_asked(renamed(fields, mapping))
-        except BadRow as bad:
-            if skipped is None:
-                raise complaint(path, line, bad, "or leave such lines out with --skip-bad") from bad
-            skipped[bad.reason] += 1
+        raise MannersError(f"{asked.path} holds no prompts{passed}; check that it is the file you meant.")
+    return prompts, dict(skipped)
 
 
 def _stored(connection: Connection) -> dict[Dialogue, PromptUse]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,15 +19,15 @@ from manners.store.files.columns import (
 )
 from manners.store.files.containers import Layout, guesses
 from manners.store.files.fields import parse_word
-from manners.store.files.formats import COLUMNS, IMPORTED, Format, detect, in_order, parse
+from manners.store.files.formats import COLUMNS, IMPORTED, SIDES, Format, detect, in_order, parse
 from manners.store.files.mapping import BY_SIGN, Words
-from manners.store.files.messages import transcript
+from manners.store.files.messages import CLOSES, listed, transcript
 from manners.store.files.nameless import Endings, Nameless
-from manners.store.files.rowfiles import layouts, place, rows_of
+from manners.store.files.rowfiles import layouts, places, rows_of
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.seen import Seen, names, unused
 from manners.store.files.shapes import FIELDS, SHAPES, Shape, shape_of
-from manners.types import Annotator, Choice, Comparison
+from manners.types import Annotator, Choice, Comparison, Dialogue
 
 Line = tuple[int, Comparison | BadRow]
 """Line number, and what stands there."""
@@ -63,11 +64,11 @@ class Reading:
     @property
     def unused(self) -> tuple[str, ...]:
         """The fields of the file that nothing was read from, so far."""
-        theirs = {ours: column for column, ours in self.mapping.items()}
         used = set()
         for name in self.used:
             first, dot, rest = name.partition(".")
-            used.add(theirs.get(first, first) + dot + rest)
+            theirs = [column for column, ours in self.mapping.items() if ours == first] or [first]
+            used |= {column + dot + rest for column in theirs}
         return unused(set(self.there), used)
 
     def facts(self) -> dict[str, str]:
@@ -100,6 +101,12 @@ class Reading:
             except BadRow as bad:
                 yield line, bad if self.shape is None else replace(bad, field=self._theirs(self.shape, bad.field))
 
+    def prompts(self) -> Iterator[tuple[int, Dialogue]]:
+        """Yield the prompt of each row that can be read, with its number."""
+        for line, item in self.items(IMPORTED, Nameless()):
+            if not isinstance(item, BadRow):
+                yield line, item.prompt
+
     def _theirs(self, shape: Shape, field_name: str) -> str:
         """Return what the file calls a field of ours."""
         names = shape.names.get(field_name, ())
@@ -107,17 +114,49 @@ class Reading:
 
     def complaint(self, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
         """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
-        ours = COLUMNS[self.format]
-        likely = suggested(sorted(name for name in self.there if "." not in name and name not in ours), ("prompt",))
-        if bad.reason is Reason.LACKS_FIELD and bad.field == "prompt" and likely:
-            bad = replace(bad, remark=f"{bad.remark}; if a column holds the prompt, say which with {likely}")
+        if bad.reason is Reason.LACKS_FIELD and self.shape is None and (likely := self._likely(bad.field)):
+            bad = replace(bad, remark=f"{bad.remark}; if a column holds it, say which with {likely}")
         return complaint(self.path, line, bad, remedy)
+
+    def _likely(self, lacking: str) -> str:
+        """Return the `--map` options for the fields that no row has, if `lacking` is one; nothing where it is not."""
+        needed = ("prompt", *SIDES[self.format], *(("verdict",) if self.format is Format.ROWS else ()))
+        here = {self.mapping.get(name, name) for name in self.there}
+        wanted = [name for name in needed if name not in here]
+        columns = sorted(
+            name for name in self.there if "." not in name and name not in (*COLUMNS[self.format], *self.mapping)
+        )
+        if lacking not in wanted:
+            return ""
+        if lacking == "prompt" or any(speaks_for(lacking, column) for column in columns):
+            return suggested(columns, wanted)
+        return whole_mapping(sorted(name for name in self.there if "." not in name)) if not self.mapping else ""
 
 
 def complaint(path: Path, line: int, bad: BadRow, remedy: str = "and try again") -> MannersError:
     """Return what to raise for a bad row: where it stands, what is wrong, and what to do."""
     field_name = f", field `{bad.field}`" if bad.field else ""
-    return MannersError(f"{place(path, line)}{field_name}: {bad.remark}; correct it {remedy}.")
+    return MannersError(f"{places(path, [line])}{field_name}: {bad.remark}; correct it {remedy}.")
+
+
+@dataclass
+class Oddities:
+    """What the rows of a file hold that is read in one of several ways, or that somebody should look at."""
+
+    transcripts: int = 0
+    marks: Counter[str] = field(default_factory=Counter)
+
+    def look(self, fields: Fields) -> None:
+        """Look at one row, under our names."""
+        if _is_transcript(fields.get("prompt")):
+            self.transcripts += 1
+        else:
+            self.marks.update(_left_of_a_template(fields))
+
+    def notes(self) -> list[str]:
+        """Return what was seen, a sentence each."""
+        told = [f"{self.transcripts} prompts are transcripts and are read as turns"] if self.transcripts else []
+        return told + [f"{count} rows have {what}" for what, count in self.marks.items()]
 
 
 def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Mapping[str, Choice]) -> Reading:
@@ -131,7 +170,8 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     there: set[str] = set()
     columns: set[str] = set()
     first_bad: tuple[int, BadRow] | None = None
-    transcripts = 0
+    oddities = Oddities()
+    several: set[str] = set()
     below_zero = False
     for line, fields in rows_of(files):
         if isinstance(fields, BadRow):
@@ -143,7 +183,8 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
         if fmt is None and told.total() < TELLING and (form := _told(ours)):
             told[form] += 1
         below_zero = below_zero or _is_below_zero(ours.get("verdict"))
-        transcripts += _is_transcript(ours.get("prompt"))
+        oddities.look(ours)
+        several |= {name for name, value in fields.items() if _are_texts(value)}
     if not columns:
         if first_bad:
             raise complaint(path, *first_bad)
@@ -151,7 +192,7 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     refuse_absent_columns(path, mapping, columns)
     found = fmt or next((form for form, _ in told.most_common(1)), None)
     if found is None:
-        raise _stranger(path, columns)
+        raise _stranger(path, columns, several=several)
     if found is Format.HH and any(speaks_for("prompt", column) for column in columns - {"chosen", "rejected"}):
         raise _stranger(path, columns, "prompt")
     shape = None if isinstance(found, Format) else next(shape for shape in SHAPES if shape.name == found)
@@ -162,8 +203,7 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
         notes.append(
             "verdicts are numbers, some below 0: these are left, above is right, 0 a tie; --verdict changes it"
         )
-    if transcripts:
-        notes.append(f"{transcripts} prompts are transcripts and are read as turns")
+    notes += oddities.notes()
     form = found if isinstance(found, Format) else Format.ROWS
     return Reading(path, form, shape, mapping, Words(meant), files, frozenset(there), tuple(notes))
 
@@ -182,6 +222,33 @@ def _is_transcript(prompt: object) -> bool:
         return False
 
 
+def _left_of_a_template(fields: Fields) -> Iterator[str]:
+    """Yield what a row's texts hold that a template may have written, in words."""
+    prompt = fields.get("prompt")
+    if isinstance(prompt, str) and (mark := _ANSWERS.search(prompt)):
+        yield f"`{mark[0].strip()}` at the end of the prompt, which stays a part of it: was it laid out by a template?"
+    sides = [fields.get(side) for side in ("chosen", "rejected") if "chosen" in fields]
+    if isinstance(prompt, str) and len(sides) == 2 and all(isinstance(s, str) and s.startswith(prompt) for s in sides):
+        yield "the prompt again at the beginning of both answers"
+    if isinstance(who := fields.get("annotator"), str) and _MODELS.match(who) and not fields.get("annotator_kind"):
+        yield f"the annotator `{who}`, who counts as the kind that --annotator-kind says, `human` if it is left out"
+    texts = [text for text in fields.values() if isinstance(text, str)]
+    if closed := next((mark for text in texts for mark in CLOSES if text.rstrip().endswith(mark)), ""):
+        yield f"`{closed}` at the end of a text, which stays a part of it: did a template write it?"
+    if twice := next((found[0] for text in texts if (found := _TWICE.search(text))), ""):
+        yield f"`{twice}`, as where UTF-8 was read as another encoding"
+
+
+_MODELS = re.compile(
+    r"(?:.*[/_])?(?:gpt|claude|gemini|llama|qwen|mistral|deepseek|chatgpt|weighted_alpaca)", re.IGNORECASE
+)
+"""What annotators are called who are no people."""
+_TWICE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u0178\u2013-\u2122]|\u00e2\u20ac")
+"""What becomes of accents and quotation marks whose two or three bytes are taken for as many characters."""
+_ANSWERS = re.compile(r"(?:#+ *)?\b(?:assistant|response|bot|gpt|model|ai) *:\s*\Z", re.IGNORECASE)
+"""With what a prompt ends that was laid out for a model to go on from."""
+
+
 def _is_below_zero(value: object) -> bool:
     try:
         return float(str(value)) < 0
@@ -189,8 +256,37 @@ def _is_below_zero(value: object) -> bool:
         return False
 
 
-def _stranger(path: Path, columns: set[str], lacking: str = "") -> MannersError:
+def _stranger(path: Path, columns: set[str], lacking: str = "", several: Collection[str] = ()) -> MannersError:
     """Return what to raise for a file in no known format, with what its columns could be."""
+    if not lacking and (alone := _one_answer(sorted(columns), several)):
+        return MannersError(f"{path} has the columns {', '.join(sorted(columns))}: {alone}.")
     lack = f"and no `{lacking}`" if lacking else "which are no comparisons of ours"
     maps = whole_mapping(sorted(columns)) or "--map COLUMN=FIELD, where the fields are prompt, chosen, rejected"
     return MannersError(f"{path} has the columns {', '.join(sorted(columns))}, {lack}; say which is which with {maps}.")
+
+
+def _are_texts(value: object) -> bool:
+    """Tell whether a value is a list of several texts."""
+    texts = value if isinstance(value, list) else listed(value) if isinstance(value, str) and value[:1] == "[" else None
+    return texts is not None and len(texts) > 1 and all(isinstance(text, str) for text in texts)
+
+
+def _one_answer(columns: Sequence[str], several: Collection[str]) -> str:
+    """Say what to do with a file that has one column of answers; nothing where it may have two."""
+    answers = [column for column in columns if speaks_for("response", column)]
+    if len(answers) != 1 or any(speaks_for(side, column) for side in SIDE_FIELDS for column in columns):
+        return ""
+    if answers[0] in several:
+        how = "say which column has their scores or ranks with --map COLUMN=scores or --map COLUMN=ranks"
+        return f"several answers in `{answers[0]}`; {how}"
+    score = next((column for column in columns if column.lower() in _SAYS_HOW_GOOD), "")
+    if not score:
+        return "one answer a row, and nothing that says how good it is; `manners prompts import` takes its prompts"
+    taken = {answers[0]: "response", score: "score"}
+    options = [suggested([c for c in columns if c not in taken], ("prompt",))] if "prompt" not in columns else []
+    options += [f"--map {column}={ours}" for column, ours in taken.items() if column != ours]
+    return f"one answer a row; answers to one prompt are compared by their score with {' '.join(filter(None, options))}"
+
+
+SIDE_FIELDS = ("left", "right", "chosen", "rejected")
+_SAYS_HOW_GOOD = ("score", "rating", "reward", "helpfulness", "label", "labels", "preference", "rank", "quality")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from manners.errors import MannersError
-from manners.store.files.arrays import array_items, begins_array, json_object
+from manners.store.files.arrays import BOM, array_items, begins_array, json_object, rows_within
 from manners.store.files.containers import (
     MAX_LINE,
     SUFFIXES,
@@ -28,7 +27,7 @@ from manners.store.files.containers import (
 )
 from manners.store.files.rows import BadRow, Fields, Reason, damaged
 
-__all__ = ["MAX_LINE", "SUFFIXES", "layouts", "place", "read_rows", "rows_of", "suffix_of", "write_rows"]
+__all__ = ["MAX_LINE", "SUFFIXES", "layouts", "places", "read_rows", "rows_of", "suffix_of", "write_rows"]
 
 Numbered = tuple[int, Fields | BadRow]
 Lines = Iterator[str | BadRow]
@@ -36,6 +35,8 @@ Lines = Iterator[str | BadRow]
 ESCAPED = "escaped"
 """The column of our sheets that says of a row: a cell that a spreadsheet could take for a formula begins with `'`."""
 SHEETS = (".csv", ".tsv")
+_AROUND = f'{BOM}"'
+"""What may stand around a name in a header that is not the first line of its file."""
 _FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
 WRITTEN = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt")
 
@@ -49,7 +50,7 @@ def layouts(path: Path) -> list[Layout]:
 def read_rows(path: Path) -> Iterator[Numbered]:
     """Yield each row with its line number (Parquet and Arrow: its row number), from 1; a bad one as a `BadRow`.
 
-    A folder of shards is read in the order of their names, its rows numbered through: `place` says which file a number
+    A folder of shards is read in the order of their names, its rows numbered through: `places` says which file a number
     is in. A `.txt` file has one field, `prompt`, and its blank lines are no rows. Raises MannersError when the file
     as a whole cannot be read.
     """
@@ -66,22 +67,26 @@ def rows_of(files: Iterable[Layout]) -> Iterator[Numbered]:
         before += number
 
 
-def place(path: Path, number: int) -> str:
-    """Return where a row of `read_rows` stands, for people: the file, and its line or row there."""
+def places(path: Path, numbers: Sequence[int]) -> str:
+    """Return where rows of `read_rows` stand, for people, in their order: each file, and their lines or rows in it."""
     before = 0
+    left = sorted(set(numbers))
+    told = []
     found = layouts(path)
-    for layout in found[:-1]:
-        last = max((row for row, _ in _read_file(layout)), default=0)
-        if number - before <= last:
-            return f"{layout.path}, {layout.unit} {number - before}"
-        before += last
-    return f"{found[-1].path}, {found[-1].unit} {number - before}"
+    for layout in found:
+        last = left[-1] if layout is found[-1] else before + max((row for row, _ in _read_file(layout)), default=0)
+        if here := [str(number - before) for number in left if number <= last]:
+            told.append(f"{layout.path}, {layout.unit} {', '.join(here)}")
+        before, left = last, left[len(here) :]
+        if not left:
+            break
+    return "; ".join(told)
 
 
 def _read_file(layout: Layout) -> Iterator[Numbered]:
     with _said(layout.path):
         if layout.kind in (".parquet", ".arrow"):
-            from manners.store import parquet
+            from manners.store.files import parquet
 
             yield from parquet.read_rows(layout.path)
             return
@@ -122,7 +127,9 @@ def _lines(read_line: Callable[[int], bytes]) -> Lines:
             yield BadRow(Reason.TOO_LONG, "", "is longer than 8 MiB")
         else:
             try:
-                yield line.decode("utf-8-sig" if first else "utf-8")
+                text = line.decode()
+                # Files that were put together from others have the mark of UTF-8 more than once.
+                yield text.lstrip(BOM) if first else text
             except UnicodeDecodeError as error:
                 yield BadRow(Reason.NOT_UTF8, "", f"is not UTF-8 at byte {error.start + 1}")
         first = False
@@ -136,7 +143,7 @@ def _read_json(lines: Lines, path: Path) -> Iterator[Numbered]:
         elif line.strip():
             if first and begins_array(line):
                 raise MannersError(f"{path} holds one JSON array, not an object on each line; name it with .json.")
-            yield number, json_object(line)
+            yield number, json_object(line.lstrip(BOM))
         else:
             continue
         first = False
@@ -144,13 +151,15 @@ def _read_json(lines: Lines, path: Path) -> Iterator[Numbered]:
 
 def _read_array(layout: Layout, file: IO[bytes]) -> Iterator[Numbered]:
     """Read a `.json` file: an array of objects or, as many are in fact, an object on each line."""
-    start = file.read(2**10).removeprefix(codecs.BOM_UTF8).lstrip()
+    start = file.read(MAX_LINE).decode("utf-8", "surrogateescape").lstrip(BOM).lstrip()
     with opened(layout) as again:
-        if start.startswith(b"["):
+        if start.startswith("["):
             # A byte that is no text becomes half a surrogate, which is found with its line and its field.
-            text = io.TextIOWrapper(again, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            text = io.TextIOWrapper(again, encoding="utf-8", errors="surrogateescape", newline="")
             yield from array_items(layout.path, text.read)
             return
+        if within := rows_within(start):
+            raise MannersError(f"{layout.path} is one JSON object, {within}.")
         for number, fields in _read_json(_lines(again.readline), layout.path):
             if isinstance(fields, BadRow) and number == 1 and fields.reason is Reason.NOT_A_ROW:
                 raise MannersError(f"{layout.path} is neither an array of JSON objects nor one on each line.")
@@ -182,13 +191,20 @@ def _read_csv(lines: Lines, separator: str) -> Iterator[Numbered]:
                 # Without its header nothing in the file can be understood.
                 return
         elif not header:
-            header = _trimmed(values, 0)
-            if len(set(header)) < len(header):
-                yield start, BadRow(Reason.NOT_A_ROW, "", "names a column twice")
+            header = _named(_trimmed(values, 0))
+            if twice := next((name for name in header if header.count(name) > 1), None):
+                yield start, BadRow(Reason.NOT_A_ROW, twice, "is there twice among the columns")
                 return
+        elif [cell.strip(_AROUND) for cell in _trimmed(values, 0)] == header:
+            yield start, BadRow(Reason.NOT_A_ROW, "", "is the header again, as where files were put together")
         elif any(values):
             yield start, _record(header, _trimmed(values, len(header)))
         start = end + 1
+
+
+def _named(header: list[str]) -> list[str]:
+    """Return a header in which every column has a name, also one that has none in the file."""
+    return [name or f"column {place}" for place, name in enumerate(header, start=1)]
 
 
 def _trimmed(values: list[str], size: int) -> list[str]:
@@ -201,7 +217,11 @@ def _trimmed(values: list[str], size: int) -> list[str]:
 
 def _record(header: list[str], values: list[str]) -> Fields | BadRow:
     if len(values) != len(header):
-        return BadRow(Reason.NOT_A_ROW, "", f"has {len(values)} fields where the header has {len(header)}")
+        title = (
+            "; if the names of the columns are further down, take away what is above them" if len(header) == 1 else ""
+        )
+        header_line = f"the header ({header[0][:40]!r})" if title else "the header"
+        return BadRow(Reason.NOT_A_ROW, "", f"has {len(values)} fields where {header_line} has {len(header)}{title}")
     fields = dict(zip(header, values, strict=True))
     if fields.get(ESCAPED, "").strip().lower() != "true":
         return fields
@@ -245,7 +265,7 @@ def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) 
     part = path.with_name(path.name + ".part")
     try:
         if suffix == ".parquet":
-            from manners.store import parquet
+            from manners.store.files import parquet
 
             parquet.write_rows(part, columns, rows)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from manners.store.files.rows import Fields
+from manners.store.files.rows import BadRow, Fields
 
 DEPTH = 4
 """How far into objects within objects unused fields are looked for."""
@@ -20,7 +20,7 @@ class Seen(dict[str, Any]):
         self._used, self._before = used, before
 
     def __getitem__(self, name: str) -> Any:
-        """Return a field that is there."""
+        """Return a field that is there; raises BadRow where its value is none that can be read."""
         return self._noted(name, super().__getitem__(name))
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -29,6 +29,8 @@ class Seen(dict[str, Any]):
         return default if value is None else self._noted(name, value)
 
     def _noted(self, name: str, value: Any) -> Any:
+        if isinstance(value, BadRow):
+            raise value
         path = _path(self._before, name)
         self._used.add(path)
         return _noting(value, self._used, path + ".")

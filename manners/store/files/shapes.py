@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from manners.store.files.answers import (
+    LISTS,
     PROMPTS,
     Answer,
     Gather,
@@ -104,6 +105,17 @@ def _webgpt(fields: Fields) -> Iterator[Fields]:
     prompt = required(question, "full_text") if isinstance(question, dict) else question
     verdict = by_scores(fields, "score_0", "score_1", None)
     yield _row(fields, prompt, required(fields, "answer_0"), required(fields, "answer_1"), verdict.value)
+
+
+def _summaries(fields: Fields) -> Iterator[Fields]:
+    """Read two summaries of a text, of which a worker chose one."""
+    info, two = required(fields, "info"), listed(required(fields, "summaries"))
+    text = first_value(info, "post", "article") if isinstance(info, dict) else None
+    if text is None or two is None or len(two) != 2 or not all(isinstance(one, dict) for one in two):
+        raise BadRow(Reason.WRONG_TYPE, "summaries", "and `info` are not two summaries of a `post` or `article`")
+    said = {"left_model": two[0].get("policy"), "right_model": two[1].get("policy"), "annotator": fields.get("worker")}
+    sides = required(two[0], "text"), required(two[1], "text")
+    yield _row(fields, text, *sides, parse_word(fields, "choice"), **said)
 
 
 def _arena(fields: Fields) -> Iterator[Fields]:
@@ -204,6 +216,13 @@ SHAPES = (
         words={"0": Choice.LEFT, "1": Choice.RIGHT},
         names={"left": ("response_0",), "right": ("response_1",), "verdict": ("better_response_id",)},
     ),
+    Shape(
+        "summaries",
+        _has("info", "summaries", "choice"),
+        _summaries,
+        words={"0": Choice.LEFT, "1": Choice.RIGHT},
+        names={"prompt": ("info",), "left": ("summaries",), "right": ("summaries",), "verdict": ("choice",)},
+    ),
     Shape("webgpt", _has("question", "answer_0", "answer_1", "score_0", "score_1"), _webgpt, names=_WEBGPT),
     Shape("preferred-output", _has("input", "preferred_output", "non_preferred_output"), _preferred),
     Shape("lists", lambda row: "prompt" in row and all(map(_are_texts, map(row.get, ("chosen", "rejected")))), _lists),
@@ -221,12 +240,13 @@ SHAPES = (
         "answers",
         lambda row: "chosen" not in row and bool(scored_list(row)),
         answers_in_one_row,
-        names={"prompt": PROMPTS},
+        names={"prompt": PROMPTS, "left": LISTS, "right": LISTS},
     ),
     Shape(
         "rated",
         lambda row: _has("prompt", "response")(row) and "chosen" not in row and bool(rated(row)),
         gather=gather_rated,
+        names={"left": ("response",), "right": ("response",)},
     ),
 )
 """In the order in which they are looked for: what is told by more fields comes first."""
@@ -234,6 +254,7 @@ FIELDS = frozenset(
     {"conversation_a", "conversation_b", "response_a", "response_b", "winner", "model_a", "model_b", "judge"}
     | {"response_1", "response_2", "preference_strength", "history", "human_ref_A", "human_ref_B", "labels"}
     | {"response_0", "better_response_id", "answers", "completions", "response", "score", "rank", "helpfulness"}
+    | {"responses", "scores", "ranks"}
 )
 """Fields of theirs that a column may be mapped to."""
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from manners.errors import MannersError
 from manners.store.files.formats import COLUMNS, IMPORTED, Format, render
 from manners.store.files.nameless import Endings, Nameless, opinions, pair_digest
-from manners.store.files.reading import survey
+from manners.store.files.reading import Reading, survey
 from manners.store.files.rowfiles import suffix_of, write_rows
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import digest
@@ -161,7 +161,13 @@ def read_comparisons(
     Raises MannersError at the first bad row; where `skipped` is given, bad rows are counted in it instead, and so is
     what a sound file may hold and no comparison comes of.
     """
-    reading = survey(path, mapping, fmt, words)
+    yield from comparisons_of(survey(path, mapping, fmt, words), annotator, skipped)
+
+
+def comparisons_of(
+    reading: Reading, annotator: Annotator = IMPORTED, skipped: Counter[Reason] | None = None
+) -> Iterator[Comparison]:
+    """Yield the comparisons of a file that has been looked at, as `read_comparisons` does."""
     for line, item in reading.items(annotator, Nameless()):
         if not isinstance(item, BadRow):
             yield item
