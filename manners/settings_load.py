@@ -15,7 +15,8 @@ from typing import Any, get_origin, get_type_hints
 
 from manners.docstrings import docstrings
 from manners.errors import UsageError
-from manners.settings import Settings, allowed, fits, stage_of
+from manners.settings import Settings
+from manners.settings_values import allowed, fits, stage_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from manners.errors import MannersError
 from manners.facts import NULL, from_facts, scalars, to_facts
 from manners.results import LevelAccuracy, PolicyResult, ReliabilityBin, RewardResult, Shortened
-from manners.results_ceiling import Ceiling
-from manners.results_evaluation import BestOfN, EvaluationResult, MatchedRate, PartChange
+from manners.results.ceiling import Ceiling
+from manners.results.evaluation import BestOfN, EvaluationResult, MatchedRate, PartChange
 from manners.types import Interval
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -14,9 +14,8 @@ import manners
 
 ROOT = Path(manners.__file__).parent
 LAYERS = (
-    "manners errors types docstrings facts results_ceiling results results_direct results_evaluation results_phases"
-    " results_pretrain settings settings_load maths shorten templates spelling turns text workspace checkpoint muon"
-    " training memory metrics progress data",
+    "manners errors types docstrings facts results settings_values settings settings_load maths shorten templates"
+    " spelling turns text workspace checkpoint muon training memory metrics progress data",
     "store models",
     "pretrain sft feedback reward ppo direct",
     "evaluate audit",

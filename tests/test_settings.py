@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import manners
 from manners.errors import UsageError
-from manners.settings import PPOSettings, RewardSettings, Settings, allowed
+from manners.settings import PPOSettings, RewardSettings, Settings
 from manners.settings_load import WITHDRAWN, Origin, describe, from_dict, known_fields, load, parse, to_dict
+from manners.settings_values import allowed
 
 PACKAGE = Path(manners.__file__).parent
 

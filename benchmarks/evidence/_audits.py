@@ -16,7 +16,7 @@ from manners.evaluate.reading import read
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
-from manners.results_evaluation import Forgetting
+from manners.results.evaluation import Forgetting
 from manners.settings import SampleSettings
 from manners.types import Answer, Dialogue
 

@@ -18,7 +18,7 @@ from manners.data import Question
 from manners.errors import MannersError
 from manners.evaluate.text_measures import distinct_change, distinct_n, self_similarity
 from manners.feedback.statistics import FEWEST, Estimate, holm, mean_estimate
-from manners.results_evaluation import Forgetting, ForgettingCheck, ShareRight
+from manners.results.evaluation import Forgetting, ForgettingCheck, ShareRight
 from manners.types import Answer, Interval
 
 PERPLEXITY = 0.05

@@ -17,7 +17,7 @@ from manners.evaluate.text_measures import PerplexityChange, TextMeasures
 from manners.feedback.crowd import Taste, true_score
 from manners.feedback.judges import Judge
 from manners.feedback.statistics import Decision, cluster_bootstrap
-from manners.results_evaluation import BestOfN, MatchedRate, PartChange, Reason, RegressedRate
+from manners.results.evaluation import BestOfN, MatchedRate, PartChange, Reason, RegressedRate
 from manners.settings import EvaluateSettings
 from manners.types import Answer, Comparison, Dialogue, Interval, Response
 

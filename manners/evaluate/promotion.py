@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from manners.results_evaluation import Reason
+from manners.results.evaluation import Reason
 from manners.types import Interval
 from manners.workspace import INITIAL
 

@@ -31,7 +31,7 @@ from manners.models.branches import HEAD_CHUNK
 from manners.models.cost import drawing_bytes, head_bytes, own_bytes, rows_at_once, step_bytes, trunk_work
 from manners.models.trunk import Trunk
 from manners.results import Measured
-from manners.results_direct import DirectResult
+from manners.results.direct import DirectResult
 from manners.reward import measure
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.pairs import laid_out

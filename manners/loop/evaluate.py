@@ -33,7 +33,7 @@ from manners.models.trunk import Trunk
 from manners.ppo import rollout
 from manners.progress import steps
 from manners.results import RewardResult
-from manners.results_evaluation import BesideExample, EvaluationResult, Forgetting
+from manners.results.evaluation import BesideExample, EvaluationResult, Forgetting
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.settings import Settings

@@ -29,7 +29,7 @@ from manners.models.perplexity import paragraph_nll
 from manners.models.pretrained import Pretrained
 from manners.progress import steps
 from manners.results import RewardResult
-from manners.results_phases import PhasesExample, PhasesResult
+from manners.results.phases import PhasesExample, PhasesResult
 from manners.templates import Refused
 from manners.text import TooLong
 from manners.types import AnnotatorKind, Answer, Dialogue, Interval, PromptUse, Response

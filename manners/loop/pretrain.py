@@ -42,7 +42,7 @@ from manners.pretrain.model import new_model
 from manners.pretrain.rows import Rows
 from manners.pretrain.speed import peak
 from manners.pretrain.train import GPU_MICRO_TOKENS, MICRO_TOKENS, Course, Taught, train
-from manners.results_pretrain import PretrainResult, Written
+from manners.results.pretrain import PretrainResult, Written
 from manners.settings import PretrainSettings
 from manners.types import VersionKind
 from manners.workspace import atomic_folder

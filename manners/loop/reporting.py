@@ -14,7 +14,7 @@ from manners.loop.session import Session, machine, peak_memory
 from manners.loop.stage import Finished, Stage, finished
 from manners.report import build
 from manners.results import ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
-from manners.results_evaluation import EvaluationResult
+from manners.results.evaluation import EvaluationResult
 from manners.reward.verdicts import pooled
 from manners.types import AskedHow, Choice, Comparison, latest_verdicts
 

@@ -20,7 +20,7 @@ from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, text_head_bytes
 from manners.models.states import kept_bytes
 from manners.models.trunk import Trunk
-from manners.results_phases import AnsweredExample, SFTResult
+from manners.results.phases import AnsweredExample, SFTResult
 from manners.sft import measure
 from manners.sft.data import as_rows
 from manners.sft.examples import LaidOut, Learned, LeftOut, answer_of, lay_out, prompt_of

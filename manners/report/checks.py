@@ -9,7 +9,7 @@ from manners.evaluate import forgetting
 from manners.evaluate.promotion import HALF, called
 from manners.report.words import difference, interval, number, pair, relative_change, with_interval
 from manners.results import RewardResult
-from manners.results_evaluation import BestOfN, EvaluationResult, Forgetting, Reason
+from manners.results.evaluation import BestOfN, EvaluationResult, Forgetting, Reason
 from manners.types import Interval
 
 

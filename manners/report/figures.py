@@ -10,8 +10,8 @@ from manners.report.checks import BASELINES
 from manners.report.plots import Row
 from manners.report.words import finite, interval, number, pair, with_interval
 from manners.results import PolicyResult, RewardResult, Said
-from manners.results_ceiling import Ceiling
-from manners.results_evaluation import BestOfN, EvaluationResult
+from manners.results.ceiling import Ceiling
+from manners.results.evaluation import BestOfN, EvaluationResult
 from manners.types import Interval
 from manners.workspace import INITIAL
 

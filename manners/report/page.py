@@ -22,7 +22,7 @@ from manners.report.checks import checks, losses, rivals, standing
 from manners.report.figures import figures, panels
 from manners.report.words import difference, duration, ends, number, pair, relative_change, size
 from manners.results import PolicyResult, ReportFacts, RewardResult, Said
-from manners.results_evaluation import EvaluationResult
+from manners.results.evaluation import EvaluationResult
 from manners.workspace import INITIAL, atomic_write
 
 Result = TypeVar("Result")

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import betainc, betaln, digamma
 
 from manners.feedback.statistics import bootstrapped, effective_number, resampled
-from manners.results_ceiling import Ceiling
+from manners.results.ceiling import Ceiling
 from manners.reward.labelled import Floats, LabelledPair, counts_array, sums_by_group
 
 RESAMPLES = 200

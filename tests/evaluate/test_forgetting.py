@@ -23,7 +23,7 @@ from manners.evaluate.forgetting import (
     Reading,
     forgetting,
 )
-from manners.results_evaluation import Forgetting, ForgettingCheck
+from manners.results.evaluation import Forgetting, ForgettingCheck
 from manners.types import Answer
 
 Make = Callable[..., Answer]

@@ -17,7 +17,7 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo.learner import Learner
-from manners.results_evaluation import Forgetting
+from manners.results.evaluation import Forgetting
 from manners.reward.ensemble import RewardModel
 from manners.text import Batch, Packed
 from manners.types import PromptUse

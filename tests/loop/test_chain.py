@@ -21,7 +21,7 @@ from manners.loop.stage import execute
 from manners.models import versions, whole
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, save_whole
-from manners.results_phases import SFTResult
+from manners.results.phases import SFTResult
 from manners.settings import ModelSettings, Settings
 from manners.types import Role, Turn, VersionKind
 from manners.workspace import Workspace

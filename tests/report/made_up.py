@@ -11,7 +11,7 @@ from manners.facts import from_facts
 from manners.report import ReportPaths
 from manners.report.checks import Check
 from manners.results import PolicyResult, ReportFacts, RewardResult
-from manners.results_evaluation import EvaluationResult
+from manners.results.evaluation import EvaluationResult
 
 KINDS: dict[str, type] = {"reward": RewardResult, "ppo": PolicyResult, "evaluation": EvaluationResult}
 

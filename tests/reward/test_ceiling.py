@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.stats import binom
 
-from manners.results_ceiling import Ceiling
+from manners.results.ceiling import Ceiling
 from manners.reward.baselines import accuracy
 from manners.reward.ceiling import PAIRS, bounds, ceiling
 from manners.reward.labelled import Counts, LabelledPair

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from manners.facts import NULL
-from manners.results_ceiling import Ceiling
+from manners.results.ceiling import Ceiling
 from manners.types import Interval
 
 
