@@ -14,9 +14,9 @@ from manners.loop.session import Session
 from manners.reward.verdicts import label
 from manners.sft.examples import Example
 from manners.store.files.columns import check_mapping, renamed, speaks_for
-from manners.store.files.exchanges import EXCHANGE_FIELDS, parse_exchange, parse_messages
+from manners.store.files.exchanges import EXCHANGE_FIELDS, messages_in, parse_exchange, parse_messages
 from manners.store.files.fields import with_system
-from manners.store.files.rowfiles import place, read_rows
+from manners.store.files.rowfiles import places, read_rows
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 
@@ -104,7 +104,7 @@ def of_file(path: Path, columns: Mapping[str, Any], skip_bad: bool) -> Found:
             note = note or guessed
             examples.append(_example(ours))
         except BadRow as bad:
-            said = f"{place(path, line)}" + (f", field {bad.field}" if bad.field else "") + f": {bad.remark}"
+            said = f"{places(path, [line])}" + (f", field {bad.field}" if bad.field else "") + f": {bad.remark}"
             if not skip_bad:
                 said = said.replace("--map ", "sft.columns: ")
                 raise MannersError(f"{said}; correct it, or set sft.skip_bad to leave such rows out") from bad
@@ -127,8 +127,8 @@ def tell(found: Found) -> None:
 
 
 def _example(fields: Fields) -> Example:
-    if fields.get("response") is None and fields.get("messages") is not None:
-        return Example(with_system(parse_messages(fields), fields))
+    if fields.get("response") is None and (name := messages_in(fields)):
+        return Example(with_system(parse_messages(fields, name), fields))
     prompt, response = parse_exchange(fields, "file")
     return Example((*prompt, Turn(Role.ASSISTANT, _text(response))), every=False)
 

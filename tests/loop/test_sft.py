@@ -19,7 +19,7 @@ from manners.loop.session import Session
 from manners.loop.stage import execute
 from manners.models import versions
 from manners.settings import SFTSettings
-from manners.store import parquet
+from manners.store.files import parquet
 from manners.types import (
     Annotator,
     AnnotatorKind,
