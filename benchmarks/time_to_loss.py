@@ -61,7 +61,7 @@ def main(options: Options) -> dict[str, Any]:
         ours, peer = prepared(options, Path(scratch))
         tried = {rate: run("peers.nanogpt", replace(peer, rate=rate), options, scratch) for rate in RATES}
         best = min(tried, key=lambda rate: tried[rate][-1][1])
-        rounds = []
+        rounds = list[dict[str, Any]]()
         for seed in range(options.seeds):
             theirs = (
                 run("peers.nanogpt", replace(peer, rate=best, seed=seed), options, scratch) if seed else tried[best]

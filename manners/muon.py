@@ -35,7 +35,7 @@ class Muon(torch.optim.Muon):
         """Take a step on the gradients there are."""
         if any(p.is_cuda for group in self.param_groups for p in group["params"]):
             self.seconds = None
-            super().step(closure)
+            super().step(closure)  # type: ignore[no-untyped-call]
             return
         started = time.perf_counter()
         for group in self.param_groups:
@@ -70,7 +70,7 @@ def orthogonal(
     X <- a X + (b A + c A^2) X,   A = X X^T,   from X / |X|_F. What comes out has singular values of 0.7 to 1.2.
     """
     a, b, c = coefficients
-    x = matrices / matrices.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    x: Tensor = matrices / matrices.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -31,9 +31,10 @@ class PretrainOptions(Options):
 
     def applied(self, settings: Settings) -> Settings:
         """Put them in their places."""
-        given = {"text": None if self.text is None else str(self.text), "depth": self.depth}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return replace(settings, pretrain=replace(settings.pretrain, **chosen))
+        before = settings.pretrain
+        text = before.text if self.text is None else str(self.text)
+        depth = before.depth if self.depth is None else self.depth
+        return replace(settings, pretrain=replace(before, text=text, depth=depth))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ gradient is taken at once. `tests/pretrain/test_forward.py` holds it to the mode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def loss(model: PreTrainedModel, rows: Int[Tensor, "B T1"], targets: Int[Tensor,
     if is_plain(model) and rows.device.type == "cpu":
         assert isinstance(model, LlamaForCausalLM)
         hidden = _hidden(model, inputs)
-        found: Tensor = HeadLoss.apply(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten())
+        found: Tensor = head_loss(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten())
         return found
     logits = model(inputs, use_cache=False).logits
     return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
@@ -58,18 +59,18 @@ def _hidden(model: LlamaForCausalLM, ids: Int[Tensor, "B T"]) -> Float[Tensor, "
     x = functional.embedding(ids, inner.embed_tokens.weight)
     for layer in inner.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        normed = Norm.apply(x, layer.input_layernorm.weight, eps)
+        normed = norm(x, layer.input_layernorm.weight, eps)
         reading = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
         qkv = functional.linear(normed, reading).view(rows, length, 3, heads, size)
-        q, k = Rotated.apply(qkv[:, :, :2], cos, sin).unbind(2)
+        q, k = rotated(qkv[:, :, :2], cos, sin).unbind(2)
         said = functional.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2), is_causal=True
         )
         x = x + functional.linear(said.transpose(1, 2).reshape(rows, length, heads * size), attention.o_proj.weight)
-        normed = Norm.apply(x, layer.post_attention_layernorm.weight, eps)
+        normed = norm(x, layer.post_attention_layernorm.weight, eps)
         both = functional.linear(normed, torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
-        x = x + functional.linear(Gated.apply(both), mlp.down_proj.weight)
-    found: Tensor = Norm.apply(x, inner.norm.weight, eps)
+        x = x + functional.linear(gated(both), mlp.down_proj.weight)
+    found: Tensor = norm(x, inner.norm.weight, eps)
     return found
 
 
@@ -85,7 +86,7 @@ class Norm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the normed states."""
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -182,3 +183,9 @@ class HeadLoss(Function):
         """Scale what is ready."""
         to_hidden, to_weight = ctx.saved_tensors
         return to_hidden * grads[0], to_weight * grads[0], None
+
+
+norm: Callable[..., Tensor] = Norm.apply
+rotated: Callable[..., Tensor] = Rotated.apply
+gated: Callable[..., Tensor] = Gated.apply
+head_loss: Callable[..., Tensor] = HeadLoss.apply

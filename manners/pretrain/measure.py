@@ -74,7 +74,7 @@ class Measured:
 def measured(model: PreTrainedModel, held: HeldOut, at_once: int) -> Measured:
     """Return the loss on held-out texts, so many rows at once: bits a byte = nats / (ln 2 * bytes of the targets)."""
     device = model.device
-    parts = zip(held.rows.split(at_once), held.targets.split(at_once), strict=True)
+    parts = zip(torch.split(held.rows, at_once), torch.split(held.targets, at_once), strict=True)
     nats = sum(float(loss(model, rows.to(device), targets.to(device))) for rows, targets in parts)
     return Measured(nats / held.tokens, nats / (math.log(2) * held.bytes))
 

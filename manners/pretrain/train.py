@@ -157,7 +157,7 @@ def _step(learner: Learner, forward: PreTrainedModel) -> dict[str, Tensor]:
     number = learner.step + 1
     rows = batch(course, number).to(course.model.device)
     loss_sum: Tensor | float = 0.0
-    for some in rows.split(course.at_once):
+    for some in torch.split(rows, course.at_once):
         found = learner.training.learn([_term(forward, some)], some[:, 1:].numel(), rows[:, 1:].numel())
         loss_sum = loss_sum + found["loss/next_token_avg"] * len(some) / len(rows)
     learner.training.set(recipe.share(number))

@@ -94,7 +94,7 @@ def test_plain_transformers_loads_the_version_and_finds_the_same_loss(done: tupl
         for story, _ in measured:
             ids = torch.tensor([tokenizer(story)["input_ids"][: SMALL.row]])
             nats += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
-            size += len(tokenizer.decode(ids[0, 1:]).encode())
+            size += len(str(tokenizer.decode(ids[0, 1:])).encode())
     assert nats / math.log(2) / size == pytest.approx(facts["bits_per_byte"], rel=0.15)
     version = versions.describe(Workspace.open(root), "pretrain-1")
     assert version.kind is VersionKind.PRETRAIN and version.metrics["loss_after"] == facts["loss_after"]
@@ -230,7 +230,7 @@ def test_a_model_goes_on_and_replay_keeps_what_it_knew(done: tuple[Path, Facts],
     went_on: dict[float | None, float] = {}
     for share in (None, 0.5):
         replay = None if share is None else str(root.parent / "stories.txt")
-        how = {"start": start, "vocabulary": None, "tokens": 16_000, "rate": 10.0}
+        how: dict[str, Any] = {"start": start, "vocabulary": None, "tokens": 16_000, "rate": 10.0}
         how |= {"replay": replay, "replay_share": share or 0.1}
         facts = taught(tmp_path / f"work {share}", other, **how)
         assert facts["loss_after"] < facts["loss_before"] - 0.5 and facts["begun_as"] == start
@@ -252,7 +252,7 @@ def stories_loss(folder: Path, root: Path) -> float:
 
 
 def test_a_model_of_another_architecture_goes_on(tmp_path: Path, model: Path) -> None:
-    how = {"start": str(model), "vocabulary": None, "tokens": 4096, "rate": 30.0}
+    how: dict[str, Any] = {"start": str(model), "vocabulary": None, "tokens": 4096, "rate": 30.0}
     facts = taught(tmp_path / "work", text(tmp_path), **how)
     assert facts["loss_after"] < facts["loss_before"]
     AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "models" / "pretrain-1")

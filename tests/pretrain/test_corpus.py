@@ -13,7 +13,7 @@ import pytest
 from manners.pretrain import corpus as module
 from manners.pretrain.corpus import Corpus, Division, sample, survey, tokenised
 from manners.pretrain.documents import Document, Source, documents
-from manners.pretrain.vocabulary import EOS
+from manners.pretrain.vocabulary import EOS, encode
 from tests.pretrain.worlds import STORIES, tokenizer
 
 
@@ -29,7 +29,7 @@ def divided(source: Source, keep: bool = True, share: float = 0.2, seed: int = 0
 def said(found: Corpus) -> list[str]:
     ends = found.ends.astype(np.int64)
     parts = np.split(found.ids.astype(np.int64), ends[:-1])
-    return [tokenizer().decode(part.tolist(), clean_up_tokenization_spaces=False) for part in parts]
+    return [str(tokenizer().decode(part.tolist(), clean_up_tokenization_spaces=False)) for part in parts]
 
 
 def test_what_is_trained_on_and_what_is_set_aside_are_the_text(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_killed_process_goes_on_and_writes_the_same_bytes(
     source = written(tmp_path / "a.jsonl", [*STORIES, *STORIES[:30]])
     monkeypatch.setattr(module, "BATCH", 700)
     whole = tokenised(divided(source, keep=False), tokenizer(), tmp_path / "whole")
-    real, calls = module.encode, 0
+    real, calls = encode, 0
 
     def dying(*given: object) -> object:
         nonlocal calls

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from manners.pretrain import forward
-from manners.pretrain.forward import IGNORED, Gated, HeadLoss, Norm, Rotated, is_plain, loss
+from manners.pretrain.forward import IGNORED, gated, head_loss, is_plain, loss, norm, rotated
 from tests.pretrain.worlds import SHAPE, model
 from tests.worlds import tiny_model
 
@@ -62,9 +62,9 @@ def test_each_step_has_the_gradient_of_its_formula() -> None:
     def some(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    assert torch.autograd.gradcheck(lambda x, w: Norm.apply(x, w, 1e-5), (some(3, 2, 6), some(6)))
-    assert torch.autograd.gradcheck(Gated.apply, (some(4, 10),))
+    assert torch.autograd.gradcheck(lambda x, w: norm(x, w, 1e-5), (some(3, 2, 6), some(6)))
+    assert torch.autograd.gradcheck(gated, (some(4, 10),))
     angles = some(3, 1, 1, 2).detach()
-    assert torch.autograd.gradcheck(lambda x: Rotated.apply(x, angles.cos(), angles.sin()), (some(2, 3, 2, 2, 4),))
+    assert torch.autograd.gradcheck(lambda x: rotated(x, angles.cos(), angles.sin()), (some(2, 3, 2, 2, 4),))
     targets = torch.tensor([1, 0, IGNORED, 3])
-    assert torch.autograd.gradcheck(lambda h, w: HeadLoss.apply(h, w, targets), (some(4, 6), some(5, 6)))
+    assert torch.autograd.gradcheck(lambda h, w: head_loss(h, w, targets), (some(4, 6), some(5, 6)))
