@@ -3,7 +3,7 @@
 Shape: width 32 (depth + 1), to a multiple of 64 from 512 on; heads of 32, from 512 on of 64; SwiGLU of 8/3 the width.
 Small models do better deep and thin (Liu et al. 2024, arxiv.org/abs/2402.14905); SmolLM2 has 19 of width a layer.
 Horizon, batch, decay and the schedule's form follow nanochat (github.com/karpathy/nanochat), whose sweeps begin at 1e18
-FLOP; rates and batch are for models a thousand times smaller, where they were tried anew: docs/pretrain.md.
+FLOP; rates and batch are its rules carried down to models a thousand times smaller, not tuned there yet.
 """
 
 from __future__ import annotations
