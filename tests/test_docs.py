@@ -70,6 +70,10 @@ def test_the_layout_in_the_readme_is_that_of_the_package() -> None:
             blocks[""].add(names[0])
             folder = names[0] if names[0].endswith("/") else ""
             names = names[1:]
+        elif re.match(r" {8}\w", line):  # a folder inside it
+            blocks[folder].add(names[0])
+            folder += names[0]
+            names = names[1:]
         if folder:
             blocks.setdefault(folder, set()).update(names)
     assert blocks == {name: contents(ROOT / "manners" / name) for name in ["", *sorted(blocks.keys() - {""})]}
