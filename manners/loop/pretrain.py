@@ -30,7 +30,8 @@ from manners.loop.session import Session, now
 from manners.loop.stage import Inputs, Options
 from manners.memory import keep_freed_memory
 from manners.models import versions
-from manners.models.pretrained import Found, find, pick_device, quiet_transformers
+from manners.models.found import Found
+from manners.models.pretrained import find, pick_device, quiet_transformers
 from manners.models.versions import Version
 from manners.pretrain import baselines, corpus, dial, vocabulary
 from manners.pretrain.corpus import Corpus, Division
