@@ -76,7 +76,7 @@ def test_rows_of_every_kind_are_documents(tmp_path: Path) -> None:
     said = ["first\nline", 'with "quotes", commas', "ümlaut", f"spells {MARK}"]
     lines = "".join(json.dumps({"text": one, "id": 7}) + "\n" for one in said)
     written(tmp_path, "a/rows.jsonl", lines)
-    written(tmp_path, "b/rows.jsonl.gz", gzip.compress(lines.encode()))
+    written(tmp_path, "b/rows.jsonl.gz", gzip.compress(lines.encode(), mtime=0))
     written(tmp_path, "c/rows.jsonl.zst", pa.compress(lines.encode(), "zstd", asbytes=True))
     (tmp_path / "d").mkdir()
     pq.write_table(pa.table({"text": said}), tmp_path / "d" / "rows.parquet")
@@ -87,7 +87,7 @@ def test_rows_of_every_kind_are_documents(tmp_path: Path) -> None:
 
 def test_packed_text_is_text(tmp_path: Path) -> None:
     text = f"one\n{MARK}\ntwo\n"
-    written(tmp_path, "a.txt.gz", gzip.compress(text.encode()))
+    written(tmp_path, "a.txt.gz", gzip.compress(text.encode(), mtime=0))
     written(tmp_path, "b.md.zst", pa.compress(text.encode(), "zstd", asbytes=True))
     assert [t.strip() for t in texts(tmp_path)] == ["one", "two"] * 2
 
@@ -121,8 +121,8 @@ def test_one_giant_line_is_cut_and_nothing_of_it_lost(tmp_path: Path) -> None:
         ("a.txt", b"plain\nbut \0 here\n", "line 2 holds the character NUL"),
         ("a.txt", "gut\nschön\n".encode() + "schön\n".encode("latin-1"), "line 3 is not UTF-8"),
         ("a.txt", b"PK\x03\x04rest", "a zip archive"),
-        ("a.txt", gzip.compress(b"text"), "packed with gzip"),
-        ("a.txt.gz", gzip.compress(b"text " * 4000)[:-9], "cannot be read|damaged"),
+        ("a.txt", gzip.compress(b"text", mtime=0), "packed with gzip"),
+        ("a.txt.gz", gzip.compress(b"text " * 4000, mtime=0)[:-9], "cannot be read|damaged"),
         ("a.xyz", b"text", "no suffix that says how to read it"),
     ],
 )
