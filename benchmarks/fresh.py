@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from manners.data import DEMO_SYSTEM, demo_prompts
+from manners.data import DEMO_SYSTEM, DEMO_TOML, demo_prompts
 from manners.facts import Facts
 from manners.loop.round import play
 from manners.loop.session import Session
@@ -39,6 +39,11 @@ class Options:
     seed: int
     workspace: Path | None = None
     """A folder that stays for inspection; fresh-SEED if left out. One that was stopped goes on."""
+
+
+def demo_settings(seed: int) -> Settings:
+    """Return the settings of `manners demo --seed SEED`."""
+    return load(DEMO_TOML, (f"seed={seed}",)).settings
 
 
 def fresh_prompts() -> list[Dialogue]:
@@ -105,8 +110,7 @@ def main(options: Options) -> None:
     """Run, and append the line."""
     begin, named = time.perf_counter(), commit()
     root = options.workspace or Path(f"fresh-{options.seed}")
-    settings = load(None, (f"seed={options.seed}",)).settings
-    run(root, settings, {**demo_prompts(), PromptUse.EVALUATE: fresh_prompts()})
+    run(root, demo_settings(options.seed), {**demo_prompts(), PromptUse.EVALUATE: fresh_prompts()})
     report = json.loads((root / "report.json").read_text(encoding="utf-8"))
     line = row(report, named, date.today(), (time.perf_counter() - begin) / 60)
     append(PAGE, line)

@@ -170,10 +170,8 @@ def main(options: Options) -> None:
     workspace = Workspace.open(options.workspace)
     name = versions.latest(workspace, VersionKind.POLICY)
     session = Session(workspace, from_dict(versions.describe(workspace, name).settings))
-    chosen = versions.reward_of(workspace, name)
-    if chosen is None:
-        raise SystemExit(f"{name} was trained without a reward model; name a workspace with a finished demo")
-    reward = stored.load_reward(workspace, chosen, session.pretrained)
+    taught_by = versions.reward_of(workspace, name) or versions.latest(workspace, VersionKind.REWARD)
+    reward = stored.load_reward(workspace, taught_by, session.pretrained)
     with torch.no_grad():
         start, policy = (drawn(session, reward, version) for version in (session.start, name))
     lines = [

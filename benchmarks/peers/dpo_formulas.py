@@ -121,8 +121,8 @@ def model(seed: int) -> PreTrainedModel:
             same, own = (torch.Generator().manual_seed(at) for at in (number, 1000 * seed + number))
             drawn = 0.3 * torch.randn(parameter.shape, generator=same)
             parameter.copy_(drawn + 0.1 * torch.randn(parameter.shape, generator=own))
-    evaluated: PreTrainedModel = made.float().eval()
-    return evaluated
+    made.float().eval()
+    return made
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 
 from benchmarks import fresh
+from manners.cli.project import Demo
 from manners.data import demo_prompts
+from manners.facts import Facts
 from manners.feedback import crowd
+from manners.loop import round as rounds
+from manners.settings import Settings
 from manners.types import PromptUse, opening
 from tests.loop import tiny
 from tests.worlds import save_tiny
@@ -91,6 +95,18 @@ def test_a_line_holds_what_was_measured_and_the_others_stay(tmp_path: Path) -> N
     assert head.count("|") == line.count("|")
     with pytest.raises(SystemExit, match="no line"):
         fresh.append(fresh.PROMPTS, line)
+
+
+def test_it_is_the_demo_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Settings] = []
+
+    def demo(_: Path, settings: Settings, *, resume: bool) -> Facts:
+        seen.append(settings)
+        return {"resume": resume}
+
+    monkeypatch.setattr(rounds, "demo", demo)
+    Demo(workspace=tmp_path, seed=3).run()
+    assert seen == [fresh.demo_settings(3)]
 
 
 def test_a_run_is_judged_on_them_and_goes_on_where_it_was_stopped(

@@ -16,6 +16,7 @@ import torch
 
 from manners.checkpoint import Run
 from manners.direct import learner as learning
+from manners.direct.loss import dpo
 from manners.direct.train import LOOKS, Material, Trained, train
 from manners.errors import MannersError
 from manners.metrics import RunLog, read
@@ -207,7 +208,7 @@ def test_a_policy_that_does_not_begin_as_its_reference_is_refused(
 def test_a_gradient_that_is_not_finite_stops(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    formula = learning.dpo
+    formula = dpo
     monkeypatch.setattr(learning, "dpo", lambda *given: (formula(*given)[0] * torch.nan, formula(*given)[1]))
     with pytest.raises(MannersError, match=r"gradient is not finite at step 1 of \d+; lower dpo.learning_rate"):
         run_of(world, tmp_path, PLANTED[:20])
@@ -221,7 +222,7 @@ class Killed(BaseException):
 def test_a_run_killed_after_any_step_ends_to_the_bit_as_one_that_never_was(
     world: Pretrained, passes: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"passes": passes, "batch": 16}
+    changes: dict[str, Any] = {"passes": passes, "batch": 16}
     whole = run_of(world, tmp_path / "whole", PLANTED[:40], **changes)
     curves = [{k: v for k, v in p.items() if k != "lr"} for p in read(tmp_path / "whole" / "curves")]
     stops = range(1, whole.optimizer_steps, 1 if passes else 3)

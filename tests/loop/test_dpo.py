@@ -198,9 +198,9 @@ def test_a_run_goes_on_with_the_same_settings_only(sampled: Path, settings: Sett
 
 
 def pair(number: int, left: str = "bake it", right: str = "no", choice: Choice = Choice.LEFT) -> Comparison:
-    sides = [Response(text, "somebody", FinishReason.STOP) for text in (left, right)]
+    first, second = (Response(text, "somebody", FinishReason.STOP) for text in (left, right))
     said = Verdict(choice, Annotator("one", AnnotatorKind.HUMAN))
-    return Comparison(tiny.prompts(number + 1, "noon")[-1], *sides, AskedHow.IMPORTED, 1.0, (said,))
+    return Comparison(tiny.prompts(number + 1, "noon")[-1], first, second, AskedHow.IMPORTED, 1.0, (said,))
 
 
 BOTH = (Choice.LEFT, Choice.RIGHT)
