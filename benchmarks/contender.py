@@ -135,6 +135,39 @@ class SFTTask:
 
 
 @dataclass(frozen=True)
+class DPOTask:
+    """One pass of DPO over pairs."""
+
+    model: Model
+    comparisons: str
+    """For ours, which renders and splits them itself: a JSONL file of chosen and rejected transcripts."""
+    train: list[list[Ids]]
+    """For the peer: chosen and rejected of the same pairs, each with its prompt."""
+    prompt_tokens: list[int]
+    """For the peer: how many tokens of either are the prompt, pair by pair."""
+    set_aside: float
+    batch: int
+    micro: int
+    """Pairs per forward of the peer; ours has its own."""
+    trainable_layers: int | str
+    """Of ours."""
+    beta: float = 0.1
+    learning_rate: float = 1e-6
+    temperature: float = 1.0
+    """What the peer scores at."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all responses that are trained on, each with its prompt."""
+        return sum(len(side) for pair in self.train for side in pair)
+
+    @property
+    def said(self) -> int:
+        """Tokens of these responses alone."""
+        return self.tokens - 2 * sum(self.prompt_tokens)
+
+
+@dataclass(frozen=True)
 class GenerateTask:
     """A batch of responses, drawn `repeats` times after a few tokens that are not timed."""
 
@@ -188,7 +221,7 @@ class Measurement:
         return self.units / self.seconds
 
 
-Task = TypeVar("Task", PPOTask, RewardTask, SFTTask, GenerateTask)
+Task = TypeVar("Task", PPOTask, RewardTask, SFTTask, DPOTask, GenerateTask)
 
 
 def as_task(kind: type[Task], fields: dict[str, Any]) -> Task:

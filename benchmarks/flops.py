@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from benchmarks.contender import Model, PPOTask
+from benchmarks.contender import DPOTask, Model, PPOTask
 
 FORWARD = 2
 TRAIN = 3 * FORWARD
@@ -67,6 +67,21 @@ def ours_sft(model: Model, tokens: int, learned: int, trainable_layers: int | st
 def peer_sft(model: Model, tokens: int, learned: int) -> float:
     """Learning from dialogues with a whole model, whose head sees answers only too."""
     return tokens * TRAIN * model.above("all") + learned * TRAIN * model.head_parameters
+
+
+def ours_dpo(task: DPOTask, tokens: int) -> float:
+    """DPO on branches: the trunk reads every token once, the reference's branch too, the policy's is trained on it.
+
+    The head sees response tokens only; the tokens of a prompt that two responses share count once.
+    """
+    branch, head = task.model.above(task.trainable_layers), task.model.head_parameters * task.said
+    trunk = FORWARD * (task.model.above("all") - branch) * tokens
+    return trunk + (FORWARD + TRAIN) * (branch * tokens + head)
+
+
+def peer_dpo(task: DPOTask) -> float:
+    """DPO on two whole models, each response with a prompt of its own; the heads see response tokens only."""
+    return (FORWARD + TRAIN) * (task.model.above("all") * task.tokens + task.model.head_parameters * task.said)
 
 
 def _tokens(task: PPOTask, episodes: int) -> tuple[float, float]:

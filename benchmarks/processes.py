@@ -9,12 +9,12 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.contender import GenerateTask, Measurement, PPOTask, RewardTask, SFTTask, as_task, parse
+from benchmarks.contender import DPOTask, GenerateTask, Measurement, PPOTask, RewardTask, SFTTask, as_task, parse
 from benchmarks.environments import interpreter
 from benchmarks.prepare import Inputs, Request, read_inputs
 
 ROOT = Path(__file__).parents[1]
-Task = PPOTask | RewardTask | SFTTask | GenerateTask
+Task = PPOTask | RewardTask | SFTTask | DPOTask | GenerateTask
 
 
 @dataclass(frozen=True)

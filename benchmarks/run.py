@@ -13,13 +13,13 @@ from statistics import median
 import tyro
 
 from benchmarks import publish
-from benchmarks.contender import GenerateTask, Ids, Measurement, PPOTask, RewardTask, SFTTask
+from benchmarks.contender import DPOTask, GenerateTask, Ids, Measurement, PPOTask, RewardTask, SFTTask
 from benchmarks.prepare import Inputs, Request
 from benchmarks.processes import Contender, Task, measure, measure_peak, pairs_file, prepare
 from benchmarks.publish import Row, processor
 
 TRL_PPO, TRL_REWARD = "TRL 1.12.0 PPOTrainer", "TRL 1.16.0 RewardTrainer"
-TRL_SFT = "TRL 1.16.0 SFTTrainer, packed"
+TRL_SFT, TRL_DPO = "TRL 1.16.0 SFTTrainer, packed", "TRL 1.16.0 DPOTrainer"
 GENERATE = "Hugging Face generate, transformers 5.23.0"
 SET_ASIDE = 0.02
 """Ours always sets pairs aside and scores them; as few as it can, since the peer is not timed doing so."""
@@ -36,7 +36,7 @@ class Options:
     threads: int = os.cpu_count() or 1
     """Threads of every contender."""
     pairs: int = 66
-    """Pairs of `reward_1` and `reward_3`."""
+    """Pairs of `reward_1`, `reward_3`, `dpo_k6` and `dpo_all`."""
     quick: bool = False
     """Sizes that show only that everything runs; nothing is published."""
 
@@ -62,7 +62,8 @@ def main(options: Options) -> None:
         request = Request(scratch, pairs_file(), 12 if options.quick else options.pairs, SET_ASIDE)
         inputs = prepare(request, options.threads)
         for group in chosen(
-            [ppo(inputs, options.quick), reward(inputs), sft(inputs), *generate(inputs, options.quick)], options.only
+            [ppo(inputs, options.quick), reward(inputs), sft(inputs), dpo(inputs), *generate(inputs, options.quick)],
+            options.only,
         ):
             rows = list(compare(group, options, folder))
             print(publish.table(rows))
@@ -137,6 +138,23 @@ def sft(inputs: Inputs) -> Group:
     )
     ours = {"sft_k6": replace(whole, trainable_layers=6), "sft_all": whole}
     return Group("sft", "trl-1.16.0", TRL_SFT, "tokens/s", whole, ours)
+
+
+def dpo(inputs: Inputs) -> Group:
+    """DPO: one pass over the same pairs; reference and policy are two whole models of the peer."""
+    whole = DPOTask(
+        model=inputs.model,
+        comparisons=inputs.comparisons,
+        train=inputs.train,
+        prompt_tokens=inputs.starts[: len(inputs.train)],
+        set_aside=SET_ASIDE,
+        batch=8,
+        micro=8,
+        trainable_layers="all",
+    )
+    return Group(
+        "dpo", "trl-1.16.0", TRL_DPO, "pairs/s", whole, {"dpo_k6": replace(whole, trainable_layers=6), "dpo_all": whole}
+    )
 
 
 def generate(inputs: Inputs, quick: bool) -> Iterator[Group]:
