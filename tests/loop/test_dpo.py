@@ -161,6 +161,7 @@ def test_what_it_will_take(own: Workspace, settings: Settings) -> None:
     assert stages.train_directly(own, scouted, plan=True)["pair_passes"] > plan["pair_passes"]
 
 
+@pytest.mark.long
 def test_a_failure_at_any_write_changes_nothing(
     sampled: Path, directed: Path, settings: Settings, tmp_path: Path
 ) -> None:

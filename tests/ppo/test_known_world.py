@@ -75,7 +75,7 @@ def test_the_optimum_is_one() -> None:
         assert world.objective(world.optimum(2 * coefficient), coefficient) < worth
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.long)])
 @pytest.mark.parametrize("coefficient", [0.05, 0.2, 1.0])
 def test_ppo_reaches_the_known_optimum(coefficient: float, dtype: torch.dtype, tmp_path: Path) -> None:
     world = known_world(dtype=dtype)

@@ -117,6 +117,7 @@ def test_transcripts_come_in_fast_and_go_out_unchanged(
         assert [json.loads(line) for line in new] == [json.loads(line) for line in old]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_verdicts_of_a_crowd_survive_a_round_trip(
     shared_data: Path, store: Store, fresh: Callable[[], Store], tmp_path: Path, suffix: str
