@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,9 +28,9 @@ from manners.loop.pretrain_text import (
 from manners.loop.session import Session, now
 from manners.loop.stage import Inputs, Options
 from manners.memory import keep_freed_memory
-from manners.models import versions
+from manners.models import versions, whole
 from manners.models.found import Found
-from manners.models.pretrained import find, pick_device, quiet_transformers
+from manners.models.pretrained import pick_device, quiet_transformers
 from manners.models.versions import Version
 from manners.pretrain import baselines, corpus, dial, vocabulary
 from manners.pretrain.corpus import Corpus, Division
@@ -267,7 +266,8 @@ def _keep(session: Session, name: str, begun: Begun, result: PretrainResult) -> 
             begun.tokenizer.save_pretrained(draft)
             weights = hashlib.sha256()
             for file in sorted(draft.glob("*.safetensors")):
-                weights.update(file.read_bytes())
+                with file.open("rb") as opened:
+                    hashlib.file_digest(opened, lambda: weights)
             version = Version(
                 name=name,
                 kind=VersionKind.PRETRAIN,
@@ -280,9 +280,7 @@ def _keep(session: Session, name: str, begun: Begun, result: PretrainResult) -> 
                 settings=asdict(session.settings),
                 metrics=scalars(result),
             )
-            described = asdict(version)
-            del described["start"]
-            (draft / "version.json").write_text(json.dumps(described, indent=1, default=str) + "\n", encoding="utf-8")
+            versions.write_description(version, draft)
     ensure_rows(session)
 
 
@@ -295,13 +293,12 @@ def _refuse_unused(settings: PretrainSettings) -> None:
 
 
 def _start(session: Session) -> Found | None:
-    """Read the model to go on from, whole: a version of this workspace by its name, or what `find` finds."""
+    """Read the model to go on from, whole: any version of this workspace by its name, or what is found by another."""
     start = session.settings.pretrain.start
     if start is None:
         return None
-    folder = session.workspace.models / start
     with quiet_transformers():
-        return find(str(folder) if (folder / "config.json").is_file() else start, torch.float32)
+        return whole.find(session.workspace, start, torch.float32)
 
 
 def _dialled(session: Session, start: Found | None, carried: int) -> tuple[Shape, Recipe]:

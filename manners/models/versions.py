@@ -92,11 +92,16 @@ def save(workspace: Workspace, version: Version, branches: Sequence[Branch]) -> 
         for index, branch in enumerate(branches):
             tensors = {name: t.cpu().contiguous() for name, t in branch.own_tensors().items()}
             save_file(tensors, draft / f"branch-{index}.safetensors")
-        described = asdict(version)
-        if version.start == INITIAL:
-            del described["start"]  # as it was written before there was another: whoever reads it takes that default
-        (draft / "version.json").write_text(json.dumps(described, indent=1, default=str) + "\n", encoding="utf-8")
+        write_description(version, draft)
     return workspace.models / version.name
+
+
+def write_description(version: Version, draft: Path) -> None:
+    """Write version.json into the folder that is to become the version's."""
+    described = asdict(version)
+    if version.start == INITIAL:
+        del described["start"]  # as it was written before there was another: whoever reads it takes that default
+    (draft / "version.json").write_text(json.dumps(described, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def describe(workspace: Workspace, name: str) -> Version:

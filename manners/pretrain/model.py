@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -80,8 +79,3 @@ def groups(model: PreTrainedModel, recipe: Recipe) -> list[Group]:
             found.setdefault(apart.get(id(parameter), recipe.matrix_rate), []).append(parameter)
     by_muon = [Group(matrices, recipe.matrix_rate, muon=True, decay=recipe.decay)] if matrices else []
     return [*by_muon, *(Group(some, rate, betas=BETAS) for rate, some in found.items())]
-
-
-def counted(parameters: Sequence[nn.Parameter]) -> int:
-    """Return how many numbers parameters hold."""
-    return sum(p.numel() for p in parameters)

@@ -61,7 +61,7 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     """
     _check_two_ways(pairs)
     pairs, divided = _small_enough(pairs, share)
-    draw = {pair.group: _uniform("set aside", seed, pair.group) for pair in pairs}
+    draw = {pair.group: uniform("set aside", seed, pair.group) for pair in pairs}
     if len(draw) < 2:
         raise MannersError(
             f"all {len(pairs)} comparisons are about one prompt, so none can be set aside to measure with; "
@@ -88,7 +88,7 @@ def slice_off(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[l
 
     Drawn by a seeded hash; at least one group falls on each side, and of a single group there is no slice.
     """
-    draw = {pair.group: _uniform("slice", seed, pair.group) for pair in pairs}
+    draw = {pair.group: uniform("slice", seed, pair.group) for pair in pairs}
     order = sorted(draw, key=draw.__getitem__)
     off = set(order[: min(max(1, sum(u < share for u in draw.values())), len(order) - 1)])
     places: tuple[list[int], list[int]] = ([], [])
@@ -124,7 +124,7 @@ def subset(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[Labe
         verdicts[pair.group] += round(sum(pair.counts))
     wanted = share * verdicts.total()
     kept = set[str]()
-    for group in sorted(verdicts, key=lambda group: _uniform("subset", seed, group)):
+    for group in sorted(verdicts, key=lambda group: uniform("subset", seed, group)):
         if kept and wanted <= 0:
             break
         kept.add(group)
@@ -156,7 +156,7 @@ def _check_two_ways(pairs: Sequence[LabelledPair]) -> None:
         )
 
 
-def _uniform(purpose: str, seed: int, group: str) -> float:
+def uniform(purpose: str, seed: int, group: str) -> float:
     """Return a number in [0, 1) that depends on nothing but the arguments; `purpose` keeps the draws independent."""
     digest = hashlib.sha256(f"{purpose}\0{seed}\0{group}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import time
@@ -16,6 +15,7 @@ from manners.errors import MannersError
 from manners.models.branches import Branch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.progress import steps
+from manners.reward.groups import uniform
 from manners.reward.steps import STEP, units
 from manners.settings import SFTSettings
 from manners.sft.data import ReadExamples, batches
@@ -59,13 +59,13 @@ def split(laid: LaidOut, settings: SFTSettings, seed: int) -> Split:
     interval, and at least one is left. Raises MannersError where there are fewer than three.
     """
     openings = [opening(example.dialogue) for example in laid.examples]
-    order = sorted(set(openings), key=lambda text: _uniform("sft", seed, text))
+    order = sorted(set(openings), key=lambda text: uniform("sft", seed, text))
     if len(order) < 3:
         raise MannersError(
             f"the {len(openings)} dialogues begin in {len(order)} ways, and 3 are needed: two are set aside to measure"
             " with; add dialogues with other first turns"
         )
-    wanted = sum(_uniform("sft", seed, text) < settings.set_aside for text in order)
+    wanted = sum(uniform("sft", seed, text) < settings.set_aside for text in order)
     held = set(order[: min(max(wanted, 2), len(order) - 1)])
     learn = [number for number, text in enumerate(openings) if text not in held]
     if settings.limit is not None and settings.limit < len(learn):
@@ -190,9 +190,3 @@ def objective(branch: Branch, data: ReadExamples, micro: Sequence[int], total: i
         return -logprobs.sum() / total, {}
 
     return (Term("likelihood", 1.0, "branch", likelihood),)
-
-
-def _uniform(purpose: str, seed: int, text: str) -> float:
-    """Return a number in [0, 1) that depends on nothing but the arguments."""
-    digest = hashlib.sha256(f"{purpose}\0{seed}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
