@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import matplotlib
@@ -44,11 +44,13 @@ class Row:
     """By part of the work."""
     peer_share_of_peak: dict[str, float]
     rounds: int
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    """Ours and the peer's on what was set aside, of each round's seed; none where it is not measured."""
 
 
 def read(file: Path = RESULTS) -> list[Row]:
     """Read the results; fields that are not known are an error."""
-    names = {field.name for field in fields(Row)}
+    names = {one.name for one in fields(Row)}
     rows = json.loads(file.read_text(encoding="utf-8"))
     return [Row(**{name: row[name] for name in names}) for row in rows]
 
@@ -59,6 +61,7 @@ def publish(rows: Sequence[Row], results: Path = RESULTS, page: Path = PAGE, pic
     everything = list((kept | {(row.name, row.processor): row for row in rows}).values())
     results.write_text(json.dumps([asdict(row) for row in everything], indent=1) + "\n", encoding="utf-8")
     replace_between(page, "results", table(everything))
+    replace_between(page, "losses", losses(everything))
     draw(everything, picture)
 
 
@@ -82,6 +85,15 @@ def table(rows: Sequence[Row]) -> str:
             _shares(row.peer_share_of_peak),
         )
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def losses(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of what each round ended with, where that was measured."""
+    lines = ["| benchmark | held-out loss, ours / peer, a seed each round |", "|---|---|"]
+    for row in rows:
+        if row.losses:
+            lines.append(f"| `{row.name}` | {', '.join(f'{ours:.4f} / {peer:.4f}' for ours, peer in row.losses)} |")
     return "\n".join(lines)
 
 

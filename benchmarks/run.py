@@ -181,7 +181,7 @@ def compare(group: Group, options: Options, folder: Path) -> Iterator[Row]:
     for turn in range(1 if options.quick else options.rounds):
         peaks.append(measure_peak(options.threads))
         for name in list(contenders) if turn % 2 == 0 else reversed(contenders):
-            measured = measure(contenders[name], options.threads, folder)
+            measured = measure(seeded(contenders[name], turn), options.threads, folder)
             found[name].append(measured)
             memory = measured.memory_bytes / 1e9
             loss = "" if measured.loss is None else f", held-out loss {measured.loss:.4f}"
@@ -190,6 +190,13 @@ def compare(group: Group, options: Options, folder: Path) -> Iterator[Row]:
             )
     for name in group.ours:
         yield row(name, group.unit, group.peer_name, found[name], found["peer"], median(peaks))
+
+
+def seeded(contender: Contender, turn: int) -> Contender:
+    """Give a round its own seed, the same for all contenders; work that draws nothing has none."""
+    if not isinstance(contender.task, SFTTask):
+        return contender
+    return replace(contender, task=replace(contender.task, seed=turn))
 
 
 def row(name: str, unit: str, peer_name: str, ours: list[Measurement], peer: list[Measurement], peak: float) -> Row:
@@ -212,6 +219,7 @@ def row(name: str, unit: str, peer_name: str, ours: list[Measurement], peer: lis
         share_of_peak=shares(ours, peak),
         peer_share_of_peak=shares(peer, peak),
         rounds=len(ratios),
+        losses=[(a.loss, b.loss) for a, b in zip(ours, peer, strict=True) if a.loss is not None and b.loss is not None],
     )
 
 

@@ -50,7 +50,7 @@ def settings(task: SFTTask, scratch: str) -> SFTConfig:
         num_train_epochs=1,
         learning_rate=task.learning_rate,
         lr_scheduler_type="linear",
-        warmup_ratio=0.1,
+        warmup_steps=0.1,
         adam_epsilon=1e-5,
         max_grad_norm=1.0,
         gradient_checkpointing=False,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy, growth, learning, publish, run
-from benchmarks.contender import GenerateTask, Measurement, Model, Part
+from benchmarks.contender import GenerateTask, Measurement, Model, Part, SFTTask
+from benchmarks.processes import Contender
 from benchmarks.publish import Row
 from manners.reward.labelled import Counts, LabelledPair
 from manners.types import Response, Role, Turn
@@ -46,7 +47,7 @@ def test_only_what_is_asked_for_runs_and_a_wrong_name_is_refused() -> None:
 
 def test_new_rows_take_the_place_of_old_ones_and_the_page_shows_all(row: Row, tmp_path: Path) -> None:
     results, page, picture = tmp_path / "results.json", tmp_path / "page.md", tmp_path / "picture.png"
-    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\n<!-- losses -->\n<!-- /losses -->\nafter\n")
     other = replace(row, name="reward_1", ratio=3.5)
     publish.publish([row, other], results, page, picture)
     publish.publish([replace(row, ratio=2.5), replace(row, processor="another", ratio=2.25)], results, page, picture)
@@ -60,6 +61,19 @@ def test_new_rows_take_the_place_of_old_ones_and_the_page_shows_all(row: Row, tm
     assert picture.stat().st_size > 1000
 
 
+def test_what_a_round_ended_with_stands_beside_the_peers() -> None:
+    ours, peer = ([replace(measured(4, 100), loss=loss) for loss in losses] for losses in ((2.5, 2.25), (2.0, 3.0)))
+    found = run.row("sft_all", "tokens/s", "a peer", ours, peer, peak=2e9)
+    assert found.losses == [(2.5, 2.0), (2.25, 3.0)]
+    assert publish.losses([found]).splitlines()[2:] == ["| `sft_all` | 2.5000 / 2.0000, 2.2500 / 3.0000 |"]
+
+
+def test_each_round_of_what_is_drawn_by_a_seed_has_its_own() -> None:
+    task = SFTTask(Model("", 0, [], 1, 1, 1), [], [], [], [], 8, 512, "all")
+    assert [run.seeded(Contender("", task), turn).task for turn in (0, 2)] == [task, replace(task, seed=2)]
+    assert run.seeded(Contender("", PEER), 2).task == PEER
+
+
 def test_a_page_without_the_place_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing here\n")
@@ -69,7 +83,8 @@ def test_a_page_without_the_place_is_refused(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_results_that_are_kept() -> None:
     shown = publish.table(publish.read()) if publish.RESULTS.is_file() else "Not measured yet"
-    assert shown in publish.PAGE.read_text(encoding="utf-8")
+    page = publish.PAGE.read_text(encoding="utf-8")
+    assert shown in page and publish.losses(publish.read()) in page
 
 
 def test_the_histogram_counts_every_prompt() -> None:
