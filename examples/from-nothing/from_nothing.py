@@ -60,15 +60,15 @@ class Chosen:
     """Where all of it goes; a folder in which this was begun is gone on with."""
     seed: int = 0
     """Every random choice follows from it."""
-    megabytes: float = 12.0
+    megabytes: float = 4.0
     """Of stories to learn to write from."""
-    pairs: int = 5000
+    pairs: int = 2500
     """Of request and story, to learn to answer from."""
-    train: int = 256
+    train: int = 128
     """Requests that are answered three times each, for the crowd to compare; PPO's too."""
-    validate: int = 40
+    validate: int = 24
     """Requests by which PPO chooses what it keeps."""
-    evaluate: int = 128
+    evaluate: int = 96
     """Requests that measure every phase."""
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="STAGE.FIELD=VALUE")] = ()
     """Change a setting."""
