@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .SILENT:
-.PHONY: install demo test test-long check soak mutate evidence clean
+.PHONY: install demo from-nothing test test-long check soak mutate evidence clean
 .PHONY: benchmark benchmark-growth benchmark-accuracy benchmark-learning
 
 SEED ?= 0
@@ -13,6 +13,9 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 
 demo: .venv/installed
 	$(BIN)/manners demo --seed $(SEED) --workspace demo
+
+from-nothing: .venv/installed
+	$(BIN)/python examples/from-nothing/from_nothing.py from-nothing --seed $(SEED)
 
 install: .venv/installed
 
@@ -54,4 +57,4 @@ benchmark-growth benchmark-accuracy benchmark-learning: benchmark-%: .venv/insta
 	touch $@
 
 clean:
-	rm -rf .venv benchmarks/.venvs build dist demo demo.previous .*_cache .hypothesis
+	rm -rf .venv benchmarks/.venvs build dist demo demo.previous from-nothing .*_cache .hypothesis

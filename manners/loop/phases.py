@@ -99,9 +99,15 @@ def _reads_whole(model: Pretrained, text: str) -> bool:
     return 1 < len(model.renderer.bos) + len(model.renderer.text_ids(text)) <= model.renderer.context
 
 
-def _phase(
-    session: Session, name: str, model: Pretrained, prompts: Sequence[Dialogue], paragraphs: Sequence[str]
-) -> _Phase:
+def answers_of(session: Session, version: str, prompts: Sequence[Dialogue]) -> list[list[Answer]]:
+    """Return what a phase answers to each prompt, `evaluate.samples` times, as a whole model of its own.
+
+    Raises MannersError for a version that is not there or writes nothing, TooLong for a prompt that leaves no room.
+    """
+    return _answers(session, version, _loaded(session, version), prompts)
+
+
+def _answers(session: Session, name: str, model: Pretrained, prompts: Sequence[Dialogue]) -> list[list[Answer]]:
     settings = session.settings
     branch = Branch(model.trunk, trainable=False)
     count = settings.evaluate.samples
@@ -110,7 +116,14 @@ def _phase(
         for some in answer(branch, model, prompts, count, settings.sample, settings.seed + 17, name, False, advance):
             for place, given in zip(some.places, some.answers, strict=True):
                 found[place].append(given)
-    [nats], _ = paragraph_nll([branch], model, paragraphs)
+    return found
+
+
+def _phase(
+    session: Session, name: str, model: Pretrained, prompts: Sequence[Dialogue], paragraphs: Sequence[str]
+) -> _Phase:
+    found = _answers(session, name, model, prompts)
+    [nats], _ = paragraph_nll([Branch(model.trunk, trainable=False)], model, paragraphs)
     return _Phase(found, np.array(nats), np.array([_read_bytes(model, text) for text in paragraphs], float))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from manners.settings import ModelSettings, PretrainSettings, Settings
 from manners.types import VersionKind
 from manners.workspace import Workspace
 from tests.loop import tiny
+from tests.loop.test_chain import taught as learnt
 from tests.pretrain.worlds import STORIES
 
 SMALL = PretrainSettings(
@@ -256,3 +258,45 @@ def test_a_model_of_another_architecture_goes_on(tmp_path: Path, model: Path) ->
     facts = taught(tmp_path / "work", text(tmp_path), **how)
     assert facts["loss_after"] < facts["loss_before"]
     AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "models" / "pretrain-1")
+
+
+def test_what_examples_taught_goes_on_to_read_text(tmp_path: Path, model: Path) -> None:
+    """`pretrain.start = "sft-1"`: at a rate of 0 it stays, as a whole, what plain transformers loads of `sft-1`."""
+    session = tiny.project(tmp_path / "project", model)
+    branch = learnt(session)
+    stages.models_export(session.workspace, "sft-1", tmp_path / "exported")
+    path = text(tmp_path)
+    for rate, name in ((0.0, "pretrain-1"), (30.0, "pretrain-2")):
+        how = replace(SMALL, text=str(path), start="sft-1", vocabulary=None, tokens=4096, rate=rate)
+        settings = replace(session.settings, pretrain=how)
+        facts = stages.pretrain(session.workspace, settings, plan=False)
+        assert (facts["version"], facts["begun_as"]) == (name, "sft-1")
+        assert versions.describe(session.workspace, name).base == "sft-1"
+        assert (facts["loss_after"] < facts["loss_before"] - 0.1) is bool(rate)
+    whole, first, same, moved = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (model, tmp_path / "exported", *(session.workspace.models / f"pretrain-{n}" for n in (1, 2)))
+    )
+    ids = torch.tensor([[5, 9, 3, 7]])
+    with torch.no_grad():
+        before, learned, stayed, went_on = (one(ids).logits for one in (whole, first, same, moved))
+        mine = branch.assembled(session.pretrained.trunk)(input_ids=ids).logits
+    torch.testing.assert_close(stayed, learned)
+    torch.testing.assert_close(stayed, mine, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(stayed, before, atol=1e-2), "the version, and not what it grew on"
+    assert not torch.allclose(stayed, went_on, atol=1e-2)
+
+
+@pytest.mark.parametrize(("start", "said"), [("sft-7", "sft-7"), ("reward-1", "scores and writes nothing")])
+def test_a_start_that_is_no_model_is_one_sentence(tmp_path: Path, model: Path, start: str, said: str) -> None:
+    session = tiny.project(tmp_path / "project", model)
+    learnt(session)
+    described = session.workspace.models / "reward-1"
+    shutil.copytree(session.workspace.models / "sft-1", described)
+    record = json.loads((described / "version.json").read_text("utf-8"))
+    (described / "version.json").write_text(json.dumps({**record, "name": "reward-1", "kind": "reward"}), "utf-8")
+    settings = replace(
+        session.settings, pretrain=replace(SMALL, text=str(text(tmp_path)), start=start, vocabulary=None)
+    )
+    with pytest.raises(MannersError, match=said):
+        stages.pretrain(session.workspace, settings, plan=False)
