@@ -67,6 +67,8 @@ class AskOutcome:
     interval: Interval
     """Share of the stakes that `after` won, which is its win rate where nobody disagrees; holds at every look."""
     e_value: float
+    command: str = "manners evaluate"
+    """What reads the verdicts."""
 
     @property
     def voice(self) -> str:
@@ -103,7 +105,7 @@ class AskOutcome:
             said.append("One person speaks for themselves, not for others.")
         if self.waiting:
             said.append(
-                f"{self.waiting} of the unanswered have too few verdicts so far; `manners evaluate --close` takes what "
+                f"{self.waiting} of the unanswered have too few verdicts so far; `{self.command} --close` takes what "
                 "they have as all there will be."
             )
         if self.late:
@@ -205,6 +207,7 @@ def read_outcome(
     after_author: str,
     level: float = 0.95,
     kind: AnnotatorKind = AnnotatorKind.HUMAN,
+    command: str = "manners evaluate",
 ) -> AskOutcome:
     """Return wins, losses and the decision of the anytime-valid rule, from the bets on verdicts of one `kind`.
 
@@ -246,6 +249,7 @@ def read_outcome(
         decision=bets.decide(stakes, level),
         interval=bets.interval(stakes, level),
         e_value=bets.e_value(stakes),
+        command=command,
     )
 
 

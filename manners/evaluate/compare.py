@@ -142,13 +142,15 @@ def verdict_sentence(
     against_best: Interval | None,
     n: int,
     rival: str,
-    method: str = "PPO",
+    method: str | None = "PPO",
+    named: str = "the new version",
 ) -> str:
     """Return how the new version did against `rival`, in words a person can quote.
 
     The win rate comes first, then what qualifies it: `rate`, `matched` and `against_best` (`head_to_head`, best of `n`)
     are win rates of the new version, judged by `who`; None where no reward model could choose. `method` is what the
-    version was trained by. Whether it is promoted is another question (`promotion`).
+    version was trained by, None where best-of-n is no rival; `named` is what it is called. Whether it is promoted is
+    another question (`promotion`).
     """
     word = {
         Decision.BETTER: "is better than",
@@ -156,9 +158,9 @@ def verdict_sentence(
         Decision.CANNOT_TELL: "cannot be told apart from",
     }[Decision.of(rate)]
     parts = [
-        f"Judged by {who} on {prompts} unused prompts, the new version {word} {rival}: it wins {percent(rate)}.",
+        f"Judged by {who} on {prompts} unused prompts, {named} {word} {rival}: it wins {percent(rate)}.",
         _matched_words(matched),
-        _best_of_n_words(against_best, n, method),
+        *([] if method is None else [_best_of_n_words(against_best, n, method)]),
     ]
     return " ".join(parts)
 

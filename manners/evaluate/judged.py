@@ -21,7 +21,7 @@ from manners.results.evaluation import BestOfN, MatchedRate, PartChange, Reason,
 from manners.settings import EvaluateSettings
 from manners.types import Answer, Comparison, Dialogue, Interval, Response
 
-NOBODY = "Nobody has compared the two versions yet: open blind comparisons with `manners evaluate --ask N`."
+NOBODY = "Nobody has compared the two versions yet: open blind comparisons with `{} --ask N`."
 
 PARTS = ("finished", "brevity", "kindness", "relevance", "plainness")
 """Parts of a taste that are shown of every one; others where they weigh something."""
@@ -52,10 +52,14 @@ class Compared:
     against: Answered
     """The version that the policy would replace; it may be the start version itself, and is asked about once then."""
     policy: Answered
-    perplexity: PerplexityChange
-    """Of the policy since the initial model."""
-    method: str = "PPO"
-    """What the policy was trained by."""
+    perplexity: PerplexityChange | None = None
+    """Of the policy since the initial model; two phases are read in another way."""
+    method: str | None = "PPO"
+    """What the policy was trained by; None of a phase, which has no rival in best-of-n."""
+    named: str = "the new version"
+    """What it is called in a sentence."""
+    command: str = "manners evaluate"
+    """What compares the two, and asks people to."""
 
     @property
     def one(self) -> bool:
@@ -81,7 +85,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class _Rates:
+class Rates:
     """A judge's word on each comparison, as the one rule for promotion needs it, with all that is shown of it."""
 
     sentence: str
@@ -101,8 +105,9 @@ def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: Eval
     `texts` are the measures of the policy's answers beside those of the version that it would replace.
     Whoever judges, the same guards stand beside its word, and the same rule says what they come to (`promotion`).
     """
-    of_all = judge.on_record is None
-    rates = _of_answers(judge, compared, settings) if of_all else _of_record(judge, compared, settings)
+    rates = rated(judge, compared, settings)
+    perplexity = compared.perplexity
+    assert perplexity is not None, "a policy has been read beside the initial model"
     varied = texts.before["distinct_2"].estimate
     reasons = promotion.reasons(
         Evidence(
@@ -110,7 +115,7 @@ def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: Eval
             start=rates.start,
             replaces_start=compared.one,
             matched=rates.matched.rate if rates.matched else None,
-            perplexity=compared.perplexity.change,
+            perplexity=perplexity.change,
             alike=texts.after["most_common_answer"],
             alike_before=texts.before["most_common_answer"].estimate,
             variety=_share_left(varied, texts.changes["distinct_2"]) if varied else None,
@@ -121,7 +126,7 @@ def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: Eval
     return Judgement(
         judge.source,
         rates.raters,
-        f"{rates.sentence} {promotion.perplexity_words(compared.perplexity.change)}",
+        f"{rates.sentence} {promotion.perplexity_words(perplexity.change)}",
         reasons,
         win_rate=rate.estimate if rate else None,
         interval=(rate.low, rate.high) if rate else None,
@@ -133,12 +138,17 @@ def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: Eval
     )
 
 
+def rated(judge: Judge, compared: Compared, settings: EvaluateSettings) -> Rates:
+    """Return a judge's word alone, without guards and rule: of all answers, or of its record where it has one."""
+    return (_of_answers if judge.on_record is None else _of_record)(judge, compared, settings)
+
+
 def _share_left(before: float, change: Interval) -> Interval:
     """Return what is left of a figure as a share of what it was."""
     return Interval(*(1 + part / before for part in (change.estimate, change.low, change.high)))
 
 
-def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) -> _Rates:
+def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) -> Rates:
     """Judge every pair of answers: the win rates, at matched length, and against best-of-n of the start version."""
     started = called(compared.start.version, compared.start.version)
     replaced = called(compared.against.version, compared.start.version)
@@ -156,15 +166,17 @@ def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) ->
     who = compare.WHO[judge.kind]
     if judge.noisy:
         who = f"the taste of {who} without its noise"
-    sentence = compare.verdict_sentence(who, rate, len(policy), matched, best, count, replaced, compared.method)
+    sentence = compare.verdict_sentence(
+        who, rate, len(policy), matched, best, count, replaced, compared.method, compared.named
+    )
     noisy = over_start = None
     if judge.noisy:
         noisy = compare.win_rate(against, policy, _preference(judge.noisy))
-        sentence += f" By their verdicts, with all their noise, the new version wins {compare.percent(noisy)}."
+        sentence += f" By their verdicts, with all their noise, {compared.named} wins {compare.percent(noisy)}."
     if not compared.one:
         over_start = compare.win_rate(start, policy, preference)
         sentence += f" Against {started} the new version wins {compare.percent(over_start)}."
-    return _Rates(
+    return Rates(
         sentence,
         judge.raters,
         win_rate=rate,
@@ -184,7 +196,9 @@ def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) ->
             shorter=regressed.shorter,
             longer=regressed.longer,
         ),
-        best_of_n=BestOfN(
+        best_of_n=None
+        if compared.method is None
+        else BestOfN(
             n=count,
             head_to_head=best,
             sentence=_best_sentence(best, count, started, compared.method),
@@ -205,7 +219,7 @@ def _preference(judge: Judge) -> compare.Preference:
     return preference
 
 
-def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> _Rates:
+def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> Rates:
     """Read what annotators were asked, about the version to be replaced and about the start version.
 
     A record grows while it is looked at, so it is read by a rule that may be looked at any time (`evaluate.ask`); so
@@ -217,17 +231,19 @@ def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> 
         found = [c for c in judge.on_record or () if {c.left.author, c.right.author} == {other.version, version}]
         if tolerance is not None:
             found = [c for c in found if _alike(c, tolerance)]
-        return ask.read_outcome(found, other.version, version, kind=judge.kind) if found else None
+        if not found:
+            return None
+        return ask.read_outcome(found, other.version, version, kind=judge.kind, command=compared.command)
 
     outcome = among(compared.against)
     matched = among(compared.against, settings.length_tolerance)
     start = None if compared.one else among(compared.start)
     sentences = [
-        outcome.sentence if outcome else NOBODY,
+        outcome.sentence if outcome else NOBODY.format(compared.command),
         start.sentence if start else "",
         f"Among texts of like length: {matched.sentence}" if matched else "",
     ]
-    return _Rates(
+    return Rates(
         " ".join(filter(None, sentences)),
         len(outcome.raters) if outcome else 0,
         win_rate=outcome.interval if outcome else None,

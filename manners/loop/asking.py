@@ -18,6 +18,8 @@ from manners.loop.evaluate import evaluation_prompts, rival
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.answer import answer
+from manners.models.branches import Branch
+from manners.models.pretrained import Pretrained
 from manners.progress import steps
 from manners.results import FileResult
 from manners.reward import stored
@@ -47,14 +49,14 @@ def open_for_people(session: Session, count: int, against: str | None = None) ->
     with_start = 0 if other == start else round(count * START_SHARE)
     plan = _plan(count, with_start)
     prompts = evaluation_prompts(session).prompts
-    policy = _answers(session, name, prompts)
+    policy = _of_policy(session, name, prompts)
     known = session.store.comparisons()
     opened = ask.open_comparisons(
-        _answers(session, other, prompts), policy, known, count - with_start, session.settings.seed
+        _of_policy(session, other, prompts), policy, known, count - with_start, session.settings.seed
     )
     sentence = plan.sentence
     if with_start:
-        before = _answers(session, start, prompts)
+        before = _of_policy(session, start, prompts)
         opened += ask.open_comparisons(before, policy, [*known, *opened], with_start, session.settings.seed + 1)
         sentence += f" They are with {other}; {with_start} more are with {called(start, start)}."
     session.store.add_comparisons(opened)
@@ -71,21 +73,31 @@ def _plan(count: int, with_start: int) -> ask.AskPlan:
         raise MannersError(f"{beside}{error}") from error
 
 
-def _answers(session: Session, version: str, prompts: Sequence[Dialogue]) -> list[Answer]:
-    """Draw a version's answer to each prompt."""
+def _of_policy(session: Session, version: str, prompts: Sequence[Dialogue]) -> list[Answer]:
+    """Draw a policy's answer to each prompt."""
     policy = versions.load_policy(session.workspace, version, session.pretrained)
+    return answers(session, policy, session.pretrained, version, prompts)
+
+
+def answers(
+    session: Session, policy: Branch, model: Pretrained, author: str, prompts: Sequence[Dialogue]
+) -> list[Answer]:
+    """Draw an answer to each prompt."""
     found: dict[int, Answer] = {}
-    drawn = answer(policy, session.pretrained, prompts, 1, session.settings.sample, session.settings.seed, version)
-    with steps(f"answers of {version}", len(prompts)) as advance:
+    drawn = answer(policy, model, prompts, 1, session.settings.sample, session.settings.seed, author)
+    with steps(f"answers of {author}", len(prompts)) as advance:
         for batch in drawn:
             found |= dict(zip(batch.places, batch.answers, strict=True))
             advance(len(batch.answers))
     return [found[i] for i in range(len(prompts))]
 
 
-def close(session: Session) -> None:
-    """Take the verdicts on the newest policy's comparisons as all there will be, and place the bets that waited."""
-    bets.asked(session, versions.latest(session.workspace, VersionKind.POLICY), closing=True)
+def close(session: Session, version: str | None = None) -> None:
+    """Take the verdicts on a version's comparisons as all there will be, and place the bets that waited.
+
+    Of the newest policy, where no version is named.
+    """
+    bets.asked(session, version or versions.latest(session.workspace, VersionKind.POLICY), closing=True)
 
 
 def measure_on_file(

@@ -218,16 +218,20 @@ def _judge(session: Session, inputs: EvaluationInputs) -> Judge:
     """
     taught_by = (inputs.version, inputs.reward) if inputs.reward else (inputs.version,)
     said = [versions.describe(session.workspace, name).source for name in taught_by]
-    source = next((kind for kind in said if kind), None) or _last_source(session)
+    return judge_of(session, inputs.version, next((kind for kind in said if kind), None) or last_source(session))
+
+
+def judge_of(session: Session, version: str, source: AnnotatorKind) -> Judge:
+    """Return who judges a version where verdicts are of a kind of annotator; of people, by what they were asked."""
     if source is AnnotatorKind.SIMULATED:
         return TasteJudge(recruit(session.settings.crowd, session.settings.seed))
-    people = VerdictJudge(tuple(bets.asked(session, inputs.version)))
+    people = VerdictJudge(tuple(bets.asked(session, version)))
     if source is AnnotatorKind.AI and not people.raters:
         return replace(people, kind=source, may_promote=False)
     return people
 
 
-def _last_source(session: Session) -> AnnotatorKind:
+def last_source(session: Session) -> AnnotatorKind:
     """Return whose verdicts the last reward run learned from, for a version that does not say: people's, if none."""
     facts = session.read_facts("reward")
     source = facts and from_facts(RewardResult, facts, "runs/reward.json").source
@@ -320,6 +324,7 @@ def _answered(
 def _text_facts(session: Session, compared: Compared, texts: TextMeasures) -> dict[str, Any]:
     """Return everything that needs no judge, by the names of `EvaluationResult`."""
     before, after, perplexity = compared.against, compared.policy, compared.perplexity
+    assert perplexity is not None, "it has been read"
     facts: dict[str, Any] = {
         "prompts": len(before.answers),
         "samples": session.settings.evaluate.samples,

@@ -14,7 +14,6 @@ from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.store.files.formats import Format
 from manners.store.files.mapping import mapping_of, words_of
-from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -60,7 +59,7 @@ class EvaluateOptions(Options):
 
     version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
     """Compare this phase, of any kind, with the one that --against names (or the initial model); the newest policy with
-    the version that it would replace, if left out."""
+    the version that it would replace, if left out. Nothing is promoted then."""
     against: Annotated[str | None, arg(metavar="VERSION")] = None
     """Compare with VERSION instead of the current version; nothing is promoted then."""
     ask: Annotated[int | None, arg(metavar="N")] = None
@@ -84,8 +83,8 @@ class EvaluateOptions(Options):
         """Refuse what does not go together."""
         if (self.reward is None) != (self.comparisons is None):
             raise UsageError("--reward VERSION and --comparisons FILE go together: name both, or neither.")
-        if self.version is not None and (plan or resume or self.close or self.ask is not None or self.reward):
-            raise UsageError("VERSION is compared with that of --against: it goes with no other of these.")
+        if self.version is not None and self.reward is not None:
+            raise UsageError("VERSION is compared with that of --against: it does not go with --reward.")
         if self.comparisons is None and (self.mapping or self.verdict or self.format or self.skip_bad):
             raise UsageError(
                 "--map, --verdict, --format and --skip-bad say how to read the FILE of --comparisons: name one."
@@ -101,18 +100,23 @@ class EvaluateOptions(Options):
         if plan and (self.ask is not None or self.reward is not None):
             raise UsageError("--plan is about comparing the two policies: it goes with neither --ask nor --reward.")
 
+    @property
+    def beside(self) -> bool:
+        """Whether two phases are compared."""
+        return self.version is not None
+
     def other(self, session: Session) -> Facts | None:
         """Open comparisons for people, or measure a reward model on a file; the judgement after `close` is a run's."""
         from manners.loop import asking
 
-        if self.version is not None:
-            from manners.loop import phases
-
-            return phases.side_by_side(session, self.version, self.against or INITIAL)
         if self.ask is not None:
+            if self.version is not None:
+                from manners.loop import phases
+
+                return phases.open_for_people(session, self, self.ask)
             return asking.open_for_people(session, self.ask, self.against)
         if self.close:
-            asking.close(session)
+            asking.close(session, self.version)
         if self.reward is None or self.comparisons is None:
             return None
         mapping = mapping_of(self.mapping)

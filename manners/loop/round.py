@@ -97,6 +97,18 @@ DPO = Stage(
     module="manners.loop.dpo",
     section="Direct preference optimisation",
 )
+PHASES = Stage(
+    name="phases",
+    command="evaluate",
+    summary="Compare any two phases, each a whole model.",
+    reads=("model", "sample", "crowd", "evaluate"),
+    loads=False,
+    trains=False,
+    module="manners.loop.phases",
+    options=EvaluateOptions,
+    asked=" {the phase} --against {the other phase}",
+    section="Two phases side by side",
+)
 EVALUATE = Stage(
     name="evaluation",
     command="evaluate",
@@ -104,6 +116,7 @@ EVALUATE = Stage(
     reads=("sample", "crowd", "evaluate"),
     module="manners.loop.evaluate",
     options=EvaluateOptions,
+    beside=PHASES,
     next=_judgement,
 )
 
@@ -122,6 +135,8 @@ COMMANDS: tuple[Stage, ...] = (
 )
 """Every stage with a command, a run and a part in the report: what comes before the rounds, their stages, and what
 stands beside them."""
+EVERY: tuple[Stage, ...] = (*COMMANDS, *(stage.beside for stage in COMMANDS if stage.beside))
+"""Every stage with a run and a part in the report: also those that the command of another runs."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
@@ -134,7 +149,7 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd)}
     for stage in STAGES:
         execute(stage, session, chosen.get(stage.name), resume=resume)
-    return report(session, COMMANDS)
+    return report(session, EVERY)
 
 
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
@@ -147,7 +162,7 @@ def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
-        if to_resume(COMMANDS, Workspace.open(previous)):
+        if to_resume(EVERY, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
     session = Session(Workspace.create(root), settings)
     if not resume:

@@ -31,6 +31,11 @@ class Options:
         """Return the settings with what was asked for in their place, for the options that stand for a setting."""
         return settings
 
+    @property
+    def beside(self) -> bool:
+        """Whether the stage that the command runs besides its own is asked for (`Stage.beside`)."""
+        return False
+
     def other(self, session: Session) -> Facts | None:
         """Do what is asked for instead of a run, and return what came of it; None where a run is asked for."""
         return None
@@ -95,10 +100,21 @@ class Stage:
     module: str
     """Where its `Work` is."""
     options: type[Options] = Options
+    asked: str = ""
+    """What its command has to name, with what a run was begun with in the braces; a plan needs it too."""
+    beside: Stage | None = None
+    """The stage that the same command runs where its options say so (`Options.beside`)."""
     section: str = ""
     """The heading under which the report lists its result; empty where the page has a place of its own for it."""
     next: Callable[[Standing], str | None] = lambda standing: None
     """What the user has to do before this stage has done its part; None where it has."""
+
+    def line(self, begun: Mapping[str, Any]) -> str:
+        """Return the command of a run, given what it was begun with; the name alone where that is not known."""
+        try:
+            return self.command + self.asked.format_map(begun)
+        except KeyError:
+            return self.command
 
     @property
     def work(self) -> Work:
@@ -144,9 +160,10 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
     from manners.loop.session import peak_memory
 
     with session.run_lock(stage.command) if stage.trains else nullcontext():
-        begun_as = begun_with(session.workspace.runs / stage.name) if resume else {}
-        inputs = stage.work.inputs(session, options or stage.options(), begun_as)
-        run = session.run_of(stage.name, stage.command, stage.reads, inputs.decides, loads=stage.loads)
+        begun_as = begun_with(session.workspace.runs / stage.name)
+        inputs = stage.work.inputs(session, options or stage.options(), begun_as if resume else {})
+        line = stage.line(begun_as or inputs.decides)
+        run = session.run_of(stage.name, line, stage.reads, inputs.decides, loads=stage.loads)
         begun = resume and run.go_on()
         if not resume:
             run.begin_anew()
@@ -179,7 +196,7 @@ def finished(stage: Stage, session: Session) -> Finished | None:
 
 def to_resume(stages: Sequence[Stage], workspace: Workspace) -> list[str]:
     """Return the commands that would go on with a run that was stopped."""
-    from manners.checkpoint import unfinished
+    from manners.checkpoint import begun_with, unfinished
 
     stopped = [stage for stage in stages if unfinished(workspace.runs / stage.name)]
-    return [f"manners {stage.command} --resume" for stage in stopped]
+    return [f"manners {stage.line(begun_with(workspace.runs / stage.name))} --resume" for stage in stopped]

@@ -19,7 +19,7 @@ from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
 from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import COMMANDS, DPO, EVALUATE, PPO, PRETRAIN, REWARD, SAMPLE, SFT
+from manners.loop.round import DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -49,8 +49,10 @@ def perform(
     """
     options = options or stage.options()
     session = Session(workspace, options.applied(settings))
+    if stage.beside and options.beside:
+        stage = stage.beside
     if plan:
-        return stage.work.plan(session, None).facts
+        return stage.work.plan(session, stage.work.inputs(session, options, {}) if stage.asked else None).facts
     if (instead := options.other(session)) is not None:
         return instead
     facts = execute(stage, session, options, resume=resume).facts
@@ -123,9 +125,23 @@ def evaluate(
     return perform(workspace, settings, EVALUATE, options, plan=plan, resume=resume)
 
 
-def compare_phases(workspace: Workspace, settings: Settings, version: str, against: str) -> Facts:
-    """Compare any two phases, each a whole model; see `loop.phases`."""
-    return perform(workspace, settings, EVALUATE, EvaluateOptions(version=version, against=against))
+def compare_phases(
+    workspace: Workspace,
+    settings: Settings,
+    version: str,
+    against: str,
+    *,
+    ask: int | None = None,
+    plan: bool = False,
+    close: bool = False,
+    resume: bool = False,
+) -> Facts:
+    """Compare any two phases, each a whole model, say what that takes, or open comparisons for people to judge them.
+
+    With `close`, people's verdicts so far are all there will be; see `loop.phases`.
+    """
+    options = EvaluateOptions(version=version, against=against, ask=ask, close=close)
+    return perform(workspace, settings, EVALUATE, options, plan=plan, resume=resume)
 
 
 def evaluate_reward(
@@ -159,7 +175,7 @@ def score(
 
 def report(workspace: Workspace, settings: Settings) -> Facts:
     """Write the report from what has run."""
-    return reporting.report(Session(workspace, settings), COMMANDS)
+    return reporting.report(Session(workspace, settings), EVERY)
 
 
 def models_list(workspace: Workspace) -> Facts:
@@ -289,7 +305,7 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
     """Return the result of each stage that has one, and a sentence for each that cannot be read."""
     results: dict[str, object] = {}
     damaged = []
-    for stage in COMMANDS:
+    for stage in EVERY:
         try:
             done = finished(stage, session)
         except MannersError as error:
@@ -302,8 +318,8 @@ def _results(session: Session) -> tuple[dict[str, object], list[str]]:
 
 def _next(workspace: Workspace, standing: Standing) -> str:
     """The command that takes the workspace one step on."""
-    if stopped := to_resume(COMMANDS, workspace):
+    if stopped := to_resume(EVERY, workspace):
         return stopped[0]
-    missing = (stage.next(standing) for stage in COMMANDS)
+    missing = (stage.next(standing) for stage in EVERY)
     last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
     return next((command for command in missing if command), last)

@@ -71,9 +71,8 @@ def _reason(evaluation: EvaluationResult, reason: Reason) -> Check:
     return Check(question, STANDINGS.get(reason.verdict, Standing.UNCLEAR), evidence)
 
 
-def losses(evaluation: EvaluationResult) -> list[Check]:
+def losses(lost: Forgetting | None) -> list[Check]:
     """Return what may have been lost beside what was learnt: whether each stayed within its margin."""
-    lost = evaluation.forgetting or Forgetting()
     return [
         Check(
             f"{capitalised(forgetting.WORDS.get(c.check, c.check.replace('_', ' ')))}: kept?",
@@ -81,7 +80,7 @@ def losses(evaluation: EvaluationResult) -> list[Check]:
             f"{number(c.before)} \N{RIGHTWARDS ARROW} {number(c.after)}, "
             f"{relative_change(c.change) if c.check == 'perplexity' else difference(c.change)}",
         )
-        for c in lost.checks or ()
+        for c in (lost or Forgetting()).checks or ()
     ]
 
 

@@ -85,9 +85,13 @@ def render(facts: ReportFacts) -> str:
         panels=[(title, note, Markup(svg)) for title, note, svg in panels(ppo)],
         standing=standing(pair(evaluation.win_rate, evaluation.interval), HALF),
         checks=checks(evaluation),
-        losses=losses(evaluation),
+        losses=losses(evaluation.forgetting),
         rivals=rivals(reward),
-        others=[(title, shown[name]) for name, title in facts.sections.items() if name in facts.stages],
+        others=[
+            (title, shown[name], losses(getattr(facts.stages[name], "forgetting", None)))
+            for name, title in facts.sections.items()
+            if name in facts.stages
+        ],
         format_count=number,
         format_duration=duration,
         source=said.source,

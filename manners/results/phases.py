@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from manners.results.evaluation import Forgetting, MatchedRate, RegressedRate
 from manners.types import Interval
 
 
@@ -80,7 +81,8 @@ class PhasesExample:
 class PhasesResult:
     """Two phases of a model on the same prompts and the same plain text; `before` is `against`.
 
-    Changes are after - before, paired. Nothing is in tokens, which two phases need not have in common.
+    Changes are after - before, paired. What is counted in tokens is in those of `against`: two phases need not have
+    them in common.
     """
 
     version: str | None = None
@@ -91,9 +93,19 @@ class PhasesResult:
     samples: int | None = None
     """Answers of each to a prompt."""
     source: str | None = None
-    """Who judged: `simulated`, or `none` where no crowd with a known taste gave the verdicts of this project."""
+    """Who judged: the kind of annotator whose verdicts are in this project, or `none` where nobody has yet."""
+    raters: int | None = None
+    """How many annotators' word it is."""
     win_rate: Interval | None = None
-    """How often an answer of `version` is preferred to one of `against`, by that taste; chance is 0.5."""
+    """How often an answer of `version` is preferred to one of `against`; chance is 0.5."""
+    noisy: Interval | None = None
+    """The same by the simulated annotators with all their noise."""
+    outcome: str | None = None
+    """`better`, `worse` or `cannot_tell`."""
+    matched: MatchedRate | None = None
+    """The win rate among pairs of like length, in tokens of `against`."""
+    regressed: RegressedRate | None = None
+    """The win rate that a regression on the difference in length gives at none."""
     length_before: float | None = None
     """Mean length of an answer, in characters."""
     length_after: float | None = None
@@ -108,5 +120,7 @@ class PhasesResult:
     bits_per_byte_change: Interval | None = None
     paragraphs: int | None = None
     """Paragraphs of plain text that both read whole."""
+    forgetting: Forgetting | None = None
+    """What was lost on the way from `against` to `version`."""
     verdict: str | None = None
     examples: tuple[PhasesExample, ...] | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import manners
-from manners.loop.round import COMMANDS, SAMPLE
+from manners.loop.round import EVERY, SAMPLE
 from manners.report.keys import table
 from tests.loop import tiny
 from tests.worlds import save_tiny
@@ -19,7 +19,7 @@ MARKED = re.compile(r"<!-- keys -->\n(.*)<!-- /keys -->", re.DOTALL)
 
 def documented() -> str:
     """The table as docs/report.md holds it: print it to bring the page up to date."""
-    return table({stage.name: stage.result for stage in COMMANDS if stage is not SAMPLE}) + "\n"
+    return table({stage.name: stage.result for stage in EVERY if stage is not SAMPLE}) + "\n"
 
 
 def test_the_page_holds_the_keys_of_the_records() -> None:
@@ -44,7 +44,7 @@ def test_a_demo_writes_no_other_keys(tmp_path: Path) -> None:
     kinds = {key.strip(" `"): kind.strip() for key, kind in rows}
     written = set(paths(report))
     inside = {key for key, kind in kinds.items() if kind == "interval" or kind.startswith("by name")}
-    parts = {stage.name for stage in COMMANDS}
+    parts = {stage.name for stage in EVERY}
     unknown = {key for key in written - kinds.keys() - parts if not any(key.startswith(f"{of}.") for of in inside)}
     assert unknown == set()
     assert kinds.keys() & written > {"reward.accuracy", "ppo.curves", "evaluation.matched.pairs", "reward.seconds"}
