@@ -17,10 +17,10 @@ demo: .venv/installed
 install: .venv/installed
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n auto -m 'not long'
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not long'
 
 test-long: .venv/installed
-	$(BIN)/python -m pytest -q -n auto -m long
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -29,7 +29,7 @@ check: .venv/installed
 	$(MAKE) test
 
 soak: .venv/installed
-	$(BIN)/python -m pytest -q -n auto -m long --times $(TIMES)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long --times $(TIMES)
 	$(MAKE) mutate N=300
 
 mutate: .venv/installed
