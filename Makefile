@@ -20,10 +20,10 @@ from-nothing: .venv/installed
 install: .venv/installed
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n auto -m 'not long'
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not long'
 
 test-long: .venv/installed
-	$(BIN)/python -m pytest -q -n auto -m long
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -32,7 +32,7 @@ check: .venv/installed
 	$(MAKE) test
 
 soak: .venv/installed
-	$(BIN)/python -m pytest -q -n auto -m long --times $(TIMES)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long --times $(TIMES)
 	$(MAKE) mutate N=300
 
 mutate: .venv/installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +13,9 @@ from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import make_url
 
+from manners.store import Store
 from tests import postgres
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -78,3 +81,33 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
 def database(new_database: Callable[[], str]) -> str:
     """A place for a store, on SQLite and on PostgreSQL."""
     return new_database()
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with an empty store, to be copied: to make its tables takes longer than what most tests do."""
+    file = tmp_path_factory.mktemp("empty") / "store.db"
+    Store.create(file).close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def empty_database(server: postgres.Server) -> Iterator[str]:
+    """The name of a PostgreSQL database with an empty store, to be copied."""
+    with server.database() as url:
+        Store.create(url).close()
+        yield str(make_url(url).database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """A function that names one more empty store, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        file: Path = request.getfixturevalue("empty_file")
+        numbers = itertools.count()
+        yield lambda: str(shutil.copyfile(file, tmp_path / f"empty{next(numbers)}.db"))
+        return
+    template: str = request.getfixturevalue("empty_database")
+    server: postgres.Server = request.getfixturevalue("server")
+    with ExitStack() as databases:
+        yield lambda: databases.enter_context(server.database(template))

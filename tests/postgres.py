@@ -41,10 +41,10 @@ class Server:
             connection.execute(statement.encode())
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """Yield the URL of an empty database that nobody else has; it goes afterwards."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """Yield the URL of a database that nobody else has, empty or a copy of another; it goes afterwards."""
         name = f"test_{next(self.numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield self.url(name)
         finally:

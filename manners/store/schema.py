@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def current_revision(connection: Connection) -> str | None:
 
 def newest_revision() -> str:
     """Return the revision that this version of manners writes."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    revision = _revisions(MIGRATIONS).get_current_head()
     assert revision is not None
     return revision
 
@@ -129,8 +130,8 @@ def upgrade(connection: Connection, name: str) -> None:
     """
     if connection.dialect.name == "postgresql":
         _take_turns(connection, name)
-    config = _config()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    config = _config(MIGRATIONS)
+    known = {script.revision for script in _revisions(MIGRATIONS).walk_revisions()}
     revision = current_revision(connection)
     if revision is not None and revision not in known:
         raise MannersError(f"{name} was written by a newer version of manners (revision {revision}); update manners.")
@@ -149,8 +150,14 @@ def _take_turns(connection: Connection, name: str) -> None:
         )
 
 
-def _config() -> Config:
+@cache
+def _revisions(folder: Path) -> ScriptDirectory:
+    """Read the revisions of a folder, once for all stores that a process opens: it runs each of their files."""
+    return ScriptDirectory.from_config(_config(folder))
+
+
+def _config(folder: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

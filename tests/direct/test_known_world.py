@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,27 +53,38 @@ def learnt(world: KnownWorld, beta: float, folder: Path, temperature: float = 1.
     return policy
 
 
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], tuple[KnownWorld, Branch]]:
+    """A function that returns the world, and the policy that is learnt in it at a beta."""
+
+    @cache
+    def trained(beta: float) -> tuple[KnownWorld, Branch]:
+        world = known_world()
+        return world, learnt(world, beta, tmp_path_factory.mktemp("known"))
+
+    return trained
+
+
 def divergence(best: Tensor, logprobs: Tensor) -> float:
     """KL(best || policy) in nats, averaged over the prompts."""
     return float((best.exp() * (best - logprobs)).sum(dim=1).mean())
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
-def test_dpo_reaches_the_known_optimum(beta: float, tmp_path: Path) -> None:
+def test_dpo_reaches_the_known_optimum(beta: float, at: Callable[[float], tuple[KnownWorld, Branch]]) -> None:
     # The likelihood of Bradley-Terry verdicts is largest at p_ref exp(r / beta) / Z: the optimum of PPO at that KL
     # coefficient, worked out by the world, not by the loss.
-    world = known_world()
-    logprobs = world.logprobs(learnt(world, beta, tmp_path))
+    world, policy = at(beta)
+    logprobs = world.logprobs(policy)
     reference = world.logprobs(Branch(world.pretrained.trunk, trainable=False))
     best = world.optimum(beta)
     assert divergence(best, logprobs) <= 0.02 < 0.1 < divergence(best, reference)
     assert world.objective(logprobs, beta) >= 0.98 * world.objective(best, beta)
 
 
-def test_the_wrong_beta_is_another_policy(tmp_path: Path) -> None:
-    world = known_world()
-    logprobs = world.logprobs(learnt(world, 0.3, tmp_path))
-    assert divergence(world.optimum(1.0), logprobs) > 0.1
+def test_the_wrong_beta_is_another_policy(at: Callable[[float], tuple[KnownWorld, Branch]]) -> None:
+    world, policy = at(0.3)
+    assert divergence(world.optimum(1.0), world.logprobs(policy)) > 0.1
 
 
 def test_the_policy_that_is_sampled_at_a_temperature_is_the_one_that_is_best(tmp_path: Path) -> None:

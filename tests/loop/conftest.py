@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from manners.feedback import crowd
-from manners.settings import Settings
+from manners.loop import session as session_module
+from manners.models.pretrained import Pretrained
+from manners.models.whole import load
+from manners.ppo.learner import Learner
+from manners.settings import ModelSettings, Settings
 from manners.workspace import Workspace
 from tests.loop import tiny
+from tests.ppo.scripted import keep
 from tests.worlds import save_tiny
 
 
@@ -20,11 +26,38 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("models") / "llama")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _loaded_once(model: Path) -> Iterator[None]:
+    """That llama is read and proved once for each way to load it: nothing ever changes it, in whatever workspace."""
+    known: dict[str, Pretrained] = {}
+
+    def once(settings: ModelSettings, workspace: Workspace) -> Pretrained:
+        if settings.name != str(model):
+            return load(settings, workspace)
+        if (way := repr(settings)) not in known:
+            known[way] = load(settings, workspace)
+        return known[way]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "load", once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """The workspace of a demo that has run; not to be changed."""
     root = tmp_path_factory.mktemp("finished") / "demo"
     tiny.demo(root, tiny.settings(model))
+    return root
+
+
+@pytest.fixture(scope="session")
+def moved_on(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """The workspace of a demo whose policy is the one at the end of its run, better or not; not to be changed."""
+    root = tmp_path_factory.mktemp("moved_on") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "offer", keep)
+        tiny.demo(root, tiny.settings(model))
     return root
 
 

@@ -25,12 +25,11 @@ ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 
 
 @pytest.fixture(scope="module")
-def twice(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def twice(model: Path, moved_on: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with two policies that differ from the initial model, of which the first is the current one."""
-    root = tmp_path_factory.mktemp("twice") / "project"
+    root = shutil.copytree(moved_on, tmp_path_factory.mktemp("twice") / "project")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "offer", keep)
-        tiny.demo(root, tiny.settings(model))
         workspace = Workspace.open(root)
         workspace.promote("policy-1")
         stages.train_policy(workspace, tiny.settings(model, seed=4), plan=False)

@@ -27,9 +27,8 @@ from manners.loop import ppo, prompts, round, stages
 from manners.loop import session as session_module
 from manners.loop.session import Session
 from manners.models import versions
-from manners.models.pretrained import Pretrained, load
 from manners.reward import stored
-from manners.settings import ModelSettings, Settings, SFTSettings
+from manners.settings import Settings, SFTSettings
 from manners.store import Store
 from manners.store.tables import WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, Choice, Verdict
@@ -52,16 +51,10 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_world(finished: Path) -> Iterator[None]:
-    """The taste for figures, parts of ten prompts (but not in the demo that all share), a model loaded once."""
-    loaded: dict[str, Pretrained] = {}
-
-    def once(settings: ModelSettings, day: object = None) -> Pretrained:
-        return loaded.setdefault(repr(settings), loaded.get(repr(settings)) or load(settings))
-
+    """The taste for figures, and parts of ten prompts (but not in the demo that all share)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
         patch.setattr(prompts, "PART", 10)
-        patch.setattr(session_module, "load", once)
         yield
 
 

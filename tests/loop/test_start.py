@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +17,17 @@ from manners.loop import stages
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.perplexity import paragraph_nll
-from manners.ppo.learner import Learner
 from manners.settings import Settings
 from manners.types import AskedHow, PromptUse
 from manners.workspace import Workspace
 from tests.loop import tiny
-from tests.ppo.scripted import keep
 
 
 @pytest.fixture(scope="module")
-def moved(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def moved(model: Path, moved_on: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A project that has taught a policy, and goes on from there as its start version."""
-    root = tmp_path_factory.mktemp("start") / "project"
+    root = shutil.copytree(moved_on, tmp_path_factory.mktemp("start") / "project")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "offer", keep)
-        tiny.demo(root, tiny.settings(model))
         workspace = Workspace.open(root)
         workspace.start_from("policy-1")
         session = Session(workspace, tiny.settings(model))

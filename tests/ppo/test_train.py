@@ -89,9 +89,14 @@ def same(a: PPOResult, b: PPOResult) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+PAIRED = [(2, None, "shared"), (2, 4, "separate"), ("all", None, "separate"), ("all", 4, "shared")]
+"""Of all ways to train, those in which every two choices meet."""
+OTHERS = [way for way in product((2, "all"), (None, 4), ("shared", "separate")) if way not in PAIRED]
+
+
 @pytest.mark.parametrize(
     ("trainable_layers", "rank", "value"),
-    [(1, None, "shared"), *product((2, "all"), (None, 4), ("shared", "separate"))],
+    [(1, None, "shared"), *PAIRED, *(pytest.param(*way, marks=pytest.mark.long) for way in OTHERS)],
 )
 def test_it_learns_what_is_liked(
     tmp_path: Path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,22 @@ from manners.store import Store
 
 
 @pytest.fixture
-def store(database: str) -> Iterator[Store]:
-    """An empty store."""
-    with closing(Store.create(database)) as store:
-        yield store
+def fresh(new_store: Callable[[], str]) -> Iterator[Callable[[], Store]]:
+    """A function that opens one more empty store."""
+    with ExitStack() as stores:
+        yield lambda: stores.enter_context(closing(Store.open(new_store())))
 
 
 @pytest.fixture
-def fresh(new_database: Callable[[], str]) -> Iterator[Callable[[], Store]]:
-    """A function that makes one more empty store."""
-    with ExitStack() as stores:
-        yield lambda: stores.enter_context(closing(Store.create(new_database())))
+def store(fresh: Callable[[], Store]) -> Store:
+    """An empty store."""
+    return fresh()
+
+
+def by_file(cases: Iterable[str]) -> list[tuple[str, str]]:
+    """Each case on SQLite, and one on PostgreSQL too: how a file is read does not hang on where its rows go to."""
+    several = list(cases)
+    return [("sqlite", case) for case in several] + [("postgresql", several[0])]
 
 
 @contextmanager

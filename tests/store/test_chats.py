@@ -20,7 +20,7 @@ from manners.loop.session import Session
 from manners.loop.stage import Options
 from manners.models import versions
 from manners.reward import stored
-from manners.settings import ServeSettings, Settings
+from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
 from manners.store.flags import FlagReason, raise_flag
@@ -44,6 +44,7 @@ from manners.types import (
     VersionKind,
 )
 from manners.workspace import Workspace
+from tests.worlds import save_tiny
 
 ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
 SECRET = "my secret"
@@ -111,11 +112,17 @@ def test_deleted_words_are_never_answered(store: Store, chats: bool) -> None:
     assert answerable(store, chats=chats) == []
 
 
+def sharing(folder: Path, chats: bool) -> Settings:
+    """Settings for a tiny model."""
+    model = ModelSettings(name=str(save_tiny(folder / "model")), trainable_layers=2, device="cpu", context=256)
+    return Settings(model=model, serve=ServeSettings(share_chats=chats))
+
+
 @pytest.mark.parametrize("chats", [False, True])
 def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chats: bool
 ) -> None:
-    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=chats)))
+    session = Session(Workspace.create(tmp_path / "ws"), sharing(tmp_path, chats))
     converse(session.store, ANNA, answers=("hm",))
     Chats(session.store).delete(ANNA, converse(session.store, ANNA, "deleted"))
     seen: list[Dialogue] = []
@@ -136,7 +143,7 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
 def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=True)))
+    session = Session(Workspace.create(tmp_path / "ws"), sharing(tmp_path, True))
     store = session.store
     store.add_prompts([(Turn(Role.USER, "from a file"),)], PromptUse.TRAIN, "prompts.txt")
     key = converse(store, ANNA, answers=("hm",))

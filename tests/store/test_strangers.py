@@ -21,6 +21,7 @@ from manners.store.files.mapping import mapping_of, words_of
 from manners.store.files.prompts import import_prompts
 from manners.store.files.transfer import import_comparisons, preview, read_comparisons
 from manners.types import PromptUse, Role
+from tests.store.conftest import by_file
 from tests.store.test_published import assistant, opinion, user
 
 Write = Callable[[str, bytes], Path]
@@ -396,7 +397,7 @@ PROMPTS: dict[str, tuple[str, bytes, tuple[str, ...], list[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", PROMPTS)
+@pytest.mark.parametrize(("new_store", "case"), by_file(PROMPTS), indirect=["new_store"])
 def test_prompts_are_taken_out_of_what_people_have(store: Store, write: Write, case: str) -> None:
     name, content, options, expected, taken = PROMPTS[case]
     result = import_prompts(store, write(name, content), {PromptUse.TRAIN: 1.0}, mapping_of(options))
