@@ -120,7 +120,7 @@ class SFTTask:
     """Tokens of a packed row of the peer; ours has its own."""
     trainable_layers: int | str
     """Of ours."""
-    learning_rate: float = 1e-5
+    learning_rate: float = 1e-4
     seed: int = 0
 
     @property
@@ -203,8 +203,10 @@ class Measurement:
     parts: dict[str, Part]
     margins: list[float] = field(default_factory=list)
     """Reward models: score left - score right of the pairs that were set aside."""
+    before: float | None = None
+    """Learning from dialogues: mean loss of the answers that were set aside before any was learned, in nats a token."""
     loss: float | None = None
-    """Learning from dialogues: mean loss of the answers that were set aside, in nats a token."""
+    """Behind all."""
     curve: list[tuple[float, float]] = field(default_factory=list)
     """PPO: seconds since the start at which an update ended, and the mean score of its responses."""
     memory_bytes: int = 0

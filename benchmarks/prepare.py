@@ -38,6 +38,8 @@ class Request:
     pairs: int
     """Comparisons, those that are set aside included."""
     set_aside: float
+    others: int = 0
+    """Further dialogues, of pairs that are not among these, to measure with."""
     model: str = EMBEDDED
 
 
@@ -58,6 +60,9 @@ class Inputs:
     """Left and right of the pairs that are set aside, in the order in which ours reports their margins."""
     starts: list[int]
     """Where the answer begins in the first of each pair, of those to train on and then of those set aside."""
+    others: list[Ids]
+    """Preferred sides of other pairs, with their prompts."""
+    others_starts: list[int]
 
 
 def main() -> None:
@@ -68,6 +73,11 @@ def main() -> None:
     comparisons = Path(request.folder) / "comparisons.jsonl"
     rows = transcripts(Path(request.pairs_file) if request.pairs_file else None, texts)
     write_comparisons(comparisons, rows, pretrained, request.pairs)
+    others: tuple[LabelledPair, ...] = ()
+    if request.others:
+        file = Path(request.folder) / "others.jsonl"
+        write_comparisons(file, rows, pretrained, request.others)
+        others = labelled(file)
     split = split_of(comparisons, request.set_aside)
     inputs = Inputs(
         model=model_of(request.model, pretrained),
@@ -80,6 +90,8 @@ def main() -> None:
             *(_start(pair, pretrained, chosen_first=True) for pair in split.train),
             *(_start(pair, pretrained, chosen_first=False) for pair in split.held_out),
         ],
+        others=[_ids(pair, pretrained, chosen_first=True)[0] for pair in others],
+        others_starts=[_start(pair, pretrained, chosen_first=True) for pair in others],
     )
     (Path(request.folder) / "inputs.json").write_text(json.dumps(asdict(inputs)), encoding="utf-8")
 
@@ -128,7 +140,12 @@ def write_comparisons(file: Path, rows: Iterator[Fields], pretrained: Pretrained
 
 def split_of(comparisons: Path, share: float) -> Split:
     """Split a file of comparisons as reward training does with seed 0."""
-    return set_aside(label(read_comparisons(comparisons, {})).pairs, share, seed=0)
+    return set_aside(labelled(comparisons), share, seed=0)
+
+
+def labelled(comparisons: Path) -> tuple[LabelledPair, ...]:
+    """Return the pairs of a file that were preferred one way."""
+    return label(read_comparisons(comparisons, {})).pairs
 
 
 def model_of(name: str, pretrained: Pretrained) -> Model:

@@ -44,6 +44,8 @@ class Row:
     """By part of the work."""
     peer_share_of_peak: dict[str, float]
     rounds: int
+    before: float | None = None
+    """Loss of the answers that were set aside, before any was learned."""
     losses: list[tuple[float, float]] = field(default_factory=list)
     """Ours and the peer's on what was set aside, of each round's seed; none where it is not measured."""
 
@@ -90,10 +92,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def losses(rows: Sequence[Row]) -> str:
     """Return a Markdown table of what each round ended with, where that was measured."""
-    lines = ["| benchmark | held-out loss, ours / peer, a seed each round |", "|---|---|"]
+    lines = ["| benchmark | held-out loss before | after, ours / peer, a seed each round |", "|---|---|---|"]
     for row in rows:
         if row.losses:
-            lines.append(f"| `{row.name}` | {', '.join(f'{ours:.4f} / {peer:.4f}' for ours, peer in row.losses)} |")
+            before = "" if row.before is None else f"{row.before:.4f}"
+            lines.append(
+                f"| `{row.name}` | {before} | {', '.join(f'{ours:.4f} / {peer:.4f}' for ours, peer in row.losses)} |"
+            )
     return "\n".join(lines)
 
 

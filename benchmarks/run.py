@@ -23,6 +23,8 @@ TRL_SFT, TRL_DPO = "TRL 1.16.0 SFTTrainer, packed", "TRL 1.16.0 DPOTrainer"
 GENERATE = "Hugging Face generate, transformers 5.23.0"
 SET_ASIDE = 0.02
 """Ours always sets pairs aside and scores them; as few as it can, since the peer is not timed doing so."""
+OTHERS = 200
+"""Dialogues that learning from dialogues is measured with; that is not timed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def main(options: Options) -> None:
     """Prepare, measure, and publish each group as soon as it is measured."""
     with tempfile.TemporaryDirectory(prefix="manners-benchmark-") as scratch:
         folder = Path(scratch)
-        request = Request(scratch, pairs_file(), 12 if options.quick else options.pairs, SET_ASIDE)
+        counts = (12, 4) if options.quick else (options.pairs, OTHERS)
+        request = Request(scratch, pairs_file(), counts[0], SET_ASIDE, counts[1])
         inputs = prepare(request, options.threads)
         for group in chosen(
             [ppo(inputs, options.quick), reward(inputs), sft(inputs), dpo(inputs), *generate(inputs, options.quick)],
@@ -125,13 +128,13 @@ def reward_task(inputs: Inputs, set_aside: float) -> RewardTask:
 
 def sft(inputs: Inputs) -> Group:
     """Learning from dialogues: one pass over the preferred side of the same pairs."""
-    train, held = ([pair[0] for pair in some] for some in (inputs.train, inputs.held_out))
+    train = [pair[0] for pair in inputs.train]
     whole = SFTTask(
         model=inputs.model,
         train=train,
         starts=inputs.starts[: len(train)],
-        held_out=held,
-        held_starts=inputs.starts[len(train) :],
+        held_out=inputs.others,
+        held_starts=inputs.others_starts,
         batch=8,
         row=512,
         trainable_layers="all",
@@ -219,6 +222,7 @@ def row(name: str, unit: str, peer_name: str, ours: list[Measurement], peer: lis
         share_of_peak=shares(ours, peak),
         peer_share_of_peak=shares(peer, peak),
         rounds=len(ratios),
+        before=ours[0].before,
         losses=[(a.loss, b.loss) for a, b in zip(ours, peer, strict=True) if a.loss is not None and b.loss is not None],
     )
 
