@@ -38,9 +38,9 @@ class Request:
     pairs: int
     """Comparisons, those that are set aside included."""
     set_aside: float
+    model: str = EMBEDDED
     others: int = 0
     """Further dialogues, of pairs that are not among these, to measure with."""
-    model: str = EMBEDDED
 
 
 @dataclass(frozen=True)

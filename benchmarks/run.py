@@ -62,7 +62,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="manners-benchmark-") as scratch:
         folder = Path(scratch)
         counts = (12, 4) if options.quick else (options.pairs, OTHERS)
-        request = Request(scratch, pairs_file(), counts[0], SET_ASIDE, counts[1])
+        request = Request(scratch, pairs_file(), counts[0], SET_ASIDE, others=counts[1])
         inputs = prepare(request, options.threads)
         for group in chosen(
             [ppo(inputs, options.quick), reward(inputs), sft(inputs), dpo(inputs), *generate(inputs, options.quick)],

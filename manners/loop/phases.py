@@ -73,13 +73,20 @@ class PhasesInputs(Inputs):
 def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> PhasesInputs:
     """Load both, and find what fits both.
 
-    Raises MannersError for a version that is not there or writes nothing, and where too few prompts fit both.
+    Raises MannersError for a version that is not there or writes nothing, for one phase under two names, and where too
+    few prompts fit both.
     """
     version, against = options.version or INITIAL, options.against or INITIAL
     if version == against:
         raise MannersError(f"{version} is both of the phases that are compared: name another one with --against")
+    start = session.settings.model.name
+    if {version, against} == {INITIAL, start}:
+        raise MannersError(
+            f"{start} is the initial model of this workspace (model.name), so that both of the phases are it; name the"
+            " version that it grew on with --against, or say --set model.name=... as it was before"
+        )
     for name in (version, against):
-        if name not in (INITIAL, session.settings.model.name):
+        if name not in (INITIAL, start):
             versions.describe(session.workspace, name)
     models = {name: _loaded(session, name) for name in (against, version)}
     stored = [one.dialogue for one in session.store.prompts(PromptUse.EVALUATE)]

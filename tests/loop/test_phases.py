@@ -102,6 +102,12 @@ def test_what_is_no_phase_is_one_sentence(begun: Session, copy: Workspace, model
         stages.compare_phases(begun.workspace, begun.settings, "sft-9", "initial")
     with pytest.raises(MannersError, match="sft-1 is both of the phases that are compared"):
         stages.compare_phases(begun.workspace, begun.settings, "sft-1", "sft-1")
+    started = named(begun.settings, "sft-1")
+    for pair in (("sft-1", "initial"), ("initial", "sft-1")):
+        with pytest.raises(
+            MannersError, match=r"sft-1 is the initial model of this workspace \(model.name\), so that both"
+        ):
+            stages.compare_phases(begun.workspace, started, *pair)
     with pytest.raises(MannersError, match="reward-1 is a reward model, which scores and writes nothing"):
         stages.compare_phases(copy, tiny.settings(model), "reward-1", "initial")
     options = EvaluateOptions(version="sft-1", reward="reward-1", comparisons=Path("x"))
