@@ -25,7 +25,7 @@ import tyro
 from benchmarks.ours.pretrain import Task as OurTask
 from benchmarks.peers.nanogpt import Task as PeerTask
 from manners.pretrain import dial, vocabulary
-from manners.pretrain.corpus import Corpus, sample, survey, tokenised
+from manners.pretrain.corpus import sample, survey, tokenised
 from manners.pretrain.vocabulary import encode
 
 RATES = (1e-3, 3e-3, 6e-3)
@@ -100,11 +100,11 @@ def prepared(options: Options, scratch: Path) -> tuple[OurTask, PeerTask]:
     )
     folder = Path(ours.folder)
     found = survey(ours.division, folder)
-    tokenizer = vocabulary.learn(sample(ours.division, found), options.vocabulary, options.row)
+    tokenizer = vocabulary.learn(sample(ours.division, found, folder), options.vocabulary, options.row)
     tokenizer.save_pretrained(folder / "tokenizer")
     corpus = tokenised(ours.division, tokenizer, folder)
     bos, eos = vocabulary.ends_of(tokenizer)
-    np.save(scratch / "train.npy", stream(corpus, bos))
+    np.save(scratch / "train.npy", np.asarray(corpus.ids))
     held = [[bos, *ids, eos] for ids in encode(tokenizer, [document.text for document in corpus.measured])]
     np.save(scratch / "held.npy", np.concatenate([np.array(one, np.uint16) for one in held]))
     shape = dial.shape(ours.settings, 10**9)
@@ -125,12 +125,6 @@ def prepared(options: Options, scratch: Path) -> tuple[OurTask, PeerTask]:
         rate=RATES[0],
         seed=0,
     )
-
-
-def stream(corpus: Corpus, bos: int) -> np.ndarray[Any, Any]:
-    """Return all documents one behind the other, BOS before each."""
-    starts = np.concatenate([[0], corpus.ends[:-1].astype(np.int64)])
-    return np.insert(np.asarray(corpus.ids), starts, bos)
 
 
 def run(module: str, task: OurTask | PeerTask, options: Options, scratch: str) -> Curve:

@@ -81,7 +81,7 @@ class PretrainSettings:
     row: Annotated[int, Range(16, 1_000_000)] | None = None
     """Tokens of a row, which is how far a new model looks back; None: as `depth` says, or `model.context` going on."""
     tokens: Annotated[int, Range(1, 10**15)] | None = None
-    """Length of a run in tokens; None: 12 for each parameter of matrices and head; going on, one for each parameter."""
+    """Length of a run in tokens; None: 12 for each parameter of matrices and head, going on one; 4 passes at most."""
     batch: Annotated[int, Range(16, 100_000_000)] | None = None
     """Tokens of a step; None: as the length of the run says."""
     rate: Annotated[float, Range(0.0, 1000.0)] = 1.0

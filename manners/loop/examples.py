@@ -12,13 +12,14 @@ from typing import Any
 from manners.errors import MannersError
 from manners.loop.session import Session
 from manners.reward.verdicts import label
+from manners.settings import RewardSettings, SFTSettings
 from manners.sft.examples import Example
 from manners.store.files.columns import check_mapping, renamed, speaks_for
 from manners.store.files.exchanges import EXCHANGE_FIELDS, messages_in, parse_exchange, parse_messages
 from manners.store.files.fields import with_system
 from manners.store.files.rowfiles import places, read_rows
 from manners.store.files.rows import BadRow, Fields, Reason
-from manners.types import Dialogue, FinishReason, Response, Role, Turn
+from manners.types import Comparison, Dialogue, FinishReason, Response, Role, Turn
 
 STORE = "store"
 PREFERRED = (
@@ -38,28 +39,33 @@ class Found:
     examples: list[Example]
     source: str
     passed: Counter[str]
-    """Rows or prompts that give no example, by reason."""
+    """Rows, answers or prompts that give no example, by reason."""
     note: str = ""
     """How the columns of a file were read, where that was a guess."""
 
 
-def gather(session: Session) -> Found:
-    """Return the examples of the file that `sft.examples` names, or else of the store; raises MannersError for none."""
+def gather(session: Session, comparisons: Sequence[Comparison]) -> Found:
+    """Return the examples of the file that `sft.examples` names, or else of comparisons.
+
+    Raises MannersError where there are none, with the reasons.
+    """
     chosen = session.settings.sft
     if chosen.examples is not None:
         return of_file(Path(chosen.examples).expanduser(), chosen.columns, chosen.skip_bad)
-    if chosen.columns or chosen.skip_bad:
+    return of_store(comparisons, session.settings.reward)
+
+
+def in_a_file(chosen: SFTSettings) -> bool:
+    """Return whether a file has the examples; raises MannersError where none is named, but how to read it."""
+    if chosen.examples is None and (chosen.columns or chosen.skip_bad):
         raise MannersError("sft.columns and sft.skip_bad say how to read the file of sft.examples: name one")
-    return of_store(session)
+    return chosen.examples is not None
 
 
-def of_store(session: Session) -> Found:
+def of_store(comparisons: Sequence[Comparison], reward: RewardSettings) -> Found:
     """Take from the store what annotators preferred, by `PREFERRED`, of those verdicts that reward training counts."""
-    reward = session.settings.reward
-    try:
-        labelled = label(session.store.comparisons(), reward.annotators, reward.user_share)
-    except MannersError as error:
-        raise MannersError(f"{error}; or name a file of dialogues with sft.examples") from error
+    labelled = label(comparisons, reward.annotators, reward.user_share)
+    cut = set[tuple[Dialogue, str]]()
     balance: dict[Dialogue, dict[str, float]] = {}
     passed = Counter[str]()
     for pair in labelled.pairs:
@@ -69,7 +75,7 @@ def of_store(session: Session) -> Found:
             (pair.right, pair.counts.right, pair.counts.left),
         ):
             if side.finish_reason is FinishReason.LENGTH:
-                passed["an answer that the length limit cut off"] += 1
+                cut.add((pair.prompt, side.text))
                 continue
             answers = balance.setdefault(pair.prompt, {})
             answers[side.text] = answers.get(side.text, 0.0) + won - lost - against_both
@@ -80,7 +86,14 @@ def of_store(session: Session) -> Found:
             examples.append(Example((*prompt, Turn(Role.ASSISTANT, text)), every=False))
         else:
             passed["a prompt of whose answers none is preferred"] += 1
+    passed.update({"an answer that the length limit cut off": len(cut)} if cut else {})
     passed.update({f"a comparison left out: {reason}": n for reason, n in labelled.left_out.items()})
+    if not examples:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in passed.items())
+        raise MannersError(
+            f"the store has no answer to learn from ({reasons}): have more compared, with a higher"
+            " sample.max_new_tokens where answers are cut off, or name a file of dialogues with sft.examples"
+        )
     return Found(examples, STORE, passed)
 
 

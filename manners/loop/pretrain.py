@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import scalars
 from manners.loop.keep import ensure_rows
-from manners.loop.plan import Part, Plan, free_on
+from manners.loop.plan import Plan, free_on
+from manners.loop.pretrain_size import not_used, parts, recipe_of, row_of, size_of
 from manners.loop.pretrain_text import (
     division_of,
     own_tokenizer,
@@ -23,6 +25,8 @@ from manners.loop.pretrain_text import (
     replayed,
     source,
     surveyed,
+    tell_marks,
+    tell_passes,
     tokens_folder,
 )
 from manners.loop.session import Session, now
@@ -34,14 +38,13 @@ from manners.models.pretrained import pick_device, quiet_transformers
 from manners.models.versions import Version
 from manners.pretrain import baselines, corpus, dial, vocabulary
 from manners.pretrain.corpus import Corpus, Division
-from manners.pretrain.dial import Recipe, Shape
-from manners.pretrain.documents import Document, files, fingerprint
-from manners.pretrain.forward import HEAD_NUMBERS
+from manners.pretrain.dial import Recipe
+from manners.pretrain.documents import PLAIN, Document, files, fingerprint
 from manners.pretrain.measure import HeldOut, Measured, measured, sample
-from manners.pretrain.model import new_model
+from manners.pretrain.model import new_model, weights_hash
 from manners.pretrain.rows import Rows
 from manners.pretrain.speed import peak
-from manners.pretrain.train import GPU_MICRO_TOKENS, MICRO_TOKENS, Course, Taught, train
+from manners.pretrain.train import Course, Taught, train
 from manners.results.pretrain import PretrainResult, Written
 from manners.settings import PretrainSettings
 from manners.types import VersionKind
@@ -54,8 +57,6 @@ SAMPLES, SAMPLE_TOKENS = 4, 200
 """Texts that the finished model writes by itself, and their tokens at most."""
 EFFICIENCY = 0.4
 """Share of the fastest matrix product that a plan counts on; `share_of_peak` says what it was."""
-NUMBERS_KEPT = 11, 3
-"""Numbers that a layer keeps for its backward: of the width, and of the SwiGLU's, for each token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class PretrainInputs(Inputs):
     replay: str | None
     start: Found | None
     """The model that goes on."""
+    tokenizer: str | None
+    """What names its tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Begun:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     corpus: Corpus
+    folder: Path
+    """Of the text's tokens."""
     replay: Corpus | None
     recipe: Recipe
     flops: float
@@ -84,7 +89,7 @@ class Begun:
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PretrainInputs:
     """Look at the text; raises MannersError where there is none, or where it has changed since a run was begun."""
-    settings = session.settings.pretrain
+    settings, model = session.settings.pretrain, session.settings.model
     _refuse_unused(settings)
     named = fingerprint(source(settings))
     if begun.get("the text", named) != named and begun.get("pretrain.text") == settings.text:
@@ -92,45 +97,50 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PretrainIn
             f"{settings.text} has changed since the unfinished run in {session.workspace.runs / 'pretrain'} was begun:"
             " restore it, or remove that folder to begin anew"
         )
+    for sentence in not_used(settings, model):
+        print(f"not used: {sentence}", file=sys.stderr)
     replay = fingerprint(replayed(settings)) if settings.replay else None
-    decides = {"the text": named} | ({"the replayed text": replay} if replay else {})
-    return PretrainInputs(decides=decides, text=named, replay=replay, start=_start(session))
+    start = _start(session)
+    decides: dict[str, Any] = {"the text": named, "the device": pick_device(model.device).type}
+    decides |= {"the replayed text": replay} if replay else {}
+    tokenizer = None
+    if start is not None:
+        tokenizer = vocabulary.digest(start.tokenizer)
+        tell_marks(start.tokenizer)
+        decides |= {"the start model": weights_hash(start.model), "its tokenizer": tokenizer}
+        decides |= {"the tokens of a row": row_of(session, start)}
+    return PretrainInputs(decides=decides, text=named, replay=replay, start=start, tokenizer=tokenizer)
 
 
 def plan(session: Session, inputs: PretrainInputs | None = None) -> Plan:
     """Memory, work and time of a run: of a new model on paper, and of a text by the size of its files."""
     settings = session.settings.pretrain
     device = pick_device(session.settings.model.device)
-    size = sum(file.stat().st_size for file in files(source(settings).path))
+    read = files(source(settings).path)
+    bytes_read = sum(file.stat().st_size for file in read)
     start = inputs.start if inputs else _start(session)
-    shape, recipe = _dialled(session, start, vocabulary.carried(int(size * (1 - settings.set_aside))))
+    fresh = bytes_read * (1 - settings.set_aside)
+    size = size_of(session, start, vocabulary.carried(int(fresh)))
+    text = vocabulary.tokens_about(fresh, size.shape.vocabulary)
+    recipe = recipe_of(settings, start, size, text)
     speed = EFFICIENCY * peak(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    unlike = sum(not file.name.lower().endswith(PLAIN) for file in read)
+    unused = not_used(settings, session.settings.model)
     work = {
-        **{name: value for name, value in asdict(shape).items() if name != "row"},
+        **{name: value for name, value in asdict(size.shape).items() if name != "row"},
         **asdict(recipe),
-        "parameters": shape.parameters,
+        "parameters": size.parameters,
         "batch": recipe.batch,
         "tokens": recipe.tokens,
-        "flops": shape.flops * recipe.tokens,
-        "text_bytes": size,
-        "seconds_about": round(shape.flops * recipe.tokens / speed),
+        "flops": size.flops * recipe.tokens,
+        "text_bytes": bytes_read,
+        **({"files_whose_text_is_of_another_size": unlike} if unlike else {}),
+        "passes_about": round(recipe.tokens * dial.fresh_share(settings) / max(1.0, text), 2),
+        "tokens_on_disk_bytes_about": round(text) * (2 if size.shape.vocabulary <= 2**16 else 4),
+        "seconds_about": round(size.flops * recipe.tokens / speed),
+        **({"not_used": unused} if unused else {}),
     }
-    return Plan("pretrain", work, 4 * shape.parameters, tuple(_parts(shape, recipe, size, device)), free_on(device))
-
-
-def _parts(shape: Shape, recipe: Recipe, size: int, device: torch.device) -> list[Part]:
-    """Return what the hungriest of three times takes: learning the tokenizer, training, measuring with the n-gram."""
-    tokens = min(recipe.batch, max(recipe.row, MICRO_TOKENS if device.type == "cpu" else GPU_MICRO_TOKENS))
-    logits = HEAD_NUMBERS if device.type == "cpu" else tokens * shape.vocabulary
-    layer = NUMBERS_KEPT[0] * shape.width + NUMBERS_KEPT[1] * shape.hidden
-    training = [
-        Part("weights", 4 * shape.parameters, "pretrain.depth"),
-        Part("gradient_and_momenta", 4 * (3 * shape.parameters - shape.matrices), "pretrain.depth"),
-        Part("forward_and_backward", 4 * (tokens * layer * shape.depth + 3 * logits + 2 * shape.head), "pretrain.row"),
-    ]
-    reading = [Part("learning_the_tokenizer", 8 * min(size, vocabulary.LEARNT_FROM), "pretrain.text")]
-    ngram = Part("n_gram", 60 * min(size, baselines.LEARNT_FROM), "pretrain.text")
-    return max(training, reading, [training[0], ngram], key=lambda parts: sum(part.size for part in parts))
+    return Plan("pretrain", work, 4 * size.parameters, tuple(parts(size, recipe, bytes_read, device)), free_on(device))
 
 
 def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:
@@ -144,13 +154,20 @@ def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:
     if "before" not in run.state:
         first = measured(begun.model, held, course.at_once)
         run.state["before"] = [first.nats, first.bits]
-    # 2. Steps.
+        run.state["replay before"] = _on_replay(begun, course)
+    # 2. What needs no network, while the text is there: a long run must not fail at its end for want of it.
+    beside = run.state.get("beside") or _beside(session, begun)
+    run.state["beside"] = beside
+    # 3. Steps.
     taught = train(course, run, session.workspace.runs / name)
-    # 3. Bits a byte of what it never saw, beside what needs no network.
+    # 4. Bits a byte of what it never saw.
     after = measured(begun.model, held, course.at_once)
-    result = _result(session, begun, course, taught, (Measured(*run.state["before"]), after), name)
-    # 4. A version that plain transformers loads.
+    kept = (run.state["replay before"], _on_replay(begun, course))
+    result = _result(session, begun, course, taught, (Measured(*run.state["before"]), after), kept, beside, name)
+    # 5. A version that plain transformers loads.
     _keep(session, name, begun, result)
+    if result.advice:
+        print(result.advice, file=sys.stderr)
     ratio = after.bits / (result.ngram_bits_per_byte or 1)
     print(
         f"{name}: {after.bits:.3f} bits a byte of text set aside; gzip -9 {result.gzip_bits_per_byte:.3f}, a 5-gram"
@@ -165,27 +182,32 @@ def _begin(session: Session, inputs: PretrainInputs) -> Begun:
     settings = session.settings.pretrain
     division = division_of(settings, session.settings.seed)
     device = pick_device(session.settings.model.device)
-    kept_for = settings.start or f"own {settings.vocabulary} {settings.depth} {settings.row}"
+    kept_for = inputs.tokenizer or f"own {settings.vocabulary} {settings.depth} {settings.row}"
     folder = tokens_folder(session, inputs.text, kept_for)
     found = surveyed(division, folder)
-    shape, recipe = _dialled(session, inputs.start, vocabulary.carried(found.training_bytes))
+    size = size_of(session, inputs.start, vocabulary.carried(found.training_bytes))
     if inputs.start is None:
-        tokenizer = own_tokenizer(division, found, shape, settings, folder)
+        tokenizer = own_tokenizer(division, found, size.shape, settings, folder)
+        shape = replace(size.shape, vocabulary=len(tokenizer))
+        size = replace(size, shape=shape, parameters=shape.parameters, flops=shape.flops)
         model: PreTrainedModel = new_model(shape, tokenizer, session.settings.seed)
     else:
         model, tokenizer = inputs.start.model, inputs.start.tokenizer
     read = corpus.tokenised(division, tokenizer, folder)
-    refuse_short(read, recipe.row, settings)
+    refuse_short(read, size.shape.row, settings)
+    recipe = recipe_of(settings, inputs.start, size, read.tokens)
+    tell_passes(settings, recipe, read)
     replay = None
-    if settings.replay is not None and settings.start is not None:
+    if inputs.replay is not None:
         other = Division(replayed(settings), settings.set_aside, session.settings.seed, keep_duplicates=True)
-        kept = tokens_folder(session, inputs.replay or "", settings.start, "replay")
+        kept = tokens_folder(session, inputs.replay, kept_for, "replay")
+        surveyed(other, kept, "pretrain.replay")
         replay = corpus.tokenised(other, tokenizer, kept)
     if device.type == "cuda":
         for parameter in model.parameters():  # never the buffers, in which the table of rotations stands
             parameter.data = parameter.data.to(torch.bfloat16)
     torch.nn.Module.to(model, device=device)
-    return Begun(model.requires_grad_(True).eval(), tokenizer, read, replay, recipe, shape.flops)
+    return Begun(model.requires_grad_(True).eval(), tokenizer, read, folder, replay, recipe, size.flops)
 
 
 def _course(session: Session, begun: Begun) -> Course:
@@ -209,32 +231,55 @@ def _course(session: Session, begun: Begun) -> Course:
     )
 
 
+def _on_replay(begun: Begun, course: Course) -> float | None:
+    """Return bits a byte of what is set aside of the replayed text; None where nothing is replayed."""
+    if begun.replay is None:
+        return None
+    held = HeldOut.of(begun.replay.measured, begun.tokenizer, begun.recipe.row + 1)
+    return measured(begun.model, held, course.at_once).bits
+
+
+def _beside(session: Session, begun: Begun) -> dict[str, Any]:
+    """Return what gzip and an n-gram make of the texts that the model is measured on, by their names in the result."""
+    settings = session.settings.pretrain
+    texts = [document.text for document in begun.corpus.measured]
+    division = division_of(settings, session.settings.seed)
+    learnt = list(corpus.sample(division, begun.corpus.survey, begun.folder, baselines.LEARNT_FROM))
+    return {
+        "gzip_bits_per_byte": baselines.gzip_bits(texts),
+        "ngram_bits_per_byte": baselines.ngram_bits(learnt, texts),
+        "ngram_learnt_from": sum(len(one.encode()) for one in learnt),
+        "measured_bytes": sum(len(one.encode()) for one in texts),
+    }
+
+
 def _result(
-    session: Session, begun: Begun, course: Course, taught: Taught, losses: tuple[Measured, Measured], name: str
+    session: Session,
+    begun: Begun,
+    course: Course,
+    taught: Taught,
+    losses: tuple[Measured, Measured],
+    replay: tuple[float | None, float | None],
+    beside: Mapping[str, Any],
+    name: str,
 ) -> PretrainResult:
     """Put together what the run came to."""
     settings, recipe, found = session.settings.pretrain, begun.recipe, begun.corpus.survey
-    texts = [document.text for document in begun.corpus.measured]
-    division = division_of(settings, session.settings.seed)
-    learnt = list(corpus.sample(division, found, baselines.LEARNT_FROM))
     text: Any = begun.model.config.get_text_config()
     most = min(SAMPLE_TOKENS, recipe.row - 1)
     last = sample(begun.model, begun.tokenizer, session.settings.seed, SAMPLES, most)
     speed = recipe.tokens / taught.seconds
-    fresh = recipe.tokens * (1 - (settings.replay_share if begun.replay else 0.0))
     return PretrainResult(
+        **beside,
         version=name,
         begun_as=settings.start,
         parameters=sum(p.numel() for p in begun.model.parameters()),
         tokens=recipe.tokens,
-        passes=fresh / (begun.corpus.tokens + len(begun.corpus.ends)),
+        passes=recipe.tokens * dial.fresh_share(settings) / begun.corpus.tokens,
+        advice=advice(taught.curves),
         loss_before=losses[0].nats,
         loss_after=losses[1].nats,
         bits_per_byte=losses[1].bits,
-        gzip_bits_per_byte=baselines.gzip_bits(texts),
-        ngram_bits_per_byte=baselines.ngram_bits(learnt, texts),
-        ngram_learnt_from=sum(len(one.encode()) for one in learnt),
-        measured_bytes=sum(len(one.encode()) for one in texts),
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         vocabulary=text.vocab_size,
@@ -248,6 +293,8 @@ def _result(
         rows_cut=course.rows.cut,
         left_out=found.left_out or None,
         replayed=settings.replay_share if begun.replay else None,
+        replay_bits_before=replay[0],
+        replay_bits_after=replay[1],
         tokens_per_second=speed,
         flops_per_token=begun.flops,
         share_of_peak=speed * begun.flops / peak(begun.model.device, begun.model.dtype),
@@ -255,6 +302,19 @@ def _result(
         samples=tuple(Written(step=step, text=one) for step, one in taught.samples)
         + tuple(Written(step=recipe.steps, text=one) for one in last),
         curves={name: tuple(values) for name, values in taught.curves.items()},
+    )
+
+
+def advice(curves: Mapping[str, Sequence[Any]]) -> str | None:
+    """Say where the looks along the way were best, if that was not the last one, whose weights are kept."""
+    pairs = zip(curves["held_out/bits_per_byte"], curves["tokens"], strict=True)
+    looks = [(bits, tokens) for bits, tokens in pairs if bits is not None]
+    least, tokens = min(looks)
+    if tokens == looks[-1][1]:
+        return None
+    return (
+        f"the text set aside was written best behind {tokens:,} tokens ({least:.3f} bits a byte, and {looks[-1][0]:.3f}"
+        f" in the end, which is what was kept): set pretrain.tokens to {tokens}, or add text"
     )
 
 
@@ -299,26 +359,6 @@ def _start(session: Session) -> Found | None:
         return None
     with quiet_transformers():
         return whole.find(session.workspace, start, torch.float32)
-
-
-def _dialled(session: Session, start: Found | None, carried: int) -> tuple[Shape, Recipe]:
-    """Return the shape of the model and how it is trained; of one that goes on as much as its configuration says."""
-    settings = session.settings.pretrain
-    if start is None:
-        shape = dial.shape(settings, carried)
-        return shape, dial.recipe(settings, shape)
-    text: Any = start.model.config.get_text_config()
-    most = getattr(text, "max_position_embeddings", None) or session.settings.model.context
-    shape = Shape(
-        depth=text.num_hidden_layers,
-        width=text.hidden_size,
-        heads=text.num_attention_heads,
-        hidden=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        vocabulary=text.vocab_size,
-        row=settings.row or min(session.settings.model.context, most),
-    )
-    parameters = sum(p.numel() for p in start.model.parameters())
-    return shape, dial.continued(settings, parameters, shape.width, shape.row)
 
 
 def _quick(some: tuple[Document, ...]) -> list[Document]:

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.loop.session import Session
-from manners.pretrain import corpus, vocabulary
+from manners.pretrain import corpus, dial, vocabulary
 from manners.pretrain.corpus import Corpus, Division, Survey
-from manners.pretrain.dial import Shape
+from manners.pretrain.dial import Recipe, Shape
 from manners.pretrain.documents import LONGEST, Source
 from manners.settings import PretrainSettings
 from manners.workspace import atomic_folder, discard
@@ -36,7 +36,10 @@ def division_of(settings: PretrainSettings, seed: int) -> Division:
 
 
 def tokens_folder(session: Session, text: str, tokenizer: str, what: str = "text") -> Path:
-    """Return where the tokens of a text are kept; those of another text, or for another tokenizer, are removed."""
+    """Return where the tokens of a text are kept; those of another text, or for another tokenizer, are removed.
+
+    `tokenizer` says which ids they are: by how it is learnt from the text, or by what it makes of any.
+    """
     settings = session.settings.pretrain
     parts = (text, tokenizer, settings.set_aside, settings.duplicates, session.settings.seed)
     folder = session.workspace.runs / f"{what}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
@@ -46,8 +49,8 @@ def tokens_folder(session: Session, text: str, tokenizer: str, what: str = "text
     return folder
 
 
-def surveyed(division: Division, folder: Path) -> Survey:
-    """Read the text once, say what it holds, and refuse what nothing can be learnt from."""
+def surveyed(division: Division, folder: Path, setting: str = "pretrain.text") -> Survey:
+    """Read a text once, say what it holds, and refuse what nothing can be learnt from; `setting` names it."""
     found = corpus.survey(division, folder)
     shown = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
     sentences = [
@@ -59,7 +62,7 @@ def surveyed(division: Division, folder: Path) -> Survey:
     ]
     print("; ".join(sentences), file=sys.stderr)
     if not found.documents:
-        raise MannersError(f"{division.source.path} holds no text to learn from; name another file or folder")
+        raise MannersError(f"{division.source.path} holds no text to learn from; set {setting} to another")
     if not found.set_aside_bytes or not found.training_bytes:
         remedy = "none is set aside: set a higher" if found.training_bytes else "all are set aside: set a lower"
         raise MannersError(
@@ -81,16 +84,55 @@ def own_tokenizer(
         )
     kept = folder / "tokenizer"
     if not kept.is_dir():
-        learnt = vocabulary.learn(corpus.sample(division, found), shape.vocabulary, shape.row)
+        learnt = vocabulary.learn(corpus.sample(division, found, folder), shape.vocabulary, shape.row)
         with atomic_folder(kept) as draft:
             learnt.save_pretrained(draft)
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept)
+    if len(loaded) < shape.vocabulary:
+        said = f"the text has different words for a vocabulary of {len(loaded):,} entries, and {shape.vocabulary:,}"
+        if settings.vocabulary is not None:
+            raise MannersError(f"{said} were asked for: lower pretrain.vocabulary, or add text")
+        print(f"{said} would suit pretrain.depth: it has {len(loaded):,}", file=sys.stderr)
     return loaded
+
+
+def tell_marks(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say what stands around documents, where the tokenizer's own BOS or EOS stands around turns of dialogues."""
+    marks = vocabulary.turn_marks(tokenizer)
+    if not marks:
+        return
+    ends = [str(token) for token in tokenizer.convert_ids_to_tokens(list(dict.fromkeys(vocabulary.ends_of(tokenizer))))]
+    shown = " and ".join(sorted(marks))
+    if marks & set(ends):
+        print(
+            f"{shown} stand around turns of dialogues, and the tokenizer has nothing else to stand around documents:"
+            " a model that goes on will answer worse in dialogues until it is taught them again",
+            file=sys.stderr,
+        )
+    else:
+        print(f"{shown} stand around turns of dialogues: around documents stands {' and '.join(ends)}", file=sys.stderr)
+
+
+def tell_passes(settings: PretrainSettings, recipe: Recipe, read: Corpus) -> None:
+    """Say how often the text is read, where it is short for the run, or the run was made shorter for it."""
+    passes = recipe.tokens * dial.fresh_share(settings) / read.tokens
+    if passes > 1.1 * dial.PASSES:
+        print(
+            f"the text has {read.tokens:,} tokens and is read {passes:.0f} times: past {dial.PASSES:.0f} a model learns"
+            " it by heart rather than how it is written; lower pretrain.tokens, or add text",
+            file=sys.stderr,
+        )
+    elif settings.tokens is None and passes > 0.9 * dial.PASSES:
+        print(
+            f"the text has {read.tokens:,} tokens and is read {passes:.1f} times, where the model would bear more: add"
+            " text, or set pretrain.tokens to go on beyond that",
+            file=sys.stderr,
+        )
 
 
 def refuse_short(read: Corpus, row: int, settings: PretrainSettings) -> None:
     """Raise MannersError where the text does not fill a row."""
-    tokens = read.tokens + len(read.ends)
+    tokens = read.tokens
     if tokens <= row:
         raise MannersError(
             f"{settings.text} has {tokens:,} tokens to train on, and a row takes {row + 1:,}: add text, or lower"

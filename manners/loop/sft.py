@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from manners.checkpoint import Run
+from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import examples
 from manners.loop.keep import keep
 from manners.loop.plan import Disk, Part, Plan, make_plan
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
+from manners.loop.verdicts import VERDICT, VerdictInputs, verdict_inputs
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, text_head_bytes
@@ -48,20 +50,41 @@ class SFTInputs(Inputs):
 
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
-    """Gather the examples, and lay them out by the model's template, or by ChatML where it has none."""
-    found, laid, parts = _gathered(session)
-    examples.tell(found)
+    """Gather the examples, and lay them out by the model's template, or by ChatML where it has none.
+
+    Those of the store are what it held when the run that goes on was begun: verdicts that came since are for the next.
+    """
+    record = _record(session, begun)
+    found, laid, parts = _gathered(session, record)
     for reason, count in laid.left_out.items():
         print(f"{count:,} left out: {reason}", file=sys.stderr)
     if laid.first:
         print(f"the first: {laid.first}", file=sys.stderr)
     learned = sum(one.learned for one in laid.sequences)
-    decides = {"the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})"}
+    reward = session.settings.reward
+    chosen = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
+    decides = {
+        **({**record.decides, **chosen} if record else {}),
+        "the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})",
+    }
     return SFTInputs(decides=decides, found=found, laid=laid, parts=parts)
 
 
-def _gathered(session: Session) -> tuple[examples.Found, LaidOut, Split]:
-    found = examples.gather(session)
+def _record(session: Session, begun: Mapping[str, Any]) -> VerdictInputs | None:
+    """Return the verdicts that examples are taken from; None where a file has them."""
+    if examples.in_a_file(session.settings.sft):
+        return None
+    try:
+        return verdict_inputs(session, begun, "sft")
+    except MannersError as error:
+        if VERDICT in begun:
+            raise
+        raise MannersError(f"{error}; or name a file of dialogues with sft.examples") from error
+
+
+def _gathered(session: Session, record: VerdictInputs | None) -> tuple[examples.Found, LaidOut, Split]:
+    found = examples.gather(session, record.comparisons if record else ())
+    examples.tell(found)
     session.give_template()
     laid = lay_out(session.pretrained.renderer, found.examples, session.store.kept_openings())
     return found, laid, split(laid, session.settings.sft, session.settings.seed)
@@ -70,7 +93,7 @@ def _gathered(session: Session) -> tuple[examples.Found, LaidOut, Split]:
 def plan(session: Session, inputs: SFTInputs | None = None) -> Plan:
     """Memory, steps and tokens of learning from examples; raises MannersError where there are none."""
     settings = session.settings
-    parts = inputs.parts if inputs else _gathered(session)[2]
+    parts = inputs.parts if inputs else _gathered(session, _record(session, {}))[2]
     trunk = session.pretrained.trunk
     dialogues = len({one.example for one in parts.train})
     work: Facts = {
@@ -95,7 +118,7 @@ def memory_parts(trunk: Trunk, longest: int) -> list[Part]:
     length = max(longest, 2)
     batch = pack([Rendered((), (0,) * length)] * 2, False, 0)
     rows = rows_at_once(trunk, length)
-    tokens = rows * length
+    tokens = max(length, trunk.compute.bucket_tokens)
     return [
         Part("branch", own, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(own, trunk.whole.dtype), "model.trainable_layers"),

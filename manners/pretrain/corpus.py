@@ -2,7 +2,7 @@
 
     survey.json      what there is: documents, bytes, duplicates, what is set aside
     tokenizer/       where it was learnt from this text
-    ids.bin          ids of all training documents, each followed by EOS where it ends: uint16 or uint32
+    ids.bin          ids of all training documents, BOS where one begins and EOS where it ends: uint16 or uint32
     ends.bin         where each document ends in it, uint64
     progress.json    how far tokenising has come, until it is done
     measured.json    the documents set aside that a model is measured on
@@ -18,7 +18,7 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Corpus:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the training documents."""
+        """Tokens of the training documents, with those that begin and end them."""
         return len(self.ids)
 
 
@@ -112,13 +112,13 @@ def survey(division: Division, folder: Path) -> Survey:
             sizes[division.aside(digests[-1])] += size
             longest = max(longest, size)
             advance(len(document.text))
-    twice, counts = np.unique(np.frombuffer(digests, np.uint64), return_counts=True)
-    np.save(folder / "twice.npy", twice[counts > 1])
+    twice, duplicates = repeated(np.frombuffer(digests, np.uint64))
+    np.save(folder / "twice.npy", twice)
     found = Survey(
         files=told.files,
         documents=len(digests),
         bytes=sum(sizes.values()),
-        duplicates=len(digests) - len(twice),
+        duplicates=duplicates,
         training_bytes=sizes[False],
         set_aside_bytes=sizes[True],
         longest=longest,
@@ -130,13 +130,32 @@ def survey(division: Division, folder: Path) -> Survey:
     return found
 
 
-def sample(division: Division, found: Survey, most: int = LEARNT_FROM) -> Iterator[str]:
-    """Yield the training documents, or of more than `most` bytes a random part, by a hash of their text."""
+def repeated(digests: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int]:
+    """Sort digests in place; return those that come more than once, and how many come again."""
+    digests.sort()
+    again = digests[1:] == digests[:-1]
+    first = again.copy()
+    first[1:] &= ~again[:-1]
+    return digests[:-1][first], int(again.sum())
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, some: Sequence[Document]) -> list[list[int]]:
+    """Return the ids of documents: BOS where one begins, its text, EOS where it ends."""
+    bos, eos = ends_of(tokenizer)
+    encoded = encode(tokenizer, [document.text for document in some])
+    return [[bos] * one.begins + ids + [eos] * one.ends for ids, one in zip(encoded, some, strict=True)]
+
+
+def sample(division: Division, found: Survey, folder: Path, most: int = LEARNT_FROM) -> Iterator[str]:
+    """Yield the training documents, or of more than `most` bytes a random part, by a hash of their text.
+
+    `folder` is where the text was surveyed.
+    """
     share = min(1.0, most / max(1, found.training_bytes))
     other = replace(division, seed=division.seed + 1)
+    choose = _Choice(division, found, np.load(folder / "twice.npy"))
     for document in documents(division.source):
-        digest = document.digest
-        if not division.aside(digest) and other.place(digest) < share:
+        if choose(document) and other.place(document.digest) < share:
             yield document.text
 
 
@@ -149,7 +168,7 @@ def tokenised(division: Division, tokenizer: PreTrainedTokenizerBase, folder: Pa
     kind = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     if not (folder / "corpus.json").is_file():
         _tokenise(division, found, tokenizer, folder, kind)
-    measured = tuple(Document(text, ends) for text, ends in json.loads((folder / "measured.json").read_text("utf-8")))
+    measured = tuple(Document(*one) for one in json.loads((folder / "measured.json").read_text("utf-8")))
     ids, ends = folder / "ids.bin", folder / "ends.bin"
     if not ids.stat().st_size:
         raise MannersError(f"{division.source.path} holds nothing to train on; set a lower pretrain.set_aside")
@@ -173,11 +192,10 @@ def _tokenise(
 ) -> None:
     needed, free = found.training_bytes // 2 * kind.itemsize, shutil.disk_usage(folder).free
     if needed > free:
-        raise MannersError(f"{folder} needs up to {needed:,} bytes for tokens, and {free:,} are free: make room there")
+        raise MannersError(f"{folder} needs about {needed:,} bytes for tokens, and {free:,} are free: make room there")
     file = folder / "progress.json"
     at = _Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else _Progress()
     choose = _Choice(division, found, np.load(folder / "twice.npy"))
-    _, eos = ends_of(tokenizer)
     with (folder / "ids.bin").open("ab") as ids, (folder / "ends.bin").open("ab") as ends:
         for written, size in ((ids, at.ids), (ends, at.ends)):
             written.truncate(size)
@@ -185,8 +203,7 @@ def _tokenise(
         with steps("turning the text into tokens (documents)", found.documents) as advance:
             advance(at.documents)
             for read, batch in _batches(division.source, at.documents, choose):
-                rows = encode(tokenizer, [document.text for document in batch])
-                rows = [row + [eos] * document.ends for row, document in zip(rows, batch, strict=True)]
+                rows = ids_of(tokenizer, batch)
                 lengths = np.array([len(row) for row in rows], np.uint64)
                 np.array([index for row in rows for index in row], kind).tofile(ids)
                 (lengths.cumsum() + np.uint64(at.ids // kind.itemsize)).astype(np.uint64).tofile(ends)
@@ -207,8 +224,8 @@ class _Choice:
     def __init__(self, division: Division, found: Survey, twice: NDArray[Any]) -> None:
         self.division = division
         self.twice = twice
-        self.seen: set[int] = set()
-        self.measured: list[tuple[str, bool]] = []
+        self.seen = np.zeros(len(twice), bool)
+        self.measured: list[tuple[str, bool, bool]] = []
         self.measured_share = division.set_aside * min(1.0, MEASURED / max(1, found.set_aside_bytes))
 
     def __call__(self, document: Document) -> bool:
@@ -217,15 +234,15 @@ class _Choice:
             return False
         place = self.division.place(digest)
         if place < self.measured_share:
-            self.measured.append((document.text, document.ends))
+            self.measured.append((document.text, document.ends, document.begins))
         return place >= self.division.set_aside
 
     def _again(self, digest: int) -> bool:
         where = int(np.searchsorted(self.twice, np.uint64(digest)))
         if where == len(self.twice) or int(self.twice[where]) != digest:
             return False
-        known = digest in self.seen
-        self.seen.add(digest)
+        known = bool(self.seen[where])
+        self.seen[where] = True
         return known
 
 

@@ -15,9 +15,14 @@ from manners.settings import PretrainSettings
 
 PER_PARAMETER = 12.0
 """Tokens for each parameter of the matrices and the head."""
+PASSES = 4.0
+"""Times that a text is read at most, where nobody set how many tokens: a fifth pass is worth much less than a text as
+long (Muennighoff et al. 2023, arxiv.org/abs/2305.16264)."""
 DECAY_SPAN = 0.14
 """Share of a run after which weight decay has forgotten a weight: 1 / (rate * decay), in steps of a run.
 The product that nanochat has at its reference size, twice as long, since there half of the weights decay at a time."""
+DECAY_STEPS = 4.0
+"""Steps in which it forgets one at the least: in the 14 % of a run of seven steps it would turn every sign about."""
 WARM_UP = 40
 """Steps in which the rates rise, a tenth of the run at most."""
 WARM_DOWN = 0.65
@@ -122,9 +127,9 @@ def shape(settings: PretrainSettings, carried: int) -> Shape:
     )
 
 
-def recipe(settings: PretrainSettings, model: Shape) -> Recipe:
-    """Return how a model that begins from nothing is trained."""
-    tokens = settings.tokens or PER_PARAMETER * (model.matrices + model.head)
+def recipe(settings: PretrainSettings, model: Shape, text: float = math.inf) -> Recipe:
+    """Return how a model that begins from nothing is trained, on a text of so many tokens."""
+    tokens = settings.tokens or min(PER_PARAMETER * (model.matrices + model.head), PASSES * text)
     batch = settings.batch or _power_of_two(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_POWER)
     rows = max(1, batch // model.row)
     steps = max(1, round(tokens / (rows * model.row)))
@@ -139,20 +144,29 @@ def recipe(settings: PretrainSettings, model: Shape) -> Recipe:
         decay=0.0,
         warm_up=max(1, min(WARM_UP, steps // 10)),
     )
-    return replace(found, decay=1 / (DECAY_SPAN * steps * found.matrix_rate) if found.matrix_rate else 0.0)
+    span = max(DECAY_SPAN * steps, DECAY_STEPS)
+    return replace(found, decay=1 / (span * found.matrix_rate) if found.matrix_rate else 0.0)
 
 
-def continued(settings: PretrainSettings, parameters: int, width: int, row: int) -> Recipe:
+def fresh_share(settings: PretrainSettings) -> float:
+    """Return the share of the rows that are the text's, and not replayed."""
+    return 1 - (0.0 if settings.replay is None else settings.replay_share)
+
+
+def continued(settings: PretrainSettings, parameters: int, model: Shape, text: float = math.inf) -> Recipe:
     """Return how a model that can write already goes on: a tenth of the rates, and down all the way.
+
+    Of a horizon that nobody set, the text fills what is not replayed.
 
     Ibrahim et al. 2024 (arxiv.org/abs/2403.08763) warm up again to less than the first peak; its embedding moves as far
     as its matrices do.
     """
-    tokens = settings.tokens or parameters
+    row = model.row
+    tokens = settings.tokens or min(parameters, PASSES * text / fresh_share(settings))
     batch = settings.batch or _power_of_two(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_POWER)
     rows = max(1, batch // row)
     steps = max(1, round(tokens / (rows * row)))
-    rate = 0.1 * settings.rate * MATRIX_RATE * math.sqrt(rows * row / BATCH_TOKENS) / math.sqrt(width)
+    rate = 0.1 * settings.rate * MATRIX_RATE * math.sqrt(rows * row / BATCH_TOKENS) / math.sqrt(model.width)
     return Recipe(
         row=row,
         rows=rows,

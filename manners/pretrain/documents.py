@@ -51,6 +51,8 @@ class Document:
     text: str
     ends: bool = True
     """Whether the text ends here, and was not cut."""
+    begins: bool = True
+    """Whether it begins here, and is not the rest of one."""
 
     @property
     def digest(self) -> int:
@@ -95,7 +97,7 @@ def files(path: Path, told: Told | None = None) -> list[Path]:
             )
         return [path]
     if not path.is_dir():
-        raise MannersError(f"pretrain.text is {path}, and there is no such file or folder; check the path")
+        raise MannersError(f"{path}: there is no such file or folder; check the path")
     inside = [one for one in sorted(path.rglob("*")) if one.is_file() and not _hidden(one.relative_to(path))]
     found = [one for one in inside if one.name.lower().endswith((*KNOWN, *SUFFIXES))]
     if not found:
@@ -107,24 +109,26 @@ def files(path: Path, told: Told | None = None) -> list[Path]:
 
 
 def fingerprint(source: Source) -> str:
-    """Return a short name for a text, by the names, sizes, beginnings and ends of its files."""
+    """Return a short name for a text, by the names of its files and every byte of them."""
     digest = hashlib.sha256(repr((source.column, source.separator)).encode())
     for path in files(source.path):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(2**16)
-            file.seek(max(0, size - 2**16))
-            digest.update(repr((path.name, size)).encode() + start + file.read())
+        try:
+            with path.open("rb") as file:
+                inside = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise MannersError(f"{path} cannot be read ({error.strerror or error}); fetch or write it again") from error
+        digest.update(repr(path.name).encode() + inside)
     return digest.hexdigest()[:16]
 
 
-def pieces(text: str) -> Iterator[Document]:
+def pieces(text: str, begins: bool = True) -> Iterator[Document]:
     """Yield a text, or the parts that it is cut into: together they are the text, to the character."""
-    while len(text) > LONGEST:
-        end = _cut(text)
-        yield Document(text[:end], ends=False)
-        text = text[end:]
-    yield Document(text)
+    start = 0
+    while len(text) - start > LONGEST:
+        end = _cut(text, start)
+        yield Document(text[start:end], ends=False, begins=begins and not start)
+        start = end
+    yield Document(text[start:], begins=begins and not start)
 
 
 def _hidden(path: Path) -> bool:
@@ -179,25 +183,26 @@ def _split(chunks: Iterator[str], separator: str, told: Told) -> Iterator[Docume
         *done, text = apart.split(lines + feed)
         for document in done:
             told.cut += began or len(document) > LONGEST
+            yield from pieces(document, begins=not began)
             began = False
-            yield from pieces(document)
         text += rest
-        while len(text) > 2 * LONGEST:
-            began = True
-            end = _cut(text)
-            yield Document(text[:end], ends=False)
-            text = text[end:]
+        start = 0
+        while len(text) - start > 2 * LONGEST:
+            end = _cut(text, start)
+            yield Document(text[start:end], ends=False, begins=not began)
+            start, began = end, True
+        text = text[start:]
     told.cut += began or len(text) > LONGEST
-    yield from pieces(last.sub("", text) if last else text)
+    yield from pieces(last.sub("", text) if last else text, begins=not began)
 
 
-def _cut(text: str) -> int:
-    """Return where a text that is too long is cut: behind a paragraph, a line or a word in its second half."""
+def _cut(text: str, start: int) -> int:
+    """Return where what is too long from `start` on is cut: behind a paragraph, a line or a word in its second half."""
     for end in ("\n\n", "\n", " "):
-        found = text.rfind(end, LONGEST // 2, LONGEST)
+        found = text.rfind(end, start + LONGEST // 2, start + LONGEST)
         if found >= 0:
             return found + len(end)
-    return LONGEST
+    return start + LONGEST
 
 
 def _rows(path: Path, source: Source, told: Told) -> Iterator[Document]:

@@ -16,24 +16,39 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 IGNORED = -100
 """A target that does not count."""
 HEAD_NUMBERS = 2**19
 """Logits that are held at once."""
+LINEAR_HEADS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+"""Models whose logits are a product with the head and nothing more."""
 
 
 def loss(model: PreTrainedModel, rows: Int[Tensor, "B T1"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Return the sum over targets of -log p(target | what stands before it in its row), in nats."""
     inputs = rows[:, :-1]
-    if is_plain(model) and rows.device.type == "cpu":
-        assert isinstance(model, LlamaForCausalLM)
-        hidden = _hidden(model, inputs)
-        found: Tensor = head_loss(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten())
-        return found
+    if has_short_head(model) and rows.device.type == "cpu":
+        if is_plain(model):
+            assert isinstance(model, LlamaForCausalLM)
+            hidden = _hidden(model, inputs)
+        else:
+            hidden = model.base_model(inputs, use_cache=False).last_hidden_state
+        return head_loss(hidden.flatten(0, 1), model.get_output_embeddings().weight, targets.flatten())
     logits = model(inputs, use_cache=False).logits
     return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+
+
+def has_short_head(model: PreTrainedModel) -> bool:
+    """Whether a model's loss can be had a few rows of logits at a time: a head without bias, float32."""
+    return type(model) in LINEAR_HEADS and model.dtype == torch.float32
 
 
 def is_plain(model: PreTrainedModel) -> bool:
@@ -153,9 +168,9 @@ class HeadLoss(Function):
     """Sum of cross-entropies of hidden @ weight^T, whose gradient is taken with it, a few rows at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, graded: bool) -> Tensor:
         """Return the sum in nats; where a gradient will be asked for it is ready."""
-        wanted = any(ctx.needs_input_grad[:2])
+        wanted = graded and any(ctx.needs_input_grad[:2])  # which says nothing of `no_grad`
         to_hidden = torch.empty_like(hidden) if wanted else None
         to_weight = torch.zeros_like(weight) if wanted else None
         total = hidden.new_zeros((), dtype=torch.float64)
@@ -182,10 +197,15 @@ class HeadLoss(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what is ready."""
         to_hidden, to_weight = ctx.saved_tensors
-        return to_hidden * grads[0], to_weight * grads[0], None
+        return to_hidden * grads[0], to_weight * grads[0], None, None
+
+
+def head_loss(hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], targets: Int[Tensor, " N"]) -> Tensor:
+    """Return the sum of cross-entropies of hidden @ weight^T, without its gradient where none is recorded."""
+    return _head_loss(hidden, weight, targets, torch.is_grad_enabled())
 
 
 norm: Callable[..., Tensor] = Norm.apply
 rotated: Callable[..., Tensor] = Rotated.apply
 gated: Callable[..., Tensor] = Gated.apply
-head_loss: Callable[..., Tensor] = HeadLoss.apply
+_head_loss: Callable[..., Tensor] = HeadLoss.apply

@@ -13,10 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from manners.pretrain.corpus import ids_of
 from manners.pretrain.documents import Document
 from manners.pretrain.forward import IGNORED, loss
 from manners.pretrain.rows import lay_out
-from manners.pretrain.vocabulary import encode, ends_of
+from manners.pretrain.vocabulary import ends_of
 
 TEMPERATURE = 0.8
 """Of samples: at 1 a small model's rare mistakes spoil most of them."""
@@ -36,25 +37,25 @@ class HeldOut:
     @classmethod
     def of(cls, some: Sequence[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> HeldOut:
         """Lay out documents in rows of so many tokens, all of them, the last row filled up."""
-        bos, eos = ends_of(tokenizer)
-        encoded = encode(tokenizer, [document.text for document in some])
-        whole = [ids + [eos] * document.ends for ids, document in zip(encoded, some, strict=True)]
+        bos, _ = ends_of(tokenizer)
+        whole = ids_of(tokenizer, some)
         ids = np.array([token for one in whole for token in one], np.int64)
         ends = np.cumsum([len(one) for one in whole])
-        spans = [(len(one), int(end) - len(one)) for one, end in zip(whole, ends, strict=True)]
+        said = np.ones(len(ids), bool)
+        said[[int(end) - 1 for end, document in zip(ends, some, strict=True) if document.ends]] = False
+        starts = [int(end) - len(one) for one, end in zip(whole, ends, strict=True)]
+        said[[start for start, document in zip(starts, some, strict=True) if document.begins]] = False
+        spans = [(len(one), document.begins, at) for one, document, at in zip(whole, some, starts, strict=True)]
         laid, left, _ = lay_out(spans, length)
         laid = [*laid, left] if left else laid
         rows = np.full((len(laid), length), bos, np.int64)
         counts = np.zeros((len(laid), length), bool)
-        starts = {int(end) - 1 for end, document in zip(ends, some, strict=True) if document.ends}
         for row, spans_of in enumerate(laid):
-            place = 1
-            for size, start in spans_of:
+            place = 0 if spans_of[0][1] else 1
+            for size, _, start in spans_of:
                 rows[row, place : place + size] = ids[start : start + size]
-                counts[row, place : place + size] = True
-                if start + size - 1 in starts:
-                    counts[row, place + size - 1] = False
-                place += size + 1
+                counts[row, place : place + size] = said[start : start + size]
+                place += size
         targets = np.where(counts, rows, IGNORED)[:, 1:]
         size = sum(len(document.text.encode()) for document in some)
         return cls(torch.from_numpy(rows), torch.from_numpy(targets), size, int(counts.sum()))

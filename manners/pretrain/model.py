@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -63,6 +64,15 @@ def new_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Ll
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     return model
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """Return a short name for a model's weights."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def groups(model: PreTrainedModel, recipe: Recipe) -> list[Group]:

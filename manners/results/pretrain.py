@@ -27,6 +27,8 @@ class PretrainResult:
     """Tokens that it was trained on, those read again counted again."""
     passes: float | None = None
     """Times that it read the text, on average."""
+    advice: str | None = None
+    """Where the text set aside was written best, if that was not at the end."""
     loss_before: float | None = None
     """On the text set aside, in nats a token, before the first step."""
     loss_after: float | None = None
@@ -60,6 +62,9 @@ class PretrainResult:
     """Rows and files of the text that were not read, by reason."""
     replayed: float | None = None
     """Share of the rows that came from the replayed text."""
+    replay_bits_before: float | None = None
+    """Bits a byte of what is set aside of the replayed text, before the first step."""
+    replay_bits_after: float | None = None
     tokens_per_second: float | None = None
     flops_per_token: float | None = None
     """Forward and backward: 6 a weight of matrices and head, and attention."""

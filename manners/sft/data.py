@@ -34,14 +34,18 @@ class ReadExamples:
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)
 
     def micro_batches(self, which: Sequence[int]) -> list[list[int]]:
-        """Split sequences into what one forward and backward can hold: full rows, or rows of similar length."""
+        """Split sequences into what one forward and backward can hold: rows of similar length, packed where that goes.
+
+        All rows of a forward are as wide as the widest: a dialogue longer than a row stands among its like.
+        """
         lengths = [len(self.sequences[i].ids) for i in which]
         if not self.packs:
             return [[which[at] for at in bucket] for bucket in length_buckets(lengths, self.tokens)]
         capacity = min(ROW_TOKENS, self.tokens)
-        rows = [[which[at] for at in row] for row in best_fit(lengths, capacity)]
-        together = max(1, self.tokens // capacity)
-        return [[i for row in rows[at : at + together] for i in row] for at in range(0, len(rows), together)]
+        rows = best_fit(lengths, capacity)
+        widths = [max(capacity, sum(lengths[at] for at in row)) for row in rows]
+        buckets = length_buckets(widths, self.tokens)
+        return [[which[at] for row in bucket for at in rows[row]] for bucket in buckets]
 
     def states(self, branch: Branch, which: Sequence[int]) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
         """Return a branch's final states where the learned tokens of some sequences are predicted, and those tokens.

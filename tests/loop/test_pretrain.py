@@ -93,7 +93,7 @@ def test_plain_transformers_loads_the_version_and_finds_the_same_loss(done: tupl
     # Each story alone behind its BOS: not packed as in our rows, so about the same and not the same.
     nats = size = 0.0
     with torch.no_grad():
-        for story, _ in measured:
+        for story, *_ in measured:
             ids = torch.tensor([tokenizer(story)["input_ids"][: SMALL.row]])
             nats += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
             size += len(str(tokenizer.decode(ids[0, 1:])).encode())
@@ -186,6 +186,11 @@ def test_a_billion_is_planned_on_paper(done: tuple[Path, Facts], tmp_path: Path)
         (" \n\n \n", {}, "holds no text to learn from"),
         ("one story only", {}, "holds 1 documents, of which"),
         ("\n\n".join(STORIES), {"vocabulary": 3000}, "carry 259 entries, one for 128 bytes: lower it, or add text"),
+        (
+            "\n\n".join(f"ab {n}" for n in range(20_000)),
+            {"vocabulary": 400},
+            "entries, and 400 were asked for: lower pretrain.vocab",
+        ),
         ("\n\n".join(STORIES), {"row": 100_000, "vocabulary": 259}, "tokens to train on, and a row takes 100,001"),
     ],
 )
@@ -247,7 +252,7 @@ def stories_loss(folder: Path, root: Path) -> float:
     measured = json.loads(next((root / "runs").glob("text-*/measured.json")).read_text("utf-8"))
     losses = []
     with torch.no_grad():
-        for story, _ in measured:
+        for story, *_ in measured:
             ids = torch.tensor([tokenizer(story)["input_ids"][:32]])
             losses.append(float(model(ids, labels=ids).loss))
     return sum(losses) / len(losses)

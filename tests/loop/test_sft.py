@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import insert
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manners.cli import main
@@ -20,6 +22,7 @@ from manners.loop.stage import execute
 from manners.models import versions
 from manners.settings import SFTSettings
 from manners.store.files import parquet
+from manners.store.tables import WithdrawalRow
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -216,11 +219,12 @@ def test_the_store_gives_what_annotators_preferred(model: Path, tmp_path: Path) 
             compared("three?", "b", "c", right, right),
             compared("three?", "c", "a", right),
             compared("cut off?", "a", "b", left, cut=True),
+            compared("cut off?", "c", "b", left, cut=True),
             compared("evaluated?", "a", "b", left, how=AskedHow.EVALUATION),
             compared("nobody?", "a", "b"),
         ]
     )
-    found = examples.of_store(session)
+    found = examples.of_store(session.store.comparisons(), session.settings.reward)
     assert {one.dialogue[0].text: one.dialogue[1].text for one in found.examples} == {
         "clear?": "good",
         "one against two?": "b",
@@ -228,9 +232,51 @@ def test_the_store_gives_what_annotators_preferred(model: Path, tmp_path: Path) 
     }
     assert all(not one.every for one in found.examples)
     assert found.passed["a prompt of whose answers none is preferred"] == 3
-    assert found.passed["an answer that the length limit cut off"] == 2
+    assert found.passed["an answer that the length limit cut off"] == 3, "a, b and c, however often compared"
     facts = execute(SFT, replace(session, settings=replace(session.settings, sft=replace(LEARN, epochs=1)))).facts
     assert facts["source"] == "store" and facts["dialogues"] == 1 and facts["set_aside"] == 2
+
+
+def test_a_store_whose_answers_were_all_cut_off_says_so(model: Path, tmp_path: Path) -> None:
+    session = session_of(tmp_path, model)
+    session.store.add_comparisons([compared(f"sun {n}?", "a", "b", Choice.LEFT, cut=True) for n in range(5)])
+    with pytest.raises(MannersError, match=r"no answer to learn from \(an answer that the length limit cut off: 10\)"):
+        execute(SFT, session)
+
+
+@pytest.mark.parametrize("late", ["a verdict", "a comparison"])
+def test_what_people_say_while_a_run_is_unfinished_is_for_the_next(model: Path, tmp_path: Path, late: str) -> None:
+    def begun(root: Path) -> Session:
+        session = session_of(root, model, epochs=1)
+        told = replace(session, settings=replace(session.settings, checkpoint_every=0.0))
+        told.store.add_comparisons([compared(f"sun {n}?", FORM, "No.", Choice.LEFT) for n in range(12)])
+        return told
+
+    whole, part = begun(tmp_path / "whole"), begun(tmp_path / "part")
+    execute(SFT, whole)
+    inputs = SFT.work.inputs(part, SFT.options(), {})
+    part.run_of(SFT.name, SFT.command, SFT.reads, inputs.decides).save()
+    if late == "a verdict":
+        part.store.add_verdicts([(1, Verdict(Choice.RIGHT, Annotator("otto", AnnotatorKind.HUMAN)))] * 1)
+    else:
+        part.store.add_comparisons([compared("moon?", "Never.", "No.", Choice.LEFT)])
+    execute(SFT, Session(part.workspace, part.settings), resume=True)
+    first, second = ((one.workspace.models / "sft-1" / "branch-0.safetensors").read_bytes() for one in (whole, part))
+    assert first == second
+
+
+def test_a_verdict_taken_back_or_another_choice_of_them_is_another_run(model: Path, tmp_path: Path) -> None:
+    session = session_of(tmp_path, model)
+    session.store.add_comparisons([compared(f"sun {n}?", FORM, "No.", Choice.LEFT) for n in range(12)])
+    inputs = SFT.work.inputs(session, SFT.options(), {})
+    session.run_of(SFT.name, SFT.command, SFT.reads, inputs.decides).save()
+    chosen = replace(session.settings, reward=replace(session.settings.reward, annotators="human"))
+    with pytest.raises(MannersError, match=r"was begun with reward.annotators = None, and now it is human"):
+        execute(SFT, Session(session.workspace, chosen), resume=True)
+    with session.store.write() as connection:
+        connection.execute(insert(WithdrawalRow), {"verdict_id": 7, "created_at": datetime.now(UTC)})
+    with pytest.raises(MannersError, match=r"was begun with 12 verdicts on 12 .*what was there then 11 verdicts"):
+        execute(SFT, Session(session.workspace, session.settings), resume=True)
 
 
 def test_an_empty_store_says_what_else_there_is(model: Path, tmp_path: Path) -> None:

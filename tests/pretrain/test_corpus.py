@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manners.pretrain import corpus as module
 from manners.pretrain.corpus import Corpus, Division, sample, survey, tokenised
 from manners.pretrain.documents import Document, Source, documents
-from manners.pretrain.vocabulary import EOS, encode
+from manners.pretrain.vocabulary import BOS, EOS, encode
 from tests.pretrain.worlds import STORIES, tokenizer
 
 
@@ -29,7 +32,9 @@ def divided(source: Source, keep: bool = True, share: float = 0.2, seed: int = 0
 def said(found: Corpus) -> list[str]:
     ends = found.ends.astype(np.int64)
     parts = np.split(found.ids.astype(np.int64), ends[:-1])
-    return [str(tokenizer().decode(part.tolist(), clean_up_tokenization_spaces=False)) for part in parts]
+    texts = [str(tokenizer().decode(part.tolist(), clean_up_tokenization_spaces=False)) for part in parts]
+    assert all(text.startswith(BOS) for text in texts), "no document of these tests is cut"
+    return [text.removeprefix(BOS) for text in texts]
 
 
 def test_what_is_trained_on_and_what_is_set_aside_are_the_text(tmp_path: Path) -> None:
@@ -63,6 +68,31 @@ def test_exact_duplicates_are_counted_and_left_out_where_that_is_asked(tmp_path:
     assert everything == len(STORIES) + (41 if keep else 0)
     trained = {text.removesuffix(EOS) for text in said(found)}
     assert not trained & {document.text for document in found.measured}, "twins are on one side"
+
+
+def test_what_is_left_out_teaches_no_tokenizer_and_no_n_gram(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.jsonl", [*STORIES, *STORIES])
+    for keep, times in ((True, 2), (False, 1)):
+        folder = tmp_path / f"tokens {keep}"
+        found = survey(divided(source, keep), folder)
+        some = list(sample(divided(source, keep), found, folder))
+        assert len(some) == times * len(set(some)) > 0
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_what_comes_again_is_found(numbers: list[int]) -> None:
+    counts = Counter(numbers)
+    twice, again = module.repeated(np.array(numbers, np.uint64))
+    assert twice.tolist() == sorted(n for n, count in counts.items() if count > 1)
+    assert again == len(numbers) - len(counts)
+
+
+def test_the_rest_of_a_long_text_begins_nothing(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.jsonl", ["word " * 10_000, *STORIES])
+    found = tokenised(divided(source, share=0.01), tokenizer(), tmp_path / "tokens")
+    starts = [0, *found.ends[:-1].astype(np.int64).tolist()]
+    begun = [int(found.ids[start]) == tokenizer().bos_token_id for start in starts]
+    assert begun.count(False) + sum(not one.begins for one in found.measured) == 3
 
 
 class Killed(BaseException):
@@ -107,10 +137,10 @@ def test_what_is_there_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_sample_of_a_large_text_is_spread_over_it(tmp_path: Path) -> None:
     source = written(tmp_path / "a.jsonl", [f"{number} {'x' * 90}" for number in range(4000)])
     found = survey(divided(source), tmp_path / "tokens")
-    some = list(sample(divided(source), found, found.training_bytes // 4))
+    some = list(sample(divided(source), found, tmp_path / "tokens", found.training_bytes // 4))
     numbers = [int(text.split()[0]) for text in some]
     assert 0.2 < len(some) / 3200 < 0.3 and 1800 < np.mean(numbers) < 2200
-    everything = list(sample(divided(source), found))
+    everything = list(sample(divided(source), found, tmp_path / "tokens"))
     aside = [d.text for d in documents(source) if divided(source).aside(d.digest)]
     assert len(everything) + len(aside) == 4000 and not set(everything) & set(aside)
 

@@ -73,6 +73,23 @@ def test_a_weight_is_forgotten_in_a_stated_share_of_the_run() -> None:
         assert 1 / (run.decay * run.matrix_rate) == pytest.approx(dial.DECAY_SPAN * run.steps)
 
 
+def test_a_short_text_makes_a_short_run_where_nobody_set_its_length() -> None:
+    # 389,000 tokens, as tinyshakespeare has: 4 passes, where 12 a parameter would be 27.
+    run = recipe(PretrainSettings(depth=3), of(3), 389_000)
+    assert run.tokens == pytest.approx(4 * 389_000, rel=run.batch / 389_000)
+    assert recipe(PretrainSettings(depth=3, tokens=10**7), of(3), 389_000).tokens == pytest.approx(10**7, rel=0.01)
+    assert recipe(PretrainSettings(depth=3), of(3), 10**9) == recipe(PretrainSettings(depth=3), of(3))
+    going = PretrainSettings(start="a", replay="b", replay_share=0.5)
+    # Half of the rows are replayed, so a text of 100,000 tokens is read four times in 800,000.
+    assert dial.continued(going, 10**9, of(3), 100_000).tokens == pytest.approx(800_000, rel=0.01)
+
+
+def test_no_run_is_so_short_that_decay_turns_a_weight_about() -> None:
+    for steps in (1, 2, 4, 7, 8, 20, 1000):
+        run = recipe(PretrainSettings(depth=2, batch=512, tokens=512 * steps), of(2))
+        assert run.steps == steps and 0 < run.matrix_rate * run.decay < 0.2501
+
+
 def test_a_batch_grows_with_the_run_by_its_power() -> None:
     small, large = (recipe(PretrainSettings(tokens=t), of(3)).batch for t in (10**7, 10**10))
     assert math.log2(large / small) == pytest.approx(math.log2(1000**0.383), abs=1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from manners.pretrain import forward
 from manners.pretrain.forward import IGNORED, gated, head_loss, is_plain, loss, norm, rotated
@@ -44,6 +45,35 @@ def test_other_models_go_their_own_way(kind: str) -> None:
     logits = other(some[:, :-1]).logits
     expected = -logits.log_softmax(dim=2).gather(2, some[:, 1:, None]).sum()
     torch.testing.assert_close(loss(other, some, some[:, 1:]), expected)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("at_once", [7, 2**20])
+def test_a_head_that_is_a_product_is_taken_a_few_rows_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, kind: str, at_once: int
+) -> None:
+    monkeypatch.setattr(forward, "HEAD_NUMBERS", at_once * 300)
+    other, some = tiny_model(kind), rows(vocabulary=300)
+    assert forward.has_short_head(other)
+    parameters = list(other.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_()
+    logits = other(some[:, :-1]).logits
+    theirs = functional.cross_entropy(logits.flatten(0, 1), some[:, 1:].flatten(), reduction="sum")
+    ours = loss(other, some, some[:, 1:])
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+    for one, two in zip(gradients(ours / 50, parameters), gradients(theirs / 50, parameters), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_takes_no_gradient() -> None:
+    hidden, weight = torch.randn(10, 6), torch.randn(5, 6, requires_grad=True)
+    targets = torch.arange(10) % 5
+    with torch.no_grad(), FlopCounterMode(display=False) as measuring:
+        head_loss(hidden, weight, targets)
+    with FlopCounterMode(display=False) as learning:
+        head_loss(hidden.requires_grad_(), weight, targets)
+    assert measuring.get_total_flops() == 2 * 10 * 6 * 5 < learning.get_total_flops()
 
 
 def test_a_later_token_changes_no_earlier_loss() -> None:

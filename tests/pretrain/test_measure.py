@@ -34,6 +34,10 @@ def test_each_token_of_the_text_is_predicted_once_and_no_special_one() -> None:
     held = HeldOut.of(SOME, tokenizer(), LENGTH)
     wanted = sorted(i for ids in encode(tokenizer(), [d.text for d in SOME]) for i in ids)
     assert sorted(held.targets[held.targets != IGNORED].tolist()) == wanted
+    cut = [Document("once upon a time " * 9, ends=False), Document("and then " * 9, begins=False)]
+    held = HeldOut.of(cut, tokenizer(), LENGTH)
+    wanted = sorted(i for ids in encode(tokenizer(), [d.text for d in cut]) for i in ids)
+    assert sorted(held.targets[held.targets != IGNORED].tolist()) == wanted
     assert held.rows.shape[1] == LENGTH and bool((held.rows[:, 0] == 0).all())
 
 

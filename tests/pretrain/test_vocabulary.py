@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from manners.errors import MannersError
-from manners.pretrain.vocabulary import BOS, EOS, PAD, carried, encode, ends_of, learn
+from manners.pretrain.vocabulary import BOS, EOS, PAD, carried, digest, encode, ends_of, learn
 from tests.pretrain.worlds import KINDS
 
 TEXT = [f"The {kind} fox number {n} jumped over {n * 7} lazy dogs." for n in range(30) for kind in ("red", *KINDS)]
@@ -48,10 +49,54 @@ def test_it_has_the_entries_that_were_asked_for_and_saves_what_it_is(tmp_path: P
     assert len(encode(LEARNT, ["The red fox jumped over"])[0]) < 8, "words of the text are merged"
 
 
-def test_more_entries_than_the_text_has_words_for_are_refused() -> None:
-    with pytest.raises(MannersError, match=r"carries a vocabulary of [\d,]+ entries, and 5,000 were asked for"):
-        learn(["abc abd"] * 50, 5000, 64)
+def test_more_entries_than_the_text_has_words_for_are_not_made_up() -> None:
+    assert 259 < len(learn(["abc abd"] * 50, 5000, 64)) < 270
     assert (carried(0), carried(1_280_000)) == (259, 10_000)
+
+
+def test_the_digest_says_what_a_tokenizer_makes_of_a_text() -> None:
+    again, other = learn(TEXT, 330, 64), learn(TEXT[::2], 330, 64)
+    assert digest(again) == digest(LEARNT) != digest(other)
+    assert digest(again) == digest(LEARNT), "and using it changes nothing"
+    swapped = PreTrainedTokenizerFast(tokenizer_object=LEARNT.backend_tokenizer, bos_token=EOS, eos_token=BOS)
+    assert digest(swapped) != digest(LEARNT), "nor is another end the same"
+
+
+def of_a_chat_model(template: str, bos: str | None, eos: str, *more: str) -> PreTrainedTokenizerFast:
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=copy.deepcopy(LEARNT.backend_tokenizer), bos_token=bos, eos_token=eos
+    )
+    found.add_special_tokens({"additional_special_tokens": list(more)})
+    found.chat_template = template
+    return found
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+LLAMA_3 = "{{ bos_token }}{% for m in messages %}{{ m.role }}\n{{ m.content }}<|eot_id|>{% endfor %}"
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}"
+    "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+REFUSES = "{{ raise_exception('no') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "ends"),
+    [
+        # SmolLM2's, Qwen 2.5's, Llama 3's and Mistral's way; what refuses; and a chat model without another token.
+        (TURNS, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), ("<|endoftext|>", "<|endoftext|>")),
+        (TURNS, (None, "<|im_end|>", "<|im_start|>", "<|endoftext|>"), ("<|endoftext|>", "<|endoftext|>")),
+        (LLAMA_3, ("<|begin|>", "<|eot_id|>", "<|end_of_text|>"), ("<|begin|>", "<|end_of_text|>")),
+        (MISTRAL, ("<s>", "</s>", "<|endoftext|>"), ("<s>", "</s>")),
+        (REFUSES, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), ("<|im_start|>", "<|im_end|>")),
+        (TURNS, ("<|im_start|>", "<|im_end|>"), ("<|im_start|>", "<|im_end|>")),
+    ],
+)
+def test_what_stands_around_turns_stands_around_no_document(
+    template: str, tokens: tuple[str, ...], ends: tuple[str, str]
+) -> None:
+    chat = of_a_chat_model(template, *tokens)
+    assert tuple(chat.convert_ids_to_tokens(list(ends_of(chat)))) == ends
 
 
 def test_a_tokenizer_with_one_end_begins_with_it() -> None:

@@ -123,6 +123,18 @@ def test_a_mask_of_two_axes_would_let_them_see_each_other() -> None:
     assert not torch.allclose(leaking, alone, atol=1e-2)
 
 
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=12), st.sampled_from([1024, 8192]))
+def test_no_forward_takes_more_than_its_tokens_but_for_one_dialogue_alone(lengths: list[int], limit: int) -> None:
+    data = ReadExamples.__new__(ReadExamples)
+    data.sequences = tuple(Learned(tuple(range(length)), ((0, 1),), 0) for length in lengths)
+    data.packs, data.tokens = True, limit
+    found = data.micro_batches(range(len(lengths)))
+    assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
+    for micro in found:
+        taken = pack(as_rows([data.sequences[i] for i in micro]), True, 0).ids.numel()
+        assert taken <= limit or len(micro) == 1
+
+
 @given(st.lists(st.integers(1, 120), min_size=1, max_size=40))
 def test_best_fit_loses_nothing_and_fills_its_bins(lengths: list[int]) -> None:
     bins = best_fit(lengths, 100)
