@@ -96,8 +96,9 @@ def measure(options: Options) -> Outcome:
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         name = options.model or str(save_tiny(folder / "model"))
+        tiny = "" if options.model else "trainable_layers = 2\ncontext = 256\n"
         workspace = Workspace.create(folder / "workspace")
-        lines = f'[model]\nname = "{name}"\ndevice = "cpu"\n[serve]\nrepeat_share = 0.0\n'
+        lines = f'[model]\nname = "{name}"\ndevice = "cpu"\n{tiny}[serve]\nrepeat_share = 0.0\n'
         (workspace.root / "manners.toml").write_text(lines, encoding="utf-8")
         store = opened.enter_context(closing(Store.open_or_create(workspace.database)))
         place = Place(workspace.root, store, Accounts(store))
@@ -194,8 +195,12 @@ def _wait_for_the_model(host: str, key: str) -> None:
     for _ in range(1200):
         with closing(HTTPConnection(host, timeout=60)) as connection:
             connection.request("GET", "/v1/health", headers={"authorization": f"Bearer {key}"})
-            if connection.getresponse().status == 200:
+            answer = connection.getresponse()
+            said = answer.read().decode()
+            if answer.status == 200:
                 return
+            if "Loading model" not in said:
+                raise SystemExit(said)
         time.sleep(0.25)
     raise SystemExit("the model does not load")
 

@@ -36,7 +36,7 @@ class Gate(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         answer = super().get_route_handler()
-        doors = [one.call for one in self.dependant.dependencies if isinstance(one.call, Door)]
+        doors = [door for one in self.dependant.dependencies if isinstance(door := one.call, Door)]
         reads = self.body_field is not None
 
         async def guarded(request: Request) -> Response:

@@ -88,7 +88,7 @@ def _within_bounds(_: str, name: str, value: str) -> str | None:
     if name == "scriptlevel":  # -9999 would be text of any size
         return value if value in ("0", "1", "2", "3") else None
     if name == "start":
-        return value if value.isdecimal() and len(value) <= 6 else None
+        return value if value.isdecimal() and len(value) <= 4 else None
     return value
 
 

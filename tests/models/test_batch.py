@@ -356,12 +356,11 @@ def test_values_where_float32_ends_mean_the_likeliest_token_and_disturb_nobody(t
 
 
 def fault_in_drawing(monkeypatch: pytest.MonkeyPatch, marked: float) -> None:
-    draw = batch_module.draw_tokens
 
     def failing(logits: Tensor, uniform: Tensor, top_p: Tensor) -> Any:
         if marked in top_p:
             raise IndexError("a fault in drawing")
-        return draw(logits, uniform, top_p)
+        return draw_tokens(logits, uniform, top_p)
 
     monkeypatch.setattr(batch_module, "draw_tokens", failing)
 
