@@ -49,8 +49,6 @@ NEVER = date(2000, 1, 1)
 """The day of a template that does not ask for one."""
 LONG = 50_000
 """Words of a turn that a template may not cut short."""
-SHAPES = 1000
-"""Dialogues, by who speaks when, of which is remembered what a template drops: strangers may make up any number."""
 _DIRECTIVES = "aAbBdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZcC"
 _FOLDED = (
     "{% if messages | length > 1 and messages[0]['role'] == 'system' %}{% set messages = [{'role': messages[1]['role'],"
@@ -153,7 +151,7 @@ class Template:
         A turn is dropped, or put before one that it followed; a system turn may be put anywhere.
         """
         if roles not in self._lost:
-            if len(self._lost) >= SHAPES:
+            if len(self._lost) >= 1000:  # strangers may make up any number
                 self._lost.clear()
             texts = [f"manners{number}turn" for number in range(len(roles))]
             try:

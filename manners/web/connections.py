@@ -66,6 +66,11 @@ class Connection(H11Protocol):
         return network_of(self.client[0]) if self.client else ""
 
     @property
+    def closing(self) -> bool:
+        """Whether it is on its way out."""
+        return self.transport.is_closing()
+
+    @property
     def waits(self) -> bool:
         """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
@@ -75,7 +80,7 @@ class Connection(H11Protocol):
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
         self.opened = self.active = self.loop.time()
-        here = [one for one in self.server_state.connections if isinstance(one, Connection)]
+        here = [one for one in self.server_state.connections if isinstance(one, Connection) and not one.closing]
         of_one = [one for one in here if one.address == self.address]
         if len(of_one) > MOST_OF_ONE:
             self._make_room(of_one, 429)
@@ -106,7 +111,7 @@ class Connection(H11Protocol):
     def look(self) -> None:
         """Close a connection that has kept us waiting for too long."""
         now = self.loop.time()
-        if self.transport.is_closing() or self.flow.write_paused:
+        if self.closing or self.flow.write_paused:
             self.stuck = self.stuck or now
             if now - self.stuck > READING_SECONDS:
                 self.transport.abort()
@@ -129,7 +134,7 @@ class Connection(H11Protocol):
 
     def _make_room(self, among: Iterable[Connection], status: int) -> None:
         """Close the one that has waited longest without a request, first among those that never sent any."""
-        waiting = [one for one in among if one is not self and one.waits and not one.transport.is_closing()]
+        waiting = [one for one in among if one is not self and one.waits]
         if waiting:
             min(waiting, key=lambda one: (one.cycle is not None, one.active)).transport.close()
         else:

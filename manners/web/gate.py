@@ -36,7 +36,8 @@ class Gate(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         answer = super().get_route_handler()
-        doors = [door for one in self.dependant.dependencies if isinstance(door := one.call, Door)]
+        calls: list[Any] = [one.call for one in self.dependant.dependencies]
+        doors = [call for call in calls if isinstance(call, Door)]
         reads = self.body_field is not None
 
         async def guarded(request: Request) -> Response:

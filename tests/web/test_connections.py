@@ -48,7 +48,8 @@ class Served:
 
     @property
     def connections(self) -> list[connections.Connection]:
-        return [one for one in self.server.server_state.connections if isinstance(one, connections.Connection)]
+        found = list(self.server.server_state.connections)
+        return [one for one in found if isinstance(one, connections.Connection) and not one.closing]
 
     def health(self) -> int:
         return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE).status_code
