@@ -14,7 +14,7 @@ import manners
 
 ROOT = Path(manners.__file__).parent
 LAYERS = (
-    "manners errors types docstrings facts results settings_values settings settings_load maths shorten templates"
+    "manners errors types docstrings facts results settings_values settings settings_load maths logs shorten templates"
     " spelling turns text workspace checkpoint muon training memory metrics progress data",
     "store models",
     "pretrain sft feedback reward ppo direct",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import schema
-from manners.store.comparisons import insert_comparisons, kept_openings, merge_ids, select_comparisons
+from manners.store import schema, staging
+from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
+from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns
 from manners.store.tables import (
     AnnotatorRow,
@@ -35,7 +36,7 @@ from manners.store.tables import (
     WithdrawalRow,
 )
 from manners.store.texts import CHAT, claim, prompt_digest, prompt_ids, response_ids
-from manners.store.verdicts import count_up_to, insert_verdicts, unknown_verdicts
+from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import (
     DELETED,
     AnnotatorKind,
@@ -52,15 +53,6 @@ from manners.types import (
 
 TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
 """The prompt that stands where one was deleted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """What `Store.merge_comparisons` found new, and how many of the records it knew already."""
-
-    comparisons: int
-    verdicts: int
-    duplicates: int
 
 
 class Store:
@@ -87,6 +79,7 @@ class Store:
             if store._revision() is None:
                 raise MannersError(f"{store._name} holds no store; make a workspace with `manners init` first.")
             store._bring_up_to_date()
+            staging.recover(store.read, store.write)
         return store
 
     @staticmethod
@@ -106,6 +99,7 @@ class Store:
         """Open the store that is there, or make an empty one; several processes may do so at once."""
         with _opening(schema.to_url(url_or_path)) as store:
             store._bring_up_to_date()
+            staging.recover(store.read, store.write)
         return store
 
     def close(self) -> None:
@@ -181,24 +175,13 @@ class Store:
         return ids
 
     def merge_comparisons(self, comparisons: Iterable[Comparison]) -> Merged:
-        """Add what is not there yet of records that were written elsewhere, in one transaction.
+        """Add what is not there yet of records that were written elsewhere: all of it, or nothing.
 
         The same responses in the same order, asked about in the same way, are one comparison. On it, the same choice
-        of the same annotator is one verdict, unless it states a time at which none is known.
+        of the same annotator is one verdict, unless it states a time at which none is known. Many of them are added a
+        slice at a time (`staging`), so that others can write meanwhile.
         """
-        new_comparisons = new_verdicts = duplicates = 0
-        with self.write() as connection:
-            take_turns(connection)
-            for chunk in chunks(comparisons):
-                ids, added = merge_ids(connection, chunk)
-                verdicts, known = unknown_verdicts(connection, ids, chunk)
-                insert_verdicts(connection, verdicts)
-                new_comparisons += len(added)
-                new_verdicts += len(verdicts)
-                unjudged = sum(not comparison.verdicts for comparison in chunk)
-                created_unjudged = sum(not chunk[position].verdicts for position in added)
-                duplicates += known + unjudged - created_unjudged
-        return Merged(new_comparisons, new_verdicts, duplicates)
+        return staging.merge(self.write, comparisons)
 
     def add_verdicts(self, verdicts: Sequence[tuple[int, Verdict]]) -> None:
         """Append verdicts, each with the id of the comparison that it answers.

@@ -291,3 +291,23 @@ class RoundRow(Table):
     outcome: Mapped[str]
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class ImportRow(Table):
+    """A large import: once it is decided, what is staged of it counts as added."""
+
+    __tablename__ = "imports"
+    decided: Mapped[bool]
+    touched_at: Mapped[datetime]
+    """When the last slice was written."""
+    comparisons: Mapped[int]
+    verdicts: Mapped[int]
+    duplicates: Mapped[int]
+
+
+class StagedRow(Table):
+    """A comparison with its verdicts, as JSON, that waits to be added."""
+
+    __tablename__ = "staged"
+    import_id: Mapped[int] = mapped_column(ForeignKey("imports.id"), index=True)
+    content: Mapped[str]

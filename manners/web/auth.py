@@ -21,7 +21,8 @@ from starlette.responses import RedirectResponse, Response
 from manners.errors import MannersError
 from manners.store.accounts import SPENT, Account, TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind
-from manners.web.limits import ENTRIES, REQUESTS, SIGN_INS, network_of
+from manners.web.gate import Gate
+from manners.web.limits import ENTRIES, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
 from manners.web.shapes import AccountName
 from manners.web.site import LOCAL, Here, Site
 
@@ -53,15 +54,24 @@ class Allow:
 
     roles: frozenset[AccountRole]
 
-    async def __call__(self, request: Request, site: Here) -> Visitor:
-        """Return the visitor; raises NotSignedIn, or HTTPException 403 or 429."""
+    async def __call__(self, request: Request) -> Visitor:
+        """Return the visitor, who was decided about before the body was read, where the route is a `Gate`."""
+        admitted: Visitor | None = getattr(request.state, "admitted", None)
+        return admitted or await self.decide(request)
+
+    async def decide(self, request: Request) -> Visitor:
+        """Return the visitor; raises NotSignedIn, or HTTPException 403, 429 or 503."""
+        site: Site = request.app.state.site
         visitor = await _visitor(request, site)
         if visitor is None:
+            refuse_if(site.limits.take("strangers", address_of(request), STRANGERS))
             raise NotSignedIn
         request.state.visitor = visitor
         if visitor.role not in self.roles:
             raise HTTPException(403, f"this is not for the role {visitor.role}: ask an owner")
         refuse_if(site.limits.take("requests", visitor.name, REQUESTS))
+        site.limits.hold(request.scope, visitor.name, REQUEST_BYTES)
+        request.state.admitted = visitor
         return visitor
 
 
@@ -74,7 +84,7 @@ Labeller = Annotated[
 Anybody = Annotated[Visitor, Depends(Allow(frozenset(AccountRole)))]
 """Whoever has signed in."""
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 _remembered: dict[tuple[TokenUse, str], tuple[Account | None, float]] = {}
 
 
@@ -117,13 +127,26 @@ def from_elsewhere(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
-async def _take_entry(request: Request, site: Here) -> None:
-    """Count an attempt to come in against its address, before anything is looked up or hashed for it."""
-    address = request.client.host if request.client else ""
-    refuse_if(site.limits.take("entries", network_of(address), ENTRIES))
+def address_of(request: Request) -> str:
+    """Return whose address a request comes from."""
+    return network_of(request.client.host if request.client else "")
 
 
-ENTRY = Depends(_take_entry)
+@dataclass(frozen=True)
+class Entry:
+    """A dependency that counts an attempt to come in against its address."""
+
+    async def __call__(self) -> None:
+        """Do nothing more: it was counted before the body was read."""
+
+    async def decide(self, request: Request) -> None:
+        """Count it, before anything is read, looked up or hashed for it; raises HTTPException 429 or 503."""
+        site: Site = request.app.state.site
+        refuse_if(site.limits.take("entries", address_of(request), ENTRIES))
+        site.limits.hold(request.scope, address_of(request), REQUEST_BYTES)
+
+
+ENTRY = Depends(Entry())
 
 
 @router.get("/sign-in")

@@ -23,6 +23,7 @@ from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason
 from manners.types import Choice, Response, Sampling
 from manners.web.auth import Labeller, Visitor, refuse_if
+from manners.web.gate import Gate
 from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
 from manners.web.render import to_html
@@ -31,7 +32,7 @@ from manners.web.site import Here, Site
 
 _rng = random.SystemRandom()
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 class Words(BaseModel):
@@ -104,13 +105,17 @@ async def export(visitor: Labeller, site: Here) -> HTTPResponse:
 @router.post("/chat/begin")
 async def begin(visitor: Labeller, site: Here) -> HTTPResponse:
     """Begin a conversation; whoever sends this has agreed to its being kept."""
-    return JSONResponse({"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator)})
+    return JSONResponse(
+        {"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator, limiter=site.limits.writing)}
+    )
 
 
 @router.post("/chat/thumb")
 async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take a thumb on one answer: no comparison, and never counted as one."""
-    await to_thread.run_sync(Chats(site.store).thumb, visitor.annotator, body.response, body.value)
+    await to_thread.run_sync(
+        Chats(site.store).thumb, visitor.annotator, body.response, body.value, limiter=site.limits.writing
+    )
     return JSONResponse({"value": body.value})
 
 
@@ -118,7 +123,7 @@ async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
 async def report(body: Complaint, visitor: Labeller, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
-    await to_thread.run_sync(flag)
+    await to_thread.run_sync(flag, limiter=site.limits.writing)
     return JSONResponse({"reported": body.response})
 
 
@@ -144,7 +149,9 @@ async def say(key: str, body: Words, visitor: Labeller, site: Here) -> HTTPRespo
     count = 2 if _rng.random() < settings.chat_ask else 1
     refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
-    wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature)
+    wanted = GenerationRequest(
+        prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature, account=visitor.name
+    )
     exchange = _Exchange(site, visitor, key, said, body.text, wanted)
     return StreamingResponse(_stream(exchange), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
@@ -153,13 +160,15 @@ async def say(key: str, body: Words, visitor: Labeller, site: Here) -> HTTPRespo
 async def choose(key: str, body: Chosen, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take the verdict on two answers; the chosen one goes on."""
     take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
-    return JSONResponse({"response": await to_thread.run_sync(take)})
+    return JSONResponse({"response": await to_thread.run_sync(take, limiter=site.limits.writing)})
 
 
 @router.post("/chat/{key}/delete")
 async def delete(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
-    comparisons, versions = await to_thread.run_sync(Chats(site.store).delete, visitor.annotator, key)
+    comparisons, versions = await to_thread.run_sync(
+        Chats(site.store).delete, visitor.annotator, key, limiter=site.limits.writing
+    )
     for comparison in comparisons:
         site.desk.hold_back(comparison, True)
     return JSONResponse({"deleted": key, "learned_by": versions})
@@ -200,7 +209,7 @@ async def _stream(exchange: _Exchange) -> AsyncIterator[str]:
             if piece:
                 yield _event("piece", side=event.index, text=piece)
     try:
-        kept = await to_thread.run_sync(_keep, exchange, texts, done)
+        kept = await to_thread.run_sync(_keep, exchange, texts, done, limiter=exchange.site.limits.writing)
     except MannersError as error:  # somebody else went on with this conversation, or deleted it
         yield _event("failed", message=str(error))
         return

@@ -14,6 +14,7 @@ from manners.errors import MannersError
 from manners.types import AccountRole, VersionKind
 from manners.web import findings
 from manners.web.auth import Looker, Owner, Visitor
+from manners.web.gate import Gate
 from manners.web.site import Here, Site
 from manners.workspace import INITIAL
 
@@ -22,13 +23,13 @@ NAMES_FOR = frozenset({AccountRole.OWNER, AccountRole.REVIEWER})
 WIDE, HIGH = 320.0, 120.0
 """Size of a curve's drawing."""
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 @router.get("/dashboard")
 async def page(request: Request, visitor: Looker, site: Here) -> Response:
     """Show it."""
-    facts = await to_thread.run_sync(_facts, site, visitor)
+    facts = await to_thread.run_sync(_facts, site, visitor, limiter=site.limits.reckoning)
     drawn = {run: {name: _polyline(points) for name, points in found.items()} for run, found in facts["curves"].items()}
     return site.page(request, "dashboard.html.j2", facts=facts, drawn=drawn, wide=WIDE, high=HIGH)
 
@@ -36,7 +37,7 @@ async def page(request: Request, visitor: Looker, site: Here) -> Response:
 @router.get("/dashboard.json")
 async def as_json(visitor: Looker, site: Here) -> Response:
     """Give what the page shows."""
-    return JSONResponse(await to_thread.run_sync(_facts, site, visitor))
+    return JSONResponse(await to_thread.run_sync(_facts, site, visitor, limiter=site.limits.reckoning))
 
 
 @router.post("/dashboard/promote")

@@ -18,8 +18,9 @@ from manners.store.flags import FlagReason
 from manners.store.views import Given, NoSuchView, Shown
 from manners.types import Annotator, Choice
 from manners.web.auth import Labeller, Reviewer
+from manners.web.gate import Gate
 from manners.web.render import to_html
-from manners.web.shapes import Number, Text, problem
+from manners.web.shapes import Number, Short, Text, problem
 from manners.web.site import Here, Site
 
 REASONS = ("more correct", "more helpful", "clearer", "shorter", "kinder", "safer", "follows the instruction")
@@ -32,7 +33,7 @@ CUT_OFF = '<p class="hint">The length limit cut this answer off.</p>'
 """Under an answer that its writer did not end: whoever compares must know that it is no fault of the sentence."""
 
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 class VerdictBody(BaseModel):
@@ -41,7 +42,7 @@ class VerdictBody(BaseModel):
     view: Number
     choice: Choice
     strength: Annotated[int, Field(ge=1, le=3)] | None = None
-    reasons: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(max_length=20)] = []
+    reasons: Annotated[list[Short], Field(max_length=20, fail_fast=True)] = []
     comment: Annotated[Text, Field(max_length=10_000)] = ""
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
 
@@ -71,7 +72,9 @@ async def begin(visitor: Labeller, site: Here) -> Response:
 @router.post("/label/next")
 async def next_pair(visitor: Labeller, site: Here) -> Response:
     """Give a pair to judge; `pair` is null where there is none now."""
-    return JSONResponse({"pair": await to_thread.run_sync(_pair, site.desk.next, visitor.annotator)})
+    return JSONResponse(
+        {"pair": await to_thread.run_sync(_pair, site.desk.next, visitor.annotator, limiter=site.limits.labelling)}
+    )
 
 
 @router.post("/label/verdict")
@@ -80,7 +83,7 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
     reasons = tuple(body.reasons)
     given = Given(body.view, body.choice, body.strength, reasons, body.comment, body.seconds)
     try:
-        await to_thread.run_sync(site.desk.judge, visitor.annotator, given)
+        await to_thread.run_sync(site.desk.judge, visitor.annotator, given, limiter=site.limits.labelling)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
     return JSONResponse({"view": body.view})
@@ -89,7 +92,9 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
 @router.post("/label/undo")
 async def undo(visitor: Labeller, site: Here) -> Response:
     """Take back the latest verdict, and give its pair again."""
-    return JSONResponse({"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator)})
+    return JSONResponse(
+        {"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator, limiter=site.limits.labelling)}
+    )
 
 
 @router.post("/label/flag")
@@ -97,7 +102,7 @@ async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
     """Report a pair."""
     try:
         report = partial(site.desk.flag, visitor.annotator, body.view, body.reason, body.note)
-        await to_thread.run_sync(report)
+        await to_thread.run_sync(report, limiter=site.limits.labelling)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
     return JSONResponse({"view": body.view})
@@ -121,7 +126,7 @@ async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
 @router.post("/flags/{number}")
 async def decide(number: Number, visitor: Reviewer, site: Here, upheld: Annotated[bool, Form()]) -> Response:
     """Uphold a report, or dismiss it."""
-    comparison = await to_thread.run_sync(flags.decide, site.store, number, upheld)
+    comparison = await to_thread.run_sync(flags.decide, site.store, number, upheld, limiter=site.limits.writing)
     if comparison is not None:
         site.desk.hold_back(comparison, upheld)
     return RedirectResponse(f"{site.prefix}/flags", 303)

@@ -23,6 +23,7 @@ from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationR
 from manners.store.programs import Programs
 from manners.types import AskedHow, Comparison, Response, Sampling
 from manners.web.auth import Labeller, refuse_if
+from manners.web.gate import Gate
 from manners.web.limits import Rate
 from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, usage
 from manners.web.site import Here, Site
@@ -31,7 +32,7 @@ ALIAS = "manners"
 """The model's name for whoever always wants the promoted policy."""
 RETRY_SECONDS = "5"
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Gate)
 
 
 @dataclass
@@ -68,7 +69,7 @@ async def chat_completions(
     visitor: Labeller,
     site: Here,
     x_ask_preference: Annotated[str, Header()] = "",
-    x_ask_probability: Annotated[float, Header(gt=0, le=1)] = 1.0,
+    x_ask_probability: Annotated[float, Header(gt=0, le=1, allow_inf_nan=False)] = 1.0,
 ) -> HTTPResponse:
     """Answer, at once or piece by piece."""
     asks = x_ask_preference == "1"
@@ -85,7 +86,7 @@ async def chat_completions(
     refuse_if(site.limits.take("answers", visitor.name, rate, float(body.n or 1)))
     # Where two answers are compared nothing may tell who wrote them.
     shown = ALIAS if asks else body.model
-    reply = _Reply(body, _generation(site, body), f"chatcmpl-{secrets.token_hex(12)}", shown)
+    reply = _Reply(body, _generation(site, body, visitor.name), f"chatcmpl-{secrets.token_hex(12)}", shown)
     ask = _Ask(site, visitor.name, x_ask_probability) if asks else None
     if body.stream:
         headers = {"x-accel-buffering": "no"}
@@ -124,7 +125,9 @@ class _Ask:
             if choice.done is not None
         )
         comparison = Comparison(wanted.prompt, left, right, AskedHow.API, self.probability)
-        pair = await to_thread.run_sync(Programs(self.site.store).open, self.account, comparison)
+        pair = await to_thread.run_sync(
+            Programs(self.site.store).open, self.account, comparison, limiter=self.site.limits.writing
+        )
         return {"x_pair": {"pair_id": pair, "order": [0, 1]}}
 
 
@@ -189,7 +192,7 @@ def _collect(choice: _Growing, event: Token | Done) -> None:
         choice.done = event
 
 
-def _generation(site: Site, body: ChatRequest) -> GenerationRequest:
+def _generation(site: Site, body: ChatRequest, account: str) -> GenerationRequest:
     """Return the request as the engine takes it; raises MannersError where it cannot be one."""
     return GenerationRequest(
         prompt=body.prompt,
@@ -199,6 +202,7 @@ def _generation(site: Site, body: ChatRequest) -> GenerationRequest:
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         stop=body.stops,
+        account=account,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 

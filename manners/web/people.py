@@ -12,12 +12,13 @@ from starlette.responses import RedirectResponse, Response
 from manners.store.accounts import TokenUse
 from manners.types import AccountRole
 from manners.web.auth import Owner
+from manners.web.gate import Gate
 from manners.web.shapes import AccountName, Text
 from manners.web.site import Here, Site
 
 Name = Annotated[AccountName, Form()]
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 @router.get("/accounts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -27,12 +28,11 @@ from manners.types import (
     Verdict,
 )
 from manners.web.auth import Labeller
-from manners.web.shapes import Message, Text, problem
+from manners.web.gate import Gate
+from manners.web.shapes import Messages, Short, Text, problem
 from manners.web.site import Here
 
-Short = Annotated[Text, Field(max_length=200)]
-
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Gate)
 
 
 class Opinion(BaseModel):
@@ -40,7 +40,7 @@ class Opinion(BaseModel):
 
     choice: Choice
     strength: Annotated[int, Field(ge=1, le=3)] | None = None
-    reasons: Annotated[list[Short], Field(max_length=20)] = []
+    reasons: Annotated[list[Short], Field(max_length=20, fail_fast=True)] = []
     comment: Annotated[Text, Field(max_length=10_000)] = ""
     user: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     """Who it was, under a name that the program made up; the account itself where it is not said."""
@@ -68,10 +68,10 @@ class Side(BaseModel):
 class JudgedComparison(Opinion):
     """A choice that was made in another program, sides in the order shown."""
 
-    prompt: Annotated[Text, Field(min_length=1)] | Annotated[list[Message], Field(min_length=1)]
+    prompt: Annotated[Text, Field(min_length=1)] | Messages
     left: Side
     right: Side
-    ask_probability: Annotated[float, Field(gt=0, le=1)] | None = None
+    ask_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     created_at: datetime | None = None
 
     @model_validator(mode="after")
@@ -102,7 +102,8 @@ class JudgedComparison(Opinion):
 async def feedback(body: Feedback, visitor: Labeller, site: Here) -> HTTPResponse:
     """Take the verdict on a pair; a later one of the same user replaces it."""
     try:
-        await to_thread.run_sync(Programs(site.store).judge, visitor.name, body.pair_id, body.verdict(visitor.name))
+        judge = partial(Programs(site.store).judge, visitor.name, body.pair_id, body.verdict(visitor.name))
+        await to_thread.run_sync(judge, limiter=site.limits.writing)
     except UnknownPair as error:
         return JSONResponse(problem(str(error), param="pair_id", code="pair_not_found"), 404)
     return JSONResponse({"object": "feedback", "pair_id": body.pair_id, "choice": body.choice})
@@ -120,7 +121,7 @@ async def comparisons(
     comparison = body.comparison(visitor.name)
     try:
         stored: tuple[int, bool] = await to_thread.run_sync(
-            Programs(site.store).add, visitor.name, idempotency_key, content, comparison
+            Programs(site.store).add, visitor.name, idempotency_key, content, comparison, limiter=site.limits.writing
         )
     except OtherContent as error:
         return JSONResponse(problem(str(error), code="idempotency_key_reused"), 409)

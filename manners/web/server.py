@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import sys
 import threading
@@ -13,15 +14,18 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import uvicorn
+from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from manners.errors import MannersError
+from manners.logs import Counted
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts, TokenUse
 from manners.types import AccountRole
 from manners.web.address import remember
 from manners.web.app import create_app
+from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
 from manners.web.engine import Engine
 from manners.web.generation import Generator
 from manners.web.site import Site
@@ -32,9 +36,8 @@ TRIES = 20
 """Ports tried one after another."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at which policy is promoted."""
-KEEP_ALIVE = 75
-"""Seconds that a connection without requests stays open: longer than proxies keep theirs (nginx: 60), or one of them
-sends a request into a connection that is being closed."""
+ENDING_SECONDS = 10
+"""Of grace for answers that are being written when the server is told to stop."""
 
 
 def serve(
@@ -70,8 +73,7 @@ def serve(
         print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
         if open_browser:
             webbrowser.open(f"{site.base_url}{link}")
-        config = uvicorn.Config(create_app(site), log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE)
-        server = uvicorn.Server(config)
+        server = uvicorn_of(create_app(site))
         engine.start()
         ended = threading.Event()
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
@@ -80,6 +82,34 @@ def serve(
         finally:
             ended.set()
             engine.stop()
+
+
+def uvicorn_of(app: FastAPI) -> uvicorn.Server:
+    """Return a server of the application: with limits on connections, and log lines that are not repeated."""
+    open_more_files()
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=ENDING_SECONDS,
+        h11_max_incomplete_event_size=LARGEST_HEADER,
+        timeout_notify=1,
+    )
+    server = uvicorn.Server(config)
+
+    async def look() -> None:
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.look()
+
+    config.callback_notify = look
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(Counted())
+    return server
 
 
 def _first_owner(accounts: Accounts) -> str | None:

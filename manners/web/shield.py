@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
@@ -10,12 +11,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manners.web.auth import from_elsewhere
+from manners.web.connections import BODY_SECONDS
 from manners.web.shapes import problem
 from manners.web.site import Site
 
-LARGEST_BODY = 8_000_000
+LARGEST_BODY = 2_000_000
 """Bytes of a request: a long conversation, and far more than a verdict."""
+LARGEST_FORM = 20_000
+"""Bytes that somebody may send who has not signed in: a name, a password."""
 TOO_LARGE = f"a request takes at most {LARGEST_BODY / 1e6:.0f} MB: send less"
+TOO_SLOW = f"the body did not come within {BODY_SECONDS:.0f} s: send it again"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 HEADERS = {
     "content-security-policy": (
@@ -47,13 +52,27 @@ class Shield:
             await self._app(scope, receive, send)
             return
         received = 0
+        complete = False
+        state = scope.setdefault("state", {})
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > LARGEST_BODY:
-                raise HTTPException(413, TOO_LARGE)
+            nonlocal received, complete
+            if complete:  # what comes now is that the client has left
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, TOO_SLOW) from None
+            size = len(message.get("body", b""))
+            received += size
+            complete = not message.get("more_body", False)
+            known = state.get("visitor")
+            if received > (LARGEST_BODY if known else LARGEST_FORM):
+                raise HTTPException(413, TOO_LARGE if known else "sign in first, or send less")
+            if known:
+                self._site.limits.hold(scope, known.name, size)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -65,7 +84,10 @@ class Shield:
             await send(message)
 
         refusal = self._refusal(Request(scope))
-        await (refusal or self._app)(scope, counted, with_headers)
+        try:
+            await (refusal or self._app)(scope, counted, with_headers)
+        finally:
+            self._site.limits.let_go(scope)
 
     def _refusal(self, request: Request) -> JSONResponse | None:
         host = request.headers.get("host", "")

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import httpx
 import pytest
@@ -52,8 +52,8 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, *options: str) -> Iterator[Server]:
-    """Run `manners serve` on a free port until the block ends."""
+def serve(folder: Path, *options: str, stderr: TextIO | None = None) -> Iterator[Server]:
+    """Run `manners serve` on a free port until the block ends; what it writes to its log goes on to `stderr`."""
     command = [sys.executable, "-c", "from manners.cli import main; main()", "serve", "--port", "0"]
     command += ["--workspace", str(folder), *options]
     begun = time.monotonic()
@@ -65,8 +65,8 @@ def serve(folder: Path, *options: str) -> Iterator[Server]:
         assert line, said
         said += line
     seconds = time.monotonic() - begun
-    stderr = process.stderr
-    passing_on = threading.Thread(target=lambda: shutil.copyfileobj(stderr, sys.stderr), daemon=True)
+    said_by_it, log = process.stderr, stderr or sys.stderr
+    passing_on = threading.Thread(target=lambda: shutil.copyfileobj(said_by_it, log), daemon=True)
     passing_on.start()
     try:
         yield Server(folder, process, found[1], seconds)
@@ -75,7 +75,7 @@ def serve(folder: Path, *options: str) -> Iterator[Server]:
             process.send_signal(signal.SIGINT)
             process.wait(PATIENCE)
         passing_on.join()
-        stderr.close()
+        said_by_it.close()
 
 
 @dataclass
