@@ -52,7 +52,7 @@ def fill(place: Place) -> None:
 def client(place: Place, role: AccountRole, engine: Scripted) -> TestClient:
     workspace = Workspace.open(place.folder)
     site = Site(workspace, Settings(), place.store, place.accounts, False, "http://127.0.0.1", engine)
-    key = place.key(role.value, role)
+    key = place.key(f"the {role}", role)
     return TestClient(create_app(site), headers={"authorization": f"Bearer {key}"}, follow_redirects=False)
 
 
@@ -112,7 +112,7 @@ def test_an_owner_invites_and_ends(alone: Place) -> None:
     owner.post("/accounts/disable", data={"name": "<i>eve</i>"})
     (eve,) = [one for one in alone.accounts.all() if one.name == "<i>eve</i>"]
     assert eve.role is AccountRole.VIEWER and eve.disabled
-    last = owner.post("/accounts/disable", data={"name": "owner"})
+    last = owner.post("/accounts/disable", data={"name": "the owner"})
     assert last.status_code == 400, "an owner remains"
 
 
