@@ -57,7 +57,7 @@ def of_store(session: Session) -> Found:
     """Take from the store what annotators preferred, by `PREFERRED`, of those verdicts that reward training counts."""
     reward = session.settings.reward
     try:
-        labelled = label(session.store.comparisons(), reward.annotators, reward.user_share)
+        labelled = label(session.store.comparisons(), reward.annotators, reward.user_share, reward.account_share)
     except MannersError as error:
         raise MannersError(f"{error}; or name a file of dialogues with sft.examples") from error
     balance: dict[Dialogue, dict[str, float]] = {}
