@@ -80,6 +80,14 @@ class Annotator:
 
     name: str
     kind: AnnotatorKind
+    account: int | None = None
+    """The account that they are, or a user of whose programs; None for whom a file names, and for the owner of a
+    machine without accounts. The same name without the account, or with another, is somebody else."""
+
+    @property
+    def key(self) -> str:
+        """A text that no two annotators of one kind share."""
+        return self.name if self.account is None else f"{self.account}\0{self.name}"
 
 
 class Choice(StrEnum):

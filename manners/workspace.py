@@ -1,7 +1,7 @@
 """The folder that holds a project: where things are, writes that are whole or not there, one training run at a time.
 
     manners.toml     settings that differ from the defaults
-    workspace.json   the folder's format number, and where the store is if not here
+    workspace.json   the folder's format number, where the store is if not here, and whether there are accounts
     store.db         what was asked and what was answered
     models/          one folder a model version
     runs/            curves and checkpoints, one folder a training run

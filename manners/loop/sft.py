@@ -63,6 +63,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
     learned = sum(one.learned for one in laid.sequences)
     reward = session.settings.reward
     chosen = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
+    chosen["reward.account_share"] = reward.account_share
     decides = {
         **({**record.decides, **chosen} if record else {}),
         "the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql, sqlite
 
-from manners.store.tables import Table
+from manners.store.tables import PromptRow, Table
 
 T = TypeVar("T")
 CHUNK = 500
@@ -23,14 +23,16 @@ def chunks(items: Iterable[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def take_turns(connection: Connection) -> None:
+def take_turns(connection: Connection, table: type[Table] = PromptRow) -> None:
     """Let no other writer of texts and comparisons in until the transaction ends; writers of verdicts go on.
+
+    Of another table, no other writer who takes turns at it.
 
     On PostgreSQL two of them could otherwise wait for each other's texts for ever, or both insert one comparison; on
     SQLite writers take turns anyway.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("LOCK TABLE prompts IN SHARE ROW EXCLUSIVE MODE"))
+        connection.execute(text(f"LOCK TABLE {table.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def insert_new(connection: Connection, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:

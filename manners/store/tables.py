@@ -13,6 +13,7 @@ from sqlalchemy import (
     Dialect,
     Double,
     ForeignKey,
+    Index,
     MetaData,
     Text,
     TypeDecorator,
@@ -106,12 +107,35 @@ class ComparisonRow(Table):
 
 
 class AnnotatorRow(Table):
-    """Whoever gives verdicts; one name may be a person's and, apart from that, a model's."""
+    """Whoever gives verdicts: an account, a user of its programs, or whom a file names.
+
+    One name may be a person's and, apart from that, a model's; and an account's beside somebody else's.
+    """
 
     __tablename__ = "annotators"
-    __table_args__ = (Unique("name", "kind"), _one_of("kind", AnnotatorKind))
     name: Mapped[str]
     kind: Mapped[str]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
+    __table_args__ = (
+        _one_of("kind", AnnotatorKind),
+        Index("ix_annotators_name", "name"),
+        Index(
+            "uq_annotators_named",
+            "name",
+            "kind",
+            unique=True,
+            sqlite_where=account_id.is_(None),
+            postgresql_where=account_id.is_(None),
+        ),
+        Index(
+            "uq_annotators_account",
+            "account_id",
+            "name",
+            unique=True,
+            sqlite_where=account_id.is_not(None),
+            postgresql_where=account_id.is_not(None),
+        ),
+    )
 
 
 class VerdictRow(Table):
@@ -228,7 +252,10 @@ class MessageRow(Table):
 
 
 class RequestRow(Table):
-    """What a program sent under a key of its own choice: sent again, it is the same comparison."""
+    """What a program sent under a key of its own choice: sent again, it is the same comparison.
+
+    `account` is `account N`, or `local` where there are no accounts.
+    """
 
     __tablename__ = "requests"
     __table_args__ = (Unique("account", "key"),)
@@ -240,7 +267,7 @@ class RequestRow(Table):
 
 
 class AccountRow(Table):
-    """Who may sign in; as an annotator an account is a person of the same name."""
+    """Who may sign in."""
 
     __tablename__ = "accounts"
     __table_args__ = (_one_of("role", AccountRole),)
@@ -264,6 +291,8 @@ class TokenRow(Table):
     account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"), index=True)
     role: Mapped[str | None]
     label: Mapped[str]
+    scopes: Mapped[str] = mapped_column(default="", server_default="")
+    issuer_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

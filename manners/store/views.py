@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store.annotators import IS_NAMED, is_annotator, named
+from manners.store.annotators import IS_NAMED, annotator_of, is_annotator, named
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.records import from_messages
 from manners.store.tables import (
@@ -85,7 +85,7 @@ class Judged:
     """That somebody has judged a comparison, here or elsewhere; `choice` is of the comparison's own sides."""
 
     verdict: int
-    annotator: str
+    annotator: Annotator
     comparison: int
     choice: Choice
 
@@ -120,13 +120,20 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
 def judged(connection: Connection, after: int) -> Iterator[Judged]:
     """Yield what people have judged in verdicts with a higher id, in order; what was taken back is left out."""
     query = (
-        select(VerdictRow.id, VerdictRow.comparison_id, VerdictRow.choice, AnnotatorRow.name)
+        select(
+            VerdictRow.id,
+            VerdictRow.comparison_id,
+            VerdictRow.choice,
+            AnnotatorRow.name,
+            AnnotatorRow.kind,
+            AnnotatorRow.account_id,
+        )
         .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
         .where(AnnotatorRow.kind == AnnotatorKind.HUMAN.value, VerdictRow.id > after, STANDING)
         .order_by(VerdictRow.id)
     )
     for row in connection.execute(query):
-        yield Judged(row.id, row.name, row.comparison_id, Choice(row.choice))
+        yield Judged(row.id, annotator_of(row), row.comparison_id, Choice(row.choice))
 
 
 def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown:

@@ -22,7 +22,7 @@ from manners.models.requests import Done, Failed, GenerationRequest, Phase
 from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason
 from manners.types import Choice, Response, Sampling
-from manners.web.auth import Labeller, Visitor, refuse_if
+from manners.web.auth import Chatter, Exporter, Visitor, refuse_if
 from manners.web.gate import Gate
 from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
@@ -65,28 +65,28 @@ class Complaint(BaseModel):
 
 
 @router.get("/chat")
-async def page(request: Request, visitor: Labeller, site: Here) -> HTTPResponse:
+async def page(request: Request, visitor: Chatter, site: Here) -> HTTPResponse:
     """Show the page."""
     effect = await to_thread.run_sync(Chats(site.store).effect, visitor.annotator)
     return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect)
 
 
 @router.get("/chat/state")
-async def state(visitor: Labeller, site: Here) -> HTTPResponse:
+async def state(visitor: Chatter, site: Here) -> HTTPResponse:
     """Say whether somebody answers."""
     now = site.engine.state
     return JSONResponse({"phase": now.phase, "reason": now.reason if now.phase is not Phase.READY else ""})
 
 
 @router.get("/chat/all")
-async def conversations(visitor: Labeller, site: Here) -> HTTPResponse:
+async def conversations(visitor: Chatter, site: Here) -> HTTPResponse:
     """List one's own conversations."""
     found = await to_thread.run_sync(Chats(site.store).all, visitor.annotator)
     return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
 
 
 @router.get("/chat/export")
-async def export(visitor: Labeller, site: Here) -> HTTPResponse:
+async def export(visitor: Exporter, site: Here) -> HTTPResponse:
     """Give all of one's own conversations as a file."""
 
     def collect() -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ async def export(visitor: Labeller, site: Here) -> HTTPResponse:
 
 
 @router.post("/chat/begin")
-async def begin(visitor: Labeller, site: Here) -> HTTPResponse:
+async def begin(visitor: Chatter, site: Here) -> HTTPResponse:
     """Begin a conversation; whoever sends this has agreed to its being kept."""
     return JSONResponse(
         {"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator, limiter=site.limits.writing)}
@@ -111,7 +111,7 @@ async def begin(visitor: Labeller, site: Here) -> HTTPResponse:
 
 
 @router.post("/chat/thumb")
-async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
+async def thumb(body: Thumb, visitor: Chatter, site: Here) -> HTTPResponse:
     """Take a thumb on one answer: no comparison, and never counted as one."""
     await to_thread.run_sync(
         Chats(site.store).thumb, visitor.annotator, body.response, body.value, limiter=site.limits.writing
@@ -120,7 +120,7 @@ async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
 
 
 @router.post("/chat/report")
-async def report(body: Complaint, visitor: Labeller, site: Here) -> HTTPResponse:
+async def report(body: Complaint, visitor: Chatter, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
     await to_thread.run_sync(flag, limiter=site.limits.writing)
@@ -128,7 +128,7 @@ async def report(body: Complaint, visitor: Labeller, site: Here) -> HTTPResponse
 
 
 @router.get("/chat/{key}")
-async def read(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
+async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Give what was said in a conversation."""
 
     def render() -> list[dict[str, Any]]:
@@ -141,30 +141,30 @@ async def read(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
 
 
 @router.post("/chat/{key}/say")
-async def say(key: str, body: Words, visitor: Labeller, site: Here) -> HTTPResponse:
+async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPResponse:
     """Answer, piece by piece; what is said is kept with its answer once that is complete."""
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     count = 2 if _rng.random() < settings.chat_ask else 1
-    refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
+    refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
     wanted = GenerationRequest(
-        prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature, account=visitor.name
+        prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature, account=visitor.key
     )
     exchange = _Exchange(site, visitor, key, said, body.text, wanted)
     return StreamingResponse(_stream(exchange), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 @router.post("/chat/{key}/choose")
-async def choose(key: str, body: Chosen, visitor: Labeller, site: Here) -> HTTPResponse:
+async def choose(key: str, body: Chosen, visitor: Chatter, site: Here) -> HTTPResponse:
     """Take the verdict on two answers; the chosen one goes on."""
     take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
     return JSONResponse({"response": await to_thread.run_sync(take, limiter=site.limits.writing)})
 
 
 @router.post("/chat/{key}/delete")
-async def delete(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
+async def delete(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
     comparisons, versions = await to_thread.run_sync(
         Chats(site.store).delete, visitor.annotator, key, limiter=site.limits.writing

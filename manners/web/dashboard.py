@@ -81,7 +81,7 @@ def _computed(site: Site) -> Mapping[str, Any]:
 
 
 def _unnamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"annotator": f"annotator {number}"} for number, row in enumerate(rows, 1)]
+    return [row | {"annotator": f"annotator {number}", "account": None} for number, row in enumerate(rows, 1)]
 
 
 def _polyline(points: list[list[float]]) -> dict[str, Any] | None:

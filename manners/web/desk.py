@@ -55,19 +55,20 @@ class Desk:
         """Show somebody a comparison; None where there is nothing for them to judge now."""
         with self._lock:
             self._look()
-            draw = self._queue.draw(annotator.name)
+            self._queue.writes_as(annotator.key, annotator.name)
+            draw = self._queue.draw(annotator.key)
         return None if draw is None else self._show(annotator, draw)
 
     def begin(self, annotator: Annotator) -> None:
         """Give back what somebody has before them: their page is a new one."""
         with self._lock:
-            self._queue.release(annotator.name)
+            self._queue.release(annotator.key)
 
     def judge(self, annotator: Annotator, given: Given) -> None:
         """Store a verdict; the same view answered again changes nothing. Raises NoSuchView."""
         comparison, choice = self._writer.write(partial(views.answer, annotator, given))
         with self._lock:
-            self._queue.judge(annotator.name, comparison, choice)
+            self._queue.judge(annotator.key, comparison, choice)
 
     def undo(self, annotator: Annotator) -> Shown | None:
         """Take back somebody's latest verdict, and show them its comparison again; None where there is none."""
@@ -75,8 +76,8 @@ class Desk:
         if taken is None:
             return None
         with self._lock:
-            self._queue.withdraw(annotator.name, taken.comparison)
-            self._queue.lease(annotator.name, taken.comparison)
+            self._queue.withdraw(annotator.key, taken.comparison)
+            self._queue.lease(annotator.key, taken.comparison)
         return self._show(annotator, taken)
 
     def flag(self, annotator: Annotator, view: int, reason: FlagReason, note: str) -> None:
@@ -95,7 +96,8 @@ class Desk:
         with self._store.read() as connection:
             total, today = verdicts.count_of(connection, annotator, midnight)
         with self._lock:
-            return Tally(today, total, self._queue.left(annotator.name))
+            self._queue.writes_as(annotator.key, annotator.name)
+            return Tally(today, total, self._queue.left(annotator.key))
 
     def _show(self, annotator: Annotator, draw: Draw) -> Shown:
         return self._writer.write(partial(views.show, annotator, draw, timedelta(minutes=self._settings.lease)))
@@ -111,7 +113,7 @@ class Desk:
                 self._queue.add(asked)
                 self._newest_comparison = asked.comparison
             for one in views.judged(connection, self._newest_verdict - LATE):
-                self._queue.judge(one.annotator, one.comparison, one.choice)
+                self._queue.judge(one.annotator.key, one.comparison, one.choice)
                 self._newest_verdict = one.verdict
             for comparison in held_back(connection) | bets.counted(connection):
                 self._queue.hold_back(comparison, True)

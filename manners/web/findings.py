@@ -153,7 +153,7 @@ def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int
 
 
 def _habit(one: agreement.Habits) -> dict[str, Any]:
-    return asdict(one) | {"annotator": one.annotator.name}
+    return asdict(one) | {"annotator": one.annotator.name, "account": one.annotator.account}
 
 
 def _wins(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any] | None:

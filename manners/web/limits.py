@@ -27,7 +27,7 @@ class Rate:
 REQUESTS = Rate(burst=200, a_second=50)
 """Requests of one account: far more than a person makes."""
 SIGN_INS = Rate(burst=10, a_second=1 / 30)
-"""Attempts to sign in under one name."""
+"""Attempts of one address to sign in under one name."""
 ENTRIES = Rate(burst=60, a_second=1)
 """Attempts of one address to come in, under whatever name: a class behind one address has joined within a minute."""
 GENERATIONS = Rate(burst=30, a_second=2)

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HTTPResponse
 
 from manners.store.files.formats import IMPORTED
+from manners.store.names import SEPARATOR
 from manners.store.programs import OtherContent, Programs, UnknownPair
 from manners.types import (
     Annotator,
@@ -27,7 +28,7 @@ from manners.types import (
     Turn,
     Verdict,
 )
-from manners.web.auth import Labeller
+from manners.web.auth import Program, Visitor
 from manners.web.gate import Gate
 from manners.web.shapes import Messages, Short, Text, problem
 from manners.web.site import Here
@@ -45,10 +46,10 @@ class Opinion(BaseModel):
     user: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     """Who it was, under a name that the program made up; the account itself where it is not said."""
 
-    def verdict(self, account: str, at: datetime | None = None) -> Verdict:
+    def verdict(self, visitor: Visitor, at: datetime | None = None) -> Verdict:
         """Return the verdict: users of a program are people of their own, apart from those of others."""
-        name = account if self.user is None else f"{account}:{self.user}"
-        person = Annotator(name, AnnotatorKind.HUMAN)
+        name = visitor.name if self.user is None else f"{visitor.name}{SEPARATOR}{self.user}"
+        person = Annotator(name, AnnotatorKind.HUMAN, visitor.account)
         return Verdict(self.choice, person, self.strength, at, None, tuple(self.reasons), self.comment)
 
 
@@ -91,18 +92,18 @@ class JudgedComparison(Opinion):
             return (Turn(Role.USER, self.prompt),)
         return tuple(message.turn for message in self.prompt)
 
-    def comparison(self, account: str) -> Comparison:
+    def comparison(self, visitor: Visitor) -> Comparison:
         """Return the comparison with its verdict."""
         left, right = (Response(side.text, side.model) for side in (self.left, self.right))
-        verdict = self.verdict(account, self.created_at)
+        verdict = self.verdict(visitor, self.created_at)
         return Comparison(self.dialogue, left, right, AskedHow.API, self.ask_probability, (verdict,))
 
 
 @router.post("/feedback")
-async def feedback(body: Feedback, visitor: Labeller, site: Here) -> HTTPResponse:
+async def feedback(body: Feedback, visitor: Program, site: Here) -> HTTPResponse:
     """Take the verdict on a pair; a later one of the same user replaces it."""
     try:
-        judge = partial(Programs(site.store).judge, visitor.name, body.pair_id, body.verdict(visitor.name))
+        judge = partial(Programs(site.store).judge, visitor.key, body.pair_id, body.verdict(visitor))
         await to_thread.run_sync(judge, limiter=site.limits.writing)
     except UnknownPair as error:
         return JSONResponse(problem(str(error), param="pair_id", code="pair_not_found"), 404)
@@ -112,16 +113,16 @@ async def feedback(body: Feedback, visitor: Labeller, site: Here) -> HTTPRespons
 @router.post("/comparisons")
 async def comparisons(
     body: JudgedComparison,
-    visitor: Labeller,
+    visitor: Program,
     site: Here,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> HTTPResponse:
     """Take a choice that was made elsewhere; sent again under its `Idempotency-Key`, it is the same one."""
     content = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-    comparison = body.comparison(visitor.name)
+    comparison = body.comparison(visitor)
     try:
         stored: tuple[int, bool] = await to_thread.run_sync(
-            Programs(site.store).add, visitor.name, idempotency_key, content, comparison, limiter=site.limits.writing
+            Programs(site.store).add, visitor.key, idempotency_key, content, comparison, limiter=site.limits.writing
         )
     except OtherContent as error:
         return JSONResponse(problem(str(error), code="idempotency_key_reused"), 409)

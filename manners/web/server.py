@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import sys
 import threading
@@ -21,13 +22,15 @@ from manners.errors import MannersError
 from manners.logs import Counted
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole
 from manners.web.address import remember
 from manners.web.app import create_app
 from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
 from manners.web.engine import Engine
 from manners.web.generation import Generator
+from manners.web.remembered import has_accounts, remember_accounts
 from manners.web.site import Site
 from manners.web.upstream import Upstream
 from manners.workspace import Workspace
@@ -53,10 +56,10 @@ def serve(
     """Serve a workspace until interrupted; answers come from its own policy, or from another server.
 
     Raises MannersError where no port is free, where another server serves it, where others than this machine could
-    come in although there are no accounts, and where there are accounts but no owner.
+    come in although there are no accounts, where there are accounts but no owner, and where there were some once.
     """
     accounts = Accounts(store)
-    owner = _first_owner(accounts)
+    owner = _first_owner(accounts, workspace)
     reached = {"--host": host} | ({} if base_url is None else {"--base-url": _host_of(base_url)})
     for option, name in reached.items():
         if owner is None and not _is_loopback(name):
@@ -67,12 +70,15 @@ def serve(
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         engine = upstream or Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
-        site = Site(workspace, settings, store, accounts, owner is None, (base_url or address).rstrip("/"), engine)
+        local, proxied = owner is None, base_url is not None or bool(os.environ.get("FORWARDED_ALLOW_IPS"))
+        base = (base_url or address).rstrip("/")
+        site = Site(workspace, settings, store, accounts, local, base, engine, proxied=proxied)
         remember(workspace, site.base_url)
-        link = "/" if owner is None else f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owner)}"
-        print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
-        if open_browser:
-            webbrowser.open(f"{site.base_url}{link}")
+        if warning := _readable(host, site.base_url):
+            print(warning, file=sys.stderr)
+        print(_where(site, owner), file=sys.stderr)
+        if open_browser:  # without a link that signs in: others see the command lines of this machine
+            webbrowser.open(f"{site.base_url}/")
         server = uvicorn_of(create_app(site))
         engine.start()
         ended = threading.Event()
@@ -112,12 +118,44 @@ def uvicorn_of(app: FastAPI) -> uvicorn.Server:
     return server
 
 
-def _first_owner(accounts: Accounts) -> str | None:
-    """Return the name of an account that may do everything; None where there are no accounts at all.
+def _where(site: Site, owner: str | None) -> str:
+    """Return the line that says where the server is, on a terminal with a link that signs the first owner in.
 
-    Raises MannersError where there are accounts and no owner: whoever comes must not be taken for one.
+    A line that goes into a file is read by others, and for longer than the link should be known.
+    """
+    ends = "(Ctrl-C stops it)"
+    if owner is None:
+        return f"manners is at {site.base_url}/ {ends}"
+    if sys.stderr.isatty():
+        return f"manners is at {site.base_url}/sign-in/{site.accounts.issue(TokenUse.SIGN_IN, owner)} {ends}"
+    return f"manners is at {site.base_url}/ {ends}; `manners accounts link {owner}` makes a link that signs {owner} in"
+
+
+def _readable(host: str, base_url: str) -> str | None:
+    """Return a warning where what is sent, passwords too, can be read on the way; None where it stays here."""
+    if _is_loopback(host) and (base_url.startswith("https:") or _is_loopback(_host_of(base_url))):
+        return None
+    what = f"listens at {host}" if not _is_loopback(host) else f"is reached at {base_url}"
+    return (
+        f"warning: manners {what} by HTTP, so that others in the network can read passwords and answers on the way: "
+        "let it listen at 127.0.0.1 only, put a proxy that speaks HTTPS before it, and name that with --base-url"
+    )
+
+
+def _first_owner(accounts: Accounts, workspace: Workspace) -> str | None:
+    """Return the name of an account that may do everything; None where there are no accounts, and never were any.
+
+    Raises MannersError where there are accounts and no owner, or where the workspace remembers accounts that its
+    database has not: whoever comes must not be taken for one.
     """
     found = accounts.all()
+    if found:
+        remember_accounts(workspace)
+    elif has_accounts(workspace):
+        raise MannersError(
+            f"there were accounts here, and {workspace.database} has none, so that everybody would be owner: put the"
+            " database back from a copy, or begin anew with `manners accounts add NAME`"
+        )
     owners = [account.name for account in found if account.role is AccountRole.OWNER and not account.disabled]
     if found and not owners:
         raise MannersError("there are accounts, but no owner: make one with `manners accounts add NAME --role owner`")

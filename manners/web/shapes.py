@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from manners.models.requests import MOST_STOPS, DrawnToken, TokenLogprob
-from manners.store.accounts import LONGEST_NAME
+from manners.store.accounts import LONGEST_NAME, LONGEST_PASSWORD
 from manners.types import Dialogue, FinishReason, Role, Turn
 
 ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -25,6 +25,7 @@ PENALTIES = ("presence_penalty", "frequency_penalty")
 
 Text = Annotated[str, Field(pattern="^[^\\x00]*$")]
 """Without the character NUL, which PostgreSQL cannot hold."""
+Password = Annotated[str, Field(max_length=LONGEST_PASSWORD)]
 AccountName = Annotated[Text, Field(max_length=LONGEST_NAME)]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 """A number that every database can hold: of a comparison, a view, a response."""

@@ -35,6 +35,14 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+PASSED_ON = frozenset(
+    {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"}
+)
+"""What a proxy adds, beside all that begins with `x-forwarded-` or `x-original-`."""
+PROXIED = (
+    "a proxy passed this on, and without accounts whoever comes through it would be the owner: make an account with "
+    "`manners accounts add NAME`, or name the proxy with --base-url"
+)
 
 
 class Shield:
@@ -72,7 +80,7 @@ class Shield:
             if received > (LARGEST_BODY if known else LARGEST_FORM):
                 raise HTTPException(413, TOO_LARGE if known else "sign in first, or send less")
             if known:
-                self._site.limits.hold(scope, known.name, size)
+                self._site.limits.hold(scope, known.key, size)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -90,6 +98,8 @@ class Shield:
             self._site.limits.let_go(scope)
 
     def _refusal(self, request: Request) -> JSONResponse | None:
+        if self._site.local and not self._site.proxied and (name := _forwarded(request)):
+            return _refuse(403, f"{PROXIED} ({name})")
         host = request.headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self._site.local and name not in self._hosts:
@@ -101,6 +111,14 @@ class Shield:
         if not length.isdecimal() or int(length) > LARGEST_BODY:
             return _refuse(413, TOO_LARGE)
         return None
+
+
+def _forwarded(request: Request) -> str | None:
+    """Return a header that says that somebody else sent the request first; None where there is none."""
+    return next(
+        (name for name in request.headers if name in PASSED_ON or name.startswith(("x-forwarded", "x-original-"))),
+        None,
+    )
 
 
 def _refuse(status: int, message: str) -> JSONResponse:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.workspace import Workspace
 from tests.conftest import lack
@@ -86,10 +87,10 @@ class Place:
     store: Store
     accounts: Accounts
 
-    def key(self, name: str, role: AccountRole = AccountRole.ANNOTATOR) -> str:
-        """Make an account and a key for it."""
+    def key(self, name: str, role: AccountRole = AccountRole.ANNOTATOR, scopes: Iterable[Scope] = Scope) -> str:
+        """Make an account and a key for it, which is good for all that the account may do."""
         self.accounts.add(name, role, None)
-        return self.accounts.issue(TokenUse.KEY, name)
+        return self.accounts.issue(TokenUse.KEY, name, terms=Terms(scopes=tuple(scopes)))
 
     def link(self, name: str) -> str:
         """Make the end of a link that signs an account in."""
@@ -152,6 +153,12 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
 
         yield open_one
         assert not wrong, wrong
+
+
+def enter(page: Page) -> Page:
+    """Press the button of a page that a sign-in link has opened."""
+    page.get_by_role("button", name=re.compile("Sign in as")).click()
+    return page
 
 
 def ours(address: str, url: str) -> bool:

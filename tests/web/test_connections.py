@@ -14,7 +14,8 @@ import pytest
 
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole
 from manners.web import connections, server, shield
 from manners.web.app import create_app

@@ -23,7 +23,8 @@ from starlette.testclient import TestClient
 from manners import web
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web import shield
 from manners.web.app import create_app
@@ -58,7 +59,12 @@ def app(site: Site) -> FastAPI:
 
 @pytest.fixture
 def anna(site: Site, app: FastAPI) -> TestClient:
-    return TestClient(app, headers={"authorization": f"Bearer {site.accounts.issue(TokenUse.KEY, 'anna')}"})
+    return TestClient(app, headers={"authorization": f"Bearer {key(site, 'anna')}"})
+
+
+def key(site: Site, name: str) -> str:
+    """A key that is good for all that its account may do."""
+    return site.accounts.issue(TokenUse.KEY, name, terms=Terms(scopes=tuple(Scope)))
 
 
 def test_every_route_is_a_gate(app: FastAPI) -> None:
@@ -73,7 +79,7 @@ def test_every_route_is_a_gate(app: FastAPI) -> None:
 )
 @pytest.mark.parametrize("who", ["nobody", "a wrong key", "a viewer"])
 def test_nothing_is_read_of_whoever_may_not_come_in(site: Site, app: FastAPI, path: str, who: str) -> None:
-    keys = {"a wrong key": "nonsense", "a viewer": site.accounts.issue(TokenUse.KEY, "vera")}
+    keys = {"a wrong key": "nonsense", "a viewer": key(site, "vera")}
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {keys[who]}"} if who in keys else {})
     read = 0
 
@@ -264,7 +270,7 @@ def test_requests_in_progress_hold_only_so_much(
             await asyncio.sleep(0.5)
             refused = [one.result().status_code for one in waiting if one.done()]
             others = await client.get("/health")
-            other = {"authorization": f"Bearer {site.accounts.issue(TokenUse.KEY, 'vera')}"}
+            other = {"authorization": f"Bearer {key(site, 'vera')}"}
             looked = await client.get("/dashboard.json", headers=other)
             gate.set()
             await asyncio.gather(*waiting)

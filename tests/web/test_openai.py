@@ -26,7 +26,8 @@ from starlette.types import ASGIApp
 from manners.models.requests import Phase
 from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind, AskedHow, Choice, Comparison
 from manners.web.app import create_app
 from manners.web.engine import Engine
