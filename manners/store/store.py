@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +20,7 @@ from manners.store.comparisons import insert_comparisons, kept_openings, merge_i
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
-from manners.store.statements import chunks, take_turns
+from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
@@ -107,6 +108,26 @@ class Store:
         with _opening(schema.to_url(url_or_path)) as store:
             store._bring_up_to_date()
         return store
+
+    @property
+    def url(self) -> URL:
+        """Where the store is."""
+        return self._engine.url
+
+    @contextmanager
+    def raw(self) -> Iterator[sqlite3.Connection]:
+        """Yield the driver's own connection to a SQLite file, outside a transaction."""
+        with refusals(self._name), self._engine.connect() as connection:
+            inner = connection.connection.dbapi_connection
+            assert isinstance(inner, sqlite3.Connection)
+            yield inner
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield a connection that sees one moment of a PostgreSQL database, however long it reads."""
+        frozen = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with refusals(self._name), frozen.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Let go of the database; the store opens connections again if it is used after that."""
@@ -228,9 +249,14 @@ class Store:
         return [replace(c, verdicts=c.verdicts[: counts.get(c.id or 0, 0)]) for c in found]
 
     def watermark(self) -> int:
-        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from."""
+        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from.
+
+        No verdict with a lower id comes later, so that the cut stays what it is.
+        """
         with self.read() as connection:
-            return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+            newest: int = connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+            wait_for_verdicts(connection)
+        return newest
 
     def mark(self) -> str:
         """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
@@ -353,7 +379,10 @@ class Store:
 def _opening(url: URL) -> Iterator[Store]:
     """Yield the store of a database, which is let go of again if it cannot be opened."""
     if _is_file(url):
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(str(url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if schema.is_writable(path):
+            schema.private(path)
     store = Store(schema.connect(url), str(url.database) if _is_file(url) else url.render_as_string())
     try:
         yield store

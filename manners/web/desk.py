@@ -79,7 +79,7 @@ class Desk:
             self._queue.lease(annotator.name, taken.comparison)
         return self._show(annotator, taken)
 
-    def flag(self, annotator: Annotator, view: int, reason: FlagReason, note: str) -> None:
+    def flag(self, annotator: Annotator, view: str, reason: FlagReason, note: str) -> None:
         """Report a comparison: nobody else sees it until a reviewer has decided. Raises NoSuchView."""
         comparison = self._writer.write(partial(views.flag, annotator, view, reason, note))
         self.hold_back(comparison, True)
