@@ -208,13 +208,13 @@ class Workspace:
         Raises MannersError where the file does not say.
         """
         file = self._standing_file
-        if not file.is_file():
+        if not file.exists():
             return {}
         try:
             standing = json.loads(file.read_text(encoding="utf-8"))
             names = [*standing["history"], standing.get("start", INITIAL)]
             sound = isinstance(standing["history"], list) and all(isinstance(name, str) for name in names)
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
             raise MannersError(f"{file} is damaged: restore it from a backup of the workspace.")

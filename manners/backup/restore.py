@@ -100,7 +100,7 @@ def _refuse_taken(database: str, root: Path) -> None:
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """Hold a folder for the restore alone; raises MannersError where it is in use, or holds other things."""
-    if root.exists() and not Workspace.is_at(root) and (not root.is_dir() or any(_others(root))):
+    if root.exists() and not _is_ours(root) and (not root.is_dir() or any(_others(root))):
         raise MannersError(f"{root} already holds other things: name a workspace, or a new or an empty folder.")
     root.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
@@ -113,6 +113,11 @@ def _alone(root: Path) -> Iterator[None]:
                 raise MannersError(f"{root} {what}: stop that first, and run again.") from None
             held.callback(lock.release)
         yield
+
+
+def _is_ours(root: Path) -> bool:
+    """Return whether a folder is a workspace, or what is left of one."""
+    return Workspace.is_at(root) or (root / STORE).is_file()
 
 
 def _others(root: Path) -> Iterator[Path]:
@@ -134,7 +139,7 @@ def _put_aside(root: Path, folder: Path) -> tuple[Meanwhile, Path | None]:
     A store that cannot be read is kept as `store.db.damaged`, and knows what stands beside it.
     """
     noted = frozenset(deletions.noted(root))
-    if not Workspace.is_at(root):
+    if not _is_ours(root):
         return Meanwhile(noted), None
     workspace = Workspace(root, _server(root))  # as far as it can be read: what is damaged in it is no hindrance
     try:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -75,7 +76,7 @@ def apply_again(store: Store, conversations: Iterable[str]) -> Reapplied:
     """Put tombstones where the words of these conversations stand, as far as they are there and have words."""
     with store.write() as connection:
         take_turns(connection)
-        rows = []
+        rows: list[Any] = []
         for some in chunks(sorted(conversations)):
             query = (
                 select(ConversationRow.id, AnnotatorRow.name, AnnotatorRow.kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,6 +44,10 @@ def refusals(name: str) -> Iterator[None]:
         raise Unavailable(f"All connections to {name} are in use; try again when it is less busy.") from error
     except sqlite3.Error as error:
         raise _refused(name, str(error)) from error
+    except (ValueError, KeyError) as error:
+        if not _was_read(error):
+            raise
+        raise _refused(name, "database disk image is malformed: a row holds what was never written") from error
     except DBAPIError as error:
         said = str(error.orig).strip().partition("\n")[0]
         if isinstance(error, DataError):
@@ -50,6 +55,12 @@ def refusals(name: str) -> Iterator[None]:
         if not _is_outside(error, said):
             raise
         raise _refused(name, said) from error
+
+
+def _was_read(error: Exception) -> bool:
+    """Return whether an error is of the database's driver, or of what a row was made of, on its way to one of ours."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1] in ("enum", "manners.store.records") or any(name.startswith("sqlalchemy.") for name in frames)
 
 
 def _refused(name: str, said: str) -> Unavailable:

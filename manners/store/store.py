@@ -166,8 +166,8 @@ class Store:
         if use is not None:
             query = query.where(PromptRow.use == use.value)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
+            rows = connection.execute(query)
+            return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
 
     def kept_openings(self) -> frozenset[str]:
         """Return the openings of the prompts for validation and evaluation: what is about them is never trained on."""
@@ -183,8 +183,8 @@ class Store:
         if not chats:
             query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
-            dialogues = map(from_messages, connection.execute(query).scalars().all())
-        return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+            dialogues = map(from_messages, connection.execute(query).scalars())
+            return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
@@ -296,11 +296,10 @@ class Store:
         if kind is not None:
             query = query.where(VersionRow.kind == kind.value)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [
-            VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
-            for r in rows
-        ]
+            return [
+                VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
+                for r in connection.execute(query)
+            ]
 
     def add_round(self, round_: Round) -> int:
         """Record how a round ended and return its id. Raises MannersError when a version that it names is unknown."""
@@ -325,8 +324,8 @@ class Store:
             .order_by(RoundRow.id)
         )
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
+            rows = connection.execute(query)
+            return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
 
     def counts(self) -> Holdings:
         """Return how much there is of everything."""

@@ -148,4 +148,4 @@ def _guidelines(site: Site) -> str:
     """Return the owner's guidelines, or the ones to begin with."""
     own = site.workspace.root / "guidelines.md"
     source = own if own.is_file() else files("manners.data").joinpath("guidelines.md")
-    return to_html(source.read_text(encoding="utf-8", errors="replace"))
+    return to_html(source.read_bytes().decode("utf-8", errors="replace"))

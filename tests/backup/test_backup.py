@@ -26,6 +26,7 @@ from manners.errors import MannersError, UsageError
 from manners.store import Store, VersionRecord, deletions
 from manners.store.accounts import Accounts, TokenUse
 from manners.store.chats import Chats
+from manners.store.copies import write_copy
 from manners.types import (
     AccountRole,
     Annotator,
@@ -245,7 +246,9 @@ def forget(workspace: Workspace, key: str) -> None:
         Chats(store).delete(ANNA, key)
 
 
-@pytest.mark.parametrize("how", ["in place", "store lost", "store damaged", "elsewhere, by a later backup"])
+@pytest.mark.parametrize(
+    "how", ["in place", "store lost", "store damaged", "store alone", "elsewhere, by a later backup"]
+)
 def test_a_backup_from_before_a_deletion_does_not_bring_the_words_back(
     workspace: Workspace, tmp_path: Path, how: str
 ) -> None:
@@ -260,6 +263,8 @@ def test_a_backup_from_before_a_deletion_does_not_bring_the_words_back(
         pytest.skip("what becomes of a server is its keeper's")
     if how == "store lost":
         (root / "store.db").unlink()
+    elif how == "store alone":
+        (root / "workspace.json").unlink()
     elif how == "store damaged":
         (root / "store.db").write_bytes(b"zero" * 5000)
     elif how.startswith("elsewhere"):
@@ -481,19 +486,16 @@ def test_a_run_that_ends_while_a_backup_is_taken_is_in_it_whole_or_not_at_all(
     local: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One version is recorded before the copy of the record, and one after it; both come later than the list."""
-    from manners.backup import take
-
-    write = take.write_copy
 
     def meanwhile(database: str | Path, path: Path) -> None:
         for name in ("policy-2", "policy-3"):
             if name == "policy-3":
-                write(database, path)
+                write_copy(database, path)
             version(local, name)
             with closing(Store.open(local.database)) as store:
                 store.add_version(VersionRecord(name, VersionKind.POLICY, f"models/{name}"))
 
-    monkeypatch.setattr(take, "write_copy", meanwhile)
+    monkeypatch.setattr("manners.backup.take.write_copy", meanwhile)
     backup(local, tmp_path / "bk")
     restore(tmp_path / "bk", tmp_path / "new")
     with closing(Store.open(tmp_path / "new" / "store.db")) as store:
