@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
 import manners
-from manners.cli import models, project, serve, stages, store
+from manners.cli import backup, models, project, serve, stages, store
 from manners.cli.common import show
 from manners.errors import MannersError, UsageError
 from manners.loop.round import COMMANDS
@@ -43,6 +43,8 @@ Command = reduce(
         ],
         Annotated[project.ShowSettings, subcommand("settings")],
         Annotated[project.Status, subcommand("status")],
+        Annotated[backup.Backup, subcommand("backup")],
+        Annotated[backup.Restore, subcommand("restore")],
     ),
 )
 """Every command, those of the stages from their list."""

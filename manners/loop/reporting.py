@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from manners import __version__
@@ -27,11 +29,15 @@ RESAMPLES = 2000
 
 
 def report(session: Session, stages: Sequence[Stage]) -> Facts:
-    """Write report.html and report.json; return what a person wants to know first, and where to read on."""
+    """Write report.html and report.json; return what a person wants to know first, and where to read on.
+
+    They go into the workspace or, where that can only be read, into the current folder.
+    """
     done = results(session, stages)
     facts = collect(session, done)
     sections = {stage.name: stage.section for stage in stages if stage.section}
-    paths = build(replace(facts, sections=sections), session.workspace.root)
+    root = session.workspace.root
+    paths = build(replace(facts, sections=sections), root if os.access(root, os.W_OK) else Path.cwd())
     evaluation = _result(done, EvaluationResult)
     return {
         "verdict": evaluation.verdict or "There is no evaluation yet: run `manners evaluate`.",

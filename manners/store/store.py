@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +21,7 @@ from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
 from manners.store.staging import Merged
-from manners.store.statements import chunks, take_turns
+from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,
@@ -79,7 +80,7 @@ class Store:
             if store._revision() is None:
                 raise MannersError(f"{store._name} holds no store; make a workspace with `manners init` first.")
             store._bring_up_to_date()
-            staging.recover(store.read, store.write)
+            store._finish_imports()
         return store
 
     @staticmethod
@@ -99,8 +100,28 @@ class Store:
         """Open the store that is there, or make an empty one; several processes may do so at once."""
         with _opening(schema.to_url(url_or_path)) as store:
             store._bring_up_to_date()
-            staging.recover(store.read, store.write)
+            store._finish_imports()
         return store
+
+    @property
+    def url(self) -> URL:
+        """Where the store is."""
+        return self._engine.url
+
+    @contextmanager
+    def raw(self) -> Iterator[sqlite3.Connection]:
+        """Yield the driver's own connection to a SQLite file, outside a transaction."""
+        with refusals(self._name), self._engine.connect() as connection:
+            inner = connection.connection.dbapi_connection
+            assert isinstance(inner, sqlite3.Connection)
+            yield inner
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield a connection that sees one moment of a PostgreSQL database, however long it reads."""
+        frozen = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with refusals(self._name), frozen.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Let go of the database; the store opens connections again if it is used after that."""
@@ -139,8 +160,8 @@ class Store:
         if use is not None:
             query = query.where(PromptRow.use == use.value)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
+            rows = connection.execute(query)
+            return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
 
     def kept_openings(self) -> frozenset[str]:
         """Return the openings of the prompts for validation and evaluation: what is about them is never trained on."""
@@ -156,8 +177,8 @@ class Store:
         if not chats:
             query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
-            dialogues = map(from_messages, connection.execute(query).scalars().all())
-        return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+            dialogues = map(from_messages, connection.execute(query).scalars())
+            return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
@@ -211,9 +232,14 @@ class Store:
         return [replace(c, verdicts=c.verdicts[: counts.get(c.id or 0, 0)]) for c in found]
 
     def watermark(self) -> int:
-        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from."""
+        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from.
+
+        No verdict with a lower id comes later, so that the cut stays what it is.
+        """
         with self.read() as connection:
-            return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+            newest: int = connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+            wait_for_verdicts(connection)
+        return newest
 
     def mark(self) -> str:
         """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
@@ -253,11 +279,10 @@ class Store:
         if kind is not None:
             query = query.where(VersionRow.kind == kind.value)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [
-            VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
-            for r in rows
-        ]
+            return [
+                VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
+                for r in connection.execute(query)
+            ]
 
     def add_round(self, round_: Round) -> int:
         """Record how a round ended and return its id. Raises MannersError when a version that it names is unknown."""
@@ -282,8 +307,8 @@ class Store:
             .order_by(RoundRow.id)
         )
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
+            rows = connection.execute(query)
+            return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
 
     def counts(self) -> Holdings:
         """Return how much there is of everything."""
@@ -319,6 +344,11 @@ class Store:
             with self.write() as connection:
                 schema.upgrade(connection, self._name)
 
+    def _finish_imports(self) -> None:
+        """Add what an import that was killed had decided to add; where nothing can be written, it waits."""
+        if self.url.query.get("mode") != "ro":
+            staging.recover(self.read, self.write)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection within a transaction that only reads."""
@@ -336,7 +366,10 @@ class Store:
 def _opening(url: URL) -> Iterator[Store]:
     """Yield the store of a database, which is let go of again if it cannot be opened."""
     if _is_file(url):
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(str(url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if schema.is_writable(path):
+            schema.private(path)
     store = Store(schema.connect(url), str(url.database) if _is_file(url) else url.render_as_string())
     try:
         yield store

@@ -192,6 +192,7 @@ class ViewRow(Table):
     pool: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    token: Mapped[str | None] = mapped_column(index=True, unique=True)
 
 
 class GoldRow(Table):

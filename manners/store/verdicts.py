@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -40,11 +41,16 @@ def insert_answer(connection: Connection, comparison: int, view: int, verdict: V
     connection.execute(insert(VerdictRow), _verdict_row(comparison, who, verdict, view, datetime.now(UTC)))
 
 
-def insert_view(connection: Connection, annotator: Annotator, draw: Draw, lease: timedelta) -> int:
-    """Store that a comparison is put before an annotator, who has it for so long, and return the view's id."""
+def insert_view(connection: Connection, annotator: Annotator, draw: Draw, lease: timedelta) -> str:
+    """Store that a comparison is put before an annotator, who has it for so long, and return the view's token.
+
+    It is drawn at random: a number would be given again in a store that was put back from a copy.
+    """
     now = datetime.now(UTC)
+    token = secrets.token_urlsafe(16)
     row = _view_row(draw, annotator_id(connection, annotator), now, now + lease)
-    return connection.execute(insert(ViewRow).returning(ViewRow.id), row).scalar_one()
+    connection.execute(insert(ViewRow), row | {"token": token})
+    return token
 
 
 def _insert_views(
@@ -180,4 +186,5 @@ def _verdict(row: Any) -> Verdict:
         drawn=None if row.drawn is None else DrawnHow(row.drawn),
         draw_probability=row.probability,
         draw_pool=row.pool,
+        arrived=row.id,
     )

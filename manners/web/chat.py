@@ -19,6 +19,7 @@ from starlette.responses import Response as HTTPResponse
 
 from manners.errors import MannersError
 from manners.models.requests import Done, Failed, GenerationRequest, Phase
+from manners.store import deletions
 from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason
 from manners.types import Choice, Response, Sampling
@@ -166,9 +167,14 @@ async def choose(key: str, body: Chosen, visitor: Chatter, site: Here) -> HTTPRe
 @router.post("/chat/{key}/delete")
 async def delete(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
-    comparisons, versions = await to_thread.run_sync(
-        Chats(site.store).delete, visitor.annotator, key, limiter=site.limits.writing
-    )
+
+    def forget() -> tuple[list[int], list[str]]:
+        chats = Chats(site.store)
+        chats.read(visitor.annotator, key)  # nobody notes down what is not theirs
+        deletions.note(site.workspace.root, key)
+        return chats.delete(visitor.annotator, key)
+
+    comparisons, versions = await to_thread.run_sync(forget, limiter=site.limits.writing)
     for comparison in comparisons:
         site.desk.hold_back(comparison, True)
     return JSONResponse({"deleted": key, "learned_by": versions})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Desk:
             self._queue.lease(annotator.key, taken.comparison)
         return self._show(annotator, taken)
 
-    def flag(self, annotator: Annotator, view: int, reason: FlagReason, note: str) -> None:
+    def flag(self, annotator: Annotator, view: str, reason: FlagReason, note: str) -> None:
         """Report a comparison: nobody else sees it until a reviewer has decided. Raises NoSuchView."""
         comparison = self._writer.write(partial(views.flag, annotator, view, reason, note))
         self.hold_back(comparison, True)
@@ -126,5 +127,11 @@ class Desk:
         if changed == self._spread_read:
             return
         self._spread_read = changed
-        facts = json.loads(self._spread_file.read_text(encoding="utf-8"))
-        self._queue.set_spread({int(comparison): std for comparison, std in facts["spread"].items()})
+        try:
+            facts = json.loads(self._spread_file.read_text(encoding="utf-8"))
+            spread = {int(comparison): float(std) for comparison, std in facts["spread"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            without = "pairs are drawn without it until a reward model is trained"
+            print(f"{self._spread_file} is damaged ({error}): {without}", file=sys.stderr)
+            return
+        self._queue.set_spread(spread)

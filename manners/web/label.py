@@ -32,6 +32,8 @@ SENSITIVE = re.compile(
 CUT_OFF = '<p class="hint">The length limit cut this answer off.</p>'
 """Under an answer that its writer did not end: whoever compares must know that it is no fault of the sentence."""
 
+View = Annotated[str, Field(pattern=r"^[-\w]{1,64}$")] | Number
+"""The token of what was shown; a number where an older manners showed it, and the verdict waited in the browser."""
 
 router = APIRouter(route_class=Gate)
 
@@ -39,7 +41,7 @@ router = APIRouter(route_class=Gate)
 class VerdictBody(BaseModel):
     """A verdict on what was shown."""
 
-    view: Number
+    view: View
     choice: Choice
     strength: Annotated[int, Field(ge=1, le=3)] | None = None
     reasons: Annotated[list[Short], Field(max_length=20, fail_fast=True)] = []
@@ -50,7 +52,7 @@ class VerdictBody(BaseModel):
 class FlagBody(BaseModel):
     """A report on what was shown."""
 
-    view: Number
+    view: View
     reason: FlagReason
     note: Annotated[Text, Field(max_length=10_000)] = ""
 
@@ -81,7 +83,7 @@ async def next_pair(visitor: Labeller, site: Here) -> Response:
 async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
     """Take a verdict; the same view answered again is answered once."""
     reasons = tuple(body.reasons)
-    given = Given(body.view, body.choice, body.strength, reasons, body.comment, body.seconds)
+    given = Given(str(body.view), body.choice, body.strength, reasons, body.comment, body.seconds)
     try:
         await to_thread.run_sync(site.desk.judge, visitor.annotator, given, limiter=site.limits.labelling)
     except NoSuchView as error:
@@ -101,7 +103,7 @@ async def undo(visitor: Labeller, site: Here) -> Response:
 async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
     """Report a pair."""
     try:
-        report = partial(site.desk.flag, visitor.annotator, body.view, body.reason, body.note)
+        report = partial(site.desk.flag, visitor.annotator, str(body.view), body.reason, body.note)
         await to_thread.run_sync(report, limiter=site.limits.labelling)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
@@ -151,4 +153,4 @@ def _guidelines(site: Site) -> str:
     """Return the owner's guidelines, or the ones to begin with."""
     own = site.workspace.root / "guidelines.md"
     source = own if own.is_file() else files("manners.data").joinpath("guidelines.md")
-    return to_html(source.read_text(encoding="utf-8"))
+    return to_html(source.read_bytes().decode("utf-8", errors="replace"))

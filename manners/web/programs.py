@@ -16,6 +16,7 @@ from starlette.responses import Response as HTTPResponse
 from manners.store.files.formats import IMPORTED
 from manners.store.names import SEPARATOR
 from manners.store.programs import OtherContent, Programs, UnknownPair
+from manners.store.records import refuse_moment
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -82,7 +83,9 @@ class JudgedComparison(Opinion):
         if self.dialogue[-1].role is not Role.USER:
             raise ValueError("the last message of prompt must be the user's")
         if self.created_at is not None and self.created_at.tzinfo is None:
-            raise ValueError("created_at needs a time zone, such as 2030-01-31T12:00:00Z")
+            raise ValueError("created_at needs a time zone, such as 2026-01-31T12:00:00Z")
+        if self.created_at is not None:
+            refuse_moment(self.created_at)
         return self
 
     @property

@@ -10,7 +10,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -176,9 +176,11 @@ def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.
     """Serve whatever policy is promoted, also by another process, until the event is set."""
     seen = workspace.current_policy()
     while not ended.wait(LOOK_EVERY):
-        if (current := workspace.current_policy()) != seen:
-            seen = current
-            engine.load(current)
+        # While the file that says so is damaged, the policy that was promoted before goes on.
+        with suppress(MannersError):
+            if (current := workspace.current_policy()) != seen:
+                seen = current
+                engine.load(current)
 
 
 @contextmanager
