@@ -6,7 +6,7 @@ import getpass
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
@@ -14,8 +14,10 @@ from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
 
 from manners.cli.common import Common, Result
 from manners.errors import MannersError
-from manners.store import Store
+from manners.settings_load import to_dict
+from manners.store import Store, audit
 from manners.store import accounts as stored
+from manners.store.records import digest
 from manners.types import AccountRole
 from manners.web.address import link
 
@@ -55,6 +57,9 @@ class Serve(Common):
             settings = replace(settings, serve=replace(settings.serve, port=self.port))
         workspace = self.open()
         store = Store.open(workspace.database)
+        store.clear_traces()  # where the last server was killed before it could
+        audit.settings_changed(store, digest(to_dict(settings))[:16])
+        audit.record(store, audit.Deed(audit.Event.SERVED))
         try:
             serve(
                 workspace,
@@ -68,6 +73,7 @@ class Serve(Common):
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
         finally:
+            store.clear_traces()  # of what was deleted meanwhile
             store.close()
         return {}
 
@@ -85,6 +91,11 @@ class AccountsCommon(Common):
         finally:
             store.close()
 
+    def noted(self, event: audit.Event, about: str = "", on: str | None = None) -> None:
+        """Put on record what was done to an account on this machine."""
+        with closing(Store.open(self.open().database)) as store:
+            audit.record(store, audit.Deed(event, about=about, on=on))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AccountsAdd(AccountsCommon):
@@ -99,7 +110,9 @@ class AccountsAdd(AccountsCommon):
         """Add it."""
         password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
         with self.accounts() as accounts:
-            return asdict(accounts.add(self.name, self.role, password))
+            added = accounts.add(self.name, self.role, password)
+        self.noted(audit.Event.ACCOUNT_ADDED, on=self.name)
+        return asdict(added)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +126,7 @@ class AccountsInvite(AccountsCommon):
         """Issue it."""
         with self.accounts() as accounts:
             secret = accounts.issue(stored.TokenUse.INVITATION, role=self.role)
+        self.noted(audit.Event.INVITED, f"role {self.role}")
         return {"role": self.role, **link(self.open(), f"/join/{secret}")}
 
 
@@ -128,7 +142,9 @@ class AccountsKey(AccountsCommon):
     def run(self) -> Result:
         """Issue it."""
         with self.accounts() as accounts:
-            return {"key": accounts.issue(stored.TokenUse.KEY, self.name, label=self.label)}
+            secret = accounts.issue(stored.TokenUse.KEY, self.name, label=self.label)
+        self.noted(audit.Event.KEY_MADE, on=self.name)
+        return {"key": secret}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +158,7 @@ class AccountsLink(AccountsCommon):
         """Issue it."""
         with self.accounts() as accounts:
             secret = accounts.issue(stored.TokenUse.SIGN_IN, self.name)
+        self.noted(audit.Event.LINK_MADE, on=self.name)
         return {"name": self.name, **link(self.open(), f"/sign-in/{secret}")}
 
 
@@ -156,6 +173,7 @@ class AccountsDisable(AccountsCommon):
         """Disable it."""
         with self.accounts() as accounts:
             accounts.disable(self.name)
+        self.noted(audit.Event.ACCOUNT_DISABLED, on=self.name)
         return {"disabled": self.name}
 
 

@@ -8,7 +8,6 @@ prompt is read once.
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from manners.errors import MannersError
+from manners.errors import MannersError, described
 from manners.models.answer import streams
 from manners.models.decoder import Decoder
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token, TokenLogprob
@@ -209,10 +208,10 @@ class RunningBatch:
 
     def _fail(self, rows: Sequence[_Row], error: Exception) -> None:
         """Tell the requests of these rows, and leave a trace for whoever runs the server."""
-        traceback.print_exception(error, file=sys.stderr)
+        print(described(error), file=sys.stderr)  # what it says may be one row's words
         for key in dict.fromkeys(row.key for row in rows):
             self.cancel(key)
-            self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__}: {error})")))
+            self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__})")))
 
     def _begin_anew(self) -> None:
         """Begin with empty seats."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from transformers import PreTrainedModel
 
-from manners.errors import MannersError
+from manners.errors import MannersError, described
 from manners.models import versions
 from manners.models.batch import RunningBatch
 from manners.models.pretrained import Pretrained
@@ -97,8 +96,8 @@ def _change_policy(batch: RunningBatch, workspace: Workspace, version: str, pret
 
 
 def _reason(error: Exception) -> str:
-    """Return a user's mistake as it is told, and anything else with its kind, and its trace for whoever runs this."""
+    """Return a user's mistake as it is told, and anything else with its kind; the log says where it arose."""
     if isinstance(error, MannersError):
         return str(error)
-    traceback.print_exception(error, file=sys.stderr)
+    print(described(error), file=sys.stderr)
     return f"{type(error).__name__}: {error}"

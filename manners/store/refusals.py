@@ -37,6 +37,10 @@ def refusals(name: str) -> Iterator[None]:
         yield
     except NoConnectionLeft as error:
         raise Unavailable(f"All connections to {name} are in use; try again when it is less busy.") from error
+    except OverflowError as error:
+        if "SQLite" not in str(error):
+            raise
+        raise MannersError(f"The database {name} cannot hold a number as large as that; leave it out.") from error
     except DBAPIError as error:
         said = str(error.orig).strip().partition("\n")[0]
         if isinstance(error, DataError):

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import schema
+from manners.store import schema, traces
 from manners.store.comparisons import insert_comparisons, kept_openings, merge_ids, select_comparisons
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
@@ -112,6 +112,18 @@ class Store:
         """Let go of the database; the store opens connections again if it is used after that."""
         self._engine.dispose()
 
+    def clear_traces(self, *, always: bool = False) -> bool:
+        """Write the database anew where what was deleted has left traces in it, or `always`; see `traces`.
+
+        Returns whether none is left that could be known of: not while others read or write for long.
+        """
+        return traces.clear(self._engine) if always or traces.has_traces(self._engine) else True
+
+    @property
+    def is_small(self) -> bool:
+        """Whether that takes so little time that people can wait for it."""
+        return traces.is_small(self._engine)
+
     def run_lock(self, stage: str) -> AbstractContextManager[None]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
         return run_lock(self._engine, self._name, stage)
@@ -164,6 +176,12 @@ class Store:
         with self.read() as connection:
             dialogues = map(from_messages, connection.execute(query).scalars().all())
         return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+
+    def only_in_chats(self) -> frozenset[Dialogue]:
+        """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""
+        with self.read() as connection:
+            turns = connection.execute(select(PromptRow.turns).where(PromptRow.source == CHAT)).scalars().all()
+        return frozenset(map(from_messages, turns))
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.

@@ -20,10 +20,11 @@ from starlette.responses import RedirectResponse, Response
 
 from manners.errors import MannersError
 from manners.store.accounts import SPENT, Account, TokenUse
+from manners.store.audit import Event
 from manners.types import AccountRole, Annotator, AnnotatorKind
 from manners.web.limits import ENTRIES, REQUESTS, SIGN_INS, network_of
 from manners.web.shapes import AccountName
-from manners.web.site import LOCAL, Here, Site
+from manners.web.site import LOCAL, Here, Site, noted
 
 COOKIE = "manners_session"
 REMEMBERED_SECONDS = 10.0
@@ -144,14 +145,18 @@ async def sign_in(
     refuse_if(site.limits.take("sign-in", name, SIGN_INS))
     account = await to_thread.run_sync(site.accounts.check, name, password, limiter=site.limits.hashing)
     if account is None:
+        await noted(request, Event.SIGN_IN_FAILED)
         return site.page(request, "sign_in.html.j2", status=403, then=_inside(then), failed=True, name=name)
+    await noted(request, Event.SIGNED_IN, by=account.name)
     return await _signed_in(site, account, _inside(then))
 
 
 @router.get("/sign-in/{secret}", dependencies=[ENTRY])
-async def follow_link(secret: str, site: Here) -> Response:
+async def follow_link(request: Request, secret: str, site: Here) -> Response:
     """Sign in by a link that is good once."""
-    return await _signed_in(site, await to_thread.run_sync(site.accounts.follow, secret), "/")
+    account = await to_thread.run_sync(site.accounts.follow, secret)
+    await noted(request, Event.SIGNED_IN, "link", by=account.name)
+    return await _signed_in(site, account, "/")
 
 
 @router.get("/join/{secret}", dependencies=[ENTRY])
@@ -165,6 +170,7 @@ async def join_page(request: Request, secret: str, site: Here) -> Response:
 
 @router.post("/join/{secret}", dependencies=[ENTRY])
 async def join(
+    request: Request,
     secret: str,
     site: Here,
     name: Annotated[AccountName, Form()],
@@ -172,6 +178,7 @@ async def join(
 ) -> Response:
     """Make the account that an invitation is for, and sign in."""
     account = await to_thread.run_sync(site.accounts.join, secret, name, password, limiter=site.limits.hashing)
+    await noted(request, Event.JOINED, by=account.name)
     return await _signed_in(site, account, "/")
 
 
@@ -179,8 +186,10 @@ async def join(
 async def sign_out(request: Request, site: Here) -> Response:
     """End the session."""
     secret = request.cookies.get(COOKIE, "")
-    if await _holder(site, secret, TokenUse.SESSION) is not None:  # strangers get no turn among those who write
+    account = await _holder(site, secret, TokenUse.SESSION)
+    if account is not None:  # strangers get no turn among those who write
         await to_thread.run_sync(site.accounts.end, secret)
+        await noted(request, Event.SIGNED_OUT, by=account.name)
     _remembered.pop((TokenUse.SESSION, secret), None)
     response = RedirectResponse(f"{site.prefix}/sign-in", 303)
     response.delete_cookie(COOKIE, path=site.prefix or "/")

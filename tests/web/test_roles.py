@@ -45,6 +45,7 @@ ROLES = {
     "/accounts/key": {OWNER},
     "/accounts/key/end": {OWNER},
     "/accounts/link": {OWNER},
+    "/log": {OWNER},
     "/label": LABEL,
     "/label/begin": LABEL,
     "/label/next": LABEL,
