@@ -84,7 +84,7 @@ def own_tokenizer(
         learnt = vocabulary.learn(corpus.sample(division, found), shape.vocabulary, shape.row)
         with atomic_folder(kept) as draft:
             learnt.save_pretrained(draft)
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept)
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept, trust_remote_code=False)
     return loaded
 
 

@@ -176,7 +176,7 @@ def _tokenise(
         raise MannersError(f"{folder} needs up to {needed:,} bytes for tokens, and {free:,} are free: make room there")
     file = folder / "progress.json"
     at = _Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else _Progress()
-    choose = _Choice(division, found, np.load(folder / "twice.npy"))
+    choose = _Choice(division, found, np.load(folder / "twice.npy", allow_pickle=False))
     _, eos = ends_of(tokenizer)
     with (folder / "ids.bin").open("ab") as ids, (folder / "ends.bin").open("ab") as ends:
         for written, size in ((ids, at.ids), (ends, at.ends)):
