@@ -6,8 +6,8 @@ therefore written anew (VACUUM), and the log cut to nothing. That a file is due 
 in the transaction that deletes, so that a process killed in between leaves the duty behind.
 
 PostgreSQL keeps old rows until it is vacuumed, and samples of columns in its statistics: both go with VACUUM (FULL,
-ANALYZE), what the statistics said before for a superuser alone. Its own write-ahead log, archives of it, replicas, dumps
-and what it logs are beyond a client's reach.
+ANALYZE), what the statistics said before for a superuser alone. Its own write-ahead log, archives of it, replicas,
+dumps and what it logs are beyond a client's reach.
 """
 
 from __future__ import annotations
