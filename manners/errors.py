@@ -28,7 +28,7 @@ def described(fault: BaseException) -> str:
 
     Never what it says: that may be the words of whoever was served.
     """
-    kinds = []
+    kinds: list[str] = []
     behind: BaseException | None = fault
     while behind is not None and len(kinds) < 10:
         kinds.append(type(behind).__qualname__)

@@ -77,7 +77,7 @@ class Shown(io.TextIOBase):
         return True
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # as a property there too
         """What the stream beneath writes characters in."""
         return self.beneath.encoding
 

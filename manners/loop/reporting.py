@@ -94,7 +94,7 @@ def _private(session: Session) -> frozenset[Dialogue]:
 
 def _quotable(session: Session, result: Any) -> Any:
     """Return a stage's result without the examples that quote chats: it may be from before they were private."""
-    examples = getattr(result, "examples", None)
+    examples = getattr(result, "examples", None) or ()
     private = {prompt[-1].text for prompt in _private(session)} if examples else ()
     if not private:
         return result

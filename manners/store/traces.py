@@ -65,7 +65,7 @@ def _clear_sqlite(engine: Engine) -> bool:
         cursor.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE_SECONDS}")
         cursor.execute("VACUUM")
         cursor.execute("PRAGMA user_version = 0")
-        busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]  # type: ignore[attr-defined]
+        busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:  # somebody reads what was before: the log stays, and with it the duty
             cursor.execute("PRAGMA user_version = 1")
         return not busy

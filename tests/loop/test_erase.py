@@ -107,7 +107,7 @@ def plant(root: Path, texts: tuple[str, ...] = (SECRET,)) -> None:
         run = Run(workspace.runs / stage, f"manners {stage}", {}, 0.0)
         prompt = (Turn(Role.USER, KEPT if stage == "evaluate" else texts[0]),)
         said = Response(f"{prompt[0].text}", "initial", FinishReason.STOP, Sampling(0.7, 64, 0))
-        run.state["attempt 0"] = [[(0, Answer(prompt, said, (1, 2), (-0.1, -0.2)))]]
+        run.state["attempt 0"] = [[(0, Answer(prompt, said, (1, 2), (3, 4)))]]
         run.state["weights"] = torch.arange(1000.0)
         run.save()
         run.save()

@@ -7,7 +7,7 @@ import builtins
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ EVERY_CLASS = {
 
 
 @pytest.fixture
-def wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that is there once any of the code was run; whoever is asked whether to run it, says yes, and it shows."""
     trip = tmp_path / "tripped"
 

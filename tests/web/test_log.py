@@ -185,7 +185,7 @@ def store_of_both(database: str) -> Iterator[Store]:
 def test_a_fault_is_described_by_kinds_and_places() -> None:
     try:
         try:
-            {}[SECRET]
+            dict[str, str]()[SECRET]
         except KeyError as error:
             raise sqlite3.OperationalError(SECRET) from error
     except sqlite3.OperationalError as fault:
@@ -207,7 +207,7 @@ def test_what_was_begun_is_not_answered_twice(place: Place) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Faults(begins)({"type": "http", "method": "GET"}, lambda: None, send)  # type: ignore[arg-type]
+        await Faults(begins)({"type": "http", "method": "GET"}, lambda: None, send)  # type: ignore[arg-type,return-value]
 
     import asyncio
 

@@ -21,7 +21,7 @@ MOST_IN_RECORD = 4 * MAX_LINE
 """Most characters of one row of a sheet, over all its lines."""
 MOST_COLUMNS = 10_000
 """Most columns of a sheet."""
-UNFOLDS = 500
+UNFOLDS = 200
 """How many times its own size a file may unfold to, beyond `FREELY`: text packs to a fifth, seldom to a fiftieth."""
 FREELY = 64 * 2**20
 """Bytes to which any file may unfold."""
