@@ -179,7 +179,7 @@ def test_no_file_takes_more_memory_than_it_may(tmp_path: Path, quiet_peak: int, 
     "Arrow with numbers of nothing", "a sheet of commas in zst",
 ])  # fmt: skip
 def test_what_unfolds_to_too_much_is_refused_in_one_sentence(tmp_path: Path, case: str) -> None:
-    with pytest.raises(MannersError, match=r"unfolds to more than 67,108,864 bytes from [\d,]+, as no text does"):
+    with pytest.raises(MannersError, match=r"unfolds to more than [\d,]+ bytes from [\d,]+, as no text does"):
         list(read_rows(BOMBS[case](tmp_path)))
 
 
