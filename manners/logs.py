@@ -9,6 +9,8 @@ import time
 import traceback
 from collections import OrderedDict
 
+from manners.errors import described
+
 QUIET = 60.0
 """Seconds for which what was said is only counted."""
 REMEMBERED = 1000
@@ -63,9 +65,12 @@ _repeats = Repeats()
 
 
 def complain(error: BaseException) -> None:
-    """Print an error with its trace on stderr; the same again is counted for a minute."""
+    """Print on stderr what kind of error it is and where it arose; the same again is counted for a minute.
+
+    Never what it says, which may be the words of whoever was served.
+    """
     if times := _repeats.times(_place(error)):
-        traceback.print_exception(error, file=sys.stderr)
+        print(described(error), file=sys.stderr)
         if times > 1:
             print(f"[{times} times since it was last said]", file=sys.stderr)
 

@@ -343,7 +343,7 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if there."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

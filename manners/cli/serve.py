@@ -6,7 +6,7 @@ import getpass
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Annotated
@@ -15,8 +15,10 @@ from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
 
 from manners.cli.common import Common, Result
 from manners.errors import MannersError
-from manners.store import Store
+from manners.settings_load import to_dict
+from manners.store import Store, audit
 from manners.store import accounts as stored
+from manners.store.records import digest
 from manners.store.tokens import LIFETIME, PROGRAMS, Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web.address import link
@@ -58,6 +60,9 @@ class Serve(Common):
             settings = replace(settings, serve=replace(settings.serve, port=self.port))
         workspace = self.open()
         store = Store.open(workspace.database)
+        store.clear_traces()  # where the last server was killed before it could
+        audit.settings_changed(store, digest(to_dict(settings))[:16])
+        audit.record(store, audit.Deed(audit.Event.SERVED))
         try:
             serve(
                 workspace,
@@ -71,6 +76,7 @@ class Serve(Common):
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
         finally:
+            store.clear_traces()  # of what was deleted meanwhile
             store.close()
         return {}
 
@@ -88,6 +94,11 @@ class AccountsCommon(Common):
         finally:
             store.close()
 
+    def noted(self, event: audit.Event, about: str = "", on: str | None = None) -> None:
+        """Put on record what was done to an account on this machine."""
+        with closing(Store.open(self.open().database)) as store:
+            audit.record(store, audit.Deed(event, about=about, on=on))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AccountsAdd(AccountsCommon):
@@ -104,7 +115,8 @@ class AccountsAdd(AccountsCommon):
         with self.accounts() as accounts:
             added = accounts.add(self.name, self.role, password)
             remember_accounts(self.open())
-            return asdict(added)
+        self.noted(audit.Event.ACCOUNT_ADDED, on=self.name)
+        return asdict(added)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +131,7 @@ class AccountsPassword(AccountsCommon):
         password = _ask_password()
         with self.accounts() as accounts:
             accounts.set_password(self.name, password)
+        self.noted(audit.Event.PASSWORD_SET, on=self.name)
         return {"name": self.name, "password": "changed"}
 
 
@@ -133,6 +146,7 @@ class AccountsInvite(AccountsCommon):
         """Issue it."""
         with self.accounts() as accounts:
             secret = accounts.issue(TokenUse.INVITATION, role=self.role)
+        self.noted(audit.Event.INVITED, f"role {self.role}")
         return {"role": self.role, **link(self.open(), f"/join/{secret}")}
 
 
@@ -156,6 +170,7 @@ class AccountsKey(AccountsCommon):
         terms = Terms(scopes=self.scope, life=timedelta(days=self.days))
         with self.accounts() as accounts:
             key = accounts.issue(TokenUse.KEY, self.name, label=self.label, terms=terms)
+        self.noted(audit.Event.KEY_MADE, on=self.name)
         return {"key": key, "name": self.name, "scopes": list(self.scope), "days": self.days}
 
 
@@ -170,6 +185,7 @@ class AccountsLink(AccountsCommon):
         """Issue it."""
         with self.accounts() as accounts:
             secret = accounts.issue(TokenUse.SIGN_IN, self.name)
+        self.noted(audit.Event.LINK_MADE, on=self.name)
         return {"name": self.name, **link(self.open(), f"/sign-in/{secret}")}
 
 
@@ -184,6 +200,7 @@ class AccountsDisable(AccountsCommon):
         """Disable it."""
         with self.accounts() as accounts:
             accounts.disable(self.name)
+        self.noted(audit.Event.ACCOUNT_DISABLED, on=self.name)
         return {"disabled": self.name}
 
 
@@ -198,6 +215,7 @@ class AccountsEnable(AccountsCommon):
         """Enable it."""
         with self.accounts() as accounts:
             accounts.enable(self.name)
+        self.noted(audit.Event.ACCOUNT_ENABLED, on=self.name)
         return {"enabled": self.name}
 
 
@@ -214,6 +232,7 @@ class AccountsRole(AccountsCommon):
         """Set it."""
         with self.accounts() as accounts:
             accounts.set_role(self.name, self.role)
+        self.noted(audit.Event.ROLE_SET, on=self.name)
         return {"name": self.name, "role": self.role}
 
 
@@ -241,12 +260,17 @@ class AccountsRevoke(AccountsCommon):
 
     def run(self) -> Result:
         """End it."""
+        if (self.number is None) == (self.account is None):
+            raise MannersError("say what to end: `manners accounts revoke N`, or --account NAME for all of one's")
         with self.accounts() as accounts:
-            if self.account is not None and self.number is None:
-                return {"account": self.account, "revoked": accounts.revoke_all(self.account)}
-            if self.number is None or self.account is not None:
-                raise MannersError("say what to end: `manners accounts revoke N`, or --account NAME for all of one's")
-            accounts.revoke(self.number)
+            if self.account is not None:
+                ended = accounts.revoke_all(self.account)
+            elif self.number is not None:
+                accounts.revoke(self.number)
+        if self.account is not None:
+            self.noted(audit.Event.REVOKED, on=self.account)
+            return {"account": self.account, "revoked": ended}
+        self.noted(audit.Event.REVOKED, f"token {self.number}")
         return {"number": self.number, "revoked": 1}
 
 

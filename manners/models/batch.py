@@ -312,7 +312,7 @@ class RunningBatch:
         complain(error)
         for key in dict.fromkeys(row.key for row in rows if not row.left):
             self.cancel(key)
-            self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__}: {error})")))
+            self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__})")))
 
     def _forget(self, row: _Row) -> None:
         """Let a finished row go, and with the last of them its request."""

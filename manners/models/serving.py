@@ -108,7 +108,7 @@ def _change_policy(batch: RunningBatch, workspace: Workspace, version: str, pret
 
 
 def _reason(error: Exception) -> str:
-    """Return a user's mistake as it is told, and anything else with its kind, and its trace for whoever runs this."""
+    """Return a user's mistake as it is told, and anything else with its kind; the log says where it arose."""
     if isinstance(error, MannersError):
         return str(error)
     complain(error)

@@ -90,7 +90,7 @@ def apply_again(store: Store, conversations: Iterable[str]) -> Reapplied:
         before = _texts(connection)
         learned_by: dict[str, None] = {}
         for row in rows:
-            learned_by |= dict.fromkeys(redact(connection, annotator_of(row), row.id)[1])
+            learned_by |= dict.fromkeys(redact(connection, annotator_of(row), row.id).versions)
         gone = before - _texts(connection) - {DELETED, ""}
     return Reapplied(len(rows), tuple(learned_by), frozenset(gone))
 

@@ -42,6 +42,10 @@ def refusals(name: str) -> Iterator[None]:
         yield
     except NoConnectionLeft as error:
         raise Unavailable(f"All connections to {name} are in use; try again when it is less busy.") from error
+    except OverflowError as error:
+        if "SQLite" not in str(error):
+            raise
+        raise MannersError(f"The database {name} cannot hold a number as large as that; leave it out.") from error
     except sqlite3.Error as error:
         raise _refused(name, str(error)) from error
     except (ValueError, KeyError) as error:

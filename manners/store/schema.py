@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -19,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -123,21 +125,36 @@ def connect(url: URL) -> Engine:
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
             pool_pre_ping=on_server,
+            hide_parameters=True,
         )
     except (ImportError, NoSuchModuleError) as error:
         raise MannersError(f"The driver of {url.drivername} is not installed; install the `postgres` extra.") from error
     if copied is not None:
         weakref.finalize(engine, copied.cleanup)
+    event.listen(engine, "handle_error", _without_rows)
+    logging.getLogger("sqlalchemy.engine.Engine").addFilter(_is_no_row)
     if not on_server:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
+def _is_no_row(record: logging.LogRecord) -> bool:
+    # What `hide_parameters` hides on the way in is logged on the way out, at the level DEBUG.
+    return not str(record.msg).startswith("Row ")
+
+
+def _without_rows(context: ExceptionContext) -> None:
+    # What a server adds to its first line (DETAIL, CONTEXT) quotes the row that it refuses.
+    said = context.original_exception
+    said.args = (str(said).strip().partition("\n")[0],)
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     # The driver's own transactions start too late (at the first write) and not at all for DDL.
     connection.isolation_level = None
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only given free
 
 
 def _begin_sqlite(connection: Connection) -> None:

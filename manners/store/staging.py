@@ -10,8 +10,9 @@ does what is left of 3. Readers see the part that is in by then.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -91,6 +92,20 @@ def recover(read: Transaction, write: Transaction) -> None:
             _discard(write, one.id)
 
 
+def throw_away(connection: Connection, texts: Collection[str]) -> int:
+    """Throw away the imports that are not decided and in which one of these texts stands; return how many.
+
+    Whoever is writing one down is told at its next slice, and has added nothing.
+    """
+    wanted = tuple(json.dumps(text, ensure_ascii=False) for text in texts if text)
+    query = select(StagedRow.import_id, StagedRow.content).join(ImportRow).where(ImportRow.decided.is_(False))
+    rows = connection.execution_options(yield_per=MOST_IN_SLICE).execute(query)
+    found = {row.import_id for row in rows if any(text in row.content for text in wanted)}
+    connection.execute(delete(StagedRow).where(StagedRow.import_id.in_(found)))
+    connection.execute(delete(ImportRow).where(ImportRow.id.in_(found)))
+    return len(found)
+
+
 def _stage(write: Transaction, comparisons: Iterable[Comparison]) -> int:
     """1 and 2: write everything down, and decide; return the import's id."""
     pace, source = _Pace(), iter(comparisons)
@@ -101,8 +116,8 @@ def _stage(write: Transaction, comparisons: Iterable[Comparison]) -> int:
         while some := list(islice(source, pace.size)):
             rows = [{"import_id": key, "content": _comparison.dump_json(one).decode()} for one in some]
             with write() as connection, pace.measured():
-                connection.execute(insert(StagedRow), rows)
                 _touch(connection, key)
+                connection.execute(insert(StagedRow), rows)
             pace.rest()
         with write() as connection:
             _touch(connection, key, decided=True)
@@ -160,7 +175,11 @@ def _add(connection: Connection, comparisons: Sequence[Comparison]) -> Merged:
 
 def _touch(connection: Connection, key: int, decided: bool = False) -> None:
     values = {"decided": decided, "touched_at": datetime.now(UTC)}
-    connection.execute(update(ImportRow).where(ImportRow.id == key).values(values))
+    if not connection.execute(update(ImportRow).where(ImportRow.id == key).values(values)).rowcount:
+        raise MannersError(
+            "the file holds words of somebody who was forgotten meanwhile, and nothing of it was added: take them out,"
+            " or import it again if they may be kept"
+        )
 
 
 def _count(connection: Connection, key: int, added: Merged) -> None:

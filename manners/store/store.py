@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import schema, staging
+from manners.store import holdings, schema, staging, traces
 from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
@@ -23,24 +23,16 @@ from manners.store.runlock import run_lock
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import (
-    AnnotatorRow,
     ComparisonRow,
-    ConversationRow,
-    FlagRow,
-    GoldRow,
     PromptRow,
-    ResponseRow,
     RoundRow,
     VerdictRow,
     VersionRow,
-    ViewRow,
-    WithdrawalRow,
 )
 from manners.store.texts import CHAT, claim, prompt_digest, prompt_ids, response_ids
 from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import (
     DELETED,
-    AnnotatorKind,
     AskedHow,
     Comparison,
     Dialogue,
@@ -108,6 +100,11 @@ class Store:
         """Where the store is."""
         return self._engine.url
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether it does not lie on a disk that can only be read."""
+        return self.url.query.get("mode") != "ro"
+
     @contextmanager
     def raw(self) -> Iterator[sqlite3.Connection]:
         """Yield the driver's own connection to a SQLite file, outside a transaction."""
@@ -126,6 +123,18 @@ class Store:
     def close(self) -> None:
         """Let go of the database; the store opens connections again if it is used after that."""
         self._engine.dispose()
+
+    def clear_traces(self, *, always: bool = False) -> bool:
+        """Write the database anew where what was deleted has left traces in it, or `always`; see `traces`.
+
+        Returns whether none is left that could be known of: not while others read or write for long.
+        """
+        return traces.clear(self._engine) if always or traces.has_traces(self._engine) else True
+
+    @property
+    def is_small(self) -> bool:
+        """Whether that takes so little time that people can wait for it."""
+        return traces.is_small(self._engine)
 
     def run_lock(self, stage: str) -> AbstractContextManager[None]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
@@ -179,6 +188,12 @@ class Store:
         with self.read() as connection:
             dialogues = map(from_messages, connection.execute(query).scalars())
             return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+
+    def only_in_chats(self) -> frozenset[Dialogue]:
+        """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""
+        with self.read() as connection:
+            turns = connection.execute(select(PromptRow.turns).where(PromptRow.source == CHAT)).scalars().all()
+        return frozenset(map(from_messages, turns))
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
@@ -243,13 +258,8 @@ class Store:
 
     def mark(self) -> str:
         """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
-        counts = [
-            select(func.count()).select_from(table)
-            for table in (PromptRow, ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
-        ]
-        counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
         with self.read() as connection:
-            return repr([connection.execute(query).scalar_one() for query in counts])
+            return holdings.mark(connection)
 
     def add_version(self, version: VersionRecord) -> int:
         """Record a model version and return its id. Raises MannersError on a taken name or an unknown parent."""
@@ -312,18 +322,8 @@ class Store:
 
     def counts(self) -> Holdings:
         """Return how much there is of everything."""
-        prompts = dict.fromkeys(PromptUse, 0)
-        verdicts = dict.fromkeys(AnnotatorKind, 0)
-        by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
-        by_kind = select(AnnotatorRow.kind, func.count()).join(VerdictRow).group_by(AnnotatorRow.kind)
         with self.read() as connection:
-            prompts |= {PromptUse(use): count for use, count in connection.execute(by_use)}
-            verdicts |= {AnnotatorKind(kind): count for kind, count in connection.execute(by_kind)}
-            responses, comparisons, versions = (
-                connection.execute(select(func.count()).select_from(table)).scalar_one()
-                for table in (ResponseRow, ComparisonRow, VersionRow)
-            )
-        return Holdings(prompts, responses, comparisons, verdicts, versions)
+            return holdings.holdings(connection)
 
     def _known(self, ids: dict[str, int], version: str) -> int:
         if version not in ids:
@@ -346,7 +346,7 @@ class Store:
 
     def _finish_imports(self) -> None:
         """Add what an import that was killed had decided to add; where nothing can be written, it waits."""
-        if self.url.query.get("mode") != "ro":
+        if self.is_writable:
             staging.recover(self.read, self.write)
 
     @contextmanager

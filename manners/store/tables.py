@@ -299,6 +299,20 @@ class TokenRow(Table):
     ended_at: Mapped[datetime | None]
 
 
+class AuditRow(Table):
+    """What was done, by which account (none: on this machine) and from where; triggers refuse to change or delete it.
+
+    It never holds words or names, so that forgetting somebody leaves it as it is.
+    """
+
+    __tablename__ = "audit"
+    event: Mapped[str]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
+    address: Mapped[str]
+    about: Mapped[str]
+    created_at: Mapped[datetime]
+
+
 class VersionRow(Table):
     """A model version."""
 

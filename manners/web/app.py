@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, openai, people, programs
+from manners.web import auth, chat, dashboard, label, log, openai, people, programs
 from manners.web.auth import Anybody, NotSignedIn, sign_in_address
+from manners.web.faults import Faults
 from manners.web.gate import Gate
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
@@ -31,9 +32,10 @@ def create_app(site: Site) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners")
     app.state.site = site
     app.router.route_class = Gate
+    app.add_middleware(Faults)
     app.add_middleware(Shield, site=site)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    for page in (auth, chat, dashboard, label, openai, people, programs):
+    for page in (auth, chat, dashboard, label, log, openai, people, programs):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)

@@ -20,12 +20,14 @@ from starlette.responses import RedirectResponse, Response
 
 from manners.errors import MannersError
 from manners.store.accounts import SPENT, Account, Pass
+from manners.store.audit import Event
+from manners.store.programs import requester
 from manners.store.tokens import Scope, Terms, TokenUse, digest
 from manners.types import AccountRole, Annotator, AnnotatorKind
 from manners.web.gate import Gate
 from manners.web.limits import ENTRIES, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
 from manners.web.shapes import AccountName, Password
-from manners.web.site import LOCAL, Here, Site
+from manners.web.site import LOCAL, Here, Site, noted
 
 COOKIE = "manners_session"
 KNOWN = "manners_known"
@@ -60,7 +62,7 @@ class Visitor:
     @property
     def key(self) -> str:
         """A text that no two visitors share."""
-        return "local" if self.account is None else f"account {self.account}"
+        return requester(self.account)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,9 @@ async def sign_in(
     slow_guesses(request, site, name)
     account = await to_thread.run_sync(site.accounts.check, name, password, limiter=site.limits.hashing)
     if account is None:
+        await noted(request, Event.SIGN_IN_FAILED)
         return site.page(request, "sign_in.html.j2", status=403, then=_inside(then), failed=True, name=name)
+    await noted(request, Event.SIGNED_IN, by=account.id)
     return await signed_in(request, site, account, _inside(then))
 
 
@@ -245,6 +249,9 @@ async def follow_link(
     """Sign in by a link that is good once, with a new password where one is given."""
     follow = partial(site.accounts.follow, secret, password or None)
     found = await to_thread.run_sync(follow, limiter=site.limits.hashing if password else site.limits.writing)
+    await noted(request, Event.SIGNED_IN, "link", by=found.account.id)
+    if password:
+        await noted(request, Event.PASSWORD_SET, by=found.account.id)
     return await signed_in(request, site, found.account, "/", found.issuer)
 
 
@@ -267,6 +274,7 @@ async def join(
 ) -> Response:
     """Make the account that an invitation is for, and sign in."""
     account = await to_thread.run_sync(site.accounts.join, secret, name, password, limiter=site.limits.hashing)
+    await noted(request, Event.JOINED, by=account.id)
     return await signed_in(request, site, account, "/")
 
 
@@ -274,8 +282,10 @@ async def join(
 async def sign_out(request: Request, site: Here) -> Response:
     """End the session."""
     secret = request.cookies.get(COOKIE, "")
-    if await _admitted(site, secret, TokenUse.SESSION) is not None:  # strangers get no turn among those who write
+    found = await _admitted(site, secret, TokenUse.SESSION)
+    if found is not None:  # strangers get no turn among those who write
         await to_thread.run_sync(site.accounts.end, secret, limiter=site.limits.writing)
+        await noted(request, Event.SIGNED_OUT, by=found.account.id)
     site.remembered.pop((TokenUse.SESSION, secret), None)
     response = RedirectResponse(f"{site.prefix}/sign-in", 303)
     response.delete_cookie(COOKIE, path=site.prefix or "/")

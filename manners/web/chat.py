@@ -18,10 +18,13 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
 
 from manners.errors import MannersError
+from manners.loop.erase import sweep
 from manners.models.requests import Done, Failed, GenerationRequest, Phase
 from manners.store import deletions
+from manners.store.audit import Event
 from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason
+from manners.store.redaction import Redacted
 from manners.types import Choice, Response, Sampling
 from manners.web.auth import Chatter, Exporter, Visitor, refuse_if
 from manners.web.gate import Gate
@@ -29,7 +32,7 @@ from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
 from manners.web.render import to_html
 from manners.web.shapes import Number, Text
-from manners.web.site import Here, Site
+from manners.web.site import Here, Site, noted
 
 _rng = random.SystemRandom()
 
@@ -87,7 +90,7 @@ async def conversations(visitor: Chatter, site: Here) -> HTTPResponse:
 
 
 @router.get("/chat/export")
-async def export(visitor: Exporter, site: Here) -> HTTPResponse:
+async def export(request: Request, visitor: Exporter, site: Here) -> HTTPResponse:
     """Give all of one's own conversations as a file."""
 
     def collect() -> list[dict[str, Any]]:
@@ -100,6 +103,7 @@ async def export(visitor: Exporter, site: Here) -> HTTPResponse:
         return found
 
     body = {"conversations": await to_thread.run_sync(collect)}
+    await noted(request, Event.EXPORTED, "conversations")
     return JSONResponse(body, headers={"content-disposition": 'attachment; filename="conversations.json"'})
 
 
@@ -165,19 +169,28 @@ async def choose(key: str, body: Chosen, visitor: Chatter, site: Here) -> HTTPRe
 
 
 @router.post("/chat/{key}/delete")
-async def delete(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
+async def delete(request: Request, key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
 
-    def forget() -> tuple[list[int], list[str]]:
+    def forget() -> Redacted:
         chats = Chats(site.store)
         chats.read(visitor.annotator, key)  # nobody notes down what is not theirs
         deletions.note(site.workspace.root, key)
         return chats.delete(visitor.annotator, key)
 
-    comparisons, versions = await to_thread.run_sync(forget, limiter=site.limits.writing)
-    for comparison in comparisons:
+    deleted = await to_thread.run_sync(forget, limiter=site.limits.writing)
+    for comparison in deleted.comparisons:
         site.desk.hold_back(comparison, True)
-    return JSONResponse({"deleted": key, "learned_by": versions})
+    await to_thread.run_sync(_leave_nothing, site, deleted, limiter=site.limits.writing)
+    await noted(request, Event.CONVERSATION_DELETED)
+    return JSONResponse({"deleted": key, "learned_by": deleted.versions})
+
+
+def _leave_nothing(site: Site, deleted: Redacted) -> None:
+    """Take what was deleted out of files, and of the database itself; a large one is written anew when serving ends."""
+    sweep(site.workspace, deleted.texts)
+    if site.store.is_small:
+        site.store.clear_traces()
 
 
 @dataclass(frozen=True)

@@ -152,5 +152,6 @@ def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> di
 def _guidelines(site: Site) -> str:
     """Return the owner's guidelines, or the ones to begin with."""
     own = site.workspace.root / "guidelines.md"
-    source = own if own.is_file() else files("manners.data").joinpath("guidelines.md")
+    inside = own.resolve().is_relative_to(site.workspace.root.resolve())  # no link to what annotators are not to see
+    source = own if own.is_file() and inside else files("manners.data").joinpath("guidelines.md")
     return to_html(source.read_bytes().decode("utf-8", errors="replace"))

@@ -12,12 +12,13 @@ from starlette.responses import RedirectResponse, Response
 
 from manners.errors import MannersError
 from manners.store.accounts import Account
+from manners.store.audit import Event
 from manners.store.tokens import LIFETIME, LONGEST_LABEL, PROGRAMS, Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web.auth import Oneself, Owner, signed_in, slow_guesses
 from manners.web.gate import Gate
 from manners.web.shapes import AccountName, Number, Password, Text
-from manners.web.site import Here, Site
+from manners.web.site import Here, Site, noted
 
 LONGEST_DAYS = 3650
 Name = Annotated[AccountName, Form()]
@@ -36,6 +37,7 @@ async def invite(request: Request, visitor: Owner, site: Here, role: Annotated[A
     """Make an invitation, and show its link this once."""
     issue = partial(site.accounts.issue, TokenUse.INVITATION, role=role, terms=Terms(visitor.account))
     secret = await to_thread.run_sync(issue, limiter=site.limits.writing)
+    await noted(request, Event.INVITED, f"role {role}")
     return await _page(request, site, invitation=f"{site.base_url}/join/{secret}", role=role)
 
 
@@ -44,6 +46,7 @@ async def link(request: Request, visitor: Owner, site: Here, name: Name) -> Resp
     """Make a link that signs an account in, for whoever forgot their password, and show it this once."""
     issue = partial(site.accounts.issue, TokenUse.SIGN_IN, name, terms=Terms(visitor.account))
     secret = await to_thread.run_sync(issue, limiter=site.limits.writing)
+    await noted(request, Event.LINK_MADE, on=name)
     return await _page(request, site, link=f"{site.base_url}/sign-in/{secret}", name=name)
 
 
@@ -61,34 +64,41 @@ async def key(
     terms = Terms(visitor.account, tuple(scope or PROGRAMS), timedelta(days=days))
     issue = partial(site.accounts.issue, TokenUse.KEY, name, label=label, terms=terms)
     secret = await to_thread.run_sync(issue, limiter=site.limits.writing)
+    await noted(request, Event.KEY_MADE, on=name)
     return await _page(request, site, key=secret, name=name)
 
 
 @router.post("/accounts/revoke")
-async def revoke(visitor: Owner, site: Here, number: Annotated[Number, Form()]) -> Response:
+async def revoke(request: Request, visitor: Owner, site: Here, number: Annotated[Number, Form()]) -> Response:
     """End a session, a key, a link or an invitation."""
     await to_thread.run_sync(site.accounts.revoke, number, limiter=site.limits.writing)
+    await noted(request, Event.REVOKED, f"token {number}")
     return _changed(site)
 
 
 @router.post("/accounts/role")
-async def role(visitor: Owner, site: Here, name: Name, role: Annotated[AccountRole, Form()]) -> Response:
+async def role(
+    request: Request, visitor: Owner, site: Here, name: Name, role: Annotated[AccountRole, Form()]
+) -> Response:
     """Give an account another role."""
     await to_thread.run_sync(site.accounts.set_role, name, role, limiter=site.limits.writing)
+    await noted(request, Event.ROLE_SET, on=name)
     return _changed(site)
 
 
 @router.post("/accounts/disable")
-async def disable(visitor: Owner, site: Here, name: Name) -> Response:
+async def disable(request: Request, visitor: Owner, site: Here, name: Name) -> Response:
     """Let an account in no more."""
     await to_thread.run_sync(site.accounts.disable, name, limiter=site.limits.writing)
+    await noted(request, Event.ACCOUNT_DISABLED, on=name)
     return _changed(site)
 
 
 @router.post("/accounts/enable")
-async def enable(visitor: Owner, site: Here, name: Name) -> Response:
+async def enable(request: Request, visitor: Owner, site: Here, name: Name) -> Response:
     """Let a disabled account in again."""
     await to_thread.run_sync(site.accounts.enable, name, limiter=site.limits.writing)
+    await noted(request, Event.ACCOUNT_ENABLED, on=name)
     return _changed(site)
 
 
@@ -114,14 +124,16 @@ async def password(
         raise MannersError("without accounts there is no password: `manners accounts add NAME` makes the first account")
     slow_guesses(request, site, visitor.name)
     await to_thread.run_sync(site.accounts.change_password, visitor.account, old, new, limiter=site.limits.hashing)
+    await noted(request, Event.PASSWORD_SET)
     site.remembered.clear()
     return await signed_in(request, site, Account(visitor.name, visitor.role, id=visitor.account), "/me")
 
 
 @router.post("/me/revoke")
-async def revoke_own(visitor: Oneself, site: Here, number: Annotated[Number, Form()]) -> Response:
+async def revoke_own(request: Request, visitor: Oneself, site: Here, number: Annotated[Number, Form()]) -> Response:
     """End a session or a key of one's own."""
     await to_thread.run_sync(site.accounts.revoke, number, visitor.account or 0, limiter=site.limits.writing)
+    await noted(request, Event.REVOKED, f"token {number}")
     return _changed(site, "/me")
 
 

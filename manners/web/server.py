@@ -113,7 +113,7 @@ def uvicorn_of(app: FastAPI) -> uvicorn.Server:
                 connection.look()
 
     config.callback_notify = look
-    for name in ("uvicorn.error", "asyncio"):
+    for name in ("uvicorn.error", "asyncio", "manners.web"):
         logging.getLogger(name).addFilter(Counted())
     return server
 

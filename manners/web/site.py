@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader
@@ -19,6 +20,7 @@ from manners import __version__
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts, Pass
+from manners.store.audit import Deed, Event, record
 from manners.store.tokens import TokenUse
 from manners.web.desk import Desk
 from manners.web.generation import Generator
@@ -108,6 +110,18 @@ async def site_of(request: Request) -> Site:
     """Return the site that a request is for (a dependency)."""
     site: Site = request.app.state.site
     return site
+
+
+async def noted(
+    request: Request, event: Event, about: str = "", *, by: int | None = None, on: str | None = None
+) -> None:
+    """Put on record what somebody did: whoever has signed in, unless it is said, and from where."""
+    site: Site = request.app.state.site
+    visitor = getattr(request.state, "visitor", None)
+    account = by if by is not None or visitor is None else visitor.account
+    address = request.client.host if request.client else ""
+    deed = Deed(event, account, address, about, on)
+    await to_thread.run_sync(record, site.store, deed, limiter=site.limits.writing)
 
 
 Here = Annotated[Site, Depends(site_of)]

@@ -302,10 +302,11 @@ def test_a_request_that_cannot_be_read_leaves_the_others_alone(
     batch.submit(3, REQUESTS[3])
     run(batch, heard)
     (failure,) = heard[1].failed
-    assert "out of memory" in failure.message and not failure.refused
+    assert "RuntimeError" in failure.message and "memory" not in failure.message and not failure.refused
     for key, wanted in expected.items():
         assert heard[key].texts == wanted.texts and heard[key].done == wanted.done
-    assert "RuntimeError: out of memory" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("RuntimeError at ") and "memory" not in told, "what it says may be one row's words"
 
 
 def test_a_failure_in_the_middle_fails_those_that_run_and_no_others(
@@ -323,9 +324,9 @@ def test_a_failure_in_the_middle_fails_those_that_run_and_no_others(
 
     monkeypatch.setattr(Decoder, "read", failing)
     run(batch, heard)
-    assert "a passing fault" in heard[0].failed[0].message and not heard[0].done
+    assert "RuntimeError" in heard[0].failed[0].message and not heard[0].done
     assert heard[3].texts == expected.texts and not heard[3].failed
-    assert "a passing fault" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("RuntimeError at ")
 
 
 TINY = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -176,3 +178,22 @@ def run(coroutine: Coroutine[Any, Any, Found]) -> Found:
 def healthy(url: str) -> bool:
     """Whether a server answers."""
     return bool(json.loads(httpx.get(f"{url}/health").text)["status"] == "ok")
+
+
+@pytest.fixture
+def heard() -> Iterator[io.StringIO]:
+    """All that any logger says at any level, with tracebacks."""
+    said = io.StringIO()
+    root = logging.getLogger()
+    handler = logging.StreamHandler(said)
+    known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    levels = {logger: (logger.level, logger.disabled) for logger in [root, *known]}
+    for logger in levels:
+        logger.setLevel(1)
+        logger.disabled = False
+    root.addHandler(handler)
+    yield said
+    root.removeHandler(handler)
+    for logger, (level, disabled) in levels.items():
+        logger.setLevel(level)
+        logger.disabled = disabled

@@ -50,6 +50,7 @@ ROLES = {
     "/me/password": EVERYBODY,
     "/me/revoke": EVERYBODY,
     "/accounts/link": {OWNER},
+    "/log": {OWNER},
     "/label": LABEL,
     "/label/begin": LABEL,
     "/label/next": LABEL,
