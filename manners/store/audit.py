@@ -92,7 +92,7 @@ def note(connection: Connection, deed: Deed) -> None:
 
 
 def record(store: Store, deed: Deed) -> None:
-    """Append a line in a transaction of its own, see `note`; none where the store is on a disk that can only be read."""
+    """Append a line in a transaction of its own, see `note`; none where the store lies where nothing can be written."""
     if store.is_writable:
         with store.write() as connection:
             note(connection, deed)

@@ -24,6 +24,7 @@ from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
 from manners.store.tokens import TokenUse
+from manners.terminal import beneath
 from manners.types import AccountRole
 from manners.web.address import remember
 from manners.web.app import create_app
@@ -126,7 +127,7 @@ def _where(site: Site, owner: str | None) -> str:
     ends = "(Ctrl-C stops it)"
     if owner is None:
         return f"manners is at {site.base_url}/ {ends}"
-    if sys.stderr.isatty():
+    if beneath(sys.stderr).isatty():
         return f"manners is at {site.base_url}/sign-in/{site.accounts.issue(TokenUse.SIGN_IN, owner)} {ends}"
     return f"manners is at {site.base_url}/ {ends}; `manners accounts link {owner}` makes a link that signs {owner} in"
 

@@ -27,6 +27,7 @@ from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.tables import AccountRow, TokenRow
 from manners.store.tokens import TokenUse
+from manners.terminal import shown_errors
 from manners.types import (
     AccountRole,
 )
@@ -56,7 +57,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         monkeypatch.setattr(sys, "stderr", said)
         workspace = Workspace.open(folder)
         settings = Settings()
-        with closing(Store.open(workspace.database)) as store:
+        with shown_errors(), closing(Store.open(workspace.database)) as store:  # as the command does
             server.serve(workspace, store, settings, host=host, base_url=base_url, open_browser=False)
         return said.getvalue()
 
