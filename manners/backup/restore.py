@@ -33,8 +33,8 @@ LONG_ENOUGH = 12
 class Meanwhile:
     """What the workspace in the way knows, and what comes back must not undo."""
 
-    conversations: frozenset[str] = frozenset()
-    """Keys of those that were deleted."""
+    deleted: frozenset[str] = frozenset()
+    """Keys of the conversations and accounts that were."""
     secrets: frozenset[str] = frozenset()
     """Digests of the keys, sessions and links that have ended."""
     accounts: frozenset[Disabled] = frozenset()
@@ -63,7 +63,7 @@ def restore(named: Path, root: Path, database: str | None = None) -> dict[str, A
         meanwhile, kept = _put_aside(root, folder)
         meanwhile = replace(
             meanwhile,
-            conversations=meanwhile.conversations | snapshots.deleted_by_then(folder),
+            deleted=meanwhile.deleted | snapshots.deleted_by_then(folder),
             has_accounts=bool(_marker(root).get("accounts")),
         )
         with atomic_folder(root / restored.READY) as draft:
@@ -86,6 +86,7 @@ def restore(named: Path, root: Path, database: str | None = None) -> dict[str, A
         "made_at": snapshot.made_at,
         "missing": [*missing, *_elsewhere(workspace)],
         "deleted_again": applied.conversations,
+        "forgotten_again": applied.accounts,
         "learned_by": list(applied.learned_by),
         "kept": None if kept is None else str(kept),
     }
@@ -182,7 +183,7 @@ def _make_ready(
         raise MannersError(f"{place / STORE} is not what was written: use another backup.")
     snapshots.copy_private(place / STORE, draft / STORE)
     with closing(Store.open(draft / STORE)) as store:
-        applied = deletions.apply_again(store, meanwhile.conversations)
+        applied = deletions.apply_again(store, meanwhile.deleted)
         revoke_again(store, set(meanwhile.secrets), set(meanwhile.accounts))
     settle(draft / STORE, vacuum=True)
     check_copy(draft / STORE)
@@ -203,8 +204,8 @@ def _make_ready(
 
 def _write_small(draft: Path, meanwhile: Meanwhile, url: str | None) -> None:
     """Write the record of deletions, and where the store is now."""
-    if meanwhile.conversations:
-        atomic_write(draft / deletions.FILE, deletions.written(meanwhile.conversations))
+    if meanwhile.deleted:
+        atomic_write(draft / deletions.FILE, deletions.written(meanwhile.deleted))
     said = {"format": FORMAT, "manners": __version__} | _marker(draft) | {"database": url}
     if meanwhile.has_accounts:
         said["accounts"] = True

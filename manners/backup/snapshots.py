@@ -47,7 +47,7 @@ class Snapshot:
     files: dict[str, Any] = field(default_factory=dict)
     """Digest of each file, by its path in the workspace."""
     deleted: tuple[str, ...] = ()
-    """Keys of the conversations that were deleted by then."""
+    """Keys of the conversations and accounts that were deleted by then."""
 
 
 def all_of(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from manners.cli.common import Common, Result
-from manners.store import to_server_url
+from manners.store import Store, audit, to_server_url
+from manners.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,10 @@ class Backup(Common):
         """Write and verify it."""
         from manners.backup.take import backup
 
-        return backup(self.open(), self.directory)
+        workspace = self.open()
+        made = backup(workspace, self.directory)
+        _noted(workspace, audit.Event.EXPORTED)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,4 +45,12 @@ class Restore(Common):
         from manners.backup.restore import restore
 
         url = None if self.database is None else to_server_url(self.database)
-        return restore(self.directory, self.workspace, url)
+        found = restore(self.directory, self.workspace, url)
+        _noted(self.open(), audit.Event.RESTORED)
+        return found
+
+
+def _noted(workspace: Workspace, event: audit.Event) -> None:
+    """Put on record what was done on this machine; the log that was restored goes on from where it was."""
+    with closing(Store.open(workspace.database)) as store:
+        audit.record(store, audit.Deed(event, about="backup"))

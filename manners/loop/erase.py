@@ -15,7 +15,7 @@ from typing import Any
 
 from manners.facts import Facts
 from manners.store import Store, deletions
-from manners.store.forget import conversations_of, forget
+from manners.store.forget import forget, keys_of
 from manners.workspace import Workspace, atomic_write, discard
 
 LISTS = ("examples", "samples")
@@ -48,7 +48,9 @@ def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
 
 def forget_person(workspace: Workspace, store: Store, name: str, user: str | None = None) -> Facts:
     """Forget an account, or one user of its programs, in store and files; see `store.forget`."""
-    for key in conversations_of(store, name, user):
+    account, conversations = keys_of(store, name, user)
+    accounts = [deletions.of_account(account)] if user is None else []
+    for key in (*accounts, *conversations):
         deletions.note(workspace.root, key)  # so that no backup of before brings them back
     gone = forget(store, name, user)
     swept = sweep(workspace, gone.texts)

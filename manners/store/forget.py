@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, Row, Text, cast, literal, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from manners.errors import MannersError
-from manners.store import staging
+from manners.store import staging, tokens
 from manners.store.accounts import Accounts
 from manners.store.annotators import annotator_of
 from manners.store.audit import Deed, Event, account_id, note
@@ -71,31 +72,62 @@ def forget(store: Store, name: str, user: str | None = None, by: int | None = No
     staging.recover(store.read, store.write)
     with store.write() as connection:
         take_turns(connection)
-        people = _people(connection, account, user)
-        if user is not None and not people:
-            raise MannersError(f"no user {user} of {name} has given a verdict here; check the name")
-        requests = _requests(connection, account.id, None if user is None else people)
-        found = _delete(connection, people, requests)
-        staging.throw_away(connection, found[-1])
-        _rename(connection, AnnotatorRow.id, people, AnnotatorRow.name)
-        if user is None:
-            _rename(connection, AccountRow.id, [account.id], AccountRow.name)
-            connection.execute(update(AccountRow).where(AccountRow.id == account.id).values(password_hash=None))
-            connection.execute(update(TokenRow).where(TokenRow.account_id == account.id).values(label=""))
-            theirs = RequestRow.account == requester(account.id)
-            connection.execute(update(RequestRow).where(theirs).values(key=_tombstone(RequestRow.id)))
-        note(connection, Deed(Event.ACCOUNT_FORGOTTEN, by, about=f"account {account.id}"))
-        leave_traces(connection)
-    return Forgotten(account.id, len(people), *found)
+        return _forget(connection, account, user, by)
 
 
-def conversations_of(store: Store, name: str, user: str | None = None) -> list[str]:
-    """Return the keys of the conversations whose words `forget` would delete. Raises MannersError for no account."""
+def forget_again(connection: Connection, key: str) -> Forgotten | None:
+    """Forget an account that a copy of the store has brought back, by its key, whoever it is; None where it has not."""
+    for account in connection.execute(select(AccountRow).where(AccountRow.name.not_like("[forgotten %"))).all():
+        if key_of(account) == key:
+            now = datetime.now(UTC)
+            still = (AccountRow.id == account.id) & AccountRow.disabled_at.is_(None)
+            connection.execute(update(AccountRow).where(still).values(disabled_at=now))
+            tokens.end(connection, (TokenRow.account_id == account.id) | (TokenRow.issuer_id == account.id))
+            return _forget(connection, account, None, None)
+    return None
+
+
+def key_of(account: Row[AccountRow]) -> str:
+    """Return what an account is known by without its name: the number alone may be another's in a copy."""
+    return f"{account.id} {account.created_at.isoformat()}"
+
+
+def keys_of(store: Store, name: str, user: str | None = None) -> tuple[str, list[str]]:
+    """Return the key of an account, and those of the conversations whose words `forget` would delete.
+
+    Raises MannersError where there is no such account.
+    """
     account = _account(store, name)
     with store.read() as connection:
         people = _people(connection, account, user)
         open_ones = ConversationRow.annotator_id.in_(people), ConversationRow.deleted_at.is_(None)
-        return list(connection.execute(select(ConversationRow.key).where(*open_ones)).scalars())
+        return key_of(account), list(connection.execute(select(ConversationRow.key).where(*open_ones)).scalars())
+
+
+def forgotten(store: Store) -> list[str]:
+    """Return the keys of the accounts that a store knows to be forgotten."""
+    with store.read() as connection:
+        rows = connection.execute(select(AccountRow).where(AccountRow.name.like("[forgotten %"))).all()
+    return [key_of(row) for row in rows]
+
+
+def _forget(connection: Connection, account: Row[AccountRow], user: str | None, by: int | None) -> Forgotten:
+    people = _people(connection, account, user)
+    if user is not None and not people:
+        raise MannersError(f"no user {user} of {account.name} has given a verdict here; check the name")
+    requests = _requests(connection, account.id, None if user is None else people)
+    found = _delete(connection, people, requests)
+    staging.throw_away(connection, found[-1])
+    _rename(connection, AnnotatorRow.id, people, AnnotatorRow.name)
+    if user is None:
+        _rename(connection, AccountRow.id, [account.id], AccountRow.name)
+        connection.execute(update(AccountRow).where(AccountRow.id == account.id).values(password_hash=None))
+        connection.execute(update(TokenRow).where(TokenRow.account_id == account.id).values(label=""))
+        theirs = RequestRow.account == requester(account.id)
+        connection.execute(update(RequestRow).where(theirs).values(key=_tombstone(RequestRow.id)))
+    note(connection, Deed(Event.ACCOUNT_FORGOTTEN, by, about=f"account {account.id}"))
+    leave_traces(connection)
+    return Forgotten(account.id, len(people), *found)
 
 
 def _account(store: Store, name: str) -> Row[AccountRow]:

@@ -99,7 +99,7 @@ def throw_away(connection: Connection, texts: Collection[str]) -> int:
     """
     wanted = tuple(json.dumps(text, ensure_ascii=False) for text in texts if text)
     query = select(StagedRow.import_id, StagedRow.content).join(ImportRow).where(ImportRow.decided.is_(False))
-    rows = connection.execution_options(yield_per=MOST_IN_SLICE).execute(query)
+    rows = connection.execute(query.execution_options(yield_per=MOST_IN_SLICE))
     found = {row.import_id for row in rows if any(text in row.content for text in wanted)}
     connection.execute(delete(StagedRow).where(StagedRow.import_id.in_(found)))
     connection.execute(delete(ImportRow).where(ImportRow.id.in_(found)))

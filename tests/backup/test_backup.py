@@ -23,6 +23,7 @@ from manners.backup.restore import restore
 from manners.backup.take import backup, last
 from manners.cli import main
 from manners.errors import MannersError, UsageError
+from manners.loop.erase import forget_person
 from manners.store import Store, VersionRecord, deletions
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
@@ -44,6 +45,7 @@ from manners.types import (
 from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
 from tests.store.test_chats import converse
+from tests.store.test_forget import by_program, everything, person
 from tests.web.conftest import NOWHERE, serve
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
@@ -323,6 +325,37 @@ def test_a_conversation_of_an_account_stays_deleted_and_nobody_else_s_goes(
     with closing(Store.open(workspace.database)) as store:
         assert Chats(store).all(signed_in) == [] and SENTENCE not in str(store.comparisons())
         assert [found.key for found in Chats(store).all(ANNA)] == [other]
+
+
+def test_a_person_who_was_forgotten_does_not_come_back(workspace: Workspace, tmp_path: Path) -> None:
+    with closing(Store.open(workspace.database)) as store:
+        for name, role in (("olga", AccountRole.OWNER), ("berta", AccountRole.OWNER)):
+            Accounts(store).add(name, role, "correct horse")
+        key = Accounts(store).issue(TokenUse.KEY, "berta", label="berta's")
+        by_program(store, "berta", SENTENCE)
+        converse(store, person(store, "berta"), f"{SENTENCE} Again.")
+    backup(workspace, tmp_path / "bk")
+    with closing(Store.open(workspace.database)) as store:
+        forget_person(workspace, store, "berta")
+    for _ in range(2):  # also when the record itself has come back
+        found = restore(tmp_path / "bk" / "backup-1", workspace.root)
+        assert (found["forgotten_again"], found["deleted_again"]) == (1, 1)
+        assert holding(workspace.root, SENTENCE) == holding(workspace.root, "berta") == []
+        with closing(Store.open(workspace.database)) as store:
+            left = everything(store)
+            assert SENTENCE not in left and "berta" not in left and "Question 0?" in left
+            accounts = Accounts(store)
+            assert [one.disabled for one in accounts.all()] == [False, True]
+            assert accounts.holder(key, TokenUse.KEY) is None and accounts.check("olga", "correct horse") is not None
+
+
+def test_a_namesake_in_a_workspace_of_others_is_not_forgotten(workspace: Workspace, tmp_path: Path) -> None:
+    with closing(Store.open(workspace.database)) as store:
+        Accounts(store).add("olga", AccountRole.OWNER, "correct horse")
+    backup(workspace, tmp_path / "bk")
+    other = Workspace.create(tmp_path / "other")
+    deletions.note(other.root, deletions.of_account("1 2026-01-01T00:00:00+00:00"))
+    assert restore(tmp_path / "bk", other.root)["forgotten_again"] == 0
 
 
 def test_a_backup_from_before_there_were_accounts_makes_nobody_the_owner(local: Workspace, tmp_path: Path) -> None:
