@@ -178,7 +178,7 @@ def test_an_import_under_way_that_holds_the_words_is_thrown_away(store: Store, p
         store.merge_comparisons(source())
     assert SECRET not in everything(store) and store.counts().comparisons == before
     with store.read() as connection:
-        assert connection.execute(select(StagedRow)).all() == connection.execute(select(ImportRow)).all() == []
+        assert not connection.execute(select(StagedRow)).all() and not connection.execute(select(ImportRow)).all()
 
 
 def test_an_import_that_has_decided_is_finished_first_and_what_its_file_says_stays(
