@@ -47,6 +47,7 @@ SCOPES = {
     "/dashboard/promote": ADMIN,
     "/dashboard/rollback": ADMIN,
     "/accounts": ADMIN,
+    "/log": ADMIN,
     "/accounts/invite": ADMIN,
     "/accounts/role": ADMIN,
     "/accounts/disable": ADMIN,
