@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class MannersError(Exception):
     """A mistake or a limit that the user can act on: one sentence saying what, where, and what to do.
@@ -19,3 +21,18 @@ class Unavailable(MannersError):
 
 class UsageError(MannersError):
     """The command was called wrongly (an unknown setting, a value out of range); the command line exits with 2."""
+
+
+def described(fault: BaseException) -> str:
+    """Return the kinds of a fault and of those behind it, and the lines of code that it came through.
+
+    Never what it says: that may be the words of whoever was served.
+    """
+    kinds: list[str] = []
+    behind: BaseException | None = fault
+    while behind is not None and len(kinds) < 10:
+        kinds.append(type(behind).__qualname__)
+        behind = behind.__cause__ or (None if behind.__suppress_context__ else behind.__context__)
+    frames = traceback.extract_tb(fault.__traceback__)[-8:]
+    where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"{' from '.join(kinds)} at {where}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from manners.terminal import beneath, in_one_line
 
 Item = TypeVar("Item")
 
@@ -28,10 +31,11 @@ def track(iterable: Iterable[Item], description: str, total: int | None = None) 
 @contextmanager
 def steps(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show the progress of a block that calls what this yields with the number of steps it has just done."""
-    console = Console(stderr=True)
+    console = Console(file=beneath(sys.stderr))
+    description = in_one_line(description)
     if console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(TextColumn("{task.description}"), *columns, console=console) as bar:
+        with Progress(TextColumn("{task.description}", markup=False), *columns, console=console) as bar:
             task = bar.add_task(description, total=total)
             yield lambda count: bar.advance(task, count)
     else:

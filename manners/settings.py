@@ -174,6 +174,8 @@ class RewardSettings:
     """Whose verdicts are learned from; None means the only kind there is, and refuses where there are several."""
     user_share: Annotated[float, Range(0.001, 1.0)] = 0.05
     """Most that one user of the chat, or of another program, weighs in training."""
+    account_share: Annotated[float, Range(0.001, 1.0)] = 0.25
+    """Most that the chat and the programs of one account weigh in training, whatever users they name."""
     limit: Annotated[int, Range(2, 1_000_000_000)] | None = None
     """Train on at most this many comparisons, drawn at random; None takes all."""
     curve: bool = True

@@ -5,15 +5,24 @@ Everything here is about reading and scoring; nobody is answered on half a quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from manners.types import Dialogue, Role
 
+CHARACTERS = 6
+"""To a token, at most, where a prompt is laid out whole before its turns are counted: text of people takes about 4."""
+SHORT = 5
+"""Endings of so many more turns than the last show what a template puts around a turn."""
 Ids = tuple[int, ...]
 """Token ids."""
 Lay = Callable[[Dialogue], Ids]
 """Lays a dialogue out as token ids, up to where the assistant begins."""
+Size = Callable[[str], int]
+"""Counts the tokens of a text by itself."""
+Check = Callable[[], None]
+"""Raises where nobody waits for the result any more."""
 
 
 def endings(prompt: Dialogue) -> Iterator[tuple[Dialogue, int]]:
@@ -27,6 +36,62 @@ def endings(prompt: Dialogue) -> Iterator[tuple[Dialogue, int]]:
             yield system + turns[dropped:], dropped
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What is kept of a prompt, laid out."""
+
+    turns: Dialogue
+    ids: Ids
+    dropped: int
+
+
+def longest_ending(lay: Lay, size: Size, prompt: Dialogue, room: int, check: Check = lambda: None) -> Ending:
+    """Return the ending of a prompt with the most turns that fits into `room` tokens, or its last turn if none does.
+
+    Laying every ending out would cost the square of the turns. So each turn is counted once by itself, what a turn
+    takes beside its text is seen from two short endings, and only those are laid out between which the border should
+    be. Of the one returned and of the next longer one it is known, not guessed, that one fits and the other does not.
+    """
+    low = 0
+    if sum(len(turn.text) for turn in prompt) <= CHARACTERS * room:  # it probably fits
+        if len(ids := lay(prompt)) <= room:
+            return Ending(prompt, ids, 0)
+        low = 1
+    kept = list(endings(prompt)) or [(prompt, 0)]
+    high = len(kept) - 1
+    best = lay(kept[high][0])
+    if len(best) > room:
+        return Ending(kept[high][0], best, kept[high][1])
+    at = _expected(lay, size, kept, best, room, check)
+    step = 1
+    while low < high:
+        check()
+        at = at if low <= at < high else (low + high) // 2
+        if len(ids := lay(kept[at][0])) <= room:
+            best, high, at = ids, at, at - step
+        else:
+            low, at = at + 1, at + step
+        step *= 2
+    return Ending(kept[high][0], best, kept[high][1])
+
+
+def _expected(lay: Lay, size: Size, kept: Sequence[tuple[Dialogue, int]], last: Ids, room: int, check: Check) -> int:
+    """Return which ending should be the first that fits, by the sizes of the turns and what a template puts around."""
+    whole, few = kept[0][0], max(0, len(kept) - SHORT)
+    sizes = list[int]()
+    for turn in whole:
+        check()
+        sizes.append(size(turn.text))
+    tails = [0, *accumulate(reversed(sizes))]
+    texts = [tails[len(whole) - dropped - (whole[0].role is Role.SYSTEM)] for _, dropped in kept]
+    more = kept[-1][1] - kept[few][1]
+    around = (len(lay(kept[few][0])) - len(last) - texts[few] + texts[-1]) / max(1, more)
+    for index, (_, dropped) in enumerate(kept):
+        if len(last) + texts[index] - texts[-1] + around * (kept[-1][1] - dropped) <= room:
+            return index
+    return len(kept) - 1
+
+
 def prompt_room(prompt: int, longest: int, context: int) -> int:
     """Return how many tokens of the context a prompt may take, of its length and that of the longest response to it.
 
@@ -35,17 +100,17 @@ def prompt_room(prompt: int, longest: int, context: int) -> int:
     return context - min(longest, max(context // 2, context - prompt))
 
 
-def fitting_prompt(lay: Lay, prompt: Dialogue, room: int, bos: int | None) -> Ids:
+def fitting_prompt(lay: Lay, size: Size, prompt: Dialogue, room: int, bos: int | None) -> Ids:
     """Return the ids of a prompt that fit into `room` tokens, 1 or more.
 
     Whole turns go from the left; then the beginning of the last turn's text, which leaves what the template puts around
     it as it is; then a system turn beside which nothing of the last turn would fit. Where the template alone takes more
     than there is room for, its last tokens are left, behind the BOS.
     """
-    for ending, _ in endings(prompt):
-        if len(ids := lay(ending)) <= room:
-            return ids
-    *system, last = ending
+    ending = longest_ending(lay, size, prompt, room)
+    if len(ids := ending.ids) <= room:
+        return ids
+    *system, last = ending.turns
     for before in (tuple(system), ()):
 
         def beginning_cut(text: str, before: Dialogue = before) -> Ids:

@@ -151,6 +151,8 @@ class Template:
         A turn is dropped, or put before one that it followed; a system turn may be put anywhere.
         """
         if roles not in self._lost:
+            if len(self._lost) >= 1000:  # strangers may make up any number
+                self._lost.clear()
             texts = [f"manners{number}turn" for number in range(len(roles))]
             try:
                 text = self.render([{"role": r.value, "content": t} for r, t in zip(roles, texts, strict=True)])

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
-from manners.shorten import endings, fitting_prompt, fitting_response, prompt_room
+from manners.shorten import Check, fitting_prompt, fitting_response, longest_ending, prompt_room
 from manners.spelling import Spelling
 from manners.templates import Template, messages_of
 from manners.turns import Finishes, ending, own_bos, template_of
@@ -285,19 +285,21 @@ class Renderer:
         self.template_hash = hashlib.sha256(described.encode()).hexdigest()[:16]
         self._check_one_bos()
 
-    def prompt_ids(self, prompt: Dialogue, reserve: int = 0) -> tuple[tuple[int, ...], int]:
+    def prompt_ids(
+        self, prompt: Dialogue, reserve: int = 0, check: Check = lambda: None
+    ) -> tuple[tuple[int, ...], int]:
         """Return the ids of a prompt, up to where the assistant begins, and how many turns were dropped.
 
         Turns are dropped whole from the left, a system turn never, until prompt + `reserve` tokens fit into the
-        context. Raises `TooLong` when the last turn alone does not fit, and `Refused` as `Template.check` does.
+        context. Raises `TooLong` when the last turn alone does not fit, `Refused` as `Template.check` does, and what
+        `check` raises, which is called on the way.
         """
         self.template.check(prompt)
-        for kept, dropped in endings(prompt):
-            ids = self._ids(kept)
-            if len(ids) + reserve <= self.context:
-                return ids, dropped
+        ending = longest_ending(self._ids, self._size, prompt, self.context - reserve, check)
+        if len(ending.ids) + reserve <= self.context:
+            return ending.ids, ending.dropped
         raise TooLong(
-            f"a prompt's last turn takes {len(ids)} tokens and {reserve} are reserved for the response, but"
+            f"a prompt's last turn takes {len(ending.ids)} tokens and {reserve} are reserved for the response, but"
             f" model.context is {self.context}; shorten the prompt or raise model.context"
         )
 
@@ -331,7 +333,9 @@ class Renderer:
         whole = [self.response_ids(response) for response in responses]
         ids = self._ids(prompt)
         room = prompt_room(len(ids), max(map(len, whole)), self.context)
-        kept = ids if len(ids) <= room else fitting_prompt(self._ids, prompt, room, self.tokenizer.bos_token_id)
+        kept = ids
+        if len(ids) > room:
+            kept = fitting_prompt(self._ids, self._size, prompt, room, self.tokenizer.bos_token_id)
         cut = [fitting_response(response_ids, self.context - len(kept), self.end_id) for response_ids in whole]
         lost = len(ids) - len(kept)
         return [Rendered(kept, short, lost + len(long) - len(short)) for short, long in zip(cut, whole, strict=True)]
@@ -354,6 +358,9 @@ class Renderer:
 
     def _ids(self, dialogue: Dialogue) -> tuple[int, ...]:
         return self._spelling.dialogue(messages_of(dialogue))
+
+    def _size(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _distinct_pad(self) -> int:
         """Choose a pad id that ends nothing and begins nothing (exports find the last real token by it)."""

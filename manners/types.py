@@ -80,6 +80,14 @@ class Annotator:
 
     name: str
     kind: AnnotatorKind
+    account: int | None = None
+    """The account that they are, or a user of whose programs; None for whom a file names, and for the owner of a
+    machine without accounts. The same name without the account, or with another, is somebody else."""
+
+    @property
+    def key(self) -> str:
+        """A text that no two annotators of one kind share."""
+        return self.name if self.account is None else f"{self.account}\0{self.name}"
 
 
 class Choice(StrEnum):
@@ -174,7 +182,8 @@ class Verdict:
     strength: int | None = None
     """1 slightly, 2 clearly, 3 much better; None where it was not asked."""
     created_at: datetime | None = None
-    """UTC; None only before it is stored."""
+    """UTC, as whoever sent it says, or else when it came; None only before it is stored. It orders nothing: clocks go
+    back, and lie."""
     seconds: float | None = None
     """How long the annotator took, where known."""
     reasons: tuple[str, ...] = ()
@@ -188,6 +197,8 @@ class Verdict:
     """With which the queue drew it then; None where no queue did."""
     draw_pool: int | None = None
     """Out of how many the queue drew it; None where no queue did, or where that was not yet recorded."""
+    arrived: int | None = field(default=None, compare=False, repr=False)
+    """Its place in the order in which the store's verdicts came; None before it is stored."""
 
     @property
     def shown_choice(self) -> Choice:
@@ -198,18 +209,19 @@ class Verdict:
 def latest_verdicts(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     """Return the verdicts that count: of each annotator the latest, in the order in which they first answered.
 
-    Takes the verdicts on one comparison in order of arrival, which decides where the times of two are not both known.
+    The latest is the one that came last, whatever their times say: by their places in the store's order (`arrived`), or
+    in the order in which they are given here where one of two is not stored.
     """
     counting: dict[Annotator, Verdict] = {}
     for verdict in verdicts:
         before = counting.get(verdict.annotator)
-        if before is None or not _is_older(verdict.created_at, before.created_at):
+        if before is None or not _came_before(verdict.arrived, before.arrived):
             counting[verdict.annotator] = verdict
     return tuple(counting.values())
 
 
-def _is_older(moment: datetime | None, other: datetime | None) -> bool:
-    return moment is not None and other is not None and moment < other
+def _came_before(place: int | None, other: int | None) -> bool:
+    return place is not None and other is not None and place < other
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The folder that holds a project: where things are, writes that are whole or not there, one training run at a time.
 
     manners.toml     settings that differ from the defaults
-    workspace.json   the folder's format number, and where the store is if not here
+    workspace.json   the folder's format number, where the store is if not here, and whether there are accounts
     store.db         what was asked and what was answered
     models/          one folder a model version
     runs/            curves and checkpoints, one folder a training run
@@ -28,7 +28,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from manners import __version__
+from manners import __version__, restored
 from manners.errors import MannersError
 
 FORMAT = 1
@@ -120,6 +120,7 @@ class Workspace:
         Raises:
             MannersError: the folder is no workspace, or was written by a newer manners.
         """
+        restored.finish(root)
         try:
             record = json.loads(_marker(root).read_text(encoding="utf-8"))
             found = int(record["format"])
@@ -127,12 +128,13 @@ class Workspace:
         except (FileNotFoundError, NotADirectoryError):
             hint = f"run `manners init {root}` or name one with --workspace"
             raise MannersError(f"{root} is not a workspace: {hint}.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise MannersError(f"{_marker(root)} is damaged: restore it from a copy of the workspace.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MannersError(f"{_marker(root)} is damaged: put a backup back with `manners restore`.") from error
         if found > FORMAT:
             known = f"its format is {found}, this version knows {FORMAT}"
             raise MannersError(f"{root} was written by a newer manners ({known}): upgrade manners to open it.")
-        _clear_partials(root)
+        if os.access(root, os.W_OK):
+            clear_partials(root)
         return cls(root, url)
 
     @contextmanager
@@ -206,16 +208,16 @@ class Workspace:
         Raises MannersError where the file does not say.
         """
         file = self._standing_file
-        if not file.is_file():
+        if not file.exists():
             return {}
         try:
             standing = json.loads(file.read_text(encoding="utf-8"))
             names = [*standing["history"], standing.get("start", INITIAL)]
             sound = isinstance(standing["history"], list) and all(isinstance(name, str) for name in names)
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
-            raise MannersError(f"{file} is damaged: restore it from a copy of the workspace.")
+            raise MannersError(f"{file} is damaged: restore it from a backup of the workspace.")
         return dict(standing)
 
     def next_version_name(self, kind: str) -> str:
@@ -341,7 +343,7 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if there."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -356,7 +358,7 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _clear_partials(root: Path) -> None:
+def clear_partials(root: Path) -> None:
     """Remove what processes left half-written that are no longer there to finish it."""
     here = socket.gethostname().partition(".")[0]
     for partial in list(root.rglob(".*.partial")):

@@ -200,7 +200,7 @@ def test_five_people_label_from_tomorrow(
         def run() -> None:
             assert main(["serve", "--port", "0", *words]) == 0
             said = capsys.readouterr().err
-            assert f"manners is at {words[-1]}/sign-in/" in said, said
+            assert f"manners is at {words[-1]}/ " in said and "manners accounts link olga" in said, said
 
         return run
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from manners.shorten import longest_end
+from manners.shorten import endings, longest_end, longest_ending
 from manners.text import Renderer
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 from tests.worlds import BOS, END, END_IDS, NO_SYSTEM_TEMPLATE, TEMPLATE, tiny_renderer, tiny_tokenizer
@@ -149,3 +150,61 @@ def test_a_response_longer_than_half_the_context_is_whole_where_everything_fits(
 def test_the_longest_end_is_the_longest(text: str, room: int) -> None:
     ends = [text[at:] for at in range(1, len(text)) if len(text[at:]) <= room]
     assert longest_end(text, lambda end: len(end) <= room) == (ends[0] if ends else "")
+
+
+@given(
+    kind=st.sampled_from(RENDERERS),
+    turns=st.lists(TEXTS, min_size=1, max_size=41).filter(lambda texts: len(texts) % 2),
+    system=st.none() | TEXTS,
+    room=st.integers(5, 1500),
+)
+def test_the_ending_that_is_found_is_the_one_that_trying_all_of_them_finds(
+    kind: str, turns: list[str], system: str | None, room: int
+) -> None:
+    talk = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, text) for i, text in enumerate(turns))
+    prompt = talk if system is None else (Turn(Role.SYSTEM, system), *talk)
+    renderer = renderer_of(kind, 1_000_000)
+    tried = [(ending, whole_ids(kind, ending), dropped) for ending, dropped in endings(prompt)]
+    expected = next((one for one in tried if len(one[1]) <= room), tried[-1])
+    found = longest_ending(renderer._ids, renderer._size, prompt, room)
+    assert (found.turns, found.ids, found.dropped) == expected
+
+
+def test_a_long_dialogue_costs_its_length_and_not_its_square() -> None:
+    renderer = renderer_of("template", 1_000_000)
+    laid_out = counted = 0
+
+    def lay(dialogue: Dialogue) -> tuple[int, ...]:
+        nonlocal laid_out
+        laid_out += len(dialogue)
+        return renderer._ids(dialogue)
+
+    def size(text: str) -> int:
+        nonlocal counted
+        counted += 1
+        return renderer._size(text)
+
+    turns = 1001
+    prompt = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, "bread " * (1 + i % 7)) for i in range(turns))
+    found = longest_ending(lay, size, prompt, 300)
+    assert counted == turns, "each turn is tokenised once"
+    assert laid_out < turns, "and beside that only what fits, a few times over"
+    assert 0 < len(found.ids) <= 300 < len(renderer._ids(prompt[found.dropped - 2 :]))
+
+
+def test_who_has_left_is_not_prepared_for() -> None:
+    class Left(Exception):
+        pass
+
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise Left
+
+    renderer = renderer_of("template", 1_000_000)
+    prompt = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, "bread " * 9) for i in range(1001))
+    with pytest.raises(Left):
+        longest_ending(renderer._ids, renderer._size, prompt, 300, check)

@@ -16,6 +16,7 @@ from tyro.conf import UseAppendAction, arg
 
 from manners.settings import Settings
 from manners.settings_load import Loaded, load
+from manners.terminal import in_json, in_one_line
 from manners.workspace import Workspace
 
 Result = Mapping[str, Any]
@@ -52,18 +53,13 @@ class Common:
 def show(result: Result, as_json: bool) -> None:
     """Print a command's result on stdout."""
     if as_json:
-        print(_printable(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)))
+        print(in_json(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)))
         return
     for name, value in _lines(_plain(result)):
         if isinstance(value, list):
             _print_table(value)
         else:
             print(f"{name}: {value}" if name else value)
-
-
-def _printable(text: str) -> str:
-    """Write halves of surrogate pairs, as in a file's name that is not UTF-8, by their number: JSON reads it back."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _plain(value: Any) -> Any:
@@ -84,7 +80,7 @@ def _lines(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     match value:
         case dict() if value:
             for inner, item in value.items():
-                yield from _lines(item, f"{name}.{inner}".lstrip("."))
+                yield from _lines(item, f"{name}.{in_one_line(inner)}".lstrip("."))
         case [{}, *_]:
             yield name, value
         case list():
@@ -116,5 +112,5 @@ def _text(value: Any) -> str:
         case list():
             return ", ".join(map(_text, value)) or "none"
         case dict():
-            return ", ".join(f"{name} {_text(item)}" for name, item in value.items()) or "none"
-    return _printable(str(value))
+            return ", ".join(f"{in_one_line(name)} {_text(item)}" for name, item in value.items()) or "none"
+    return in_one_line(str(value))

@@ -17,11 +17,12 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
 import manners
-from manners.cli import models, project, serve, stages, store
+from manners.cli import backup, forget, models, project, serve, stages, store
 from manners.cli.common import show
 from manners.errors import MannersError, UsageError
 from manners.loop.round import COMMANDS
 from manners.settings_load import load
+from manners.terminal import in_one_line, shown_errors
 
 Command = reduce(
     or_,
@@ -36,6 +37,8 @@ Command = reduce(
         Annotated[
             serve.Accounts, subcommand("accounts", description="Who may sign in to the pages, and with which keys.")
         ],
+        Annotated[forget.Forget, subcommand("forget")],
+        Annotated[forget.Log, subcommand("log")],
         Annotated[models.Score, subcommand("score")],
         Annotated[project.Report, subcommand("report")],
         Annotated[
@@ -43,6 +46,8 @@ Command = reduce(
         ],
         Annotated[project.ShowSettings, subcommand("settings")],
         Annotated[project.Status, subcommand("status")],
+        Annotated[backup.Backup, subcommand("backup")],
+        Annotated[backup.Restore, subcommand("restore")],
     ),
 )
 """Every command, those of the stages from their list."""
@@ -50,6 +55,11 @@ Command = reduce(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    with shown_errors():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parsed: Any = tyro.cli(
         Command, prog="manners", description=manners.__doc__, args=argv, config=(FlagCreatePairsOff,)
     )
@@ -85,5 +95,5 @@ def _refused(error: OSError) -> str:
 
 def _fail(reason: MannersError | str, code: int) -> int:
     """Tell the reason in one line on stderr."""
-    print(f"manners: {' '.join(str(reason).split())}", file=sys.stderr)
+    print(f"manners: {in_one_line(' '.join(str(reason).split()))}", file=sys.stderr)
     return code

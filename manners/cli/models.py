@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
+from manners.store import Store, audit
 from manners.store.files.mapping import mapping_of
+from manners.workspace import Workspace
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
 
@@ -62,7 +65,10 @@ class ModelsPromote(Common):
         """Promote."""
         from manners.loop import stages
 
-        return stages.models_promote(self.open(), self.version)
+        workspace = self.open()
+        promoted = stages.models_promote(workspace, self.version)
+        _noted(workspace, audit.Event.PROMOTED, self.version)
+        return promoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,10 @@ class ModelsRollback(Common):
         """Roll back."""
         from manners.loop import stages
 
-        return stages.models_rollback(self.open())
+        workspace = self.open()
+        back = stages.models_rollback(workspace)
+        _noted(workspace, audit.Event.ROLLED_BACK, str(back["was"]))
+        return back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +102,16 @@ class ModelsExport(Common):
         """Merge and write."""
         from manners.loop import stages
 
-        return stages.models_export(self.open(), self.version, self.directory, member=self.member, dtype=self.dtype)
+        workspace = self.open()
+        written = stages.models_export(workspace, self.version, self.directory, member=self.member, dtype=self.dtype)
+        _noted(workspace, audit.Event.EXPORTED, self.version)
+        return written
+
+
+def _noted(workspace: Workspace, event: audit.Event, version: str) -> None:
+    """Put on record what was done to a version on this machine."""
+    with closing(Store.open_or_create(workspace.database)) as store:
+        audit.record(store, audit.Deed(event, about=f"version {version}"))
 
 
 Models = (

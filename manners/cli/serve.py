@@ -6,18 +6,23 @@ import getpass
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Annotated
 
 from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
 
 from manners.cli.common import Common, Result
 from manners.errors import MannersError
-from manners.store import Store
+from manners.settings_load import to_dict
+from manners.store import Store, audit
 from manners.store import accounts as stored
+from manners.store.records import digest
+from manners.store.tokens import LIFETIME, PROGRAMS, Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web.address import link
+from manners.web.remembered import remember_accounts
 
 Name = Annotated[Positional[str], arg(metavar="NAME")]
 
@@ -55,6 +60,9 @@ class Serve(Common):
             settings = replace(settings, serve=replace(settings.serve, port=self.port))
         workspace = self.open()
         store = Store.open(workspace.database)
+        store.clear_traces()  # where the last server was killed before it could
+        audit.settings_changed(store, digest(to_dict(settings))[:16])
+        audit.record(store, audit.Deed(audit.Event.SERVED))
         try:
             serve(
                 workspace,
@@ -68,6 +76,7 @@ class Serve(Common):
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
         finally:
+            store.clear_traces()  # of what was deleted meanwhile
             store.close()
         return {}
 
@@ -85,6 +94,11 @@ class AccountsCommon(Common):
         finally:
             store.close()
 
+    def noted(self, event: audit.Event, about: str = "", on: str | None = None) -> None:
+        """Put on record what was done to an account on this machine."""
+        with closing(Store.open(self.open().database)) as store:
+            audit.record(store, audit.Deed(event, about=about, on=on))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AccountsAdd(AccountsCommon):
@@ -97,9 +111,28 @@ class AccountsAdd(AccountsCommon):
 
     def run(self) -> Result:
         """Add it."""
-        password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        password = _ask_password()
         with self.accounts() as accounts:
-            return asdict(accounts.add(self.name, self.role, password))
+            added = accounts.add(self.name, self.role, password)
+            remember_accounts(self.open())
+        self.noted(audit.Event.ACCOUNT_ADDED, on=self.name)
+        return asdict(added)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsPassword(AccountsCommon):
+    """Give an account a new password, which is asked for, or read as one line; its sessions and links end."""
+
+    name: Name
+    """The account."""
+
+    def run(self) -> Result:
+        """Set it."""
+        password = _ask_password()
+        with self.accounts() as accounts:
+            accounts.set_password(self.name, password)
+        self.noted(audit.Event.PASSWORD_SET, on=self.name)
+        return {"name": self.name, "password": "changed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +145,8 @@ class AccountsInvite(AccountsCommon):
     def run(self) -> Result:
         """Issue it."""
         with self.accounts() as accounts:
-            secret = accounts.issue(stored.TokenUse.INVITATION, role=self.role)
+            secret = accounts.issue(TokenUse.INVITATION, role=self.role)
+        self.noted(audit.Event.INVITED, f"role {self.role}")
         return {"role": self.role, **link(self.open(), f"/join/{secret}")}
 
 
@@ -124,11 +158,20 @@ class AccountsKey(AccountsCommon):
     """The account."""
     label: str = ""
     """What the key is for."""
+    scope: Annotated[tuple[Scope, ...], EnumChoicesFromValues] = PROGRAMS
+    """What it is good for: to get answers, to give verdicts, to read what was said and found, to decide."""
+    days: int = LIFETIME[TokenUse.KEY].days
+    """For how long."""
 
     def run(self) -> Result:
         """Issue it."""
+        if self.days < 1 or not self.scope:
+            raise MannersError("a key is good for something, and for a day at least: say --scope and --days so")
+        terms = Terms(scopes=self.scope, life=timedelta(days=self.days))
         with self.accounts() as accounts:
-            return {"key": accounts.issue(stored.TokenUse.KEY, self.name, label=self.label)}
+            key = accounts.issue(TokenUse.KEY, self.name, label=self.label, terms=terms)
+        self.noted(audit.Event.KEY_MADE, on=self.name)
+        return {"key": key, "name": self.name, "scopes": list(self.scope), "days": self.days}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +184,8 @@ class AccountsLink(AccountsCommon):
     def run(self) -> Result:
         """Issue it."""
         with self.accounts() as accounts:
-            secret = accounts.issue(stored.TokenUse.SIGN_IN, self.name)
+            secret = accounts.issue(TokenUse.SIGN_IN, self.name)
+        self.noted(audit.Event.LINK_MADE, on=self.name)
         return {"name": self.name, **link(self.open(), f"/sign-in/{secret}")}
 
 
@@ -156,17 +200,97 @@ class AccountsDisable(AccountsCommon):
         """Disable it."""
         with self.accounts() as accounts:
             accounts.disable(self.name)
+        self.noted(audit.Event.ACCOUNT_DISABLED, on=self.name)
         return {"disabled": self.name}
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccountsList(AccountsCommon):
-    """List accounts and keys."""
+class AccountsEnable(AccountsCommon):
+    """Let a disabled account in again; its keys and sessions stay ended."""
+
+    name: Name
+    """The account."""
+
+    def run(self) -> Result:
+        """Enable it."""
+        with self.accounts() as accounts:
+            accounts.enable(self.name)
+        self.noted(audit.Event.ACCOUNT_ENABLED, on=self.name)
+        return {"enabled": self.name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsRole(AccountsCommon):
+    """Let an account do more, or less; what an owner has issued ends with the role."""
+
+    name: Name
+    """The account."""
+    role: Annotated[AccountRole, EnumChoicesFromValues]
+    """What it may do from now on."""
+
+    def run(self) -> Result:
+        """Set it."""
+        with self.accounts() as accounts:
+            accounts.set_role(self.name, self.role)
+        self.noted(audit.Event.ROLE_SET, on=self.name)
+        return {"name": self.name, "role": self.role}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsSessions(AccountsCommon):
+    """List the browsers that are signed in, of one account or of all; `revoke` ends them by number."""
+
+    name: Annotated[Positional[str | None], arg(metavar="NAME")] = None
+    """The account."""
 
     def run(self) -> Result:
         """List them."""
         with self.accounts() as accounts:
-            return {"accounts": list(map(asdict, accounts.all())), "keys": list(map(asdict, accounts.keys()))}
+            return {"sessions": list(map(asdict, accounts.tokens(TokenUse.SESSION, account=self.name)))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsRevoke(AccountsCommon):
+    """End a session, a key, a link or an invitation by its number, or all of an account's and all that it issued."""
+
+    number: Annotated[Positional[int | None], arg(metavar="N")] = None
+    """As `list` and `sessions` show it."""
+    account: Annotated[str | None, arg(metavar="NAME")] = None
+    """Whose, instead of a number."""
+
+    def run(self) -> Result:
+        """End it."""
+        if (self.number is None) == (self.account is None):
+            raise MannersError("say what to end: `manners accounts revoke N`, or --account NAME for all of one's")
+        with self.accounts() as accounts:
+            if self.account is not None:
+                ended = accounts.revoke_all(self.account)
+            elif self.number is not None:
+                accounts.revoke(self.number)
+        if self.account is not None:
+            self.noted(audit.Event.REVOKED, on=self.account)
+            return {"account": self.account, "revoked": ended}
+        self.noted(audit.Event.REVOKED, f"token {self.number}")
+        return {"number": self.number, "revoked": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsList(AccountsCommon):
+    """List accounts, keys, and links that nobody has used yet."""
+
+    def run(self) -> Result:
+        """List them."""
+        with self.accounts() as accounts:
+            return {
+                "accounts": list(map(asdict, accounts.all())),
+                "keys": list(map(asdict, accounts.tokens(TokenUse.KEY))),
+                "links": list(map(asdict, accounts.tokens(TokenUse.SIGN_IN, TokenUse.INVITATION))),
+            }
+
+
+def _ask_password() -> str:
+    """Read a password, unseen on a terminal, and from one line of input otherwise."""
+    return getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
 
 
 Accounts = (
@@ -174,6 +298,11 @@ Accounts = (
     | Annotated[AccountsInvite, subcommand("invite")]
     | Annotated[AccountsKey, subcommand("key")]
     | Annotated[AccountsLink, subcommand("link")]
+    | Annotated[AccountsPassword, subcommand("password")]
+    | Annotated[AccountsRole, subcommand("role")]
     | Annotated[AccountsDisable, subcommand("disable")]
+    | Annotated[AccountsEnable, subcommand("enable")]
+    | Annotated[AccountsSessions, subcommand("sessions")]
+    | Annotated[AccountsRevoke, subcommand("revoke")]
     | Annotated[AccountsList, subcommand("list")]
 )

@@ -14,7 +14,7 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, s
 
 from manners.cli.common import Common, Result
 from manners.errors import UsageError
-from manners.store import Store, gold
+from manners.store import Store, audit, gold
 from manners.store.files.fields import prompt_text
 from manners.store.files.formats import IMPORTED, Format
 from manners.store.files.mapping import mapping_of, words_of
@@ -122,7 +122,9 @@ class PromptsExport(StoreCommon):
     def run(self) -> Result:
         """Write them."""
         with self.store() as store:
-            return {"prompts": export_prompts(store, self.file, self.use), "file": self.file}
+            written = {"prompts": export_prompts(store, self.file, self.use), "file": self.file}
+            audit.record(store, audit.Deed(audit.Event.EXPORTED, about="prompts"))
+        return written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ class ResponsesExport(StoreCommon):
         """Write them."""
         with self.store() as store:
             records = responses_of(store.comparisons())
+            audit.record(store, audit.Deed(audit.Event.EXPORTED, about="responses"))
         if self.file.suffix == ".txt":
             raise UsageError(f"{self.file} cannot hold responses: choose a name that ends in .csv, .jsonl or .parquet.")
         write_rows(self.file, RESPONSE_COLUMNS, records)
@@ -225,7 +228,9 @@ class ComparisonsExport(StoreCommon):
     def run(self) -> Result:
         """Write them."""
         with self.store() as store:
-            return {**asdict(export_comparisons(store, self.file, self.format)), "file": self.file}
+            written = {**asdict(export_comparisons(store, self.file, self.format)), "file": self.file}
+            audit.record(store, audit.Deed(audit.Event.EXPORTED, about="comparisons"))
+        return written
 
 
 @dataclass(frozen=True, kw_only=True)

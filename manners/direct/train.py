@@ -92,7 +92,9 @@ def train(
     is nothing to learn from (see `reward.verdicts`), or a start-up check fails.
     """
     # 1. Single verdicts, as the reward model counts and reads them; the same groups set aside.
-    counted = label(material.comparisons, settings.reward.annotators, settings.reward.user_share)
+    counted = label(
+        material.comparisons, settings.reward.annotators, settings.reward.user_share, settings.reward.account_share
+    )
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings.reward, settings.seed)
     reference = Branch(pretrained.trunk, trainable=False) if start is None else start

@@ -232,7 +232,7 @@ def read_outcome(
             continue
         stakes[bet.stake if authors[0] == after_author else -bet.stake] += 1
         late += len(verdicts[bet.read :])
-        raters |= {v.annotator.name for v in verdicts[: bet.read] if v.choice is not Choice.SKIP}
+        raters |= {v.annotator.key for v in verdicts[: bet.read] if v.choice is not Choice.SKIP}
     return AskOutcome(
         before_author,
         after_author,

@@ -102,7 +102,7 @@ def left_share(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Interv
     `crossed_share`'s. Of a single annotator it holds for that person.
     """
     found = [
-        (number, verdict.annotator.name, float(verdict.shown_choice is Choice.LEFT))
+        (number, verdict.annotator.key, float(verdict.shown_choice is Choice.LEFT))
         for number, comparison in enumerate(comparisons)
         for verdict in latest_verdicts(comparison.verdicts)
         if verdict.annotator.kind is kind and verdict.choice in (Choice.LEFT, Choice.RIGHT)

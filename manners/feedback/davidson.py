@@ -36,6 +36,8 @@ class Judgement:
     prompt: str
     longer: float = 0.0
     """By how much the left response is longer, as the logarithm of the ratio of characters."""
+    account: int | None = None
+    """The account that the annotator is, or a user of whose programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class Rating:
     win_rate: Interval
     """Against the anchor, side and length equal, a tie being half a win."""
     verdicts: int
+    accounts: int = 0
+    """Different accounts that gave them; an account's programs are that account, whatever users they name."""
+    others: int = 0
+    """Different annotators without an account that gave them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +82,12 @@ def judgements(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> list[J
         for verdict in latest_verdicts(comparison.verdicts):
             if verdict.annotator not in latest:
                 continue
-            choice = latest[verdict.annotator]
+            who = verdict.annotator
+            choice = latest[who]
             one, other, more = (*sides, longer)
             if verdict.exchanged:
                 one, other, more, choice = other, one, -more, choice.swapped()
-            found.append(Judgement(one, other, choice, verdict.annotator.name, comparison.prompt[-1].text, more))
+            found.append(Judgement(one, other, choice, who.key, comparison.prompt[-1].text, more, who.account))
     return found
 
 
@@ -110,14 +117,20 @@ def rate(found: Sequence[Judgement], anchor: str, seed: int) -> Ratings:
     contrasts = _contrasts(len(names))
     spread = _spread(used, design, outcome, best, contrasts, seed)
     intervals = [(value - more, value, value + more) for value, more in zip(contrasts @ best[0], spread, strict=True)]
-    counts = {version: sum(version in (one.left, one.right) for one in used) for version in versions}
+    counts = {version: _counts([one for one in used if version in (one.left, one.right)]) for version in versions}
     ratings = tuple(
-        Rating(version, _interval([_win_rate(value, log_nu) for value in found]), counts[version])
+        Rating(version, _interval([_win_rate(value, log_nu) for value in found]), *counts[version])
         for version, found in zip(versions, intervals[:-2], strict=True)
     )
     side = _interval([float(expit(value)) for value in intervals[-2]])
     length = _interval(intervals[-1])
     return Ratings(anchor, ratings, side, length, _to_flip(used, names, best[0]), apart)
+
+
+def _counts(found: Sequence[Judgement]) -> tuple[int, int, int]:
+    """Return how many judgements there are, of how many accounts, and of how many annotators without one."""
+    accounts = {one.account for one in found} - {None}
+    return len(found), len(accounts), len({one.annotator for one in found if one.account is None})
 
 
 def _contrasts(count: int) -> Floats:

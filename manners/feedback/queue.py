@@ -95,6 +95,10 @@ class Queue:
         self._on_prompt = Counter[int]()
         self._met: defaultdict[str, set[int]] = defaultdict(set)
         """What each annotator has judged, has before them, or wrote themselves, and what asks about the same pairs."""
+        self._by: defaultdict[str, set[int]] = defaultdict(set)
+        """What each author wrote one of the responses of."""
+        self._author: dict[str, str] = {}
+        self._writing_as: defaultdict[str, set[str]] = defaultdict(set)
         self._asking: defaultdict[frozenset[int], list[int]] = defaultdict(list)
         """The comparisons of each pair of responses."""
         self._late: defaultdict[str, set[int]] = defaultdict(set)
@@ -113,10 +117,19 @@ class Queue:
         if asked.pair:
             self._asking[asked.pair].append(asked.comparison)
         for author in asked.authors:
-            self._met[author].add(asked.comparison)
+            self._by[author].add(asked.comparison)
+            for annotator in self._writing_as[author] | {author}:
+                self._met[annotator].add(asked.comparison)
         if asked.gold:
             self._gold.append(asked.comparison)
         self._sort_in(state)
+
+    def writes_as(self, annotator: str, author: str) -> None:
+        """Say under which name an annotator writes, where that is not who they are: nobody judges their own."""
+        if self._author.get(annotator, annotator) != author:
+            self._author[annotator] = author
+            self._writing_as[author].add(annotator)
+            self._met[annotator] |= self._by[author]
 
     def set_spread(self, spread: Mapping[int, float]) -> None:
         """Say how far the reward model's members differ about comparisons."""
@@ -261,7 +274,10 @@ class Queue:
     def _forget(self, annotator: str, comparison: int) -> None:
         """Let an annotator be given a comparison again, unless they have judged its pair, have it, or wrote it."""
         pair = [self._states[one] for one in self._same_pair(comparison)]
-        if not any(annotator in (*state.verdicts, *state.leases, *state.asked.authors) for state in pair):
+        author = self._author.get(annotator, annotator)
+        if not any(
+            annotator in state.verdicts or annotator in state.leases or author in state.asked.authors for state in pair
+        ):
             self._met[annotator].difference_update(state.asked.comparison for state in pair)
 
     def _may_repeat(self, annotator: str, comparison: int) -> bool:

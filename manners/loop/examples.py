@@ -64,7 +64,7 @@ def in_a_file(chosen: SFTSettings) -> bool:
 
 def of_store(comparisons: Sequence[Comparison], reward: RewardSettings) -> Found:
     """Take from the store what annotators preferred, by `PREFERRED`, of those verdicts that reward training counts."""
-    labelled = label(comparisons, reward.annotators, reward.user_share)
+    labelled = label(comparisons, reward.annotators, reward.user_share, reward.account_share)
     cut = set[tuple[Dialogue, str]]()
     balance: dict[Dialogue, dict[str, float]] = {}
     passed = Counter[str]()

@@ -87,7 +87,7 @@ def own_tokenizer(
         learnt = vocabulary.learn(corpus.sample(division, found, folder), shape.vocabulary, shape.row)
         with atomic_folder(kept) as draft:
             learnt.save_pretrained(draft)
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept)
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept, trust_remote_code=False)
     if len(loaded) < shape.vocabulary:
         said = f"the text has different words for a vocabulary of {len(loaded):,} entries, and {shape.vocabulary:,}"
         if settings.vocabulary is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from manners import __version__
 from manners.facts import Facts
@@ -16,7 +18,7 @@ from manners.report import build
 from manners.results import ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
 from manners.results.evaluation import EvaluationResult
 from manners.reward.verdicts import pooled
-from manners.types import AskedHow, Choice, Comparison, latest_verdicts
+from manners.types import DELETED, AskedHow, Choice, Comparison, Dialogue, latest_verdicts
 
 Result = TypeVar("Result")
 
@@ -27,11 +29,15 @@ RESAMPLES = 2000
 
 
 def report(session: Session, stages: Sequence[Stage]) -> Facts:
-    """Write report.html and report.json; return what a person wants to know first, and where to read on."""
+    """Write report.html and report.json; return what a person wants to know first, and where to read on.
+
+    They go into the workspace or, where that can only be read, into the current folder.
+    """
     done = results(session, stages)
     facts = collect(session, done)
     sections = {stage.name: stage.section for stage in stages if stage.section}
-    paths = build(replace(facts, sections=sections), session.workspace.root)
+    root = session.workspace.root
+    paths = build(replace(facts, sections=sections), root if os.access(root, os.W_OK) else Path.cwd())
     evaluation = _result(done, EvaluationResult)
     return {
         "verdict": evaluation.verdict or "There is no evaluation yet: run `manners evaluate`.",
@@ -79,8 +85,26 @@ def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
         seconds={name: one.costs.seconds for name, one in done.items()},
         peak_memory_bytes=max([peak_memory(), *(one.costs.peak_memory_bytes for one in done.values())]),
         comparisons=said,
-        stages={name: one.result for name, one in done.items() if not isinstance(one.result, SampleResult)},
+        stages={
+            name: _quotable(session, one.result)
+            for name, one in done.items()
+            if not isinstance(one.result, SampleResult)
+        },
     )
+
+
+def _private(session: Session) -> frozenset[Dialogue]:
+    """Return the prompts that no report may quote: those of chats alone, unless chats are shared."""
+    return frozenset() if session.settings.serve.share_chats else session.store.only_in_chats()
+
+
+def _quotable(session: Session, result: Any) -> Any:
+    """Return a stage's result without the examples that quote chats: it may be from before they were private."""
+    examples = getattr(result, "examples", None) or ()
+    private = {prompt[-1].text for prompt in _private(session)} if examples else ()
+    if not private:
+        return result
+    return replace(result, examples=tuple(one for one in examples if one.prompt not in private))
 
 
 def what_was_said(session: Session) -> Said | None:
@@ -104,9 +128,22 @@ def what_was_said(session: Session) -> Said | None:
         verdicts={str(choice): choices.count(choice) for choice in Choice},
         annotators=len({v.annotator for given in verdicts for v in given}),
         left_rate=left_rate,
-        examples=tuple(_examples(comparisons[:EXAMPLES])),
+        examples=tuple(_examples(_shown(session, comparisons)[:EXAMPLES])),
         agreement=agreement,
     )
+
+
+def _shown(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons that a report may quote: nothing deleted, and of chats nothing unless they are shared."""
+    shared = session.settings.serve.share_chats
+    private = _private(session)
+    return [
+        c
+        for c in comparisons
+        if (shared or c.asked_how is not AskedHow.CHAT)
+        and c.prompt not in private
+        and DELETED not in (c.left.text, c.right.text)
+    ]
 
 
 def _examples(comparisons: Iterable[Comparison]) -> Iterable[SaidExample]:

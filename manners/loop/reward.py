@@ -212,7 +212,9 @@ def reference_answers(session: Session, start: str, watermark: int | None) -> li
     """
     settings = session.settings.reward
     try:
-        counted = label(session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share)
+        counted = label(
+            session.store.comparisons(as_of=watermark), settings.annotators, settings.user_share, settings.account_share
+        )
         labelled, _ = read(session.pretrained.renderer, counted)
         split = divided(labelled.pairs, settings, session.settings.seed)
         return reference.draw(session, start, split).rendered

@@ -124,11 +124,11 @@ class Session:
     def read_facts(self, name: str) -> Facts | None:
         """Return facts that were kept, or None where there are none; raises MannersError where they are damaged."""
         file = self._facts_file(name)
-        if not file.is_file():
+        if not file.exists():
             return None
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise MannersError(f"{file} is damaged ({error}): run that stage again.") from error
         if not isinstance(facts, dict):
             raise MannersError(f"{file} is damaged (it holds no facts): run that stage again.")

@@ -30,7 +30,7 @@ from manners.sft.train import Split, Trained, split, train
 from manners.templates import CHATML
 from manners.text import Rendered, TooLong, pack
 from manners.training import training_bytes
-from manners.types import VersionKind, opening
+from manners.types import Dialogue, VersionKind, opening
 from manners.workspace import INITIAL, scratch_folder
 
 RESULT = SFTResult
@@ -63,6 +63,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
     learned = sum(one.learned for one in laid.sequences)
     reward = session.settings.reward
     chosen = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
+    chosen["reward.account_share"] = reward.account_share
     decides = {
         **({**record.decides, **chosen} if record else {}),
         "the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})",
@@ -154,9 +155,12 @@ def run(session: Session, run: Run, inputs: SFTInputs) -> SFTResult:
 def _answered(session: Session, inputs: SFTInputs, branch: Branch, name: str) -> tuple[AnsweredExample, ...]:
     """Answer some of the prompts that were set aside with the initial model and with the version."""
     settings, renderer = session.settings, session.pretrained.renderer
+    private = frozenset[Dialogue]() if settings.serve.share_chats else session.store.only_in_chats()
     chosen = []
     for number in sorted({one.example for one in inputs.parts.held_out}):
         example = inputs.laid.examples[number]
+        if inputs.found.source == examples.STORE and prompt_of(example) in private:
+            continue
         try:
             renderer.prompt_ids(prompt_of(example), settings.sample.max_new_tokens)
         except TooLong:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
@@ -282,6 +283,7 @@ def status(workspace: Workspace) -> Facts:
         "reward_models": rewards,
         "policies": policies,
     }
+    facts["last_backup"] = last_backup(workspace)
     if damaged:
         facts["damaged"] = damaged
     return facts | {"next": _next(workspace, standing)}

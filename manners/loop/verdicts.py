@@ -49,7 +49,7 @@ def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Com
 def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:
     """Say how many pairs and verdicts there are to learn from, with a digest of them."""
     settings = session.settings.reward
-    pairs = label(comparisons, settings.annotators, settings.user_share).pairs
+    pairs = label(comparisons, settings.annotators, settings.user_share, settings.account_share).pairs
     verdicts = round(sum(sum(pair.counts) for pair in pairs))
     return f"{verdicts} verdicts on {len(pairs)} comparisons ({digest(pairs)})"
 
@@ -59,6 +59,7 @@ def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str, stag
     settings = session.settings.reward
     folder = session.workspace.runs / stage
     chosen = {"reward.annotators": settings.annotators, "reward.user_share": settings.user_share}
+    chosen["reward.account_share"] = settings.account_share
     if begun.get(PAIRS, pairs) != pairs and all(begun.get(name) == value for name, value in chosen.items()):
         raise MannersError(
             f"the unfinished run in {folder} was begun with {begun[PAIRS]}, and of what was there then {pairs} are left"

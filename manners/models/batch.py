@@ -1,23 +1,24 @@
 """One batch that runs on and on: requests enter it at any time, and leave it when they are answered.
 
 Each row has its own temperature, top-p, random stream, length limit and stop strings, so that what a request gets does
-not depend on who else is there. Requests enter in order of arrival; all answers to a prompt enter together, and the
-prompt is read once.
+not depend on who else is there. Accounts take turns (`waiting`), each in its own order of arrival; answers to a prompt
+that enter together read it once. Where every seat is taken, an account that holds more than its share gives one up: the
+row goes on later where it was, since it has its own numbers and can be read again.
 """
 
 from __future__ import annotations
 
-import sys
-import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.errors import MannersError
+from manners.logs import complain
 from manners.models.answer import streams
 from manners.models.decoder import Decoder
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token, TokenLogprob
@@ -25,6 +26,8 @@ from manners.models.sampler import draw_tokens
 from manners.models.seats import CHANGE_SHARE, Seats
 from manners.models.textstream import TextStream
 from manners.models.trunk import Trunk
+from manners.models.waiting import Waiting
+from manners.shorten import Check
 from manners.text import Renderer
 from manners.types import FinishReason
 
@@ -33,6 +36,8 @@ ROOM = 64
 READ_AT_ONCE = 256
 """Tokens of new prompts read between two steps, while those who are being answered wait; one prompt may be longer."""
 SEEDS = 2**32
+COLDEST = 1e-30
+"""Lowest temperature above 0 that logits are divided by: in float32 they stay finite, and what is drawn is the same."""
 
 
 @dataclass(eq=False)
@@ -76,6 +81,29 @@ class _Row:
         return (Token(self.index, text, logprobs) if text else None), finish
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be answered: its prompt in tokens, and the random numbers of its answers."""
+
+    request: GenerationRequest
+    prompt_ids: tuple[int, ...]
+    uniform: list[list[float]]
+
+
+def prepare(renderer: Renderer, request: GenerationRequest, seats: int, check: Check = lambda: None) -> Prepared:
+    """Lay a request out; raises MannersError where it can never be answered.
+
+    `check` is called now and then, and may raise, for whoever asked may be gone meanwhile. This touches nothing of a
+    batch: a thread may do it with a renderer of its own while others are answered.
+    """
+    if request.count > seats:
+        raise MannersError(f"{request.count} answers are asked for at once; at most {seats} fit side by side")
+    prompt_ids, _ = renderer.prompt_ids(request.prompt, request.max_tokens, check)
+    numbers = range(request.count)
+    uniform = streams(request.seed % SEEDS, [0] * request.count, numbers, request.max_tokens).tolist()
+    return Prepared(request, prompt_ids, uniform)
+
+
 class RunningBatch:
     """A policy at work; `step` draws one token for every row."""
 
@@ -86,14 +114,15 @@ class RunningBatch:
         self.trunk = trunk
         self.renderer = renderer
         self.seats = seats
-        self._waiting: list[list[_Row]] = []
-        """Requests in order of arrival."""
+        self._waiting = Waiting[_Row]()
+        self._requests: dict[int, list[_Row]] = {}
+        """Of each request, the rows that have not left."""
         self._events: list[tuple[int, Event]] = []
         self._seated: Seats[_Row]
         self._begin_anew()
 
     def take_policy(self, model: PreTrainedModel, version: str) -> None:
-        """Go on with another policy; no row may be running."""
+        """Go on with another policy; no row may have begun."""
         self.model = model
         self.version = version
         self._begin_anew()
@@ -104,39 +133,47 @@ class RunningBatch:
         return self._seated.running
 
     @property
+    def begun(self) -> bool:
+        """Whether an answer is half written: one that runs, or has given its seat up for a while."""
+        return bool(self.running) or any(row.ids for row in self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and not self.running
+        return not self._requests
 
     def submit(self, key: int, request: GenerationRequest) -> None:
-        """Put a request behind those that wait; raises MannersError where it can never be answered."""
-        if request.count > self.seats:
-            raise MannersError(f"{request.count} answers are asked for at once; at most {self.seats} fit side by side")
-        prompt_ids, _ = self.renderer.prompt_ids(request.prompt, request.max_tokens)
-        numbers = range(request.count)
-        uniform = streams(request.seed % SEEDS, [0] * request.count, numbers, request.max_tokens).tolist()
-        self._waiting.append(
-            [_Row(key, n, request, prompt_ids, uniform[n], TextStream(self.renderer, request.stop)) for n in numbers]
-        )
+        """Prepare a request and let it wait; raises MannersError where it can never be answered."""
+        self.admit(key, prepare(self.renderer, request, self.seats))
+
+    def admit(self, key: int, prepared: Prepared) -> None:
+        """Let a request wait for its turn."""
+        request = prepared.request
+        self._requests[key] = [
+            _Row(key, n, request, prepared.prompt_ids, uniform, TextStream(self.renderer, request.stop))
+            for n, uniform in enumerate(prepared.uniform)
+        ]
+        for row in self._requests[key]:
+            self._waiting.add(request.account, row)
 
     def cancel(self, key: int) -> None:
         """Forget a request, wherever it is."""
-        self._waiting = [rows for rows in self._waiting if rows[0].key != key]
-        for row in self._seated.rows:
-            row.left |= row.key == key
+        for row in self._requests.pop(key, ()):
+            row.left = True
+        self._waiting.drop(lambda row: row.left)
 
     def step(self, admit: bool = True) -> tuple[tuple[int, Event], ...]:
         """Read the tokens drawn last, let rows leave and (with `admit`) enter, and draw a token for each.
 
-        What fails, fails those concerned: the requests that enter, or else all that run.
+        What fails in one row fails its request alone. Without `admit` only answers that are half written go on.
         """
         self._events = []
         try:
             # 1. Tokens that were drawn are read.
             if self.running:
-                self._seated.read()
+                self._read()
             # 2. Seats change: at once for those that wait, as far as they fit.
-            self._change_seats(self._entering() if admit else [])
+            self._change_seats(admit)
             # 3. Every row draws a token, with its own number.
             if self.running:
                 self._draw()
@@ -146,52 +183,114 @@ class RunningBatch:
             self._fail(failed, error)
         return tuple(self._events)
 
-    def _entering(self) -> list[_Row]:
-        """Take those whose turn it is, as far as there are seats, and not more than may be read at once."""
-        entering = list[_Row]()
-        tokens = 0
-        free = self.seats - len(self.running)
-        while self._waiting and len(self._waiting[0]) <= free - len(entering):
-            tokens += len(self._waiting[0][0].prompt_ids)
-            if entering and tokens > READ_AT_ONCE:
-                break
-            entering += self._waiting.pop(0)
-        return entering
+    def _read(self) -> None:
+        try:
+            self._seated.read()
+        except Exception as error:
+            self._seat_anew(self.running, error)
 
-    def _change_seats(self, entering: list[_Row]) -> None:
+    def _turns(self, admit: bool) -> tuple[list[_Row], list[_Row]]:
+        """Return the rows that enter, and those that rise for them.
+
+        No more are read at once than `READ_AT_ONCE` tokens. Where no seat is free, the account with the most gives one
+        up, its youngest, as long as it has more than the one whose turn it is would have then.
+        """
+        held = Counter(row.request.account for row in self.running)
+        entering, rising = list[_Row](), list[_Row]()
+        read = dict[tuple[int, int], int]()
+        free = self.seats - len(self.running)
+        while (turn := self._waiting.first(held, lambda row: admit or bool(row.ids))) is not None:
+            account, row = turn
+            read[row.key, row.index if row.ids else 0] = len(row.so_far)  # answers that begin share their prompt
+            if entering and sum(read.values()) > READ_AT_ONCE:
+                break
+            if not free:
+                giving = max(held, key=lambda name: held[name])
+                if held[giving] <= held[account] + 1:
+                    break
+                rising.append(_youngest(self.running, giving, rising))
+                held[giving] -= 1
+                free += 1
+            entering.append(self._waiting.take(account))
+            held[account] += 1
+            free -= 1
+        return entering, rising
+
+    def _change_seats(self, admit: bool) -> None:
         """Seat whoever enters, unseat those who left where it is worth a copy, and see that there is room to draw."""
+        entering, rising = self._turns(admit)
         seated = self._seated
-        stay = seated.running
+        stay = [row for row in seated.running if row not in rising]
         if not stay and not entering:
             self._begin_anew()  # which gives the memory back
             return
         if not (entering or seated.full or seated.gone > CHANGE_SHARE * len(seated.rows)):
             return
         try:
-            seated.change(entering, ROOM)
+            seated.change(entering, ROOM, rising)
         except Exception as error:
-            self._begin_anew()  # for the cache may be half changed: all that was drawn is read again
-            self._fail(entering, error)
-            if stay:
-                self._seated.change(stay, ROOM)
+            self._seat_anew([*stay, *entering], error)  # for the cache may be half changed: all is read again
+        for row in rising:
+            if not row.left:
+                self._waiting.put_back(row.request.account, row)
+
+    def _seat_anew(self, rows: Sequence[_Row], error: Exception) -> None:
+        """Seat rows again after an error: those that can be read; whichever cannot be read alone fails, alone."""
+        self._begin_anew()
+        if len(rows) == 1:
+            self._fail(rows, error)
+            return
+        for row in rows:
+            if row.left:
+                continue
+            try:
+                Seats[_Row](self._decoder()).change([row], 1)
+            except Exception as own:
+                self._fail([row], own)
+        if sound := [row for row in rows if not row.left]:
+            try:
+                self._seated.change(sound, ROOM)
+            except Exception as together:
+                self._begin_anew()
+                self._fail(sound, together)
 
     def _draw(self) -> None:
+        """Draw a token for each row: all together, and where that fails, one by one."""
         seated = self._seated
         assert seated.decoder.logits is not None
         logits = seated.decoder.logits
-        device = self.trunk.device
-        asked = [row.request for row in seated.rows]
-        temperature = torch.tensor([[request.temperature] for request in asked], device=device)
-        top_p = torch.tensor([[request.top_p] for request in asked], device=device)
-        numbers = [0.0 if row.left else row.uniform[len(row.ids)] for row in seated.rows]
-        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
-        greedy = temperature == 0
-        vocabulary = self.trunk.vocabulary
-        drawn, _ = draw_tokens(vocabulary.at(logits, temperature.masked_fill(greedy, 1.0)), uniform, top_p)
-        token = torch.where(greedy.squeeze(1), vocabulary.likeliest(logits), drawn)
+        seats = [seat for seat, row in enumerate(seated.rows) if not row.left]
+        token = torch.zeros(len(seated.rows), dtype=torch.long, device=logits.device)
+        try:
+            token[seats] = self._tokens([seated.rows[seat] for seat in seats], logits[seats])
+        except Exception:  # of one row, or of several: each is told its own
+            for seat in seats:
+                try:
+                    token[seat] = self._tokens([seated.rows[seat]], logits[seat : seat + 1])[0]
+                except Exception as error:
+                    self._fail([seated.rows[seat]], error)
         chosen = token.tolist()
         for seat, row in seated.take(token):
-            self._advance(row, chosen[seat], logits[seat])
+            try:
+                self._advance(row, chosen[seat], logits[seat])
+            except Exception as error:
+                self._fail([row], error)
+
+    def _tokens(self, rows: Sequence[_Row], logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
+        """Draw a token for each of these rows; raises ArithmeticError where there is nothing to draw from."""
+        device, vocabulary = self.trunk.device, self.trunk.vocabulary
+        asked = [row.request for row in rows]
+        greedy = torch.tensor([request.temperature == 0 for request in asked], device=device)
+        warm = [max(request.temperature, COLDEST) if request.temperature else 1.0 for request in asked]
+        temperature = torch.tensor(warm, device=device).unsqueeze(1)
+        top_p = torch.tensor([[request.top_p] for request in asked], device=device)
+        numbers = [row.uniform[len(row.ids)] for row in rows]
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
+        said = vocabulary.at(logits, temperature)
+        if not bool(said.amax(dim=1).isfinite().all()):
+            raise ArithmeticError("what the model says is no number")
+        drawn, _ = draw_tokens(said, uniform, top_p)
+        return torch.where(greedy, vocabulary.likeliest(logits), drawn)
 
     def _advance(self, row: _Row, token: int, logits: Float[Tensor, " V"]) -> None:
         """Hand a row its token, and say what came of it."""
@@ -202,6 +301,7 @@ class RunningBatch:
         if more is not None:
             self._events.append((row.key, more))
         if finish is not None:
+            self._forget(row)
             if finish is FinishReason.LENGTH or token in self.renderer.end_ids:  # not at a string that a request names
                 self.renderer.finishes.look((finish,), row.request.max_tokens)
             done = Done(row.index, finish, len(row.prompt_ids), len(row.ids), self.version)
@@ -209,20 +309,35 @@ class RunningBatch:
 
     def _fail(self, rows: Sequence[_Row], error: Exception) -> None:
         """Tell the requests of these rows, and leave a trace for whoever runs the server."""
-        traceback.print_exception(error, file=sys.stderr)
-        for key in dict.fromkeys(row.key for row in rows):
+        complain(error)
+        for key in dict.fromkeys(row.key for row in rows if not row.left):
             self.cancel(key)
-            self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__}: {error})")))
+            self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__})")))
+
+    def _forget(self, row: _Row) -> None:
+        """Let a finished row go, and with the last of them its request."""
+        rows = self._requests[row.key]
+        rows.remove(row)
+        if not rows:
+            del self._requests[row.key]
 
     def _begin_anew(self) -> None:
         """Begin with empty seats."""
-        self._seated = Seats[_Row](Decoder(self.model, self.trunk.compute, self.renderer.pad_id))
+        self._seated = Seats[_Row](self._decoder())
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self.model, self.trunk.compute, self.renderer.pad_id)
+
+
+def _youngest(rows: Sequence[_Row], account: str, but: Sequence[_Row]) -> _Row:
+    """Return the row of an account that sat down last, and has not risen yet."""
+    return next(row for row in reversed(rows) if row.request.account == account and row not in but)
 
 
 def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:
     """Name a token and the `count` likeliest of what can be said, with log-probabilities."""
     logprobs = logits.log_softmax(dim=-1)
-    values, places = logprobs.topk(count)
+    values, places = logprobs.topk(min(count, len(logprobs)))
     top = [
         TokenLogprob(renderer.token_text(place), value)
         for place, value in zip(places.tolist(), values.tolist(), strict=True)

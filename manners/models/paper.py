@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -58,13 +57,17 @@ def outline(name: str) -> Outline:
         if path.suffix == ".gguf":
             if not path.is_file():
                 raise MannersError(f"model.name is {name}, but there is no such file; check the path")
-            files: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-            return Outline(AutoConfig.from_pretrained(**files), AutoTokenizer.from_pretrained(**files))
+            folder, file = str(path.parent), path.name
+            config = AutoConfig.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+            return Outline(config, AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False))
         if path.is_dir() and is_adapter(source):
             base = outline(base_of(name, source))
             own = any(file for pattern in WORDS for file in path.glob(pattern))
-            return replace(base, tokenizer=AutoTokenizer.from_pretrained(source)) if own else base
-        return Outline(read_config(source, name), AutoTokenizer.from_pretrained(source))
+            if not own:
+                return base
+            return replace(base, tokenizer=AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        config = read_config(source, name)
+        return Outline(config, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
 
 
 def trunk_on_paper(config: PreTrainedConfig, chosen: ModelSettings, device: torch.device) -> Trunk:
@@ -74,7 +77,7 @@ def trunk_on_paper(config: PreTrainedConfig, chosen: ModelSettings, device: torc
     wherever they can be.
     """
     with quiet_transformers():
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, chosen.dtype))
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, chosen.dtype), trust_remote_code=False)
     grown = grow_trunk(model, chosen.trainable_layers, chosen.lora_rank)
     on_cpu = device.type == "cpu"
     small = sum(parameter.nbytes for parameter in model.parameters()) <= LARGEST

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    dynamic_module_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -175,11 +176,12 @@ def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> Found:
         said = config.get_text_config().dtype or config.dtype or torch.float32
         stored = getattr(torch, said) if isinstance(said, str) else said
         with torch.device("meta"):  # sizes only
-            _check_fits(name, sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()), dtype)
+            outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            _check_fits(name, sum(p.numel() for p in outline.parameters()), dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, weights_only=True, output_loading_info=True
+            source, dtype=dtype, weights_only=True, output_loading_info=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     model, info = loaded
     refuse_packed(name, info["unexpected_keys"])
     if missing := sorted(info["missing_keys"]):
@@ -222,7 +224,7 @@ def _from_adapter(source: str, name: str, dtype: torch.dtype) -> Found:
         base = find(base_name, dtype)
         model, kind = merged(name, source, base.model)
         own = any(file for pattern in WORDS for file in Path(source).glob(pattern))
-        tokenizer = AutoTokenizer.from_pretrained(source) if own else base.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False) if own else base.tokenizer
     except MannersError as error:
         about = str(error) if str(error).startswith(name) else f"{name} is an adapter, whose base fails: {error}"
         raise MannersError(about) from error
@@ -255,9 +257,13 @@ def _decoder_only(config: PreTrainedConfig) -> bool:
 
 def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        _check_fits(str(path), sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors), dtype)
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        elements = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+        if not elements:  # what it lacks would be random, and of whatever size its configuration says
+            raise ValueError("it holds no weights")
+        _check_fits(str(path), elements, dtype)
+        folder, file = str(path.parent), path.name
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
     except MannersError:
         raise
     except Exception as error:  # a damaged file fails anywhere in the reader, as anything from struct.error on
@@ -272,7 +278,9 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what a library says went wrong."""
+    """Return the first line of what a library says went wrong; of code that came along, what becomes of it here."""
+    if "custom code" in str(error) or "trust_remote_code" in str(error):
+        return "it brings code of its own, and code that comes with a model is never run"
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
@@ -332,12 +340,19 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' own bars and notices: a stage shows one bar, its own."""
+    """Hold back transformers' own bars and notices, as a stage shows one bar, its own; and its questions.
+
+    It reads some files on behalf of others, and there no call of ours can say that their code is not to be run: without
+    time for an answer it asks nobody, and refuses.
+    """
     verbosity = transformers.logging.get_verbosity()
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
         transformers.logging.set_verbosity(verbosity)
         transformers.utils.logging.enable_progress_bar()

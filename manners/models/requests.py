@@ -45,6 +45,8 @@ class GenerationRequest:
     """Tokens come from the smallest set of the likeliest ones whose probabilities reach this sum."""
     stop: tuple[str, ...] = ()
     """An answer ends before the first of these that it would contain."""
+    account: str = ""
+    """Who asks: accounts take turns, whatever each of them asks for."""
     logprobs: int | None = None
     """Report each token's log-probability, with this many of the likeliest tokens in its place; None reports none."""
 

@@ -46,6 +46,7 @@ def draw_tokens(
 
 def _likeliest(logits: Float[Tensor, "R V"], top_p: Float[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
     """Leave only the likeliest tokens whose probabilities reach `top_p`; the likeliest one always stays."""
+    top_p = top_p.clamp(min=torch.finfo(torch.float32).tiny)  # 1e-46 is 0 in float32, which nothing stays below
     ordered, places = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities

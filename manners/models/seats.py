@@ -9,7 +9,7 @@ Which rows wait, in which order and for what they leave, is the business of whoe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -74,9 +74,12 @@ class Seats(Generic[R]):
         self._token = None
         return self._drew
 
-    def change(self, entering: Sequence[R], room: int) -> list[Seating]:
-        """2. Let rows enter behind those that stay; every seat has room for `room` tokens then."""
-        kept = [seat for seat, row in enumerate(self.rows) if not row.left]
+    def change(self, entering: Sequence[R], room: int, rising: Collection[R] = ()) -> list[Seating]:
+        """2. Let rows enter behind those that stay; every seat has room for `room` tokens then.
+
+        Those that are `rising` give their seat up although they have not left, and can take another one later.
+        """
+        kept = [seat for seat, row in enumerate(self.rows) if not row.left and row not in rising]
         seats = torch.tensor(kept, dtype=torch.long, device=self.decoder.length.device)
         seatings = self.decoder.seat(seats, [row.so_far for row in entering], room)
         self.rows = [*(self.rows[seat] for seat in kept), *entering]

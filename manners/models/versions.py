@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -29,6 +30,9 @@ from manners.templates import messages_of
 from manners.text import Renderer
 from manners.types import AnnotatorKind, Role, Turn, VersionKind
 from manners.workspace import INITIAL, Workspace, atomic_folder, atomic_write
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a version can be called: a folder of its own in `models/`, and no way out of it."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,13 @@ def write_description(version: Version, draft: Path) -> None:
 def describe(workspace: Workspace, name: str) -> Version:
     """Read a version's description; raises MannersError naming the versions there are."""
     file = workspace.models / name / "version.json"
-    if not file.is_file():
+    if not NAME.fullmatch(name) or not file.is_file():
         there = ", ".join(sorted(f.parent.name for f in workspace.models.glob("*/version.json"))) or "none yet"
         raise MannersError(f"there is no version {name} in {workspace.root} (there are: {there})")
+    if not file.resolve().is_relative_to(workspace.models.resolve()):
+        raise MannersError(
+            f"{workspace.models / name} is a link that leads out of {workspace.models}: move the version itself there"
+        )
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -153,7 +153,7 @@ def sample(division: Division, found: Survey, folder: Path, most: int = LEARNT_F
     """
     share = min(1.0, most / max(1, found.training_bytes))
     other = replace(division, seed=division.seed + 1)
-    choose = _Choice(division, found, np.load(folder / "twice.npy"))
+    choose = _Choice(division, found, np.load(folder / "twice.npy", allow_pickle=False))
     for document in documents(division.source):
         if choose(document) and other.place(document.digest) < share:
             yield document.text
@@ -195,7 +195,7 @@ def _tokenise(
         raise MannersError(f"{folder} needs about {needed:,} bytes for tokens, and {free:,} are free: make room there")
     file = folder / "progress.json"
     at = _Progress(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else _Progress()
-    choose = _Choice(division, found, np.load(folder / "twice.npy"))
+    choose = _Choice(division, found, np.load(folder / "twice.npy", allow_pickle=False))
     with (folder / "ids.bin").open("ab") as ids, (folder / "ends.bin").open("ab") as ends:
         for written, size in ((ids, at.ids), (ends, at.ends)):
             written.truncate(size)

@@ -44,7 +44,7 @@ class DirectResult(Measured):
     left_out: Mapping[str, int] | None = None
     """Comparisons that were not learned from, by reason."""
     users_limited: int | None = None
-    """Users whose weight was cut to `reward.user_share`."""
+    """Users whose weight was cut to `reward.user_share`, or with that of their account to `reward.account_share`."""
     users_outlying: int | None = None
     """Users who were set aside."""
     shortened: Shortened | None = None

@@ -74,7 +74,7 @@ def export_reward(
     config.num_labels = 1
     config.pad_token_id = None  # one that is added has no row yet
     try:
-        classifier = AutoModelForSequenceClassification.from_config(config)
+        classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise MannersError(
             f"transformers has no sequence classification for {config.model_type}, so this reward model cannot be"

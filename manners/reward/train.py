@@ -88,7 +88,7 @@ def train(
     there is nothing to learn from (see `reward.verdicts`), or no room for the states.
     """
     # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
-    counted = label(comparisons, settings.annotators, settings.user_share)
+    counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
     with folder_beside(scratch) as folder:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import count
+from typing import TypeVar
 
 from manners.errors import MannersError
 from manners.feedback.outliers import outlying
@@ -27,6 +28,11 @@ from manners.types import (
     latest_verdicts,
 )
 
+Who = TypeVar("Who", bound=Hashable)
+TURNS = 500
+"""Most turns in which two limits are set; about ten are enough where both can hold with room."""
+CLOSE = 1e-6
+"""A cut so small is none."""
 STRENGTH_WEIGHT = {None: 1.0, 1: 0.5, 2: 1.0, 3: 1.5}
 NO_COMPARISONS = (
     "no comparisons to learn from; run `manners sample` to open some, "
@@ -34,7 +40,12 @@ NO_COMPARISONS = (
 )
 
 
-def label(comparisons: Iterable[Comparison], annotators: str | None = None, user_share: float = 1.0) -> Labelled:
+def label(
+    comparisons: Iterable[Comparison],
+    annotators: str | None = None,
+    user_share: float = 1.0,
+    account_share: float = 1.0,
+) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
     The same two answers to one prompt are one comparison (`pooled`). The latest verdict of an annotator on it counts; a
@@ -42,7 +53,8 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
     strength weighs (`STRENGTH_RULE`). Comparisons asked for an evaluation, those about a prompt that shares its opening
     with one kept for it, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
     annotator, as `reward.annotators` names it, are counted; None means the only kind there is. A user of the chat or of
-    another program weighs at most `user_share` of all (`user_factors`). Raises `MannersError` when several kinds are
+    another program weighs at most `user_share` of all, and one account with all users of its programs at most
+    `account_share` (`user_factors`). Raises `MannersError` when several kinds are
     present and none is named, or when nothing is left.
     """
     comparisons = list(comparisons)
@@ -50,7 +62,7 @@ def label(comparisons: Iterable[Comparison], annotators: str | None = None, user
         raise MannersError(NO_COMPARISONS)
     kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
     found = sort_out(comparisons, kind)
-    factors = user_factors(found.usable, user_share)
+    factors = user_factors(found.usable, user_share, account_share)
     named = groups([comparison for comparison, _ in found.usable])
     pairs = [
         _labelled(comparison, verdicts, factors, group, found.left_out[LeftOut.NO_VERDICT])
@@ -149,13 +161,15 @@ def sort_out(comparisons: Iterable[Comparison], kind: AnnotatorKind | None) -> S
     return Sorted(tuple(kept), left_out, frozenset(aside))
 
 
-def user_factors(usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: float) -> dict[Annotator, float]:
+def user_factors(
+    usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: float, account_share: float = 1.0
+) -> dict[Annotator, float]:
     """Return by what the weights of the busiest users are multiplied, so that none has more than `share` of the whole.
 
-    With weight w_u of user u in comparisons of the chat and of other programs, and W of everything else, a limit c
-    solves c = share (W + sum over u of min(w_u, c)), and u's factor is c / w_u where that is below 1. Annotators who
-    were asked to label are not limited. Where all weight comes from fewer than 1 / share users no limit can hold, and
-    none is set.
+    Nor has any account, with all the users that its programs name, more than `account_share`. Annotators who were asked
+    to label are not limited. Where a limit cannot hold, since all weight comes from fewer than 1 / share of them, it is
+    not set; where each can and both together cannot, that of users is. A cut changes the whole, so that both are set in
+    turns until neither cuts.
     """
     volunteered: defaultdict[Annotator, float] = defaultdict(float)
     other = 0.0
@@ -165,17 +179,37 @@ def user_factors(usable: Iterable[tuple[Comparison, Sequence[Verdict]]], share: 
                 volunteered[verdict.annotator] += _weight(verdict)
             else:
                 other += _weight(verdict)
-    total = other + sum(volunteered.values())
-    busiest = sorted((user for user in volunteered if volunteered[user]), key=lambda u: -volunteered[u])
-    rest = total
+    weights = dict(volunteered)
+    for _ in range(TURNS):
+        accounts = defaultdict[int | None, float](float)
+        for user, weight in weights.items():
+            accounts[user.account] += weight
+        by_account = limits(accounts, other + accounts.pop(None, 0.0), account_share)
+        weights = {user: weight * by_account.get(user.account, 1.0) for user, weight in weights.items()}
+        by_user = limits(weights, other, share)
+        weights = {user: weight * by_user.get(user, 1.0) for user, weight in weights.items()}
+        if all(factor > 1 - CLOSE for factor in (*by_account.values(), *by_user.values())):
+            return {user: weights[user] / weight for user, weight in volunteered.items() if weights[user] < weight}
+    return limits(volunteered, other, share)
+
+
+def limits(weights: Mapping[Who, float], other: float, share: float) -> dict[Who, float]:
+    """Return by what the largest weights are multiplied, so that none is more than `share` of all with `other`.
+
+    With weight w_u of u, and W of all that is not limited, a limit c solves c = share (W + sum over u of min(w_u, c)),
+    and u's factor is c / w_u where that is below 1. Where all weight comes from fewer than 1 / share no limit can hold,
+    and none is set.
+    """
+    busiest = sorted((user for user in weights if weights[user]), key=lambda u: -weights[u])
+    rest = other + sum(weights.values())
     for cut, user in enumerate([*busiest, None]):
-        # With the `cut` busiest users at the limit: c = share (rest + cut c), rest being what all others weigh.
+        # With the `cut` busiest at the limit: c = share (rest + cut c), rest being what all others weigh.
         if cut * share >= 1:
             return {}
         limit = share * rest / (1 - cut * share)
-        if user is None or volunteered[user] <= limit:
-            return {one: limit / volunteered[one] for one in busiest[:cut]} if limit else {}
-        rest -= volunteered[user]
+        if user is None or weights[user] <= limit:
+            return {one: limit / weights[one] for one in busiest[:cut]} if limit else {}
+        rest -= weights[user]
     return {}
 
 

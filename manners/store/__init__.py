@@ -2,6 +2,7 @@
 
 from manners.store.records import Holdings, Outcome, Round, VersionRecord
 from manners.store.schema import to_server_url
-from manners.store.store import Merged, Store
+from manners.store.staging import Merged
+from manners.store.store import Store
 
 __all__ = ["Holdings", "Merged", "Outcome", "Round", "Store", "VersionRecord", "to_server_url"]

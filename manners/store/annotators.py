@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam, select
 
 from manners.store.statements import insert_new
 from manners.store.tables import AnnotatorRow
 from manners.types import Annotator, AnnotatorKind
 
-IS_NAMED = (AnnotatorRow.name == bindparam("name")) & (AnnotatorRow.kind == bindparam("kind"))
+IS_NAMED = (
+    (AnnotatorRow.name == bindparam("name"))
+    & (AnnotatorRow.kind == bindparam("kind"))
+    & AnnotatorRow.account_id.is_not_distinct_from(bindparam("account", type_=Integer()))
+)
 """The condition that a row is the annotator of `named`, for queries that are built once."""
 _ID = select(AnnotatorRow.id).where(IS_NAMED)
 
 
-def named(annotator: Annotator) -> dict[str, str]:
+def named(annotator: Annotator) -> dict[str, str | int | None]:
     """Return the values of `IS_NAMED`."""
-    return {"name": annotator.name, "kind": annotator.kind.value}
+    return {"name": annotator.name, "kind": annotator.kind.value, "account": annotator.account}
 
 
 def is_annotator(annotator: Annotator) -> ColumnElement[bool]:
     """Return the condition that a row of `annotators` is this one."""
-    return (AnnotatorRow.name == annotator.name) & (AnnotatorRow.kind == annotator.kind.value)
+    return (
+        (AnnotatorRow.name == annotator.name)
+        & (AnnotatorRow.kind == annotator.kind.value)
+        & AnnotatorRow.account_id.is_not_distinct_from(annotator.account)
+    )
+
+
+def annotator_of(row: Any) -> Annotator:
+    """Return the annotator of a row with the columns `name`, `kind` and `account_id` of `annotators`."""
+    return Annotator(row.name, AnnotatorKind(row.kind), row.account_id)
 
 
 def annotator_ids(connection: Connection, annotators: Iterable[Annotator]) -> dict[Annotator, int]:
@@ -31,12 +45,14 @@ def annotator_ids(connection: Connection, annotators: Iterable[Annotator]) -> di
     query = select(AnnotatorRow).where(AnnotatorRow.name.in_({annotator.name for annotator in wanted}))
 
     def stored() -> dict[Annotator, int]:
-        return {Annotator(row.name, AnnotatorKind(row.kind)): row.id for row in connection.execute(query)}
+        return {annotator_of(row): row.id for row in connection.execute(query)}
 
     found = stored()
-    new = sorted((a.name, a.kind.value) for a in wanted - found.keys())
+    # In one order, whoever writes: on PostgreSQL two could otherwise wait for each other.
+    new = sorted(wanted - found.keys(), key=lambda a: (a.name, a.kind.value, a.account or 0))
     if new:
-        insert_new(connection, AnnotatorRow, [{"name": name, "kind": kind} for name, kind in new])
+        rows = [{"name": a.name, "kind": a.kind.value, "account_id": a.account} for a in new]
+        insert_new(connection, AnnotatorRow, rows)
         found = stored()
     return found
 

@@ -15,7 +15,7 @@ from manners.errors import MannersError
 from manners.store.annotators import annotator_id, is_annotator
 from manners.store.comparisons import insert_comparisons
 from manners.store.flags import FlagReason, raise_flag
-from manners.store.redaction import redact
+from manners.store.redaction import Redacted, redact
 from manners.store.statements import take_turns
 from manners.store.store import Store
 from manners.store.tables import (
@@ -228,12 +228,11 @@ class Chats:
             ).one()
         return Effect(given, used, None if version is None else version.name)
 
-    def delete(self, annotator: Annotator, key: str) -> tuple[list[int], list[str]]:
+    def delete(self, annotator: Annotator, key: str) -> Redacted:
         """Put a tombstone where the words of a conversation were; events and counts stay.
 
-        Returns the comparisons on its words, and the versions that may have learned from verdicts on them. A text that
-        somebody else has brought in too, in a file, by a program or in another conversation, is theirs as well and
-        stays there. Raises NoSuchChat.
+        A text that somebody else has brought in too, in a file, by a program or in another conversation, is theirs as
+        well and stays there. Raises NoSuchChat.
         """
         with self._store.write() as connection:
             take_turns(connection)

@@ -13,6 +13,7 @@ from manners.errors import MannersError
 from manners.store.annotators import annotator_id
 from manners.store.store import Store
 from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, ResponseRow
+from manners.store.texts import GONE
 from manners.types import Annotator
 
 
@@ -106,9 +107,10 @@ def decide(store: Store, flag: int, upheld: bool) -> int | None:
 
 
 def held_back(connection: Connection) -> set[int]:
-    """Return the comparisons that nobody is to be shown: they, or an answer of theirs, reported and not dismissed."""
+    """Return the comparisons that nobody is to be shown: they, or an answer, reported and not dismissed; or deleted."""
     stands = FlagRow.upheld.is_(None) | FlagRow.upheld
-    answers = select(FlagRow.response_id).where(FlagRow.response_id.is_not(None), stands)
+    reported = select(FlagRow.response_id).where(FlagRow.response_id.is_not(None), stands)
+    answers = reported.union(select(ResponseRow.id).where(ResponseRow.digest.startswith(GONE)))
     on_answers = select(ComparisonRow.id).where(
         ComparisonRow.left_id.in_(answers) | ComparisonRow.right_id.in_(answers)
     )

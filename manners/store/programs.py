@@ -12,9 +12,14 @@ from manners.store.comparisons import insert_comparisons
 from manners.store.statements import take_turns
 from manners.store.store import Store
 from manners.store.tables import RequestRow
-from manners.store.texts import response_ids
+from manners.store.texts import API, response_ids
 from manners.store.verdicts import insert_verdicts
 from manners.types import Comparison, Verdict
+
+
+def requester(account: int | None) -> str:
+    """Return under what the requests of an account's programs are kept; None is whoever is at the machine."""
+    return "local" if account is None else f"account {account}"
 
 
 class UnknownPair(MannersError):
@@ -70,7 +75,7 @@ def _known(connection: Connection, account: str, name: str) -> Row[RequestRow] |
 
 def _insert(connection: Connection, account: str, name: str, content: str, comparison: Comparison) -> int:
     take_turns(connection)
-    pairs = response_ids(connection, [comparison])
+    pairs = response_ids(connection, [comparison], API)
     [key] = insert_comparisons(connection, [comparison], pairs)
     insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])
     row = {"account": account, "key": name, "content": content, "comparison_id": key, "created_at": datetime.now(UTC)}

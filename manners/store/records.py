@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -61,6 +61,18 @@ class Holdings:
     comparisons: int
     verdicts: Mapping[AnnotatorKind, int]
     versions: int
+
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""No verdict was given before that."""
+AHEAD = timedelta(days=1)
+"""How far another's clock may be ahead of ours."""
+
+
+def refuse_moment(moment: datetime) -> None:
+    """Raise ValueError, with the reason, for a time of a verdict that nobody's clock can have shown."""
+    if not EARLIEST <= moment <= datetime.now(UTC) + AHEAD:
+        raise ValueError(f"is {moment.isoformat()}, which is before 1970 or more than a day ahead of the clock here")
 
 
 def to_messages(dialogue: Dialogue) -> list[dict[str, str]]:

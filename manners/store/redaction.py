@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, literal, select, true, update
 from sqlalchemy.orm import InstrumentedAttribute
@@ -20,36 +20,50 @@ from manners.store.tables import (
     FlagRow,
     MessageRow,
     PromptRow,
+    RequestRow,
     ResponseRow,
     VerdictRow,
     VersionRow,
 )
-from manners.store.texts import CHAT
+from manners.store.texts import CHAT, GONE
+from manners.store.traces import leave_traces
 from manners.types import DELETED, Annotator, AskedHow, Choice
 
 
-def redact(connection: Connection, annotator: Annotator, conversation: int) -> tuple[list[int], list[str]]:
-    """Blank the words of somebody's conversation.
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """What was deleted, and what else is to know of it."""
 
-    Returns the comparisons on its words, and the versions that may have learned from verdicts on them.
-    """
+    comparisons: list[int]
+    """Those on its words."""
+    versions: list[str]
+    """Those that may have learned from verdicts on them."""
+    texts: frozenset[str] = field(default=frozenset(), repr=False)
+    """The words themselves, to be looked for in files."""
+
+
+def redact(connection: Connection, annotator: Annotator, conversation: int) -> Redacted:
+    """Blank the words of somebody's conversation."""
     mine = MessageRow.conversation_id == conversation
+    said = connection.execute(select(MessageRow.text).where(mine, MessageRow.text.is_not(None))).scalars().all()
     asked = select(MessageRow.comparison_id).where(mine, MessageRow.comparison_id.is_not(None))
     comparisons = {one for one in connection.execute(asked).scalars() if one is not None}
     answers = {row.id for row in _shown(connection, ConversationRow.id == conversation)}
-    comparisons |= _blank_texts(connection, conversation)
+    prompts, alone = _brought(connection, conversation)
+    gone = blank_texts(connection, prompts, alone)
+    comparisons |= gone.comparisons
     _forget_notes(connection, annotator, comparisons, answers)
     connection.execute(update(MessageRow).where(mine, MessageRow.text.is_not(None)).values(text=DELETED))
     now = datetime.now(UTC)
     connection.execute(update(ConversationRow).where(ConversationRow.id == conversation).values(deleted_at=now))
-    return sorted(comparisons), _forget_comments(connection, comparisons)
+    leave_traces(connection)
+    versions, comments = forget_comments(connection, VerdictRow.comparison_id, comparisons)
+    texts = frozenset(text for text in said if text) | gone.texts | comments
+    return Redacted(sorted(comparisons), versions, texts)
 
 
-def _blank_texts(connection: Connection, conversation: int) -> set[int]:
-    """Blank what this conversation alone has brought in, and return the comparisons on that.
-
-    A prompt goes with all answers to it, whoever was asked about them since: they were opened on this person's words.
-    """
+def _brought(connection: Connection, conversation: int) -> tuple[set[int], set[int]]:
+    """Return the prompts that this conversation alone has brought in, and the answers that it alone has shown."""
     own = _shown(connection, ConversationRow.id == conversation)
     own_prompts = {row.prompt_id for row in own}
     elsewhere = (ConversationRow.id != conversation) & ConversationRow.deleted_at.is_(None)
@@ -57,23 +71,47 @@ def _blank_texts(connection: Connection, conversation: int) -> set[int]:
     brought = select(PromptRow.id).where(PromptRow.id.in_(own_prompts), PromptRow.source == CHAT)
     prompts = set(connection.execute(brought).scalars()) - {row.prompt_id for row in others}
     alone = {row.id for row in own} - {row.id for row in others}
-    to_them = ResponseRow.prompt_id.in_(prompts) & (ResponseRow.text != DELETED)
-    answers = set(connection.execute(select(ResponseRow.id).where(to_them)).scalars())
-    answers |= alone - _asked_about(connection, alone)
+    return prompts, alone - _asked_about(connection, alone)
+
+
+@dataclass(frozen=True, slots=True)
+class Blanked:
+    """The comparisons on texts that are gone, and these texts."""
+
+    comparisons: set[int]
+    texts: frozenset[str]
+
+
+def blank_texts(connection: Connection, prompts: Iterable[int], answers: Iterable[int]) -> Blanked:
+    """Blank prompts with all answers to them, and other answers.
+
+    A prompt goes with all answers to it, whoever was asked about them since: they were opened on this person's words.
+    """
+    texts: set[str] = set()
+    responses = set(answers)
     for chunk in chunks(prompts):
-        gone: dict[str, Any] = {"turns": to_messages(TOMBSTONE), "digest": _tombstone(PromptRow.id)}
-        connection.execute(update(PromptRow).where(PromptRow.id.in_(chunk)).values(gone))
+        its = PromptRow.id.in_(chunk)
+        for turns in connection.execute(select(PromptRow.turns).where(its)).scalars():
+            texts |= {turn["content"] for turn in turns}
+        connection.execute(
+            update(PromptRow).where(its).values(turns=to_messages(TOMBSTONE), digest=_tombstone(PromptRow.id))
+        )
+        to_them = ResponseRow.prompt_id.in_(chunk) & (ResponseRow.text != DELETED)
+        responses |= set(connection.execute(select(ResponseRow.id).where(to_them)).scalars())
     comparisons: set[int] = set()
-    for chunk in chunks(answers):
-        gone = {"text": DELETED, "digest": _tombstone(ResponseRow.id)}
-        connection.execute(update(ResponseRow).where(ResponseRow.id.in_(chunk)).values(gone))
+    for chunk in chunks(responses):
+        theirs = ResponseRow.id.in_(chunk)
+        texts |= set(connection.execute(select(ResponseRow.text).where(theirs)).scalars())
+        connection.execute(update(ResponseRow).where(theirs).values(text=DELETED, digest=_tombstone(ResponseRow.id)))
         on_them = ComparisonRow.left_id.in_(chunk) | ComparisonRow.right_id.in_(chunk)
         comparisons |= set(connection.execute(select(ComparisonRow.id).where(on_them)).scalars())
-    return comparisons
+    for chunk in chunks(comparisons):  # a digest of what was sent, by which one could try whether it was some text
+        connection.execute(update(RequestRow).where(RequestRow.comparison_id.in_(chunk)).values(content=DELETED))
+    return Blanked(comparisons, frozenset(texts - {DELETED, ""}))
 
 
 def _tombstone(key: InstrumentedAttribute[int]) -> ColumnElement[str]:
-    return literal("deleted ") + cast(key, Text())
+    return literal(GONE) + cast(key, Text())
 
 
 def _shown(connection: Connection, condition: ColumnElement[bool]) -> Sequence[Row[int, int]]:
@@ -108,15 +146,25 @@ def _forget_notes(connection: Connection, annotator: Annotator, comparisons: set
             connection.execute(update(FlagRow).where(column.in_(chunk), whose).values(note=""))
 
 
-def _forget_comments(connection: Connection, comparisons: set[int]) -> list[str]:
-    """Blank the comments on some comparisons, and return the versions that may have learned from verdicts on them."""
+def forget_comments(
+    connection: Connection, column: InstrumentedAttribute[int], keys: Iterable[int]
+) -> tuple[list[str], frozenset[str]]:
+    """Blank the comments and the reasons of the verdicts whose `column` is one of some keys.
+
+    Returns the versions that may have learned from these verdicts, and the words that are gone.
+    """
     firsts = []
-    for chunk in chunks(comparisons):
-        on_them = VerdictRow.comparison_id.in_(chunk)
-        connection.execute(update(VerdictRow).where(on_them, VerdictRow.comment != "").values(comment=""))
-        chosen = select(func.min(VerdictRow.id)).where(on_them, VerdictRow.choice != Choice.SKIP.value)
+    words: set[str] = set()
+    for chunk in chunks(keys):
+        given = column.in_(chunk)
+        for row in connection.execute(select(VerdictRow.comment, VerdictRow.reasons).where(given)):
+            words |= {row.comment, *map(str, row.reasons)}
+        connection.execute(update(VerdictRow).where(given, VerdictRow.comment != "").values(comment=""))
+        connection.execute(update(VerdictRow).where(given, cast(VerdictRow.reasons, Text()) != "[]").values(reasons=[]))
+        chosen = select(func.min(VerdictRow.id)).where(given, VerdictRow.choice != Choice.SKIP.value)
         firsts.append(connection.execute(chosen).scalar())
     first = min((one for one in firsts if one is not None), default=None)
     if first is None:
-        return []
-    return list(connection.execute(select(VersionRow.name).where(VersionRow.watermark >= first)).scalars())
+        return [], frozenset(words - {""})
+    learned = select(VersionRow.name).where(VersionRow.watermark >= first)
+    return list(connection.execute(learned).scalars()), frozenset(words - {""})

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 import sqlite3
+import tempfile
+import weakref
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from alembic import command
 from alembic.config import Config
@@ -13,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -22,6 +30,10 @@ WAIT_SECONDS = 120
 """How long a writer waits for another before it gives up: longer than any import should hold the database."""
 CONNECTIONS = 20
 """Most connections that one process holds; its other threads wait. A PostgreSQL server takes 100 unless told."""
+PRIVATE = 0o600
+"""Rights of a file that holds what people said."""
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a file that is open, by the ends of their names."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 PSYCOPG = "postgresql+psycopg"
 _UPGRADE = 0x6D616E6E657273
@@ -64,12 +76,44 @@ def to_server_url(text: str) -> str:
     return url.render_as_string()
 
 
+def private(path: Path) -> None:
+    """Let only its owner read a file, and what SQLite keeps beside it, whatever the umask; one that lacks is made."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+    if not path.is_file():
+        return
+    for one in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
+        with suppress(OSError):  # another's file is as its owner wants it
+            if one.stat().st_mode & 0o077:
+                one.chmod(PRIVATE)
+
+
+def is_writable(path: Path) -> bool:
+    """Return whether a SQLite file can be written: the file, and its folder too, where the log stands beside it."""
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+
+
+def _as_it_is(path: Path) -> tuple[URL, tempfile.TemporaryDirectory[str] | None]:
+    """Return the URL of a SQLite file that can only be read; with a log beside it, that of a copy that has both."""
+    log, copied = path.with_name(f"{path.name}-wal"), None
+    if log.is_file() and log.stat().st_size:
+        copied = tempfile.TemporaryDirectory(prefix="manners-")
+        path, log = (Path(shutil.copy(one, copied.name)) for one in (path, log))
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    query = {"mode": "ro", "immutable": "1", "uri": "true"}
+    return URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query=query), copied
+
+
 def connect(url: URL) -> Engine:
     """Return an engine; on SQLite with foreign keys, patience, and transactions that begin where we say.
 
-    A connection that the server has dropped is replaced when the next transaction begins.
+    A connection that the server has dropped is replaced when the next transaction begins. A file on a disk that can
+    only be read is read.
     """
-    on_server = url.drivername == PSYCOPG
+    on_server, copied = url.drivername == PSYCOPG, None
+    if not on_server and (path := Path(str(url.database))).is_file() and not is_writable(path):
+        url, copied = _as_it_is(path)
     defaults: dict[str, Any] = (
         {"connect_timeout": 10, "client_encoding": "utf8"} if on_server else {"timeout": WAIT_SECONDS}
     )
@@ -81,19 +125,36 @@ def connect(url: URL) -> Engine:
             max_overflow=0,
             pool_timeout=WAIT_SECONDS,
             pool_pre_ping=on_server,
+            hide_parameters=True,
         )
     except (ImportError, NoSuchModuleError) as error:
         raise MannersError(f"The driver of {url.drivername} is not installed; install the `postgres` extra.") from error
+    if copied is not None:
+        weakref.finalize(engine, copied.cleanup)
+    event.listen(engine, "handle_error", _without_rows)
+    logging.getLogger("sqlalchemy.engine.Engine").addFilter(_is_no_row)
     if not on_server:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
+def _is_no_row(record: logging.LogRecord) -> bool:
+    # What `hide_parameters` hides on the way in is logged on the way out, at the level DEBUG.
+    return not str(record.msg).startswith("Row ")
+
+
+def _without_rows(context: ExceptionContext) -> None:
+    # What a server adds to its first line (DETAIL, CONTEXT) quotes the row that it refuses.
+    said = context.original_exception
+    said.args = (str(said).strip().partition("\n")[0],)
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     # The driver's own transactions start too late (at the first write) and not at all for DDL.
     connection.isolation_level = None
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only given free
 
 
 def _begin_sqlite(connection: Connection) -> None:

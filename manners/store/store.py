@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,31 +15,24 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store import schema
-from manners.store.comparisons import insert_comparisons, kept_openings, merge_ids, select_comparisons
+from manners.store import holdings, schema, staging, traces
+from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
-from manners.store.statements import chunks, take_turns
+from manners.store.staging import Merged
+from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import (
-    AnnotatorRow,
     ComparisonRow,
-    ConversationRow,
-    FlagRow,
-    GoldRow,
     PromptRow,
-    ResponseRow,
     RoundRow,
     VerdictRow,
     VersionRow,
-    ViewRow,
-    WithdrawalRow,
 )
 from manners.store.texts import CHAT, claim, prompt_digest, prompt_ids, response_ids
-from manners.store.verdicts import count_up_to, insert_verdicts, unknown_verdicts
+from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import (
     DELETED,
-    AnnotatorKind,
     AskedHow,
     Comparison,
     Dialogue,
@@ -52,15 +46,6 @@ from manners.types import (
 
 TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
 """The prompt that stands where one was deleted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """What `Store.merge_comparisons` found new, and how many of the records it knew already."""
-
-    comparisons: int
-    verdicts: int
-    duplicates: int
 
 
 class Store:
@@ -87,6 +72,7 @@ class Store:
             if store._revision() is None:
                 raise MannersError(f"{store._name} holds no store; make a workspace with `manners init` first.")
             store._bring_up_to_date()
+            store._finish_imports()
         return store
 
     @staticmethod
@@ -106,11 +92,49 @@ class Store:
         """Open the store that is there, or make an empty one; several processes may do so at once."""
         with _opening(schema.to_url(url_or_path)) as store:
             store._bring_up_to_date()
+            store._finish_imports()
         return store
+
+    @property
+    def url(self) -> URL:
+        """Where the store is."""
+        return self._engine.url
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it does not lie on a disk that can only be read."""
+        return self.url.query.get("mode") != "ro"
+
+    @contextmanager
+    def raw(self) -> Iterator[sqlite3.Connection]:
+        """Yield the driver's own connection to a SQLite file, outside a transaction."""
+        with refusals(self._name), self._engine.connect() as connection:
+            inner = connection.connection.dbapi_connection
+            assert isinstance(inner, sqlite3.Connection)
+            yield inner
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield a connection that sees one moment of a PostgreSQL database, however long it reads."""
+        frozen = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with refusals(self._name), frozen.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Let go of the database; the store opens connections again if it is used after that."""
         self._engine.dispose()
+
+    def clear_traces(self, *, always: bool = False) -> bool:
+        """Write the database anew where what was deleted has left traces in it, or `always`; see `traces`.
+
+        Returns whether none is left that could be known of: not while others read or write for long.
+        """
+        return traces.clear(self._engine) if always or traces.has_traces(self._engine) else True
+
+    @property
+    def is_small(self) -> bool:
+        """Whether that takes so little time that people can wait for it."""
+        return traces.is_small(self._engine)
 
     def run_lock(self, stage: str) -> AbstractContextManager[None]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
@@ -145,8 +169,8 @@ class Store:
         if use is not None:
             query = query.where(PromptRow.use == use.value)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
+            rows = connection.execute(query)
+            return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
 
     def kept_openings(self) -> frozenset[str]:
         """Return the openings of the prompts for validation and evaluation: what is about them is never trained on."""
@@ -162,8 +186,14 @@ class Store:
         if not chats:
             query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
-            dialogues = map(from_messages, connection.execute(query).scalars().all())
-        return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+            dialogues = map(from_messages, connection.execute(query).scalars())
+            return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+
+    def only_in_chats(self) -> frozenset[Dialogue]:
+        """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""
+        with self.read() as connection:
+            turns = connection.execute(select(PromptRow.turns).where(PromptRow.source == CHAT)).scalars().all()
+        return frozenset(map(from_messages, turns))
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
@@ -181,24 +211,13 @@ class Store:
         return ids
 
     def merge_comparisons(self, comparisons: Iterable[Comparison]) -> Merged:
-        """Add what is not there yet of records that were written elsewhere, in one transaction.
+        """Add what is not there yet of records that were written elsewhere: all of it, or nothing.
 
         The same responses in the same order, asked about in the same way, are one comparison. On it, the same choice
-        of the same annotator is one verdict, unless it states a time at which none is known.
+        of the same annotator is one verdict, unless it states a time at which none is known. Many of them are added a
+        slice at a time (`staging`), so that others can write meanwhile.
         """
-        new_comparisons = new_verdicts = duplicates = 0
-        with self.write() as connection:
-            take_turns(connection)
-            for chunk in chunks(comparisons):
-                ids, added = merge_ids(connection, chunk)
-                verdicts, known = unknown_verdicts(connection, ids, chunk)
-                insert_verdicts(connection, verdicts)
-                new_comparisons += len(added)
-                new_verdicts += len(verdicts)
-                unjudged = sum(not comparison.verdicts for comparison in chunk)
-                created_unjudged = sum(not chunk[position].verdicts for position in added)
-                duplicates += known + unjudged - created_unjudged
-        return Merged(new_comparisons, new_verdicts, duplicates)
+        return staging.merge(self.write, comparisons)
 
     def add_verdicts(self, verdicts: Sequence[tuple[int, Verdict]]) -> None:
         """Append verdicts, each with the id of the comparison that it answers.
@@ -228,19 +247,19 @@ class Store:
         return [replace(c, verdicts=c.verdicts[: counts.get(c.id or 0, 0)]) for c in found]
 
     def watermark(self) -> int:
-        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from."""
+        """Return the highest verdict id, 0 where there is none: what a version trained now may have learned from.
+
+        No verdict with a lower id comes later, so that the cut stays what it is.
+        """
         with self.read() as connection:
-            return connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+            newest: int = connection.execute(select(func.coalesce(func.max(VerdictRow.id), 0))).scalar_one()
+            wait_for_verdicts(connection)
+        return newest
 
     def mark(self) -> str:
         """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
-        counts = [
-            select(func.count()).select_from(table)
-            for table in (PromptRow, ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
-        ]
-        counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
         with self.read() as connection:
-            return repr([connection.execute(query).scalar_one() for query in counts])
+            return holdings.mark(connection)
 
     def add_version(self, version: VersionRecord) -> int:
         """Record a model version and return its id. Raises MannersError on a taken name or an unknown parent."""
@@ -270,11 +289,10 @@ class Store:
         if kind is not None:
             query = query.where(VersionRow.kind == kind.value)
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [
-            VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
-            for r in rows
-        ]
+            return [
+                VersionRecord(r.name, VersionKind(r.kind), r.path, r.parent, r.metrics, r.watermark, r.created_at, r.id)
+                for r in connection.execute(query)
+            ]
 
     def add_round(self, round_: Round) -> int:
         """Record how a round ended and return its id. Raises MannersError when a version that it names is unknown."""
@@ -299,23 +317,13 @@ class Store:
             .order_by(RoundRow.id)
         )
         with self.read() as connection:
-            rows = connection.execute(query).all()
-        return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
+            rows = connection.execute(query)
+            return [Round(r.policy, r.reward, Outcome(r.outcome), r.metrics, r.created_at, r.id) for r in rows]
 
     def counts(self) -> Holdings:
         """Return how much there is of everything."""
-        prompts = dict.fromkeys(PromptUse, 0)
-        verdicts = dict.fromkeys(AnnotatorKind, 0)
-        by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
-        by_kind = select(AnnotatorRow.kind, func.count()).join(VerdictRow).group_by(AnnotatorRow.kind)
         with self.read() as connection:
-            prompts |= {PromptUse(use): count for use, count in connection.execute(by_use)}
-            verdicts |= {AnnotatorKind(kind): count for kind, count in connection.execute(by_kind)}
-            responses, comparisons, versions = (
-                connection.execute(select(func.count()).select_from(table)).scalar_one()
-                for table in (ResponseRow, ComparisonRow, VersionRow)
-            )
-        return Holdings(prompts, responses, comparisons, verdicts, versions)
+            return holdings.holdings(connection)
 
     def _known(self, ids: dict[str, int], version: str) -> int:
         if version not in ids:
@@ -336,6 +344,11 @@ class Store:
             with self.write() as connection:
                 schema.upgrade(connection, self._name)
 
+    def _finish_imports(self) -> None:
+        """Add what an import that was killed had decided to add; where nothing can be written, it waits."""
+        if self.is_writable:
+            staging.recover(self.read, self.write)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection within a transaction that only reads."""
@@ -353,7 +366,10 @@ class Store:
 def _opening(url: URL) -> Iterator[Store]:
     """Yield the store of a database, which is let go of again if it cannot be opened."""
     if _is_file(url):
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(str(url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if schema.is_writable(path):
+            schema.private(path)
     store = Store(schema.connect(url), str(url.database) if _is_file(url) else url.render_as_string())
     try:
         yield store

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Dialect,
     Double,
     ForeignKey,
+    Index,
     MetaData,
     Text,
     TypeDecorator,
@@ -106,12 +107,35 @@ class ComparisonRow(Table):
 
 
 class AnnotatorRow(Table):
-    """Whoever gives verdicts; one name may be a person's and, apart from that, a model's."""
+    """Whoever gives verdicts: an account, a user of its programs, or whom a file names.
+
+    One name may be a person's and, apart from that, a model's; and an account's beside somebody else's.
+    """
 
     __tablename__ = "annotators"
-    __table_args__ = (Unique("name", "kind"), _one_of("kind", AnnotatorKind))
     name: Mapped[str]
     kind: Mapped[str]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
+    __table_args__ = (
+        _one_of("kind", AnnotatorKind),
+        Index("ix_annotators_name", "name"),
+        Index(
+            "uq_annotators_named",
+            "name",
+            "kind",
+            unique=True,
+            sqlite_where=account_id.is_(None),
+            postgresql_where=account_id.is_(None),
+        ),
+        Index(
+            "uq_annotators_account",
+            "account_id",
+            "name",
+            unique=True,
+            sqlite_where=account_id.is_not(None),
+            postgresql_where=account_id.is_not(None),
+        ),
+    )
 
 
 class VerdictRow(Table):
@@ -168,6 +192,7 @@ class ViewRow(Table):
     pool: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    token: Mapped[str | None] = mapped_column(index=True, unique=True)
 
 
 class GoldRow(Table):
@@ -228,7 +253,10 @@ class MessageRow(Table):
 
 
 class RequestRow(Table):
-    """What a program sent under a key of its own choice: sent again, it is the same comparison."""
+    """What a program sent under a key of its own choice: sent again, it is the same comparison.
+
+    `account` is `account N`, or `local` where there are no accounts.
+    """
 
     __tablename__ = "requests"
     __table_args__ = (Unique("account", "key"),)
@@ -240,7 +268,7 @@ class RequestRow(Table):
 
 
 class AccountRow(Table):
-    """Who may sign in; as an annotator an account is a person of the same name."""
+    """Who may sign in."""
 
     __tablename__ = "accounts"
     __table_args__ = (_one_of("role", AccountRole),)
@@ -264,9 +292,25 @@ class TokenRow(Table):
     account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"), index=True)
     role: Mapped[str | None]
     label: Mapped[str]
+    scopes: Mapped[str] = mapped_column(default="", server_default="")
+    issuer_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class AuditRow(Table):
+    """What was done, by which account (none: on this machine) and from where; triggers refuse to change or delete it.
+
+    It never holds words or names, so that forgetting somebody leaves it as it is.
+    """
+
+    __tablename__ = "audit"
+    event: Mapped[str]
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
+    address: Mapped[str]
+    about: Mapped[str]
+    created_at: Mapped[datetime]
 
 
 class VersionRow(Table):
@@ -291,3 +335,23 @@ class RoundRow(Table):
     outcome: Mapped[str]
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class ImportRow(Table):
+    """A large import: once it is decided, what is staged of it counts as added."""
+
+    __tablename__ = "imports"
+    decided: Mapped[bool]
+    touched_at: Mapped[datetime]
+    """When the last slice was written."""
+    comparisons: Mapped[int]
+    verdicts: Mapped[int]
+    duplicates: Mapped[int]
+
+
+class StagedRow(Table):
+    """A comparison with its verdicts, as JSON, that waits to be added."""
+
+    __tablename__ = "staged"
+    import_id: Mapped[int] = mapped_column(ForeignKey("imports.id"), index=True)
+    content: Mapped[str]

@@ -16,6 +16,10 @@ from manners.types import AskedHow, Comparison, Dialogue, PromptUse, Response
 
 CHAT = "chat"
 """Source of a prompt that nobody but people in their conversations has brought in."""
+API = "api"
+"""Source of a prompt that a program has brought in by `/v1`, and nobody else before."""
+GONE = "deleted "
+"""With what the digest begins of a text that was deleted."""
 BROUGHT = frozenset({AskedHow.IMPORTED, AskedHow.API})
 """Comparisons whose prompt came from outside; all others are opened here, on words that are there already."""
 
@@ -35,9 +39,13 @@ def prompt_ids(
 
 
 def claim(connection: Connection, digests: Iterable[str], source: str) -> None:
-    """Name another source for those of these prompts that until now only conversations have brought in."""
+    """Name another source for those of these prompts that until now only conversations, or programs, have brought in.
+
+    To be brought in by a program as well takes a prompt out of conversations, and not out of another program's hands.
+    """
+    theirs = (CHAT,) if source == API else (CHAT, API)
     for chunk in chunks(digests):
-        known = PromptRow.digest.in_(chunk) & (PromptRow.source == CHAT)
+        known = PromptRow.digest.in_(chunk) & PromptRow.source.in_(theirs)
         connection.execute(update(PromptRow).where(known).values(source=source))
 
 

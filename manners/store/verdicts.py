@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
-from manners.store.annotators import annotator_id, annotator_ids, is_annotator
+from manners.store.annotators import annotator_id, annotator_ids, annotator_of, is_annotator
 from manners.store.tables import AnnotatorRow, ComparisonRow, VerdictRow, ViewRow, WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Draw, DrawnHow, Verdict
 
@@ -40,11 +41,16 @@ def insert_answer(connection: Connection, comparison: int, view: int, verdict: V
     connection.execute(insert(VerdictRow), _verdict_row(comparison, who, verdict, view, datetime.now(UTC)))
 
 
-def insert_view(connection: Connection, annotator: Annotator, draw: Draw, lease: timedelta) -> int:
-    """Store that a comparison is put before an annotator, who has it for so long, and return the view's id."""
+def insert_view(connection: Connection, annotator: Annotator, draw: Draw, lease: timedelta) -> str:
+    """Store that a comparison is put before an annotator, who has it for so long, and return the view's token.
+
+    It is drawn at random: a number would be given again in a store that was put back from a copy.
+    """
     now = datetime.now(UTC)
+    token = secrets.token_urlsafe(16)
     row = _view_row(draw, annotator_id(connection, annotator), now, now + lease)
-    return connection.execute(insert(ViewRow).returning(ViewRow.id), row).scalar_one()
+    connection.execute(insert(ViewRow), row | {"token": token})
+    return token
 
 
 def _insert_views(
@@ -94,7 +100,11 @@ def _verdict_row(comparison: int, annotator: int, verdict: Verdict, view: int | 
 def unknown_verdicts(
     connection: Connection, ids: Sequence[int], comparisons: Sequence[Comparison]
 ) -> tuple[list[tuple[int, Verdict]], int]:
-    """Return the verdicts on these comparisons that are not stored yet, and how many are."""
+    """Return the verdicts on these comparisons that are not stored yet, and how many are.
+
+    A record that was written elsewhere names no account: what it has of somebody of that name is known where an account
+    of that name has said it, and is somebody else's where none has.
+    """
     query = (
         select(VerdictRow.comparison_id, AnnotatorRow.name, AnnotatorRow.kind, VerdictRow.choice, VerdictRow.created_at)
         .join(AnnotatorRow)
@@ -120,7 +130,15 @@ def unknown_verdicts(
 def verdicts_by_comparison(connection: Connection, asked_how: AskedHow | None) -> dict[int, list[Verdict]]:
     """Return the verdicts on comparisons asked in one way, or in all, in order of arrival, but for those taken back."""
     query = (
-        select(VerdictRow, AnnotatorRow.name, AnnotatorRow.kind, ViewRow.drawn, ViewRow.probability, ViewRow.pool)
+        select(
+            VerdictRow,
+            AnnotatorRow.name,
+            AnnotatorRow.kind,
+            AnnotatorRow.account_id,
+            ViewRow.drawn,
+            ViewRow.probability,
+            ViewRow.pool,
+        )
         .select_from(VerdictRow)
         .join(AnnotatorRow)
         .outerjoin(ViewRow, VerdictRow.view_id == ViewRow.id)
@@ -158,7 +176,7 @@ def count_of(connection: Connection, annotator: Annotator, since: datetime) -> t
 def _verdict(row: Any) -> Verdict:
     return Verdict(
         choice=Choice(row.choice),
-        annotator=Annotator(row.name, AnnotatorKind(row.kind)),
+        annotator=annotator_of(row),
         strength=row.strength,
         created_at=row.created_at,
         seconds=row.seconds,
@@ -168,4 +186,5 @@ def _verdict(row: Any) -> Verdict:
         drawn=None if row.drawn is None else DrawnHow(row.drawn),
         draw_probability=row.probability,
         draw_pool=row.pool,
+        arrived=row.id,
     )

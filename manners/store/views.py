@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
-from manners.store.annotators import IS_NAMED, is_annotator, named
+from manners.store.annotators import IS_NAMED, annotator_of, is_annotator, named
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.records import from_messages
 from manners.store.tables import (
@@ -47,7 +47,9 @@ PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
 """Comparisons from somebody's conversation."""
 # What every request asks is built once: that takes longer than running it.
 _VIEW = (
-    select(ViewRow.comparison_id, ViewRow.exchanged).join(AnnotatorRow).where(ViewRow.id == bindparam("view"), IS_NAMED)
+    select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged)
+    .join(AnnotatorRow)
+    .where(ViewRow.token == bindparam("view"), IS_NAMED)
 )
 _CHOICE = select(VerdictRow.choice).where(VerdictRow.view_id == bindparam("view"))
 
@@ -60,7 +62,7 @@ class NoSuchView(MannersError):
 class Shown:
     """A comparison as an annotator sees it: nothing in it says who wrote what, or why it is asked."""
 
-    view: int
+    view: str
     prompt: Dialogue
     left: str
     right: str
@@ -72,7 +74,7 @@ class Shown:
 class Given:
     """A verdict as it comes from the page: `choice` is of the sides shown."""
 
-    view: int
+    view: str
     choice: Choice
     strength: int | None = None
     reasons: tuple[str, ...] = ()
@@ -85,7 +87,7 @@ class Judged:
     """That somebody has judged a comparison, here or elsewhere; `choice` is of the comparison's own sides."""
 
     verdict: int
-    annotator: str
+    annotator: Annotator
     comparison: int
     choice: Choice
 
@@ -120,13 +122,20 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
 def judged(connection: Connection, after: int) -> Iterator[Judged]:
     """Yield what people have judged in verdicts with a higher id, in order; what was taken back is left out."""
     query = (
-        select(VerdictRow.id, VerdictRow.comparison_id, VerdictRow.choice, AnnotatorRow.name)
+        select(
+            VerdictRow.id,
+            VerdictRow.comparison_id,
+            VerdictRow.choice,
+            AnnotatorRow.name,
+            AnnotatorRow.kind,
+            AnnotatorRow.account_id,
+        )
         .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
         .where(AnnotatorRow.kind == AnnotatorKind.HUMAN.value, VerdictRow.id > after, STANDING)
         .order_by(VerdictRow.id)
     )
     for row in connection.execute(query):
-        yield Judged(row.id, row.name, row.comparison_id, Choice(row.choice))
+        yield Judged(row.id, annotator_of(row), row.comparison_id, Choice(row.choice))
 
 
 def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown:
@@ -168,7 +177,7 @@ def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[
     Raises NoSuchView.
     """
     view = _view(connection, annotator, given.view)
-    stored = connection.execute(_CHOICE, {"view": given.view}).scalar_one_or_none()
+    stored = connection.execute(_CHOICE, {"view": view.id}).scalar_one_or_none()
     if stored is not None:
         return view.comparison_id, Choice(stored)
     verdict = Verdict(
@@ -180,7 +189,7 @@ def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[
         comment=given.comment,
         exchanged=view.exchanged,
     )
-    insert_answer(connection, view.comparison_id, given.view, verdict)
+    insert_answer(connection, view.comparison_id, view.id, verdict)
     return view.comparison_id, verdict.choice
 
 
@@ -208,14 +217,14 @@ def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)
 
 
-def flag(annotator: Annotator, view: int, reason: FlagReason, note: str, connection: Connection) -> int:
+def flag(annotator: Annotator, view: str, reason: FlagReason, note: str, connection: Connection) -> int:
     """Report the comparison of a view, and return it. Raises NoSuchView."""
     comparison: int = _view(connection, annotator, view).comparison_id
     raise_flag(connection, annotator, reason, note, comparison=comparison)
     return comparison
 
 
-def _view(connection: Connection, annotator: Annotator, view: int) -> Row[int, bool]:
+def _view(connection: Connection, annotator: Annotator, view: str) -> Row[int, int, bool]:
     row = connection.execute(_VIEW, {"view": view} | named(annotator)).first()
     if row is None:
         raise NoSuchView("this pair was not shown to you: open the labelling page again")

@@ -14,7 +14,10 @@ def remember(workspace: Workspace, base_url: str) -> None:
 
 def link(workspace: Workspace, path: str) -> dict[str, str]:
     """Return a link as a command prints it: whole, by the address of the last server, or its end and what to do."""
-    file = workspace.root / FILE
-    if not file.is_file():
+    try:
+        address = (workspace.root / FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        address = ""
+    if not address.startswith(("http://", "https://")):
         return {"path": path, "note": "the server's address goes before it: `manners serve` prints that, and keeps it"}
-    return {"link": f"{file.read_text(encoding='utf-8').strip()}{path}", "path": path}
+    return {"link": f"{address}{path}", "path": path}

@@ -12,8 +12,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, openai, people, programs
+from manners.web import auth, chat, dashboard, label, log, openai, people, programs
 from manners.web.auth import Anybody, NotSignedIn, sign_in_address
+from manners.web.faults import Faults
+from manners.web.gate import Gate
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
 from manners.web.site import FOLDER, Site
@@ -29,9 +31,11 @@ def create_app(site: Site) -> FastAPI:
     """Return the application of a site."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners")
     app.state.site = site
+    app.router.route_class = Gate
+    app.add_middleware(Faults)
     app.add_middleware(Shield, site=site)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    for page in (auth, chat, dashboard, label, openai, people, programs):
+    for page in (auth, chat, dashboard, label, log, openai, people, programs):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)
@@ -66,8 +70,8 @@ async def _failed(request: Request, error: Exception) -> Response:
         case StarletteHTTPException():
             return _error(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
         case RequestValidationError():
-            param, message = what_is_wrong(error)
-            return _error(request, 400, message, param=param)
+            param, message, too_many = what_is_wrong(error)
+            return _error(request, 422 if too_many else 400, message, param=param)
         case Unavailable():
             return _error(request, 503, str(error), headers={"Retry-After": RETRY_SECONDS})
     return _error(request, 400, str(error))

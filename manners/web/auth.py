@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 from urllib.parse import quote, urlsplit
@@ -19,15 +19,22 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from manners.errors import MannersError
-from manners.store.accounts import SPENT, Account, TokenUse
+from manners.store.accounts import SPENT, Account, Pass
+from manners.store.audit import Event
+from manners.store.programs import requester
+from manners.store.tokens import Scope, Terms, TokenUse, digest
 from manners.types import AccountRole, Annotator, AnnotatorKind
-from manners.web.limits import ENTRIES, REQUESTS, SIGN_INS, network_of
-from manners.web.shapes import AccountName
-from manners.web.site import LOCAL, Here, Site
+from manners.web.gate import Gate
+from manners.web.limits import ENTRIES, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
+from manners.web.shapes import AccountName, Password
+from manners.web.site import LOCAL, Here, Site, noted
 
 COOKIE = "manners_session"
-REMEMBERED_SECONDS = 10.0
-"""For so long a session is believed without looking into the database: how late a disabled account may be let in."""
+KNOWN = "manners_known"
+"""Cookie with the secret of the last session, which stays when that ends and then lets nobody in; it is sent only to
+where one signs in."""
+REMEMBERED_SECONDS = 1.0
+"""For so long a secret is believed without looking into the database: how late one that another process ended is."""
 
 
 class NotSignedIn(Exception):
@@ -40,66 +47,104 @@ class Visitor:
 
     name: str
     role: AccountRole
+    account: int | None = None
+    """The account; None for the owner of a machine without accounts."""
+    scopes: frozenset[Scope] = frozenset(Scope)
+    """What they may do, within their role."""
+    by_key: bool = False
+    """Whether a program comes with a key, and no browser with a session."""
 
     @property
     def annotator(self) -> Annotator:
-        """The person under whose name verdicts are stored."""
-        return Annotator(self.name, AnnotatorKind.HUMAN)
+        """The person whose verdicts are stored."""
+        return Annotator(self.name, AnnotatorKind.HUMAN, self.account)
+
+    @property
+    def key(self) -> str:
+        """A text that no two visitors share."""
+        return requester(self.account)
 
 
 @dataclass(frozen=True)
 class Allow:
-    """A dependency that lets some roles in, and hands over who it is."""
+    """A dependency that lets some roles in, with a key only if it is for that, and hands over who it is."""
 
     roles: frozenset[AccountRole]
+    scope: Scope | None = None
+    """What a key must be good for; None where any will do."""
+    programs: bool = field(default=False, kw_only=True)
+    """Whether no browser's session will do."""
 
-    async def __call__(self, request: Request, site: Here) -> Visitor:
-        """Return the visitor; raises NotSignedIn, or HTTPException 403 or 429."""
+    async def __call__(self, request: Request) -> Visitor:
+        """Return the visitor, who was decided about before the body was read, where the route is a `Gate`."""
+        admitted: Visitor | None = getattr(request.state, "admitted", None)
+        return admitted or await self.decide(request)
+
+    async def decide(self, request: Request) -> Visitor:
+        """Return the visitor; raises NotSignedIn, or HTTPException 403, 429 or 503."""
+        site: Site = request.app.state.site
         visitor = await _visitor(request, site)
         if visitor is None:
+            refuse_if(site.limits.take("strangers", address_of(request), STRANGERS))
             raise NotSignedIn
         request.state.visitor = visitor
         if visitor.role not in self.roles:
             raise HTTPException(403, f"this is not for the role {visitor.role}: ask an owner")
-        refuse_if(site.limits.take("requests", visitor.name, REQUESTS))
+        if self.scope is not None and self.scope not in visitor.scopes:
+            raise HTTPException(403, f"this key is not for {self.scope}: {ANOTHER_KEY} --scope {self.scope}`")
+        if self.programs and not visitor.by_key and visitor.account is not None:
+            raise HTTPException(403, f"this is for programs, which come with a key: {ANOTHER_KEY}`")
+        refuse_if(site.limits.take("requests", visitor.key, REQUESTS))
+        site.limits.hold(request.scope, visitor.key, REQUEST_BYTES)
+        request.state.admitted = visitor
         return visitor
 
 
-Owner = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER})))]
-Reviewer = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER})))]
-Looker = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.VIEWER})))]
-Labeller = Annotated[
-    Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.ANNOTATOR})))
+ANOTHER_KEY = "make one with `manners accounts key NAME"
+LABELLERS = frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.ANNOTATOR})
+Owner = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER}), Scope.ADMIN))]
+Reviewer = Annotated[Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER}), Scope.ADMIN))]
+Looker = Annotated[
+    Visitor, Depends(Allow(frozenset({AccountRole.OWNER, AccountRole.REVIEWER, AccountRole.VIEWER}), Scope.EXPORT))
 ]
+Labeller = Annotated[Visitor, Depends(Allow(LABELLERS, Scope.FEEDBACK))]
+Chatter = Annotated[Visitor, Depends(Allow(LABELLERS, Scope.CHAT))]
+Exporter = Annotated[Visitor, Depends(Allow(LABELLERS, Scope.EXPORT))]
+Program = Annotated[Visitor, Depends(Allow(LABELLERS, Scope.FEEDBACK, programs=True))]
+"""A program that gives verdicts on behalf of its users; without accounts whoever is at the machine."""
+Oneself = Annotated[Visitor, Depends(Allow(frozenset(AccountRole), Scope.ADMIN))]
+"""Whoever has signed in, about their own account."""
 Anybody = Annotated[Visitor, Depends(Allow(frozenset(AccountRole)))]
 """Whoever has signed in."""
 
-router = APIRouter()
-_remembered: dict[tuple[TokenUse, str], tuple[Account | None, float]] = {}
+router = APIRouter(route_class=Gate)
 
 
 async def _visitor(request: Request, site: Site) -> Visitor | None:
-    if site.local:
+    if site.local and await to_thread.run_sync(site.is_local):
         return Visitor(LOCAL, AccountRole.OWNER)
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        account = await _holder(site, bearer.strip(), TokenUse.KEY)
+    by_key = scheme.lower() == "bearer"
+    if by_key:
+        found = await _admitted(site, bearer.strip(), TokenUse.KEY)
     else:
-        account = await _holder(site, request.cookies.get(COOKIE, ""), TokenUse.SESSION)
-    return None if account is None else Visitor(account.name, account.role)
+        found = await _admitted(site, request.cookies.get(COOKIE, ""), TokenUse.SESSION)
+    if found is None:
+        return None
+    return Visitor(found.account.name, found.account.role, found.account.id, found.scopes, by_key)
 
 
-async def _holder(site: Site, secret: str, use: TokenUse) -> Account | None:
+async def _admitted(site: Site, secret: str, use: TokenUse) -> Pass | None:
     if not secret:
         return None
     now = time.monotonic()
-    account, until = _remembered.get((use, secret), (None, 0.0))
+    found, until = site.remembered.get((use, secret), (None, 0.0))
     if now >= until:
-        account = await to_thread.run_sync(site.accounts.holder, secret, use)
-        if len(_remembered) > 10_000:
-            _remembered.clear()
-        _remembered[use, secret] = account, now + REMEMBERED_SECONDS
-    return account
+        found = await to_thread.run_sync(site.accounts.admit, secret, use)
+        if len(site.remembered) > 10_000:
+            site.remembered.clear()
+        site.remembered[use, secret] = found, now + REMEMBERED_SECONDS
+    return found
 
 
 def refuse_if(wait: float) -> None:
@@ -117,13 +162,51 @@ def from_elsewhere(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
-async def _take_entry(request: Request, site: Here) -> None:
-    """Count an attempt to come in against its address, before anything is looked up or hashed for it."""
-    address = request.client.host if request.client else ""
-    refuse_if(site.limits.take("entries", network_of(address), ENTRIES))
+def address_of(request: Request) -> str:
+    """Return whose address a request comes from."""
+    return network_of(request.client.host if request.client else "")
 
 
-ENTRY = Depends(_take_entry)
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A browser that has been signed in here before."""
+
+    account: str
+    mark: str
+
+
+def slow_guesses(request: Request, site: Site, name: str) -> None:
+    """Count a guess at a password; raises HTTPException 429 where there were too many.
+
+    By address and name together: by the name alone, whoever guesses would keep the owner of the name out. A browser
+    that this account has signed in with before is counted by itself: a neighbour's guesses do not keep it out either.
+    Source: OWASP, "Blocking Brute Force Attacks", device cookies.
+    """
+    known: _Known | None = getattr(request.state, "known", None)
+    who = known.mark if known is not None and known.account == name else address_of(request)
+    refuse_if(site.limits.take("sign-in", f"{who} {name}", SIGN_INS))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A dependency that counts an attempt to come in against its browser, where that is known, or its address."""
+
+    async def __call__(self) -> None:
+        """Do nothing more: it was counted before the body was read."""
+
+    async def decide(self, request: Request) -> None:
+        """Count it, before its body is read, or anything else looked up or hashed; raises HTTPException 429 or 503."""
+        site: Site = request.app.state.site
+        secret = request.cookies.get(KNOWN, "")
+        account = await to_thread.run_sync(site.accounts.knew, secret) if secret else None
+        known = None if account is None else _Known(account, digest(secret))
+        request.state.known = known
+        who = address_of(request) if known is None else known.mark
+        refuse_if(site.limits.take("entries", who, ENTRIES))
+        site.limits.hold(request.scope, who, REQUEST_BYTES)
+
+
+ENTRY = Depends(Entry())
 
 
 @router.get("/sign-in")
@@ -137,21 +220,39 @@ async def sign_in(
     request: Request,
     site: Here,
     name: Annotated[AccountName, Form()],
-    password: Annotated[str, Form()],
+    password: Annotated[Password, Form()],
     then: Annotated[str, Form()] = "/",
 ) -> Response:
     """Sign in by name and password."""
-    refuse_if(site.limits.take("sign-in", name, SIGN_INS))
+    slow_guesses(request, site, name)
     account = await to_thread.run_sync(site.accounts.check, name, password, limiter=site.limits.hashing)
     if account is None:
+        await noted(request, Event.SIGN_IN_FAILED)
         return site.page(request, "sign_in.html.j2", status=403, then=_inside(then), failed=True, name=name)
-    return await _signed_in(site, account, _inside(then))
+    await noted(request, Event.SIGNED_IN, by=account.id)
+    return await signed_in(request, site, account, _inside(then))
 
 
 @router.get("/sign-in/{secret}", dependencies=[ENTRY])
-async def follow_link(secret: str, site: Here) -> Response:
-    """Sign in by a link that is good once."""
-    return await _signed_in(site, await to_thread.run_sync(site.accounts.follow, secret), "/")
+async def link_page(request: Request, secret: str, site: Here) -> Response:
+    """Show what a link is for: only the button uses it up, for programs open links before people do."""
+    account = await to_thread.run_sync(site.accounts.holder, secret, TokenUse.SIGN_IN)
+    if account is None:
+        raise MannersError(SPENT)
+    return site.page(request, "enter.html.j2", account=account, secret=secret)
+
+
+@router.post("/sign-in/{secret}", dependencies=[ENTRY])
+async def follow_link(
+    request: Request, secret: str, site: Here, password: Annotated[Password, Form()] = ""
+) -> Response:
+    """Sign in by a link that is good once, with a new password where one is given."""
+    follow = partial(site.accounts.follow, secret, password or None)
+    found = await to_thread.run_sync(follow, limiter=site.limits.hashing if password else site.limits.writing)
+    await noted(request, Event.SIGNED_IN, "link", by=found.account.id)
+    if password:
+        await noted(request, Event.PASSWORD_SET, by=found.account.id)
+    return await signed_in(request, site, found.account, "/", found.issuer)
 
 
 @router.get("/join/{secret}", dependencies=[ENTRY])
@@ -165,35 +266,41 @@ async def join_page(request: Request, secret: str, site: Here) -> Response:
 
 @router.post("/join/{secret}", dependencies=[ENTRY])
 async def join(
+    request: Request,
     secret: str,
     site: Here,
     name: Annotated[AccountName, Form()],
-    password: Annotated[str, Form()],
+    password: Annotated[Password, Form()],
 ) -> Response:
     """Make the account that an invitation is for, and sign in."""
     account = await to_thread.run_sync(site.accounts.join, secret, name, password, limiter=site.limits.hashing)
-    return await _signed_in(site, account, "/")
+    await noted(request, Event.JOINED, by=account.id)
+    return await signed_in(request, site, account, "/")
 
 
 @router.post("/sign-out")
 async def sign_out(request: Request, site: Here) -> Response:
     """End the session."""
     secret = request.cookies.get(COOKIE, "")
-    if await _holder(site, secret, TokenUse.SESSION) is not None:  # strangers get no turn among those who write
-        await to_thread.run_sync(site.accounts.end, secret)
-    _remembered.pop((TokenUse.SESSION, secret), None)
+    found = await _admitted(site, secret, TokenUse.SESSION)
+    if found is not None:  # strangers get no turn among those who write
+        await to_thread.run_sync(site.accounts.end, secret, limiter=site.limits.writing)
+        await noted(request, Event.SIGNED_OUT, by=found.account.id)
+    site.remembered.pop((TokenUse.SESSION, secret), None)
     response = RedirectResponse(f"{site.prefix}/sign-in", 303)
     response.delete_cookie(COOKIE, path=site.prefix or "/")
     return response
 
 
-async def _signed_in(site: Site, account: Account, then: str) -> Response:
-    secret = await to_thread.run_sync(partial(site.accounts.issue, TokenUse.SESSION, account=account.name))
+async def signed_in(request: Request, site: Site, account: Account, then: str, issuer: int | None = None) -> Response:
+    """Begin a session, which rests on the right of whoever issued the link to it, and lead on."""
+    browser = request.headers.get("user-agent", "").replace("\0", "")
+    issue = partial(site.accounts.issue, TokenUse.SESSION, account.name, label=browser, terms=Terms(issuer))
+    secret = await to_thread.run_sync(issue, limiter=site.limits.writing)
     response = RedirectResponse(site.prefix + then, 303)
     secure = site.base_url.startswith("https:")
-    response.set_cookie(
-        COOKIE, secret, 14 * 86_400, httponly=True, samesite="lax", secure=secure, path=site.prefix or "/"
-    )
+    for cookie, days, path in ((COOKIE, 14, site.prefix or "/"), (KNOWN, 365, f"{site.prefix}/sign-in")):
+        response.set_cookie(cookie, secret, days * 86_400, httponly=True, samesite="lax", secure=secure, path=path)
     return response
 
 

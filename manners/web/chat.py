@@ -18,20 +18,25 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
 
 from manners.errors import MannersError
+from manners.loop.erase import sweep
 from manners.models.requests import Done, Failed, GenerationRequest, Phase
+from manners.store import deletions
+from manners.store.audit import Event
 from manners.store.chats import Chats, Said, dialogue
 from manners.store.flags import FlagReason
+from manners.store.redaction import Redacted
 from manners.types import Choice, Response, Sampling
-from manners.web.auth import Labeller, Visitor, refuse_if
+from manners.web.auth import Chatter, Exporter, Visitor, refuse_if
+from manners.web.gate import Gate
 from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
 from manners.web.render import to_html
 from manners.web.shapes import Number, Text
-from manners.web.site import Here, Site
+from manners.web.site import Here, Site, noted
 
 _rng = random.SystemRandom()
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 class Words(BaseModel):
@@ -64,28 +69,28 @@ class Complaint(BaseModel):
 
 
 @router.get("/chat")
-async def page(request: Request, visitor: Labeller, site: Here) -> HTTPResponse:
+async def page(request: Request, visitor: Chatter, site: Here) -> HTTPResponse:
     """Show the page."""
     effect = await to_thread.run_sync(Chats(site.store).effect, visitor.annotator)
     return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect)
 
 
 @router.get("/chat/state")
-async def state(visitor: Labeller, site: Here) -> HTTPResponse:
+async def state(visitor: Chatter, site: Here) -> HTTPResponse:
     """Say whether somebody answers."""
     now = site.engine.state
     return JSONResponse({"phase": now.phase, "reason": now.reason if now.phase is not Phase.READY else ""})
 
 
 @router.get("/chat/all")
-async def conversations(visitor: Labeller, site: Here) -> HTTPResponse:
+async def conversations(visitor: Chatter, site: Here) -> HTTPResponse:
     """List one's own conversations."""
     found = await to_thread.run_sync(Chats(site.store).all, visitor.annotator)
     return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
 
 
 @router.get("/chat/export")
-async def export(visitor: Labeller, site: Here) -> HTTPResponse:
+async def export(request: Request, visitor: Exporter, site: Here) -> HTTPResponse:
     """Give all of one's own conversations as a file."""
 
     def collect() -> list[dict[str, Any]]:
@@ -98,32 +103,37 @@ async def export(visitor: Labeller, site: Here) -> HTTPResponse:
         return found
 
     body = {"conversations": await to_thread.run_sync(collect)}
+    await noted(request, Event.EXPORTED, "conversations")
     return JSONResponse(body, headers={"content-disposition": 'attachment; filename="conversations.json"'})
 
 
 @router.post("/chat/begin")
-async def begin(visitor: Labeller, site: Here) -> HTTPResponse:
+async def begin(visitor: Chatter, site: Here) -> HTTPResponse:
     """Begin a conversation; whoever sends this has agreed to its being kept."""
-    return JSONResponse({"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator)})
+    return JSONResponse(
+        {"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator, limiter=site.limits.writing)}
+    )
 
 
 @router.post("/chat/thumb")
-async def thumb(body: Thumb, visitor: Labeller, site: Here) -> HTTPResponse:
+async def thumb(body: Thumb, visitor: Chatter, site: Here) -> HTTPResponse:
     """Take a thumb on one answer: no comparison, and never counted as one."""
-    await to_thread.run_sync(Chats(site.store).thumb, visitor.annotator, body.response, body.value)
+    await to_thread.run_sync(
+        Chats(site.store).thumb, visitor.annotator, body.response, body.value, limiter=site.limits.writing
+    )
     return JSONResponse({"value": body.value})
 
 
 @router.post("/chat/report")
-async def report(body: Complaint, visitor: Labeller, site: Here) -> HTTPResponse:
+async def report(body: Complaint, visitor: Chatter, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
-    await to_thread.run_sync(flag)
+    await to_thread.run_sync(flag, limiter=site.limits.writing)
     return JSONResponse({"reported": body.response})
 
 
 @router.get("/chat/{key}")
-async def read(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
+async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Give what was said in a conversation."""
 
     def render() -> list[dict[str, Any]]:
@@ -136,33 +146,51 @@ async def read(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
 
 
 @router.post("/chat/{key}/say")
-async def say(key: str, body: Words, visitor: Labeller, site: Here) -> HTTPResponse:
+async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPResponse:
     """Answer, piece by piece; what is said is kept with its answer once that is complete."""
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     count = 2 if _rng.random() < settings.chat_ask else 1
-    refuse_if(site.limits.take("generations", visitor.name, GENERATIONS, float(count)))
+    refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
-    wanted = GenerationRequest(prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature)
+    wanted = GenerationRequest(
+        prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature, account=visitor.key
+    )
     exchange = _Exchange(site, visitor, key, said, body.text, wanted)
     return StreamingResponse(_stream(exchange), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 @router.post("/chat/{key}/choose")
-async def choose(key: str, body: Chosen, visitor: Labeller, site: Here) -> HTTPResponse:
+async def choose(key: str, body: Chosen, visitor: Chatter, site: Here) -> HTTPResponse:
     """Take the verdict on two answers; the chosen one goes on."""
     take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
-    return JSONResponse({"response": await to_thread.run_sync(take)})
+    return JSONResponse({"response": await to_thread.run_sync(take, limiter=site.limits.writing)})
 
 
 @router.post("/chat/{key}/delete")
-async def delete(key: str, visitor: Labeller, site: Here) -> HTTPResponse:
+async def delete(request: Request, key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Forget a conversation; says which versions had learned from it."""
-    comparisons, versions = await to_thread.run_sync(Chats(site.store).delete, visitor.annotator, key)
-    for comparison in comparisons:
+
+    def forget() -> Redacted:
+        chats = Chats(site.store)
+        chats.read(visitor.annotator, key)  # nobody notes down what is not theirs
+        deletions.note(site.workspace.root, key)
+        return chats.delete(visitor.annotator, key)
+
+    deleted = await to_thread.run_sync(forget, limiter=site.limits.writing)
+    for comparison in deleted.comparisons:
         site.desk.hold_back(comparison, True)
-    return JSONResponse({"deleted": key, "learned_by": versions})
+    await to_thread.run_sync(_leave_nothing, site, deleted, limiter=site.limits.writing)
+    await noted(request, Event.CONVERSATION_DELETED)
+    return JSONResponse({"deleted": key, "learned_by": deleted.versions})
+
+
+def _leave_nothing(site: Site, deleted: Redacted) -> None:
+    """Take what was deleted out of files, and of the database itself; a large one is written anew when serving ends."""
+    sweep(site.workspace, deleted.texts)
+    if site.store.is_small:
+        site.store.clear_traces()
 
 
 @dataclass(frozen=True)
@@ -200,7 +228,7 @@ async def _stream(exchange: _Exchange) -> AsyncIterator[str]:
             if piece:
                 yield _event("piece", side=event.index, text=piece)
     try:
-        kept = await to_thread.run_sync(_keep, exchange, texts, done)
+        kept = await to_thread.run_sync(_keep, exchange, texts, done, limiter=exchange.site.limits.writing)
     except MannersError as error:  # somebody else went on with this conversation, or deleted it
         yield _event("failed", message=str(error))
         return

@@ -11,10 +11,12 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError
+from manners.store.audit import Event
 from manners.types import AccountRole, VersionKind
 from manners.web import findings
 from manners.web.auth import Looker, Owner, Visitor
-from manners.web.site import Here, Site
+from manners.web.gate import Gate
+from manners.web.site import Here, Site, noted
 from manners.workspace import INITIAL
 
 NAMES_FOR = frozenset({AccountRole.OWNER, AccountRole.REVIEWER})
@@ -22,13 +24,13 @@ NAMES_FOR = frozenset({AccountRole.OWNER, AccountRole.REVIEWER})
 WIDE, HIGH = 320.0, 120.0
 """Size of a curve's drawing."""
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 @router.get("/dashboard")
 async def page(request: Request, visitor: Looker, site: Here) -> Response:
     """Show it."""
-    facts = await to_thread.run_sync(_facts, site, visitor)
+    facts = await to_thread.run_sync(_facts, site, visitor, limiter=site.limits.reckoning)
     drawn = {run: {name: _polyline(points) for name, points in found.items()} for run, found in facts["curves"].items()}
     return site.page(request, "dashboard.html.j2", facts=facts, drawn=drawn, wide=WIDE, high=HIGH)
 
@@ -36,24 +38,28 @@ async def page(request: Request, visitor: Looker, site: Here) -> Response:
 @router.get("/dashboard.json")
 async def as_json(visitor: Looker, site: Here) -> Response:
     """Give what the page shows."""
-    return JSONResponse(await to_thread.run_sync(_facts, site, visitor))
+    return JSONResponse(await to_thread.run_sync(_facts, site, visitor, limiter=site.limits.reckoning))
 
 
 @router.post("/dashboard/promote")
-async def promote(visitor: Owner, site: Here, version: Annotated[str, Form(max_length=200)]) -> Response:
+async def promote(
+    request: Request, visitor: Owner, site: Here, version: Annotated[str, Form(max_length=200)]
+) -> Response:
     """Serve another policy."""
     policies = {one.name for one in site.store.versions(VersionKind.POLICY)} | {INITIAL}
     if version not in policies:
         raise MannersError(f"there is no policy {version}: the dashboard lists those that there are")
     await to_thread.run_sync(site.workspace.promote, version)
+    await noted(request, Event.PROMOTED, f"version {version}")
     site.engine.load(version)
     return RedirectResponse(f"{site.prefix}/dashboard", 303)
 
 
 @router.post("/dashboard/rollback")
-async def roll_back(visitor: Owner, site: Here) -> Response:
+async def roll_back(request: Request, visitor: Owner, site: Here) -> Response:
     """Serve the policy before this one again."""
-    await to_thread.run_sync(site.workspace.roll_back)
+    was = await to_thread.run_sync(site.workspace.roll_back)
+    await noted(request, Event.ROLLED_BACK, f"version {was}")
     site.engine.load(site.workspace.current_policy())
     return RedirectResponse(f"{site.prefix}/dashboard", 303)
 
@@ -80,7 +86,7 @@ def _computed(site: Site) -> Mapping[str, Any]:
 
 
 def _unnamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"annotator": f"annotator {number}"} for number, row in enumerate(rows, 1)]
+    return [row | {"annotator": f"annotator {number}", "account": None} for number, row in enumerate(rows, 1)]
 
 
 def _polyline(points: list[list[float]]) -> dict[str, Any] | None:

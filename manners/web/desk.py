@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -55,19 +56,20 @@ class Desk:
         """Show somebody a comparison; None where there is nothing for them to judge now."""
         with self._lock:
             self._look()
-            draw = self._queue.draw(annotator.name)
+            self._queue.writes_as(annotator.key, annotator.name)
+            draw = self._queue.draw(annotator.key)
         return None if draw is None else self._show(annotator, draw)
 
     def begin(self, annotator: Annotator) -> None:
         """Give back what somebody has before them: their page is a new one."""
         with self._lock:
-            self._queue.release(annotator.name)
+            self._queue.release(annotator.key)
 
     def judge(self, annotator: Annotator, given: Given) -> None:
         """Store a verdict; the same view answered again changes nothing. Raises NoSuchView."""
         comparison, choice = self._writer.write(partial(views.answer, annotator, given))
         with self._lock:
-            self._queue.judge(annotator.name, comparison, choice)
+            self._queue.judge(annotator.key, comparison, choice)
 
     def undo(self, annotator: Annotator) -> Shown | None:
         """Take back somebody's latest verdict, and show them its comparison again; None where there is none."""
@@ -75,11 +77,11 @@ class Desk:
         if taken is None:
             return None
         with self._lock:
-            self._queue.withdraw(annotator.name, taken.comparison)
-            self._queue.lease(annotator.name, taken.comparison)
+            self._queue.withdraw(annotator.key, taken.comparison)
+            self._queue.lease(annotator.key, taken.comparison)
         return self._show(annotator, taken)
 
-    def flag(self, annotator: Annotator, view: int, reason: FlagReason, note: str) -> None:
+    def flag(self, annotator: Annotator, view: str, reason: FlagReason, note: str) -> None:
         """Report a comparison: nobody else sees it until a reviewer has decided. Raises NoSuchView."""
         comparison = self._writer.write(partial(views.flag, annotator, view, reason, note))
         self.hold_back(comparison, True)
@@ -95,7 +97,8 @@ class Desk:
         with self._store.read() as connection:
             total, today = verdicts.count_of(connection, annotator, midnight)
         with self._lock:
-            return Tally(today, total, self._queue.left(annotator.name))
+            self._queue.writes_as(annotator.key, annotator.name)
+            return Tally(today, total, self._queue.left(annotator.key))
 
     def _show(self, annotator: Annotator, draw: Draw) -> Shown:
         return self._writer.write(partial(views.show, annotator, draw, timedelta(minutes=self._settings.lease)))
@@ -111,7 +114,7 @@ class Desk:
                 self._queue.add(asked)
                 self._newest_comparison = asked.comparison
             for one in views.judged(connection, self._newest_verdict - LATE):
-                self._queue.judge(one.annotator, one.comparison, one.choice)
+                self._queue.judge(one.annotator.key, one.comparison, one.choice)
                 self._newest_verdict = one.verdict
             for comparison in held_back(connection) | bets.counted(connection):
                 self._queue.hold_back(comparison, True)
@@ -124,5 +127,11 @@ class Desk:
         if changed == self._spread_read:
             return
         self._spread_read = changed
-        facts = json.loads(self._spread_file.read_text(encoding="utf-8"))
-        self._queue.set_spread({int(comparison): std for comparison, std in facts["spread"].items()})
+        try:
+            facts = json.loads(self._spread_file.read_text(encoding="utf-8"))
+            spread = {int(comparison): float(std) for comparison, std in facts["spread"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            without = "pairs are drawn without it until a reward model is trained"
+            print(f"{self._spread_file} is damaged ({error}): {without}", file=sys.stderr)
+            return
+        self._queue.set_spread(spread)

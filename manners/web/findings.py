@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from manners.feedback import agreement, davidson
@@ -118,12 +120,20 @@ def curves(workspace: Workspace) -> dict[str, dict[str, list[list[float]]]]:
     found = {}
     files = sorted(workspace.runs.glob("*/metrics.jsonl"), key=lambda file: -file.stat().st_mtime)
     for file in files[:3]:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        points = [json.loads(line) for line in lines if line.endswith("}")]
+        points = list(_points(file))
         found[file.parent.name] = {
             name: [[p["step"], p[name]] for p in points if _is_number(p.get(name))] for name in CURVES
         }
     return found
+
+
+def _points(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the points of a run's curves; a line that is not whole, or damaged, is none."""
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            point = json.loads(line)
+            if isinstance(point, dict) and _is_number(point.get("step")):
+                yield point
 
 
 def _is_number(value: object) -> bool:
@@ -153,7 +163,7 @@ def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int
 
 
 def _habit(one: agreement.Habits) -> dict[str, Any]:
-    return asdict(one) | {"annotator": one.annotator.name}
+    return asdict(one) | {"annotator": one.annotator.name, "account": one.annotator.account}
 
 
 def _wins(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any] | None:

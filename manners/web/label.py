@@ -18,8 +18,9 @@ from manners.store.flags import FlagReason
 from manners.store.views import Given, NoSuchView, Shown
 from manners.types import Annotator, Choice
 from manners.web.auth import Labeller, Reviewer
+from manners.web.gate import Gate
 from manners.web.render import to_html
-from manners.web.shapes import Number, Text, problem
+from manners.web.shapes import Number, Short, Text, problem
 from manners.web.site import Here, Site
 
 REASONS = ("more correct", "more helpful", "clearer", "shorter", "kinder", "safer", "follows the instruction")
@@ -31,17 +32,19 @@ SENSITIVE = re.compile(
 CUT_OFF = '<p class="hint">The length limit cut this answer off.</p>'
 """Under an answer that its writer did not end: whoever compares must know that it is no fault of the sentence."""
 
+View = Annotated[str, Field(pattern=r"^[-\w]{1,64}$")] | Number
+"""The token of what was shown; a number where an older manners showed it, and the verdict waited in the browser."""
 
-router = APIRouter()
+router = APIRouter(route_class=Gate)
 
 
 class VerdictBody(BaseModel):
     """A verdict on what was shown."""
 
-    view: Number
+    view: View
     choice: Choice
     strength: Annotated[int, Field(ge=1, le=3)] | None = None
-    reasons: Annotated[list[Annotated[Text, Field(max_length=200)]], Field(max_length=20)] = []
+    reasons: Annotated[list[Short], Field(max_length=20, fail_fast=True)] = []
     comment: Annotated[Text, Field(max_length=10_000)] = ""
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
 
@@ -49,7 +52,7 @@ class VerdictBody(BaseModel):
 class FlagBody(BaseModel):
     """A report on what was shown."""
 
-    view: Number
+    view: View
     reason: FlagReason
     note: Annotated[Text, Field(max_length=10_000)] = ""
 
@@ -71,16 +74,18 @@ async def begin(visitor: Labeller, site: Here) -> Response:
 @router.post("/label/next")
 async def next_pair(visitor: Labeller, site: Here) -> Response:
     """Give a pair to judge; `pair` is null where there is none now."""
-    return JSONResponse({"pair": await to_thread.run_sync(_pair, site.desk.next, visitor.annotator)})
+    return JSONResponse(
+        {"pair": await to_thread.run_sync(_pair, site.desk.next, visitor.annotator, limiter=site.limits.labelling)}
+    )
 
 
 @router.post("/label/verdict")
 async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
     """Take a verdict; the same view answered again is answered once."""
     reasons = tuple(body.reasons)
-    given = Given(body.view, body.choice, body.strength, reasons, body.comment, body.seconds)
+    given = Given(str(body.view), body.choice, body.strength, reasons, body.comment, body.seconds)
     try:
-        await to_thread.run_sync(site.desk.judge, visitor.annotator, given)
+        await to_thread.run_sync(site.desk.judge, visitor.annotator, given, limiter=site.limits.labelling)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
     return JSONResponse({"view": body.view})
@@ -89,15 +94,17 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
 @router.post("/label/undo")
 async def undo(visitor: Labeller, site: Here) -> Response:
     """Take back the latest verdict, and give its pair again."""
-    return JSONResponse({"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator)})
+    return JSONResponse(
+        {"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator, limiter=site.limits.labelling)}
+    )
 
 
 @router.post("/label/flag")
 async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
     """Report a pair."""
     try:
-        report = partial(site.desk.flag, visitor.annotator, body.view, body.reason, body.note)
-        await to_thread.run_sync(report)
+        report = partial(site.desk.flag, visitor.annotator, str(body.view), body.reason, body.note)
+        await to_thread.run_sync(report, limiter=site.limits.labelling)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
     return JSONResponse({"view": body.view})
@@ -121,7 +128,7 @@ async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
 @router.post("/flags/{number}")
 async def decide(number: Number, visitor: Reviewer, site: Here, upheld: Annotated[bool, Form()]) -> Response:
     """Uphold a report, or dismiss it."""
-    comparison = await to_thread.run_sync(flags.decide, site.store, number, upheld)
+    comparison = await to_thread.run_sync(flags.decide, site.store, number, upheld, limiter=site.limits.writing)
     if comparison is not None:
         site.desk.hold_back(comparison, upheld)
     return RedirectResponse(f"{site.prefix}/flags", 303)
@@ -145,5 +152,6 @@ def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> di
 def _guidelines(site: Site) -> str:
     """Return the owner's guidelines, or the ones to begin with."""
     own = site.workspace.root / "guidelines.md"
-    source = own if own.is_file() else files("manners.data").joinpath("guidelines.md")
-    return to_html(source.read_text(encoding="utf-8"))
+    inside = own.resolve().is_relative_to(site.workspace.root.resolve())  # no link to what annotators are not to see
+    source = own if own.is_file() and inside else files("manners.data").joinpath("guidelines.md")
+    return to_html(source.read_bytes().decode("utf-8", errors="replace"))

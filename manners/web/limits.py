@@ -1,16 +1,19 @@
-"""How often somebody may do something: token buckets, in memory."""
+"""How often somebody may do something, in token buckets, and how much at once; in memory."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
 
 from anyio import CapacityLimiter
+from fastapi import HTTPException
+from starlette.types import Scope
 
 REMEMBERED = 10_000
 """Buckets kept; the ones used longest ago are forgotten first."""
+RETRY = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,23 @@ class Rate:
 REQUESTS = Rate(burst=200, a_second=50)
 """Requests of one account: far more than a person makes."""
 SIGN_INS = Rate(burst=10, a_second=1 / 30)
-"""Attempts to sign in under one name."""
+"""Attempts of one address to sign in under one name."""
 ENTRIES = Rate(burst=60, a_second=1)
 """Attempts of one address to come in, under whatever name: a class behind one address has joined within a minute."""
 GENERATIONS = Rate(burst=30, a_second=2)
 """Answers that one account has drawn in the chat; for programs see `serve.answers_a_second`."""
+STRANGERS = Rate(burst=300, a_second=20)
+"""Requests of one address that nobody has signed in for, to pages where one must have."""
+REQUEST_BYTES = 100_000
+"""What a request in progress counts as, beside its body: its task, its texts, its answer."""
+HELD_BY_ONE = 16_000_000
+"""Bytes that the requests in progress of one account may hold, or of one address where nobody has signed in."""
+HELD_BY_ALL = 128_000_000
+"""Bytes that all requests in progress may hold; parsed, they take three to four times as much."""
+WRITERS = 10
+"""Threads that may wait for the database's lock at once: the others read meanwhile, and pages stay quick."""
+RECKONERS = 4
+"""Threads for the dashboard, which reckons for a while where there is much."""
 HASHES = 2
 """Passwords hashed at once: each takes 64 MB and every core, and pages must stay quick meanwhile."""
 
@@ -39,8 +54,35 @@ class Limits:
 
     hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HASHES))
     """What whoever hashes a password holds meanwhile."""
+    writing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(WRITERS))
+    """What whoever writes into the database holds meanwhile."""
+    reckoning: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RECKONERS))
+    """What whoever looks at the dashboard holds meanwhile: one reckons, the others wait for it."""
+    labelling: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2 * WRITERS))
+    """What whoever labels holds meanwhile: these writes are committed many at once (`store.writer`)."""
     _buckets: OrderedDict[tuple[str, str], tuple[float, float]] = field(default_factory=OrderedDict)
     """Of each: what is left in it, and when that was counted."""
+    _held: Counter[str] = field(default_factory=Counter)
+    """Bytes, by whom."""
+    _all: int = 0
+
+    def hold(self, scope: Scope, who: str, size: int) -> None:
+        """Let a request in progress take so many bytes, until it lets go; raises HTTPException 429 or 503."""
+        if self._held[who] + size > HELD_BY_ONE:
+            raise HTTPException(429, "too many requests of yours are in progress: wait for one of them", RETRY)
+        if self._all + size > HELD_BY_ALL:
+            raise HTTPException(503, "too many requests are in progress: try again in a moment", RETRY)
+        scope["state"].setdefault("held", Counter())[who] += size
+        self._held[who] += size
+        self._all += size
+
+    def let_go(self, scope: Scope) -> None:
+        """Give back what a request held: it is answered."""
+        for who, size in scope["state"].pop("held", {}).items():
+            self._held[who] -= size
+            self._all -= size
+            if not self._held[who]:
+                del self._held[who]
 
     def take(self, what: str, who: str, rate: Rate, count: float = 1.0) -> float:
         """Take from a bucket; return the seconds to wait, 0 where it held enough."""

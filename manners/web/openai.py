@@ -22,7 +22,8 @@ from starlette.responses import Response as HTTPResponse
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Phase, Token
 from manners.store.programs import Programs
 from manners.types import AskedHow, Comparison, Response, Sampling
-from manners.web.auth import Labeller, refuse_if
+from manners.web.auth import Chatter, refuse_if
+from manners.web.gate import Gate
 from manners.web.limits import Rate
 from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, usage
 from manners.web.site import Here, Site
@@ -31,7 +32,7 @@ ALIAS = "manners"
 """The model's name for whoever always wants the promoted policy."""
 RETRY_SECONDS = "5"
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Gate)
 
 
 @dataclass
@@ -44,19 +45,19 @@ class _Growing:
 
 
 @router.get("/models")
-async def models(visitor: Labeller, site: Here) -> Any:
+async def models(visitor: Chatter, site: Here) -> Any:
     """List what can be asked: the current policy, under its name and under `manners`."""
     return {"object": "list", "data": [_model(name) for name in (ALIAS, site.engine.state.version)]}
 
 
 @router.get("/models/{name}")
-async def model(name: str, visitor: Labeller, site: Here) -> HTTPResponse:
+async def model(name: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Describe one model."""
     return JSONResponse(_model(name)) if _is_served(site, name) else _no_model(site, name)
 
 
 @router.get("/health")
-async def health(visitor: Labeller, site: Here) -> HTTPResponse:
+async def health(visitor: Chatter, site: Here) -> HTTPResponse:
     """Say whether requests are answered."""
     return _not_ready(site) or JSONResponse({"status": "ok"})
 
@@ -65,10 +66,10 @@ async def health(visitor: Labeller, site: Here) -> HTTPResponse:
 async def chat_completions(
     request: Request,
     body: ChatRequest,
-    visitor: Labeller,
+    visitor: Chatter,
     site: Here,
     x_ask_preference: Annotated[str, Header()] = "",
-    x_ask_probability: Annotated[float, Header(gt=0, le=1)] = 1.0,
+    x_ask_probability: Annotated[float, Header(gt=0, le=1, allow_inf_nan=False)] = 1.0,
 ) -> HTTPResponse:
     """Answer, at once or piece by piece."""
     asks = x_ask_preference == "1"
@@ -82,11 +83,11 @@ async def chat_completions(
         return waiting
     # A full bucket holds any one request: whoever waits as long as they are told gets their answers.
     rate = Rate(MOST_ANSWERS, site.settings.serve.answers_a_second)
-    refuse_if(site.limits.take("answers", visitor.name, rate, float(body.n or 1)))
+    refuse_if(site.limits.take("answers", visitor.key, rate, float(body.n or 1)))
     # Where two answers are compared nothing may tell who wrote them.
     shown = ALIAS if asks else body.model
-    reply = _Reply(body, _generation(site, body), f"chatcmpl-{secrets.token_hex(12)}", shown)
-    ask = _Ask(site, visitor.name, x_ask_probability) if asks else None
+    reply = _Reply(body, _generation(site, body, visitor.key), f"chatcmpl-{secrets.token_hex(12)}", shown)
+    ask = _Ask(site, visitor.key, x_ask_probability) if asks else None
     if body.stream:
         headers = {"x-accel-buffering": "no"}
         return StreamingResponse(_stream(site, reply, ask), media_type="text/event-stream", headers=headers)
@@ -124,7 +125,9 @@ class _Ask:
             if choice.done is not None
         )
         comparison = Comparison(wanted.prompt, left, right, AskedHow.API, self.probability)
-        pair = await to_thread.run_sync(Programs(self.site.store).open, self.account, comparison)
+        pair = await to_thread.run_sync(
+            Programs(self.site.store).open, self.account, comparison, limiter=self.site.limits.writing
+        )
         return {"x_pair": {"pair_id": pair, "order": [0, 1]}}
 
 
@@ -189,7 +192,7 @@ def _collect(choice: _Growing, event: Token | Done) -> None:
         choice.done = event
 
 
-def _generation(site: Site, body: ChatRequest) -> GenerationRequest:
+def _generation(site: Site, body: ChatRequest, account: str) -> GenerationRequest:
     """Return the request as the engine takes it; raises MannersError where it cannot be one."""
     return GenerationRequest(
         prompt=body.prompt,
@@ -199,6 +202,7 @@ def _generation(site: Site, body: ChatRequest) -> GenerationRequest:
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         stop=body.stops,
+        account=account,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -13,7 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HTTPResponse
 
 from manners.store.files.formats import IMPORTED
+from manners.store.names import SEPARATOR
 from manners.store.programs import OtherContent, Programs, UnknownPair
+from manners.store.records import refuse_moment
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -26,13 +29,12 @@ from manners.types import (
     Turn,
     Verdict,
 )
-from manners.web.auth import Labeller
-from manners.web.shapes import Message, Text, problem
+from manners.web.auth import Program, Visitor
+from manners.web.gate import Gate
+from manners.web.shapes import Messages, Short, Text, problem
 from manners.web.site import Here
 
-Short = Annotated[Text, Field(max_length=200)]
-
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Gate)
 
 
 class Opinion(BaseModel):
@@ -40,15 +42,15 @@ class Opinion(BaseModel):
 
     choice: Choice
     strength: Annotated[int, Field(ge=1, le=3)] | None = None
-    reasons: Annotated[list[Short], Field(max_length=20)] = []
+    reasons: Annotated[list[Short], Field(max_length=20, fail_fast=True)] = []
     comment: Annotated[Text, Field(max_length=10_000)] = ""
     user: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     """Who it was, under a name that the program made up; the account itself where it is not said."""
 
-    def verdict(self, account: str, at: datetime | None = None) -> Verdict:
+    def verdict(self, visitor: Visitor, at: datetime | None = None) -> Verdict:
         """Return the verdict: users of a program are people of their own, apart from those of others."""
-        name = account if self.user is None else f"{account}:{self.user}"
-        person = Annotator(name, AnnotatorKind.HUMAN)
+        name = visitor.name if self.user is None else f"{visitor.name}{SEPARATOR}{self.user}"
+        person = Annotator(name, AnnotatorKind.HUMAN, visitor.account)
         return Verdict(self.choice, person, self.strength, at, None, tuple(self.reasons), self.comment)
 
 
@@ -68,10 +70,10 @@ class Side(BaseModel):
 class JudgedComparison(Opinion):
     """A choice that was made in another program, sides in the order shown."""
 
-    prompt: Annotated[Text, Field(min_length=1)] | Annotated[list[Message], Field(min_length=1)]
+    prompt: Annotated[Text, Field(min_length=1)] | Messages
     left: Side
     right: Side
-    ask_probability: Annotated[float, Field(gt=0, le=1)] | None = None
+    ask_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     created_at: datetime | None = None
 
     @model_validator(mode="after")
@@ -81,7 +83,9 @@ class JudgedComparison(Opinion):
         if self.dialogue[-1].role is not Role.USER:
             raise ValueError("the last message of prompt must be the user's")
         if self.created_at is not None and self.created_at.tzinfo is None:
-            raise ValueError("created_at needs a time zone, such as 2030-01-31T12:00:00Z")
+            raise ValueError("created_at needs a time zone, such as 2026-01-31T12:00:00Z")
+        if self.created_at is not None:
+            refuse_moment(self.created_at)
         return self
 
     @property
@@ -91,18 +95,19 @@ class JudgedComparison(Opinion):
             return (Turn(Role.USER, self.prompt),)
         return tuple(message.turn for message in self.prompt)
 
-    def comparison(self, account: str) -> Comparison:
+    def comparison(self, visitor: Visitor) -> Comparison:
         """Return the comparison with its verdict."""
         left, right = (Response(side.text, side.model) for side in (self.left, self.right))
-        verdict = self.verdict(account, self.created_at)
+        verdict = self.verdict(visitor, self.created_at)
         return Comparison(self.dialogue, left, right, AskedHow.API, self.ask_probability, (verdict,))
 
 
 @router.post("/feedback")
-async def feedback(body: Feedback, visitor: Labeller, site: Here) -> HTTPResponse:
+async def feedback(body: Feedback, visitor: Program, site: Here) -> HTTPResponse:
     """Take the verdict on a pair; a later one of the same user replaces it."""
     try:
-        await to_thread.run_sync(Programs(site.store).judge, visitor.name, body.pair_id, body.verdict(visitor.name))
+        judge = partial(Programs(site.store).judge, visitor.key, body.pair_id, body.verdict(visitor))
+        await to_thread.run_sync(judge, limiter=site.limits.writing)
     except UnknownPair as error:
         return JSONResponse(problem(str(error), param="pair_id", code="pair_not_found"), 404)
     return JSONResponse({"object": "feedback", "pair_id": body.pair_id, "choice": body.choice})
@@ -111,16 +116,16 @@ async def feedback(body: Feedback, visitor: Labeller, site: Here) -> HTTPRespons
 @router.post("/comparisons")
 async def comparisons(
     body: JudgedComparison,
-    visitor: Labeller,
+    visitor: Program,
     site: Here,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> HTTPResponse:
     """Take a choice that was made elsewhere; sent again under its `Idempotency-Key`, it is the same one."""
     content = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-    comparison = body.comparison(visitor.name)
+    comparison = body.comparison(visitor)
     try:
         stored: tuple[int, bool] = await to_thread.run_sync(
-            Programs(site.store).add, visitor.name, idempotency_key, content, comparison
+            Programs(site.store).add, visitor.key, idempotency_key, content, comparison, limiter=site.limits.writing
         )
     except OtherContent as error:
         return JSONResponse(problem(str(error), code="idempotency_key_reused"), 409)

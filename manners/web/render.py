@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from html import escape
 from typing import Any
@@ -33,6 +34,25 @@ ATTRIBUTES = {
     "td": {"align"},
     "ol": {"start"},
 }
+LENGTHS = frozenset({"width", "minsize", "maxsize", "rowspacing", "columnspacing", "linethickness"})
+"""Attributes of formulas that make something as large as they say."""
+MOST_EM, LEAST_EM = 10.0, -2.0
+"""What a formula may say: beyond that it would push the page apart, or write over what stands before it."""
+EM = {
+    "em": 1.0,
+    "": 1.0,
+    "ex": 0.5,
+    "mu": 1 / 18,
+    "px": 1 / 16,
+    "pt": 1 / 12,
+    "pc": 1.0,
+    "mm": 0.24,
+    "cm": 2.4,
+    "in": 6.0,
+}
+"""How many em a unit is, about."""
+_LENGTH = re.compile(r"([+-]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9}))([a-z]{0,2})")
+_SPACE = re.compile(r"(?:negative)?(?:very){0,2}(?:thin|medium|thick)mathspace")
 
 
 def to_html(text: str) -> str:
@@ -54,9 +74,33 @@ def _clean(html: str) -> str:
         html,
         tags={*TEXT.split(), *MATHML.split()},
         attributes={tag: set(names) for tag, names in ATTRIBUTES.items()},
+        attribute_filter=_within_bounds,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )
+
+
+def _within_bounds(_: str, name: str, value: str) -> str | None:
+    """Return the value of an attribute as far as it may go; None for none at all."""
+    if name in LENGTHS:
+        lengths = [_bounded(one) for one in value.split()]
+        return " ".join(one for one in lengths if one) or None
+    if name == "scriptlevel":  # -9999 would be text of any size
+        return value if value in ("0", "1", "2", "3") else None
+    if name == "start":
+        return value if value.isdecimal() and len(value) <= 4 else None
+    return value
+
+
+def _bounded(length: str) -> str:
+    """Return a length that is no larger or smaller than a formula needs; empty for what is no length."""
+    if _SPACE.fullmatch(length):
+        return length
+    found = _LENGTH.fullmatch(length)
+    if found is None or found[2] not in EM:
+        return ""
+    em = float(found[1]) * EM[found[2]]
+    return length if LEAST_EM <= em <= MOST_EM else f"{min(MOST_EM, max(LEAST_EM, em)):g}em"
 
 
 def _formula(content: str, options: dict[str, Any]) -> str:

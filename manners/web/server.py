@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import uvicorn
+from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from manners.errors import MannersError
+from manners.logs import Counted
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import TokenUse
+from manners.terminal import beneath
 from manners.types import AccountRole
 from manners.web.address import remember
 from manners.web.app import create_app
+from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
 from manners.web.engine import Engine
 from manners.web.generation import Generator
+from manners.web.remembered import has_accounts, remember_accounts
 from manners.web.site import Site
 from manners.web.upstream import Upstream
 from manners.workspace import Workspace
@@ -32,9 +40,8 @@ TRIES = 20
 """Ports tried one after another."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at which policy is promoted."""
-KEEP_ALIVE = 75
-"""Seconds that a connection without requests stays open: longer than proxies keep theirs (nginx: 60), or one of them
-sends a request into a connection that is being closed."""
+ENDING_SECONDS = 10
+"""Of grace for answers that are being written when the server is told to stop."""
 
 
 def serve(
@@ -50,10 +57,10 @@ def serve(
     """Serve a workspace until interrupted; answers come from its own policy, or from another server.
 
     Raises MannersError where no port is free, where another server serves it, where others than this machine could
-    come in although there are no accounts, and where there are accounts but no owner.
+    come in although there are no accounts, where there are accounts but no owner, and where there were some once.
     """
     accounts = Accounts(store)
-    owner = _first_owner(accounts)
+    owner = _first_owner(accounts, workspace)
     reached = {"--host": host} | ({} if base_url is None else {"--base-url": _host_of(base_url)})
     for option, name in reached.items():
         if owner is None and not _is_loopback(name):
@@ -64,14 +71,16 @@ def serve(
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         engine = upstream or Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
-        site = Site(workspace, settings, store, accounts, owner is None, (base_url or address).rstrip("/"), engine)
+        local, proxied = owner is None, base_url is not None or bool(os.environ.get("FORWARDED_ALLOW_IPS"))
+        base = (base_url or address).rstrip("/")
+        site = Site(workspace, settings, store, accounts, local, base, engine, proxied=proxied)
         remember(workspace, site.base_url)
-        link = "/" if owner is None else f"/sign-in/{accounts.issue(TokenUse.SIGN_IN, owner)}"
-        print(f"manners is at {site.base_url}{link} (Ctrl-C stops it)", file=sys.stderr)
-        if open_browser:
-            webbrowser.open(f"{site.base_url}{link}")
-        config = uvicorn.Config(create_app(site), log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE)
-        server = uvicorn.Server(config)
+        if warning := _readable(host, site.base_url):
+            print(warning, file=sys.stderr)
+        print(_where(site, owner), file=sys.stderr)
+        if open_browser:  # without a link that signs in: others see the command lines of this machine
+            webbrowser.open(f"{site.base_url}/")
+        server = uvicorn_of(create_app(site))
         engine.start()
         ended = threading.Event()
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
@@ -82,12 +91,72 @@ def serve(
             engine.stop()
 
 
-def _first_owner(accounts: Accounts) -> str | None:
-    """Return the name of an account that may do everything; None where there are no accounts at all.
+def uvicorn_of(app: FastAPI) -> uvicorn.Server:
+    """Return a server of the application: with limits on connections, and log lines that are not repeated."""
+    open_more_files()
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=ENDING_SECONDS,
+        h11_max_incomplete_event_size=LARGEST_HEADER,
+        timeout_notify=1,
+    )
+    server = uvicorn.Server(config)
 
-    Raises MannersError where there are accounts and no owner: whoever comes must not be taken for one.
+    async def look() -> None:
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.look()
+
+    config.callback_notify = look
+    for name in ("uvicorn.error", "asyncio", "manners.web"):
+        logging.getLogger(name).addFilter(Counted())
+    return server
+
+
+def _where(site: Site, owner: str | None) -> str:
+    """Return the line that says where the server is, on a terminal with a link that signs the first owner in.
+
+    A line that goes into a file is read by others, and for longer than the link should be known.
+    """
+    ends = "(Ctrl-C stops it)"
+    if owner is None:
+        return f"manners is at {site.base_url}/ {ends}"
+    if beneath(sys.stderr).isatty():
+        return f"manners is at {site.base_url}/sign-in/{site.accounts.issue(TokenUse.SIGN_IN, owner)} {ends}"
+    return f"manners is at {site.base_url}/ {ends}; `manners accounts link {owner}` makes a link that signs {owner} in"
+
+
+def _readable(host: str, base_url: str) -> str | None:
+    """Return a warning where what is sent, passwords too, can be read on the way; None where it stays here."""
+    if _is_loopback(host) and (base_url.startswith("https:") or _is_loopback(_host_of(base_url))):
+        return None
+    what = f"listens at {host}" if not _is_loopback(host) else f"is reached at {base_url}"
+    return (
+        f"warning: manners {what} by HTTP, so that others in the network can read passwords and answers on the way: "
+        "let it listen at 127.0.0.1 only, put a proxy that speaks HTTPS before it, and name that with --base-url"
+    )
+
+
+def _first_owner(accounts: Accounts, workspace: Workspace) -> str | None:
+    """Return the name of an account that may do everything; None where there are no accounts, and never were any.
+
+    Raises MannersError where there are accounts and no owner, or where the workspace remembers accounts that its
+    database has not: whoever comes must not be taken for one.
     """
     found = accounts.all()
+    if found:
+        remember_accounts(workspace)
+    elif has_accounts(workspace):
+        raise MannersError(
+            f"there were accounts here, and {workspace.database} has none, so that everybody would be owner: put the"
+            " database back from a copy, or begin anew with `manners accounts add NAME`"
+        )
     owners = [account.name for account in found if account.role is AccountRole.OWNER and not account.disabled]
     if found and not owners:
         raise MannersError("there are accounts, but no owner: make one with `manners accounts add NAME --role owner`")
@@ -108,9 +177,11 @@ def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.
     """Serve whatever policy is promoted, also by another process, until the event is set."""
     seen = workspace.current_policy()
     while not ended.wait(LOOK_EVERY):
-        if (current := workspace.current_policy()) != seen:
-            seen = current
-            engine.load(current)
+        # While the file that says so is damaged, the policy that was promoted before goes on.
+        with suppress(MannersError):
+            if (current := workspace.current_policy()) != seen:
+                seen = current
+                engine.load(current)
 
 
 @contextmanager

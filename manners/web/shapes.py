@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from manners.models.requests import MOST_STOPS, DrawnToken, TokenLogprob
-from manners.store.accounts import LONGEST_NAME
+from manners.store.accounts import LONGEST_NAME, LONGEST_PASSWORD
 from manners.types import Dialogue, FinishReason, Role, Turn
 
 ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -25,11 +25,15 @@ PENALTIES = ("presence_penalty", "frequency_penalty")
 
 Text = Annotated[str, Field(pattern="^[^\\x00]*$")]
 """Without the character NUL, which PostgreSQL cannot hold."""
+Password = Annotated[str, Field(max_length=LONGEST_PASSWORD)]
 AccountName = Annotated[Text, Field(max_length=LONGEST_NAME)]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 """A number that every database can hold: of a comparison, a view, a response."""
+Short = Annotated[Text, Field(max_length=200)]
 MOST_ANSWERS = 128
 """Answers to one request."""
+MOST_MESSAGES = 1000
+"""Turns of a dialogue, and pieces of a turn; imports from files take more."""
 
 
 class Part(BaseModel):
@@ -43,13 +47,16 @@ class Message(BaseModel):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part]
+    content: Text | Annotated[list[Part], Field(max_length=MOST_MESSAGES, fail_fast=True)]
 
     @property
     def turn(self) -> Turn:
         """The turn as we know it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Turn(ROLES[self.role], text)
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class StreamOptions(BaseModel):
@@ -62,20 +69,20 @@ class ChatRequest(BaseModel):
     """The body of a request for chat completions."""
 
     model_config = ConfigDict(extra="allow")
-    model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    model: Short
+    messages: Messages
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    user: Annotated[Text, Field(max_length=200)] | None = None
+    user: Short | None = None
 
     @property
     def prompt(self) -> Dialogue:
@@ -138,11 +145,12 @@ def problem(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def what_is_wrong(error: RequestValidationError) -> tuple[str | None, str]:
-    """Return the field that a body got wrong, and how."""
+def what_is_wrong(error: RequestValidationError) -> tuple[str | None, str, bool]:
+    """Return the field that a body got wrong, how, and whether that is too many messages."""
     # A union names its members after the field, and complains for each: the one that got furthest is what was meant.
     complaints = error.errors()
     first = min(complaints, key=lambda complaint: complaint["type"].endswith("_type"))
     where = [str(part) for part in first["loc"][1:] if not str(part).startswith(("list[", "constrained-", "function-"))]
     param = ".".join(where) or None
-    return param, f"{param or 'the body'}: {first['msg']}"
+    too_long = first["type"] == "too_long" and first["ctx"]["max_length"] == MOST_MESSAGES
+    return param, f"{param or 'the body'}: {first['msg']}", too_long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
@@ -10,12 +11,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manners.web.auth import from_elsewhere
+from manners.web.connections import BODY_SECONDS
 from manners.web.shapes import problem
 from manners.web.site import Site
 
-LARGEST_BODY = 8_000_000
+LARGEST_BODY = 2_000_000
 """Bytes of a request: a long conversation, and far more than a verdict."""
+LARGEST_FORM = 20_000
+"""Bytes that somebody may send who has not signed in: a name, a password."""
 TOO_LARGE = f"a request takes at most {LARGEST_BODY / 1e6:.0f} MB: send less"
+TOO_SLOW = f"the body did not come within {BODY_SECONDS:.0f} s: send it again"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 HEADERS = {
     "content-security-policy": (
@@ -30,6 +35,14 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+PASSED_ON = frozenset(
+    {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"}
+)
+"""What a proxy adds, beside all that begins with `x-forwarded-` or `x-original-`."""
+PROXIED = (
+    "a proxy passed this on, and without accounts whoever comes through it would be the owner: make an account with "
+    "`manners accounts add NAME`, or name the proxy with --base-url"
+)
 
 
 class Shield:
@@ -47,13 +60,27 @@ class Shield:
             await self._app(scope, receive, send)
             return
         received = 0
+        complete = False
+        state = scope.setdefault("state", {})
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > LARGEST_BODY:
-                raise HTTPException(413, TOO_LARGE)
+            nonlocal received, complete
+            if complete:  # what comes now is that the client has left
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, TOO_SLOW) from None
+            size = len(message.get("body", b""))
+            received += size
+            complete = not message.get("more_body", False)
+            known = state.get("visitor")
+            if received > (LARGEST_BODY if known else LARGEST_FORM):
+                raise HTTPException(413, TOO_LARGE if known else "sign in first, or send less")
+            if known:
+                self._site.limits.hold(scope, known.key, size)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -65,9 +92,14 @@ class Shield:
             await send(message)
 
         refusal = self._refusal(Request(scope))
-        await (refusal or self._app)(scope, counted, with_headers)
+        try:
+            await (refusal or self._app)(scope, counted, with_headers)
+        finally:
+            self._site.limits.let_go(scope)
 
     def _refusal(self, request: Request) -> JSONResponse | None:
+        if self._site.local and not self._site.proxied and (name := _forwarded(request)):
+            return _refuse(403, f"{PROXIED} ({name})")
         host = request.headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self._site.local and name not in self._hosts:
@@ -79,6 +111,14 @@ class Shield:
         if not length.isdecimal() or int(length) > LARGEST_BODY:
             return _refuse(413, TOO_LARGE)
         return None
+
+
+def _forwarded(request: Request) -> str | None:
+    """Return a header that says that somebody else sent the request first; None where there is none."""
+    return next(
+        (name for name in request.headers if name in PASSED_ON or name.startswith(("x-forwarded", "x-original-"))),
+        None,
+    )
 
 
 def _refuse(status: int, message: str) -> JSONResponse:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader
@@ -18,15 +19,18 @@ from starlette.responses import Response
 from manners import __version__
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts
+from manners.store.accounts import Accounts, Pass
+from manners.store.audit import Deed, Event, record
+from manners.store.tokens import TokenUse
 from manners.web.desk import Desk
 from manners.web.generation import Generator
 from manners.web.limits import Limits
+from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
 
 FOLDER = Path(__file__).parent
 LOCAL = "owner"
-"""Name of whoever sits at the machine, where there are no accounts."""
+"""Name of whoever sits at the machine, where there are no accounts; no account may have it."""
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Site:
     store: Store
     accounts: Accounts
     local: bool
-    """Whether whoever can reach the server is its owner: on this machine only, and without accounts."""
+    """Whether it was started without accounts, for this machine only; see `is_local`."""
     base_url: str
     """How browsers reach the server, without a slash at the end."""
     engine: Generator
@@ -63,12 +67,24 @@ class Site:
     computed: Computed = field(default_factory=Computed)
     """What the dashboard shows."""
     limits: Limits = field(default_factory=Limits)
+    proxied: bool = False
+    """Whether a proxy was named, whose headers are believed."""
+    remembered: dict[tuple[TokenUse, str], tuple[Pass | None, float]] = field(default_factory=dict)
+    """Which secrets were looked up a moment ago, what they let in, and until when that is believed."""
     templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(env=_environment()))
 
     @cached_property
     def desk(self) -> Desk:
         """What is put before annotators."""
         return Desk(self.workspace, self.store, self.settings.serve)
+
+    def is_local(self) -> bool:
+        """Return whether whoever can reach the server is its owner: until somebody makes the first account."""
+        if not self.local:
+            return False
+        if self.accounts.exist():
+            remember_accounts(self.workspace)
+        return not has_accounts(self.workspace)
 
     @property
     def prefix(self) -> str:
@@ -78,7 +94,7 @@ class Site:
     def page(self, request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
         """Fill in a template of this folder."""
         visitor = getattr(request.state, "visitor", None)
-        shared = {"visitor": visitor, "local": self.local, "prefix": self.prefix, "version": __version__}
+        shared = {"visitor": visitor, "prefix": self.prefix, "version": __version__}
         return self.templates.TemplateResponse(request, template, shared | context, status_code=status)
 
 
@@ -94,6 +110,18 @@ async def site_of(request: Request) -> Site:
     """Return the site that a request is for (a dependency)."""
     site: Site = request.app.state.site
     return site
+
+
+async def noted(
+    request: Request, event: Event, about: str = "", *, by: int | None = None, on: str | None = None
+) -> None:
+    """Put on record what somebody did: whoever has signed in, unless it is said, and from where."""
+    site: Site = request.app.state.site
+    visitor = getattr(request.state, "visitor", None)
+    account = by if by is not None or visitor is None else visitor.account
+    address = request.client.host if request.client else ""
+    deed = Deed(event, account, address, about, on)
+    await to_thread.run_sync(record, site.store, deed, limiter=site.limits.writing)
 
 
 Here = Annotated[Site, Depends(site_of)]

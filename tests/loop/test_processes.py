@@ -20,8 +20,9 @@ from manners.errors import MannersError
 from manners.loop import stages
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
 from manners.store.files.transfer import import_comparisons
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind, Choice, Verdict
 from manners.workspace import FORMAT, Workspace
 from tests.loop import tiny

@@ -81,16 +81,21 @@ def steady(facts: Any) -> Any:
     return [steady(item) for item in facts] if isinstance(facts, list) else facts
 
 
-def project(root: Path, model: Path, dialogues: dict[PromptUse, list[Dialogue]] = PROMPTS) -> Session:
-    """Make a workspace with prompts, settings in its file too, and open it."""
-    workspace = Workspace.create(root)
-    chosen = settings(model)
+def toml(chosen: Settings) -> str:
+    """Write settings as manners.toml holds them, but for the taste, which only tests know."""
     lines = [f"seed = {chosen.seed}"]
     for stage in ("model", "sample", "crowd", "reward", "ppo", "evaluate"):
         defaults, values = getattr(Settings(), stage), getattr(chosen, stage)
         changed = {k: v for k, v in vars(values).items() if v != getattr(defaults, k) and k != "taste"}
         lines += [f"[{stage}]", *(f"{name} = {json.dumps(value)}" for name, value in changed.items())]
-    workspace.toml.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
+
+
+def project(root: Path, model: Path, dialogues: dict[PromptUse, list[Dialogue]] = PROMPTS) -> Session:
+    """Make a workspace with prompts, settings in its file too, and open it."""
+    workspace = Workspace.create(root)
+    chosen = settings(model)
+    workspace.toml.write_text(toml(chosen), encoding="utf-8")
     session = Session(workspace, chosen)
     for use, some in dialogues.items():
         session.store.add_prompts(some, use, "test")

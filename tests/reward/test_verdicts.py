@@ -442,6 +442,48 @@ def test_no_user_is_above_the_limit_and_none_below_it_is_touched(counts: list[in
         assert weights[user] == pytest.approx(share * whole)
 
 
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1, max_size=8),
+    st.integers(0, 300),
+    st.sampled_from([0.02, 0.05, 0.2, 1.0]),
+    st.sampled_from([0.1, 0.25, 0.5, 1.0]),
+)
+def test_no_account_is_above_its_limit_whatever_users_it_names(
+    counts: list[list[int]], asked: int, share: float, account_share: float
+) -> None:
+    given_by = [(comparison(), [Verdict(Choice.LEFT, ANNA)] * asked)]
+    said: dict[Annotator, int] = {}
+    for account, users in enumerate(counts):
+        for number, count in enumerate(users):
+            said[Annotator(f"{account}:{number}", AnnotatorKind.HUMAN, account)] = count
+    given_by += [
+        (replace(comparison(), asked_how=AskedHow.API), [Verdict(Choice.LEFT, u)] * n) for u, n in said.items()
+    ]
+    factors = user_factors(given_by, share, account_share)
+    weights = {user: count * factors.get(user, 1.0) for user, count in said.items()}
+    whole = asked + sum(weights.values())
+    assert all(0 < factor < 1 for factor in factors.values())
+    if asked:  # then both limits can hold together
+        of = [sum(weight for user, weight in weights.items() if user.account == one) for one in range(len(counts))]
+        assert max(of) <= account_share * whole * (1 + 1e-4) and max(weights.values()) <= share * whole * (1 + 1e-4)
+    if account_share == 1:
+        assert factors == pytest.approx(user_factors(given_by, share))
+    if share == account_share == 1:
+        assert not factors
+
+
+def test_a_thousand_made_up_users_are_one_account() -> None:
+    honest = [Annotator(f"reader {number}", AnnotatorKind.HUMAN, number) for number in range(1, 41)]
+    made_up = [Annotator(f"app:{number}", AnnotatorKind.HUMAN, 99) for number in range(1000)]
+    asked = [one for user in (*honest, *made_up) for one in said_by(user, 1, AskedHow.API)]
+    weights = [sum(pair.weights) for pair in label(asked, user_share=0.05, account_share=0.25).pairs]
+    assert weights[:40] == [1.0] * 40
+    assert sum(weights[40:]) == pytest.approx(40 / 3, rel=1e-4), "a quarter of the whole: 40 + 40 / 3"
+    assert sum(sum(pair.weights) for pair in label(asked, user_share=0.05).pairs) == 1040, (
+        "each alone is below its limit"
+    )
+
+
 def test_known_verdicts_are_never_learnt_from() -> None:
     gold = replace(comparison(Verdict(Choice.LEFT, ANNA)), asked_how=AskedHow.GOLD)
     labelled = label([gold, comparison(Verdict(Choice.LEFT, ANNA))])

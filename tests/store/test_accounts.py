@@ -10,8 +10,9 @@ from sqlalchemy import select, update
 from manners.errors import MannersError
 from manners.store import Store
 from manners.store import accounts as stored
-from manners.store.accounts import Account, Accounts, TokenUse
+from manners.store.accounts import Account, Accounts
 from manners.store.tables import AccountRow, TokenRow
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole
 
 PASSWORD = "correct horse"
@@ -51,7 +52,7 @@ def test_a_secret_is_good_for_its_own_use_only(accounts: Accounts) -> None:
 
 def test_a_link_is_good_once_and_not_for_ever(accounts: Accounts, store: Store) -> None:
     link = accounts.issue(TokenUse.SIGN_IN, "olga")
-    assert accounts.follow(link).name == "olga"
+    assert accounts.follow(link).account.name == "olga"
     with pytest.raises(MannersError, match="used already"):
         accounts.follow(link)
     late = accounts.issue(TokenUse.SIGN_IN, "olga")
@@ -103,12 +104,12 @@ def test_a_new_password_ends_sessions_and_leaves_keys(accounts: Accounts) -> Non
     accounts.set_password("olga", "another password")
     assert accounts.holder(session, TokenUse.SESSION) is None
     assert accounts.holder(key, TokenUse.KEY) is not None
-    (listed,) = accounts.keys()
+    (listed,) = accounts.tokens(TokenUse.KEY)
     assert (listed.account, listed.label) == ("olga", "script")
-    accounts.end_key(listed.id)
+    accounts.revoke(listed.id)
     assert accounts.holder(key, TokenUse.KEY) is None
-    with pytest.raises(MannersError, match="there is no key"):
-        accounts.end_key(listed.id)
+    with pytest.raises(MannersError, match="there is nothing of number"):
+        accounts.revoke(listed.id)
 
 
 @pytest.mark.parametrize("name", ["", " anna", "a" * 81, "a\nb", "a\u202eb"])

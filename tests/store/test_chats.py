@@ -173,7 +173,7 @@ def test_deletion_takes_the_words_whatever_was_opened_on_them_here(store: Store,
         store.add_verdicts([(number, comment)])
     else:
         [number] = store.add_comparisons([replace(asked(how), verdicts=(comment,))])
-    comparisons, _ = Chats(store).delete(ANNA, key)
+    comparisons = Chats(store).delete(ANNA, key).comparisons
     if how in (AskedHow.IMPORTED, AskedHow.API):
         assert comparisons == [1], "what came from outside is not this person's"
         assert SECRET in texts(store) and "eins" in texts(store)
@@ -186,10 +186,10 @@ def test_deletion_takes_the_words_whatever_was_opened_on_them_here(store: Store,
 def test_another_conversation_keeps_its_own_words(store: Store) -> None:
     chats = Chats(store)
     anna, ben = converse(store, ANNA), converse(store, BEN, answers=("oh", "uh"), seed=1)
-    assert chats.delete(ANNA, anna)[0] == [1]
+    assert chats.delete(ANNA, anna).comparisons == [1]
     assert SECRET in texts(store) and "hm" not in texts(store)
     assert [said.text for said in chats.read(BEN, ben)] == [SECRET, "oh"]
-    assert chats.delete(BEN, ben)[0] == [2]
+    assert chats.delete(BEN, ben).comparisons == [2]
     assert SECRET not in texts(store) and "oh" not in texts(store) and DELETED in texts(store)
 
 
@@ -201,7 +201,9 @@ def test_every_turn_goes_and_versions_that_saw_verdicts_are_named(store: Store) 
     chats.say(ANNA, key, chats.read(ANNA, key), "again", [drawn("so"), drawn("no")], 1.0)
     chats.choose(ANNA, key, 2, Choice.RIGHT, 2.0)
     store.add_version(VersionRecord("reward-2", VersionKind.REWARD, "reward-2", watermark=store.watermark()))
-    assert chats.delete(ANNA, key) == ([1, 2], ["reward-2"])
+    deleted = chats.delete(ANNA, key)
+    assert (deleted.comparisons, deleted.versions) == ([1, 2], ["reward-2"])
+    assert deleted.texts == {SECRET, "hm", "ah", "again", "so", "no"} and SECRET not in repr(deleted)
     assert not any(text in texts(store) for text in (SECRET, "again", "so", "no"))
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,13 +16,14 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, inspect
 
-from manners.store import Outcome, Round, Store, VersionRecord, schema
+from manners.store import Outcome, Round, Store, VersionRecord, schema, views
 from manners.types import (
     Annotator,
     AnnotatorKind,
     AskedHow,
     Choice,
     Comparison,
+    Draw,
     DrawnHow,
     FinishReason,
     PromptUse,
@@ -180,3 +181,23 @@ def test_a_revision_that_fails_changes_nothing(
     monkeypatch.undo()
     with closing(Store.open(first)) as store:
         check(store)
+
+
+def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> None:
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        upgrade_to(connection, "0004")
+        tables = MetaData()
+        tables.reflect(connection)
+        for name in ("prompts", "responses", "comparisons", "annotators"):
+            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in FIRST[name]]
+            connection.execute(tables.tables[name].insert(), dated)
+        view = {"comparison_id": 1, "annotator_id": 1, "exchanged": True, "drawn": "random", "probability": 0.5}
+        connection.execute(tables.tables["views"].insert(), view | {"created_at": NOON, "expires_at": NOON})
+    engine.dispose()
+    ann = Annotator("Ann", AnnotatorKind.HUMAN)
+    with closing(Store.open(database)) as store:
+        with store.write() as connection:
+            assert views.answer(ann, views.Given("1", Choice.LEFT), connection) == (1, Choice.RIGHT)
+            shown = views.show(ann, Draw(1, DrawnHow.RANDOM, 0.5, False, 1), timedelta(1), connection)
+        assert shown.view != "2" and [v.choice for v in store.comparisons()[0].verdicts] == [Choice.RIGHT]

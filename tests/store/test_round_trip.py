@@ -39,7 +39,7 @@ turns = st.tuples(st.sampled_from(Role), words).map(lambda pair: Turn(*pair))
 prompts = st.tuples(st.lists(turns, max_size=2), words).map(lambda pair: (*pair[0], Turn(Role.USER, pair[1])))
 samplings = st.builds(Sampling, st.floats(0.05, 5), st.integers(1, 1000), st.integers(0, 2**31))
 responses = st.builds(Response, words, words, st.sampled_from(FinishReason), st.none() | samplings)
-moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda moment: moment.replace(tzinfo=UTC))
+moments = st.datetimes(datetime(1970, 1, 1), datetime(2026, 11, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 verdicts = st.builds(
     Verdict,
     choice=st.sampled_from(Choice),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -20,6 +22,7 @@ from manners.store import Outcome, Round, Store, VersionRecord
 from manners.store.flags import FlagReason, decide, raise_flag, undecided
 from manners.store.schema import connect, to_url
 from manners.store.tables import Table, WithdrawalRow
+from manners.store.verdicts import insert_verdicts
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -41,7 +44,6 @@ ANN = Annotator("Ann", AnnotatorKind.HUMAN)
 MACHINE_ANN = Annotator("Ann", AnnotatorKind.AI)
 PROMPT = (Turn(Role.SYSTEM, "Be kind."), Turn(Role.USER, "Grüß dich,\n\n„wie“ geht's?"))
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
-SAID = ((Choice.LEFT, 1), (Choice.RIGHT, 2))
 FULL = Comparison(
     prompt=PROMPT,
     left=Response("Gut 🙂", "v1", FinishReason.STOP, Sampling(0.7, 64, 3)),
@@ -72,7 +74,7 @@ EXPECTED = {
     "tokens": "id digest use account_id role label created_at expires_at ended_at",
     "verdicts": "id comparison_id annotator_id choice strength seconds reasons comment created_at exchanged view_id",
     "versions": "id name kind path parent_id metrics watermark created_at",
-    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at pool",
+    "views": "id comparison_id annotator_id exchanged drawn probability created_at expires_at pool token",
     "withdrawals": "id verdict_id created_at",
 }
 """Tables and their columns, in order; another schema needs another revision."""
@@ -139,19 +141,50 @@ def test_a_later_verdict_replaces_the_earlier_and_history_stays(store: Store) ->
     assert counting == [(ANN, Choice.RIGHT), (MACHINE_ANN, Choice.TIE)]
 
 
-def test_the_latest_verdict_is_the_one_that_was_given_last(store: Store) -> None:
-    """By their times, in whatever order a file holds them; by arrival where a time is not known."""
-    earlier, later = (Verdict(choice, ANN, created_at=NOON + timedelta(days)) for choice, days in SAID)
+@pytest.mark.parametrize("hours", [-24 * 365 * 50, -1, 0, 1, 23])
+def test_the_latest_verdict_is_the_one_that_came_last_whatever_its_time_says(store: Store, hours: int) -> None:
+    first = Verdict(Choice.LEFT, ANN, created_at=NOON)
+    last = Verdict(Choice.RIGHT, ANN, created_at=NOON + timedelta(hours=hours))
     other = Verdict(Choice.TIE, MACHINE_ANN, created_at=NOON)
-    assert latest_verdicts([later, other, earlier]) == (later, other)
-    assert latest_verdicts([earlier, other, later]) == (later, other)
-    nobody_knows_when = replace(earlier, created_at=None)
-    assert latest_verdicts([later, nobody_knows_when]) == (nobody_knows_when,)
-    at_once = replace(later, created_at=earlier.created_at)
-    assert latest_verdicts([earlier, at_once]) == (at_once,)
-    store.add_comparisons([replace(FULL, verdicts=(later, earlier))])
+    assert latest_verdicts([first, other, last]) == (last, other)
+    [key] = store.add_comparisons([replace(FULL, verdicts=(first, other))])
+    store.add_verdicts([(key, last)])
     [comparison] = store.comparisons()
-    assert latest_verdicts(comparison.verdicts) == (later,)
+    assert latest_verdicts(comparison.verdicts) == (last, other)
+    assert [v.created_at for v in comparison.verdicts] == [NOON, NOON, last.created_at], "what they say is kept"
+    # Verdicts of several comparisons on one pair come together in the order of these, and keep that of arrival.
+    assert latest_verdicts(reversed(comparison.verdicts)) == (last, other)
+
+
+def test_a_clock_that_goes_back_changes_no_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    [key] = store.add_comparisons([replace(FULL, verdicts=())])
+    for choice, now in ((Choice.LEFT, NOON), (Choice.RIGHT, NOON - timedelta(days=400))):
+        with monkeypatch.context() as patch:
+            patch.setattr("manners.store.verdicts.datetime", SimpleNamespace(now=lambda _, now=now: now))
+            store.add_verdicts([(key, Verdict(choice, ANN))])
+    [comparison] = store.comparisons()
+    assert [v.created_at for v in comparison.verdicts] == [NOON, NOON - timedelta(days=400)]
+    assert [verdict.choice for verdict in latest_verdicts(comparison.verdicts)] == [Choice.RIGHT]
+
+
+def test_a_cut_stays_what_it_is_while_a_verdict_with_a_lower_number_is_on_its_way(store: Store) -> None:
+    keys = store.add_comparisons([replace(FULL, verdicts=()), replace(FULL, verdicts=())])
+    slow = Verdict(Choice.LEFT, ANN)
+    if store._engine.dialect.name == "sqlite":
+        store.add_verdicts([(key, slow) for key in keys])
+        assert len(store.comparisons(as_of=store.watermark())[1].verdicts) == 1, "one writer at a time"
+        return
+    store.add_verdicts([(keys[0], slow)])
+    with ThreadPoolExecutor(1) as pool:
+        with store.write() as connection:
+            insert_verdicts(connection, [(keys[0], slow)])
+            store.add_verdicts([(keys[1], slow)])
+            asked = pool.submit(store.watermark)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=0.3)
+        cut = asked.result(timeout=60)
+    store.add_verdicts([(keys[0], slow)])
+    assert cut == 3 and [len(one.verdicts) for one in store.comparisons(as_of=cut)] == [2, 1]
 
 
 def report(store: Store, upheld: bool, **about: int) -> None:

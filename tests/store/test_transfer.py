@@ -195,6 +195,8 @@ BAD = {
     "reasons": (lines(GOOD | {"reasons": "kind"}), Reason.VALUE, "field `reasons`: is not a JSON list"),
     "reasons of numbers": (lines(GOOD | {"reasons": [1]}), Reason.VALUE, "field `reasons`: is not a JSON list"),
     "half a sampling": (lines(GOOD | {"left_sampling": {"seed": 1}}), Reason.VALUE, "`left_sampling`: is not JSON"),
+    "long ago": (lines(GOOD | {"created_at": "1969-12-31T23:59:59Z"}), Reason.VALUE, "which is before 1970"),
+    "to come": (lines(GOOD | {"created_at": "2999-01-01"}), Reason.VALUE, "more than a day ahead of the clock"),
     "digits": (lines(GOOD | {"created_at": "17100512001"}), Reason.VALUE, "nor seconds or milliseconds since 1970"),
     "exchanged": (lines(GOOD | {"exchanged": "maybe"}), Reason.VALUE, "is 'maybe', which is neither true nor false"),
     "half a draw": (lines(GOOD | {"drawn": "random"}), Reason.LACKS_FIELD, "`draw_probability`: is missing, while"),
@@ -346,7 +348,7 @@ def test_verdicts_without_a_name_are_those_of_several_people(store: Store, write
 
 @pytest.mark.parametrize(
     ("moment", "year"),
-    [("1710051200123", 2024), (1710051200, 2024), ("1710051200.5", 2024), ("20240531", 2024), ("1710-05-12", 1710)],
+    [("1710051200123", 2024), (1710051200, 2024), ("1710051200.5", 2024), ("20240531", 2024), ("1971-05-12", 1971)],
 )
 def test_seconds_since_1970_are_what_they_are(write: Write, moment: str | int, year: int) -> None:
     [comparison] = read_comparisons(write("some.jsonl", lines(GOOD | {"created_at": moment})), {})

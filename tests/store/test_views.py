@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def show(store: Store, comparison: int, exchanged: bool, annotator: Annotator = 
         return views.show(annotator, Draw(comparison, DrawnHow.RANDOM, 0.25, exchanged, 4), LEASE, connection)
 
 
-def answer(store: Store, view: int, choice: Choice, annotator: Annotator = ANNA) -> tuple[int, Choice]:
+def answer(store: Store, view: str, choice: Choice, annotator: Annotator = ANNA) -> tuple[int, Choice]:
     with store.write() as connection:
         return views.answer(annotator, Given(view, choice, **SAID), connection)  # type: ignore[arg-type]
 
@@ -76,8 +77,27 @@ def test_a_row_is_the_same_whether_the_page_or_a_file_brings_the_verdict(store: 
     for one, other in (verdicts, shown):
         apart = {name for name in one if one[name] != other[name]}
         # How long it was kept for somebody, and the moment of showing, which a file does not say.
-        assert apart <= {"id", "comparison_id", "view_id", "created_at", "expires_at"}
+        assert apart <= {"id", "comparison_id", "view_id", "created_at", "expires_at", "token"}
     assert verdicts[0]["created_at"] == verdicts[1]["created_at"] == given.created_at
+
+
+def test_a_token_is_drawn_at_random_and_never_again(store: Store) -> None:
+    [key] = store.add_comparisons([pair(0)])
+    tokens = {show(store, key, False).view for _ in range(100)}
+    assert len(tokens) == 100 and all(len(token) >= 22 for token in tokens)
+    assert not {str(number) for number in range(1000)} & tokens
+
+
+def test_a_verdict_that_waits_lands_on_no_other_pair_of_a_store_that_was_put_back(tmp_path: Path) -> None:
+    """Both stores give the same number to different views, as one does that goes on from a copy."""
+    stores = [Store.create(tmp_path / name) for name in ("lost.db", "back.db")]
+    lost, back = (show(one, one.add_comparisons([pair(n)])[0], False) for n, one in enumerate(stores))
+    assert [row["id"] for one in stores for row in rows(one, ViewRow)] == [1, 1]
+    with pytest.raises(NoSuchView):
+        answer(stores[1], lost.view, Choice.LEFT)
+    answer(stores[1], back.view, Choice.LEFT)
+    for one in stores:
+        one.close()
 
 
 def rows(store: Store, table: type[VerdictRow] | type[ViewRow]) -> list[dict[str, Any]]:

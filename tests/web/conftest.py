@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,19 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.workspace import Workspace
 from tests.conftest import lack
@@ -52,8 +55,8 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, *options: str) -> Iterator[Server]:
-    """Run `manners serve` on a free port until the block ends."""
+def serve(folder: Path, *options: str, stderr: TextIO | None = None) -> Iterator[Server]:
+    """Run `manners serve` on a free port until the block ends; what it writes to its log goes on to `stderr`."""
     command = [sys.executable, "-c", "from manners.cli import main; main()", "serve", "--port", "0"]
     command += ["--workspace", str(folder), *options]
     begun = time.monotonic()
@@ -65,8 +68,8 @@ def serve(folder: Path, *options: str) -> Iterator[Server]:
         assert line, said
         said += line
     seconds = time.monotonic() - begun
-    stderr = process.stderr
-    passing_on = threading.Thread(target=lambda: shutil.copyfileobj(stderr, sys.stderr), daemon=True)
+    said_by_it, log = process.stderr, stderr or sys.stderr
+    passing_on = threading.Thread(target=lambda: shutil.copyfileobj(said_by_it, log), daemon=True)
     passing_on.start()
     try:
         yield Server(folder, process, found[1], seconds)
@@ -75,7 +78,7 @@ def serve(folder: Path, *options: str) -> Iterator[Server]:
             process.send_signal(signal.SIGINT)
             process.wait(PATIENCE)
         passing_on.join()
-        stderr.close()
+        said_by_it.close()
 
 
 @dataclass
@@ -86,10 +89,10 @@ class Place:
     store: Store
     accounts: Accounts
 
-    def key(self, name: str, role: AccountRole = AccountRole.ANNOTATOR) -> str:
-        """Make an account and a key for it."""
+    def key(self, name: str, role: AccountRole = AccountRole.ANNOTATOR, scopes: Iterable[Scope] = Scope) -> str:
+        """Make an account and a key for it, which is good for all that the account may do."""
         self.accounts.add(name, role, None)
-        return self.accounts.issue(TokenUse.KEY, name)
+        return self.accounts.issue(TokenUse.KEY, name, terms=Terms(scopes=tuple(scopes)))
 
     def link(self, name: str) -> str:
         """Make the end of a link that signs an account in."""
@@ -154,6 +157,12 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
         assert not wrong, wrong
 
 
+def enter(page: Page) -> Page:
+    """Press the button of a page that a sign-in link has opened."""
+    page.get_by_role("button", name=re.compile("Sign in as")).click()
+    return page
+
+
 def ours(address: str, url: str) -> bool:
     """Whether a request goes to the server itself."""
     host = re.match(r"https?://[^/]+", url)
@@ -169,3 +178,22 @@ def run(coroutine: Coroutine[Any, Any, Found]) -> Found:
 def healthy(url: str) -> bool:
     """Whether a server answers."""
     return bool(json.loads(httpx.get(f"{url}/health").text)["status"] == "ok")
+
+
+@pytest.fixture
+def heard() -> Iterator[io.StringIO]:
+    """All that any logger says at any level, with tracebacks."""
+    said = io.StringIO()
+    root = logging.getLogger()
+    handler = logging.StreamHandler(said)
+    known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    levels = {logger: (logger.level, logger.disabled) for logger in [root, *known]}
+    for logger in levels:
+        logger.setLevel(1)
+        logger.disabled = False
+    root.addHandler(handler)
+    yield said
+    root.removeHandler(handler)
+    for logger, (level, disabled) in levels.items():
+        logger.setLevel(level)
+        logger.disabled = disabled

@@ -52,7 +52,7 @@ def fill(place: Place) -> None:
 def client(place: Place, role: AccountRole, engine: Scripted) -> TestClient:
     workspace = Workspace.open(place.folder)
     site = Site(workspace, Settings(), place.store, place.accounts, False, "http://127.0.0.1", engine)
-    key = place.key(role.value, role)
+    key = place.key(f"the {role}", role)
     return TestClient(create_app(site), headers={"authorization": f"Bearer {key}"}, follow_redirects=False)
 
 
@@ -72,6 +72,31 @@ def test_figures_are_those_counted_by_hand(alone: Place) -> None:
     assert 0.5 < wins["ratings"][0]["win_rate"]["estimate"] < 1
     assert [one["name"] for one in facts["versions"]] == ["policy-1", "initial"]
     assert facts["serving"] == {"version": "initial", "phase": "ready", "reason": ""}
+
+
+def test_no_win_is_shown_without_saying_how_many_accounts_it_rests_on(alone: Place) -> None:
+    app, anna = (alone.accounts.add(name, AccountRole.ANNOTATOR).id for name in ("app", "anna"))
+    users = [Annotator(f"app:{number}", AnnotatorKind.HUMAN, app) for number in range(30)]
+    reader = client(alone, AccountRole.REVIEWER, Scripted())
+
+    def judged(number: int, *people: Annotator) -> Comparison:
+        sides = Response(f"old {number}", "initial"), Response(f"new {number}", "policy-1")
+        verdicts = tuple(Verdict(Choice.RIGHT, who) for who in people)
+        return Comparison((Turn(Role.USER, f"{number}?"),), *sides, AskedHow.RANDOM, 1.0, verdicts)
+
+    def rests_on() -> tuple[int, int, int]:
+        [rating] = reader.get("/dashboard.json").json()["wins"]["human"]["ratings"]
+        return rating["verdicts"], rating["accounts"], rating["others"]
+
+    alone.store.add_comparisons(judged(number, user) for number, user in enumerate(users))
+    assert rests_on() == (30, 1, 0)
+    assert "30 verdicts by 1 account<" in reader.get("/dashboard").text
+    people = Annotator("anna", AnnotatorKind.HUMAN, anna), Annotator("anna", AnnotatorKind.HUMAN)
+    alone.store.add_comparisons([judged(99, *people, Annotator("app", AnnotatorKind.HUMAN, app))])
+    assert rests_on() == (33, 2, 1)
+    page = reader.get("/dashboard").text
+    assert "33 verdicts by 2 accounts and 1 annotator without an account" in page
+    assert page.count('<span class="hint">no account</span>') == 1, "which of two who are called anna"
 
 
 def test_viewers_see_no_names(alone: Place) -> None:
@@ -112,7 +137,7 @@ def test_an_owner_invites_and_ends(alone: Place) -> None:
     owner.post("/accounts/disable", data={"name": "<i>eve</i>"})
     (eve,) = [one for one in alone.accounts.all() if one.name == "<i>eve</i>"]
     assert eve.role is AccountRole.VIEWER and eve.disabled
-    last = owner.post("/accounts/disable", data={"name": "owner"})
+    last = owner.post("/accounts/disable", data={"name": "the owner"})
     assert last.status_code == 400, "an owner remains"
 
 

@@ -20,7 +20,8 @@ from manners.errors import MannersError, Unavailable
 from manners.settings import ServeSettings, Settings
 from manners.store import Store
 from manners.store import accounts as stored
-from manners.store.accounts import Account, Accounts, TokenUse
+from manners.store.accounts import Account, Accounts
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole
 from manners.web import limits
 from manners.web.app import create_app
@@ -107,6 +108,9 @@ def test_guessing_passwords_is_slow(accounts: Accounts, client: MakeClient) -> N
     assert answers == [403] * int(SIGN_INS.burst) + [429]
     other = browser.post("/sign-in", data={"name": "berta", "password": "wrong password"})
     assert other.status_code == 403
+    elsewhere = TestClient(browser.app, base_url=HERE, client=("192.0.2.9", 1), follow_redirects=False)
+    mine = elsewhere.post("/sign-in", data={"name": "anna", "password": PASSWORD})
+    assert mine.status_code == 303, "whoever guesses elsewhere does not keep anna out"
 
 
 @pytest.mark.usefixtures("still")
@@ -187,9 +191,13 @@ def test_an_owner_makes_a_link_for_somebody_who_forgot_the_password(accounts: Ac
     assert "Make a sign-in link for anna" in owner.get("/accounts").text
     page = owner.post("/accounts/link", data={"name": "anna"}).text
     link = page.partition("<code>http://127.0.0.1:8000")[2].partition("</code>")[0]
-    assert "signs anna in, good once" in page and anna.get(link).status_code == 303
+    assert "signs anna in, good once" in page
+    for _ in range(3):  # a mail scanner, a preview, and anna
+        assert "Sign in as anna" in anna.get(link).text and anna.get("/").status_code == 401
+        assert client().head(link).status_code in (200, 405)
+    assert anna.post(link).status_code == 303
     assert anna.get("/").headers["location"] == "/label"
-    assert client().get(link).status_code == 400
+    assert client().get(link).status_code == client().post(link).status_code == 400
     accounts.disable("anna")
     assert "Make a sign-in link for anna" not in owner.get("/accounts").text
     assert owner.post("/accounts/link", data={"name": "anna"}).status_code == 400
@@ -206,7 +214,7 @@ def test_invitation_and_link(accounts: Accounts, client: MakeClient) -> None:
     assert again.status_code == 400 and "used already" in again.text
     owner = client()
     link = accounts.issue(TokenUse.SIGN_IN, "olga")
-    assert owner.get(f"/sign-in/{link}").status_code == 303
+    assert owner.post(f"/sign-in/{link}").status_code == 303
     assert owner.get("/").headers["location"] == "/label"
     assert client().get(f"/sign-in/{link}").status_code == 400
 

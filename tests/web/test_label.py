@@ -20,7 +20,7 @@ from manners.store import gold
 from manners.store.files.formats import Format
 from manners.store.files.transfer import export_comparisons
 from manners.types import AccountRole, AskedHow, Choice, Comparison, FinishReason, Response, Role, Turn
-from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.conftest import NOWHERE, Place, enter, serve
 from tests.web.hostile import HOSTILE
 
 OpenPage = Callable[..., Page]
@@ -89,7 +89,7 @@ def test_twenty_pairs_by_keyboard_one_undone_and_a_second_person(
     expected: dict[tuple[str, str], str] = {}
     last = ("", "", "")
     with serve(place.folder, "--upstream", NOWHERE) as server:
-        page = open_page(server.url + place.link("anna"))
+        page = enter(open_page(server.url + place.link("anna")))
         choices = (["left", "right", "tie", "both_bad", "skip", "left", "right"] * 3)[:20]
         for turn, choice in enumerate(choices):
             prompt, left, right = shown(page)
@@ -110,7 +110,7 @@ def test_twenty_pairs_by_keyboard_one_undone_and_a_second_person(
         stored(page)
         page.get_by_role("button", name="Sign out").press("Enter")
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-        other = open_page(server.url + place.link("ben"))
+        other = enter(open_page(server.url + place.link("ben")))
         for _ in range(5):
             shown(other)
             press(other, "s")

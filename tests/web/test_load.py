@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from benchmarks.label import label_all, percentile
-from manners.store.tables import VerdictRow
+from manners.store.tables import VerdictRow, ViewRow
 from tests.web.conftest import NOWHERE, Place, serve
 from tests.web.test_label import pair, settings
 
@@ -37,7 +37,7 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place, times: int) ->
     settings(place, repeat_share=0.0, overlap=1, agree=1)
     place.store.add_comparisons(pair(number) for number in range(400 * times))
     headers = {"authorization": f"Bearer {place.key('anna')}"}
-    acknowledged: list[int] = []
+    acknowledged: list[str] = []
     for number in range(10 * times):
         kill = number % 10
         with serve(place.folder, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
@@ -53,7 +53,8 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place, times: int) ->
                 client.post("/label/verdict", headers=headers, json=given).raise_for_status()
                 acknowledged.append(shown["view"])
     with place.store.read() as connection:
-        views = list(connection.execute(select(VerdictRow.view_id)).scalars())
+        answered = select(ViewRow.token).join(VerdictRow, VerdictRow.view_id == ViewRow.id)
+        views = list(connection.execute(answered).scalars())
     assert set(acknowledged) <= set(views) and len(set(views)) == len(views)
     assert len(views) <= len(acknowledged) + 10 * times
 

@@ -26,7 +26,8 @@ from starlette.types import ASGIApp
 from manners.models.requests import Phase
 from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind, AskedHow, Choice, Comparison
 from manners.web.app import create_app
 from manners.web.engine import Engine
@@ -290,6 +291,8 @@ def test_a_key_sent_many_times_at_once_is_one_comparison(served: Served) -> None
     [
         ({"left": {"text": "Sourdough. "}}, "say the same"),
         ({"created_at": "2030-01-31T12:00:00"}, "time zone"),
+        ({"created_at": "9999-12-31T23:59:59Z"}, "ahead of the clock"),
+        ({"created_at": "0001-01-01T00:00:00Z"}, "before 1970"),
         ({"prompt": [{"role": "assistant", "content": "hello"}]}, "must be the user's"),
         ({"ask_probability": 0}, "greater than 0"),
         ({"comment": "a\0b"}, "pattern"),

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from manners.settings import Settings
 from manners.store import Store
-from manners.store.accounts import Accounts, TokenUse
+from manners.store.accounts import Accounts
+from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web.app import OPEN, create_app
 from manners.web.site import Site
@@ -43,8 +44,13 @@ ROLES = {
     "/accounts/role": {OWNER},
     "/accounts/disable": {OWNER},
     "/accounts/key": {OWNER},
-    "/accounts/key/end": {OWNER},
+    "/accounts/revoke": {OWNER},
+    "/accounts/enable": {OWNER},
+    "/me": EVERYBODY,
+    "/me/password": EVERYBODY,
+    "/me/revoke": EVERYBODY,
     "/accounts/link": {OWNER},
+    "/log": {OWNER},
     "/label": LABEL,
     "/label/begin": LABEL,
     "/label/next": LABEL,
@@ -72,8 +78,8 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[AccountRo
     app = create_app(Site(workspace, Settings(), store, accounts, False, "http://127.0.0.1", Scripted()))
     found: dict[AccountRole | None, TestClient] = {None: TestClient(app, follow_redirects=False)}
     for role in AccountRole:
-        accounts.add(role.value, role, "correct horse")
-        key = accounts.issue(TokenUse.KEY, role.value)
+        accounts.add(f"the {role}", role, "correct horse")
+        key = accounts.issue(TokenUse.KEY, f"the {role}", terms=Terms(scopes=tuple(Scope)))
         headers = {"authorization": f"Bearer {key}"}
         found[role] = TestClient(app, headers=headers, follow_redirects=False, raise_server_exceptions=False)
     yield found

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web import limits
 from manners.web.app import create_app
@@ -57,8 +58,10 @@ def test_no_request_makes_the_server_fail(app: FastAPI, times: int) -> None:
 
 
 def test_a_text_that_no_database_holds_is_refused(app: FastAPI) -> None:
-    Accounts(app.state.site.store).add("olga", AccountRole.OWNER)
-    client = TestClient(app, headers=HOST)
+    accounts = Accounts(app.state.site.store)
+    accounts.add("olga", AccountRole.OWNER)
+    key = accounts.issue(TokenUse.KEY, "olga", terms=Terms(scopes=tuple(Scope)))
+    client = TestClient(app, headers=HOST | {"authorization": f"Bearer {key}"})
     for path in ("/chat/x%00", "/sign-in/x%00", "/join/x%00"):
         assert client.get(path).status_code == 400, path
     for path, form in {
@@ -68,6 +71,7 @@ def test_a_text_that_no_database_holds_is_refused(app: FastAPI) -> None:
         "/accounts/link": {"name": "\0"},
         "/accounts/role": {"name": "\0", "role": "viewer"},
         "/accounts/disable": {"name": "\0"},
+        "/accounts/enable": {"name": "\0"},
         "/chat/x%00/delete": {},
     }.items():
         refused = client.post(path, data=form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,20 @@ from manners.errors import MannersError
 from manners.store.files.containers import MAX_LINE
 from manners.store.files.rows import BadRow, Fields, Reason
 
+MOST_PARTS = 500_000
+"""Most lists and objects in one row."""
+DEEPEST = 100
+"""How deep they may stand within each other: the trees of messages that were published go to some thirty."""
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+"""Texts, whole, and brackets."""
 BOM = "\ufeff"
 """The mark of UTF-8, as a character."""
 
 
 def json_object(text: str) -> Fields | BadRow:
     """Return the object that a JSON text writes, or what is wrong with it."""
+    if refused := _too_much(text):
+        return refused
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except (ValueError, RecursionError):
@@ -24,8 +33,32 @@ def json_object(text: str) -> Fields | BadRow:
     return _row(value)
 
 
+def _too_much(text: str) -> BadRow | None:
+    """Return what is wrong with a text that would take far more memory than it is long, or is nested without end."""
+    parts = text.count("[") + text.count("{")
+    if parts > MOST_PARTS:
+        return BadRow(Reason.TOO_LONG, "", f"holds {parts:,} lists and objects, more than {MOST_PARTS:,}")
+    if parts > DEEPEST and _depth(text) > DEEPEST:
+        return BadRow(Reason.NOT_A_ROW, "", f"is nested more than {DEEPEST} deep")
+    return None
+
+
+def _depth(text: str) -> int:
+    """Return how deep lists and objects stand within each other, at most; brackets within texts do not count."""
+    deepest = now = 0
+    for mark in _MARKS.findall(text):
+        if mark in "[{":
+            now += 1
+            deepest = max(deepest, now)
+        elif mark in "]}":
+            now -= 1
+    return deepest
+
+
 def rows_within(text: str) -> str:
     """Say where a text that is one JSON object, and nothing more, keeps rows within it; nothing where it is a row."""
+    if _too_much(text):
+        return ""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
@@ -136,6 +169,8 @@ class _Text:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._held)
+                if refused := _too_much(self._held[:end]):
+                    value = refused
             except (ValueError, RecursionError) as error:
                 if len(self._held) > MAX_LINE:
                     raise self.wrong("an object is longer than 8 MiB, or is not JSON") from error

@@ -17,6 +17,14 @@ from manners.errors import MannersError
 
 MAX_LINE = 8 * 2**20
 """Longest line, and longest CSV field, in bytes; a longer one is refused before it is loaded."""
+MOST_IN_RECORD = 4 * MAX_LINE
+"""Most characters of one row of a sheet, over all its lines."""
+MOST_COLUMNS = 10_000
+"""Most columns of a sheet."""
+UNFOLDS = 200
+"""How many times its own size a file may unfold to, beyond `FREELY`: text packs to a fifth, seldom to a fiftieth."""
+FREELY = 64 * 2**20
+"""Bytes to which any file may unfold."""
 
 TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 TABLE_KINDS = (".parquet", ".arrow", ".feather")
@@ -130,13 +138,46 @@ def unpacked(path: Path, packing: str) -> Iterator[IO[bytes]]:
     with path.open("rb") as raw:
         if packing == ".gz":
             with gzip.GzipFile(fileobj=raw) as file:
-                yield file  # type: ignore[misc]  # it reads as any other binary file does
+                yield io.BufferedReader(_Unfolding(file, path), 2**17)
         elif packing == ".zst":
             import pyarrow
 
-            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
+            yield io.BufferedReader(_Unfolding(pyarrow.CompressedInputStream(raw, "zstd"), path), 2**17)
         else:
             yield raw
+
+
+def most_unfolded(path: Path) -> int:
+    """Return the bytes to which a file may unfold: what unfolds to more was made to fill somebody's memory."""
+    return max(FREELY, UNFOLDS * path.stat().st_size)
+
+
+def unfolds_to_too_much(path: Path) -> MannersError:
+    """Return what to raise for a file that does."""
+    size = path.stat().st_size
+    return MannersError(
+        f"{path} unfolds to more than {most_unfolded(path):,} bytes from {size:,}, as no text does: if it is sound all"
+        " the same, unpack it, or write it anew in parts."
+    )
+
+
+class _Unfolding(io.RawIOBase):
+    """The bytes of a packed file, as long as they are not too many for its size."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
+        self._left = most_unfolded(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._file.read(len(buffer))
+        self._left -= len(read)
+        if self._left < 0:
+            raise unfolds_to_too_much(self._path)
+        buffer[: len(read)] = read
+        return len(read)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from manners.store.files.messages import listed, messages, said, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
-from manners.store.records import to_messages
+from manners.store.records import refuse_moment, to_messages
 from manners.types import Dialogue, Role, Sampling, Turn
 
 E = TypeVar("E", bound=StrEnum)
@@ -144,10 +144,15 @@ def parse_moment(fields: Fields, field: str) -> datetime | None:
         return None
     try:
         moment = value if isinstance(value, datetime) else _moment(str(value))
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         known = "2024-05-31T12:00:00+00:00, nor seconds or milliseconds since 1970"
         raise BadRow(Reason.VALUE, field, f"is not a time such as {known}") from error
+    try:
+        refuse_moment(moment)
+    except ValueError as error:
+        raise BadRow(Reason.VALUE, field, str(error)) from error
+    return moment
 
 
 def _moment(text: str) -> datetime:

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manners.errors import MannersError
+from manners.store.files.containers import MAX_LINE
 from manners.store.files.rows import BadRow, Fields, Reason, damaged
+from manners.store.files.unfolding import WHOLE, refuse_arrow, refuse_parquet, rows_at_once, unfolded
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
@@ -22,9 +24,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
         for batch in _batches(path):
             if len(set(batch.schema.names)) < len(batch.schema.names):
                 raise MannersError(f"{path} names a column twice; give each a name of its own.")
-            for fields in _batch_rows(batch):
-                number += 1
-                yield number, fields
+            for part in _parts(batch):
+                for fields in [_TOO_LONG] if part is None else _batch_rows(part):
+                    number += 1
+                    yield number, fields
     except (pa.ArrowException, OSError, SystemError, MemoryError) as error:
         # The last two come of lengths that a damaged file states.
         if isinstance(error, OSError) and error.errno is not None:
@@ -34,9 +37,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Fields | BadRow]]:
 
 def _batches(path: Path) -> Iterator[Any]:
     if path.suffix.lower() == ".parquet":
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=512)
+        metadata = pq.read_metadata(path)
+        with pq.ParquetFile(path, read_dictionary=refuse_parquet(path, metadata)) as file:
+            yield from file.iter_batches(batch_size=rows_at_once(metadata))
         return
+    refuse_arrow(path)
     with pa.OSFile(str(path)) as source:
         # An Arrow file says so at its beginning; what datasets are kept in is the same without a beginning and an end.
         is_file = source.read(6) == b"ARROW1"
@@ -47,6 +52,21 @@ def _batches(path: Path) -> Iterator[Any]:
             # Its lengths are taken as they stand there, and a wrong one would end the process.
             batch.validate(full=True)
             yield from (batch.slice(start, 512) for start in range(0, batch.num_rows, 512))
+
+
+def _parts(batch: Any) -> Iterator[Any | None]:
+    """Yield a batch in parts that take little memory as rows; None in place of a row that is longer than any line."""
+    size = unfolded(batch)
+    if size is not None and size <= WHOLE:
+        yield batch
+        return
+    for row in range(batch.num_rows):
+        part = batch.slice(row, 1)
+        size = unfolded(part)
+        yield None if size is not None and size > MAX_LINE + 4096 * batch.num_columns else part
+
+
+_TOO_LONG = BadRow(Reason.TOO_LONG, "", "is longer than 8 MiB")
 
 
 def _batch_rows(batch: Any) -> list[Fields | BadRow]:

@@ -7,9 +7,12 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +20,8 @@ from manners.errors import MannersError
 from manners.store.files.arrays import BOM, array_items, begins_array, json_object, rows_within
 from manners.store.files.containers import (
     MAX_LINE,
+    MOST_COLUMNS,
+    MOST_IN_RECORD,
     SUFFIXES,
     Layout,
     layout_of,
@@ -37,7 +42,10 @@ ESCAPED = "escaped"
 SHEETS = (".csv", ".tsv")
 _AROUND = f'{BOM}"'
 """What may stand around a name in a header that is not the first line of its file."""
-_FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
+_FORMULA = re.compile(
+    r"[\t\r\n]|[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212']"
+)
+"""How a text begins that some spreadsheet takes for a formula: also behind what it strips, and in wide characters."""
 WRITTEN = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt")
 
 
@@ -177,11 +185,13 @@ def _read_text(lines: Iterator[str | BadRow]) -> Iterator[tuple[int, Fields | Ba
 def _read_csv(lines: Lines, separator: str) -> Iterator[Numbered]:
     csv.field_size_limit(MAX_LINE)
     bad: list[BadRow] = []
-    reader = csv.reader(_decoded(lines, bad), strict=True, delimiter=separator)
+    held = _Held()
+    reader = csv.reader(_decoded(lines, bad, held), strict=True, delimiter=separator)
     header: list[str] = []
     start = 1
     while (values := _next_record(reader, bad)) is not None:
         end = reader.line_num
+        held.size = 0
         if isinstance(values, list) and not header and end == 1 and stated_separator(separator.join(values)):
             values = []
         if isinstance(values, BadRow):
@@ -192,7 +202,7 @@ def _read_csv(lines: Lines, separator: str) -> Iterator[Numbered]:
                 return
         elif not header:
             header = _named(_trimmed(values, 0))
-            if twice := next((name for name in header if header.count(name) > 1), None):
+            if twice := next((name for name, count in Counter(header).items() if count > 1), None):
                 yield start, BadRow(Reason.NOT_A_ROW, twice, "is there twice among the columns")
                 return
         elif [cell.strip(_AROUND) for cell in _trimmed(values, 0)] == header:
@@ -228,8 +238,21 @@ def _record(header: list[str], values: list[str]) -> Fields | BadRow:
     return {name: value.removeprefix("'") for name, value in fields.items() if name != ESCAPED}
 
 
-def _decoded(lines: Lines, bad: list[BadRow]) -> Iterator[str]:
-    for line in lines:
+@dataclass
+class _Held:
+    """How much of a record has been read whose end has not come."""
+
+    size: int = 0
+
+
+def _decoded(lines: Lines, bad: list[BadRow], held: _Held) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        held.size += 0 if isinstance(line, BadRow) else len(line)
+        if held.size > MOST_IN_RECORD:
+            raise MannersError(
+                f"line {number} is still the row that began {MOST_IN_RECORD >> 20} MiB before: a quotation mark is"
+                " missing; correct the file and try again."
+            )
         if isinstance(line, BadRow):
             bad.append(line)
             # It may sit inside a quoted field: an empty line in its place keeps the numbers right.
@@ -247,6 +270,8 @@ def _next_record(reader: Iterator[list[str]], bad: list[BadRow]) -> list[str] | 
     except csv.Error as error:
         what = "a carriage return alone ends a line" if "new-line" in str(error) else str(error)
         return bad[0] if bad else BadRow(Reason.NOT_A_ROW, "", f"is not CSV ({what})")
+    if len(values) > MOST_COLUMNS:
+        return BadRow(Reason.TOO_LONG, "", f"has {len(values):,} fields, more than {MOST_COLUMNS:,}")
     return bad[0] if bad else values
 
 
@@ -264,6 +289,7 @@ def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Fields]) 
         raise MannersError(f"{path} cannot hold message lists; choose a name that ends in .jsonl or .parquet.")
     part = path.with_name(path.name + ".part")
     try:
+        part.unlink(missing_ok=True)  # one that was left behind, or a link that somebody has put there
         if suffix == ".parquet":
             from manners.store.files import parquet
 
@@ -309,4 +335,4 @@ def _write_lines(file: IO[str], suffix: str, columns: Mapping[str, type], rows: 
 def _cell(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
-    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return "'" + value if isinstance(value, str) and _FORMULA.match(value) else value

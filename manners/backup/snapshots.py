@@ -1,0 +1,165 @@
+"""How backups lie in their folder.
+
+    DIR/backup-7/backup.json   what the backup holds: the digest of each file and of the store, and what was deleted
+    DIR/backup-7/store.db      the whole record, a SQLite file, whichever database it was made of
+    DIR/objects/SHA256         files of the workspace, each kept once under the digest of its content
+
+A backup that has its name is whole. The next one copies only files whose content is not there yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from manners.errors import MannersError
+from manners.facts import from_facts
+from manners.workspace import scratch_folder
+
+OBJECTS = "objects"
+MANIFEST = "backup.json"
+STORE = "store.db"
+FORMAT = 1
+"""Raised whenever an older manners could no longer read a backup."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a backup holds, as backup.json says it."""
+
+    format: int = FORMAT
+    manners: str = ""
+    made_at: str = ""
+    """UTC, by the clock of the machine; which backup is the latest, its number says."""
+    store_digest: str = ""
+    verdicts: int = 0
+    versions: int = 0
+    files: dict[str, Any] = field(default_factory=dict)
+    """Digest of each file, by its path in the workspace."""
+    deleted: tuple[str, ...] = ()
+    """Keys of the conversations and accounts that were deleted by then."""
+
+
+def all_of(folder: Path) -> list[Path]:
+    """Return the backups in a folder, oldest first."""
+    found = [one for one in folder.glob("backup-*") if re.fullmatch(r"backup-\d+", one.name) and one.is_dir()]
+    return sorted(found, key=lambda one: int(one.name.removeprefix("backup-")))
+
+
+def next_place(folder: Path) -> Path:
+    """Return the folder of the next backup."""
+    there = all_of(folder)
+    return folder / f"backup-{int(there[-1].name.removeprefix('backup-')) + 1 if there else 1}"
+
+
+def find(named: Path) -> Path:
+    """Return the backup that a path names: itself, or the latest in the folder. Raises MannersError for none."""
+    if (named / MANIFEST).is_file():
+        return named
+    there = all_of(named)
+    if not there:
+        raise MannersError(f"{named} holds no backup: name a folder that `manners backup` has written to.")
+    return there[-1]
+
+
+def read(backup: Path) -> Snapshot:
+    """Read what a backup holds; raises MannersError where the file does not say, or a newer manners wrote it."""
+    file = backup / MANIFEST
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MannersError(f"{file} is damaged ({error}): use another backup.") from error
+    found = from_facts(Snapshot, facts, str(file), "use another backup")
+    if found.format > FORMAT:
+        raise MannersError(f"{backup} was written by a newer manners: upgrade manners to read it.")
+    if not all(isinstance(digest, str) and _is_inside(name) for name, digest in found.files.items()):
+        raise MannersError(f"{file} is damaged (it names files outside a workspace): use another backup.")
+    return found
+
+
+def deleted_by_then(folder: Path) -> set[str]:
+    """Return what any backup in a folder knows to be deleted; one that cannot be read knows nothing."""
+    found = set[str]()
+    for backup in all_of(folder):
+        try:
+            found |= set(read(backup).deleted)
+        except MannersError:
+            continue
+    return found
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the right to write to a folder of backups, which is made if it lacks.
+
+    Raises MannersError where it holds other things, cannot be written, or another backup is being written to it.
+    """
+    ours = (OBJECTS, "backup.lock")
+    known = (folder / OBJECTS).is_dir() or not folder.exists()
+    if not known and (not folder.is_dir() or any(one.name not in ours for one in folder.iterdir())):
+        raise MannersError(f"{folder} already holds other things: name a new or an empty folder for backups.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / OBJECTS).mkdir(exist_ok=True, mode=0o700)
+        lock = FileLock(folder / "backup.lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise MannersError(f"another backup is being written to {folder}: wait for it to end.") from None
+    except OSError as error:
+        raise MannersError(f"cannot write a backup to {folder} ({error.strerror}): name another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def keep(file: Path, folder: Path) -> tuple[str, int]:
+    """Keep a file in a folder of backups; return its digest, and how many bytes were copied for it.
+
+    What is there already under that digest is read, and copied anew if it is no longer what it was.
+    """
+    digest = digest_of(file)
+    if is_sound(folder, digest):
+        return digest, 0
+    with scratch_folder(folder / OBJECTS / digest) as scratch:
+        draft = scratch / "object"
+        copy_private(file, draft)
+        digest = digest_of(draft)  # of what was copied: a file that grows is kept as it was read
+        draft.replace(folder / OBJECTS / digest)
+    return digest, (folder / OBJECTS / digest).stat().st_size
+
+
+def is_sound(folder: Path, digest: str) -> bool:
+    """Return whether a file is kept under its digest, and is what it was."""
+    kept = folder / OBJECTS / digest
+    return kept.is_file() and digest_of(kept) == digest
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a file to the disk, for its owner alone to read."""
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as written, source.open("rb") as read_from:
+        shutil.copyfileobj(read_from, written, 1 << 20)
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_inside(name: str) -> bool:
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and ".." not in parts

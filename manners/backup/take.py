@@ -1,0 +1,140 @@
+"""`manners backup`: the record and the versions as they are at one moment, while everything goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from manners import __version__
+from manners.backup import snapshots
+from manners.backup.snapshots import MANIFEST, STORE, Snapshot
+from manners.errors import MannersError
+from manners.store import Store, deletions
+from manners.store.copies import check_copy, write_copy
+from manners.workspace import Workspace, atomic_folder, atomic_write, clear_partials
+
+FILES = ("manners.toml", "workspace.json", "guidelines.md", "models/current.json", "models/day", deletions.FILE)
+"""What decides how the workspace behaves, beside its versions and runs."""
+KNOWN = (*FILES, "models", "runs", "store.db", "run.json", "backup.json", "serve.address")
+LAST = "backup.json"
+"""In the workspace: when the last backup was."""
+
+
+def backup(workspace: Workspace, folder: Path) -> dict[str, Any]:
+    """Write a backup of a workspace that may be in use, verify it, and return what it holds.
+
+    Raises MannersError where the store is damaged, or the folder cannot be written.
+    """
+    workspace, folder = replace(workspace, root=workspace.root.resolve()), folder.expanduser().resolve()
+    with snapshots.writing(folder):
+        clear_partials(folder)
+        found = _write(workspace, folder)
+    if os.access(workspace.root, os.W_OK):
+        said = {name: found[name] for name in ("path", "verdicts", "versions", "verified")}
+        atomic_write(workspace.root / LAST, json.dumps({"made_at": _now(), **said}) + "\n")
+    return found
+
+
+def last(workspace: Workspace) -> dict[str, Any] | None:
+    """Return when the last backup was, where, and of how much; None where there was none, or nobody can say."""
+    try:
+        said = json.loads((workspace.root / LAST).read_text(encoding="utf-8"))
+        return {"made_at": str(said["made_at"]), "path": str(said["path"]), "verdicts": int(said["verdicts"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
+    place = snapshots.next_place(folder)
+    # Small files and the list of versions come first, the record next: what they name, it knows.
+    small = {name: (workspace.root / name).read_bytes() for name in FILES if (workspace.root / name).is_file()}
+    listed = _version_names(workspace)
+    copied = 0
+    with atomic_folder(place) as draft:
+        write_copy(workspace.database, draft / STORE)
+        with closing(Store.open(draft / STORE)) as store:
+            recorded = {version.name for version in store.versions()}
+            deleted = deletions.deleted(store) | deletions.noted(workspace.root)
+        verdicts, versions = check_copy(draft / STORE)  # with what an import had decided to add
+        files: dict[str, str] = {}
+        for name, content in small.items():
+            (draft / "small").write_bytes(content)
+            files[name], size = snapshots.keep(draft / "small", folder)
+            copied += size
+        (draft / "small").unlink(missing_ok=True)
+        for file in _files(workspace, folder, [n for n in _version_names(workspace) if n in listed or n in recorded]):
+            try:
+                digest, size = snapshots.keep(file, folder)
+            except FileNotFoundError:
+                continue  # a run that ended meanwhile has cleared it away
+            files[file.relative_to(workspace.root).as_posix()] = digest
+            copied += size
+        digest = snapshots.digest_of(draft / STORE)
+        snapshot = Snapshot(
+            manners=__version__,
+            made_at=_now(),
+            store_digest=digest,
+            verdicts=verdicts,
+            versions=versions,
+            files=files,
+            deleted=tuple(sorted(deleted)),
+        )
+        (draft / MANIFEST).write_text(json.dumps(asdict(snapshot), indent=1) + "\n", encoding="utf-8")
+        for one in draft.iterdir():
+            one.chmod(0o600)
+        draft.chmod(0o700)
+    _verify(place, folder)
+    return {
+        "path": str(place),
+        "verdicts": verdicts,
+        "versions": versions,
+        "verified": True,
+        "files": len(files),
+        "copied_bytes": copied + (place / STORE).stat().st_size,
+        "left_out": sorted(_left_out(workspace, folder)),
+    }
+
+
+def _verify(place: Path, folder: Path) -> None:
+    """Read all of a backup again; raises MannersError where the disk does not hold what was written."""
+    snapshot = snapshots.read(place)
+    bad = [name for name, digest in snapshot.files.items() if not snapshots.is_sound(folder, digest)]
+    if snapshots.digest_of(place / STORE) != snapshot.store_digest:
+        bad.append(STORE)
+    if bad:
+        raise MannersError(f"{place} is not what was written ({bad[0]} differs): check the disk, and use another.")
+    check_copy(place / STORE)
+
+
+def _version_names(workspace: Workspace) -> list[str]:
+    return sorted(one.name for one in workspace.models.glob("[!.]*") if one.is_dir())
+
+
+def _files(workspace: Workspace, folder: Path, versions: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of the versions, and the curves and facts of runs; checkpoints of unfinished ones are not."""
+    roots = [*(workspace.models / name for name in versions), workspace.runs]
+    for root in roots:
+        for file in sorted(root.rglob("*")):
+            parts = file.relative_to(workspace.root).parts
+            hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in parts)
+            if file.is_file() and not hidden and not file.is_relative_to(folder):
+                yield file
+
+
+def _left_out(workspace: Workspace, folder: Path) -> Iterator[str]:
+    """Yield what lies in the workspace and is in no backup."""
+    for one in workspace.root.iterdir():
+        known = one.name in KNOWN or one.name.startswith(("store.db", ".")) or one.suffix == ".lock"
+        if not known and one.resolve() != folder.resolve():
+            yield one.name
+    yield from (str(one.relative_to(workspace.root)) for one in workspace.runs.glob("*/checkpoint-*"))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,56 @@
+"""The commands that copy a workspace while it is in use, and put it back."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from manners.cli.common import Common, Result
+from manners.store import Store, audit, to_server_url
+from manners.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup(Common):
+    """Copy the workspace, in use or not: the record at one moment, and each version once; then read all of it again."""
+
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """A folder for backups, best on another disk; a second backup in it copies only what is new."""
+
+    def run(self) -> Result:
+        """Write and verify it."""
+        from manners.backup.take import backup
+
+        workspace = self.open()
+        made = backup(workspace, self.directory)
+        _noted(workspace, audit.Event.EXPORTED)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(Common):
+    """Put a backup in place of the workspace, or into a new folder; what was deleted since stays deleted."""
+
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """A folder of backups, of which the latest is taken, or one of them."""
+    database: Annotated[str | None, arg(metavar="URL")] = None
+    """For a new folder: an empty PostgreSQL database for the store, postgresql://user@host/name."""
+
+    def run(self) -> Result:
+        """Put it back."""
+        from manners.backup.restore import restore
+
+        url = None if self.database is None else to_server_url(self.database)
+        found = restore(self.directory, self.workspace, url)
+        _noted(self.open(), audit.Event.RESTORED)
+        return found
+
+
+def _noted(workspace: Workspace, event: audit.Event) -> None:
+    """Put on record what was done on this machine; the log that was restored goes on from where it was."""
+    with closing(Store.open(workspace.database)) as store:
+        audit.record(store, audit.Deed(event, about="backup"))

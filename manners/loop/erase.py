@@ -1,0 +1,148 @@
+"""Deletion in files: what the workspace keeps of words that are gone from its store.
+
+A report that shows them is removed, and made anew by `manners report`. Of the facts of a run the examples with them are
+taken out. An unfinished run that holds them is dropped: with other words it would be another run, and refuse to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manners.facts import Facts
+from manners.store import Store, deletions
+from manners.store.forget import forget, keys_of
+from manners.workspace import Workspace, atomic_write, discard
+
+LISTS = ("examples", "samples")
+"""Fields of facts that hold texts of the store."""
+UNPICKLED = b"X"
+"""What stands before the length and the bytes of a text in a checkpoint."""
+SHORTEST = 4
+"""Bytes of the shortest text that is looked for inside of others; a shorter one only as a whole."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What was found in files, and is gone."""
+
+    files: tuple[str, ...]
+    """Removed, or with examples taken out."""
+    runs: tuple[str, ...]
+    """Unfinished, and dropped."""
+
+
+def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
+    """Take some texts out of all files that the workspace keeps beside its store; versions are numbers, and stay."""
+    runs = tuple(folder.name for folder in _folders(workspace.runs) if _holds(folder, texts))
+    for name in runs:
+        discard(workspace.runs / name)
+    changed = [file for file in sorted(workspace.runs.glob("*.json")) if _without_examples(file, texts)]
+    changed += _without_report(workspace, texts)
+    return Swept(tuple(file.name for file in changed), runs)
+
+
+def forget_person(workspace: Workspace, store: Store, name: str, user: str | None = None) -> Facts:
+    """Forget an account, or one user of its programs, in store and files; see `store.forget`."""
+    account, conversations = keys_of(store, name, user)
+    accounts = [deletions.of_account(account)] if user is None else []
+    for key in (*accounts, *conversations):
+        deletions.note(workspace.root, key)  # so that no backup of before brings them back
+    gone = forget(store, name, user)
+    swept = sweep(workspace, gone.texts)
+    done = store.clear_traces(always=True)
+    facts: dict[str, Any] = {
+        "forgotten": f"account {gone.account}" if user is None else f"a user of account {gone.account}",
+        "names": gone.users,
+        "conversations": gone.conversations,
+        "comparisons": len(gone.comparisons),
+        "learned_by": gone.versions,
+        "files": swept.files,
+        "runs_dropped": swept.runs,
+        "database_written_anew": done,
+    }
+    if workspace.url is not None:
+        facts["out_of_reach"] = "the server's write-ahead log, its archives, replicas, dumps and what it logs"
+    elif not done:
+        facts["next"] = "another program holds the database: run `manners forget` again when it has ended"
+    return facts
+
+
+def _folders(runs: Path) -> list[Path]:
+    return sorted(folder for folder in runs.glob("*") if any(folder.glob("checkpoint-*")))
+
+
+def _holds(run: Path, texts: Collection[str]) -> bool:
+    """Return whether a checkpoint of a run holds one of these texts, looked for as bytes: nothing is unpickled."""
+    wanted = [UNPICKLED + len(text).to_bytes(4, "little") + text for text in _encoded(texts)]
+    return any(text in state for state in _states(run) for text in wanted)
+
+
+def _states(run: Path) -> Iterator[bytes]:
+    for file in run.glob("checkpoint-*/state.pt"):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for name in archive.namelist():
+                    if name.endswith("/data.pkl"):
+                        yield archive.read(name)
+        except (OSError, zipfile.BadZipFile):
+            yield file.read_bytes()
+
+
+def _encoded(texts: Iterable[str]) -> list[bytes]:
+    return [text.encode("utf-8", "surrogatepass") for text in texts]
+
+
+def _without_examples(file: Path, texts: Collection[str]) -> bool:
+    """Take the examples with these texts out of a run's facts; return whether there were any."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # damaged: whoever reads it is told
+    if not isinstance(facts, dict):
+        return False
+    kept = _pruned(facts, texts)
+    if kept == facts:
+        return False
+    atomic_write(file, json.dumps(kept, indent=1) + "\n")
+    return True
+
+
+def _pruned(value: Any, texts: Collection[str]) -> Any:
+    """Return facts without the examples in which one of these texts stands."""
+    if isinstance(value, dict):
+        return {
+            name: [one for one in inner if not _says(one, texts)]
+            if name in LISTS and isinstance(inner, list)
+            else _pruned(inner, texts)
+            for name, inner in value.items()
+        }
+    return [_pruned(one, texts) for one in value] if isinstance(value, list) else value
+
+
+def _says(value: Any, texts: Collection[str]) -> bool:
+    if isinstance(value, str):
+        return value in texts or any(len(text) >= SHORTEST and text in value for text in texts)
+    if isinstance(value, dict):
+        return any(_says(one, texts) for one in value.values())
+    return isinstance(value, list) and any(_says(one, texts) for one in value)
+
+
+def _without_report(workspace: Workspace, texts: Collection[str]) -> list[Path]:
+    """Remove a report that says one of these texts, or of which nobody can tell."""
+    both = [file for file in (workspace.report_html, workspace.report_json) if file.exists()]
+    if not both:
+        return []
+    try:
+        facts = json.loads(workspace.report_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = {"examples": list(texts)}
+    if _pruned(facts, texts) == facts:
+        return []
+    for file in both:
+        file.unlink()
+    return both

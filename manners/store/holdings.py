@@ -1,0 +1,46 @@
+"""How much there is of everything."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, select
+
+from manners.store.records import Holdings
+from manners.store.tables import (
+    AnnotatorRow,
+    ComparisonRow,
+    ConversationRow,
+    FlagRow,
+    GoldRow,
+    PromptRow,
+    ResponseRow,
+    VerdictRow,
+    VersionRow,
+    ViewRow,
+    WithdrawalRow,
+)
+from manners.types import AnnotatorKind, PromptUse
+
+
+def holdings(connection: Connection) -> Holdings:
+    """Count prompts and verdicts by their kinds, and responses, comparisons and versions."""
+    prompts = dict.fromkeys(PromptUse, 0)
+    verdicts = dict.fromkeys(AnnotatorKind, 0)
+    by_use = select(PromptRow.use, func.count()).group_by(PromptRow.use)
+    by_kind = select(AnnotatorRow.kind, func.count()).join(VerdictRow).group_by(AnnotatorRow.kind)
+    prompts |= {PromptUse(use): count for use, count in connection.execute(by_use)}
+    verdicts |= {AnnotatorKind(kind): count for kind, count in connection.execute(by_kind)}
+    responses, comparisons, versions = (
+        connection.execute(select(func.count()).select_from(table)).scalar_one()
+        for table in (ResponseRow, ComparisonRow, VersionRow)
+    )
+    return Holdings(prompts, responses, comparisons, verdicts, versions)
+
+
+def mark(connection: Connection) -> str:
+    """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
+    counts = [
+        select(func.count()).select_from(table)
+        for table in (PromptRow, ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
+    ]
+    counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
+    return repr([connection.execute(query).scalar_one() for query in counts])

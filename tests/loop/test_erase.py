@@ -1,0 +1,265 @@
+"""Deletion reaches every byte of the workspace: a sentence is planted wherever words are kept, and looked for."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from manners.checkpoint import Run, unfinished
+from manners.cli import main
+from manners.facts import to_facts
+from manners.loop.erase import sweep
+from manners.loop.reporting import collect, what_was_said
+from manners.loop.session import Session
+from manners.loop.stage import Costs, Finished
+from manners.report import build
+from manners.results import ReportFacts, Said, SaidExample
+from manners.results.phases import AnsweredExample, SFTResult
+from manners.settings import ServeSettings, Settings
+from manners.store import Store
+from manners.store.accounts import Accounts
+from manners.store.chats import Chats
+from manners.store.flags import FlagReason, raise_flag
+from manners.store.tokens import TokenUse
+from manners.types import (
+    AccountRole,
+    Annotator,
+    AnnotatorKind,
+    Answer,
+    AskedHow,
+    Choice,
+    Comparison,
+    FinishReason,
+    PromptUse,
+    Response,
+    Role,
+    Sampling,
+    Turn,
+    Verdict,
+)
+from manners.web.app import create_app
+from manners.web.site import Site
+from manners.workspace import Workspace
+from tests.store.test_forget import by_program, person
+from tests.web.scripted import Scripted
+
+SECRET = 'my code is "7-3-1" & Zoë is <9>'
+ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+KEPT = "what others say"
+
+
+def forms(sentence: str) -> dict[str, bytes]:
+    """The ways in which a sentence may stand in a file."""
+    escaped = json.dumps(sentence)[1:-1]
+    return {
+        "utf-8": sentence.encode(),
+        "utf-16-le": sentence.encode("utf-16-le"),
+        "utf-16-be": sentence.encode("utf-16-be"),
+        "utf-32": sentence.encode("utf-32-le"),
+        "json": escaped.encode(),
+        "json in json": json.dumps(escaped)[1:-1].encode(),
+        "json, not escaped": json.dumps(sentence, ensure_ascii=False)[1:-1].encode(),
+        "html": html.escape(sentence).encode(),
+        "html, quotes by number": html.escape(sentence).replace("&quot;", "&#34;").encode(),
+        "python": repr(sentence)[1:-1].encode(),
+        "part of it": b"7-3-1",
+    }
+
+
+def contents(file: Path) -> Iterator[bytes]:
+    """What a file holds, and what is packed in it."""
+    data = file.read_bytes()
+    yield data
+    if data[:2] == b"\x1f\x8b":
+        yield gzip.decompress(data)
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            yield from (archive.read(name) for name in archive.namelist())
+
+
+def found(root: Path, sentence: str = SECRET) -> list[str]:
+    """Where a sentence stands in a workspace, and in which form."""
+    return [
+        f"{file.relative_to(root)}: {name}"
+        for file in sorted(root.rglob("*"))
+        if file.is_file()
+        for content in contents(file)
+        for name, form in forms(sentence).items()
+        if form in content
+    ]
+
+
+def plant(root: Path, texts: tuple[str, ...] = (SECRET,)) -> None:
+    """Keep words in every file of a workspace beside its store where today's or an older manners keeps them."""
+    workspace = Workspace.open(root)
+    for stage in ("sample", "evaluate"):
+        run = Run(workspace.runs / stage, f"manners {stage}", {}, 0.0)
+        prompt = (Turn(Role.USER, KEPT if stage == "evaluate" else texts[0]),)
+        said = Response(f"{prompt[0].text}", "initial", FinishReason.STOP, Sampling(0.7, 64, 0))
+        run.state["attempt 0"] = [[(0, Answer(prompt, said, (1, 2), (3, 4)))]]
+        run.state["weights"] = torch.arange(1000.0)
+        run.save()
+        run.save()
+    examples = [AnsweredExample(prompt=text, example=text, before=f"so: {text}", after=text) for text in (*texts, KEPT)]
+    result = SFTResult(version="sft-1", source="store", examples=tuple(examples))
+    (workspace.runs / "sft.json").write_text(json.dumps({"result": to_facts(result), "seconds": 1.0}, indent=1))
+    shown = tuple(
+        SaidExample(prompt=text, left=f"{text} 0", right="b", verdict="left", annotator="x") for text in texts
+    )
+    build(ReportFacts(comparisons=Said(total=1, examples=shown)), root)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace in which somebody has left words wherever one can, and somebody else has too."""
+    root = tmp_path / "ws"
+    workspace = Workspace.create(root)
+    with closing(Store.create(workspace.database)) as store:
+        accounts = Accounts(store)
+        accounts.add("olga", AccountRole.OWNER, "correct horse")
+        accounts.add("anna", AccountRole.ANNOTATOR, "correct horse")
+        accounts.issue(TokenUse.KEY, "anna", label=SECRET)
+        anna = person(store, "anna")
+        for who, words in ((anna, SECRET), (person(store, "olga"), KEPT)):
+            chats = Chats(store)
+            key = chats.begin(who)
+            answers = [Response(f"{words} {i}", "initial", FinishReason.STOP, Sampling(0.7, 9, i)) for i in range(2)]
+            chats.say(who, key, [], words, answers, 1.0)
+            chats.say(who, key, chats.read(who, key), f"and {words}?", answers, 1.0)
+            chats.flag(who, chats.read(who, key)[1].response or 0, FlagReason.OTHER, f"{words} flag")
+        by_program(store, "anna", SECRET)
+        by_program(store, "olga", KEPT)
+        sides = Response("a", "x"), Response("b", "x")
+        [number] = store.add_comparisons([Comparison((Turn(Role.USER, "q"),), *sides, AskedHow.RANDOM)])
+        store.add_verdicts([(number, Verdict(Choice.LEFT, anna, reasons=(SECRET,), comment=f"{SECRET}!"))])
+        with store.write() as connection:
+            raise_flag(connection, anna, FlagReason.OTHER, SECRET, comparison=number)
+    plant(root)
+    return root
+
+
+def test_after_forget_no_byte_of_the_workspace_says_it(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    places = found(root)
+    for place in ("store.db: utf-8", "report.html: html", "report.json", "runs/sft.json: json", "runs/sample/"):
+        assert any(one.startswith(place) for one in places), f"nothing was planted in {place}"
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    out, err = capfd.readouterr()
+    facts = json.loads(out)
+    assert found(root) == [] and found(root, "anna") == []
+    assert "7-3-1" not in out + err and "anna" not in out
+    assert facts["runs_dropped"] == ["sample"] and facts["files"] == ["sft.json", "report.html", "report.json"]
+    assert facts["conversations"] == 1 and facts["database_written_anew"] is True
+    assert found(root, KEPT), "what others say stays"
+    assert len(unfinished(root / "runs" / "evaluate")) == 2, "and so does a run that holds none of it"
+    kept = json.loads((root / "runs" / "sft.json").read_text())["result"]["examples"]
+    assert [one["prompt"] for one in kept] == [KEPT]
+    assert main(["log", "--workspace", str(root), "--json"]) == 0
+    [line] = json.loads(capfd.readouterr().out)["log"]
+    assert line["event"] == "account_forgotten"
+
+
+def test_after_a_conversation_is_deleted_on_the_page_only_what_is_not_of_it_stays(root: Path) -> None:
+    workspace = Workspace.open(root)
+    settings = Settings(serve=ServeSettings(share_chats=True))
+    with closing(Store.open(workspace.database)) as store:
+        secret = Accounts(store).issue(TokenUse.KEY, "anna")
+        site = Site(workspace, settings, store, Accounts(store), False, "http://127.0.0.1", Scripted())
+        client = TestClient(create_app(site), headers={"authorization": f"Bearer {secret}", "host": "127.0.0.1"})
+        [one] = client.get("/chat/all").json()["conversations"]
+        assert client.post(f"/chat/{one['key']}/delete").status_code == 200
+        # What came by /v1, the remark on another comparison and a key's label are not of that conversation.
+        assert {place.partition(":")[0] for place in found(root, SECRET)} <= {"store.db", "store.db-wal"}
+        from manners.store.forget import forget
+
+        forget(store, "anna")
+        store.clear_traces()
+        assert found(root) == [], "the page has left nothing for later"
+
+
+def test_a_short_text_is_no_reason_to_drop_what_only_resembles_it(root: Path) -> None:
+    swept = sweep(Workspace.open(root), ["my", "cod", "o", "so: ", "what others"])
+    assert swept.runs == () and "report.html" not in swept.files
+    assert sweep(Workspace.open(root), [SECRET]).runs == ("sample",)
+
+
+@pytest.mark.parametrize("text", ["x", "é", "a" * 300, "a" * 70_000, 'q"\\\n\x00', "\ud800", "日本"])
+def test_a_checkpoint_that_torch_wrote_is_known_by_its_texts(tmp_path: Path, text: str) -> None:
+    workspace = Workspace.create(tmp_path / "ws")
+    run = Run(workspace.runs / "sample", "manners sample", {}, 0.0)
+    run.state |= {"prompts": [(Turn(Role.USER, text),)], "weights": torch.zeros(10)}
+    run.save()
+    assert sweep(workspace, [f"{text}!", f" {text}"]).runs == ()
+    assert sweep(workspace, [text]).runs == ("sample",)
+    assert not unfinished(workspace.runs / "sample")
+
+
+def test_damaged_files_stop_nothing(root: Path) -> None:
+    (root / "runs" / "sft.json").write_text("{")
+    (root / "report.json").write_text("{")
+    (root / "runs" / "sample" / "checkpoint-1" / "state.pt").write_bytes(b"no archive")
+    swept = sweep(Workspace.open(root), [SECRET])
+    assert swept.runs == ("sample",) and swept.files == ("report.html", "report.json"), "nobody can tell what it says"
+
+
+# What a report says
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_report_quotes_chats_only_where_they_are_shared(tmp_path: Path, shared: bool) -> None:
+    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=shared)))
+    store = session.store
+    store.add_prompts([(Turn(Role.USER, "from a file"),)], PromptUse.TRAIN, "prompts.txt")
+    chats = Chats(store)
+    answers = [Response(f"{SECRET} {i}", "initial", FinishReason.STOP, Sampling(0.7, 9, i)) for i in range(2)]
+    for words in (SECRET, "from a file"):
+        key = chats.begin(ANNA)
+        chats.say(ANNA, key, [], words, answers, 1.0)
+    sides = Response("eins", "x"), Response("zwei", "x")
+    opened = Comparison((Turn(Role.USER, SECRET),), *sides, AskedHow.RANDOM)
+    store.add_comparisons([opened, replace(opened, prompt=(Turn(Role.USER, "from a file"),))])
+    said = what_was_said(session)
+    assert said is not None and said.total == 4, "they count all the same"
+    paths = build(ReportFacts(comparisons=said), tmp_path / "out")
+    assert bool(found(tmp_path / "out")) == shared
+    assert "from a file" in paths.json.read_text()
+    store.close()
+
+
+def test_a_report_quotes_no_chat_from_the_facts_of_an_older_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(Workspace.create(tmp_path / "ws"), Settings())
+    key = Chats(session.store).begin(ANNA)
+    Chats(session.store).say(ANNA, key, [], SECRET, [Response("hm", "initial")], 1.0)
+    examples = tuple(AnsweredExample(prompt=text, example=text) for text in (SECRET, KEPT))
+    pretrained: Any = _Nothing()
+    monkeypatch.setitem(vars(session), "pretrained", pretrained)
+    done = {"sft": Finished(SFTResult(examples=examples), Costs())}
+    [sft] = collect(session, done).stages.values()
+    assert isinstance(sft, SFTResult) and [one.prompt for one in sft.examples or ()] == [KEPT]
+    session.store.close()
+
+
+class _Nothing:
+    """A model of which a report says nothing."""
+
+    name = note = "none"
+    parameters = 0
+
+    @property
+    def renderer(self) -> _Nothing:
+        return self
+
+    template_hash = ""

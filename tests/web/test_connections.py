@@ -1,0 +1,223 @@
+"""Connections that keep the server waiting: by the real server, attacked through sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from manners.settings import Settings
+from manners.store import Store
+from manners.store.accounts import Accounts
+from manners.store.tokens import TokenUse
+from manners.types import AccountRole
+from manners.web import connections, server, shield
+from manners.web.app import create_app
+from manners.web.site import Site
+from manners.workspace import Workspace
+from tests.web.scripted import Scripted
+
+PATIENCE = 60.0
+
+
+class Served:
+    """The application behind uvicorn as `manners serve` configures it, in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        workspace = Workspace.create(folder)
+        self.store = Store.create(workspace.database)
+        accounts = Accounts(self.store)
+        accounts.add("anna", AccountRole.ANNOTATOR, None)
+        self.key = accounts.issue(TokenUse.KEY, "anna")
+        self.scripted = Scripted()
+        site = Site(workspace, Settings(), self.store, accounts, False, "http://127.0.0.1", self.scripted)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        self.server = server.uvicorn_of(create_app(site))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
+        self.thread.start()
+        until(lambda: self.server.started)
+
+    def connect(self, address: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE, source_address=(address, 0))
+
+    @property
+    def connections(self) -> list[connections.Connection]:
+        found = list(self.server.server_state.connections)
+        return [one for one in found if isinstance(one, connections.Connection) and not one.closing]
+
+    def health(self) -> int:
+        return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE).status_code
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.listening.close()
+        self.store.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A server whose patience is short, and that has room for few."""
+    for name, value in {
+        "HEADER_SECONDS": 0.5,
+        "BODY_SECONDS": 0.5,
+        "READING_SECONDS": 0.5,
+        "MOST_CONNECTIONS": 40,
+        "MOST_OF_ONE": 20,
+    }.items():
+        monkeypatch.setattr(connections, name, value)
+    monkeypatch.setattr(shield, "BODY_SECONDS", 0.5)
+    one = Served(tmp_path / "ws")
+    yield one
+    one.stop()
+
+
+def said(connection: socket.socket) -> bytes:
+    """What comes until the server closes."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(65_536):
+            found += piece
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nX: " + b"x" * 1000,
+        b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET",
+    ],
+)
+def test_a_header_that_does_not_come_is_not_waited_for(served: Served, begun: bytes) -> None:
+    connection = served.connect()
+    connection.sendall(begun)
+    found = said(connection)
+    assert b" 408 " in found and found.endswith(b"\r\n\r\n")
+    assert (b" 200 " in found) == begun.startswith(b"GET /health")
+    assert served.health() == 200
+
+
+def test_a_header_that_drips_is_not_waited_for_either(served: Served) -> None:
+    connection = served.connect()
+    connection.sendall(b"GET / HTTP/1.1\r\n")
+    begun = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() - begun < PATIENCE:
+            connection.sendall(b"X: y\r\n")
+            time.sleep(0.05)
+    connection.close()
+    assert time.monotonic() - begun < PATIENCE / 2
+
+
+def test_who_says_nothing_is_let_go_without_a_word(served: Served) -> None:
+    assert said(served.connect()) == b""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_body_that_does_not_come_is_not_waited_for(served: Served, known: bool) -> None:
+    connection = served.connect()
+    who = f"Authorization: Bearer {served.key}\r\n" if known else ""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{who}Content-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode())
+    until(lambda: bool(served.connections))
+    connection.sendall(b'{"model":')
+    if known:
+        assert b" 408 " in said(connection)
+    else:
+        assert b" 401 " in said(connection), "nothing is read of a stranger"
+    until(lambda: not served.connections)
+
+
+def test_a_line_too_long_is_refused(served: Served) -> None:
+    connection = served.connect()
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(b"GET /" + b"x" * 200_000)
+    assert served.health() == 200
+    connection.close()
+
+
+def test_who_does_not_read_is_let_go(served: Served) -> None:
+    served.scripted.lines = ("word " * 200_000,)
+    connection = served.connect()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    body = b'{"model":"manners","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    until(lambda: bool(served.connections) and served.connections[0].flow.write_paused)
+    until(lambda: not served.connections)
+    connection.close()
+    assert served.health() == 200
+
+
+def test_idle_connections_shut_nobody_out(served: Served) -> None:
+    idle = [served.connect() for _ in range(60)]
+    assert served.health() == 200
+    assert len(served.connections) <= connections.MOST_OF_ONE + 1
+    others = [served.connect(f"127.0.0.{2 + number % 5}") for number in range(200)]
+    assert served.health() == 200
+    assert len(served.connections) <= connections.MOST_CONNECTIONS + 1
+    for one in (*idle, *others):
+        one.close()
+
+
+def test_an_answer_that_is_being_written_is_not_broken_off_for_newcomers(served: Served) -> None:
+    served.scripted.pause = 0.05
+    served.scripted.lines = ("word " * 40,)
+    found: list[str] = []
+
+    def ask() -> None:
+        asked = {"model": "manners", "messages": [{"role": "user", "content": "Hi"}]}
+        headers = {"authorization": f"Bearer {served.key}"}
+        answer = httpx.post(
+            f"http://127.0.0.1:{served.port}/v1/chat/completions", json=asked, headers=headers, timeout=60
+        )
+        found.append(answer.json()["choices"][0]["message"]["content"])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: bool(served.scripted.asked))
+    flood = [served.connect() for _ in range(100)]
+    asking.join()
+    assert found[0].count("word") == 40
+    for one in flood:
+        one.close()
+
+
+def test_a_thousand_and_twenty_four_idle_connections_write_no_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = Served(tmp_path / "ws")
+    flood = list[socket.socket]()
+    try:
+        connections.open_more_files()
+        for number in range(1024):
+            with contextlib.suppress(OSError):
+                flood.append(one.connect(f"127.0.0.{2 + number % 7}"))
+        assert one.health() == 200
+        for connection in flood[:100]:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"\x00garbage\r\n\r\n")
+        assert one.health() == 200
+    finally:
+        for connection in flood:
+            connection.close()
+        one.stop()
+    assert len(capfd.readouterr().err) < 4000

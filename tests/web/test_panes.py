@@ -1,0 +1,125 @@
+"""What an answer says stays in its pane, whatever it says: in a real browser, at the size of its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Page
+
+from manners.types import AskedHow, Comparison, Response, Role, Turn
+from manners.web.render import EM, LEAST_EM, LENGTHS, MOST_EM, to_html
+from tests.web.conftest import NOWHERE, Place, serve
+
+LARGE = {
+    "kern": "$\\kern9999em x$",
+    "kern to the left": "before $\\kern-9999em\\text{written over what stands before}$",
+    "many kerns": "$" + "\\kern9em" * 200 + "x$",
+    "rule": "$\\rule{9999em}{9999em}$",
+    "hspace": "$$\\hspace{500cm} x$$",
+    "mspace": "$\\mspace{99999mu}x$",
+    "above": "$a \\above 9999em b$",
+    "row of fractions": "$" + "\\frac{1}{" * 60 + "2" + "}" * 60 + "$",
+    "wide": "$" + "x" * 1900 + "$",
+    "matrix": "$\\begin{matrix}" + "a&" * 200 + "b\\end{matrix}$",
+    "fence": "$\\left(" + "\\begin{matrix}" + "a\\\\" * 200 + "b\\end{matrix}\\right)$",
+    "style": "$\\style{position:fixed;inset:0;font-size:999em}{x}$",
+    "class": "$\\class{drawer}{x}$",
+    "size": "$\\Huge\\Huge\\Huge x$",
+    "one word": "x" * 19_000,
+    "code": "```\n" + "x" * 5000 + "\n```",
+    "table": "|" + "a|" * 300 + "\n|" + "-|" * 300 + "\n|" + "b|" * 300,
+    "marks above": "Z" + "\u0301" * 500 + "algo " + "\u0e49" * 900,
+    "turned round": "\u202e\u2067 turned \u202d" * 200,
+    "list": "999999. a\n\n99999999999. b",
+    "quotes": "> " * 200 + "deep",
+    "blank": "\u2003" * 3000 + "x",
+}
+
+
+def pair(text: str) -> Comparison:
+    prompt = (Turn(Role.USER, "Show me."),)
+    return Comparison(prompt, Response(text, "initial"), Response("short", "initial"), AskedHow.RANDOM)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_answer_widens_the_page_or_covers_its_buttons(
+    alone: Place, open_page: Callable[..., Page], width: int
+) -> None:
+    (alone.folder / "manners.toml").write_text(
+        "[serve]\nrepeat_share = 0.0\noverlap = 1\nagree = 1\n", encoding="utf-8"
+    )
+    alone.store.add_comparisons(map(pair, LARGE.values()))
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label", width=width)
+        for _ in LARGE:
+            page.wait_for_selector("#pair:not([hidden])")
+            shown = page.inner_text("#left")[:60] + " | " + page.inner_text("#right")[:60]
+            across = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert across <= 0, shown
+            outside = page.evaluate(
+                """() => ["left", "right"].flatMap((id) => {
+                    const pane = document.getElementById(id), card = pane.closest(".answer").getBoundingClientRect();
+                    const box = pane.getBoundingClientRect();
+                    const clips = getComputedStyle(pane).overflowX !== "visible";
+                    return clips && box.left >= card.left - 1 && box.right <= card.right + 1 ? [] : [id];
+                })"""
+            )
+            assert not outside, (shown, outside)
+            covered = page.evaluate(
+                """() => [...document.querySelectorAll(".verdicts button")].filter((button) => {
+                    button.scrollIntoView({ block: "nearest" });
+                    const box = button.getBoundingClientRect();
+                    const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+                    return !button.contains(top);
+                }).length"""
+            )
+            assert covered == 0, shown
+            with page.expect_response(lambda answer: answer.url.endswith("/label/next")):
+                page.keyboard.press("b")
+            page.wait_for_timeout(50)
+        assert page.locator("#pair").is_hidden()
+
+
+class Lengths(HTMLParser):
+    """Every attribute of a formula that makes it large."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found = list[tuple[str, str]]()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [(name, value or "") for name, value in attrs]
+
+
+COMMANDS = ("\\kern", "\\hskip", "\\mskip", "\\mkern", "\\hspace{%}", "\\rule{%}{%}", "\\mspace{%}", "a \\above % b")
+UNITS = ("em", "ex", "mu", "px", "pt", "pc", "in", "cm", "mm", "%", "", "vw", "EM", "e9em", "rem")
+
+
+@given(
+    st.sampled_from(COMMANDS),
+    st.floats(-1e12, 1e12).map(lambda number: f"{number:.3f}") | st.integers(-(10**40), 10**40).map(str),
+    st.sampled_from(UNITS),
+)
+def test_no_formula_says_a_length_that_is_out_of_bounds(command: str, number: str, unit: str) -> None:
+    length = f"{number}{unit}"
+    text = command.replace("%", length) if "%" in command else f"{command}{length}"
+    for name, value in Lengths(to_html(f"${text} x$")).found:
+        assert name not in ("style", "class", "mathsize", "height", "depth", "voffset", "lspace")
+        if name == "scriptlevel":
+            assert value in "0123"
+        for one in value.split() if name in LENGTHS else ():
+            found = re.fullmatch(r"(-?[\d.]+)([a-z]*)", one)
+            assert found and LEAST_EM <= float(found[1]) * EM[found[2]] <= MOST_EM, (name, value)
+
+
+@pytest.mark.parametrize(
+    ("tex", "kept"), [("\\quad", "1em"), ("\\Bigg(", "2.470em"), ("\\kern0.5ex", "0.5ex"), ("\\!", "neg")]
+)
+def test_what_a_formula_needs_stays(tex: str, kept: str) -> None:
+    assert kept in to_html(f"$a{tex} b$")
