@@ -14,13 +14,16 @@ from manners.data import Question
 from manners.evaluate.forgetting import Reading, forgetting
 from manners.evaluate.reading import read
 from manners.models.answer import answer
-from manners.models.branches import Branch
+from manners.models.branches import Branch, set_trainable
+from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.results.evaluation import Forgetting
 from manners.settings import SampleSettings
 from manners.types import Answer, Dialogue
 
 T = TypeVar("T")
+BACK, BACK_STEPS = 0.002, 40
+"""Rate and number of the steps that bring a movement back to a text."""
 CLOSE = 0.05
 """How near to the KL that is wanted a random movement comes, as a share of it."""
 
@@ -84,8 +87,12 @@ class Bench:
             count += len(some.answers)
         return total / count
 
-    def moved(self, kl: float, seed: int) -> Branch:
-        """Move every trained tensor at random, by the same share of its size, until the KL is as large as wanted."""
+    def moved(self, kl: float, seed: int, held_to: Sequence[str] = ()) -> Branch:
+        """Move every trained tensor at random, by the same share of its size, until the KL is as large as wanted.
+
+        Held to a text, each try is first brought back to what the initial model makes of it, as PPO is by its prose:
+        what is left of the movement is at random among those that leave the text alone.
+        """
         generator = torch.Generator().manual_seed(seed)
         policy = Branch(self.pretrained.trunk, trainable=True)
         start = {name: tensor.clone() for name, tensor in policy.own_tensors().items()}
@@ -93,16 +100,28 @@ class Bench:
             name: torch.randn(t.shape, generator=generator) * t.float().pow(2).mean().sqrt()
             for name, t in start.items()
         }
+        text = PlainText(self.initial, self.pretrained, held_to) if held_to else None
         low, high = 0.0, 1.0
-        for _ in range(30):
+        for _ in range(30 if text is None else 10):
             size = (low + high) / 2
             policy.load_tensors({name: (t + size * steps[name]).to(t.dtype) for name, t in start.items()})
+            if text is not None:
+                brought_back(policy, text)
             found = self.kl(policy)
             if abs(found - kl) <= CLOSE * kl:
                 break
             low, high = (size, high) if found < kl else (low, size)
         policy.requires_grad_(False)
         return policy
+
+
+def brought_back(policy: Branch, text: PlainText) -> None:
+    """Take steps on the divergence from the initial model on a text."""
+    optimiser = torch.optim.Adam(set_trainable([policy]), lr=BACK)
+    for number in range(BACK_STEPS):
+        optimiser.zero_grad()
+        torch.autograd.backward(text.divergence(policy, number))
+        optimiser.step()
 
 
 def permuted(before: Version, after: Version, seed: int) -> tuple[Version, Version]:

@@ -1,9 +1,12 @@
 """I have 800 labelled pairs and a laptop: which method should I use? All of them at the same verdicts, in one table.
 
-DPO, best-of-n by a reward model, and PPO against it.
+Fine-tuning on the answers that were chosen, DPO, best-of-n by a reward model, and PPO against it.
 
     python examples/own-pairs/compare.py WORKSPACE                  pairs of a simulated crowd, whose taste then judges
     python examples/own-pairs/compare.py WORKSPACE --pairs FILE     your own pairs; people judge
+
+PPO gets as many updates as fit into the time that the slower of the first two took, its reward model included;
+`--set ppo.updates=N` says otherwise.
 
 Every step is a command of manners; the workspace stays, and holds everything: `manners status --workspace WORKSPACE`.
 """
@@ -12,7 +15,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +29,18 @@ from manners.loop import stages
 from manners.loop.session import Session
 from manners.settings import Settings
 from manners.settings_load import load
+from manners.store.files.prompts import prompts_of
 from manners.store.files.transfer import import_comparisons
 from manners.types import Dialogue, PromptUse
 from manners.workspace import INITIAL, Workspace, atomic_write
 
 Facts = dict[str, Any]
-SHORT = ("sample.max_new_tokens=32", "ppo.updates=12")
+SHORT = ("sample.max_new_tokens=32",)
 """Short answers and a run of minutes, as the demo has them; `--set` says otherwise."""
+UPDATES = range(4, 61)
+"""Of PPO: no fewer, since the first learn next to nothing, and no more, for there are only so many prompts."""
+TRIED = 2
+"""Updates by which PPO's speed is measured, in a copy of the workspace that is thrown away."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,9 @@ class Options:
     """A folder for the project; made anew."""
     pairs: Path | None = None
     """Your comparisons, in any form that `manners comparisons import` reads; without, a simulated crowd labels some."""
+    prompts: Path | None = None
+    """A folder with `prompts_train.jsonl`, `prompts_validate.jsonl` and `prompts_evaluate.jsonl` for the crowd;
+    the demo's if left out."""
     count: int = 800
     """Pairs that the crowd labels, about."""
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="STAGE.FIELD=VALUE")] = ()
@@ -58,7 +71,7 @@ class Row:
     kl: float | None
     """To the initial model, in nats per response; of best-of-n at most log n - (n - 1) / n."""
     length: float | None
-    """Of an answer, in tokens."""
+    """Of an answer, in tokens; of what is compared as a whole model, which is measured in characters, None."""
     win_rate: tuple[float, float, float] | None
     """Over the initial model, with its interval; None where people are still to judge."""
 
@@ -69,10 +82,11 @@ def main(options: Options) -> None:
     workspace = Workspace.create(options.workspace)
     atomic_write(workspace.toml, _toml([*SHORT, *options.overrides]))
     if options.pairs is None:
-        label_by_crowd(workspace, settings, options.count, demo_prompts())
+        label_by_crowd(workspace, settings, options.count, _prompts(options.prompts))
     else:
         import_comparisons(Session(workspace, settings).store, options.pairs, mapping={}, skip_bad=False)
-    found = compare(workspace, settings)
+    fixed = any(override.startswith("ppo.updates") for override in options.overrides)
+    found = compare(workspace, settings, equal_time=not fixed)
     atomic_write(workspace.root / "own-pairs.json", json.dumps(found, indent=1) + "\n")
     print(found["table"])
 
@@ -89,6 +103,13 @@ def _value(text: str) -> str:
     return text if bare else json.dumps(text)
 
 
+def _prompts(folder: Path | None) -> dict[PromptUse, list[Dialogue]]:
+    """Return the prompts of a folder, by use, or else the demo's."""
+    if folder is None:
+        return demo_prompts()
+    return {use: [one for _, one in prompts_of(folder / f"prompts_{use}.jsonl", {})] for use in PromptUse}
+
+
 def label_by_crowd(
     workspace: Workspace, settings: Settings, count: int, prompts: dict[PromptUse, list[Dialogue]]
 ) -> None:
@@ -100,35 +121,58 @@ def label_by_crowd(
     stages.sample(workspace, settings, crowd=True, plan=False, limit=-(-count // each))
 
 
-def compare(workspace: Workspace, settings: Settings) -> Facts:
+def compare(workspace: Workspace, settings: Settings, *, equal_time: bool = True) -> Facts:
     """Run every method on the verdicts of a workspace, one after the other, and say which is best."""
-    # 1. DPO: the policy from the verdicts themselves.
+    # 1. Fine-tuning on the answers that were chosen: a version that is a whole model, beside the initial one.
+    tuned = stages.train_on_examples(workspace, settings, plan=False)
+    sft = str(tuned["version"])
+    by_example = stages.compare_phases(workspace, settings, sft, INITIAL)
+    # 2. DPO: the policy from the verdicts themselves.
     direct = stages.train_directly(workspace, settings, plan=False)
-    # 2. A reward model from the same verdicts. It can choose among n answers of the initial model without any training.
+    # 3. A reward model from the same verdicts. It can choose among n answers of the initial model without any training.
     reward = stages.train_reward(workspace, settings, plan=False)
-    # 3. How DPO does, against the initial model and against best-of-n.
+    # 4. How DPO does, against the initial model and against best-of-n.
     dpo = stages.evaluate(workspace, settings, ask=None, plan=False, against=_unless_current(workspace, INITIAL))
-    # 4. PPO against the reward model, and how it does against the initial model and against DPO.
+    # 5. PPO against the reward model, in the time that is left; how it does, and everybody against everybody.
+    if equal_time:
+        left = max(tuned["seconds"], direct["seconds"]) - reward["seconds"]
+        settings = replace(settings, ppo=replace(settings.ppo, updates=_updates(workspace, settings, left)))
     trained = stages.train_policy(workspace, settings, plan=False)
     ppo = stages.evaluate(workspace, settings, ask=None, plan=False, against=INITIAL)
-    duel = stages.evaluate(workspace, settings, ask=None, plan=False, against=str(direct["version"]))
+    first, second = str(direct["version"]), str(trained["version"])
+    duels = [
+        Duel("PPO", "DPO", second, first, stages.evaluate(workspace, settings, ask=None, plan=False, against=first)),
+        Duel("DPO", "SFT", first, sft, stages.compare_phases(workspace, settings, first, sft)),
+        Duel("PPO", "SFT", second, sft, stages.compare_phases(workspace, settings, second, sft)),
+    ]
     both = reward["seconds"] + trained["seconds"]
     rows = [
-        Row("DPO", direct["version"], direct["seconds"], dpo["kl"], dpo["length_after"], _rate(dpo)),
+        Row("SFT", sft, tuned["seconds"], None, None, _rate(by_example)),
+        Row("DPO", first, direct["seconds"], dpo["kl"], dpo["length_after"], _rate(dpo)),
         _best_of_n(dpo, reward["seconds"]),
-        Row("PPO", trained["version"], both, ppo["kl"], ppo["length_after"], _rate(ppo)),
+        Row("PPO", second, both, ppo["kl"], ppo["length_after"], _rate(ppo)),
     ]
     verdicts = direct["trained_on"]
     judged = dpo["source"] == "simulated"
-    verdict = _verdict(duel, dpo, ppo, judged)
+    verdict = " ".join([*(duel.sentence(judged) for duel in duels), *_rivals(dpo, ppo, judged)])
     return {
         "pairs": verdicts,
         "judge": "the hidden taste of the simulated crowd" if judged else "people",
         "rows": [vars(row) for row in rows],
-        "ppo_over_dpo": _rate(duel),
+        "duels": {f"{duel.one} over {duel.other}": _rate(duel.found) for duel in duels},
+        "ppo_updates": settings.ppo.updates,
         "verdict": verdict,
         "table": _table(rows, verdicts, verdict),
     }
+
+
+def _updates(workspace: Workspace, settings: Settings, seconds: float) -> int:
+    """Return how many updates of PPO take so long on this machine, within `UPDATES`."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Workspace.open(shutil.copytree(workspace.root, Path(folder) / "trial"))
+        few = replace(settings, ppo=replace(settings.ppo, updates=TRIED))
+        each = stages.train_policy(copy, few, plan=False)["seconds"] / TRIED
+    return min(max(round(seconds / each), UPDATES[0]), UPDATES[-1])
 
 
 def _unless_current(workspace: Workspace, version: str) -> str | None:
@@ -148,26 +192,42 @@ def _best_of_n(evaluation: Facts, seconds: float) -> Row:
 def _rate(evaluation: Facts) -> tuple[float, float, float] | None:
     """Return a win rate with its interval, where somebody has judged."""
     rate = evaluation.get("win_rate")
+    if isinstance(rate, dict):
+        return rate["estimate"], rate["low"], rate["high"]
     return None if rate is None else (rate, *evaluation["interval"])
 
 
-def _verdict(duel: Facts, dpo: Facts, ppo: Facts, judged: bool) -> str:
-    """Say who wins: head to head, never by two rates over a third."""
-    if not judged:
-        return (
-            f"Nobody has judged yet: `manners evaluate --ask 200 --against {dpo['version']}` opens blind comparisons of"
-            f" {ppo['version']} (PPO) with {dpo['version']} (DPO), `manners serve` puts them before people, and then"
-            f" `manners evaluate --against {dpo['version']}` says who wins."
-        )
-    estimate, low, high = _rate(duel) or (0.5, 0.0, 1.0)
-    said = f"{100 * estimate:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
-    if low > 0.5:
-        outcome = f"PPO wins over DPO: {said} head to head."
-    elif high < 0.5:
-        outcome = f"DPO wins over PPO, which gets {said} head to head."
-    else:
-        outcome = f"PPO and DPO cannot be told apart: PPO gets {said} head to head."
-    return " ".join([outcome, dpo["best_of_n"]["sentence"], ppo["best_of_n"]["sentence"]])
+@dataclass(frozen=True)
+class Duel:
+    """Two methods head to head: never by two rates over a third."""
+
+    one: str
+    other: str
+    version: str
+    against: str
+    found: Facts
+
+    def sentence(self, judged: bool) -> str:
+        """Say who wins; where nobody has judged, what asks people."""
+        if not judged:
+            named = "" if self.one == "PPO" and self.other == "DPO" else f" {self.version}"
+            return (
+                f"Nobody has judged {self.one} and {self.other} yet: `manners evaluate{named} --ask 200 --against"
+                f" {self.against}` opens blind comparisons of {self.version} with {self.against}, `manners serve` puts"
+                f" them before people, and then `manners evaluate{named} --against {self.against}` says who wins."
+            )
+        estimate, low, high = _rate(self.found) or (0.5, 0.0, 1.0)
+        said = f"{100 * estimate:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+        if low > 0.5:
+            return f"{self.one} wins over {self.other}: {said} head to head."
+        if high < 0.5:
+            return f"{self.other} wins over {self.one}, which gets {said} head to head."
+        return f"{self.one} and {self.other} cannot be told apart: {self.one} gets {said} head to head."
+
+
+def _rivals(dpo: Facts, ppo: Facts, judged: bool) -> list[str]:
+    """Say how the two policies do against best-of-n, where it was judged."""
+    return [dpo["best_of_n"]["sentence"], ppo["best_of_n"]["sentence"]] if judged else []
 
 
 def _table(rows: list[Row], verdicts: int, verdict: str) -> str:

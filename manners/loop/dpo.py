@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -16,27 +16,22 @@ from manners.direct.train import Material, Trained
 from manners.direct.train import train as train_policy
 from manners.direct.watch import ANSWERS
 from manners.errors import MannersError
-from manners.facts import Facts
 from manners.feedback.statistics import cluster_bootstrap
 from manners.loop.keep import keep
-from manners.loop.laid_out import refusals, tell
+from manners.loop.learning import labelled_of, learnt, split_of, to_learn
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import answerable, draw_prompts, fitting, short_enough
-from manners.loop.reward import longest_exchange, states_on_disk
 from manners.loop.session import Session, digest
 from manners.loop.stage import Options
 from manners.loop.verdicts import VerdictInputs, verdict_inputs
 from manners.models import versions
 from manners.models.branches import HEAD_CHUNK
-from manners.models.cost import drawing_bytes, head_bytes, own_bytes, rows_at_once, step_bytes, trunk_work
+from manners.models.cost import drawing_bytes, head_bytes, own_bytes, rows_at_once, step_bytes
 from manners.models.trunk import Trunk
 from manners.results import Measured
 from manners.results.direct import DirectResult
 from manners.reward import measure
-from manners.reward.groups import Split, divided, slice_off
-from manners.reward.pairs import laid_out
-from manners.reward.train import SLICE, candidates
-from manners.reward.verdicts import label
+from manners.reward.groups import Split
 from manners.settings import Settings
 from manners.text import Rendered, pack
 from manners.training import training_bytes
@@ -68,17 +63,10 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> DirectInpu
     Raises MannersError where there is nothing to learn from, or no prompt leaves room for an answer.
     """
     found = verdict_inputs(session, begun, "dpo")
-    asked = _asked(session, _split(session, found))
+    asked = _asked(session, split_of(session, labelled_of(session, found)))
     return DirectInputs(
         **vars(found) | {"decides": {**found.decides, "the prompts": digest(asked.ids)}, "asked": asked}
     )
-
-
-def _split(session: Session, inputs: VerdictInputs | None) -> Split:
-    """Return the pairs to train on and those set aside: of a run, or of all comparisons there are."""
-    settings = session.settings.reward
-    labelled = label(inputs.comparisons if inputs else session.store.comparisons(), settings.annotators)
-    return divided(laid_out(session.pretrained.renderer, labelled).pairs, settings, session.settings.seed)
 
 
 def _asked(session: Session, split: Split) -> Asked:
@@ -99,31 +87,12 @@ def _asked(session: Session, split: Split) -> Asked:
 def plan(session: Session, inputs: DirectInputs | None = None) -> Plan:
     """Memory and forward-backward work of DPO; raises MannersError when there is nothing to learn from."""
     settings, trunk = session.settings, session.pretrained.trunk
-    split = _split(session, inputs)
-    if inputs is None:
-        refused = refusals(
-            session.pretrained.renderer.template, ((c.id or 0, c.prompt) for c in session.store.comparisons())
-        )
-        tell(refused, "comparisons")
-    asked = inputs.asked if inputs else _asked(session, split)
-    learned = len(split.train)
-    tried = candidates(replace(settings.reward, epochs=settings.dpo.passes), learned)
-    most = settings.dpo.passes or tried[-1]
-    scouting = len(slice_off(split.train, SLICE, settings.seed)[0])
-    prompt, response = longest_exchange(session, (*split.train, *split.held_out))
-    work: Facts = {
-        "comparisons": len(split.train) + len(split.held_out),
-        "trained_on": learned,
-        "optimizer_steps": sum(tried) * -(-scouting // settings.dpo.batch) + most * -(-learned // settings.dpo.batch),
-        "pair_passes": sum(tried) * scouting + most * learned,
-        "work_with_trunk": trunk_work(trunk),
-        "prompts": len(asked.ids),
-    }
-    disk = states_on_disk(session, [*split.train, *split.held_out], prompt + response)
-    needed = memory_parts(trunk, settings, prompt, response, len(asked.ids), max(map(len, asked.ids)))
+    found = to_learn(session, inputs, settings.dpo.batch, settings.dpo.passes)
+    asked = inputs.asked if inputs else _asked(session, found.split)
+    needed = memory_parts(trunk, settings, found.prompt, found.response, len(asked.ids), max(map(len, asked.ids)))
     if session.start != INITIAL:
         needed.append(Part("start_version", own_bytes(trunk, head=True), "model.trainable_layers"))
-    return make_plan(session, "dpo", work, needed, disk)
+    return make_plan(session, "dpo", {**found.work, "prompts": len(asked.ids)}, needed, found.disk)
 
 
 def memory_parts(trunk: Trunk, settings: Settings, prompt: int, response: int, asked: int, longest: int) -> list[Part]:
@@ -175,27 +144,15 @@ def _result(session: Session, trained: Trained, inputs: DirectInputs, name: str)
     measured = measure.measure(margins, split.train, split.held_out, settings.seed)
     return DirectResult(
         **vars(measured) | {"sentence": _sentence(measured, trained)},
+        **learnt(trained, name),
         method="dpo",
-        version=name,
         begun_as=session.start,
         tokens=trained.tokens,
         loss_before=trained.before["loss"],
         loss_after=trained.after["loss"],
         reward_chosen=trained.after["rewards/chosen"],
         reward_rejected=trained.after["rewards/rejected"],
-        trained_on=len(split.train),
-        set_aside=len(split.held_out),
-        divided=split.divided,
-        source=str(trained.labelled.kind),
-        left_out={str(reason): n for reason, n in trained.labelled.left_out.items()},
-        users_limited=trained.labelled.limited,
-        users_outlying=trained.labelled.outlying,
-        shortened=trained.shortened,
-        passes=trained.passes,
-        tried={str(passes): loss for passes, loss in trained.tried},
         steps=last.step,
-        optimizer_steps=trained.optimizer_steps,
-        pairs_per_second=trained.pairs_per_second,
         prompts=len(inputs.asked.ids),
         prompts_set_aside=inputs.asked.set_aside,
         kl=_mean(last.kl, settings),

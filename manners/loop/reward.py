@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,24 +11,21 @@ import torch
 
 from manners.checkpoint import Run
 from manners.errors import MannersError
-from manners.facts import Facts
 from manners.loop import reference
 from manners.loop.keep import keep
-from manners.loop.laid_out import counts, refusals, tell
-from manners.loop.plan import Disk, Part, Plan, make_plan
+from manners.loop.learning import learnt, to_learn
+from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.session import Session
 from manners.loop.stage import Options
 from manners.loop.verdicts import VerdictInputs, verdict_inputs
-from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, trunk_work
-from manners.models.states import kept_bytes
+from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, step_bytes
 from manners.models.trunk import Trunk
 from manners.results import RewardResult
 from manners.reward import measure
 from manners.reward.ensemble import RewardModel, score_rendered
-from manners.reward.groups import Split, divided, slice_off
-from manners.reward.labelled import LabelledPair
-from manners.reward.pairs import laid_out, read, render_compared
-from manners.reward.train import CURVE_SHARES, SLICE, Trained, candidates
+from manners.reward.groups import Split, divided
+from manners.reward.pairs import read, render_compared
+from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -41,8 +37,6 @@ from manners.workspace import INITIAL
 RESULT = RewardResult
 DISAGREEMENT = "disagreement"
 """Name of the facts that tell the queue where the members of the newest reward model differ."""
-LONGEST = 32
-"""Exchanges, those of most characters, that are turned into tokens to find the longest."""
 
 
 @dataclass(frozen=True)
@@ -66,33 +60,12 @@ def plan(session: Session, inputs: VerdictInputs | None = None) -> Plan:
     It learns from the comparisons of a run, or from all there are.
     """
     settings = session.settings.reward
-    trunk = session.pretrained.trunk
-    labelled = label(inputs.comparisons if inputs else session.store.comparisons(), settings.annotators)
-    template = session.pretrained.renderer.template
-    refused = refusals(template, ((pair.comparison_id or 0, pair.prompt) for pair in labelled.pairs))
-    tell(refused, "comparisons")
-    pairs = laid_out(session.pretrained.renderer, labelled).pairs
-    split = divided(pairs, settings, session.settings.seed)
-    learned = len(split.train)
-    runs = (settings.members + settings.curve * len(CURVE_SHARES)) * [learned]
-    tried = candidates(settings, learned)  # all of them, and the most passes: what it takes at most
-    most = settings.epochs or tried[-1]
-    scouting = len(slice_off(split.train, SLICE, session.settings.seed)[0])
-    prompt, response = longest_exchange(session, pairs)
-    work: Facts = {
-        "comparisons": len(pairs),
-        "trained_on": learned,
-        "optimizer_steps": sum(tried) * -(-scouting // settings.batch)
-        + most * sum(-(-run // settings.batch) for run in runs),
-        "pair_passes": sum(tried) * scouting + most * sum(runs),
-        "work_with_trunk": trunk_work(trunk),
-        **({"refused": counts(refused)} if refused else {}),
-    }
-    disk = states_on_disk(session, [*split.train, *split.held_out], prompt + response)
-    learning = memory_parts(trunk, settings, prompt, response)
-    drawing = [learning[0], *_drawing(session, split)]
+    branches = settings.members + settings.curve * len(CURVE_SHARES)
+    found = to_learn(session, inputs, settings.batch, settings.epochs, branches)
+    learning = memory_parts(session.pretrained.trunk, settings, found.prompt, found.response)
+    drawing = [learning[0], *_drawing(session, found.split)]
     parts = max(learning, drawing, key=lambda some: sum(part.size for part in some))
-    return make_plan(session, "reward", work, parts, disk)
+    return make_plan(session, "reward", found.work, parts, found.disk)
 
 
 def memory_parts(trunk: Trunk, settings: RewardSettings, prompt: int, response: int) -> list[Part]:
@@ -152,26 +125,14 @@ def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit,
     return RewardResult(
         **vars(measured),
         **curve,
+        **learnt(trained, name),
         members=settings.reward.members,
-        trained_on=len(trained.split.train),
-        set_aside=len(trained.split.held_out),
-        divided=trained.split.divided,
-        source=str(trained.labelled.kind),
-        left_out={str(reason): n for reason, n in trained.labelled.left_out.items()},
-        users_limited=trained.labelled.limited,
-        users_outlying=trained.labelled.outlying,
-        shortened=trained.shortened,
-        passes=trained.passes,
-        tried={str(passes): loss for passes, loss in trained.tried},
         steps=trained.steps,
-        optimizer_steps=trained.optimizer_steps,
-        pairs_per_second=trained.pairs_per_second,
         ensemble_spread=float(margins.std(dim=0, correction=0).mean()),
         unit_log_odds=reward.unit / measured.temperature if measured.temperature else None,
         reference_prompts=unit.prompts,
         reference_answers=unit.answers,
         between_prompts=unit.between,
-        version=name,
     )
 
 
@@ -220,31 +181,3 @@ def reference_answers(session: Session, start: str, watermark: int | None) -> li
         return reference.draw(session, start, split).rendered
     except MannersError:
         return []
-
-
-def longest_exchange(session: Session, pairs: tuple[LabelledPair, ...]) -> tuple[int, int]:
-    """Return the tokens of prompt and response of the longest exchange, found among those of most characters."""
-    exchanges = {(pair.prompt, side) for pair in pairs for side in (pair.left, pair.right)}
-    characters = {e: sum(len(turn.text) for turn in e[0]) + len(e[1].text) for e in exchanges}
-    chosen = sorted(exchanges, key=lambda e: -characters[e])[:LONGEST]
-    rendered = [session.pretrained.renderer.render(*exchange) for exchange in chosen]
-    longest = max(rendered, key=lambda r: r.length)
-    return len(longest.prompt_ids), len(longest.response_ids)
-
-
-def states_on_disk(session: Session, pairs: Sequence[LabelledPair], longest: int) -> Disk:
-    """Return what trunk states take on the workspace's disk: as if all were as long as the longest, if that fits.
-
-    Only where it does not is every exchange turned into tokens, and counted.
-    """
-    runs = session.workspace.runs
-    trunk = session.pretrained.trunk
-    folder = runs if runs.is_dir() else session.workspace.root
-    free = shutil.disk_usage(folder).free
-    if not trunk.cut or not trunk.keeps_states:
-        return Disk(folder, 0, free)
-    most = states_bytes(trunk, 2 * len(pairs) * longest)
-    if most > free:
-        exchanges = dict.fromkeys((pair.prompt, side) for pair in pairs for side in (pair.left, pair.right))
-        most = kept_bytes([session.pretrained.renderer.render(*exchange) for exchange in exchanges], trunk)
-    return Disk(folder, most, free)

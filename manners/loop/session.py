@@ -59,11 +59,11 @@ class Session:
 
     def give_template(self) -> None:
         """Have a model without a chat template laid out as ChatML from now on."""
-        if self.pretrained.renderer.plain:
-            vars(self)["pretrained"] = self._load(replace(self.settings.model, chat_template=CHATML))
+        if "pretrained" not in vars(self) or self.pretrained.renderer.plain:
+            vars(self)["pretrained"] = self._load(self.settings.model, CHATML)
 
-    def _load(self, settings: ModelSettings) -> Pretrained:
-        loaded = load(settings, self.workspace)
+    def _load(self, settings: ModelSettings, otherwise: str | None = None) -> Pretrained:
+        loaded = load(settings, self.workspace, otherwise)
         compute = loaded.trunk.compute
         print(
             f"{loaded.name}: {loaded.parameters / 1e6:.0f} million parameters on {compute.device} in"

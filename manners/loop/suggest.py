@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from manners.errors import MannersError
-from manners.loop import evaluate, ppo, reward, sample
+from manners.loop import dpo, evaluate, ppo, reward, sample
 from manners.loop.lengths import AtHand, at_hand, of_file, renderer_of
 from manners.loop.plan import Part, Plan, free_on
 from manners.loop.session import Session
@@ -212,6 +212,7 @@ def _plans(search: _Search) -> list[Plan]:
     count = max(2, data.distinct) if data.distinct else settings.ppo.most_episodes
     rows = max(settings.ppo.batch, min(settings.ppo.validation_prompts, count))
     at_once = min(-(-settings.sample.batch // settings.evaluate.samples), settings.evaluate.prompts)
+    watched = min(settings.dpo.validation_prompts, count)
     with paper():
         trunk = trunk_on_paper(search.outline.config, settings.model, search.machine.device)
         model = sum(parameter.nbytes for parameter in trunk.whole.parameters())
@@ -219,6 +220,7 @@ def _plans(search: _Search) -> list[Plan]:
             "sample": sample.memory_parts(trunk, settings.sample, count, longest),
             "reward": reward.memory_parts(trunk, settings.reward, prompt, answer),
             "ppo": ppo.memory_parts(trunk, settings, rows, min(rows, count), longest),
+            "dpo": dpo.memory_parts(trunk, settings, prompt, answer, watched, longest),
             "evaluate": evaluate.memory_parts(trunk, settings, at_once, 1, longest),
         }
         kept = states_bytes(trunk, 2 * data.pairs * (sum(map(sum, data.exchanges)) // max(1, len(data.exchanges))))
@@ -258,6 +260,9 @@ def _lower(search: _Search, part: Part, plan: Plan) -> bool:
             half = ppo_settings.batch // 2
             search.choose("ppo.minibatch", min(ppo_settings.minibatch, half), "no more than a batch")
             search.choose("ppo.batch", half, f"responses to an update; {over} halving it")
+        case "dpo.validation_prompts" if search.settings.dpo.validation_prompts // 2 >= FEWEST:
+            half = search.settings.dpo.validation_prompts // 2
+            search.choose("dpo.validation_prompts", half, f"prompts that DPO is watched with; {over} halving it")
         case "sample.batch" if search.settings.sample.batch // 2 >= FEWEST:
             search.choose("sample.batch", search.settings.sample.batch // 2, f"{over} halving it; changes no answer")
         case "reward.members" if search.settings.reward.curve:

@@ -82,15 +82,21 @@ def load(
     settings: ModelSettings,
     day: Callable[[], date] = date.today,
     read: Callable[[str, torch.dtype], Found] | None = None,
+    otherwise: str | None = None,
 ) -> Pretrained:
     """Load, freeze and cut the model that the settings name, and prove that the split changes nothing.
 
-    `day` is asked by a chat template that tells the date; `read` is `find`, or what knows more names than it.
+    `day` is asked by a chat template that tells the date; `read` is `find`, or what knows more names than it;
+    `otherwise` names the template of a model that brings none, where the settings name none either.
     Raises MannersError for an unknown name, a model that is not decoder-only, or one that fails the proof.
     """
     dtype = getattr(torch, settings.dtype)
     with quiet_transformers():
-        found, template = laid_out((read or find)(settings.name, dtype), settings, day)
+        read_as = (read or find)(settings.name, dtype)
+        found, template = laid_out(read_as, settings, day)
+        if template.plain and otherwise is not None:
+            settings = replace(settings, chat_template=otherwise)
+            found, template = laid_out(read_as, settings, day)
     model, tokenizer = found.model, found.tokenizer
     device = pick_device(settings.device)
     keep_freed_memory()

@@ -29,9 +29,9 @@ from manners.workspace import Workspace
 _NAMED = re.compile(rf"({'|'.join(VersionKind)})-\d+")
 
 
-def load(settings: ModelSettings, workspace: Workspace) -> Pretrained:
+def load(settings: ModelSettings, workspace: Workspace, otherwise: str | None = None) -> Pretrained:
     """Load the model that the settings name, a version of the workspace before anything else; see `pretrained.load`."""
-    return pretrained.load(settings, partial(versions.day, workspace), partial(find, workspace))
+    return pretrained.load(settings, partial(versions.day, workspace), partial(find, workspace), otherwise)
 
 
 def as_initial(workspace: Workspace, version: str, settings: ModelSettings) -> Pretrained:

@@ -182,18 +182,14 @@ def _counted(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardResult(Measured):
-    """A reward model that was trained, and how good it is."""
+class Learnt(Measured):
+    """What learning from verdicts came to, by way of a reward model or without one."""
 
-    curve: tuple[LearningPoint, ...] | None = None
-    """Accuracy against the number of verdicts."""
-    doubling: str | None = None
-    """What twice as many verdicts would buy."""
-    members: int | None = None
+    version: str | None = None
     trained_on: int | None = None
     """Comparisons."""
     set_aside: int | None = None
-    """Comparisons."""
+    """Comparisons: reward training and DPO set the same aside."""
     divided: int | None = None
     """Comparisons of openings or users that hold more than is to be set aside, and were divided by prompt."""
     source: str | None = None
@@ -207,14 +203,25 @@ class RewardResult(Measured):
     shortened: Annotated[Shortened | None, BeforeValidator(_counted)] = None
     """Among the responses that were compared."""
     passes: int | None = None
-    """Passes over the comparisons that every member made."""
+    """Passes over the comparisons that every member makes, or the policy if nothing stops it."""
     tried: Mapping[str, float] | None = None
     """By the passes of a scout, its loss on the training groups that it did not learn from, in nats a verdict."""
     steps: int | None = None
-    """Optimiser steps of every member."""
+    """Optimiser steps of every member, or of the policy that is kept."""
     optimizer_steps: int | None = None
-    """Of members, scout and learning curve."""
+    """Of all that was trained: with the scout, and the learning curve."""
     pairs_per_second: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardResult(Learnt):
+    """A reward model that was trained, and how good it is."""
+
+    curve: tuple[LearningPoint, ...] | None = None
+    """Accuracy against the number of verdicts."""
+    doubling: str | None = None
+    """What twice as many verdicts would buy."""
+    members: int | None = None
     ensemble_spread: float | None = None
     """Mean over held-out pairs of the standard deviation of the members' margins, in units."""
     unit_log_odds: float | None = None
@@ -225,7 +232,6 @@ class RewardResult(Measured):
     """Its answers to all of them."""
     between_prompts: float | None = None
     """Share of the variance of their scores that lies between prompts: no comparison bears on it, and no unit."""
-    version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from manners.facts import NULL
-from manners.results import Measured, Shortened
+from manners.results import Learnt
 from manners.types import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectResult(Measured):
+class DirectResult(Learnt):
     """A policy that DPO trained, measured on the pairs set aside by its implicit reward.
 
     That is beta log(p / p_ref) of a response: what the policy would be the best one for.
@@ -19,7 +19,6 @@ class DirectResult(Measured):
 
     method: str | None = None
     """`dpo`."""
-    version: str | None = None
     begun_as: str | None = None
     """The version that the policy began as, which is its reference."""
     tokens: int | None = None
@@ -33,31 +32,6 @@ class DirectResult(Measured):
     likely, though less so than the others."""
     reward_rejected: float | None = None
     """The same of the other sides."""
-    trained_on: int | None = None
-    """Comparisons."""
-    set_aside: int | None = None
-    """Comparisons: the same that reward training sets aside."""
-    divided: int | None = None
-    """Comparisons of openings or users that hold more than is to be set aside, and were divided by prompt."""
-    source: str | None = None
-    """Kind of annotator whose verdicts it learned from."""
-    left_out: Mapping[str, int] | None = None
-    """Comparisons that were not learned from, by reason."""
-    users_limited: int | None = None
-    """Users whose weight was cut to `reward.user_share`, or with that of their account to `reward.account_share`."""
-    users_outlying: int | None = None
-    """Users who were set aside."""
-    shortened: Shortened | None = None
-    """Among the responses that were compared."""
-    passes: int | None = None
-    """Passes over the comparisons that the policy makes if nothing stops it."""
-    tried: Mapping[str, float] | None = None
-    """By the passes of a scout, its loss on the training groups that it did not learn from, in nats a verdict."""
-    steps: int | None = None
-    """Optimiser steps of the policy that is kept."""
-    optimizer_steps: int | None = None
-    """With those of the scout."""
-    pairs_per_second: float | None = None
     prompts: int | None = None
     """Prompts that the policy was looked at with."""
     prompts_set_aside: bool | None = None

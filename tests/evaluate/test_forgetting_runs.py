@@ -19,9 +19,13 @@ from manners.models.trunk import States
 from manners.ppo.learner import Learner
 from manners.results.evaluation import Forgetting
 from manners.reward.ensemble import RewardModel
+from manners.settings import SFTSettings
+from manners.sft.examples import Example, lay_out
+from manners.sft.train import split
+from manners.sft.train import train as learn_examples
 from manners.text import Batch, Packed
-from manners.types import PromptUse
-from tests.evaluate.knowing import SAMPLE, bench, paragraphs
+from manners.types import PromptUse, Role, Turn
+from tests.evaluate.knowing import ANIMALS, SAMPLE, bench, colour, paragraphs
 from tests.ppo.scripted import SETTINGS, keep, run
 from tests.worlds import tiny_pretrained
 
@@ -91,6 +95,26 @@ def test_a_run_made_to_forget_is_caught_by_text_by_questions_and_by_what_it_says
     assert usual.outcome != FORGOTTEN
     lost = there.audit(before, there.version(trained(there, tmp_path / "fast", 30 * RATE, held=False), 1))
     assert lost.outcome == FORGOTTEN, lost.checks
+    assert {"perplexity", "questions"} <= worse(lost), lost.checks
+    assert worse(lost) & {"distinct_2", "self_similarity"}, lost.checks
+
+
+def fine_tuned(there: Bench, folder: Path, rate: float) -> Branch:
+    """What examples teach of answers that the model could give before, too."""
+    folder.mkdir()
+    asked = [(f"the {name}?", f"the {name} is {colour(n)}.") for n, name in enumerate(ANIMALS)]
+    talks = [Example((Turn(Role.USER, one), Turn(Role.ASSISTANT, said))) for one, said in asked]
+    settings = SFTSettings(epochs=6, batch=4, learning_rate=rate, set_aside=0.2)
+    parts = split(lay_out(there.pretrained.renderer, talks), settings, 0)
+    return learn_examples(settings, 0, there.pretrained, parts, None, folder).branch
+
+
+def test_examples_at_thirty_times_the_rate_are_caught_as_well(there: Bench, tmp_path: Path) -> None:
+    before = there.version(there.initial, 0)
+    usual = there.audit(before, there.version(fine_tuned(there, tmp_path / "usual", RATE), 1))
+    assert usual.outcome != FORGOTTEN, usual.checks
+    lost = there.audit(before, there.version(fine_tuned(there, tmp_path / "fast", 30 * RATE), 1))
+    assert lost.outcome == FORGOTTEN
     assert {"perplexity", "questions"} <= worse(lost), lost.checks
     assert worse(lost) & {"distinct_2", "self_similarity"}, lost.checks
 

@@ -14,7 +14,7 @@ import pytest
 
 from manners.feedback import crowd
 from manners.loop.session import Session
-from manners.settings import DPOSettings
+from manners.settings import DPOSettings, SFTSettings
 from manners.store import Store
 from manners.store.files.formats import Format
 from manners.store.files.transfer import export_comparisons, import_comparisons
@@ -23,6 +23,7 @@ from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.worlds import save_tiny
 
+TAUGHT = SFTSettings(epochs=2, batch=8, set_aside=0.2)
 FILE = Path(__file__).parents[2] / "examples" / "own-pairs" / "compare.py"
 
 
@@ -44,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(example: ModuleType, root: Path) -> dict[str, Any]:
     direct = DPOSettings(beta=0.5, passes=2, batch=8, learning_rate=0.003, kl_stop=1000.0, validation_prompts=6)
-    settings = tiny.settings(save_tiny(root / "model"), dpo=direct)
+    settings = tiny.settings(save_tiny(root / "model"), dpo=direct, sft=TAUGHT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
         workspace = Workspace.create(root / "crowd")
@@ -53,8 +54,8 @@ def found(example: ModuleType, root: Path) -> dict[str, Any]:
         return facts
 
 
-def test_every_method_learns_from_the_same_verdicts(found: dict[str, Any], root: Path) -> None:
-    assert [row["method"] for row in found["rows"]] == ["DPO", "best of 1", "PPO"]
+def test_every_method_learns_from_the_same_verdicts(example: ModuleType, found: dict[str, Any], root: Path) -> None:
+    assert [row["method"] for row in found["rows"]] == ["SFT", "DPO", "best of 1", "PPO"]
     reports = {name: json.loads((root / "crowd" / "runs" / f"{name}.json").read_text()) for name in ("dpo", "reward")}
     assert reports["dpo"]["trained_on"] == reports["reward"]["trained_on"] == found["pairs"]
     assert reports["dpo"]["trained_on"] + reports["dpo"]["set_aside"] == 20
@@ -62,13 +63,18 @@ def test_every_method_learns_from_the_same_verdicts(found: dict[str, Any], root:
         estimate, low, high = row["win_rate"]
         assert 0 <= low <= estimate <= high <= 1 and row["seconds"] > 0
     assert found["judge"] == "the hidden taste of the simulated crowd"
-    assert found["rows"][1]["kl"] == 0.0, "one answer is the initial model's"
+    assert found["rows"][2]["kl"] == 0.0, "one answer is the initial model's"
+    assert example.UPDATES[0] <= found["ppo_updates"] <= example.UPDATES[-1], "as many as there is time for"
+    assert not list(Workspace.open(root / "crowd").models.glob("policy-3")), "the trial of PPO's speed is thrown away"
 
 
 def test_who_wins_is_said_by_the_duel(found: dict[str, Any]) -> None:
-    _, low, high = found["ppo_over_dpo"]
-    says = "PPO wins" if low > 0.5 else "DPO wins" if high < 0.5 else "PPO and DPO cannot be told apart"
-    assert found["verdict"].startswith(says) and found["verdict"] in found["table"]
+    assert list(found["duels"]) == ["PPO over DPO", "DPO over SFT", "PPO over SFT"]
+    for name, (_, low, high) in found["duels"].items():
+        one, other = name.split(" over ")
+        says = f"{one} wins over {other}" if low > 0.5 else f"{other} wins over {one}" if high < 0.5 else ""
+        assert (says or f"{one} and {other} cannot be told apart") in found["verdict"]
+    assert found["verdict"] in found["table"]
     assert re.search(r"(DPO|whether DPO) (beats|does worse)", found["verdict"])
     assert found["table"].splitlines()[0] == f"{found['pairs']} pairs learned from"
 
@@ -78,9 +84,10 @@ def test_who_wins_is_said_by_the_duel(found: dict[str, Any]) -> None:
     [((0.6, 0.52, 0.7), "PPO wins"), ((0.4, 0.3, 0.49), "DPO wins"), ((0.5, 0.4, 0.6), "cannot be told apart")],
 )
 def test_whoever_wins_is_said_to_win(example: ModuleType, interval: tuple[float, ...], says: str) -> None:
-    duel = {"win_rate": interval[0], "interval": interval[1:]}
-    rival = {"best_of_n": {"sentence": "."}}
-    assert says in example._verdict(duel, rival, rival, True)
+    of_policies = {"win_rate": interval[0], "interval": interval[1:]}
+    of_phases = {"win_rate": dict(zip(("estimate", "low", "high"), interval, strict=True))}
+    for found in (of_policies, of_phases):
+        assert says in example.Duel("PPO", "DPO", "policy-2", "policy-1", found).sentence(True)
 
 
 def test_people_judge_pairs_of_ones_own(example: ModuleType, found: dict[str, Any], root: Path) -> None:
@@ -90,15 +97,19 @@ def test_people_judge_pairs_of_ones_own(example: ModuleType, found: dict[str, An
     rows = [json.loads(line) | {"annotator_kind": "human"} for line in file.read_text(encoding="utf-8").splitlines()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     direct = DPOSettings(passes=1, batch=8, learning_rate=0.003, validation_prompts=4, kl_stop=1000.0)
-    settings = tiny.settings(root / "model", dpo=direct)
+    settings = tiny.settings(root / "model", dpo=direct, sft=TAUGHT)
     workspace = Workspace.create(root / "own")
     store = Session(workspace, settings).store
     for use in (PromptUse.VALIDATE, PromptUse.EVALUATE):
         store.add_prompts(tiny.PROMPTS[use], use, "test")
     import_comparisons(store, file, mapping={}, skip_bad=False)
-    facts = example.compare(workspace, settings)
-    assert facts["judge"] == "people" and [row["win_rate"] for row in facts["rows"]] == [None] * 3
+    facts = example.compare(workspace, settings, equal_time=False)
+    assert facts["ppo_updates"] == settings.ppo.updates
+    assert facts["judge"] == "people" and [row["win_rate"] for row in facts["rows"]] == [None] * 4
     assert "`manners evaluate --ask 200 --against policy-1` opens blind comparisons of policy-2" in facts["verdict"]
+    assert (
+        "`manners evaluate policy-1 --ask 200 --against sft-1` opens blind comparisons of policy-1" in facts["verdict"]
+    )
 
 
 def test_settings_are_written_down_as_they_were_given(example: ModuleType) -> None:

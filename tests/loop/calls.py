@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from manners.facts import Facts
-from manners.loop.options import SampleOptions
-from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE, SFT
+from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop.round import DPO, EVALUATE, PHASES, PPO, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import execute
 
@@ -32,3 +32,13 @@ def train_policy(session: Session, *, resume: bool = False) -> Facts:
 def evaluate(session: Session, *, resume: bool = False) -> Facts:
     """Judge the newest policy."""
     return execute(EVALUATE, session, resume=resume).facts
+
+
+def learn_directly(session: Session, *, resume: bool = False) -> Facts:
+    """Run DPO."""
+    return execute(DPO, session, resume=resume).facts
+
+
+def compare_phases(session: Session, *, resume: bool = False) -> Facts:
+    """Compare what examples have taught with what it grew on."""
+    return execute(PHASES, session, EvaluateOptions(version="sft-1", against="initial"), resume=resume).facts

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from manners.feedback import crowd
-from manners.loop import evaluate, ppo, reward, sample
+from manners.loop import dpo, evaluate, ppo, reward, sample, sft
 from manners.loop.plan import Plan
 from manners.loop.session import Session
+from manners.settings import DPOSettings, SFTSettings
 from manners.types import PromptUse
 from tests.loop import calls, tiny
 from tests.worlds import save_tiny
@@ -37,13 +38,20 @@ def main(root: Path) -> None:
     chosen = replace(session.settings.reward, epochs=1)
     # So wide a model hardly ever says anything else at 1; 16 tokens, for weights to be laid out after six of one batch.
     wide = replace(session.settings.sample, temperature=5.0, max_new_tokens=16)
-    session = replace(session, settings=replace(session.settings, ppo=proximal, reward=chosen, sample=wide))
+    talks = [{"prompt": f"please {n} bread " * 8, "response": f"yes {n} butter " * 8} for n in range(40)]
+    (root / "talks.jsonl").write_text("".join(json.dumps(one) + "\n" for one in talks), encoding="utf-8")
+    examples = SFTSettings(examples=str(root / "talks.jsonl"), epochs=1)
+    direct = DPOSettings(passes=1, kl_stop=1000.0, validation_prompts=12)
+    settings = replace(session.settings, ppo=proximal, reward=chosen, sample=wide, sft=examples, dpo=direct)
+    session = replace(session, settings=settings)
     assert session.pretrained.parameters > 6_000_000
     stages: dict[str, tuple[Callable[[Session], Plan], Callable[[], object]]] = {
         "sample": (sample.plan, lambda: calls.sample(session, crowd=True)),
         "reward": (reward.plan, lambda: calls.train_reward(session)),
         "ppo": (ppo.plan, lambda: calls.train_policy(session)),
         "evaluate": (evaluate.plan, lambda: calls.evaluate(session)),
+        "sft": (sft.plan, lambda: calls.learn_from_examples(session)),
+        "dpo": (dpo.plan, lambda: calls.learn_directly(session)),
     }
     trim: Callable[..., object] = ctypes.CDLL(None).malloc_trim
     found = {}

@@ -37,7 +37,7 @@ from manners.types import (
 )
 from manners.workspace import Workspace
 from tests.loop import tiny
-from tests.loop.test_restart import Killed, contents, dying_at
+from tests.loop.test_restart import Killed, dying_at
 
 DIRECT = DPOSettings(beta=0.5, passes=2, batch=8, learning_rate=0.003, kl_stop=1000.0, validation_prompts=6)
 
@@ -159,27 +159,6 @@ def test_what_it_will_take(own: Workspace, settings: Settings) -> None:
     assert {"policy", "gradient_and_adam", "last_look_kept"} < plan["memory_bytes"].keys()
     scouted = replace(settings, dpo=replace(DIRECT, passes=None))
     assert stages.train_directly(own, scouted, plan=True)["pair_passes"] > plan["pair_passes"]
-
-
-@pytest.mark.long
-def test_a_failure_at_any_write_changes_nothing(
-    sampled: Path, directed: Path, settings: Settings, tmp_path: Path
-) -> None:
-    expected, count, reached = contents(directed), 0, True
-    while reached:
-        count += 1
-        root = shutil.copytree(sampled, tmp_path / str(count))
-        with pytest.MonkeyPatch.context() as patch:
-            dying_at(patch, count)
-            try:
-                execute(DPO, Session(Workspace.open(root), settings))
-                reached = False
-            except Killed:
-                pass
-        execute(DPO, Session(Workspace.open(root), settings), resume=True)
-        assert contents(root) == expected, f"killed at write {count}"
-        shutil.rmtree(root)
-    assert count > 10
 
 
 def test_a_run_goes_on_with_the_same_settings_only(sampled: Path, settings: Settings, tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ import torch
 from torch.fx.experimental import _config as unknown_shapes
 from transformers import AutoModelForCausalLM, LlamaConfig, masking_utils
 
-from manners.loop import reward as learning
+from manners.loop import learning, stages
 from manners.loop import session as session_module
-from manners.loop import stages
 from manners.loop.plan import OVERHEAD
 from manners.loop.round import PPO, REWARD
 from manners.loop.session import Session

@@ -28,7 +28,7 @@ from manners.loop import session as session_module
 from manners.loop.session import Session
 from manners.models import versions
 from manners.reward import stored
-from manners.settings import Settings, SFTSettings
+from manners.settings import DPOSettings, Settings, SFTSettings
 from manners.store import Store
 from manners.store.tables import WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, Choice, Verdict
@@ -42,6 +42,8 @@ STAGES: dict[str, Stage] = {
     "reward": lambda session, resume: calls.train_reward(session, resume=resume),
     "ppo": lambda session, resume: calls.train_policy(session, resume=resume),
     "evaluation": lambda session, resume: calls.evaluate(session, resume=resume),
+    "phases": lambda session, resume: calls.compare_phases(session, resume=resume),
+    "dpo": lambda session, resume: calls.learn_directly(session, resume=resume),
 }
 
 
@@ -65,7 +67,8 @@ def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     rows = [{"prompt": f"sun {number}?", "response": "Yes, thank you."} for number in range(20)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     examples = SFTSettings(examples=str(file), batch=4, set_aside=0.2)
-    chosen = tiny.settings(model, checkpoint_every=0.0, sft=examples)
+    direct = DPOSettings(beta=0.5, passes=1, batch=8, learning_rate=0.003, kl_stop=1000.0, validation_prompts=4)
+    chosen = tiny.settings(model, checkpoint_every=0.0, sft=examples, dpo=direct)
     ppo = replace(chosen.ppo, batch=8, minibatch=4, epochs=1, kl_target=1.0)
     reward = replace(chosen.reward, members=1, epochs=1, curve=True)
     return replace(chosen, ppo=ppo, reward=reward)

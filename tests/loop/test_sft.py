@@ -295,12 +295,15 @@ def test_prompts_kept_for_evaluation_are_never_learned_from(begun: Session) -> N
     assert facts["dialogues"] + facts["set_aside"] == 23
 
 
-def test_a_model_without_a_template_is_given_one_and_keeps_it(tmp_path: Path) -> None:
+def test_a_model_without_a_template_is_given_one_and_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = save_tiny(tmp_path / "plain", chat_template=None)
     file = write(tmp_path / "talks.jsonl", [{"messages": talk(f"sun {n}?", FORM)} for n in range(24)])
     session = session_of(tmp_path, model, examples=str(file), epochs=12, learning_rate=0.02)
     facts = execute(SFT, session).facts
     assert facts["template"] == "chatml" and facts["loss_after"] < 0.5 * facts["loss_before"]
+    assert capsys.readouterr().err.count("million parameters on") == 1, "it is read once"
     # The rows of the markers are frozen below the cut, and so is the tied head: the end is learned all the same.
     settings = replace(session.settings, model=replace(session.settings.model, name="sft-1"))
     after = Session(session.workspace, settings).pretrained
