@@ -186,6 +186,24 @@ class GenerateTask:
 
 
 @dataclass(frozen=True)
+class ScoreTask:
+    """A file of prompts and responses, each to be scored."""
+
+    model: Model
+    workspace: str
+    """For ours."""
+    version: str
+    members: int
+    folder: str
+    """For the peer: the first member, exported."""
+    shift: float
+    """What to take off the exported model's logit."""
+    file: str = ""
+    batch: int = 1
+    """Rows per forward of the peer; ours has its own."""
+
+
+@dataclass(frozen=True)
 class Part:
     """A part of the work: how long it took, and what it needed."""
 
@@ -223,7 +241,7 @@ class Measurement:
         return self.units / self.seconds
 
 
-Task = TypeVar("Task", PPOTask, RewardTask, SFTTask, DPOTask, GenerateTask)
+Task = TypeVar("Task", PPOTask, RewardTask, SFTTask, DPOTask, GenerateTask, ScoreTask)
 
 
 def as_task(kind: type[Task], fields: dict[str, Any]) -> Task:

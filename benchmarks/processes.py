@@ -9,12 +9,22 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.contender import DPOTask, GenerateTask, Measurement, PPOTask, RewardTask, SFTTask, as_task, parse
+from benchmarks.contender import (
+    DPOTask,
+    GenerateTask,
+    Measurement,
+    PPOTask,
+    RewardTask,
+    ScoreTask,
+    SFTTask,
+    as_task,
+    parse,
+)
 from benchmarks.environments import interpreter
 from benchmarks.prepare import Inputs, Request, read_inputs
 
 ROOT = Path(__file__).parents[1]
-Task = PPOTask | RewardTask | SFTTask | DPOTask | GenerateTask
+Task = PPOTask | RewardTask | SFTTask | DPOTask | GenerateTask | ScoreTask
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,15 @@ def make_goal(workspace: Path, folder: Path, threads: int) -> PPOTask:
     """Export a workspace's reward model and make the task of learning from it, in a process of its own."""
     _run([sys.executable, "-m", "benchmarks.goal", str(workspace.absolute()), str(folder)], threads)
     return as_task(PPOTask, json.loads((folder / "goal.json").read_text(encoding="utf-8")))
+
+
+def make_score_task(workspace: Path, folder: Path, threads: int) -> ScoreTask:
+    """Export a workspace's reward model and make the task of scoring with it, as `make_goal` does."""
+    goal = make_goal(workspace, folder, threads)
+    assert goal.goal is not None
+    version = json.loads((workspace / "models" / goal.goal.version / "version.json").read_text(encoding="utf-8"))
+    members = len(version["shifts"])
+    return ScoreTask(goal.model, goal.goal.workspace, goal.goal.version, members, goal.goal.folder, goal.goal.shift)
 
 
 def make_random_model(folder: Path, layers: int, width: int, threads: int) -> str:

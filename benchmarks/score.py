@@ -1,26 +1,37 @@
-"""Bulk scoring: `python -m benchmarks.score`, rows a second of what `manners score` does."""
+"""Bulk scoring: `python -m benchmarks.score --workspace DIR`, beside a loop over a Hugging Face classifier.
+
+The rows are 2,000 answers in four parts. Each part goes to `manners score`'s own function with the whole ensemble of
+the newest reward model, and to that model's first member as `models export` writes it, in plain transformers: row by
+row, and in padded batches of 16 in the order of the file. Contenders take turns, each in a process of its own; only
+scoring is timed, from text to score. Behind it, what memory a tiny random model takes for few rows and for many.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import time
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 
-import torch
 import tyro
 
+from benchmarks.contender import Measurement
 from benchmarks.prepare import prompt_texts
+from benchmarks.processes import Contender, make_random_model, make_score_task, measure
 from benchmarks.publish import PAGE, here, replace_between
-from manners.loop.session import Session
-from manners.models import versions
-from manners.reward import stored
-from manners.reward.ensemble import Exchange, RewardModel, score_exchanges
-from manners.settings_load import from_dict
-from manners.types import FinishReason, Response, Role, Turn, VersionKind
-from manners.workspace import Workspace
+
+PARTS = 4
+ROWS = 2_000
+ANSWERS = 8
+"""To each prompt; who reads a prompt once for all of them saves the more, the more there are."""
+OURS, LOOP, BATCHES = "`manners score`", "transformers, row by row", "transformers, batches of 16"
 
 
 @dataclass(frozen=True)
@@ -29,41 +40,115 @@ class Options:
 
     workspace: Path = Path("demo")
     """Where the newest reward model comes from; `make demo` leaves such a folder."""
-    answers: int = 8
-    """To each prompt of the committed mix."""
     threads: int = os.cpu_count() or 1
+    rows: tuple[int, ...] = (10_000, 1_000_000)
+    """How many rows the memory of a tiny model is measured with; none leaves that out."""
+    parts: int = PARTS
+    """How many of the four parts are measured; none leaves that out."""
 
 
 def main(options: Options) -> None:
-    """Score the same answers with one member and with all, and publish the table."""
-    if not options.workspace.is_dir():
+    """Measure speed, then memory, and publish both."""
+    if options.parts and not options.workspace.is_dir():
         raise SystemExit(f"{options.workspace} is no workspace; run `make demo`, or name one with --workspace")
-    torch.set_num_threads(options.threads)
-    workspace = Workspace.open(options.workspace)
-    version = versions.describe(workspace, versions.latest(workspace, VersionKind.REWARD))
-    pretrained = Session(workspace, from_dict(version.settings)).pretrained
-    whole = stored.load_reward(workspace, version.name, pretrained)
-    trunk = pretrained.trunk
-    rows = list(exchanges(options.answers))
-    lines = ["| members | prompts read | rows/s |", "|---|---|---|"]
-    for members in sorted({1, len(whole.members)}):
-        reward = RewardModel(whole.members[:members], whole.shifts[:members], whole.scales[:members])
-        for name, shares in (("once an answer", False), ("once", True)):
-            given = replace(pretrained, trunk=replace(trunk, compute=replace(trunk.compute, shares_prompts=shares)))
-            begin = time.perf_counter()
-            count = sum(len(scored.mean) for scored in score_exchanges(reward, given, rows))
-            lines.append(f"| {members} | {name} | {count / (time.perf_counter() - begin):.1f} |")
-    lines += ["", f"{len(rows)} answers to {len(rows) // options.answers} prompts. {here()}"]
-    print("\n".join(lines))
-    replace_between(PAGE, "scoring", "\n".join(lines))
+    with tempfile.TemporaryDirectory(prefix="manners-score-") as scratch:
+        folder = Path(scratch)
+        if options.parts:
+            publish("scoring", speeds(options, folder))
+        if options.rows:
+            publish("scoring-memory", peaks(options, folder))
 
 
-def exchanges(answers: int) -> Iterator[Exchange]:
-    """Answer every prompt of the mix with other texts of it."""
+def publish(name: str, lines: Sequence[str]) -> None:
+    """Print a table, and put it on the page of benchmarks."""
+    text = "\n".join([*lines, "", here()])
+    print(text)
+    replace_between(PAGE, name, text)
+
+
+def speeds(options: Options, folder: Path) -> list[str]:
+    """Return the table of rows a second."""
+    task = make_score_task(options.workspace, folder, options.threads)
+    found: dict[str, list[Measurement]] = {OURS: [], LOOP: [], BATCHES: []}
+    size = ROWS // PARTS
+    rows = list(exchanges(ROWS))
+    for part in range(options.parts):
+        file = folder / f"part{part}.jsonl"
+        write(file, rows[part * size : (part + 1) * size])
+        ours, loop = replace(task, file=str(file)), replace(task, file=str(file), batch=1)
+        contenders = {
+            OURS: Contender("benchmarks.ours.score", ours),
+            LOOP: Contender("benchmarks.peers.score", loop),
+            BATCHES: Contender("benchmarks.peers.score", replace(loop, batch=16)),
+        }
+        for name in list(contenders) if part % 2 == 0 else reversed(contenders):
+            found[name].append(measure(contenders[name], options.threads, folder))
+            print(f"part {part + 1}, {name}: {found[name][-1].speed:.2f} rows/s", file=sys.stderr)
+    words = f"{options.parts * size} answers to {options.parts * size // ANSWERS} prompts"
+    return [*table(found), "", f"{words}; ours with {task.members} members, the others with the first of them."]
+
+
+def table(found: dict[str, list[Measurement]]) -> Iterator[str]:
+    """Yield the lines of the table: the median over the parts, and the ratio to ours with its spread."""
+    yield "| | rows/s | ours is so many times as fast [min, max] | peak of memory |"
+    yield "|---|---|---|---|"
+    for name, some in found.items():
+        ratios = [a.speed / b.speed for a, b in zip(found[OURS], some, strict=True)]
+        told = "" if name == OURS else f"**{median(ratios):.2f}** [{min(ratios):.2f}, {max(ratios):.2f}]"
+        memory = max(one.memory_bytes for one in some) / 1e9
+        yield f"| {name} | {median(one.speed for one in some):.1f} | {told} | {memory:.2f} GB |"
+
+
+def exchanges(count: int) -> Iterator[dict[str, str]]:
+    """Answer prompts of the mix with three other texts of it each, which is about as long as a short answer."""
     texts, order = prompt_texts(), random.Random(0)
-    for text in texts:
-        for other in order.sample(texts, answers):
-            yield (Turn(Role.USER, text),), Response(other, "benchmark", FinishReason.STOP)
+    asked = (text for text in cycle(texts) for _ in range(ANSWERS))
+    for text in islice(asked, count):
+        yield {"prompt": text, "response": " ".join(order.sample(texts, 3))}
+
+
+def peaks(options: Options, folder: Path) -> list[str]:
+    """Return the table of memory by number of rows, for a reward model that a tiny random model becomes."""
+    model = make_random_model(folder / "random", 2, 192, options.threads)
+    rows, workspace = list(exchanges(10_000)), str(folder / "tiny")
+    write(folder / "pairs.jsonl", [pair(rows[number], number) for number in range(0, 10_000, 40)])
+    _manners("init", workspace, "--model", model)
+    small = ("--set", "model.trainable_layers=1", "--set", "reward.curve=false", "--set", "reward.epochs=1")
+    _manners("comparisons", "import", str(folder / "pairs.jsonl"), "--workspace", workspace)
+    _manners("reward", "--workspace", workspace, *small)
+    lines = ["| rows | peak of memory | rows/s |", "|---|---|---|"]
+    for count in options.rows:
+        file, output = folder / "many.jsonl", folder / f"scores{count}.jsonl"
+        write(file, islice(cycle(rows), count))
+        done = _manners("score", str(file), "--output", str(output), "--workspace", workspace)
+        if done["scored"] != count:
+            raise SystemExit(f"{count} rows, and {done['scored']} of them scored")
+        lines.append(f"| {count:,} | {done['peak_memory_bytes'] / 1e6:,.0f} MB | {done['rows_per_second']:,.0f} |")
+        print(lines[-1], file=sys.stderr)
+    return lines
+
+
+def pair(row: dict[str, str], number: int) -> dict[str, str]:
+    """Make a pair of an answer and half of it, the longer one chosen half of the time."""
+    whole, half = row["response"], row["response"][: len(row["response"]) // 2]
+    chosen, rejected = (whole, half) if number % 80 else (half, whole)
+    return {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+
+
+def write(file: Path, rows: Iterator[dict[str, str]] | Sequence[dict[str, str]]) -> None:
+    """Write rows as JSONL, one at a time."""
+    with file.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _manners(*words: str) -> dict[str, float]:
+    """Run a command of manners, and return what it says as JSON."""
+    command = [str(Path(sys.executable).parent / "manners"), *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 if __name__ == "__main__":

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import contender, goal
 from benchmarks.contender import PPOTask, as_task
 from benchmarks.ours import ppo
+from benchmarks.peers import score as peer
 from manners.feedback import crowd
+from manners.loop.session import Session
+from manners.reward import stored
+from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.text import Rendered, collate
+from manners.types import FinishReason, Response, Role, Turn
+from manners.workspace import Workspace
 from tests.loop import calls, tiny
 from tests.worlds import save_tiny
 
@@ -52,3 +58,19 @@ def test_the_exported_reward_is_that_of_ours_and_ours_learns_from_it(
     found = contender.parse(capsys.readouterr().out.splitlines()[-1])
     assert len(found.curve) == 2 and found.units == 4
     assert max(abs(score) for _, score in found.curve) < 5, "scores are in standard deviations of the initial model's"
+
+
+def test_whoever_scores_in_plain_transformers_comes_to_the_first_member_s_scores(task: PPOTask, tmp_path: Path) -> None:
+    assert task.goal is not None
+    session = Session(Workspace.open(tmp_path / "project"), tiny.settings(tmp_path / "model"))
+    reward = stored.load_reward(session.workspace, task.goal.version, session.pretrained)
+    first = RewardModel(reward.members[:1], reward.shifts[:1], reward.scales[:1])
+    rows = [{"prompt": f"sun {number}?", "response": "moon " * (1 + number % 5)} for number in range(9)]
+    answers = [Response(row["response"], "file", FinishReason.STOP) for row in rows]
+    asked = [((Turn(Role.USER, row["prompt"]),), one) for row, one in zip(rows, answers, strict=True)]
+    ours = [score for some in score_exchanges(first, session.pretrained, asked) for score in some.mean.tolist()]
+    tokenizer = AutoTokenizer.from_pretrained(task.goal.folder)
+    exported = AutoModelForSequenceClassification.from_pretrained(task.goal.folder)
+    for batch in (1, 4):
+        theirs = [score - task.goal.shift for score in peer.scores(exported, tokenizer, rows, batch)]
+        assert theirs == pytest.approx(ours, abs=1e-4)
