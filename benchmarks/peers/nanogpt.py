@@ -34,6 +34,10 @@ class Task:
     """A .npy file of token ids: documents one behind the other, each between BOS and EOS."""
     held_out: str
     """The same of what is set aside."""
+    held_rows: str
+    """The same text in rows of `row` + 1, each of which begins with BOS."""
+    held_targets: str
+    """What is predicted of each; below 0 counts nothing."""
     held_out_bytes: int
     special: int
     """Ids below it are special tokens, which count nothing."""
@@ -48,6 +52,15 @@ class Task:
     rate: float
     seed: int
     measures: int = 10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is set aside, in two layouts."""
+
+    stream: Tensor
+    rows: Tensor
+    targets: Tensor
 
 
 class Rotary(nn.Module):
@@ -121,21 +134,30 @@ class Model(nn.Module):
 
 
 @torch.no_grad()
-def bits(model: Model, stream: Tensor, task: Task) -> float:
-    """Return bits a byte of the held-out stream, read in blocks, each of its text's tokens predicted once."""
-    nats = 0.0
-    for start in range(0, len(stream) - 1, task.row):
-        block = stream[start : start + task.row + 1]
-        targets = torch.where(block[1:] < task.special, -1, block[1:])
-        if bool((targets >= 0).any()):
-            nats += float(model(block[None, :-1], targets[None])) * int((targets >= 0).sum())
-    return nats / math.log(2) / task.held_out_bytes
+def bits(model: Model, held: HeldOut, task: Task) -> float:
+    """Return bits a byte of what is held out, as a stream or in rows, whichever is better."""
+    stream, rows, targets = held.stream, held.rows, held.targets
+    blocks = [stream[start : start + task.row + 1] for start in range(0, len(stream) - 1, task.row)]
+    as_stream = nats(model, [(one[:-1], torch.where(one[1:] < task.special, -1, one[1:])) for one in blocks])
+    in_rows = nats(model, [(row[:-1], target) for row, target in zip(rows, targets, strict=True)])
+    return min(as_stream, in_rows) / math.log(2) / task.held_out_bytes
+
+
+def nats(model: Model, some: list[tuple[Tensor, Tensor]]) -> float:
+    """Return the loss of all targets, in nats."""
+    counts = [int((targets >= 0).sum()) for _, targets in some]
+    losses = [
+        float(model(ids[None], targets[None])) if n else 0.0 for (ids, targets), n in zip(some, counts, strict=True)
+    ]
+    return sum(loss * n for loss, n in zip(losses, counts, strict=True))
 
 
 def train(task: Task) -> list[tuple[float, float]]:
     """Return seconds of training so far, and bits a byte of what is held out, at each measurement."""
     torch.manual_seed(task.seed)
-    stream, held = (torch.from_numpy(np.load(file).astype(np.int64)) for file in (task.train, task.held_out))
+    files = (task.train, task.held_out, task.held_rows, task.held_targets)
+    stream, held_stream, rows, targets = (torch.from_numpy(np.load(file).astype(np.int64)) for file in files)
+    held = HeldOut(held_stream, rows, torch.where(targets < 0, -1, targets))
     model = Model(task)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
