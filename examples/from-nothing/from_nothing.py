@@ -60,9 +60,9 @@ class Chosen:
     """Where all of it goes; a folder in which this was begun is gone on with."""
     seed: int = 0
     """Every random choice follows from it."""
-    megabytes: float = 4.0
+    megabytes: float = 16.0
     """Of stories to learn to write from."""
-    pairs: int = 2500
+    pairs: int = 12_000
     """Of request and story, to learn to answer from."""
     train: int = 128
     """Requests that are answered three times each, for the crowd to compare; PPO's too."""
