@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from itertools import count
+from itertools import accumulate, count
 from typing import TypeVar
 
 from manners.errors import MannersError
@@ -201,15 +201,15 @@ def limits(weights: Mapping[Who, float], other: float, share: float) -> dict[Who
     and none is set.
     """
     busiest = sorted((user for user in weights if weights[user]), key=lambda u: -weights[u])
-    rest = other + sum(weights.values())
-    for cut, user in enumerate([*busiest, None]):
+    # Summed up from the lightest: one after the other taken off the whole leaves what is no weight, and may be below 0.
+    rests = [*accumulate((weights[user] for user in reversed(busiest)), initial=other)][::-1]
+    for cut, (user, rest) in enumerate(zip([*busiest, None], rests, strict=True)):
         # With the `cut` busiest at the limit: c = share (rest + cut c), rest being what all others weigh.
         if cut * share >= 1:
             return {}
         limit = share * rest / (1 - cut * share)
         if user is None or weights[user] <= limit:
-            return {one: limit / weights[one] for one in busiest[:cut]} if limit else {}
-        rest -= weights[user]
+            return {one: limit / weights[one] for one in busiest[:cut] if limit < weights[one]} if limit else {}
     return {}
 
 

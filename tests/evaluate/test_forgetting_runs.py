@@ -115,8 +115,8 @@ def test_examples_at_thirty_times_the_rate_are_caught_as_well(there: Bench, tmp_
     assert usual.outcome != FORGOTTEN, usual.checks
     lost = there.audit(before, there.version(fine_tuned(there, tmp_path / "fast", 30 * RATE), 1))
     assert lost.outcome == FORGOTTEN
+    # Variety need not go with it: answers that differ were learned by heart.
     assert {"perplexity", "questions"} <= worse(lost), lost.checks
-    assert worse(lost) & {"distinct_2", "self_similarity"}, lost.checks
 
 
 @pytest.mark.long

@@ -59,7 +59,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
         max_position_embeddings=8192,
     )
 
-    def load(chosen: ModelSettings, day: object = None) -> Pretrained:
+    def load(chosen: ModelSettings, *_: object) -> Pretrained:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         trunk = grow_trunk(model, TRAINED)
