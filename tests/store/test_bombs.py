@@ -134,7 +134,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "Arrow with one text in all rows": arrow({"prompt": shared(5 * MEGA, 1000)}, None),
     "Arrow with numbers of nothing": arrow({"x": lambda: pa.array(np.zeros(40_000_000, np.int64))}),
     "zeros in gz": lines("x.jsonl.gz", lambda: bytes(300 * MEGA)),
-    "lines in gz": lines("x.jsonl.gz", lambda: b'{"prompt": "a"}\n' * (20 * MEGA)),
+    "lines in gz": lines("x.jsonl.gz", lambda: (b'{"prompt": "' + b"a" * 1000 + b'"}\n') * (300 * 1024)),
     "zeros in zst": lines("x.jsonl.zst", lambda: bytes(300 * MEGA)),
     "a sheet of commas in zst": lines("x.csv.zst", lambda: b"prompt\n" + b"a\n" * (100 * MEGA)),
     "gz in gz": lines("x.jsonl.gz", in_gz_in_zst),
