@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,9 @@ from tests.loop import tiny
 from tests.worlds import save_tiny
 
 TAUGHT = SFTSettings(epochs=2, batch=8, set_aside=0.2)
+LONG = replace(tiny.SETTINGS.sample, max_new_tokens=128)
+"""A random model seldom ends an answer, and what is cut off is no example."""
+ENDED = replace(tiny.FIGURES, weights=replace(tiny.FIGURES.weights, brevity=9.0))
 FILE = Path(__file__).parents[2] / "examples" / "own-pairs" / "compare.py"
 
 
@@ -45,15 +49,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(example: ModuleType, root: Path) -> dict[str, Any]:
     direct = DPOSettings(beta=0.5, passes=2, batch=8, learning_rate=0.003, kl_stop=1000.0, validation_prompts=6)
-    settings = tiny.settings(save_tiny(root / "model"), dpo=direct, sft=TAUGHT)
+    settings = tiny.settings(save_tiny(root / "model"), dpo=direct, sft=TAUGHT, sample=LONG)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
+        patch.setitem(crowd.TASTES, ENDED.name, ENDED)
         workspace = Workspace.create(root / "crowd")
         example.label_by_crowd(workspace, settings, 20, tiny.PROMPTS)
         facts: dict[str, Any] = example.compare(workspace, settings)
         return facts
 
 
+@pytest.mark.long
 def test_every_method_learns_from_the_same_verdicts(example: ModuleType, found: dict[str, Any], root: Path) -> None:
     assert [row["method"] for row in found["rows"]] == ["SFT", "DPO", "best of 1", "PPO"]
     reports = {name: json.loads((root / "crowd" / "runs" / f"{name}.json").read_text()) for name in ("dpo", "reward")}
@@ -68,6 +73,7 @@ def test_every_method_learns_from_the_same_verdicts(example: ModuleType, found: 
     assert not list(Workspace.open(root / "crowd").models.glob("policy-3")), "the trial of PPO's speed is thrown away"
 
 
+@pytest.mark.long
 def test_who_wins_is_said_by_the_duel(found: dict[str, Any]) -> None:
     assert list(found["duels"]) == ["PPO over DPO", "DPO over SFT", "PPO over SFT"]
     for name, (_, low, high) in found["duels"].items():
@@ -90,6 +96,7 @@ def test_whoever_wins_is_said_to_win(example: ModuleType, interval: tuple[float,
         assert says in example.Duel("PPO", "DPO", "policy-2", "policy-1", found).sentence(True)
 
 
+@pytest.mark.long
 def test_people_judge_pairs_of_ones_own(example: ModuleType, found: dict[str, Any], root: Path) -> None:
     assert found["rows"]
     file = root / "pairs.jsonl"
@@ -97,7 +104,7 @@ def test_people_judge_pairs_of_ones_own(example: ModuleType, found: dict[str, An
     rows = [json.loads(line) | {"annotator_kind": "human"} for line in file.read_text(encoding="utf-8").splitlines()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     direct = DPOSettings(passes=1, batch=8, learning_rate=0.003, validation_prompts=4, kl_stop=1000.0)
-    settings = tiny.settings(root / "model", dpo=direct, sft=TAUGHT)
+    settings = tiny.settings(root / "model", dpo=direct, sft=TAUGHT, sample=LONG)
     workspace = Workspace.create(root / "own")
     store = Session(workspace, settings).store
     for use in (PromptUse.VALIDATE, PromptUse.EVALUATE):

@@ -171,6 +171,9 @@ def test_a_template_that_cannot_mark_what_an_assistant_said(
 def test_a_model_that_is_missing(
     command: str, name: str, says: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pairs = [{"prompt": f"sun {n}?", "chosen": "moon", "rejected": "sky"} for n in range(9)]
+    file = write(tmp_path / "pairs.jsonl", pairs)
+    assert main(["comparisons", "import", str(file), "--workspace", str(work)]) == 0
     talks = write(tmp_path / "talks.jsonl", dialogues(9))
     line = [command, "--workspace", work, "--set", f"sft.examples={talks}", "--set", f"model.name={name}"]
     assert_says(refused(capsys, *line), says)
@@ -190,7 +193,7 @@ def process(*argv: object, cwd: Path) -> subprocess.Popen[str]:
 def long_run(work: Path, folder: Path) -> list[object]:
     """A run of `sft` that takes minutes, with a checkpoint at every occasion."""
     talks = write(folder / "talks.jsonl", dialogues(40))
-    sets = {"sft.examples": talks, "sft.epochs": 900, "sft.batch": 2, "checkpoint_every": 0}
+    sets = {"sft.examples": talks, "sft.epochs": 100, "sft.batch": 2, "checkpoint_every": 0}
     return [
         "sft",
         "--workspace",
@@ -225,8 +228,9 @@ def test_ctrl_c_in_the_middle_is_one_word_and_the_run_goes_on(work: Path, tmp_pa
     # With other settings it does not go on; as it was begun, it does.
     other = process(*line, "--resume", "--set", "sft.batch=3", cwd=tmp_path)
     assert_says(other.communicate(timeout=90)[1], r"was begun with sft\.batch = 2, and now it is 3")
+    before = set((work / "runs" / "sft").glob("checkpoint-*"))
     again = process(*line, "--resume", cwd=tmp_path)
-    until(lambda: len(list((work / "runs" / "sft").glob("checkpoint-*"))) == 2, again)
+    until(lambda: bool(set((work / "runs" / "sft").glob("checkpoint-*")) - before), again)
     again.send_signal(signal.SIGINT)
     assert "going on after" in again.communicate(timeout=60)[1]
 
@@ -247,6 +251,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(command: str, model
         line += ["--set", f"model.name={model}", "--set", "model.trainable_layers=all"]
         if command == "pretrain":
             line = ["pretrain", "--workspace", work, "--text", text, "--depth", 2, "--set", "checkpoint_every=0"]
+            line += ["--set", "pretrain.set_aside=0.3"]
         run = process(*line, cwd=tmp_path)
         out, err = run.communicate(timeout=300)
         assert run.returncode == 1 and not out and "Traceback" not in err, err
