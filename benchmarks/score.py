@@ -120,7 +120,7 @@ def peaks(options: Options, folder: Path) -> list[str]:
     for count in options.rows:
         file, output = folder / "many.jsonl", folder / f"scores{count}.jsonl"
         write(file, islice(cycle(rows), count))
-        done = _manners("score", str(file), "--output", str(output), "--workspace", workspace)
+        done = _manners("score", "reward-1", str(file), "--output", str(output), "--workspace", workspace)
         if done["scored"] != count:
             raise SystemExit(f"{count} rows, and {done['scored']} of them scored")
         lines.append(f"| {count:,} | {done['peak_memory_bytes'] / 1e6:,.0f} MB | {done['rows_per_second']:,.0f} |")
