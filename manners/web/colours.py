@@ -16,8 +16,10 @@ _NAMES = (
     " swift tex latex toml ts tsx typescript xml yaml yml zsh"
 )
 LANGUAGES = frozenset(_NAMES.split())
-"""What is coloured; another language is shown in one colour, and so are C# and makefiles, whose lexers take seconds over
-4,000 characters that were written to hold them up."""
+"""What is coloured; another language is shown in one colour.
+
+So are C# and makefiles, whose lexers take seconds over 4,000 characters that were written to hold them up.
+"""
 KINDS = (
     (Token.Comment, "comment"),
     (Token.Keyword, "keyword"),

@@ -10,6 +10,7 @@ from html import escape, unescape
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererProtocol
+from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
@@ -36,7 +37,7 @@ def add_formulas(markdown: MarkdownIt) -> None:
     """Teach a parser the four ways in which mathematics is written."""
     markdown.use(dollarmath_plugin, allow_labels=False, double_inline=True, allow_space=False, allow_digits=False)
     markdown.inline.ruler.before("math_inline", "math_bracket", _bracket)
-    interrupts = {"alt": ["paragraph", "blockquote", "list"]}
+    interrupts: RuleOptionsType = {"alt": ["paragraph", "blockquote", "list"]}
     markdown.block.ruler.before("math_block", "math_bracket_block", _bracket_block, interrupts)
     for kind in ("math_inline", "math_inline_double", "math_block"):
         markdown.add_render_rule(kind, _render)

@@ -27,6 +27,8 @@ from manners.web.letters import follows, letters, without_tags
 
 LONGEST_TEXT = 20_000
 """Characters; what is longer is shown as plain text, since its structure could take minutes to work out."""
+CUT_OFF = '<p class="hint">The length limit cut this answer off.</p>'
+"""Under an answer that its writer did not end: whoever reads must know that it is no fault of the sentence."""
 DEEPEST = 40
 """Lists and quotes within each other: a list counts twice. What is deeper is shown as it was written."""
 LONGEST_NUMBER = 4
