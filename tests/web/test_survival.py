@@ -14,10 +14,11 @@ from starlette.responses import StreamingResponse
 
 from manners.settings import Settings
 from manners.store.chats import Chats
+from manners.store.tokens import TokenUse
 from manners.types import Annotator, AnnotatorKind, FinishReason
 from manners.web.site import Site
 from manners.workspace import Workspace
-from tests.web.conftest import Place, serve
+from tests.web.conftest import NOWHERE, Place, enter, serve
 from tests.web.scripted import Scripted
 from tests.web.test_chat import Open, begin, say, serving, site_of
 from tests.web.test_openai import hosting, listening
@@ -186,3 +187,15 @@ def test_a_kill_in_mid_stream_loses_no_message(alone: Place, open_page: Callable
                 expect(page.get_by_text("The connection is lost")).to_be_visible()
                 assert page.evaluate(drafts) == [f"Message {turn}"]
                 expect(page.locator(".turn.user")).to_have_text(f"Message {turn}")
+
+
+def test_a_reload_makes_no_second_invitation(place: Place, open_page: Callable[..., Page]) -> None:
+    with serve(place.folder, "--upstream", NOWHERE) as server:
+        page = enter(open_page(server.url + place.link("olga")))
+        page.goto(f"{server.url}/accounts")
+        page.get_by_role("button", name="Make a link").click()
+        expect(page.get_by_text("A link for one annotator")).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("button", name="Make a link")).to_be_visible()
+        expect(page.get_by_text("A link for one annotator")).to_have_count(0)
+    assert [token.use for token in place.accounts.tokens() if token.use is TokenUse.INVITATION] == [TokenUse.INVITATION]
