@@ -318,12 +318,16 @@ class ServeSettings:
     """Share of comparisons that a person has judged before, to measure how far they agree with themselves."""
     lease: Annotated[float, Range(1.0, 1_440.0)] = 15.0
     """Minutes for which a comparison that is shown to somebody is kept from others."""
+    shortest_view: Annotated[int, Range(0, 10_000)] = 400
+    """Milliseconds that a pair must have been visible before a verdict counts: a double click sees no second one."""
     retire_after: Annotated[int, Range(1, 100)] = 3
     """People who must skip a comparison before nobody is asked any more."""
     chat_ask: Annotated[float, Range(0.0, 1.0)] = 0.15
     """Share of turns in a chat on which two answers are shown and the person is asked which is better."""
     share_chats: bool = False
     """Whether comparisons from chats are also put before other annotators."""
+    allow_origins: str = ""
+    """Sites whose pages may call `/v1` from a browser, with spaces between them (https://app.example.org), or `*`."""
     answers_a_second: Annotated[float, Range(0.01, 10_000.0)] = 10.0
     """Answers a second that one account gets on `/v1` in the long run; 128 at once, the most of one request."""
 

@@ -25,7 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 PUBLIC = ("arxiv.org", "doi.org", "github.com", "huggingface.co")
 """Sites that a page may link to: anybody can open them, and they stay."""
-EXAMPLES = ("127.0.0.1:8000", "127.0.0.1:8001", "192.168.1.20:8000", "labels.example.org")
+EXAMPLES = ("127.0.0.1:8000", "127.0.0.1:8001", "192.168.1.20:8000", "labels.example.org", "app.example.org")
 """Where a reader's own servers are, in examples."""
 FOLDER = re.compile(r"(?<![\w.~}/-])/(?:home|root|tmp|Users|var|work)/\w+")
 HOST = re.compile(r"\bhttps?://([^\s/)>\"'`]+)")

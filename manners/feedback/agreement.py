@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.feedback.statistics import bootstrapped, cluster_bootstrap_share, crossed_share, resampled, wilson
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    DrawnHow,
+    Interval,
+    Verdict,
+    latest_verdicts,
+)
 
 RESAMPLES = 1000
 CHOICES = (Choice.LEFT, Choice.RIGHT, Choice.TIE)
@@ -18,6 +28,8 @@ CHOICES = (Choice.LEFT, Choice.RIGHT, Choice.TIE)
 SMOOTHING = 1.0
 """Verdicts of each kind that an annotator is given beforehand: nobody is perfect after three of them."""
 STEPS = 200
+READ_A_SECOND = 100
+"""Characters that nobody reads more of in a second: a thousand words a minute."""
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +50,8 @@ class Habits:
     """Share of repeats answered as before."""
     gold: Interval | None
     """Share of known verdicts met."""
+    unread: int = 0
+    """Verdicts on two answers that nobody can have read in the time that they were visible, skips left out."""
 
 
 def counted(comparison: Comparison, kind: AnnotatorKind) -> dict[Annotator, Choice]:
@@ -130,6 +144,7 @@ def habits(
     seconds: defaultdict[Annotator, list[float]] = defaultdict(list)
     repeats: defaultdict[Annotator, list[bool]] = defaultdict(list)
     gold: defaultdict[Annotator, list[bool]] = defaultdict(list)
+    unread = Counter[Annotator]()
     for comparison in comparisons:
         before: dict[Annotator, Choice] = {}
         for verdict in comparison.verdicts:
@@ -140,6 +155,7 @@ def habits(
             sided[who] += verdict.choice in (Choice.LEFT, Choice.RIGHT)
             if verdict.seconds is not None:
                 seconds[who].append(verdict.seconds)
+                unread[who] += _cannot_be_read(comparison, verdict)
             if verdict.drawn is DrawnHow.REPEAT and who in before:
                 repeats[who].append(before[who] is verdict.choice)
             if (right := (known or {}).get(comparison.id or 0)) and verdict.choice is not Choice.SKIP:
@@ -155,9 +171,17 @@ def habits(
             reliable.get(who),
             wilson(sum(repeats[who]), len(repeats[who])) if repeats[who] else None,
             wilson(sum(gold[who]), len(gold[who])) if gold[who] else None,
+            unread[who],
         )
         for who, count in verdicts.most_common()
     ]
+
+
+def _cannot_be_read(comparison: Comparison, verdict: Verdict) -> bool:
+    """Return whether a verdict came sooner than anybody reads; in a chat the answers were there while they grew."""
+    if verdict.seconds is None or verdict.choice is Choice.SKIP or comparison.asked_how is AskedHow.CHAT:
+        return False
+    return verdict.seconds * READ_A_SECOND < len(comparison.left.text) + len(comparison.right.text)
 
 
 def reliability(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> dict[Annotator, float]:

@@ -38,6 +38,7 @@ from manners.types import (
     Choice,
     Comparison,
     Dialogue,
+    FinishReason,
     Response,
     Role,
     Turn,
@@ -74,6 +75,17 @@ class Said:
     text: str
     response: int | None = None
     thumb: int = 0
+    finish_reason: FinishReason | None = None
+    """Of an answer; UNKNOWN where its reader stopped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Two answers that nobody has chosen between yet, in the order in which they were shown."""
+
+    comparison: int
+    responses: tuple[int, int]
+    texts: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,23 @@ class Chats:
         with self._store.read() as connection:
             conversation = _conversation(connection, annotator, key)
             return _turns(connection, conversation, annotator)
+
+    def waiting(self, annotator: Annotator, key: str) -> Waiting | None:
+        """Return the latest turn's two answers where no choice was made; None otherwise. Raises NoSuchChat."""
+        left, right = aliased(ResponseRow), aliased(ResponseRow)
+        with self._store.read() as connection:
+            conversation = _conversation(connection, annotator, key)
+            newest = select(func.max(MessageRow.id)).where(MessageRow.conversation_id == conversation)
+            judged = select(VerdictRow.id).where(VerdictRow.comparison_id == MessageRow.comparison_id, STANDING)
+            row = connection.execute(
+                select(ComparisonRow.id, left.id.label("one"), left.text, right.id.label("other"), right.text)
+                .select_from(MessageRow)
+                .join(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
+                .join(left, ComparisonRow.left_id == left.id)
+                .join(right, ComparisonRow.right_id == right.id)
+                .where(MessageRow.id == newest.scalar_subquery(), ~judged.exists())
+            ).first()
+        return None if row is None else Waiting(row[0], (row[1], row[3]), (row[2], row[4]))
 
     def say(
         self,
@@ -277,7 +306,7 @@ def _check_own(connection: Connection, annotator: Annotator, response: int) -> N
 
 def _turns(connection: Connection, conversation: int, annotator: Annotator) -> list[Said]:
     messages = connection.execute(
-        select(MessageRow.text, MessageRow.response_id, ResponseRow.text.label("answer"))
+        select(MessageRow.text, MessageRow.response_id, ResponseRow.text.label("answer"), ResponseRow.finish_reason)
         .outerjoin(ResponseRow, MessageRow.response_id == ResponseRow.id)
         .where(MessageRow.conversation_id == conversation)
         .order_by(MessageRow.id)
@@ -292,7 +321,13 @@ def _turns(connection: Connection, conversation: int, annotator: Annotator) -> l
     return [
         Said(Role.USER, message.text or "")
         if message.response_id is None
-        else Said(Role.ASSISTANT, message.answer, message.response_id, latest.get(message.response_id, 0))
+        else Said(
+            Role.ASSISTANT,
+            message.answer,
+            message.response_id,
+            latest.get(message.response_id, 0),
+            FinishReason(message.finish_reason),
+        )
         for message in messages
     ]
 

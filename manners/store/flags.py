@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store.annotators import annotator_id
+from manners.store.records import from_messages
 from manners.store.store import Store
-from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, ResponseRow
+from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, PromptRow, ResponseRow
 from manners.store.texts import GONE
-from manners.types import Annotator
+from manners.types import Annotator, Dialogue
 
 
 class FlagReason(StrEnum):
@@ -39,6 +40,8 @@ class Flag:
     comparison: int | None
     texts: tuple[str, ...]
     """The responses that it is about."""
+    prompt: Dialogue = ()
+    """What they answer."""
 
 
 def raise_flag(
@@ -66,12 +69,20 @@ def undecided(store: Store) -> list[Flag]:
     """Return the reports that nobody has decided about, oldest first."""
     left, right, single = aliased(ResponseRow), aliased(ResponseRow), aliased(ResponseRow)
     query = (
-        select(FlagRow, AnnotatorRow.name, left.text.label("left"), right.text.label("right"), single.text.label("one"))
+        select(
+            FlagRow,
+            AnnotatorRow.name,
+            PromptRow.turns,
+            left.text.label("left"),
+            right.text.label("right"),
+            single.text.label("one"),
+        )
         .join(AnnotatorRow, FlagRow.annotator_id == AnnotatorRow.id)
         .outerjoin(ComparisonRow, FlagRow.comparison_id == ComparisonRow.id)
         .outerjoin(left, ComparisonRow.left_id == left.id)
         .outerjoin(right, ComparisonRow.right_id == right.id)
         .outerjoin(single, FlagRow.response_id == single.id)
+        .outerjoin(PromptRow, PromptRow.id == func.coalesce(left.prompt_id, single.prompt_id))
         .where(FlagRow.resolved_at.is_(None))
         .order_by(FlagRow.id)
     )
@@ -86,6 +97,7 @@ def undecided(store: Store) -> list[Flag]:
             row.created_at,
             row.comparison_id,
             tuple(text for text in (row.left, row.right, row.one) if text is not None),
+            from_messages(row.turns),
         )
         for row in rows
     ]

@@ -47,7 +47,7 @@ PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
 """Comparisons from somebody's conversation."""
 # What every request asks is built once: that takes longer than running it.
 _VIEW = (
-    select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged)
+    select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.created_at)
     .join(AnnotatorRow)
     .where(ViewRow.token == bindparam("view"), IS_NAMED)
 )
@@ -56,6 +56,19 @@ _CHOICE = select(VerdictRow.choice).where(VerdictRow.view_id == bindparam("view"
 
 class NoSuchView(MannersError):
     """What is answered was not shown to whoever answers."""
+
+
+class TooSoon(MannersError):
+    """What is answered was not visible for long enough to be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was said about a pair beside the choice."""
+
+    strength: int | None
+    reasons: tuple[str, ...]
+    comment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,8 @@ class Shown:
     right: str
     cut_off: tuple[bool, bool] = (False, False)
     """Whether the length limit, and not its writer, ended the left answer, and the right one."""
+    before: Beside | None = None
+    """What its annotator said and took back, where it is shown again for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,7 @@ class Given:
     reasons: tuple[str, ...] = ()
     comment: str = ""
     seconds: float | None = None
+    """For how long the pair had been visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +187,23 @@ def _texts() -> Select[Any, str, str, str, str]:
     )
 
 
-def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[int, Choice]:
+def answer(
+    annotator: Annotator, given: Given, connection: Connection, *, shortest: timedelta = timedelta(0)
+) -> tuple[int, Choice]:
     """Store a verdict unless its view has one; return its comparison, and the choice as it is stored.
 
-    Raises NoSuchView.
+    Raises NoSuchView; TooSoon where the page says that the pair was visible for less than `shortest`, or where less
+    time has passed since it was given out.
     """
     view = _view(connection, annotator, given.view)
     stored = connection.execute(_CHOICE, {"view": view.id}).scalar_one_or_none()
     if stored is not None:
         return view.comparison_id, Choice(stored)
+    visible = datetime.now(UTC) - view.created_at
+    if given.seconds is not None:
+        visible = min(visible, timedelta(seconds=given.seconds))
+    if visible < shortest:
+        raise TooSoon(f"this pair was not visible for {shortest / timedelta(milliseconds=1):.0f} ms: look at it first")
     verdict = Verdict(
         choice=given.choice.swapped() if view.exchanged else given.choice,
         annotator=annotator,
@@ -193,11 +217,17 @@ def answer(annotator: Annotator, given: Given, connection: Connection) -> tuple[
     return view.comparison_id, verdict.choice
 
 
-def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
-    """Take back the latest verdict that came from a view, and return what is to be shown again, sides as before."""
+def withdraw(annotator: Annotator, connection: Connection) -> tuple[Draw, Beside] | None:
+    """Take back the latest verdict that came from a view.
+
+    Return what is to be shown again, sides as before, and what was said about it.
+    """
     query = (
         select(
             VerdictRow.id,
+            VerdictRow.strength,
+            VerdictRow.reasons,
+            VerdictRow.comment,
             ViewRow.comparison_id,
             ViewRow.exchanged,
             ViewRow.drawn,
@@ -214,7 +244,8 @@ def withdraw(annotator: Annotator, connection: Connection) -> Draw | None:
     if row is None:
         return None
     connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
-    return Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)
+    draw = Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)
+    return draw, Beside(row.strength, tuple(row.reasons), row.comment)
 
 
 def flag(annotator: Annotator, view: str, reason: FlagReason, note: str, connection: Connection) -> int:
@@ -224,7 +255,7 @@ def flag(annotator: Annotator, view: str, reason: FlagReason, note: str, connect
     return comparison
 
 
-def _view(connection: Connection, annotator: Annotator, view: str) -> Row[int, int, bool]:
+def _view(connection: Connection, annotator: Annotator, view: str) -> Row[int, int, bool, datetime]:
     row = connection.execute(_VIEW, {"view": view} | named(annotator)).first()
     if row is None:
         raise NoSuchView("this pair was not shown to you: open the labelling page again")

@@ -16,6 +16,7 @@ from manners.web import auth, chat, dashboard, label, log, openai, people, progr
 from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.faults import Faults
 from manners.web.gate import Gate
+from manners.web.prefix import Prefix
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield
 from manners.web.site import FOLDER, Site
@@ -34,6 +35,7 @@ def create_app(site: Site) -> FastAPI:
     app.router.route_class = Gate
     app.add_middleware(Faults)
     app.add_middleware(Shield, site=site)
+    app.add_middleware(Prefix, prefix=site.prefix)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     for page in (auth, chat, dashboard, label, log, openai, people, programs):
         app.include_router(page.router)

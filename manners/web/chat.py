@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,21 +14,21 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
 
-from manners.errors import MannersError
 from manners.loop.erase import sweep
-from manners.models.requests import Done, Failed, GenerationRequest, Phase
+from manners.models.requests import GenerationRequest, Phase
 from manners.store import deletions
 from manners.store.audit import Event
-from manners.store.chats import Chats, Said, dialogue
+from manners.store.chats import Chats, dialogue
 from manners.store.flags import FlagReason
 from manners.store.redaction import Redacted
-from manners.types import Choice, Response, Sampling
-from manners.web.auth import Chatter, Exporter, Visitor, refuse_if
+from manners.types import Choice, Role
+from manners.web.answering import answer, ending
+from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.gate import Gate
-from manners.web.identity import Neutral, names_of
 from manners.web.limits import GENERATIONS
+from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
-from manners.web.shapes import Number, Text
+from manners.web.shapes import Number, Text, problem
 from manners.web.site import Here, Site, noted
 
 _rng = random.SystemRandom()
@@ -72,7 +69,8 @@ class Complaint(BaseModel):
 async def page(request: Request, visitor: Chatter, site: Here) -> HTTPResponse:
     """Show the page."""
     effect = await to_thread.run_sync(Chats(site.store).effect, visitor.annotator)
-    return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect)
+    shortest = site.settings.serve.shortest_view
+    return site.page(request, "chat.html.j2", reasons=list(FlagReason), effect=effect, shortest=shortest)
 
 
 @router.get("/chat/state")
@@ -134,20 +132,37 @@ async def report(body: Complaint, visitor: Chatter, site: Here) -> HTTPResponse:
 
 @router.get("/chat/{key}")
 async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
-    """Give what was said in a conversation."""
+    """Give what was said in a conversation, and the two answers between which a choice is to be made."""
 
-    def render() -> list[dict[str, Any]]:
-        said = Chats(site.store).read(visitor.annotator, key)
-        return [
-            {"role": one.role, "html": to_html(one.text), "response": one.response, "thumb": one.thumb} for one in said
+    def render() -> dict[str, Any]:
+        chats = Chats(site.store)
+        said = chats.read(visitor.annotator, key)
+        waiting = chats.waiting(visitor.annotator, key)
+        turns = [
+            {
+                "role": one.role,
+                "html": to_html(one.text) + ending(one.finish_reason),
+                "response": one.response,
+                "thumb": one.thumb,
+            }
+            for one in said
         ]
+        asked = waiting and asdict(waiting) | {"html": [to_html(text) for text in waiting.texts]}
+        latest = next((one.text for one in reversed(said) if one.role is Role.USER), None)
+        return {"turns": turns, "waiting": asked, "latest": latest}
 
-    return JSONResponse({"turns": await to_thread.run_sync(render)})
+    writing = site.conversations.of(visitor.annotator, key)
+    shown = await to_thread.run_sync(render)
+    if writing is not None and writing.end is not None:  # it may have been stored after the turns were read
+        shown, writing = await to_thread.run_sync(render), None
+    if writing is not None and len(shown["turns"]) > len(writing.exchange.said):  # it is stored, and about to end
+        writing = None
+    return JSONResponse(shown | {"ongoing": writing and writing.exchange.text})
 
 
 @router.post("/chat/{key}/say")
 async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPResponse:
-    """Answer, piece by piece; what is said is kept with its answer once that is complete."""
+    """Answer, piece by piece, also when nobody reads any more; what is said is kept with its answer."""
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
@@ -157,13 +172,38 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     wanted = GenerationRequest(
         prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature, account=visitor.key
     )
-    exchange = _Exchange(site, visitor, key, said, body.text, wanted)
-    return StreamingResponse(_stream(exchange), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    exchange = Exchange(visitor.annotator, key, said, body.text, wanted)
+    return _events(site.conversations.begin(exchange, partial(answer, site)))
+
+
+@router.get("/chat/{key}/ongoing")
+async def ongoing(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
+    """Give the answer that is being written, from its beginning, and go on with it as it comes."""
+    found = site.conversations.of(visitor.annotator, key)
+    if found is None:
+        return JSONResponse(problem("no answer is being written here", code="not_ongoing"), 404)
+    return _events(found)
+
+
+@router.post("/chat/{key}/stop")
+async def stop(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
+    """Write no more of the answer; what was written is kept, as stopped."""
+    found = site.conversations.of(visitor.annotator, key)
+    if found is not None:
+        found.stop()
+    return JSONResponse({"stopped": found is not None})
+
+
+def _events(ongoing: Ongoing) -> HTTPResponse:
+    return StreamingResponse(follow(ongoing), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 @router.post("/chat/{key}/choose")
 async def choose(key: str, body: Chosen, visitor: Chatter, site: Here) -> HTTPResponse:
     """Take the verdict on two answers; the chosen one goes on."""
+    shortest = site.settings.serve.shortest_view
+    if body.choice is not Choice.SKIP and body.seconds is not None and 1000 * body.seconds < shortest:
+        return JSONResponse(problem(f"these answers were not visible for {shortest} ms", code="too_soon"), 409)
     take = partial(Chats(site.store).choose, visitor.annotator, key, body.comparison, body.choice, body.seconds)
     return JSONResponse({"response": await to_thread.run_sync(take, limiter=site.limits.writing)})
 
@@ -191,61 +231,3 @@ def _leave_nothing(site: Site, deleted: Redacted) -> None:
     sweep(site.workspace, deleted.texts)
     if site.store.is_small:
         site.store.clear_traces()
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """One exchange that is going on."""
-
-    site: Site
-    visitor: Visitor
-    key: str
-    said: Sequence[Said]
-    """What was said before, as the answer's writer reads it."""
-    text: str
-    wanted: GenerationRequest
-
-
-async def _stream(exchange: _Exchange) -> AsyncIterator[str]:
-    """Give pieces as they come, and at the end the answers as they are stored."""
-    count = exchange.wanted.count
-    yield _event("begin", sides=count)
-    names = [*names_of(exchange.site.settings.model.name), *names_of(exchange.site.engine.state.version)]
-    neutral = [Neutral(names) for _ in range(count)]
-    texts = [""] * count
-    done = dict[int, Done]()
-    async with aclosing(exchange.site.engine.generate(exchange.wanted)) as events:
-        async for event in events:
-            if isinstance(event, Failed):
-                yield _event("failed", message=event.message)
-                return
-            if isinstance(event, Done):
-                done[event.index] = event
-                piece = neutral[event.index].rest()
-            else:
-                piece = neutral[event.index].feed(event.text)
-            texts[event.index] += piece
-            if piece:
-                yield _event("piece", side=event.index, text=piece)
-    try:
-        kept = await to_thread.run_sync(_keep, exchange, texts, done, limiter=exchange.site.limits.writing)
-    except MannersError as error:  # somebody else went on with this conversation, or deleted it
-        yield _event("failed", message=str(error))
-        return
-    yield _event("done", **kept)
-
-
-def _keep(exchange: _Exchange, texts: Sequence[str], done: Mapping[int, Done]) -> dict[str, Any]:
-    """Store an exchange, and return it as the page shows it. Raises MannersError where the conversation moved on."""
-    sampling = Sampling(exchange.wanted.temperature, exchange.wanted.max_tokens, exchange.wanted.seed)
-    answers = [Response(text, done[i].version, done[i].finish_reason, sampling) for i, text in enumerate(texts)]
-    probability = exchange.site.settings.serve.chat_ask if len(answers) == 2 else 1.0
-    chats = Chats(exchange.site.store)
-    who = exchange.visitor.annotator
-    comparison, responses = chats.say(who, exchange.key, exchange.said, exchange.text, answers, probability)
-    html = [to_html(text) for text in texts[: len(responses)]]
-    return {"comparison": comparison, "responses": responses, "html": html, "asked": to_html(exchange.text)}
-
-
-def _event(kind: str, **more: Any) -> str:
-    return f"data: {json.dumps({'kind': kind} | more)}\n\n"

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -66,8 +66,9 @@ class Desk:
             self._queue.release(annotator.key)
 
     def judge(self, annotator: Annotator, given: Given) -> None:
-        """Store a verdict; the same view answered again changes nothing. Raises NoSuchView."""
-        comparison, choice = self._writer.write(partial(views.answer, annotator, given))
+        """Store a verdict; the same view answered again changes nothing. Raises NoSuchView and TooSoon."""
+        shortest = timedelta(milliseconds=self._settings.shortest_view)
+        comparison, choice = self._writer.write(partial(views.answer, annotator, given, shortest=shortest))
         with self._lock:
             self._queue.judge(annotator.key, comparison, choice)
 
@@ -76,10 +77,11 @@ class Desk:
         taken = self._writer.write(partial(views.withdraw, annotator))
         if taken is None:
             return None
+        draw, before = taken
         with self._lock:
-            self._queue.withdraw(annotator.key, taken.comparison)
-            self._queue.lease(annotator.key, taken.comparison)
-        return self._show(annotator, taken)
+            self._queue.withdraw(annotator.key, draw.comparison)
+            self._queue.lease(annotator.key, draw.comparison)
+        return replace(self._show(annotator, draw), before=before)
 
     def flag(self, annotator: Annotator, view: str, reason: FlagReason, note: str) -> None:
         """Report a comparison: nobody else sees it until a reviewer has decided. Raises NoSuchView."""

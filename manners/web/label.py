@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
@@ -15,11 +16,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.store import flags
 from manners.store.flags import FlagReason
-from manners.store.views import Given, NoSuchView, Shown
-from manners.types import Annotator, Choice
+from manners.store.views import Given, NoSuchView, Shown, TooSoon
+from manners.types import Annotator, Choice, Role
 from manners.web.auth import Labeller, Reviewer
 from manners.web.gate import Gate
-from manners.web.render import to_html
+from manners.web.render import CUT_OFF, to_html
 from manners.web.shapes import Number, Short, Text, problem
 from manners.web.site import Here, Site
 
@@ -29,8 +30,6 @@ SENSITIVE = re.compile(
     r"\b(suicid|self[- ]?harm|kill|murder|rape|sexual|porn|abus|tortur|behead|massacre|overdose)", re.IGNORECASE
 )
 """Words at which a text is blurred until it is asked for: too often rather than too seldom."""
-CUT_OFF = '<p class="hint">The length limit cut this answer off.</p>'
-"""Under an answer that its writer did not end: whoever compares must know that it is no fault of the sentence."""
 
 View = Annotated[str, Field(pattern=r"^[-\w]{1,64}$")] | Number
 """The token of what was shown; a number where an older manners showed it, and the verdict waited in the browser."""
@@ -61,7 +60,14 @@ class FlagBody(BaseModel):
 async def page(request: Request, visitor: Labeller, site: Here) -> Response:
     """Show the page; the pairs come to it one by one."""
     guidelines = await to_thread.run_sync(_guidelines, site)
-    return site.page(request, "label.html.j2", reasons=REASONS, flags=list(FlagReason)[:3], guidelines=guidelines)
+    return site.page(
+        request,
+        "label.html.j2",
+        reasons=REASONS,
+        flags=list(FlagReason)[:3],
+        guidelines=guidelines,
+        shortest=site.settings.serve.shortest_view,
+    )
 
 
 @router.post("/label/begin")
@@ -88,12 +94,14 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
         await to_thread.run_sync(site.desk.judge, visitor.annotator, given, limiter=site.limits.labelling)
     except NoSuchView as error:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
+    except TooSoon as error:
+        return JSONResponse(problem(str(error), param="view", code="too_soon"), 409)
     return JSONResponse({"view": body.view})
 
 
 @router.post("/label/undo")
 async def undo(visitor: Labeller, site: Here) -> Response:
-    """Take back the latest verdict, and give its pair again."""
+    """Take back the latest verdict, and give its pair again with what was said about it beside the choice."""
     return JSONResponse(
         {"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator, limiter=site.limits.labelling)}
     )
@@ -121,7 +129,7 @@ async def progress(visitor: Labeller, site: Here) -> Response:
 async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
     """List what was reported and not decided about."""
     found = await to_thread.run_sync(flags.undecided, site.store)
-    shown = [(one, [to_html(text) for text in one.texts]) for one in found]
+    shown = [(one, _as_reported(one)) for one in found]
     return site.page(request, "flags.html.j2", flags=shown)
 
 
@@ -145,8 +153,17 @@ def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> di
         "turns": [{"role": turn.role.value, "html": to_html(turn.text)} for turn in shown.prompt],
         "left": to_html(shown.left) + CUT_OFF * shown.cut_off[0],
         "right": to_html(shown.right) + CUT_OFF * shown.cut_off[1],
+        "given": None if shown.before is None else asdict(shown.before),
+        "raw": {"left": shown.left, "right": shown.right},
         "sensitive": any(SENSITIVE.search(text) for text in texts),
     }
+
+
+def _as_reported(flag: flags.Flag) -> list[tuple[str, str]]:
+    """Return what a reviewer reads of a report: what was asked, and what was answered, with its name."""
+    names = ("Left", "Right") if len(flag.texts) == 2 else ("Answered",)
+    asked = [("Asked" if turn.role is Role.USER else "Before", to_html(turn.text)) for turn in flag.prompt]
+    return [*asked, *((name, to_html(text)) for name, text in zip(names, flag.texts, strict=True))]
 
 
 def _guidelines(site: Site) -> str:

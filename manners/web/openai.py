@@ -6,16 +6,18 @@ a comparison, whose verdict comes to `/v1/feedback` (`manners.web.programs`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
 
@@ -91,7 +93,7 @@ async def chat_completions(
     if body.stream:
         headers = {"x-accel-buffering": "no"}
         return StreamingResponse(_stream(site, reply, ask), media_type="text/event-stream", headers=headers)
-    return await _whole(site, reply, ask)
+    return await _unless_left(request, _whole(site, reply, ask))
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,30 @@ class _Ask:
             Programs(self.site.store).open, self.account, comparison, limiter=self.site.limits.writing
         )
         return {"x_pair": {"pair_id": pair, "order": [0, 1]}}
+
+
+async def _unless_left(request: Request, answering: Coroutine[Any, Any, HTTPResponse]) -> HTTPResponse:
+    """Return the answer; once nobody waits for it any more, end it, which gives its seats back.
+
+    Raises ClientDisconnect. A streamed answer is ended by its response.
+    """
+    work = asyncio.ensure_future(answering)
+    left = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        for task in (work, left):
+            task.cancel()
+        await asyncio.wait({work, left})
+
+
+async def _left(request: Request) -> None:
+    """Return once the client has left; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> HTTPResponse:
@@ -199,8 +225,8 @@ def _generation(site: Site, body: ChatRequest, account: str) -> GenerationReques
         max_tokens=body.max_completion_tokens or body.max_tokens or site.settings.serve.max_new_tokens,
         seed=secrets.randbits(31) if body.seed is None else body.seed,
         count=body.n or 1,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=0.0 if body.top_p == 0 else 1.0 if body.temperature is None else body.temperature,
+        top_p=body.top_p or 1.0,
         stop=body.stops,
         account=account,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

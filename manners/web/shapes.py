@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from manners.models.requests import MOST_STOPS, DrawnToken, TokenLogprob
 from manners.store.accounts import LONGEST_NAME, LONGEST_PASSWORD
@@ -47,12 +47,20 @@ class Message(BaseModel):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(max_length=MOST_MESSAGES, fail_fast=True)]
+    content: Text | Annotated[list[Part], Field(max_length=MOST_MESSAGES, fail_fast=True)] | None = None
+    """None is what clients send for a turn without words."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is missing")
+        return self
 
     @property
     def turn(self) -> Turn:
         """The turn as we know it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        said = self.content or ""
+        text = said if isinstance(said, str) else "".join(part.text for part in said)
         return Turn(ROLES[self.role], text)
 
 
@@ -72,7 +80,8 @@ class ChatRequest(BaseModel):
     model: Short
     messages: Messages
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """0 takes the likeliest token, as temperature 0 does."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
@@ -86,8 +95,9 @@ class ChatRequest(BaseModel):
 
     @property
     def prompt(self) -> Dialogue:
-        """The dialogue to be answered."""
-        return tuple(message.turn for message in self.messages)
+        """The dialogue to be answered; an answer that was begun with no word is not begun."""
+        turns = tuple(message.turn for message in self.messages)
+        return turns[:-1] if len(turns) > 1 and turns[-1] == Turn(Role.ASSISTANT, "") else turns
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -108,7 +118,7 @@ class ChatRequest(BaseModel):
             return "response_format", "only text is written here: leave out response_format"
         if self.top_logprobs is not None and not self.logprobs:
             return "top_logprobs", "top_logprobs goes with logprobs: set it to true"
-        if self.messages[-1].role != "user":
+        if self.prompt[-1].role is not Role.USER:
             return "messages", "the last message must be the user's: an answer follows it"
         return None
 

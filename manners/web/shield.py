@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manners.web.auth import from_elsewhere
@@ -45,6 +45,11 @@ PROXIED = (
 )
 
 
+PROGRAMS = "/v1/"
+"""What pages of other sites may call where `serve.allow_origins` names them; with a key, never with a cookie."""
+PREFLIGHT_SECONDS = "600"
+
+
 class Shield:
     """Refuses what no page of ours sends, and adds the headers that every answer has."""
 
@@ -52,6 +57,7 @@ class Shield:
         """Stand before an application."""
         self._app = app
         self._site = site
+        self._origins = frozenset(site.settings.serve.allow_origins.split())
         self._hosts = LOOPBACK | {urlsplit(site.base_url).hostname or ""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,18 +92,33 @@ class Shield:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in (welcome | HEADERS).items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refusal = self._refusal(Request(scope))
+        request = Request(scope)
+        welcome = self._welcome(request)
+        refusal = self._refusal(request, bool(welcome))
         try:
             await (refusal or self._app)(scope, counted, with_headers)
         finally:
             self._site.limits.let_go(scope)
 
-    def _refusal(self, request: Request) -> JSONResponse | None:
+    def _welcome(self, request: Request) -> dict[str, str]:
+        """Return the headers that let a page of another site read the answer; none where it may not ask."""
+        origin = request.headers.get("origin", "")
+        named = origin and ("*" in self._origins or origin in self._origins)
+        if not named or not request.url.path.startswith(PROGRAMS) or "cookie" in request.headers:
+            return {}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": "retry-after",
+            "cross-origin-resource-policy": "cross-origin",
+            "vary": "origin",
+        }
+
+    def _refusal(self, request: Request, welcome: bool) -> Response | None:
         if self._site.local and not self._site.proxied and (name := _forwarded(request)):
             return _refuse(403, f"{PROXIED} ({name})")
         host = request.headers.get("host", "")
@@ -105,12 +126,12 @@ class Shield:
         if self._site.local and name not in self._hosts:
             # A page elsewhere can have a name of its own point at this machine, and would then be "the same site".
             return _refuse(421, f"this server is not {name or 'nameless'}: open {self._site.base_url}")
-        if request.method not in SAFE and from_elsewhere(request):
+        if request.method not in SAFE and from_elsewhere(request) and not welcome:
             return _refuse(403, "a page of another site sent this: open the page here and try again")
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
             return _refuse(413, TOO_LARGE)
-        return None
+        return _preflight(request) if welcome and request.method == "OPTIONS" else None
 
 
 def _forwarded(request: Request) -> str | None:
@@ -119,6 +140,16 @@ def _forwarded(request: Request) -> str | None:
         (name for name in request.headers if name in PASSED_ON or name.startswith(("x-forwarded", "x-original-"))),
         None,
     )
+
+
+def _preflight(request: Request) -> Response:
+    """Answer a browser that asks before it sends what a page of another site wants to send."""
+    headers = {
+        "access-control-allow-methods": "GET, POST",
+        "access-control-allow-headers": request.headers.get("access-control-request-headers", ""),
+        "access-control-max-age": PREFLIGHT_SECONDS,
+    }
+    return Response(status_code=204, headers=headers)
 
 
 def _refuse(status: int, message: str) -> JSONResponse:

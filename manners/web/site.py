@@ -25,6 +25,7 @@ from manners.store.tokens import TokenUse
 from manners.web.desk import Desk
 from manners.web.generation import Generator
 from manners.web.limits import Limits
+from manners.web.ongoing import Conversations
 from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
 
@@ -67,6 +68,8 @@ class Site:
     computed: Computed = field(default_factory=Computed)
     """What the dashboard shows."""
     limits: Limits = field(default_factory=Limits)
+    conversations: Conversations = field(default_factory=Conversations)
+    """In which an answer is being written."""
     proxied: bool = False
     """Whether a proxy was named, whose headers are believed."""
     remembered: dict[tuple[TokenUse, str], tuple[Pass | None, float]] = field(default_factory=dict)

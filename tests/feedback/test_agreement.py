@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import evalica
 import numpy as np
@@ -87,6 +88,15 @@ def test_habits_are_of_the_sides_shown() -> None:
     assert (found.verdicts, found.left.estimate, found.seconds) == (2, 0.5, 3.0)
     assert found.itself is not None and found.itself.estimate == 1.0
     assert found.gold is not None and found.gold.estimate == 0.0 and found.reliability is None
+
+
+def test_what_nobody_can_have_read_is_counted() -> None:
+    one = asked([[L]])[0]
+    long = replace(one, left=Response("l" * 600, "x"), right=Response("r" * 400, "y"))  # 10 s for the quickest reader
+    said = [(L, 9.9), (R, 10.1), (Choice.TIE, 0.5), (Choice.SKIP, 0.5), (L, None)]
+    verdicts = tuple(Verdict(choice, person(0), seconds=seconds) for choice, seconds in said)
+    assert [found.unread for found in habits([replace(long, verdicts=verdicts)], HUMAN)] == [2]
+    assert [f.unread for f in habits([replace(long, verdicts=verdicts, asked_how=AskedHow.CHAT)], HUMAN)] == [0]
 
 
 def shown(by: Sequence[tuple[Choice, Annotator, bool]], number: int = 0) -> Comparison:

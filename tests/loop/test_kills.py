@@ -91,7 +91,7 @@ class World:
 def label(world: World) -> bool:
     """Somebody judges pair after pair, and the server is killed in the middle of one."""
     moment = world.rng.uniform(0.0, 1.5)
-    with serve(world.root, "--upstream", NOWHERE) as server:
+    with serve(world.root, "--upstream", NOWHERE, "--set", "serve.shortest_view=0") as server:
         threading.Timer(moment, server.kill).start()
         with suppress(httpx.HTTPError), httpx.Client(base_url=server.url, timeout=10) as client:
             client.post("/label/begin", json={})

@@ -96,7 +96,8 @@ def test_one_trains_while_others_import_label_and_are_served_and_a_killed_run_le
     accounts.add("ben", AccountRole.OWNER, None)
     headers = {"authorization": f"Bearer {accounts.issue(TokenUse.KEY, 'ben')}"}
     store.add_comparisons([pair(0)])
-    with serve(shared.root, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
+    at_once = ("--set", "serve.shortest_view=0")
+    with serve(shared.root, "--upstream", NOWHERE, *at_once) as server, httpx.Client(base_url=server.url) as client:
         shown = client.post("/label/next", headers=headers, json={}).json()["pair"]
         given = client.post("/label/verdict", headers=headers, json={"view": shown["view"], "choice": "both_bad"})
     assert given.status_code == 200

@@ -114,7 +114,8 @@ def test_what_was_taken_back_is_shown_again_with_the_same_sides_and_counts_for_n
     with store.write() as connection:
         assert count_of(connection, ANNA, long_ago) == (2, 2) and count_of(connection, ANNA, tomorrow) == (2, 0)
         assert [one.choice for one in views.judged(connection, 0)] == [Choice.LEFT, Choice.TIE]
-        assert views.withdraw(ANNA, connection) == Draw(second, DrawnHow.RANDOM, 0.25, True, 4)
+        said = views.Beside(SAID["strength"], SAID["reasons"], SAID["comment"])  # type: ignore[arg-type]
+        assert views.withdraw(ANNA, connection) == (Draw(second, DrawnHow.RANDOM, 0.25, True, 4), said)
         assert views.withdraw(BEN, connection) is None
         assert [one.comparison for one in views.judged(connection, 0)] == [first]
         assert count_of(connection, ANNA, long_ago) == (1, 1)

@@ -82,6 +82,11 @@ def begin(page: Page) -> None:
     expect(page.get_by_label("Your message")).to_be_visible()
 
 
+def ready(page: Page) -> None:
+    """Wait until two answers have been visible for long enough to be judged."""
+    page.wait_for_selector("[data-choice=skip][aria-disabled=false]")
+
+
 def say(page: Page, text: str) -> None:
     page.get_by_label("Your message").fill(text)
     page.get_by_label("Your message").press("Enter")
@@ -99,6 +104,7 @@ def test_two_answers_one_is_chosen_and_the_conversation_goes_on(
     assert "ChatGPT" not in page.content() and "initial" not in page.locator("#turns").inner_html()
     expect(page.locator(".two strong").first).to_have_text("bake")
     page.locator("#turns").focus()
+    ready(page)
     page.keyboard.press("2")
     expect(page.locator(".turn.assistant")).to_have_count(1)
     expect(page.locator(".turn.assistant")).to_contain_text("1: I am [model]")
@@ -164,16 +170,6 @@ def test_a_deleted_conversation_leaves_events_and_no_words(alone: Place, serving
         label([comparison])
 
 
-def test_stopping_keeps_the_words_and_nothing_else(alone: Place, serving: Open, open_page: OpenPage) -> None:
-    page = open_page(f"{serving(Scripted(('word ' * 2_000,), pause=0.02), 0.0)}/chat")
-    begin(page)
-    say(page, "Go on")
-    page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_label("Your message")).to_have_value("Go on")
-    with alone.store.read() as connection:
-        assert connection.execute(select(MessageRow.id)).all() == []
-
-
 def test_a_model_that_loads_is_waited_for(serving: Open, open_page: OpenPage) -> None:
     engine = Scripted(state=EngineState(Phase.LOADING, "initial"))
     page = open_page(f"{serving(engine, 0.0)}/chat")
@@ -181,6 +177,9 @@ def test_a_model_that_loads_is_waited_for(serving: Open, open_page: OpenPage) ->
     begin(page)
     say(page, "Hello")
     page.get_by_role("button", name="Report this answer").click()
+    page.get_by_role("dialog").get_by_role("button", name="Report", exact=True).click()
+    expect(page.get_by_role("dialog")).to_be_visible()  # nothing is chosen beforehand
+    page.get_by_label("wrong").check()
     page.get_by_role("dialog").get_by_role("button", name="Report", exact=True).click()
     page.wait_for_timeout(1_200)  # the next look at the model leaves what was said
     expect(page.get_by_text("A reviewer will look at it. The model is being loaded")).to_be_visible()

@@ -16,14 +16,14 @@ import pytest
 from manners.settings import ServeSettings
 from manners.store import Store, bets
 from manners.store.flags import FlagReason
-from manners.store.views import Given, Shown
+from manners.store.views import Beside, Given, Shown
 from manners.types import Annotator, AnnotatorKind, AskedHow, Bet, Choice, Comparison, Response, Role, Turn, Verdict
 from manners.web import desk as module
 from manners.web.desk import Desk, Tally
 from manners.workspace import Workspace
 
 ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
-ONCE = ServeSettings(overlap=1, agree=1, repeat_share=0.0, gold_share=0.0)
+ONCE = ServeSettings(overlap=1, agree=1, repeat_share=0.0, gold_share=0.0, shortest_view=0)
 
 
 @dataclass
@@ -97,10 +97,11 @@ def test_who_takes_a_verdict_back_sees_its_comparison_again(workspace: Workspace
     assert desk.undo(ANNA) is None
     shown = desk.next(ANNA)
     assert shown is not None and desk.tally(ANNA) == Tally(0, 0, 1)
-    desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    desk.judge(ANNA, Given(shown.view, Choice.LEFT, 3, ("clearer",), "why"))
     assert (desk.tally(ANNA), desk.tally(BEN)) == (Tally(1, 1, 1), Tally(0, 0, 1))
     again = desk.undo(ANNA)
-    assert again is not None and replace(again, view=shown.view) == shown and again.view != shown.view
+    assert again is not None and again.before == Beside(3, ("clearer",), "why")
+    assert replace(again, view=shown.view, before=None) == shown and again.view != shown.view
     assert desk.tally(ANNA) == Tally(0, 0, 1) and number(desk.next(BEN)) == 1 - (number(shown) or 0)
     desk.judge(ANNA, Given(again.view, Choice.RIGHT))
     assert desk.tally(ANNA) == Tally(1, 1, 0)

@@ -294,7 +294,8 @@ def test_while_the_database_is_away_nobody_is_to_blame(
 def test_a_verdict_is_taken_once_the_database_is_back(server: Server, tmp_path: Path) -> None:
     with server.database() as url, closing(Store.create(url)) as store:
         workspace = Workspace.create(tmp_path / "team", url)
-        site = Site(workspace, Settings(), store, Accounts(store), True, HERE, Scripted())
+        settings = Settings(serve=ServeSettings(shortest_view=0))
+        site = Site(workspace, settings, store, Accounts(store), True, HERE, Scripted())
         here = TestClient(create_app(site), base_url=HERE)
         store.add_comparisons([pair(1)])
         given = {"view": here.post("/label/next").json()["pair"]["view"], "choice": "left"}

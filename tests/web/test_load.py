@@ -40,7 +40,11 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place, times: int) ->
     acknowledged: list[str] = []
     for number in range(10 * times):
         kill = number % 10
-        with serve(place.folder, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
+        at_once = ("--set", "serve.shortest_view=0")
+        with (
+            serve(place.folder, "--upstream", NOWHERE, *at_once) as server,
+            httpx.Client(base_url=server.url) as client,
+        ):
             client.post("/label/begin", headers=headers, json={})
             for turn in range(3 + kill):
                 shown = client.post("/label/next", headers=headers, json={}).json()["pair"]

@@ -14,7 +14,11 @@ from playwright.sync_api import Page
 from manners.types import AskedHow, Comparison, Response, Role, Turn
 from manners.web.render import EM, LEAST_EM, LENGTHS, MOST_EM, to_html
 from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.scripted import Scripted
+from tests.web.test_chat import Open, begin, say, serving
+from tests.web.test_label import ready
 
+__all__ = ["serving"]
 LARGE = {
     "kern": "$\\kern9999em x$",
     "kern to the left": "before $\\kern-9999em\\text{written over what stands before}$",
@@ -39,6 +43,83 @@ LARGE = {
     "quotes": "> " * 200 + "deep",
     "blank": "\u2003" * 3000 + "x",
 }
+
+
+WIDE = {
+    "code": "```python\n" + "print('" + "long " * 28 + "')\n```",
+    "inline code": "`" + "x" * 300 + "`",
+    "url": "https://example.org/" + "path/" * 80,
+    "link": f"[a](https://example.org/{'p' * 300})",
+    "word": "Donaudampfschiff" * 40,
+    "table": "|" + " a long heading |" * 20 + "\n|" + "-|" * 20 + "\n|" + " some words here |" * 20,
+    "formula": "$$" + "x_1 + " * 120 + "y$$",
+    "in a list": "1. one\n   - two\n\n     ```\n     " + "y" * 400 + "\n     ```",
+    "in a quote": "> ```\n> " + "z" * 400 + "\n> ```",
+    "from the right": "\u05e9\u05dc\u05d5\u05dd `code " + "x" * 200 + "` 42\n\n- \u05e9\u05dc\u05d5\u05dd",
+    "as written": "> " * 60 + "w" * 400,
+    "heading": "# " + "H" * 300,
+}
+BOXES = """(selector) => [...document.querySelectorAll(selector)].map((pane) => {
+    const box = pane.getBoundingClientRect();
+    return [box.left, box.width];
+})"""
+
+
+def equal(page: Page, selector: str, width: int) -> None:
+    """Assert that two panes are equally wide, beside each other or one below the other, and inside the window."""
+    (left, one), (right, other) = page.evaluate(BOXES, selector)
+    assert abs(one - other) < 1 and left >= 0 and right + other <= width, (left, one, right, other)
+    assert (right >= left + one) if width > 700 else right == left
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_both_panes_are_equally_wide(alone: Place, open_page: Callable[..., Page], width: int) -> None:
+    (alone.folder / "manners.toml").write_text(
+        "[serve]\nrepeat_share = 0.0\noverlap = 1\nagree = 1\nshortest_view = 0\n", encoding="utf-8"
+    )
+    alone.store.add_comparisons(map(pair, WIDE.values()))
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label", width=width)
+        for _ in WIDE:
+            page.wait_for_selector("#pair:not([hidden])")
+            equal(page, ".answer", width)
+            ready(page)
+            page.keyboard.press("r")
+            equal(page, ".answer", width)
+            with page.expect_response(lambda answer: answer.url.endswith("/label/next")):
+                page.keyboard.press("b")
+            page.wait_for_timeout(50)
+        assert page.locator("#pair").is_hidden()
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_both_panes_of_the_chat_are_equally_wide(serving: Open, open_page: Callable[..., Page], width: int) -> None:
+    page = open_page(f"{serving(Scripted(tuple(WIDE.values())), 1.0)}/chat", width=width)
+    begin(page)
+    for text in WIDE:
+        say(page, text)
+        ready(page)
+        equal(page, ".two .turn", width)
+        page.keyboard.press("s")
+        page.wait_for_selector("#asking", state="hidden")
+        page.wait_for_timeout(600)  # an account has two answers a second
+
+
+def test_the_heads_of_a_table_break_between_words(alone: Place, open_page: Callable[..., Page]) -> None:
+    table = "| Understanding | Implementation | Characteristics |\n|---|---|---|\n| " + "word " * 90 + "| b | c |"
+    alone.store.add_comparisons([pair(table)])
+    with serve(alone.folder, "--upstream", NOWHERE) as server:
+        page = open_page(f"{server.url}/label", width=768)
+        page.wait_for_selector("#pair:not([hidden])")
+        heads = page.evaluate(
+            """() => [...document.querySelectorAll(".answer th")].map((head) => {
+                const range = document.createRange();
+                range.selectNodeContents(head);
+                return range.getClientRects().length;
+            })"""
+        )
+        assert heads == [1, 1, 1], "each is one word, and stands on one line"
 
 
 def pair(text: str) -> Comparison:
@@ -80,6 +161,7 @@ def test_no_answer_widens_the_page_or_covers_its_buttons(
             )
             assert covered == 0, shown
             with page.expect_response(lambda answer: answer.url.endswith("/label/next")):
+                ready(page)
                 page.keyboard.press("b")
             page.wait_for_timeout(50)
         assert page.locator("#pair").is_hidden()

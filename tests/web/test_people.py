@@ -40,6 +40,8 @@ SCOPES = {
     "/chat/report": CHAT,
     "/chat/{key}": CHAT,
     "/chat/{key}/say": CHAT,
+    "/chat/{key}/ongoing": CHAT,
+    "/chat/{key}/stop": CHAT,
     "/chat/{key}/choose": CHAT,
     "/chat/{key}/delete": CHAT,
     "/dashboard": EXPORT,

@@ -33,6 +33,8 @@ ROLES = {
     "/chat/report": LABEL,
     "/chat/{key}": LABEL,
     "/chat/{key}/say": LABEL,
+    "/chat/{key}/ongoing": LABEL,
+    "/chat/{key}/stop": LABEL,
     "/chat/{key}/choose": LABEL,
     "/chat/{key}/delete": LABEL,
     "/dashboard": {OWNER, REVIEWER, VIEWER},

@@ -1,12 +1,25 @@
 // A conversation. An answer is plain text while it is written, and rendered by the server once it is complete.
+import { CHOICES, entered, fill, fillRaw, gestures, shortcut, writing } from "./answers.js";
+
 const prefix = document.body.dataset.prefix;
 const at = (id) => document.getElementById(id);
-const KEYS = { 1: "left", 2: "right", t: "tie", b: "both_bad", s: "skip" };
 
 let key = null;
 let asked = null;       // the two answers that wait for a verdict
-let stopping = null;    // ends the answer that is being written
+let reading = null;     // ends the reading of an answer; it goes on being written
 let reported = null;
+let raw = false;        // whether answers that wait are shown as written
+
+const gesture = gestures((on) => {
+  for (const one of document.querySelectorAll("[data-choice]")) one.setAttribute("aria-disabled", String(!on));
+});
+
+// What is being written belongs to its conversation, also when another one is opened or the page is closed.
+const draft = () => `manners-draft ${document.body.dataset.visitor} ${key}`;
+function keepDraft() {
+  if (at("words").value) localStorage.setItem(draft(), at("words").value);
+  else localStorage.removeItem(draft());
+}
 
 async function call(path, body) {
   const options = body === undefined ? {} : {
@@ -39,7 +52,7 @@ function element(tag, name, text) {
 function turn(role, html) {
   const made = element("div", `turn ${role}`);
   const text = element("div", "text");
-  text.innerHTML = html;
+  fill(text, html);
   made.append(text);
   return made;
 }
@@ -92,21 +105,54 @@ function confirming(sure) {
 }
 
 async function open(which) {
-  stopping?.abort();
+  reading?.abort();
   key = which;
-  asked = null;
-  at("asking").hidden = true;
+  ask(null);
   at("say").hidden = true;
   confirming(false);
-  const { turns } = which ? await call(which) : { turns: [] };
+  const { turns, waiting, ongoing, latest } = which ? await call(which) : { turns: [] };
   if (key !== which) return;  // another one was opened while this one was fetched
   at("turns").replaceChildren(...turns.map((one) => (
     one.role === "user" ? turn("user", one.html) : answered(one.html, one.response, one.thumb))));
+  if (waiting) {
+    const theirs = panes(2);
+    at("turns").lastChild.replaceWith(theirs);
+    ask({ ...waiting, theirs });
+  }
   notice("");
   at("consent").hidden = Boolean(key);
   at("say").hidden = !key;
-  if (key) { toEnd(); at("words").focus(); }
+  if (key) {
+    if ([latest, ongoing].includes(localStorage.getItem(draft()))) localStorage.removeItem(draft());
+    at("words").value = localStorage.getItem(draft()) ?? "";
+    toEnd();
+    if (!waiting) at("words").focus();
+  }
   await list();
+  if (ongoing && key === which) read(ongoing, (signal) => fetch(`${prefix}/chat/${which}/ongoing`, { signal }));
+}
+
+// Ask which of two answers is better; null for no question.
+function ask(question) {
+  asked = question;
+  gesture.show(asked);
+  at("asking").hidden = !asked;
+  if (asked) drawAnswers();
+}
+
+function drawAnswers() {
+  asked.html.forEach((html, side) => {
+    const text = asked.theirs.children[side].querySelector(".text");
+    text.className = "text";
+    if (raw) fillRaw(text, asked.texts[side]); else fill(text, html);
+  });
+  at("raw").setAttribute("aria-pressed", String(raw));
+}
+
+function showRaw() {
+  if (!asked) return;
+  raw = !raw;
+  drawAnswers();
 }
 
 async function* events(answer) {
@@ -123,35 +169,79 @@ async function* events(answer) {
 
 async function say(text) {
   if (asked) await choose("skip");
-  stopping = new AbortController();
+  localStorage.setItem(draft(), text);  // until its answer is stored
   at("words").value = "";
-  at("send").hidden = true;
-  at("stop").hidden = false;
-  notice("");
+  await read(text, (signal) => fetch(`${prefix}/chat/${key}/say`, {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text }), signal,
+  }));
+}
+
+// Read an answer while it is written. Where the connection is lost it goes on being written, and is looked for again.
+async function read(text, request) {
+  const which = key;
   const mine = element("div", "turn user");
   mine.append(element("div", "plain", text));
+  mine.firstChild.dir = "auto";
   const theirs = element("div");
   at("turns").append(mine, theirs);
   toEnd();
-  let complete = false;
+  notice("");
+  const stop = reading = new AbortController();
+  at("send").hidden = true;
+  at("stop").hidden = false;
+  let lost = true;
   try {
-    const answer = await fetch(`${prefix}/chat/${key}/say`, {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text }), signal: stopping.signal,
-    });
+    const answer = await request(stop.signal);
+    lost = false;
     if (!answer.ok) throw new Error((await answer.json()).error?.message ?? `the server answered ${answer.status}`);
-    for await (const event of events(answer)) complete = follow(event, mine, theirs) || complete;
-    if (!complete) throw new Error("the answer broke off");
+    lost = true;
+    for await (const event of events(answer)) {
+      if (key !== which) return;
+      lost = !follow(event, mine, theirs);
+    }
+    if (lost) throw new Error("the answer broke off");
+    if (localStorage.getItem(draft()) === text) localStorage.removeItem(draft());
     await list();
   } catch (error) {
+    if (key !== which) return;  // another conversation was opened: the answer is there when this one is opened again
+    if (lost && !error.told) { again(which, text); return; }
     mine.remove();
     theirs.remove();
-    at("words").value = text;
-    notice(error.name === "AbortError" ? "Stopped. Nothing was kept; change your message or send it again." : `No answer: ${error.message}. Your message is still here.`);
+    at("words").value ||= text;
+    notice(error.told === "stopped" ? "Stopped before the first word. Your message is still here." : `No answer: ${error.message}. Your message is still here.`);
   } finally {
-    stopping = null;
-    at("send").hidden = false;
-    at("stop").hidden = true;
+    if (reading === stop) {
+      reading = null;
+      at("send").hidden = false;
+      at("stop").hidden = true;
+    }
   }
+}
+
+async function again(which, text) {
+  notice("The connection is lost. The answer goes on being written; looking for it again.");
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    if (key !== which) return;
+    try {
+      await open(which);
+      if (at("words").value === text) notice("The answer broke off before it was stored. Your message is still here.");
+      return;
+    } catch { /* the server is not there yet */ }
+  }
+}
+
+// A place for one answer, or for two beside each other.
+function panes(sides) {
+  const made = element("div", sides === 2 ? "two" : "");
+  for (let side = 0; side < sides; side += 1) {
+    const pane = element("div", "turn assistant");
+    if (sides === 2) pane.append(element("h3", "", side ? "Right" : "Left"));
+    pane.append(element("div", "plain text"));
+    pane.lastChild.dir = "auto";
+    made.append(pane);
+  }
+  return made;
 }
 
 // Who has scrolled up to read is left where they are.
@@ -159,15 +249,12 @@ const atEnd = () => window.innerHeight + window.scrollY > document.body.scrollHe
 const toEnd = () => window.scrollTo(0, document.body.scrollHeight);
 
 function follow(event, mine, theirs) {
-  if (event.kind === "failed") throw new Error(event.message);
+  if (event.kind === "failed" || event.kind === "stopped") {
+    throw Object.assign(new Error(event.message), { told: event.kind });
+  }
   if (event.kind === "begin") {
+    theirs.replaceChildren(...panes(event.sides).children);
     theirs.className = event.sides === 2 ? "two" : "";
-    for (let side = 0; side < event.sides; side += 1) {
-      const pane = element("div", "turn assistant");
-      if (event.sides === 2) pane.append(element("h3", "", side ? "Right" : "Left"));
-      pane.append(element("div", "plain text"));
-      theirs.append(pane);
-    }
   } else if (event.kind === "piece") {
     const follows = atEnd();
     theirs.children[event.side].querySelector(".plain").append(event.text);
@@ -177,13 +264,7 @@ function follow(event, mine, theirs) {
     if (event.comparison === null) {
       theirs.replaceWith(answered(event.html[0], event.responses[0], 0));
     } else {
-      event.html.forEach((html, side) => {
-        const text = theirs.children[side].querySelector(".text");
-        text.className = "text";
-        text.innerHTML = html;
-      });
-      asked = { ...event, theirs, since: performance.now() };
-      at("asking").hidden = false;
+      ask({ ...event, theirs });
       if (!at("words").value) at("words").blur();  // so that one key answers
       theirs.firstChild.scrollIntoView({ block: "start" });
     }
@@ -192,20 +273,19 @@ function follow(event, mine, theirs) {
   return false;
 }
 
-async function choose(choice) {
-  if (!asked) return;
+async function choose(choice, event) {
+  if (!asked || (event && !gesture.means(event))) return;
   const which = key;
   const question = asked;
-  const { comparison, responses, html, theirs, since } = question;
-  asked = null;
-  at("asking").hidden = true;
-  const seconds = Math.min(86400, (performance.now() - since) / 1000);
+  const { comparison, responses, html, theirs } = question;
+  const seconds = gesture.seconds();
+  ask(null);
   let response;
   try {
     ({ response } = await call(`${which}/choose`, { comparison, choice, seconds }));
   } catch (error) {
     if (key !== which) return;
-    if (!error.final) { asked = question; at("asking").hidden = false; }
+    if (!error.final) ask(question);
     throw new Error(`Your choice was not stored: ${error.message}`);
   }
   if (key !== which) return;
@@ -231,12 +311,14 @@ at("consent").addEventListener("submit", failing(async (event) => {
 at("say").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = at("words").value.trim();
-  if (text && !stopping) failing(say)(text);
+  if (text && !reading) failing(say)(text);
 });
+at("words").addEventListener("input", keepDraft);
+at("raw").addEventListener("click", showRaw);
 at("words").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); at("say").requestSubmit(); }
+  if (entered(event)) { event.preventDefault(); at("say").requestSubmit(); }
 });
-at("stop").addEventListener("click", () => stopping?.abort());
+at("stop").addEventListener("click", failing(() => call(`${key}/stop`, {})));
 at("delete").addEventListener("click", failing(async () => {
   if (!at("delete").dataset.sure) { confirming(true); return; }
   confirming(false);
@@ -251,10 +333,12 @@ at("reporting").addEventListener("close", failing(async () => {
   at("note").value = "";
   notice("Reported. A reviewer will look at it.");
 }));
-for (const one of document.querySelectorAll("[data-choice]")) one.addEventListener("click", failing(() => choose(one.dataset.choice)));
+for (const one of document.querySelectorAll("[data-choice]")) one.addEventListener("click", failing((event) => choose(one.dataset.choice, event)));
 document.addEventListener("keydown", (event) => {
-  if (!asked || event.target.closest("textarea, input, dialog") || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (KEYS[event.key]) { event.preventDefault(); failing(choose)(KEYS[event.key]); }
+  if (!asked || event.repeat || writing(event) || event.target.closest("dialog")) return;
+  const pressed = shortcut(event);
+  if (CHOICES[pressed]) { event.preventDefault(); failing(choose)(CHOICES[pressed], event); }
+  else if (pressed === "r") showRaw();
 });
 
 waitForModel();

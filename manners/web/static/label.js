@@ -1,17 +1,24 @@
 // One pair after another. The next one is fetched while this one is read; a verdict waits in the browser until the
 // server has stored it, also when the server is away or the page is closed.
+import { CHOICES, fill, fillRaw, gestures, shortcut, writing } from "./answers.js";
+import { outbox } from "./outbox.js";
+
 const prefix = document.body.dataset.prefix;
 const at = (id) => document.getElementById(id);
-const KEYS = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", t: "tie", b: "both_bad", s: "skip" };
 const SAID = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
-const OUTBOX = `manners-outbox ${document.body.dataset.visitor}`;  // one browser may serve several people
 const FINAL = [400, 403, 404, 409, 413, 422];  // the verdict itself is refused, and would be again
 const RETRY = 2000;
+const waiting = outbox(document.body.dataset.visitor);
 
 let pair = null;
 const ahead = [];  // promises of pairs, the next one first
-let shownAt = 0;
 let sending = null;
+let raw = false;
+
+const gesture = gestures((on) => {
+  for (const button of document.querySelectorAll("[data-choice]")) button.setAttribute("aria-disabled", String(!on || !judges(button.dataset.choice)));
+});
+const judges = (choice) => at("reveal").hidden || choice === "skip";  // nobody judges what is blurred
 
 async function post(path, body) {
   const answer = await fetch(`${prefix}/label/${path}`, {
@@ -21,12 +28,11 @@ async function post(path, body) {
   if (answer.ok) return said;
   const error = new Error(said.error?.message ?? `the server answered ${answer.status}`);
   error.final = FINAL.includes(answer.status);
+  error.signedOut = answer.status === 401;
   throw error;
 }
 
 const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-const outbox = () => JSON.parse(localStorage.getItem(OUTBOX) ?? "[]");
-const keep = (verdicts) => localStorage.setItem(OUTBOX, JSON.stringify(verdicts));
 
 // What waits for the server is said beside what else goes wrong, never in place of it.
 const notices = new Map();
@@ -37,20 +43,21 @@ function notice(text, about = "") {
 }
 
 async function flush() {
-  for (let verdicts = outbox(); verdicts.length; verdicts = outbox()) {
+  for (let verdicts = waiting.all(); verdicts.length; verdicts = waiting.all()) {
     try {
       await post("verdict", verdicts[0]);
-      notice("", OUTBOX);
+      notice("", "outbox");
     } catch (error) {
       if (!error.final) {
         const count = `${verdicts.length} verdict${verdicts.length > 1 ? "s" : ""}`;
-        notice(`${count} not stored yet: ${error.message}. Trying again.`, OUTBOX);
+        notice(error.signedOut ? `You are signed out. ${count} wait in this browser, and are sent once you sign in here again.`
+          : `${count} not stored yet: ${error.message}. Trying again.`, "outbox");
         await wait(RETRY);
         continue;
       }
-      notice(`One verdict was refused: ${error.message}.`, OUTBOX);
+      notice(`One verdict was refused: ${error.message}.`, "outbox");
     }
-    keep(outbox().slice(1));
+    waiting.remove(verdicts[0].view);
   }
 }
 
@@ -69,7 +76,7 @@ async function progress() {
 
 function fetchPair() {
   return post("next").then((said) => { notice("", "next"); return said.pair; }).catch(async (error) => {
-    notice(`No new pair: ${error.message}. Trying again.`, "next");
+    notice(error.signedOut ? "Sign in again to go on." : `No new pair: ${error.message}. Trying again.`, "next");
     await wait(RETRY);
     return fetchPair();
   });
@@ -82,7 +89,7 @@ function turn(role, html) {
   title.textContent = { user: "Asked", assistant: "Answered", system: "Instruction" }[role];
   const text = document.createElement("div");
   text.className = "text";
-  text.innerHTML = html;
+  fill(text, html);
   whole.append(title, text);
   return whole;
 }
@@ -91,19 +98,48 @@ function show(shown) {
   pair = shown;
   at("pair").hidden = !pair;
   at("empty").hidden = Boolean(pair);
-  if (!pair) return;
+  if (!pair) { gesture.show(null); return; }
   at("prompt").replaceChildren(...pair.turns.map(({ role, html }) => turn(role, html)));
-  at("left").innerHTML = pair.left;
-  at("right").innerHTML = pair.right;
-  for (const id of ["prompt", "left", "right"]) at(id).scrollTop = 0;
+  draw();
+  for (const id of ["left", "right"]) at(id).scrollTop = 0;
+  say(pair.given);
   blur(pair.sensitive);
-  for (const input of document.querySelectorAll(".more input")) input.checked = false;
-  at("comment").value = "";
-  shownAt = performance.now();
+  gesture.show(pair);
+  toQuestion();
+}
+
+// Of a long dialogue the last question is what is answered: it is where reading begins, in its pane or on the page.
+function toQuestion() {
+  const question = at("prompt").lastElementChild;
+  at("prompt").scrollTop = question.offsetTop - at("prompt").offsetTop;
   window.scrollTo(0, 0);
+  const { top } = question.getBoundingClientRect();
+  if (pair.turns.length > 1 && top > window.innerHeight / 2) window.scrollTo(0, top - 8);
+}
+
+function draw() {
+  for (const side of ["left", "right"]) {
+    fill(at(side), pair[side]);
+    if (raw) fillRaw(at(side), pair.raw[side]);
+  }
+  at("raw").setAttribute("aria-pressed", String(raw));
+}
+
+function say(given) {
+  for (const input of document.querySelectorAll(".more input")) {
+    input.checked = Boolean(given) && (input.name === "strength" ? Number(input.value) === given.strength : given.reasons.includes(input.value));
+  }
+  at("comment").value = given?.comment ?? "";
 }
 
 function blur(on) { at("pair").classList.toggle("blurred", on); at("reveal").hidden = !on; }
+
+function reveal() {
+  if (!pair || at("reveal").hidden) return;
+  blur(false);
+  notice("");
+  gesture.show(pair);
+}
 
 let moving = null;
 
@@ -121,8 +157,10 @@ async function idle() {
   }
 }
 
-async function choose(choice) {
+async function choose(choice, event) {
   if (!pair) return;
+  if (!judges(choice)) { notice("Show the answers first (v), skip the pair or report it."); return; }
+  if (!gesture.means(event)) return;
   const checked = [...document.querySelectorAll(".more input:checked")];
   const strength = checked.find((input) => input.name === "strength")?.value;
   const verdict = {
@@ -131,10 +169,10 @@ async function choose(choice) {
     strength: strength ? Number(strength) : null,
     reasons: checked.filter((input) => input.name === "reason").map((input) => input.value),
     comment: at("comment").value,
-    seconds: Math.min(86400, (performance.now() - shownAt) / 1000),
+    seconds: gesture.seconds(),
   };
   pair = null;
-  keep([...outbox(), verdict]);
+  notice(waiting.add(verdict) ? "" : "This browser keeps nothing: leave the page open until all is stored.");
   at("said").textContent = `${SAID[choice]}. Next pair.`;
   send();
   await forward();
@@ -152,11 +190,23 @@ async function undo() {
   } catch (error) { notice(`Nothing was taken back: ${error.message}`); }
 }
 
-function guidelines() {
+function guidelines(open = at("guidelines").hidden) {
   const drawer = at("guidelines");
-  drawer.hidden = !drawer.hidden;
-  at("help").setAttribute("aria-expanded", String(!drawer.hidden));
-  (drawer.hidden ? at("help") : drawer).focus();
+  drawer.hidden = !open;
+  at("help").setAttribute("aria-expanded", String(open));
+  (open ? drawer : at("help")).focus();
+}
+
+function howMuch() {
+  const all = [...document.querySelectorAll("[name=strength]")];
+  const next = all.findIndex((input) => input.checked) + 1;  // after the last one comes none
+  for (const input of all) input.checked = input === all[next];
+  at("more").open = true;
+}
+
+function more(id) {
+  at("more").open = true;
+  (at(id) ?? document.querySelector(`.more [name=${id}]`)).focus();
 }
 
 async function report() {
@@ -172,23 +222,38 @@ async function report() {
   } catch (error) { pair = reported; notice(`Not reported: ${error.message}`); }
 }
 
+const KEYS = {
+  u: undo, r: () => { if (pair) { raw = !raw; draw(); } }, v: reveal, h: howMuch, y: () => more("reason"), c: () => more("comment"),
+  "?": () => guidelines(),
+};
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, [contenteditable]");
-  const scrolls = event.key.startsWith("Arrow") && event.target.closest("[tabindex]");
-  if (event.key === "Escape" && !at("guidelines").hidden) return guidelines();
-  if (typing || scrolls || event.ctrlKey || event.altKey || event.metaKey || event.repeat || at("reporting").open) return;
-  if (KEYS[event.key]) { event.preventDefault(); choose(KEYS[event.key]); }
-  else if (event.key === "u") undo();
-  else if (event.key === "?") guidelines();
+  if (event.key === "Escape") {
+    if (!at("guidelines").hidden) guidelines(false);
+    else if (writing(event)) event.target.blur();  // back from the comment to the keys
+    return;
+  }
+  if (event.repeat || writing(event) || at("reporting").open) return;
+  const key = shortcut(event);
+  if (CHOICES[key]) { event.preventDefault(); choose(CHOICES[key], event); }
+  else if (KEYS[key]) { event.preventDefault(); KEYS[key](); }
 });
+document.addEventListener("click", (event) => {  // the first click beside the guidelines closes them, and no more
+  if (at("guidelines").hidden || event.target.closest("#guidelines, #help")) return;
+  event.stopPropagation();
+  event.preventDefault();
+  guidelines(false);
+}, true);
 for (const button of document.querySelectorAll("[data-choice]")) {
-  button.addEventListener("click", () => choose(button.dataset.choice));
+  button.addEventListener("click", (event) => choose(button.dataset.choice, event));
 }
 at("undo").addEventListener("click", undo);
-at("help").addEventListener("click", guidelines);
+at("help").addEventListener("click", () => guidelines());
+at("close").addEventListener("click", () => guidelines(false));
+at("raw").addEventListener("click", () => KEYS.r());
 at("report").addEventListener("click", () => { at("reporting").returnValue = ""; at("reporting").showModal(); });
 at("reporting").addEventListener("close", report);
-at("reveal").addEventListener("click", () => blur(false));
+at("reveal").addEventListener("click", reveal);
+at("more").open = matchMedia("(min-width: 701px)").matches;
 
 await send();
 await post("begin").catch(() => {});

@@ -1,0 +1,120 @@
+"""What clients of `/v1` do beside asking: they leave, begin answers, leave nothing to chance, and call from pages."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+from starlette.testclient import TestClient
+
+from manners.models.requests import Event, GenerationRequest
+from manners.settings import ServeSettings, Settings
+from manners.web.app import create_app
+from manners.web.site import Site
+from manners.workspace import Workspace
+from tests.web.conftest import Place
+from tests.web.scripted import Scripted
+from tests.web.test_openai import BREAD, PATIENCE, Served, ask, listening, served
+
+__all__ = ["served"]
+
+
+class Slow(Scripted):
+    """Writes for minutes, and notes when it begins and when it is told to end."""
+
+    begun: threading.Event
+    ended: threading.Event
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        try:
+            async with aclosing(super().generate(request)) as events:
+                async for event in events:
+                    self.begun.set()
+                    yield event
+        finally:
+            self.ended.set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_seats_within_a_second(alone: Place, stream: bool) -> None:
+    engine = Slow(("word " * 10_000,), pause=0.02)
+    engine.begun, engine.ended = threading.Event(), threading.Event()
+    site = Site(Workspace.open(alone.folder), Settings(), alone.store, alone.accounts, True, "http://127.0.0.1", engine)
+    body = json.dumps({"model": "manners", "messages": BREAD, "stream": stream}).encode()
+    with listening(site) as url:
+        with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body)
+            assert engine.begun.wait(PATIENCE)
+        assert engine.ended.wait(1.0), "it goes on writing for nobody"
+
+
+def test_top_p_of_nothing_takes_the_likeliest_token(served: Served) -> None:
+    greedy = ask(served, temperature=0).choices[0].message.content
+    for seed in (1, 2):
+        assert ask(served, top_p=0, temperature=2, seed=seed).choices[0].message.content == greedy
+
+
+@pytest.mark.parametrize("content", [None, "", []])
+def test_an_answer_begun_with_no_word_is_an_answer_to_be_begun(served: Served, content: Any) -> None:
+    begun = ask(served, messages=[*BREAD, {"role": "assistant", "content": content}])
+    assert begun.choices[0].message.content == ask(served).choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="content is missing"):
+        ask(served, messages=[{"role": "user", "content": None}])
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "welcome"),
+    [
+        ("https://app.example.org https://b.example", "https://app.example.org", True),
+        ("https://app.example.org https://b.example", "https://b.example", True),
+        ("*", "https://anything.example", True),
+        ("", "https://app.example.org", False),
+        ("https://app.example.org", "https://app.example.org.evil.example", False),
+        ("https://app.example.org", "http://app.example.org", False),
+        ("https://app.example.org", "null", False),
+    ],
+)
+def test_pages_of_named_sites_may_ask(alone: Place, allowed: str, origin: str, welcome: bool) -> None:
+    settings = Settings(serve=ServeSettings(allow_origins=allowed))
+    key = {"authorization": f"Bearer {alone.key('app')}"}
+    site = Site(Workspace.open(alone.folder), settings, alone.store, alone.accounts, False, "http://x", Scripted())
+    client = TestClient(create_app(site), "http://x")
+    path, body = "/v1/chat/completions", {"model": "manners", "messages": BREAD}
+    page = {"origin": origin, "sec-fetch-site": "cross-site"}
+    asks_first = page | {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,x-stainless-os",
+    }
+    before = client.options(path, headers=asks_first)
+    answer = client.post(path, json=body, headers=page | key)
+    assert before.headers.get("access-control-allow-origin") == (origin if welcome else None)
+    assert answer.headers.get("access-control-allow-origin") == (origin if welcome else None)
+    assert answer.status_code == (200 if welcome else 403)
+    if welcome:
+        assert before.status_code == 204 and "x-stainless-os" in before.headers["access-control-allow-headers"]
+        assert "access-control-allow-credentials" not in answer.headers
+        assert client.post(path, json=body, headers=page | key | {"cookie": "a=b"}).status_code == 403
+    assert client.post("/chat/begin", json={}, headers=page | key).status_code == 403, "only /v1 is for other sites"
+
+
+@pytest.mark.parametrize("left_on", [False, True])
+def test_a_prefix_may_be_taken_off_by_the_proxy_or_not(alone: Place, left_on: bool) -> None:
+    settings, workspace = Settings(), Workspace.open(alone.folder)
+    site = Site(workspace, settings, alone.store, alone.accounts, True, "http://127.0.0.1/team/a", Scripted())
+    client = TestClient(create_app(site), f"http://127.0.0.1{'/team/a' if left_on else ''}")
+    assert client.get("/health").json() == {"status": "ok"}
+    page = client.get("/label").text
+    assert 'src="/team/a/static/label.js"' in page and client.get("/static/label.js").status_code == 200
+    assert 'href="/team/a/label" aria-current="page"' in page
+    answer = client.post("/v1/chat/completions", json={"model": "manners", "messages": BREAD})
+    assert answer.json()["choices"][0]["message"]["content"] == "0: Gladly. "
+    assert client.get("/team/b/label").status_code == 404
