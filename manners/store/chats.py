@@ -163,7 +163,7 @@ class Chats:
             ]
             shared = {"conversation_id": conversation, "created_at": now}
             connection.execute(insert(MessageRow), [row | shared for row in rows])
-            [token] = [None] if comparison is None else _tokens(connection, ComparisonRow, [comparison])
+            token = None if comparison is None else _tokens(connection, ComparisonRow, [comparison])[0]
             return token, _tokens(connection, ResponseRow, pair if two else pair[:1])
 
     def choose(self, annotator: Annotator, key: str, comparison: str, choice: Choice, seconds: float | None) -> str:

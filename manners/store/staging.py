@@ -203,7 +203,8 @@ def _finish(write: Transaction, key: int) -> Merged:
 def _staged_rows(connection: Connection, key: int, count: int) -> list[Row[int, str]]:
     """Return the first rows of an import, as many as a slice takes."""
     query = select(StagedRow.id, StagedRow.content).where(StagedRow.import_id == key).order_by(StagedRow.id)
-    rows, size = [], 0
+    rows: list[Row[int, str]] = []
+    size = 0
     with connection.execute(query.limit(count).execution_options(yield_per=1)) as found:
         for row in found:
             rows.append(row)

@@ -245,10 +245,14 @@ def test_a_conversation_deleted_on_the_page_is_in_no_byte_of_a_workspace_that_ha
 def test_whoever_deletes_without_end_writes_the_database_anew_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, written = Workspace.create(tmp_path / "ws"), []
+    workspace, clear = Workspace.create(tmp_path / "ws"), Store.clear_traces
+    written: list[bool] = []
+
+    def clearing(store: Store) -> None:
+        written.append(clear(store))
+
     with closing(Store.create(workspace.database)) as store:
-        clear = Store.clear_traces
-        monkeypatch.setattr(Store, "clear_traces", lambda store: written.append(1) or clear(store))
+        monkeypatch.setattr(Store, "clear_traces", clearing)
         site = Site(workspace, Settings(), store, Accounts(store), True, "http://127.0.0.1", Scripted())
         client = TestClient(create_app(site), "http://127.0.0.1", client=("127.0.0.1", 1))
         keys = [Chats(store).begin(OWNER) for _ in range(20)]

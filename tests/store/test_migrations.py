@@ -229,7 +229,9 @@ def full(database: str) -> str:
         tables = MetaData()
         tables.reflect(connection)
         assert tables.tables.keys() - {"alembic_version"} == FIRST.keys()
-        people = [{"name": "Ann", "kind": kind} for kind in ("human", "ai")] + [{"name": "owner", "kind": "human"}]
+        people: list[dict[str, Any]] = [{"name": "Ann", "kind": kind} for kind in ("human", "ai")] + [
+            {"name": "owner", "kind": "human"}
+        ]
         for name, rows in (FIRST | {"annotators": people, "verdicts": many()}).items():
             dated = [row if name == "annotators" else {"created_at": NOON} | row for row in rows]
             connection.execute(tables.tables[name].insert(), dated)

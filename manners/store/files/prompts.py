@@ -188,10 +188,10 @@ def import_prompts(
 class _Plan:
     """Where the prompts of a file go, by what the store held when it was looked at."""
 
-    stored: Mapping[Dialogue, PromptUse]
-    wanted: Mapping[Dialogue, PromptUse]
+    stored: dict[Dialogue, PromptUse]
+    wanted: dict[Dialogue, PromptUse]
     """The file's, each with the use that it has where it is new."""
-    moving: Mapping[Dialogue, PromptUse]
+    moving: dict[Dialogue, PromptUse]
     """The store's that get another use."""
     followed: int
     openings: frozenset[str]
