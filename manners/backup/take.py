@@ -29,9 +29,14 @@ LAST = "backup.json"
 def backup(workspace: Workspace, folder: Path) -> dict[str, Any]:
     """Write a backup of a workspace that may be in use, verify it, and return what it holds.
 
-    Raises MannersError where the store is damaged, or the folder cannot be written.
+    Raises MannersError where the store is damaged, or the folder cannot be written or is in the workspace.
     """
     workspace, folder = replace(workspace, root=workspace.root.resolve()), folder.expanduser().resolve()
+    if folder == workspace.root or workspace.root in folder.parents:
+        raise MannersError(
+            f"{folder} is in the workspace itself, where nothing is to be left of what is deleted later: name a folder"
+            " elsewhere, best on another disk."
+        )
     with snapshots.writing(folder):
         clear_partials(folder)
         found = _write(workspace, folder)
@@ -68,7 +73,7 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
             files[name], size = snapshots.keep(draft / "small", folder)
             copied += size
         (draft / "small").unlink(missing_ok=True)
-        for file in _files(workspace, folder, [n for n in _version_names(workspace) if n in listed or n in recorded]):
+        for file in _files(workspace, [n for n in _version_names(workspace) if n in listed or n in recorded]):
             try:
                 digest, size = snapshots.keep(file, folder)
             except FileNotFoundError:
@@ -97,7 +102,7 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
         "verified": True,
         "files": len(files),
         "copied_bytes": copied + (place / STORE).stat().st_size,
-        "left_out": sorted(_left_out(workspace, folder)),
+        "left_out": sorted(_left_out(workspace)),
     }
 
 
@@ -116,22 +121,22 @@ def _version_names(workspace: Workspace) -> list[str]:
     return sorted(one.name for one in workspace.models.glob("[!.]*") if one.is_dir())
 
 
-def _files(workspace: Workspace, folder: Path, versions: Iterable[str]) -> Iterator[Path]:
+def _files(workspace: Workspace, versions: Iterable[str]) -> Iterator[Path]:
     """Yield the files of the versions, and the curves and facts of runs; checkpoints of unfinished ones are not."""
     roots = [*(workspace.models / name for name in versions), workspace.runs]
     for root in roots:
         for file in sorted(root.rglob("*")):
             parts = file.relative_to(workspace.root).parts
             hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in parts)
-            if file.is_file() and not hidden and not file.is_relative_to(folder):
+            if file.is_file() and not hidden:
                 yield file
 
 
-def _left_out(workspace: Workspace, folder: Path) -> Iterator[str]:
+def _left_out(workspace: Workspace) -> Iterator[str]:
     """Yield what lies in the workspace and is in no backup."""
     for one in workspace.root.iterdir():
         known = one.name in KNOWN or one.name.startswith(("store.db", ".")) or one.suffix == ".lock"
-        if not known and one.resolve() != folder.resolve():
+        if not known:
             yield one.name
     yield from (str(one.relative_to(workspace.root)) for one in workspace.runs.glob("*/checkpoint-*"))
 

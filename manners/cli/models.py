@@ -12,7 +12,6 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 from manners.cli.common import Common, Result
 from manners.store import Store, audit
 from manners.store.files.mapping import mapping_of
-from manners.workspace import Workspace
 
 Version = Annotated[Positional[str], arg(metavar="VERSION")]
 
@@ -66,8 +65,9 @@ class ModelsPromote(Common):
         from manners.loop import stages
 
         workspace = self.open()
-        promoted = stages.models_promote(workspace, self.version)
-        _noted(workspace, audit.Event.PROMOTED, self.version)
+        with closing(Store.open(workspace.database)) as store:
+            promoted = stages.models_promote(workspace, self.version)
+            _note(store, audit.Event.PROMOTED, self.version)
         return promoted
 
 
@@ -80,8 +80,10 @@ class ModelsRollback(Common):
         from manners.loop import stages
 
         workspace = self.open()
-        back = stages.models_rollback(workspace)
-        _noted(workspace, audit.Event.ROLLED_BACK, str(back["was"]))
+        with closing(Store.open(workspace.database)) as store:
+            was = workspace.current_policy()
+            back = stages.models_rollback(workspace)
+            _note(store, audit.Event.ROLLED_BACK, was)
         return back
 
 
@@ -103,15 +105,17 @@ class ModelsExport(Common):
         from manners.loop import stages
 
         workspace = self.open()
-        written = stages.models_export(workspace, self.version, self.directory, member=self.member, dtype=self.dtype)
-        _noted(workspace, audit.Event.EXPORTED, self.version)
+        with closing(Store.open(workspace.database)) as store:
+            written = stages.models_export(
+                workspace, self.version, self.directory, member=self.member, dtype=self.dtype
+            )
+            _note(store, audit.Event.EXPORTED, self.version)
         return written
 
 
-def _noted(workspace: Workspace, event: audit.Event, version: str) -> None:
+def _note(store: Store, event: audit.Event, version: str) -> None:
     """Put on record what was done to a version on this machine."""
-    with closing(Store.open_or_create(workspace.database)) as store:
-        audit.record(store, audit.Deed(event, about=f"version {version}"))
+    audit.record(store, audit.Deed(event, about=f"version {version}"))
 
 
 Models = (

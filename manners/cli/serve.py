@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Annotated
 
-from tyro.conf import EnumChoicesFromValues, Positional, arg, subcommand
+from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
 from manners.errors import MannersError
@@ -24,6 +24,8 @@ from manners.types import AccountRole
 from manners.web.address import link
 from manners.web.remembered import remember_accounts
 
+MOST_DAYS = 36_500
+"""For which a key is good."""
 Name = Annotated[Positional[str], arg(metavar="NAME")]
 
 
@@ -158,20 +160,24 @@ class AccountsKey(AccountsCommon):
     """The account."""
     label: str = ""
     """What the key is for."""
-    scope: Annotated[tuple[Scope, ...], EnumChoicesFromValues] = PROGRAMS
-    """What it is good for: to get answers, to give verdicts, to read what was said and found, to decide."""
+    scope: Annotated[UseAppendAction[tuple[tuple[Scope, ...], ...]], EnumChoicesFromValues] = ()
+    """What it is good for: to get answers, to give verdicts (both if left out), to read what was said and found, to
+    decide."""
     days: int = LIFETIME[TokenUse.KEY].days
     """For how long."""
 
     def run(self) -> Result:
         """Issue it."""
-        if self.days < 1 or not self.scope:
-            raise MannersError("a key is good for something, and for a day at least: say --scope and --days so")
-        terms = Terms(scopes=self.scope, life=timedelta(days=self.days))
+        scopes = tuple(dict.fromkeys(one for some in self.scope for one in some)) if self.scope else PROGRAMS
+        if not 1 <= self.days <= MOST_DAYS or not scopes:
+            raise MannersError(
+                f"a key is good for something, and for 1 to {MOST_DAYS:,} days: say --scope and --days so"
+            )
+        terms = Terms(scopes=scopes, life=timedelta(days=self.days))
         with self.accounts() as accounts:
             key = accounts.issue(TokenUse.KEY, self.name, label=self.label, terms=terms)
         self.noted(audit.Event.KEY_MADE, on=self.name)
-        return {"key": key, "name": self.name, "scopes": list(self.scope), "days": self.days}
+        return {"key": key, "name": self.name, "scopes": list(scopes), "days": self.days}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def open_for_people(session: Session, count: int, against: str | None = None) ->
         before = _of_policy(session, start, prompts)
         opened += ask.open_comparisons(before, policy, [*known, *opened], with_start, session.settings.seed + 1)
         sentence += f" They are with {other}; {with_start} more are with {called(start, start)}."
-    session.store.add_comparisons(opened)
+    session.store.merge_comparisons(opened)  # on prompts that nobody was asked about: all are new
     facts = {"opened": len(opened), "version": name, "against": other, "with_start": with_start}
     return facts | asdict(plan) | {"sentence": sentence}
 

@@ -1,6 +1,7 @@
 """Deletion in files: what the workspace keeps of words that are gone from its store.
 
-A report that shows them is removed, and made anew by `manners report`. Of the facts of a run the examples with them are
+A report that shows them is removed, and made anew by `manners report`; so is a store that was too damaged to be read
+when another was put in its place, for nobody can tell what it holds. Of the facts of a run the examples with them are
 taken out. An unfinished run that holds them is dropped: with other words it would be another run, and refuse to go on.
 """
 
@@ -18,6 +19,8 @@ from manners.store import Store, deletions
 from manners.store.forget import forget, keys_of
 from manners.workspace import Workspace, atomic_write, discard
 
+DAMAGED = "store.db.damaged"
+"""What `manners restore` calls a store that it could not read."""
 LISTS = ("examples", "samples")
 """Fields of facts that hold texts of the store."""
 UNPICKLED = b"X"
@@ -43,6 +46,7 @@ def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
         discard(workspace.runs / name)
     changed = [file for file in sorted(workspace.runs.glob("*.json")) if _without_examples(file, texts)]
     changed += _without_report(workspace, texts)
+    changed += _without_damaged(workspace)
     return Swept(tuple(file.name for file in changed), runs)
 
 
@@ -130,6 +134,15 @@ def _says(value: Any, texts: Collection[str]) -> bool:
     if isinstance(value, dict):
         return any(_says(one, texts) for one in value.values())
     return isinstance(value, list) and any(_says(one, texts) for one in value)
+
+
+def _without_damaged(workspace: Workspace) -> list[Path]:
+    """Remove the store that a restore has put aside."""
+    damaged = workspace.root / DAMAGED
+    if not damaged.is_file():
+        return []
+    damaged.unlink()
+    return [damaged]
 
 
 def _without_report(workspace: Workspace, texts: Collection[str]) -> list[Path]:

@@ -375,6 +375,6 @@ def open_for_people(session: Session, options: EvaluateOptions, count: int) -> F
         for name, model in found.models.items()
     )
     opened = ask.open_comparisons(before, after, session.store.comparisons(), count, session.settings.seed)
-    session.store.add_comparisons(opened)
+    session.store.merge_comparisons(opened)  # on prompts that nobody was asked about: all are new
     named = {"opened": len(opened), "version": found.version, "against": found.against}
     return named | asdict(planned)

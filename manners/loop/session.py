@@ -39,8 +39,9 @@ class Session:
 
     @cached_property
     def store(self) -> Store:
-        """The record of what people said."""
-        return Store.open_or_create(self.workspace.database)
+        """The record of what people said; where there are versions there was one, and a lost one is not made anew."""
+        had_one = any(self.workspace.models.glob("*-*/version.json"))
+        return (Store.open if had_one else Store.open_or_create)(self.workspace.database)
 
     def run_lock(self, stage: str) -> AbstractContextManager[None]:
         """Hold the right to train: one process a workspace, while asking, importing and reading go on beside it.

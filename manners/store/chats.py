@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from manners.errors import MannersError
 from manners.store.annotators import annotator_id, is_annotator
 from manners.store.comparisons import insert_comparisons
 from manners.store.flags import FlagReason, raise_flag
+from manners.store.records import number_of, token_of
 from manners.store.redaction import Redacted, redact
 from manners.store.statements import take_turns
 from manners.store.store import Store
@@ -73,7 +74,8 @@ class Said:
 
     role: Role
     text: str
-    response: int | None = None
+    response: str | None = None
+    """The token of an answer."""
     thumb: int = 0
     finish_reason: FinishReason | None = None
     """Of an answer; UNKNOWN where its reader stopped it."""
@@ -83,8 +85,10 @@ class Said:
 class Waiting:
     """Two answers that nobody has chosen between yet, in the order in which they were shown."""
 
-    comparison: int
-    responses: tuple[int, int]
+    comparison: str
+    """Its token."""
+    responses: tuple[str, str]
+    """Theirs."""
     texts: tuple[str, str]
 
 
@@ -148,14 +152,19 @@ class Chats:
             newest = select(func.max(MessageRow.id)).where(MessageRow.conversation_id == conversation)
             judged = select(VerdictRow.id).where(VerdictRow.comparison_id == MessageRow.comparison_id, STANDING)
             row = connection.execute(
-                select(ComparisonRow.id, left.id.label("one"), left.text, right.id.label("other"), right.text)
+                select(ComparisonRow.id, left.id, left.text, right.id, right.text)
                 .select_from(MessageRow)
                 .join(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
                 .join(left, ComparisonRow.left_id == left.id)
                 .join(right, ComparisonRow.right_id == right.id)
                 .where(MessageRow.id == newest.scalar_subquery(), ~judged.exists())
             ).first()
-        return None if row is None else Waiting(row[0], (row[1], row[3]), (row[2], row[4]))
+            if row is None:
+                return None
+            comparison, one, text, other, other_text = row
+            [token] = _tokens(connection, ComparisonRow, [comparison])
+            both = _tokens(connection, ResponseRow, [one, other])
+        return Waiting(token, (both[0], both[1]), (text, other_text))
 
     def say(
         self,
@@ -165,11 +174,11 @@ class Chats:
         text: str,
         answers: Sequence[Response],
         probability: float,
-    ) -> tuple[int | None, list[int]]:
+    ) -> tuple[str | None, list[str]]:
         """Append what somebody said after what was `said` before, with the answer to it, or with two to choose from.
 
-        Returns the comparison, if there are two, and the ids of the responses. Raises NoSuchChat; and MovedOn where
-        the conversation is no longer the one that was answered, as with two windows.
+        Returns the tokens of the comparison, if there are two, and of the responses. Raises NoSuchChat; and MovedOn
+        where the conversation is no longer the one that was answered, as with two windows.
         """
         prompt = dialogue(said, text)
         with self._store.write() as connection:
@@ -190,43 +199,53 @@ class Chats:
             ]
             shared = {"conversation_id": conversation, "created_at": now}
             connection.execute(insert(MessageRow), [row | shared for row in rows])
-        return comparison, list(pair if two else pair[:1])
+            token = None if comparison is None else _tokens(connection, ComparisonRow, [comparison])[0]
+            return token, _tokens(connection, ResponseRow, pair if two else pair[:1])
 
-    def choose(self, annotator: Annotator, key: str, comparison: int, choice: Choice, seconds: float | None) -> int:
-        """Store a verdict on the two answers of the latest turn, and go on with the one chosen; return its id.
+    def choose(self, annotator: Annotator, key: str, comparison: str, choice: Choice, seconds: float | None) -> str:
+        """Store a verdict on the two answers of the latest turn, and go on with the one chosen; return its token.
 
         A skip is stored too, and the first answer stands. Raises NoSuchChat, also where the pair is not the latest one.
         """
         with self._store.write() as connection:
             conversation = _conversation(connection, annotator, key, alone=True)
             latest = connection.execute(
-                select(MessageRow.id, MessageRow.comparison_id, ComparisonRow.left_id, ComparisonRow.right_id)
+                select(
+                    MessageRow.id,
+                    MessageRow.comparison_id,
+                    ComparisonRow.left_id,
+                    ComparisonRow.right_id,
+                    ComparisonRow.created_at,
+                )
                 .outerjoin(ComparisonRow, MessageRow.comparison_id == ComparisonRow.id)
                 .where(MessageRow.conversation_id == conversation)
                 .order_by(MessageRow.id.desc())
                 .limit(1)
             ).first()
-            if latest is None or latest.comparison_id != comparison:
+            if (
+                latest is None
+                or latest.left_id is None
+                or token_of(latest.comparison_id, latest.created_at) != comparison
+            ):
                 raise NoSuchChat("these two answers are not the latest ones of this conversation: open it again")
             verdict = Verdict(choice, annotator, seconds=seconds)
-            insert_verdicts(connection, [(comparison, verdict)])
+            insert_verdicts(connection, [(latest.comparison_id, verdict)])
             chosen: int = latest.right_id if choice is Choice.RIGHT else latest.left_id
             connection.execute(update(MessageRow).where(MessageRow.id == latest.id).values(response_id=chosen))
-        return chosen
+            return _tokens(connection, ResponseRow, [chosen])[0]
 
-    def thumb(self, annotator: Annotator, response: int, value: int) -> None:
+    def thumb(self, annotator: Annotator, response: str, value: int) -> None:
         """Store a thumb on an answer of one's own conversations; 0 takes it back. Raises NoSuchChat."""
         with self._store.write() as connection:
-            _check_own(connection, annotator, response)
+            number = _own(connection, annotator, response)
             who = annotator_id(connection, annotator)
-            row = {"response_id": response, "annotator_id": who, "value": value, "created_at": datetime.now(UTC)}
+            row = {"response_id": number, "annotator_id": who, "value": value, "created_at": datetime.now(UTC)}
             connection.execute(insert(ThumbRow), row)
 
-    def flag(self, annotator: Annotator, response: int, reason: FlagReason, note: str) -> None:
+    def flag(self, annotator: Annotator, response: str, reason: FlagReason, note: str) -> None:
         """Report an answer of one's own conversations. Raises NoSuchChat."""
         with self._store.write() as connection:
-            _check_own(connection, annotator, response)
-            raise_flag(connection, annotator, reason, note, response=response)
+            raise_flag(connection, annotator, reason, note, response=_own(connection, annotator, response))
 
     def effect(self, annotator: Annotator) -> Effect:
         """Return what became of somebody's verdicts."""
@@ -294,19 +313,34 @@ def _conversation(connection: Connection, annotator: Annotator, key: str, *, alo
     return int(row.id)
 
 
-def _check_own(connection: Connection, annotator: Annotator, response: int) -> None:
-    """Raise NoSuchChat unless an answer was given in a conversation of somebody's."""
-    conversations = _of(annotator).with_only_columns(ConversationRow.id)
-    query = select(MessageRow.id).where(
-        MessageRow.response_id == response, MessageRow.conversation_id.in_(conversations)
-    )
-    if connection.execute(query).first() is None:
+def _own(connection: Connection, annotator: Annotator, response: str) -> int:
+    """Return the number of an answer; raises NoSuchChat unless it was given in a conversation of somebody's."""
+    conversations, number = _of(annotator).with_only_columns(ConversationRow.id), number_of(response)
+    query = select(MessageRow.id).where(MessageRow.response_id == number, MessageRow.conversation_id.in_(conversations))
+    if connection.execute(query).first() is None or _tokens(connection, ResponseRow, [number]) != [response]:
         raise NoSuchChat("this answer is in none of your conversations: open the conversation again")
+    return number
+
+
+def _tokens(
+    connection: Connection, table: type[ComparisonRow] | type[ResponseRow], numbers: Iterable[int]
+) -> list[str]:
+    """Return the tokens of rows that are there, in this order."""
+    wanted = list(numbers)
+    rows = connection.execute(select(table.id, table.created_at).where(table.id.in_(wanted))).all()
+    made = {row.id: row.created_at for row in rows}
+    return [token_of(number, made[number]) for number in wanted]
 
 
 def _turns(connection: Connection, conversation: int, annotator: Annotator) -> list[Said]:
     messages = connection.execute(
-        select(MessageRow.text, MessageRow.response_id, ResponseRow.text.label("answer"), ResponseRow.finish_reason)
+        select(
+            MessageRow.text,
+            MessageRow.response_id,
+            ResponseRow.text.label("answer"),
+            ResponseRow.finish_reason,
+            ResponseRow.created_at,
+        )
         .outerjoin(ResponseRow, MessageRow.response_id == ResponseRow.id)
         .where(MessageRow.conversation_id == conversation)
         .order_by(MessageRow.id)
@@ -324,7 +358,7 @@ def _turns(connection: Connection, conversation: int, annotator: Annotator) -> l
         else Said(
             Role.ASSISTANT,
             message.answer,
-            message.response_id,
+            token_of(message.response_id, message.created_at),
             latest.get(message.response_id, 0),
             FinishReason(message.finish_reason),
         )

@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store.annotators import annotator_id
-from manners.store.records import from_messages
+from manners.store.records import from_messages, number_of, token_of
 from manners.store.store import Store
 from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, PromptRow, ResponseRow
 from manners.store.texts import GONE
@@ -32,7 +32,8 @@ class FlagReason(StrEnum):
 class Flag:
     """A report that waits for a decision."""
 
-    id: int
+    id: str
+    """A token: the number alone may be another report's once the store was put back from a copy."""
     reason: FlagReason
     note: str
     by: str
@@ -90,7 +91,7 @@ def undecided(store: Store) -> list[Flag]:
         rows = connection.execute(query).all()
     return [
         Flag(
-            row.id,
+            token_of(row.id, row.created_at),
             FlagReason(row.reason),
             row.note,
             row.name,
@@ -103,17 +104,16 @@ def undecided(store: Store) -> list[Flag]:
     ]
 
 
-def decide(store: Store, flag: int, upheld: bool) -> int | None:
+def decide(store: Store, flag: str, upheld: bool) -> int | None:
     """Uphold a report or dismiss it; return its comparison, if it is about one. Raises MannersError if it is gone."""
     with store.write() as connection:
-        found = connection.execute(
-            update(FlagRow)
-            .where(FlagRow.id == flag, FlagRow.resolved_at.is_(None))
-            .values(upheld=upheld, resolved_at=datetime.now(UTC))
-            .returning(FlagRow.comparison_id)
-        ).first()
-    if found is None:
-        raise MannersError(f"there is no open report {flag}: somebody has decided about it already")
+        its = FlagRow.id == number_of(flag), FlagRow.resolved_at.is_(None)
+        found = connection.execute(select(FlagRow.comparison_id, FlagRow.id, FlagRow.created_at).where(*its)).first()
+        if found is None or token_of(found.id, found.created_at) != flag:
+            raise MannersError(f"there is no open report {flag}: somebody has decided about it already")
+        done = {"upheld": upheld, "resolved_at": datetime.now(UTC)}
+        if not connection.execute(update(FlagRow).where(*its).values(done)).rowcount:
+            raise MannersError(f"there is no open report {flag}: somebody has decided about it already")
     comparison: int | None = found.comparison_id
     return comparison
 

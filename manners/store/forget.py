@@ -66,9 +66,8 @@ def forget(store: Store, name: str, user: str | None = None, by: int | None = No
 
     Raises MannersError where there is no such account or user, and where nobody would be owner any more.
     """
+    keys_of(store, name, user)
     account = _account(store, name)
-    if user is None and account.disabled_at is None:
-        Accounts(store).disable(name)
     staging.recover(store.read, store.write)
     with store.write() as connection:
         take_turns(connection)
@@ -93,11 +92,13 @@ def key_of(account: Row[AccountRow]) -> str:
 
 
 def keys_of(store: Store, name: str, user: str | None = None) -> tuple[str, list[str]]:
-    """Return the key of an account, and those of the conversations whose words `forget` would delete.
+    """Return the key of an account, which is disabled, and those of the conversations whose words `forget` will delete.
 
-    Raises MannersError where there is no such account.
+    Raises MannersError where it cannot: no such account or user, or nobody would be owner any more.
     """
     account = _account(store, name)
+    if user is None and account.disabled_at is None:
+        Accounts(store).disable(name)
     with store.read() as connection:
         people = _people(connection, account, user)
         open_ones = ConversationRow.annotator_id.in_(people), ConversationRow.deleted_at.is_(None)
@@ -113,8 +114,6 @@ def forgotten(store: Store) -> list[str]:
 
 def _forget(connection: Connection, account: Row[AccountRow], user: str | None, by: int | None) -> Forgotten:
     people = _people(connection, account, user)
-    if user is not None and not people:
-        raise MannersError(f"no user {user} of {account.name} has given a verdict here; check the name")
     requests = _requests(connection, account.id, None if user is None else people)
     found = _delete(connection, people, requests)
     staging.throw_away(connection, found[-1])
@@ -141,12 +140,15 @@ def _account(store: Store, name: str) -> Row[AccountRow]:
 def _people(connection: Connection, account: Row[AccountRow], user: str | None) -> set[int]:
     """Return the annotators that an account is, with the users of its programs, or one of these alone.
 
-    By the account's id: whom a file calls the same is somebody else.
+    By the account's id: whom a file calls the same is somebody else. Raises MannersError where there is no such user.
     """
     who = AnnotatorRow.account_id == account.id
     if user is not None:
         who &= AnnotatorRow.name == f"{account.name}{SEPARATOR}{user}"
-    return set(connection.execute(select(AnnotatorRow.id).where(who)).scalars())
+    people = set(connection.execute(select(AnnotatorRow.id).where(who)).scalars())
+    if user is not None and not people:
+        raise MannersError(f"no user {user} of {account.name} has given a verdict here; check the name")
+    return people
 
 
 def _requests(connection: Connection, account: int, people: set[int] | None) -> set[int]:

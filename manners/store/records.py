@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -73,6 +74,21 @@ def refuse_moment(moment: datetime) -> None:
     """Raise ValueError, with the reason, for a time of a verdict that nobody's clock can have shown."""
     if not EARLIEST <= moment <= datetime.now(UTC) + AHEAD:
         raise ValueError(f"is {moment.isoformat()}, which is before 1970 or more than a day ahead of the clock here")
+
+
+def token_of(number: int, made: datetime) -> str:
+    """Return what stands for a row on a page: its number, and the microsecond in which it was made.
+
+    In a store that was put back from a copy the number alone may be given to another row, and what waits on a page
+    would be about that one.
+    """
+    return f"{number}-{(made - EARLIEST) // timedelta(microseconds=1):x}"
+
+
+def number_of(token: str) -> int:
+    """Return the number in a token, -1 where there is none; whether it is that row's, its time says."""
+    number = token.partition("-")[0]
+    return int(number) if re.fullmatch(r"[0-9]{1,18}", number) else -1
 
 
 def to_messages(dialogue: Dialogue) -> list[dict[str, str]]:

@@ -1,7 +1,8 @@
 """A large import, a slice at a time: nobody has to wait for it, and all of it is added or nothing.
 
     1. stage    what is to be added is written beside the record, in slices; nobody reads it there
-    2. decide   one small write says that it is complete: from then on it counts as added
+    2. decide   one small write says that it is complete: from then on it counts as added; where it was chosen by what
+                the store held before, it is seen that this still holds
     3. add      slices of it go into the record and off the stage, each in one transaction
 
 Whoever is killed before 2 has added nothing. Whoever is killed after it has added all: the next one to open the store
@@ -17,26 +18,32 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
+from typing import TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
 from manners.errors import MannersError, Unavailable
 from manners.store.comparisons import merge_ids
 from manners.store.statements import take_turns
 from manners.store.tables import ImportRow, StagedRow
+from manners.store.texts import Placed, place_prompts
 from manners.store.verdicts import insert_verdicts, unknown_verdicts
 from manners.types import Comparison
 
 AT_ONCE = 200
-"""Comparisons that are added in one transaction, without a stage."""
+"""Comparisons, or prompts, that are added in one transaction, without a stage."""
 SLICE_SECONDS = 0.08
 """How long a slice should hold the database: others wait for one of them, and their commit is to come within 0.2 s."""
 FIRST_SLICE, MOST_IN_SLICE = 40, 500
+SLICE_TEXT = 2**20
+"""Characters from which on a slice takes nothing more: a few long rows are a slice too."""
 ABANDONED = timedelta(hours=1)
 """After so long without a slice, what was never decided is thrown away: nobody is writing it any more."""
+T = TypeVar("T", bound=Comparison | Placed)
 Transaction = Callable[[], AbstractContextManager[Connection]]
-_comparison = TypeAdapter(Comparison)
+Holds = Callable[[Connection], bool]
+_staged: TypeAdapter[Comparison | Placed] = TypeAdapter(Comparison | Placed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,38 @@ class _Pace:
 def merge(write: Transaction, comparisons: Iterable[Comparison]) -> Merged:
     """Add what is not there yet: a few comparisons in one transaction, more of them by a stage."""
     source = iter(comparisons)
-    first = list(islice(source, AT_ONCE + 1))
-    if len(first) <= AT_ONCE:
+    first, following = _take(source, AT_ONCE), next(source, None)
+    if following is None:
         with write() as connection:
             take_turns(connection)
             return _add(connection, first)
-    return _finish(write, _stage(write, chain(first, source)))
+    key = _stage(write, chain(first, [following], source))
+    _decide(write, key, _whatever_there_is)
+    return _finish(write, key)
+
+
+def place(write: Transaction, prompts: Sequence[Placed], holds: Holds) -> bool:
+    """Put prompts where they were chosen to be, if that still `holds`; return whether it did. All of them, or none.
+
+    Whatever others do between the decision and the last slice came after it: a prompt that they bring in meanwhile is
+    where this puts it.
+    """
+    if len(_take(iter(prompts), AT_ONCE)) == len(prompts) and not any(one.moves for one in prompts):
+        with write() as connection:
+            take_turns(connection)
+            if still := holds(connection):
+                place_prompts(connection, prompts)
+            return still
+    key = _stage(write, prompts)
+    if not _decide(write, key, holds):
+        return False
+    _finish(write, key)
+    return True
+
+
+def decided(connection: Connection) -> int:
+    """Return how many imports have been decided: what is different once one has moved a prompt."""
+    return connection.execute(select(func.count()).select_from(ImportRow).where(ImportRow.decided)).scalar_one()
 
 
 def recover(read: Transaction, write: Transaction) -> None:
@@ -106,25 +139,42 @@ def throw_away(connection: Connection, texts: Collection[str]) -> int:
     return len(found)
 
 
-def _stage(write: Transaction, comparisons: Iterable[Comparison]) -> int:
-    """1 and 2: write everything down, and decide; return the import's id."""
-    pace, source = _Pace(), iter(comparisons)
+def _stage(write: Transaction, items: Iterable[Comparison | Placed]) -> int:
+    """1: write everything down; return the import's id."""
+    pace, source = _Pace(), iter(items)
     row = {"decided": False, "touched_at": datetime.now(UTC), "comparisons": 0, "verdicts": 0, "duplicates": 0}
     with write() as connection:
         key = connection.execute(insert(ImportRow).returning(ImportRow.id), row).scalar_one()
     try:
-        while some := list(islice(source, pace.size)):
-            rows = [{"import_id": key, "content": _comparison.dump_json(one).decode()} for one in some]
+        while some := _take(source, pace.size):
+            rows = [{"import_id": key, "content": _staged.dump_json(one).decode()} for one in some]
             with write() as connection, pace.measured():
                 _touch(connection, key)
                 connection.execute(insert(StagedRow), rows)
             pace.rest()
-        with write() as connection:
-            _touch(connection, key, decided=True)
     except BaseException:
         _discard(write, key)
         raise
     return key
+
+
+def _decide(write: Transaction, key: int, holds: Holds) -> bool:
+    """2: say that it is complete, or throw it away where what it was chosen by no longer holds; return which."""
+    try:
+        with write() as connection:
+            take_turns(connection)
+            if still := holds(connection):
+                _touch(connection, key, decided=True)
+    except BaseException:
+        _discard(write, key)
+        raise
+    if not still:
+        _discard(write, key)
+    return still
+
+
+def _whatever_there_is(_: Connection) -> bool:
+    return True
 
 
 def _finish(write: Transaction, key: int) -> Merged:
@@ -134,12 +184,12 @@ def _finish(write: Transaction, key: int) -> Merged:
         try:
             with write() as connection, pace.measured():
                 take_turns(connection)
-                query = select(StagedRow.id, StagedRow.content).where(StagedRow.import_id == key).order_by(StagedRow.id)
-                rows = connection.execute(query.limit(pace.size)).all()
-                if not rows:
+                if not (rows := _staged_rows(connection, key, pace.size)):
                     counts = select(ImportRow.comparisons, ImportRow.verdicts, ImportRow.duplicates)
                     return Merged(*connection.execute(counts.where(ImportRow.id == key)).one())
-                added = _add(connection, [_comparison.validate_json(row.content) for row in rows])
+                items = [_staged.validate_json(row.content) for row in rows]
+                place_prompts(connection, [one for one in items if isinstance(one, Placed)])
+                added = _add(connection, [one for one in items if isinstance(one, Comparison)])
                 connection.execute(delete(StagedRow).where(StagedRow.import_id == key, StagedRow.id <= rows[-1].id))
                 _count(connection, key, added)
         except Unavailable:
@@ -148,6 +198,38 @@ def _finish(write: Transaction, key: int) -> Merged:
             _discard(write, key)
             raise MannersError(f"{error} What stood before it in the file was added.") from error
         pace.rest()
+
+
+def _staged_rows(connection: Connection, key: int, count: int) -> list[Row[int, str]]:
+    """Return the first rows of an import, as many as a slice takes."""
+    query = select(StagedRow.id, StagedRow.content).where(StagedRow.import_id == key).order_by(StagedRow.id)
+    rows: list[Row[int, str]] = []
+    size = 0
+    with connection.execute(query.limit(count).execution_options(yield_per=1)) as found:
+        for row in found:
+            rows.append(row)
+            if (size := size + len(row.content)) >= SLICE_TEXT:
+                break
+    return rows
+
+
+def _take(source: Iterator[T], count: int) -> list[T]:
+    """Return the next items, at most so many, and none after those that are long enough for a slice."""
+    taken: list[T] = []
+    size = 0
+    for item in islice(source, count):
+        taken.append(item)
+        if (size := size + _length(item)) >= SLICE_TEXT:
+            break
+    return taken
+
+
+def _length(item: Comparison | Placed) -> int:
+    """Return how many characters of text there are in a comparison or a prompt."""
+    if isinstance(item, Placed):
+        return sum(len(turn.text) for turn in item.dialogue or ())
+    said = (*(turn.text for turn in item.prompt), item.left.text, item.right.text)
+    return sum(map(len, (*said, *(verdict.comment for verdict in item.verdicts))))
 
 
 def _discard(write: Transaction, key: int) -> None:

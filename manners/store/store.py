@@ -29,7 +29,7 @@ from manners.store.tables import (
     VerdictRow,
     VersionRow,
 )
-from manners.store.texts import CHAT, claim, prompt_digest, prompt_ids, response_ids
+from manners.store.texts import CHAT, Placed, claim, prompt_digest, prompt_ids, response_ids
 from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import (
     DELETED,
@@ -72,7 +72,7 @@ class Store:
             if store._revision() is None:
                 raise MannersError(f"{store._name} holds no store; make a workspace with `manners init` first.")
             store._bring_up_to_date()
-            store._finish_imports()
+            store.finish_imports()
         return store
 
     @staticmethod
@@ -92,7 +92,7 @@ class Store:
         """Open the store that is there, or make an empty one; several processes may do so at once."""
         with _opening(schema.to_url(url_or_path)) as store:
             store._bring_up_to_date()
-            store._finish_imports()
+            store.finish_imports()
         return store
 
     @property
@@ -198,7 +198,8 @@ class Store:
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.
 
-        Prompts and responses that are new are stored too; each comparison is a new row, for each was shown.
+        Prompts and responses that are new are stored too; each comparison is a new row, for each was shown. It is one
+        transaction, in which nobody else writes: for a few of them; `merge_comparisons` is for many.
         """
         ids: list[int] = []
         with self.write() as connection:
@@ -218,6 +219,10 @@ class Store:
         slice at a time (`staging`), so that others can write meanwhile.
         """
         return staging.merge(self.write, comparisons)
+
+    def place_prompts(self, prompts: Sequence[Placed], holds: staging.Holds) -> bool:
+        """Put prompts where they were chosen to be, as `merge_comparisons` adds: all or none; see `staging.place`."""
+        return staging.place(self.write, prompts, holds)
 
     def add_verdicts(self, verdicts: Sequence[tuple[int, Verdict]]) -> None:
         """Append verdicts, each with the id of the comparison that it answers.
@@ -344,7 +349,7 @@ class Store:
             with self.write() as connection:
                 schema.upgrade(connection, self._name)
 
-    def _finish_imports(self) -> None:
+    def finish_imports(self) -> None:
         """Add what an import that was killed had decided to add; where nothing can be written, it waits."""
         if self.is_writable:
             staging.recover(self.read, self.write)

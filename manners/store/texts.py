@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,35 @@ GONE = "deleted "
 """With what the digest begins of a text that was deleted."""
 BROUGHT = frozenset({AskedHow.IMPORTED, AskedHow.API})
 """Comparisons whose prompt came from outside; all others are opened here, on words that are there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a prompt is to be."""
+
+    digest: str
+    use: PromptUse
+    dialogue: Dialogue | None = None
+    """None for one that is there for something else, and moves."""
+    source: str = ""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is there for something else."""
+        return self.dialogue is None
+
+
+def place_prompts(connection: Connection, prompts: Sequence[Placed]) -> None:
+    """Store those of these prompts that are new, and give each the use that it is to have, whatever it has."""
+    for some in chunks(prompts):
+        for source in {one.source for one in some if not one.moves}:
+            ours = [one for one in some if one.source == source]
+            new = {one.digest: (one.dialogue, one.use) for one in ours if one.dialogue is not None}
+            prompt_ids(connection, new, source)
+            claim(connection, new, source)
+        for use in PromptUse:
+            theirs = PromptRow.digest.in_([one.digest for one in some if one.use is use])
+            connection.execute(update(PromptRow).where(theirs, PromptRow.use != use.value).values(use=use.value))
 
 
 def prompt_ids(

@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError
 
 PATIENCE_SECONDS = 5
 """How long to wait for others before leaving it for the next time."""
-SMALL = 64 * 2**20
-"""Largest file, in bytes, that is written anew while people wait: nobody else can write meanwhile."""
+SMALL = 16 * 2**20
+"""Largest file, in bytes, that is written anew while people wait, under a second: nobody else can write meanwhile."""
 HOLDING_WORDS = (
     *("prompts", "responses", "messages", "verdicts", "flags"),
     *("annotators", "accounts", "tokens", "requests", "staged"),

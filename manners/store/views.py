@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
@@ -28,6 +28,7 @@ from manners.store.tables import (
     ViewRow,
     WithdrawalRow,
 )
+from manners.store.texts import GONE
 from manners.store.verdicts import STANDING, insert_answer, insert_view
 from manners.types import (
     DELETED,
@@ -154,10 +155,12 @@ def judged(connection: Connection, after: int) -> Iterator[Judged]:
         yield Judged(row.id, annotator_of(row), row.comparison_id, Choice(row.choice))
 
 
-def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown:
-    """Store that a comparison is shown, and return it as it is."""
-    view = insert_view(connection, annotator, draw, lease)
+def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown | None:
+    """Store that a comparison is shown, and return it as it is; None where its words were deleted meanwhile."""
     texts = connection.execute(_texts(), {"comparison": draw.comparison}).one()
+    if texts.gone:
+        return None
+    view = insert_view(connection, annotator, draw, lease)
     (left, left_end), (right, right_end) = (
         ((texts.right, texts.right_finish), (texts.left, texts.left_finish))
         if draw.exchanged
@@ -168,8 +171,8 @@ def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connect
 
 
 @cache
-def _texts() -> Select[Any, str, str, str, str]:
-    """Return the query for the prompt and the responses of `comparison`, with how these ended."""
+def _texts() -> Select[Any, str, str, str, str, bool]:
+    """Return the query for the prompt and the responses of `comparison`, how these ended, and whether any is gone."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     return (
         select(
@@ -178,6 +181,7 @@ def _texts() -> Select[Any, str, str, str, str]:
             right.text.label("right"),
             left.finish_reason.label("left_finish"),
             right.finish_reason.label("right_finish"),
+            or_(*(one.digest.startswith(GONE) for one in (PromptRow, left, right))).label("gone"),
         )
         .select_from(ComparisonRow)
         .join(left, ComparisonRow.left_id == left.id)
@@ -220,7 +224,8 @@ def answer(
 def withdraw(annotator: Annotator, connection: Connection) -> tuple[Draw, Beside] | None:
     """Take back the latest verdict that came from a view.
 
-    Return what is to be shown again, sides as before, and what was said about it.
+    Return what is to be shown again, sides as before, and what was said about it. A verdict on words that were deleted
+    stays: there is nothing to judge again.
     """
     query = (
         select(
@@ -241,7 +246,7 @@ def withdraw(annotator: Annotator, connection: Connection) -> tuple[Draw, Beside
         .limit(1)
     )
     row = connection.execute(query).first()
-    if row is None:
+    if row is None or connection.execute(_texts(), {"comparison": row.comparison_id}).one().gone:
         return None
     connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
     draw = Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)

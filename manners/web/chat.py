@@ -25,10 +25,10 @@ from manners.types import Choice, Role
 from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.gate import Gate
-from manners.web.limits import GENERATIONS
+from manners.web.limits import CLEARINGS, GENERATIONS
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
-from manners.web.shapes import Number, Text, problem
+from manners.web.shapes import Text, Token, problem
 from manners.web.site import Here, Site, noted
 
 _rng = random.SystemRandom()
@@ -45,7 +45,7 @@ class Words(BaseModel):
 class Chosen(BaseModel):
     """Which of two answers is better."""
 
-    comparison: Number
+    comparison: Token
     choice: Choice
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
 
@@ -53,14 +53,14 @@ class Chosen(BaseModel):
 class Thumb(BaseModel):
     """A thumb on one answer."""
 
-    response: Number
+    response: Token
     value: Literal[-1, 0, 1]
 
 
 class Complaint(BaseModel):
     """A report on one answer."""
 
-    response: Number
+    response: Token
     reason: FlagReason
     note: Annotated[Text, Field(max_length=10_000)] = ""
 
@@ -227,7 +227,10 @@ async def delete(request: Request, key: str, visitor: Chatter, site: Here) -> HT
 
 
 def _leave_nothing(site: Site, deleted: Redacted) -> None:
-    """Take what was deleted out of files, and of the database itself; a large one is written anew when serving ends."""
+    """Take what was deleted out of files, and of the database itself.
+
+    A large one is written anew when serving ends, and so is one that has been too often: nobody writes meanwhile.
+    """
     sweep(site.workspace, deleted.texts)
-    if site.store.is_small:
+    if site.store.is_small and not site.limits.take("clearings", "", CLEARINGS):
         site.store.clear_traces()

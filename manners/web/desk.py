@@ -54,11 +54,13 @@ class Desk:
 
     def next(self, annotator: Annotator) -> Shown | None:
         """Show somebody a comparison; None where there is nothing for them to judge now."""
-        with self._lock:
-            self._look()
-            self._queue.writes_as(annotator.key, annotator.name)
-            draw = self._queue.draw(annotator.key)
-        return None if draw is None else self._show(annotator, draw)
+        while True:
+            with self._lock:
+                self._look()
+                self._queue.writes_as(annotator.key, annotator.name)
+                draw = self._queue.draw(annotator.key)
+            if draw is None or (shown := self._show(annotator, draw)) is not None:
+                return None if draw is None else shown
 
     def begin(self, annotator: Annotator) -> None:
         """Give back what somebody has before them: their page is a new one."""
@@ -102,8 +104,12 @@ class Desk:
             self._queue.writes_as(annotator.key, annotator.name)
             return Tally(today, total, self._queue.left(annotator.key))
 
-    def _show(self, annotator: Annotator, draw: Draw) -> Shown:
-        return self._writer.write(partial(views.show, annotator, draw, timedelta(minutes=self._settings.lease)))
+    def _show(self, annotator: Annotator, draw: Draw) -> Shown | None:
+        """Show a comparison; None where its words were deleted since the last look, and then to nobody any more."""
+        shown = self._writer.write(partial(views.show, annotator, draw, timedelta(minutes=self._settings.lease)))
+        if shown is None:
+            self.hold_back(draw.comparison, True)
+        return shown
 
     def _look(self) -> None:
         """Take in what has been stored since the last look, here, by other processes and by imports."""

@@ -21,7 +21,7 @@ from manners.types import Annotator, Choice, Role
 from manners.web.auth import Labeller, Reviewer
 from manners.web.gate import Gate
 from manners.web.render import CUT_OFF, to_html
-from manners.web.shapes import Number, Short, Text, problem
+from manners.web.shapes import Number, Short, Text, Token, problem
 from manners.web.site import Here, Site
 
 REASONS = ("more correct", "more helpful", "clearer", "shorter", "kinder", "safer", "follows the instruction")
@@ -133,10 +133,10 @@ async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
     return site.page(request, "flags.html.j2", flags=shown)
 
 
-@router.post("/flags/{number}")
-async def decide(number: Number, visitor: Reviewer, site: Here, upheld: Annotated[bool, Form()]) -> Response:
+@router.post("/flags/{token}")
+async def decide(token: Token, visitor: Reviewer, site: Here, upheld: Annotated[bool, Form()]) -> Response:
     """Uphold a report, or dismiss it."""
-    comparison = await to_thread.run_sync(flags.decide, site.store, number, upheld, limiter=site.limits.writing)
+    comparison = await to_thread.run_sync(flags.decide, site.store, token, upheld, limiter=site.limits.writing)
     if comparison is not None:
         site.desk.hold_back(comparison, upheld)
     return RedirectResponse(f"{site.prefix}/flags", 303)

@@ -29,6 +29,8 @@ Password = Annotated[str, Field(max_length=LONGEST_PASSWORD)]
 AccountName = Annotated[Text, Field(max_length=LONGEST_NAME)]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 """A number that every database can hold: of a comparison, a view, a response."""
+Token = Annotated[str, Field(pattern=r"^[0-9]{1,18}-[0-9a-f]{1,16}$")]
+"""What stands for a comparison, an answer or a report on a page: see `token_of`."""
 Short = Annotated[Text, Field(max_length=200)]
 MOST_ANSWERS = 128
 """Answers to one request."""

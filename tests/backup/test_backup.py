@@ -28,6 +28,7 @@ from manners.store import Store, VersionRecord, deletions
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.copies import write_copy
+from manners.store.flags import FlagReason, decide, undecided
 from manners.store.tokens import TokenUse
 from manners.types import (
     AccountRole,
@@ -327,6 +328,45 @@ def test_a_conversation_of_an_account_stays_deleted_and_nobody_else_s_goes(
         assert [found.key for found in Chats(store).all(ANNA)] == [other]
 
 
+def test_nothing_that_waits_on_a_page_lands_on_another_answer(workspace: Workspace, tmp_path: Path) -> None:
+    """After the restore numbers are given again on SQLite: to other words in the same conversation."""
+    with closing(Store.open(workspace.database)) as store:
+        key = Chats(store).begin(ANNA)
+    backup(workspace, tmp_path / "bk")
+    waiting: list[tuple[str, list[str], str]] = []
+    for words in ("before", "after"):
+        with closing(Store.open(workspace.database)) as store:
+            chats = Chats(store)
+            answers = [Response(f"{words} {side}", "initial") for side in "ab"]
+            comparison, responses = chats.say(ANNA, key, [], words, answers, 1.0)
+            assert comparison is not None
+            chats.flag(ANNA, responses[0], FlagReason.WRONG, words)
+            waiting.append((comparison, responses, undecided(store)[0].id))
+        if words == "before":
+            restore(tmp_path / "bk", workspace.root)
+    (comparison, responses, flag), now = waiting
+    numbers = [token.partition("-")[0] for token in (comparison, *responses, flag)]
+    again = [token.partition("-")[0] for token in (now[0], *now[1], now[2])]
+    assert (numbers == again) == (workspace.url is None)
+    with closing(Store.open(workspace.database)) as store:
+        chats = Chats(store)
+        for act in (
+            lambda: chats.choose(ANNA, key, comparison, Choice.LEFT, None),
+            lambda: chats.thumb(ANNA, responses[0], 1),
+            lambda: chats.flag(ANNA, responses[1], FlagReason.WRONG, "late"),
+            lambda: decide(store, flag, True),
+        ):
+            with pytest.raises(MannersError):
+                act()
+        assert [one.note for one in undecided(store)] == ["after"] and [s.thumb for s in chats.read(ANNA, key)] == [
+            0,
+            0,
+        ]
+        chats.choose(ANNA, key, now[0], Choice.LEFT, None)
+        decide(store, now[2], True)
+        assert undecided(store) == []
+
+
 def test_a_person_who_was_forgotten_does_not_come_back(workspace: Workspace, tmp_path: Path) -> None:
     with closing(Store.open(workspace.database)) as store:
         for name, role in (("olga", AccountRole.OWNER), ("berta", AccountRole.OWNER)):
@@ -542,6 +582,14 @@ def test_folders_that_hold_other_things_are_left_alone(local: Workspace, tmp_pat
     with pytest.raises(MannersError, match="already holds other things"):
         restore(tmp_path / "bk", tmp_path / "letters")
     assert [one.name for one in (tmp_path / "letters").iterdir()] == ["a.txt"]
+
+
+def test_a_backup_is_not_kept_where_what_is_deleted_later_would_stay(local: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(local.root)
+    for folder in (local.root, local.root / "bk", local.root / "models" / "bk", tmp_path / "link" / "bk"):
+        with pytest.raises(MannersError, match="is in the workspace itself"):
+            backup(local, folder)
+    assert not (local.root / "bk").exists() and backup(local, tmp_path / "local-bk")["verified"]
 
 
 def test_a_run_that_ends_while_a_backup_is_taken_is_in_it_whole_or_not_at_all(

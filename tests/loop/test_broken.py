@@ -143,6 +143,17 @@ def test_a_damaged_file_is_one_sentence(
         refuse_unsaid(name, command, how, code, sentence)
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "report", "reward --plan", "ppo --plan", "evaluate --plan"])
+def test_a_store_that_is_lost_is_made_anew_by_no_command(
+    broken: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (broken / "store.db").unlink()
+    monkeypatch.chdir(broken)
+    code, sentence = says(command, broken, lambda: capsys.readouterr().err)
+    assert not (broken / "store.db").exists()
+    assert command in ("settings", "models list") or (code == 1 and "There is no store" in sentence), sentence
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("name", FILES)

@@ -6,6 +6,9 @@ import gzip
 import html
 import io
 import json
+import os
+import signal
+import socket
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,8 +18,11 @@ from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
+from manners.backup.restore import restore
+from manners.backup.take import backup
 from manners.checkpoint import Run, unfinished
 from manners.cli import main
 from manners.facts import to_facts
@@ -28,10 +34,11 @@ from manners.report import build
 from manners.results import ReportFacts, Said, SaidExample
 from manners.results.phases import AnsweredExample, SFTResult
 from manners.settings import ServeSettings, Settings
-from manners.store import Store
+from manners.store import Store, staging, traces
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
+from manners.store.tables import StagedRow
 from manners.store.tokens import TokenUse
 from manners.types import (
     AccountRole,
@@ -50,13 +57,16 @@ from manners.types import (
     Verdict,
 )
 from manners.web.app import create_app
-from manners.web.site import Site
+from manners.web.limits import CLEARINGS
+from manners.web.site import LOCAL, Site
 from manners.workspace import Workspace
-from tests.store.test_forget import by_program, person
+from tests.store.test_forget import by_program, file_of, person
 from tests.web.scripted import Scripted
 
 SECRET = 'my code is "7-3-1" & Zoë is <9>'
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+OWNER = Annotator(LOCAL, AnnotatorKind.HUMAN)
+"""Whoever is at the machine, where there are no accounts."""
 KEPT = "what others say"
 
 
@@ -138,7 +148,7 @@ def root(tmp_path: Path) -> Path:
             answers = [Response(f"{words} {i}", "initial", FinishReason.STOP, Sampling(0.7, 9, i)) for i in range(2)]
             chats.say(who, key, [], words, answers, 1.0)
             chats.say(who, key, chats.read(who, key), f"and {words}?", answers, 1.0)
-            chats.flag(who, chats.read(who, key)[1].response or 0, FlagReason.OTHER, f"{words} flag")
+            chats.flag(who, chats.read(who, key)[1].response or "", FlagReason.OTHER, f"{words} flag")
         by_program(store, "anna", SECRET)
         by_program(store, "olga", KEPT)
         sides = Response("a", "x"), Response("b", "x")
@@ -168,6 +178,87 @@ def test_after_forget_no_byte_of_the_workspace_says_it(root: Path, capfd: pytest
     assert main(["log", "--workspace", str(root), "--json"]) == 0
     [line] = json.loads(capfd.readouterr().out)["log"]
     assert line["event"] == "account_forgotten"
+
+
+def die(root: Path) -> None:
+    """Say something more, import a file that says it too, and write a report, in a process that is killed in it all."""
+    child = os.fork()
+    if child == 0:
+        store = Store.open(root / "store.db")
+        chats, anna = Chats(store), person(store, "anna")
+        chats.say(anna, chats.begin(anna), [], f"{SECRET} in the log", [Response(SECRET, "initial")], 1.0)
+        staging._stage(store.write, file_of(SECRET))
+        owner = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-0123abcd"
+        (root / f".report.html.{owner}.partial").write_text(SECRET)
+        scratch = root / "runs" / f".states.{owner}.partial"
+        scratch.mkdir()
+        (scratch / "texts").write_text(SECRET)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_what_a_kill_and_a_restore_have_left_goes_too_and_no_backup_brings_it_back(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = backup(Workspace.open(root), tmp_path / "bk")
+    (root / "store.db.damaged").write_bytes((root / "store.db").read_bytes()[:-5000])
+    die(root)
+    assert (root / "store.db-wal").stat().st_size
+    places = found(root)
+    for place in ("store.db-wal: utf-8", "store.db-wal: json", "store.db.damaged", ".report.html.", "runs/.states."):
+        assert any(one.startswith(place) for one in places), f"nothing was planted in {place}"
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert "store.db.damaged" in json.loads(out)["files"] and "7-3-1" not in out + err
+    assert found(root) == [] and found(root, "anna") == [] and found(root, KEPT)
+    for place in (made["path"], str(tmp_path / "bk")):
+        assert main(["restore", place, "--workspace", str(root), "--json"]) == 0
+        out, err = capfd.readouterr()
+        assert json.loads(out)["forgotten_again"] == (place == made["path"]) and "7-3-1" not in out + err
+        assert found(root) == [] and found(root, "anna") == []
+    with closing(Store.open(root / "store.db")) as store, store.read() as connection:
+        assert not connection.execute(select(StagedRow)).all()
+
+
+def test_a_conversation_deleted_on_the_page_is_in_no_byte_of_a_workspace_that_had_nothing_else_of_it(
+    tmp_path: Path,
+) -> None:
+    """With the log of a killed server, a damaged store, and a backup from before that is put back."""
+    workspace = Workspace.create(tmp_path / "ws")
+    with closing(Store.create(workspace.database)) as store:
+        key = Chats(store).begin(OWNER)
+        answers = [Response(f"{SECRET} {i}", "initial") for i in range(2)]
+        Chats(store).say(OWNER, key, [], SECRET, answers, 1.0)
+        Chats(store).flag(OWNER, Chats(store).read(OWNER, key)[1].response or "", FlagReason.OTHER, SECRET)
+    plant(workspace.root)
+    backup(workspace, tmp_path / "bk")
+    (workspace.root / "store.db.damaged").write_bytes((workspace.root / "store.db").read_bytes()[:-5000])
+    with closing(Store.open(workspace.database)) as store:
+        site = Site(workspace, Settings(), store, Accounts(store), True, "http://127.0.0.1", Scripted())
+        client = TestClient(create_app(site), "http://127.0.0.1", client=("127.0.0.1", 1))
+        assert client.post(f"/chat/{key}/delete").status_code == 200
+        assert found(workspace.root) == [], "while it is being served"
+    restore(tmp_path / "bk", workspace.root)
+    assert found(workspace.root) == []
+
+
+def test_whoever_deletes_without_end_writes_the_database_anew_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, clear = Workspace.create(tmp_path / "ws"), Store.clear_traces
+    written: list[bool] = []
+
+    def clearing(store: Store) -> None:
+        written.append(clear(store))
+
+    with closing(Store.create(workspace.database)) as store:
+        monkeypatch.setattr(Store, "clear_traces", clearing)
+        site = Site(workspace, Settings(), store, Accounts(store), True, "http://127.0.0.1", Scripted())
+        client = TestClient(create_app(site), "http://127.0.0.1", client=("127.0.0.1", 1))
+        keys = [Chats(store).begin(OWNER) for _ in range(20)]
+        statuses = {client.post(f"/chat/{key}/delete").status_code for key in keys}
+        assert statuses == {200} and len(written) == CLEARINGS.burst
+        assert traces.has_traces(store._engine), "the duty stays for when serving ends"
 
 
 def test_after_a_conversation_is_deleted_on_the_page_only_what_is_not_of_it_stays(root: Path) -> None:

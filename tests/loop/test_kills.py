@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -25,7 +26,8 @@ from manners.checkpoint import unfinished
 from manners.loop.session import Session
 from manners.models import versions
 from manners.settings import Settings
-from manners.store import Store, schema
+from manners.store import Store, schema, staging
+from manners.store.files.prompts import import_prompts, parse_split, side
 from manners.store.files.transfer import import_comparisons
 from manners.store.tables import VerdictRow, ViewRow
 from manners.types import VersionKind
@@ -38,7 +40,8 @@ KILLS = 40
 """Of processes in the middle of their work; `--times 5` makes them two hundred."""
 SEED = 17
 ROWS = 50
-"""Comparisons in a file, each with a verdict."""
+"""Comparisons in a file, each with a verdict; prompts in one."""
+SPLIT = parse_split("train=0.8,evaluate=0.2")
 OLD = 4000
 """Views in the store of an older revision."""
 
@@ -54,6 +57,7 @@ class World:
         self.rng = rng
         self.acknowledged: set[str] = set()
         self.imported: set[int] = set()
+        self.brought: set[int] = set()
         self.whole = self.count()
         """Verdicts that came neither from the page nor from an import of this test."""
         self.takes: dict[str, float] = {}
@@ -71,6 +75,8 @@ class World:
             try:
                 act()
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         if name in self.takes:
@@ -96,7 +102,7 @@ def label(world: World) -> bool:
         with suppress(httpx.HTTPError), httpx.Client(base_url=server.url, timeout=10) as client:
             client.post("/label/begin", json={})
             while True:
-                pair = client.post("/label/next", json={}).json()["pair"]
+                pair = client.post("/label/next", json={}).raise_for_status().json()["pair"]
                 if pair is None:
                     time.sleep(0.05)
                     continue
@@ -125,6 +131,27 @@ def take_in(world: World) -> bool:
         assert there in ((0, ROWS) if killed else (ROWS,))
         import_comparisons(store, file, {}, skip_bad=False)
     world.imported.add(number)
+    return killed
+
+
+def bring_prompts(world: World) -> bool:
+    """A file of prompts is imported and divided: all of it, or nothing."""
+    number = max(world.brought, default=0) + 1
+    file = world.folder / f"prompts-{number}.txt"
+    file.write_text("".join(f"of {number}, {row}?\n" for row in range(ROWS)))
+
+    def act() -> None:
+        with closing(Store.open(world.root / "store.db")) as store:
+            import_prompts(store, file, SPLIT)
+
+    killed = world.play("prompts", act)
+    for complete in (not killed, True):
+        with closing(Store.open(world.root / "store.db")) as store:
+            there = [one for one in store.prompts() if one.dialogue[-1].text.startswith(f"of {number}, ")]
+            assert len(there) in ((ROWS,) if complete else (0, ROWS))
+            assert all(one.use is side(one.dialogue, SPLIT) for one in there)
+            import_prompts(store, file, SPLIT, skip_known=True)
+    world.brought.add(number)
     return killed
 
 
@@ -168,7 +195,7 @@ def migrate(world: World) -> bool:
     return killed
 
 
-ACTS = (label, take_in, train, copy_out, put_back, migrate)
+ACTS = (label, take_in, bring_prompts, train, copy_out, put_back, migrate)
 
 
 def old_store(path: Path) -> None:
@@ -188,14 +215,14 @@ def old_store(path: Path) -> None:
 
 def check(world: World) -> None:
     """Every acknowledged verdict is there once; files hold what they say."""
+    workspace = Workspace.open(world.root)  # which finishes a restore
     with closing(Store.open(world.root / "store.db")) as store, store.read() as connection:
         query = select(ViewRow.token).join(VerdictRow, VerdictRow.view_id == ViewRow.id)
         answered = list(connection.execute(query.where(ViewRow.token.is_not(None))).scalars())
         total = connection.execute(select(func.count()).select_from(VerdictRow)).scalar_one()
     assert world.acknowledged <= set(answered), f"lost: {world.acknowledged - set(answered)}"
     assert len(set(answered)) == len(answered), "a view has one verdict"
-    assert total == world.whole + len(answered) + ROWS * len(world.imported)
-    workspace = Workspace.open(world.root)
+    assert total == world.whole + len(answered) + ROWS * len(world.imported), "nothing is there twice"
     for kind in (VersionKind.REWARD, VersionKind.POLICY):
         for name in versions.names(workspace, kind):
             versions.describe(workspace, name)
@@ -208,7 +235,10 @@ def test_kills_at_random_moments_lose_nothing_and_double_nothing(
     settings: Settings,
     tmp_path: Path,
     times: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name, value in {"AT_ONCE": 20, "FIRST_SLICE": 5, "MOST_IN_SLICE": 5}.items():
+        monkeypatch.setattr(staging, name, value)  # so that small files go by the stage
     rng = random.Random(SEED)
     chosen = replace(settings, checkpoint_every=0.0, reward=replace(settings.reward, epochs=1, members=1))
     old_store(tmp_path / "old.db")

@@ -24,6 +24,7 @@ from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
 from manners.store.flags import FlagReason, raise_flag
+from manners.store.records import token_of
 from manners.store.tables import ComparisonRow, FlagRow, MessageRow, PromptRow, ResponseRow, VerdictRow, WithdrawalRow
 from manners.types import (
     DELETED,
@@ -63,6 +64,13 @@ def converse(
     key = chats.begin(who)
     chats.say(who, key, [], text, [drawn(answer, seed) for answer in answers], 1.0)
     return key
+
+
+def asked_last(store: Store) -> str:
+    """The token of the newest comparison."""
+    query = select(ComparisonRow.id, ComparisonRow.created_at).order_by(ComparisonRow.id.desc()).limit(1)
+    with store.read() as connection:
+        return token_of(*connection.execute(query).one())
 
 
 def asked(how: AskedHow, *texts: str) -> Comparison:
@@ -196,10 +204,10 @@ def test_another_conversation_keeps_its_own_words(store: Store) -> None:
 def test_every_turn_goes_and_versions_that_saw_verdicts_are_named(store: Store) -> None:
     chats = Chats(store)
     key = converse(store, ANNA)
-    chats.choose(ANNA, key, 1, Choice.SKIP, None)
+    chats.choose(ANNA, key, asked_last(store), Choice.SKIP, None)
     store.add_version(VersionRecord("reward-1", VersionKind.REWARD, "reward-1", watermark=store.watermark()))
     chats.say(ANNA, key, chats.read(ANNA, key), "again", [drawn("so"), drawn("no")], 1.0)
-    chats.choose(ANNA, key, 2, Choice.RIGHT, 2.0)
+    chats.choose(ANNA, key, asked_last(store), Choice.RIGHT, 2.0)
     store.add_version(VersionRecord("reward-2", VersionKind.REWARD, "reward-2", watermark=store.watermark()))
     deleted = chats.delete(ANNA, key)
     assert (deleted.comparisons, deleted.versions) == ([1, 2], ["reward-2"])
@@ -225,7 +233,9 @@ def test_an_answer_to_what_was_said_before_is_refused(store: Store) -> None:
     chats = Chats(store)
     key = converse(store, ANNA)
     read = chats.read(ANNA, key)
-    chats.choose(ANNA, key, 1, Choice.RIGHT, None)  # a late choice exchanges what the answer was written after
+    chats.choose(
+        ANNA, key, asked_last(store), Choice.RIGHT, None
+    )  # a late choice exchanges what the answer was written after
     with pytest.raises(MovedOn, match="the conversation has moved on: open it again and send your message once more"):
         chats.say(ANNA, key, read, "and?", [drawn("so")], 1.0)
     read = chats.read(ANNA, key)
@@ -238,10 +248,27 @@ def test_an_answer_to_what_was_said_before_is_refused(store: Store) -> None:
 def test_only_the_last_turn_can_be_chosen_on(store: Store) -> None:
     chats = Chats(store)
     key = converse(store, ANNA)
+    first = asked_last(store)
     chats.say(ANNA, key, chats.read(ANNA, key), "and?", [drawn("so")], 1.0)
     with pytest.raises(NoSuchChat, match="not the latest ones"):
-        chats.choose(ANNA, key, 1, Choice.RIGHT, None)
+        chats.choose(ANNA, key, first, Choice.RIGHT, None)
     assert store.watermark() == 0
+
+
+@pytest.mark.parametrize("token", ["", "1", "1-", "1-0", "-1", "x", "1-zz", "9" * 30, "1-0-0", "\u0661-0"])
+def test_what_names_no_answer_of_ones_own_is_one_sentence(store: Store, token: str) -> None:
+    chats = Chats(store)
+    key = converse(store, ANNA)
+    for act in (lambda: chats.thumb(ANNA, token, 1), lambda: chats.flag(ANNA, token, FlagReason.WRONG, "")):
+        with pytest.raises(NoSuchChat, match="in none of your conversations"):
+            act()
+    with pytest.raises(NoSuchChat, match="not the latest ones"):
+        chats.choose(ANNA, key, token, Choice.LEFT, None)
+    for said in chats.read(ANNA, key)[1:]:
+        chats.thumb(ANNA, said.response or "", 1)
+        with pytest.raises(NoSuchChat):
+            chats.thumb(BEN, said.response or "", 1)
+    assert [said.thumb for said in chats.read(ANNA, key)] == [0, 1]
 
 
 def reward(store: Store, number: int, source: str | None) -> None:
@@ -267,9 +294,7 @@ def test_the_receipt_counts_what_could_be_learned_from(store: Store) -> None:
         row = {"verdict_id": connection.execute(taken).scalar_one(), "created_at": datetime.now(UTC)}
         connection.execute(insert(WithdrawalRow), row)
     key = converse(store, ANNA)
-    with store.read() as connection:
-        last = connection.execute(select(ComparisonRow.id).order_by(ComparisonRow.id.desc()).limit(1)).scalar_one()
-    chats.choose(ANNA, key, last, Choice.LEFT, None)
+    chats.choose(ANNA, key, asked_last(store), Choice.LEFT, None)
     reward(store, 1, "human")
     reward(store, 2, "simulated")
     reward(store, 3, None)

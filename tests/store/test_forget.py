@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -345,6 +347,31 @@ def test_the_duty_outlives_the_process_and_waits_for_readers(tmp_path: Path, mon
             reader.execute("COMMIT")
             assert again.clear_traces() and not traces.has_traces(again._engine)
     assert not found(tmp_path)
+
+
+@pytest.mark.long
+def test_others_wait_less_than_a_second_while_a_small_file_is_written_anew(tmp_path: Path) -> None:
+    """Of the largest size at which it is done on the page; they wait for the lock, and read meanwhile."""
+    with closing(Store.create(tmp_path / "store.db")) as store:
+        words = iter(range(10**9))
+        while store.is_small:
+            texts = (f"{next(words)} " + "some words and more " * 50 for _ in range(500))
+            store.add_prompts([(Turn(Role.USER, one),) for one in texts], PromptUse.TRAIN, "x")
+        clearing = threading.Thread(target=lambda: store.clear_traces(always=True))
+        [shown] = store.add_comparisons(
+            [Comparison((Turn(Role.USER, "q"),), Response("a", "x"), Response("b", "x"), AskedHow.RANDOM)]
+        )
+        clearing.start()
+        waits, reads = [0.0], [0.0]
+        while clearing.is_alive():
+            begun = time.monotonic()
+            store.counts()
+            reads.append(time.monotonic() - begun)
+            store.add_verdicts([(shown, Verdict(Choice.TIE, Annotator("bo", AnnotatorKind.HUMAN)))])
+            waits.append(time.monotonic() - begun)
+        clearing.join()
+        print(f"longest wait: to write {max(waits):.2f} s, to read {max(reads):.2f} s")
+        assert max(waits) < 1 and max(reads) < 0.5
 
 
 def test_nothing_is_written_anew_where_nothing_was_deleted(tmp_path: Path) -> None:

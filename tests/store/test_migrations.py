@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, MetaData, inspect
+from sqlalchemy import Connection, MetaData, inspect, select, text
 
+from manners.cli import main
 from manners.store import Outcome, Round, Store, VersionRecord, schema, views
 from manners.types import (
     Annotator,
@@ -33,6 +34,7 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
+from manners.workspace import Workspace
 
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
 FIRST: dict[str, list[dict[str, Any]]] = {
@@ -183,6 +185,101 @@ def test_a_revision_that_fails_changes_nothing(
         check(store)
 
 
+def many(count: int = 60) -> list[dict[str, Any]]:
+    """Verdicts of every kind that revision 0001 took."""
+    return [
+        {
+            "comparison_id": 1,
+            "annotator_id": 1 + number % 3,
+            "choice": list(Choice)[number % len(Choice)].value,
+            "strength": (None, 1, 2, 3)[number % 4],
+            "seconds": (None, 0.25, 1e6)[number % 3],
+            "reasons": [["kind"], [], ["short", "“é 🥖”"]][number % 3],
+            "comment": ("", "it's\nso", "ü")[number // 2 % 3],
+            "created_at": NOON - timedelta(seconds=number, microseconds=number),  # clocks that go back
+        }
+        for number in range(count)
+    ]
+
+
+def dump(database: str) -> str:
+    """All that is in a database: tables, their columns, triggers and rows, by id."""
+    engine = schema.connect(schema.to_url(database))
+    tables = MetaData()
+    tables.reflect(engine)
+    ours = "SELECT sql FROM sqlite_master ORDER BY name"
+    if engine.dialect.name == "postgresql":
+        ours = "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY tgname"
+    found = [repr(inspect(engine).get_columns(table)) for table in sorted(tables.tables)]
+    with engine.connect() as connection:
+        found.append(repr(connection.execute(text(ours)).all()))
+        for name, table in sorted(tables.tables.items()):
+            rows = select(table).order_by(*(column for column in table.columns if column.name == "id"))
+            found.append(f"{name}: {connection.execute(rows).all()}")
+    engine.dispose()
+    return "\n".join(found)
+
+
+@pytest.fixture
+def full(database: str) -> str:
+    """A store of revision 0001 with rows in each of its tables, and verdicts of every kind."""
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        upgrade_to(connection, "0001")
+        tables = MetaData()
+        tables.reflect(connection)
+        assert tables.tables.keys() - {"alembic_version"} == FIRST.keys()
+        people: list[dict[str, Any]] = [{"name": "Ann", "kind": kind} for kind in ("human", "ai")] + [
+            {"name": "owner", "kind": "human"}
+        ]
+        for name, rows in (FIRST | {"annotators": people, "verdicts": many()}).items():
+            dated = [row if name == "annotators" else {"created_at": NOON} | row for row in rows]
+            connection.execute(tables.tables[name].insert(), dated)
+    engine.dispose()
+    return database
+
+
+def test_a_workspace_of_the_first_tables_has_the_same_verdicts_one_by_one(
+    full: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = full if "://" in full else None
+    root = Workspace.create(tmp_path / "ws", server).root
+    if server is None:
+        shutil.copy(full, root / "store.db")
+    with closing(Store.open(server or root / "store.db")) as store:
+        [comparison] = store.comparisons()
+    who = [Annotator("Ann", AnnotatorKind.HUMAN), Annotator("Ann", AnnotatorKind.AI)]
+    who.append(Annotator("owner", AnnotatorKind.HUMAN))
+    for number, (row, one) in enumerate(zip(many(), comparison.verdicts, strict=True), 1):
+        assert (one.arrived, one.annotator, one.choice) == (number, who[row["annotator_id"] - 1], row["choice"])
+        said = (one.strength, one.seconds, list(one.reasons), one.comment, one.created_at)
+        assert said == tuple(row[name] for name in ("strength", "seconds", "reasons", "comment", "created_at"))
+        assert (one.exchanged, one.drawn, one.draw_probability) == (False, None, None)
+    for said_to in (["status"], ["comparisons", "export", str(tmp_path / "out.jsonl")]):
+        assert main([*said_to, "--workspace", str(root), "--json"]) == 0
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == len(many())
+
+
+@pytest.mark.parametrize("failing", [f"{number:04}" for number in range(2, 1 + int(schema.newest_revision()))])
+def test_where_a_revision_fails_the_old_store_is_as_it_was_and_comes_up_to_date_once_it_does_not(
+    full: str, failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dump(full)
+    folder = shutil.copytree(schema.MIGRATIONS, tmp_path / "failing")
+    [file] = (folder / "versions").glob(f"{failing}_*.py")
+    cut = "\n_whole = upgrade\ndef upgrade():\n    _whole()\n    raise RuntimeError('power cut')\n"
+    file.write_text(file.read_text(encoding="utf-8") + cut, encoding="utf-8")
+    monkeypatch.setattr(schema, "MIGRATIONS", folder)
+    with pytest.raises(RuntimeError, match="power cut"):
+        Store.open(full)
+    assert dump(full) == before
+    monkeypatch.undo()
+    with closing(Store.open(full)) as store:
+        assert [len(one.verdicts) for one in store.comparisons()] == [len(many())]
+        with store.read() as connection:
+            assert schema.current_revision(connection) == schema.newest_revision()
+
+
 def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> None:
     engine = schema.connect(schema.to_url(database))
     with engine.begin() as connection:
@@ -200,4 +297,8 @@ def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> No
         with store.write() as connection:
             assert views.answer(ann, views.Given("1", Choice.LEFT), connection) == (1, Choice.RIGHT)
             shown = views.show(ann, Draw(1, DrawnHow.RANDOM, 0.5, False, 1), timedelta(1), connection)
-        assert shown.view != "2" and [v.choice for v in store.comparisons()[0].verdicts] == [Choice.RIGHT]
+        assert (
+            shown is not None
+            and shown.view != "2"
+            and [v.choice for v in store.comparisons()[0].verdicts] == [Choice.RIGHT]
+        )

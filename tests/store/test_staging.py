@@ -8,16 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
+from manners.errors import MannersError, Unavailable
 from manners.store import Store, staging
+from manners.store.files import prompts as prompt_files
+from manners.store.files.prompts import import_prompts, parse_split, side
 from manners.store.staging import AT_ONCE
 from manners.store.tables import StagedRow
 from manners.types import (
@@ -26,13 +31,16 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    Dialogue,
     DrawnHow,
     FinishReason,
+    PromptUse,
     Response,
     Role,
     Sampling,
     Turn,
     Verdict,
+    opening,
 )
 
 MANY = 3 * AT_ONCE
@@ -99,6 +107,27 @@ def test_others_write_while_an_import_runs(database: str, monkeypatch: pytest.Mo
         importing.join()
         assert written >= 10, "an import in one transaction lets in one at most"
         assert len(store.comparisons()) == MANY + 1
+
+
+@pytest.mark.parametrize("count", [3, 30, MANY])
+def test_long_rows_are_few_in_a_slice(count: int, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty of them at once would be a slice of seconds."""
+    held: list[int] = []
+    add = staging._add
+
+    def adding(connection: Connection, some: Sequence[Comparison]) -> staging.Merged:
+        held.append(sum(len(one.left.text) for one in some))
+        return add(connection, some)
+
+    monkeypatch.setattr(staging, "_add", adding)
+    monkeypatch.setattr(staging, "SLICE_TEXT", 10_000)
+    monkeypatch.setattr(staging._Pace, "rest", lambda _: None)
+    pairs = [replace(pair(n), left=Response(f"{n} " + "x" * (6000 if n % 7 else 60_000), "me")) for n in range(count)]
+    with closing(Store.create(database)) as store:
+        assert store.merge_comparisons(pairs).comparisons == count
+        assert [one.left.text for one in store.comparisons()] == [one.left.text for one in pairs]
+    assert max(held) < 10_000 + 60_010 and sum(held) == sum(len(one.left.text) for one in pairs)
+    assert len(held) >= count // 3, "and so each is soon over"
 
 
 class Killed(BaseException):
@@ -181,6 +210,154 @@ def test_a_process_killed_in_the_middle_has_added_all_or_nothing(
     monkeypatch.setattr(staging, "ABANDONED", timedelta(0))
     with closing(Store.open(database)) as store:
         assert len(store.comparisons()) in (0, 4000) and staged(store) == 0
+
+
+# Prompts
+
+
+SPLIT = parse_split("train=0.5,validate=0.2,evaluate=0.3")
+
+
+def asked(number: int) -> Dialogue:
+    return (Turn(Role.USER, f"prompt {number}?"),)
+
+
+def file_of_prompts(folder: Path, count: int = MANY) -> Path:
+    path = folder / "prompts.txt"
+    path.write_text("".join(f"prompt {number}?\n" for number in range(count)), encoding="utf-8")
+    return path
+
+
+def sides(store: Store) -> dict[str, PromptUse]:
+    return {prompt.dialogue[-1].text: prompt.use for prompt in store.prompts()}
+
+
+def wanted(count: int = MANY) -> dict[str, PromptUse]:
+    """Where the split puts each prompt of the file."""
+    return {asked(number)[-1].text: side(asked(number), SPLIT) for number in range(count)}
+
+
+@pytest.mark.parametrize("there", [0, 100, MANY])
+def test_many_prompts_go_where_the_split_puts_them_whatever_was_there(
+    there: int, database: str, tmp_path: Path
+) -> None:
+    with closing(Store.create(database)) as store:
+        store.add_prompts(map(asked, range(there)), PromptUse.TRAIN, "earlier")
+        found = import_prompts(store, file_of_prompts(tmp_path), SPLIT)
+        assert sides(store) == wanted() and staged(store) == 0
+        moved = sum(use is not PromptUse.TRAIN for use in wanted(there).values())
+        assert (found.new, found.known, found.moved) == (MANY - there, there, moved)
+        again = import_prompts(store, file_of_prompts(tmp_path), SPLIT)
+        assert (again.new, again.known, again.moved) == (0, MANY, 0) and sides(store) == wanted()
+
+
+@pytest.mark.parametrize("rest", range(1, 40, 3))
+def test_prompts_killed_at_any_moment_are_there_and_moved_as_a_whole_or_not_at_all(
+    rest: int, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "FIRST_SLICE", 50)
+    monkeypatch.setattr(staging, "MOST_IN_SLICE", 50)
+    monkeypatch.setattr(staging, "SLICE_SECONDS", 1e9)
+    path, left = file_of_prompts(tmp_path), rest
+    with closing(Store.create(database)) as store:
+        store.add_prompts(map(asked, range(100)), PromptUse.TRAIN, "earlier")
+        before = sides(store)
+
+        def resting(self: object) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Killed
+
+        with monkeypatch.context() as power:
+            power.setattr(staging._Pace, "rest", resting)
+            power.setattr(staging, "_discard", lambda *_: None)
+            with suppress(Killed):
+                import_prompts(store, path, SPLIT)
+        written = MANY + sum(use is not PromptUse.TRAIN for use in wanted(100).values())  # those that move, once more
+        is_decided = left > 0 or rest > -(-written // 50)
+    monkeypatch.setattr(staging, "ABANDONED", timedelta(0))
+    monkeypatch.setattr(staging._Pace, "rest", lambda _: None)
+    with closing(Store.open(database)) as store:
+        assert sides(store) == (wanted() if is_decided else before) and staged(store) == 0
+        import_prompts(store, path, SPLIT)
+        assert sides(store) == wanted()
+
+
+def test_verdicts_come_in_while_prompts_do(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "FIRST_SLICE", 10)
+    monkeypatch.setattr(staging, "MOST_IN_SLICE", 10)
+    with closing(Store.create(database)) as store:
+        (key,) = store.add_comparisons([pair(10_000)])
+        importing = threading.Thread(target=import_prompts, args=[store, file_of_prompts(tmp_path), SPLIT])
+        importing.start()
+        written = 0
+        while importing.is_alive():
+            store.add_verdicts([(key, Verdict(Choice.TIE, Annotator("bo", AnnotatorKind.HUMAN)))])
+            written += importing.is_alive()
+        importing.join()
+        assert written >= 10, "an import in one transaction lets in one at most"
+        assert sides(store).items() >= wanted().items()
+
+
+@pytest.mark.parametrize("count", [50, MANY])
+@pytest.mark.parametrize("moves", [False, True])
+def test_what_others_bring_in_meanwhile_is_on_one_side_with_it(
+    count: int, moves: bool, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan and the decision others train on a prompt of the file, or on one that begins as one of it."""
+    path, first = file_of_prompts(tmp_path, count), 1
+    kept = next(n for n in range(count) if side(asked(n), SPLIT) is PromptUse.EVALUATE)
+    plan = prompt_files._plan
+    with closing(Store.create(database)) as store:
+        if moves:
+            store.add_prompts(map(asked, range(10)), PromptUse.TRAIN, "earlier")
+
+        def slowly(*given: object) -> object:
+            nonlocal first
+            found = plan(*given)  # type: ignore[arg-type]
+            if first:
+                first = 0
+                longer = (Turn(Role.USER, f"PROMPT  {kept}?"), Turn(Role.ASSISTANT, "Yes."), Turn(Role.USER, "So?"))
+                store.add_prompts([asked(kept), longer, asked(5000)], PromptUse.TRAIN, "meanwhile")
+            return found
+
+        monkeypatch.setattr(prompt_files, "_plan", slowly)
+        found = import_prompts(store, path, SPLIT)
+        assert found.known == (10 if moves else 0) + (kept >= 10 or not moves)
+        by_opening: dict[str, set[PromptUse]] = {}
+        for prompt in store.prompts():
+            by_opening.setdefault(opening(prompt.dialogue), set()).add(prompt.use)
+        assert all(len(uses) == 1 for uses in by_opening.values())
+        assert by_opening[opening(asked(kept))] == {PromptUse.EVALUATE}, "nothing was trained on it yet"
+        assert sides(store)["prompt 5000?"] is PromptUse.TRAIN and staged(store) == 0
+
+
+def test_two_imports_at_once_put_nothing_on_two_sides(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one's plan is of before the first has decided: it is made anew, and refused."""
+    plan, path = prompt_files._plan, file_of_prompts(tmp_path)
+    with closing(Store.create(database)) as store:
+
+        def slowly(*given: object) -> object:
+            found = plan(*given)  # type: ignore[arg-type]
+            monkeypatch.setattr(prompt_files, "_plan", plan)
+            import_prompts(store, path, {PromptUse.VALIDATE: 1.0})
+            return found
+
+        monkeypatch.setattr(prompt_files, "_plan", slowly)
+        with pytest.raises(MannersError, match="is in the store for `validate` and cannot be added for `evaluate`"):
+            import_prompts(store, path, {PromptUse.EVALUATE: 1.0})
+        assert set(sides(store).values()) == {PromptUse.VALIDATE} and staged(store) == 0
+
+
+def test_an_import_that_others_are_always_ahead_of_gives_up_in_one_sentence(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "place_prompts", lambda *_: False)
+    with closing(Store.create(database)) as store, pytest.raises(Unavailable, match="5 times: run it again"):
+        import_prompts(store, file_of_prompts(tmp_path), SPLIT)
 
 
 @given(st.integers(0, 10_000), st.floats(1e-6, 100))

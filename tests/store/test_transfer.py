@@ -19,7 +19,7 @@ from sqlalchemy import text
 from manners.errors import MannersError
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
-from manners.store import Store
+from manners.store import Store, staging
 from manners.store.files.formats import COLUMNS, Format
 from manners.store.files.rowfiles import read_rows, write_rows
 from manners.store.files.rows import Reason
@@ -100,8 +100,16 @@ WAYS_OUT = [
     indirect=["new_store"],
 )
 def test_transcripts_come_in_fast_and_go_out_unchanged(
-    shared_data: Path, store: Store, fresh: Callable[[], Store], tmp_path: Path, fmt: Format, name: str
+    shared_data: Path,
+    store: Store,
+    fresh: Callable[[], Store],
+    tmp_path: Path,
+    fmt: Format,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(staging, "AT_ONCE", 10**9)  # how many slices there are says how busy the machine is
+    monkeypatch.setattr(staging, "SLICE_TEXT", 10**12)
     source = shared_data / "hh_rlhf_harmless" / "pairs.jsonl.gz"
     with statements(store) as sent:
         result = import_comparisons(store, source, {}, skip_bad=False)
@@ -171,7 +179,7 @@ def answer(text: str, role: str = "assistant") -> list[dict[str, str]]:
 BAD = {
     "json": (b"{not json}\n", Reason.NOT_A_ROW, "line 2: is not JSON"),
     "no object": (b"[1, 2]\n", Reason.NOT_A_ROW, "line 2: is not a JSON object"),
-    "depth": (b"[" * 100_000 + b"\n", Reason.NOT_A_ROW, "line 2: is not JSON"),
+    "depth": (b"[" * 100_000 + b"\n", Reason.NOT_A_ROW, "line 2: is nested more than 100 deep"),
     "encoding": ('{"prompt": "Grüße"}\n'.encode("latin-1"), Reason.NOT_UTF8, "line 2: is not UTF-8 at byte 15"),
     "surrogate": (lines(GOOD | {"left": "\ud800"}), Reason.NOT_UTF8, "field `left`: holds half"),
     "nul": (lines(GOOD | {"left": "a\0b"}), Reason.VALUE, "field `left`: holds a NUL"),

@@ -45,7 +45,9 @@ def pair(number: int, asked_how: AskedHow = AskedHow.RANDOM) -> Comparison:
 
 def show(store: Store, comparison: int, exchanged: bool, annotator: Annotator = ANNA) -> Shown:
     with store.write() as connection:
-        return views.show(annotator, Draw(comparison, DrawnHow.RANDOM, 0.25, exchanged, 4), LEASE, connection)
+        shown = views.show(annotator, Draw(comparison, DrawnHow.RANDOM, 0.25, exchanged, 4), LEASE, connection)
+    assert shown is not None
+    return shown
 
 
 def answer(store: Store, view: str, choice: Choice, annotator: Annotator = ANNA) -> tuple[int, Choice]:

@@ -304,7 +304,7 @@ def test_nobody_reads_or_changes_what_is_not_theirs(alone: Place) -> None:
         (key, None),
         (f"{key}/say", {"text": "x"}),
         (f"{key}/delete", {}),
-        (f"{key}/choose", {"comparison": 1, "choice": "left"}),
+        (f"{key}/choose", {"comparison": "1-0", "choice": "left"}),
         ("thumb", {"response": response, "value": 1}),
         ("report", {"response": response, "reason": "wrong"}),
     ):

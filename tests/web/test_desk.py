@@ -12,12 +12,27 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import func, select
 
+from manners.feedback.queue import SPACING
 from manners.settings import ServeSettings
-from manners.store import Store, bets
+from manners.store import Store, bets, gold, redaction
 from manners.store.flags import FlagReason
+from manners.store.tables import ResponseRow, ViewRow
 from manners.store.views import Beside, Given, Shown
-from manners.types import Annotator, AnnotatorKind, AskedHow, Bet, Choice, Comparison, Response, Role, Turn, Verdict
+from manners.types import (
+    DELETED,
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Bet,
+    Choice,
+    Comparison,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
 from manners.web import desk as module
 from manners.web.desk import Desk, Tally
 from manners.workspace import Workspace
@@ -130,6 +145,51 @@ def test_what_is_reported_is_nobodys_until_it_is_allowed(workspace: Workspace, s
     assert key is not None
     desk.hold_back(key, False)
     assert number(desk.next(BEN)) == 0
+
+
+@pytest.mark.parametrize("gone", ["prompt", "left", "right"])
+@pytest.mark.parametrize("how", ["new", "gold", "repeat"])
+def test_what_was_deleted_by_another_process_is_shown_to_nobody_though_no_look_has_seen_it(
+    workspace: Workspace, store: Store, clock: Clock, how: str, gone: str
+) -> None:
+    [first] = store.add_comparisons(pairs(0))
+    shares = replace(ONCE, overlap=9, agree=9, repeat_share=0.5 * (how == "repeat"), gold_share=0.5 * (how == "gold"))
+    if how == "gold":
+        gold.add(store, first, Choice.LEFT)
+    desk = Desk(workspace, store, shares, 0)
+    before = desk.next(ANNA)
+    assert number(before) == 0 and before is not None
+    desk.judge(ANNA, Given(before.view, Choice.LEFT))
+    if how == "repeat":
+        store.add_comparisons(pairs(*range(1, 12)))
+        clock.now += 60 * ONCE.lease
+        for _ in range(SPACING):
+            shown = desk.next(ANNA)
+            assert shown is not None and number(shown) != 0
+            desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    with store.write() as connection:
+        side = None if gone == "prompt" else ResponseRow.text == {"left": "l0", "right": "r0"}[gone]
+        prompts = [1] if side is None else []
+        answers = [] if side is None else connection.execute(select(ResponseRow.id).where(side)).scalars().all()
+        redaction.blank_texts(connection, prompts, answers)
+    asked = [desk.next(annotator) for annotator in (ANNA, BEN) for _ in range(15)]
+    shown_texts = {text for one in asked if one is not None for text in (one.prompt[-1].text, one.left, one.right)}
+    assert DELETED not in shown_texts and bool(shown_texts) == (how == "repeat")
+    with store.read() as connection:
+        views = connection.execute(select(func.count()).select_from(ViewRow)).scalar_one()
+    assert views == 1 + (how == "repeat") * SPACING + sum(one is not None for one in asked), "no record says it was"
+
+
+def test_a_verdict_on_what_was_deleted_is_not_taken_back(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0))
+    desk = Desk(workspace, store, ONCE, 0)
+    shown = desk.next(ANNA)
+    assert shown is not None
+    desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    with store.write() as connection:
+        redaction.blank_texts(connection, [1], [])
+    assert desk.undo(ANNA) is None and store.counts().verdicts[AnnotatorKind.HUMAN] == 1
+    assert len(store.comparisons()[0].verdicts) == 1
 
 
 def test_where_the_reward_models_members_differ_is_asked_first(

@@ -121,8 +121,8 @@ def bodies() -> dict[str, Any]:
     return {
         "/v1/comparisons": {"prompt": long, "left": {"text": long}, "right": {"text": f"{long}."}, "choice": "left"},
         "/v1/feedback": {"pair_id": "pair_x", "choice": "left", "comment": long},
-        "/chat/thumb": {"response": 1, "value": 1},
-        "/chat/report": {"response": 1, "reason": "other", "note": long},
+        "/chat/thumb": {"response": "1-0", "value": 1},
+        "/chat/report": {"response": "1-0", "reason": "other", "note": long},
         "/label/verdict": {"view": 1, "choice": "left", "comment": long, "reasons": [long]},
         "/label/flag": {"view": 1, "reason": "other", "note": long},
         "/v1/chat/completions": {"model": "x", "messages": [{"role": "user", "content": long}]},

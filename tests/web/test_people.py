@@ -68,7 +68,7 @@ SCOPES = {
     "/label/flag": FEEDBACK,
     "/label/progress": FEEDBACK,
     "/flags": ADMIN,
-    "/flags/{number}": ADMIN,
+    "/flags/{token}": ADMIN,
     "/v1/models": CHAT,
     "/v1/models/{name}": CHAT,
     "/v1/health": CHAT,

@@ -61,7 +61,7 @@ ROLES = {
     "/label/flag": LABEL,
     "/label/progress": LABEL,
     "/flags": {OWNER, REVIEWER},
-    "/flags/{number}": {OWNER, REVIEWER},
+    "/flags/{token}": {OWNER, REVIEWER},
     "/v1/models": LABEL,
     "/v1/models/{name}": LABEL,
     "/v1/health": LABEL,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select
 
-from manners.errors import MannersError, UsageError
+from manners.errors import MannersError, Unavailable, UsageError
 from manners.store.files.columns import refuse_absent_columns, refuse_unknown_fields, renamed
 from manners.store.files.containers import Layout, guesses
 from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, parse_asked
@@ -23,13 +23,15 @@ from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.shapes import shape_of
 from manners.store.files.transfer import SKIP
 from manners.store.records import from_messages
-from manners.store.statements import chunks, take_turns
+from manners.store.staging import decided
 from manners.store.store import Store
 from manners.store.tables import PromptRow, VersionRow
-from manners.store.texts import claim, prompt_digest, prompt_ids
+from manners.store.texts import Placed, prompt_digest
 from manners.types import AskedHow, Dialogue, PromptUse, opening
 
 PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
+TRIES = 5
+"""How often an import begins anew where others bring in its prompts meanwhile."""
 Shares = Mapping[PromptUse, float]
 """What share of the openings each use gets; 1 in all."""
 STRICTEST = (PromptUse.EVALUATE, PromptUse.VALIDATE, PromptUse.TRAIN)
@@ -149,7 +151,7 @@ def import_prompts(
     skip_known: bool = False,
     skip_bad: bool = False,
 ) -> PromptsImported:
-    """Add the prompts of a file in one transaction: of all its rows one side, or by a split.
+    """Add the prompts of a file, all of them or none: of all its rows one side, or by a split.
 
     A row has a `prompt` (`.txt`: one on each line), `messages`, or a comparison. By a split, a new prompt goes where
     the store has its opening; and as long as no version has been trained, what the store would train on goes where the
@@ -160,33 +162,84 @@ def import_prompts(
     prompts, skipped = _read(asked, skip_bad)
     distinct = dict.fromkeys(prompts)
     kept = store.kept_openings()
-    with store.write() as connection:
-        take_turns(connection)
-        stored = _stored(connection)
-        followed, wanted = 0, {dialogue: side(dialogue, shares) for dialogue in distinct}
-        moving: dict[Dialogue, PromptUse] = {}
-        if len(shares) > 1:
-            if not skip_known and connection.execute(select(VersionRow.id).limit(1)).first() is None:
-                moving = _moving(stored, wanted)
-            followed = _follow(stored | moving, wanted)
-        if not skip_known:
-            _refuse_other_use(stored | moving, distinct, shares)
-        _put(connection, moving, {d: use for d, use in wanted.items() if d not in stored}, path.name)
-        claim(connection, map(prompt_digest, distinct), path.name)
-    uses = Counter((stored | moving).get(dialogue, use) for dialogue, use in wanted.items())
+    for _ in range(TRIES):
+        plan = _plan(store, distinct, shares, skip_known)
+        if store.place_prompts(plan.placed(path.name), plan.holds):
+            break
+    else:
+        raise Unavailable(f"others have brought in prompts of {path} at the same time, {TRIES} times: run it again")
+    uses = Counter((plan.stored | plan.moving).get(dialogue, use) for dialogue, use in plan.wanted.items())
     return PromptsImported(
         taken_from=asked.taken_from,
-        new=len(distinct.keys() - stored.keys()),
-        known=len(distinct.keys() & stored.keys()),
+        new=len(distinct.keys() - plan.stored.keys()),
+        known=len(distinct.keys() & plan.stored.keys()),
         duplicates=len(prompts) - len(distinct),
         uses={use: uses[use] for use in PromptUse if use in uses or use in shares},
-        moved=len(moving),
-        followed=followed,
+        moved=len(plan.moving),
+        followed=plan.followed,
         left_out_of_training=_left_out(store, kept),
         unused=asked.unused,
         notes=asked.notes,
         skipped=skipped,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where the prompts of a file go, by what the store held when it was looked at."""
+
+    stored: dict[Dialogue, PromptUse]
+    wanted: dict[Dialogue, PromptUse]
+    """The file's, each with the use that it has where it is new."""
+    moving: dict[Dialogue, PromptUse]
+    """The store's that get another use."""
+    followed: int
+    openings: frozenset[str]
+    """Of the file's prompts."""
+    newest: int
+    """The highest id of a prompt."""
+    imports: int
+    """How many imports had been decided."""
+    is_trained: bool
+    """Whether there was a version."""
+
+    def placed(self, source: str) -> list[Placed]:
+        """Return what is to be written: the file's prompts, and those that move."""
+        ours = {
+            dialogue: self.moving.get(dialogue, self.stored.get(dialogue, use)) for dialogue, use in self.wanted.items()
+        }
+        new = [Placed(prompt_digest(dialogue), use, dialogue, source) for dialogue, use in ours.items()]
+        return new + [Placed(prompt_digest(dialogue), to) for dialogue, to in self.moving.items()]
+
+    def holds(self, connection: Connection) -> bool:
+        """Tell whether it would be the same now: no import has moved anything, and nothing new begins as ours do."""
+        if decided(connection) != self.imports or (self.moving and _is_trained(connection) != self.is_trained):
+            return False
+        since = connection.execute(select(PromptRow.turns).where(PromptRow.id > self.newest)).scalars()
+        return self.openings.isdisjoint(opening(from_messages(turns)) for turns in since)
+
+
+def _plan(store: Store, distinct: Iterable[Dialogue], shares: Shares, skip_known: bool) -> _Plan:
+    """Choose where the prompts of a file go. Raises MannersError where one is there for another use."""
+    with store.read() as connection:
+        imports = decided(connection)
+    store.finish_imports()  # what has been decided counts as there; what is decided from here on is seen by the number
+    with store.read() as connection:
+        newest = connection.execute(select(func.coalesce(func.max(PromptRow.id), 0))).scalar_one()
+        stored, is_trained = _stored(connection, newest), _is_trained(connection)
+    followed, wanted = 0, {dialogue: side(dialogue, shares) for dialogue in distinct}
+    moving: dict[Dialogue, PromptUse] = {}
+    if len(shares) > 1:
+        if not skip_known and not is_trained:
+            moving = _moving(stored, wanted)
+        followed = _follow(stored | moving, wanted)
+    if not skip_known:
+        _refuse_other_use(stored | moving, distinct, shares)
+    return _Plan(stored, wanted, moving, followed, frozenset(map(opening, wanted)), newest, imports, is_trained)
+
+
+def _is_trained(connection: Connection) -> bool:
+    return connection.execute(select(VersionRow.id).limit(1)).first() is not None
 
 
 def look(path: Path, mapping: Mapping[str, str]) -> Asked:
@@ -245,8 +298,9 @@ def _read(asked: Asked, skip_bad: bool) -> tuple[list[Dialogue], Mapping[Reason,
     return prompts, dict(skipped)
 
 
-def _stored(connection: Connection) -> dict[Dialogue, PromptUse]:
-    rows = connection.execute(select(PromptRow.turns, PromptRow.use).order_by(PromptRow.id))
+def _stored(connection: Connection, newest: int) -> dict[Dialogue, PromptUse]:
+    query = select(PromptRow.turns, PromptRow.use).where(PromptRow.id <= newest).order_by(PromptRow.id)
+    rows = connection.execute(query)
     return {from_messages(row.turns): PromptUse(row.use) for row in rows}
 
 
@@ -287,17 +341,6 @@ def _refuse_other_use(stored: Mapping[Dialogue, PromptUse], prompts: Iterable[Di
                 f"The prompt {dialogue[-1].text[:60]!r} is in the store for `{stored[dialogue]}` and cannot be added"
                 f" for `{use}`; leave it out, or leave such prompts as they are with --skip-known."
             )
-
-
-def _put(
-    connection: Connection, moving: Mapping[Dialogue, PromptUse], new: Mapping[Dialogue, PromptUse], source: str
-) -> None:
-    """Give prompts another use, and store new ones."""
-    for chunk in chunks(new.items()):
-        prompt_ids(connection, {prompt_digest(dialogue): (dialogue, use) for dialogue, use in chunk}, source)
-    for use in PromptUse:
-        for some in chunks(prompt_digest(dialogue) for dialogue, to in moving.items() if to is use):
-            connection.execute(update(PromptRow).where(PromptRow.digest.in_(some)).values(use=use.value))
 
 
 def _left_out(store: Store, kept: frozenset[str]) -> int:
