@@ -29,7 +29,7 @@ from manners.types import Choice, Response, Sampling
 from manners.web.auth import Chatter, Exporter, Visitor, refuse_if
 from manners.web.gate import Gate
 from manners.web.identity import Neutral, names_of
-from manners.web.limits import GENERATIONS
+from manners.web.limits import DELETIONS, GENERATIONS
 from manners.web.render import to_html
 from manners.web.shapes import Number, Text
 from manners.web.site import Here, Site, noted
@@ -176,11 +176,13 @@ async def delete(request: Request, key: str, visitor: Chatter, site: Here) -> HT
         chats = Chats(site.store)
         chats.read(visitor.annotator, key)  # nobody notes down what is not theirs
         deletions.note(site.workspace.root, key)
-        return chats.delete(visitor.annotator, key)
+        deleted = chats.delete(visitor.annotator, key)
+        for comparison in deleted.comparisons:
+            site.desk.hold_back(comparison, True)
+        return deleted
 
+    refuse_if(site.limits.take("deletions", visitor.key, DELETIONS))
     deleted = await to_thread.run_sync(forget, limiter=site.limits.writing)
-    for comparison in deleted.comparisons:
-        site.desk.hold_back(comparison, True)
     await to_thread.run_sync(_leave_nothing, site, deleted, limiter=site.limits.writing)
     await noted(request, Event.CONVERSATION_DELETED)
     return JSONResponse({"deleted": key, "learned_by": deleted.versions})

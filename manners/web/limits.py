@@ -32,6 +32,8 @@ ENTRIES = Rate(burst=60, a_second=1)
 """Attempts of one address to come in, under whatever name: a class behind one address has joined within a minute."""
 GENERATIONS = Rate(burst=30, a_second=2)
 """Answers that one account has drawn in the chat; for programs see `serve.answers_a_second`."""
+DELETIONS = Rate(burst=10, a_second=0.2)
+"""Conversations that one account has deleted: for each the database is written anew, while nobody else can write."""
 STRANGERS = Rate(burst=300, a_second=20)
 """Requests of one address that nobody has signed in for, to pages where one must have."""
 REQUEST_BYTES = 100_000
