@@ -135,7 +135,8 @@ def test_whoever_writes_waits_among_those_who_write(site: Site, monkeypatch: pyt
     anna.headers["x-ask-preference"] = "1"
     pair = did(anna, "/v1/chat/completions", **ASKED)["x_pair"]["pair_id"]
     did(anna, "/v1/feedback", pair_id=pair, choice="left")
-    did(anna, "/v1/comparisons", **REPORT)
+    report: dict[str, Any] = dict(REPORT)
+    did(anna, "/v1/comparisons", **report)
 
 
 def test_whoever_deletes_without_end_keeps_nobody_from_writing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
