@@ -1,7 +1,7 @@
 """A server under attack: `python -m benchmarks.attack`, and what twenty annotators and five chats notice of it.
 
 The real server, the real engine, and a pool of hostile clients (`benchmarks.hostile`) in a process of its own, on the
-same machine. Measured twice: quiet, and attacked.
+same machine. Measured in turns: quiet, attacked, and again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -40,8 +41,10 @@ class Options:
     chats: int = 5
     hostile: int = 3
     """Accounts that the attackers have."""
-    seconds: float = 30.0
+    seconds: float = 15.0
     """Quiet, and then attacked."""
+    rounds: int = 2
+    """How often each: what else the machine does meanwhile then falls on both."""
     size: float = 1.0
     """1 is 700 connections that wait, and some 40 requests a second."""
     publish: bool = True
@@ -103,40 +106,44 @@ def measure(options: Options) -> Outcome:
         store = opened.enter_context(closing(Store.open_or_create(workspace.database)))
         place = Place(workspace.root, store, Accounts(store))
         place.accounts.add("olga", AccountRole.OWNER, None)
-        place.store.add_comparisons(pair(number) for number in range(options.annotators * int(options.seconds) * 2))
+        place.store.add_comparisons(
+            pair(number) for number in range(options.annotators * int(options.seconds) * 2 * options.rounds)
+        )
         keys = {kind: [place.key(f"{kind}{n}") for n in range(count)] for kind, count in _people(options).items()}
         log = opened.enter_context((folder / "log").open("w+"))
         with serve(place.folder, stderr=log) as server:
             host = server.url.removeprefix("http://")
             _wait_for_the_model(host, keys["chat"][0])
-            memory = [_memory(server.process.pid)]
-            quiet = _use(host, keys, options, lambda: memory.append(_memory(server.process.pid)))
-            before, memory = memory, []
+            calm, worst, told = [_memory(server.process.pid)], list[int](), Counter[str]()
+            quiet, attacked = Noticed(), Noticed()
             command = [sys.executable, "-m", "benchmarks.hostile", host.rpartition(":")[2], str(options.seconds + 8)]
             command += [str(options.size), *keys["hostile"]]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacking:
-                time.sleep(3)  # until they have all begun
-                attacked = _use(host, keys, options, lambda: memory.append(_memory(server.process.pid)))
-                told = json.loads(attacking.communicate()[0])
+            for _ in range(options.rounds):
+                _use(host, keys, options, quiet, lambda: calm.append(_memory(server.process.pid)))
+                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacking:
+                    time.sleep(3)  # until they have all begun
+                    _use(host, keys, options, attacked, lambda: worst.append(_memory(server.process.pid)))
+                    told.update(json.loads(attacking.communicate()[0]))
         written = (folder / "log").stat().st_size
-    return Outcome(quiet, attacked, (before[0], max(before), max(memory)), told, written)
+    return Outcome(quiet, attacked, (calm[0], max(calm), max(worst)), dict(sorted(told.items())), written)
 
 
 def _people(options: Options) -> dict[str, int]:
-    return {"annotator": options.annotators, "chat": options.chats, "hostile": options.hostile}
+    return {"labeller": options.annotators, "chat": options.chats, "hostile": options.hostile}
 
 
-def _use(host: str, keys: Mapping[str, Sequence[str]], options: Options, look: Callable[[], None]) -> Noticed:
+def _use(
+    host: str, keys: Mapping[str, Sequence[str]], options: Options, noticed: Noticed, look: Callable[[], None]
+) -> None:
     """Let the honest work for some seconds; each has a thread, and comes back after a mistake."""
-    noticed, end = Noticed(), time.monotonic() + options.seconds
-    people = [threading.Thread(target=_label, args=(host, key, end, noticed)) for key in keys["annotator"]]
+    end = time.monotonic() + options.seconds
+    people = [threading.Thread(target=_label, args=(host, key, end, noticed)) for key in keys["labeller"]]
     people += [threading.Thread(target=_chat, args=(host, key, end, noticed)) for key in keys["chat"]]
     for one in people:
         one.start()
     while any(one.is_alive() for one in people):
         look()
         time.sleep(0.25)
-    return noticed
 
 
 def _label(host: str, key: str, end: float, noticed: Noticed) -> None:
@@ -242,8 +249,9 @@ def table(outcome: Outcome, options: Options) -> str:
     ]
     who = f"{options.annotators} annotators, {options.chats} chats, {options.hostile} hostile accounts"
     model = options.model or "a tiny model of random numbers"
-    said = f"{who}; {options.seconds:.0f} s each; {model}; the server's log grew to {outcome.log / 1000:.0f} kB."
-    return "\n".join([*rows, "", f"{said} {here()}"])
+    how = f"{options.rounds} times {options.seconds:.0f} s each, in turns; {model}"
+    log = f"the server's log grew to {outcome.log / 1000:.0f} kB"
+    return "\n".join([*rows, "", f"{who}; {how}; {log}. {here()}"])
 
 
 if __name__ == "__main__":

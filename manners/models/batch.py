@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
@@ -117,6 +118,8 @@ class RunningBatch:
         self._waiting = Waiting[_Row]()
         self._requests: dict[int, list[_Row]] = {}
         """Of each request, the rows that have not left."""
+        self._resting: dict[int, list[_Row]] = {}
+        """Of each request that is not read for now, the rows that have no seat."""
         self._events: list[tuple[int, Event]] = []
         self._seated: Seats[_Row]
         self._begin_anew()
@@ -135,12 +138,12 @@ class RunningBatch:
     @property
     def begun(self) -> bool:
         """Whether an answer is half written: one that runs, or has given its seat up for a while."""
-        return bool(self.running) or any(row.ids for row in self._waiting)
+        resting = (row for rows in self._resting.values() for row in rows)
+        return bool(self.running) or any(row.ids for row in chain(self._waiting, resting))
 
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self._requests
+    def idle(self, admit: bool = True) -> bool:
+        """Whether there is nothing to do for `step`, for now."""
+        return not self.running and not any(admit or row.ids for row in self._waiting)
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         """Prepare a request and let it wait; raises MannersError where it can never be answered."""
@@ -161,6 +164,18 @@ class RunningBatch:
         for row in self._requests.pop(key, ()):
             row.left = True
         self._waiting.drop(lambda row: row.left)
+        self._resting.pop(key, None)
+
+    def rest(self, key: int) -> None:
+        """Write no more for a request until it goes on: what was written is not read. Its seats are for others."""
+        if key in self._requests and key not in self._resting:
+            self._resting[key] = [row for row in self._waiting if row.key == key]
+            self._waiting.drop(lambda row: row.key == key)
+
+    def go_on(self, key: int) -> None:
+        """Write on for a request, where it was."""
+        for row in reversed(self._resting.pop(key, [])):
+            self._waiting.put_back(row.request.account, row)
 
     def step(self, admit: bool = True) -> tuple[tuple[int, Event], ...]:
         """Read the tokens drawn last, let rows leave and (with `admit`) enter, and draw a token for each.
@@ -192,13 +207,14 @@ class RunningBatch:
     def _turns(self, admit: bool) -> tuple[list[_Row], list[_Row]]:
         """Return the rows that enter, and those that rise for them.
 
-        No more are read at once than `READ_AT_ONCE` tokens. Where no seat is free, the account with the most gives one
-        up, its youngest, as long as it has more than the one whose turn it is would have then.
+        Whoever rests, rises. No more are read at once than `READ_AT_ONCE` tokens. Where no seat is free, the account
+        with the most gives one up, its youngest, as long as it has more than the one whose turn it is would have then.
         """
-        held = Counter(row.request.account for row in self.running)
-        entering, rising = list[_Row](), list[_Row]()
+        rising = [row for row in self.running if row.key in self._resting]
+        held = Counter(row.request.account for row in self.running if row not in rising)
+        entering = list[_Row]()
         read = dict[tuple[int, int], int]()
-        free = self.seats - len(self.running)
+        free = self.seats - len(self.running) + len(rising)
         while (turn := self._waiting.first(held, lambda row: admit or bool(row.ids))) is not None:
             account, row = turn
             read[row.key, row.index if row.ids else 0] = len(row.so_far)  # answers that begin share their prompt
@@ -223,15 +239,15 @@ class RunningBatch:
         stay = [row for row in seated.running if row not in rising]
         if not stay and not entering:
             self._begin_anew()  # which gives the memory back
-            return
-        if not (entering or seated.full or seated.gone > CHANGE_SHARE * len(seated.rows)):
-            return
-        try:
-            seated.change(entering, ROOM, rising)
-        except Exception as error:
-            self._seat_anew([*stay, *entering], error)  # for the cache may be half changed: all is read again
+        elif entering or rising or seated.full or seated.gone > CHANGE_SHARE * len(seated.rows):
+            try:
+                seated.change(entering, ROOM, rising)
+            except Exception as error:
+                self._seat_anew([*stay, *entering], error)  # for the cache may be half changed: all is read again
         for row in rising:
-            if not row.left:
+            if row.key in self._resting:
+                self._resting[row.key].append(row)
+            elif not row.left:
                 self._waiting.put_back(row.request.account, row)
 
     def _seat_anew(self, rows: Sequence[_Row], error: Exception) -> None:

@@ -5,6 +5,7 @@ These records cross from the process that serves pages to the one that holds the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -119,6 +120,25 @@ class Failed:
 
 
 Event = Token | Done | Failed
+JOINED = 16
+"""Events that are joined at most, so that nothing takes long that is made of them."""
+
+
+def joined(events: Sequence[Event]) -> list[Event]:
+    """Return the same answers in fewer events: of each answer all tokens are one, before its end."""
+    found = list[Event]()
+    at = dict[int, int]()
+    for event in events:
+        if isinstance(event, Token) and event.index in at:
+            before = found[at[event.index]]
+            assert isinstance(before, Token)
+            more = Token(event.index, before.text + event.text, before.logprobs + event.logprobs)
+            found[at[event.index]] = more
+        else:
+            if isinstance(event, Token):
+                at[event.index] = len(found)
+            found.append(event)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +163,31 @@ class Load:
     version: str
 
 
-Message = Submit | Cancel | Load
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """To the model's process: a report of events has come to those who wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """To the model's process: write no more for this until it goes on, for what was written is not read."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """To the model's process: write on for this."""
+
+    key: int
+
+
+MOST_UNREAD = 256
+"""Events of a request that wait for whoever asked: where they do not read, no more is written for them, nor kept."""
+MOST_AHEAD = 4
+"""Reports of events that may be on their way: the model waits for whoever serves pages, and never drowns it."""
+
+Message = Submit | Cancel | Load | Heard | Rest | GoOn
 
 
 class Phase(StrEnum):

@@ -1,11 +1,11 @@
 """The process that holds the model while pages are served: takes messages, runs the batch, sends what was written.
 
-Requests are laid out by a thread beside the batch (`preparing`): a long dialogue makes nobody else wait.
+Requests are laid out beside the batch (`preparing`), between its steps: a long dialogue makes nobody else wait for it.
+Where what was written is not heard in time, the model waits.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from multiprocessing.connection import Connection
@@ -20,10 +20,26 @@ from manners.models import versions
 from manners.models.batch import Prepared, RunningBatch
 from manners.models.preparing import Preparing, Ready
 from manners.models.pretrained import Pretrained
-from manners.models.requests import Cancel, EngineState, Failed, Load, Message, Phase, Submit
+from manners.models.requests import (
+    MOST_AHEAD,
+    Cancel,
+    EngineState,
+    Event,
+    Failed,
+    GoOn,
+    Heard,
+    Load,
+    Message,
+    Phase,
+    Rest,
+    Submit,
+)
 from manners.models.whole import load
 from manners.settings import ModelSettings
 from manners.workspace import Workspace
+
+TURN = 0.005
+"""Seconds between two steps in which long dialogues are laid out."""
 
 
 def serve(connection: Connection, workspace: Path, settings: ModelSettings, version: str, seats: int) -> None:
@@ -42,27 +58,35 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
         connection.send(EngineState(Phase.FAILED, version, _reason(error)))
         return
     batch = RunningBatch(policy, version, pretrained.trunk, pretrained.renderer, seats)
-    # Its tokenizer is a copy, since one must not be used by two threads at once.
-    preparing = Preparing(copy.deepcopy(pretrained.renderer), seats, inbox)
+    preparing = Preparing(pretrained.renderer, seats, inbox)
     connection.send(EngineState(Phase.READY, version))
     wanted: str | None = None
+    ahead = 0
     while True:
-        for message in _messages(inbox, wait=batch.idle and wanted is None):
+        said = list[tuple[int, Event]]()
+        admit = wanted is None
+        idle = batch.idle(admit) and preparing.idle and (admit or batch.begun)
+        for message in _messages(inbox, preparing, wait=idle or ahead >= MOST_AHEAD):
             match message:
-                case Submit():
-                    preparing.take(message)
-                case Cancel():
-                    preparing.cancel(message.key)
-                    batch.cancel(message.key)
+                case Heard():
+                    ahead -= 1
                 case Load():
                     wanted = message.version
                 case Ready():
-                    _enter(batch, preparing, message, connection)
+                    said += _enter(batch, preparing, message)
+                case Submit() | Cancel() | Rest() | GoOn():
+                    _note(batch, preparing, message)
         if wanted is not None and not batch.begun:
             connection.send(_change_policy(batch, place, wanted, pretrained))
             wanted = None
-        if events := batch.step(admit=wanted is None):
-            connection.send(events)
+        for ready in preparing.at_once():
+            said += _enter(batch, preparing, ready)
+        if ahead < MOST_AHEAD:
+            said += batch.step(admit=wanted is None)
+        if said:
+            connection.send(tuple(said))
+            ahead += 1
+        preparing.go_on_for(TURN)
 
 
 def _receive(connection: Connection, inbox: SimpleQueue[Message | Ready]) -> None:
@@ -74,9 +98,13 @@ def _receive(connection: Connection, inbox: SimpleQueue[Message | Ready]) -> Non
         os._exit(0)  # whoever asked is gone, and there is nothing here to keep
 
 
-def _messages(inbox: SimpleQueue[Message | Ready], wait: bool) -> list[Message | Ready]:
-    """Take all messages that have come; wait for one where there is nothing else to do."""
-    messages = [inbox.get()] if wait else []
+def _messages(inbox: SimpleQueue[Message | Ready], preparing: Preparing, wait: bool) -> list[Message | Ready]:
+    """Take all messages that have come; wait for one where there is nothing else to do but to lay long ones out."""
+    messages = list[Message | Ready]()
+    if wait:
+        preparing.go_on(True)
+        messages.append(inbox.get())
+        preparing.go_on(False)
     try:
         while True:
             messages.append(inbox.get_nowait())
@@ -84,14 +112,28 @@ def _messages(inbox: SimpleQueue[Message | Ready], wait: bool) -> list[Message |
         return messages
 
 
-def _enter(batch: RunningBatch, preparing: Preparing, ready: Ready, connection: Connection) -> None:
-    """Let a request that is laid out wait for its turn; what cannot be answered is said at once."""
+def _note(batch: RunningBatch, preparing: Preparing, message: Submit | Cancel | Rest | GoOn) -> None:
+    """Note who wants to be answered, or does not any more, or not now."""
+    match message:
+        case Submit():
+            preparing.take(message)
+        case Cancel():
+            preparing.cancel(message.key)
+            batch.cancel(message.key)
+        case Rest():
+            batch.rest(message.key)
+        case GoOn():
+            batch.go_on(message.key)
+
+
+def _enter(batch: RunningBatch, preparing: Preparing, ready: Ready) -> tuple[tuple[int, Event], ...]:
+    """Let a request that is laid out wait for its turn; return what is said where it cannot be answered."""
     if not preparing.is_wanted(ready.key):
-        return
+        return ()
     if isinstance(ready.outcome, Prepared):
         batch.admit(ready.key, ready.outcome)
-    else:
-        connection.send(((ready.key, Failed(_reason(ready.outcome), refused=True)),))
+        return ()
+    return ((ready.key, Failed(_reason(ready.outcome), refused=True)),)
 
 
 def _policy(workspace: Workspace, version: str, pretrained: Pretrained) -> PreTrainedModel:

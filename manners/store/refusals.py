@@ -57,8 +57,16 @@ def refusals(name: str) -> Iterator[None]:
         if isinstance(error, DataError):
             raise MannersError(f"The database {name} cannot hold this ({said}); leave out what it names.") from error
         if not _is_outside(error, said):
+            _leave_out_the_row(error, said)
             raise
         raise _refused(name, said) from error
+
+
+def _leave_out_the_row(error: DBAPIError, said: str) -> None:
+    """Keep what an error says to its first line: below it PostgreSQL quotes the row, which may be somebody's words."""
+    if isinstance(error.orig, Exception):
+        error.orig.args = (said,)
+    error.args = (said,)
 
 
 def _was_read(error: Exception) -> bool:

@@ -25,7 +25,7 @@ from manners.types import Choice, Role
 from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.gate import Gate
-from manners.web.limits import CLEARINGS, GENERATIONS
+from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
 from manners.web.shapes import Text, Token, problem
@@ -216,11 +216,13 @@ async def delete(request: Request, key: str, visitor: Chatter, site: Here) -> HT
         chats = Chats(site.store)
         chats.read(visitor.annotator, key)  # nobody notes down what is not theirs
         deletions.note(site.workspace.root, key)
-        return chats.delete(visitor.annotator, key)
+        deleted = chats.delete(visitor.annotator, key)
+        for comparison in deleted.comparisons:
+            site.desk.hold_back(comparison, True)
+        return deleted
 
+    refuse_if(site.limits.take("deletions", visitor.key, DELETIONS))
     deleted = await to_thread.run_sync(forget, limiter=site.limits.writing)
-    for comparison in deleted.comparisons:
-        site.desk.hold_back(comparison, True)
     await to_thread.run_sync(_leave_nothing, site, deleted, limiter=site.limits.writing)
     await noted(request, Event.CONVERSATION_DELETED)
     return JSONResponse({"deleted": key, "learned_by": deleted.versions})

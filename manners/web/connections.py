@@ -50,6 +50,8 @@ class Connection(H11Protocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         """Take what uvicorn gives."""
         super().__init__(*given, **named)
+        self.address = ""
+        """Whose it is: found out once, since each that comes asks it of all the others."""
         self.opened = self.active = 0.0
         """When it came, and when it last did anything."""
         self.begun: float | None = None
@@ -59,11 +61,6 @@ class Connection(H11Protocol):
         self.stuck: float | None = None
         """Since when nothing more can be written, or the last bytes are on their way."""
         self._known: object = None
-
-    @property
-    def address(self) -> str:
-        """Whose it is."""
-        return network_of(self.client[0]) if self.client else ""
 
     @property
     def closing(self) -> bool:
@@ -79,6 +76,7 @@ class Connection(H11Protocol):
         """Let a connection in, or close one for it, or refuse it."""
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
+        self.address = network_of(self.client[0]) if self.client else ""
         self.opened = self.active = self.loop.time()
         here = [one for one in self.server_state.connections if isinstance(one, Connection) and not one.closing]
         of_one = [one for one in here if one.address == self.address]

@@ -10,9 +10,10 @@ import os
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -20,16 +21,22 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from manners.models.requests import (
+    JOINED,
+    MOST_UNREAD,
     Cancel,
     Done,
     EngineState,
     Event,
     Failed,
     GenerationRequest,
+    GoOn,
+    Heard,
     Load,
     Message,
     Phase,
+    Rest,
     Submit,
+    joined,
 )
 from manners.settings import ModelSettings
 
@@ -39,7 +46,17 @@ RESTARTS = 3
 """How often the process is started again within `PATIENCE`."""
 PATIENCE = 600.0
 """In seconds."""
-_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """Whoever waits for an answer."""
+
+    key: int
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    rests: bool = False
+    """Whether the model was told to write no more for now."""
 
 
 class Engine:
@@ -102,22 +119,32 @@ class Engine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield what is written as it is written, up to a `Done` for each answer or one `Failed`.
 
-        Closing the iterator gives the seats back; leave it under `contextlib.aclosing`, which does so at once.
+        What has come since whoever asks took the last of it comes joined; and each time others have their turn first,
+        also where there is more. Whoever does not take it is not written for, until they do. Closing the iterator gives
+        the seats back; leave it under `contextlib.aclosing`, which does so at once.
         """
-        events = asyncio.Queue[Event]()
         key = next(self._keys)
+        waiter = _Waiter(key, asyncio.get_running_loop())
+        events = waiter.events
         open_answers = request.count
         with self._lock:
             if self._state.phase is Phase.FAILED:
                 events.put_nowait(Failed(f"the model is not running: {self._state.reason}"))
             else:
-                self._waiters[key] = (asyncio.get_running_loop(), events)
+                self._waiters[key] = waiter
                 self._outbox.put(Submit(key, request))
         try:
             while open_answers:
-                event = await events.get()
-                open_answers -= request.count if isinstance(event, Failed) else isinstance(event, Done)
-                yield event
+                come = [await events.get()]
+                while len(come) < JOINED and not events.empty():
+                    come.append(events.get_nowait())
+                for event in joined(come):
+                    open_answers -= request.count if isinstance(event, Failed) else isinstance(event, Done)
+                    yield event
+                if waiter.rests and events.empty():
+                    waiter.rests = False
+                    self._outbox.put(GoOn(key))
+                await asyncio.sleep(0)  # a queue that holds something gives way to nobody
         finally:
             with self._lock:
                 if self._waiters.pop(key, None) is not None and open_answers:
@@ -144,7 +171,7 @@ class Engine:
                 self._state = state
                 waiters, self._waiters, self._outbox = self._waiters, {}, SimpleQueue()
             for waiter in waiters.values():
-                _hand_over(waiter, Failed(state.reason))
+                self._hand_over(waiter.loop, [(waiter, Failed(state.reason))])
             if state.phase is Phase.FAILED:
                 return
 
@@ -180,17 +207,34 @@ class Engine:
                 if report.reason:  # another policy could not be loaded: not to be tried again after a restart
                     self._wanted = report.version
             return
-        for key, event in report:
-            with self._lock:
-                waiter = self._waiters.get(key)
-            if waiter is not None:
-                _hand_over(waiter, event)
+        handed: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Waiter, Event]]] = defaultdict(list)
+        with self._lock:
+            for key, event in report:
+                if (waiter := self._waiters.get(key)) is not None:
+                    handed[waiter.loop].append((waiter, event))
+        for loop, those in handed.items():
+            taken = self._hand_over(loop, those)
+            while not taken.wait(1.0) and not loop.is_closed() and not self._stopping:
+                pass  # it has much to do: so has the model, which hears of it by the next line
+        self._outbox.put(Heard())
 
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, those: Sequence[tuple[_Waiter, Event]]) -> threading.Event:
+        """Let a loop hand events to those who wait; return what is set once it has."""
+        taken = threading.Event()
 
-def _hand_over(waiter: _Waiter, event: Event) -> None:
-    loop, events = waiter
-    with suppress(RuntimeError):  # a loop that is closed waits for nothing
-        loop.call_soon_threadsafe(events.put_nowait, event)
+        def take() -> None:
+            for waiter, event in those:
+                waiter.events.put_nowait(event)
+                if waiter.events.qsize() > MOST_UNREAD and not waiter.rests:
+                    waiter.rests = True
+                    self._outbox.put(Rest(waiter.key))
+            taken.set()
+
+        try:
+            loop.call_soon_threadsafe(take)
+        except RuntimeError:  # a loop that is closed waits for nothing
+            taken.set()
+        return taken
 
 
 def _send(connection: Connection, outbox: SimpleQueue[Message | None]) -> None:

@@ -17,8 +17,10 @@ DEEPEST = 32
 """Lists and objects inside each other."""
 MOST_VALUES = 50_000
 """Values in a body of JSON: a thousand messages have a few thousand. Each takes up to 250 bytes of memory."""
-_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{,\]}]', re.DOTALL)
-_OPENS, _CLOSES = b"[{", b"]}"
+_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{,\]}]', re.DOTALL)
+"""A text, or a sign. A text that does not end is one up to the body's end: tried anew at each of its quotes, it would
+take the square of its length."""
+_OPENS, _CLOSES, _SIGNS = b"[{", b"]}", b"[{,"
 
 
 @runtime_checkable
@@ -43,7 +45,8 @@ class Gate(APIRoute):
         async def guarded(request: Request) -> Response:
             for door in doors:
                 await door.decide(request)
-            if reads and "json" in request.headers.get("content-type", "") and (wrong := excess(await request.body())):
+            kind = request.headers.get("content-type", "json").lower()  # FastAPI parses JSON by any spelling of it
+            if reads and "json" in kind and (wrong := excess(await request.body())):
                 raise HTTPException(422, wrong)
             return await answer(request)
 
@@ -58,16 +61,18 @@ def excess(body: bytes) -> str:
     opened = sum(body.count(sign) for sign in (b"[", b"{"))
     if opened <= DEEPEST and opened + body.count(b",") <= MOST_VALUES:
         return ""  # not even where all of these were no part of a text
-    depth = values = 0
+    depth = values = texts = 0
     for found in _STRUCTURE.finditer(body):
         sign = found[0]
         if sign in _CLOSES:
             depth -= 1
-        elif len(sign) == 1:
+        elif sign in _SIGNS:
             values += 1
             depth += sign in _OPENS
-            if depth > DEEPEST:
-                return f"the body has more than {DEEPEST} lists and objects inside each other: send it flatter"
-            if values > MOST_VALUES:
-                return f"the body has more than {MOST_VALUES:,} values: send less at once"
+        else:
+            texts += 1
+        if depth > DEEPEST:
+            return f"the body has more than {DEEPEST} lists and objects inside each other: send it flatter"
+        if values > MOST_VALUES or texts > 2 * (MOST_VALUES + 1):  # a value has two texts at most, its name and itself
+            return f"the body has more than {MOST_VALUES:,} values: send less at once"
     return ""

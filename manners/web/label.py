@@ -136,9 +136,13 @@ async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
 @router.post("/flags/{token}")
 async def decide(token: Token, visitor: Reviewer, site: Here, upheld: Annotated[bool, Form()]) -> Response:
     """Uphold a report, or dismiss it."""
-    comparison = await to_thread.run_sync(flags.decide, site.store, token, upheld, limiter=site.limits.writing)
-    if comparison is not None:
-        site.desk.hold_back(comparison, upheld)
+
+    def act() -> None:
+        comparison = flags.decide(site.store, token, upheld)
+        if comparison is not None:
+            site.desk.hold_back(comparison, upheld)
+
+    await to_thread.run_sync(act, limiter=site.limits.writing)
     return RedirectResponse(f"{site.prefix}/flags", 303)
 
 

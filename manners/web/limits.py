@@ -34,6 +34,8 @@ GENERATIONS = Rate(burst=30, a_second=2)
 """Answers that one account has drawn in the chat; for programs see `serve.answers_a_second`."""
 CLEARINGS = Rate(burst=3, a_second=1 / 30)
 """How often the database is written anew for conversations that are deleted on the page, whoever deletes them."""
+DELETIONS = Rate(burst=10, a_second=0.2)
+"""Conversations that one account has deleted: for each, the files of the workspace are looked through."""
 STRANGERS = Rate(burst=300, a_second=20)
 """Requests of one address that nobody has signed in for, to pages where one must have."""
 REQUEST_BYTES = 100_000

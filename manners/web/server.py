@@ -81,6 +81,7 @@ def serve(
         if open_browser:  # without a link that signs in: others see the command lines of this machine
             webbrowser.open(f"{site.base_url}/")
         server = uvicorn_of(create_app(site))
+        _ = site.desk  # reads all that is open: made on first use, it would let all others wait
         engine.start()
         ended = threading.Event()
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()

@@ -81,7 +81,7 @@ class Heard:
 
 def run(batch: RunningBatch, heard: dict[int, Heard], steps: int = 10_000) -> None:
     for _ in range(steps):
-        if batch.idle:
+        if batch.idle():
             return
         for key, event in batch.step():
             heard.setdefault(key, Heard()).hear(event)
@@ -240,7 +240,7 @@ def test_cancelling_frees_the_seat_for_the_next_in_order() -> None:
     run(batch, heard, steps=1)
     assert [row.key for row in batch.running] == [2]
     batch.cancel(2)
-    assert batch.idle
+    assert batch.idle()
 
 
 def test_requests_enter_in_order_and_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_what_is_too_long_or_too_many_is_refused_and_whole_turns_are_dropped() -
         batch.submit(0, GenerationRequest(said("bread " * 300), 10, seed=0))
     with pytest.raises(MannersError, match="at most 4"):
         batch.submit(0, GenerationRequest(said("bread"), 10, seed=0, count=5))
-    assert batch.idle
+    assert batch.idle()
     turns = (Turn(Role.USER, "bread " * 150), Turn(Role.ASSISTANT, "well"))
     heard = alone(GenerationRequest((*turns, *said("oven")), 10, seed=0))
     assert heard.done[0].prompt_tokens == len(world().renderer.prompt_ids(said("oven"))[0])
@@ -306,7 +306,8 @@ def test_a_request_that_cannot_be_read_leaves_the_others_alone(
     for key, wanted in expected.items():
         assert heard[key].texts == wanted.texts and heard[key].done == wanted.done
     told = capsys.readouterr().err
-    assert told.startswith("RuntimeError at ") and "memory" not in told, "what it says may be one row's words"
+    assert told.startswith("RuntimeError from RuntimeError at "), "together, and then alone"
+    assert "memory" not in told, "what it says may be one row's words"
 
 
 def test_a_failure_in_the_middle_fails_those_that_run_and_no_others(
@@ -474,7 +475,7 @@ def test_what_is_half_written_ends_before_another_policy_takes_over() -> None:
     while batch.begun:
         for key, event in batch.step(admit=False):
             heard.setdefault(key, Heard()).hear(event)
-    assert len(heard[0].done) == 2 and heard[1].done and 2 not in heard and not batch.idle
+    assert len(heard[0].done) == 2 and heard[1].done and 2 not in heard and not batch.idle()
 
 
 @pytest.mark.parametrize(

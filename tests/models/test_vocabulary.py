@@ -117,7 +117,7 @@ def test_served_answers_do_without_it_and_report_the_same_probabilities(world: P
     batch.submit(1, GenerationRequest(PROMPT, 6, seed=3, temperature=0.0))
     names = {world.tokenizer.convert_ids_to_tokens(i) for i in (*UNSEEN, EOS)}
     seen = list[float]()
-    while not batch.idle:
+    while not batch.idle():
         for _, event in batch.step():
             if isinstance(event, Token):
                 for token in event.logprobs:

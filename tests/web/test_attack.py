@@ -9,7 +9,7 @@ from benchmarks.attack import Options, measure, table
 
 @pytest.mark.long
 def test_the_honest_are_served_while_the_hostile_are_told_off() -> None:
-    options = Options(annotators=6, chats=3, hostile=2, seconds=8.0, size=0.2, publish=False)
+    options = Options(annotators=6, chats=3, hostile=2, seconds=8.0, rounds=1, size=0.2, publish=False)
     outcome = measure(options)
     assert not outcome.quiet.failed and not outcome.attacked.failed
     assert len(outcome.attacked.pages) > len(outcome.quiet.pages) / 4

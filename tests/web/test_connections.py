@@ -178,6 +178,21 @@ def test_idle_connections_shut_nobody_out(served: Served) -> None:
         one.close()
 
 
+def test_who_comes_costs_no_more_the_more_are_there(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+
+    def watched(address: str) -> str:
+        looked_up.append(address)
+        return address
+
+    monkeypatch.setattr(connections, "network_of", watched)
+    many = [served.connect() for _ in range(30)]
+    assert served.health() == 200
+    assert len(looked_up) == len(many) + 1, "each address is looked at once"
+    for one in many:
+        one.close()
+
+
 def test_an_answer_that_is_being_written_is_not_broken_off_for_newcomers(served: Served) -> None:
     served.scripted.pause = 0.05
     served.scripted.lines = ("word " * 40,)

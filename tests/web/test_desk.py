@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from starlette.testclient import TestClient
 
 from manners.feedback.queue import SPACING
-from manners.settings import ServeSettings
+from manners.settings import ServeSettings, Settings
 from manners.store import Store, bets, gold, redaction
+from manners.store.accounts import Accounts
 from manners.store.flags import FlagReason
 from manners.store.tables import ResponseRow, ViewRow
 from manners.store.views import Beside, Given, Shown
@@ -34,8 +38,11 @@ from manners.types import (
     Verdict,
 )
 from manners.web import desk as module
+from manners.web.app import create_app
 from manners.web.desk import Desk, Tally
+from manners.web.site import Site
 from manners.workspace import Workspace
+from tests.web.scripted import Scripted
 
 ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
 ONCE = ServeSettings(overlap=1, agree=1, repeat_share=0.0, gold_share=0.0, shortest_view=0)
@@ -233,3 +240,45 @@ def test_nobody_is_asked_for_a_verdict_that_would_come_after_the_bet(
         assert desk.tally(BEN).left == left
         shown = [found.left[0] for _ in range(2) if (found := desk.next(BEN)) is not None]
         assert sorted(shown) == ["1", "2"][-left:]
+
+
+def test_whoever_is_at_the_desk_keeps_no_other_page_waiting(
+    workspace: Workspace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its lock and for the database: in threads, and never where all requests are taken."""
+    called: list[tuple[str, bool]] = []
+
+    def watched(name: str) -> Callable[..., Any]:
+        real = getattr(Desk, name)
+
+        def call(*given: Any) -> Any:
+            called.append((name, asyncio._get_running_loop() is not None))
+            return real(*given)
+
+        return call
+
+    names = ("begin", "next", "judge", "undo", "flag", "hold_back", "tally")
+    for name in names:
+        monkeypatch.setattr(Desk, name, watched(name))
+    store.add_comparisons(pairs(*range(4)))
+    settings = replace(Settings(), serve=replace(ONCE, chat_ask=1.0))
+    site = Site(workspace, settings, store, Accounts(store), True, "http://127.0.0.1", Scripted())
+    _ = site.desk
+    client = TestClient(create_app(site), "http://127.0.0.1")
+
+    def post(path: str, **body: Any) -> Any:
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200, (path, answer.text)
+        return answer.json() if answer.headers["content-type"] == "application/json" else answer.text
+
+    post("/label/begin")
+    view = post("/label/next")["pair"]["view"]
+    post("/label/verdict", view=view, choice="left", seconds=1.0)
+    view = post("/label/undo")["pair"]["view"]
+    post("/label/flag", view=view, reason=FlagReason.WRONG)
+    assert client.get("/label/progress").status_code == 200
+    assert client.post("/flags/1", data={"upheld": "false"}, follow_redirects=False).status_code == 303
+    key = post("/chat/begin")["key"]
+    assert "comparison" in post(f"/chat/{key}/say", text="How do I bake bread?")
+    post(f"/chat/{key}/delete")
+    assert {name for name, _ in called} == set(names) and not [name for name, in_loop in called if in_loop]

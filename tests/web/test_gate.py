@@ -28,7 +28,7 @@ from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web import shield
 from manners.web.app import create_app
-from manners.web.gate import DEEPEST, Gate, excess
+from manners.web.gate import DEEPEST, MOST_VALUES, Gate, excess
 from manners.web.limits import HELD_BY_ONE, REQUEST_BYTES, STRANGERS
 from manners.web.shapes import MOST_MESSAGES
 from manners.web.shield import LARGEST_BODY, LARGEST_FORM
@@ -157,6 +157,28 @@ def test_depth_is_counted_before_anything_is_parsed(anna: TestClient) -> None:
         refused = anna.post(CHAT, content=deep, headers={"content-type": "application/json"})
         assert refused.status_code == 422 and str(DEEPEST) in refused.json()["error"]["message"]
     assert anna.post(CHAT, content="1" * 10_000, headers={"content-type": "application/json"}).status_code == 400
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/scim+JSON; charset=utf-8"])
+def test_a_body_is_looked_at_however_its_kind_is_spelled(anna: TestClient, kind: str) -> None:
+    deep = anna.post(CHAT, content="[" * 100_000, headers={"content-type": kind})
+    assert deep.status_code == 422 and str(DEEPEST) in deep.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("rest", [b'\\"', b"\\\\", b'\\"[', b"a"])
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_text_without_an_end_is_looked_through_once(rest: bytes, end: bytes) -> None:
+    """Tried anew at each of its quotes, two megabytes took hours, in which nobody was answered."""
+    start = b"[" + b"[]," * DEEPEST + b'"'
+    unending = start + rest * ((LARGEST_BODY - 200) // len(rest)) + end
+    assert not excess(start + b"[" * 100_000), "what is in a text is in no list, where the text does not end either"
+    assert not excess(unending)
+
+
+def test_texts_without_anything_between_them_are_counted_too() -> None:
+    start = b"[" + b"[]," * DEEPEST
+    assert f"{MOST_VALUES:,} values" in excess(start + b'""' * 500_000)
+    assert not excess(start + b'{"k":"v"}' + b',{"k":"v"}' * (MOST_VALUES // 2 - 2 * DEEPEST) + b"]")
 
 
 JSON = st.recursive(

@@ -24,7 +24,7 @@ from manners.web import programs
 from manners.web.app import create_app
 from manners.web.site import Site
 from manners.workspace import Workspace
-from tests.web.conftest import Place
+from tests.web.conftest import Place, run
 from tests.web.scripted import Scripted
 
 SECRET = "the code is 7-3-1, says Zoë"
@@ -216,15 +216,13 @@ def test_what_was_begun_is_not_answered_twice(place: Place) -> None:
 
     sent: list[Any] = []
 
-    async def run() -> None:
+    async def answer() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
         await Faults(begins)({"type": "http", "method": "GET"}, lambda: None, send)  # type: ignore[arg-type,return-value]
 
-    import asyncio
-
-    asyncio.run(run())
+    run(answer())
     assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"]
 
 

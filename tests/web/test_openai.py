@@ -236,7 +236,8 @@ def test_two_answers_open_a_comparison_and_feedback_answers_it(served: Served, s
     }
     comparison = stored(served)[-1]
     (verdict,) = comparison.verdicts
-    assert verdict.annotator == Annotator("app:u1", AnnotatorKind.HUMAN) and verdict.choice is Choice.RIGHT
+    assert verdict.annotator == Annotator("app:u1", AnnotatorKind.HUMAN, 1), "a user of the account whose key it is"
+    assert verdict.choice is Choice.RIGHT
     assert (verdict.strength, verdict.reasons) == (2, ("clear",))
     assert comparison.ask_probability == 0.25 and comparison.left.author == comparison.right.author == "initial"
     again = ask(served, n=2)

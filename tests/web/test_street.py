@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from manners.types import (
     AccountRole,
 )
 from manners.web import limits, server
+from manners.web import site as site_module
 from manners.web.app import create_app
 from manners.web.limits import SIGN_INS
 from manners.web.site import Site
@@ -62,6 +64,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return said.getvalue()
 
     return start
+
+
+def test_the_desk_reads_what_is_open_before_anybody_comes(
+    alone: Place, started: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(site_module, "Desk", lambda *_: order.append("read"))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: order.append("served"))
+    started(alone.folder)
+    assert order == ["read", "served"]
 
 
 def lose(place: Place, how: str) -> None:
@@ -184,9 +196,9 @@ def test_an_account_added_while_it_serves_counts_at_once(alone: Place) -> None:
             assert browser.get(path).status_code == 401, path
         assert browser.post("/sign-in", data={"name": "olga", "password": PASSWORD}).status_code == 303
         assert browser.get("/accounts").status_code == 200
-        with closing(Store.open(alone.folder / "store.db")) as elsewhere, elsewhere.write() as connection:
-            connection.execute(delete(TokenRow))
-            connection.execute(delete(AccountRow))
+        with closing(sqlite3.connect(alone.folder / "store.db")) as file, file:
+            file.execute("DELETE FROM tokens")  # as another program does, past what refers to an account
+            file.execute("DELETE FROM accounts")
         time.sleep(1.1)  # longer than a session is believed
         assert browser.get("/accounts").status_code == 401, "and is not forgotten when it is gone"
 

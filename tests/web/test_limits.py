@@ -1,0 +1,159 @@
+"""What is counted, is counted by account; and whoever writes, waits among those who write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+from sqlalchemy import Connection
+from starlette.testclient import TestClient
+
+from manners.settings import Settings
+from manners.store import Store
+from manners.store import accounts as stored
+from manners.store.accounts import Accounts
+from manners.store.tokens import Scope, Terms, TokenUse
+from manners.types import AccountRole
+from manners.web import limits
+from manners.web.app import create_app
+from manners.web.limits import DELETIONS, Limits
+from manners.web.site import Site
+from manners.workspace import Workspace
+from tests.web.scripted import Scripted
+from tests.web.test_desk import pairs
+from tests.web.test_openai import REPORT
+
+PASSWORD = "correct horse"
+ASKED: dict[str, Any] = {"model": "manners", "messages": [{"role": "user", "content": "Hi"}], "n": 2}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(stored, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    workspace = Workspace.create(tmp_path / "ws")
+    store = Store.create(workspace.database)
+    store.add_comparisons(pairs(*range(6)))
+    accounts = Accounts(store)
+    accounts.add("olga", AccountRole.OWNER, PASSWORD)
+    accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
+    settings = replace(Settings(), serve=replace(Settings().serve, chat_ask=1.0))
+    yield Site(workspace, settings, store, accounts, False, "http://127.0.0.1", Scripted())
+    store.close()
+
+
+def client(site: Site, name: str | None = None) -> TestClient:
+    """Somebody with a key that is good for everything, or a browser that nobody knows."""
+    headers = {}
+    if name is not None:
+        key = site.accounts.issue(TokenUse.KEY, name, terms=Terms(scopes=tuple(Scope)))
+        headers = {"authorization": f"Bearer {key}"}
+    return TestClient(create_app(site), "http://127.0.0.1", headers=headers, follow_redirects=False)
+
+
+def test_what_is_counted_is_counted_by_the_accounts_number(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: set[str] = set()
+    take, hold = Limits.take, Limits.hold
+
+    def taken(self: Limits, what: str, who: str, *more: Any) -> float:
+        counted.add(who)
+        return take(self, what, who, *more)
+
+    def held(self: Limits, scope: Any, who: str, size: int) -> None:
+        counted.add(who)
+        hold(self, scope, who, size)
+
+    monkeypatch.setattr(Limits, "take", taken)
+    monkeypatch.setattr(Limits, "hold", held)
+    anna = client(site, "anna")
+    number = next(one.id for one in site.accounts.all() if one.name == "anna")
+    assert anna.post("/v1/chat/completions", json=ASKED).status_code == 200
+    key = anna.post("/chat/begin", json={}).json()["key"]
+    assert anna.post(f"/chat/{key}/say", json={"text": "Hi"}).status_code == 200
+    assert counted == {f"account {number}"}
+    assert isinstance(site.engine, Scripted) and {one.account for one in site.engine.asked} == counted
+
+
+def test_whoever_writes_waits_among_those_who_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the threads of those who read they would keep pages waiting, where the database is busy."""
+    write, among = Store.write, list[bool]()
+
+    def watched(self: Store) -> AbstractContextManager[Connection]:
+        places = (site.limits.writing, site.limits.labelling, site.limits.hashing)
+        among.append(any(place.borrowed_tokens for place in places))
+        return write(self)
+
+    def link(use: TokenUse, **more: Any) -> str:
+        secret = site.accounts.issue(use, **more)
+        return f"/{'join' if use is TokenUse.INVITATION else 'sign-in'}/{secret}"
+
+    owner, anna, browser = client(site, "olga"), client(site, "anna"), client(site)
+    links = link(TokenUse.INVITATION, role=AccountRole.ANNOTATOR), link(TokenUse.SIGN_IN, account="anna")
+    _ = site.desk
+    monkeypatch.setattr(Store, "write", watched)
+
+    def did(who: TestClient, path: str, form: dict[str, Any] | None = None, **body: Any) -> Any:
+        before = len(among)
+        answer = who.post(path, data=form) if form is not None else who.post(path, json=body)
+        assert answer.status_code < 400, (path, answer.text)
+        assert len(among) > before and all(among[before:]), path
+        return answer.json() if answer.headers.get("content-type") == "application/json" else answer.text
+
+    did(browser, links[0], {"name": "ben", "password": PASSWORD})
+    did(browser, "/sign-out", {})
+    did(browser, links[1], {})
+    did(browser, "/sign-in", {"name": "anna", "password": PASSWORD})
+    did(browser, "/me/password", {"old": PASSWORD, "new": "another horse"})
+    did(browser, "/me/revoke", {"number": site.accounts.tokens(TokenUse.SESSION)[-1].id})
+    for path, form in {
+        "/accounts/invite": {"role": "viewer"},
+        "/accounts/link": {"name": "ben"},
+        "/accounts/key": {"name": "ben"},
+        "/accounts/role": {"name": "ben", "role": "viewer"},
+        "/accounts/disable": {"name": "ben"},
+        "/accounts/enable": {"name": "ben"},
+    }.items():
+        did(owner, path, form)
+    did(owner, "/accounts/revoke", {"number": site.accounts.tokens(TokenUse.INVITATION)[-1].id})
+    view = did(anna, "/label/next")["pair"]["view"]
+    did(anna, "/label/verdict", view=view, choice="left")
+    view = did(anna, "/label/undo")["pair"]["view"]
+    did(anna, "/label/flag", view=view, reason="wrong")
+    did(owner, "/flags/1", {"upheld": "true"})
+    key = did(anna, "/chat/begin")["key"]
+    events = did(anna, f"/chat/{key}/say", text="Hi")
+    comparison = next(word for word in events.split('"comparison": ')[1:]).split(",")[0]
+    response = did(anna, f"/chat/{key}/choose", comparison=int(comparison), choice="left")["response"]
+    did(anna, "/chat/thumb", response=response, value=1)
+    did(anna, "/chat/report", response=response, reason="wrong")
+    did(anna, f"/chat/{key}/delete")
+    anna.headers["x-ask-preference"] = "1"
+    pair = did(anna, "/v1/chat/completions", **ASKED)["x_pair"]["pair_id"]
+    did(anna, "/v1/feedback", pair_id=pair, choice="left")
+    report: dict[str, Any] = dict(REPORT)
+    did(anna, "/v1/comparisons", **report)
+
+
+def test_whoever_deletes_without_end_keeps_nobody_from_writing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared = list[bool]()
+    clear = Store.clear_traces
+
+    def watched(self: Store) -> bool:
+        cleared.append(clear(self))
+        return cleared[-1]
+
+    monkeypatch.setattr(Store, "clear_traces", watched)
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    anna, olga = client(site, "anna"), client(site, "olga")
+    keys = [anna.post("/chat/begin", json={}).json()["key"] for _ in range(int(DELETIONS.burst) + 5)]
+    answers = [anna.post(f"/chat/{key}/delete", json={}) for key in keys]
+    assert [one.status_code for one in answers] == [200] * int(DELETIONS.burst) + [429] * 5
+    assert len(cleared) == DELETIONS.burst and answers[-1].headers["retry-after"] == "5"
+    assert len(anna.get("/chat/all").json()["conversations"]) == 5, "what was refused is still there"
+    key = olga.post("/chat/begin", json={}).json()["key"]
+    assert olga.post(f"/chat/{key}/delete", json={}).status_code == 200
