@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from benchmarks.contender import Measurement, Part, ScoreTask, read_task, report
 
@@ -39,6 +45,7 @@ def scores(
         inputs = tokenizer.apply_chat_template(
             dialogues, tokenize=True, return_dict=True, return_tensors="pt", padding=batch > 1
         )
+        assert isinstance(inputs, BatchEncoding)
         found += model(**inputs, use_cache=False).logits[:, 0].tolist()
     return found
 

@@ -83,7 +83,8 @@ class Desk:
         with self._lock:
             self._queue.withdraw(annotator.key, draw.comparison)
             self._queue.lease(annotator.key, draw.comparison)
-        return replace(self._show(annotator, draw), before=before)
+        shown = self._show(annotator, draw)
+        return None if shown is None else replace(shown, before=before)
 
     def flag(self, annotator: Annotator, view: str, reason: FlagReason, note: str) -> None:
         """Report a comparison: nobody else sees it until a reviewer has decided. Raises NoSuchView."""

@@ -352,7 +352,7 @@ def test_each_command_calls_one_function(
     def stage(*args: object, **named: object) -> dict[str, float]:
         print("a library talks")
         calls.append((args, named))
-        return {"accuracy": float("nan"), "was": "policy-1"}
+        return {"accuracy": float("nan")}
 
     stub(monkeypatch, **{name: stage})
     assert main([*line.split(), "--workspace", str(project), "--set", "seed=7", "--json"]) == 0
@@ -360,7 +360,7 @@ def test_each_command_calls_one_function(
     head = head[:1] if name == "status" or name.startswith("models") else head
     assert calls == [((*head, *given), options)]
     out, err = capsys.readouterr()
-    assert (json.loads(out), err) == ({"accuracy": None, "was": "policy-1"}, "a library talks\n")
+    assert (json.loads(out), err) == ({"accuracy": None}, "a library talks\n")
 
 
 @pytest.mark.parametrize(

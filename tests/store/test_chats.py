@@ -259,9 +259,10 @@ def test_only_the_last_turn_can_be_chosen_on(store: Store) -> None:
 def test_what_names_no_answer_of_ones_own_is_one_sentence(store: Store, token: str) -> None:
     chats = Chats(store)
     key = converse(store, ANNA)
-    for act in (lambda: chats.thumb(ANNA, token, 1), lambda: chats.flag(ANNA, token, FlagReason.WRONG, "")):
-        with pytest.raises(NoSuchChat, match="in none of your conversations"):
-            act()
+    with pytest.raises(NoSuchChat, match="in none of your conversations"):
+        chats.thumb(ANNA, token, 1)
+    with pytest.raises(NoSuchChat, match="in none of your conversations"):
+        chats.flag(ANNA, token, FlagReason.WRONG, "")
     with pytest.raises(NoSuchChat, match="not the latest ones"):
         chats.choose(ANNA, key, token, Choice.LEFT, None)
     for said in chats.read(ANNA, key)[1:]:

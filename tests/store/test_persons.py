@@ -81,6 +81,7 @@ def test_each_answers_and_takes_back_only_what_they_were_shown(store: Store, peo
     for who in human:
         with store.write() as connection:
             shown = show(who, Draw(number, DrawnHow.RANDOM, 1.0, False, 1), LEASE, connection)
+            assert shown is not None
             for other in human:
                 if other != who:
                     with pytest.raises(NoSuchView):

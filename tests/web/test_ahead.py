@@ -68,7 +68,7 @@ def test_a_stream_with_much_to_say_gives_way_to_the_others(unstarted: Engine) ->
         listening = [asyncio.create_task(listen(name, ENDLESS)) for name in ("long", "short")]
         await asyncio.sleep(0)
         done = Done(0, FinishReason.STOP, 1, 1, INITIAL)
-        long: list[tuple[int, Event]] = [(0, event) for event in (*words(0, 20 * JOINED), done)]
+        long: list[tuple[int, Event]] = [*((0, event) for event in words(0, 20 * JOINED)), (0, done)]
         await heard(unstarted, (*long, (1, Token(0, "hello")), (1, done)))
         await asyncio.gather(*listening)
 
