@@ -60,13 +60,15 @@ class ModelsPromote(Common):
 
     version: Version
     """A policy, as `manners models list` names it."""
+    override: Annotated[str | None, arg(metavar="REASON")] = None
+    """Promote it although the gate says no, for this reason: it is kept, and printed on the version's card."""
 
     def run(self) -> Result:
         """Promote."""
         from manners.loop import stages
 
         workspace = self.open()
-        promoted = stages.models_promote(workspace, self.version)
+        promoted = stages.models_promote(workspace, self.version, self.override)
         _noted(workspace, audit.Event.PROMOTED, self.version)
         return promoted
 

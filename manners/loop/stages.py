@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from manners.audit import gate
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
@@ -188,8 +189,11 @@ def models_list(workspace: Workspace) -> Facts:
     return {"current": workspace.current_policy(), "versions": rows}
 
 
-def models_promote(workspace: Workspace, version: str) -> Facts:
-    """Make a policy the current one, by hand."""
+def models_promote(workspace: Workspace, version: str, override: str | None = None) -> Facts:
+    """Make a policy the current one, by hand: if the gate lets it through, or for a reason (`override`) that is kept.
+
+    Raises Blocked where it does not; see `audit.gate`.
+    """
     kind = versions.describe(workspace, version).kind
     if kind is VersionKind.REWARD:
         raise MannersError(f"{version} is a reward model; only a policy can be promoted")
@@ -197,8 +201,8 @@ def models_promote(workspace: Workspace, version: str) -> Facts:
         raise MannersError(
             f'{version} is no policy of the model at hand but one to begin with: set model.name = "{version}"'
         )
-    workspace.promote(version)
-    return {"current": version}
+    found = gate.promote(workspace, version, override)
+    return {"current": version} | ({"overridden": [*found.failed, *found.cannot_tell]} if found.blocks else {})
 
 
 def models_rollback(workspace: Workspace) -> Facts:
