@@ -161,13 +161,13 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     version that is not the current one nothing is decided.
     """
     settings = session.settings
+    asked = rules(session.workspace.root)
     # 1. Answers of each version to the same prompts, scored; perplexity on plain text.
     compared, lost = _answers(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
     before, after = compared.against, compared.policy
     texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
-    asked = rules(session.workspace.root)
     judgement = judged(judge, compared, texts, settings.evaluate, asked)
     taste = {}
     if isinstance(judge, TasteJudge):

@@ -19,9 +19,10 @@ from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
-from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
+from manners.loop.audit import before_the_gate
+from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
+from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -159,6 +160,25 @@ def evaluate_reward(
 ) -> Facts:
     """Measure a reward model on any outside file of comparisons; see `loop.asking`."""
     return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad, words)
+
+
+def audit_reward(
+    workspace: Workspace,
+    settings: Settings,
+    version: str | None = None,
+    *,
+    comparisons: Path | None = None,
+    plan: bool = False,
+    resume: bool = False,
+) -> Facts:
+    """Find out what a reward model likes, the newest if none is named, or say what that takes; see `loop.audit`."""
+    options = AuditOptions(version=version, comparisons=comparisons)
+    return perform(workspace, settings, AUDIT, options, plan=plan, resume=resume)
+
+
+def audit_gate(workspace: Workspace, version: str | None = None) -> Facts:
+    """Return where a policy stands before the gate, the newest if none is named; raises Blocked where it fails."""
+    return before_the_gate(workspace, version)
 
 
 def score(

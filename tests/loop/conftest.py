@@ -31,11 +31,11 @@ def _loaded_once(model: Path) -> Iterator[None]:
     """That llama is read and proved once for each way to load it: nothing ever changes it, in whatever workspace."""
     known: dict[str, Pretrained] = {}
 
-    def once(settings: ModelSettings, workspace: Workspace) -> Pretrained:
+    def once(settings: ModelSettings, workspace: Workspace, otherwise: str | None = None) -> Pretrained:
         if settings.name != str(model):
-            return load(settings, workspace)
-        if (way := repr(settings)) not in known:
-            known[way] = load(settings, workspace)
+            return load(settings, workspace, otherwise)
+        if (way := repr((settings, otherwise))) not in known:
+            known[way] = load(settings, workspace, otherwise)
         return known[way]
 
     with pytest.MonkeyPatch.context() as patch:
