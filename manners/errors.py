@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 
 class MannersError(Exception):
@@ -21,6 +23,15 @@ class Unavailable(MannersError):
 
 class UsageError(MannersError):
     """The command was called wrongly (an unknown setting, a value out of range); the command line exits with 2."""
+
+
+class Blocked(MannersError):
+    """The gate lets a version not through: `facts` say what blocks, and are printed beside the sentence."""
+
+    def __init__(self, sentence: str, facts: Mapping[str, Any]) -> None:
+        """Take what a person reads, and what a program reads."""
+        super().__init__(sentence)
+        self.facts = facts
 
 
 def described(fault: BaseException) -> str:

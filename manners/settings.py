@@ -297,6 +297,20 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class AuditSettings:
+    """What a reward model likes, measured on pairs that it did not learn from."""
+
+    pairs: Annotated[int, Range(5, 1_000_000)] = 64
+    """Outside pairs that are also written in other forms and probed, drawn by the seed: some 35 readings each."""
+    most: Annotated[int, Range(5, 10_000_000)] = 2000
+    """Outside pairs that accuracy and calibration are measured on, drawn by the seed; all there are, if fewer."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """The pages for labelling and chatting, and the server for other programs."""
 
@@ -354,6 +368,7 @@ class Settings:
     ppo: PPOSettings = field(default_factory=PPOSettings)
     dpo: DPOSettings = field(default_factory=DPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,15 @@ from manners.store import Store, deletions
 from manners.store.copies import check_copy, write_copy
 from manners.workspace import Workspace, atomic_folder, atomic_write, clear_partials
 
-FILES = ("manners.toml", "workspace.json", "guidelines.md", "models/current.json", "models/day", deletions.FILE)
+FILES = (
+    "manners.toml",
+    "gate.toml",
+    "workspace.json",
+    "guidelines.md",
+    "models/current.json",
+    "models/day",
+    deletions.FILE,
+)
 """What decides how the workspace behaves, beside its versions and runs."""
 KNOWN = (*FILES, "models", "runs", "store.db", "run.json", "backup.json", "serve.address")
 LAST = "backup.json"

@@ -19,7 +19,7 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 import manners
 from manners.cli import backup, forget, models, project, serve, stages, store
 from manners.cli.common import show
-from manners.errors import MannersError, UsageError
+from manners.errors import Blocked, MannersError, UsageError
 from manners.loop.round import COMMANDS
 from manners.settings_load import load
 from manners.terminal import in_one_line, shown_errors
@@ -72,6 +72,9 @@ def _run(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
     except UsageError as error:
         return _fail(error, 2)
+    except Blocked as error:
+        show(error.facts, parsed.as_json)
+        return _fail(error, 1)
     except MannersError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:

@@ -59,6 +59,8 @@ class ModelsPromote(Common):
 
     version: Version
     """A policy, as `manners models list` names it."""
+    override: Annotated[str | None, arg(metavar="REASON")] = None
+    """Promote it although the gate says no, for this reason: it is kept, and printed on the version's card."""
 
     def run(self) -> Result:
         """Promote."""
@@ -66,7 +68,7 @@ class ModelsPromote(Common):
 
         workspace = self.open()
         with closing(Store.open(workspace.database)) as store:
-            promoted = stages.models_promote(workspace, self.version)
+            promoted = stages.models_promote(workspace, self.version, self.override)
             _note(store, audit.Event.PROMOTED, self.version)
         return promoted
 

@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 import textwrap
+import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from manners.errors import MannersError
 from manners.types import Dialogue, PromptUse, Role, Turn
@@ -67,6 +69,11 @@ def questions() -> list[Question]:
     """
     rows = (json.loads(line) for line in _read("questions.jsonl").splitlines())
     return [Question(row["family"], row["context"], tuple(row["answers"])) for row in rows]
+
+
+def audit_texts() -> dict[str, Any]:
+    """Return what an audit asks beside people's comparisons (`audit.toml`), written for this package."""
+    return tomllib.loads(_read("audit.toml"))
 
 
 def own_text(file: Path) -> dict[PromptUse, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from manners.audit.rules import Rules
 from manners.evaluate import ask, compare, promotion
 from manners.evaluate.ask import AskOutcome
 from manners.evaluate.length import win_rate_at_equal_length
@@ -99,11 +100,14 @@ class Rates:
     outcome: Decision | None = None
 
 
-def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: EvaluateSettings) -> Judgement:
+def judged(
+    judge: Judge, compared: Compared, texts: TextMeasures, settings: EvaluateSettings, asked: Rules | None = None
+) -> Judgement:
     """Return what a judge makes of a policy: of all its answers, or, where it has a record, of what it was asked.
 
     `texts` are the measures of the policy's answers beside those of the version that it would replace.
-    Whoever judges, the same guards stand beside its word, and the same rule says what they come to (`promotion`).
+    Whoever judges, the same guards stand beside its word, and the same rules say what they come to (`promotion`):
+    those that are `asked`, or those that ship.
     """
     rates = rated(judge, compared, settings)
     perplexity = compared.perplexity
@@ -120,7 +124,8 @@ def judged(judge: Judge, compared: Compared, texts: TextMeasures, settings: Eval
             alike_before=texts.before["most_common_answer"].estimate,
             variety=_share_left(varied, texts.changes["distinct_2"]) if varied else None,
             may_promote=judge.may_promote,
-        )
+        ),
+        asked,
     )
     rate = rates.win_rate
     return Judgement(

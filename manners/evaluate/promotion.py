@@ -1,30 +1,28 @@
-"""Whether a version takes the current one's place: one rule, whoever judges, and a reason for each part of it.
+"""Whether a version takes the current one's place: what an evaluation found, held against the rules of the gate.
 
 It has to be shown better than the version that it replaces: what cannot be told there blocks. The other checks are
-guards against a win that is worth nothing, and block only what is shown to fail, for few comparisons cannot tell.
+guards against a win that is worth nothing, and block only what is shown to fail, for few comparisons cannot tell. Both
+are so by `gate.toml` (`audit.rules`), where a workspace may ask for more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from manners.audit.rules import EVALUATION, Rule, Rules, held, rules
+from manners.results.audit import CANNOT_TELL as UNTOLD
+from manners.results.audit import FAIL, PASS, Check
 from manners.results.evaluation import Reason
 from manners.types import Interval
 from manners.workspace import INITIAL
 
 HALF = 0.5
 """The win rate of two versions that are equally good."""
-BESIDE_START = 0.45
-"""Small steps, each better than the one before by some judge's taste, must not lead below where learning started."""
-MOST_PERPLEXITY = 0.05
-"""Rise of perplexity on plain text, as a share, that is no forgetting yet."""
-MOST_ALIKE = 0.5
-"""Share of all answers that may be the same text, or what it is for the version before where that is more."""
-LEAST_VARIETY = 0.1
-"""Of the version before's distinct-2: a manner of speaking keeps a half, a handful of sayings less than this."""
 
 YES, NO, CANNOT_TELL = "yes", "no", "cannot_tell"
+WORDS = {PASS: YES, FAIL: NO, UNTOLD: CANNOT_TELL}
+"""Verdicts of the gate, as a reason says them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +48,10 @@ class Evidence:
     """Whether the judge's word promotes at all."""
 
 
-def reasons(evidence: Evidence) -> tuple[Reason, ...]:
+def reasons(evidence: Evidence, asked: Rules | None = None) -> tuple[Reason, ...]:
     """Return what each part of the rule says, by where the interval lies; where neither is so, it cannot be told.
+
+    By the `gate.toml` that ships, if no other is given:
 
     | check | yes | no |
     |---|---|---|
@@ -61,40 +61,99 @@ def reasons(evidence: Evidence) -> tuple[Reason, ...]:
     | `collapse` | at most 0.5, or what it was before | above it |
     | `variety` | above 0.1 | below it |
     """
-    found = [_above("win_rate", evidence.win_rate, HALF)]
-    if not evidence.replaces_start:
-        found.append(_above("start", evidence.start, BESIDE_START, fails_below=HALF))
-    found += [
-        _above("matched_length", evidence.matched, HALF),
-        _at_most("perplexity", evidence.perplexity, MOST_PERPLEXITY),
-        _at_most("collapse", evidence.alike, max(MOST_ALIKE, evidence.alike_before)),
-        _above("variety", evidence.variety, LEAST_VARIETY),
-    ]
-    if not evidence.may_promote:
-        found.append(Reason(check="judge", verdict=NO))
-    return tuple(found)
+    asked = asked or rules()
+
+    def found(check: str, value: Interval | None, least: float = 0.0) -> Reason:
+        rule = asked.of(EVALUATION, check)
+        rule = replace(rule, threshold=max(rule.threshold, least))
+        ends = (None, None, None) if value is None else (value.estimate, value.low, value.high)
+        said = dict(zip(("value", "low", "high"), ends, strict=True))
+        return Reason(check=check, **said, margin=rule.border, verdict=WORDS[rule.verdict(value)])
+
+    return (
+        found("win_rate", evidence.win_rate),
+        *(() if evidence.replaces_start else (found("start", evidence.start),)),
+        found("matched_length", evidence.matched),
+        found("perplexity", evidence.perplexity),
+        found("collapse", evidence.alike, evidence.alike_before),
+        found("variety", evidence.variety),
+        *(() if evidence.may_promote else (Reason(check="judge", verdict=NO),)),
+    )
+
+
+def checks(found: Sequence[Reason], asked: Rules, n: int | None = None) -> tuple[Check, ...]:
+    """Return an evaluation's reasons as the gate keeps them; n is the number of prompts, where all were judged."""
+    return tuple(_check(reason, asked.of(EVALUATION, reason.check), n) for reason in found)
+
+
+def _check(reason: Reason, rule: Rule, n: int | None) -> Check:
+    what = SENTENCES.get(reason.check, reason.check)
+    if reason.check == "judge":
+        told = held("judge", rule, None, None, what)
+        return replace(told, verdict=FAIL, sentence=what)
+    value = None
+    if reason.value is not None and reason.low is not None and reason.high is not None:
+        value = Interval(reason.value, reason.low, reason.high)
+    if reason.check == "collapse" and reason.margin is not None:
+        rule = replace(rule, threshold=max(rule.threshold, reason.margin - rule.margin))
+    figure = "nothing was measured." if value is None else f"{_percent(value)}."
+    return held(reason.check, rule, value, n, f"{what}: {figure}")
+
+
+SENTENCES = {
+    "win_rate": "Win rate over the version that it would replace",
+    "start": "Win rate over the start version",
+    "matched_length": "Win rate at matched length",
+    "perplexity": "Relative change of perplexity on plain text since the initial model",
+    "collapse": "Share of the most common answer",
+    "variety": "Distinct-2 as a share of what it was",
+    "judge": "An AI annotator's word alone promotes nothing.",
+}
+
+
+def _percent(value: Interval) -> str:
+    ends = f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return f"{100 * value.estimate:.1f} % (95 % interval {ends})"
 
 
 def promoted(found: Sequence[Reason]) -> bool:
-    """Return whether the version is promoted: it is shown to be better, and no guard is shown to fail."""
-    return found[0].verdict == YES and all(reason.verdict != NO for reason in found)
+    """Return whether an evaluation lets a version through: what is required is shown, and no guard is shown to fail.
+
+    By what ships; `audit.gate` decides, which knows the workspace's rules and the other checks of a version.
+    """
+    asked = rules()
+    return not any(_blocks(reason, asked) for reason in found)
 
 
-def promotion_words(found: Sequence[Reason], against: str, start: str) -> str:
-    """Say whether it is promoted, and if not, everything that blocks it."""
-    if promoted(found):
+def _blocks(reason: Reason, asked: Rules) -> bool:
+    return reason.verdict == NO or (reason.verdict != YES and asked.of(EVALUATION, reason.check).required)
+
+
+def promotion_words(
+    found: Sequence[Reason], against: str, start: str, asked: Rules | None = None, others: Sequence[str] = ()
+) -> str:
+    """Say whether it is promoted, and if not, everything that blocks it; `others` are checks of an audit that do."""
+    asked = asked or rules()
+    blocks = [reason for reason in found if _blocks(reason, asked)]
+    if not blocks and not others:
         return "Promoted."
+    most = asked.of(EVALUATION, "perplexity").border
     words = {
         "win_rate": f"it is not shown to be better than {called(against, start)}",
         "start": f"it is shown to be worse than {called(start, start)}",
         "matched_length": "at matched length it is shown to be worse",
-        "perplexity": f"perplexity on plain text rises by more than the {100 * MOST_PERPLEXITY:g} % allowed",
+        "perplexity": f"perplexity on plain text rises by more than the {100 * most:g} % allowed",
         "collapse": "it gives one and the same answer too often",
         "variety": "its answers have lost their variety",
         "judge": "an AI annotator's word alone promotes nothing",
     }
-    blocks = [reason for reason in found if reason.verdict == NO or (reason is found[0] and reason.verdict != YES)]
-    return f"Not promoted: {'; '.join(words[reason.check] for reason in blocks)}."
+    said = [words[r.check] if r.verdict == NO or r.check == "win_rate" else _untold(r.check) for r in blocks]
+    said += [f"the audit's check {name} blocks" for name in others]
+    return f"Not promoted: {'; '.join(said)}."
+
+
+def _untold(check: str) -> str:
+    return f"{SENTENCES[check].lower()} is required, and cannot be told"
 
 
 def perplexity_words(change: Interval) -> str:
@@ -110,19 +169,3 @@ def called(version: str, start: str) -> str:
     if version == INITIAL:
         return "the initial model"
     return f"the start version, {version}" if version == start else version
-
-
-def _above(check: str, value: Interval | None, margin: float, fails_below: float | None = None) -> Reason:
-    if value is None:
-        return Reason(check=check, margin=margin, verdict=CANNOT_TELL)
-    fails = value.high < (margin if fails_below is None else fails_below)
-    return _reason(check, value, margin, holds=value.low > margin, fails=fails)
-
-
-def _at_most(check: str, value: Interval, margin: float) -> Reason:
-    return _reason(check, value, margin, holds=value.high <= margin, fails=value.low > margin)
-
-
-def _reason(check: str, value: Interval, margin: float, holds: bool, fails: bool) -> Reason:
-    verdict = YES if holds else NO if fails else CANNOT_TELL
-    return Reason(check=check, value=value.estimate, low=value.low, high=value.high, margin=margin, verdict=verdict)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manners.audit import gate
+from manners.audit.rules import EVALUATION, Rules, rules
 from manners.checkpoint import Run
 from manners.data import questions
 from manners.errors import MannersError
@@ -33,6 +35,7 @@ from manners.models.trunk import Trunk
 from manners.ppo import rollout
 from manners.progress import steps
 from manners.results import RewardResult
+from manners.results.audit import Gate
 from manners.results.evaluation import BesideExample, EvaluationResult, Forgetting
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
@@ -107,8 +110,7 @@ def rival(session: Session, policy: str, named: str | None = None) -> str:
     """
     workspace = session.workspace
     if named is None:
-        standing = (versions.describe(workspace, policy).start, workspace.start(), *workspace.promoted())
-        return [version for version in standing if version != policy][-1]
+        return gate.replaced_by(workspace, policy)
     if named == policy:
         raise MannersError(f"{policy} is the policy that is evaluated: compare it with another version than itself")
     if named != INITIAL:
@@ -159,13 +161,14 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     version that is not the current one nothing is decided.
     """
     settings = session.settings
+    asked = rules(session.workspace.root)
     # 1. Answers of each version to the same prompts, scored; perplexity on plain text.
     compared, lost = _answers(session, run, inputs)
     # 2. The judge: whoever taught the reward model.
     judge = _judge(session, inputs)
     before, after = compared.against, compared.policy
     texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
-    judgement = judged(judge, compared, texts, settings.evaluate)
+    judgement = judged(judge, compared, texts, settings.evaluate, asked)
     taste = {}
     if isinstance(judge, TasteJudge):
         taste = taste_facts(judge.taste, before, after, settings.evaluate.bootstrap, settings.seed)
@@ -173,8 +176,13 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     run.save()
     current = rival(session, inputs.version)
     decides = inputs.against == current
-    promoted = promotion.promoted(judgement.reasons) if decides else None
-    verdict = f"{judgement.verdict} {_decision(inputs, judgement, current)}{_initial(session)}"
+    if decides:
+        prompts = len(after.answers) if judge.on_record is None else None
+        checks = promotion.checks(judgement.reasons, asked, prompts)
+        gate.keep(session.workspace, inputs.version, EVALUATION, checks, inputs.against)
+    found = gate.standing(session.workspace, inputs.version).gate
+    promoted = not found.blocks if decides else None
+    verdict = f"{judgement.verdict} {_decision(inputs, judgement, current, asked, found)}{_initial(session)}"
     judgement = replace(judgement, verdict=verdict)
     result = EvaluationResult(
         **_text_facts(session, compared, texts),
@@ -189,16 +197,18 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
         **taste,
     )
     if promoted:
-        session.workspace.promote(inputs.version)
+        gate.promote(session.workspace, inputs.version)
     if decides and judgement.source != "none":
         _record_round(session, inputs, result)
     return result
 
 
-def _decision(inputs: EvaluationInputs, judgement: Judgement, current: str) -> str:
+def _decision(inputs: EvaluationInputs, judgement: Judgement, current: str, asked: Rules, found: Gate) -> str:
     """Say whether the policy is promoted, and if not, why."""
     if inputs.against == current:
-        return promotion.promotion_words(judgement.reasons, inputs.against, inputs.start)
+        own = {reason.check for reason in judgement.reasons}
+        others = [name for name in (*found.failed, *found.cannot_tell) if name not in own]
+        return promotion.promotion_words(judgement.reasons, inputs.against, inputs.start, asked, others)
     return (
         f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
     )

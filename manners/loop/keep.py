@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 
+from manners.audit import gate
+from manners.errors import MannersError
 from manners.facts import scalars
+from manners.feedback.statistics import pair_agreement
 from manners.loop.session import Session, now
 from manners.models import versions
 from manners.models.branches import Branch
 from manners.models.versions import Version
+from manners.results.audit import People
 from manners.reward.ensemble import RewardModel
+from manners.reward.verdicts import pooled
 from manners.store import VersionRecord
-from manners.types import VersionKind
+from manners.types import AskedHow, Choice, VersionKind, latest_verdicts
+
+RESAMPLES = 2000
+"""Behind the interval of the annotators' agreement."""
 
 
 def keep(
@@ -54,7 +63,28 @@ def keep(
     branches = (*model.members, *(witness.members if witness else ())) if isinstance(model, RewardModel) else (model,)
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it
         versions.save(session.workspace, version, branches)
+    gate.keep_people(session.workspace, name, people(session, watermark))
     ensure_rows(session)
+
+
+def people(session: Session, watermark: int | None) -> People:
+    """Return whose verdicts are in the record, up to a watermark, for the version's card."""
+    known = session.store.comparisons(as_of=watermark)
+    comparisons = pooled(c for c in known if c.asked_how is not AskedHow.EVALUATION and c.verdicts)
+    given = [latest_verdicts(comparison.verdicts) for comparison in comparisons]
+    kinds = sorted({verdict.annotator.kind for some in given for verdict in some})
+    choices = [verdict.shown_choice for some in given for verdict in some]
+    agreement = None
+    if len(kinds) == 1:
+        with suppress(MannersError):  # fewer than two comparisons have two verdicts
+            agreement = pair_agreement(given, RESAMPLES, session.settings.seed)
+    return People(
+        kinds=tuple(str(kind) for kind in kinds),
+        annotators=len({verdict.annotator for some in given for verdict in some}),
+        comparisons=len(comparisons),
+        verdicts={str(choice): choices.count(choice) for choice in Choice},
+        agreement=agreement,
+    )
 
 
 def ensure_rows(session: Session) -> None:

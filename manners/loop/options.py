@@ -54,6 +54,52 @@ class SampleOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditOptions(Options):
+    """Options of `manners audit`: what a reward model likes, or where a policy stands before the gate."""
+
+    what: Annotated[Positional[str], arg(metavar="reward")] = "reward"
+    """What is looked at: `reward`, a reward model. With --gate a policy may stand here."""
+    version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
+    """The version; the newest if left out: of the reward models, or with --gate of the policies."""
+    gate: bool = False
+    """Say what has been measured of a policy and of the reward model that taught it, and exit with 1 where that blocks
+    its promotion; nothing is measured."""
+    comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measure on a file of comparisons from outside, instead of those set aside from training."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD."""
+    skip_bad: bool = False
+    """Leave the file's bad lines out, and count them by reason."""
+    every: Annotated[bool, arg(name="all")] = False
+    """Measure on all pairs: stands for the largest audit.pairs and audit.most."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Refuse what does not go together."""
+        if self.gate and (plan or resume or self.comparisons or self.every):
+            raise UsageError("--gate reads what has been measured: it goes with a VERSION alone.")
+        if not self.gate and self.what != "reward":
+            raise UsageError(
+                f"manners audit {self.what}: what can be audited is a reward model, `manners audit reward`."
+            )
+        if self.comparisons is None and (self.mapping or self.skip_bad):
+            raise UsageError("--map and --skip-bad say how to read the FILE of --comparisons: name one.")
+
+    def applied(self, settings: Settings) -> Settings:
+        """Put `--all` in its place."""
+        audit = replace(settings.audit, pairs=1_000_000, most=10_000_000) if self.every else settings.audit
+        return replace(settings, audit=audit)
+
+    def other(self, session: Session) -> Facts | None:
+        """Say where a policy stands before the gate."""
+        if not self.gate:
+            return None
+        from manners.loop import audit
+
+        named = self.version or (None if self.what == "reward" else self.what)
+        return audit.before_the_gate(session.workspace, named)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
     """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
 

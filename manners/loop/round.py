@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
-from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
+from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.workspace import Workspace, atomic_write, move_aside
 
@@ -97,6 +97,16 @@ DPO = Stage(
     module="manners.loop.dpo",
     section="Direct preference optimisation",
 )
+AUDIT = Stage(
+    name="audit",
+    command="audit",
+    summary="Find out what a reward model really likes, or say where a policy stands before the gate.",
+    reads=("sample", "audit"),
+    module="manners.loop.audit",
+    options=AuditOptions,
+    asked=" reward {the reward model}",
+    section="What the reward model likes",
+)
 PHASES = Stage(
     name="phases",
     command="evaluate",
@@ -132,6 +142,7 @@ COMMANDS: tuple[Stage, ...] = (
     SFT,  # examples of answers -> a model to begin the rounds with
     *STAGES,
     DPO,  # verdicts -> a policy, without a reward model
+    AUDIT,  # what a reward model likes, and what the gate says
 )
 """Every stage with a command, a run and a part in the report: what comes before the rounds, their stages, and what
 stands beside them."""

@@ -14,13 +14,15 @@ from typing import Any, Literal
 
 import torch
 
+from manners.audit import gate
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import asking, bets, bulk, reporting
-from manners.loop.options import EvaluateOptions, PretrainOptions, SampleOptions
+from manners.loop.audit import before_the_gate
+from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
-from manners.loop.round import DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
+from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
@@ -160,6 +162,25 @@ def evaluate_reward(
     return asking.measure_on_file(Session(workspace, settings), version, file, mapping, fmt, skip_bad, words)
 
 
+def audit_reward(
+    workspace: Workspace,
+    settings: Settings,
+    version: str | None = None,
+    *,
+    comparisons: Path | None = None,
+    plan: bool = False,
+    resume: bool = False,
+) -> Facts:
+    """Find out what a reward model likes, the newest if none is named, or say what that takes; see `loop.audit`."""
+    options = AuditOptions(version=version, comparisons=comparisons)
+    return perform(workspace, settings, AUDIT, options, plan=plan, resume=resume)
+
+
+def audit_gate(workspace: Workspace, version: str | None = None) -> Facts:
+    """Return where a policy stands before the gate, the newest if none is named; raises Blocked where it fails."""
+    return before_the_gate(workspace, version)
+
+
 def score(
     workspace: Workspace,
     settings: Settings,
@@ -188,8 +209,11 @@ def models_list(workspace: Workspace) -> Facts:
     return {"current": workspace.current_policy(), "versions": rows}
 
 
-def models_promote(workspace: Workspace, version: str) -> Facts:
-    """Make a policy the current one, by hand."""
+def models_promote(workspace: Workspace, version: str, override: str | None = None) -> Facts:
+    """Make a policy the current one, by hand: if the gate lets it through, or for a reason (`override`) that is kept.
+
+    Raises Blocked where it does not; see `audit.gate`.
+    """
     kind = versions.describe(workspace, version).kind
     if kind is VersionKind.REWARD:
         raise MannersError(f"{version} is a reward model; only a policy can be promoted")
@@ -197,8 +221,8 @@ def models_promote(workspace: Workspace, version: str) -> Facts:
         raise MannersError(
             f'{version} is no policy of the model at hand but one to begin with: set model.name = "{version}"'
         )
-    workspace.promote(version)
-    return {"current": version}
+    found = gate.promote(workspace, version, override)
+    return {"current": version} | ({"overridden": [*found.failed, *found.cannot_tell]} if found.blocks else {})
 
 
 def models_rollback(workspace: Workspace) -> Facts:

@@ -140,7 +140,7 @@ def by_agreement(
     margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES
 ) -> list[AgreementLevel]:
     """Return accuracy apart for pairs on which annotators agree more or less; levels of no weight are left out."""
-    levels = [_agreement(pair) for pair in pairs]
+    levels = [agreement_of(pair) for pair in pairs]
     result = []
     for level in Agreement:
         inside = [i for i, found in enumerate(levels) if found is level]
@@ -239,7 +239,8 @@ def _share(sums: Floats) -> float:
     return float(sums[:, 0].sum() / sums[:, 1].sum())
 
 
-def _agreement(pair: LabelledPair) -> Agreement | None:
+def agreement_of(pair: LabelledPair) -> Agreement | None:
+    """Return how far the decided verdicts on a pair agree; None where there is none."""
     decided = pair.counts.decided
     majority = max(pair.counts.left, pair.counts.right)
     if decided < 2:

@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Form, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from manners.audit import gate
 from manners.errors import MannersError
 from manners.store.audit import Event
 from manners.types import AccountRole, VersionKind
@@ -43,13 +44,18 @@ async def as_json(visitor: Looker, site: Here) -> Response:
 
 @router.post("/dashboard/promote")
 async def promote(
-    request: Request, visitor: Owner, site: Here, version: Annotated[str, Form(max_length=200)]
+    request: Request,
+    visitor: Owner,
+    site: Here,
+    version: Annotated[str, Form(max_length=200)],
+    override: Annotated[str, Form(max_length=gate.LONGEST)] = "",
 ) -> Response:
-    """Serve another policy."""
+    """Serve another policy, if the gate lets it through or an owner says why it should not have to."""
     policies = {one.name for one in site.store.versions(VersionKind.POLICY)} | {INITIAL}
     if version not in policies:
         raise MannersError(f"there is no policy {version}: the dashboard lists those that there are")
-    await to_thread.run_sync(site.workspace.promote, version)
+    by = gate.HERE if visitor.account is None else f"account {visitor.account}"
+    await to_thread.run_sync(gate.promote, site.workspace, version, override.strip() or None, by)
     await noted(request, Event.PROMOTED, f"version {version}")
     site.engine.load(version)
     return RedirectResponse(f"{site.prefix}/dashboard", 303)

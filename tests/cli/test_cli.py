@@ -329,7 +329,7 @@ STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ),
     ("report", "report", (), {}),
     ("models list", "models_list", (), {}),
-    ("models promote policy-2", "models_promote", ("policy-2",), {}),
+    ("models promote policy-2", "models_promote", ("policy-2", None), {}),
     ("models rollback", "models_rollback", (), {}),
     ("models export policy-2 out", "models_export", ("policy-2", Path("out")), {"member": None, "dtype": None}),
     ("status", "status", (), {}),

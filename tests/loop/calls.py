@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from manners.facts import Facts
 from manners.loop.options import EvaluateOptions, SampleOptions
-from manners.loop.round import DPO, EVALUATE, PHASES, PPO, REWARD, SAMPLE, SFT
+from manners.loop.round import AUDIT, DPO, EVALUATE, PHASES, PPO, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import execute
 
@@ -42,3 +42,8 @@ def learn_directly(session: Session, *, resume: bool = False) -> Facts:
 def compare_phases(session: Session, *, resume: bool = False) -> Facts:
     """Compare what examples have taught with what it grew on."""
     return execute(PHASES, session, EvaluateOptions(version="sft-1", against="initial"), resume=resume).facts
+
+
+def audit(session: Session, *, resume: bool = False) -> Facts:
+    """Find out what the newest reward model likes."""
+    return execute(AUDIT, session, resume=resume).facts

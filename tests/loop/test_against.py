@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from manners.errors import MannersError, UsageError
+from manners.audit import gate
+from manners.audit.rules import REWARD, held, rules
+from manners.errors import Blocked, MannersError, UsageError
 from manners.feedback.judges import TasteJudge
 from manners.loop import stages
 from manners.loop.options import EvaluateOptions
 from manners.loop.session import Session
 from manners.ppo.learner import Learner
 from manners.settings import Settings
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, PromptUse, Response, Verdict
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Interval, PromptUse, Response, Verdict
 from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.ppo.scripted import keep
@@ -75,6 +77,22 @@ def test_worse_than_the_current_policy_is_not_promoted(
     assert second.current_policy() == "policy-1"
     ended = Session(second, settings).store.rounds()[-1]
     assert (ended.policy, str(ended.outcome)) == ("policy-2", "rejected")
+
+
+def test_an_audit_that_fails_is_no_way_round_for_the_loop(
+    second: Workspace, settings: Settings, taste: Callable[..., None]
+) -> None:
+    """Better than the current policy, and taught by a reward model that was shown to pay for length."""
+    taste("policy-2", "policy-1", "initial")
+    rule = rules().of(REWARD, "length_slope")
+    gate.keep(second, "reward-1", REWARD, [held("length_slope", rule, Interval(0.9, 0.7, 1.1), 60, "Length pays.")])
+    facts = stages.evaluate(second, settings, ask=None, plan=False)
+    assert facts["outcome"] == "better" and facts["promoted"] is False and second.current_policy() == "policy-1"
+    assert "Not promoted: the audit's check length_slope blocks." in facts["verdict"]
+    kept = gate.read(second, "policy-2").measured["evaluation"]
+    assert kept.against == "policy-1" and [c.verdict for c in kept.checks if c.name == "win_rate"] == ["pass"]
+    with pytest.raises(Blocked, match="fails: length_slope"):
+        stages.models_promote(second, "policy-2")
 
 
 def test_another_version_is_compared_with_and_nothing_decided(

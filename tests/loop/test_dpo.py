@@ -127,7 +127,7 @@ def test_without_a_reward_model_it_is_judged_reported_promoted_and_exported(
     assert report["dpo"].keys() >= {"version", "tokens", "loss_before", "loss_after"}
     (played,) = Session(own, settings).store.rounds()
     assert (played.policy, played.reward) == ("policy-1", "policy-1")
-    stages.models_promote(own, "policy-1")
+    stages.models_promote(own, "policy-1", "a test")
     assert own.current_policy() == "policy-1"
     stages.models_export(own, "policy-1", tmp_path / "out")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)

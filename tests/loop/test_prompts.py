@@ -52,7 +52,7 @@ def test_known_prompts_are_asked_again_of_a_new_policy_and_of_no_other(copy: Wor
     (copy.models / "current.json").unlink(missing_ok=True)
     with pytest.raises(MannersError, match="all were answered by initial"):
         again(None)
-    stages.models_promote(copy, "policy-1")
+    stages.models_promote(copy, "policy-1", "a test")
     with pytest.raises(MannersError, match="of a new policy with --again"):
         stages.sample(copy, settings, crowd=False, plan=False)
     store = Session(copy, settings).store

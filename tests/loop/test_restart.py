@@ -44,6 +44,7 @@ STAGES: dict[str, Stage] = {
     "evaluation": lambda session, resume: calls.evaluate(session, resume=resume),
     "phases": lambda session, resume: calls.compare_phases(session, resume=resume),
     "dpo": lambda session, resume: calls.learn_directly(session, resume=resume),
+    "audit": lambda session, resume: calls.audit(session, resume=resume),
 }
 
 

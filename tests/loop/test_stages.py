@@ -353,7 +353,7 @@ def test_versions_are_promoted_and_rolled_back(copy: Workspace) -> None:
     assert {row["name"] for row in stages.models_list(copy)["versions"]} == {"reward-1", "policy-1"}
     (copy.models / "current.json").unlink(missing_ok=True)
     for _ in range(2):  # the second time it is the current one already
-        assert stages.models_promote(copy, "policy-1") == {"current": "policy-1"}
+        assert stages.models_promote(copy, "policy-1", "a test")["current"] == "policy-1"
     assert stages.models_list(copy)["current"] == "policy-1"
     assert stages.models_rollback(copy) == {"current": "initial", "was": "policy-1"}
     with pytest.raises(MannersError, match="only a policy can be promoted"):

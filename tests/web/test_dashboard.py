@@ -10,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 from starlette.testclient import TestClient
 
+from manners.audit import gate
 from manners.settings import Settings
 from manners.store.records import VersionRecord
 from manners.types import (
@@ -119,8 +120,16 @@ def test_an_owner_promotes_and_rolls_back(alone: Place) -> None:
     engine = Scripted()
     owner = client(alone, AccountRole.OWNER, engine)
     workspace = Workspace.open(alone.folder)
-    assert owner.post("/dashboard/promote", data={"version": "policy-1"}).status_code == 303
+    (workspace.models / "policy-1").mkdir()
+    (workspace.models / "policy-1" / "version.json").write_text("{}", encoding="utf-8")
+    refused = owner.post("/dashboard/promote", data={"version": "policy-1", "override": " "})
+    assert refused.status_code == 400 and "the gate does not let policy-1 through" in refused.json()["error"]["message"]
+    assert workspace.current_policy() == "initial"
+    reason = {"version": "policy-1", "override": "read all of its answers"}
+    assert owner.post("/dashboard/promote", data=reason).status_code == 303
     assert (workspace.current_policy(), engine.state.version) == ("policy-1", "policy-1")
+    [kept] = gate.read(workspace, "policy-1").overrides
+    assert (kept.reason, kept.against) == ("read all of its answers", ("win_rate",))
     assert owner.post("/dashboard/rollback").status_code == 303
     assert (workspace.current_policy(), engine.state.version) == ("initial", "initial")
     wrong = owner.post("/dashboard/promote", data={"version": "policy-9"})

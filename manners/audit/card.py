@@ -1,0 +1,129 @@
+"""The card of a version: what it was made of and by whom, what was measured, where it fails, what it is not for.
+
+`card.json` and `card.html` lie in the version's folder, and are written whenever its record of checks is. They hold
+numbers and settings, and no words of anybody but the reasons given to override the gate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader, Template
+
+from manners import __version__
+from manners.audit.rules import Rules, rules
+from manners.facts import Facts, to_facts
+from manners.results.audit import CANNOT_TELL, FAIL, CheckRecord
+from manners.workspace import Workspace, atomic_write
+
+JSON, HTML = "card.json", "card.html"
+EMBEDDED = {"smollm2-135m": "SmolLM2-135M-Instruct by Hugging Face, Apache-2.0; 4-bit weights, dequantised."}
+"""What is known of models by their names here."""
+NOT_FOR = (
+    "Decisions about people: their work, health, credit, rights or freedom.",
+    "Answers that nobody reads before they have an effect.",
+    "Languages, subjects and people that the comparisons above are not about: nothing was measured there.",
+    "Facts: what was taught is what annotators preferred, which need not be true.",
+)
+NOT_FOR_REWARD = (
+    "Absolute marks: a score says how answers to one prompt compare, and no more; two models' scores share no scale.",
+    "Optimising without a limit: past some distance from the start version a higher score is a worse answer.",
+)
+SIMULATED = "A claim about people: the annotators are a program."
+
+
+def write(workspace: Workspace, described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> None:
+    """Write both files of a version's card, each whole or not at all."""
+    folder = workspace.models / str(described["name"])
+    found = facts(described, record, asked)
+    atomic_write(folder / JSON, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / HTML, _template().render(card=found))
+
+
+def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Facts:
+    """Return the card of a version from its description and its record, in JSON's types."""
+    metrics = dict(described.get("metrics") or {})
+    checks = [check for kept in record.measured.values() for check in kept.checks]
+    source = metrics.get("source")
+    kinds = record.people.kinds if record.people else (source,) if source else ()
+    return {
+        "name": described["name"],
+        "kind": described.get("kind"),
+        "created_at": described.get("created_at"),
+        "manners": __version__,
+        "base": _base(described),
+        "data": {
+            "watermark": described.get("watermark"),
+            **{name: metrics[name] for name in ("source", "trained_on", "set_aside", "prompts") if name in metrics},
+        },
+        "people": to_facts(record.people) if record.people else None,
+        "training": {"metrics": metrics, "settings": described.get("settings") or {}},
+        "measured": {part: to_facts(kept) for part, kept in record.measured.items()},
+        "not_measured": [part for part in _parts(described) if part not in record.measured],
+        "known_failures": [check.sentence for check in checks if check.verdict == FAIL],
+        "not_known": [check.name for check in checks if check.verdict == CANNOT_TELL],
+        "overrides": [to_facts(one) for one in record.overrides],
+        "gate_changes": _changes(asked),
+        "not_for": [
+            *NOT_FOR,
+            *(NOT_FOR_REWARD if described.get("kind") == "reward" else ()),
+            *((SIMULATED,) if "simulated" in kinds else ()),
+        ],
+    }
+
+
+def _parts(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what measures a version of this kind."""
+    return {"policy": ("evaluation",), "reward": ("reward",)}.get(str(described.get("kind")), ())
+
+
+def _base(described: Mapping[str, Any]) -> Facts:
+    """Return where the base model comes from, and its licence as far as its files say."""
+    name = str(described.get("base", ""))
+    return {
+        "name": name,
+        "start": described.get("start", "initial"),
+        "parent": described.get("parent"),
+        "model_hash": described.get("model_hash") or None,
+        "trunk_hash": described.get("trunk_hash"),
+        "licence": EMBEDDED.get(name) or _licence(Path(name).expanduser()),
+    }
+
+
+def _licence(folder: Path) -> str:
+    """Return what a model's folder says of its licence: the first line of a licence file, or its card's own field."""
+    try:
+        for file in sorted(folder.glob("LICEN[CS]E*")):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            return next((f"{line.strip()} ({file.name})" for line in lines if line.strip()), file.name)
+        for line in (folder / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()[:60]:
+            if line.startswith("license:"):
+                return f"{line.partition(':')[2].strip()} (README.md)"
+    except (OSError, ValueError):
+        pass
+    return "not known here: look it up where the model comes from, before you pass anything on"
+
+
+def _changes(asked: Rules) -> list[str]:
+    """Say where a workspace's gate asks for something else than what ships."""
+    shipped = rules()
+    found = []
+    for part, some in asked.by_part.items():
+        for name, rule in some.items():
+            was = shipped.of(part, name)
+            if rule != was:
+                needed = {(False, True): ", now required", (True, False): ", no longer required"}
+                change = needed.get((was.required, rule.required), "")
+                found.append(f"{part}.{name}: {rule.words()}, in place of {was.words()}{change}")
+    return found
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(loader=PackageLoader("manners.audit"), autoescape=True, undefined=ChainableUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    return environment.get_template("card.html.j2")

@@ -1,0 +1,85 @@
+"""Figures from numbers: means, shares and slopes with intervals that count openings, not pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manners.feedback.statistics import FEWEST, bootstrapped, cluster_bootstrap, clustered_share, resampled
+from manners.results.audit import AuditExample
+from manners.types import Interval
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of an audit."""
+
+    name: str
+    value: Interval | None
+    n: int
+    """Openings, or questions of our own."""
+    sentence: str
+    worst: tuple[AuditExample, ...] = ()
+
+
+def mean(values: Floats, groups: Sequence[str], seed: int) -> Interval | None:
+    """Return the mean of values (N,), resampled by group; None from fewer than five groups, which show no spread."""
+    if len(set(groups)) < FEWEST:
+        return None
+    return cluster_bootstrap(values, np.asarray(groups), RESAMPLES, seed)
+
+
+def share(values: Floats, groups: Sequence[str]) -> Interval | None:
+    """Return the mean of values in [0, 1] (N,), by `clustered_share`; None from fewer than five groups."""
+    return clustered_share(values, np.asarray(groups)) if len(set(groups)) >= FEWEST else None
+
+
+def partial_slope(y: Floats, x: Floats, beside: Floats, groups: Sequence[str], seed: int) -> Interval | None:
+    """Return b of y = a beside + b x, least squares without an intercept (sides are arbitrary); all (N,).
+
+    The interval resamples groups. None where x does not vary beside the other, or there are fewer than five groups.
+    """
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(index.max()) + 1 if len(index) else 0
+    products = (beside * beside, beside * x, x * x, beside * y, x * y)
+    sums = np.stack([np.bincount(index, product, count) for product in products], axis=1)
+    if count < FEWEST:
+        return None
+    total = _slope(sums.sum(axis=0)[None])
+    if np.isnan(total[0]):
+        return None
+    return bootstrapped(float(total[0]), _slope(resampled(sums, RESAMPLES, seed)), count)
+
+
+def _slope(sums: Floats) -> Floats:
+    """Solve the normal equations, a row each; not a number where they have no single solution."""
+    bb, bx, xx, by, xy = sums.T
+    other = np.where(bb > 0, bb, 1.0)
+    left, right = xx - bx * bx / other, xy - bx * by / other
+    sound = left > 1e-9 * np.maximum(xx, 1e-12)
+    return np.where(sound, right / np.where(sound, left, 1.0), np.nan)
+
+
+def ratio(above: Floats, below: Floats, seed: int) -> Interval | None:
+    """Return mean(above) / mean(below) of two independent samples; None of fewer than five, or below nothing."""
+    if min(len(above), len(below)) < FEWEST or not below.mean() > 0:
+        return None
+    drawn = [resampled(some[:, None], RESAMPLES, seed + k)[:, 0] / len(some) for k, some in enumerate((above, below))]
+    estimate = float(above.mean() / below.mean())
+    return bootstrapped(estimate, drawn[0] / np.maximum(drawn[1], 1e-12), min(len(above), len(below)), low=0.0)
+
+
+def percent(value: Interval) -> str:
+    """Return a share with its interval."""
+    return f"{100 * value.estimate:.1f} % (95 % interval {100 * value.low:.1f} to {100 * value.high:.1f})"
+
+
+def number(value: Interval) -> str:
+    """Return a number with its interval."""
+    return f"{value.estimate:+.2f} (95 % interval {value.low:+.2f} to {value.high:+.2f})"

@@ -1,0 +1,203 @@
+"""The gate: the one way by which a policy becomes the current one, from whatever door it comes.
+
+What was measured of a version is kept with it (`models/VERSION/checks.json`) and held against `gate.toml` when it is to
+be promoted: its evaluation against the version that it would replace, and the audit of the reward model that taught it.
+Nothing here loads torch: the pages come by.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from manners.audit import card
+from manners.audit.rules import EVALUATION, REWARD, Rule, Rules, held, rules
+from manners.errors import Blocked, MannersError, UsageError
+from manners.facts import from_facts, to_facts
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, CheckRecord, Gate, Kept, Override, People
+from manners.workspace import INITIAL, Workspace, atomic_write
+
+RECORD = "checks.json"
+HERE = "this machine"
+"""Who overrides where nobody has signed in."""
+RELATIVE = frozenset({"win_rate", "matched_length", "variety"})
+"""What an evaluation against another version than the one to be replaced says nothing about."""
+LONGEST = 1000
+"""Characters of a reason to override."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a version stands before the gate."""
+
+    version: str
+    against: str
+    """The version that it would replace."""
+    checks: tuple[Check, ...]
+
+    @property
+    def gate(self) -> Gate:
+        """What the checks come to."""
+        return decide(self.checks)
+
+
+def decide(checks: Sequence[Check]) -> Gate:
+    """Return what checks come to: one that fails blocks, and a required one that cannot be told."""
+    failed = tuple(check.name for check in checks if check.verdict == FAIL)
+    untold = tuple(check.name for check in checks if check.verdict == CANNOT_TELL and check.required)
+    return Gate(verdict=FAIL if failed else CANNOT_TELL if untold else PASS, failed=failed, cannot_tell=untold)
+
+
+def replaced_by(workspace: Workspace, policy: str) -> str:
+    """Return the version whose place a policy would take: the current one, or, of that itself, the one before it."""
+    standing = (str(_described(workspace, policy).get("start", INITIAL)), workspace.start(), *workspace.promoted())
+    return [version for version in standing if version != policy][-1]
+
+
+def standing(workspace: Workspace, policy: str) -> Standing:
+    """Return every check that promoting a policy goes by, held against the rules as they are now."""
+    asked = rules(workspace.root)
+    against = replaced_by(workspace, policy)
+    evaluated = read(workspace, policy).measured.get(EVALUATION)
+    checks = [] if evaluated is None else [_again(check, asked, EVALUATION) for check in evaluated.checks]
+    if evaluated is None or evaluated.against != against:
+        checks = [check for check in checks if check.name not in RELATIVE]
+    why = f"{policy} was not evaluated against {against}, which it would replace: run `manners evaluate`."
+    checks += _missing(asked, EVALUATION, checks, why, policy, workspace)
+    if reward := _described(workspace, policy).get("metrics", {}).get("reward"):
+        audited = read(workspace, str(reward)).measured.get(REWARD)
+        of_reward = [] if audited is None else [_again(check, asked, REWARD) for check in audited.checks]
+        why = f"{reward}, which taught {policy}, was not measured so: run `manners audit reward {reward}`."
+        checks += [*of_reward, *_missing(asked, REWARD, of_reward, why, policy, workspace)]
+    return Standing(policy, against, tuple(checks))
+
+
+def _missing(
+    asked: Rules, part: str, checks: Sequence[Check], why: str, policy: str, workspace: Workspace
+) -> Iterator[Check]:
+    """Yield what is required and was not measured; there is no comparison with the start where that is replaced."""
+    there = {check.name for check in checks}
+    for name in asked.required(part):
+        replaces_start = name == "start" and replaced_by(workspace, policy) == workspace.start()
+        if replaces_start or name == "judge" or any(one == name or one.startswith(f"{name}_") for one in there):
+            continue
+        yield held(name, asked.of(part, name), None, None, why)
+
+
+def _again(check: Check, asked: Rules, part: str) -> Check:
+    """Hold a check against the rules of now; one that there is no rule for any more stays as it was."""
+    try:
+        rule = asked.of(part, check.name)
+    except KeyError:
+        return check
+    if check.name == "judge":
+        return replace(check, required=rule.required)
+    if check.name == "collapse" and check.threshold is not None:
+        rule = replace(rule, threshold=max(rule.threshold, check.threshold))  # what it was before, where that is more
+    if (rule.threshold, rule.margin) == (check.threshold, check.margin):
+        return replace(check, verdict=rule.verdict(check.interval), required=rule.required)
+    return _held_anew(check, rule)
+
+
+def _held_anew(check: Check, rule: Rule) -> Check:
+    anew = held(check.name, rule, check.interval, check.n, "")
+    return replace(anew, sentence=f"{check.sentence} Since then gate.toml was changed.{anew.sentence}")
+
+
+def read(workspace: Workspace, version: str) -> CheckRecord:
+    """Return what is kept of a version's checks; nothing where there is none. Raises MannersError where damaged."""
+    file = workspace.models / version / RECORD
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return CheckRecord()
+    except (OSError, ValueError) as error:
+        raise MannersError(f"{file} is damaged ({error}): remove it, and measure {version} again.") from error
+    if not isinstance(facts, dict):
+        raise MannersError(f"{file} is damaged (it holds no record): remove it, and measure {version} again.")
+    return from_facts(CheckRecord, facts, str(file), f"remove it, and measure {version} again")
+
+
+def keep(workspace: Workspace, version: str, part: str, checks: Sequence[Check], against: str | None = None) -> None:
+    """Keep the checks of one measurement with the version, in the place of the last one."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    kept = Kept(created_at=now, against=against, gate_version=rules(workspace.root).version, checks=tuple(checks))
+    record = read(workspace, version)
+    _write(workspace, version, replace(record, measured={**record.measured, part: kept}))
+
+
+def keep_people(workspace: Workspace, version: str, people: People) -> None:
+    """Keep whose verdicts were there when a version was made."""
+    _write(workspace, version, replace(read(workspace, version), people=people))
+
+
+def promote(workspace: Workspace, policy: str, override: str | None = None, by: str = HERE) -> Gate:
+    """Make a policy the current one if the gate lets it through, or for a reason that is kept and shown on its card.
+
+    Going back to the initial model, to the start version, or to one that was promoted before is no promotion.
+    Raises Blocked, naming every check that blocks.
+    """
+    if policy in {INITIAL, workspace.start(), *workspace.promoted()}:
+        workspace.promote(policy)
+        return Gate(verdict=PASS)
+    found = standing(workspace, policy)
+    if found.gate.blocks:
+        if override is None:
+            raise blocked(found)
+        _overridden(workspace, found, override, by)
+    workspace.promote(policy)
+    return found.gate
+
+
+def blocked(found: Standing) -> Blocked:
+    """Return the refusal to let a version through."""
+    gate = found.gate
+    names = {*gate.failed, *gate.cannot_tell}
+    said = " ".join(check.sentence for check in found.checks if check.name in names)
+    parts = [("fails", gate.failed), ("cannot tell, which is required", gate.cannot_tell)]
+    what = "; ".join(f"{how}: {', '.join(names)}" for how, names in parts if names)
+    return Blocked(f"the gate does not let {found.version} through ({what}). {said}", facts(found))
+
+
+def facts(found: Standing) -> dict[str, Any]:
+    """Return where a version stands, in JSON's types."""
+    return {
+        "version": found.version,
+        "against": found.against,
+        "checks": [to_facts(check) for check in found.checks],
+        "gate": to_facts(found.gate),
+    }
+
+
+def _overridden(workspace: Workspace, found: Standing, reason: str, by: str) -> None:
+    """Keep why a version is promoted all the same."""
+    reason = " ".join(reason.split())
+    if not reason or len(reason) > LONGEST:
+        raise UsageError(f"an override takes a reason of 1 to {LONGEST} characters: say why the gate is wrong here.")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    against = (*found.gate.failed, *found.gate.cannot_tell)
+    made = Override(reason=reason, created_at=now, by=by, against=against)
+    record = read(workspace, found.version)
+    _write(workspace, found.version, replace(record, overrides=(*record.overrides, made)))
+
+
+def _write(workspace: Workspace, version: str, record: CheckRecord) -> None:
+    """Write the record, and the card that shows it: there is no way to change one without the other."""
+    atomic_write(workspace.models / version / RECORD, json.dumps(to_facts(record), indent=1, ensure_ascii=False) + "\n")
+    card.write(workspace, _described(workspace, version) | {"name": version}, record, rules(workspace.root))
+
+
+def _described(workspace: Workspace, version: str) -> dict[str, Any]:
+    """Return what a version's description says; models.versions, which checks it, loads torch."""
+    file = workspace.models / version / "version.json"
+    if "/" in version or version.startswith(".") or not file.is_file():
+        raise MannersError(f"there is no version {version} in {workspace.root}: `manners models list` names them.")
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        described["metrics"] = dict(described.get("metrics") or {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MannersError(f"{file} is damaged ({error}): use another version.") from error
+    return dict(described)

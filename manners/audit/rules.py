@@ -1,0 +1,169 @@
+"""What is asked of each check, as `gate.toml` says it: that of the package, and a workspace's own over it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from manners.errors import MannersError
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
+from manners.types import Interval
+
+FILE = "gate.toml"
+EVALUATION, REWARD = "evaluation", "reward"
+VERSION = 1
+"""Of the form of the file: raised when a name or the meaning of a field changes."""
+POWER = (1.96 + 0.84) / (2 * 1.96)
+"""What a distance must be, in widths of the 95 % interval, to be found in 8 of 10 tries: (z_0.975 + z_0.8) standard
+errors, of which the interval holds 2 z_0.975."""
+Better = Literal["above", "below", "within"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What is asked of one figure."""
+
+    better: Better
+    threshold: float
+    margin: float = 0.0
+    fails: float | None = None
+    required: bool = False
+    why: str = ""
+
+    @property
+    def border(self) -> float:
+        """The worst that is let through; of `within`, the largest distance from the threshold."""
+        if self.better == "within":
+            return self.margin
+        return self.threshold + (self.margin if self.better == "below" else -self.margin)
+
+    def verdict(self, value: Interval | None) -> str:
+        """Return `pass` where the whole interval is on the right side of the border, `fail` where none of it is.
+
+        An interval on both sides, or none at all, is `cannot_tell`. What must lie above has to lie above; what must lie
+        below or within may lie on the border itself.
+        """
+        if value is None:
+            return CANNOT_TELL
+        if self.better == "within":
+            low, high = value.low - self.threshold, value.high - self.threshold
+            inside, outside = -self.margin <= low and high <= self.margin, low > self.margin or high < -self.margin
+        elif self.better == "above":
+            inside, outside = value.low > self.border, value.high < self._fails
+        else:
+            inside, outside = value.high <= self.border, value.low > self._fails
+        return PASS if inside else FAIL if outside else CANNOT_TELL
+
+    @property
+    def _fails(self) -> float:
+        return self.border if self.fails is None else self.fails
+
+    def words(self) -> str:
+        """Say what is asked."""
+        if self.better == "within":
+            return f"at most {self.margin:g} from {self.threshold:g}"
+        return f"{'above' if self.better == 'above' else 'at most'} {self.border:g}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All rules, by what measures and by name."""
+
+    version: int
+    by_part: Mapping[str, Mapping[str, Rule]]
+
+    def of(self, part: str, name: str) -> Rule:
+        """Return the rule of a check: its own, or that of the longest name that it begins with.
+
+        Raises KeyError where there is none.
+        """
+        words = name.split("_")
+        names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+        known = self.by_part[part]
+        return known[next((key for key in names if key in known), name)]
+
+    def required(self, part: str) -> list[str]:
+        """Return the names of a part that must be told."""
+        return [name for name, rule in self.by_part[part].items() if rule.required]
+
+
+def held(name: str, rule: Rule, value: Interval | None, n: int | None, sentence: str) -> Check:
+    """Return a figure held against its rule; the sentence gets what was asked, and what could have been found.
+
+    Where nothing was measured the sentence says why.
+    """
+    verdict = rule.verdict(value)
+    detectable = None if value is None else POWER * (value.high - value.low)
+    said = {PASS: "passes", FAIL: "FAILS", CANNOT_TELL: "cannot tell"}[verdict]
+    asked = f" Asked: {rule.words()}; {said}."
+    if detectable is not None and verdict == CANNOT_TELL:
+        asked += f" As much data finds a distance of {detectable:.2g} from there in 8 of 10 tries."
+    return Check(
+        name=name,
+        value=value.estimate if value else None,
+        low=value.low if value else None,
+        high=value.high if value else None,
+        threshold=rule.threshold,
+        margin=rule.margin,
+        verdict=verdict,
+        required=rule.required,
+        n=n,
+        detectable=detectable,
+        sentence=sentence + asked,
+    )
+
+
+def rules(root: Path | None = None) -> Rules:
+    """Return the rules of the package, with those of the workspace in `root` in their place.
+
+    Raises MannersError for a file that is no TOML, is of another version, or names what is not known.
+    """
+    shipped = _shipped()
+    file = None if root is None else root / FILE
+    if file is None or not file.exists():
+        return shipped
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MannersError(f"{file} is not TOML ({error}): correct it, or remove it to use what ships.") from error
+    if found.pop("version", None) != VERSION:
+        raise MannersError(f"{file} does not say `version = {VERSION}`: look through it, and write that line.")
+    by_part = {part: dict(known) for part, known in shipped.by_part.items()}
+    for part, tables in found.items():
+        if part not in by_part or not isinstance(tables, dict):
+            raise MannersError(f"{file}: {part} is none of {', '.join(by_part)}: rename it or take it out.")
+        for name, fields in tables.items():
+            by_part[part][name] = _changed(file, shipped, part, name, fields)
+    return Rules(VERSION, by_part)
+
+
+def _changed(file: Path, shipped: Rules, part: str, name: str, fields: Any) -> Rule:
+    """Return a rule with what a workspace's file says in its place; it is checked, as a typing error opens a gate."""
+    try:
+        rule = shipped.of(part, name)
+    except KeyError:
+        there = ", ".join(shipped.by_part[part])
+        raise MannersError(f"{file}: there is no check {part}.{name} (there are: {there}).") from None
+    kinds = {"better": str, "threshold": (int, float), "margin": (int, float), "fails": (int, float)}
+    kinds |= {"required": bool, "why": str}
+    for field, value in fields.items() if isinstance(fields, dict) else [(str(fields), None)]:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = isinstance(value, kinds.get(field, ())) and (number or kinds[field] in (str, bool))
+        if not fits or (field == "better" and value not in get_args(Better)) or (number and not abs(value) < 1e6):
+            raise MannersError(f"{file}: {part}.{name}.{field} = {value} will not do; it can be one of {list(kinds)}.")
+        if field == "margin" and value < 0:
+            raise MannersError(f"{file}: {part}.{name}.margin = {value} is below 0: move the threshold instead.")
+    return replace(rule, **fields)
+
+
+@cache
+def _shipped() -> Rules:
+    text = resources.files("manners.data").joinpath(FILE).read_text(encoding="utf-8")
+    found = tomllib.loads(text)
+    version = found.pop("version")
+    return Rules(version, {part: {name: Rule(**rule) for name, rule in some.items()} for part, some in found.items()})

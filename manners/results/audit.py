@@ -1,0 +1,171 @@
+"""What checks found out, and what the gate makes of them: one record a check, whoever measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from manners.facts import NULL
+from manners.types import Interval
+
+PASS, FAIL, CANNOT_TELL = "pass", "fail", "cannot_tell"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One figure, held against what is asked of it."""
+
+    name: str
+    """As `gate.toml` has it, or with the slice behind it (`probe_empty`)."""
+    value: float | None = field(default=None, metadata=NULL)
+    """The estimate; null where nothing was measured."""
+    low: float | None = field(default=None, metadata=NULL)
+    high: float | None = field(default=None, metadata=NULL)
+    threshold: float | None = field(default=None, metadata=NULL)
+    """What would be right."""
+    margin: float | None = field(default=None, metadata=NULL)
+    """How far from it the figure may lie."""
+    verdict: str = CANNOT_TELL
+    """`pass`, `fail`, or `cannot_tell` where the interval lies on both sides or nothing was measured."""
+    required: bool = False
+    """Whether `cannot_tell` blocks too."""
+    n: int | None = field(default=None, metadata=NULL)
+    """What was measured independently: prompts, openings, questions."""
+    detectable: float | None = field(default=None, metadata=NULL)
+    """The smallest distance from the border that as much data finds in 8 of 10 tries."""
+    sentence: str = ""
+    """All of it in words."""
+
+    @property
+    def interval(self) -> Interval | None:
+        """The figure with its interval."""
+        if self.value is None or self.low is None or self.high is None:
+            return None
+        return Interval(self.value, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What some checks come to."""
+
+    verdict: str = CANNOT_TELL
+    """`fail` where any check fails, `cannot_tell` where a required one cannot be told, `pass` otherwise."""
+    failed: tuple[str, ...] = ()
+    cannot_tell: tuple[str, ...] = ()
+    """Required checks that cannot be told: they block as those that fail do."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing goes through."""
+        return self.verdict != PASS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """A version that was promoted although the gate said no."""
+
+    reason: str
+    created_at: str
+    """UTC."""
+    by: str
+    """The account, by its number; `this machine` for whoever works on it."""
+    against: tuple[str, ...]
+    """The checks that blocked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Checks as they were measured at one time."""
+
+    created_at: str = ""
+    """UTC."""
+    against: str | None = field(default=None, metadata=NULL)
+    """The version that the measured one was compared with; null where it stands for itself."""
+    gate_version: int | None = field(default=None, metadata=NULL)
+    """Of the `gate.toml` by which they were held."""
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """Whose verdicts were there when a version was made: counts and agreement, and nobody's name."""
+
+    kinds: tuple[str, ...] = ()
+    """`human`, `ai`, `simulated`."""
+    annotators: int = 0
+    comparisons: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    """By choice, of the sides as shown."""
+    agreement: Interval | None = None
+    """Chance that two annotators of a comparison chose the same side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord:
+    """All that is kept of a version's checks, in its folder (`checks.json`)."""
+
+    measured: Mapping[str, Kept] = field(default_factory=dict)
+    """By what measured them: `evaluation`, `reward`."""
+    people: People | None = None
+    """None for a version of before this was kept."""
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Accuracy on a part of the outside pairs, beside the rule that prefers the longer answer."""
+
+    name: str
+    pairs: int
+    accuracy: Interval
+    longer: Interval
+    """Accuracy of preferring the longer answer, on the same pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditExample:
+    """A case that the reward model got most wrong."""
+
+    check: str
+    prompt: str
+    better: str
+    """The answer that should score higher, or as high."""
+    worse: str
+    score_better: float
+    """In units of what two answers usually differ by."""
+    score_worse: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
+    """What a reward model likes."""
+
+    version: str | None = None
+    against: str | None = field(default=None, metadata=NULL)
+    """Null: a reward model is measured by itself."""
+    checks: tuple[Check, ...] | None = None
+    gate: Gate | None = None
+    """What these checks come to by themselves."""
+    sentence: str | None = None
+    """The outcome in words."""
+    source: str | None = None
+    """Where the pairs come from that it is measured on: a file, or what was set aside."""
+    pairs: int | None = None
+    """Outside pairs."""
+    changed: int | None = None
+    """Of them, those that were also written in other forms and probed."""
+    known_prompts: int | None = None
+    """Pairs of a file about prompts of this workspace, which it may have learned from."""
+    unit: float | None = None
+    """Root mean square of its margins on the outside pairs, in units of the reward: what slopes are told in."""
+    policy: str | None = None
+    """Whose samples the members were compared on."""
+    exchanges: int | None = None
+    """Answers that were scored."""
+    shortened: int | None = None
+    """Of them, those that did not fit into the context."""
+    left_out: Mapping[str, int] | None = None
+    """Comparisons that were not used, by reason."""
+    slices: tuple[Slice, ...] | None = None
+    examples: tuple[AuditExample, ...] | None = None
+    """The worst cases of each check."""

@@ -1,0 +1,203 @@
+"""The gate: what blocks, by intervals and rules worked out by hand; and that no door leads round it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import manners
+from manners.audit import gate
+from manners.audit.rules import EVALUATION, REWARD, Rule, held, rules
+from manners.cli import main
+from manners.errors import Blocked, MannersError, UsageError
+from manners.loop import stages
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
+from manners.types import Interval
+from manners.workspace import Workspace
+
+ROOT = Path(manners.__file__).parent
+
+
+def version(workspace: Workspace, name: str, **more: Any) -> None:
+    """Write the description of a version, without weights."""
+    kind = name.partition("-")[0]
+    described = {"name": name, "kind": kind, "base": "x", "trunk_hash": "t", "cut": 1, "template_hash": "h"}
+    folder = workspace.models / name
+    folder.mkdir()
+    described |= {"dtype": "float32", "created_at": "2030-01-01", **more}
+    (folder / "version.json").write_text(json.dumps(described), encoding="utf-8")
+
+
+def found(name: str, value: float, low: float, high: float, part: str = EVALUATION) -> Check:
+    return held(name, rules().of(part, name), Interval(value, low, high), 50, f"{name}.")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Two policies, both taught by one reward model; the first was shown to be better than the initial model."""
+    made = Workspace.create(tmp_path / "project")
+    version(made, "reward-1")
+    for name in ("policy-1", "policy-2"):
+        version(made, name, metrics={"reward": "reward-1"})
+    gate.keep(made, "policy-1", EVALUATION, [found("win_rate", 0.6, 0.55, 0.65)], "initial")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("better", "low", "high", "verdict"),
+    [
+        ("above", 0.41, 0.9, PASS),  # the border is 0.5 - 0.1
+        ("above", 0.40, 0.9, CANNOT_TELL),
+        ("above", 0.1, 0.39, FAIL),
+        ("above", 0.1, 0.41, CANNOT_TELL),
+        ("below", 0.1, 0.6, PASS),  # 0.5 + 0.1
+        ("below", 0.1, 0.61, CANNOT_TELL),
+        ("below", 0.61, 0.9, FAIL),
+        ("within", 0.4, 0.6, PASS),  # 0.5 -/+ 0.1
+        ("within", 0.39, 0.6, CANNOT_TELL),
+        ("within", 0.4, 0.61, CANNOT_TELL),
+        ("within", 0.1, 0.39, FAIL),
+        ("within", 0.61, 0.9, FAIL),
+        ("within", 0.0, 1.0, CANNOT_TELL),
+    ],
+)
+def test_an_interval_across_the_border_cannot_be_told(better: Any, low: float, high: float, verdict: str) -> None:
+    rule = Rule(better=better, threshold=0.5, margin=0.1)
+    assert rule.verdict(Interval((low + high) / 2, low, high)) == verdict
+    assert rule.verdict(None) == CANNOT_TELL
+
+
+def test_what_could_have_been_found_is_a_multiple_of_the_standard_error() -> None:
+    """Of 100 tosses of a coin the standard error is 0.05: 2.8 of them are found in 8 of 10 tries."""
+    check = held(
+        "x", Rule(better="above", threshold=0.5), Interval(0.5, 0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), 100, "X."
+    )
+    assert check.detectable == pytest.approx(2.8 * 0.05) and "finds a distance of 0.14" in check.sentence
+    assert held("x", Rule(better="above", threshold=0.5), None, None, "Nothing.").detectable is None
+
+
+def test_every_rule_that_ships_has_its_reason_and_only_an_evaluation_is_required() -> None:
+    shipped = rules()
+    assert all(rule.why and rule.margin >= 0 for part in shipped.by_part.values() for rule in part.values())
+    assert shipped.required(EVALUATION) == ["win_rate"] and shipped.required(REWARD) == []
+    assert shipped.of(REWARD, "probe_empty") is shipped.of(REWARD, "probe_one_character")
+    assert shipped.of(REWARD, "probe_negated") is not shipped.of(REWARD, "probe_empty")
+    with pytest.raises(KeyError):
+        shipped.of(REWARD, "unheard_of")
+
+
+def test_one_failure_blocks_and_what_cannot_be_told_only_where_required() -> None:
+    passed, failed, untold = (Check(name=v, verdict=v) for v in (PASS, FAIL, CANNOT_TELL))
+    required = Check(name="needed", verdict=CANNOT_TELL, required=True)
+    assert gate.decide([passed, untold]).verdict == PASS
+    assert gate.decide([passed, failed, required]) == gate.Gate(verdict=FAIL, failed=(FAIL,), cannot_tell=("needed",))
+    assert gate.decide([passed, required]).verdict == CANNOT_TELL and gate.decide([required]).blocks
+
+
+def test_who_was_shown_better_goes_through_and_who_was_not_measured_does_not(workspace: Workspace) -> None:
+    with pytest.raises(Blocked, match=r"policy-2 .*win_rate.*not evaluated against initial") as refused:
+        gate.promote(workspace, "policy-2")
+    assert refused.value.facts["gate"] == {"verdict": CANNOT_TELL, "failed": [], "cannot_tell": ["win_rate"]}
+    assert gate.promote(workspace, "policy-1").verdict == PASS and workspace.current_policy() == "policy-1"
+    gate.keep(workspace, "policy-2", EVALUATION, [found("win_rate", 0.9, 0.8, 1.0)], "initial")
+    with pytest.raises(Blocked, match="not evaluated against policy-1, which it would replace"):
+        gate.promote(workspace, "policy-2")
+    gate.keep(workspace, "policy-2", EVALUATION, [found("win_rate", 0.9, 0.8, 1.0)], "policy-1")
+    gate.promote(workspace, "policy-2")
+    assert workspace.promoted() == ["policy-1", "policy-2"]
+    workspace.roll_back()
+    for back in ("policy-1", "initial"):  # these go back
+        gate.promote(workspace, back)
+
+
+def test_an_audit_of_its_reward_model_that_fails_blocks_a_policy(workspace: Workspace) -> None:
+    gate.keep(workspace, "reward-1", REWARD, [found("length_slope", 0.9, 0.7, 1.1, REWARD)])
+    with pytest.raises(Blocked, match="fails: length_slope"):
+        gate.promote(workspace, "policy-1")
+    (workspace.root / "gate.toml").write_text("version = 1\n[reward.length_slope]\nmargin = 1.2\n", encoding="utf-8")
+    looser = gate.standing(workspace, "policy-1")
+    assert not looser.gate.blocks and "Since then gate.toml was changed" in looser.checks[-1].sentence
+    (workspace.root / "gate.toml").write_text("version = 1\n[reward.ties]\nrequired = true\n", encoding="utf-8")
+    assert gate.standing(workspace, "policy-1").gate.cannot_tell == ("ties",), "what was not measured is missing"
+
+
+def test_an_override_needs_a_reason_and_is_kept(workspace: Workspace) -> None:
+    for reason in ("", "   ", "x" * 1001):
+        with pytest.raises(UsageError, match="takes a reason"):
+            gate.promote(workspace, "policy-2", reason)
+    assert workspace.current_policy() == "initial"
+    gate.promote(workspace, "policy-2", "the judges\nfell ill", "account 3")
+    [kept] = gate.read(workspace, "policy-2").overrides
+    assert (kept.reason, kept.by, kept.against) == ("the judges fell ill", "account 3", ("win_rate",))
+    assert workspace.current_policy() == "policy-2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("version = 1\n[reward.length_slope\n", "is not TOML"),
+        ("[reward.length_slope]\nmargin = 1\n", "does not say `version = 1`"),
+        ("version = 2\n", "does not say `version = 1`"),
+        ("version = 1\n[policy.x]\nmargin = 1\n", "policy is none of"),
+        ("version = 1\n[reward.lenght_slope]\nmargin = 1\n", "there is no check reward.lenght_slope"),
+        ("version = 1\n[reward.ties]\nmargins = 1\n", "margins = 1 will not do"),
+        ("version = 1\n[reward.ties]\nmargin = -1\n", "below 0"),
+        ("version = 1\n[reward.ties]\nmargin = true\n", "margin = True will not do"),
+        ("version = 1\n[reward.ties]\nmargin = nan\n", "margin = nan will not do"),
+        ('version = 1\n[reward.ties]\nrequired = "no"\n', "required = no will not do"),
+        ('version = 1\n[reward.ties]\nbetter = "up"\n', "better = up will not do"),
+        ("version = 1\nreward = 3\n", "reward is none of"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_and_opens_nothing(workspace: Workspace, text: str, said: str) -> None:
+    (workspace.root / "gate.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(MannersError, match=said):
+        gate.promote(workspace, "policy-1")
+    assert workspace.current_policy() == "initial"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"measured": {"evaluation": {"checks": 3}}}'])
+def test_a_damaged_record_lets_nothing_through(workspace: Workspace, text: str) -> None:
+    (workspace.models / "policy-1" / "checks.json").write_text(text, encoding="utf-8")
+    with pytest.raises(MannersError, match=r"checks.json is damaged"):
+        gate.promote(workspace, "policy-1")
+
+
+def test_the_command_and_the_function_come_by_the_gate(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["models", "promote", "policy-2", "--workspace", str(workspace.root), "--json"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)["gate"]["cannot_tell"] == ["win_rate"] and "win_rate" in said.err
+    assert workspace.current_policy() == "initial"
+    with pytest.raises(Blocked):
+        stages.models_promote(workspace, "policy-2")
+    assert main([*command, "--override", ""]) == 2 and workspace.current_policy() == "initial"
+    capsys.readouterr()
+    assert main([*command, "--override", "a holiday"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"current": "policy-2", "overridden": ["win_rate"]}
+
+
+def calls(tree: ast.AST, name: str) -> list[str]:
+    """Return what a method of this name is called on."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == name]
+    return [ast.unparse(node.value) for node in found]
+
+
+def test_no_door_leads_round_the_gate() -> None:
+    """Read from the source: who promotes asks the gate, and who writes down what is promoted is the workspace."""
+    promoting, writing = {}, set()
+    for file in ROOT.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        name, tree = str(file.relative_to(ROOT)), ast.parse(text)
+        promoting |= {name: asked} if (asked := calls(tree, "promote")) else {}
+        named = calls(tree, "_set_promoted") + calls(tree, "start_from") + calls(tree, "_standing_file")
+        writing |= {name} if named or "current.json" in text else set()
+    assert set(promoting) == {"audit/gate.py", "loop/evaluate.py", "loop/stages.py", "web/dashboard.py"}
+    assert {asked for name, some in promoting.items() if name != "audit/gate.py" for asked in some} == {"gate"}
+    assert writing == {"workspace.py", "backup/take.py"}, "a backup copies it, and nothing else knows where it is"

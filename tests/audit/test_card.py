@@ -1,0 +1,88 @@
+"""The card of a version: what it says, that it follows the record, and that no markup gets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manners.audit import gate
+from manners.audit.rules import EVALUATION, REWARD, held, rules
+from manners.results.audit import People
+from manners.types import Interval
+from manners.workspace import Workspace
+
+
+def made(root: Path, name: str = "policy-1", **more: Any) -> Workspace:
+    workspace = Workspace.create(root / "project")
+    described = {"name": name, "kind": name.partition("-")[0], "base": "smollm2-135m", "trunk_hash": "t"} | more
+    (workspace.models / name).mkdir()
+    (workspace.models / name / "version.json").write_text(json.dumps(described), encoding="utf-8")
+    return workspace
+
+
+def card(workspace: Workspace, name: str = "policy-1") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((workspace.models / name / "card.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_it_says_who_taught_it_and_what_it_must_not_be_used_for(tmp_path: Path) -> None:
+    workspace = made(tmp_path, metrics={"trained_on": 12, "source": "simulated"}, watermark=40)
+    people = People(kinds=("simulated",), annotators=6, comparisons=24, verdicts={"left": 30}, agreement=None)
+    gate.keep_people(workspace, "policy-1", people)
+    found = card(workspace)
+    assert found["people"]["annotators"] == 6 and found["data"] == {
+        "watermark": 40,
+        "source": "simulated",
+        "trained_on": 12,
+    }
+    assert "Apache-2.0" in found["base"]["licence"] and found["not_measured"] == ["evaluation"]
+    assert any("the annotators are a program" in one for one in found["not_for"])
+    page = (workspace.models / "policy-1" / "card.html").read_text(encoding="utf-8")
+    assert "Decisions about people" in page and "None is shown, for nothing was measured" in page
+
+
+def test_what_fails_and_who_overrode_it_is_on_it_as_text(tmp_path: Path) -> None:
+    workspace = made(tmp_path)
+    bad = held("perplexity", rules().of(EVALUATION, "perplexity"), Interval(0.3, 0.2, 0.4), 40, "It forgot.")
+    gate.keep(workspace, "policy-1", EVALUATION, [bad], "initial")
+    gate.promote(workspace, "policy-1", "<script>alert(1)</script> & a demonstration", "account 2")
+    found = card(workspace)
+    assert found["known_failures"] == [bad.sentence] and found["measured"]["evaluation"]["against"] == "initial"
+    [kept] = found["overrides"]
+    assert kept["reason"].endswith("a demonstration") and kept["against"] == ["perplexity", "win_rate"]
+    page = (workspace.models / "policy-1" / "card.html").read_text(encoding="utf-8")
+    assert "Promoted against the gate" in page and "account 2" in page and "It forgot." in page
+    assert "<script>" not in page and "&lt;script&gt;" in page and "http" not in page, "it refers to nothing outside"
+
+
+def test_a_gate_that_was_loosened_is_on_it(tmp_path: Path) -> None:
+    workspace = made(tmp_path, "reward-1")
+    loose = "version = 1\n[reward.length_slope]\nmargin = 9.0\n[evaluation.win_rate]\nrequired = false\n"
+    (workspace.root / "gate.toml").write_text(loose, encoding="utf-8")
+    gate.keep(workspace, "reward-1", REWARD, [])
+    assert card(workspace, "reward-1")["gate_changes"] == [
+        "evaluation.win_rate: above 0.5, in place of above 0.5, no longer required",
+        "reward.length_slope: at most 9 from 0, in place of at most 0.25 from 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"LICENSE": "\nMIT License\n\nCopyright"}, "MIT License (LICENSE)"),
+        ({"README.md": "---\nlicense: cc-by-4.0\n---\n"}, "cc-by-4.0 (README.md)"),
+        ({"README.md": "no front matter"}, "not known here"),
+        ({}, "not known here"),
+    ],
+)
+def test_a_licence_is_read_where_the_model_lies(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name, text in files.items():
+        (model / name).write_text(text, encoding="utf-8")
+    workspace = made(tmp_path, base=str(model))
+    gate.keep_people(workspace, "policy-1", People())
+    assert card(workspace)["base"]["licence"].startswith(said)
