@@ -48,7 +48,7 @@ def partial_slope(y: Floats, x: Floats, beside: Floats, groups: Sequence[str], s
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     count = int(index.max()) + 1 if len(index) else 0
     products = (beside * beside, beside * x, x * x, beside * y, x * y)
-    sums = np.stack([np.bincount(index, product, count) for product in products], axis=1)
+    sums = np.stack([np.bincount(index, product, count).astype(np.float64) for product in products], axis=1)
     if count < FEWEST:
         return None
     total = _slope(sums.sum(axis=0)[None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -149,16 +149,24 @@ def _changed(file: Path, shipped: Rules, part: str, name: str, fields: Any) -> R
     except KeyError:
         there = ", ".join(shipped.by_part[part])
         raise MannersError(f"{file}: there is no check {part}.{name} (there are: {there}).") from None
-    kinds = {"better": str, "threshold": (int, float), "margin": (int, float), "fails": (int, float)}
-    kinds |= {"required": bool, "why": str}
+    fits: dict[str, Callable[[Any], bool]] = {
+        "better": lambda value: value in get_args(Better),
+        "threshold": _is_number,
+        "margin": _is_number,
+        "fails": _is_number,
+        "required": lambda value: isinstance(value, bool),
+        "why": lambda value: isinstance(value, str),
+    }
     for field, value in fields.items() if isinstance(fields, dict) else [(str(fields), None)]:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = isinstance(value, kinds.get(field, ())) and (number or kinds[field] in (str, bool))
-        if not fits or (field == "better" and value not in get_args(Better)) or (number and not abs(value) < 1e6):
-            raise MannersError(f"{file}: {part}.{name}.{field} = {value} will not do; it can be one of {list(kinds)}.")
-        if field == "margin" and value < 0:
+        if field not in fits or not fits[field](value):
+            raise MannersError(f"{file}: {part}.{name}.{field} = {value} will not do; it can be one of {list(fits)}.")
+        if field == "margin" and value is not None and value < 0:
             raise MannersError(f"{file}: {part}.{name}.margin = {value} is below 0: move the threshold instead.")
     return replace(rule, **fields)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 @cache

@@ -144,8 +144,8 @@ def _of_file(session: Session, options: AuditOptions) -> tuple[list[LabelledPair
     # Nothing is learnt here, so that it does not matter what the rows were asked for.
     comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
     labelled = laid_out(session.pretrained.renderer, label(comparisons, session.settings.reward.annotators))
-    counted = {**labelled.left_out, **skipped}
-    return list(labelled.pairs), {str(reason): count for reason, count in counted.items() if count}
+    counted = [*labelled.left_out.items(), *skipped.items()]
+    return list(labelled.pairs), {str(reason): count for reason, count in counted if count}
 
 
 def _drawn(pairs: Sequence[LabelledPair], most: int, seed: int) -> tuple[LabelledPair, ...]:

@@ -15,7 +15,7 @@ from manners.audit.rules import EVALUATION, REWARD, Rule, held, rules
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
 from manners.loop import stages
-from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, Gate
 from manners.types import Interval
 from manners.workspace import Workspace
 
@@ -94,7 +94,7 @@ def test_one_failure_blocks_and_what_cannot_be_told_only_where_required() -> Non
     passed, failed, untold = (Check(name=v, verdict=v) for v in (PASS, FAIL, CANNOT_TELL))
     required = Check(name="needed", verdict=CANNOT_TELL, required=True)
     assert gate.decide([passed, untold]).verdict == PASS
-    assert gate.decide([passed, failed, required]) == gate.Gate(verdict=FAIL, failed=(FAIL,), cannot_tell=("needed",))
+    assert gate.decide([passed, failed, required]) == Gate(verdict=FAIL, failed=(FAIL,), cannot_tell=("needed",))
     assert gate.decide([passed, required]).verdict == CANNOT_TELL and gate.decide([required]).blocks
 
 
@@ -191,7 +191,7 @@ def calls(tree: ast.AST, name: str) -> list[str]:
 
 def test_no_door_leads_round_the_gate() -> None:
     """Read from the source: who promotes asks the gate, and who writes down what is promoted is the workspace."""
-    promoting, writing = {}, set()
+    promoting, writing = dict[str, list[str]](), set[str]()
     for file in ROOT.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         name, tree = str(file.relative_to(ROOT)), ast.parse(text)

@@ -91,7 +91,8 @@ def test_each_form_that_pays_is_caught_by_its_own_shift(form: str) -> None:
         assert found[f"shift_{form}"].value is None and verdict(found[f"shift_{form}"]) == CANNOT_TELL
     else:
         assert verdict(found[f"shift_{form}"]) == FAIL
-        assert found[f"shift_{form}"].value and found[f"shift_{form}"].value.estimate == pytest.approx(1.0)
+        value = found[f"shift_{form}"].value
+        assert value is not None and value.estimate == pytest.approx(1.0)
     plain = audited(fair, pairs)
     assert all(verdict(plain[f"{what}_{form}"]) != FAIL for what in ("shift", "turned"))
 
