@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,8 +83,7 @@ class Run:
                 f"the unfinished run in {self.folder} was begun with {name} = {was}, and {since}remove that folder"
                 " to begin anew"
             )
-        with torch.serialization.safe_globals(list(RECORDS)):
-            self.state = torch.load(there[-1] / "state.pt", map_location="cpu", weights_only=True)
+        self.state = _state(there[-1] / "state.pt")
         self._worked = float(described["seconds"])
         return True
 
@@ -156,6 +157,25 @@ def begun_with(folder: Path) -> dict[str, Any]:
 
 def _number(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+BROKEN = (EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)
+"""What reading other bytes as a checkpoint may raise."""
+
+
+def _state(file: Path) -> dict[str, Any]:
+    """Read what a checkpoint holds, as data. Raises MannersError for what is no such file; nothing in it is run."""
+    try:
+        with torch.serialization.safe_globals(list(RECORDS)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (*BROKEN, pickle.UnpicklingError) as error:
+        raise MannersError(
+            f"{file} is no checkpoint of ours ({type(error).__name__}): remove {file.parent.parent} to begin anew"
+        ) from error
+    if not isinstance(found, dict):
+        raise MannersError(f"{file} is no checkpoint of ours: remove {file.parent.parent} to begin anew")
+    return found
 
 
 def _digest(file: Path) -> str:

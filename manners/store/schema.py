@@ -98,7 +98,8 @@ def _as_it_is(path: Path) -> tuple[URL, tempfile.TemporaryDirectory[str] | None]
     log, copied = path.with_name(f"{path.name}-wal"), None
     if log.is_file() and log.stat().st_size:
         copied = tempfile.TemporaryDirectory(prefix="manners-")
-        path, log = (Path(shutil.copy(one, copied.name)) for one in (path, log))
+        # Not their rights: what can only be read here has to be written there.
+        path, log = (Path(shutil.copyfile(one, Path(copied.name) / one.name)) for one in (path, log))
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     query = {"mode": "ro", "immutable": "1", "uri": "true"}

@@ -16,6 +16,7 @@ from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
 from manners.loop import stages
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, Gate
+from manners.store import Store
 from manners.types import Interval
 from manners.workspace import Workspace
 
@@ -40,6 +41,7 @@ def found(name: str, value: float, low: float, high: float, part: str = EVALUATI
 def workspace(tmp_path: Path) -> Workspace:
     """Two policies, both taught by one reward model; the first was shown to be better than the initial model."""
     made = Workspace.create(tmp_path / "project")
+    Store.create(made.database).close()
     version(made, "reward-1")
     for name in ("policy-1", "policy-2"):
         version(made, name, metrics={"reward": "reward-1"})

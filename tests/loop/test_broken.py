@@ -119,6 +119,7 @@ def broken(finished: Path, tmp_path: Path, settings: Settings, monkeypatch: pyte
     """A copy of the finished demo, that has been served and backed up, in a folder of its own to write to."""
     monkeypatch.chdir(tmp_path)
     root = shutil.copytree(finished, tmp_path / "ws")
+    Workspace.open(root).promote("policy-1")
     (root / "manners.toml").write_text(tiny.toml(settings))
     (root / "serve.address").write_text("http://127.0.0.1:8000\n")
     (root / "backup.json").write_text(json.dumps({"made_at": "2026-01-01", "path": "bk", "verdicts": 3}))
@@ -293,7 +294,7 @@ def test_a_store_with_a_hole_in_it_is_one_sentence_wherever_that_is(
 
 @pytest.fixture
 def locked(finished: Path, model: Path, settings: Settings) -> Iterator[Path]:
-    """A copy of the finished demo that the reader may not write; the reader is nobody where we are root."""
+    """A copy of the finished demo that the reader may not write."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         mine = shutil.copytree(model, place / "model")
@@ -314,11 +315,15 @@ def lock(root: Path) -> None:
     (root.parent / "out").chmod(0o777)
 
 
+AS_ANYBODY = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner")
+"""For root, whom the rights of files do not bind otherwise; another user might not read the interpreter."""
+
+
 def as_reader(command: str, root: Path) -> subprocess.CompletedProcess[str]:
     code = "import sys; from manners.cli import main; sys.exit(main())"
+    reader = AS_ANYBODY if os.getuid() == 0 else ()
     return subprocess.run(
-        [sys.executable, "-c", code, *command.split(), "--workspace", str(root), "--json"],
-        user=65534 if os.getuid() == 0 else None,
+        [*reader, sys.executable, "-c", code, *command.split(), "--workspace", str(root), "--json"],
         cwd=root.parent / "out",
         env=os.environ | {"HOME": str(root.parent / "out"), "PYTHONPATH": str(Path(manners.__file__).parents[1])},
         capture_output=True,
