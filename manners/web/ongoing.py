@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from manners.errors import MannersError
+from manners.errors import MannersError, described
 from manners.models.requests import GenerationRequest
 from manners.store.chats import Said
 from manners.types import Annotator
+from manners.web.faults import log
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Conversations:
         end = event("failed", message="the server made a mistake, which is in its log: send your message once more")
         try:
             end = await answering
+        except Exception as fault:  # nobody waits for this task: it would be logged with what it says
+            log.error(f"an answer of the chat failed: {described(fault)}")
         finally:
             del self._ongoing[ongoing.exchange.key]
             ongoing.end = end

@@ -77,15 +77,16 @@ def serve(
         remember(workspace, site.base_url)
         if warning := _readable(host, site.base_url):
             print(warning, file=sys.stderr)
-        print(_where(site, owner), file=sys.stderr)
-        if open_browser:  # without a link that signs in: others see the command lines of this machine
-            webbrowser.open(f"{site.base_url}/")
         server = uvicorn_of(create_app(site))
         _ = site.desk  # reads all that is open: made on first use, it would let all others wait
         engine.start()
         ended = threading.Event()
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
         try:
+            # Not before all is ready: an interrupt that comes while it is made may be lost in a destructor.
+            print(_where(site, owner), file=sys.stderr)
+            if open_browser:  # without a link that signs in: others see the command lines of this machine
+                webbrowser.open(f"{site.base_url}/")
             server.run(sockets=[listening])
         finally:
             ended.set()

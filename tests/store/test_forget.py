@@ -189,7 +189,8 @@ def test_an_import_that_has_decided_is_finished_first_and_what_its_file_says_sta
     by_program(store, "anna", "in both")
     by_program(store, "anna", SECRET)
     comparisons = file_of("in both prompt")
-    staging._stage(store.write, comparisons)  # as whoever was killed then
+    key = staging._stage(store.write, comparisons)
+    staging._decide(store.write, key, lambda _: True)  # as whoever was killed then
     forget(store, "anna")
     left = everything(store)
     assert "in both prompt" in left and "in both left" not in left and SECRET not in left
@@ -383,6 +384,8 @@ def test_nothing_is_written_anew_where_nothing_was_deleted(tmp_path: Path) -> No
 
 def test_on_postgresql_tables_and_statistics_are_without_them_and_the_log_of_writes_is_not(server: Any) -> None:
     """What a client can reach; `docs/security.md` says what it cannot."""
+    log = server.folder / "log"
+    logged = log.stat().st_size if log.is_file() else 0  # other tests' rows were refused before
     with server.database() as url, closing(Store.create(url)) as store:
         Accounts(store).add("olga", AccountRole.OWNER)
         Accounts(store).add("anna", AccountRole.ANNOTATOR)
@@ -399,8 +402,7 @@ def test_on_postgresql_tables_and_statistics_are_without_them_and_the_log_of_wri
             if file.is_file() and SECRET.encode() in file.read_bytes()
         }
         assert holding <= {"pg_wal"}
-        log = server.folder / "log"
-        assert not log.is_file() or SECRET.encode() not in log.read_bytes()
+        assert not log.is_file() or SECRET.encode() not in log.read_bytes()[logged:]
 
 
 def test_a_server_with_deleted_words_shows_them_to_nobody(store: Store, people: Accounts) -> None:

@@ -154,7 +154,7 @@ def test_a_pair_takes_as_few_statements_however_many_there_are(store: Store) -> 
     answer(store, show(store, keys[0], False).view, Choice.LEFT)
     with statements(store) as sent:
         shown = show(store, keys[1], True)
-    assert [words(one) for one in sent] == ["SELECT", "INSERT INTO views", "SELECT"]
+    assert [words(one) for one in sent] == ["SELECT", "SELECT", "INSERT INTO views"]
     with statements(store) as sent:
         answer(store, shown.view, Choice.LEFT)
     assert [words(one) for one in sent] == ["SELECT", "SELECT", "SELECT", "INSERT INTO verdicts"]

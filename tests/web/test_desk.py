@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from manners.feedback.queue import SPACING
 from manners.settings import ServeSettings, Settings
-from manners.store import Store, bets, gold, redaction
+from manners.store import Store, bets, flags, gold, redaction
 from manners.store.accounts import Accounts
 from manners.store.flags import FlagReason
 from manners.store.tables import ResponseRow, ViewRow
@@ -277,7 +277,9 @@ def test_whoever_is_at_the_desk_keeps_no_other_page_waiting(
     view = post("/label/undo")["pair"]["view"]
     post("/label/flag", view=view, reason=FlagReason.WRONG)
     assert client.get("/label/progress").status_code == 200
-    assert client.post("/flags/1", data={"upheld": "false"}, follow_redirects=False).status_code == 303
+    [raised] = flags.undecided(store)
+    decided = client.post(f"/flags/{raised.id}", data={"upheld": "false"}, follow_redirects=False)
+    assert decided.status_code == 303
     key = post("/chat/begin")["key"]
     assert "comparison" in post(f"/chat/{key}/say", text="How do I bake bread?")
     post(f"/chat/{key}/delete")

@@ -15,14 +15,14 @@ from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
 from manners.settings import Settings
-from manners.store import Store
+from manners.store import Store, flags
 from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web import limits
 from manners.web.app import create_app
-from manners.web.limits import DELETIONS, Limits
+from manners.web.limits import CLEARINGS, DELETIONS, Limits
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.scripted import Scripted
@@ -42,7 +42,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     accounts = Accounts(store)
     accounts.add("olga", AccountRole.OWNER, PASSWORD)
     accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
-    settings = replace(Settings(), serve=replace(Settings().serve, chat_ask=1.0))
+    settings = replace(Settings(), serve=replace(Settings().serve, chat_ask=1.0, shortest_view=0))
     yield Site(workspace, settings, store, accounts, False, "http://127.0.0.1", Scripted())
     store.close()
 
@@ -124,11 +124,12 @@ def test_whoever_writes_waits_among_those_who_write(site: Site, monkeypatch: pyt
     did(anna, "/label/verdict", view=view, choice="left")
     view = did(anna, "/label/undo")["pair"]["view"]
     did(anna, "/label/flag", view=view, reason="wrong")
-    did(owner, "/flags/1", {"upheld": "true"})
+    [raised] = flags.undecided(site.store)
+    did(owner, f"/flags/{raised.id}", {"upheld": "true"})
     key = did(anna, "/chat/begin")["key"]
     events = did(anna, f"/chat/{key}/say", text="Hi")
-    comparison = next(word for word in events.split('"comparison": ')[1:]).split(",")[0]
-    response = did(anna, f"/chat/{key}/choose", comparison=int(comparison), choice="left")["response"]
+    comparison = next(word for word in events.split('"comparison": "')[1:]).split('"')[0]
+    response = did(anna, f"/chat/{key}/choose", comparison=comparison, choice="left")["response"]
     did(anna, "/chat/thumb", response=response, value=1)
     did(anna, "/chat/report", response=response, reason="wrong")
     did(anna, f"/chat/{key}/delete")
@@ -153,7 +154,7 @@ def test_whoever_deletes_without_end_keeps_nobody_from_writing(site: Site, monke
     keys = [anna.post("/chat/begin", json={}).json()["key"] for _ in range(int(DELETIONS.burst) + 5)]
     answers = [anna.post(f"/chat/{key}/delete", json={}) for key in keys]
     assert [one.status_code for one in answers] == [200] * int(DELETIONS.burst) + [429] * 5
-    assert len(cleared) == DELETIONS.burst and answers[-1].headers["retry-after"] == "5"
+    assert len(cleared) == CLEARINGS.burst and answers[-1].headers["retry-after"] == "5"
     assert len(anna.get("/chat/all").json()["conversations"]) == 5, "what was refused is still there"
     key = olga.post("/chat/begin", json={}).json()["key"]
     assert olga.post(f"/chat/{key}/delete", json={}).status_code == 200

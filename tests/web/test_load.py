@@ -67,7 +67,8 @@ def test_the_same_verdict_sent_twice_is_one(place: Place) -> None:
     place.store.add_comparisons(pair(number) for number in range(2))
     headers = {"authorization": f"Bearer {place.key('anna')}"}
     other = {"authorization": f"Bearer {place.key('ben')}"}
-    with serve(place.folder, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
+    at_once = ("--set", "serve.shortest_view=0")
+    with serve(place.folder, "--upstream", NOWHERE, *at_once) as server, httpx.Client(base_url=server.url) as client:
         view = client.post("/label/next", headers=headers, json={}).json()["pair"]["view"]
         for _ in range(3):
             answer = client.post("/label/verdict", headers=headers, json={"view": view, "choice": "right"})
