@@ -66,7 +66,8 @@ def test_labels_that_follow_length_are_caught_by_the_slopes(world: Pretrained) -
     found = audited(world, by_length=True)
     assert found["accuracy"].verdict == PASS, "by accuracy it is a good one"
     assert found["length_slope"].verdict == FAIL and (found["length_slope"].low or 0) > 0.25
-    assert found["length_slope_on_pairs"].verdict == FAIL
+    # On the pairs themselves people's verdicts explain it all: only texts of equal content show it.
+    assert found["length_slope_on_pairs"].verdict != FAIL
     assert found["gain_over_longer"].verdict != PASS, "it knows nothing that a ruler does not"
 
 

@@ -240,8 +240,10 @@ def test_kills_at_random_moments_lose_nothing_and_double_nothing(
     for name, value in {"AT_ONCE": 20, "FIRST_SLICE": 5, "MOST_IN_SLICE": 5}.items():
         monkeypatch.setattr(staging, name, value)  # so that small files go by the stage
     rng = random.Random(SEED)
-    chosen = replace(settings, checkpoint_every=0.0, reward=replace(settings.reward, epochs=1, members=1))
+    short = replace(settings.reward, epochs=1, members=1, annotators="simulated")  # beside whom people label here
+    chosen = replace(settings, checkpoint_every=0.0, reward=short)
     old_store(tmp_path / "old.db")
+    copy.promote("policy-1")
     world = World(copy, chosen, tmp_path, rng)
     killed: dict[str, int] = {}
     while sum(killed.values()) < KILLS * times:
