@@ -159,6 +159,7 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
     from manners.loop.plan import announce
     from manners.loop.session import peak_memory
 
+    _ = session.store  # where there is none yet it is made now: beside a version it would be one that was lost
     with session.run_lock(stage.command) if stage.trains else nullcontext():
         begun_as = begun_with(session.workspace.runs / stage.name)
         inputs = stage.work.inputs(session, options or stage.options(), begun_as if resume else {})

@@ -80,7 +80,7 @@ class World:
             finally:
                 os._exit(code)
         if name in self.takes:
-            end = begun + self.rng.uniform(0, 1.1 * self.takes[name])
+            end, ended = begun + self.rng.uniform(0, 1.1 * self.takes[name]), (0, 0)
             while time.monotonic() < end and not (ended := os.waitpid(child, os.WNOHANG))[0]:
                 time.sleep(0.0005)
             if time.monotonic() >= end and not ended[0]:
