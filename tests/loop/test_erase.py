@@ -57,7 +57,7 @@ from manners.types import (
     Verdict,
 )
 from manners.web.app import create_app
-from manners.web.limits import CLEARINGS
+from manners.web.limits import CLEARINGS, DELETIONS
 from manners.web.site import LOCAL, Site
 from manners.workspace import Workspace
 from tests.store.test_forget import by_program, file_of, person
@@ -255,7 +255,7 @@ def test_whoever_deletes_without_end_writes_the_database_anew_a_few_times(
         monkeypatch.setattr(Store, "clear_traces", clearing)
         site = Site(workspace, Settings(), store, Accounts(store), True, "http://127.0.0.1", Scripted())
         client = TestClient(create_app(site), "http://127.0.0.1", client=("127.0.0.1", 1))
-        keys = [Chats(store).begin(OWNER) for _ in range(20)]
+        keys = [Chats(store).begin(OWNER) for _ in range(int(DELETIONS.burst))]
         statuses = {client.post(f"/chat/{key}/delete").status_code for key in keys}
         assert statuses == {200} and len(written) == CLEARINGS.burst
         assert traces.has_traces(store._engine), "the duty stays for when serving ends"
