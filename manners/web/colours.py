@@ -18,7 +18,7 @@ _NAMES = (
 LANGUAGES = frozenset(_NAMES.split())
 """What is coloured; another language is shown in one colour.
 
-So are C# and makefiles, whose lexers take seconds over 4,000 characters that were written to hold them up.
+So are C# and makefiles, whose lexers may take long over text that was written to hold them up.
 """
 KINDS = (
     (Token.Comment, "comment"),
