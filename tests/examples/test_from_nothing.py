@@ -21,6 +21,7 @@ from manners.feedback.crowd import TASTES, Taste
 from manners.results.evaluation import EvaluationResult, PartChange
 from manners.results.pretrain import PretrainResult
 from manners.settings import CrowdSettings, EvaluateSettings, Settings
+from manners.store import Store
 from manners.types import Answer, Dialogue, FinishReason, Interval, Response, Role, Turn
 from manners.workspace import Workspace
 from tests.loop.tiny import steady
@@ -181,6 +182,7 @@ def test_killed_in_the_middle_of_a_piece_it_goes_on(example: ModuleType, done: P
         if (done / "workspace" / name).exists():
             shutil.copy(done / "workspace" / name, work / "workspace")
     shutil.copy(done / "begun.json", work)
+    Store.create(work / "workspace" / "store.db").close()
     real, steps = train._step, 0
 
     def dying(*given: Any) -> Any:
