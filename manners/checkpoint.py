@@ -169,12 +169,12 @@ def _state(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(list(RECORDS)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict):
+            raise TypeError("it holds no state")
     except (*BROKEN, pickle.UnpicklingError) as error:
         raise MannersError(
             f"{file} is no checkpoint of ours ({type(error).__name__}): remove {file.parent.parent} to begin anew"
         ) from error
-    if not isinstance(found, dict):
-        raise MannersError(f"{file} is no checkpoint of ours: remove {file.parent.parent} to begin anew")
     return found
 
 

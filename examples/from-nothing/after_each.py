@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import stories
 
-from manners.evaluate.compare import percent, win_rate
+from manners.evaluate.compare import win_rate
 from manners.facts import Facts, to_facts
 from manners.feedback.crowd import Taste, recruit, true_score
 from manners.feedback.judges import TasteJudge
-from manners.feedback.statistics import cluster_bootstrap, clustered_share
+from manners.feedback.statistics import cluster_bootstrap, clustered_share, percent
 from manners.loop.phases import answers_of
 from manners.loop.session import Session
 from manners.loop.stage import Finished

@@ -75,11 +75,6 @@ def ratio(above: Floats, below: Floats, seed: int) -> Interval | None:
     return bootstrapped(estimate, drawn[0] / np.maximum(drawn[1], 1e-12), min(len(above), len(below)), low=0.0)
 
 
-def percent(value: Interval) -> str:
-    """Return a share with its interval."""
-    return f"{100 * value.estimate:.1f} % (95 % interval {100 * value.low:.1f} to {100 * value.high:.1f})"
-
-
 def number(value: Interval) -> str:
     """Return a number with its interval."""
     return f"{value.estimate:+.2f} (95 % interval {value.low:+.2f} to {value.high:+.2f})"

@@ -61,28 +61,27 @@ def standing(workspace: Workspace, policy: str) -> Standing:
     """Return every check that promoting a policy goes by, held against the rules as they are now."""
     asked = rules(workspace.root)
     against = replaced_by(workspace, policy)
+    replaces_start = against == workspace.start()
     evaluated = read(workspace, policy).measured.get(EVALUATION)
     checks = [] if evaluated is None else [_again(check, asked, EVALUATION) for check in evaluated.checks]
     if evaluated is None or evaluated.against != against:
         checks = [check for check in checks if check.name not in RELATIVE]
     why = f"{policy} was not evaluated against {against}, which it would replace: run `manners evaluate`."
-    checks += _missing(asked, EVALUATION, checks, why, policy, workspace)
+    checks += _missing(asked, EVALUATION, checks, why, replaces_start)
     if reward := _described(workspace, policy).get("metrics", {}).get("reward"):
         audited = read(workspace, str(reward)).measured.get(REWARD)
         of_reward = [] if audited is None else [_again(check, asked, REWARD) for check in audited.checks]
         why = f"{reward}, which taught {policy}, was not measured so: run `manners audit reward {reward}`."
-        checks += [*of_reward, *_missing(asked, REWARD, of_reward, why, policy, workspace)]
+        checks += [*of_reward, *_missing(asked, REWARD, of_reward, why, replaces_start)]
     return Standing(policy, against, tuple(checks))
 
 
-def _missing(
-    asked: Rules, part: str, checks: Sequence[Check], why: str, policy: str, workspace: Workspace
-) -> Iterator[Check]:
+def _missing(asked: Rules, part: str, checks: Sequence[Check], why: str, replaces_start: bool) -> Iterator[Check]:
     """Yield what is required and was not measured; there is no comparison with the start where that is replaced."""
     there = {check.name for check in checks}
     for name in asked.required(part):
-        replaces_start = name == "start" and replaced_by(workspace, policy) == workspace.start()
-        if replaces_start or name == "judge" or any(one == name or one.startswith(f"{name}_") for one in there):
+        unasked = name == "judge" or (name == "start" and replaces_start)
+        if unasked or any(one == name or one.startswith(f"{name}_") for one in there):
             continue
         yield held(name, asked.of(part, name), None, None, why)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from manners.audit.figures import Figure, Floats, mean, number, partial_slope, percent, ratio, share
+from manners.audit.figures import Figure, Floats, mean, number, partial_slope, ratio, share
 from manners.audit.forms import marks
 from manners.audit.material import Material, Written, preferred
+from manners.feedback.statistics import percent
 from manners.results.audit import AuditExample, Slice
 from manners.reward import baselines
 from manners.reward.calibrate import confidence, cross_calibrated

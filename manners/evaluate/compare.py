@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
-from manners.feedback.statistics import Decision, clustered_share, effective_number
+from manners.feedback.statistics import Decision, clustered_share, effective_number, percent
 from manners.types import AnnotatorKind, Answer, Dialogue, Interval, Response
 
 Preference = Callable[[Dialogue, Response, Response], float]
@@ -186,11 +186,6 @@ def _best_of_n_words(against_best: Interval | None, n: int, method: str) -> str:
         Decision.CANNOT_TELL: f"{method} is not shown to beat best-of-{n} with {same}, which may do as well",
     }[Decision.of(against_best)]
     return f"{words}: {method} wins {percent(against_best)} head to head."
-
-
-def percent(rate: Interval) -> str:
-    """Return a rate with its interval as it stands in a sentence."""
-    return f"{100 * rate.estimate:.1f} % (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
 def all_pairs(before: Answers, after: Answers) -> list[list[tuple[Answer, Answer]]]:

@@ -17,7 +17,7 @@ from manners.evaluate.promotion import Evidence, called
 from manners.evaluate.text_measures import PerplexityChange, TextMeasures
 from manners.feedback.crowd import Taste, true_score
 from manners.feedback.judges import Judge
-from manners.feedback.statistics import Decision, cluster_bootstrap
+from manners.feedback.statistics import Decision, cluster_bootstrap, percent
 from manners.results.evaluation import BestOfN, MatchedRate, PartChange, Reason, RegressedRate
 from manners.settings import EvaluateSettings
 from manners.types import Answer, Comparison, Dialogue, Interval, Response
@@ -177,10 +177,10 @@ def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) ->
     noisy = over_start = None
     if judge.noisy:
         noisy = compare.win_rate(against, policy, _preference(judge.noisy))
-        sentence += f" By their verdicts, with all their noise, {compared.named} wins {compare.percent(noisy)}."
+        sentence += f" By their verdicts, with all their noise, {compared.named} wins {percent(noisy)}."
     if not compared.one:
         over_start = compare.win_rate(start, policy, preference)
-        sentence += f" Against {started} the new version wins {compare.percent(over_start)}."
+        sentence += f" Against {started} the new version wins {percent(over_start)}."
     return Rates(
         sentence,
         judge.raters,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from manners.audit.rules import EVALUATION, Rule, Rules, held, rules
+from manners.feedback.statistics import percent
 from manners.results.audit import CANNOT_TELL as UNTOLD
 from manners.results.audit import FAIL, PASS, Check
 from manners.results.evaluation import Reason
@@ -96,7 +97,7 @@ def _check(reason: Reason, rule: Rule, n: int | None) -> Check:
         value = Interval(reason.value, reason.low, reason.high)
     if reason.check == "collapse" and reason.margin is not None:
         rule = replace(rule, threshold=max(rule.threshold, reason.margin - rule.margin))
-    figure = "nothing was measured." if value is None else f"{_percent(value)}."
+    figure = "nothing was measured." if value is None else f"{percent(value)}."
     return held(reason.check, rule, value, n, f"{what}: {figure}")
 
 
@@ -109,11 +110,6 @@ SENTENCES = {
     "variety": "Distinct-2 as a share of what it was",
     "judge": "An AI annotator's word alone promotes nothing.",
 }
-
-
-def _percent(value: Interval) -> str:
-    ends = f"{100 * value.low:.1f} to {100 * value.high:.1f}"
-    return f"{100 * value.estimate:.1f} % (95 % interval {ends})"
 
 
 def promoted(found: Sequence[Reason]) -> bool:
