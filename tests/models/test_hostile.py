@@ -259,7 +259,7 @@ def test_code_in_a_version_of_a_workspace_is_not_run(tmp_path: Path, wire: Path)
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, wire: Path) -> None:
     run = Run(tmp_path / "runs", "manners ppo", {"seed": 0}, 0.0)
     run.save({"more": Runs(wire)})
-    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
+    with pytest.raises(MannersError, match="is no checkpoint of ours"):
         Run(tmp_path / "runs", "manners ppo", {"seed": 0}, 0.0).go_on()
     assert not wire.exists()
 
