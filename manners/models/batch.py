@@ -293,7 +293,7 @@ class RunningBatch:
                 self._fail([row], error)
 
     def _tokens(self, rows: Sequence[_Row], logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
-        """Draw a token for each of these rows; raises ArithmeticError where there is nothing to draw from."""
+        """Draw a token for each of these rows; raises MannersError where there is nothing to draw from."""
         device, vocabulary = self.trunk.device, self.trunk.vocabulary
         asked = [row.request for row in rows]
         greedy = torch.tensor([request.temperature == 0 for request in asked], device=device)
@@ -303,8 +303,6 @@ class RunningBatch:
         numbers = [row.uniform[len(row.ids)] for row in rows]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
         said = vocabulary.at(logits, temperature)
-        if not bool(said.amax(dim=1).isfinite().all()):
-            raise ArithmeticError("what the model says is no number")
         drawn, _ = draw_tokens(said, uniform, top_p)
         return torch.where(greedy, vocabulary.likeliest(logits), drawn)
 

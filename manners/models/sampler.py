@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from manners.errors import MannersError
+
 BLOCK = 256
 """Tokens whose probabilities are summed first when one is drawn."""
 
@@ -23,7 +25,7 @@ def draw_tokens(
 
     The sums run over blocks of the vocabulary first, and then inside the block that is hit: a cumulative sum over all
     of it, in the precision that this takes, would cost as much as the last layers of the model. They run where
-    `uniform` is (`Compute.exact`).
+    `uniform` is (`Compute.exact`). Raises MannersError for logits that are no distribution.
     """
     share = torch.as_tensor(top_p, device=logits.device).expand(len(logits), 1)
     if bool((limited := share.squeeze(1) < 1.0).any()):
@@ -35,6 +37,10 @@ def draw_tokens(
     weights = (nn.functional.pad(weights, (0, missing)) if missing else weights).view(len(logits), -1, BLOCK)
     exact = uniform.device
     blocks = weights.sum(dim=-1).to(exact).double()
+    if not bool(blocks.isfinite().all()):
+        raise MannersError(
+            "what the model says is no number: weights are damaged, or too large for model.dtype; use another version"
+        )
     block, inside = _invert(blocks, uniform.double())
     rows = torch.arange(len(logits), device=logits.device)
     chosen = block.to(logits.device)

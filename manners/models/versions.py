@@ -178,7 +178,10 @@ def load_policy(
 def fill(branch: Branch, file: Path) -> None:
     """Load a frozen branch from its file; raises MannersError where that is damaged or of another model."""
     try:
-        branch.load_tensors(load_file(file))
+        tensors = load_file(file)
+        if strange := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+            raise ValueError(f"{strange[0]} holds what is no number")
+        branch.load_tensors(tensors)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise MannersError(f"{file} is damaged or of another model ({error}); use another version") from error
     branch.requires_grad_(False)
