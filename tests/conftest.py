@@ -6,26 +6,38 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
 from manners.store import Store
+from manners.workspace import Workspace
 from tests import postgres
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("manners", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("manners")
 
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)]
+"""What holds a store. A database on the server takes ten times as long to make as a file, so those tests are long."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make soak` ask for more of the same."""
     parser.addoption("--times", type=int, default=1, help="studies, kills and examples, so many times as many")
+
+
+def some(among: Iterable[Any], quick: int) -> list[Any]:
+    """Return the cases of a test: of all, `quick` far from each other are for every run, and the others long."""
+    cases = list(among)
+    kept = {round(at * (len(cases) - 1) / max(1, quick - 1)) for at in range(quick)}
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*one, marks=[] if at in kept else pytest.mark.long) for at, one in enumerate(values)]
 
 
 @pytest.fixture
@@ -65,7 +77,7 @@ def server() -> Iterator[postgres.Server]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
     """A function that names one more place for a store: on SQLite a path, on PostgreSQL an empty database's URL."""
     if request.param == "sqlite":
@@ -91,6 +103,18 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture
+def new_workspace(empty_file: Path) -> Callable[[Path], Workspace]:
+    """A function that makes a workspace with an empty store on SQLite."""
+
+    def make(root: Path) -> Workspace:
+        workspace = Workspace.create(root)
+        shutil.copyfile(empty_file, workspace.database)
+        return workspace
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def empty_database(server: postgres.Server) -> Iterator[str]:
     """The name of a PostgreSQL database with an empty store, to be copied."""
@@ -99,7 +123,7 @@ def empty_database(server: postgres.Server) -> Iterator[str]:
         yield str(make_url(url).database)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
     """A function that names one more empty store, on SQLite and on PostgreSQL."""
     if request.param == "sqlite":

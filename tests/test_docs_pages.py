@@ -142,6 +142,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+@pytest.mark.long
 def test_who_has_pairs_gets_a_policy(
     page_of: Callable[..., Page], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def test_who_has_pairs_gets_a_policy(
         assert (Path("..") / folder / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_who_comes_from_trl_gets_the_same_run(page_of: Callable[..., Page], capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("pairs.jsonl"), binarized(PAIRS))
     page = page_of("coming-from-trl.md")

@@ -17,6 +17,7 @@ MODEL = "smollm2-135m"
 """The name on the page, in place of which the tiny model is loaded."""
 
 
+@pytest.mark.long
 def test_the_blocks_of_the_page_print_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) > 4 and sum(MODEL in block for block in blocks) == 1

@@ -86,6 +86,7 @@ print(before - resident())
 """Prints the bytes of new pages for five tensors of 64 MiB after forty others, and the bytes given back at last."""
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
 def test_freed_memory_is_used_again_and_given_back_before_it_is_counted() -> None:
     def run(how: str) -> list[int]:

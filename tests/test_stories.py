@@ -51,6 +51,7 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text)
 
 
+@pytest.mark.long
 def test_no_run_of_eight_words_stands_in_more_than_one_story_in_a_thousand(told: list[Any]) -> None:
     stand_in: Counter[int] = Counter()
     for story in told:
@@ -191,6 +192,7 @@ def test_the_files_are_the_same_for_a_seed_and_share_no_request(tmp_path: Path) 
     assert all(stories.carries(row["messages"][1]["content"], row["parameters"]) == 1 for row in pairs)
 
 
+@pytest.mark.long
 def test_fifty_megabytes_take_no_longer_than_a_minute_of_counting(told: list[Any]) -> None:
     """By the clock of this machine, whatever it is: splitting text into words and counting them goes at 10 MB a second
     on the slowest there is, so a story may take 12 times as long as counting its words, for 50 MB a minute."""

@@ -16,6 +16,7 @@ from manners.results.audit import CANNOT_TELL, FAIL, PASS
 from manners.reward.ensemble import Exchange
 from manners.reward.labelled import Counts, LabelledPair
 from manners.types import Answer, Response, Role, Turn
+from tests.conftest import some
 
 Scorer = Callable[[str, str], float]
 """Prompt and answer to a score."""
@@ -81,7 +82,7 @@ def test_a_lover_of_length_is_caught_and_a_fair_one_is_not() -> None:
     assert honest["gain_over_longer"].value and honest["gain_over_longer"].value.low > 0.1
 
 
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", some(sorted(FORMS), 3))
 def test_each_form_that_pays_is_caught_by_its_own_shift(form: str) -> None:
     """A scorer that adds a unit for whatever the form leaves behind."""
     pairs = polite_pairs()

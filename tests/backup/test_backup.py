@@ -221,6 +221,7 @@ def test_a_second_backup_copies_only_what_is_new(workspace: Workspace, tmp_path:
     assert (tmp_path / "latest" / "models" / "policy-2").is_dir()
 
 
+@pytest.mark.long
 def test_a_log_that_is_left_undoes_nothing(local: Workspace, tmp_path: Path) -> None:
     """A server was killed after the backup: its write-ahead log lies beside the store."""
     backup(local, tmp_path / "bk")
@@ -407,6 +408,7 @@ def test_a_backup_from_before_there_were_accounts_makes_nobody_the_owner(local: 
     assert has_accounts(Workspace.open(local.root))
 
 
+@pytest.mark.long
 def test_a_workspace_that_is_used_is_left_alone(local: Workspace, tmp_path: Path) -> None:
     backup(local, tmp_path / "bk")
     with serve(local.root, "--upstream", NOWHERE), pytest.raises(MannersError, match="is being served: stop that"):

@@ -84,6 +84,7 @@ def test_ppo_reports_every_update_but_the_first(
     assert found.memory_bytes > 10_000_000
 
 
+@pytest.mark.long
 def test_reward_trains_on_what_the_peer_is_given(
     inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_reward_trains_on_what_the_peer_is_given(
     assert len(found.margins) == len(inputs.held_out)
 
 
+@pytest.mark.long
 def test_responses_are_as_long_as_the_limit_unless_they_may_end(
     inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from benchmarks.evidence.coverage import covered, of_evaluation, of_people, of_q
 from manners.feedback.statistics import FEWEST
 
 
+@pytest.mark.long
 def test_equal_versions_are_rarely_told_apart_on_few_prompts() -> None:
     """The plain percentile bootstrap did so in 52 % of studies at 2 prompts and in 19 % at 5."""
     for prompts, most in ((2, 0.15), (FEWEST, 0.12), (10, 0.12)):
@@ -15,6 +16,7 @@ def test_equal_versions_are_rarely_told_apart_on_few_prompts() -> None:
         assert 1 - held / studies <= most, prompts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("world", "openings"), [(of_reward, 10), (of_people, 10), (of_people, 30), (of_evaluation, 30)]
 )

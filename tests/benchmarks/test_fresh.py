@@ -109,6 +109,7 @@ def test_it_is_the_demo_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen == [fresh.demo_settings(3)]
 
 
+@pytest.mark.long
 def test_a_run_is_judged_on_them_and_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

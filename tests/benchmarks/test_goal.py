@@ -39,6 +39,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PPOTask:
     return task
 
 
+@pytest.mark.long
 def test_the_exported_reward_is_that_of_ours_and_ours_learns_from_it(
     task: PPOTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_the_exported_reward_is_that_of_ours_and_ours_learns_from_it(
     assert max(abs(score) for _, score in found.curve) < 5, "scores are in standard deviations of the initial model's"
 
 
+@pytest.mark.long
 def test_whoever_scores_in_plain_transformers_comes_to_the_first_member_s_scores(task: PPOTask, tmp_path: Path) -> None:
     assert task.goal is not None
     session = Session(Workspace.open(tmp_path / "project"), tiny.settings(tmp_path / "model"))

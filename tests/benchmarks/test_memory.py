@@ -13,11 +13,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8
 TABLE = re.search(r"<!-- figures: memory -->\n(.*)<!-- /figures: memory -->", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [SHAPES[0], *(pytest.param(shape, marks=pytest.mark.long) for shape in SHAPES[1:])],
-    ids=lambda shape: shape.name,
-)
+@pytest.mark.long
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_the_table_on_the_page_is_what_the_script_prints(shape: Shape) -> None:
     assert TABLE is not None and TABLE[1].startswith(HEAD)
     assert row(shape) in TABLE[1].splitlines()

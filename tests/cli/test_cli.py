@@ -82,6 +82,7 @@ def test_init_then_import_then_export(tmp_path: Path) -> None:
     assert [row["response"] for row in rows] == ["Yes, it is.", "Go away.", "Hm.", "No, it is cold."]
 
 
+@pytest.mark.long
 def test_a_team_works_on_one_database(server: Server, tmp_path: Path) -> None:
     """The folder remembers where its store is, and every command finds it; nothing of it is kept in the folder."""
     file = tmp_path / "pairs.jsonl"

@@ -64,6 +64,7 @@ def worse(found: Forgetting) -> set[str]:
     return {check.check for check in found.checks or () if check.verdict == WORSE}
 
 
+@pytest.mark.long
 def test_it_knows_what_it_was_taught_and_without_it_is_at_chance(there: Bench) -> None:
     taught, untaught = (b.audit(v := b.version(b.initial, 0), v).questions for b in (there, bench(0)))
     assert taught is not None and untaught is not None
@@ -88,6 +89,7 @@ def test_a_random_model_answers_the_questions_that_ship_by_chance(seed: int) -> 
         assert binomtest(right[family], count, chance).pvalue > 0.001, (family, right[family])
 
 
+@pytest.mark.long
 def test_a_run_made_to_forget_is_caught_by_text_by_questions_and_by_what_it_says(there: Bench, tmp_path: Path) -> None:
     """Thirty times the rate and nothing that holds it to prose; of a usual run nothing is shown."""
     before = there.version(there.initial, 0)

@@ -70,6 +70,7 @@ def told(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_one_command_goes_from_nothing_to_a_judged_policy(done: Path) -> None:
     facts = told(done)
     assert list(facts["phases"]) == ["ppo", "pretrain", "sft"], "in JSON the keys are sorted"
@@ -84,6 +85,7 @@ def test_one_command_goes_from_nothing_to_a_judged_policy(done: Path) -> None:
     assert facts["phases"]["ppo"]["promoted"] in (True, False) and facts["phases"]["ppo"]["episodes"] == 16
 
 
+@pytest.mark.long
 def test_what_is_carried_is_what_the_kept_answers_carry(done: Path) -> None:
     """Counted anew from the files, by names alone: they are words that stand in a text or do not."""
     facts = told(done)

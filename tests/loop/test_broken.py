@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from zlib import crc32
 
@@ -64,6 +65,7 @@ HEAVY = (
     "models export policy-1 exported",
     "score reward-1 answers.jsonl",
 )
+HALF = [(name, how) for at, name in enumerate(FILES) for how in DAMAGES[at % 2 :: 2]]
 NEEDED = {
     ("store.db", "status"),
     ("store.db", "comparisons list"),
@@ -129,8 +131,10 @@ def broken(finished: Path, tmp_path: Path, settings: Settings, monkeypatch: pyte
     return root
 
 
-@pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [pytest.param(*one, marks=[] if one in HALF else pytest.mark.long) for one in product(FILES, DAMAGES)],
+)
 def test_a_damaged_file_is_one_sentence(
     broken: Path, name: str, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,8 +160,7 @@ def test_a_store_that_is_lost_is_made_anew_by_no_command(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("name", "how"), HALF)
 def test_what_loads_a_model_says_one_sentence_too(
     broken: Path, name: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,6 +335,7 @@ def as_reader(command: str, root: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("log", [False, True])
 def test_a_workspace_that_can_only_be_read_is_read(locked: Path, log: bool) -> None:
     """With `log`, a server was killed before the disk was made one that can only be read."""

@@ -98,6 +98,7 @@ def test_a_round_runs_on_an_sft_version_and_refers_to_it(begun: Session, tmp_pat
     torch.testing.assert_close(of(third)[1], of(session.pretrained, policy)[1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_what_grew_on_another_model_is_refused_by_name(begun: Session, tmp_path: Path) -> None:
     calls.sample(begun, crowd=True)
     calls.train_reward(begun)
@@ -120,6 +121,7 @@ def test_what_grew_on_another_model_is_refused_by_name(begun: Session, tmp_path:
         calls.train_policy(outside)
 
 
+@pytest.mark.long
 def test_a_model_that_moved_to_another_folder_is_the_same_model(begun: Session, tmp_path: Path) -> None:
     calls.sample(begun, crowd=True)
     calls.train_reward(begun)

@@ -197,6 +197,7 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
+@pytest.mark.long
 def test_a_comparison_that_was_killed_goes_on_and_ends_the_same(
     begun: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_text_of_few_words_has_the_vocabulary_that_it_carries(
     assert made.get_input_embeddings().weight.shape[0] == facts["vocabulary"]
 
 
+@pytest.mark.long
 def test_a_text_that_is_read_too_often_is_said_and_where_it_was_written_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

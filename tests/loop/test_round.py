@@ -110,6 +110,7 @@ def test_a_learning_rate_of_zero_changes_nothing(model: Path, tmp_path: Path) ->
     assert facts["promoted"] is False
 
 
+@pytest.mark.long
 def test_another_model_taste_and_prompt_file_by_the_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

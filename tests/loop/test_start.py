@@ -45,6 +45,7 @@ def settings(model: Path) -> Settings:
     return tiny.settings(model)
 
 
+@pytest.mark.long
 def test_it_answers_until_something_is_promoted(moved: Workspace, settings: Settings) -> None:
     assert (moved.start(), moved.current_policy(), moved.promoted()) == ("policy-1", "policy-1", [])
     authors = {c.left.author for c in Session(moved, settings).store.comparisons(AskedHow.RANDOM)[24:]}

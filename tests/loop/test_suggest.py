@@ -89,6 +89,7 @@ def test_a_context_is_never_longer_than_the_model_and_says_what_is_shortened(tmp
     assert (chosen(without)["model.context"], chosen(without)["sample.max_new_tokens"]) == (96, 48)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model_type", "changes"),
     [
@@ -131,6 +132,7 @@ def test_what_stands_on_paper_is_what_the_loaded_model_takes(
     assert sum(p.size for p in parts(trunk)) <= sum(p.size for p in found) * 1.02
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_made_smaller_by_what_the_plan_names_until_it_fits(tmp_path: Path) -> None:
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "vocab_size": 32_000}
     config = AutoConfig.for_model("llama", num_hidden_layers=6, max_position_embeddings=256, **sizes)

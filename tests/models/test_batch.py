@@ -26,6 +26,7 @@ from manners.models.textstream import HALF
 from manners.settings import SampleSettings
 from manners.turns import FIRST
 from manners.types import Dialogue, FinishReason, Role, Turn
+from tests.conftest import some
 from tests.worlds import BOS, END, EOS, PAD, START, tiny_pretrained
 
 
@@ -94,7 +95,7 @@ def alone(request: GenerationRequest, model_type: str = "llama") -> Heard:
     return heard[0]
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "bloom"])
+@pytest.mark.parametrize("model_type", some(["llama", "gpt2", "bloom", "gemma2"], 2))
 def test_a_request_gets_the_same_alone_and_among_others_that_come_and_go(
     model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,7 @@ def test_answers_are_those_of_sampling_with_the_same_stream() -> None:
     assert {done.finish_reason for done in heard.done.values()} == {FinishReason.STOP, FinishReason.LENGTH}
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen2"])
+@pytest.mark.parametrize("model_type", some(["llama", "gpt2", "qwen2"], 1))
 def test_at_temperature_zero_the_text_is_that_of_greedy_generation(model_type: str) -> None:
     pretrained = world(model_type)
     renderer, model = pretrained.renderer, Branch(pretrained.trunk, trainable=False).assembled(pretrained.trunk)
@@ -344,7 +345,7 @@ TINY = [
 """Legal values where float32 ends: all of them mean the likeliest token."""
 
 
-@pytest.mark.parametrize("tiny", TINY, ids=str)
+@pytest.mark.parametrize("tiny", some(TINY, 3), ids=str)
 def test_values_where_float32_ends_mean_the_likeliest_token_and_disturb_nobody(tiny: dict[str, Any]) -> None:
     base = GenerationRequest(said("the weather"), 20, seed=5)
     batch, heard = new_batch(seats=16), dict[int, Heard]()
@@ -444,6 +445,7 @@ def test_a_fault_in_one_row_of_a_full_batch_fails_that_row_alone(
     assert "Error" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_whoever_asks_for_everything_makes_nobody_else_wait() -> None:
     greedy = [replace(ENDLESS, account="one", seed=seed, count=4) for seed in range(8)]
     batch, heard = new_batch(seats=4), dict[int, Heard]()

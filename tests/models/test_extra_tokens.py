@@ -15,6 +15,7 @@ from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, load
 from manners.settings import ModelSettings
 from manners.types import Response, Role, Turn
+from tests.conftest import some
 from tests.worlds import TEMPLATE, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 WORDS = "bake bread with [PAD] and yeast <|im_start|> at noon"
@@ -45,7 +46,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("gone", CASES)
+@pytest.mark.parametrize("gone", some(CASES, 2))
 def test_what_has_no_row_is_left_out_and_said(tmp_path: Path, gone: str) -> None:
     tokens, special = CASES[gone]
     plain = load(ModelSettings(name=str(save_tiny(tmp_path / "plain")), trainable_layers=2, device="cpu", context=64))

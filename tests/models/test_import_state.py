@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 CHILD = """
 import importlib, json, pkgutil
 import torch
@@ -26,6 +28,7 @@ def state():
 
 before = state()
 import manners
+
 names = [module.name for module in pkgutil.walk_packages(manners.__path__, "manners.")]
 names = [name for name in names if "__main__" not in name and ".migrations." not in name]  # what is run
 for name in names:
@@ -34,6 +37,7 @@ print(json.dumps([names, before, state()]))
 """
 
 
+@pytest.mark.long
 def test_importing_every_module_changes_nothing_in_torch_and_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

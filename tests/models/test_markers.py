@@ -16,6 +16,7 @@ from manners.models.pretrained import load
 from manners.settings import ModelSettings
 from manners.templates import MARKERS
 from manners.types import FinishReason, Response, Role, Turn
+from tests.conftest import some
 from tests.worlds import ARCHITECTURES, save_tiny, tiny_model
 
 TALK = (Turn(Role.USER, "How do I bake bread?"), Turn(Role.ASSISTANT, "So."), Turn(Role.USER, "Why?"))
@@ -77,7 +78,7 @@ def test_what_is_exported_has_template_markers_and_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(model(row).logits, pretrained.trunk.whole(row).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", some(ARCHITECTURES, 5))
 def test_any_architecture_grows_or_says_why_not(model_type: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "plain", model_type, chat_template=None)
     pretrained = load(settings(folder, trainable_layers=2))

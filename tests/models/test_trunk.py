@@ -15,6 +15,7 @@ from manners.models.proof import proved
 from manners.models.surgery import layer_list
 from manners.models.trunk import cut_of, grow_trunk
 from manners.text import Batch, Rendered, collate, pack
+from tests.conftest import some
 from tests.worlds import ARCHITECTURES, tiny_model
 
 
@@ -37,7 +38,7 @@ def plain_logits(model: PreTrainedModel, batch: Batch, row: int) -> Tensor:
 
 
 @pytest.mark.parametrize("layers", [2, "all"])
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", some(ARCHITECTURES, 6))
 def test_split_logits_are_the_whole_models_with_padding_on_both_sides(
     model_type: str, layers: int | Literal["all"]
 ) -> None:
@@ -170,7 +171,7 @@ SHARING = {
 
 
 @pytest.mark.parametrize("layers", [2, "all"])
-@pytest.mark.parametrize("model_type", SHARING)
+@pytest.mark.parametrize("model_type", some(SHARING, 5))
 @torch.no_grad()
 def test_responses_share_a_prompt_only_where_that_changes_no_score(
     model_type: str, layers: int | Literal["all"]

@@ -48,6 +48,7 @@ def test_worlds_are_centred() -> None:
         assert abs(mean) < 0.25, name
 
 
+@pytest.mark.long
 def test_a_reward_for_the_first_of_forty_tokens_is_learnt_as_it_was_not_before() -> None:
     # In standard deviations; 1.73 is the most there is. The figures of all worlds are in docs/ppo.md.
     there = world(WORLDS["first of 40"])

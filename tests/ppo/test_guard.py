@@ -59,6 +59,7 @@ def rounding_world() -> tuple[Roles, Rollout]:
     return players, collect(players, prompts, PPOSettings(), long, 0.05, torch.Generator().manual_seed(1))
 
 
+@pytest.mark.long
 def test_bfloat16_is_given_what_it_rounds_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     players, rollout = rounding_world()
     checks = guard.check_first_rollout(rollout, players, 1.0)

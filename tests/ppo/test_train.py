@@ -30,6 +30,7 @@ from manners.ppo.train import PPOResult
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed
+from tests.conftest import some
 from tests.ppo.scripted import SETTINGS, UPDATES, Likes, keep, liked_share, likes, run
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
@@ -91,12 +92,13 @@ def same(a: PPOResult, b: PPOResult) -> bool:
 
 PAIRED = [(2, None, "shared"), (2, 4, "separate"), ("all", None, "separate"), ("all", 4, "shared")]
 """Of all ways to train, those in which every two choices meet."""
+LAST: tuple[int | Literal["all"], int | None, str] = (1, None, "shared")
 OTHERS = [way for way in product((2, "all"), (None, 4), ("shared", "separate")) if way not in PAIRED]
 
 
 @pytest.mark.parametrize(
     ("trainable_layers", "rank", "value"),
-    [(1, None, "shared"), *PAIRED, *(pytest.param(*way, marks=pytest.mark.long) for way in OTHERS)],
+    [pytest.param(*way, marks=[] if way in PAIRED[:2] else pytest.mark.long) for way in (*PAIRED, *OTHERS, LAST)],
 )
 def test_it_learns_what_is_liked(
     tmp_path: Path,
@@ -129,7 +131,7 @@ def test_it_learns_what_is_liked(
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("value", ["shared", "separate"])
+@pytest.mark.parametrize("value", some(["shared", "separate"], 1))
 def test_it_learns_in_bfloat16_too(tmp_path: Path, value: Literal["shared", "separate"]) -> None:
     model = tiny_model(hidden_size=128, intermediate_size=128, head_dim=32)
     torch.nn.Module.to(model, dtype=torch.bfloat16)
@@ -314,6 +316,7 @@ def test_a_later_version_is_kept_unless_it_is_behind_by_more_than_noise(world: P
     assert kept == [0, 0, 2, 3, 3, 3, 6]
 
 
+@pytest.mark.long
 def test_a_policy_is_held_to_what_the_initial_model_made_of_prose(world: Pretrained, tmp_path: Path) -> None:
     prose = ("The train to the sea leaves at noon.", "How long does bread take in the oven?")
     free, held = (
@@ -380,6 +383,7 @@ def test_over_optimisation_stops_the_run(world: Pretrained, tmp_path: Path) -> N
     assert result.best_update == max(points, key=lambda p: p["validate/measure"])["step"] < points[-1]["step"]
 
 
+@pytest.mark.long
 def test_versions_are_judged_by_the_member_kept_out_of_the_reward(world: Pretrained, tmp_path: Path) -> None:
     # All members are fooled alike, so that none of them can tell; the one that nobody optimised against can.
     fooled, sober = Fooled(world.trunk), Fooled(world.trunk)

@@ -25,6 +25,7 @@ from manners.store.files.transfer import export_comparisons, import_comparisons,
 from manners.store.records import digest, to_messages
 from manners.types import AnnotatorKind, Comparison
 from manners.web.findings import findings
+from tests.conftest import some
 
 PAIRS = 400
 SURE = 0.7
@@ -83,13 +84,14 @@ def check(store: Store) -> None:
     assert shown["funnel"]["human"] == {"asked": PAIRS, "can be learnt from": PAIRS}
 
 
-@pytest.mark.parametrize("fmt", [Format.PAIRS, Format.HH])
+@pytest.mark.parametrize("fmt", some([Format.PAIRS, Format.HH], 1))
 def test_an_import_hides_no_disagreement(store: Store, tmp_path: Path, fmt: Format) -> None:
     result = import_comparisons(store, write(tmp_path / "in.jsonl", fmt), {}, skip_bad=False)
     assert (result.comparisons, result.verdicts, result.duplicates) == (PAIRS, 3 * PAIRS, 0)
     check(store)
 
 
+@pytest.mark.long
 def test_a_workspace_of_before_hides_none_either(store: Store, tmp_path: Path) -> None:
     parsed = read_comparisons(write(tmp_path / "in.jsonl", Format.PAIRS), {})
     store.merge_comparisons(map(as_before, parsed))
@@ -101,7 +103,7 @@ def test_a_workspace_of_before_hides_none_either(store: Store, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("fmt", list(Format))
+@pytest.mark.parametrize("fmt", some(Format, 1))
 def test_every_verdict_keeps_its_side_on_the_way_out_and_back(
     store: Store, tmp_path: Path, fmt: Format, old: bool
 ) -> None:

@@ -96,6 +96,7 @@ def test_what_is_learnt_from_does_not_depend_on_how_it_was_drawn() -> None:
     assert (unknown.measured.left, unknown.unknown) == (0.0, 1)
 
 
+@pytest.mark.long
 def test_a_planted_queue_is_seen_through() -> None:
     held, naive, weighted = 0, [], []
     studies = 150

@@ -19,6 +19,7 @@ from manners.reward.groups import slice_off
 from manners.reward.steps import units
 from manners.reward.train import PASSES, READ, Trained, candidates, train
 from manners.settings import RewardSettings
+from tests.conftest import some
 from tests.reward.planted import comparisons
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
@@ -77,7 +78,7 @@ def held_out_loss(trained: Trained) -> float:
     return float((counts[:, :2] * losses).sum() / counts.sum())
 
 
-@pytest.mark.parametrize("agreement", [0.95, 0.5])
+@pytest.mark.parametrize("agreement", some([0.5, 0.95], 1))
 def test_passes_are_those_that_a_dense_sweep_would_choose_or_nearly(world: Pretrained, agreement: float) -> None:
     said = comparisons(60, agreement=agreement)
     found = train(replace(SETTINGS, epochs=None), 0, world, said)
@@ -111,6 +112,7 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_while_it_scouted_ends_as_one_that_never_was(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

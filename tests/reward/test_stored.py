@@ -21,6 +21,7 @@ from manners.reward.ensemble import RewardModel
 from manners.text import Rendered, Renderer, collate
 from manners.types import FinishReason, VersionKind
 from manners.workspace import Workspace
+from tests.conftest import some
 from tests.models.exchanges import EXCHANGES, rendered, trained, version_of
 from tests.worlds import EOS, bare_tokenizer, tiny_model, tiny_pretrained
 
@@ -101,8 +102,8 @@ def exported_scores(
 
 @pytest.mark.parametrize("rank", [None, 3])
 @pytest.mark.parametrize("layers", [2, "all"])
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2", "gemma2"])
-@pytest.mark.parametrize("member", [0, 1])
+@pytest.mark.parametrize("model_type", some(["llama", "qwen2", "gpt2", "gemma2"], 2))
+@pytest.mark.parametrize("member", some([0, 1], 1))
 def test_an_exported_reward_model_scores_padded_batches_the_same_up_to_the_stated_shift(
     tmp_path: Path, model_type: str, layers: int | Literal["all"], rank: int | None, member: int
 ) -> None:
@@ -120,7 +121,7 @@ def test_an_exported_reward_model_scores_padded_batches_the_same_up_to_the_state
 
 @pytest.mark.parametrize("rank", [None, 3])
 @pytest.mark.parametrize("layers", [2, "all"])
-@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("model_type", some(["llama", "gpt2"], 1))
 @torch.no_grad()
 def test_the_exported_average_is_the_model_with_the_mean_of_the_members_weights(
     tmp_path: Path, model_type: str, layers: int | Literal["all"], rank: int | None

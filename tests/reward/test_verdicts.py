@@ -31,6 +31,7 @@ from manners.types import (
     Verdict,
     opening,
 )
+from tests.conftest import some
 
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 BEN = Annotator("ben", AnnotatorKind.HUMAN)
@@ -214,7 +215,7 @@ def conversations(count: int, first: str, users: int = 0) -> list[Comparison]:
     return said
 
 
-@pytest.mark.parametrize("covered", [1.0, 0.9, 0.6, 0.3, 0.19])
+@pytest.mark.parametrize("covered", some([1.0, 0.9, 0.6, 0.3, 0.19], 2))
 @pytest.mark.parametrize("users", [0, 50])
 def test_about_the_share_is_set_aside_when_one_opening_covers_most(covered: float, users: int) -> None:
     common = round(covered * 1000)

@@ -22,6 +22,7 @@ from manners.sft.examples import Example, Learned, lay_out
 from manners.sft.train import objective
 from manners.text import Renderer, pack
 from manners.types import Dialogue, Role, Turn
+from tests.conftest import some
 from tests.worlds import ARCHITECTURES, END_IDS, tiny_model, tiny_tokenizer, with_compute
 
 TEXTS = ("An hour.", "So", "Mix flour and water, and wait until it has grown.", "Thank you for the answer", "Yes")
@@ -81,7 +82,7 @@ def test_packed_and_unpacked_give_the_same_gradient(tmp_path: Path, layers: int 
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", some(ARCHITECTURES, 5))
 def test_the_loss_is_the_plain_models_whatever_the_architecture(model_type: str, tmp_path: Path) -> None:
     """Those whose windows or positions allow no packing have a row for each dialogue."""
     pretrained = world(model_type)

@@ -26,10 +26,11 @@ def store(fresh: Callable[[], Store]) -> Store:
     return fresh()
 
 
-def by_file(cases: Iterable[str]) -> list[tuple[str, str]]:
+def by_file(cases: Iterable[str]) -> list[Any]:
     """Each case on SQLite, and one on PostgreSQL too: how a file is read does not hang on where its rows go to."""
     several = list(cases)
-    return [("sqlite", case) for case in several] + [("postgresql", several[0])]
+    on_server = pytest.param("postgresql", several[0], marks=pytest.mark.long)
+    return [*(("sqlite", case) for case in several), on_server]
 
 
 @contextmanager

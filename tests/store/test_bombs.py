@@ -22,7 +22,8 @@ from manners.store.files.rowfiles import layouts, read_rows
 from manners.store.files.rows import BadRow
 
 MEGA = 2**20
-MOST = 450 * MEGA
+MOST = 500 * MEGA
+"""Above what one small row takes: pyarrow unfolds a page as a whole, and one of these unfolds to 400 MiB."""
 """Bytes of memory, above what reading one small row takes, that no file may take."""
 READ = """
 import sys

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import pytest
+
 from manners.store import Store
 from manners.store.files.transfer import import_comparisons
 from manners.types import (
@@ -42,6 +44,7 @@ def judge(store: Store, comparison: int, name: str) -> None:
         store.add_prompts([(Turn(Role.USER, f"{name} {number}"),)], PromptUse.TRAIN, "chat")
 
 
+@pytest.mark.long
 def test_labelling_goes_on_while_two_files_come_in(database: str, tmp_path: Path) -> None:
     store = Store.create(database)
     first = Comparison((Turn(Role.USER, "Hi"),), Response("a", "v1"), Response("b", "v1"), AskedHow.RANDOM)

@@ -42,6 +42,7 @@ from manners.types import (
     Verdict,
     opening,
 )
+from tests.conftest import some
 
 MANY = 3 * AT_ONCE
 
@@ -85,6 +86,7 @@ def test_many_are_what_few_at_a_time_are(database: str) -> None:
         )
 
 
+@pytest.mark.long
 def test_others_write_while_an_import_runs(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "FIRST_SLICE", 10)
     monkeypatch.setattr(staging, "MOST_IN_SLICE", 10)
@@ -104,12 +106,13 @@ def test_others_write_while_an_import_runs(database: str, monkeypatch: pytest.Mo
             at = datetime(2031, 1, 1, tzinfo=UTC) + timedelta(seconds=written)
             store.add_verdicts([(asked, Verdict(Choice.TIE, Annotator("bo", AnnotatorKind.HUMAN), created_at=at))])
             written += importing.is_alive()
+            time.sleep(0.005)  # people are not so fast that nobody else gets in
         importing.join()
         assert written >= 10, "an import in one transaction lets in one at most"
         assert len(store.comparisons()) == MANY + 1
 
 
-@pytest.mark.parametrize("count", [3, 30, MANY])
+@pytest.mark.parametrize("count", some([30, 3, MANY], 1))
 def test_long_rows_are_few_in_a_slice(count: int, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty of them at once would be a slice of seconds."""
     held: list[int] = []
@@ -134,7 +137,7 @@ class Killed(BaseException):
     """As when the power goes: nothing is tidied up."""
 
 
-@pytest.mark.parametrize("rest", range(1, 40, 3))
+@pytest.mark.parametrize("rest", some(range(1, 40, 3), 3))
 def test_killed_at_any_moment_it_is_there_as_a_whole_or_not_at_all(
     rest: int, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +185,7 @@ def test_what_somebody_still_writes_is_not_thrown_away(database: str) -> None:
 IMPORT = """
 import sys
 from manners.store import Store
+from tests.conftest import some
 from tests.store.test_staging import pair
 store = Store.open(sys.argv[1])
 print("open", flush=True)
@@ -191,7 +195,7 @@ print("done", flush=True)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seconds", [0.1, 0.4, 0.8, 1.2, 1.8, 2.6])
+@pytest.mark.parametrize("seconds", [0.1, 0.8, 1.8])
 def test_a_process_killed_in_the_middle_has_added_all_or_nothing(
     seconds: float, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +255,7 @@ def test_many_prompts_go_where_the_split_puts_them_whatever_was_there(
         assert (again.new, again.known, again.moved) == (0, MANY, 0) and sides(store) == wanted()
 
 
-@pytest.mark.parametrize("rest", range(1, 40, 3))
+@pytest.mark.parametrize("rest", some(range(1, 40, 3), 3))
 def test_prompts_killed_at_any_moment_are_there_and_moved_as_a_whole_or_not_at_all(
     rest: int, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +288,7 @@ def test_prompts_killed_at_any_moment_are_there_and_moved_as_a_whole_or_not_at_a
         assert sides(store) == wanted()
 
 
+@pytest.mark.long
 def test_verdicts_come_in_while_prompts_do(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "FIRST_SLICE", 10)
     monkeypatch.setattr(staging, "MOST_IN_SLICE", 10)
@@ -295,6 +300,7 @@ def test_verdicts_come_in_while_prompts_do(database: str, tmp_path: Path, monkey
         while importing.is_alive():
             store.add_verdicts([(key, Verdict(Choice.TIE, Annotator("bo", AnnotatorKind.HUMAN)))])
             written += importing.is_alive()
+            time.sleep(0.005)
         importing.join()
         assert written >= 10, "an import in one transaction lets in one at most"
         assert sides(store).items() >= wanted().items()

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -101,23 +101,24 @@ class Place:
 
 
 @pytest.fixture
-def place(database: str, tmp_path: Path) -> Iterator[Place]:
+def place(new_store: Callable[[], str], tmp_path: Path) -> Iterator[Place]:
     """A workspace with an owner, on SQLite and on PostgreSQL."""
-    workspace = Workspace.create(tmp_path / "ws", database if "postgresql" in database else None)
-    store = Store.open_or_create(workspace.database)
-    accounts = Accounts(store)
-    accounts.add("olga", AccountRole.OWNER, "correct horse")
-    yield Place(workspace.root, store, accounts)
-    store.close()
+    empty = new_store()
+    workspace = Workspace.create(tmp_path / "ws", empty if "postgresql" in empty else None)
+    if isinstance(workspace.database, Path):
+        shutil.move(empty, workspace.database)
+    with closing(Store.open(workspace.database)) as store:
+        accounts = Accounts(store)
+        accounts.add("olga", AccountRole.OWNER, "correct horse")
+        yield Place(workspace.root, store, accounts)
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Place]:
+def alone(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Iterator[Place]:
     """A workspace on SQLite without accounts: whoever is at this machine is its owner."""
-    workspace = Workspace.create(tmp_path / "alone")
-    store = Store.open_or_create(workspace.database)
-    yield Place(workspace.root, store, Accounts(store))
-    store.close()
+    workspace = new_workspace(tmp_path / "alone")
+    with closing(Store.open(workspace.database)) as store:
+        yield Place(workspace.root, store, Accounts(store))
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,7 @@ def test_whoever_does_not_read_is_not_written_for(unstarted: Engine) -> None:
     run(slowly())
 
 
+@pytest.mark.long
 def test_the_model_waits_for_whoever_serves_pages(tmp_path: Path) -> None:
     settings = ModelSettings(name=str(save_tiny(tmp_path / "model")), trainable_layers=2, device="cpu", context=256)
     workspace = Workspace.create(tmp_path / "workspace")

@@ -216,6 +216,7 @@ def test_an_answer_that_is_being_written_is_not_broken_off_for_newcomers(served:
         one.close()
 
 
+@pytest.mark.long
 def test_a_thousand_and_twenty_four_idle_connections_write_no_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,13 +64,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace.create(tmp_path / "project")
+def workspace(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Workspace:
+    return new_workspace(tmp_path / "project")
 
 
 @pytest.fixture
 def store(workspace: Workspace) -> Iterator[Store]:
-    opened = Store.open_or_create(workspace.database)
+    opened = Store.open(workspace.database)
     yield opened
     opened.close()
 

@@ -113,6 +113,7 @@ def expected_texts(pretrained: Pretrained, policy: Branch, request: GenerationRe
     return {number: a.response.text for number, a in enumerate(drawn.answers) if a.response.text}
 
 
+@pytest.mark.long
 def test_requests_wait_for_the_model_and_get_what_sampling_gets(engine: Engine, pretrained: Pretrained) -> None:
     async def several() -> list[list[Event]]:
         return await asyncio.gather(*(collect(engine, replace(REQUEST, seed=seed)) for seed in range(5)))
@@ -126,6 +127,7 @@ def test_requests_wait_for_the_model_and_get_what_sampling_gets(engine: Engine, 
     assert engine.state == replace(engine.state, phase=Phase.READY, version="initial", reason="")
 
 
+@pytest.mark.long
 def test_what_cannot_be_answered_fails_alone_and_is_told_apart(engine: Engine) -> None:
     async def both() -> tuple[list[Event], list[Event]]:
         bad = replace(REQUEST, prompt=said("bread " * 300))
@@ -224,6 +226,7 @@ def test_a_killed_process_fails_those_who_wait_and_is_started_again(
     assert isinstance(refused, Failed) and "SIGKILL" in refused.message
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(place: tuple[Workspace, ModelSettings]) -> None:
     workspace, settings = place
     engine = Engine(workspace.root, replace(settings, name=str(workspace.root)), INITIAL)

@@ -42,8 +42,8 @@ MakeClient = Callable[..., TestClient]
 
 
 @pytest.fixture
-def accounts(tmp_path: Path) -> Iterator[Accounts]:
-    store = Store.create(Workspace.create(tmp_path / "ws").database)
+def accounts(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Iterator[Accounts]:
+    store = Store.open(new_workspace(tmp_path / "ws").database)
     yield Accounts(store)
     store.close()
 

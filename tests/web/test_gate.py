@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -34,6 +34,7 @@ from manners.web.shapes import MOST_MESSAGES
 from manners.web.shield import LARGEST_BODY, LARGEST_FORM
 from manners.web.site import Site
 from manners.workspace import Workspace
+from tests.conftest import some
 from tests.web.conftest import run
 from tests.web.scripted import Scripted
 
@@ -42,9 +43,9 @@ ASKED: dict[str, Any] = {"model": "manners", "messages": [{"role": "user", "cont
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    workspace = Workspace.create(tmp_path / "ws")
-    store = Store.create(workspace.database)
+def site(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Iterator[Site]:
+    workspace = new_workspace(tmp_path / "ws")
+    store = Store.open(workspace.database)
     accounts = Accounts(store)
     accounts.add("anna", AccountRole.ANNOTATOR, None)
     accounts.add("vera", AccountRole.VIEWER, None)
@@ -233,7 +234,7 @@ def hostile_bodies() -> list[bytes]:
     return bodies
 
 
-@pytest.mark.parametrize("body", hostile_bodies(), ids=lambda body: repr(body[:40] + b".." + body[-30:]))
+@pytest.mark.parametrize("body", some(hostile_bodies(), 6), ids=lambda body: repr(body[:40] + b".." + body[-30:]))
 def test_one_request_takes_at_most_fifty_megabytes_above_its_body(anna: TestClient, body: bytes) -> None:
     anna.post(CHAT, json=ASKED)
     assert len(body) <= LARGEST_BODY

@@ -83,7 +83,6 @@ def exported(place: Place, folder: Path) -> dict[tuple[str, str], str]:
     return found
 
 
-@pytest.mark.parametrize("new_database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 def test_twenty_pairs_by_keyboard_one_undone_and_a_second_person(
     place: Place, open_page: OpenPage, tmp_path: Path
 ) -> None:

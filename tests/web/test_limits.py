@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +34,10 @@ ASKED: dict[str, Any] = {"model": "manners", "messages": [{"role": "user", "cont
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(new_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(stored, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-    workspace = Workspace.create(tmp_path / "ws")
-    store = Store.create(workspace.database)
+    workspace = new_workspace(tmp_path / "ws")
+    store = Store.open(workspace.database)
     store.add_comparisons(pairs(*range(6)))
     accounts = Accounts(store)
     accounts.add("olga", AccountRole.OWNER, PASSWORD)

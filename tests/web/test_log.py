@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,8 @@ def test_what_a_database_refuses_is_told_without_the_row(store_of_both: Store) -
 
 
 @pytest.fixture
-def store_of_both(database: str) -> Iterator[Store]:
-    store = Store.create(database)
+def store_of_both(new_store: Callable[[], str]) -> Iterator[Store]:
+    store = Store.open(new_store())
     yield store
     store.close()
 

@@ -115,6 +115,7 @@ def ask(served: Served, **more: Any) -> Any:
     return served.client.chat.completions.create(**asked)
 
 
+@pytest.mark.long
 def test_an_answer_at_once_and_in_pieces_is_the_same(served: Served) -> None:
     whole = ask(served)
     assert whole.object == "chat.completion" and whole.choices[0].message.role == "assistant"

@@ -321,6 +321,7 @@ def test_a_user_named_like_somebody_is_the_programs_user(place: Place, browser: 
     assert len(set(found)) == 16 and len({one.account for one in found}) == 2
 
 
+@pytest.mark.long
 def test_a_person_comes_by_a_link_sets_a_password_and_ends_a_session(
     place: Place, open_page: Callable[..., Page]
 ) -> None:
