@@ -16,7 +16,7 @@ from manners.types import FinishReason
 from tests.models.test_batch import ENDLESS, alone, said, world
 from tests.models.test_textstream import TEXTS, byte_level, with_byte_fallback
 
-TEXTS_ASKED = ("a train", "bread", "the sea", "how long?", "evening", "1 + 1", "why", "who is there?")
+TEXTS_ASKED = ("a train", "bread", "how long?", "evening")
 
 
 def test_the_likeliest_answer_goes_on_alike_wherever_it_is_taken_up() -> None:
@@ -34,7 +34,7 @@ def test_the_likeliest_answer_goes_on_alike_wherever_it_is_taken_up() -> None:
             assert heard.done[0].prompt_tokens == whole.done[0].prompt_tokens + count
             assert heard.done[0].completion_tokens == whole.done[0].completion_tokens - count
             tried += 1
-    assert tried > 8, "or this shows nothing"
+    assert tried > 4, "or this shows nothing"
 
 
 @pytest.mark.parametrize("make", [byte_level, with_byte_fallback])
@@ -70,12 +70,8 @@ def test_special_tokens_have_their_names_bytes() -> None:
 
 def test_an_answer_without_a_limit_has_what_the_prompt_leaves_of_the_context() -> None:
     context = world().renderer.context
-    for request in (
-        GenerationRequest(ENDLESS.prompt, 5, seed=2, temperature=0.0, open_ended=True),
-        GenerationRequest(ENDLESS.prompt, 5, seed=2, temperature=0.0, open_ended=True, begun="the weather is"),
-    ):
-        done = alone(request).done[0]
-        assert done.finish_reason is FinishReason.LENGTH
-        assert done.prompt_tokens + done.completion_tokens == context
+    done = alone(replace(ENDLESS, max_tokens=5, open_ended=True, begun="the weather is")).done[0]
+    assert done.finish_reason is FinishReason.LENGTH
+    assert done.prompt_tokens + done.completion_tokens == context
     with pytest.raises(MannersError, match=r"model\.context"):
-        alone(GenerationRequest(ENDLESS.prompt, context, seed=2, open_ended=True))
+        alone(replace(ENDLESS, max_tokens=context, open_ended=True))

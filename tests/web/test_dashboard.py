@@ -163,6 +163,7 @@ def test_promotion_asks_first_and_says_whether_the_version_was_evaluated(alone: 
     assert owner.post("/dashboard/promote", data={"version": "policy-2"}).status_code == 303
     after = page()
     assert "policy-1 was not evaluated against policy-2" in after and ">Roll back to initial<" in after
+    assert "initial answers again, at once, in place of policy-2." in after
     assert "initial was there before policy-2: going back asks no gate." in after
     reader = client(alone, AccountRole.REVIEWER, Scripted()).get("/dashboard").text
     assert "/dashboard/promote" not in reader and "/dashboard/rollback" not in reader
