@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -114,3 +115,22 @@ def _unwritable(token: str) -> MannersError:
         f"a text contains {token}, which this tokenizer can only write as the special token that it names; take it out"
         " of the text, or use another model"
     )
+
+
+def spelt_bytes(name: str) -> list[bytes]:
+    """Return the bytes that a token's name may spell: of a byte of its own, or in GPT-2's alphabet of bytes."""
+    if found := re.fullmatch("<0x([0-9A-Fa-f]{2})>", name):
+        return [bytes.fromhex(found[1])]
+    alphabet = _alphabet()
+    return [bytes(alphabet[letter] for letter in name)] if alphabet.keys() >= set(name) else []
+
+
+@cache
+def _alphabet() -> dict[str, int]:
+    """Return GPT-2's alphabet: printable bytes stand for themselves, the others for letters from U+0100 on, in order.
+
+    Source: GPT-2, `bytes_to_unicode`.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

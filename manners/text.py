@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.shorten import Check, fitting_prompt, fitting_response, longest_ending, prompt_room
-from manners.spelling import Spelling
+from manners.spelling import Spelling, spelt_bytes
 from manners.templates import Template, messages_of
 from manners.turns import Finishes, ending, own_bos, template_of
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
@@ -355,6 +355,20 @@ class Renderer:
             return str(self.tokenizer.convert_ids_to_tokens(token))
         before = self.tokenizer.encode("a", add_special_tokens=False)  # some tokenizers drop a text's first space
         return self.decode([*before, token])[len(self.decode(before)) :]
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return what one token writes, which may be a part of a character; of a special token, its name.
+
+        A part of a character is spelt in the vocabulary, byte by byte: `<0xE2>`, or by GPT-2's alphabet of bytes. A
+        spelling counts where it is read as what the token writes.
+        """
+        text = self.token_text(token)
+        if "\ufffd" in text:
+            name = str(self.tokenizer.convert_ids_to_tokens(token))
+            for raw in spelt_bytes(name):
+                if raw.decode(errors="replace").replace("\0", "\ufffd") == text:
+                    return raw
+        return text.encode()
 
     def _ids(self, dialogue: Dialogue) -> tuple[int, ...]:
         return self._spelling.dialogue(messages_of(dialogue))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -84,10 +84,13 @@ class _Row:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be answered: its prompt in tokens, and the random numbers of its answers."""
+    """A request that can be answered: what it says in tokens, and the random numbers of its answers."""
 
     request: GenerationRequest
     prompt_ids: tuple[int, ...]
+    """Up to where the assistant begins."""
+    begun_ids: tuple[int, ...]
+    """What the assistant has begun with."""
     uniform: list[list[float]]
 
 
@@ -99,10 +102,13 @@ def prepare(renderer: Renderer, request: GenerationRequest, seats: int, check: C
     """
     if request.count > seats:
         raise MannersError(f"{request.count} answers are asked for at once; at most {seats} fit side by side")
-    prompt_ids, _ = renderer.prompt_ids(request.prompt, request.max_tokens, check)
+    begun_ids = renderer.text_ids(request.begun) if request.begun else ()
+    prompt_ids, _ = renderer.prompt_ids(request.prompt, len(begun_ids) + request.max_tokens, check)
+    if request.open_ended:
+        request = replace(request, max_tokens=renderer.context - len(prompt_ids) - len(begun_ids))
     numbers = range(request.count)
     uniform = streams(request.seed % SEEDS, [0] * request.count, numbers, request.max_tokens).tolist()
-    return Prepared(request, prompt_ids, uniform)
+    return Prepared(request, prompt_ids, begun_ids, uniform)
 
 
 class RunningBatch:
@@ -152,8 +158,9 @@ class RunningBatch:
     def admit(self, key: int, prepared: Prepared) -> None:
         """Let a request wait for its turn."""
         request = prepared.request
+        read = (*prepared.prompt_ids, *prepared.begun_ids)
         self._requests[key] = [
-            _Row(key, n, request, prepared.prompt_ids, uniform, TextStream(self.renderer, request.stop))
+            _Row(key, n, request, read, uniform, TextStream(self.renderer, request.stop, prepared.begun_ids))
             for n, uniform in enumerate(prepared.uniform)
         ]
         for row in self._requests[key]:
@@ -352,8 +359,9 @@ def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: 
     """Name a token and the `count` likeliest of what can be said, with log-probabilities."""
     logprobs = logits.log_softmax(dim=-1)
     values, places = logprobs.topk(min(count, len(logprobs)))
-    top = [
-        TokenLogprob(renderer.token_text(place), value)
-        for place, value in zip(places.tolist(), values.tolist(), strict=True)
-    ]
-    return DrawnToken(TokenLogprob(renderer.token_text(token), float(logprobs[token])), tuple(top))
+    top = (_named(renderer, *one) for one in zip(places.tolist(), values.tolist(), strict=True))
+    return DrawnToken(_named(renderer, token, float(logprobs[token])), tuple(top))
+
+
+def _named(renderer: Renderer, token: int, logprob: float) -> TokenLogprob:
+    return TokenLogprob(renderer.token_text(token), logprob, renderer.token_bytes(token))

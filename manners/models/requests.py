@@ -50,6 +50,10 @@ class GenerationRequest:
     """Who asks: accounts take turns, whatever each of them asks for."""
     logprobs: int | None = None
     """Report each token's log-probability, with this many of the likeliest tokens in its place; None reports none."""
+    begun: str = ""
+    """What each answer begins with already: it is continued, and what is written says the continuation alone."""
+    open_ended: bool = False
+    """Whether `max_tokens` are kept free and no limit: an answer has all that its prompt leaves of the context."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -74,6 +78,8 @@ class TokenLogprob:
 
     text: str
     logprob: float
+    raw: bytes = b""
+    """What it writes, also where that is a part of a character, which `text` has no way to say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from manners.text import Renderer
 
 HALF = "\N{REPLACEMENT CHARACTER}"
@@ -17,12 +19,12 @@ class TextStream:
     characters byte by byte and the last one is never completed, pieces given before may be better than `decode` is.
     """
 
-    def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
-        """Begin with nothing."""
+    def __init__(self, renderer: Renderer, stop: tuple[str, ...], begun: Sequence[int] = ()) -> None:
+        """Begin with nothing, behind the tokens of what was `begun`, which are not given."""
         self._renderer = renderer
         self._stop = stop
-        self._ids: list[int] = []
-        self._overlap, self._skip = 0, 0
+        self._ids = list(begun)
+        self._overlap, self._skip = len(begun), len(renderer.decode(self._ids))
         """Of `_ids`, tokens that only stand before the others, and how long their text is."""
         self._before = ""
         """Text of the tokens up to and including the overlap."""

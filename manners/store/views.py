@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store.annotators import IS_NAMED, annotator_of, is_annotator, named
-from manners.store.flags import FlagReason, raise_flag
+from manners.store.flags import FlagReason, held_back, raise_flag
 from manners.store.records import from_messages
 from manners.store.tables import (
     AnnotatorRow,
@@ -160,10 +160,27 @@ def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connect
     texts = connection.execute(_texts(), {"comparison": draw.comparison}).one()
     if texts.gone:
         return None
-    view = insert_view(connection, annotator, draw, lease)
+    return _shown(insert_view(connection, annotator, draw, lease), texts, draw.exchanged)
+
+
+def kept(connection: Connection, annotator: Annotator, view: str) -> tuple[int, Shown] | None:
+    """Return what a view showed and its comparison, where it is still to be answered.
+
+    None where it has a verdict, was not shown to this annotator, was reported, or its words were deleted meanwhile.
+    """
+    row = connection.execute(_VIEW, {"view": view} | named(annotator)).first()
+    if row is None or connection.execute(_CHOICE, {"view": row.id}).first() is not None:
+        return None
+    texts = connection.execute(_texts(), {"comparison": row.comparison_id}).one()
+    if texts.gone or row.comparison_id in held_back(connection):
+        return None
+    return row.comparison_id, _shown(view, texts, row.exchanged)
+
+
+def _shown(view: str, texts: Row[Any, str, str, str, str, bool], exchanged: bool) -> Shown:
     (left, left_end), (right, right_end) = (
         ((texts.right, texts.right_finish), (texts.left, texts.left_finish))
-        if draw.exchanged
+        if exchanged
         else ((texts.left, texts.left_finish), (texts.right, texts.right_finish))
     )
     limit = FinishReason.LENGTH.value

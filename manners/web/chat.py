@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import secrets
+import hashlib
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -28,10 +27,8 @@ from manners.web.gate import Gate
 from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
-from manners.web.shapes import Text, Token, problem
+from manners.web.shapes import Number, Text, Token, problem
 from manners.web.site import Here, Site, noted
-
-_rng = random.SystemRandom()
 
 router = APIRouter(route_class=Gate)
 
@@ -40,6 +37,8 @@ class Words(BaseModel):
     """What somebody says."""
 
     text: Annotated[Text, Field(min_length=1, max_length=100_000)]
+    after: Number | None = None
+    """How many turns there were when it was said; None where that is not known."""
 
 
 class Chosen(BaseModel):
@@ -142,14 +141,14 @@ async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
             {
                 "role": one.role,
                 "html": to_html(one.text) + ending(one.finish_reason),
+                "text": one.text if one.role is Role.USER else None,
                 "response": one.response,
                 "thumb": one.thumb,
             }
             for one in said
         ]
         asked = waiting and asdict(waiting) | {"html": [to_html(text) for text in waiting.texts]}
-        latest = next((one.text for one in reversed(said) if one.role is Role.USER), None)
-        return {"turns": turns, "waiting": asked, "latest": latest}
+        return {"turns": turns, "waiting": asked}
 
     writing = site.conversations.of(visitor.annotator, key)
     shown = await to_thread.run_sync(render)
@@ -162,16 +161,23 @@ async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
 
 @router.post("/chat/{key}/say")
 async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPResponse:
-    """Answer, piece by piece, also when nobody reads any more; what is said is kept with its answer."""
+    """Answer, piece by piece, also when nobody reads any more; what is said is kept with its answer.
+
+    What is being answered already is said once, however often it is sent.
+    """
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
+    writing = site.conversations.of(visitor.annotator, key)
+    if writing is not None and (len(writing.exchange.said), writing.exchange.text) == (body.after, body.text):
+        return _events(writing)
+    if body.after not in (None, len(said)):
+        return JSONResponse(problem("the conversation has moved on: open it again", code="moved_on"), 409)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
-    count = 2 if _rng.random() < settings.chat_ask else 1
+    seed, lot = _drawn(key, len(said), body.text)
+    count = 2 if lot < settings.chat_ask else 1
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
-    wanted = GenerationRequest(
-        prompt, settings.max_new_tokens, secrets.randbits(31), count, temperature, account=visitor.key
-    )
+    wanted = GenerationRequest(prompt, settings.max_new_tokens, seed, count, temperature, account=visitor.key)
     exchange = Exchange(visitor.annotator, key, said, body.text, wanted)
     return _events(site.conversations.begin(exchange, partial(answer, site)))
 
@@ -192,6 +198,16 @@ async def stop(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     if found is not None:
         found.stop()
     return JSONResponse({"stopped": found is not None})
+
+
+def _drawn(key: str, after: int, text: str) -> tuple[int, float]:
+    """Return the seed of an answer, and a number in [0, 1) that says whether two are written.
+
+    Both follow from what is said and where: an answer that ended with its server is drawn again when it is asked for
+    again. A conversation's key is random, and so are these.
+    """
+    digest = hashlib.sha256(f"{key} {after} {text}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1, (int.from_bytes(digest[4:12]) >> 11) / 2**53
 
 
 def _events(ongoing: Ongoing) -> HTTPResponse:

@@ -82,6 +82,7 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
     return computed | {
         "curves": findings.curves(site.workspace),
         "versions": findings.versions(site.store, site.workspace),
+        "before": findings.before(site.workspace),
         "serving": {"version": state.version, "phase": state.phase, "reason": state.reason},
     }
 

@@ -62,10 +62,20 @@ class Desk:
             if draw is None or (shown := self._show(annotator, draw)) is not None:
                 return None if draw is None else shown
 
-    def begin(self, annotator: Annotator) -> None:
-        """Give back what somebody has before them: their page is a new one."""
+    def begin(self, annotator: Annotator, view: str | None = None) -> Shown | None:
+        """Give back what somebody has before them, for their page is a new one, but for what it still shows (`view`).
+
+        Returns that as it was shown; None where there is nothing to show again.
+        """
+        kept = None
+        if view is not None:
+            with self._store.read() as connection:
+                kept = views.kept(connection, annotator, view)
         with self._lock:
             self._queue.release(annotator.key)
+            if kept is not None:
+                self._queue.lease(annotator.key, kept[0])
+        return None if kept is None else kept[1]
 
     def judge(self, annotator: Annotator, given: Given) -> None:
         """Store a verdict; the same view answered again changes nothing. Raises NoSuchView and TooSoon."""

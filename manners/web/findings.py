@@ -9,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from manners.audit import gate
+from manners.audit.rules import EVALUATION
+from manners.errors import MannersError
 from manners.feedback import agreement, davidson
 from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
 from manners.reward.verdicts import authored, pooled, sort_out
@@ -141,15 +145,46 @@ def _is_number(value: object) -> bool:
 
 
 def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
-    """Return the versions, newest first, and which policy is promoted."""
+    """Return the versions, newest first, which policy is promoted, and where the others stand before the gate."""
     current = workspace.current_policy()
 
-    def facts(one: VersionRecord) -> dict[str, Any]:
-        when = one.created_at.strftime("%Y-%m-%d %H:%M") if one.created_at else ""
-        return {"name": one.name, "kind": one.kind, "parent": one.parent, "at": when, "current": one.name == current}
+    def facts(name: str, kind: VersionKind, parent: str | None, made: datetime | None) -> dict[str, Any]:
+        when = made.strftime("%Y-%m-%d %H:%M") if made else ""
+        asked = kind is VersionKind.POLICY and name != current
+        stands = standing(workspace, name) if asked else None
+        return {"name": name, "kind": kind, "parent": parent, "at": when, "current": name == current, "gate": stands}
 
-    initial = {"name": INITIAL, "kind": VersionKind.POLICY, "parent": None, "at": "", "current": current == INITIAL}
-    return [*(facts(one) for one in reversed(store.versions())), initial]
+    known = [facts(one.name, one.kind, one.parent, one.created_at) for one in reversed(store.versions())]
+    return [*known, facts(INITIAL, VersionKind.POLICY, None, None)]
+
+
+def standing(workspace: Workspace, policy: str) -> dict[str, Any]:
+    """Return where a policy stands before the gate; `against` is None where it cannot be promoted at all.
+
+    Going back to what was served before is no promotion, and asks no gate.
+    """
+    if policy in {INITIAL, workspace.start(), *workspace.promoted()}:
+        current = workspace.current_policy()
+        return {"against": current, "back": True, "evaluated": False, "blocks": False, "objections": []}
+    try:
+        found = gate.standing(workspace, policy)
+        measured = gate.read(workspace, policy).measured.get(EVALUATION)
+    except MannersError as error:
+        return {"against": None, "back": False, "evaluated": False, "blocks": True, "objections": [str(error)]}
+    names = {*found.gate.failed, *found.gate.cannot_tell}
+    return {
+        "against": found.against,
+        "back": False,
+        "evaluated": measured is not None and measured.against == found.against,
+        "blocks": found.gate.blocks,
+        "objections": [check.sentence for check in found.checks if check.name in names],
+    }
+
+
+def before(workspace: Workspace) -> str | None:
+    """Return the policy that a roll-back would serve; None where there is nothing to go back to."""
+    promoted = workspace.promoted()
+    return None if not promoted else [workspace.start(), *promoted][-2]
 
 
 def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any]:

@@ -48,6 +48,13 @@ class VerdictBody(BaseModel):
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
 
 
+class BeginBody(BaseModel):
+    """Where a page begins."""
+
+    view: View | None = None
+    """What it showed before it was loaded anew."""
+
+
 class FlagBody(BaseModel):
     """A report on what was shown."""
 
@@ -71,10 +78,15 @@ async def page(request: Request, visitor: Labeller, site: Here) -> Response:
 
 
 @router.post("/label/begin")
-async def begin(visitor: Labeller, site: Here) -> Response:
-    """Give back what an earlier page had before this person."""
-    await to_thread.run_sync(site.desk.begin, visitor.annotator)
-    return JSONResponse({})
+async def begin(body: BeginBody, visitor: Labeller, site: Here) -> Response:
+    """Give back what an earlier page had before this person, but for the pair that this page showed: that comes again.
+
+    Else whoever reloads could choose what to judge, without a skip on record.
+    """
+    show = partial(site.desk.begin, view=None if body.view is None else str(body.view))
+    return JSONResponse(
+        {"pair": await to_thread.run_sync(_pair, show, visitor.annotator, limiter=site.limits.labelling)}
+    )
 
 
 @router.post("/label/next")

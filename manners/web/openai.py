@@ -79,6 +79,9 @@ async def chat_completions(
         return JSONResponse(problem(wrong[1], param=wrong[0]), 400)
     if asks and body.n != 2:
         return JSONResponse(problem("X-Ask-Preference compares two answers: set n to 2", param="n"), 400)
+    if asks and body.begun:
+        message = "X-Ask-Preference compares answers that are the model's from their first word: end with the user's"
+        return JSONResponse(problem(message, param="messages"), 400)
     if not _is_served(site, body.model):
         return _no_model(site, body.model)
     if (waiting := _not_ready(site)) is not None:
@@ -88,7 +91,7 @@ async def chat_completions(
     refuse_if(site.limits.take("answers", visitor.key, rate, float(body.n or 1)))
     # Where two answers are compared nothing may tell who wrote them.
     shown = ALIAS if asks else body.model
-    reply = _Reply(body, _generation(site, body, visitor.key), f"chatcmpl-{secrets.token_hex(12)}", shown)
+    reply = _Reply(body, _generation(site, body, visitor.key, asks), f"chatcmpl-{secrets.token_hex(12)}", shown)
     ask = _Ask(site, visitor.key, x_ask_probability) if asks else None
     if body.stream:
         headers = {"x-accel-buffering": "no"}
@@ -218,11 +221,15 @@ def _collect(choice: _Growing, event: Token | Done) -> None:
         choice.done = event
 
 
-def _generation(site: Site, body: ChatRequest, account: str) -> GenerationRequest:
-    """Return the request as the engine takes it; raises MannersError where it cannot be one."""
+def _generation(site: Site, body: ChatRequest, account: str, asks: bool) -> GenerationRequest:
+    """Return the request as the engine takes it; raises MannersError where it cannot be one.
+
+    What people judge (`asks`) has a limit, which is on record.
+    """
+    limit = body.max_completion_tokens or body.max_tokens
     return GenerationRequest(
         prompt=body.prompt,
-        max_tokens=body.max_completion_tokens or body.max_tokens or site.settings.serve.max_new_tokens,
+        max_tokens=limit or site.settings.serve.max_new_tokens,
         seed=secrets.randbits(31) if body.seed is None else body.seed,
         count=body.n or 1,
         temperature=0.0 if body.top_p == 0 else 1.0 if body.temperature is None else body.temperature,
@@ -230,6 +237,8 @@ def _generation(site: Site, body: ChatRequest, account: str) -> GenerationReques
         stop=body.stops,
         account=account,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        begun=body.begun,
+        open_ended=limit is None and not asks,
     )
 
 

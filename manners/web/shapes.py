@@ -97,9 +97,15 @@ class ChatRequest(BaseModel):
 
     @property
     def prompt(self) -> Dialogue:
-        """The dialogue to be answered; an answer that was begun with no word is not begun."""
+        """The dialogue to be answered, without the beginning of the answer."""
         turns = tuple(message.turn for message in self.messages)
-        return turns[:-1] if len(turns) > 1 and turns[-1] == Turn(Role.ASSISTANT, "") else turns
+        return turns[:-1] if turns[-1].role is Role.ASSISTANT else turns
+
+    @property
+    def begun(self) -> str:
+        """What the answer begins with, to be continued: a last message of the assistant's."""
+        last = self.messages[-1].turn
+        return last.text if last.role is Role.ASSISTANT else ""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -120,8 +126,8 @@ class ChatRequest(BaseModel):
             return "response_format", "only text is written here: leave out response_format"
         if self.top_logprobs is not None and not self.logprobs:
             return "top_logprobs", "top_logprobs goes with logprobs: set it to true"
-        if self.prompt[-1].role is not Role.USER:
-            return "messages", "the last message must be the user's: an answer follows it"
+        if not self.prompt or self.prompt[-1].role is not Role.USER:
+            return "messages", "the last message must be the user's, or one answer to it, to be continued"
         return None
 
 
@@ -147,7 +153,7 @@ def logprobs(tokens: Iterable[DrawnToken]) -> dict[str, Any]:
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
 
 
 def problem(

@@ -5,6 +5,7 @@ Source: OpenAI API reference, "Chat" and "Streaming".
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -27,7 +28,7 @@ from manners.models.requests import (
     Token,
     TokenLogprob,
 )
-from manners.types import FinishReason
+from manners.types import FinishReason, Role
 
 LOOK_EVERY = 5.0
 """Seconds between two looks whether the server is there."""
@@ -88,6 +89,8 @@ class Upstream:
         A server that writes one answer, however many are asked for, is asked again for each of the others.
         """
         done = set[int]()
+        while self._state.phase is Phase.LOADING and not self._state.reason and not self._stopping.is_set():
+            await asyncio.sleep(0.05)  # nobody has looked yet, and which model to ask is not known
         try:
             async with httpx.AsyncClient(headers=self._headers, timeout=PATIENCE) as client:
                 for first in range(request.count):
@@ -128,12 +131,16 @@ class Upstream:
             "messages": [{"role": turn.role.value, "content": turn.text} for turn in request.prompt],
             "n": request.count,
             "seed": request.seed,
-            "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if not request.open_ended:
+            body["max_tokens"] = request.max_tokens
+        if request.begun:  # vLLM must be told that it is to be continued
+            body["messages"].append({"role": Role.ASSISTANT.value, "content": request.begun})
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.stop:
             body["stop"] = list(request.stop)
         if request.logprobs is not None:
@@ -205,8 +212,12 @@ def _tokens(choice: dict[str, Any], answers: _Answers) -> Iterator[Token]:
 
 
 def _drawn(token: dict[str, Any]) -> DrawnToken:
-    top = tuple(TokenLogprob(other["token"], other["logprob"]) for other in token.get("top_logprobs") or ())
-    return DrawnToken(TokenLogprob(token["token"], token["logprob"]), top)
+    return DrawnToken(_logprob(token), tuple(map(_logprob, token.get("top_logprobs") or ())))
+
+
+def _logprob(token: dict[str, Any]) -> TokenLogprob:
+    told = token.get("bytes")
+    return TokenLogprob(token["token"], token["logprob"], token["token"].encode() if told is None else bytes(told))
 
 
 def _said(body: bytes) -> str:

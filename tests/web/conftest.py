@@ -57,9 +57,9 @@ class Server:
 
 @contextmanager
 def serve(folder: Path, *options: str, stderr: TextIO | None = None) -> Iterator[Server]:
-    """Run `manners serve` on a free port until the block ends; what it writes to its log goes on to `stderr`."""
-    command = [sys.executable, "-c", "from manners.cli import main; main()", "serve", "--port", "0"]
-    command += ["--workspace", str(folder), *options]
+    """Run `manners serve` until the block ends, on a free port unless told which; its log goes on to `stderr`."""
+    command = [sys.executable, "-c", "from manners.cli import main; main()", "serve", "--workspace", str(folder)]
+    command += [*(() if "--port" in options else ("--port", "0")), *options]
     begun = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

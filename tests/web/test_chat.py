@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 from sqlalchemy import select
 from starlette.testclient import TestClient
@@ -280,16 +279,6 @@ def test_hostile_answers_run_nothing(serving: Open, open_page: OpenPage) -> None
         page.wait_for_timeout(550)  # an account has two answers a second
     assert page.evaluate("window.hacked") is None
     assert page.locator("#turns :is(script, iframe, img, svg, object, form, style)").count() == 0
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_screen_reader_finds_nothing_serious(serving: Open, open_page: OpenPage, dark: bool) -> None:
-    page = open_page(f"{serving(Scripted(), 1.0)}/chat", dark=dark)
-    begin(page)
-    say(page, "Hello")
-    expect(page.get_by_text("Which answer is better?")).to_be_visible()
-    found = Axe().run(page).response["violations"]
-    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
 def test_nobody_reads_or_changes_what_is_not_theirs(alone: Place) -> None:

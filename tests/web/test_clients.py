@@ -7,23 +7,37 @@ import socket
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 from starlette.testclient import TestClient
 
 from manners.models.requests import Event, GenerationRequest
 from manners.settings import ServeSettings, Settings
 from manners.web.app import create_app
 from manners.web.site import Site
+from manners.web.upstream import Upstream
 from manners.workspace import Workspace
 from tests.web.conftest import Place
 from tests.web.scripted import Scripted
-from tests.web.test_openai import BREAD, PATIENCE, Served, ask, listening, served
+from tests.web.test_openai import (
+    BREAD,
+    PATIENCE,
+    Served,
+    ask,
+    front,
+    hosting,
+    listening,
+    one_at_a_time,
+    served,
+    serving,
+)
 
-__all__ = ["served"]
+__all__ = ["front", "served"]
 
 
 class Slow(Scripted):
@@ -69,6 +83,59 @@ def test_an_answer_begun_with_no_word_is_an_answer_to_be_begun(served: Served, c
     assert begun.choices[0].message.content == ask(served).choices[0].message.content
     with pytest.raises(openai.BadRequestError, match="content is missing"):
         ask(served, messages=[{"role": "user", "content": None}])
+
+
+def test_an_answer_begun_with_words_is_continued(served: Served, front: Served) -> None:
+    begun = [*BREAD, {"role": "assistant", "content": "First, the oven"}]
+    one, other = (ask(client, messages=begun, temperature=0) for client in (served, front))
+    plain = ask(served, temperature=0)
+    assert one.choices[0].message.content == other.choices[0].message.content != plain.choices[0].message.content
+    assert not one.choices[0].message.content.startswith("First")
+    assert one.usage.prompt_tokens > plain.usage.prompt_tokens
+    pieces = ask(served, messages=begun, temperature=0, stream=True)
+    assert "".join(p.choices[0].delta.content or "" for p in pieces) == one.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="from their first word"):
+        ask(served, messages=begun, n=2, extra_headers={"X-Ask-Preference": "1"})
+    for wrong in (begun[1:], [*begun, begun[1]], [*begun, {"role": "system", "content": "x"}]):
+        with pytest.raises(openai.BadRequestError, match="must be the user's"):
+            ask(served, messages=wrong)
+
+
+def test_an_answer_without_a_limit_has_what_is_left_of_the_context(served: Served) -> None:
+    reply: Any = served.client.chat.completions.create(model="manners", messages=BREAD, temperature=0)
+    limit, drawn = 256 - reply.usage.prompt_tokens, reply.usage.completion_tokens
+    assert drawn == limit if reply.choices[0].finish_reason == "length" else 24 < drawn < limit
+
+
+def test_another_server_is_told_what_is_begun_and_no_limit_where_there_is_none(tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+    begun: ChatCompletionMessageParam = {"role": "assistant", "content": "First, the oven"}
+    with (
+        hosting(one_at_a_time([["First."], ["Second."]], bodies)) as url,
+        serving(tmp_path / "ws", Upstream(url), Settings()) as front,
+    ):
+        front.client.chat.completions.create(model="manners", messages=[*BREAD, begun])
+        ask(front)
+    assert [body.get("max_tokens") for body in bodies] == [None, 16]
+    assert bodies[0]["messages"] == [*BREAD, begun] and bodies[1]["messages"] == BREAD
+    told = ("continue_final_message", "add_generation_prompt")  # as vLLM has to be
+    assert [[body.get(name) for name in told] for body in bodies] == [[True, False], [None, None]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_say_the_bytes_of_what_was_written(served: Served, front: Served, stream: bool) -> None:
+    for client in (served, front):
+        asked = {"logprobs": True, "top_logprobs": 2, "temperature": 1.5, "max_tokens": 60, "stream": stream}
+        found = ask(client, **asked)
+        if stream:
+            choices = [piece.choices[0] for piece in found if piece.choices]
+            text = "".join(choice.delta.content or "" for choice in choices)
+            told = [one for choice in choices if choice.logprobs for one in choice.logprobs.content]
+        else:
+            text, told = found.choices[0].message.content, found.choices[0].logprobs.content
+        raw = b"".join(bytes(one.bytes) for one in told)
+        assert raw.decode(errors="replace").replace("\0", "\ufffd") == text
+        assert raw != text.encode(), "a model of noise draws parts of characters, or this shows nothing"
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,23 @@ def test_what_is_before_somebody_is_theirs_until_their_page_is_new(
     assert number(desk.next(ANNA)) == 0
 
 
+def test_a_page_that_is_loaded_anew_has_its_pair_again(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0, 1, 2))
+    desk = Desk(workspace, store, ONCE, 0)
+    shown, ahead = desk.next(ANNA), desk.next(ANNA)
+    assert shown is not None and ahead is not None
+    assert desk.begin(ANNA, shown.view) == shown, "sides as they were, and the same view"
+    assert desk.begin(BEN, shown.view) is None, "it was not shown to him"
+    assert number(shown) not in {number(desk.next(BEN)), number(desk.next(BEN))}, "it is hers still"
+    assert desk.next(BEN) is None and desk.next(ANNA) is None
+    desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    assert desk.begin(ANNA, shown.view) is None, "it is answered"
+    again = desk.undo(ANNA)
+    assert again is not None and desk.begin(ANNA, again.view) == replace(again, before=None)
+    desk.flag(ANNA, again.view, FlagReason.WRONG, "")
+    assert desk.begin(ANNA, again.view) is None and desk.begin(ANNA, "nonsense") is None
+
+
 def test_who_takes_a_verdict_back_sees_its_comparison_again(workspace: Workspace, store: Store, clock: Clock) -> None:
     store.add_comparisons(pairs(0, 1))
     desk = Desk(workspace, store, ONCE, 0)
@@ -251,9 +268,9 @@ def test_whoever_is_at_the_desk_keeps_no_other_page_waiting(
     def watched(name: str) -> Callable[..., Any]:
         real = getattr(Desk, name)
 
-        def call(*given: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
             called.append((name, asyncio._get_running_loop() is not None))
-            return real(*given)
+            return real(*given, **more)
 
         return call
 

@@ -12,10 +12,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from manners.types import Choice, Verdict
-from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.conftest import Place
 from tests.web.scripted import Scripted
 from tests.web.test_chat import Open, begin, serving
-from tests.web.test_label import OpenPage, pair, press, ready, settings, shown, stored
+from tests.web.test_label import OpenPage, pages, pair, press, ready, settings, shown, stored
 
 __all__ = ["serving"]
 SOURCE = "**bold** and [a](https://example.org/path)\n\n```python\nx = 1\n```"
@@ -26,8 +26,8 @@ def labelling(alone: Place, open_page: OpenPage) -> Iterator[Page]:
     """The labelling page with pairs that nobody has judged."""
     settings(alone, repeat_share=0.0, overlap=1, agree=1)
     alone.store.add_comparisons(pair(number) for number in range(12))
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         shown(page)
         yield page
 
@@ -100,10 +100,10 @@ def test_a_gesture_judges_one_pair(labelling: Page, alone: Place) -> None:
 def test_a_double_tap_judges_one_pair(alone: Place, chromium: Browser) -> None:
     settings(alone, repeat_share=0.0, overlap=1, agree=1)
     alone.store.add_comparisons(pair(number) for number in range(5))
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
+    with pages(alone) as url:
         context = chromium.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
         page = context.new_page()
-        page.goto(f"{server.url}/label")
+        page.goto(f"{url}/label")
         before = shown(page)
         ready(page)
         box = page.locator("[data-choice=left]").bounding_box()
@@ -132,7 +132,7 @@ def test_what_is_pressed_before_a_pair_was_seen_counts_for_nothing(labelling: Pa
 
 def test_the_server_refuses_what_nobody_can_have_seen(alone: Place) -> None:
     alone.store.add_comparisons(pair(number) for number in range(2))
-    with serve(alone.folder, "--upstream", NOWHERE) as server, httpx.Client(base_url=server.url) as client:
+    with pages(alone) as url, httpx.Client(base_url=url) as client:
         view = client.post("/label/next", json={}).json()["pair"]["view"]
         given = {"view": view, "choice": "left"}
         early = client.post("/label/verdict", json=given)
@@ -230,6 +230,28 @@ def test_what_is_taken_back_comes_with_what_was_said(labelling: Page, alone: Pla
     assert (verdict.strength, verdict.reasons, verdict.comment) == (2, ("kinder",), "because")
 
 
+def test_a_page_that_is_loaded_anew_shows_the_same_pair_with_what_was_being_said(labelling: Page, alone: Place) -> None:
+    before = shown(labelling)
+    expect(labelling.locator("#undo")).to_be_hidden()  # there is nothing to take back
+    labelling.keyboard.press("h")
+    labelling.get_by_label("kinder").check()
+    labelling.get_by_label("Comment").press_sequentially("half a th")
+    labelling.reload()
+    assert shown(labelling) == before
+    expect(labelling.get_by_label("slightly")).to_be_checked()
+    expect(labelling.get_by_label("kinder")).to_be_checked()
+    expect(labelling.get_by_label("Comment")).to_have_value("half a th")
+    press(labelling, "2")
+    stored(labelling)
+    (verdict,) = verdicts(alone)
+    assert (verdict.strength, verdict.reasons, verdict.comment) == (1, ("kinder",), "half a th")
+    after = shown(labelling)
+    expect(labelling.get_by_label("Comment")).to_have_value("")
+    labelling.reload()
+    assert shown(labelling) == after != before
+    expect(labelling.locator("#undo")).to_be_visible()
+
+
 def test_strength_reasons_and_comment_have_keys(labelling: Page, alone: Place) -> None:
     ready(labelling)
     labelling.keyboard.press("h")
@@ -249,8 +271,8 @@ def test_strength_reasons_and_comment_have_keys(labelling: Page, alone: Place) -
 
 def test_what_is_blurred_is_judged_once_it_is_shown(alone: Place, open_page: OpenPage) -> None:
     alone.store.add_comparisons([pair(0, prompt="How would one kill a process?")])
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         shown(page)
         page.wait_for_timeout(600)
         page.keyboard.press("1")
@@ -269,8 +291,8 @@ def test_what_is_blurred_is_judged_once_it_is_shown(alone: Place, open_page: Ope
 
 def test_raw_text_and_copied_code(alone: Place, open_page: OpenPage) -> None:
     alone.store.add_comparisons([pair(0, f"left {SOURCE}", f"right {SOURCE}")])
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         shown(page)
         page.get_by_role("button", name="Copy").first.click()

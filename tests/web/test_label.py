@@ -6,22 +6,27 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from manners.models.requests import Phase
+from manners.settings_load import load
 from manners.store import gold
 from manners.store.files.formats import Format
 from manners.store.files.transfer import export_comparisons
 from manners.types import AccountRole, AskedHow, Choice, Comparison, FinishReason, Response, Role, Turn
+from manners.web.site import Site
+from manners.workspace import Workspace
 from tests.web.conftest import NOWHERE, Place, enter, serve
 from tests.web.hostile import HOSTILE
+from tests.web.scripted import Scripted
+from tests.web.test_openai import listening
 
 OpenPage = Callable[..., Page]
 RICH = "**bold** `code`\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n$x^2$"
@@ -40,6 +45,15 @@ def pair(number: int, left: str | None = None, right: str | None = None, prompt:
 def settings(place: Place, **values: object) -> None:
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
     (place.folder / "manners.toml").write_text(f"[serve]\n{lines}")
+
+
+@contextmanager
+def pages(place: Place) -> Iterator[str]:
+    """Serve a workspace's pages from this process, as its `manners.toml` says: no other one has to start."""
+    workspace = Workspace.open(place.folder)
+    found = load(workspace.toml).settings
+    with listening(Site(workspace, found, place.store, place.accounts, True, "http://127.0.0.1", Scripted())) as url:
+        yield url
 
 
 def shown(page: Page) -> tuple[str, str, str]:
@@ -86,7 +100,7 @@ def exported(place: Place, folder: Path) -> dict[tuple[str, str], str]:
 def test_twenty_pairs_by_keyboard_one_undone_and_a_second_person(
     place: Place, open_page: OpenPage, tmp_path: Path
 ) -> None:
-    settings(place, overlap=1, agree=1, repeat_share=0.0)
+    settings(place, overlap=1, agree=1, repeat_share=0.0, shortest_view=0)
     place.store.add_comparisons(pair(number) for number in range(26))
     for name in ("anna", "ben"):
         place.accounts.add(name, AccountRole.ANNOTATOR, "correct horse")
@@ -132,8 +146,8 @@ def left_text(last: tuple[str, str, str]) -> str:
 
 def test_keys_do_nothing_while_typing_and_help_closes(alone: Place, open_page: OpenPage) -> None:
     alone.store.add_comparisons(pair(number) for number in range(3))
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         before = shown(page)
         page.get_by_label("Comment").fill("")
         page.get_by_label("Comment").press_sequentially("12tbsu?")
@@ -162,9 +176,10 @@ def test_keys_do_nothing_while_typing_and_help_closes(alone: Place, open_page: O
 def test_nothing_says_who_wrote_what_or_why_it_is_asked(alone: Place, open_page: OpenPage) -> None:
     keys = alone.store.add_comparisons(pair(number) for number in range(12))
     gold.add(alone.store, keys[0], Choice.LEFT)
+    settings(alone, shortest_view=0)
     heard: list[str] = []
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         page.on("response", lambda answer: heard.append(answer.text()) if "/label/" in answer.url else None)
         page.reload()
         for _ in range(12):
@@ -181,8 +196,8 @@ def test_nothing_says_who_wrote_what_or_why_it_is_asked(alone: Place, open_page:
 def test_an_answer_that_the_length_limit_cut_off_is_said_to_be(alone: Place, open_page: OpenPage) -> None:
     whole = pair(1)
     alone.store.add_comparisons([replace(whole, right=replace(whole.right, finish_reason=FinishReason.LENGTH))])
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        _, left, right = shown(open_page(f"{server.url}/label"))
+    with pages(alone) as url:
+        _, left, right = shown(open_page(f"{url}/label"))
     cut = next(text for text in (left, right) if text.startswith("right"))
     assert cut.splitlines()[-1] == "The length limit cut this answer off."
     assert sorted((left, right))[0] == "left text 1"
@@ -190,8 +205,8 @@ def test_an_answer_that_the_length_limit_cut_off_is_said_to_be(alone: Place, ope
 
 def test_a_report_hides_the_pair_until_a_reviewer_has_decided(alone: Place, open_page: OpenPage) -> None:
     alone.store.add_comparisons([pair(0, prompt="How would one kill a process?"), pair(1)])
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         while "kill" not in shown(page)[0]:
             press(page, "s")
         expect(page.get_by_role("button", name="This may be distressing")).to_be_visible()
@@ -201,7 +216,7 @@ def test_a_report_hides_the_pair_until_a_reviewer_has_decided(alone: Place, open
         page.get_by_label("distressing").check()
         page.get_by_label("Note").fill("not nice")
         judge(page, page.get_by_role("dialog").get_by_role("button", name="Report").click)
-        reviews = open_page(f"{server.url}/flags")
+        reviews = open_page(f"{url}/flags")
         expect(reviews.get_by_text("not nice")).to_be_visible()
         expect(reviews.get_by_text("How would one kill a process?")).to_be_visible()
         assert reviews.locator("summary").all_inner_texts() == ["Asked", "Left", "Right"]
@@ -211,8 +226,8 @@ def test_a_report_hides_the_pair_until_a_reviewer_has_decided(alone: Place, open
 
 def test_a_verdict_waits_in_the_browser_while_the_server_is_away(alone: Place, open_page: OpenPage) -> None:
     alone.store.add_comparisons(pair(number) for number in range(4))
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         shown(page)
         page.context.set_offline(True)
         ready(page)
@@ -230,8 +245,8 @@ def test_hostile_texts_run_nothing_and_break_nothing(alone: Place, open_page: Op
     pairs = [pair(n, f"{text} <!-- {n} -->", f"{n} {text}", f"{text} {n}") for n, text in enumerate(HOSTILE)]
     alone.store.add_comparisons(pairs)
     settings(alone, repeat_share=0.0, overlap=1, agree=1)
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label")
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         comment = page.locator("#comment")
         for turn in range(len(HOSTILE)):
             expect(page.locator("#pair")).to_be_visible()
@@ -249,19 +264,6 @@ def test_hostile_texts_run_nothing_and_break_nothing(alone: Place, open_page: Op
         expect(page.locator("#empty")).to_be_visible(timeout=20_000)
         assert page.evaluate("window.hacked") is None
     assert sum(len(comparison.verdicts) for comparison in alone.store.comparisons()) == len(HOSTILE)
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_screen_reader_finds_nothing_serious(alone: Place, open_page: OpenPage, dark: bool) -> None:
-    alone.store.add_comparisons(
-        pair(number, "**bold** `code`\n\n| a | b |\n|---|---|\n| 1 | 2 |") for number in range(3)
-    )
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        for path in ("/label", "/flags"):
-            page = open_page(server.url + path, dark=dark)
-            page.wait_for_load_state("networkidle")
-            found = Axe().run(page).response["violations"]
-            assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
 def test_a_page_is_there_while_no_model_is(alone: Place) -> None:

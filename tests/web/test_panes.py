@@ -13,10 +13,10 @@ from playwright.sync_api import Page
 
 from manners.types import AskedHow, Comparison, Response, Role, Turn
 from manners.web.render import EM, LEAST_EM, LENGTHS, MOST_EM, to_html
-from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.conftest import Place
 from tests.web.scripted import Scripted
 from tests.web.test_chat import Open, begin, say, serving
-from tests.web.test_label import ready
+from tests.web.test_label import judge, pages, ready, settings
 
 __all__ = ["serving"]
 LARGE = {
@@ -73,44 +73,54 @@ def equal(page: Page, selector: str, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("width", [1280, 768, 390])
-def test_both_panes_are_equally_wide(alone: Place, open_page: Callable[..., Page], width: int) -> None:
-    (alone.folder / "manners.toml").write_text(
-        "[serve]\nrepeat_share = 0.0\noverlap = 1\nagree = 1\nshortest_view = 0\n", encoding="utf-8"
-    )
+WIDTHS = (1280, 768, 390)
+
+
+def at_once(place: Place) -> None:
+    settings(place, repeat_share=0.0, overlap=1, agree=1, shortest_view=0)
+
+
+def next_pair(page: Page) -> None:
+    """Judge, and wait until another pair is drawn, or none is left."""
+    judge(page, lambda: page.keyboard.press("b"))
+
+
+def test_both_panes_are_equally_wide(alone: Place, open_page: Callable[..., Page]) -> None:
+    at_once(alone)
     alone.store.add_comparisons(map(pair, WIDE.values()))
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label", width=width)
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         for _ in WIDE:
             page.wait_for_selector("#pair:not([hidden])")
-            equal(page, ".answer", width)
-            ready(page)
-            page.keyboard.press("r")
-            equal(page, ".answer", width)
-            with page.expect_response(lambda answer: answer.url.endswith("/label/next")):
-                page.keyboard.press("b")
-            page.wait_for_timeout(50)
-        assert page.locator("#pair").is_hidden()
+            for raw in (False, True):
+                for width in WIDTHS:
+                    page.set_viewport_size({"width": width, "height": 800})
+                    equal(page, ".answer", width)
+                page.keyboard.press("r")
+                assert page.locator("#raw").get_attribute("aria-pressed") == str(not raw).lower()
+            next_pair(page)
+        hidden = [page.locator(f"#{name}").is_hidden() for name in ("pair", "raw", "report")]
+        assert all(hidden), "there is nothing to be read as written, or to be reported"
 
 
-@pytest.mark.parametrize("width", [1280, 768, 390])
-def test_both_panes_of_the_chat_are_equally_wide(serving: Open, open_page: Callable[..., Page], width: int) -> None:
-    page = open_page(f"{serving(Scripted(tuple(WIDE.values())), 1.0)}/chat", width=width)
+def test_both_panes_of_the_chat_are_equally_wide(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(Scripted(tuple(WIDE.values())), 1.0)}/chat")
     begin(page)
-    for text in WIDE:
+    for text in WIDE:  # 24 answers: no more than an account has at once
         say(page, text)
         ready(page)
-        equal(page, ".two .turn", width)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            equal(page, ".two .turn", width)
         page.keyboard.press("s")
         page.wait_for_selector("#asking", state="hidden")
-        page.wait_for_timeout(600)  # an account has two answers a second
 
 
 def test_the_heads_of_a_table_break_between_words(alone: Place, open_page: Callable[..., Page]) -> None:
     table = "| Understanding | Implementation | Characteristics |\n|---|---|---|\n| " + "word " * 90 + "| b | c |"
     alone.store.add_comparisons([pair(table)])
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label", width=768)
+    with pages(alone) as url:
+        page = open_page(f"{url}/label", width=768)
         page.wait_for_selector("#pair:not([hidden])")
         heads = page.evaluate(
             """() => [...document.querySelectorAll(".answer th")].map((head) => {
@@ -127,43 +137,34 @@ def pair(text: str) -> Comparison:
     return Comparison(prompt, Response(text, "initial"), Response("short", "initial"), AskedHow.RANDOM)
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_no_answer_widens_the_page_or_covers_its_buttons(
-    alone: Place, open_page: Callable[..., Page], width: int
-) -> None:
-    (alone.folder / "manners.toml").write_text(
-        "[serve]\nrepeat_share = 0.0\noverlap = 1\nagree = 1\n", encoding="utf-8"
-    )
+INSIDE = """() => ["left", "right"].flatMap((id) => {
+    const pane = document.getElementById(id), card = pane.closest(".answer").getBoundingClientRect();
+    const box = pane.getBoundingClientRect();
+    const clips = getComputedStyle(pane).overflowX !== "visible";
+    return clips && box.left >= card.left - 1 && box.right <= card.right + 1 ? [] : [id];
+})"""
+COVERED = """() => [...document.querySelectorAll(".verdicts button")].filter((button) => {
+    button.scrollIntoView({ block: "nearest" });
+    const box = button.getBoundingClientRect();
+    const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+    return !button.contains(top);
+}).length"""
+ACROSS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+def test_no_answer_widens_the_page_or_covers_its_buttons(alone: Place, open_page: Callable[..., Page]) -> None:
+    at_once(alone)
     alone.store.add_comparisons(map(pair, LARGE.values()))
-    with serve(alone.folder, "--upstream", NOWHERE) as server:
-        page = open_page(f"{server.url}/label", width=width)
+    with pages(alone) as url:
+        page = open_page(f"{url}/label")
         for _ in LARGE:
             page.wait_for_selector("#pair:not([hidden])")
-            shown = page.inner_text("#left")[:60] + " | " + page.inner_text("#right")[:60]
-            across = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert across <= 0, shown
-            outside = page.evaluate(
-                """() => ["left", "right"].flatMap((id) => {
-                    const pane = document.getElementById(id), card = pane.closest(".answer").getBoundingClientRect();
-                    const box = pane.getBoundingClientRect();
-                    const clips = getComputedStyle(pane).overflowX !== "visible";
-                    return clips && box.left >= card.left - 1 && box.right <= card.right + 1 ? [] : [id];
-                })"""
-            )
-            assert not outside, (shown, outside)
-            covered = page.evaluate(
-                """() => [...document.querySelectorAll(".verdicts button")].filter((button) => {
-                    button.scrollIntoView({ block: "nearest" });
-                    const box = button.getBoundingClientRect();
-                    const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
-                    return !button.contains(top);
-                }).length"""
-            )
-            assert covered == 0, shown
-            with page.expect_response(lambda answer: answer.url.endswith("/label/next")):
-                ready(page)
-                page.keyboard.press("b")
-            page.wait_for_timeout(50)
+            shown = page.evaluate("['left', 'right'].map((id) => document.getElementById(id).innerText.slice(0, 60))")
+            for width in (1280, 400):
+                page.set_viewport_size({"width": width, "height": 800})
+                found = [page.evaluate(question) for question in (ACROSS, INSIDE, COVERED)]
+                assert found[0] <= 0 and found[1:] == [[], 0], (width, shown, found)
+            next_pair(page)
         assert page.locator("#pair").is_hidden()
 
 

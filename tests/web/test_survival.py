@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from playwright.sync_api import Page, expect
+from scipy.stats import kstest
 from starlette.responses import StreamingResponse
 
 from manners.settings import Settings
 from manners.store.chats import Chats
 from manners.store.tokens import TokenUse
-from manners.types import Annotator, AnnotatorKind, FinishReason
+from manners.types import AccountRole, Annotator, AnnotatorKind, FinishReason, Role
+from manners.web.auth import REMEMBERED_SECONDS
+from manners.web.chat import _drawn
 from manners.web.site import Site
 from manners.workspace import Workspace
-from tests.web.conftest import NOWHERE, Place, enter, serve
+from tests.web.conftest import Place, enter, serve
 from tests.web.scripted import Scripted
 from tests.web.test_chat import Open, begin, say, serving, site_of
+from tests.web.test_label import judge, pages, pair, ready, shown, stored
 from tests.web.test_openai import hosting, listening
 
 __all__ = ["serving"]
@@ -136,6 +143,28 @@ def test_who_leaves_in_mid_stream_finds_the_answer_stored(alone: Place) -> None:
         assert found["ongoing"] is None and len(found["turns"]) == 2
 
 
+def test_a_message_that_is_sent_again_is_said_once(alone: Place) -> None:
+    engine = slow(20)
+    body = {"text": "Go on", "after": 0}
+    with listening(site_of(alone, engine, 0.5)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        key = client.post("/chat/begin", json={}).json()["key"]
+        with client.stream("POST", f"/chat/{key}/say", json=body) as answer:
+            next(answer.iter_lines())
+        again = client.post(f"/chat/{key}/say", json=body).text.strip().split("\n\n")
+        assert json.loads(again[-1].removeprefix("data: "))["kind"] == "done"
+        late = client.post(f"/chat/{key}/say", json=body)
+        assert late.status_code == 409 and late.json()["error"]["code"] == "moved_on"
+        assert len(client.get(f"/chat/{key}").json()["turns"]) == 2 and len(engine.asked) == 1
+
+
+def test_the_same_words_at_the_same_place_are_answered_alike_and_others_are_not() -> None:
+    drawn = [_drawn(f"key{n}", 0, "Hello") for n in range(2000)]
+    assert drawn == [_drawn(f"key{n}", 0, "Hello") for n in range(2000)] and len(set(drawn)) == 2000
+    assert len({_drawn("key", after, text) for after in (0, 2) for text in ("Hello", "hello", "Hello ")}) == 6
+    assert all(0 <= seed < 2**31 and 0 <= lot < 1 for seed, lot in drawn)
+    assert kstest([lot for _, lot in drawn], "uniform").pvalue > 1e-3, "a share of turns asks, as the setting says"
+
+
 def test_nobody_else_reads_or_stops_it(place: Place) -> None:
     keys = {name: {"authorization": f"Bearer {place.key(name)}"} for name in ("anna", "ben")}
     workspace = Workspace.open(place.folder)
@@ -149,50 +178,129 @@ def test_nobody_else_reads_or_stops_it(place: Place) -> None:
         assert client.post(f"/chat/{key}/stop", json={}, headers=keys["anna"]).json() == {"stopped": True}
 
 
-def endless() -> FastAPI:
-    """A server of this interface that writes for minutes."""
+def written(seed: int) -> str:
+    """What `seeded` says to a request with this seed."""
+    return " ".join(f"word{number * seed % 9973}" for number in range(60))
+
+
+def seeded(seeds: list[int]) -> FastAPI:
+    """A server of this interface that writes for two seconds, by the seed, and notes each that it is asked for."""
     app = FastAPI()
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        return {"data": [{"id": "endless"}]}
+        return {"data": [{"id": "seeded"}]}
 
     @app.post("/v1/chat/completions")
-    async def completions() -> StreamingResponse:
+    async def completions(request: Request) -> StreamingResponse:
+        seed = (await request.json())["seed"]
+        seeds.append(seed)
+
         async def words() -> AsyncIterator[str]:
-            for number in range(3_000):
-                choice = {"index": 0, "delta": {"content": f"word{number} "}}
-                yield f"data: {json.dumps({'choices': [choice]})}\n\n"
-                await asyncio.sleep(0.05)
+            for word in re.findall(r"\S+\s?", written(seed)):
+                yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': word}}]})}\n\n"
+                await asyncio.sleep(0.03)
+            yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {}, 'finish_reason': 'stop'}]})}\n\n"
 
         return StreamingResponse(words(), media_type="text/event-stream")
 
     return app
 
 
-@pytest.mark.long
-def test_a_kill_in_mid_stream_loses_no_message(alone: Place, open_page: Callable[..., Page], times: int) -> None:
-    drafts = "Object.entries(localStorage).filter(([key]) => key.startsWith('manners-draft')).map(([, text]) => text)"
-    with hosting(endless()) as upstream:
-        for turn in range(10 * times):
-            options = ("--upstream", f"{upstream}/v1", "--set", "serve.chat_ask=0")
-            with serve(alone.folder, *options) as server:
-                page = open_page(f"{server.url}/chat")
-                page.locator("#new").click()
-                begin(page)
-                say(page, f"Message {turn}")
-                expect(page.get_by_text("word3 ")).to_be_visible(timeout=30_000)
-                page.wait_for_timeout(50 * (turn % 10))
-                server.kill()
-                expect(page.get_by_text("The connection is lost")).to_be_visible()
-                assert page.evaluate(drafts) == [f"Message {turn}"]
-                expect(page.locator(".turn.user")).to_have_text(f"Message {turn}")
+def backlog(page: Page, count: int) -> None:
+    """Judge some pairs while no verdict reaches the server."""
+    page.route("**/label/verdict", lambda route: route.abort())
+    for _ in range(count):
+        judge(page, lambda: page.keyboard.press("1"))
+    expect(page.locator("#notice")).to_contain_text(f"{count} verdicts not stored yet")
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_a_kill_in_mid_stream_and_in_mid_backlog_loses_nothing(
+    alone: Place, open_page: Callable[..., Page], kills: int
+) -> None:
+    alone.store.add_comparisons(pair(number) for number in range(4 * kills + 2))
+    (alone.folder / "manners.toml").write_text(
+        "[serve]\nshortest_view = 0\nrepeat_share = 0.0\noverlap = 1\nagree = 1\nchat_ask = 0.0\n"
+    )
+    seeds: list[int] = []
+    with hosting(seeded(seeds)) as upstream, ExitStack() as servers, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        options = ("--upstream", f"{upstream}/v1", "--port", str(port))
+        server = servers.enter_context(serve(alone.folder, *options))
+        assert server.url.endswith(f":{port}")
+        chat, label = open_page(f"{server.url}/chat"), open_page(f"{server.url}/label")
+        begin(chat)
+        for turn in range(kills):
+            backlog(label, 4)
+            say(chat, f"Message {turn}")
+            chat.wait_for_function("count => document.querySelectorAll('.turn').length > count", arg=2 * turn + 1)
+            chat.wait_for_timeout(150 * turn)
+            with label.expect_response("**/label/verdict"):
+                label.unroute("**/label/verdict")
+            server.kill()
+            expect(chat.get_by_text("The connection is lost")).to_be_visible()
+            expect(chat.locator(".turn.user").last).to_have_text(f"Message {turn}")
+            chat.get_by_label("Your message").fill("half a thought")  # beside what is looked for
+            server = servers.enter_context(serve(alone.folder, *options))
+            stored(label)
+            assert sum(len(one.verdicts) for one in alone.store.comparisons()) == 4 * (turn + 1)
+            expect(chat.locator(".after")).to_have_count(turn + 1, timeout=60_000)
+            expect(chat.get_by_label("Your message")).to_have_value("half a thought")
+            (conversation,) = Chats(alone.store).all(OWNER)
+            said = [(one.role, one.text) for one in Chats(alone.store).read(OWNER, conversation.key)]
+            assert said[-2:] == [(Role.USER, f"Message {turn}"), (Role.ASSISTANT, written(seeds[-1]))]
+            assert seeds[-2] == seeds[-1], "it is the same answer, drawn again"
+            assert chat.locator(".turn.assistant .text").last.inner_text() == written(seeds[-1])
+        assert len(said) == 2 * kills and len(set(seeds)) == kills
+
+
+@pytest.mark.parametrize("new_database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
+def test_who_is_signed_out_keeps_verdicts_and_words_and_reads_how_to_come_back(
+    place: Place, open_page: Callable[..., Page]
+) -> None:
+    place.accounts.add("anna", AccountRole.ANNOTATOR, "correct horse")
+    place.store.add_comparisons(pair(number) for number in range(6))
+    back = "You are signed out: reload this page, and sign in by your password or a link of the owner's"
+    workspace = Workspace.open(place.folder)
+    with listening(Site(workspace, Settings(), place.store, place.accounts, False, "http://127.0.0.1", slow(3))) as url:
+        label = enter(open_page(url + place.link("anna")))
+        shown(label)
+        chat = label.context.new_page()
+        chat.goto(f"{url}/chat")
+        begin(chat)
+        place.accounts.revoke_all("anna")
+        label.wait_for_timeout(1000 * REMEMBERED_SECONDS + 100)
+        say(chat, "Go on")
+        expect(chat.get_by_text(f"No answer: {back[0].lower()}{back[1:]}. Your message is still here.")).to_be_visible()
+        expect(chat.get_by_label("Your message")).to_have_value("Go on")
+        label.bring_to_front()
+        ready(label)
+        label.keyboard.press("1")
+        expect(label.locator("#notice")).to_contain_text(f"{back}. What you wrote stays here. 1 verdict waits")
+        second = shown(label)
+        label.get_by_label("Comment").fill("half a thought")
+        label.reload()
+        assert not place.store.comparisons()[0].verdicts
+        expect(label.get_by_text("What you wrote and judged in this browser is still here.")).to_be_visible()
+        label.get_by_label("Name").fill("anna")
+        label.get_by_label("Password").fill("correct horse")
+        label.get_by_role("button", name="Sign in").click()
+        assert shown(label) == second
+        expect(label.get_by_label("Comment")).to_have_value("half a thought")
+        stored(label)
+        assert sum(len(one.verdicts) for one in place.store.comparisons()) == 1
+        chat.reload()
+        expect(chat.get_by_label("Your message")).to_have_value("Go on")
+        chat.get_by_role("button", name="Send").click()
+        whole(chat, 3)
 
 
 def test_a_reload_makes_no_second_invitation(place: Place, open_page: Callable[..., Page]) -> None:
-    with serve(place.folder, "--upstream", NOWHERE) as server:
-        page = enter(open_page(server.url + place.link("olga")))
-        page.goto(f"{server.url}/accounts")
+    with pages(place) as url:
+        page = enter(open_page(url + place.link("olga")))
+        page.goto(f"{url}/accounts")
         page.get_by_role("button", name="Make a link").click()
         expect(page.get_by_text("A link for one annotator")).to_be_visible()
         page.reload()

@@ -5,8 +5,9 @@ const prefix = document.body.dataset.prefix;
 const at = (id) => document.getElementById(id);
 
 let key = null;
+let length = 0;         // turns of the conversation that are stored
 let asked = null;       // the two answers that wait for a verdict
-let reading = null;     // ends the reading of an answer; it goes on being written
+let reading = null;     // ends the reading of an answer, which goes on being written, or the looking for it
 let reported = null;
 let raw = false;        // whether answers that wait are shown as written
 
@@ -21,6 +22,36 @@ function keepDraft() {
   else localStorage.removeItem(draft());
 }
 
+// What was sent stays here until its answer is stored. Where the server ended before that, it is sent again, to the same
+// place of the conversation, and gets the same answer.
+const TRIES = 3;
+const sent = {
+  at: () => `manners-sent ${document.body.dataset.visitor} ${key}`,
+  get: () => JSON.parse(localStorage.getItem(sent.at()) ?? "null"),
+  put(what) { localStorage.setItem(sent.at(), JSON.stringify(what)); },
+  forget(text) { if (sent.get()?.text === text) localStorage.removeItem(sent.at()); },
+};
+
+// A message that nobody answers goes back to where it was written, before what is being written now.
+function giveBack(text) {
+  sent.forget(text);
+  const now = at("words").value;
+  at("words").value = now && now !== text ? `${text}\n\n${now}` : text;
+  keepDraft();
+}
+
+// Nothing can be sent while an answer is read, or looked for.
+function busy(how) {
+  reading = how;
+  at("send").hidden = Boolean(how);
+  at("stop").hidden = !how || Boolean(how.looks);
+}
+
+function why(answer, said) {
+  if (answer.status === 401) return "you are signed out: reload this page, and sign in by your password or a link of the owner's";
+  return said.error?.message ?? `the server answered ${answer.status}`;
+}
+
 async function call(path, body) {
   const options = body === undefined ? {} : {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
@@ -28,7 +59,7 @@ async function call(path, body) {
   const answer = await fetch(`${prefix}/chat/${path}`, options);
   const said = await answer.json().catch(() => ({}));
   if (answer.ok) return said;
-  const error = new Error(said.error?.message ?? `the server answered ${answer.status}`);
+  const error = new Error(why(answer, said));
   error.final = answer.status < 500 && answer.status !== 429;  // it would be refused again
   throw error;
 }
@@ -105,13 +136,20 @@ function confirming(sure) {
 }
 
 async function open(which) {
-  reading?.abort();
+  if (key !== which) {  // nothing of the other one stays, and nothing is said into it
+    reading?.abort();
+    busy(null);
+    at("say").hidden = true;
+    at("turns").replaceChildren();
+  }
   key = which;
   ask(null);
-  at("say").hidden = true;
   confirming(false);
-  const { turns, waiting, ongoing, latest } = which ? await call(which) : { turns: [] };
+  const { turns, waiting, ongoing } = which ? await call(which) : { turns: [] };
   if (key !== which) return;  // another one was opened while this one was fetched
+  reading?.abort();
+  busy(null);
+  length = turns.length;
   at("turns").replaceChildren(...turns.map((one) => (
     one.role === "user" ? turn("user", one.html) : answered(one.html, one.response, one.thumb))));
   if (waiting) {
@@ -123,13 +161,19 @@ async function open(which) {
   at("consent").hidden = Boolean(key);
   at("say").hidden = !key;
   if (key) {
-    if ([latest, ongoing].includes(localStorage.getItem(draft()))) localStorage.removeItem(draft());
     at("words").value = localStorage.getItem(draft()) ?? "";
     toEnd();
     if (!waiting) at("words").focus();
   }
+  const left = which && sent.get();
+  if (ongoing) read(ongoing, (signal) => fetch(`${prefix}/chat/${which}/ongoing`, { signal }));
+  else if (left && length === left.after && left.tries < TRIES) send(left);
+  else if (left && turns[left.after]?.text === left.text) sent.forget(left.text);
+  else if (left) {
+    giveBack(left.text);
+    notice("Your last message was not answered: it is here again.");
+  }
   await list();
-  if (ongoing && key === which) read(ongoing, (signal) => fetch(`${prefix}/chat/${which}/ongoing`, { signal }));
 }
 
 // Ask which of two answers is better; null for no question.
@@ -169,10 +213,16 @@ async function* events(answer) {
 
 async function say(text) {
   if (asked) await choose("skip");
-  localStorage.setItem(draft(), text);  // until its answer is stored
   at("words").value = "";
-  await read(text, (signal) => fetch(`${prefix}/chat/${key}/say`, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text }), signal,
+  keepDraft();
+  await send({ text, after: length, tries: 0 });
+}
+
+async function send({ text, after, tries }) {
+  const which = key;
+  sent.put({ text, after, tries: tries + 1 });
+  await read(text, (signal) => fetch(`${prefix}/chat/${which}/say`, {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text, after }), signal,
   }));
 }
 
@@ -186,48 +236,41 @@ async function read(text, request) {
   at("turns").append(mine, theirs);
   toEnd();
   notice("");
-  const stop = reading = new AbortController();
-  at("send").hidden = true;
-  at("stop").hidden = false;
+  const stop = new AbortController();
+  busy(stop);
   let lost = true;
   try {
     const answer = await request(stop.signal);
-    lost = false;
-    if (!answer.ok) throw new Error((await answer.json()).error?.message ?? `the server answered ${answer.status}`);
+    lost = answer.status === 409;  // the conversation is longer than this page knows
+    if (!answer.ok) throw new Error(why(answer, await answer.json().catch(() => ({}))));
     lost = true;
     for await (const event of events(answer)) {
       if (key !== which) return;
       lost = !follow(event, mine, theirs);
     }
     if (lost) throw new Error("the answer broke off");
-    if (localStorage.getItem(draft()) === text) localStorage.removeItem(draft());
-    await list();
+    sent.forget(text);
+    length += 2;
   } catch (error) {
-    if (key !== which) return;  // another conversation was opened: the answer is there when this one is opened again
-    if (lost && !error.told) { again(which, text); return; }
+    if (key !== which || reading !== stop) return;  // another one was opened: the answer is there when this one is again
+    if (lost && !error.told) { again(which); return; }
     mine.remove();
     theirs.remove();
-    at("words").value ||= text;
+    giveBack(text);
     notice(error.told === "stopped" ? "Stopped before the first word. Your message is still here." : `No answer: ${error.message}. Your message is still here.`);
   } finally {
-    if (reading === stop) {
-      reading = null;
-      at("send").hidden = false;
-      at("stop").hidden = true;
-    }
+    if (reading === stop) busy(null);
   }
+  await list().catch(() => {});
 }
 
-async function again(which, text) {
+async function again(which) {
   notice("The connection is lost. The answer goes on being written; looking for it again.");
-  for (;;) {
+  const looking = { looks: true, abort() {} };
+  busy(looking);
+  while (reading === looking) {
     await new Promise((resolve) => setTimeout(resolve, 1000));
-    if (key !== which) return;
-    try {
-      await open(which);
-      if (at("words").value === text) notice("The answer broke off before it was stored. Your message is still here.");
-      return;
-    } catch { /* the server is not there yet */ }
+    if (reading === looking) await open(which).catch((error) => { if (error.final) notice(`${error.message}.`); });
   }
 }
 
@@ -244,9 +287,10 @@ function panes(sides) {
   return made;
 }
 
-// Who has scrolled up to read is left where they are.
-const atEnd = () => window.innerHeight + window.scrollY > document.body.scrollHeight - 40;
-const toEnd = () => window.scrollTo(0, document.body.scrollHeight);
+// The conversation's end, not the page's: on a phone the list comes after it. Who has scrolled up to read is left there.
+const talk = at("turns").parentElement;
+const atEnd = () => talk.getBoundingClientRect().bottom < window.innerHeight + 40;
+const toEnd = () => talk.scrollIntoView({ block: "end" });
 
 function follow(event, mine, theirs) {
   if (event.kind === "failed" || event.kind === "stopped") {
@@ -324,6 +368,7 @@ at("delete").addEventListener("click", failing(async () => {
   confirming(false);
   const gone = key;
   const { learned_by: versions } = await call(`${gone}/delete`, {});
+  for (const what of ["draft", "sent"]) localStorage.removeItem(`manners-${what} ${document.body.dataset.visitor} ${gone}`);
   await (key === gone ? open(null) : list());
   notice(versions.length ? `Deleted. These versions had learned from it already: ${versions.join(", ")}.` : "Deleted.");
 }));

@@ -8,7 +8,9 @@ const at = (id) => document.getElementById(id);
 const SAID = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
 const FINAL = [400, 403, 404, 409, 413, 422];  // the verdict itself is refused, and would be again
 const RETRY = 2000;
+const SIGNED_OUT = "You are signed out: reload this page, and sign in by your password or a link of the owner's. What you wrote stays here.";
 const waiting = outbox(document.body.dataset.visitor);
+const screen = `manners-screen ${document.body.dataset.visitor}`;  // what this tab shows, for when it is loaded anew
 
 let pair = null;
 const ahead = [];  // promises of pairs, the next one first
@@ -50,7 +52,7 @@ async function flush() {
     } catch (error) {
       if (!error.final) {
         const count = `${verdicts.length} verdict${verdicts.length > 1 ? "s" : ""}`;
-        notice(error.signedOut ? `You are signed out. ${count} wait in this browser, and are sent once you sign in here again.`
+        notice(error.signedOut ? `${SIGNED_OUT} ${count} ${verdicts.length > 1 ? "wait" : "waits"} in this browser until then.`
           : `${count} not stored yet: ${error.message}. Trying again.`, "outbox");
         await wait(RETRY);
         continue;
@@ -70,16 +72,24 @@ function send() {
 async function progress() {
   try {
     const far = await (await fetch(`${prefix}/label/progress`)).json();
+    at("undo").hidden = !far.total;
     at("progress").textContent = `${far.today} today, ${far.total} in all, ${far.left} left`;
   } catch { /* the outbox says that the server is away */ }
 }
 
-function fetchPair() {
-  return post("next").then((said) => { notice("", "next"); return said.pair; }).catch(async (error) => {
-    notice(error.signedOut ? "Sign in again to go on." : `No new pair: ${error.message}. Trying again.`, "next");
+function fetchPair(path = "next", body = {}) {
+  return post(path, body).then((said) => { notice("", "next"); return said.pair; }).catch(async (error) => {
+    notice(error.signedOut ? (waiting.all().length ? "" : SIGNED_OUT) : `No new pair: ${error.message}. Trying again.`, "next");
     await wait(RETRY);
-    return fetchPair();
+    return fetchPair(path, body);
   });
+}
+
+// What this tab showed before it was loaded anew comes again, with what was said about it.
+async function begin() {
+  const { view, given } = JSON.parse(sessionStorage.getItem(screen) ?? "{}");
+  const again = await fetchPair("begin", { view });
+  return again ? { ...again, given } : fetchPair();
 }
 
 function turn(role, html) {
@@ -98,11 +108,13 @@ function show(shown) {
   pair = shown;
   at("pair").hidden = !pair;
   at("empty").hidden = Boolean(pair);
-  if (!pair) { gesture.show(null); return; }
+  for (const id of ["raw", "report"]) at(id).hidden = !pair;
+  if (!pair) { gesture.show(null); keep(); return; }
   at("prompt").replaceChildren(...pair.turns.map(({ role, html }) => turn(role, html)));
   draw();
   for (const id of ["left", "right"]) at(id).scrollTop = 0;
   say(pair.given);
+  keep();
   blur(pair.sensitive);
   gesture.show(pair);
   toQuestion();
@@ -125,6 +137,23 @@ function draw() {
   at("raw").setAttribute("aria-pressed", String(raw));
 }
 
+// What is said beside the choice is kept with its pair while it is being said.
+const beside = () => {
+  const checked = [...document.querySelectorAll(".more input:checked")];
+  const strength = checked.find((input) => input.name === "strength")?.value;
+  return {
+    strength: strength ? Number(strength) : null,
+    reasons: checked.filter((input) => input.name === "reason").map((input) => input.value),
+    comment: at("comment").value,
+  };
+};
+function keep() {
+  try {
+    if (pair) sessionStorage.setItem(screen, JSON.stringify({ view: pair.view, given: beside() }));
+    else sessionStorage.removeItem(screen);
+  } catch { /* this browser keeps nothing */ }
+}
+
 function say(given) {
   for (const input of document.querySelectorAll(".more input")) {
     input.checked = Boolean(given) && (input.name === "strength" ? Number(input.value) === given.strength : given.reasons.includes(input.value));
@@ -143,10 +172,10 @@ function reveal() {
 
 let moving = null;
 
-function forward() { moving ??= step().finally(() => { moving = null; }); return moving; }
+function forward(first = fetchPair) { moving ??= step(first).finally(() => { moving = null; }); return moving; }
 
-async function step() {
-  show(await (ahead.shift() ?? fetchPair()));
+async function step(first) {
+  show(await (ahead.shift() ?? first()));
   if (pair && !ahead.length) ahead.push(fetchPair());
 }
 
@@ -161,17 +190,9 @@ async function choose(choice, event) {
   if (!pair) return;
   if (!judges(choice)) { notice("Show the answers first (v), skip the pair or report it."); return; }
   if (!gesture.means(event)) return;
-  const checked = [...document.querySelectorAll(".more input:checked")];
-  const strength = checked.find((input) => input.name === "strength")?.value;
-  const verdict = {
-    view: pair.view,
-    choice,
-    strength: strength ? Number(strength) : null,
-    reasons: checked.filter((input) => input.name === "reason").map((input) => input.value),
-    comment: at("comment").value,
-    seconds: gesture.seconds(),
-  };
+  const verdict = { view: pair.view, choice, ...beside(), seconds: gesture.seconds() };
   pair = null;
+  keep();
   notice(waiting.add(verdict) ? "" : "This browser keeps nothing: leave the page open until all is stored.");
   at("said").textContent = `${SAID[choice]}. Next pair.`;
   send();
@@ -201,6 +222,7 @@ function howMuch() {
   const all = [...document.querySelectorAll("[name=strength]")];
   const next = all.findIndex((input) => input.checked) + 1;  // after the last one comes none
   for (const input of all) input.checked = input === all[next];
+  keep();
   at("more").open = true;
 }
 
@@ -255,7 +277,8 @@ at("reporting").addEventListener("close", report);
 at("reveal").addEventListener("click", reveal);
 at("more").open = matchMedia("(min-width: 701px)").matches;
 
+for (const what of ["input", "change"]) document.querySelector(".more").addEventListener(what, keep);
+
 await send();
-await post("begin").catch(() => {});
-await forward();
+await forward(begin);
 idle();
