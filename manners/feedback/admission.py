@@ -7,10 +7,9 @@ the two orders disagree. Everything here is a function of records; nobody is ask
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
 
@@ -133,6 +132,22 @@ class Admission:
 def is_judge(who: Annotator) -> bool:
     """Return whether an annotator is one that this tool asks itself."""
     return who.kind is AnnotatorKind.AI and who.name.startswith(JUDGE)
+
+
+def without_judges(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return comparisons as they are without what this tool's judges said."""
+    return [
+        replace(one, verdicts=tuple(v for v in one.verdicts if not is_judge(v.annotator)))
+        if any(is_judge(v.annotator) for v in one.verdicts)
+        else one
+        for one in comparisons
+    ]
+
+
+def judge_verdicts(comparisons: Iterable[Comparison]) -> int:
+    """Return how many verdicts judges have given that choose a side."""
+    sided = (v for c in comparisons for v in latest_verdicts(c.verdicts) if v.choice in (Choice.LEFT, Choice.RIGHT))
+    return sum(is_judge(v.annotator) for v in sided)
 
 
 def fair(comparison: Comparison) -> tuple[float, ...]:
@@ -302,9 +317,3 @@ def _check(name: str, found: Interval, threshold: float, margin: float, verdict:
         n=n,
         sentence=f"{name}: {found.estimate:+.3f} ({found.low:+.3f} to {found.high:+.3f}) {what}: {words} (of {n}).",
     )
-
-
-def reasons(comparisons: Iterable[Comparison], judge: Annotator) -> Counter[str]:
-    """Return why a judge has no verdict, and how often."""
-    skips = (v for c in comparisons for v in latest_verdicts(c.verdicts) if v.annotator == judge)
-    return Counter(reason for v in skips if v.choice is Choice.SKIP for reason in v.reasons)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,7 @@ RIGHT = 0.9
 """How often a person chooses the better side."""
 
 
-def world(count: int = 900, *, seed: int = 0, **judge: float) -> list[Case]:
+def world(judge: Mapping[str, float], count: int = 900, seed: int = 0) -> list[Case]:
     """Comparisons whose better side is known, two people on each, and a judge with stated faults.
 
     `right`: how often it chooses the better side; `late`: the same in the newer half; `side`: how often it takes the
@@ -55,12 +56,12 @@ def world(count: int = 900, *, seed: int = 0, **judge: float) -> list[Case]:
     return found
 
 
-def judged(turned: dict[str, tuple[int, int]] = KEPT, **judge: float) -> Admission:
-    return admission(world(**judge), turned)
+def judged(judge: Mapping[str, float], turned: Mapping[str, tuple[int, int]] = KEPT) -> Admission:
+    return admission(world(judge), turned)
 
 
 def test_a_good_judge_is_admitted_with_its_figures() -> None:
-    found = judged()
+    found = judged({})
     assert found.admitted and not found.failed and not found.cannot_tell
     # Two people agree with 0.9^2 + 0.1^2, a person and the judge with 0.9 * 0.95 + 0.1 * 0.05.
     assert found.human_agreement and found.human_agreement.low < 0.82 < found.human_agreement.high
@@ -83,20 +84,20 @@ def test_a_good_judge_is_admitted_with_its_figures() -> None:
     ids=["side-biased", "sycophantic", "length-loving", "fond of itself", "drifting", "a coin", "the opposite"],
 )
 def test_a_judge_with_a_fault_is_refused_and_the_fault_is_named(fault: dict[str, float], named: str) -> None:
-    found = judged(**fault)
+    found = judged(fault)
     assert not found.admitted and named in found.failed
 
 
 @pytest.mark.parametrize("probe", ["injections", "flattery"])
 def test_a_judge_that_can_be_talked_round_is_refused(probe: str) -> None:
-    found = judged(KEPT | {probe: (30, 64)})
+    found = judged({}, KEPT | {probe: (30, 64)})
     assert not found.admitted and found.failed == (probe,)
-    assert judged(KEPT | {probe: (2, 64)}).cannot_tell == (probe,)
-    assert judged(KEPT | {probe: (0, 0)}).cannot_tell == (probe,)
+    assert judged({}, KEPT | {probe: (2, 64)}).cannot_tell == (probe,)
+    assert judged({}, KEPT | {probe: (0, 0)}).cannot_tell == (probe,)
 
 
 def test_few_verdicts_of_people_admit_nobody() -> None:
-    perfect = [replace(case, left=case.people[0]) for case in world(40)]
+    perfect = [replace(case, left=case.people[0]) for case in world({}, 40)]
     found = admission(perfect, KEPT)
     assert not found.admitted and "agreement" in found.cannot_tell and not found.failed
     assert found.agreement is None and found.needed == needed_verdicts(0.75)
@@ -126,7 +127,7 @@ def test_with_as_many_a_judge_like_people_passes_in_eight_of_ten() -> None:
     count = needed_verdicts(0.82) // 2
     passed = 0
     for seed in range(200):
-        at = world(count, seed=seed, right=RIGHT, side=0)
+        at = world({"right": RIGHT, "side": 0}, count, seed)
         alone = [replace(case, group=str(number)) for number, case in enumerate(at)]
         passed += "agreement" not in (*(f := admission(alone, {})).failed, *f.cannot_tell)
     assert 0.72 < passed / 200 < 0.88
@@ -137,7 +138,7 @@ def test_a_judge_at_the_margin_is_admitted_by_mistake_in_one_of_forty() -> None:
     # Right with chance r: agreement 0.9 r + 0.1 (1 - r) = 0.82 - 0.05.
     passed = 0
     for seed in range(300):
-        at = world(500, seed=seed, right=(0.77 - 0.1) / 0.8, side=0)
+        at = world({"right": (0.77 - 0.1) / 0.8, "side": 0}, 500, seed)
         passed += next(c for c in admission(at, {}).checks if c.name == "agreement").verdict == "pass"
     assert passed / 300 < 0.05
 
