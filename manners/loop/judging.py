@@ -102,8 +102,8 @@ class Journal:
 
     @property
     def sampled(self) -> set[int]:
-        """How many verdicts each was made of."""
-        return {reading.sampled for reading in self._known.values()}
+        """How many verdicts each that could be read was made of."""
+        return {reading.sampled for reading in self._known.values() if reading.first is not None}
 
     def ask(self, judge: Asked, asked: Dialogue) -> Reading:
         """Return what is known, or ask and write it down."""
