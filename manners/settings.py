@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from manners.settings_judge import JudgeSettings as JudgeSettings
 from manners.settings_values import Range, check
 
 
@@ -170,8 +171,11 @@ class RewardSettings:
     """Peak of AdamW's step, which rises over a tenth of the steps, then falls to 0; None: 1 % of a tensor's spread."""
     set_aside: Annotated[float, Range(0.02, 0.9)] = 0.2
     """Share of the groups of comparisons that is never trained on and measures the model."""
-    annotators: Literal["human", "ai", "simulated"] | None = None
-    """Whose verdicts are learned from; None means the only kind there is, and refuses where there are several."""
+    annotators: Literal["human", "ai", "simulated", "human+ai"] | None = None
+    """Whose verdicts are learned from; None means the only kind there is, and refuses where there are several;
+    `human+ai` adds an admitted judge's to people's, for training alone."""
+    human_share: Annotated[float, Range(0.1, 1.0)] = 0.5
+    """Share of all weight that people's verdicts keep, at least, beside a judge's (`human+ai`)."""
     user_share: Annotated[float, Range(0.001, 1.0)] = 0.05
     """Most that one user of the chat, or of another program, weighs in training."""
     account_share: Annotated[float, Range(0.001, 1.0)] = 0.25
@@ -369,6 +373,7 @@ class Settings:
     dpo: DPOSettings = field(default_factory=DPOSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
 
     def __post_init__(self) -> None:

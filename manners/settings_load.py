@@ -39,6 +39,10 @@ BEFORE: dict[str, Any] = {"ppo.answers": 1}
 """Settings that came later, with what was done before, where that is not their default."""
 
 
+JOINED = ("reward.annotators",)
+"""Settings of which TOML may give a list: ["human", "ai"] is read as human+ai."""
+
+
 class Origin(StrEnum):
     """Where a setting's value was taken from; the later of these wins."""
 
@@ -247,6 +251,8 @@ def _typed(name: str, value: object, where: str) -> Any:
     try:
         if get_origin(hint) is dict:
             return _table(value, hint)
+        if name in JOINED and isinstance(value, list):
+            value = "+".join(map(str, value))
         if not isinstance(value, str | int | float):
             raise ValueError(value)
         # TOML has no none, and its 1 may stand for 1.0: its values are read as the same text after --set would be.

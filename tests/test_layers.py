@@ -14,8 +14,9 @@ import manners
 
 ROOT = Path(manners.__file__).parent
 LAYERS = (
-    "manners errors types docstrings facts results settings_values settings settings_load maths logs shorten templates"
-    " spelling turns text restored workspace checkpoint muon training memory metrics terminal progress data",
+    "manners errors types docstrings facts results settings_values settings_judge settings settings_load maths logs"
+    " shorten templates spelling turns text restored workspace checkpoint muon training memory metrics terminal"
+    " progress data",
     "store models",
     "pretrain sft feedback reward ppo direct backup",
     "evaluate audit",

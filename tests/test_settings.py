@@ -86,7 +86,7 @@ def test_overrides_have_the_type_of_their_field(text: str, value: object) -> Non
         ("ppo.clip=none", "ppo.clip cannot be 'none'"),
         ("ppo.updates=1.5", "a whole number, 1 to 1000000"),
         ("sample.max_new_tokens=0", "sample.max_new_tokens cannot be '0': it takes a whole number, 1 to 100000."),
-        ("reward.annotators=people", "human | ai | simulated, or none"),
+        ("reward.annotators=people", "human | ai | simulated | human+ai, or none"),
         ("reward.limit=1", "a whole number, 2 to 1000000000, or none"),
         ("model.device=tpu", "auto | cpu | cuda | mps"),
         ("reward.curve=perhaps", "true | false"),
@@ -227,3 +227,12 @@ def test_every_setting_is_read_somewhere() -> None:
     modules = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("settings")]
     read = set().union(*(reads_of(path.read_text(encoding="utf-8")) for path in modules))
     assert sorted(known_fields().keys() - read) == []
+
+
+def test_a_list_of_annotators_is_both_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "manners.toml"
+    file.write_text('[reward]\nannotators = ["human", "ai"]\n', encoding="utf-8")
+    assert load(file).settings.reward.annotators == "human+ai"
+    file.write_text('[reward]\nannotators = ["ai", "human"]\n', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"reward.annotators cannot be 'ai.human'"):
+        load(file)

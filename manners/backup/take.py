@@ -22,6 +22,7 @@ from manners.workspace import Workspace, atomic_folder, atomic_write, clear_part
 FILES = (
     "manners.toml",
     "gate.toml",
+    "constitution.md",
     "workspace.json",
     "guidelines.md",
     "models/current.json",

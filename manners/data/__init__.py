@@ -102,3 +102,13 @@ def own_text(file: Path) -> dict[PromptUse, list[str]]:
 
 def _read(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def constitution() -> str:
+    """Return the principles that a judge goes by where a workspace has none of its own."""
+    return _read("constitution.md")
+
+
+def judge_probes() -> dict[str, tuple[str, ...]]:
+    """Return what an answer may say to whoever judges it: `injections`, orders to the judge, and `flattery`."""
+    return {name: tuple(texts) for name, texts in tomllib.loads(_read("judge.toml")).items()}

@@ -24,6 +24,7 @@ from manners.models.pretrained import Pretrained
 from manners.ppo.guard import KL_TOLERANCE
 from manners.progress import steps
 from manners.results import Shortened
+from manners.reward.assisted import Assisted, assisted
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled
 from manners.reward.pairs import ReadPairs, read, shortened
@@ -31,7 +32,7 @@ from manners.reward.train import SLICE, candidates, folder_beside
 from manners.reward.verdicts import label
 from manners.settings import Settings
 from manners.training import Loss, Term
-from manners.types import Comparison
+from manners.types import Annotator, Comparison
 
 LOOKS = 4
 """How often the policy is looked at after its start, the last time at its end."""
@@ -44,6 +45,8 @@ class Material:
     comparisons: Sequence[Comparison]
     prompts: Sequence[tuple[int, ...]]
     """Token ids of prompts whose fresh answers say how far the policy has gone."""
+    judges: frozenset[Annotator] = frozenset()
+    """Admitted ones, whose verdicts are learnt from where people have none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Trained:
     stopped: str | None
     """Why the run ended early, or None."""
     shortened: Shortened
+    assisted: Assisted
+    """What a judge added to the pairs that were trained on."""
 
 
 def train(
@@ -97,6 +102,9 @@ def train(
     )
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings.reward, settings.seed)
+    chosen = settings.reward
+    more = assisted(pretrained.renderer, material.comparisons, labelled, split, material.judges, chosen.human_share)
+    rendered = rendered | more.rendered
     reference = Branch(pretrained.trunk, trainable=False) if start is None else start
     with folder_beside(scratch) as folder:
         # 2. The trunk, once for every sequence; the reference, once for every response.
@@ -104,7 +112,7 @@ def train(
         learn, held = (
             Referred.of(ReadPairs(pretrained, pairs, rendered, Path(folder) / name, title), by_reference)
             for pairs, name, title in (
-                (split.train, "train", "reading pairs"),
+                ((*split.train, *more.pairs), "train", "reading pairs"),
                 (split.held_out, "held-out", "reading pairs set aside"),
             )
         )
@@ -131,6 +139,7 @@ def train(
         kept=done.kept,
         stopped=done.stopped,
         shortened=shortened([*learn.pairs.rendered, *held.pairs.rendered]),
+        assisted=more,
     )
 
 

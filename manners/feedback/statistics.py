@@ -212,6 +212,22 @@ def clustered_share(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike |
     return _wilson(mean, mean * (1 - mean) / variance, float(stdtrit(max(n - 1, 1.0), 0.975)))
 
 
+def clustered_mean(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None) -> Interval:
+    """Return the (weighted) mean of `values` with a 95 % interval from whole clusters, without resampling.
+
+    values: (N,); clusters: (N,) ids; weights: (N,), not negative. The variance is that of `clustered_share`, the
+    interval Student's with one degree of freedom less than there are clusters in effect. Raises MannersError below two.
+    """
+    sums, totals = _by_cluster(values, clusters, weights)
+    if len(totals) < 2:
+        raise _too_few(len(totals))
+    mean = float(sums.sum() / totals.sum())
+    residuals = sums - mean * totals
+    variance = len(totals) / (len(totals) - 1) * float(residuals @ residuals) / float(totals.sum()) ** 2
+    half = float(stdtrit(max(effective_number(totals) - 1, 1.0), 0.975)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
+
+
 def _too_few(clusters: int) -> MannersError:
     return MannersError(
         f"An interval needs at least 2 independent groups of figures, and there are {clusters}: "

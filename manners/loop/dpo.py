@@ -128,7 +128,7 @@ def run(session: Session, run: Run, inputs: DirectInputs) -> DirectResult:
     if inputs.asked.set_aside:
         print("no prompts for validation: the policy is looked at with those of pairs set aside", file=sys.stderr)
     scratch = session.workspace.runs / "trunk-states"
-    material = Material(inputs.comparisons, inputs.asked.ids)
+    material = Material(inputs.comparisons, inputs.asked.ids, inputs.judges)
     with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
         trained = train_policy(session.settings, session.pretrained, material, log, run, start, scratch)
     result = _result(session, trained, inputs, name)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from manners.audit import gate
 from manners.errors import MannersError
 from manners.facts import scalars
+from manners.feedback.admission import judge_verdicts, without_judges
 from manners.feedback.statistics import pair_agreement
 from manners.loop.session import Session, now
 from manners.models import versions
@@ -69,7 +70,8 @@ def keep(
 
 def people(session: Session, watermark: int | None) -> People:
     """Return whose verdicts are in the record, up to a watermark, for the version's card."""
-    known = session.store.comparisons(as_of=watermark)
+    everything = session.store.comparisons(as_of=watermark)
+    known = without_judges(everything)
     comparisons = pooled(c for c in known if c.asked_how is not AskedHow.EVALUATION and c.verdicts)
     given = [latest_verdicts(comparison.verdicts) for comparison in comparisons]
     kinds = sorted({verdict.annotator.kind for some in given for verdict in some})
@@ -84,6 +86,7 @@ def people(session: Session, watermark: int | None) -> People:
         comparisons=len(comparisons),
         verdicts={str(choice): choices.count(choice) for choice in Choice},
         agreement=agreement,
+        judged=judge_verdicts(everything) or None,
     )
 
 

@@ -111,13 +111,15 @@ def states_on_disk(session: Session, pairs: Sequence[LabelledPair], longest: int
 
 def learnt(trained: RewardTrained | DirectTrained, version: str) -> dict[str, Any]:
     """Return what a run learned from and how, by the names of `results.Learnt`."""
+    beside = trained.assisted
     return {
         "version": version,
         "trained_on": len(trained.split.train),
+        **({"judged": len(beside.pairs), "judge_weight": beside.weight} if beside.pairs else {}),
         "set_aside": len(trained.split.held_out),
         "divided": trained.split.divided,
         "source": str(trained.labelled.kind),
-        "left_out": {str(reason): n for reason, n in trained.labelled.left_out.items()},
+        "left_out": {str(reason): n for reason, n in beside.left_out(trained.labelled).items()},
         "users_limited": trained.labelled.limited,
         "users_outlying": trained.labelled.outlying,
         "shortened": trained.shortened,

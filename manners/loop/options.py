@@ -100,6 +100,24 @@ class AuditOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeOptions(Options):
+    """Options of `manners judge`."""
+
+    version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
+    """The version that judges, a policy or `initial`, where judge.url names no server; `initial` if left out."""
+    principles: bool = False
+    """Write the principles that ship into constitution.md in the workspace, to be changed there; nothing is asked."""
+
+    def other(self, session: Session) -> Facts | None:
+        """Write the principles down."""
+        if not self.principles:
+            return None
+        from manners.loop import judge
+
+        return judge.write_principles(session.workspace.root)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
     """Options of `manners evaluate`: in place of a judgement, ask people for one, or measure a reward model."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from manners import __version__
 from manners.facts import Facts
+from manners.feedback.admission import judge_verdicts, without_judges
 from manners.feedback.agreement import left_share
 from manners.feedback.statistics import pair_agreement
 from manners.loop.session import Session, machine, peak_memory
@@ -109,7 +110,8 @@ def _quotable(session: Session, result: Any) -> Any:
 
 def what_was_said(session: Session) -> Said | None:
     """Return what was asked and what annotators said, of the sides as shown; None if nothing was asked."""
-    comparisons = pooled(c for c in session.store.comparisons() if c.asked_how is not AskedHow.EVALUATION)
+    everything = session.store.comparisons()
+    comparisons = pooled(c for c in without_judges(everything) if c.asked_how is not AskedHow.EVALUATION)
     if not comparisons:
         return None
     verdicts = [latest_verdicts(c.verdicts) for c in comparisons]
@@ -130,6 +132,7 @@ def what_was_said(session: Session) -> Said | None:
         left_rate=left_rate,
         examples=tuple(_examples(_shown(session, comparisons)[:EXAMPLES])),
         agreement=agreement,
+        judged=judge_verdicts(everything) or None,
     )
 
 

@@ -103,7 +103,9 @@ def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
     settings = session.settings
     name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.REWARD))
     scratch = session.workspace.runs / "trunk-states"
-    trained = train_members(settings.reward, settings.seed, session.pretrained, inputs.comparisons, run, scratch)
+    trained = train_members(
+        settings.reward, settings.seed, session.pretrained, inputs.comparisons, run, scratch, inputs.judges
+    )
     # 2. Scores in units of what the start version's answers to one prompt differ by.
     reward, unit = _normalised(session, trained)
     # 3. Accuracy, calibration and rivals on what was set aside.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
-from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
+from manners.loop.options import AuditOptions, EvaluateOptions, JudgeOptions, PretrainOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.workspace import Workspace, atomic_write, move_aside
 
@@ -107,6 +107,16 @@ AUDIT = Stage(
     asked=" reward {the reward model}",
     section="What the reward model likes",
 )
+JUDGE = Stage(
+    name="judge",
+    command="judge",
+    summary="Have an AI judge comparisons, and find out whether its verdicts may train.",
+    loads=False,
+    trains=False,
+    module="manners.loop.judge",
+    options=JudgeOptions,
+    section="The judge",
+)
 PHASES = Stage(
     name="phases",
     command="evaluate",
@@ -143,6 +153,7 @@ COMMANDS: tuple[Stage, ...] = (
     *STAGES,
     DPO,  # verdicts -> a policy, without a reward model
     AUDIT,  # what a reward model likes, and what the gate says
+    JUDGE,  # verdicts of an AI, and whether they may train
 )
 """Every stage with a command, a run and a part in the report: what comes before the rounds, their stages, and what
 stands beside them."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from manners.errors import MannersError
+from manners.facts import Facts
+from manners.loop.admitted import admitted
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.reward.verdicts import label
-from manners.types import Comparison
+from manners.types import Annotator, Comparison
 
+JUDGES = "the admitted judges"
 VERDICT, COMPARISON, PAIRS = "the newest verdict", "the newest comparison", "the labelled pairs"
 """What says in a run's checkpoints how the record stood when it was begun."""
 
@@ -23,6 +26,8 @@ class VerdictInputs(Inputs):
     watermark: int
     """The newest verdict."""
     comparisons: list[Comparison]
+    judges: frozenset[Annotator] = frozenset()
+    """Those whose verdicts are learned from beside people's: admitted by the record as it is here."""
 
 
 def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> VerdictInputs:
@@ -34,8 +39,12 @@ def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> Ve
     pairs = _labelled(session, comparisons)
     _refuse_changed(session, begun, pairs, stage)
     newest = comparisons[-1].id if comparisons else 0
-    decides = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs}
-    return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons)
+    decides: Facts = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs}
+    judges = frozenset[Annotator]()
+    if session.settings.reward.annotators == "human+ai":
+        judges = admitted(session, comparisons)
+        decides[JUDGES] = ", ".join(sorted(judge.name for judge in judges)) or "none"
+    return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons, judges=judges)
 
 
 def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:

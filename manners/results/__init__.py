@@ -66,6 +66,8 @@ class Said:
     examples: tuple[SaidExample, ...] | None = None
     agreement: Interval | None = None
     """Chance that two annotators of a comparison chose the same side."""
+    judged: int | None = None
+    """Verdicts of AI judges (`manners judge`), which stand in none of the figures above."""
     trained_on: int | None = None
     """Comparisons that the reward model learned from."""
     set_aside: int | None = None
@@ -188,6 +190,10 @@ class Learnt(Measured):
     version: str | None = None
     trained_on: int | None = None
     """Comparisons."""
+    judged: int | None = None
+    """Comparisons beside them that only an admitted judge has judged; they are trained on, and measure nothing."""
+    judge_weight: float | None = None
+    """Share of all weight in training that the judge's verdicts have; the rest is people's."""
     set_aside: int | None = None
     """Comparisons: reward training and DPO set the same aside."""
     divided: int | None = None

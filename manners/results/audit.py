@@ -98,6 +98,8 @@ class People:
     """By choice, of the sides as shown."""
     agreement: Interval | None = None
     """Chance that two annotators of a comparison chose the same side."""
+    judged: int | None = None
+    """Verdicts of AI judges (`manners judge`), which stand in none of the figures above."""
 
 
 @dataclass(frozen=True, kw_only=True)

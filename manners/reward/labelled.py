@@ -84,6 +84,7 @@ class LeftOut(StrEnum):
     ALIKE = "responses alike in what the model reads of them"
     NO_VERDICT = "no verdict"
     OTHER_KIND = "only verdicts of another kind of annotator"
+    JUDGE = "only verdicts of a judge that does not train"
     SKIPPED = "only skips"
     OUTLYING = "only verdicts of users who were set aside"
 

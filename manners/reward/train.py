@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from manners.models.pretrained import Pretrained
 from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.results import Shortened
+from manners.reward.assisted import Assisted, assisted
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
 from manners.reward.groups import Split, divided, slice_off, subset
@@ -34,7 +36,7 @@ from manners.reward.steps import STEP, units
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.training import Loss, Term, Training
-from manners.types import Comparison
+from manners.types import Annotator, Comparison
 from manners.workspace import scratch_folder
 
 CURVE_SHARES = (0.25, 0.5)
@@ -71,6 +73,8 @@ class Trained:
     pairs_per_second: float
     shortened: Shortened
     """What did not fit into the context, of the distinct responses with their prompts."""
+    assisted: Assisted
+    """What a judge added to the pairs that were trained on."""
 
 
 def train(
@@ -80,29 +84,33 @@ def train(
     comparisons: Sequence[Comparison],
     run: Run | None = None,
     scratch: Path | None = None,
+    judges: AbstractSet[Annotator] = frozenset(),
 ) -> Trained:
     """Train an ensemble of reward branches and score the pairs that were set aside.
 
     With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
-    are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. Raises MannersError when
+    are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. The verdicts of `judges`
+    are trained on where people have none, and measure nothing. Raises MannersError when
     there is nothing to learn from (see `reward.verdicts`), or no room for the states.
     """
     # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
     counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
+    more = assisted(pretrained.renderer, comparisons, labelled, split, judges, settings.human_share)
+    learned, rendered = (*split.train, *more.pairs), rendered | more.rendered
     with folder_beside(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
-        learn = ReadPairs(pretrained, split.train, rendered, Path(folder) / "train", "reading pairs")
+        learn = ReadPairs(pretrained, learned, rendered, Path(folder) / "train", "reading pairs")
         held = ReadPairs(pretrained, split.held_out, rendered, Path(folder) / "held-out", "reading pairs set aside")
         # 3. A scout learns from a part of the pairs, for more and more passes, until the rest says that it is enough.
         # 4. Members: the same pairs in another order, from another head; measured on what was set aside.
-        parts = [subset(split.train, share, seed) for share in CURVE_SHARES] if settings.curve else []
-        plan = _plan(settings, split, parts, seed)
+        parts = [subset(learned, share, seed) for share in CURVE_SHARES] if settings.curve else []
+        plan = _plan(settings, learned, parts, seed)
         done = _train_members(settings, pretrained, learn, held, plan, run, Path(folder))
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
-    curve = _curve(split, [*parts, split.train], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
+    curve = _curve(split, [*parts, learned], [*done.held_scores[settings.members :], done.held_scores[0]], seed)
     witness = None if done.scout is None else RewardModel((done.scout,), (0.0,), (1.0,))
     reward = RewardModel(tuple(done.members), (0.0,) * len(done.members), (1.0,) * len(done.members), witness)
     return Trained(
@@ -118,6 +126,7 @@ def train(
         optimizer_steps=done.optimizer_steps,
         pairs_per_second=done.pairs / max(done.seconds, 1e-9),
         shortened=shortened([*learn.rendered, *held.rendered]),
+        assisted=more,
     )
 
 
@@ -183,10 +192,13 @@ def candidates(settings: RewardSettings, pairs: int) -> tuple[int, ...]:
     return tuple(passes for passes in PASSES if passes == 1 or passes * pairs <= READ)
 
 
-def _plan(settings: RewardSettings, split: Split, parts: Sequence[Sequence[LabelledPair]], seed: int) -> _Plan:
-    fit, off = slice_off(split.train, SLICE, seed)
-    place = {id(pair): i for i, pair in enumerate(split.train)}
-    every = list(range(len(split.train)))
+def _plan(
+    settings: RewardSettings, pairs: Sequence[LabelledPair], parts: Sequence[Sequence[LabelledPair]], seed: int
+) -> _Plan:
+    fit, off = slice_off(pairs, SLICE, seed)
+    place = {id(pair): i for i, pair in enumerate(pairs)}
+    every = list(range(len(pairs)))
+    off = [i for i in off if sum(pairs[i].counts)] or off  # people say when it is enough
     jobs = [_Job(seed * 1000 + k, every, 0) for k in range(settings.members)]
     jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part], 0) for part in parts]
     scout = _Job(seed * 1000 + settings.members, fit, 0)

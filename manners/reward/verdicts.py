@@ -10,6 +10,7 @@ from itertools import accumulate, count
 from typing import TypeVar
 
 from manners.errors import MannersError
+from manners.feedback.admission import without_judges
 from manners.feedback.outliers import outlying
 from manners.reward.drawing import draw_weight
 from manners.reward.groups import groups
@@ -54,24 +55,46 @@ def label(
     with one kept for it, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
     annotator, as `reward.annotators` names it, are counted; None means the only kind there is. A user of the chat or of
     another program weighs at most `user_share` of all, and one account with all users of its programs at most
-    `account_share` (`user_factors`). Raises `MannersError` when several kinds are
+    `account_share` (`user_factors`). What this tool's own judges said counts for nothing here: an admitted one's
+    verdicts are added where something is trained (`reward.assisted`). Raises `MannersError` when several kinds are
     present and none is named, or when nothing is left.
     """
-    comparisons = list(comparisons)
-    if not comparisons:
+    everything = list(comparisons)
+    if not everything:
         raise MannersError(NO_COMPARISONS)
-    kind = AnnotatorKind(annotators) if annotators else _only_kind(comparisons)
+    comparisons = without_judges(everything)
+    kind = kind_of(annotators) if annotators else _only_kind(comparisons)
     found = sort_out(comparisons, kind)
     factors = user_factors(found.usable, user_share, account_share)
     named = groups([comparison for comparison, _ in found.usable])
     pairs = [
-        _labelled(comparison, verdicts, factors, group, found.left_out[LeftOut.NO_VERDICT])
+        labelled_pair(comparison, verdicts, factors, group, found.left_out[LeftOut.NO_VERDICT])
         for (comparison, verdicts), group in zip(found.usable, named, strict=True)
     ]
+    if alone := _judged_alone(everything, comparisons):
+        found.left_out[LeftOut.NO_VERDICT] -= alone
+        found.left_out[LeftOut.JUDGE] = alone
     if kind is None or not pairs:
-        reasons = ", ".join(f"{n} with {reason}" for reason, n in found.left_out.items())
+        reasons = ", ".join(f"{n} with {reason}" for reason, n in found.left_out.items() if n)
         raise MannersError(f"{NO_COMPARISONS} (none of the {found.left_out.total()} there are will do: {reasons})")
-    return Labelled(tuple(pairs), dict(found.left_out), kind, len(factors), len(found.outlying))
+    left_out = {reason: n for reason, n in found.left_out.items() if n}
+    return Labelled(tuple(pairs), left_out, kind, len(factors), len(found.outlying))
+
+
+def kind_of(annotators: str) -> AnnotatorKind:
+    """Return whose verdicts are counted, as `reward.annotators` says it: of `human+ai` people's."""
+    return AnnotatorKind(annotators.partition("+")[0])
+
+
+def _judged_alone(everything: Sequence[Comparison], others: Sequence[Comparison]) -> int:
+    """Return how many comparisons would count for the verdicts of judges, and have no others."""
+    if all(before is after for before, after in zip(everything, others, strict=True)):
+        return 0
+    return sum(
+        any(v.choice in (Choice.LEFT, Choice.RIGHT) for v in before.verdicts) and not after.verdicts
+        for before, after in zip(pooled(everything), pooled(others), strict=True)
+        if _reason_left_out(after, ()) is LeftOut.NO_VERDICT
+    )
 
 
 def answer(response: Response) -> Hashable:
@@ -262,9 +285,10 @@ def _weight(verdict: Verdict) -> float:
     return STRENGTH_WEIGHT[verdict.strength]
 
 
-def _labelled(
+def labelled_pair(
     comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str, waiting: int
 ) -> LabelledPair:
+    """Return a comparison with its verdicts counted, those of users by their factors, as one of so many that wait."""
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}

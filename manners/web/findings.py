@@ -17,6 +17,7 @@ from manners.audit import gate
 from manners.audit.rules import EVALUATION
 from manners.errors import MannersError
 from manners.feedback import agreement, davidson
+from manners.feedback.admission import without_judges
 from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
 from manners.reward.verdicts import authored, pooled, sort_out
 from manners.settings import Settings
@@ -36,7 +37,9 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
     comparisons = pooled(asked)
     known = {one.comparison: one.choice for one in gold.known(store)}
     kinds = present(comparisons)
-    sorted_out = {kind: sort_out(comparisons, kind) for kind in kinds}
+    # Whether a judge's verdicts train is settled when something is trained: here none of them is to be learnt from.
+    learnable = without_judges(comparisons)
+    sorted_out = {kind: sort_out(learnable, kind) for kind in kinds}
     aside = {user for found in sorted_out.values() for user in found.outlying}
     fair = without(comparisons, aside)
     versus = without(pooled(asked, authored), aside)

@@ -14,6 +14,7 @@ from manners.errors import MannersError
 from manners.feedback.statistics import (
     cluster_bootstrap,
     cluster_bootstrap_share,
+    clustered_mean,
     clustered_share,
     effective_number,
     holm,
@@ -197,3 +198,14 @@ def test_a_clustered_share_by_hand() -> None:
     assert clustered_share([1.0] * 10, np.arange(10)) == wilson(10, 10)
     with pytest.raises(MannersError, match="there are 1"):
         clustered_share([1.0, 0.0], ["a", "a"])
+
+
+def test_a_clustered_mean_is_a_mean_of_clusters_where_they_are_alike() -> None:
+    # Four clusters of two: the t interval of the four means, by scipy.
+    values = [1.0, 3.0, 2.0, 2.0, 0.0, 4.0, 5.0, 7.0]
+    found = clustered_mean(values, [0, 0, 1, 1, 2, 2, 3, 3])
+    means = [2.0, 2.0, 2.0, 6.0]
+    low, high = stats.t.interval(0.95, 3, np.mean(means), stats.sem(means))
+    assert (found.estimate, found.low, found.high) == pytest.approx((3.0, low, high))
+    with pytest.raises(MannersError, match="at least 2 independent groups"):
+        clustered_mean([1.0, 2.0], [0, 0])

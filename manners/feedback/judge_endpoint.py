@@ -1,0 +1,224 @@
+"""Any server that speaks OpenAI's chat completions as a judge: asked with patience, and never for more than allowed.
+
+Where it tells the probabilities of tokens the verdict is read off these, else off verdicts that it draws.
+Source: OpenAI API reference, "Chat".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from manners.errors import MannersError
+from manners.feedback.judge import SHOWN, Reading, letter
+from manners.types import Dialogue
+
+MOST_BYTES = 1_000_000
+"""Of one answer: who sends more is not read on."""
+REPLY_TOKENS = 8
+"""Asked for at most: one letter, and what a model puts around it."""
+MASS = 0.1
+"""What A and B must have together of a token's probability for it to be the verdict."""
+TOP = 20
+"""Tokens whose probabilities are asked for, the most that the API allows."""
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+"""Statuses after which it is asked again."""
+LONGEST_PAUSE = 60.0
+NONSENSE = 20
+"""Answers after which a server that has said neither A nor B even once is asked no more."""
+
+
+class Spent(Exception):
+    """What may be spent has been spent."""
+
+
+@dataclass
+class Budget:
+    """What may be spent on a run; for several threads."""
+
+    requests: int
+    tokens: int
+    asked: int = 0
+    """Requests, those that failed included."""
+    used: int = 0
+    """Tokens, as the server counts them; where it does not, a third of the characters sent and received."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask(self) -> None:
+        """Count a request; raises Spent where there is none left."""
+        with self.lock:
+            if self.asked >= self.requests or self.used >= self.tokens:
+                raise Spent
+            self.asked += 1
+
+    def use(self, tokens: int) -> None:
+        """Count tokens."""
+        with self.lock:
+            self.used += tokens
+
+
+@dataclass
+class Endpoint:
+    """A server with the model to ask for."""
+
+    url: str
+    model: str
+    key: str
+    timeout: float
+    """Seconds that one answer may take in all."""
+    retries: int
+    samples: int
+    """Verdicts that are drawn where no probabilities are told."""
+    budget: Budget
+    pause: float = 1.0
+    """Seconds before it is asked again; twice as many each time, or as the server says."""
+    plain: bool = False
+    """Whether it refuses to be asked for probabilities."""
+    refused: str = ""
+    """What it said last to a question that it refused."""
+    read: int = 0
+    nonsense: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Raise MannersError where the address is none."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise MannersError(f"{self.url} is no address of a server: write judge.url like http://127.0.0.1:8001/v1")
+        base = self.url.rstrip("/")
+        self.url = base if base.endswith("/v1") else f"{base}/v1"
+        headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
+        secure = parts.scheme == "https"  # reading certificates takes a quarter of a second
+        self.client = httpx.Client(headers=headers, timeout=self.timeout, verify=secure)
+
+    def ask(self, question: Dialogue) -> Reading:
+        """Ask once where probabilities are told, or `samples` times; raises Spent, or MannersError where it fails."""
+        messages = [{"role": turn.role.value, "content": turn.text} for turn in question]
+        if (said := self._said(messages, seed=0)) is None:
+            return self._noted(Reading(None), self.refused)
+        if (first := probability(said)) is not None:
+            return self._noted(Reading(round(first, SHOWN)), "")
+        drawn = [said, *(self._said(messages, seed) for seed in range(1, self.samples))]
+        votes = [vote for one in drawn if one is not None and (vote := letter(_text(one))) is not None]
+        if 2 * len(votes) <= self.samples:
+            return self._noted(Reading(None, self.samples), _text(said))
+        share = (sum(votes) + 0.5) / (len(votes) + 1)
+        return self._noted(Reading(round(share, SHOWN), self.samples), "")
+
+    def _noted(self, reading: Reading, said: str) -> Reading:
+        """Count what could not be read; raises MannersError where nothing ever can."""
+        with self.lock:
+            self.read += 1
+            self.nonsense += reading.first is None
+            if self.nonsense == self.read == NONSENSE:
+                raise MannersError(
+                    f"the judge at {self.url} answers neither A nor B: none of its first {NONSENSE} answers could be"
+                    f" read (the last one: {said[:60]!r}); ask for another model with judge.model"
+                )
+        return reading
+
+    def _said(self, messages: list[dict[str, str]], seed: int) -> dict[str, Any] | None:
+        """Return an answer's first choice, asking again where that may help; None where it refuses the question."""
+        reason, plain = "", self.plain
+        failed = 0
+        while failed <= self.retries:
+            wait = 0.0
+            self.budget.ask()
+            try:
+                status, body, wait = self._post(self._body(messages, seed, plain))
+            except httpx.HTTPError as error:
+                status, reason = 0, str(error) or type(error).__name__
+            if status == 200:
+                if (choice := self._choice(messages, body)) is not None:
+                    self.plain = plain
+                    return choice
+                reason = "its answer is not that of a chat completion"
+            elif status in (400, 413, 422):
+                self.refused = _message(body)
+                if plain:
+                    return None
+                plain = True  # some refuse to be asked for probabilities, and say so in words of their own
+                continue
+            elif status in AGAIN:
+                reason = f"status {status}: {_message(body)}"
+            elif status:
+                raise MannersError(f"the judge at {self.url} refuses (status {status}): {_message(body)}")
+            failed += 1
+            if failed <= self.retries:
+                time.sleep(min(max(wait, self.pause * 2 ** (failed - 1)), LONGEST_PAUSE))
+        raise MannersError(
+            f"the judge at {self.url} did not answer in {self.retries + 1} tries ({reason}): what it has answered is"
+            " kept, and `manners judge --resume` goes on when it is well again"
+        )
+
+    def _body(self, messages: list[dict[str, str]], seed: int, plain: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": REPLY_TOKENS, "seed": seed}
+        body |= {"temperature": 1.0, "stream": False}
+        return body if plain or seed else body | {"logprobs": True, "top_logprobs": TOP}
+
+    def _post(self, body: dict[str, Any]) -> tuple[int, bytes, float]:
+        """Return status, body, and the seconds after which the server wants to be asked again."""
+        until = time.monotonic() + self.timeout
+        with self.client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
+            read = bytearray()
+            for piece in response.iter_bytes():
+                read += piece
+                if len(read) > MOST_BYTES:
+                    raise httpx.ReadError(f"it sent more than {MOST_BYTES:,} bytes")
+                if time.monotonic() > until:
+                    raise httpx.ReadTimeout(f"it was not done after {self.timeout:g} seconds")
+            after = response.headers.get("retry-after", "")
+            return response.status_code, bytes(read), float(after) if after.isdigit() else 0.0
+
+    def _choice(self, messages: list[dict[str, str]], body: bytes) -> dict[str, Any] | None:
+        """Return an answer's first choice, counting its tokens; None where it is none."""
+        sent = sum(len(one["content"]) for one in messages)
+        try:
+            found = json.loads(body)
+            choice: dict[str, Any] = found["choices"][0]
+            choice["message"]["content"] = str(choice["message"].get("content") or "")
+            usage = (found.get("usage") or {}).get("total_tokens")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            self.budget.use((sent + len(body)) // 3)
+            return None
+        told = usage if isinstance(usage, int) and usage > 0 else 0
+        self.budget.use(told or (sent + len(choice["message"]["content"])) // 3)
+        return choice
+
+
+def probability(choice: Mapping[str, Any]) -> float | None:
+    """Return P(A) / (P(A) + P(B)) of the first token where these have `MASS`; None where nothing of the kind is."""
+    try:
+        for token in choice["logprobs"]["content"]:
+            mass = {0.0: 0.0, 1.0: 0.0}
+            for other in token["top_logprobs"]:
+                named, logprob = letter(str(other["token"])), float(other["logprob"])
+                if named is not None and logprob <= 0.01:
+                    mass[named] += math.exp(logprob)
+            if sum(mass.values()) >= MASS:
+                return mass[1.0] / sum(mass.values())
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+    return None
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    return str(choice["message"]["content"])
+
+
+def _message(body: bytes) -> str:
+    """Return what a refusal says, in short."""
+    try:
+        error = json.loads(body)["error"]
+        said = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, LookupError, TypeError):
+        said = body.decode(errors="replace")
+    return " ".join(said.split())[:200] or "nothing"

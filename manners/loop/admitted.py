@@ -1,0 +1,45 @@
+"""Which judge's verdicts may train now: the last one asked, held against people's verdicts as they are by now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from manners.facts import from_facts
+from manners.feedback.admission import admission, cases, fair
+from manners.loop.session import Session
+from manners.results.judge import JudgeResult
+from manners.reward.verdicts import pooled
+from manners.types import Annotator, AnnotatorKind, Comparison
+
+
+def last(session: Session) -> JudgeResult | None:
+    """Return what the last run of `manners judge` came to; None where there is none."""
+    facts = session.read_facts("judge")
+    where = str(session.workspace.runs / "judge.json")
+    return None if facts is None else from_facts(JudgeResult, facts, where, "run `manners judge` again")
+
+
+def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[Annotator]:
+    """Return the judge whose verdicts train, if any, and say on stderr which and why.
+
+    It is measured anew each time, on the newest `judge.checked` comparisons that several people and it have judged:
+    what people have said since it was asked may cost it its admission. What its probes turned is of its last run.
+    """
+    before = last(session)
+    if before is None or before.judge is None:
+        print(
+            "reward.annotators is human+ai, and no judge was asked yet (manners judge): people alone", file=sys.stderr
+        )
+        return frozenset()
+    judge = Annotator(before.judge, AnnotatorKind.AI)
+    both = [
+        one for one in pooled(comparisons) if len(fair(one)) > 1 and any(v.annotator == judge for v in one.verdicts)
+    ]
+    held = cases(both[-session.settings.judge.checked :], judge, frozenset(before.own or ()))
+    found = admission(held, before.turned or {})
+    why = [f"it fails {', '.join(found.failed)}"] if found.failed else []
+    why += [f"too little is known for {', '.join(found.cannot_tell)}"] if found.cannot_tell else []
+    stands = "its verdicts train beside people's" if found.admitted else f"its verdicts do not train: {'; '.join(why)}"
+    print(f"{judge.name} on {found.checked} comparisons that people have judged too: {stands}", file=sys.stderr)
+    return frozenset({judge}) if found.admitted else frozenset()

@@ -1,0 +1,353 @@
+"""The judge: an AI is asked about comparisons in both orders, held against people, and admitted or not.
+
+What it says is stored as verdicts of an annotator of kind `ai`. Whether these train is settled by `admission`, from the
+record as it is when something is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manners.checkpoint import Run
+from manners.data import constitution, judge_probes
+from manners.errors import MannersError
+from manners.facts import Facts
+from manners.feedback.admission import JUDGE, Admission, Case, admission, cases, fair
+from manners.feedback.judge import FILE, Asked, Opinion, calibrated, principles, stated, wording
+from manners.feedback.judge_endpoint import Budget, Endpoint
+from manners.feedback.judge_local import LocalJudge
+from manners.loop.admitted import last
+from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, latest_of, opinions, probed, unjudged
+from manners.loop.plan import Part, Plan, make_plan
+from manners.loop.session import Session
+from manners.loop.stage import Inputs
+from manners.models import versions
+from manners.models.cost import head_bytes, layer_bytes, own_bytes
+from manners.results.judge import JudgeResult, Panel
+from manners.reward.verdicts import pooled
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Verdict, latest_verdicts
+from manners.workspace import INITIAL, atomic_write
+
+if TYPE_CHECKING:
+    from manners.loop.options import JudgeOptions
+
+RESULT = JudgeResult
+WHO, VERSION = "the judge", "the version that judges"
+KEY = "MANNERS_JUDGE_KEY"
+PANEL = 12
+"""Versions, the newest, whose answers are told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeInputs(Inputs):
+    """Who judges, and by what."""
+
+    version: str | None
+    """None where a server is asked."""
+    judge: Annotator
+    rules: str
+
+    @property
+    def source(self) -> str:
+        """The name without what tells it from the same model under other principles."""
+        return self.judge.name.removeprefix(JUDGE).rpartition("#")[0]
+
+
+def write_principles(root: Path) -> Facts:
+    """Write the principles that ship into a workspace, where there are none."""
+    file = root / FILE
+    if file.exists():
+        raise MannersError(f"{file} is there already: remove it first, or change it where it is")
+    atomic_write(file, constitution())
+    return {"written": str(file)}
+
+
+def inputs(session: Session, options: JudgeOptions, begun: Mapping[str, Any]) -> JudgeInputs:
+    """Settle who judges: of a run that goes on, who began it."""
+    return _settled(session, options.version, begun)
+
+
+def _settled(session: Session, named: str | None = None, begun: Mapping[str, Any] = {}) -> JudgeInputs:
+    """Return the judge: its name hangs on the model, the principles and the wording of the question."""
+    rules = principles(session.workspace.root)
+    chosen = session.settings.judge
+    version = None
+    if chosen.url is not None:
+        if named is not None:
+            raise MannersError(f"judge.url names a server, and {named} is a version: leave one of the two out")
+        if not chosen.model:
+            raise MannersError("judge.url names a server: say with judge.model which of its models is to judge")
+        source, what = chosen.model, chosen.url
+    else:
+        version = named or begun.get(VERSION) or INITIAL
+        trunk = session.pretrained.trunk
+        source = f"{Path(session.pretrained.name).name}/{version}"
+        what = f"{trunk.hash} {trunk.cut} {session.pretrained.renderer.template_hash}"
+    digest = hashlib.sha256("\0".join((source, what, rules, wording())).encode()).hexdigest()[:8]
+    judge = Annotator(f"{JUDGE}{source}#{digest}", AnnotatorKind.AI)
+    # How long it is waited for, and what may be spent, may change while a run is stopped.
+    read = {f"judge.{name}": getattr(chosen, name) for name in ("own", "checked", "probes", "most", "samples")}
+    decides = {WHO: judge.name, VERSION: version, **read}
+    return JudgeInputs(decides=decides, version=version, judge=judge, rules=rules)
+
+
+def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
+    """How much is asked at most, and the memory of reading a question."""
+    inputs = inputs or _settled(session)
+    chosen = _chosen(session)
+    new = len(unjudged(chosen.checked, inputs.judge)), len(unjudged(chosen.rest, inputs.judge))
+    settings = session.settings.judge
+    pairs = sum(new) + len(judge_probes()) * min(settings.probes, len(chosen.checked) + len(chosen.rest))
+    work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "requests": 2 * pairs}
+    if inputs.version is None:
+        return Plan("judge", work | {"requests_at_most": settings.requests}, 0, (), None)
+    trunk = session.pretrained.trunk
+    reading = layer_bytes(trunk, session.pretrained.renderer.context) + head_bytes(trunk)
+    parts = [Part("reading_a_question", reading, "model.context")]
+    if inputs.version != INITIAL:
+        parts.append(Part("policy", own_bytes(trunk, head=True), "model.trainable_layers"))
+    return make_plan(session, "judge", work, parts)
+
+
+def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
+    """Ask, measure, admit or not, and store every verdict at once."""
+    settings, judge = session.settings.judge, inputs.judge
+    budget = Budget(settings.requests, settings.tokens)
+    with alone(session.workspace.runs), _asked(session, inputs, budget) as asker:
+        # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
+        comparisons = pooled(session.store.comparisons())
+        chosen = _chosen(session, comparisons)
+        if "checked" not in run.state:
+            run.state |= {"checked": [c.id for c in chosen.checked], "rest": [c.id for c in chosen.rest]}
+            run.save()
+        by_id = {c.id: c for c in comparisons}
+        checked, rest = ([by_id[i] for i in run.state[name] if i in by_id] for name in ("checked", "rest"))
+        if not checked and not rest:
+            raise MannersError(
+                "there is no comparison that a judge could be asked about; run `manners sample` to open some"
+            )
+        # 2. Those that several people have judged, and what a sentence in the worse answer turns.
+        journal = Journal(session.workspace.runs / JOURNAL, judge.name)
+        asking = _Asking(asker, journal, inputs, settings.parallel if inputs.version is None else 1)
+        held, spent = asking.about(checked, "comparisons that people have judged")
+        turned, over = _turned(session, asking, held) if not spent else ({}, True)
+        # 3. Admitted or not; an admitted judge goes on.
+        heat = _temperature(held, judge)
+        found = measured(held, inputs, turned, session)
+        more, last = asking.about(rest, "comparisons to train on") if found.admitted and not over else ([], over)
+        # 4. Every verdict of the run, or none.
+        new = [*unjudged(checked, judge), *unjudged(rest, judge)]
+        said = asking.verdicts(new, heat)
+        session.store.add_verdicts(said)
+        journal_of = journal.sampled
+        journal.end()
+    result = _result(session, inputs, chosen, found, held, more, turned, said, heat, budget, journal_of)
+    stopped = "a budget was spent: judge.requests or judge.tokens" if last else None
+    waiting = len(unjudged([*checked, *rest], judge)) - len(said) + chosen.over
+    return replace(result, stopped=stopped, waiting=waiting)
+
+
+@dataclass
+class _Asking:
+    """A judge with what it has said in this run."""
+
+    asker: Asked
+    journal: Journal
+    inputs: JudgeInputs
+    parallel: int
+
+    def __post_init__(self) -> None:
+        """Begin with nothing."""
+        self.said: dict[int, Opinion] = {}
+
+    def about(self, some: Sequence[Comparison], title: str) -> tuple[list[Comparison], bool]:
+        """Return comparisons with this judge's verdict, asking where there is none, and whether a budget was spent."""
+        judge = self.inputs.judge
+        new = unjudged(some, judge)
+        given, spent = opinions(self.asker, self.journal, self.inputs.rules, new, self.parallel, title)
+        self.said |= {one.id or 0: said for one, said in zip(new, given, strict=True) if said is not None}
+        judged = (
+            replace(one, verdicts=(*one.verdicts, self.said[one.id or 0].verdict(judge, None)))
+            if (one.id or 0) in self.said
+            else one
+            for one in some
+        )
+        return [one for one in judged if latest_of(one, judge) is not None], spent
+
+    def verdicts(self, new: Sequence[Comparison], heat: float | None) -> list[tuple[int, Verdict]]:
+        """Return what is to be stored, each with the number of its comparison."""
+        said = ((one.id or 0, self.said.get(one.id or 0)) for one in new)
+        return [(key, opinion.verdict(self.inputs.judge, heat)) for key, opinion in said if opinion is not None]
+
+
+@contextmanager
+def _asked(session: Session, inputs: JudgeInputs, budget: Budget) -> Iterator[Asked]:
+    chosen = session.settings.judge
+    if inputs.version is not None:
+        policy = versions.load_policy(session.workspace, inputs.version, session.pretrained)
+        yield LocalJudge(policy, session.pretrained)
+        return
+    assert chosen.url is not None and chosen.model is not None, "settled by the inputs"
+    key = os.environ.get(KEY, "")
+    server = Endpoint(chosen.url, chosen.model, key, chosen.timeout, chosen.retries, chosen.samples, budget)
+    with server.client:
+        yield server
+
+
+def _chosen(session: Session, comparisons: Sequence[Comparison] | None = None) -> Chosen:
+    settings = session.settings.judge
+    found = pooled(session.store.comparisons()) if comparisons is None else comparisons
+    shared = session.settings.serve.share_chats
+    private = frozenset() if shared else session.store.only_in_chats()
+    return choose(found, settings.checked, settings.most, shared, private)
+
+
+def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tuple[dict[str, tuple[int, int]], bool]:
+    """Return for each kind of probe how many verdicts it turned, of how many; known from the same judge's last run."""
+    judge, most = asking.inputs.judge, session.settings.judge.probes
+    before = last(session)
+    if (
+        before is not None
+        and before.judge == judge.name
+        and before.turned
+        and all(n for _, n in before.turned.values())
+    ):
+        return dict(before.turned), False
+    decided = [(one, said) for one in held if (said := latest_of(one, judge)) in (Choice.LEFT, Choice.RIGHT)]
+    turned, spent = dict[str, tuple[int, int]](), False
+    for name, texts in judge_probes().items():
+        again = decided * (1 + most // max(1, len(decided)))
+        pairs = probed(
+            [one for one, _ in again[:most]], [said for _, said in again[:most]], texts, session.settings.seed
+        )
+        given, over = opinions(asking.asker, asking.journal, asking.inputs.rules, pairs, asking.parallel, name)
+        answered = [one for one in given if one is not None]
+        turned[name] = sum(one.choice is Choice.RIGHT for one in answered), len(answered)
+        spent = spent or over
+    return turned, spent
+
+
+def own_authors(session: Session, inputs: JudgeInputs) -> frozenset[str]:
+    """Return the authors whose answers are of the judge's own model."""
+    return frozenset(session.settings.judge.own.split()) | ({inputs.version} if inputs.version else set())
+
+
+def measured(
+    held: Sequence[Comparison], inputs: JudgeInputs, turned: Mapping[str, tuple[int, int]], session: Session
+) -> Admission:
+    """Hold a judge against people on comparisons that both have judged."""
+    return admission(cases(held, inputs.judge, own_authors(session, inputs)), turned)
+
+
+def _temperature(held: Sequence[Comparison], judge: Annotator) -> float | None:
+    """Fit it on every human verdict beside the judge's."""
+    left, people = list[float](), list[float]()
+    for one in held:
+        said = next(v for v in latest_verdicts(one.verdicts) if v.annotator == judge)
+        if (p := stated(said)) is not None:
+            chosen = fair(one)
+            left += [p] * len(chosen)
+            people += chosen
+    return calibrated(left, people)
+
+
+def _result(
+    session: Session,
+    inputs: JudgeInputs,
+    chosen: Chosen,
+    found: Admission,
+    held: Sequence[Comparison],
+    more: Sequence[Comparison],
+    turned: Mapping[str, tuple[int, int]],
+    said: Sequence[tuple[int, Verdict]],
+    heat: float | None,
+    budget: Budget,
+    sampled: set[int],
+) -> JudgeResult:
+    given = [verdict for _, verdict in said]
+    reasons = Counter(reason for verdict in given for reason in verdict.reasons)
+    everything = cases([*held, *more], inputs.judge)
+    there = sum(len(fair(one)) for one in chosen.checked)
+    flips = found.value("flip_rate")
+    result = JudgeResult(
+        admitted=found.admitted,
+        agreement=found.agreement,
+        human_agreement=found.human_agreement,
+        flip_rate=flips,
+        length_slope=found.value("length_slope"),
+        own_preference=found.value("own_model"),
+        own=tuple(sorted(own_authors(session, inputs))),
+        judge=inputs.judge.name,
+        source=_how(sampled),
+        checks=found.checks,
+        failed=found.failed,
+        cannot_tell=found.cannot_tell,
+        checked=found.checked,
+        needed=found.needed,
+        there=there,
+        asked=len(given),
+        verdicts=sum(verdict.choice is not Choice.SKIP for verdict in given),
+        without_verdict=dict(reasons),
+        left_out=chosen.left_out,
+        temperature=heat,
+        requests=budget.asked or None,
+        tokens=budget.used or None,
+        turned=dict(turned),
+        panel=_panel([*held, *more], everything),
+    )
+    sentence = _sentence(inputs, result)
+    print(sentence, file=sys.stderr)
+    return replace(result, sentence=sentence)
+
+
+def _how(sampled: set[int]) -> str | None:
+    """Say how verdicts were read; nothing where none was."""
+    drawn = sorted(sampled - {0})
+    words = [*(["probabilities"] if 0 in sampled else []), *(f"{k} sampled" for k in drawn)]
+    return " and ".join(words) or None
+
+
+def _panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, ...]:
+    """Tell the answers of the newest versions apart."""
+    by_version: dict[str, list[Case]] = {}
+    for one, case in zip(judged, found, strict=True):
+        by_version.setdefault(max(one.left.author, one.right.author, key=_age), []).append(case)
+    rows = []
+    for version, some in sorted(by_version.items(), key=lambda item: _age(item[0]))[-PANEL:]:
+        both = [case for case in some if case.several]
+        rows.append(
+            Panel(
+                version=version,
+                asked=len(some),
+                flip_rate=sum(case.left is None for case in some) / len(some),
+                checked=len(both),
+                agreement=sum(case.agreement for case in both) / len(both) if both else None,
+                human_agreement=sum(case.among_people for case in both) / len(both) if both else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _age(author: str) -> tuple[int, str]:
+    name, _, number = author.rpartition("-")
+    return (int(number), name) if number.isdigit() else (-1, author)
+
+
+def _sentence(inputs: JudgeInputs, result: JudgeResult) -> str:
+    start = f"{inputs.source} is {'admitted' if result.admitted else 'not admitted'} as a judge"
+    why = [f"it fails {', '.join(result.failed)}"] if result.failed else []
+    why += [f"too little is known for {', '.join(result.cannot_tell)}"] if result.cannot_tell else []
+    need = (
+        f" A judge that agrees with people as they do with each other is admitted in 8 of 10 tries after about"
+        f" {result.needed} human verdicts, two to a comparison and drawn at random; there are {result.there}."
+    )
+    stands = ", and its verdicts are stored and train nothing" if not result.admitted else ""
+    return f"{start}{stands}{': ' + '; '.join(why) if why else ''}.{need if not result.admitted else ''}"

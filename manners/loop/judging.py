@@ -1,0 +1,194 @@
+"""Asking a judge: which comparisons, both orders of each, and nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from manners.errors import MannersError
+from manners.feedback.admission import fair
+from manners.feedback.judge import Asked, Opinion, Reading, question
+from manners.feedback.judge_endpoint import Spent
+from manners.progress import steps
+from manners.reward.groups import uniform
+from manners.reward.labelled import VOLUNTEERED
+from manners.types import DELETED, Annotator, AskedHow, Choice, Comparison, Dialogue, Response, latest_verdicts
+
+JOURNAL = "judge-answers.jsonl"
+"""In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run
+has ended, for its verdicts are in the store then."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which comparisons a judge is asked about."""
+
+    checked: tuple[Comparison, ...]
+    """Those that several people have judged, newest of all, oldest first."""
+    rest: tuple[Comparison, ...]
+    """Those that an admitted judge judges."""
+    over: int
+    """Beyond the most of one run."""
+    left_out: dict[str, int]
+
+
+def choose(
+    comparisons: Iterable[Comparison], checked: int, most: int, shared: bool, private: frozenset[Dialogue]
+) -> Chosen:
+    """Choose from pooled comparisons, in their order; people's chats are nobody else's unless they are shared."""
+    left_out = Counter[str]()
+    held, rest = list[Comparison](), list[Comparison]()
+    for one in comparisons:
+        if reason := _reason(one, shared, private):
+            left_out[reason] += 1
+        elif len(fair(one)) > 1:
+            held.append(one)
+        elif not one.kept:
+            rest.append(one)
+        else:
+            left_out["about a prompt kept for evaluation or validation"] += 1
+    # What is beyond the newest that it is held against may still be judged, to train on.
+    rest = sorted([*(one for one in held[:-checked] if not one.kept), *rest], key=lambda one: one.id or 0)
+    return Chosen(tuple(held[-checked:]), tuple(rest[:most]), max(0, len(rest) - most), dict(left_out))
+
+
+def _reason(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:
+    texts = one.left.text.strip(), one.right.text.strip()
+    if one.asked_how in (AskedHow.EVALUATION, AskedHow.GOLD):
+        return "asked for an evaluation, or with a known verdict"
+    if DELETED in texts:
+        return "deleted by the person whose words they were"
+    if one.reported:
+        return "reported, and kept away by a reviewer"
+    if not shared and (one.asked_how in VOLUNTEERED or one.prompt in private):
+        return "from somebody's chat (serve.share_chats is off)"
+    if not all(texts) or texts[0] == texts[1]:
+        return "an empty response, or identical responses"
+    return None
+
+
+def unjudged(some: Sequence[Comparison], judge: Annotator) -> list[Comparison]:
+    """Return those that a judge has not been asked about."""
+    return [one for one in some if all(verdict.annotator != judge for verdict in one.verdicts)]
+
+
+class Journal:
+    """What has been answered, a line each, on the disk before the next question is asked; for several threads."""
+
+    def __init__(self, file: Path, judge: str) -> None:
+        """Read what a run that was stopped has been answered; half a line at its end never was."""
+        self._file, self._judge, self._lock = file, judge, threading.Lock()
+        self._known: dict[str, Reading] = {}
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            try:
+                row = json.loads(line)
+                self._known[str(row["key"])] = Reading(row["first"], int(row["sampled"]))
+            except (ValueError, LookupError, TypeError):
+                continue
+
+    def __len__(self) -> int:
+        """How many answers are known."""
+        return len(self._known)
+
+    @property
+    def sampled(self) -> set[int]:
+        """How many verdicts each that could be read was made of."""
+        return {reading.sampled for reading in self._known.values() if reading.first is not None}
+
+    def ask(self, judge: Asked, asked: Dialogue) -> Reading:
+        """Return what is known, or ask and write it down."""
+        key = hashlib.sha256(repr((self._judge, asked)).encode()).hexdigest()[:32]
+        if key not in self._known:
+            reading = judge.ask(asked)
+            with self._lock, self._file.open("a", encoding="utf-8") as stream:
+                row = {"key": key, "first": reading.first, "sampled": reading.sampled}
+                stream.write(f"{json.dumps(row)}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+                self._known[key] = reading
+        return self._known[key]
+
+    def end(self) -> None:
+        """Forget it: the verdicts are in the store."""
+        self._file.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one judge a workspace ask at a time: two would ask the same twice."""
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / "judge.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise MannersError("another `manners judge` is asking in this workspace: wait until it is done") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def opinions(
+    judge: Asked, journal: Journal, rules: str, pairs: Sequence[Comparison], parallel: int, title: str
+) -> tuple[list[Opinion | None], bool]:
+    """Ask about each pair in both orders; None where a budget was spent before. Return also whether one was.
+
+    The first failure ends it, when the questions that are on their way have been answered and written down.
+    """
+    stop = threading.Event()
+    spent = threading.Event()
+
+    def both(one: Comparison) -> Opinion | None:
+        if stop.is_set():
+            return None
+        try:
+            forward = journal.ask(judge, question(rules, one.prompt, one.left, one.right))
+            return Opinion.of(forward, journal.ask(judge, question(rules, one.prompt, one.right, one.left)))
+        except Spent:
+            spent.set()
+            stop.set()
+            return None
+        except BaseException:
+            stop.set()
+            raise
+
+    with steps(title, len(pairs)) as advance, ThreadPoolExecutor(parallel) as pool:
+        found = list(_advancing(pool.map(both, pairs), advance))
+    return found, spent.is_set()
+
+
+def _advancing(found: Iterator[Opinion | None], advance: Callable[[int], None]) -> Iterator[Opinion | None]:
+    for one in found:
+        yield one
+        advance(1)
+
+
+def probed(pairs: Sequence[Comparison], said: Sequence[Choice], texts: Sequence[str], seed: int) -> list[Comparison]:
+    """Return each pair with one of the texts behind the answer that the judge found worse, which stands right.
+
+    The n-th text goes with the n-th pair, by a hash that depends on nothing else, over and over. Texts stand in turns
+    at the end and at the beginning.
+    """
+    order = sorted(range(len(pairs)), key=lambda place: uniform("probe", seed, str(pairs[place].id)))
+    found = []
+    for number, place in enumerate(order):
+        one = pairs[place] if said[place] is Choice.LEFT else pairs[place].turned()
+        text = texts[number % len(texts)]
+        worse = f"{text}\n\n{one.right.text}" if number % 2 else f"{one.right.text}\n\n{text}"
+        found.append(replace(one, right=Response(worse, one.right.author, one.right.finish_reason)))
+    return found
+
+
+def latest_of(one: Comparison, judge: Annotator) -> Choice | None:
+    """Return what a judge said of a comparison."""
+    return next((v.choice for v in latest_verdicts(one.verdicts) if v.annotator == judge), None)

@@ -1,0 +1,87 @@
+"""What an admitted judge adds to people's verdicts: comparisons that nobody else has judged, to train on alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from manners.reward.ensemble import Exchange
+from manners.reward.groups import Split
+from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut
+from manners.reward.pairs import render_compared
+from manners.reward.verdicts import labelled_pair, pooled, sort_out
+from manners.text import Rendered, Renderer
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, opening
+
+
+@dataclass(frozen=True)
+class Assisted:
+    """Pairs that a judge has judged, weighed so that people keep their share."""
+
+    pairs: tuple[LabelledPair, ...] = ()
+    """Their counts are 0: they are verdicts that nothing is measured on."""
+    weight: float = 0.0
+    """Share of the whole weight that they have."""
+    rendered: dict[Exchange, Rendered] = field(default_factory=dict, repr=False)
+
+    def left_out(self, labelled: Labelled) -> dict[LeftOut, int]:
+        """Return what is not learned from, less what the judge has judged."""
+        rest = labelled.left_out.get(LeftOut.JUDGE, 0) - len(self.pairs)
+        others = {reason: n for reason, n in labelled.left_out.items() if reason is not LeftOut.JUDGE}
+        return others | ({LeftOut.JUDGE: rest} if rest > 0 else {})
+
+
+def assisted(
+    renderer: Renderer,
+    comparisons: Iterable[Comparison],
+    labelled: Labelled,
+    split: Split,
+    judges: AbstractSet[Annotator],
+    human_share: float,
+) -> Assisted:
+    """Return the pairs that judges add to those that people have judged.
+
+    None that people have judged, none that shares its opening with one set aside, none of those that users came to by
+    themselves. With H the weight of people's verdicts that are trained on and A that of the judges', the latter are
+    multiplied by min(1, H (1 - s) / (s A)), so that people keep the share s at least.
+    """
+    if not judges:
+        return Assisted()
+    aside = {opening(pair.prompt) for pair in split.held_out}
+    known = {pair.comparison_id for pair in (*labelled.pairs, *split.train, *split.held_out)}
+    asked = [
+        replace(one, verdicts=tuple(v for v in one.verdicts if v.annotator in judges))
+        for one in pooled(comparisons)
+        if one.asked_how not in VOLUNTEERED
+        and one.id not in known
+        and opening(one.prompt) not in aside
+        and not any(v.annotator.kind is not AnnotatorKind.AI and v.choice is not Choice.SKIP for v in one.verdicts)
+    ]
+    usable = sort_out(asked, AnnotatorKind.AI).usable
+    objections = renderer.template.objections(one.prompt for one, _ in usable)
+    usable = tuple((one, said) for one, said in usable if not objections[one.prompt])
+    rendered = render_compared(renderer, ((one.prompt, side) for one, _ in usable for side in (one.left, one.right)))
+    pairs = [
+        labelled_pair(one, said, {}, opening(one.prompt), 0)
+        for one, said in usable
+        if rendered[one.prompt, one.left].response_ids != rendered[one.prompt, one.right].response_ids
+    ]
+    human = sum(sum(pair.weights) for pair in split.train)
+    judged = sum(sum(pair.weights) for pair in pairs)
+    if not judged or not human:
+        return Assisted()
+    factor = min(1.0, human * (1 - human_share) / (human_share * judged))
+    weighed = tuple(
+        replace(
+            pair,
+            counts=Counts(0.0, 0.0, 0.0),
+            weights=Counts(*(factor * w for w in pair.weights)),
+            both_bad=0,
+            shown_left=None,
+            drawn=None,
+        )
+        for pair in pairs
+        if factor
+    )
+    return Assisted(weighed, factor * judged / (human + factor * judged), rendered) if weighed else Assisted()

@@ -1,0 +1,43 @@
+"""Settings of `manners judge`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from manners.settings_values import Range, check
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """An AI that judges comparisons, and how far it may go."""
+
+    url: str | None = None
+    """A server that speaks OpenAI's chat completions (http://127.0.0.1:8001/v1); None asks a version of this workspace.
+    A key for it is taken from the environment, MANNERS_JUDGE_KEY."""
+    model: str | None = None
+    """Which of that server's models is asked."""
+    own: str = ""
+    """Authors, with spaces between them, whose answers are of the judge's own model, as far as that is known."""
+    checked: Annotated[int, Range(1, 1_000_000)] = 600
+    """Comparisons, the newest, on which it is held against several people's verdicts."""
+    probes: Annotated[int, Range(0, 10_000)] = 64
+    """Comparisons on which an order to the judge, and flattery, is put into the worse answer."""
+    most: Annotated[int, Range(0, 10_000_000)] = 2000
+    """Comparisons at most that an admitted judge judges beyond those, in one run."""
+    samples: Annotated[int, Range(1, 99)] = 5
+    """Verdicts that are drawn for one, where the server tells no probabilities."""
+    parallel: Annotated[int, Range(1, 64)] = 4
+    """Requests that are on their way to the server at one time."""
+    timeout: Annotated[float, Range(0.1, 3600.0)] = 60.0
+    """Seconds that one of its answers may take."""
+    retries: Annotated[int, Range(0, 20)] = 4
+    """Times that it is asked again, after 1, 2, 4... seconds, before the run stops."""
+    requests: Annotated[int, Range(1, 1_000_000_000)] = 20_000
+    """Requests of one run at most; then it ends with what it has."""
+    tokens: Annotated[int, Range(1, 1_000_000_000_000)] = 20_000_000
+    """Tokens of one run at most, as the server counts them."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)

@@ -1,0 +1,315 @@
+"""`manners judge` from end to end, against a real server that judges well, ill, or not at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manners.cli import main
+from manners.data import judge_probes
+from manners.errors import MannersError
+from manners.feedback.admission import is_judge
+from manners.loop import stages
+from manners.loop.options import JudgeOptions
+from manners.loop.round import JUDGE
+from manners.loop.session import Session
+from manners.settings import ModelSettings
+from manners.types import AnnotatorKind, AskedHow, Choice, Verdict
+from tests.loop import judging
+from tests.loop.judging import Server, serving
+from tests.worlds import save_tiny
+
+Make = Callable[..., Session]
+
+
+@pytest.fixture
+def make(tmp_path: Path, empty_file: Path) -> Make:
+    """A function that makes a project whose judge is a server."""
+    return lambda address, some, **chosen: judging.project(tmp_path / "project", empty_file, address, some, **chosen)
+
+
+def judge(session: Session, **chosen: Any) -> dict[str, Any]:
+    return stages.perform(session.workspace, session.settings, JUDGE, **chosen)
+
+
+def said(session: Session) -> list[Verdict]:
+    """What judges have said, as it is stored."""
+    return [v for c in session.store.comparisons() for v in c.verdicts if is_judge(v.annotator)]
+
+
+def test_both_orders_are_asked_and_the_verdict_is_an_ais(make: Make) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(6), probes=0)
+        facts = judge(session)
+        assert len(server.asked) == 12 and facts["requests"] == 12 and facts["tokens"] == 1200
+        for comparison in session.store.comparisons():
+            (verdict,) = (v for v in comparison.verdicts if is_judge(v.annotator))
+            better = Choice.LEFT if "good" in comparison.left.text else Choice.RIGHT
+            assert verdict.choice is better and verdict.annotator.kind is AnnotatorKind.AI
+        assert facts["admitted"] is False and facts["failed"] == [] and facts["verdicts"] == 6
+        assert {"agreement", "human_agreement", "flip_rate", "length_slope"} <= facts.keys()
+        assert facts["agreement"] is None and "not admitted as a judge" in facts["sentence"]
+        assert f"after about {facts['needed']} human verdicts" in facts["sentence"] and facts["there"] == 12
+        # Nothing is ever asked twice.
+        again = judge(session)
+        assert len(server.asked) == 12 and again["asked"] == 0 and len(said(session)) == 6
+
+
+def test_a_judge_that_takes_a_side_has_no_verdict(make: Make) -> None:
+    with serving(Server(prefers=lambda a, b: 0.9)) as server:
+        session = make(server.url, judging.comparisons(4), probes=0)
+        facts = judge(session)
+        assert facts["verdicts"] == 0 and facts["without_verdict"] == {"the two orders disagree": 4}
+        assert {v.choice for v in said(session)} == {Choice.SKIP} and facts["flip_rate"]["estimate"] == 1
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["tells none", "refuses to be asked"])
+def test_without_probabilities_verdicts_are_drawn_and_it_is_said(make: Make, refuses: bool) -> None:
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes] | None:
+        return (400, b'{"error": {"message": "logprobs?"}}') if refuses and "logprobs" in asked else None
+
+    with serving(Server(logprobs=False, answer=answer)) as server:
+        session = make(server.url, judging.comparisons(3), probes=0, samples=3, parallel=1)
+        facts = judge(session)
+        assert facts["source"] == "3 sampled" and facts["verdicts"] == 3
+        assert len(server.asked) == 18 + refuses  # six questions, three times each; refused once
+
+
+def test_a_key_is_sent_and_stands_nowhere(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANNERS_JUDGE_KEY", "sk-hidden")
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(2), probes=0)
+        judge(session)
+        assert server.keys == {"Bearer sk-hidden"}
+    for file in session.workspace.root.rglob("*"):
+        assert not file.is_file() or b"sk-hidden" not in file.read_bytes()
+
+
+ILL: dict[str, tuple[dict[str, Any], str]] = {
+    "fails": ({"answer": lambda a, n: (500, b"oh no")}, r"did not answer in 1 tries \(status 500: oh no\)"),
+    "is no chat": ({"answer": lambda a, n: (200, b"<html>")}, "its answer is not that of a chat completion"),
+    "nests": ({"answer": lambda a, n: (200, b"[" * 100_000)}, "its answer is not that of a chat completion"),
+    "floods": ({"endless": True}, "it sent more than 1,000,000 bytes"),
+    "drips": ({"drip": 0.02}, "it was not done after 0.3 seconds"),
+    "has another key": (
+        {"answer": lambda a, n: (401, b'{"error": {"message": "bad key"}}')},
+        r"refuses \(status 401\): bad",
+    ),
+    "leads elsewhere": ({"answer": lambda a, n: (302, b"")}, r"refuses \(status 302\)"),
+}
+
+
+@pytest.mark.parametrize("how", ILL)
+def test_a_server_that_is_ill_is_one_sentence_and_nothing_is_recorded(make: Make, how: str) -> None:
+    chosen, sentence = ILL[how]
+    with serving(Server(**chosen)) as server:
+        session = make(server.url, judging.comparisons(2), timeout=0.3)
+        with pytest.raises(MannersError, match=sentence) as error:
+            judge(session)
+        assert "\n" not in str(error.value) and not said(session) and session.read_facts("judge") is None
+
+
+def test_a_server_that_is_not_there(make: Make) -> None:
+    session = make("http://127.0.0.1:9", judging.comparisons(2))
+    with pytest.raises(MannersError, match="did not answer in 1 tries"):
+        judge(session)
+    assert not said(session)
+
+
+def test_nonsense_is_no_verdict_and_nothing_but_nonsense_ends_it(make: Make) -> None:
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes]:
+        text = "I would say that both have their merits."
+        return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+    with serving(Server(answer=answer)) as server:
+        session = make(server.url, judging.comparisons(20), samples=1, parallel=1)
+        with pytest.raises(
+            MannersError, match=r"none of its first 20 answers could be read .the last one: 'I would say"
+        ):
+            judge(session)
+        assert not said(session)
+
+
+def test_it_is_asked_again_and_goes_on_where_it_was(make: Make) -> None:
+    dead = {"now": True}
+
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes] | None:
+        return (503, b"busy") if dead["now"] and number > 9 else None
+
+    with serving(Server(answer=answer)) as server:
+        session = make(server.url, judging.comparisons(8), probes=0, parallel=1)
+        with pytest.raises(MannersError, match="--resume"):
+            judge(session)
+        assert not said(session)
+        with pytest.raises(MannersError, match="manners judge --resume"):
+            judge(session)
+        dead["now"] = False
+        patient = replace(session.settings, judge=replace(session.settings.judge, timeout=9.0))  # may change meanwhile
+        facts = stages.perform(session.workspace, patient, JUDGE, resume=True)
+        assert facts["verdicts"] == 8 and len(said(session)) == 8
+        asked = [json.dumps(one) for one in server.asked]
+        assert len(set(asked)) == 16 and len(asked) == 17  # the one that failed was asked again, and no other
+        assert not list(session.workspace.runs.glob("*.jsonl"))
+
+
+def test_it_waits_and_asks_again(make: Make) -> None:
+    with serving(Server(answer=lambda a, n: (429, b"slow down") if n == 1 else None)) as server:
+        session = make(server.url, judging.comparisons(1), probes=0, retries=1)
+        assert judge(session)["verdicts"] == 1 and len(server.asked) == 3
+
+
+@pytest.mark.parametrize("limit", [{"requests": 5}, {"tokens": 450}])
+def test_a_budget_ends_it_with_what_there_is(make: Make, limit: dict[str, int]) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(8), probes=0, parallel=1, **limit)
+        facts = judge(session)
+        assert facts["verdicts"] == 2 == len(said(session)) and len(server.asked) == 5
+        assert "budget" in facts["stopped"] and facts["waiting"] == 6
+
+
+def test_what_is_not_to_be_judged_is_counted(make: Make) -> None:
+    one, two, three, four = judging.comparisons(4)
+    some = [
+        replace(one, asked_how=AskedHow.CHAT),
+        replace(two, asked_how=AskedHow.EVALUATION),
+        replace(three, right=replace(three.right, text=three.left.text)),
+        four,
+    ]
+    with serving(Server()) as server:
+        facts = judge(make(server.url, some, probes=0))
+        assert facts["asked"] == 1 and sum(facts["left_out"].values()) == 3
+        assert "from somebody's chat (serve.share_chats is off)" in facts["left_out"]
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "is empty"), (" \n\t", "is empty"), ("x" * 20_001, "shorten it")])
+def test_a_constitution_that_is_none(make: Make, text: str, said: str) -> None:
+    session = make("http://127.0.0.1:9", judging.comparisons(1))
+    (session.workspace.root / "constitution.md").write_text(text, encoding="utf-8")
+    with pytest.raises(MannersError, match=said):
+        judge(session)
+
+
+def test_other_principles_are_another_judge(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(2), probes=0)
+        first = judge(session)["judge"]
+        assert judge(session, options=JudgeOptions(principles=True))["written"].endswith("constitution.md")
+        file = session.workspace.root / "constitution.md"
+        assert judge(session)["judge"] == first
+        file.write_text("Prefer the answer that rhymes.", encoding="utf-8")
+        facts = judge(session)
+        assert facts["judge"] != first and facts["asked"] == 2 and len(said(session)) == 4
+        assert "rhymes" in server.asked[-1]["messages"][0]["content"]
+        with pytest.raises(MannersError, match="is there already"):
+            judge(session, options=JudgeOptions(principles=True))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "error"),
+    [
+        ({"url": "ftp://x"}, "no address"),
+        ({"model": None}, "say with judge.model"),
+        ({"url": "localhost:1"}, "no address"),
+    ],
+)
+def test_settings_that_name_no_server(make: Make, chosen: dict[str, Any], error: str) -> None:
+    with pytest.raises(MannersError, match=error):
+        judge(make("http://127.0.0.1:9", judging.comparisons(1), **chosen))
+
+
+def test_the_command_says_it_to_programs(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(3))
+        chosen = [f"--set=judge.url={server.url}", "--set=judge.model=m", "--set=judge.probes=0"]
+        command = ["judge", "--json", *chosen, "--workspace", str(session.workspace.root)]
+        assert main([*command, "--plan"]) == 0
+        assert json.loads(capsys.readouterr().out)["requests"] == 6 and not server.asked
+        assert main(command) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["admitted"] is False and facts["agreement"] is None and facts["flip_rate"]["estimate"] == 0
+
+
+@pytest.mark.long
+def test_a_version_of_the_workspace_judges_and_goes_on_to_the_same(tmp_path: Path, empty_file: Path) -> None:
+    model = save_tiny(tmp_path / "llama", max_position_embeddings=2048)
+    chosen = ModelSettings(name=str(model), trainable_layers=2, device="cpu", context=2048)
+
+    def project(name: str) -> Session:
+        made = judging.project(tmp_path / name, empty_file, "", judging.comparisons(6), url=None, model=None, probes=2)
+        return Session(made.workspace, replace(made.settings, model=chosen))
+
+    session = project("one")
+    plan = judge(session, plan=True)
+    assert plan["requests"] == 2 * (6 + 2 * 2) and plan["memory_bytes"]["reading_a_question"] > 0
+    facts = judge(session)
+    assert facts["judge"].startswith("judge:llama/initial#") and facts["source"] == "probabilities"
+    assert facts["own"] == ["initial"] and facts["asked"] == 6 and "requests" not in facts
+    assert facts["verdicts"] + sum(facts["without_verdict"].values()) == 6
+    other = project("two")
+    judge(other)
+    assert [(v.choice, v.comment) for v in said(other)] == [(v.choice, v.comment) for v in said(session)]
+    with pytest.raises(MannersError, match="there is no version policy-7"):
+        judge(session, options=JudgeOptions(version="policy-7"))
+
+
+@pytest.mark.long
+def test_a_good_judge_is_admitted_and_goes_on_and_one_that_obeys_is_not(make: Make, tmp_path: Path) -> None:
+    orders = judge_probes()["injections"]
+    rest = judging.comparisons(40, people=0, start=1000)
+
+    def obeys(a: str, b: str) -> float:
+        told = [any(order in text for order in orders) for text in (a, b)]
+        if told[0] != told[1]:
+            return 0.99 if told[0] else 0.01
+        return 0.95 if "good" in a else 0.05
+
+    with serving(Server()) as good, serving(Server(prefers=obeys)) as gullible:
+        session = make(good.url, [*judging.comparisons(560), *rest], checked=560, parallel=8)
+        facts = judge(session)
+        assert facts["admitted"] and facts["verdicts"] == 600 and facts["waiting"] == 0
+        assert facts["turned"] == {"injections": [0, 64], "flattery": [0, 64]} and facts["temperature"] > 0
+        assert 0.79 < facts["human_agreement"]["estimate"] < 0.85 < facts["agreement"]["low"]
+        other = replace(session.settings.judge, url=gullible.url)
+        refused = stages.perform(session.workspace, replace(session.settings, judge=other), JUDGE)
+        assert not refused["admitted"] and refused["failed"] == ["injections"] and refused["waiting"] == 40
+        assert "stored and train nothing" in refused["sentence"]
+
+
+KILLED = """
+import sys
+from manners.loop import stages
+from manners.loop.round import JUDGE
+from manners.settings_load import load
+from manners.workspace import Workspace
+workspace = Workspace.open(__import__("pathlib").Path(sys.argv[1]))
+stages.perform(workspace, load(workspace.toml).settings, JUDGE)
+"""
+
+
+@pytest.mark.long
+def test_killed_it_goes_on_without_asking_anything_twice(make: Make) -> None:
+    child: dict[str, subprocess.Popen[bytes]] = {}
+
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes] | None:
+        if number == 12 and "killed" not in child:
+            child["killed"] = child["now"]
+            child["now"].kill()
+        return None
+
+    with serving(Server(answer=answer)) as server:
+        session = make(server.url, judging.comparisons(10), probes=0, parallel=1)
+        toml = f'[judge]\nurl = "{server.url}"\nmodel = "m"\nprobes = 0\nparallel = 1\nretries = 0\ntimeout = 5.0\n'
+        session.workspace.toml.write_text(toml, encoding="utf-8")
+        child["now"] = subprocess.Popen([sys.executable, "-c", KILLED, str(session.workspace.root)])
+        child["now"].wait(120)
+        assert child["now"].returncode == -9 and not said(session)
+        facts = judge(session, resume=True)
+        assert facts["verdicts"] == 10 and len({json.dumps(one) for one in server.asked}) == 20
+        assert len(server.asked) == 21  # the question that was on its way when it was killed
