@@ -1,15 +1,14 @@
-"""Rounds one after the other: what they accumulate, where they begin, what they wait for, and kill -9 anywhere."""
+"""Rounds one after the other: what they accumulate, where they begin, what they wait for, and what ends them."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,94 +16,27 @@ import pytest
 import torch
 
 from manners.cli import main
-from manners.data import questions
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.feedback import crowd
-from manners.loop import evaluate, history, rounds
+from manners.loop import history, rounds
 from manners.loop.round import PPO
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
 from manners.loop.stage import execute
 from manners.models import versions
-from manners.ppo.learner import Learner
-from manners.settings import DataSettings, LoopSettings, Settings
+from manners.settings import LoopSettings, Settings
 from manners.store import Outcome
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Verdict
 from manners.workspace import Workspace
 from tests.loop import tiny
+from tests.loop.small_rounds import THREE, everything_wins, small, steady
 from tests.loop.test_restart import contents
-from tests.ppo.scripted import keep
-
-THREE = Asked(rounds=3, crowd=True)
-PROMPTS = {use: some[: {PromptUse.TRAIN: 12, PromptUse.VALIDATE: 3}.get(use, 6)] for use, some in tiny.PROMPTS.items()}
-
-
-def small(model: Path, **stages: Any) -> Settings:
-    """The tiny settings, smaller; a round asks about 9 of 12 prompts."""
-    chosen = tiny.settings(model, checkpoint_every=0.0)
-    prose = model.parent / "prose.txt"
-    prose.write_text("\n\n".join(f"In the year {n} the sea was calm, and bread was cheap." for n in range(60)))
-    return replace(
-        chosen,
-        data=DataSettings(prose=str(prose)),
-        reward=replace(chosen.reward, members=1, epochs=1),
-        ppo=replace(chosen.ppo, updates=1, batch=8, epochs=1),
-        evaluate=replace(chosen.evaluate, samples=1, bootstrap=100),
-        sample=replace(chosen.sample, max_new_tokens=4),
-        loop=LoopSettings(prompts=9),
-        **stages,
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _everything_wins() -> Iterator[None]:
-    """The last policy of a run is kept, better or not, and the gate asks for nothing: every round promotes.
-
-    A model that babbles learns too little to be shown better in so few answers; what promotes is tested elsewhere.
-    """
-    few = questions()[:6]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(crowd.TASTES, tiny.FIGURES.name, tiny.FIGURES)
-        patch.setattr(Learner, "offer", keep)
-        # Half of the time of so small a round: forgetting is measured on fewer questions, and no report is drawn.
-        patch.setattr(evaluate, "questions", lambda: few)
-        patch.setattr(rounds, "report", lambda *_: None)
+    with everything_wins():
         yield
-
-
-GATE = "\n".join(
-    f'[evaluation.{name}]\nbetter = "{better}"\nthreshold = {end}\nrequired = false\nmargin = 0.0'
-    for name, better, end in [
-        ("win_rate", "above", -1.0),
-        ("start", "above", -1.0),
-        ("matched_length", "above", -1.0),
-        ("perplexity", "below", 1000.0),
-        ("collapse", "below", 2.0),
-        ("variety", "above", -1.0),
-    ]
-).replace("start]", "start]\nfails = -1.0")
-
-
-def project(root: Path, model: Path, *, promotes: bool = True) -> Workspace:
-    session = tiny.project(root, model, PROMPTS)
-    if promotes:
-        (root / "gate.toml").write_text("version = 1\n" + GATE)
-    session.store.close()
-    return session.workspace
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
-    """A workspace with prompts in which nothing was done; not to be changed."""
-    return project(tmp_path_factory.mktemp("fresh") / "loop", model).root
-
-
-@pytest.fixture(scope="module")
-def looped(tmp_path_factory: pytest.TempPathFactory, model: Path, fresh: Path) -> tuple[Path, Facts]:
-    """The workspace of three rounds that were never stopped, and what came of them; not to be changed."""
-    root = shutil.copytree(fresh, tmp_path_factory.mktemp("looped") / "loop")
-    return root, rounds.play(Session(Workspace.open(root), small(model)), THREE)
 
 
 def test_three_rounds_are_what_programs_are_told(looped: tuple[Path, Facts]) -> None:
@@ -191,14 +123,10 @@ def test_the_reference_of_the_kl_is_the_initial_model_in_every_round(
 
 def test_the_same_command_again_plays_nothing_more(looped: tuple[Path, Facts], model: Path, tmp_path: Path) -> None:
     root = shutil.copytree(looped[0], tmp_path / "loop")
-    before = contents(root)
+    before = steady(root)
     again = rounds.play(Session(Workspace.open(root), small(model)), THREE)
     assert again["rounds"] == looped[1]["rounds"]
-    assert _steady(contents(root)) == _steady(before)
-
-
-def _steady(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name not in ("runs/loop.json", "report.json")}
+    assert steady(root) == before
 
 
 def run(*words: str | Path) -> int:
@@ -296,60 +224,119 @@ def test_with_people_it_waits_for_verdicts_and_for_their_judgement(
     assert session.store.rounds()[0].metrics["source"] == "human"
 
 
-def in_a_process(root: Path, settings: Settings) -> int:
-    """Play on, in a process of its own; return its id."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            rounds.play(Session(Workspace.open(root), settings), THREE)
-            code = 0
-        finally:
-            os._exit(code)
-    return child
+LIMITS = LoopSettings(most_verdicts=100, hours=2.0, kl=5.0)
+BEGUN = history.Begun(rounds=3, created_at="2030-01-31T12:00:00+00:00")
 
 
-def ended(child: int) -> bool:
-    """Whether a process has ended; it must not have failed."""
-    done, status = os.waitpid(child, os.WNOHANG)
-    assert not done or status == 0
-    return bool(done)
+def ended_round(number: int, kl: float, outcome: Outcome = Outcome.PROMOTED) -> history.Played:
+    return history.Played(
+        round=number, policy=f"policy-{number}", reward=f"reward-{number}", verdicts=9, kl=kl, outcome=str(outcome)
+    )
 
 
-def killed_at(draw: random.Random, root: Path, settings: Settings, most: float, kills: int) -> int:
-    """Kill a loop at random moments, and let it end at last; return how many kills have hit it."""
-    hit = 0
-    for _ in range(kills):
-        child, end = in_a_process(root, settings), time.monotonic() + draw.uniform(0, most)
-        while time.monotonic() < end and not (over := ended(child)):
-            time.sleep(0.001)
-        if over:
-            break
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        hit += 1
-    child = in_a_process(root, settings)
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    return hit
+ONE = [ended_round(1, 4.0)]
+FAR = [ended_round(1, 4.0), ended_round(2, 6.0, Outcome.REJECTED)]
 
 
-def test_killed_at_a_random_moment_it_ends_with_the_same_policies(
-    looped: tuple[Path, Facts], fresh: Path, model: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("rounds_", "verdicts", "hours", "current", "limits", "said"),
+    [
+        ([], 0, 0.0, "initial", LIMITS, ""),
+        (ONE, 99, 1.9, "policy-1", LIMITS, ""),
+        (ONE, 100, 0.0, "policy-1", LIMITS, "loop.most_verdicts is used up: 100 verdicts of 100"),
+        (ONE, 9, 2.0, "policy-1", LIMITS, "loop.hours is used up: the loop was begun 2030-01-31T12:00:00"),
+        (FAR, 9, 0.0, "policy-1", LIMITS, ""),  # what was rejected is not where the loop stands
+        (FAR, 9, 0.0, "policy-2", LIMITS, "loop.kl is used up: policy-2 is 6 nats per response"),
+        (FAR, 9, 0.0, "initial", LIMITS, ""),  # rolled back
+        (FAR, 10**6, 10.0**4, "policy-2", LoopSettings(), ""),  # no limit is the default
+        ([*FAR, ended_round(3, 1.0)], 0, 0.0, "policy-3", LIMITS, "3 rounds are played; more with a larger --rounds"),
+        ([*FAR, ended_round(3, 1.0), ended_round(4, 1.0)], 0, 0.0, "policy-3", LIMITS, "4 rounds are played"),
+    ],
+)
+def test_what_ends_a_loop_by_hand(
+    rounds_: list[history.Played], verdicts: int, hours: float, current: str, limits: LoopSettings, said: str
 ) -> None:
+    moment = datetime(2030, 1, 31, 12, tzinfo=UTC) + timedelta(hours=hours)
+    found = history.over(rounds_, BEGUN, limits, verdicts=verdicts, current=current, moment=moment)
+    assert found.startswith(said) if said else not found
+    assert found.count(". ") == 0, "one sentence"
+
+
+def test_a_budget_stops_before_a_round_and_is_said(
+    looped: tuple[Path, Facts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    words = ("--rounds", "9", "--crowd", "--json", "--workspace", root)
+    assert run(*words, "--set", "loop.most_verdicts=10") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["rounds"]) == 3 and told["stopped"].startswith("loop.most_verdicts is used up")
+    assert main(["status", "--json", "--workspace", str(root)]) == 0
+    assert json.loads(capsys.readouterr().out)["loop"]["stopped"] == told["stopped"]
+
+
+def test_a_plan_says_what_is_left_and_does_nothing(
+    looped: tuple[Path, Facts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    before = contents(root)
+    assert run("--rounds", "5", "--crowd", "--plan", "--json", "--workspace", root) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["rounds_to_play"], plan["fresh_prompts"]) == (2, 0)
+    assert plan["memory_needed_bytes"] > 0 and plan["seconds"] == pytest.approx(2 * plan["seconds_a_round"])
+    assert [one["stage"] for one in plan["stages"]] == ["sample", "reward", "ppo", "evaluate"]
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("words", [["--rounds", "0"], ["--rounds", "-1"], ["--when", "tomorrow"]])
+def test_what_cannot_be_asked_for_is_refused_in_a_sentence(
+    words: list[str], looped: tuple[Path, Facts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "--workspace", looped[0]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("manners: --") and "Traceback" not in said
+
+
+def test_a_wait_is_said_once_and_can_be_interrupted(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three looks at a store in which nothing happens; then somebody presses Ctrl-C, and a step goes on from there."""
     root = shutil.copytree(fresh, tmp_path / "loop")
-    killed_at(random.Random(), root, small(model), 1.5, 1)
-    assert _steady(contents(root)) == _steady(contents(looped[0]))
+    session = Session(Workspace.open(root), small(model))
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.play(session, Asked(rounds=1, when="20 new verdicts"))
+    assert slept == [60.0] * 3
+    assert capsys.readouterr().err.count("waiting for verdicts: 0 of 20") == 1
+    there = len(session.store.comparisons())
+    assert history.command(session.workspace) == 'manners loop --rounds 1 --when "20 new verdicts"'
+    waiting = rounds.play(session, Asked(rounds=1, when="20 new verdicts", step=True))["waiting_for"]
+    assert waiting["need"] == 20 and len(session.store.comparisons()) == there
 
 
 @pytest.mark.long
-def test_killed_again_and_again_it_ends_with_the_same_policies(
-    looped: tuple[Path, Facts], fresh: Path, model: Path, tmp_path: Path, times: int
+def test_a_rejected_round_is_followed_by_one_on_other_answers(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw, hit = random.Random(5), 0
-    for number in range(3 * times):
-        root = shutil.copytree(fresh, tmp_path / str(number))
-        hit += killed_at(draw, root, small(model), 1.5, 5)
-        assert _steady(contents(root)) == _steady(contents(looped[0]))
-        shutil.rmtree(root)
-    assert hit >= 6
+    """With no fresh prompt left and the same policy again, known prompts get other answers, and verdicts grow."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    (root / "gate.toml").unlink()
+    chosen = small(model)
+    chosen = replace(chosen, ppo=replace(chosen.ppo, learning_rate=0.0), loop=replace(chosen.loop, prompts=12))
+    facts = rounds.play(Session(Workspace.open(root), chosen), Asked(rounds=2, crowd=True))
+    first, second = facts["rounds"]
+    assert (first["outcome"], second["outcome"], facts["current"]) == ("rejected", "rejected", "initial")
+    assert second["verdicts"] > first["verdicts"]
+    said = capsys.readouterr().err
+    assert "round 1 asks about 12 of 12 prompts that nobody was asked about" in said
+    assert "known prompts once more, for other answers of initial: no fresh one is left" in said
+    session = Session(Workspace.open(root), chosen)
+    assert [one.metrics["attempt"] for one in session.store.rounds()] == [1, 2]
+    assert "policy 2 that is tried since the last promotion" in session.store.rounds()[1].metrics["verdict"]
+    assert {versions.describe(session.workspace, n).parent for n in ("policy-1", "policy-2")} == {"initial"}
