@@ -19,6 +19,7 @@ from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import NULL, Facts, from_facts, to_facts
 from manners.feedback.queue import has_enough
+from manners.loop.stage import ROUND
 from manners.loop.when import Look, When, parse, ready
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings, Settings
@@ -28,8 +29,6 @@ from manners.types import AskedHow, Comparison, VersionKind, latest_verdicts
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
-ROUND = "the round"
-"""What says in a stage's facts and checkpoints which round of the loop it is of."""
 UNLEARNT = frozenset({AskedHow.EVALUATION, AskedHow.GOLD})
 """What is never trained on."""
 

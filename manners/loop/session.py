@@ -18,7 +18,7 @@ import torch
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop.history import ROUND
+from manners.loop.stage import ROUND
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
 from manners.results import Machine

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from manners.errors import MannersError
 from manners.facts import Facts, from_facts, to_facts
-from manners.loop.history import ROUND
 from manners.settings_load import differing
 from manners.workspace import Workspace
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:  # what follows loads torch, and the commands that only read m
     from manners.loop.plan import Plan
     from manners.loop.session import Session
     from manners.settings import Settings
+
+ROUND = "the round"
+"""What says in a stage's facts and checkpoints which round of the loop it is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
