@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
 import manners
-from manners.cli import backup, forget, models, project, serve, stages, store
+from manners.cli import backup, forget, loop, models, project, serve, stages, store
 from manners.cli.common import show
 from manners.errors import Blocked, MannersError, UsageError
 from manners.loop.round import COMMANDS
@@ -33,6 +33,7 @@ Command = reduce(
         Annotated[store.Responses, subcommand("responses", description="Export or list responses.")],
         Annotated[store.Comparisons, subcommand("comparisons", description="Import, export or list comparisons.")],
         *(stages.command(stage) for stage in COMMANDS),
+        Annotated[loop.Loop, subcommand("loop")],
         Annotated[serve.Serve, subcommand("serve")],
         Annotated[
             serve.Accounts, subcommand("accounts", description="Who may sign in to the pages, and with which keys.")

@@ -54,7 +54,7 @@ class Matched:
         return self.effective_prompts >= FEWEST_PROMPTS
 
 
-def win_rate(before: Answers, after: Answers, preference: Preference) -> Interval:
+def win_rate(before: Answers, after: Answers, preference: Preference, level: float = 0.95) -> Interval:
     """Return how often an answer of `after` is preferred to one of `before` to the same prompt; chance is 0.5.
 
     The mean over prompts of the mean over all pairs of one answer each; ties count half. Prompts are the clusters of
@@ -64,7 +64,7 @@ def win_rate(before: Answers, after: Answers, preference: Preference) -> Interva
     means = [
         np.mean([preference(a.prompt, a.response, b.response) for a, b in pairs]) for pairs in all_pairs(before, after)
     ]
-    return clustered_share(means, np.arange(len(means)))
+    return clustered_share(means, np.arange(len(means)), level=level)
 
 
 def matched_win_rate(before: Answers, after: Answers, preference: Preference, tolerance: float) -> Matched:

@@ -92,6 +92,8 @@ class Rates:
     sentence: str
     raters: int
     win_rate: Interval | None = None
+    held: Interval | None = None
+    """The same at the level that promotion asks for."""
     start: Interval | None = None
     noisy: Interval | None = None
     matched: MatchedRate | None = None
@@ -101,21 +103,26 @@ class Rates:
 
 
 def judged(
-    judge: Judge, compared: Compared, texts: TextMeasures, settings: EvaluateSettings, asked: Rules | None = None
+    judge: Judge,
+    compared: Compared,
+    texts: TextMeasures,
+    settings: EvaluateSettings,
+    asked: Rules | None = None,
+    level: float = 0.95,
 ) -> Judgement:
     """Return what a judge makes of a policy: of all its answers, or, where it has a record, of what it was asked.
 
     `texts` are the measures of the policy's answers beside those of the version that it would replace.
     Whoever judges, the same guards stand beside its word, and the same rules say what they come to (`promotion`):
-    those that are `asked`, or those that ship.
+    those that are `asked`, or those that ship. The win rate is held against them at `level` (`promotion.level`).
     """
-    rates = rated(judge, compared, settings)
+    rates = rated(judge, compared, settings, level)
     perplexity = compared.perplexity
     assert perplexity is not None, "a policy has been read beside the initial model"
     varied = texts.before["distinct_2"].estimate
     reasons = promotion.reasons(
         Evidence(
-            win_rate=rates.win_rate,
+            win_rate=rates.held,
             start=rates.start,
             replaces_start=compared.one,
             matched=rates.matched.rate if rates.matched else None,
@@ -143,9 +150,9 @@ def judged(
     )
 
 
-def rated(judge: Judge, compared: Compared, settings: EvaluateSettings) -> Rates:
+def rated(judge: Judge, compared: Compared, settings: EvaluateSettings, level: float = 0.95) -> Rates:
     """Return a judge's word alone, without guards and rule: of all answers, or of its record where it has one."""
-    return (_of_answers if judge.on_record is None else _of_record)(judge, compared, settings)
+    return (_of_answers if judge.on_record is None else _of_record)(judge, compared, settings, level)
 
 
 def _share_left(before: float, change: Interval) -> Interval:
@@ -153,7 +160,7 @@ def _share_left(before: float, change: Interval) -> Interval:
     return Interval(*(1 + part / before for part in (change.estimate, change.low, change.high)))
 
 
-def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) -> Rates:
+def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings, level: float) -> Rates:
     """Judge every pair of answers: the win rates, at matched length, and against best-of-n of the start version."""
     started = called(compared.start.version, compared.start.version)
     replaced = called(compared.against.version, compared.start.version)
@@ -185,6 +192,7 @@ def _of_answers(judge: Judge, compared: Compared, settings: EvaluateSettings) ->
         sentence,
         judge.raters,
         win_rate=rate,
+        held=compare.win_rate(against, policy, preference, level),
         start=over_start,
         noisy=noisy,
         outcome=Decision.of(rate),
@@ -224,7 +232,7 @@ def _preference(judge: Judge) -> compare.Preference:
     return preference
 
 
-def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> Rates:
+def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings, level: float) -> Rates:
     """Read what annotators were asked, about the version to be replaced and about the start version.
 
     A record grows while it is looked at, so it is read by a rule that may be looked at any time (`evaluate.ask`); so
@@ -232,15 +240,15 @@ def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> 
     """
     version = compared.policy.version
 
-    def among(other: Answered, tolerance: float | None = None) -> AskOutcome | None:
+    def among(other: Answered, tolerance: float | None = None, at: float = 0.95) -> AskOutcome | None:
         found = [c for c in judge.on_record or () if {c.left.author, c.right.author} == {other.version, version}]
         if tolerance is not None:
             found = [c for c in found if _alike(c, tolerance)]
         if not found:
             return None
-        return ask.read_outcome(found, other.version, version, kind=judge.kind, command=compared.command)
+        return ask.read_outcome(found, other.version, version, at, judge.kind, compared.command)
 
-    outcome = among(compared.against)
+    outcome, held = among(compared.against), among(compared.against, at=level)
     matched = among(compared.against, settings.length_tolerance)
     start = None if compared.one else among(compared.start)
     sentences = [
@@ -252,6 +260,7 @@ def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings) -> 
         " ".join(filter(None, sentences)),
         len(outcome.raters) if outcome else 0,
         win_rate=outcome.interval if outcome else None,
+        held=held.interval if held else None,
         start=start.interval if start else None,
         outcome=outcome.decision if outcome else None,
         matched=MatchedRate(**asdict(matched.interval), pairs=matched.wins + matched.losses) if matched else None,

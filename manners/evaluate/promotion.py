@@ -21,9 +21,26 @@ from manners.workspace import INITIAL
 HALF = 0.5
 """The win rate of two versions that are equally good."""
 
+LUCK = 0.05
+"""Chance at most that one of all policies which are tried for a place is promoted though none is better."""
+
 YES, NO, CANNOT_TELL = "yes", "no", "cannot_tell"
 WORDS = {PASS: YES, FAIL: NO, UNTOLD: CANNOT_TELL}
 """Verdicts of the gate, as a reason says them."""
+
+
+def level(attempt: int) -> float:
+    """Return the level of the interval that has to lie above one half, of the n-th policy tried for one place.
+
+    1 - 2 LUCK / (n (n + 1)): 0.95 for the first, 0.983 for the second, 0.992 for the third. An interval of that level
+    is above one half by luck with half the rest, and LUCK / (n (n + 1)) over all n adds up to LUCK. So trying until it
+    works does not work: of rounds without end in which nothing gets better, one in twenty such series promotes. A
+    promotion begins the count anew, as the place is another one. Source: Bonferroni over a series, as in Demets & Lan
+    1994, "Interim analysis: the alpha spending function approach", with policies in the place of looks.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempts are counted from 1, got {attempt}")
+    return 1 - 2 * LUCK / (attempt * (attempt + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +48,7 @@ class Evidence:
     """What the rule looks at; None where nothing was asked."""
 
     win_rate: Interval | None
-    """Over the version that would be replaced."""
+    """Over the version that would be replaced, at `level`."""
     start: Interval | None
     """Over the start version."""
     replaces_start: bool
@@ -146,6 +163,17 @@ def promotion_words(
     said = [words[r.check] if r.verdict == NO or r.check == "win_rate" else _untold(r.check) for r in blocks]
     said += [f"the audit's check {name} blocks" for name in others]
     return f"Not promoted: {'; '.join(said)}."
+
+
+def attempt_words(found: Sequence[Reason], attempt: int) -> str:
+    """Say by which interval a policy is judged that is not the first to be tried for a place; nothing of the first."""
+    rate = next((reason for reason in found if reason.check == "win_rate"), None)
+    if attempt == 1 or rate is None or rate.low is None or rate.high is None:
+        return ""
+    return (
+        f"It is policy {attempt} that is tried since the last promotion, and trying again is a way to win by luck: its"
+        f" {100 * level(attempt):.4g} % interval counts, {100 * rate.low:.1f} to {100 * rate.high:.1f}. "
+    )
 
 
 def _untold(check: str) -> str:

@@ -190,8 +190,10 @@ def cluster_bootstrap_share(
     return wilson(min(max(found.estimate, 0.0), 1.0) * n, n)
 
 
-def clustered_share(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None) -> Interval:
-    """Return the (weighted) mean of values in [0, 1] with a 95 % interval that holds for few clusters too.
+def clustered_share(
+    values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None, level: float = 0.95
+) -> Interval:
+    """Return the (weighted) mean of values in [0, 1] with an interval that holds for few clusters too.
 
     values: (N,); clusters: (N,) ids; weights: (N,), not negative. With r_g the sum of w (v - mean) over cluster g of G,
     V = G / (G - 1) sum r_g^2 / (sum w)^2; the interval is Wilson's with mean (1 - mean) / V in place of n, and for z
@@ -208,8 +210,8 @@ def clustered_share(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike |
     n = effective_number(totals)
     variance = len(totals) / (len(totals) - 1) * float(residuals @ residuals) / float(totals.sum()) ** 2
     if variance < 1e-24:
-        return wilson(mean * n, n)
-    return _wilson(mean, mean * (1 - mean) / variance, float(stdtrit(max(n - 1, 1.0), 0.975)))
+        return wilson(mean * n, n, level)
+    return _wilson(mean, mean * (1 - mean) / variance, float(stdtrit(max(n - 1, 1.0), 0.5 + level / 2)))
 
 
 def clustered_mean(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None) -> Interval:

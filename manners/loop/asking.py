@@ -11,10 +11,11 @@ import numpy as np
 
 from manners.errors import MannersError
 from manners.evaluate import ask
-from manners.evaluate.promotion import called
+from manners.evaluate.promotion import called, level
 from manners.facts import Facts, to_facts
 from manners.loop import bets
 from manners.loop.evaluate import evaluation_prompts, rival
+from manners.loop.history import attempt
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.answer import answer
@@ -47,7 +48,7 @@ def open_for_people(session: Session, count: int, against: str | None = None) ->
     start = versions.describe(session.workspace, name).start
     other = rival(session, name, against)
     with_start = 0 if other == start else round(count * START_SHARE)
-    plan = _plan(count, with_start)
+    plan = _plan(count, with_start, level(attempt(session.store.rounds(), name)))
     prompts = evaluation_prompts(session).prompts
     policy = _of_policy(session, name, prompts)
     known = session.store.comparisons()
@@ -64,10 +65,10 @@ def open_for_people(session: Session, count: int, against: str | None = None) ->
     return facts | asdict(plan) | {"sentence": sentence}
 
 
-def _plan(count: int, with_start: int) -> ask.AskPlan:
+def _plan(count: int, with_start: int, level: float) -> ask.AskPlan:
     """Return what the comparisons with the version to be replaced can show."""
     try:
-        return ask.plan(count - with_start)
+        return ask.plan(count - with_start, level)
     except MannersError as error:
         beside = f"of {count} comparisons {with_start} are with the start version, and " if with_start else ""
         raise MannersError(f"{beside}{error}") from error

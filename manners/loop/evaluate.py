@@ -21,7 +21,7 @@ from manners.evaluate.text_measures import TextMeasures
 from manners.facts import from_facts, scalars
 from manners.feedback.crowd import recruit
 from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
-from manners.loop import bets
+from manners.loop import bets, history
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import Fitting, Prose, draw_prompts, fitting, parts, prompt_lengths, prose
@@ -168,7 +168,9 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     judge = _judge(session, inputs)
     before, after = compared.against, compared.policy
     texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
-    judgement = judged(judge, compared, texts, settings.evaluate, asked)
+    attempt = history.attempt(session.store.rounds(), inputs.version)
+    level = promotion.level(attempt)
+    judgement = judged(judge, compared, texts, settings.evaluate, asked, level)
     taste = {}
     if isinstance(judge, TasteJudge):
         taste = taste_facts(judge.taste, before, after, settings.evaluate.bootstrap, settings.seed)
@@ -182,7 +184,8 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
         gate.keep(session.workspace, inputs.version, EVALUATION, checks, inputs.against)
     found = gate.standing(session.workspace, inputs.version).gate
     promoted = not found.blocks if decides else None
-    verdict = f"{judgement.verdict} {_decision(inputs, judgement, current, asked, found)}{_initial(session)}"
+    decision = _decision(inputs, judgement, current, asked, found, attempt)
+    verdict = f"{judgement.verdict} {decision}{_initial(session)}"
     judgement = replace(judgement, verdict=verdict)
     result = EvaluationResult(
         **_text_facts(session, compared, texts),
@@ -194,6 +197,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
         prompts_shortened=inputs.shortened,
         **vars(judgement),
         promoted=promoted,
+        attempt=attempt if decides else None,
         **taste,
     )
     if promoted:
@@ -203,12 +207,15 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     return result
 
 
-def _decision(inputs: EvaluationInputs, judgement: Judgement, current: str, asked: Rules, found: Gate) -> str:
-    """Say whether the policy is promoted, and if not, why."""
+def _decision(
+    inputs: EvaluationInputs, judgement: Judgement, current: str, asked: Rules, found: Gate, attempt: int
+) -> str:
+    """Say whether the policy is promoted, and if not, why; of one that is not the first to be tried, by what level."""
     if inputs.against == current:
         own = {reason.check for reason in judgement.reasons}
         others = [name for name in (*found.failed, *found.cannot_tell) if name not in own]
-        return promotion.promotion_words(judgement.reasons, inputs.against, inputs.start, asked, others)
+        words = promotion.promotion_words(judgement.reasons, inputs.against, inputs.start, asked, others)
+        return f"{promotion.attempt_words(judgement.reasons, attempt)}{words}"
     return (
         f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
     )
@@ -372,7 +379,8 @@ def _record_round(session: Session, inputs: EvaluationInputs, result: Evaluation
     """Record how the round ended, once: a process killed after this may come by again."""
     ensure_rows(session)
     outcome = Outcome.PROMOTED if result.promoted else Outcome.REJECTED
-    ended = Round(inputs.version, inputs.reward or inputs.version, outcome, scalars(result))
+    metrics = scalars(result) | ({} if result.interval is None else {"interval": list(result.interval)})
+    ended = Round(inputs.version, inputs.reward or inputs.version, outcome, metrics)
     last = session.store.rounds()[-1:]
     if [replace(r, created_at=None, id=None) for r in last] != [ended]:
         session.store.add_round(ended)

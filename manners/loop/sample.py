@@ -77,7 +77,10 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
     """
     # 1. Whom to ask is settled once: comparisons that this run has opened must not change it.
     if "author" not in run.state:
-        run.state |= _whom_to_ask(session, inputs)
+        if session.turn is None:
+            run.state |= _whom_to_ask(session, inputs)
+        else:
+            run.state |= _whom_to_ask_in_a_round(session, session.turn, inputs.limit)
     author = run.state["author"]
     # 2. Answers, all different; what was deleted meanwhile must not be stored again.
     answers, alike = _answers(session, run, run.state["prompts"], author)
@@ -117,6 +120,7 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
         comparisons=len(comparisons),
         left_out={reason: count for reason, count in left_out.items() if count},
         prompts_shortened=run.state.get("shortened"),
+        prompts_known=run.state.get("known"),
         responses=len(drawn),
         finished=sum(a.finished for a in drawn) / max(1, len(drawn)),
     )
@@ -142,11 +146,41 @@ def _whom_to_ask(session: Session, inputs: SampleInputs) -> dict[str, Any]:
     return {"prompts": chosen, "author": author, **left}
 
 
+def _whom_to_ask_in_a_round(session: Session, turn: int, limit: int | None) -> dict[str, Any]:
+    """Return whom a round of the loop asks: what nobody was asked about; or what this policy was not; or all again.
+
+    Of what was asked about before, what was least often. It is said, and counted.
+    """
+    author = session.workspace.current_policy()
+    asked: dict[Dialogue, list[bool]] = {}
+    for c in session.store.comparisons():
+        asked.setdefault(c.prompt, []).append(author in (c.left.author, c.right.author))
+    found = fitting(session, PromptUse.TRAIN, answerable(session, PromptUse.TRAIN))
+    fresh = [prompt for prompt in found.prompts if prompt not in asked]
+    new_to_it = [prompt for prompt in found.prompts if not any(asked.get(prompt, ()))]
+    fewest = min((len(asked.get(prompt, ())) for prompt in found.prompts), default=0)
+    rarest = [prompt for prompt in found.prompts if len(asked.get(prompt, ())) == fewest]
+    prompts = fresh or new_to_it or rarest
+    if not prompts:
+        raise MannersError("there is no training prompt to ask about; add some with `manners prompts import FILE`")
+    chosen = prompts if limit is None else draw_prompts(prompts, limit, session.seed)
+    if fresh:
+        said = f"{len(chosen)} of {len(fresh)} prompts that nobody was asked about"
+    elif new_to_it:
+        said = f"{len(chosen)} known prompts again, of {author} now: no fresh one is left"
+    else:
+        said = f"{len(chosen)} known prompts once more, for other answers of {author}: no fresh one is left"
+    print(f"round {turn} asks about {said}", file=sys.stderr)
+    left = {"too long": found.too_long, "over the limit": len(prompts) - len(chosen)}
+    left |= {"shortened": len(found.shortened.intersection(chosen)), "known": 0 if fresh else len(chosen)}
+    return {"prompts": chosen, "author": author, **left}
+
+
 def _judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Put comparisons before the simulated annotators."""
     people = simulated.recruit(session.settings.crowd, session.settings.seed)
     each = session.settings.crowd.verdicts_per_comparison
-    verdicts = simulated.ask(people, comparisons, each, session.settings.seed)
+    verdicts = simulated.ask(people, comparisons, each, session.seed)
     return [replace(c, verdicts=tuple(v)) for c, v in zip(comparisons, verdicts, strict=True)]
 
 
@@ -158,7 +192,7 @@ def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: st
     """
     policy = versions.load_policy(session.workspace, author, session.pretrained)
     settings = session.settings.sample
-    seed = session.settings.seed
+    seed = session.seed
 
     def draw(part: tuple[list[int], int], advance: Callable[[int], None]) -> list[tuple[int, Answer]]:
         places, part_seed = part

@@ -18,6 +18,7 @@ import torch
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
+from manners.loop.stage import ROUND
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
 from manners.results import Machine
@@ -36,6 +37,19 @@ class Session:
 
     workspace: Workspace
     settings: Settings
+    turn: int | None = None
+    """The round of `manners loop` at work; None for a stage by itself."""
+
+    def at(self, turn: int) -> Session:
+        """Return this session in a round of the loop, with the store and the model that are open already."""
+        following = replace(self, turn=turn)
+        vars(following).update({name: vars(self)[name] for name in ("store", "pretrained") if name in vars(self)})
+        return following
+
+    @property
+    def seed(self) -> int:
+        """What draws in this round follow from: known prompts that are asked again get other answers."""
+        return self.settings.seed + 32_452_843 * (self.turn or 0)
 
     @cached_property
     def store(self) -> Store:
@@ -81,9 +95,13 @@ class Session:
         What pays is measured each time that a model is loaded, and rounding may hang on it. A run that an older version
         has begun had them laid out wherever that is possible.
         """
+        now = self.pretrained.trunk.compute
+        self.lay_out_as(run.state.setdefault(LAID_OUT, now.layout_gain is not None if begun else now.lays_out))
+
+    def lay_out_as(self, so: bool) -> None:
+        """Decode with weights laid out, or without, from now on."""
         trunk = self.pretrained.trunk
         now = trunk.compute
-        so = run.state.setdefault(LAID_OUT, now.layout_gain is not None if begun else now.lays_out)
         if so != now.lays_out:
             trunk = replace(trunk, compute=replace(now, lays_out=so))
             vars(self)["pretrained"] = replace(self.pretrained, trunk=trunk)
@@ -105,6 +123,7 @@ class Session:
             **{f"{name}.{field}": value for name, values in chosen.items() for field, value in values.items()},
             **(self._on_model() if loads else {}),
             **decides,
+            **({} if self.turn is None else {ROUND: self.turn}),
         }
         folder = self.workspace.runs / stage
         return Run(folder, f"manners {command}", begun_with, self.settings.checkpoint_every)

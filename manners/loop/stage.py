@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from manners.errors import MannersError
 from manners.facts import Facts, from_facts, to_facts
 from manners.settings_load import differing
 from manners.workspace import Workspace
@@ -18,6 +19,9 @@ if TYPE_CHECKING:  # what follows loads torch, and the commands that only read m
     from manners.loop.plan import Plan
     from manners.loop.session import Session
     from manners.settings import Settings
+
+ROUND = "the round"
+"""What says in a stage's facts and checkpoints which round of the loop it is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,19 +153,25 @@ class Finished:
         return to_facts(self.result) | to_facts(self.costs)
 
 
-def execute(stage: Stage, session: Session, options: Options | None = None, *, resume: bool = False) -> Finished:
+def execute(
+    stage: Stage, session: Session, options: Options | None = None, *, resume: bool = False, locked: bool = False
+) -> Finished:
     """Run a stage, or go on with its unfinished run; with `resume`, one that has finished already gives its result.
 
-    With `resume`, a stage that is not begun is begun. Raises MannersError where a run is unfinished and was not asked
-    for, was begun with something else, or is damaged; and where what it takes is not there (`loop.plan`).
+    With `resume`, a stage that is not begun is begun; `locked` says that the run lock is held already. Raises
+    MannersError where a run is unfinished and was not asked for, was begun with something else, or is damaged; and
+    where what it takes is not there (`loop.plan`).
     """
     from manners.checkpoint import begun_with
     from manners.loop.plan import announce
     from manners.loop.session import peak_memory
 
     _ = session.store  # where there is none yet it is made now: beside a version it would be one that was lost
-    with session.run_lock(stage.command) if stage.trains else nullcontext():
-        begun_as = begun_with(session.workspace.runs / stage.name)
+    with session.run_lock(stage.command) if stage.trains and not locked else nullcontext():
+        folder = session.workspace.runs / stage.name
+        begun_as = begun_with(folder)
+        if resume:
+            refuse_another(stage, session.workspace, session.turn)
         inputs = stage.work.inputs(session, options or stage.options(), begun_as if resume else {})
         line = stage.line(begun_as or inputs.decides)
         run = session.run_of(stage.name, line, stage.reads, inputs.decides, loads=stage.loads)
@@ -173,7 +183,7 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
         elif (done := finished(stage, session)) and not differing(done.costs.begun_with, run.begun_with):
             print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
             return done
-        else:
+        elif session.turn is None:
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
         if stage.loads:
             session.lay_out(run, begun=begun)
@@ -183,6 +193,22 @@ def execute(stage: Stage, session: Session, options: Options | None = None, *, r
         session.save_facts(stage.name, done.facts)
         run.end()
         return done
+
+
+def refuse_another(stage: Stage, workspace: Workspace, turn: int | None) -> None:
+    """Raise MannersError where a stage's unfinished run is of another round, or where it is the loop's or no loop's."""
+    from manners.checkpoint import begun_with
+
+    folder = workspace.runs / stage.name
+    begun_as = begun_with(folder)
+    if not begun_as or begun_as.get(ROUND) == turn:
+        return
+    whose = f"round {begun_as[ROUND]} of the loop" if ROUND in begun_as else "no round of the loop"
+    command = "manners loop" if ROUND in begun_as else f"manners {stage.line(begun_as)} --resume"
+    raise MannersError(
+        f"{folder} holds an unfinished run that is of {whose}: go on with `{command}`, or remove that folder to give it"
+        " up"
+    )
 
 
 def finished(stage: Stage, session: Session) -> Finished | None:

@@ -18,7 +18,7 @@ from manners.audit import gate
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import asking, bets, bulk, reporting
+from manners.loop import asking, bets, bulk, history, reporting
 from manners.loop.audit import before_the_gate
 from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.reward import reference_answers
@@ -310,7 +310,8 @@ def status(workspace: Workspace) -> Facts:
     facts["last_backup"] = last_backup(workspace)
     if damaged:
         facts["damaged"] = damaged
-    return facts | {"next": _next(workspace, standing)}
+    facts["loop"] = history.facts(workspace, session.store, settings)
+    return facts | {"next": history.command(workspace) or _next(workspace, standing)}
 
 
 def _grown_here(workspace: Workspace, model: str) -> set[str]:

@@ -31,6 +31,8 @@ class SampleResult:
     """Prompts that were not asked about, by reason."""
     prompts_shortened: int | None = None
     """Prompts that were asked about without their first turns."""
+    prompts_known: int | None = None
+    """In a round of the loop: prompts that had been asked about before, for want of fresh ones."""
     responses: int | None = None
     finished: float | None = None
     """Share of the responses that the policy ended itself."""

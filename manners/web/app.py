@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, log, openai, people, programs
+from manners.web import auth, chat, dashboard, label, log, openai, people, programs, rounds
 from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.faults import Faults
 from manners.web.gate import Gate
@@ -37,7 +37,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_middleware(Shield, site=site)
     app.add_middleware(Prefix, prefix=site.prefix)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    for page in (auth, chat, dashboard, label, log, openai, people, programs):
+    for page in (auth, chat, dashboard, label, log, openai, people, programs, rounds):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from manners.facts import Facts
 from manners.feedback import crowd
+from manners.loop import rounds
 from manners.loop import session as session_module
+from manners.loop.session import Session
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
 from manners.ppo.learner import Learner
 from manners.settings import ModelSettings, Settings
 from manners.workspace import Workspace
-from tests.loop import tiny
+from tests.loop import small_rounds, tiny
 from tests.ppo.scripted import keep
 from tests.worlds import save_tiny
 
@@ -59,6 +62,21 @@ def moved_on(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         patch.setattr(Learner, "offer", keep)
         tiny.demo(root, tiny.settings(model))
     return root
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """A workspace with prompts in which nothing was done; not to be changed."""
+    return small_rounds.project(tmp_path_factory.mktemp("fresh") / "loop", model).root
+
+
+@pytest.fixture(scope="session")
+def looped(tmp_path_factory: pytest.TempPathFactory, model: Path, fresh: Path) -> tuple[Path, Facts]:
+    """The workspace of three rounds that were never stopped, and what came of them; not to be changed."""
+    root = shutil.copytree(fresh, tmp_path_factory.mktemp("looped") / "loop")
+    with small_rounds.everything_wins():
+        played = rounds.play(Session(Workspace.open(root), small_rounds.small(model)), small_rounds.THREE)
+    return root, played
 
 
 @pytest.fixture

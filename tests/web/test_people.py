@@ -46,6 +46,8 @@ SCOPES = {
     "/chat/{key}/delete": CHAT,
     "/dashboard": EXPORT,
     "/dashboard.json": EXPORT,
+    "/rounds": EXPORT,
+    "/rounds.json": EXPORT,
     "/dashboard/promote": ADMIN,
     "/dashboard/rollback": ADMIN,
     "/accounts": ADMIN,

@@ -39,6 +39,8 @@ ROLES = {
     "/chat/{key}/delete": LABEL,
     "/dashboard": {OWNER, REVIEWER, VIEWER},
     "/dashboard.json": {OWNER, REVIEWER, VIEWER},
+    "/rounds": {OWNER, REVIEWER, VIEWER},
+    "/rounds.json": {OWNER, REVIEWER, VIEWER},
     "/dashboard/promote": {OWNER},
     "/dashboard/rollback": {OWNER},
     "/accounts": {OWNER},

@@ -1,0 +1,36 @@
+"""The command that plays rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+from manners.cli.common import Common, Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop(Common):
+    """Play rounds, unattended or waiting for people; what was stopped anywhere is gone on with by the same command."""
+
+    rounds: Annotated[int, arg(metavar="N")] = 1
+    """Go on until the workspace has N rounds, those that it has among them."""
+    crowd: bool = False
+    """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
+    when: Annotated[str, arg(metavar="MOMENT")] = ""
+    """Learn at "200 new verdicts", at "monday 03:00" or at "03:00" every day, instead of at loop.verdicts new ones."""
+    step: bool = False
+    """Where something would be waited for, stop and say what."""
+    plan: bool = False
+    """Say what the rounds will need, and stop."""
+    resume: Annotated[bool, arg(help="Go on with what was stopped; it does so without, too.")] = False
+
+    def run(self) -> Result:
+        """Play them, or plan them."""
+        from manners.loop import rounds
+        from manners.loop.session import Session
+
+        session = Session(self.open(), self.settings())
+        asked = rounds.Asked(rounds=self.rounds, crowd=self.crowd, when=self.when, step=self.step)
+        return rounds.plan(session, asked) if self.plan else rounds.play(session, asked)

@@ -1,0 +1,235 @@
+"""`manners loop`: round after round, until there are as many as were asked for or a budget is used up.
+
+sample -> wait for verdicts -> reward -> ppo -> audit, where the gate requires one -> judge -> evaluate -> report
+
+Each step is the stage of the command of that name. What is done is read from the record (`loop.history`), so that a
+loop that was killed anywhere is started again by the same command, and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from manners.audit.rules import REWARD as OF_REWARD
+from manners.audit.rules import rules
+from manners.errors import MannersError, UsageError
+from manners.facts import Facts, to_facts
+from manners.loop import asking, bets, history
+from manners.loop.history import Begun, Played, Waiting
+from manners.loop.options import AuditOptions, SampleOptions
+from manners.loop.reporting import report
+from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
+from manners.loop.session import Session, now
+from manners.loop.stage import Options, Stage, execute, finished, refuse_another
+from manners.loop.when import parse
+from manners.models import versions
+from manners.types import AnnotatorKind, PromptUse, VersionKind
+from manners.workspace import Workspace
+
+IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
+LOOK = 60.0
+"""Seconds between two looks at the store while something is waited for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a loop may be asked for."""
+
+    rounds: int
+    """How many rounds the workspace is to have in the end, with those that it has."""
+    crowd: bool = False
+    when: str = ""
+    step: bool = False
+    """Whether to stop where something would be waited for, instead of waiting."""
+
+
+def play(session: Session, asked: Asked) -> Facts:
+    """Play rounds, and return what became of them; begin with the one that is at work, if any.
+
+    PPO begins as the promoted policy, whatever `ppo.start` says, with its KL measured against the start version: over
+    all rounds. Raises MannersError at once, naming the process, where another one trains in this workspace.
+    """
+    ppo = replace(session.settings.ppo, start="current")
+    session = Session(session.workspace, replace(session.settings, ppo=ppo))
+    _ = session.store
+    with session.run_lock("loop"):
+        begun = _begin(session.workspace, session, asked)
+        reported = False
+        while not (stopped := stops(_played(session), begun, session)):
+            number = history.turn(session.workspace, session.store.rounds())
+            session = session.at(number)
+            if waiting := _round(session, begun, step=asked.step):
+                return _facts(session, waiting, "")
+            report(session, EVERY)
+            reported = True
+        history.write_begun(session.workspace, replace(begun, stopped=stopped))
+        if not reported:  # it may have been killed while it wrote the last one
+            report(session, EVERY)
+        return _facts(session, None, stopped)
+
+
+def _played(session: Session) -> list[Played]:
+    return history.played(session.workspace, session.store)
+
+
+def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
+    """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
+    if asked.rounds < 1:
+        raise UsageError("--rounds N takes a number from 1 on.")
+    if asked.when:
+        parse(asked.when)
+    before = history.read_begun(workspace)
+    goes_on = before is not None and not before.stopped
+    begun = before if before is not None and goes_on else Begun(created_at=now())
+    if begun.lays_out is None:
+        begun = replace(begun, lays_out=session.pretrained.trunk.compute.lays_out)
+    begun = replace(begun, rounds=asked.rounds, crowd=asked.crowd, when=asked.when)
+    number = history.turn(workspace, session.store.rounds())
+    for stage in IN_A_ROUND:  # before anything else is done
+        refuse_another(stage, workspace, number)
+    history.write_begun(workspace, begun)
+    return begun
+
+
+def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
+    """Return in a sentence why no round is begun any more; empty where one is. A round at work is played to its end."""
+    if history.turn(session.workspace, session.store.rounds()) <= len(rounds):
+        return ""
+    if _at_work(session.workspace, len(rounds) + 1) and len(rounds) < begun.rounds:
+        return ""
+    comparisons = session.store.comparisons()
+    return history.over(
+        rounds,
+        begun,
+        session.settings.loop,
+        verdicts=history.counted(comparisons),
+        current=session.workspace.current_policy(),
+        moment=datetime.now(UTC),
+    )
+
+
+def _at_work(workspace: Workspace, number: int) -> bool:
+    stages = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
+    return any(
+        history.is_done(workspace, s.name, number) or history.of_round(workspace, s.name) == number for s in stages
+    )
+
+
+def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
+    """Play a round as far as it goes, and return what it waits for where it does not wait itself (`step`)."""
+    settings, workspace, store = session.settings, session.workspace, session.store
+    # 1. Ask: the promoted policy answers prompts, and comparisons are opened.
+    _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
+    # 2. Wait for verdicts, and learn from all there are.
+    if not _begins(session, REWARD):
+        if waiting := _wait(lambda: history.for_verdicts(workspace, store, settings, begun), step=step):
+            return waiting
+        if not history.look(workspace, store, settings).verdicts:
+            raise MannersError(
+                "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
+                " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
+            )
+    _do(REWARD, session, begun)
+    # 3. Teach the promoted policy what was learnt.
+    _do(PPO, session, begun)
+    # 4. Judge what came of it.
+    if rules(workspace.root).required(OF_REWARD):
+        _do(AUDIT, session, begun, AuditOptions())
+    if waiting := _judged_by_people(session, begun, step=step):
+        return waiting
+    before = len(_played(session))
+    _do(EVALUATE, session, begun)
+    if len(_played(session)) < max(before, session.turn or 0):
+        raise MannersError(
+            f"nobody has judged the policy of round {session.turn}: `manners evaluate --ask N` opens comparisons for"
+            " people, and `manners loop` goes on when they are judged"
+        )
+    return None
+
+
+def _begins(session: Session, stage: Stage) -> bool:
+    """Return whether a stage of this round has begun already, or is done."""
+    number = session.turn or 0
+    at_work = history.of_round(session.workspace, stage.name) == number
+    return at_work or history.is_done(session.workspace, stage.name, number)
+
+
+def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = None) -> None:
+    """Have a stage do its part of this round, unless it has."""
+    if history.is_done(session.workspace, stage.name, session.turn or 0):
+        return
+    print(f"round {session.turn} of {begun.rounds}: {stage.command}", file=sys.stderr)
+    session.lay_out_as(bool(begun.lays_out))
+    execute(stage, session, options, resume=True, locked=True)
+
+
+def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
+    """Open comparisons for people, unless simulated verdicts taught the reward model, and wait for them."""
+    if _begins(session, EVALUATE):
+        return None
+    workspace, store = session.workspace, session.store
+    reward = versions.latest(workspace, VersionKind.REWARD)
+    if versions.describe(workspace, reward).source is AnnotatorKind.SIMULATED:
+        return None
+    policy = versions.latest(workspace, VersionKind.POLICY)
+    if not history.asked_about(store, policy):
+        session.lay_out_as(bool(begun.lays_out))
+        opened = asking.open_for_people(session, session.settings.loop.judgements)
+        print(opened["sentence"], file=sys.stderr)
+
+    def missing() -> Waiting | None:
+        bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
+        return history.for_judgements(store, session.settings, policy)
+
+    return _wait(missing, step=step)
+
+
+def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
+    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`)."""
+    said = ""
+    while waiting := missing():
+        if step:
+            return waiting
+        if waiting.sentence != said:
+            said = waiting.sentence
+            print(f"{said} (Ctrl-C stops; `manners loop` goes on)", file=sys.stderr)
+        time.sleep(LOOK)
+    return None
+
+
+def _facts(session: Session, waiting: Waiting | None, stopped: str) -> Facts:
+    """Return what programs read."""
+    return {
+        "rounds": [to_facts(one) for one in _played(session)],
+        "waiting_for": None if waiting is None else to_facts(waiting),
+        "current": session.workspace.current_policy(),
+        "stopped": stopped,
+    }
+
+
+def plan(session: Session, asked: Asked) -> Facts:
+    """Say what the rounds will take: memory by stage, seconds as the last round took them, and prompts left."""
+    session = session.at(history.turn(session.workspace, session.store.rounds()))
+    plans = []
+    for stage in (SAMPLE, REWARD, PPO, EVALUATE):
+        with suppress(MannersError):  # what a stage takes that lacks its prompts or verdicts is not known yet
+            plans.append(stage.work.plan(session, None).facts)
+    taken = [done.costs.seconds for stage in (SAMPLE, REWARD, PPO, EVALUATE) if (done := finished(stage, session))]
+    known = {comparison.prompt for comparison in session.store.comparisons()}
+    there = session.store.answerable(PromptUse.TRAIN, chats=session.settings.serve.share_chats)
+    to_play = max(0, asked.rounds - len(_played(session)))
+    seconds = sum(taken) if len(taken) == 4 else None
+    return {
+        "rounds_to_play": to_play,
+        "fresh_prompts": sum(prompt not in known for prompt in there),
+        "prompts_a_round": session.settings.loop.prompts,
+        "memory_needed_bytes": max((p["memory_needed_bytes"] for p in plans), default=None),
+        "seconds_a_round": seconds,
+        "seconds": None if seconds is None else seconds * to_play,
+        "stages": plans,
+    }

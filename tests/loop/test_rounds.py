@@ -1,0 +1,342 @@
+"""Rounds one after the other: what they accumulate, where they begin, what they wait for, and what ends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from manners.cli import main
+from manners.errors import MannersError
+from manners.facts import Facts
+from manners.loop import history, rounds
+from manners.loop.round import PPO
+from manners.loop.rounds import Asked
+from manners.loop.session import Session
+from manners.loop.stage import execute
+from manners.models import versions
+from manners.settings import LoopSettings, Settings
+from manners.store import Outcome
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Verdict
+from manners.workspace import Workspace
+from tests.loop import tiny
+from tests.loop.small_rounds import THREE, everything_wins, small, steady
+from tests.loop.test_restart import contents
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _everything_wins() -> Iterator[None]:
+    with everything_wins():
+        yield
+
+
+def test_three_rounds_are_what_programs_are_told(looped: tuple[Path, Facts]) -> None:
+    root, facts = looped
+    told = facts["rounds"]
+    assert [one["round"] for one in told] == [1, 2, 3]
+    assert [one["policy"] for one in told] == ["policy-1", "policy-2", "policy-3"]
+    assert [one["reward"] for one in told] == ["reward-1", "reward-2", "reward-3"]
+    assert {one["outcome"] for one in told} == {"promoted"} and facts["current"] == "policy-3"
+    assert all(one["interval"][0] <= one["win_rate"] <= one["interval"][1] for one in told)
+    assert all(one["gate"]["verdict"] == "pass" and abs(one["kl"]) > 1e-6 for one in told)
+    assert facts["waiting_for"] is None and "3 rounds are played" in facts["stopped"]
+    session = Session(Workspace.open(root), Settings())
+    assert [one.outcome for one in session.store.rounds()] == [Outcome.PROMOTED] * 3
+    session.store.close()
+
+
+def test_verdicts_accumulate_and_none_is_replaced(looped: tuple[Path, Facts]) -> None:
+    """Each reward model has seen every verdict that was there: two of each comparison."""
+    root, facts = looped
+    session = Session(Workspace.open(root), Settings())
+    authors: dict[str | None, list[Comparison]] = {}
+    for comparison in session.store.comparisons():
+        authors.setdefault(comparison.left.author, []).append(comparison)
+    assert authors.keys() == {"initial", "policy-1", "policy-2"}, "each promoted policy was asked about"
+    up_to, expected = 0, []
+    for author in ("initial", "policy-1", "policy-2"):
+        up_to += sum(len(one.verdicts) for one in authors[author])
+        expected.append(up_to)
+    assert [one["verdicts"] for one in facts["rounds"]] == expected
+    for name, count in zip(("reward-1", "reward-2", "reward-3"), expected, strict=True):
+        assert versions.describe(session.workspace, name).watermark == count
+    session.store.close()
+
+
+def test_fresh_prompts_come_first_and_known_ones_when_none_is_left(looped: tuple[Path, Facts]) -> None:
+    """Of 12 prompts 9 are asked first, then the 3 that are left, then known ones of the policy of then."""
+    root, _ = looped
+    session = Session(Workspace.open(root), Settings())
+    asked = {
+        author: {c.prompt for c in session.store.comparisons() if c.left.author == author}
+        for author in ("initial", "policy-1", "policy-2")
+    }
+    first, second, third = asked.values()
+    assert 0 < len(first) <= 9 and 0 < len(second) <= 3 and not first & second
+    assert third and third <= first | second
+    session.store.close()
+
+
+def test_each_policy_grows_on_the_promoted_one_with_its_kl_to_the_initial_model(
+    looped: tuple[Path, Facts], model: Path
+) -> None:
+    """The KL of round 3, computed anew from the two models' log-probabilities of the answers that were judged."""
+    root, _ = looped
+    workspace = Workspace.open(root)
+    described = [versions.describe(workspace, f"policy-{n}") for n in (1, 2, 3)]
+    assert [(one.parent, one.start) for one in described] == [
+        ("initial", "initial"),
+        ("policy-1", "initial"),
+        ("policy-2", "initial"),
+    ]
+    # Weights: what round 3 began as is nearer to policy-3 than the initial model is, by construction of small steps.
+    session = Session(workspace, small(model))
+    branches = [
+        versions.load_policy(workspace, name, session.pretrained) for name in ("initial", "policy-2", "policy-3")
+    ]
+    initial, before, after = (torch.cat([p.flatten() for p in b.parameters()]) for b in branches)
+    assert (after - before).norm() < (after - initial).norm()
+
+
+@pytest.mark.long
+def test_the_reference_of_the_kl_is_the_initial_model_in_every_round(
+    looped: tuple[Path, Facts], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round 4 with a step of nothing: its policy is policy-3, so its KL at the start is that of policy-3, not 0."""
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    chosen = small(model)
+    still = replace(chosen, ppo=replace(chosen.ppo, learning_rate=0.0))
+    facts = rounds.play(Session(Workspace.open(root), still), replace(THREE, rounds=4))
+    third, fourth = facts["rounds"][2:]
+    assert fourth["kl"] == pytest.approx(third["kl"], rel=1e-4)
+    assert third["kl"] > 1e-3
+
+
+def test_the_same_command_again_plays_nothing_more(looped: tuple[Path, Facts], model: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    before = steady(root)
+    again = rounds.play(Session(Workspace.open(root), small(model)), THREE)
+    assert again["rounds"] == looped[1]["rounds"]
+    assert steady(root) == before
+
+
+def run(*words: str | Path) -> int:
+    return main(["loop", *map(str, words)])
+
+
+def test_a_second_loop_says_who_holds_the_lock(
+    looped: tuple[Path, Facts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    with Workspace.open(root).run_lock("loop"):
+        assert run("--rounds", "9", "--crowd", "--workspace", root) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"`loop`, process {os.getpid()}, is training in {root}" in said
+
+
+def test_the_command_and_the_status_say_the_same(
+    looped: tuple[Path, Facts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row's keys are those that programs are promised."""
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    assert run("--rounds", "3", "--crowd", "--json", "--workspace", root) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() >= {"rounds", "waiting_for"}
+    promised = {"round", "policy", "reward", "verdicts", "win_rate", "interval", "kl", "gate", "outcome"}
+    assert all(promised <= row.keys() for row in told["rounds"])
+    assert main(["status", "--json", "--workspace", str(root)]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["loop"]["rounds"] == told["rounds"] and status["loop"]["waiting_for"] is None
+    assert status["loop"]["to_play"] == 0
+
+
+def test_a_stage_that_was_begun_by_hand_is_not_taken_for_the_loops(
+    looped: tuple[Path, Facts], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model))
+    monkeypatch.setattr(versions, "save", _dies)
+    with pytest.raises(ZeroDivisionError):
+        execute(PPO, session)
+    with pytest.raises(MannersError, match=r"of no round of the loop: go on with `manners ppo --resume`"):
+        rounds.play(session, replace(THREE, rounds=4))
+    with pytest.raises(MannersError, match=r"of no round of the loop"):
+        execute(PPO, session.at(4), resume=True)
+
+
+def _dies(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def judges(session: Session, count: int, how: AskedHow) -> None:
+    """Somebody gives verdicts on so many comparisons that have none, always for the longer answer."""
+    who = [Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben", "cleo")]
+    waiting = [c for c in session.store.comparisons(how) if not c.verdicts][:count]
+    given = []
+    for one in waiting:
+        choice = Choice.LEFT if len(one.left.text) >= len(one.right.text) else Choice.RIGHT
+        given += [(one.id or 0, Verdict(choice, person)) for person in who]
+    session.store.add_verdicts(given)
+
+
+def test_with_people_it_waits_for_verdicts_and_for_their_judgement(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step by step: 12 new verdicts, then the policy's comparisons; what it waits for is what the status says."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    chosen = small(model)
+    chosen = replace(chosen, loop=replace(chosen.loop, verdicts=12, judgements=10))
+    session = Session(Workspace.open(root), chosen)
+    session.store.add_prompts(tiny.prompts(18, "hill"), PromptUse.EVALUATE, "test")
+
+    def step() -> Facts:
+        return rounds.play(session, Asked(rounds=1, step=True))
+
+    def status() -> Any:
+        return history.facts(session.workspace, session.store, chosen)["waiting_for"]
+
+    waiting = step()["waiting_for"]
+    assert (waiting["what"], waiting["have"], waiting["need"]) == ("verdicts", 0, 12)
+    assert "0 of 12 new ones" in waiting["sentence"] and status() == waiting
+    judges(session, 2, AskedHow.RANDOM)
+    assert step()["waiting_for"]["have"] == 6
+    opened = session.store.comparisons()
+    judges(session, 9, AskedHow.RANDOM)
+    waiting = step()["waiting_for"]
+    assert (waiting["what"], waiting["have"], waiting["need"]) == ("judgements", 0, 10)
+    assert status() == waiting
+    assert len(session.store.comparisons(AskedHow.EVALUATION)) == 10
+    assert step()["waiting_for"] == waiting, "they are opened once"
+    assert len(session.store.comparisons()) == len(opened) + 10
+    judges(session, 10, AskedHow.EVALUATION)
+    ended = step()
+    assert ended["waiting_for"] is None and len(ended["rounds"]) == 1
+    assert ended["rounds"][0]["verdicts"] == 3 * len(session.store.comparisons(AskedHow.RANDOM))
+    assert session.store.rounds()[0].metrics["source"] == "human"
+
+
+LIMITS = LoopSettings(most_verdicts=100, hours=2.0, kl=5.0)
+BEGUN = history.Begun(rounds=3, created_at="2030-01-31T12:00:00+00:00")
+
+
+def ended_round(number: int, kl: float, outcome: Outcome = Outcome.PROMOTED) -> history.Played:
+    return history.Played(
+        round=number, policy=f"policy-{number}", reward=f"reward-{number}", verdicts=9, kl=kl, outcome=str(outcome)
+    )
+
+
+ONE = [ended_round(1, 4.0)]
+FAR = [ended_round(1, 4.0), ended_round(2, 6.0, Outcome.REJECTED)]
+
+
+@pytest.mark.parametrize(
+    ("rounds_", "verdicts", "hours", "current", "limits", "said"),
+    [
+        ([], 0, 0.0, "initial", LIMITS, ""),
+        (ONE, 99, 1.9, "policy-1", LIMITS, ""),
+        (ONE, 100, 0.0, "policy-1", LIMITS, "loop.most_verdicts is used up: 100 verdicts of 100"),
+        (ONE, 9, 2.0, "policy-1", LIMITS, "loop.hours is used up: the loop was begun 2030-01-31T12:00:00"),
+        (FAR, 9, 0.0, "policy-1", LIMITS, ""),  # what was rejected is not where the loop stands
+        (FAR, 9, 0.0, "policy-2", LIMITS, "loop.kl is used up: policy-2 is 6 nats per response"),
+        (FAR, 9, 0.0, "initial", LIMITS, ""),  # rolled back
+        (FAR, 10**6, 10.0**4, "policy-2", LoopSettings(), ""),  # no limit is the default
+        ([*FAR, ended_round(3, 1.0)], 0, 0.0, "policy-3", LIMITS, "3 rounds are played; more with a larger --rounds"),
+        ([*FAR, ended_round(3, 1.0), ended_round(4, 1.0)], 0, 0.0, "policy-3", LIMITS, "4 rounds are played"),
+    ],
+)
+def test_what_ends_a_loop_by_hand(
+    rounds_: list[history.Played], verdicts: int, hours: float, current: str, limits: LoopSettings, said: str
+) -> None:
+    moment = datetime(2030, 1, 31, 12, tzinfo=UTC) + timedelta(hours=hours)
+    found = history.over(rounds_, BEGUN, limits, verdicts=verdicts, current=current, moment=moment)
+    assert found.startswith(said) if said else not found
+    assert found.count(". ") == 0, "one sentence"
+
+
+def test_a_budget_stops_before_a_round_and_is_said(
+    looped: tuple[Path, Facts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    words = ("--rounds", "9", "--crowd", "--json", "--workspace", root)
+    assert run(*words, "--set", "loop.most_verdicts=10") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["rounds"]) == 3 and told["stopped"].startswith("loop.most_verdicts is used up")
+    assert main(["status", "--json", "--workspace", str(root)]) == 0
+    assert json.loads(capsys.readouterr().out)["loop"]["stopped"] == told["stopped"]
+
+
+def test_a_plan_says_what_is_left_and_does_nothing(
+    looped: tuple[Path, Facts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    before = contents(root)
+    assert run("--rounds", "5", "--crowd", "--plan", "--json", "--workspace", root) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["rounds_to_play"], plan["fresh_prompts"]) == (2, 0)
+    assert plan["memory_needed_bytes"] > 0 and plan["seconds"] == pytest.approx(2 * plan["seconds_a_round"])
+    assert [one["stage"] for one in plan["stages"]] == ["sample", "reward", "ppo", "evaluate"]
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("words", [["--rounds", "0"], ["--rounds", "-1"], ["--when", "tomorrow"]])
+def test_what_cannot_be_asked_for_is_refused_in_a_sentence(
+    words: list[str], looped: tuple[Path, Facts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "--workspace", looped[0]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("manners: --") and "Traceback" not in said
+
+
+def test_a_wait_is_said_once_and_can_be_interrupted(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three looks at a store in which nothing happens; then somebody presses Ctrl-C, and a step goes on from there."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model))
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.play(session, Asked(rounds=1, when="20 new verdicts"))
+    assert slept == [60.0] * 3
+    assert capsys.readouterr().err.count("waiting for verdicts: 0 of 20") == 1
+    there = len(session.store.comparisons())
+    assert history.command(session.workspace) == 'manners loop --rounds 1 --when "20 new verdicts"'
+    waiting = rounds.play(session, Asked(rounds=1, when="20 new verdicts", step=True))["waiting_for"]
+    assert waiting["need"] == 20 and len(session.store.comparisons()) == there
+
+
+@pytest.mark.long
+def test_a_rejected_round_is_followed_by_one_on_other_answers(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no fresh prompt left and the same policy again, known prompts get other answers, and verdicts grow."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    (root / "gate.toml").unlink()
+    chosen = small(model)
+    chosen = replace(chosen, ppo=replace(chosen.ppo, learning_rate=0.0), loop=replace(chosen.loop, prompts=12))
+    facts = rounds.play(Session(Workspace.open(root), chosen), Asked(rounds=2, crowd=True))
+    first, second = facts["rounds"]
+    assert (first["outcome"], second["outcome"], facts["current"]) == ("rejected", "rejected", "initial")
+    assert second["verdicts"] > first["verdicts"]
+    said = capsys.readouterr().err
+    assert "round 1 asks about 12 of 12 prompts that nobody was asked about" in said
+    assert "known prompts once more, for other answers of initial: no fresh one is left" in said
+    session = Session(Workspace.open(root), chosen)
+    assert [one.metrics["attempt"] for one in session.store.rounds()] == [1, 2]
+    assert "policy 2 that is tried since the last promotion" in session.store.rounds()[1].metrics["verdict"]
+    assert {versions.describe(session.workspace, n).parent for n in ("policy-1", "policy-2")} == {"initial"}
