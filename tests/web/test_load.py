@@ -19,7 +19,7 @@ PEOPLE, EACH = 20, 15
 
 @pytest.mark.long
 def test_many_at_once_lose_nothing_and_double_nothing(place: Place) -> None:
-    settings(place, repeat_share=0.0)
+    settings(place, repeat_share=0.0, shortest_view=0)
     place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
     keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
     with serve(place.folder, "--upstream", NOWHERE) as server:
