@@ -50,6 +50,8 @@ class Chosen:
     over: int
     """Beyond the most of one run."""
     left_out: dict[str, int]
+    allowed: frozenset[int | None]
+    """The numbers of all that may be shown to a judge: a run that goes on leaves out what was deleted since."""
 
 
 def choose(
@@ -58,10 +60,13 @@ def choose(
     """Choose from pooled comparisons, in their order; people's chats are nobody else's unless they are shared."""
     left_out = Counter[str]()
     held, rest = list[Comparison](), list[Comparison]()
+    allowed = set[int | None]()
     for one in comparisons:
         if reason := _reason(one, shared, private):
             left_out[reason] += 1
-        elif len(fair(one)) > 1:
+            continue
+        allowed.add(one.id)
+        if len(fair(one)) > 1:
             held.append(one)
         elif one.kept:
             left_out["about a prompt kept for evaluation or validation"] += 1
@@ -71,7 +76,8 @@ def choose(
             rest.append(one)
     if older := held[:-checked]:
         left_out["judged by people, and older than the newest judge.checked"] = len(older)
-    return Chosen(tuple(held[-checked:]), tuple(rest[:most]), max(0, len(rest) - most), dict(left_out))
+    over = max(0, len(rest) - most)
+    return Chosen(tuple(held[-checked:]), tuple(rest[:most]), over, dict(left_out), frozenset(allowed))
 
 
 def _reason(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:

@@ -22,7 +22,7 @@ from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import ModelSettings
-from manners.types import AnnotatorKind, AskedHow, Choice, Verdict
+from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Verdict
 from tests.loop import judging
 from tests.loop.judging import Server, serving
 from tests.worlds import save_tiny
@@ -182,6 +182,8 @@ def test_who_is_asked_about_what() -> None:
     chosen = choose([*several, *one, *nobody, replace(nobody[0], id=30, kept=True)], 3, 2, False, frozenset())
     assert [c.id for c in chosen.checked] == [2, 3, 4] and [c.id for c in chosen.rest] == [20, 21] and chosen.over == 2
     assert sorted(chosen.left_out.values()) == [1, 2, 2]
+    gone = replace(several[1], reported=True), replace(nobody[2], left=replace(nobody[2].left, text=DELETED))
+    assert choose([*several[2:], *gone], 3, 9, False, frozenset()).allowed == {2, 3, 4}
     hidden = choose(nobody, 3, 9, False, frozenset({nobody[1].prompt}))
     assert [c.id for c in hidden.rest] == [20, 22, 23]
     assert choose(nobody, 3, 9, True, frozenset()).rest == tuple(nobody)
