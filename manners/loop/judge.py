@@ -128,7 +128,7 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         if "checked" not in run.state:
             run.state |= {"checked": [c.id for c in chosen.checked], "rest": [c.id for c in chosen.rest]}
             run.save()
-        by_id = {c.id: c for c in comparisons}
+        by_id = {c.id: c for c in comparisons if c.id in chosen.allowed}
         checked, rest = ([by_id[i] for i in run.state[name] if i in by_id] for name in ("checked", "rest"))
         if not checked and not rest:
             raise MannersError(
@@ -217,6 +217,7 @@ def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tu
     if (
         before is not None
         and before.judge == judge.name
+        and before.stopped is None
         and before.turned
         and all(n for _, n in before.turned.values())
     ):

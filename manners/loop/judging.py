@@ -22,7 +22,17 @@ from manners.feedback.judge_endpoint import Spent
 from manners.progress import steps
 from manners.reward.groups import uniform
 from manners.reward.labelled import VOLUNTEERED
-from manners.types import DELETED, Annotator, AskedHow, Choice, Comparison, Dialogue, Response, latest_verdicts
+from manners.types import (
+    DELETED,
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    Dialogue,
+    Response,
+    latest_verdicts,
+)
 
 JOURNAL = "judge-answers.jsonl"
 """In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run
@@ -36,10 +46,12 @@ class Chosen:
     checked: tuple[Comparison, ...]
     """Those that several people have judged, newest of all, oldest first."""
     rest: tuple[Comparison, ...]
-    """Those that an admitted judge judges."""
+    """Those that nobody has judged, for an admitted judge."""
     over: int
     """Beyond the most of one run."""
     left_out: dict[str, int]
+    allowed: frozenset[int | None]
+    """The numbers of all that may be shown to a judge: a run that goes on leaves out what was deleted since."""
 
 
 def choose(
@@ -48,18 +60,24 @@ def choose(
     """Choose from pooled comparisons, in their order; people's chats are nobody else's unless they are shared."""
     left_out = Counter[str]()
     held, rest = list[Comparison](), list[Comparison]()
+    allowed = set[int | None]()
     for one in comparisons:
         if reason := _reason(one, shared, private):
             left_out[reason] += 1
-        elif len(fair(one)) > 1:
+            continue
+        allowed.add(one.id)
+        if len(fair(one)) > 1:
             held.append(one)
-        elif not one.kept:
-            rest.append(one)
-        else:
+        elif one.kept:
             left_out["about a prompt kept for evaluation or validation"] += 1
-    # What is beyond the newest that it is held against may still be judged, to train on.
-    rest = sorted([*(one for one in held[:-checked] if not one.kept), *rest], key=lambda one: one.id or 0)
-    return Chosen(tuple(held[-checked:]), tuple(rest[:most]), max(0, len(rest) - most), dict(left_out))
+        elif any(v.annotator.kind is not AnnotatorKind.AI and v.choice is not Choice.SKIP for v in one.verdicts):
+            left_out["judged already, and not by several people that can be compared with"] += 1
+        else:
+            rest.append(one)
+    if older := held[:-checked]:
+        left_out["judged by people, and older than the newest judge.checked"] = len(older)
+    over = max(0, len(rest) - most)
+    return Chosen(tuple(held[-checked:]), tuple(rest[:most]), over, dict(left_out), frozenset(allowed))
 
 
 def _reason(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:

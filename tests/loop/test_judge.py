@@ -17,11 +17,12 @@ from manners.data import judge_probes
 from manners.errors import MannersError
 from manners.feedback.admission import is_judge
 from manners.loop import stages
+from manners.loop.judging import choose
 from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import ModelSettings
-from manners.types import AnnotatorKind, AskedHow, Choice, Verdict
+from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Verdict
 from tests.loop import judging
 from tests.loop.judging import Server, serving
 from tests.worlds import save_tiny
@@ -172,6 +173,20 @@ def test_a_budget_ends_it_with_what_there_is(make: Make, limit: dict[str, int]) 
         facts = judge(session)
         assert facts["verdicts"] == 2 == len(said(session)) and len(server.asked) == 5
         assert "budget" in facts["stopped"] and facts["waiting"] == 6
+
+
+def test_who_is_asked_about_what() -> None:
+    several = [replace(c, id=n) for n, c in enumerate(judging.comparisons(5))]
+    one = [replace(c, id=10 + n) for n, c in enumerate(judging.comparisons(2, people=1, start=10))]
+    nobody = [replace(c, id=20 + n) for n, c in enumerate(judging.comparisons(4, people=0, start=20))]
+    chosen = choose([*several, *one, *nobody, replace(nobody[0], id=30, kept=True)], 3, 2, False, frozenset())
+    assert [c.id for c in chosen.checked] == [2, 3, 4] and [c.id for c in chosen.rest] == [20, 21] and chosen.over == 2
+    assert sorted(chosen.left_out.values()) == [1, 2, 2]
+    gone = replace(several[1], reported=True), replace(nobody[2], left=replace(nobody[2].left, text=DELETED))
+    assert choose([*several[2:], *gone], 3, 9, False, frozenset()).allowed == {2, 3, 4}
+    hidden = choose(nobody, 3, 9, False, frozenset({nobody[1].prompt}))
+    assert [c.id for c in hidden.rest] == [20, 22, 23]
+    assert choose(nobody, 3, 9, True, frozenset()).rest == tuple(nobody)
 
 
 def test_what_is_not_to_be_judged_is_counted(make: Make) -> None:
