@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
-MARKS = re.compile(r"^(\s*)(?:#{1,6}|[-*+]|\d+[.)])[ \t]+|\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`+", re.MULTILINE)
+MARKS = re.compile(r"^(\s*)(?:#{1,6}|[-*+])[ \t]+|\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`+", re.MULTILINE)
 COURTESY = "Certainly! I am happy to help. "
 SMILEY = " \N{SLIGHTLY SMILING FACE}"
 FILLER = (
@@ -55,7 +55,7 @@ def markdown_on(text: str) -> str:
 
 
 def markdown_off(text: str) -> str:
-    """Take headings, list marks, stars, underscores and back-ticks out."""
+    """Take headings, list marks, stars, underscores and back-ticks out; numbers stay, which are words."""
     return MARKS.sub(lambda found: found[1] or "", text)
 
 
