@@ -26,7 +26,7 @@ def letters(text: str) -> str:
         ("upper", "The sea.", "THE SEA."),
         ("white_space", "The sea is", "The  sea  is\n\n"),
         ("markdown_on", "The sea. It is blue.", "**The sea.** It is blue."),
-        ("markdown_off", "## Sea\n- **blue** and _deep_\n1. `salt`", "Sea\nblue and deep\nsalt"),
+        ("markdown_off", "## Sea\n- **blue** and _deep_\n1. `salt`", "Sea\nblue and deep\n1. salt"),
         ("quotes", "The sea.", '"The sea."'),
         ("list_marks", "The sea. It is blue!", "- The sea.\n- It is blue!"),
         ("code_fence", "The sea.", "```\nThe sea.\n```"),
