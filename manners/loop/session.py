@@ -18,7 +18,6 @@ import torch
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop.stage import ROUND
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
 from manners.results import Machine
@@ -123,7 +122,6 @@ class Session:
             **{f"{name}.{field}": value for name, values in chosen.items() for field, value in values.items()},
             **(self._on_model() if loads else {}),
             **decides,
-            **({} if self.turn is None else {ROUND: self.turn}),
         }
         folder = self.workspace.runs / stage
         return Run(folder, f"manners {command}", begun_with, self.settings.checkpoint_every)

@@ -174,7 +174,8 @@ def execute(
             refuse_another(stage, session.workspace, session.turn)
         inputs = stage.work.inputs(session, options or stage.options(), begun_as if resume else {})
         line = stage.line(begun_as or inputs.decides)
-        run = session.run_of(stage.name, line, stage.reads, inputs.decides, loads=stage.loads)
+        decides = inputs.decides | ({} if session.turn is None else {ROUND: session.turn})
+        run = session.run_of(stage.name, line, stage.reads, decides, loads=stage.loads)
         begun = resume and run.go_on()
         if not resume:
             run.begin_anew()

@@ -308,10 +308,15 @@ def status(workspace: Workspace) -> Facts:
         "policies": policies,
     }
     facts["last_backup"] = last_backup(workspace)
+    going = None
+    try:
+        facts["loop"] = history.facts(workspace, session.store, settings)
+        going = history.command(workspace)
+    except MannersError as error:
+        damaged.append(str(error))
     if damaged:
         facts["damaged"] = damaged
-    facts["loop"] = history.facts(workspace, session.store, settings)
-    return facts | {"next": history.command(workspace) or _next(workspace, standing)}
+    return facts | {"next": going or _next(workspace, standing)}
 
 
 def _grown_here(workspace: Workspace, model: str) -> set[str]:

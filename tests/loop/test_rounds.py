@@ -109,7 +109,7 @@ def test_each_policy_grows_on_the_promoted_one_with_its_kl_to_the_initial_model(
 
 @pytest.mark.long
 def test_the_reference_of_the_kl_is_the_initial_model_in_every_round(
-    looped: tuple[Path, Facts], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    looped: tuple[Path, Facts], model: Path, tmp_path: Path
 ) -> None:
     """Round 4 with a step of nothing: its policy is policy-3, so its KL at the start is that of policy-3, not 0."""
     root = shutil.copytree(looped[0], tmp_path / "loop")
@@ -118,7 +118,10 @@ def test_the_reference_of_the_kl_is_the_initial_model_in_every_round(
     facts = rounds.play(Session(Workspace.open(root), still), replace(THREE, rounds=4))
     third, fourth = facts["rounds"][2:]
     assert fourth["kl"] == pytest.approx(third["kl"], rel=1e-4)
-    assert third["kl"] > 1e-3
+    assert abs(third["kl"]) > 1e-6
+    trained = json.loads((root / "runs" / "ppo.json").read_text(encoding="utf-8"))
+    # PPO's own penalty: exactly 0 if it were measured against what the policy began as, since it does not move.
+    assert trained["begun_as"] == "policy-3" and all(abs(kl) > 1e-6 for kl in trained["curves"]["objective/kl"])
 
 
 def test_the_same_command_again_plays_nothing_more(looped: tuple[Path, Facts], model: Path, tmp_path: Path) -> None:
@@ -157,6 +160,11 @@ def test_the_command_and_the_status_say_the_same(
     status = json.loads(capsys.readouterr().out)
     assert status["loop"]["rounds"] == told["rounds"] and status["loop"]["waiting_for"] is None
     assert status["loop"]["to_play"] == 0
+    (root / "runs" / "loop.json").write_text("{", encoding="utf-8")
+    assert main(["status", "--json", "--workspace", str(root)]) == 0
+    assert "loop.json is damaged" in json.loads(capsys.readouterr().out)["damaged"][0]
+    assert run("--rounds", "3", "--crowd", "--workspace", root) == 1
+    assert "remove it, and run `manners loop` again" in capsys.readouterr().err
 
 
 def test_a_stage_that_was_begun_by_hand_is_not_taken_for_the_loops(
