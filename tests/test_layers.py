@@ -14,7 +14,7 @@ import manners
 
 ROOT = Path(manners.__file__).parent
 LAYERS = (
-    "manners errors types docstrings facts results settings_values settings_judge settings settings_load maths logs"
+    "manners errors types docstrings facts results settings_values settings_rounds settings settings_load maths logs"
     " shorten templates spelling turns text restored workspace checkpoint muon training memory metrics terminal"
     " progress data",
     "store models",

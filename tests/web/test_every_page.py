@@ -79,7 +79,7 @@ def sound(page: Page, where: str) -> None:
     assert page.evaluate(NUMBERS) == [], where
 
 
-@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("width", "dark"),
     [

@@ -256,7 +256,6 @@ def test_a_kill_in_mid_stream_and_in_mid_backlog_loses_nothing(
         assert len(said) == 2 * kills and len(set(seeds)) == kills
 
 
-@pytest.mark.parametrize("new_database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 def test_who_is_signed_out_keeps_verdicts_and_words_and_reads_how_to_come_back(
     place: Place, open_page: Callable[..., Page]
 ) -> None:

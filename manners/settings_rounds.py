@@ -1,4 +1,4 @@
-"""Settings of `manners judge`."""
+"""Settings of what goes on beside and between trainings: `manners judge` and `manners loop`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ class JudgeSettings:
     """Requests of one run at most; then it ends with what it has."""
     tokens: Annotated[int, Range(1, 1_000_000_000_000)] = 20_000_000
     """Tokens of one run at most, as the server counts them."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Rounds one after the other (`manners loop`): what each asks and waits for, and what all of them may use up."""
+
+    prompts: Annotated[int, Range(2, 1_000_000)] = 200
+    """Training prompts that a round asks about at most: those nobody was asked about, or else known ones again."""
+    verdicts: Annotated[int, Range(1, 10_000_000)] = 200
+    """New verdicts that a round waits for before it learns, unless --when says another moment."""
+    judgements: Annotated[int, Range(10, 1_000_000)] = 60
+    """Comparisons that a round opens for people to judge its policy by; a simulated crowd judges without."""
+    most_verdicts: Annotated[int, Range(1, 1_000_000_000)] | None = None
+    """No round is begun once so many verdicts are there to learn from; None: as many as come."""
+    hours: Annotated[float, Range(0.0, 100_000.0)] | None = None
+    """No round is begun so many hours after the loop was; None: no limit."""
+    kl: Annotated[float, Range(0.0, 10_000.0)] | None = None
+    """No round is begun once the promoted policy is so many nats per response from the start version."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
