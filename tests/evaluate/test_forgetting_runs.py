@@ -111,6 +111,7 @@ def fine_tuned(there: Bench, folder: Path, rate: float) -> Branch:
     return learn_examples(settings, 0, there.pretrained, parts, None, folder).branch
 
 
+@pytest.mark.long
 def test_examples_at_thirty_times_the_rate_are_caught_as_well(there: Bench, tmp_path: Path) -> None:
     before = there.version(there.initial, 0)
     usual = there.audit(before, there.version(fine_tuned(there, tmp_path / "usual", RATE), 1))

@@ -106,6 +106,7 @@ def test_what_is_carried_is_what_the_kept_answers_carry(done: Path) -> None:
         assert phase["finished"]["estimate"] == pytest.approx(sum(ended) / len(ended), abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_page_opens_offline_and_shows_every_phase(done: Path) -> None:
     page = (done / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href)=["'](?!#)|url\((?!#)|@import""", page), "it refers to nothing outside itself"
@@ -114,6 +115,7 @@ def test_the_page_opens_offline_and_shows_every_phase(done: Path) -> None:
         assert phase["version"] in page
 
 
+@pytest.mark.long
 def test_the_project_is_an_ordinary_workspace(done: Path, example: ModuleType) -> None:
     from manners.loop import stages
     from manners.settings_load import load
@@ -145,6 +147,7 @@ def same(one: Path, other: Path) -> None:
     assert facts == others
 
 
+@pytest.mark.long
 def test_what_is_done_is_not_done_again(example: ModuleType, done: Path, tmp_path: Path) -> None:
     """Every piece is behind it: the report is written anew from what there is, though nothing may be trained."""
     copy = tmp_path / "from-nothing"
@@ -170,6 +173,7 @@ def test_killed_before_a_piece_it_goes_on_to_the_same_report(
     same(tmp_path / "work", done)
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_a_piece_it_goes_on(example: ModuleType, done: Path, tmp_path: Path) -> None:
     """From pairs on, with the model of the finished run: a step dies, and the command is given again."""
     from manners.sft import train
@@ -304,6 +308,7 @@ def test_what_cannot_be_is_said_before_anything_is_made(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_a_folder_is_not_begun_twice_nor_taken_from_others(example: ModuleType, done: Path, tmp_path: Path) -> None:
     with pytest.raises(MannersError, match=r"was begun with seed = 1, and now it is 2: set it as it was"):
         example.play(chosen(example, done, seed=2))

@@ -215,6 +215,7 @@ def backlog(page: Page, count: int) -> None:
     expect(page.locator("#notice")).to_contain_text(f"{count} verdicts not stored yet")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
 def test_a_kill_in_mid_stream_and_in_mid_backlog_loses_nothing(
     alone: Place, open_page: Callable[..., Page], kills: int
