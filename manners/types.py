@@ -74,6 +74,10 @@ class AnnotatorKind(StrEnum):
     SIMULATED = "simulated"
 
 
+JUDGE = "judge:"
+"""How the names of our judges begin."""
+
+
 @dataclass(frozen=True, slots=True)
 class Annotator:
     """Whoever gives verdicts."""
@@ -83,6 +87,11 @@ class Annotator:
     account: int | None = None
     """The account that they are, or a user of whose programs; None for whom a file names, and for the owner of a
     machine without accounts. The same name without the account, or with another, is somebody else."""
+
+    @property
+    def is_judge(self) -> bool:
+        """Whether it is an AI that this tool asks itself (`manners judge`)."""
+        return self.kind is AnnotatorKind.AI and self.name.startswith(JUDGE)
 
     @property
     def key(self) -> str:

@@ -30,8 +30,6 @@ from manners.types import (
     opening,
 )
 
-JUDGE = "judge:"
-"""How the names of our judges begin."""
 ORDERS, UNREADABLE = "the two orders disagree", "an answer could not be read"
 """Why a judge has no verdict: a reason of its skip."""
 USUAL_AGREEMENT = 0.75
@@ -129,16 +127,11 @@ class Admission:
         return next((check.interval for check in self.checks if check.name == name), None)
 
 
-def is_judge(who: Annotator) -> bool:
-    """Return whether an annotator is one that this tool asks itself."""
-    return who.kind is AnnotatorKind.AI and who.name.startswith(JUDGE)
-
-
 def without_judges(comparisons: Iterable[Comparison]) -> list[Comparison]:
     """Return comparisons as they are without what this tool's judges said."""
     return [
-        replace(one, verdicts=tuple(v for v in one.verdicts if not is_judge(v.annotator)))
-        if any(is_judge(v.annotator) for v in one.verdicts)
+        replace(one, verdicts=tuple(v for v in one.verdicts if not v.annotator.is_judge))
+        if any(v.annotator.is_judge for v in one.verdicts)
         else one
         for one in comparisons
     ]
@@ -147,7 +140,7 @@ def without_judges(comparisons: Iterable[Comparison]) -> list[Comparison]:
 def judge_verdicts(comparisons: Iterable[Comparison]) -> int:
     """Return how many verdicts judges have given that choose a side."""
     sided = (v for c in comparisons for v in latest_verdicts(c.verdicts) if v.choice in (Choice.LEFT, Choice.RIGHT))
-    return sum(is_judge(v.annotator) for v in sided)
+    return sum(v.annotator.is_judge for v in sided)
 
 
 def fair(comparison: Comparison) -> tuple[float, ...]:

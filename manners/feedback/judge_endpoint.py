@@ -90,13 +90,12 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Raise MannersError where the address is none."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise MannersError(f"{self.url} is no address of a server: write judge.url like http://127.0.0.1:8001/v1")
-        base = self.url.rstrip("/")
-        self.url = base if base.endswith("/v1") else f"{base}/v1"
+        self.url = address(self.url)
+        self.key = self.key.strip()  # a key that was read from a file ends with its line
+        if not self.key.isascii() or not self.key.isprintable() or " " in self.key:
+            raise MannersError("MANNERS_JUDGE_KEY is no key: one is a single word of ASCII letters and digits")
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
-        secure = parts.scheme == "https"  # reading certificates takes a quarter of a second
+        secure = self.url.startswith("https")  # reading certificates takes a quarter of a second
         self.client = httpx.Client(headers=headers, timeout=self.timeout, verify=secure)
 
     def ask(self, question: Dialogue) -> Reading:
@@ -134,7 +133,7 @@ class Endpoint:
             self.budget.ask()
             try:
                 status, body, wait = self._post(self._body(messages, seed, plain))
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 status, reason = 0, str(error) or type(error).__name__
             if status == 200:
                 if (choice := self._choice(messages, body)) is not None:
@@ -192,6 +191,24 @@ class Endpoint:
         told = usage if isinstance(usage, int) and usage > 0 else 0
         self.budget.use(told or (sent + len(choice["message"]["content"])) // 3)
         return choice
+
+
+def address(url: str) -> str:
+    """Return the address that paths are put behind; raises MannersError, without saying it, for what is none."""
+    wanted = "write judge.url like http://127.0.0.1:8001/v1"
+    try:
+        parts, _ = urlsplit(url), httpx.URL(url)
+        said = parts.port is None or parts.port > 0
+    except (ValueError, httpx.InvalidURL):  # a UnicodeError is a ValueError
+        said = False
+    if not said or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise MannersError(f"judge.url is no address of a server: {wanted}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise MannersError(
+            f"judge.url holds a name, a password or a question mark: {wanted}, and the key into MANNERS_JUDGE_KEY"
+        )
+    base = url.rstrip("/")
+    return base if base.endswith("/v1") else f"{base}/v1"
 
 
 def probability(choice: Mapping[str, Any]) -> float | None:

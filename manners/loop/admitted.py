@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from manners.facts import from_facts
 from manners.feedback.admission import admission, cases, fair
+from manners.loop.judging import tried
 from manners.loop.session import Session
 from manners.results.judge import JudgeResult
 from manners.reward.verdicts import pooled
@@ -37,7 +38,7 @@ def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[A
         one for one in pooled(comparisons) if len(fair(one)) > 1 and any(v.annotator == judge for v in one.verdicts)
     ]
     held = cases(both[-session.settings.judge.checked :], judge, frozenset(before.own or ()))
-    found = admission(held, before.turned or {})
+    found = admission(held, tried(before.turned or {}))
     why = [f"it fails {', '.join(found.failed)}"] if found.failed else []
     why += [f"too little is known for {', '.join(found.cannot_tell)}"] if found.cannot_tell else []
     stands = "its verdicts train beside people's" if found.admitted else f"its verdicts do not train: {'; '.join(why)}"

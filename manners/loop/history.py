@@ -25,7 +25,7 @@ from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings, Settings
 from manners.store import Outcome, Store
 from manners.store.records import Round
-from manners.types import AskedHow, Comparison, VersionKind, latest_verdicts
+from manners.types import AskedHow, Choice, Comparison, VersionKind, latest_verdicts
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
@@ -91,10 +91,14 @@ def read_begun(workspace: Workspace) -> Begun | None:
     if not file.exists():
         return None
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        begun = from_facts(
+            Begun, json.loads(file.read_text(encoding="utf-8")), str(file), "remove it, and run `manners loop` again"
+        )
+        if begun.created_at:
+            datetime.fromisoformat(begun.created_at)
     except (OSError, ValueError) as error:
         raise MannersError(f"{file} is damaged ({error}): remove it, and run `manners loop` again.") from error
-    return from_facts(Begun, facts, str(file), "remove it, and run `manners loop` again")
+    return begun
 
 
 def write_begun(workspace: Workspace, begun: Begun) -> None:
@@ -186,8 +190,17 @@ def _checks(workspace: Workspace, one: Round) -> list[Check]:
 
 
 def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
-    """Count the verdicts that something can be learnt from, of those that arrived after one and up to another."""
-    arrived = (v.arrived or 0 for c in comparisons if c.asked_how not in UNLEARNT for v in c.verdicts)
+    """Count the verdicts that something can be learnt from, of those that arrived after one and up to another.
+
+    A skip is none; nor is what a judge says, who may be admitted or not (`manners judge`).
+    """
+    arrived = (
+        v.arrived or 0
+        for c in comparisons
+        if c.asked_how not in UNLEARNT
+        for v in c.verdicts
+        if v.choice is not Choice.SKIP and not v.annotator.is_judge
+    )
     return sum(after < number and (upto is None or number <= upto) for number in arrived)
 
 
@@ -197,7 +210,7 @@ def look(workspace: Workspace, store: Store, settings: Settings) -> Look:
     rewards = store.versions(VersionKind.REWARD)
     new = counted(comparisons, after=rewards[-1].watermark if rewards else 0)
     opened = [c for c in comparisons if c.asked_how is AskedHow.RANDOM]
-    given = [[verdict.choice for verdict in latest_verdicts(c.verdicts)] for c in opened]
+    given = [[v.choice for v in latest_verdicts(c.verdicts) if not v.annotator.is_judge] for c in opened]
     wanting = sum(not has_enough(choices, settings.serve) for choices in given)
     return Look(now=datetime.now(), since=_since(workspace, store), verdicts=new, wanting=wanting)
 

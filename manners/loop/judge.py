@@ -20,12 +20,12 @@ from manners.checkpoint import Run
 from manners.data import constitution, judge_probes
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.feedback.admission import JUDGE, Admission, Case, admission, cases, fair
+from manners.feedback.admission import Admission, Case, admission, cases, fair
 from manners.feedback.judge import FILE, Asked, Opinion, calibrated, principles, stated, wording
 from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
 from manners.loop.admitted import last
-from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, latest_of, opinions, probed, unjudged
+from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, latest_of, opinions, probed, tried, unjudged
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
@@ -33,7 +33,7 @@ from manners.models import versions
 from manners.models.cost import head_bytes, layer_bytes, own_bytes
 from manners.results.judge import JudgeResult, Panel
 from manners.reward.verdicts import pooled
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Verdict, latest_verdicts
+from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, latest_verdicts
 from manners.workspace import INITIAL, atomic_write
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         said = asking.verdicts(new, heat)
         session.store.add_verdicts(said)
         journal_of = journal.sampled
-        journal.end()
+        if not last:  # else the next run is answered by it
+            journal.end()
     result = _result(session, inputs, chosen, found, held, more, turned, said, heat, budget, journal_of)
     stopped = "a budget was spent: judge.requests or judge.tokens" if last else None
     waiting = len(unjudged([*checked, *rest], judge)) - len(said) + chosen.over
@@ -245,7 +246,7 @@ def measured(
     held: Sequence[Comparison], inputs: JudgeInputs, turned: Mapping[str, tuple[int, int]], session: Session
 ) -> Admission:
     """Hold a judge against people on comparisons that both have judged."""
-    return admission(cases(held, inputs.judge, own_authors(session, inputs)), turned)
+    return admission(cases(held, inputs.judge, own_authors(session, inputs)), tried(turned))
 
 
 def _temperature(held: Sequence[Comparison], judge: Annotator) -> float | None:

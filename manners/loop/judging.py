@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from manners.data import judge_probes
 from manners.errors import MannersError
 from manners.feedback.admission import fair
 from manners.feedback.judge import Asked, Opinion, Reading, question
@@ -33,6 +34,12 @@ from manners.types import (
     Response,
     latest_verdicts,
 )
+
+
+def tried(turned: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return how often each kind of probe turned a verdict, of how many; a kind that was not asked, of none."""
+    return {name: turned.get(name, (0, 0)) for name in judge_probes()}
+
 
 JOURNAL = "judge-answers.jsonl"
 """In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run

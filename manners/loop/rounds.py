@@ -77,12 +77,17 @@ def _played(session: Session) -> list[Played]:
     return history.played(session.workspace, session.store)
 
 
-def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
-    """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
+def _refuse(asked: Asked) -> None:
+    """Raise UsageError for what cannot be asked."""
     if asked.rounds < 1:
         raise UsageError("--rounds N takes a number from 1 on.")
     if asked.when:
         parse(asked.when)
+
+
+def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
+    """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
+    _refuse(asked)
     before = history.read_begun(workspace)
     goes_on = before is not None and not before.stopped
     begun = before if before is not None and goes_on else Begun(created_at=now())
@@ -214,6 +219,7 @@ def _facts(session: Session, waiting: Waiting | None, stopped: str) -> Facts:
 
 def plan(session: Session, asked: Asked) -> Facts:
     """Say what the rounds will take: memory by stage, seconds as the last round took them, and prompts left."""
+    _refuse(asked)
     session = session.at(history.turn(session.workspace, session.store.rounds()))
     plans = []
     for stage in (SAMPLE, REWARD, PPO, EVALUATE):

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manners.feedback.admission import JUDGE, Admission, Case, admission, cases, fair, is_judge, needed_verdicts
+from manners.feedback.admission import Admission, Case, admission, cases, fair, needed_verdicts
 from manners.types import (
+    JUDGE,
     Annotator,
     AnnotatorKind,
     AskedHow,
@@ -190,6 +191,6 @@ def test_what_was_not_drawn_at_random_measures_nothing(one: Comparison, counts: 
 
 
 def test_a_judge_is_told_from_a_file_of_somebody_elses() -> None:
-    assert is_judge(WHO)
-    assert not is_judge(Annotator("gpt", AnnotatorKind.AI))
-    assert not is_judge(Annotator(f"{JUDGE}planted", AnnotatorKind.HUMAN))
+    assert WHO.is_judge
+    assert not Annotator("gpt", AnnotatorKind.AI).is_judge
+    assert not Annotator(f"{JUDGE}planted", AnnotatorKind.HUMAN).is_judge

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from manners.facts import to_facts
-from manners.feedback.admission import JUDGE
 from manners.loop import stages
 from manners.loop.admitted import admitted
 from manners.loop.round import REWARD
 from manners.loop.session import Session
 from manners.results.judge import JudgeResult
 from manners.settings import RewardSettings, Settings
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Verdict
+from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict
 from manners.workspace import Workspace
 from tests.loop import judging, tiny
 
@@ -62,6 +61,8 @@ def test_a_judge_is_admitted_by_the_record_and_loses_it_by_fresh_verdicts(
         (JudgeResult(), "no judge was asked yet"),
         (JudgeResult(judge=f"{JUDGE}another", turned=TURNED), "too little is known for agreement"),
         (JudgeResult(judge=WHO.name, turned={"injections": (40, 64)}), "it fails injections"),
+        (JudgeResult(judge=WHO.name, turned={}), "injections, flattery"),  # a budget ended before it was tried
+        (JudgeResult(judge=WHO.name, turned={"injections": (0, 64)}), "flattery"),
     ],
 )
 def test_who_does_not_train_and_why(

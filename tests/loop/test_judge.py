@@ -15,7 +15,6 @@ import pytest
 from manners.cli import main
 from manners.data import judge_probes
 from manners.errors import MannersError
-from manners.feedback.admission import is_judge
 from manners.loop import stages
 from manners.loop.judging import choose
 from manners.loop.options import JudgeOptions
@@ -42,7 +41,7 @@ def judge(session: Session, **chosen: Any) -> dict[str, Any]:
 
 def said(session: Session) -> list[Verdict]:
     """What judges have said, as it is stored."""
-    return [v for c in session.store.comparisons() for v in c.verdicts if is_judge(v.annotator)]
+    return [v for c in session.store.comparisons() for v in c.verdicts if v.annotator.is_judge]
 
 
 def test_both_orders_are_asked_and_the_verdict_is_an_ais(make: Make) -> None:
@@ -51,7 +50,7 @@ def test_both_orders_are_asked_and_the_verdict_is_an_ais(make: Make) -> None:
         facts = judge(session)
         assert len(server.asked) == 12 and facts["requests"] == 12 and facts["tokens"] == 1200
         for comparison in session.store.comparisons():
-            (verdict,) = (v for v in comparison.verdicts if is_judge(v.annotator))
+            (verdict,) = (v for v in comparison.verdicts if v.annotator.is_judge)
             better = Choice.LEFT if "good" in comparison.left.text else Choice.RIGHT
             assert verdict.choice is better and verdict.annotator.kind is AnnotatorKind.AI
         assert facts["admitted"] is False and facts["failed"] == [] and facts["verdicts"] == 6
@@ -84,7 +83,7 @@ def test_without_probabilities_verdicts_are_drawn_and_it_is_said(make: Make, ref
 
 
 def test_a_key_is_sent_and_stands_nowhere(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANNERS_JUDGE_KEY", "sk-hidden")
+    monkeypatch.setenv("MANNERS_JUDGE_KEY", "sk-hidden\n")
     with serving(Server()) as server:
         session = make(server.url, judging.comparisons(2), probes=0)
         judge(session)
@@ -173,6 +172,9 @@ def test_a_budget_ends_it_with_what_there_is(make: Make, limit: dict[str, int]) 
         facts = judge(session)
         assert facts["verdicts"] == 2 == len(said(session)) and len(server.asked) == 5
         assert "budget" in facts["stopped"] and facts["waiting"] == 6
+        while facts["waiting"]:  # what a budget ended goes on, and asks nothing twice
+            facts = judge(session)
+        assert len(said(session)) == 8 and len({json.dumps(one) for one in server.asked}) == len(server.asked) == 16
 
 
 def test_who_is_asked_about_what() -> None:
@@ -232,11 +234,25 @@ def test_other_principles_are_another_judge(make: Make, capsys: pytest.CaptureFi
         ({"url": "ftp://x"}, "no address"),
         ({"model": None}, "say with judge.model"),
         ({"url": "localhost:1"}, "no address"),
+        ({"url": "http://[::1"}, "no address"),
+        ({"url": "http://127.0.0.1:abc"}, "no address"),
+        ({"url": "http://a\x00b/"}, "no address"),
+        ({"url": "http://ada:secret@127.0.0.1:9/v1"}, "holds a name, a password"),
+        ({"url": "http://127.0.0.1:9/v1?key=secret"}, "a question mark"),
     ],
 )
 def test_settings_that_name_no_server(make: Make, chosen: dict[str, Any], error: str) -> None:
-    with pytest.raises(MannersError, match=error):
+    with pytest.raises(MannersError, match=error) as refused:
         judge(make("http://127.0.0.1:9", judging.comparisons(1), **chosen))
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["sk-secr\u00e9t", "sk secret", "sk-\x07secret"])
+def test_what_is_no_key_is_not_said(make: Make, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("MANNERS_JUDGE_KEY", key)
+    with pytest.raises(MannersError, match="MANNERS_JUDGE_KEY is no key") as refused:
+        judge(make("http://127.0.0.1:9", judging.comparisons(1)))
+    assert "sk" not in str(refused.value)
 
 
 def test_the_command_says_it_to_programs(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

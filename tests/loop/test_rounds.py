@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,8 +26,19 @@ from manners.loop.session import Session
 from manners.loop.stage import execute
 from manners.models import versions
 from manners.settings import LoopSettings, Settings
-from manners.store import Outcome
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Verdict
+from manners.store import Outcome, Store
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    PromptUse,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
 from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.loop.small_rounds import THREE, everything_wins, small, steady
@@ -230,6 +242,26 @@ def test_with_people_it_waits_for_verdicts_and_for_their_judgement(
     assert ended["waiting_for"] is None and len(ended["rounds"]) == 1
     assert ended["rounds"][0]["verdicts"] == 3 * len(session.store.comparisons(AskedHow.RANDOM))
     assert session.store.rounds()[0].metrics["source"] == "human"
+
+
+def test_what_teaches_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    """A skip, and what a judge says, who may be admitted or not."""
+    people, judge = Annotator("anna", AnnotatorKind.HUMAN), Annotator("judge:m#1", AnnotatorKind.AI)
+    prompt = (Turn(Role.USER, "Why?"),)
+    given = (Verdict(Choice.LEFT, people), Verdict(Choice.SKIP, people), Verdict(Choice.LEFT, judge))
+    some = Comparison(prompt, Response("a", "x"), Response("b", "x"), AskedHow.RANDOM, 1.0, given)
+    workspace = Workspace.create(tmp_path / "work")
+    with closing(Store.create(workspace.database)) as store:
+        store.add_comparisons([some, replace(some, right=Response("c", "x"), verdicts=given[2:])])
+        assert history.counted(store.comparisons()) == 1
+        assert history.look(workspace, store, Settings()).wanting == 2
+
+
+def test_a_moment_that_is_none_is_named_with_its_file(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path / "work")
+    history.write_begun(workspace, history.Begun(rounds=2, created_at="soon"))
+    with pytest.raises(MannersError, match=r"loop\.json is damaged .*run `manners loop` again"):
+        history.read_begun(workspace)
 
 
 LIMITS = LoopSettings(most_verdicts=100, hours=2.0, kl=5.0)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manners.feedback.admission import JUDGE
 from manners.models.pretrained import Pretrained
 from manners.reward.assisted import Assisted, assisted
 from manners.reward.groups import Split, divided
@@ -18,6 +17,7 @@ from manners.reward.train import train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import (
+    JUDGE,
     Annotator,
     AnnotatorKind,
     AskedHow,

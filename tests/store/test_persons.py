@@ -127,3 +127,11 @@ def test_a_programs_names_are_its_accounts(store: Store, people: list[Annotator]
     assert programs.add("account 2", "key", "other", pair(2))[1]
     with pytest.raises(OtherContent):
         programs.add("account 1", "key", "other", pair(2))
+
+
+def test_no_file_speaks_for_a_judge_of_this_workspace(store: Store, tmp_path: Path) -> None:
+    row = '{"prompt": "p?", "left": "a", "right": "b", "verdict": "left", "annotator": "judge:m#1", '
+    (tmp_path / "rows.jsonl").write_text(row + '"annotator_kind": "ai"}\n', encoding="utf-8")
+    assert import_comparisons(store, tmp_path / "rows.jsonl", {}, skip_bad=False).verdicts == 1
+    (said,) = (v.annotator for c in store.comparisons() for v in c.verdicts)
+    assert said == Annotator("file of judge:m#1", AnnotatorKind.AI) and not said.is_judge
