@@ -29,7 +29,7 @@ from manners.models.textstream import TextStream
 from manners.models.trunk import Trunk
 from manners.models.waiting import Waiting
 from manners.shorten import Check
-from manners.text import Renderer
+from manners.text import Renderer, TooLong
 from manners.types import FinishReason
 
 ROOM = 64
@@ -103,7 +103,12 @@ def prepare(renderer: Renderer, request: GenerationRequest, seats: int, check: C
     if request.count > seats:
         raise MannersError(f"{request.count} answers are asked for at once; at most {seats} fit side by side")
     begun_ids = renderer.text_ids(request.begun) if request.begun else ()
-    prompt_ids, _ = renderer.prompt_ids(request.prompt, len(begun_ids) + request.max_tokens, check)
+    try:
+        prompt_ids, _ = renderer.prompt_ids(request.prompt, len(begun_ids) + request.max_tokens, check)
+    except TooLong:
+        if not request.open_ended:
+            raise
+        prompt_ids, _ = renderer.prompt_ids(request.prompt, len(begun_ids) + 1, check)
     if request.open_ended:
         request = replace(request, max_tokens=renderer.context - len(prompt_ids) - len(begun_ids))
     numbers = range(request.count)

@@ -62,8 +62,12 @@ async def promote(
 
 
 @router.post("/dashboard/rollback")
-async def roll_back(request: Request, visitor: Owner, site: Here) -> Response:
-    """Serve the policy before this one again."""
+async def roll_back(
+    request: Request, visitor: Owner, site: Here, serving: Annotated[str, Form(max_length=200)] = ""
+) -> Response:
+    """Serve the policy before this one again; a page that shows another one as `serving` is not heard."""
+    if serving and serving != (now := site.workspace.current_policy()):
+        raise MannersError(f"{now} is served by now, and no longer {serving}: look at the dashboard anew")
     was = await to_thread.run_sync(site.workspace.roll_back)
     await noted(request, Event.ROLLED_BACK, f"version {was}")
     site.engine.load(site.workspace.current_policy())

@@ -25,10 +25,14 @@ CLOSING = {"\\(": "\\)", "\\[": "\\]"}
 """What ends a formula that begins with a bracket."""
 _SAYS_MATHS = re.compile(r"[\\^_=+<>]")
 r"""Without one of these what stands in `\[...\]` is prose whose brackets were escaped."""
+_ENVIRONMENTS = (
+    "align|aligned|alignat|alignedat|array|[pbvVB]?matrix|smallmatrix|cases|rcases|gather|gathered|split|equation|multline"
+    "|eqnarray|subarray|displaymath|math"
+)
 _NO_LETTERS = re.compile(
-    r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}(?:\s*\{[lcr| ]*\})?"
-    r"|\\(?:kern|hskip|mskip|mkern)\s*-?[\d.]+\s*[a-zA-Z]{2}|\\(?:hspace|mspace)\*?\s*\{[^{}]*\}"
-    r"|\\rule\s*\{[^{}]*\}\s*\{[^{}]*\}|\\above\s*-?[\d.]+\s*[a-zA-Z]{2}|\\[a-zA-Z]+"
+    rf"\\(?:begin|end)\s*\{{(?:{_ENVIRONMENTS})\*?\}}(?:\s*\{{[lcr| ]*\}})?"
+    r"|\\(?:kern|hskip|mskip|mkern)\s*-?[\d.]+\s*[a-zA-Z]{2}|\\(?:hspace|mspace)\*?\s*\{\s*-?[\d.]+\s*[a-zA-Z]{2}\s*\}"
+    r"|\\rule\s*\{\s*-?[\d.]+\s*[a-zA-Z]{2}\s*\}\s*\{\s*-?[\d.]+\s*[a-zA-Z]{2}\s*\}|\\above\s*-?[\d.]+\s*[a-zA-Z]{2}|\\[a-zA-Z]+"
 )
 """What TeX says by letters and shows otherwise: commands, environments and lengths."""
 
@@ -106,4 +110,5 @@ def _mathml(tex: str, *, inline: bool) -> str | None:
     except Exception:  # the converter raises whatever its parser meets: no formula is worth a page
         return None
     shown = Counter(letters(unescape(without_tags(drawn))))
-    return drawn if Counter(letters(_NO_LETTERS.sub(" ", tex))) <= shown else None
+    seen = "<mphantom" not in drawn and Counter(letters(_NO_LETTERS.sub(" ", tex))) <= shown
+    return drawn if seen else None

@@ -73,5 +73,8 @@ def test_an_answer_without_a_limit_has_what_the_prompt_leaves_of_the_context() -
     done = alone(replace(ENDLESS, max_tokens=5, open_ended=True, begun="the weather is")).done[0]
     assert done.finish_reason is FinishReason.LENGTH
     assert done.prompt_tokens + done.completion_tokens == context
+    # Also where less is left than an answer is meant to get; whoever names that length is refused.
+    done = alone(replace(ENDLESS, max_tokens=context, open_ended=True)).done[0]
+    assert done.prompt_tokens + done.completion_tokens == context
     with pytest.raises(MannersError, match=r"model\.context"):
-        alone(replace(ENDLESS, max_tokens=context, open_ended=True))
+        alone(replace(ENDLESS, max_tokens=context))

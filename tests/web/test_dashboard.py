@@ -130,7 +130,10 @@ def test_an_owner_promotes_and_rolls_back(alone: Place) -> None:
     assert (workspace.current_policy(), engine.state.version) == ("policy-1", "policy-1")
     [kept] = gate.read(workspace, "policy-1").overrides
     assert (kept.reason, kept.against) == ("read all of its answers", ("win_rate",))
-    assert owner.post("/dashboard/rollback").status_code == 303
+    stale = owner.post("/dashboard/rollback", data={"serving": "policy-7"})  # a page that another has overtaken
+    assert stale.status_code == 400 and "policy-1 is served by now" in stale.json()["error"]["message"]
+    assert workspace.current_policy() == "policy-1"
+    assert owner.post("/dashboard/rollback", data={"serving": "policy-1"}).status_code == 303
     assert (workspace.current_policy(), engine.state.version) == ("initial", "initial")
     wrong = owner.post("/dashboard/promote", data={"version": "policy-9"})
     assert wrong.status_code == 400 and "no policy policy-9" in wrong.json()["error"]["message"]

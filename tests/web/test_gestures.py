@@ -230,6 +230,26 @@ def test_what_is_taken_back_comes_with_what_was_said(labelling: Page, alone: Pla
     assert (verdict.strength, verdict.reasons, verdict.comment) == (2, ("kinder",), "because")
 
 
+def test_a_gesture_takes_one_verdict_back(labelling: Page, alone: Place) -> None:
+    for _ in range(3):
+        press(labelling, "t")
+    stored(labelling)
+    labelling.locator("#undo").dblclick()
+    expect(labelling.locator("#said")).to_have_text("Taken back. Judge this pair again.")
+    labelling.wait_for_timeout(1000)  # for what would come after it
+    assert len(verdicts(alone)) == 2
+    labelling.context.set_offline(True)
+    ready(labelling)
+    labelling.keyboard.press("t")  # which waits, and the key that takes it back with it, however often
+    for _ in range(3):
+        labelling.keyboard.press("u")
+        labelling.wait_for_timeout(300)
+    labelling.context.set_offline(False)
+    stored(labelling)
+    labelling.wait_for_timeout(2000)
+    assert len(verdicts(alone)) == 2
+
+
 def test_a_page_that_is_loaded_anew_shows_the_same_pair_with_what_was_being_said(labelling: Page, alone: Place) -> None:
     before = shown(labelling)
     expect(labelling.locator("#undo")).to_be_hidden()  # there is nothing to take back

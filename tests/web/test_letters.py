@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import unicodedata
 from html.parser import HTMLParser
 
@@ -192,3 +193,17 @@ def test_of_much_code_only_the_beginning_is_coloured() -> None:
     html = to_html(f"```py\n{line * 400}```\n\n```py\n{line * 400}```")
     assert html.count('<span data-code="number">1</span>') == LONGEST_CODE // len(line)
     assert Said(html).text.count(line) == 800
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        r"$x\phantom{42}y$",
+        r"$x\hphantom{42}y$",
+        r"$\rule{the answer is 42}{no}$",
+        r"$a\hspace{not 42}b$",
+        r"$\begin{fortytwo}x\end{fortytwo}$",
+    ],
+)
+def test_a_formula_that_would_hide_letters_is_shown_as_written(hidden: str) -> None:
+    assert to_html(hidden).startswith("<p><code>") and html.escape(hidden) in to_html(hidden)

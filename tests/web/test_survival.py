@@ -99,6 +99,44 @@ def test_an_answer_is_found_again_after_a_lost_connection(serving: Open, open_pa
     expect(page.get_by_text("The connection is lost")).to_have_count(0)
 
 
+def test_the_conversation_that_was_open_comes_again(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(slow(3), 0.0)}/chat")
+    begin(page)
+    say(page, "Go on")
+    whole(page, 3)
+    page.locator("#new").click()
+    begin(page)
+    expect(page.locator(".turn")).to_have_count(0)
+    page.locator("#conversations button").last.click()
+    whole(page, 3)
+    page.reload()
+    whole(page, 3)
+
+
+def test_a_browser_that_keeps_nothing_sends_all_the_same(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(slow(3), 0.0)}/chat")
+    begin(page)
+    page.evaluate(
+        "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; }"
+    )
+    say(page, "Go on")
+    whole(page, 3)
+    expect(page.locator("#notice")).to_contain_text("This browser keeps nothing more")
+
+
+def test_enter_twice_sends_once(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(slow(3), 1.0)}/chat")
+    begin(page)
+    say(page, "First")
+    expect(page.locator("#asking")).to_be_visible()
+    page.route("**/choose", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    page.get_by_label("Your message").fill("Second")
+    for _ in range(2):
+        page.keyboard.press("Enter")
+    expect(page.locator("#asking")).to_be_visible()
+    expect(page.locator(".turn.user")).to_have_text(["First", "Second"])
+
+
 def test_stop_keeps_what_was_written_as_stopped(alone: Place, serving: Open, open_page: Callable[..., Page]) -> None:
     page = open_page(f"{serving(slow(2_000), 1.0)}/chat")
     begin(page)

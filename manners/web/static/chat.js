@@ -18,8 +18,13 @@ const gesture = gestures((on) => {
 // What is being written belongs to its conversation, also when another one is opened or the page is closed.
 const draft = () => `manners-draft ${document.body.dataset.visitor} ${key}`;
 function keepDraft() {
-  if (at("words").value) localStorage.setItem(draft(), at("words").value);
+  if (at("words").value) remember(draft(), at("words").value);
   else localStorage.removeItem(draft());
+}
+
+// What a browser has no room for is sent all the same, and would not outlast the page.
+function remember(name, what) {
+  try { localStorage.setItem(name, what); } catch { notice("This browser keeps nothing more: do not close this page while you write or wait.", "room"); }
 }
 
 // What was sent stays here until its answer is stored. Where the server ended before that, it is sent again, to the same
@@ -28,7 +33,7 @@ const TRIES = 3;
 const sent = {
   at: () => `manners-sent ${document.body.dataset.visitor} ${key}`,
   get: () => JSON.parse(localStorage.getItem(sent.at()) ?? "null"),
-  put(what) { localStorage.setItem(sent.at(), JSON.stringify(what)); },
+  put(what) { remember(sent.at(), JSON.stringify(what)); },
   forget(text) { if (sent.get()?.text === text) localStorage.removeItem(sent.at()); },
 };
 
@@ -65,11 +70,11 @@ async function call(path, body) {
 }
 
 // Why nobody answers yet is said beside what else happens, and neither takes the other's place.
-const notices = { said: "", model: "" };
+const notices = { said: "", model: "", room: "" };
 function notice(text, about = "said") {
   if (notices[about] === text) return;  // a screen reader would say it again
   notices[about] = text;
-  at("notice").textContent = [notices.said, notices.model].filter(Boolean).join(" ");
+  at("notice").textContent = [notices.said, notices.model, notices.room].filter(Boolean).join(" ");
 }
 const failing = (act) => async (...given) => { try { await act(...given); } catch (error) { notice(error.message); } };
 
@@ -135,6 +140,8 @@ function confirming(sure) {
   at("delete").textContent = sure ? "Really delete it? Click again" : "Delete this conversation";
 }
 
+// The conversation that was open comes again.
+const last = () => `manners-open ${document.body.dataset.visitor}`;
 async function open(which) {
   if (key !== which) {  // nothing of the other one stays, and nothing is said into it
     reading?.abort();
@@ -143,6 +150,7 @@ async function open(which) {
     at("turns").replaceChildren();
   }
   key = which;
+  remember(last(), which ?? "");
   ask(null);
   confirming(false);
   const { turns, waiting, ongoing } = which ? await call(which) : { turns: [] };
@@ -211,8 +219,11 @@ async function* events(answer) {
   }
 }
 
+let skipping = false;
 async function say(text) {
-  if (asked) await choose("skip");
+  if (skipping) return;  // Enter, once more
+  skipping = true;
+  try { if (asked) await choose("skip"); } finally { skipping = false; }
   at("words").value = "";
   keepDraft();
   await send({ text, after: length, tries: 0 });
@@ -388,4 +399,5 @@ document.addEventListener("keydown", (event) => {
 
 waitForModel();
 const conversations = await list();
-await open(conversations.length ? conversations[0].key : null);
+const before = conversations.find((one) => one.key === localStorage.getItem(last()));
+await open((before ?? conversations[0])?.key ?? null);

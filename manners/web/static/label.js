@@ -199,16 +199,21 @@ async function choose(choice, event) {
   await forward();
 }
 
-async function undo() {
-  await Promise.all([send(), moving]);
+let undoing = false;
+async function undo(event) {
+  if (undoing || event?.detail > 1) return;  // a gesture takes one verdict back
+  undoing = true;
   try {
+    await Promise.all([send(), moving]);
     const { pair: again } = await post("undo");
     if (!again) { notice("There is nothing to take back."); return; }
     if (pair) ahead.unshift(Promise.resolve(pair));
     show(again);
     at("said").textContent = "Taken back. Judge this pair again.";
     await progress();
-  } catch (error) { notice(`Nothing was taken back: ${error.message}`); }
+  } catch (error) {
+    notice(`Nothing was taken back: ${error.message}`);
+  } finally { undoing = false; }
 }
 
 function guidelines(open = at("guidelines").hidden) {
