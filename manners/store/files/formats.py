@@ -369,8 +369,7 @@ def _verdict(fields: Fields, choice: Choice, said: int | None, default: Annotato
         name=parse_word(fields, "annotator") or default.name,
         kind=parse_member(fields, "annotator_kind", AnnotatorKind) or default.kind,
     )
-    if annotator.is_judge:  # whom this tool asks itself, no file speaks for
-        annotator = replace(annotator, name=f"file of {annotator.name}")
+    annotator = replace(annotator, name=f"file of {annotator.name}") if annotator.is_judge else annotator
     return Verdict(
         choice=choice,
         annotator=annotator,
