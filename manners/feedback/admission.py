@@ -137,6 +137,11 @@ def without_judges(comparisons: Iterable[Comparison]) -> list[Comparison]:
     ]
 
 
+def judged_by_others(comparison: Comparison) -> bool:
+    """Return whether anybody who is no AI has said something of a comparison, and not only skipped it."""
+    return any(v.annotator.kind is not AnnotatorKind.AI and v.choice is not Choice.SKIP for v in comparison.verdicts)
+
+
 def judge_verdicts(comparisons: Iterable[Comparison]) -> int:
     """Return how many verdicts judges have given that choose a side."""
     sided = (v for c in comparisons for v in latest_verdicts(c.verdicts) if v.choice in (Choice.LEFT, Choice.RIGHT))

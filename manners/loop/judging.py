@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from manners.data import judge_probes
 from manners.errors import MannersError
-from manners.feedback.admission import fair
+from manners.feedback.admission import fair, judged_by_others
 from manners.feedback.judge import Asked, Opinion, Reading, question
 from manners.feedback.judge_endpoint import Spent
 from manners.progress import steps
@@ -26,7 +26,6 @@ from manners.reward.labelled import VOLUNTEERED
 from manners.types import (
     DELETED,
     Annotator,
-    AnnotatorKind,
     AskedHow,
     Choice,
     Comparison,
@@ -77,7 +76,7 @@ def choose(
             held.append(one)
         elif one.kept:
             left_out["about a prompt kept for evaluation or validation"] += 1
-        elif any(v.annotator.kind is not AnnotatorKind.AI and v.choice is not Choice.SKIP for v in one.verdicts):
+        elif judged_by_others(one):
             left_out["judged already, and not by several people that can be compared with"] += 1
         else:
             rest.append(one)

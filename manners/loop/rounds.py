@@ -105,7 +105,8 @@ def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
     """Return in a sentence why no round is begun any more; empty where one is. A round at work is played to its end."""
     if history.turn(session.workspace, session.store.rounds()) <= len(rounds):
         return ""
-    if _at_work(session.workspace, len(rounds) + 1) and len(rounds) < begun.rounds:
+    following = session.at(len(rounds) + 1)
+    if any(_begins(following, stage) for stage in IN_A_ROUND) and len(rounds) < begun.rounds:
         return ""
     comparisons = session.store.comparisons()
     return history.over(
@@ -115,13 +116,6 @@ def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
         verdicts=history.counted(comparisons),
         current=session.workspace.current_policy(),
         moment=datetime.now(UTC),
-    )
-
-
-def _at_work(workspace: Workspace, number: int) -> bool:
-    stages = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
-    return any(
-        history.is_done(workspace, s.name, number) or history.of_round(workspace, s.name) == number for s in stages
     )
 
 

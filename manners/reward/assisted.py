@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
+from manners.feedback.admission import judged_by_others
 from manners.reward.ensemble import Exchange
 from manners.reward.groups import Split
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut
 from manners.reward.pairs import render_compared
 from manners.reward.verdicts import labelled_pair, pooled, sort_out
 from manners.text import Rendered, Renderer
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, opening
+from manners.types import Annotator, AnnotatorKind, Comparison, opening
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def assisted(
         if one.asked_how not in VOLUNTEERED
         and one.id not in known
         and opening(one.prompt) not in aside
-        and not any(v.annotator.kind is not AnnotatorKind.AI and v.choice is not Choice.SKIP for v in one.verdicts)
+        and not judged_by_others(one)
     ]
     usable = sort_out(asked, AnnotatorKind.AI).usable
     objections = renderer.template.objections(one.prompt for one, _ in usable)
