@@ -217,17 +217,11 @@ def clustered_share(
 def clustered_mean(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None) -> Interval:
     """Return the (weighted) mean of `values` with a 95 % interval from whole clusters, without resampling.
 
-    values: (N,); clusters: (N,) ids; weights: (N,), not negative. The variance is that of `clustered_share`, the
-    interval Student's with one degree of freedom less than there are clusters in effect. Raises MannersError below two.
+    values: (N,); clusters: (N,) ids; weights: (N,), not negative. It is `mean_estimate` of the clusters' means, each
+    with its weight. Raises MannersError below two.
     """
     sums, totals = _by_cluster(values, clusters, weights)
-    if len(totals) < 2:
-        raise _too_few(len(totals))
-    mean = float(sums.sum() / totals.sum())
-    residuals = sums - mean * totals
-    variance = len(totals) / (len(totals) - 1) * float(residuals @ residuals) / float(totals.sum()) ** 2
-    half = float(stdtrit(max(effective_number(totals) - 1, 1.0), 0.975)) * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half)
+    return mean_estimate(sums / totals, totals).interval
 
 
 def _too_few(clusters: int) -> MannersError:
