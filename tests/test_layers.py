@@ -16,7 +16,7 @@ ROOT = Path(manners.__file__).parent
 LAYERS = (
     "manners errors types docstrings facts results settings_values settings_rounds settings settings_load maths logs"
     " shorten templates spelling turns text restored workspace checkpoint muon training memory metrics terminal"
-    " progress data",
+    " markup progress data",
     "store models",
     "pretrain sft feedback reward ppo direct backup",
     "evaluate audit",

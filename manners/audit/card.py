@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, PackageLoader, Template
+from jinja2 import ChainableUndefined, PackageLoader, Template
 
 from manners import __version__
 from manners.audit.rules import Rules, rules
 from manners.facts import Facts, to_facts
+from manners.markup import environment
 from manners.results.audit import CANNOT_TELL, FAIL, CheckRecord
 from manners.workspace import Workspace, atomic_write
 
@@ -124,6 +125,4 @@ def _changes(asked: Rules) -> list[str]:
 
 @cache
 def _template() -> Template:
-    environment = Environment(loader=PackageLoader("manners.audit"), autoescape=True, undefined=ChainableUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    return environment.get_template("card.html.j2")
+    return environment(PackageLoader("manners.audit"), ChainableUndefined).get_template("card.html.j2")

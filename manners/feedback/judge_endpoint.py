@@ -10,12 +10,15 @@ import json
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from anyio import fail_after
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from manners.errors import MannersError
 from manners.feedback.judge import SHOWN, Reading, letter
@@ -87,6 +90,7 @@ class Endpoint:
     read: int = 0
     nonsense: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    portal: BlockingPortal = field(init=False)
 
     def __post_init__(self) -> None:
         """Raise MannersError where the address is none."""
@@ -96,7 +100,16 @@ class Endpoint:
             raise MannersError("MANNERS_JUDGE_KEY is no key: one is a single word of ASCII letters and digits")
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
         secure = self.url.startswith("https")  # reading certificates takes a quarter of a second
-        self.client = httpx.Client(headers=headers, timeout=self.timeout, verify=secure)
+        self.client = httpx.AsyncClient(headers=headers, timeout=None, verify=secure)  # but that of `_posted`
+
+    @contextmanager
+    def connected(self) -> Iterator[Endpoint]:
+        """Keep connections while the block lasts, in which alone it can be asked."""
+        with start_blocking_portal() as self.portal:
+            try:
+                yield self
+            finally:
+                self.portal.call(self.client.aclose)
 
     def ask(self, question: Dialogue) -> Reading:
         """Ask once where probabilities are told, or `samples` times; raises Spent, or MannersError where it fails."""
@@ -165,17 +178,23 @@ class Endpoint:
 
     def _post(self, body: dict[str, Any]) -> tuple[int, bytes, float]:
         """Return status, body, and the seconds after which the server wants to be asked again."""
-        until = time.monotonic() + self.timeout
-        with self.client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
-            read = bytearray()
-            for piece in response.iter_bytes():
-                read += piece
-                if len(read) > MOST_BYTES:
-                    raise httpx.ReadError(f"it sent more than {MOST_BYTES:,} bytes")
-                if time.monotonic() > until:
-                    raise httpx.ReadTimeout(f"it was not done after {self.timeout:g} seconds")
-            after = response.headers.get("retry-after", "")
-            return response.status_code, bytes(read), float(after) if after.isdigit() else 0.0
+        try:
+            answer: tuple[int, bytes, float] = self.portal.call(self._posted, body)
+            return answer
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"it was not done after {self.timeout:g} seconds") from None
+
+    async def _posted(self, body: dict[str, Any]) -> tuple[int, bytes, float]:
+        """Post once; raises TimeoutError where the whole of it, from the connection on, takes longer than it may."""
+        with fail_after(self.timeout):
+            async with self.client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
+                read = bytearray()
+                async for piece in response.aiter_bytes():
+                    read += piece
+                    if len(read) > MOST_BYTES:
+                        raise httpx.ReadError(f"it sent more than {MOST_BYTES:,} bytes")
+                after = response.headers.get("retry-after", "")
+                return response.status_code, bytes(read), float(after) if after.isdigit() else 0.0
 
     def _choice(self, messages: list[dict[str, str]], body: bytes) -> dict[str, Any] | None:
         """Return an answer's first choice, counting its tokens; None where it is none."""

@@ -103,6 +103,8 @@ class Queue:
         """The comparisons of each pair of responses."""
         self._late: defaultdict[str, set[int]] = defaultdict(set)
         """What may still be on an annotator's screen although its lease has ended."""
+        self._given_back: defaultdict[str, set[int]] = defaultdict(set)
+        """What a page of an annotator had that is gone, or is not: given to them again once there is nothing else."""
         self._judged: defaultdict[str, list[int]] = defaultdict(list)
         """By annotator, in the order of their verdicts, skips left out."""
         self._repeated: defaultdict[str, set[int]] = defaultdict(set)
@@ -141,6 +143,7 @@ class Queue:
         if state is None:
             return
         state.leases.pop(annotator, None)
+        self._given_back[annotator].discard(comparison)
         self._met[annotator].update(self._same_pair(comparison))
         if annotator not in state.verdicts:
             self._on_prompt[state.asked.prompt] += 1
@@ -172,16 +175,19 @@ class Queue:
             until = self._clock() + 60 * self._settings.lease
             state.leases[annotator] = until
             heapq.heappush(self._leases, (until, comparison, annotator))
+            self._given_back[annotator].discard(comparison)
             self._met[annotator].update(self._same_pair(comparison))
             self._sort_in(state)
 
     def release(self, annotator: str) -> None:
-        """Give back what an annotator has before them and has not answered: nothing of it is on a screen any more."""
+        """Give back what an annotator has before them and has not answered, for a page of theirs is a new one.
+
+        Others may have it at once; they themselves last, for another page of theirs may show it still.
+        """
         leased = [one for one in self._met[annotator] if annotator in self._states[one].leases]
         for comparison in leased:
             self._end_lease(annotator, comparison)
-        for comparison in {*leased, *self._late.pop(annotator, ())}:
-            self._forget(annotator, comparison)
+        self._given_back[annotator] |= {*leased, *self._late.pop(annotator, ())}
 
     def draw(self, annotator: str) -> Draw | None:
         """Choose a comparison for an annotator and lease it to them; None where there is nothing for them to judge."""
@@ -190,6 +196,9 @@ class Queue:
         rng = self._rng
         met = self._met[annotator]
         known = self._known(annotator)
+        if not known and not self._count(annotator):
+            self._take_again(annotator)
+            known = self._known(annotator)
         again = [one for one in self._judged[annotator][:-SPACING] if self._may_repeat(annotator, one)]
         count = self._count(annotator)
         gold = settings.gold_share if known else 0.0
@@ -211,7 +220,9 @@ class Queue:
 
     def left(self, annotator: str) -> int:
         """Return how many comparisons an annotator may still judge, those with a known verdict among them."""
-        return self._count(annotator) + len(self._known(annotator))
+        back = [self._states[one] for one in self._given_back[annotator]]
+        open_still = sum(one.asked.comparison in self._free or (one.asked.gold and not one.held_back) for one in back)
+        return self._count(annotator) + len(self._known(annotator)) + open_still
 
     def _count(self, annotator: str) -> int:
         """Return how many of those whose verdict is not known an annotator may still judge."""
@@ -270,6 +281,11 @@ class Queue:
         state = self._states[comparison]
         del state.leases[annotator]
         self._sort_in(state)
+
+    def _take_again(self, annotator: str) -> None:
+        """Let an annotator be given what a page of theirs gave back."""
+        for comparison in self._given_back.pop(annotator, ()):
+            self._forget(annotator, comparison)
 
     def _forget(self, annotator: str, comparison: int) -> None:
         """Let an annotator be given a comparison again, unless they have judged its pair, have it, or wrote it."""

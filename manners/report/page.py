@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import ChainableUndefined, Environment, PackageLoader, Template
+from jinja2 import ChainableUndefined, PackageLoader, Template
 from markupsafe import Markup
 
 from manners.errors import MannersError
 from manners.evaluate.promotion import HALF, called
 from manners.facts import Facts, to_facts
+from manners.markup import environment
 from manners.report import plots
 from manners.report.checks import checks, losses, rivals, standing
 from manners.report.figures import figures, panels
@@ -110,11 +111,10 @@ def _result(facts: ReportFacts, name: str, kind: type[Result]) -> Result:
 @cache
 def _template() -> Template:
     """Return the page's template; what the facts lack is false in it, however deep it is looked for."""
-    environment = Environment(loader=PackageLoader("manners.report"), autoescape=True, undefined=ChainableUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
+    made = environment(PackageLoader("manners.report"), ChainableUndefined)
     texts = (plots.percent, ends, relative_change, difference, number, duration, size)
-    environment.filters |= {text.__name__: text for text in texts}
-    return environment.get_template("report.html.j2")
+    made.filters |= {text.__name__: text for text in texts}
+    return made.get_template("report.html.j2")
 
 
 def _plain(value: Any) -> Any:

@@ -48,11 +48,17 @@ PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
 """Comparisons from somebody's conversation."""
 # What every request asks is built once: that takes longer than running it.
 _VIEW = (
-    select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.created_at)
+    select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.drawn, ViewRow.created_at)
     .join(AnnotatorRow)
     .where(ViewRow.token == bindparam("view"), IS_NAMED)
 )
 _CHOICE = select(VerdictRow.choice).where(VerdictRow.view_id == bindparam("view"))
+_JUDGED = (
+    select(VerdictRow.id)
+    .join(AnnotatorRow)
+    .where(VerdictRow.comparison_id == bindparam("comparison"), IS_NAMED, STANDING)
+    .where(VerdictRow.choice != Choice.SKIP.value)
+)
 
 
 class NoSuchView(MannersError):
@@ -61,6 +67,10 @@ class NoSuchView(MannersError):
 
 class TooSoon(MannersError):
     """What is answered was not visible for long enough to be seen."""
+
+
+class JudgedAlready(MannersError):
+    """Whoever answers has judged this comparison elsewhere, and was not asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +224,8 @@ def answer(
     """Store a verdict unless its view has one; return its comparison, and the choice as it is stored.
 
     Raises NoSuchView; TooSoon where the page says that the pair was visible for less than `shortest`, or where less
-    time has passed since it was given out.
+    time has passed since it was given out; JudgedAlready where two pages of one person showed it: a second verdict on
+    the same two answers says something only where it was asked for.
     """
     view = _view(connection, annotator, given.view)
     stored = connection.execute(_CHOICE, {"view": view.id}).scalar_one_or_none()
@@ -225,6 +236,9 @@ def answer(
         visible = min(visible, timedelta(seconds=given.seconds))
     if visible < shortest:
         raise TooSoon(f"this pair was not visible for {shortest / timedelta(milliseconds=1):.0f} ms: look at it first")
+    on = {"comparison": view.comparison_id} | named(annotator)
+    if view.drawn != DrawnHow.REPEAT.value and connection.execute(_JUDGED, on).first() is not None:
+        raise JudgedAlready("you have judged this pair already, on another page: that verdict stands")
     verdict = Verdict(
         choice=given.choice.swapped() if view.exchanged else given.choice,
         annotator=annotator,
@@ -277,7 +291,7 @@ def flag(annotator: Annotator, view: str, reason: FlagReason, note: str, connect
     return comparison
 
 
-def _view(connection: Connection, annotator: Annotator, view: str) -> Row[int, int, bool, datetime]:
+def _view(connection: Connection, annotator: Annotator, view: str) -> Row[int, int, bool, str, datetime]:
     row = connection.execute(_VIEW, {"view": view} | named(annotator)).first()
     if row is None:
         raise NoSuchView("this pair was not shown to you: open the labelling page again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
@@ -37,14 +39,26 @@ def create_app(site: Site) -> FastAPI:
     app.add_middleware(Shield, site=site)
     app.add_middleware(Prefix, prefix=site.prefix)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    for page in (auth, chat, dashboard, label, log, openai, people, programs, rounds):
-        app.include_router(page.router)
+    routers = [page.router for page in (auth, chat, dashboard, label, log, openai, people, programs, rounds)]
+    for router in routers:
+        app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)
     app.add_exception_handler(NotSignedIn, _not_signed_in)
     for kind in (MannersError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, _failed)
+    _refuse_name_of_a_page(site.prefix, [*app.routes, *(route for router in routers for route in router.routes)])
     return app
+
+
+def _refuse_name_of_a_page(prefix: str, routes: Iterable[BaseRoute]) -> None:
+    """Raise MannersError where a proxy that takes the prefix off would leave requests that could mean two pages."""
+    first = prefix.strip("/").split("/")[0]
+    if first and first in {one.path.split("/")[1] for one in routes if isinstance(one, Route | Mount)}:
+        raise MannersError(
+            f"the path of --base-url begins with /{first}, which is the name of a page: where a proxy takes it off, no"
+            " request says which of the two it means; choose another, like /manners"
+        )
 
 
 async def _home(visitor: Anybody, request: Request) -> Response:
@@ -59,11 +73,12 @@ async def _health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _not_signed_in(request: Request, _: Exception) -> Response:
+async def _not_signed_in(request: Request, error: Exception) -> Response:
     site: Site = request.app.state.site
     if _wants_page(request):
         return RedirectResponse(sign_in_address(site, request), 303)
-    return _error(request, 401, "sign in first, or send a key as `Authorization: Bearer KEY`", "invalid_api_key")
+    assert isinstance(error, NotSignedIn)
+    return _error(request, 401, error.message, error.code)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
@@ -37,8 +37,22 @@ REMEMBERED_SECONDS = 1.0
 """For so long a secret is believed without looking into the database: how late one that another process ended is."""
 
 
+PAGE_OF = "manners-visitor"
+"""Header with the name of whoever opened the page that sends a request, percent-encoded."""
+
+
 class NotSignedIn(Exception):
     """Nobody has signed in: pages lead to where one can."""
+
+    code = "invalid_api_key"
+    message = "sign in first, or send a key as `Authorization: Bearer KEY`"
+
+
+class SomebodyElse(NotSignedIn):
+    """Whoever has signed in is not who opened the page, and what waits there is not theirs."""
+
+    code = "somebody_else"
+    message = "somebody else has signed in on this browser: sign in again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +95,14 @@ class Allow:
         return admitted or await self.decide(request)
 
     async def decide(self, request: Request) -> Visitor:
-        """Return the visitor; raises NotSignedIn, or HTTPException 403, 429 or 503."""
+        """Return the visitor; raises NotSignedIn, SomebodyElse, or HTTPException 403, 429 or 503."""
         site: Site = request.app.state.site
         visitor = await _visitor(request, site)
         if visitor is None:
             refuse_if(site.limits.take("strangers", address_of(request), STRANGERS))
             raise NotSignedIn
+        if unquote(request.headers.get(PAGE_OF, visitor.name)) != visitor.name:
+            raise SomebodyElse
         request.state.visitor = visitor
         if visitor.role not in self.roles:
             raise HTTPException(403, f"this is not for the role {visitor.role}: ask an owner")

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.store import flags
 from manners.store.flags import FlagReason
-from manners.store.views import Given, NoSuchView, Shown, TooSoon
+from manners.store.views import Given, JudgedAlready, NoSuchView, Shown, TooSoon
 from manners.types import Annotator, Choice, Role
 from manners.web.auth import Labeller, Reviewer
 from manners.web.gate import Gate
@@ -108,6 +108,8 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
         return JSONResponse(problem(str(error), param="view", code="view_not_found"), 404)
     except TooSoon as error:
         return JSONResponse(problem(str(error), param="view", code="too_soon"), 409)
+    except JudgedAlready as error:
+        return JSONResponse(problem(str(error), param="view", code="judged_already"), 409)
     return JSONResponse({"view": body.view})
 
 

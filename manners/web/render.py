@@ -21,6 +21,7 @@ from markdown_it.rules_inline.link import link
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from manners.markup import unturned
 from manners.web.colours import LONGEST_CODE, MARKS, coloured
 from manners.web.formulas import add_formulas
 from manners.web.letters import follows, letters, without_tags
@@ -89,8 +90,10 @@ def to_html(text: str) -> str:
 
     What looks like HTML or an entity is shown as text, and so are definitions of links; images are links, for they
     would be fetched from elsewhere; links go to http, https and mailto only, and where they go is written after them.
-    `$...$`, `$$...$$`, `\(...\)` and `\[...\]` become MathML with their source as its annotation.
+    `$...$`, `$$...$$`, `\(...\)` and `\[...\]` become MathML with their source as its annotation. What would turn
+    letters round is shown (`unturned`).
     """
+    text = unturned(text)
     return _rendered(text) if len(text) <= LONGEST_TEXT else _clean(_as_written(text))
 
 

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import FileSystemLoader
 from starlette.responses import Response
 
 from manners import __version__
+from manners.markup import environment
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts, Pass
@@ -74,7 +75,9 @@ class Site:
     """Whether a proxy was named, whose headers are believed."""
     remembered: dict[tuple[TokenUse, str], tuple[Pass | None, float]] = field(default_factory=dict)
     """Which secrets were looked up a moment ago, what they let in, and until when that is believed."""
-    templates: Jinja2Templates = field(default_factory=lambda: Jinja2Templates(env=_environment()))
+    templates: Jinja2Templates = field(
+        default_factory=lambda: Jinja2Templates(env=environment(FileSystemLoader(FOLDER / "templates")))
+    )
 
     @cached_property
     def desk(self) -> Desk:
@@ -99,14 +102,6 @@ class Site:
         visitor = getattr(request.state, "visitor", None)
         shared = {"visitor": visitor, "prefix": self.prefix, "version": __version__}
         return self.templates.TemplateResponse(request, template, shared | context, status_code=status)
-
-
-def _environment() -> Environment:
-    """Return where templates come from: every text is escaped, whatever the template is called.
-
-    What Jinja2Templates makes of a folder escapes by the name's ending, and knows none of ours.
-    """
-    return Environment(loader=FileSystemLoader(FOLDER / "templates"), autoescape=True)
 
 
 async def site_of(request: Request) -> Site:

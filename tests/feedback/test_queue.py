@@ -180,3 +180,17 @@ def test_sides_are_drawn_for_each_view() -> None:
         assert draw is not None
         exchanged.append(draw.exchanged)
     assert 30 < sum(exchanged) < 70
+
+
+def test_what_another_page_may_show_comes_last() -> None:
+    made = queue(count=3)
+    first = made.draw("a")
+    assert first is not None and made.left("a") == 2
+    made.release("a")
+    assert made.left("a") == 3, "it is to be judged still"
+    drawn = [made.draw("a") for _ in range(4)]
+    assert [one and one.pool for one in drawn] == [2, 1, 1, None]
+    assert drawn[2] is not None and drawn[2].comparison == first.comparison
+    made.release("a")
+    made.judge("a", first.comparison, Choice.LEFT)
+    assert made.left("a") == 2

@@ -34,6 +34,8 @@ class Server:
     """What it says instead of judging, by the number of the request."""
     drip: float = 0.0
     """Seconds between two bytes."""
+    trickle: float = 0.0
+    """Seconds between two lines of its header, which has a hundred."""
     endless: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
@@ -81,6 +83,10 @@ def serving(server: Server) -> Iterator[Server]:
                     self.end_headers()
                     while True:
                         self.wfile.write(b"A" * 65536)
+                for number in range(100 if server.trickle else 0):
+                    self.send_header(f"x-{number}", "y")
+                    self.flush_headers()
+                    time.sleep(server.trickle)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 for byte in body if server.drip else ():

@@ -23,7 +23,7 @@ from manners.store import Store, bets, flags, gold, redaction
 from manners.store.accounts import Accounts
 from manners.store.flags import FlagReason
 from manners.store.tables import ResponseRow, ViewRow
-from manners.store.views import Beside, Given, Shown
+from manners.store.views import Beside, Given, JudgedAlready, Shown
 from manners.types import (
     DELETED,
     Annotator,
@@ -301,3 +301,23 @@ def test_whoever_is_at_the_desk_keeps_no_other_page_waiting(
     assert "comparison" in post(f"/chat/{key}/say", text="How do I bake bread?")
     post(f"/chat/{key}/delete")
     assert {name for name, _ in called} == set(names) and not [name for name, in_loop in called if in_loop]
+
+
+def test_a_pair_on_several_pages_of_one_person_is_judged_once(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0))
+    desk = Desk(workspace, store, ONCE, 0)
+
+    def view() -> str:
+        desk.begin(ANNA)  # another page of hers
+        shown = desk.next(ANNA)
+        assert shown is not None and number(shown) == 0
+        return shown.view
+
+    first, second, third = view(), view(), view()
+    desk.judge(ANNA, Given(first, Choice.SKIP))
+    desk.judge(ANNA, Given(second, Choice.LEFT))  # a skip says nothing that a verdict could contradict
+    desk.judge(ANNA, Given(second, Choice.LEFT))
+    with pytest.raises(JudgedAlready, match="that verdict stands"):
+        desk.judge(ANNA, Given(third, Choice.RIGHT))
+    assert desk.undo(ANNA) is not None
+    desk.judge(ANNA, Given(third, Choice.RIGHT))

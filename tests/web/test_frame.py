@@ -358,3 +358,9 @@ def test_a_mistake_is_one_sentence_as_a_page_or_as_json(client: MakeClient) -> N
     assert here.get("/nothing").json()["error"]["message"] == "Not Found"
     lacking = here.post("/sign-in", data={"name": "anna"})
     assert lacking.status_code == 400 and lacking.json()["error"]["param"] == "password"
+
+
+@pytest.mark.parametrize("path", ["/label", "/chat/team", "/static", "/v1", "/health/"])
+def test_a_path_that_is_the_name_of_a_page_is_refused(client: Callable[..., TestClient], path: str) -> None:
+    with pytest.raises(MannersError, match=f"begins with /{path.split('/')[1]}, which is the name of a page"):
+        client(base_url=f"https://labels.example.org{path}")

@@ -60,3 +60,14 @@ def test_a_hostile_structure_takes_no_minutes(text: str) -> None:
 
 def test_a_very_long_text_is_shown_as_it_is() -> None:
     assert to_html("<b>" + "x" * LONGEST_TEXT).startswith("<pre>&lt;b&gt;x")
+
+
+@pytest.mark.parametrize(
+    "how", ["{}", "a `{}` b", "```\n{}\n```", "[{}](http://x/{})", "$x{}$", "| {} |\n|---|", "{}" * 9_999]
+)
+def test_nothing_turns_letters_round(how: str) -> None:
+    for number in (*range(0x202A, 0x202F), *range(0x2066, 0x206A)):
+        html = to_html(how.replace("{}", f"drow{chr(number)}"))
+        assert chr(number) not in html and f"drow\\u{number:04x}" in html
+    for mark in "\u200e\u200f":
+        assert mark in to_html(f"\u05e9{mark}!")

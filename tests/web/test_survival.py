@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from playwright.sync_api import Page, Route, expect
 from scipy.stats import kstest
 from starlette.responses import StreamingResponse
 
-from manners.settings import Settings
+from manners.settings import ServeSettings, Settings
 from manners.store.chats import Chats
 from manners.store.tokens import TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind, FinishReason, Role
@@ -305,7 +306,8 @@ def test_who_is_signed_out_keeps_verdicts_and_words_and_reads_how_to_come_back(
     place.store.add_comparisons(pair(number) for number in range(6))
     back = "You are signed out: reload this page, and sign in by your password or a link of the owner's"
     workspace = Workspace.open(place.folder)
-    with listening(Site(workspace, Settings(), place.store, place.accounts, False, "http://127.0.0.1", slow(3))) as url:
+    settings = replace(Settings(), serve=ServeSettings(chat_ask=0.0))
+    with listening(Site(workspace, settings, place.store, place.accounts, False, "http://127.0.0.1", slow(3))) as url:
         label = enter(open_page(url + place.link("anna")))
         shown(label)
         chat = label.context.new_page()
@@ -348,3 +350,59 @@ def test_a_reload_makes_no_second_invitation(place: Place, open_page: Callable[.
         expect(page.get_by_role("button", name="Make a link")).to_be_visible()
         expect(page.get_by_text("A link for one annotator")).to_have_count(0)
     assert [token.use for token in place.accounts.tokens() if token.use is TokenUse.INVITATION] == [TokenUse.INVITATION]
+
+
+@pytest.mark.long
+def test_nothing_that_waits_is_sent_as_somebody_else(place: Place, open_page: Callable[..., Page]) -> None:
+    for name in ("anna", "\u0431\u043e\u0440\u0438\u0441"):
+        place.accounts.add(name, AccountRole.ANNOTATOR, "correct horse")
+    place.store.add_comparisons(pair(number) for number in range(6))
+    theirs = "somebody else has signed in on this browser: sign in as anna again, and reload this page"
+    workspace = Workspace.open(place.folder)
+    with listening(Site(workspace, Settings(), place.store, place.accounts, False, "http://127.0.0.1", slow(3))) as url:
+        label = enter(open_page(url + place.link("anna")))
+        shown(label)
+        chat = label.context.new_page()
+        chat.goto(f"{url}/chat")
+        begin(chat)
+        other = label.context.new_page()
+        other.goto(url + place.link("\u0431\u043e\u0440\u0438\u0441"))
+        enter(other)
+        shown(other)
+        label.bring_to_front()
+        ready(label)
+        label.keyboard.press("1")
+        expect(label.locator("#notice")).to_contain_text(f"S{theirs[1:]}. What you wrote stays here. 1 verdict waits")
+        say(chat, "Go on")
+        expect(chat.get_by_text(f"No answer: {theirs}. Your message is still here.")).to_be_visible()
+        other.bring_to_front()
+        ready(other)
+        other.keyboard.press("2")
+        expect(other.locator("#progress")).to_contain_text("1 in all")
+        given = [one for each in place.store.comparisons() for one in each.verdicts]
+        assert [one.annotator.name for one in given] == ["\u0431\u043e\u0440\u0438\u0441"]
+        other.get_by_role("button", name="Sign out").click()
+        other.goto(url + place.link("anna"))
+        enter(other)
+        stored(label)
+        given = [one for each in place.store.comparisons() for one in each.verdicts]
+        assert sorted(one.annotator.name for one in given) == ["anna", "\u0431\u043e\u0440\u0438\u0441"]
+
+
+@pytest.mark.long
+def test_what_two_tabs_said_in_one_conversation_is_kept(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(slow(3), 0.0)}/chat")
+    begin(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.get_by_label("Your message")).to_be_visible()
+    page.context.set_offline(True)
+    for tab, text in ((page, "First"), (other, "Second")):
+        say(tab, text)
+        expect(tab.get_by_text("The connection is lost.")).to_be_visible()
+    page.close()
+    other.context.set_offline(False)
+    expect(other.locator(".after")).to_have_count(1, timeout=60_000)
+    expect(other.locator(".turn.user")).to_have_text("First")
+    expect(other.get_by_label("Your message")).to_have_value("Second")
+    assert other.evaluate("Object.keys(localStorage).filter((name) => name.startsWith('manners-sent'))") == []

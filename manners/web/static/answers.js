@@ -85,6 +85,9 @@ async function copy(text) {
   }
 }
 
+// What would turn the letters of a text round is shown, as the server shows it.
+export const unturned = (text) => text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (one) => `\\u${one.charCodeAt(0).toString(16)}`);
+
 // Fill a pane with an answer as the server has drawn it; code gets a button that copies it.
 export function fill(pane, html) {
   pane.innerHTML = html;
@@ -106,6 +109,6 @@ export function fillRaw(pane, text) {
   const ours = pane.querySelectorAll(":scope > .hint");  // nothing that an answer says has a class
   const raw = document.createElement("pre");
   raw.className = "raw";
-  raw.textContent = text;
+  raw.textContent = unturned(text);
   pane.replaceChildren(raw, ...ours);
 }

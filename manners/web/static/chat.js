@@ -1,7 +1,8 @@
 // A conversation. An answer is plain text while it is written, and rendered by the server once it is complete.
-import { CHOICES, entered, fill, fillRaw, gestures, shortcut, writing } from "./answers.js";
+import { CHOICES, entered, fill, fillRaw, gestures, shortcut, unturned, writing } from "./answers.js";
+import * as asking from "./asking.js";
 
-const prefix = document.body.dataset.prefix;
+const { visitor } = asking;
 const at = (id) => document.getElementById(id);
 
 let key = null;
@@ -16,7 +17,7 @@ const gesture = gestures((on) => {
 });
 
 // What is being written belongs to its conversation, also when another one is opened or the page is closed.
-const draft = () => `manners-draft ${document.body.dataset.visitor} ${key}`;
+const draft = () => `manners-draft ${visitor} ${key}`;
 function keepDraft() {
   if (at("words").value) remember(draft(), at("words").value);
   else localStorage.removeItem(draft());
@@ -28,18 +29,22 @@ function remember(name, what) {
 }
 
 // What was sent stays here until its answer is stored. Where the server ended before that, it is sent again, to the same
-// place of the conversation, and gets the same answer.
+// place of the conversation, and gets the same answer. An entry each: another tab may have said something here too.
 const TRIES = 3;
+const sentIn = (which) => `manners-sent ${visitor} ${which}`;
 const sent = {
-  at: () => `manners-sent ${document.body.dataset.visitor} ${key}`,
-  get: () => JSON.parse(localStorage.getItem(sent.at()) ?? "null"),
-  put(what) { remember(sent.at(), JSON.stringify(what)); },
-  forget(text) { if (sent.get()?.text === text) localStorage.removeItem(sent.at()); },
+  all() {
+    const names = Object.keys(localStorage).filter((name) => name.startsWith(sentIn(key)));
+    return names.map((name) => ({ ...JSON.parse(localStorage.getItem(name)), name })).sort((one, other) => one.at - other.at);
+  },
+  put({ name, ...what }) { remember(name, JSON.stringify(what)); },
+  forget({ name }) { localStorage.removeItem(name); },
 };
 
 // A message that nobody answers goes back to where it was written, before what is being written now.
-function giveBack(text) {
-  sent.forget(text);
+function giveBack(message) {
+  const { text } = message;
+  sent.forget(message);
   const now = at("words").value;
   at("words").value = now && now !== text ? `${text}\n\n${now}` : text;
   keepDraft();
@@ -52,22 +57,8 @@ function busy(how) {
   at("stop").hidden = !how || Boolean(how.looks);
 }
 
-function why(answer, said) {
-  if (answer.status === 401) return "you are signed out: reload this page, and sign in by your password or a link of the owner's";
-  return said.error?.message ?? `the server answered ${answer.status}`;
-}
-
-async function call(path, body) {
-  const options = body === undefined ? {} : {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
-  };
-  const answer = await fetch(`${prefix}/chat/${path}`, options);
-  const said = await answer.json().catch(() => ({}));
-  if (answer.ok) return said;
-  const error = new Error(why(answer, said));
-  error.final = answer.status < 500 && answer.status !== 429;  // it would be refused again
-  throw error;
-}
+const call = (path, body) => asking.call(`chat/${path}`, body);
+const final = ({ status }) => status < 500 && status !== 429;  // it would be refused again
 
 // Why nobody answers yet is said beside what else happens, and neither takes the other's place.
 const notices = { said: "", model: "", room: "" };
@@ -126,7 +117,7 @@ async function list() {
   const { conversations } = await call("all");
   at("conversations").replaceChildren(...conversations.map((one) => {
     const item = element("li");
-    const opener = element("button", "", one.title);
+    const opener = element("button", "", unturned(one.title));
     if (one.key === key) opener.setAttribute("aria-current", "true");
     opener.addEventListener("click", failing(() => open(one.key)));
     item.append(opener);
@@ -141,7 +132,7 @@ function confirming(sure) {
 }
 
 // The conversation that was open comes again.
-const last = () => `manners-open ${document.body.dataset.visitor}`;
+const last = () => `manners-open ${visitor}`;
 async function open(which) {
   if (key !== which) {  // nothing of the other one stays, and nothing is said into it
     reading?.abort();
@@ -173,12 +164,17 @@ async function open(which) {
     toEnd();
     if (!waiting) at("words").focus();
   }
-  const left = which && sent.get();
-  if (ongoing) read(ongoing, (signal) => fetch(`${prefix}/chat/${which}/ongoing`, { signal }));
-  else if (left && length === left.after && left.tries < TRIES) send(left);
-  else if (left && turns[left.after]?.text === left.text) sent.forget(left.text);
-  else if (left) {
-    giveBack(left.text);
+  const stored = ({ after, text }) => turns[after]?.text === text;
+  sent.all().filter(stored).forEach(sent.forget);
+  const left = sent.all();
+  const message = ongoing
+    ? left.find(({ text }) => text === ongoing) ?? { text: ongoing }
+    : left.find(({ after, tries }) => after === length && tries < TRIES);
+  if (ongoing) read(message, (signal) => asking.request(`chat/${which}/ongoing`, undefined, signal));
+  else if (message) send(message);
+  for (const one of left.reverse()) {
+    if (one.name === message?.name) continue;
+    giveBack(one);
     notice("Your last message was not answered: it is here again.");
   }
   await list();
@@ -226,22 +222,22 @@ async function say(text) {
   try { if (asked) await choose("skip"); } finally { skipping = false; }
   at("words").value = "";
   keepDraft();
-  await send({ text, after: length, tries: 0 });
+  await send({ text, after: length, tries: 0, at: Date.now(), name: `${sentIn(key)} ${Math.random()}` });
 }
 
-async function send({ text, after, tries }) {
-  const which = key;
-  sent.put({ text, after, tries: tries + 1 });
-  await read(text, (signal) => fetch(`${prefix}/chat/${which}/say`, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text, after }), signal,
-  }));
+async function send(message) {
+  const { text, after, tries } = message;
+  const path = `chat/${key}/say`;
+  sent.put({ ...message, tries: tries + 1 });
+  await read(message, (signal) => asking.request(path, { text, after }, signal));
 }
 
 // Read an answer while it is written. Where the connection is lost it goes on being written, and is looked for again.
-async function read(text, request) {
+async function read(message, request) {
   const which = key;
+  const { text } = message;
   const mine = element("div", "turn user");
-  mine.append(element("div", "plain", text));
+  mine.append(element("div", "plain", unturned(text)));
   mine.firstChild.dir = "auto";
   const theirs = element("div");
   at("turns").append(mine, theirs);
@@ -253,21 +249,21 @@ async function read(text, request) {
   try {
     const answer = await request(stop.signal);
     lost = answer.status === 409;  // the conversation is longer than this page knows
-    if (!answer.ok) throw new Error(why(answer, await answer.json().catch(() => ({}))));
+    if (!answer.ok) throw await asking.refusal(answer);
     lost = true;
     for await (const event of events(answer)) {
       if (key !== which) return;
       lost = !follow(event, mine, theirs);
     }
     if (lost) throw new Error("the answer broke off");
-    sent.forget(text);
+    sent.forget(message);
     length += 2;
   } catch (error) {
     if (key !== which || reading !== stop) return;  // another one was opened: the answer is there when this one is again
     if (lost && !error.told) { again(which); return; }
     mine.remove();
     theirs.remove();
-    giveBack(text);
+    giveBack(message);
     notice(error.told === "stopped" ? "Stopped before the first word. Your message is still here." : `No answer: ${error.message}. Your message is still here.`);
   } finally {
     if (reading === stop) busy(null);
@@ -281,7 +277,7 @@ async function again(which) {
   busy(looking);
   while (reading === looking) {
     await new Promise((resolve) => setTimeout(resolve, 1000));
-    if (reading === looking) await open(which).catch((error) => { if (error.final) notice(`${error.message}.`); });
+    if (reading === looking) await open(which).catch((error) => { if (final(error)) notice(`${error.message}.`); });
   }
 }
 
@@ -312,7 +308,7 @@ function follow(event, mine, theirs) {
     theirs.className = event.sides === 2 ? "two" : "";
   } else if (event.kind === "piece") {
     const follows = atEnd();
-    theirs.children[event.side].querySelector(".plain").append(event.text);
+    theirs.children[event.side].querySelector(".plain").append(unturned(event.text));
     if (follows) toEnd();
   } else if (event.kind === "done") {
     mine.replaceWith(turn("user", event.asked));
@@ -340,7 +336,7 @@ async function choose(choice, event) {
     ({ response } = await call(`${which}/choose`, { comparison, choice, seconds }));
   } catch (error) {
     if (key !== which) return;
-    if (!error.final) ask(question);
+    if (!final(error)) ask(question);
     throw new Error(`Your choice was not stored: ${error.message}`);
   }
   if (key !== which) return;
@@ -379,7 +375,8 @@ at("delete").addEventListener("click", failing(async () => {
   confirming(false);
   const gone = key;
   const { learned_by: versions } = await call(`${gone}/delete`, {});
-  for (const what of ["draft", "sent"]) localStorage.removeItem(`manners-${what} ${document.body.dataset.visitor} ${gone}`);
+  const theirs = [`manners-draft ${visitor} ${gone}`, sentIn(gone)];
+  for (const name of Object.keys(localStorage)) if (theirs.some((begin) => name.startsWith(begin))) localStorage.removeItem(name);
   await (key === gone ? open(null) : list());
   notice(versions.length ? `Deleted. These versions had learned from it already: ${versions.join(", ")}.` : "Deleted.");
 }));

@@ -1,16 +1,15 @@
 // One pair after another. The next one is fetched while this one is read; a verdict waits in the browser until the
 // server has stored it, also when the server is away or the page is closed.
 import { CHOICES, fill, fillRaw, gestures, shortcut, writing } from "./answers.js";
+import { call, visitor } from "./asking.js";
 import { outbox } from "./outbox.js";
 
-const prefix = document.body.dataset.prefix;
 const at = (id) => document.getElementById(id);
 const SAID = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
 const FINAL = [400, 403, 404, 409, 413, 422];  // the verdict itself is refused, and would be again
 const RETRY = 2000;
-const SIGNED_OUT = "You are signed out: reload this page, and sign in by your password or a link of the owner's. What you wrote stays here.";
-const waiting = outbox(document.body.dataset.visitor);
-const screen = `manners-screen ${document.body.dataset.visitor}`;  // what this tab shows, for when it is loaded anew
+const waiting = outbox(visitor);
+const screen = `manners-screen ${visitor}`;  // what this tab shows, for when it is loaded anew
 
 let pair = null;
 const ahead = [];  // promises of pairs, the next one first
@@ -22,17 +21,8 @@ const gesture = gestures((on) => {
 });
 const judges = (choice) => at("reveal").hidden || choice === "skip";  // nobody judges what is blurred
 
-async function post(path, body) {
-  const answer = await fetch(`${prefix}/label/${path}`, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body ?? {}),
-  });
-  const said = await answer.json().catch(() => ({}));
-  if (answer.ok) return said;
-  const error = new Error(said.error?.message ?? `the server answered ${answer.status}`);
-  error.final = FINAL.includes(answer.status);
-  error.signedOut = answer.status === 401;
-  throw error;
-}
+const post = (path, body = {}) => call(`label/${path}`, body);
+const signedOut = (error) => (error.status === 401 ? `${error.message[0].toUpperCase()}${error.message.slice(1)}. What you wrote stays here.` : "");
 
 const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -50,9 +40,9 @@ async function flush() {
       await post("verdict", verdicts[0]);
       notice("", "outbox");
     } catch (error) {
-      if (!error.final) {
+      if (!FINAL.includes(error.status)) {
         const count = `${verdicts.length} verdict${verdicts.length > 1 ? "s" : ""}`;
-        notice(error.signedOut ? `${SIGNED_OUT} ${count} ${verdicts.length > 1 ? "wait" : "waits"} in this browser until then.`
+        notice(signedOut(error) ? `${signedOut(error)} ${count} ${verdicts.length > 1 ? "wait" : "waits"} in this browser until then.`
           : `${count} not stored yet: ${error.message}. Trying again.`, "outbox");
         await wait(RETRY);
         continue;
@@ -71,7 +61,7 @@ function send() {
 
 async function progress() {
   try {
-    const far = await (await fetch(`${prefix}/label/progress`)).json();
+    const far = await call("label/progress");
     at("undo").hidden = !far.total;
     at("progress").textContent = `${far.today} today, ${far.total} in all, ${far.left} left`;
   } catch { /* the outbox says that the server is away */ }
@@ -79,7 +69,7 @@ async function progress() {
 
 function fetchPair(path = "next", body = {}) {
   return post(path, body).then((said) => { notice("", "next"); return said.pair; }).catch(async (error) => {
-    notice(error.signedOut ? (waiting.all().length ? "" : SIGNED_OUT) : `No new pair: ${error.message}. Trying again.`, "next");
+    notice(signedOut(error) ? (waiting.all().length ? "" : signedOut(error)) : `No new pair: ${error.message}. Trying again.`, "next");
     await wait(RETRY);
     return fetchPair(path, body);
   });
