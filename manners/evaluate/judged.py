@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from manners.audit.rules import Rules
-from manners.evaluate import ask, compare, promotion
+from manners.evaluate import ask, by_judge, compare, promotion
 from manners.evaluate.ask import AskOutcome
 from manners.evaluate.length import win_rate_at_equal_length
 from manners.evaluate.promotion import Evidence, called
@@ -255,6 +255,7 @@ def _of_record(judge: Judge, compared: Compared, settings: EvaluateSettings, lev
         outcome.sentence if outcome else NOBODY.format(compared.command),
         start.sentence if start else "",
         f"Among texts of like length: {matched.sentence}" if matched else "",
+        *by_judge.said(judge.on_record or (), version),
     ]
     return Rates(
         " ".join(filter(None, sentences)),

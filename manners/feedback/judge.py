@@ -108,9 +108,10 @@ class Opinion:
 
 
 def stated(verdict: Verdict) -> float | None:
-    """Return the probability that a judge's stored verdict states."""
+    """Return the probability that a judge's stored verdict states for the left answer, also where sides were turned."""
     found = re.fullmatch(r"P\(left\) ([01]\.\d+)", verdict.comment)
-    return float(found.group(1)) if found else None
+    left = float(found.group(1)) if found else None
+    return 1 - left if left is not None and verdict.exchanged else left
 
 
 def principles(root: Path) -> str:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from manners.checkpoint import Run
 from manners.data import constitution, judge_probes
 from manners.errors import MannersError
+from manners.evaluate import by_judge
 from manners.facts import Facts
 from manners.feedback.admission import Admission, Case, admission, cases, fair
 from manners.feedback.judge import FILE, Asked, Opinion, calibrated, principles, stated, wording
 from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
+from manners.loop import judging
 from manners.loop.admitted import last
 from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, latest_of, opinions, probed, tried, unjudged
 from manners.loop.plan import Part, Plan, make_plan
@@ -33,15 +35,17 @@ from manners.models import versions
 from manners.models.cost import head_bytes, layer_bytes, own_bytes
 from manners.results.judge import JudgeResult, Panel
 from manners.reward.verdicts import pooled
-from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, latest_verdicts
+from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, VersionKind, latest_verdicts
 from manners.workspace import INITIAL, atomic_write
 
 if TYPE_CHECKING:
     from manners.loop.options import JudgeOptions
 
 RESULT = JudgeResult
-WHO, VERSION = "the judge", "the version that judges"
+WHO, VERSION, EVALUATED = "the judge", "the version that judges", "the policy that is evaluated"
 KEY = "MANNERS_JUDGE_KEY"
+PARTS = "checked", "rest", "asked"
+"""What a run is settled on: comparisons that people have judged, those to train on, and those of an evaluation."""
 PANEL = 12
 """Versions, the newest, whose answers are told apart."""
 
@@ -54,6 +58,8 @@ class JudgeInputs(Inputs):
     """None where a server is asked."""
     judge: Annotator
     rules: str
+    evaluated: str | None = None
+    """The policy whose evaluation is judged too."""
 
     @property
     def source(self) -> str:
@@ -72,7 +78,11 @@ def write_principles(root: Path) -> Facts:
 
 def inputs(session: Session, options: JudgeOptions, begun: Mapping[str, Any]) -> JudgeInputs:
     """Settle who judges: of a run that goes on, who began it."""
-    return _settled(session, options.version, begun)
+    found = _settled(session, options.version, begun)
+    policy = begun.get(EVALUATED)
+    if options.evaluation and not begun:
+        policy = versions.latest(session.workspace, VersionKind.POLICY)
+    return replace(found, evaluated=policy, decides=found.decides | {EVALUATED: policy}) if policy else found
 
 
 def _settled(session: Session, named: str | None = None, begun: Mapping[str, Any] = {}) -> JudgeInputs:
@@ -102,8 +112,10 @@ def _settled(session: Session, named: str | None = None, begun: Mapping[str, Any
 def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     """How much is asked at most, and the memory of reading a question."""
     inputs = inputs or _settled(session)
-    chosen = _chosen(session)
-    new = len(unjudged(chosen.checked, inputs.judge)), len(unjudged(chosen.rest, inputs.judge))
+    comparisons = pooled(session.store.comparisons())
+    chosen = _chosen(session, comparisons)
+    asked = judging.evaluated(comparisons, inputs.evaluated)
+    new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
     pairs = sum(new) + len(judge_probes()) * min(settings.probes, len(chosen.checked) + len(chosen.rest))
     work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "requests": 2 * pairs}
@@ -125,12 +137,15 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
         comparisons = pooled(session.store.comparisons())
         chosen = _chosen(session, comparisons)
+        asked = judging.evaluated(comparisons, inputs.evaluated)
         if "checked" not in run.state:
-            run.state |= {"checked": [c.id for c in chosen.checked], "rest": [c.id for c in chosen.rest]}
+            parts = chosen.checked, chosen.rest, asked
+            run.state |= {part: [c.id for c in some] for part, some in zip(PARTS, parts, strict=True)}
             run.save()
-        by_id = {c.id: c for c in comparisons if c.id in chosen.allowed}
-        checked, rest = ([by_id[i] for i in run.state[name] if i in by_id] for name in ("checked", "rest"))
-        if not checked and not rest:
+        allowed = chosen.allowed | {c.id for c in asked}
+        by_id = {c.id: c for c in comparisons if c.id in allowed}
+        checked, rest, asked = ([by_id[i] for i in run.state.get(p, ()) if i in by_id] for p in PARTS)
+        if not checked and not rest and not asked:
             raise MannersError(
                 "there is no comparison that a judge could be asked about; run `manners sample` to open some"
             )
@@ -143,8 +158,9 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         heat = _temperature(held, judge)
         found = measured(held, inputs, turned, session)
         more, last = asking.about(rest, "comparisons to train on") if found.admitted and not over else ([], over)
+        evaluation, last = asking.about(asked, "comparisons of the evaluation") if not last else ([], last)
         # 4. Every verdict of the run, or none.
-        new = [*unjudged(checked, judge), *unjudged(rest, judge)]
+        new = [*unjudged(checked, judge), *unjudged(rest, judge), *unjudged(asked, judge)]
         said = asking.verdicts(new, heat)
         session.store.add_verdicts(said)
         journal_of = journal.sampled
@@ -152,8 +168,11 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
             journal.end()
     result = _result(session, inputs, chosen, found, held, more, turned, said, heat, budget, journal_of)
     stopped = "a budget was spent: judge.requests or judge.tokens" if last else None
-    waiting = len(unjudged([*checked, *rest], judge)) - len(said) + chosen.over
-    return replace(result, stopped=stopped, waiting=waiting)
+    waiting = len(unjudged([*checked, *rest, *asked], judge)) - len(said) + chosen.over
+    rates = by_judge.win_rates(evaluation, inputs.evaluated, judge) if inputs.evaluated else None
+    for rate in rates or ():
+        print(rate.sentence, file=sys.stderr)
+    return replace(result, stopped=stopped, waiting=waiting, win_rates=rates)
 
 
 @dataclass
@@ -199,16 +218,15 @@ def _asked(session: Session, inputs: JudgeInputs, budget: Budget) -> Iterator[As
     assert chosen.url is not None and chosen.model is not None, "settled by the inputs"
     key = os.environ.get(KEY, "")
     server = Endpoint(chosen.url, chosen.model, key, chosen.timeout, chosen.retries, chosen.samples, budget)
-    with server.client:
+    with server.connected():
         yield server
 
 
-def _chosen(session: Session, comparisons: Sequence[Comparison] | None = None) -> Chosen:
+def _chosen(session: Session, comparisons: Sequence[Comparison]) -> Chosen:
     settings = session.settings.judge
-    found = pooled(session.store.comparisons()) if comparisons is None else comparisons
     shared = session.settings.serve.share_chats
     private = frozenset() if shared else session.store.only_in_chats()
-    return choose(found, settings.checked, settings.most, shared, private)
+    return choose(comparisons, settings.checked, settings.most, shared, private)
 
 
 def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tuple[dict[str, tuple[int, int]], bool]:

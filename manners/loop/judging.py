@@ -101,6 +101,18 @@ def _reason(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str 
     return None
 
 
+def evaluated(comparisons: Iterable[Comparison], version: str | None) -> list[Comparison]:
+    """Return the comparisons of an evaluation of a version that may be shown to a judge; none where none is named."""
+    return [
+        one
+        for one in comparisons
+        if one.asked_how is AskedHow.EVALUATION
+        and version in (one.left.author, one.right.author)
+        and DELETED not in (one.left.text.strip(), one.right.text.strip())
+        and not one.reported
+    ]
+
+
 def unjudged(some: Sequence[Comparison], judge: Annotator) -> list[Comparison]:
     """Return those that a judge has not been asked about."""
     return [one for one in some if all(verdict.annotator != judge for verdict in one.verdicts)]

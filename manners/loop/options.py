@@ -105,8 +105,15 @@ class JudgeOptions(Options):
 
     version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
     """The version that judges, a policy or `initial`, where judge.url names no server; `initial` if left out."""
+    evaluation: bool = False
+    """Judge what `evaluate --ask` opened for people too, and say the win rate, corrected by what they have judged."""
     principles: bool = False
     """Write the principles that ship into constitution.md in the workspace, to be changed there; nothing is asked."""
+
+    @property
+    def plans(self) -> bool:
+        """Whether another judge than the usual one is named, or more is judged than usual."""
+        return self.version is not None or self.evaluation
 
     def other(self, session: Session) -> Facts | None:
         """Write the principles down."""

@@ -40,6 +40,11 @@ class Options:
         """Whether the stage that the command runs besides its own is asked for (`Stage.beside`)."""
         return False
 
+    @property
+    def plans(self) -> bool:
+        """Whether the plan hangs on what is asked for, where the stage's command need not name anything."""
+        return False
+
     def other(self, session: Session) -> Facts | None:
         """Do what is asked for instead of a run, and return what came of it; None where a run is asked for."""
         return None

@@ -55,7 +55,8 @@ def perform(
     if stage.beside and options.beside:
         stage = stage.beside
     if plan:
-        return stage.work.plan(session, stage.work.inputs(session, options, {}) if stage.asked else None).facts
+        needed = stage.asked or options.plans
+        return stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None).facts
     if (instead := options.other(session)) is not None:
         return instead
     facts = execute(stage, session, options, resume=resume).facts

@@ -26,6 +26,29 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgedRate:
+    """The win rate of a version over another as people would give it, by a judge and a part that people checked."""
+
+    version: str
+    against: str
+    judge: str
+    corrected: Interval | None = None
+    human: Interval | None = None
+    """By the checked part alone."""
+    raw: float | None = None
+    """The judge's own figure: not one to go by."""
+    saved: int | None = None
+    """How many more openings people would have to judge for as narrow an interval without the judge."""
+    checked: int
+    """Openings of which people judged something."""
+    judged: int
+    """Openings that the judge alone has judged."""
+    left_out: int
+    """Comparisons that a person was given because the reward model's members disagree."""
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgeResult:
     """A judge beside people."""
 
@@ -78,3 +101,5 @@ class JudgeResult:
     turned: Mapping[str, tuple[int, int]] | None = None
     """By probe: verdicts that it turned, and how many were tried."""
     panel: tuple[Panel, ...] | None = None
+    win_rates: tuple[JudgedRate, ...] | None = None
+    """Of the newest policy over each version that people were asked to compare it with (`--evaluation`)."""

@@ -17,6 +17,7 @@ from manners.feedback.judges import Judge, VerdictJudge
 from manners.feedback.statistics import Decision
 from manners.settings import EvaluateSettings
 from manners.types import (
+    JUDGE,
     Annotator,
     AnnotatorKind,
     Answer,
@@ -268,3 +269,16 @@ def test_an_ai_annotators_word_promotes_nothing(answer: Make) -> None:
     assert judgement.outcome == Decision.BETTER and judgement.reasons[-1].check == "judge"
     assert not promoted(judgement.reasons)
     assert "by the verdicts of the AI annotator opus" in judgement.verdict
+
+
+def test_a_judges_word_stands_beside_peoples_corrected_and_decides_nothing(answer: Make) -> None:
+    judge = Annotator(f"{JUDGE}m#1", AnnotatorKind.AI)
+    said = Verdict(Choice.LEFT, judge, comment="P(left) 0.9")
+    record = asked(np.random.default_rng(0), "initial", 0.5, 60)
+    start = answered(answer, "initial", ["old"])
+    compared = Compared(start, start, answered(answer, "policy-2", ["new"]), KEPT)
+    alone = judged(VerdictJudge(tuple(record)), compared, SETTINGS, 0)
+    beside = [replace(one, verdicts=(*one.verdicts, said)) for one in record]
+    both = judged(VerdictJudge(tuple(beside)), compared, SETTINGS, 0)
+    assert (both.win_rate, both.interval, both.reasons) == (alone.win_rate, alone.interval, alone.reasons)
+    assert "By judge:m#1, the win rate of policy-2 over initial: " in both.verdict and "By judge" not in alone.verdict

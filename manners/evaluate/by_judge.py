@@ -1,0 +1,108 @@
+"""Which of two versions people would call better, by a judge that was asked everything and what they checked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from statistics import fmean
+
+from manners.feedback.corrected import FEWEST_CHECKED, Corrected, prediction_powered
+from manners.feedback.judge import stated
+from manners.feedback.judges import PREFERS_LEFT
+from manners.results.judge import JudgedRate
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts, opening
+
+BY_CHANCE = (DrawnHow.RANDOM, DrawnHow.REPEAT)
+"""How a verdict was drawn, where what it is about does not hang on what a model makes of it."""
+
+
+def win_rates(comparisons: Iterable[Comparison], version: str, judge: Annotator) -> tuple[JudgedRate, ...]:
+    """Return the win rate of a version over each that it was compared with, as far as a judge was asked.
+
+    A comparison is worth the probability that the judge states for the version's answer, 1/2 where its reply could not
+    be read, and people's mean, a tie counting half. Unit is the opening: of one that people checked, what they checked
+    of it. Comparisons that somebody was given because the reward model's members disagree are left out, and counted:
+    the checked part must be a random one. The interval is for one look: who stops asking when they like what they see
+    makes it too narrow.
+    """
+    found = defaultdict[str, list[Comparison]](list)
+    for one in comparisons:
+        if version in (one.left.author, one.right.author) and _said(one, judge) is not None:
+            found[one.right.author if one.left.author == version else one.left.author].append(one)
+    return tuple(_rate(some, version, against, judge) for against, some in sorted(found.items()))
+
+
+def said(comparisons: Sequence[Comparison], version: str) -> list[str]:
+    """Return the sentences of every judge of this tool that was asked about a version."""
+    judges = {v.annotator for one in comparisons for v in one.verdicts if v.annotator.is_judge}
+    rates = (win_rates(comparisons, version, judge) for judge in sorted(judges, key=lambda one: one.name))
+    return [rate.sentence for of_judge in rates for rate in of_judge]
+
+
+def _rate(some: Sequence[Comparison], version: str, against: str, judge: Annotator) -> JudgedRate:
+    fair = [one for one in some if not _chosen(one)]
+    checked, judged = defaultdict[str, list[tuple[float, float]]](list), defaultdict[str, list[float]](list)
+    for one in fair:
+        its, people = _said(one, judge), _people(one)
+        assert its is not None, "it was asked about all of these"
+        if one.right.author == version:
+            its, people = 1 - its, None if people is None else 1 - people
+        if people is None:
+            judged[opening(one.prompt)].append(its)
+        else:
+            checked[opening(one.prompt)].append((its, people))
+    alone = [fmean(values) for group, values in judged.items() if group not in checked]
+    both = [tuple(map(fmean, zip(*values, strict=True))) for values in checked.values()]
+    corrected = None
+    if len(both) >= FEWEST_CHECKED:
+        corrected = prediction_powered(alone, [its for its, _ in both], [people for _, people in both])
+    return JudgedRate(
+        version=version,
+        against=against,
+        judge=judge.name,
+        **_figures(corrected),
+        checked=len(both),
+        judged=len(alone),
+        left_out=len(some) - len(fair),
+        sentence=_sentence(version, against, judge, corrected, len(both)),
+    )
+
+
+def _figures(found: Corrected | None) -> dict[str, Interval | float | int | None]:
+    if found is None:
+        return {}
+    corrected, human = (Interval(**asdict(one)) for one in (found.corrected, found.human))
+    return {"corrected": corrected, "human": human, "raw": found.raw, "saved": found.saved}
+
+
+def _sentence(version: str, against: str, judge: Annotator, found: Corrected | None, checked: int) -> str:
+    start = f"By {judge.name}, the win rate of {version} over {against}"
+    if found is None:
+        return (
+            f"{start} is not known: its figure is corrected by at least {FEWEST_CHECKED} openings that people have"
+            f" judged, and there are {checked}."
+        )
+    return f"{start}: {found.sentence}"
+
+
+def _said(one: Comparison, judge: Annotator) -> float | None:
+    """Return the probability that a judge states for the left answer; None where it was not asked."""
+    verdict = next((v for v in latest_verdicts(one.verdicts) if v.annotator == judge), None)
+    if verdict is None:
+        return None
+    said = stated(verdict)
+    return PREFERS_LEFT.get(verdict.choice, 0.5) if said is None else said
+
+
+def _people(one: Comparison) -> float | None:
+    """Return what people say for the left answer; None where nobody has judged."""
+    human = (v for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN)
+    said = [PREFERS_LEFT[v.choice] for v in human if v.choice is not Choice.SKIP]
+    return fmean(said) if said else None
+
+
+def _chosen(one: Comparison) -> bool:
+    """Return whether a person was given it for another reason than chance."""
+    human = (v for v in one.verdicts if v.annotator.kind is AnnotatorKind.HUMAN)
+    return any(v.drawn is not None and v.drawn not in BY_CHANCE for v in human)
