@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
 from manners.feedback.corrected import FEWEST_CHECKED, Corrected, prediction_powered
 from manners.feedback.judge import stated
@@ -69,7 +70,7 @@ def _rate(some: Sequence[Comparison], version: str, against: str, judge: Annotat
     )
 
 
-def _figures(found: Corrected | None) -> dict[str, Interval | float | int | None]:
+def _figures(found: Corrected | None) -> dict[str, Any]:
     if found is None:
         return {}
     corrected, human = (Interval(**asdict(one)) for one in (found.corrected, found.human))
