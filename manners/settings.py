@@ -185,6 +185,8 @@ class RewardSettings:
     """Train on at most this many comparisons, drawn at random; None takes all."""
     curve: bool = True
     """Also train one member on 25 % and 50 % of the verdicts, to say what more comparisons would buy."""
+    camps: Annotated[int, Range(1, 8)] = 1
+    """Camps of annotators who want different things, at most, as far as verdicts bear them out; 1: all are one."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -250,6 +252,8 @@ class PPOSettings:
     """Weight of the next-token loss on the same text, as in pre-training, in nats per token (PPO-ptx); 0: none."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
     """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
+    worst_camp: Annotated[float, Range(0.0, 1.0)] = 0.0
+    """Between the mean of annotators (0) and whichever camp of theirs is served worst (1); see `reward.camps`."""
     validate_every: Annotated[int, Range(1, 1_000_000)] = 4
     """Updates between measurements on the validation prompts, by which the best version is kept."""
     validation_prompts: Annotated[int, Range(1, 1_000_000)] = 40

@@ -73,10 +73,13 @@ def score(session: Session, version: str, source: Source, output: Path) -> Facts
     with output.open("a", encoding="utf-8") as out, steps(f"scoring {source.file.name}") as advance:
         rows = itertools.islice(_rows(source, scorer, template, passed), done, None)
         for scored in score_exchanges(reward, session.pretrained, _exchanges(rows, pending)):
-            for value, spread, lost in zip(scored.mean.tolist(), scored.std.tolist(), scored.dropped, strict=True):
+            values, spreads = scored.mean.tolist(), scored.std.tolist()
+            camps = [] if scored.camps is None else (scored.mean + scored.camps).T.tolist()
+            for number, lost in enumerate(scored.dropped):
                 row = pending.popleft()
-                line = {"line": row.line, "version": version, "score": value, "spread": spread, "check": row.check}
-                out.write(json.dumps(line | ({"dropped": lost} if lost else {})) + "\n")
+                line = {"line": row.line, "version": version, "score": values[number], "spread": spreads[number]}
+                line |= {"camps": camps[number]} if camps else {}
+                out.write(json.dumps(line | {"check": row.check} | ({"dropped": lost} if lost else {})) + "\n")
             out.flush()
             count += len(scored.mean)
             cut.add(scored.dropped)

@@ -16,6 +16,7 @@ from manners.models.branches import Branch
 from manners.models.versions import Version
 from manners.results.audit import People
 from manners.reward.ensemble import RewardModel
+from manners.reward.stored import CAMPS
 from manners.reward.verdicts import pooled
 from manners.store import VersionRecord
 from manners.types import AskedHow, Choice, VersionKind, latest_verdicts
@@ -63,7 +64,8 @@ def keep(
     )
     branches = (*model.members, *(witness.members if witness else ())) if isinstance(model, RewardModel) else (model,)
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it
-        versions.save(session.workspace, version, branches)
+        camps = {CAMPS: vars(reward.camps)} if reward and reward.camps else {}
+        versions.save(session.workspace, version, branches, camps)
     gate.keep_people(session.workspace, name, people(session, watermark))
     ensure_rows(session)
 

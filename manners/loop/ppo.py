@@ -22,6 +22,7 @@ from manners.ppo.course import Material, updates_over
 from manners.ppo.train import PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.results import PolicyResult
+from manners.results.camps import Served
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.settings import Settings
@@ -55,6 +56,11 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
+    if session.settings.ppo.worst_camp and reward.camps is None:
+        raise MannersError(
+            f"ppo.worst_camp is {session.settings.ppo.worst_camp:g}, and {reward_name} tells no camps of annotators"
+            " apart: set it to 0, or train a reward model with reward.camps = 2, which may find that there are none"
+        )
     found = {use: fitting(session, use, answerable(session, use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)}
     prompts, validation = (list(one.ids.values()) for one in found.values())
     if not prompts or not validation:
@@ -177,6 +183,18 @@ def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: P
         prompts=len(inputs.prompts),
         prompts_skipped=inputs.skipped,
         prompts_shortened=inputs.shortened,
+        served=_served(found, points, inputs.reward) or None,
+    )
+
+
+def _served(found: PPOResult, points: list[dict[str, Any]], reward: RewardModel) -> tuple[Served, ...]:
+    """Return what each camp of annotators had before, and has of the version that is kept."""
+    if reward.camps is None or not found.camps:
+        return ()
+    first = next(point for point in points if "validate/camp_1" in point)
+    return tuple(
+        Served(share=share, before=first[f"validate/camp_{number}"], after=after)
+        for number, (share, after) in enumerate(zip(reward.camps.shares.tolist(), found.camps, strict=True), 1)
     )
 
 

@@ -11,10 +11,11 @@ import torch
 
 from manners.checkpoint import Run
 from manners.errors import MannersError
-from manners.loop import reference
+from manners.loop import camps, reference
 from manners.loop.keep import keep
 from manners.loop.learning import learnt, to_learn
 from manners.loop.plan import Part, Plan, make_plan
+from manners.loop.reference import Reference
 from manners.loop.session import Session
 from manners.loop.stage import Options
 from manners.loop.verdicts import VerdictInputs, verdict_inputs
@@ -107,9 +108,11 @@ def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
         settings.reward, settings.seed, session.pretrained, inputs.comparisons, run, scratch, inputs.judges
     )
     # 2. Scores in units of what the start version's answers to one prompt differ by.
-    reward, unit = _normalised(session, trained)
-    # 3. Accuracy, calibration and rivals on what was set aside.
-    result = _result(session, trained, reward, unit, name)
+    drawn = reference.draw(session, session.start, trained.split)
+    reward, unit = _normalised(session, trained, drawn)
+    # 3. Accuracy, calibration and rivals on what was set aside; whether annotators want different things.
+    reward, told = camps.tell_apart(session, trained, reward, drawn, inputs.comparisons)
+    result = replace(_result(session, trained, reward, unit, name), camps=told)
     # 4. A version, and what the queue asks about next.
     keep(session, name, reward, result, inputs.watermark)
     spread = disagreement(session, reward, inputs.comparisons)
@@ -138,9 +141,8 @@ def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit,
     )
 
 
-def _normalised(session: Session, trained: Trained) -> tuple[RewardModel, Unit]:
+def _normalised(session: Session, trained: Trained, drawn: Reference) -> tuple[RewardModel, Unit]:
     """Put scores into units of what the start version's answers to one prompt differ by, and say what these rest on."""
-    drawn = reference.draw(session, session.start, trained.split)
     raw = score_rendered(trained.reward, session.pretrained, drawn.rendered)
     reward = trained.reward.normalised_on(raw, drawn.places)
     if reward.witness is not None:

@@ -166,7 +166,15 @@ class ScalarBranch(Branch):
 
     def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " N"]:
         """Score of each response, at its last token."""
-        score: Tensor = self.scalar(self.final(states, batch)[batch.ends].float()).squeeze(-1)
+        return self.of_ends(self.ends(states, batch))
+
+    def ends(self, states: States, batch: Batch | Packed) -> Float[Tensor, "N D"]:
+        """Final hidden state of each response, at its last token."""
+        return self.final(states, batch)[batch.ends].float()
+
+    def of_ends(self, ends: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        """Score of each response from the final state of its last token."""
+        score: Tensor = self.scalar(ends).squeeze(-1)
         return score
 
     def values(self, states: States, batch: Batch) -> Float[Tensor, "B T"]:

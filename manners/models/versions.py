@@ -9,15 +9,17 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from manners.errors import MannersError
@@ -90,12 +92,19 @@ class Version:
         return str(self.metrics.get("method") or "ppo")
 
 
-def save(workspace: Workspace, version: Version, branches: Sequence[Branch]) -> Path:
-    """Write a version's folder, all of it or nothing."""
+def save(
+    workspace: Workspace,
+    version: Version,
+    branches: Sequence[Branch],
+    beside: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
+) -> Path:
+    """Write a version's folder, all of it or nothing; `beside` are more files of tensors, by name."""
     with atomic_folder(workspace.models / version.name) as draft:
         for index, branch in enumerate(branches):
             tensors = {name: t.cpu().contiguous() for name, t in branch.own_tensors().items()}
             save_file(tensors, draft / f"branch-{index}.safetensors")
+        for name, more in beside.items():
+            save_file(dict(more), draft / f"{name}.safetensors")
         write_description(version, draft)
     return workspace.models / version.name
 

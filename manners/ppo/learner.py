@@ -32,6 +32,8 @@ class Validation:
     """In nats per response."""
     forgotten: float
     """Rise of perplexity on plain text, as a share."""
+    camps: tuple[float, ...] = ()
+    """Mean score of each camp of annotators, where they are told apart."""
 
     @property
     def measure(self) -> float:
@@ -47,12 +49,13 @@ class Validation:
     def metrics(self) -> dict[str, float]:
         """Return its point of the curves."""
         names = ("measure", "mean", "pessimistic", "kl", "forgotten")
-        return {f"validate/{name}": float(getattr(self, name)) for name in names}
+        camps = {f"validate/camp_{number}": score for number, score in enumerate(self.camps, 1)}
+        return {f"validate/{name}": float(getattr(self, name)) for name in names} | camps
 
 
 UNMEASURED = Validation((-math.inf,), -math.inf, -math.inf, 0.0, 0.0)
 """What any version does better than."""
-COUNTERS = ("coefficient", "step_factor", "update", "episodes", "optimizer_steps", "queue")
+COUNTERS = ("coefficient", "step_factor", "update", "episodes", "optimizer_steps", "queue", "gains")
 """Fields of a learner that a checkpoint holds as they are."""
 
 
@@ -87,6 +90,8 @@ class Learner:
     queue: list[tuple[int, ...]] = field(default_factory=list)
     """Prompts left of the current pass."""
     warned: list[Warned] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    """What is known of what each camp of annotators has gained (`ppo.camps`)."""
 
     @property
     def stopped(self) -> bool:
@@ -133,7 +138,7 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` was made from, to the bit."""
         for name in COUNTERS:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))  # an older checkpoint knows no camps
         self.training.restore(state)
         self.generator.set_state(state["generator"])
         self.order.setstate(state["order"])

@@ -14,6 +14,7 @@ from manners.models.branches import Branch
 from manners.models.compute import bucket_tokens
 from manners.models.generate import Decoding, Generated, generate
 from manners.models.trunk import States
+from manners.ppo.camps import reward_of
 from manners.ppo.course import Roles, ValueFunction
 from manners.ppo.objective import beside, gae, kl_penalty, shape_rewards
 from manners.reward.ensemble import RewardModel, Scored
@@ -50,7 +51,7 @@ class Rollout:
     draws: Generated
     scored: Scored
     scores: Float[Tensor, " B"]
-    """Mean over members, less the penalty for being cut off."""
+    """Mean over members, or what is served of camps (`ppo.camps`), less the penalty for being cut off."""
     logprobs: Float[Tensor, "B T"]
     """Of the drawn tokens, by the training forward of the policy that drew them, in nats; 0 where not kept."""
     drift: Float[Tensor, "B T"]
@@ -93,8 +94,12 @@ def collect(
     coefficient: float,
     generator: torch.Generator,
     on_step: Callable[[int], None] = lambda finished: None,
+    served: Float[Tensor, " G"] | None = None,
 ) -> Rollout:
-    """Draw a response to each prompt and compute what PPO learns from, in the order of the method."""
+    """Draw a response to each prompt and compute what PPO learns from, in the order of the method.
+
+    `served` weighs camps of annotators; None serves all of them on average.
+    """
     # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
     pretrained = roles.pretrained
     uniform = torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64)
@@ -113,7 +118,7 @@ def collect(
     branches = (roles.policy, roles.reference)
     scored, (logprobs, ref_logprobs), values = measure(draws, roles.reward, branches, sample.temperature, roles.value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
-    scores = scored.mean - settings.unfinished_penalty * cut_off
+    scores = reward_of(scored, served) - settings.unfinished_penalty * cut_off
     # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
     drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
@@ -151,19 +156,23 @@ def measure(
     """
     assert draws.states is not None
     members = draws.logprobs.new_zeros((len(reward.members) if reward else 0, len(draws.finish)))
+    camps = members.new_zeros((len(reward.camps.shares), len(draws.finish))) if reward and reward.camps else None
     logprobs = [torch.zeros_like(draws.logprobs) for _ in branches]
     values = torch.zeros_like(draws.logprobs)
     for rows in micro_batches(draws.batch, range(len(draws.finish))):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]
         if reward is not None:
-            members[:, rows] = reward.score(states, batch).members
+            scored = reward.score(states, batch)
+            members[:, rows] = scored.members
+            if camps is not None and scored.camps is not None:
+                camps[:, rows] = scored.camps
         hidden = [branch.hidden(states, batch) for branch in branches]
         for found, branch, final in zip(logprobs, branches, hidden, strict=True):
             found[rows, :width] = branch.logprobs(final, batch, temperature)
         if value is not None:
             values[rows, :width] = value(states, hidden[0], batch)
-    return Scored(members), logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
+    return Scored(members, camps=camps), logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
 
 
 def micro_batches(batch: Batch, rows: Sequence[int]) -> list[list[int]]:

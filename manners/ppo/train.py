@@ -17,7 +17,7 @@ from manners.models.branches import Branch, ScalarBranch, scalar_head
 from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
-from manners.ppo import guard
+from manners.ppo import camps, guard
 from manners.ppo.course import Course, Material, Roles, ValueFunction, updates_over
 from manners.ppo.curves import Metrics, Passes, rollout_metrics
 from manners.ppo.guard import Act, Warned
@@ -47,6 +47,8 @@ class PPOResult:
     seconds: float
     warned: tuple[Warned, ...]
     """The warnings that were acted upon, in order."""
+    camps: tuple[float, ...] = ()
+    """What the best policy's answers to the validation prompts are worth to each camp of annotators."""
 
     @property
     def stopped(self) -> str | None:
@@ -131,6 +133,7 @@ def train(
         kl=best.validation.kl,
         seconds=seconds,
         warned=tuple(learner.warned),
+        camps=best.validation.camps,
     )
 
 
@@ -143,6 +146,7 @@ def _update(
     started = time.monotonic()
     asked = learner.next_prompts(course.material.prompts, math.ceil(settings.batch / settings.answers))
     chosen = [prompt for prompt in asked for _ in range(settings.answers)][: settings.batch]
+    known = course.roles.reward.camps
     rollout = collect(
         course.roles,
         chosen,
@@ -151,6 +155,7 @@ def _update(
         learner.coefficient,
         learner.generator,
         on_step=lambda _: advance(1),
+        served=None if known is None else camps.weights(known, learner.gains, settings.worst_camp),
     )
     guard.check_scores(rollout, update)
     guard.check_drift(rollout, update, course.roles.pretrained.trunk.whole.dtype)
@@ -170,6 +175,7 @@ def _update(
         advance(len(rows))
     learner.update = update
     learner.episodes += settings.batch
+    learner.gains = camps.remembered(learner.gains, camps.gains(rollout.scored))
     # 4. Adaptive coefficient, if a target is set.
     if settings.kl_target is not None:
         learner.coefficient = adapt_coefficient(
@@ -239,6 +245,10 @@ def _validate(course: Course) -> Validation:
         judge = members[members.mean(dim=1).argmin()]
     else:
         judge = measure(rollout.draws, witness, (), course.sample.temperature)[0].mean
+    gained = camps.gains(rollout.scored)
+    if (known := course.roles.reward.camps) is not None:
+        judge = judge + camps.reward_of(rollout.scored, camps.weights(known, gained, settings.worst_camp))
+        judge = judge - rollout.scored.mean
     measures = (judge - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
         measures=tuple(measures.tolist()),
@@ -246,4 +256,5 @@ def _validate(course: Course) -> Validation:
         pessimistic=float(judge.mean()),
         kl=float(kl.mean()),
         forgotten=course.unseen.rise(course.roles.policy),
+        camps=tuple(gained),
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from manners.facts import NULL
+from manners.results.camps import CampsResult, Served
 from manners.results.ceiling import Ceiling
 from manners.types import Interval
 
@@ -240,6 +241,8 @@ class RewardResult(Learnt):
     """Its answers to all of them."""
     between_prompts: float | None = None
     """Share of the variance of their scores that lies between prompts: no comparison bears on it, and no unit."""
+    camps: CampsResult | None = None
+    """Absent where annotators are not to be told apart (`reward.camps`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +291,8 @@ class PolicyResult:
     """Prompts for training and validation that leave no room for a response."""
     prompts_shortened: int | None = None
     """Prompts for training and validation that lose whole turns."""
+    served: tuple[Served, ...] | None = None
+    """Whom it serves, where camps of annotators are told apart: on the validation prompts, the largest camp first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ class Scored:
     units of what such answers to one prompt differ by."""
     dropped: tuple[int, ...] = ()
     """Tokens of each response and its prompt that did not fit into the context; empty where nobody counted."""
+    camps: Float[Tensor, "G N"] | None = None
+    """What each camp of annotators likes an answer more than all do, in units; None where they are not told apart."""
 
     @property
     def mean(self) -> Float[Tensor, " N"]:
@@ -40,6 +42,25 @@ class Scored:
     def std(self) -> Float[Tensor, " N"]:
         """Spread among members; 0 with a single one."""
         return self.members.std(dim=0, correction=0)
+
+
+@dataclass(frozen=True)
+class Camps:
+    """What camps of annotators want, beside what all do: a direction each, in the first member's final states.
+
+    The score of camp g is the mean over members + h . direction_g - offset_g, in units; over all camps, as large as
+    they are, the rest is 0. See `reward.camps`.
+    """
+
+    directions: Float[Tensor, "G D"]
+    offsets: Float[Tensor, " G"]
+    """Means on the start version's answers."""
+    shares: Float[Tensor, " G"]
+    """Of annotators, the largest first."""
+
+    def of(self, ends: Float[Tensor, "N D"]) -> Float[Tensor, "G N"]:
+        """Return by how much each camp likes answers more than all do, from the states of their last tokens."""
+        return self.directions.to(ends.device) @ ends.T - self.offsets.to(ends.device).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,7 @@ class RewardModel:
     witness: RewardModel | None = None
     """One member more, in units of its own, that learned from a part of the pairs and has no part in the reward: nobody
     optimises against it, so that it can say what optimising has come to. None in older versions."""
+    camps: Camps | None = None
 
     @property
     def unit(self) -> float:
@@ -63,9 +85,17 @@ class RewardModel:
     @torch.no_grad()
     def score(self, states: States, batch: Batch | Packed) -> Scored:
         """Score the responses of a batch from their trunk states: (raw_k - shift_k) / scale_k for member k."""
-        raw = torch.stack([member.scores(states, batch) for member in self.members])
-        shifts, scales = (torch.tensor(x, device=raw.device).view(-1, 1) for x in (self.shifts, self.scales))
-        return Scored((raw - shifts) / scales)
+        if self.camps is None:
+            return self._scored([member.scores(states, batch) for member in self.members])
+        first, *rest = self.members
+        ends = first.ends(states, batch)
+        raw = [first.of_ends(ends), *(member.scores(states, batch) for member in rest)]
+        return replace(self._scored(raw), camps=self.camps.of(ends))
+
+    def _scored(self, raw: Sequence[Float[Tensor, " N"]]) -> Scored:
+        members = torch.stack(list(raw))
+        shifts, scales = (torch.tensor(x, device=members.device).view(-1, 1) for x in (self.shifts, self.scales))
+        return Scored((members - shifts) / scales)
 
     def margins(self, raw: Float[Tensor, "K pairs 2"]) -> Float[Tensor, "K pairs"]:
         """Return score left - score right by member, in units, of raw scores of both sides of some pairs."""
@@ -103,13 +133,39 @@ def within_prompts(scores: Float[Tensor, "K N"], prompts: Sequence[Hashable]) ->
 
 def score_rendered(reward: RewardModel, pretrained: Pretrained, rendered: Sequence[Rendered]) -> Float[Tensor, "K N"]:
     """Score rendered exchanges, in buckets of similar length, through trunk and members; (K, N), in the order given."""
+    return score_all(reward, pretrained, rendered).members
+
+
+def score_all(reward: RewardModel, pretrained: Pretrained, rendered: Sequence[Rendered]) -> Scored:
+    """Score rendered exchanges as `score_rendered`, for the camps of annotators too, where there are any."""
+    members = torch.zeros((len(reward.members), len(rendered)))
+    camps = None if reward.camps is None else torch.zeros((len(reward.camps.shares), len(rendered)))
+    for bucket, states, batch in _buckets(pretrained, rendered):
+        scored = reward.score(states, batch)
+        members[:, bucket] = scored.members.cpu()
+        if camps is not None and scored.camps is not None:
+            camps[:, bucket] = scored.camps.cpu()
+    return Scored(members, tuple(r.dropped for r in rendered), camps)
+
+
+@torch.no_grad()
+def final_states(
+    member: ScalarBranch, pretrained: Pretrained, rendered: Sequence[Rendered]
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"]]:
+    """Return the final state of each response's last token in a member, and its raw score; in the order given."""
+    ends = torch.zeros((len(rendered), pretrained.trunk.width))
+    for bucket, states, batch in _buckets(pretrained, rendered):
+        ends[bucket] = member.ends(states, batch).cpu()
+    return ends, member.of_ends(ends.to(pretrained.trunk.device)).cpu()
+
+
+def _buckets(pretrained: Pretrained, rendered: Sequence[Rendered]) -> Iterator[tuple[list[int], States, Packed]]:
+    """Yield places of exchanges of similar length with their trunk states."""
     trunk = pretrained.trunk
-    pad_id = pretrained.renderer.pad_id
-    scores = torch.zeros((len(reward.members), len(rendered)))
     for bucket in packed_buckets(rendered, trunk.compute.shares_prompts, trunk.compute.bucket_tokens):
-        batch = pack([rendered[i] for i in bucket], trunk.compute.shares_prompts, pad_id).to(trunk.device)
-        scores[:, bucket] = reward.score(trunk.states(batch), batch).members.cpu()
-    return scores
+        some = [rendered[i] for i in bucket]
+        batch = pack(some, trunk.compute.shares_prompts, pretrained.renderer.pad_id).to(trunk.device)
+        yield bucket, trunk.states(batch), batch
 
 
 def score_exchanges(reward: RewardModel, pretrained: Pretrained, exchanges: Iterable[Exchange]) -> Iterator[Scored]:
@@ -119,7 +175,7 @@ def score_exchanges(reward: RewardModel, pretrained: Pretrained, exchanges: Iter
     """
     for chunk in _chunks(exchanges):
         rendered = [pretrained.renderer.render(prompt, response) for prompt, response in chunk]
-        yield Scored(score_rendered(reward, pretrained, rendered), tuple(r.dropped for r in rendered))
+        yield score_all(reward, pretrained, rendered)
 
 
 def _chunks(exchanges: Iterable[Exchange]) -> Iterator[list[Exchange]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,10 +19,13 @@ from manners.models.compute import bucket_tokens
 from manners.models.pretrained import Pretrained, save_whole
 from manners.models.surgery import in_format
 from manners.models.versions import exported_tokenizer, fill, fitting
-from manners.reward.ensemble import RewardModel
+from manners.reward.ensemble import Camps, RewardModel
 from manners.text import Rendered, length_buckets
 from manners.types import VersionKind
 from manners.workspace import Workspace
+
+CAMPS = "camps"
+"""Name of a version's file with what camps of annotators want."""
 
 
 def load_reward(workspace: Workspace, name: str, pretrained: Pretrained) -> RewardModel:
@@ -42,7 +47,23 @@ def load_reward(workspace: Workspace, name: str, pretrained: Pretrained) -> Rewa
     if version.witness is not None:
         shift, scale = version.witness
         witness = RewardModel((members[count],), (shift,), (scale,))
-    return RewardModel(tuple(members[:count]), version.shifts, version.scales, witness)
+    camps = _camps(workspace.models / version.name / f"{CAMPS}.safetensors", pretrained.trunk.width)
+    return RewardModel(tuple(members[:count]), version.shifts, version.scales, witness, camps)
+
+
+def _camps(file: Path, width: int) -> Camps | None:
+    """Read the camps of annotators where there are any; raises MannersError where the file is damaged."""
+    if not file.exists():
+        return None
+    try:
+        found = Camps(**load_file(file))
+        if found.directions.shape != (len(found.shares), width) or found.offsets.shape != found.shares.shape:
+            raise ValueError("its shapes do not fit the model")
+        if not all(bool(tensor.isfinite().all()) for tensor in vars(found).values()):
+            raise ValueError("it holds what is no number")
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
+        raise MannersError(f"{file} is damaged or of another model ({error}); use another version") from error
+    return found
 
 
 def export_reward(
