@@ -1,12 +1,15 @@
 """A server under attack: `python -m benchmarks.attack`, and what twenty annotators and five chats notice of it.
 
 The real server, the real engine, and a pool of hostile clients (`benchmarks.hostile`) in a process of its own, on the
-same machine. Measured in turns: quiet, attacked, and again.
+same machine. Measured in turns: quiet, attacked, and again. What the attackers' own processor time takes from the
+server is nothing that a server could mend, for they would have machines of their own: they give way to it, and what
+everybody took is in the table.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -14,9 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -47,6 +50,8 @@ class Options:
     """How often each: what else the machine does meanwhile then falls on both."""
     size: float = 1.0
     """1 is 700 connections that wait, and some 40 requests a second."""
+    hostile_niceness: int = 19
+    """What the attackers give way by, since they would have machines of their own; 0 is by nothing."""
     publish: bool = True
     """Write the table into the documentation."""
 
@@ -60,6 +65,8 @@ class Noticed:
     first: list[float] = field(default_factory=list)
     """Seconds until each answer's first piece."""
     failed: list[str] = field(default_factory=list)
+    took: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds on a processor, by whose."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +123,15 @@ def measure(options: Options) -> Outcome:
             _wait_for_the_model(host, keys["chat"][0])
             calm, worst, told = [_memory(server.process.pid)], list[int](), Counter[str]()
             quiet, attacked = Noticed(), Noticed()
-            command = [sys.executable, "-m", "benchmarks.hostile", host.rpartition(":")[2], str(options.seconds + 8)]
-            command += [str(options.size), *keys["hostile"]]
+            command = ["nice", "-n", str(options.hostile_niceness), sys.executable, "-m", "benchmarks.hostile"]
+            command += [host.rpartition(":")[2], str(options.seconds + 8), str(options.size), *keys["hostile"]]
             for _ in range(options.rounds):
-                _use(host, keys, options, quiet, lambda: calm.append(_memory(server.process.pid)))
+                with _taken(server.process.pid, os.getpid(), None, quiet.took):
+                    _use(host, keys, options, quiet, lambda: calm.append(_memory(server.process.pid)))
                 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacking:
                     time.sleep(3)  # until they have all begun
-                    _use(host, keys, options, attacked, lambda: worst.append(_memory(server.process.pid)))
+                    with _taken(server.process.pid, os.getpid(), attacking.pid, attacked.took):
+                        _use(host, keys, options, attacked, lambda: worst.append(_memory(server.process.pid)))
                     told.update(json.loads(attacking.communicate()[0]))
         written = (folder / "log").stat().st_size
     return Outcome(quiet, attacked, (calm[0], max(calm), max(worst)), dict(sorted(told.items())), written)
@@ -215,15 +224,46 @@ def _wait_for_the_model(host: str, key: str) -> None:
 def _memory(pid: int) -> int:
     """Return the resident bytes of a process and of those that it started."""
     total = 0
-    for file in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = file.read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(file.parent.name) == pid or f"PPid:\t{pid}\n" in text:
-            found = re.search(r"VmRSS:\s+(\d+) kB", text)
+    for one in (pid, *_started_by(pid)):
+        with suppress(OSError):  # it has ended meanwhile
+            found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{one}/status").read_text())
             total += int(found[1]) * 1024 if found else 0
     return total
+
+
+def _started_by(pid: int) -> list[int]:
+    """Return the processes that a process started, by whichever of its threads."""
+    found = list[int]()
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended meanwhile
+            found += map(int, file.read_text().split())
+    return found
+
+
+@contextmanager
+def _taken(server: int, honest: int, hostile: int | None, took: dict[str, float]) -> Iterator[None]:
+    """Add the seconds on a processor that each took meanwhile, and those that pages waited for one."""
+
+    def now() -> dict[str, float]:
+        whose = {"pages": [server], "model and hashing": _started_by(server), "the honest": [honest]}
+        whose |= {} if hostile is None else {"the hostile": [hostile]}
+        seconds = {name: sum(map(_processor_seconds, pids)) for name, pids in whose.items()}
+        # Of the thread that serves them: how long it could have run and had no core (Linux, sched-stats).
+        return seconds | {"waited": int(Path(f"/proc/{server}/schedstat").read_text().split()[1]) / 1e9}
+
+    begun, before = time.monotonic(), now()
+    yield
+    for name, seconds in now().items():
+        took[name] += seconds - before[name]
+    took["passed"] += time.monotonic() - begun
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return how long a process has run on a processor, all of its threads together."""
+    with suppress(OSError):  # it has ended meanwhile
+        taken = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, taken)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def table(outcome: Outcome, options: Options) -> str:
@@ -233,7 +273,12 @@ def table(outcome: Outcome, options: Options) -> str:
     def times(seconds: list[float]) -> str:
         return f"{1000 * percentile(seconds, 50):.0f} ms (p95 **{1000 * percentile(seconds, 95):.0f} ms**)"
 
+    def share(noticed: Noticed, *names: str) -> str:
+        shares = (100 * noticed.took.get(name, 0.0) / noticed.took["passed"] for name in names)
+        return ", ".join(f"{of:.0f} %" for of in shares)
+
     started, calm, worst = (f"{size / 1e6:.0f} MB" for size in outcome.memory)
+    ours, theirs = ("pages", "model and hashing"), ("the honest", "the hostile")
     rows = [
         "| what the honest notice | quiet | attacked |",
         "|---|---|---|",
@@ -242,6 +287,10 @@ def table(outcome: Outcome, options: Options) -> str:
         f"| requests answered | {len(quiet.pages) + len(quiet.first)} | {len(attacked.pages) + len(attacked.first)} |",
         f"| requests that failed | {len(quiet.failed)} | {len(attacked.failed)} |",
         f"| most memory, server and model ({started} at the start) | {calm} | {worst} |",
+        f"| of one core: pages, model and hashing | {share(quiet, *ours)} | {share(attacked, *ours)} |",
+        f"| of one core: the honest, the hostile | {share(quiet, *theirs)} | {share(attacked, *theirs)} |",
+        f"| of the time, the thread of pages could run and had no core | {share(quiet, 'waited')} |"
+        f" {share(attacked, 'waited')} |",
         "",
         "| what the hostile were answered | times |",
         "|---|---|",
@@ -251,7 +300,8 @@ def table(outcome: Outcome, options: Options) -> str:
     model = options.model or "a tiny model of random numbers"
     how = f"{options.rounds} times {options.seconds:.0f} s each, in turns; {model}"
     log = f"the server's log grew to {outcome.log / 1000:.0f} kB"
-    return "\n".join([*rows, "", f"{who}; {how}; {log}. {here()}"])
+    way = f"the attackers give way by a niceness of {options.hostile_niceness}"
+    return "\n".join([*rows, "", f"{who}; {how}; {way}; {log}. {here()}"])
 
 
 if __name__ == "__main__":

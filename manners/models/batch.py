@@ -9,8 +9,9 @@ row goes on later where it was, since it has its own numbers and can be read aga
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from itertools import chain
 
 import torch
@@ -37,8 +38,12 @@ ROOM = 64
 READ_AT_ONCE = 256
 """Tokens of new prompts read between two steps, while those who are being answered wait; one prompt may be longer."""
 SEEDS = 2**32
+NAMED = 10_000
+"""Tokens whose text is kept: to find it takes the tokenizer as long as a row of a step."""
 COLDEST = 1e-30
 """Lowest temperature above 0 that logits are divided by: in float32 they stay finite, and what is drawn is the same."""
+_Names = Callable[[int], tuple[str, bytes]]
+"""Says what a token writes, as text and as bytes."""
 
 
 @dataclass(eq=False)
@@ -126,6 +131,7 @@ class RunningBatch:
         self.trunk = trunk
         self.renderer = renderer
         self.seats = seats
+        self._name = lru_cache(NAMED)(partial(_name, renderer))
         self._waiting = Waiting[_Row]()
         self._requests: dict[int, list[_Row]] = {}
         """Of each request, the rows that have not left."""
@@ -322,7 +328,7 @@ class RunningBatch:
         """Hand a row its token, and say what came of it."""
         count = row.request.logprobs
         said = None if count is None else self.trunk.vocabulary.at(logits.unsqueeze(0), 1.0)[0]
-        reported = None if said is None or count is None else _report(self.renderer, said, token, count)
+        reported = None if said is None or count is None else _report(self._name, said, token, count)
         more, finish = row.take(token, reported, token in self.renderer.end_ids)
         if more is not None:
             self._events.append((row.key, more))
@@ -360,13 +366,20 @@ def _youngest(rows: Sequence[_Row], account: str, but: Sequence[_Row]) -> _Row:
     return next(row for row in reversed(rows) if row.request.account == account and row not in but)
 
 
-def _report(renderer: Renderer, logits: Float[Tensor, " V"], token: int, count: int) -> DrawnToken:
+def _report(
+    name: Callable[[int], tuple[str, bytes]], logits: Float[Tensor, " V"], token: int, count: int
+) -> DrawnToken:
     """Name a token and the `count` likeliest of what can be said, with log-probabilities."""
     logprobs = logits.log_softmax(dim=-1)
     values, places = logprobs.topk(min(count, len(logprobs)))
-    top = (_named(renderer, *one) for one in zip(places.tolist(), values.tolist(), strict=True))
-    return DrawnToken(_named(renderer, token, float(logprobs[token])), tuple(top))
+
+    def named(token: int, logprob: float) -> TokenLogprob:
+        text, raw = name(token)
+        return TokenLogprob(text, logprob, raw)
+
+    top = tuple(map(named, places.tolist(), values.tolist()))
+    return DrawnToken(named(token, float(logprobs[token])), top)
 
 
-def _named(renderer: Renderer, token: int, logprob: float) -> TokenLogprob:
-    return TokenLogprob(renderer.token_text(token), logprob, renderer.token_bytes(token))
+def _name(renderer: Renderer, token: int) -> tuple[str, bytes]:
+    return renderer.token_text(token), renderer.token_bytes(token)

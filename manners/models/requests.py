@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from manners.errors import MannersError
 from manners.types import Dialogue, FinishReason
@@ -69,11 +70,11 @@ class GenerationRequest:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """A token, as what it writes, and its log-probability in nats.
 
-    Among all that can be said, under softmax(logits): no temperature, no top-p.
+    Among all that can be said, under softmax(logits): no temperature, no top-p. A tuple, since a step may send some
+    hundred of them from one process to the other.
     """
 
     text: str
@@ -82,8 +83,7 @@ class TokenLogprob:
     """What it writes, also where that is a part of a character, which `text` has no way to say."""
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnToken:
+class DrawnToken(NamedTuple):
     """A token that was drawn, and the likeliest ones in its place."""
 
     chosen: TokenLogprob
@@ -126,7 +126,7 @@ class Failed:
 
 
 Event = Token | Done | Failed
-JOINED = 16
+JOINED = 64
 """Events that are joined at most, so that nothing takes long that is made of them."""
 
 

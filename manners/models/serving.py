@@ -6,6 +6,7 @@ Where what was written is not heard in time, the model waits.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from multiprocessing.connection import Connection
@@ -48,6 +49,7 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
     Another policy (`Load`) takes over between two requests: rows that run finish under the old one, and those that
     come wait until they have, so that no answer has two authors.
     """
+    gc.freeze()  # what was imported stays, and is not looked through for garbage while people wait; no policy is in it
     inbox = SimpleQueue[Message | Ready]()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:

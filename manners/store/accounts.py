@@ -7,6 +7,7 @@ import secrets
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
@@ -28,6 +29,18 @@ LONGEST_PASSWORD = 1000
 SPENT = "this link was used already, or has expired; ask for a new one"
 
 _hasher = PasswordHasher()
+
+
+class Hasher(Protocol):
+    """Whoever hashes passwords."""
+
+    def hash(self, password: str, /) -> str:
+        """Return the hash of a password."""
+        ...
+
+    def verify(self, hashed: str, password: str, /) -> bool:
+        """Return whether a hash is a password's, or raise VerifyMismatchError or InvalidHashError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +66,10 @@ class Pass:
 class Accounts:
     """The accounts of a workspace; safe to use from many threads."""
 
-    def __init__(self, store: Store) -> None:
-        """Keep them in a store."""
+    def __init__(self, store: Store, hasher: Hasher | None = None) -> None:
+        """Keep them in a store; passwords are hashed by whoever asks, unless there is somebody for it."""
         self._store = store
+        self._hasher = hasher
 
     def all(self) -> list[Account]:
         """Return the accounts, oldest first."""
@@ -70,7 +84,7 @@ class Accounts:
 
     def add(self, name: str, role: AccountRole, password: str | None = None) -> Account:
         """Add an account; one without a password signs in by links. Raises MannersError on a taken or unfit name."""
-        hashed = None if password is None else _hash(password)
+        hashed = None if password is None else self._hash(password)
         with self._store.write() as connection:
             return _insert(connection, name, role, hashed)
 
@@ -81,7 +95,7 @@ class Accounts:
         """
         if self.invitation(invitation) is None:  # before the password is hashed, which costs strangers nothing else
             raise MannersError(SPENT)
-        hashed = _hash(password)
+        hashed = self._hash(password)
         with self._store.write() as connection:
             take_turns(connection, AccountRow)  # before the link is used up: whoever disables its issuer does so too
             token = _spend(connection, invitation, TokenUse.INVITATION)
@@ -89,7 +103,7 @@ class Accounts:
 
     def set_password(self, name: str, password: str) -> None:
         """Give an account a new password, and end its sessions and the links that would sign it in."""
-        hashed = _hash(password)
+        hashed = self._hash(password)
         with self._store.write() as connection:
             _set_hash(connection, _known(connection, name).id, hashed)
 
@@ -99,9 +113,9 @@ class Accounts:
             row = connection.execute(select(AccountRow).where(AccountRow.id == account)).one()
         if row.password_hash is None:
             raise MannersError("this account has no password yet: ask an owner for a sign-in link, and set one there")
-        if not _is_password(row.password_hash, old):
+        if not self._is_password(row.password_hash, old):
             raise MannersError("that is not the password of this account: try again, or ask an owner for a link")
-        hashed = _hash(new)
+        hashed = self._hash(new)
         with self._store.write() as connection:
             _set_hash(connection, account, hashed)
 
@@ -141,7 +155,7 @@ class Accounts:
         with self._store.read() as connection:
             row = connection.execute(select(AccountRow).where(AccountRow.name == _plain(name))).first()
         hashed = row.password_hash if row is not None and row.disabled_at is None else None
-        if not _is_password(hashed or _nobody(), password):
+        if not self._is_password(hashed or _nobody(), password):
             return None
         return None if row is None or hashed is None else _account(row)
 
@@ -193,7 +207,7 @@ class Accounts:
         """
         if password is not None and self.admit(link, TokenUse.SIGN_IN) is None:
             raise MannersError(SPENT)  # before the password is hashed
-        hashed = None if password is None else _hash(password)
+        hashed = None if password is None else self._hash(password)
         with self._store.write() as connection:
             found = _pass(connection, _spend(connection, link, TokenUse.SIGN_IN))
             if found is None:
@@ -232,18 +246,18 @@ class Accounts:
             account = _known(connection, name).id
             return tokens.end(connection, (TokenRow.account_id == account) | (TokenRow.issuer_id == account))
 
+    def _hash(self, password: str) -> str:
+        if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+            raise MannersError(
+                f"a password takes at least {SHORTEST_PASSWORD} characters, and at most {LONGEST_PASSWORD}"
+            )
+        return (self._hasher or _hasher).hash(password)
 
-def _hash(password: str) -> str:
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise MannersError(f"a password takes at least {SHORTEST_PASSWORD} characters, and at most {LONGEST_PASSWORD}")
-    return _hasher.hash(password)
-
-
-def _is_password(hashed: str, password: str) -> bool:
-    try:
-        return _hasher.verify(hashed, password)
-    except (VerifyMismatchError, InvalidHashError):
-        return False
+    def _is_password(self, hashed: str, password: str) -> bool:
+        try:
+            return (self._hasher or _hasher).verify(hashed, password)
+        except (VerifyMismatchError, InvalidHashError):
+            return False
 
 
 @functools.cache

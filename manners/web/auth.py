@@ -217,7 +217,7 @@ class Entry:
         account = await to_thread.run_sync(site.accounts.knew, secret) if secret else None
         known = None if account is None else _Known(account, digest(secret))
         request.state.known = known
-        who = address_of(request) if known is None else known.mark
+        request.state.entrant = who = address_of(request) if known is None else known.mark
         refuse_if(site.limits.take("entries", who, ENTRIES))
         site.limits.hold(request.scope, who, REQUEST_BYTES)
 
@@ -241,7 +241,7 @@ async def sign_in(
 ) -> Response:
     """Sign in by name and password."""
     slow_guesses(request, site, name)
-    account = await to_thread.run_sync(site.accounts.check, name, password, limiter=site.limits.hashing)
+    account = await site.limits.hashed(request.state.entrant, partial(site.accounts.check, name, password))
     if account is None:
         await noted(request, Event.SIGN_IN_FAILED)
         return site.page(request, "sign_in.html.j2", status=403, then=_inside(then), failed=True, name=name)
@@ -264,7 +264,10 @@ async def follow_link(
 ) -> Response:
     """Sign in by a link that is good once, with a new password where one is given."""
     follow = partial(site.accounts.follow, secret, password or None)
-    found = await to_thread.run_sync(follow, limiter=site.limits.hashing if password else site.limits.writing)
+    if password:
+        found = await site.limits.hashed(request.state.entrant, follow)
+    else:
+        found = await to_thread.run_sync(follow, limiter=site.limits.writing)
     await noted(request, Event.SIGNED_IN, "link", by=found.account.id)
     if password:
         await noted(request, Event.PASSWORD_SET, by=found.account.id)
@@ -289,7 +292,7 @@ async def join(
     password: Annotated[Password, Form()],
 ) -> Response:
     """Make the account that an invitation is for, and sign in."""
-    account = await to_thread.run_sync(site.accounts.join, secret, name, password, limiter=site.limits.hashing)
+    account = await site.limits.hashed(request.state.entrant, partial(site.accounts.join, secret, name, password))
     await noted(request, Event.JOINED, by=account.id)
     return await signed_in(request, site, account, "/")
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections import Counter
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -42,6 +42,8 @@ FILES = 400
 """Files that the rest of the process may have open: the database, pages, the model's pipe."""
 BACKLOG = 128
 """Connections that wait to be accepted: so many come at once, before any can be refused."""
+_HERE = WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[str]]()
+"""How many there are of each address, by the loop that serves them."""
 
 
 class Connection(H11Protocol):
@@ -78,13 +80,20 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self.address = network_of(self.client[0]) if self.client else ""
         self.opened = self.active = self.loop.time()
-        here = [one for one in self.server_state.connections if isinstance(one, Connection) and not one.closing]
-        of_one = [one for one in here if one.address == self.address]
-        if len(of_one) > MOST_OF_ONE:
-            self._make_room(of_one, 429)
-        elif len(here) > most_connections():
-            ((most, _),) = Counter(one.address for one in here).most_common(1)
-            self._make_room([one for one in here if one.address == most], 503)
+        here = _HERE.setdefault(self.loop, Counter())
+        here[self.address] += 1
+        if here[self.address] > MOST_OF_ONE:
+            self._make_room(self.address, 429)
+        elif len(self.server_state.connections) > most_connections():
+            self._make_room(here.most_common(1)[0][0], 503)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let a connection go."""
+        super().connection_lost(exc)
+        here = _HERE[self.loop]
+        here[self.address] -= 1
+        if not here[self.address]:
+            del here[self.address]
 
     def data_received(self, data: bytes) -> None:
         """Take what a client sends."""
@@ -130,9 +139,10 @@ class Connection(H11Protocol):
         if self.waits and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self.begun = self.begun or self.active
 
-    def _make_room(self, among: Iterable[Connection], status: int) -> None:
-        """Close the one that has waited longest without a request, first among those that never sent any."""
-        waiting = [one for one in among if one is not self and one.waits]
+    def _make_room(self, address: str, status: int) -> None:
+        """Close the one of an address that has waited longest without a request, first of those that never sent any."""
+        here = (one for one in self.server_state.connections if isinstance(one, Connection) and one is not self)
+        waiting = [one for one in here if one.address == address and one.waits and not one.closing]
         if waiting:
             min(waiting, key=lambda one: (one.cycle is not None, one.active)).transport.close()
         else:

@@ -42,6 +42,8 @@ from manners.settings import ModelSettings
 
 NICENESS = 10
 """What the model's process gives way by: pages come first."""
+BEAT = 0.04
+"""Seconds between two pieces of one stream: what comes meanwhile is one piece, for each takes time from the pages."""
 RESTARTS = 3
 """How often the process is started again within `PATIENCE`."""
 PATIENCE = 600.0
@@ -54,9 +56,36 @@ class _Waiter:
 
     key: int
     loop: asyncio.AbstractEventLoop
+    missing: int
+    """Answers that have not ended."""
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     rests: bool = False
     """Whether the model was told to write no more for now."""
+    many: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set where so much waits that it is a piece, or all that will ever come."""
+    due: float = 0.0
+    """When the next piece may be made of less."""
+
+    def take(self, event: Event) -> None:
+        """Let an event wait for whoever asked."""
+        self.events.put_nowait(event)
+        self.missing -= self.missing if isinstance(event, Failed) else isinstance(event, Done)
+        if not self.missing or self.events.qsize() >= JOINED:
+            self.many.set()
+
+    async def next(self) -> list[Event]:
+        """Return what has come, once there is anything: at once, and then once in a beat unless it is much."""
+        come = [await self.events.get()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self.due):
+                await self.many.wait()
+        while len(come) < JOINED and not self.events.empty():
+            come.append(self.events.get_nowait())
+        if self.missing and self.events.qsize() < JOINED:
+            self.many.clear()
+        if self.events.empty():
+            self.due = self.loop.time() + BEAT
+        return come
 
 
 class Engine:
@@ -119,29 +148,26 @@ class Engine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield what is written as it is written, up to a `Done` for each answer or one `Failed`.
 
-        What has come since whoever asks took the last of it comes joined; and each time others have their turn first,
-        also where there is more. Whoever does not take it is not written for, until they do. Closing the iterator gives
-        the seats back; leave it under `contextlib.aclosing`, which does so at once.
+        What has come since whoever asks took the last of it comes joined, at least a beat later unless it is much; and
+        each time others have their turn first, also where there is more. Whoever does not take it is not written for,
+        until they do. Closing the iterator gives the seats back; leave it under `contextlib.aclosing`, which does so at
+        once.
         """
         key = next(self._keys)
-        waiter = _Waiter(key, asyncio.get_running_loop())
-        events = waiter.events
+        waiter = _Waiter(key, asyncio.get_running_loop(), request.count)
         open_answers = request.count
         with self._lock:
             if self._state.phase is Phase.FAILED:
-                events.put_nowait(Failed(f"the model is not running: {self._state.reason}"))
+                waiter.take(Failed(f"the model is not running: {self._state.reason}"))
             else:
                 self._waiters[key] = waiter
                 self._outbox.put(Submit(key, request))
         try:
             while open_answers:
-                come = [await events.get()]
-                while len(come) < JOINED and not events.empty():
-                    come.append(events.get_nowait())
-                for event in joined(come):
+                for event in joined(await waiter.next()):
                     open_answers -= request.count if isinstance(event, Failed) else isinstance(event, Done)
                     yield event
-                if waiter.rests and events.empty():
+                if waiter.rests and waiter.events.empty():
                     waiter.rests = False
                     self._outbox.put(GoOn(key))
                 await asyncio.sleep(0)  # a queue that holds something gives way to nobody
@@ -224,7 +250,7 @@ class Engine:
 
         def take() -> None:
             for waiter, event in those:
-                waiter.events.put_nowait(event)
+                waiter.take(event)
                 if waiter.events.qsize() > MOST_UNREAD and not waiter.rests:
                     waiter.rests = True
                     self._outbox.put(Rest(waiter.key))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
+from typing import TypeVar
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException
 from starlette.types import Scope
+
+from manners.web.hashing import Line
+
+T = TypeVar("T")
 
 REMEMBERED = 10_000
 """Buckets kept; the ones used longest ago are forgotten first."""
@@ -48,8 +54,8 @@ WRITERS = 10
 """Threads that may wait for the database's lock at once: the others read meanwhile, and pages stay quick."""
 RECKONERS = 4
 """Threads for the dashboard, which reckons for a while where there is much."""
-HASHES = 2
-"""Passwords hashed at once: each takes 64 MB and every core, and pages must stay quick meanwhile."""
+HASHES = 1
+"""Passwords hashed at once: each takes 64 MB (`hashing`)."""
 
 
 @dataclass
@@ -58,6 +64,8 @@ class Limits:
 
     hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HASHES))
     """What whoever hashes a password holds meanwhile."""
+    line: Line = field(default_factory=Line)
+    """Whoever waits for that."""
     writing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(WRITERS))
     """What whoever writes into the database holds meanwhile."""
     reckoning: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RECKONERS))
@@ -79,6 +87,11 @@ class Limits:
         scope["state"].setdefault("held", Counter())[who] += size
         self._held[who] += size
         self._all += size
+
+    async def hashed(self, who: str, call: Callable[[], T]) -> T:
+        """Return what a call returns that hashes a password, once it is this one's turn."""
+        async with self.line.turn(who):
+            return await to_thread.run_sync(call, limiter=self.hashing)
 
     def let_go(self, scope: Scope) -> None:
         """Give back what a request held: it is answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import socket
@@ -31,6 +32,7 @@ from manners.web.app import create_app
 from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
 from manners.web.engine import Engine
 from manners.web.generation import Generator
+from manners.web.hashing import Aside
 from manners.web.remembered import has_accounts, remember_accounts
 from manners.web.site import Site
 from manners.web.upstream import Upstream
@@ -59,7 +61,8 @@ def serve(
     Raises MannersError where no port is free, where another server serves it, where others than this machine could
     come in although there are no accounts, where there are accounts but no owner, and where there were some once.
     """
-    accounts = Accounts(store)
+    hashing = Aside()
+    accounts = Accounts(store, hashing)
     owner = _first_owner(accounts, workspace)
     reached = {"--host": host} | ({} if base_url is None else {"--base-url": _host_of(base_url)})
     for option, name in reached.items():
@@ -87,10 +90,12 @@ def serve(
             print(_where(site, owner), file=sys.stderr)
             if open_browser:  # without a link that signs in: others see the command lines of this machine
                 webbrowser.open(f"{site.base_url}/")
+            gc.freeze()  # what is there stays: to look through it for garbage takes a tenth of a second each time
             server.run(sockets=[listening])
         finally:
             ended.set()
             engine.stop()
+            hashing.stop()
 
 
 def uvicorn_of(app: FastAPI) -> uvicorn.Server:

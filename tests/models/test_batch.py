@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationR
 from manners.models.sampler import draw_tokens
 from manners.models.textstream import HALF
 from manners.settings import SampleSettings
+from manners.text import Renderer
 from manners.turns import FIRST
 from manners.types import Dialogue, FinishReason, Role, Turn
 from tests.conftest import some
@@ -191,6 +193,21 @@ def drawn_ids(request: GenerationRequest) -> tuple[int, ...]:
     settings = SampleSettings(temperature=request.temperature, max_new_tokens=request.max_tokens)
     (drawn,) = answer(policy, world(), [request.prompt], 1, settings, request.seed, "initial")
     return drawn.answers[0].response_ids
+
+
+def test_the_tokenizer_is_asked_once_for_what_a_token_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+    text_of = Renderer.token_text
+
+    def watched(self: Renderer, token: int) -> str:
+        asked.append(token)
+        return text_of(self, token)
+
+    monkeypatch.setattr(Renderer, "token_text", watched)
+    heard = alone(GenerationRequest(said("oven"), 40, seed=5, count=4, logprobs=20))
+    reported = [drawn for drawns in heard.logprobs.values() for drawn in drawns]
+    assert sum(len(drawn.top) + 1 for drawn in reported) > 1000
+    assert max(Counter(asked).values()) <= 2, "once for its text, once for its bytes"
 
 
 def test_logprobs_are_the_models_own_whatever_the_temperature() -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import select, update
 
 from manners.errors import MannersError
 from manners.store import Store
-from manners.store import accounts as stored
 from manners.store.accounts import Account, Accounts
 from manners.store.tables import AccountRow, TokenRow
 from manners.store.tokens import TokenUse
@@ -74,7 +73,7 @@ def test_an_invitation_makes_one_account_of_its_role(accounts: Accounts) -> None
 
 
 def test_nothing_is_hashed_without_an_invitation(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "_hash", lambda _: pytest.fail("hashed for a stranger"))
+    monkeypatch.setattr(Accounts, "_hash", lambda *_: pytest.fail("hashed for a stranger"))
     with pytest.raises(MannersError, match="used already, or has expired"):
         accounts.join("nonsense", "anna", PASSWORD)
 

@@ -34,7 +34,7 @@ from manners.models.requests import GenerationRequest as Request
 from manners.settings import ModelSettings
 from manners.types import FinishReason, Role, Turn
 from manners.web import engine as engine_module
-from manners.web.engine import Engine
+from manners.web.engine import BEAT, Engine
 from manners.workspace import INITIAL, Workspace
 from tests.web.conftest import run
 from tests.worlds import save_tiny
@@ -77,6 +77,50 @@ def test_a_stream_with_much_to_say_gives_way_to_the_others(unstarted: Engine) ->
     assert "".join(said[:-1]) == "".join(token.text for token in words(0, 20 * JOINED)) and said[-1] == "done"
     assert len(said) <= 22, "what waits is joined"
     assert order.index(("short", "hello")) <= 2, "and nobody waits for all of it"
+
+
+def test_what_comes_within_a_beat_is_one_piece_but_for_the_first_and_the_last(unstarted: Engine) -> None:
+    pieces: list[str] = []
+
+    async def listen() -> None:
+        async for event in unstarted.generate(ENDLESS):
+            pieces.append(event.text if isinstance(event, Token) else "done")
+
+    async def written() -> float:
+        listening = asyncio.ensure_future(listen())
+        await asyncio.sleep(0)
+        await heard(unstarted, ((0, Token(0, "first ")),))
+        await asyncio.sleep(0)
+        assert pieces == ["first "], "at once"
+        begun = asyncio.get_running_loop().time()
+        for word in words(0, 40):
+            await heard(unstarted, ((0, word),))
+        await heard(unstarted, ((0, Done(0, FinishReason.STOP, 1, 1, INITIAL)),))
+        await listening
+        return asyncio.get_running_loop().time() - begun
+
+    took = run(written())
+    assert "".join(pieces) == "first " + "".join(word.text for word in words(0, 40)) + "done"
+    assert len(pieces) <= 3 + took / BEAT
+
+
+def test_the_end_is_waited_for_by_no_beat(unstarted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "BEAT", 3600.0)
+
+    async def written() -> list[Event]:
+        listening = asyncio.ensure_future(_all(unstarted))
+        await asyncio.sleep(0)
+        for event in (Token(0, "a "), Token(0, "b "), Token(0, "c"), Done(0, FinishReason.STOP, 1, 3, INITIAL)):
+            await heard(unstarted, ((0, event),))
+            await asyncio.sleep(0)
+        return await asyncio.wait_for(listening, 30)
+
+    found = run(written())
+    assert [event.text for event in found if isinstance(event, Token)] == ["a ", "b c"] and len(found) == 3
+
+
+async def _all(engine: Engine) -> list[Event]:
+    return [event async for event in engine.generate(ENDLESS)]
 
 
 def test_what_was_written_is_only_heard_once_those_who_wait_have_it(unstarted: Engine) -> None:
