@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from manners.settings_rounds import AuditSettings as AuditSettings
 from manners.settings_rounds import JudgeSettings as JudgeSettings
 from manners.settings_rounds import LoopSettings as LoopSettings
 from manners.settings_values import Range, check
@@ -299,20 +300,6 @@ class EvaluateSettings:
     """Two answers are of matched length when their lengths in tokens differ by at most this share of the longer."""
     bootstrap: Annotated[int, Range(100, 1_000_000)] = 2000
     """Resamples of the prompts behind every interval but those of win rates, which need none."""
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        check(self)
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """What a reward model likes, measured on pairs that it did not learn from."""
-
-    pairs: Annotated[int, Range(5, 1_000_000)] = 64
-    """Outside pairs that are also written in other forms and probed, drawn by the seed: some 35 readings each."""
-    most: Annotated[int, Range(5, 10_000_000)] = 2000
-    """Outside pairs that accuracy and calibration are measured on, drawn by the seed; all there are, if fewer."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

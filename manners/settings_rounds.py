@@ -1,4 +1,4 @@
-"""Settings of what goes on beside and between trainings: `manners judge` and `manners loop`."""
+"""Settings of what goes on beside and between trainings: `manners audit`, `manners judge` and `manners loop`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from manners.settings_values import Range, check
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What a reward model likes, measured on pairs that it did not learn from, and how a policy behaves."""
+
+    pairs: Annotated[int, Range(5, 1_000_000)] = 64
+    """Outside pairs that are also written in other forms and probed, drawn by the seed: some 35 readings each."""
+    most: Annotated[int, Range(5, 10_000_000)] = 2000
+    """Outside pairs that accuracy and calibration are measured on, drawn by the seed; all there are, if fewer."""
+    cases: Annotated[int, Range(5, 1_000_000)] = 100
+    """Prompts, questions or pairs of each kind that a policy's behaviour is measured on, drawn by the seed."""
+    tokens: Annotated[int, Range(1, 1_000_000)] = 48
+    """Longest answer in tokens there: whether it refuses, and whether it takes a question up, shows by then."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        check(self)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, PackageLoader, Template
 
 from manners import __version__
-from manners.audit.rules import Rules, rules
+from manners.audit.rules import EVALUATION, POLICY, REWARD, Rules, rules
 from manners.facts import Facts, to_facts
 from manners.markup import environment
 from manners.results.audit import CANNOT_TELL, FAIL, CheckRecord
@@ -79,7 +79,7 @@ def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Fa
 
 def _parts(described: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what measures a version of this kind."""
-    return {"policy": ("evaluation",), "reward": ("reward",)}.get(str(described.get("kind")), ())
+    return {"policy": (EVALUATION, POLICY), "reward": (REWARD,)}.get(str(described.get("kind")), ())
 
 
 def _base(described: Mapping[str, Any]) -> Facts:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from manners.feedback.statistics import FEWEST, bootstrapped, cluster_bootstrap, clustered_share, resampled
+from manners.feedback.statistics import (
+    FEWEST,
+    Estimate,
+    bootstrapped,
+    cluster_bootstrap,
+    clustered_share,
+    mean_estimate,
+    resampled,
+)
 from manners.results.audit import AuditExample
 from manners.types import Interval
 
@@ -38,6 +47,34 @@ def mean(values: Floats, groups: Sequence[str], seed: int) -> Interval | None:
 def share(values: Floats, groups: Sequence[str]) -> Interval | None:
     """Return the mean of values in [0, 1] (N,), by `clustered_share`; None from fewer than five groups."""
     return clustered_share(values, np.asarray(groups)) if len(set(groups)) >= FEWEST else None
+
+
+def change(before: ArrayLike, after: ArrayLike) -> Interval | None:
+    """Return the mean of after - before, (N,) each and of the same N things; None from fewer than five.
+
+    With Student's t; where nothing changes at all the interval is a point.
+    """
+    differences = np.subtract(np.asarray(after, np.float64), np.asarray(before, np.float64))
+    return mean_estimate(differences).interval if len(differences) >= FEWEST else None
+
+
+def changed_share(before: ArrayLike, after: ArrayLike) -> Interval | None:
+    """Return the change of a share, from values in [0, 1] of the same N things; None from fewer than five.
+
+    With d = after - before and two things more, of which one got as much better as can be and the other worse, each
+    counting one half: m = sum d / (N + 2), V = ((sum d^2 + 1) / (N + 2) - m^2) / (N + 2). The interval is m -+ t root
+    V, within -1 and 1, about an estimate of mean d: no change among ten says that little changes, not nothing.
+    Source: Agresti & Min 2005, "Simple improved confidence intervals for comparing matched proportions".
+    """
+    d = np.subtract(np.asarray(after, np.float64), np.asarray(before, np.float64))
+    if len(d) < FEWEST:
+        return None
+    n = len(d) + 2
+    middle = float(d.sum()) / n
+    error = math.sqrt(((float(d @ d) + 1) / n - middle**2) / n)
+    found = Estimate(middle, error, n - 1).interval
+    estimate = float(d.mean())
+    return Interval(estimate, max(-1.0, min(found.low, estimate)), min(1.0, max(found.high, estimate)))
 
 
 def partial_slope(y: Floats, x: Floats, beside: Floats, groups: Sequence[str], seed: int) -> Interval | None:

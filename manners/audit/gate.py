@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from manners.audit import card
-from manners.audit.rules import EVALUATION, REWARD, Rule, Rules, held, rules
+from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, Rules, held, rules, together
 from manners.errors import Blocked, MannersError, UsageError
 from manners.facts import from_facts, to_facts
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, CheckRecord, Gate, Kept, Override, People
@@ -73,7 +73,19 @@ def standing(workspace: Workspace, policy: str) -> Standing:
         of_reward = [] if audited is None else [_again(check, asked, REWARD) for check in audited.checks]
         why = f"{reward}, which taught {policy}, was not measured so: run `manners audit reward {reward}`."
         checks += [*of_reward, *_missing(asked, REWARD, of_reward, why, replaces_start)]
+    behaviour = _behaviour(workspace, policy, asked)
+    why = f"The behaviour of {policy} was not measured so: run `manners audit policy {policy}`."
+    checks += [*behaviour, *_missing(asked, POLICY, behaviour, why, replaces_start)]
     return Standing(policy, against, tuple(checks))
+
+
+def _behaviour(workspace: Workspace, policy: str, asked: Rules) -> tuple[Check, ...]:
+    """Return what is kept of a policy's behaviour; what fails does so after the correction for the number of checks."""
+    audited = read(workspace, policy).measured.get(POLICY)
+    if audited is None:
+        return ()
+    ruled = [(_again(check, asked, POLICY), asked.find(POLICY, check.name)) for check in audited.checks]
+    return together([check for check, rule in ruled if rule], [rule for _, rule in ruled if rule])
 
 
 def _missing(asked: Rules, part: str, checks: Sequence[Check], why: str, replaces_start: bool) -> Iterator[Check]:
@@ -88,9 +100,8 @@ def _missing(asked: Rules, part: str, checks: Sequence[Check], why: str, replace
 
 def _again(check: Check, asked: Rules, part: str) -> Check:
     """Hold a check against the rules of now; one that there is no rule for any more stays as it was."""
-    try:
-        rule = asked.of(part, check.name)
-    except KeyError:
+    rule = asked.find(part, check.name)
+    if rule is None:
         return check
     if check.name == "judge":
         return replace(check, required=rule.required)

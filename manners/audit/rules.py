@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from scipy.special import stdtr, stdtrit
+
 from manners.errors import MannersError
+from manners.feedback.statistics import holm
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
 from manners.types import Interval
 
 FILE = "gate.toml"
-EVALUATION, REWARD = "evaluation", "reward"
+EVALUATION, REWARD, POLICY = "evaluation", "reward", "policy"
 VERSION = 1
 """Of the form of the file: raised when a name or the meaning of a field changes."""
 POWER = (1.96 + 0.84) / (2 * 1.96)
 """What a distance must be, in widths of the 95 % interval, to be found in 8 of 10 tries: (z_0.975 + z_0.8) standard
 errors, of which the interval holds 2 z_0.975."""
+LEVEL = 0.05
+ALONE = "; cannot tell: alone it fails, but not after a correction for the number of checks."
 Better = Literal["above", "below", "within"]
 
 
@@ -59,6 +64,21 @@ class Rule:
             inside, outside = value.high <= self.border, value.low > self._fails
         return PASS if inside else FAIL if outside else CANNOT_TELL
 
+    def p_value(self, value: Interval, n: int) -> float:
+        """Return how likely a figure of n things fails by as much where the truth lies on the border: two-sided.
+
+        With d its distance beyond what fails, h that of the end of its interval which looks there, and t the quantile
+        of Student's t with n - 1 degrees of freedom by which h was made: 2 P(T > t d / h). Below 5 % exactly where the
+        whole interval lies beyond.
+        """
+        below, above = value.estimate - value.low, value.high - value.estimate
+        beyond = [(value.estimate - self._fails, below)] if self.better == "below" else []
+        beyond += [(self._fails - value.estimate, above)] if self.better == "above" else []
+        if self.better == "within":
+            off = value.estimate - self.threshold
+            beyond = [(off - self.margin, below), (-off - self.margin, above)]
+        return min(1.0, 2 * min(_tail(distance, arm, max(n - 1, 1)) for distance, arm in beyond))
+
     @property
     def _fails(self) -> float:
         return self.border if self.fails is None else self.fails
@@ -68,6 +88,12 @@ class Rule:
         if self.better == "within":
             return f"at most {self.margin:g} from {self.threshold:g}"
         return f"{'above' if self.better == 'above' else 'at most'} {self.border:g}"
+
+
+def _tail(distance: float, arm: float, freedom: int) -> float:
+    if arm <= 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stdtr(freedom, -distance / arm * stdtrit(freedom, 0.975)))
 
 
 @dataclass(frozen=True)
@@ -82,10 +108,16 @@ class Rules:
 
         Raises KeyError where there is none.
         """
+        if (found := self.find(part, name)) is None:
+            raise KeyError(name)
+        return found
+
+    def find(self, part: str, name: str) -> Rule | None:
+        """Return the rule of a check, or None where there is none."""
         words = name.split("_")
-        names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+        names = ("_".join(words[:count]) for count in range(len(words), 0, -1))
         known = self.by_part[part]
-        return known[next((key for key in names if key in known), name)]
+        return next((known[key] for key in names if key in known), None)
 
     def required(self, part: str) -> list[str]:
         """Return the names of a part that must be told."""
@@ -115,6 +147,24 @@ def held(name: str, rule: Rule, value: Interval | None, n: int | None, sentence:
         n=n,
         detectable=detectable,
         sentence=sentence + asked,
+    )
+
+
+def together(checks: Sequence[Check], asked: Sequence[Rule]) -> tuple[Check, ...]:
+    """Return checks of one audit, of which those fail that still do after Holm's correction for their number.
+
+    What would fail alone cannot be told beside the others: of audits of a policy that has not got worse at most 5 %
+    fail any check, however many there are.
+    """
+    ps = [
+        1.0 if check.interval is None else rule.p_value(check.interval, check.n or 2)
+        for check, rule in zip(checks, asked, strict=True)
+    ]
+    return tuple(
+        replace(check, verdict=CANNOT_TELL, sentence=check.sentence.replace("; FAILS.", ALONE, 1))
+        if check.verdict == FAIL and p > LEVEL
+        else check
+        for check, p in zip(checks, holm(ps), strict=True)
     )
 
 

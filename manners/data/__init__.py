@@ -1,4 +1,4 @@
-"""What ships with the package: prompts and settings of the demo, prose and questions against forgetting; own prose."""
+"""What ships with the package: the settings and prompts of the demo, and what forgetting and audits go by; own text."""
 
 from __future__ import annotations
 
@@ -74,6 +74,69 @@ def questions() -> list[Question]:
 def audit_texts() -> dict[str, Any]:
     """Return what an audit asks beside people's comparisons (`audit.toml`), written for this package."""
     return tomllib.loads(_read("audit.toml"))
+
+
+@dataclass(frozen=True)
+class GroupSwap:
+    """The same words about two people, who belong to two groups; `{who}` stands for them."""
+
+    axis: str
+    """What tells the groups apart: `ages`."""
+    who: tuple[str, str]
+    prompt: str
+    """A question that is answered freely."""
+    context: str
+    """The beginning of a sentence."""
+    ways: tuple[str, str]
+    """How it may go on: kind, and unkind."""
+
+    def prompts(self) -> tuple[str, str]:
+        """Return the question about each of the two."""
+        first, second = (self.prompt.replace("{who}", name) for name in self.who)
+        return first, second
+
+    def sentences(self) -> tuple[Question, Question]:
+        """Return the sentence about each of the two, of which the kind way is named first."""
+        first, second = (Question(self.axis, self.context.replace("{who}", name), self.ways) for name in self.who)
+        return first, second
+
+
+@dataclass(frozen=True)
+class Contested:
+    """A question that people do not agree about, in two wordings, and two positions; none of them is right."""
+
+    wordings: tuple[str, str]
+    positions: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a policy is asked before and after it was taught."""
+
+    benign: tuple[str, ...]
+    """Harmless prompts, whatever single words sound like."""
+    unsafe: tuple[str, ...]
+    """Prompts that ask for what would do harm."""
+    truths: tuple[Question, ...]
+    """Questions with one right answer, and three that people believe or might."""
+    contested: tuple[Contested, ...]
+    swaps: tuple[GroupSwap, ...]
+
+
+def behaviour() -> Behaviour:
+    """Return the starter pack of `manners audit policy` (`behaviour.toml`), written for this package. English."""
+    found = tomllib.loads(_read("behaviour.toml"))
+    return Behaviour(
+        benign=tuple(found["benign"]),
+        unsafe=tuple(found["unsafe"]),
+        truths=tuple(Question("truths", question, tuple(answers)) for question, *answers in found["truths"]),
+        contested=tuple(Contested((one, other), (a, b)) for one, other, a, b in found["contested"]),
+        swaps=tuple(
+            GroupSwap(axis, (first, second), prompt, context, (kind, unkind))
+            for axis, cases in found["swaps"].items()
+            for first, second, prompt, context, kind, unkind in cases
+        ),
+    )
 
 
 def own_text(file: Path) -> dict[PromptUse, list[str]]:

@@ -87,7 +87,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     if options.comparisons is None and begun.get(PAIRS_OF):
         options = replace(options, comparisons=Path(begun[PAIRS_OF]))
     versions.fitting(workspace, name, VersionKind.REWARD, session.pretrained)
-    learned, aside = _trained_on(session, name)
+    learned, aside = trained_on(session, name)
     known, left_out = None, dict[str, int]()
     if options.comparisons is None:
         outside, source = aside, f"comparisons set aside from the training of {name}"
@@ -118,7 +118,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     )
 
 
-def _trained_on(session: Session, name: str) -> tuple[list[LabelledPair], list[LabelledPair]]:
+def trained_on(session: Session, name: str) -> tuple[list[LabelledPair], list[LabelledPair]]:
     """Return the pairs that a reward model learned from, and those set aside: by its settings, as they were."""
     version = versions.describe(session.workspace, name)
     settings = from_dict(version.settings)

@@ -53,14 +53,22 @@ class SampleOptions(Options):
             raise UsageError("--limit N takes a number from 1 on.")
 
 
+WHAT = ("reward", "policy")
+"""What can be audited."""
+SHORT = {"cases": 30, "tokens": 24}
+"""Of an audit of a policy that takes three minutes at most on the embedded model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(Options):
-    """Options of `manners audit`: what a reward model likes, or where a policy stands before the gate."""
+    """Options of `manners audit`: a reward model's likes, a policy's behaviour, or where that stands at the gate."""
 
-    what: Annotated[Positional[str], arg(metavar="reward")] = "reward"
-    """What is looked at: `reward`, a reward model. With --gate a policy may stand here."""
+    what: Annotated[Positional[str], arg(metavar="reward|policy")] = "reward"
+    """What is looked at: what a reward model likes, or how a policy behaves. With --gate a policy may stand here."""
     version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
-    """The version; the newest if left out: of the reward models, or with --gate of the policies."""
+    """The version; the newest if left out: of the reward models, or of the policies."""
+    against: Annotated[str | None, arg(metavar="VERSION")] = None
+    """Compare a policy's behaviour with that of VERSION instead of the initial model."""
     gate: bool = False
     """Say what has been measured of a policy and of the reward model that taught it, and exit with 1 where that blocks
     its promotion; nothing is measured."""
@@ -71,23 +79,42 @@ class AuditOptions(Options):
     skip_bad: bool = False
     """Leave the file's bad lines out, and count them by reason."""
     every: Annotated[bool, arg(name="all")] = False
-    """Measure on all pairs: stands for the largest audit.pairs and audit.most."""
+    """Measure on all there is: stands for the largest audit.pairs, audit.most and audit.cases."""
+    short: bool = False
+    """Measure a policy's behaviour on few prompts and short answers: stands for a smaller audit.cases and
+    audit.tokens."""
 
     def check(self, *, plan: bool, resume: bool) -> None:
         """Refuse what does not go together."""
-        if self.gate and (plan or resume or self.comparisons or self.every):
+        if self.gate and (plan or resume or self.comparisons or self.every or self.short or self.against):
             raise UsageError("--gate reads what has been measured: it goes with a VERSION alone.")
-        if not self.gate and self.what != "reward":
+        if not self.gate and self.what not in WHAT:
             raise UsageError(
-                f"manners audit {self.what}: what can be audited is a reward model, `manners audit reward`."
+                f"manners audit {self.what}: what can be audited is a reward model, `manners audit reward`, or a"
+                " policy, `manners audit policy`."
             )
         if self.comparisons is None and (self.mapping or self.skip_bad):
             raise UsageError("--map and --skip-bad say how to read the FILE of --comparisons: name one.")
+        if self.what == "policy" and self.comparisons:
+            raise UsageError("--comparisons FILE is for a reward model: manners audit reward.")
+        if self.what == "reward" and (self.against or self.short):
+            raise UsageError("--against VERSION and --short are for a policy: manners audit policy.")
+        if self.short and self.every:
+            raise UsageError("--short and --all are opposites: leave one out.")
 
     def applied(self, settings: Settings) -> Settings:
-        """Put `--all` in its place."""
-        audit = replace(settings.audit, pairs=1_000_000, most=10_000_000) if self.every else settings.audit
+        """Put `--all` and `--short` in their places."""
+        audit = settings.audit
+        if self.every:
+            audit = replace(audit, pairs=1_000_000, most=10_000_000, cases=1_000_000)
+        if self.short:
+            audit = replace(audit, **SHORT)
         return replace(settings, audit=audit)
+
+    @property
+    def beside(self) -> bool:
+        """Whether a policy's behaviour is looked at."""
+        return self.what == "policy" and not self.gate
 
     def other(self, session: Session) -> Facts | None:
         """Say where a policy stands before the gate."""
@@ -95,8 +122,7 @@ class AuditOptions(Options):
             return None
         from manners.loop import audit
 
-        named = self.version or (None if self.what == "reward" else self.what)
-        return audit.before_the_gate(session.workspace, named)
+        return audit.before_the_gate(session.workspace, self.version or (None if self.what in WHAT else self.what))
 
 
 @dataclass(frozen=True, kw_only=True)

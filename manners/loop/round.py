@@ -97,14 +97,25 @@ DPO = Stage(
     module="manners.loop.dpo",
     section="Direct preference optimisation",
 )
+BEHAVIOUR = Stage(
+    name="behaviour",
+    command="audit",
+    summary="Find out how a policy behaves, beside the initial model.",
+    reads=("sample", "audit"),
+    module="manners.loop.behaviour",
+    options=AuditOptions,
+    asked=" policy {the policy} --against {the version compared with}",
+    section="How the policy behaves",
+)
 AUDIT = Stage(
     name="audit",
     command="audit",
-    summary="Find out what a reward model really likes, or say where a policy stands before the gate.",
+    summary="Find out what a reward model really likes, how a policy behaves, or where that stands before the gate.",
     reads=("sample", "audit"),
     module="manners.loop.audit",
     options=AuditOptions,
     asked=" reward {the reward model}",
+    beside=BEHAVIOUR,
     section="What the reward model likes",
 )
 JUDGE = Stage(
@@ -152,7 +163,7 @@ COMMANDS: tuple[Stage, ...] = (
     SFT,  # examples of answers -> a model to begin the rounds with
     *STAGES,
     DPO,  # verdicts -> a policy, without a reward model
-    AUDIT,  # what a reward model likes, and what the gate says
+    AUDIT,  # what a reward model likes, how a policy behaves, and what the gate says
     JUDGE,  # verdicts of an AI, and whether they may train
 )
 """Every stage with a command, a run and a part in the report: what comes before the rounds, their stages, and what

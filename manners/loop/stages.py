@@ -177,6 +177,23 @@ def audit_reward(
     return perform(workspace, settings, AUDIT, options, plan=plan, resume=resume)
 
 
+def audit_policy(
+    workspace: Workspace,
+    settings: Settings,
+    version: str | None = None,
+    *,
+    against: str | None = None,
+    plan: bool = False,
+    resume: bool = False,
+) -> Facts:
+    """Find out how a policy behaves, the newest if none is named, beside the initial model or another version.
+
+    Or say what that takes; see `loop.behaviour`.
+    """
+    options = AuditOptions(what="policy", version=version, against=against)
+    return perform(workspace, settings, AUDIT, options, plan=plan, resume=resume)
+
+
 def audit_gate(workspace: Workspace, version: str | None = None) -> Facts:
     """Return where a policy stands before the gate, the newest if none is named; raises Blocked where it fails."""
     return before_the_gate(workspace, version)

@@ -15,6 +15,7 @@ from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.text import Batch, Rendered, collate, length_buckets
+from manners.types import Dialogue, Response
 
 PARAGRAPHS = 3
 """Paragraphs that are read at once: some two hundred tokens, whose logits over the vocabulary fit easily."""
@@ -72,6 +73,18 @@ def answer_logprobs(
         rest = iter(nll)
         found.append([[-next(rest) for _ in ids] if fits else None for ids, fits in zip(texts, fit, strict=True)])
     return found
+
+
+@torch.no_grad()
+def response_logprobs(
+    branches: Sequence[Branch], pretrained: Pretrained, exchanges: Sequence[tuple[Dialogue, Response]]
+) -> list[list[float]]:
+    """Log-likelihood of each response to its prompt as the chat template lays them out, in nats: (branches, exchanges).
+
+    The sum over all its tokens, the one that ends it among them, at temperature 1 and of the whole vocabulary.
+    """
+    rendered = [pretrained.renderer.render(prompt, response) for prompt, response in exchanges]
+    return [[-nll for nll in of_branch] for of_branch in _nll(branches, pretrained, rendered)]
 
 
 def _in_common(texts: Sequence[tuple[int, ...]]) -> int:

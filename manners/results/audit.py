@@ -107,7 +107,7 @@ class CheckRecord:
     """All that is kept of a version's checks, in its folder (`checks.json`)."""
 
     measured: Mapping[str, Kept] = field(default_factory=dict)
-    """By what measured them: `evaluation`, `reward`."""
+    """By what measured them: `evaluation`, `reward`, `policy`."""
     people: People | None = None
     """None for a version of before this was kept."""
     overrides: tuple[Override, ...] = ()
@@ -170,4 +170,62 @@ class AuditResult:
     """Comparisons that were not used, by reason."""
     slices: tuple[Slice, ...] | None = None
     examples: tuple[AuditExample, ...] | None = None
+    """The worst cases of each check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourExample:
+    """A case in which a policy got worse by one of the checks, or moved farthest."""
+
+    check: str
+    prompt: str
+    before: str
+    """What it was compared with answers, or holds for likely."""
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amplification:
+    """How far the policy moved in a feature of its answers, beside what people's choices favoured."""
+
+    feature: str
+    """`refusal`, `reservation`, `length` or `format`."""
+    change: Interval | None = None
+    """Mean of its answers less that of the version compared with, to the same prompts."""
+    chosen: Interval | None = None
+    """Mean of what people chose less that of both answers together, in the comparisons it was taught by; null where
+    there are too few."""
+    share: float | None = field(default=None, metadata=NULL)
+    """Of the change, what the choices alone account for; null where the change cannot be told from none."""
+    sentence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourResult:
+    """How a policy behaves, beside an earlier version."""
+
+    version: str | None = None
+    against: str | None = None
+    """The version that it is compared with; the initial model, unless another was named."""
+    checks: tuple[Check, ...] | None = None
+    """Changes from the one to the other. What fails does so after Holm's correction for their number."""
+    gate: Gate | None = None
+    """What these checks come to by themselves."""
+    sentence: str | None = None
+    """The outcome in words."""
+    languages: tuple[str, ...] | None = None
+    """What the prompts, questions and rules are in: of others nothing is said."""
+    asked: Mapping[str, int] | None = None
+    """Prompts and questions of each kind: the whole pack, or a sample drawn by the seed."""
+    pack: Mapping[str, int] | None = None
+    """How many of each kind there are."""
+    left_out: Mapping[str, int] | None = None
+    """Those that did not fit into the context, by kind."""
+    reward: str | None = field(default=None, metadata=NULL)
+    """The reward model whose scores of answers about groups were compared; null where there is none."""
+    amplification: tuple[Amplification, ...] | None = None
+    """What changed in the answers, beside what people's choices favoured."""
+    source: str | None = field(default=None, metadata=NULL)
+    """Which version's training comparisons those choices are from; null where they are not there."""
+    examples: tuple[BehaviourExample, ...] | None = None
     """The worst cases of each check."""

@@ -144,7 +144,7 @@ def test_an_override_needs_a_reason_and_is_kept(workspace: Workspace) -> None:
         ("version = 1\n[reward.length_slope\n", "is not TOML"),
         ("[reward.length_slope]\nmargin = 1\n", "does not say `version = 1`"),
         ("version = 2\n", "does not say `version = 1`"),
-        ("version = 1\n[policy.x]\nmargin = 1\n", "policy is none of"),
+        ("version = 1\n[police.x]\nmargin = 1\n", "police is none of"),
         ("version = 1\n[reward.lenght_slope]\nmargin = 1\n", "there is no check reward.lenght_slope"),
         ("version = 1\n[reward.ties]\nmargins = 1\n", "margins = 1 will not do"),
         ("version = 1\n[reward.ties]\nmargin = -1\n", "below 0"),

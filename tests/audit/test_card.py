@@ -38,7 +38,7 @@ def test_it_says_who_taught_it_and_what_it_must_not_be_used_for(tmp_path: Path) 
         "source": "simulated",
         "trained_on": 12,
     }
-    assert "Apache-2.0" in found["base"]["licence"] and found["not_measured"] == ["evaluation"]
+    assert "Apache-2.0" in found["base"]["licence"] and found["not_measured"] == ["evaluation", "policy"]
     assert any("the annotators are a program" in one for one in found["not_for"])
     page = (workspace.models / "policy-1" / "card.html").read_text(encoding="utf-8")
     assert "Decisions about people" in page and "None is shown, for nothing was measured" in page

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from manners.facts import Facts
-from manners.loop.options import EvaluateOptions, SampleOptions
-from manners.loop.round import AUDIT, DPO, EVALUATE, PHASES, PPO, REWARD, SAMPLE, SFT
+from manners.loop.options import AuditOptions, EvaluateOptions, SampleOptions
+from manners.loop.round import AUDIT, BEHAVIOUR, DPO, EVALUATE, PHASES, PPO, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import execute
 
@@ -47,3 +47,8 @@ def compare_phases(session: Session, *, resume: bool = False) -> Facts:
 def audit(session: Session, *, resume: bool = False) -> Facts:
     """Find out what the newest reward model likes."""
     return execute(AUDIT, session, resume=resume).facts
+
+
+def audit_policy(session: Session, *, resume: bool = False) -> Facts:
+    """Find out how the newest policy behaves."""
+    return execute(BEHAVIOUR, session, AuditOptions(what="policy"), resume=resume).facts

@@ -109,6 +109,9 @@ def test_the_gate_says_where_a_policy_stands_and_its_exit_code_does(
         ({"what": "data"}, "what can be audited is a reward model"),
         ({"gate": True, "every": True}, "--gate reads what has been measured"),
         ({"skip_bad": True}, "name one"),
+        ({"what": "policy", "comparisons": Path("pairs.jsonl")}, "for a reward model"),
+        ({"short": True}, "for a policy"),
+        ({"what": "policy", "short": True, "every": True}, "opposites"),
     ],
 )
 def test_options_that_do_not_go_together(chosen: dict[str, Any], said: str) -> None:

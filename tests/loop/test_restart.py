@@ -46,6 +46,7 @@ STAGES: dict[str, Stage] = {
     "phases": lambda session, resume: calls.compare_phases(session, resume=resume),
     "dpo": lambda session, resume: calls.learn_directly(session, resume=resume),
     "audit": lambda session, resume: calls.audit(session, resume=resume),
+    "behaviour": lambda session, resume: calls.audit_policy(session, resume=resume),
 }
 
 

@@ -1,0 +1,134 @@
+"""`manners audit policy`: what it measures in a project, what it says to programs, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from manners.audit import gate
+from manners.cli import main
+from manners.data import behaviour
+from manners.errors import Blocked, MannersError
+from manners.loop import stages
+from manners.loop.behaviour import drawn
+from manners.loop.options import AuditOptions
+from manners.loop.round import AUDIT
+from manners.loop.session import Session
+from manners.models.branches import Branch
+from manners.settings import AuditSettings, Settings
+from manners.workspace import Workspace
+from tests.loop import tiny
+
+FEW = AuditSettings(cases=30, tokens=4)
+FIELDS = {"name", "value", "low", "high", "threshold", "margin", "verdict", "required", "n", "detectable", "sentence"}
+
+
+def audited(workspace: Workspace, settings: Settings, **chosen: Any) -> dict[str, Any]:
+    return stages.perform(workspace, settings, AUDIT, AuditOptions(what="policy", **chosen))
+
+
+@pytest.fixture
+def few(settings: Settings) -> Settings:
+    return replace(settings, audit=FEW)
+
+
+@pytest.mark.long
+def test_a_program_is_told_every_check_and_what_they_come_to(copy: Workspace, few: Settings) -> None:
+    facts = audited(copy, few)
+    assert facts["version"] == "policy-1" and facts["against"] == "initial" and facts["languages"] == ["en"]
+    assert facts["asked"] == {"benign": 30, "unsafe": 30, "truths": 30, "contested": 30, "swaps": 30}
+    assert facts["pack"]["truths"] >= 100 and facts["reward"] == facts["source"] == "reward-1"
+    for check in facts["checks"]:
+        assert set(check) == FIELDS and check["verdict"] in ("pass", "fail", "cannot_tell") and check["sentence"]
+    names = [check["name"] for check in facts["checks"]]
+    assert len(set(names)) == len(names)
+    assert {"over_refusal", "under_refusal", "harmful_compliance", "helpfulness", "truthfulness"} <= set(names)
+    assert {"swap_dependence", "opinion_movement", "swap_score_ages", "swap_lean_women_men"} <= set(names)
+    assert facts["gate"]["failed"] == [c["name"] for c in facts["checks"] if c["verdict"] == "fail"]
+    assert [one["feature"] for one in facts["amplification"]] == ["refusal", "reservation", "length", "format"]
+    assert [check.name for check in gate.read(copy, "policy-1").measured["policy"].checks] == names
+    assert gate.read(copy, "policy-1").measured["policy"].against == "initial"
+    # It is on the card, in the report, and before the gate; and the same again comes out the same.
+    card = json.loads((copy.models / "policy-1" / "card.json").read_text(encoding="utf-8"))
+    assert len(card["measured"]["policy"]["checks"]) == len(names) and "policy" not in card["not_measured"]
+    stages.report(copy, few)
+    page = copy.report_html.read_text(encoding="utf-8")
+    assert "How the policy behaves" in page and facts["amplification"][0]["sentence"][:30] in page
+    assert set(names) <= {check.name for check in gate.standing(copy, "policy-1").checks}
+    assert tiny.steady(audited(copy, few)) == tiny.steady(facts)
+
+
+@pytest.mark.long
+def test_a_version_beside_itself_has_not_changed(copy: Workspace, few: Settings) -> None:
+    """The initial model's own weights as a policy: with the same random numbers nothing differs, and nothing fails."""
+    own = Branch(Session(copy, few).pretrained.trunk, trainable=True)
+    save_file(
+        {name: t.contiguous() for name, t in own.own_tensors().items()},
+        copy.models / "policy-1" / "branch-0.safetensors",
+    )
+    facts = audited(copy, few)
+    assert not facts["gate"]["failed"] and {c["value"] for c in facts["checks"]} == {0.0}
+
+
+def test_what_is_asked_is_drawn_by_the_seed_and_stays_in_its_order() -> None:
+    pack = behaviour()
+    some = drawn(pack, 12, 0)
+    assert len(some.benign) == len(some.truths) == 12 and len(some.swaps) == 12
+    assert {swap.axis for swap in some.swaps} == {swap.axis for swap in pack.swaps}
+    assert [p for p in pack.benign if p in some.benign] == list(some.benign)
+    assert drawn(pack, 12, 0) == some and drawn(pack, 12, 1) != some and drawn(pack, 1000, 0) == pack
+
+
+def test_a_plan_says_how_much_is_asked(copy: Workspace, few: Settings) -> None:
+    plan = stages.audit_policy(copy, few, plan=True)
+    assert plan["answers"] == 2 * (30 + 30 + 60) and plan["memory_needed_bytes"] > 0
+
+
+def test_what_is_no_policy_is_refused(copy: Workspace, few: Settings) -> None:
+    with pytest.raises(MannersError, match="reward-1 is a reward version where a policy version is needed"):
+        audited(copy, few, version="reward-1")
+    with pytest.raises(MannersError, match="compare it with another version than itself"):
+        audited(copy, few, against="policy-1")
+
+
+def test_what_fails_blocks_a_promotion_and_may_be_overridden(
+    copy: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is kept, a failure blocks; one among thirty that fails by little does not."""
+    rule = {"threshold": 0.0, "margin": 0.1, "required": False, "n": 60, "sentence": "It refuses. Asked: x; FAILS."}
+    sure = {"name": "over_refusal", "value": 0.9, "low": 0.8, "high": 1.0, "verdict": "fail", **rule}
+    near = {"name": "under_refusal", "value": 0.2, "low": 0.11, "high": 0.29, "verdict": "fail", **rule}
+    fine = [
+        {"name": f"swap_refusal_{n}", "value": 0.0, "low": -0.1, "high": 0.1, "verdict": "pass", **rule}
+        for n in range(20)
+    ]
+    file = copy.models / "policy-1" / "checks.json"
+    won = {"value": 0.7, "low": 0.6, "high": 0.8, "threshold": 0.5, "margin": 0.0, "verdict": "pass", "required": True}
+    better = {"name": "win_rate", "sentence": "Better.", **won}
+    evaluated = {"against": gate.replaced_by(copy, "policy-1"), "checks": [better]}
+    for checks, failed in (([near, *fine], []), ([sure, near, *fine], ["over_refusal"])):
+        file.write_text(
+            json.dumps({"measured": {"evaluation": evaluated, "policy": {"against": "initial", "checks": checks}}}),
+            encoding="utf-8",
+        )
+        found = gate.standing(copy, "policy-1")
+        assert list(found.gate.failed) == failed
+        assert {c.name: c.verdict for c in found.checks}["under_refusal"] == "cannot_tell"
+    copy.toml.write_text(tiny.toml(settings), encoding="utf-8")
+    assert main(["audit", "--gate", "policy-1", "--json", "--workspace", str(copy.root)]) == 1
+    assert "over_refusal" in capsys.readouterr().err
+    copy.start_from("initial")
+    with pytest.raises(Blocked, match="over_refusal"):
+        stages.models_promote(copy, "policy-1")
+    (copy.root / "gate.toml").write_text("version = 1\n[policy.truthfulness]\nrequired = true\n", encoding="utf-8")
+    assert "truthfulness" in gate.standing(copy, "policy-1").gate.cannot_tell
+
+
+def test_a_short_audit_asks_less(settings: Settings) -> None:
+    short = AuditOptions(what="policy", short=True).applied(settings).audit
+    assert short.cases == 30 and short.tokens < settings.audit.tokens
+    assert AuditOptions(what="policy", every=True).applied(settings).audit.cases == 1_000_000
