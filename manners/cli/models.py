@@ -91,16 +91,18 @@ class ModelsRollback(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsExport(Common):
-    """Write a version as a folder that plain transformers loads."""
+    """Write a version for other programs: transformers, peft, or llama.cpp."""
 
     version: Version
     """A policy or a reward model, as `manners models list` names it."""
-    directory: Annotated[Positional[Path], arg(metavar="DIR")]
-    """A new folder."""
+    directory: Annotated[Positional[Path | None], arg(metavar="DIR")] = None
+    """A new folder; `exported/VERSION` if left out, with the form behind it where that is no folder."""
+    form: Annotated[Literal["folder", "lora", "gguf"], arg(name="as")] = "folder"
+    """A folder that plain transformers loads, the adapter that was trained (model.lora_rank), or one GGUF file."""
+    kind: Annotated[Literal["f32", "f16", "bf16", "q8_0"] | None, arg(name="type")] = None
+    """Number format of the weights; that of the initial model's files if left out. q8_0 is for GGUF."""
     member: Annotated[str | None, arg(metavar="N|average")] = None
     """Which member of a reward model, from 0, or one with the mean of their weights; the first if left out."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Number format of the weights; that of the initial model's files if left out."""
 
     def run(self) -> Result:
         """Merge and write."""
@@ -109,7 +111,7 @@ class ModelsExport(Common):
         workspace = self.open()
         with closing(Store.open(workspace.database)) as store:
             written = stages.models_export(
-                workspace, self.version, self.directory, member=self.member, dtype=self.dtype
+                workspace, self.version, self.directory, member=self.member, form=self.form, kind=self.kind
             )
             _note(store, audit.Event.EXPORTED, self.version)
         return written

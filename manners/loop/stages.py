@@ -7,31 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from manners.audit import gate
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import asking, bets, bulk, history, reporting
+from manners.loop import asking, bets, bulk, exporting, history, reporting
 from manners.loop.audit import before_the_gate
+from manners.loop.exporting import Form
 from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
-from manners.loop.reward import reference_answers
 from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
 from manners.models import versions
-from manners.reward import stored
+from manners.models.gguf_file import Kind
 from manners.settings import Settings
-from manners.settings_load import from_dict, load
+from manners.settings_load import load
 from manners.store.files.formats import Format
 from manners.types import Choice, VersionKind
-from manners.workspace import INITIAL, Workspace
+from manners.workspace import Workspace
 
 LONG = ("begun_with", "curves", "examples", "reliability", "samples")
 """Facts that only the report shows."""
@@ -252,55 +250,16 @@ def models_rollback(workspace: Workspace) -> Facts:
 def models_export(
     workspace: Workspace,
     version: str,
-    directory: Path,
+    directory: Path | None = None,
     member: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    form: Form = "folder",
+    kind: Kind | None = None,
 ) -> Facts:
-    """Write a version as a folder that plain transformers loads; of a reward model one member, or their `average`.
+    """Write a version for other programs: a folder for transformers, an adapter for peft, or a GGUF file.
 
-    It is in the number format of the initial model's files, unless `dtype` says another.
+    See `loop.exporting`.
     """
-    described = versions.describe(workspace, version)
-    session = Session(workspace, _loads(described))
-    chosen = _member(described, member)
-    chosen_format = getattr(torch, dtype) if dtype else session.pretrained.stored
-    written = {"dtype": str(chosen_format).removeprefix("torch."), "trained_in": session.settings.model.dtype}
-    if described.kind is not VersionKind.REWARD:
-        itself = described.kind is VersionKind.PRETRAIN
-        name = INITIAL if itself else version
-        policy = versions.load_policy(workspace, name, session.pretrained, described.kind)
-        versions.export_policy(policy, session.pretrained, directory, chosen_format)
-        return {"version": version, "directory": str(directory)} | written | {"loads_with": "AutoModelForCausalLM"}
-    reward = stored.load_reward(workspace, version, session.pretrained)
-    reference = reference_answers(session, described.start, described.watermark) if chosen == "average" else []
-    shift = stored.export_reward(reward, chosen, session.pretrained, directory, reference, chosen_format)
-    facts = {"version": version, "directory": str(directory), **written, "member": chosen, "shift": shift}
-    if chosen == "average":
-        facts |= {"shift_measured_on": len(reference)}
-    return facts | {"loads_with": "AutoModelForSequenceClassification", "score": "logit - shift"}
-
-
-def _loads(described: versions.Version) -> Settings:
-    """Return the settings by which the model of a version is loaded: one that is a whole model is its own."""
-    settings = from_dict(described.settings)
-    if described.kind is not VersionKind.PRETRAIN:
-        return settings
-    return replace(settings, model=replace(settings.model, name=described.name))
-
-
-def _member(described: versions.Version, member: str | None) -> int | Literal["average"]:
-    """Return which member of a reward model is asked for, the first if it is not said; raises MannersError for none."""
-    if member is not None and described.kind is not VersionKind.REWARD:
-        what = "a policy" if described.kind is VersionKind.POLICY else f"of the kind {described.kind}"
-        raise MannersError(f"{described.name} is {what}, which has no members: leave out --member")
-    if member == "average":
-        return "average"
-    count = len(described.shifts)
-    if member is not None and not (member.isascii() and member.isdecimal() and int(member) < count):
-        raise MannersError(
-            f"{described.name} has no member {member}: name one of 0 to {count - 1}, or `average`, with --member"
-        )
-    return int(member or 0)
+    return exporting.export(workspace, version, directory, form, kind, member)
 
 
 def status(workspace: Workspace) -> Facts:

@@ -18,3 +18,5 @@ class Found:
     """The number format of its files; of quantised ones, what they are dequantised to."""
     notes: tuple[str, ...] = ()
     """What was left out of it, or put into it."""
+    added: tuple[str, ...] = ()
+    """Tokens that it was given to be laid out with, and that nobody else's copy of it has."""

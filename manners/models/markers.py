@@ -42,7 +42,7 @@ def with_markers(name: str, found: Found) -> Found:
                 f" ({type(error).__name__}: {error}); name a chat template of words that it knows with"
                 " model.chat_template"
             ) from error
-    return replace(found, tokenizer=tokenizer, notes=(*found.notes, notes))
+    return replace(found, tokenizer=tokenizer, notes=(*found.notes, notes), added=tuple(new))
 
 
 @torch.no_grad()

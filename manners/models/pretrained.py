@@ -66,6 +66,8 @@ class Pretrained:
     """The number format in which whoever made the model keeps its weights: what is exported is in it."""
     chosen: ModelSettings | None = None
     """The settings that it was loaded by; None for one that was put together by hand."""
+    added: tuple[str, ...] = ()
+    """Tokens that it was given to be laid out with, and that nobody else's copy of it has."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -114,7 +116,7 @@ def load(
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
     notes += renderer.notes
-    return Pretrained(settings.name, trunk, renderer, "; ".join(notes), found.stored, settings)
+    return Pretrained(settings.name, trunk, renderer, "; ".join(notes), found.stored, settings, found.added)
 
 
 def laid_out(found: Found, settings: ModelSettings, day: Callable[[], date]) -> tuple[Found, Template]:

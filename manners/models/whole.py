@@ -101,4 +101,4 @@ def _assembled(workspace: Workspace, version: Version, above: tuple[str, ...]) -
     if not template.plain:
         base.tokenizer.chat_template = version.template or template.text
     notes = (f"{version.name} above {version.base}", *base.notes)
-    return replace(base, model=branch.assembled(trunk), notes=notes)
+    return replace(base, model=branch.assembled(trunk), notes=notes, added=())

@@ -332,7 +332,18 @@ STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ("models list", "models_list", (), {}),
     ("models promote policy-2", "models_promote", ("policy-2", None), {}),
     ("models rollback", "models_rollback", (), {}),
-    ("models export policy-2 out", "models_export", ("policy-2", Path("out")), {"member": None, "dtype": None}),
+    (
+        "models export policy-2 out",
+        "models_export",
+        ("policy-2", Path("out")),
+        {"member": None, "form": "folder", "kind": None},
+    ),
+    (
+        "models export reward-2 --member average --as gguf --type q8_0",
+        "models_export",
+        ("reward-2", None),
+        {"member": "average", "form": "gguf", "kind": "q8_0"},
+    ),
     ("status", "status", (), {}),
 ]
 
