@@ -72,6 +72,14 @@ def has_enough(choices: Iterable[Choice], settings: ServeSettings, waiting: int 
     )
 
 
+def still_to_get(choices: Iterable[Choice], settings: ServeSettings) -> int:
+    """Return how many more verdicts a comparison gets at most, skips apart: 0 where it has enough."""
+    given = list(choices)
+    if has_enough(given, settings):
+        return 0
+    return settings.overlap - sum(choice is not Choice.SKIP for choice in given)
+
+
 class Queue:
     """The open comparisons and who has seen them; for one thread at a time.
 

@@ -39,7 +39,6 @@ from manners.workspace import INITIAL, atomic_write
 if TYPE_CHECKING:
     from manners.loop.options import JudgeOptions
 
-RESULT = JudgeResult
 WHO, VERSION = "the judge", "the version that judges"
 KEY = "MANNERS_JUDGE_KEY"
 PANEL = 12

@@ -30,8 +30,6 @@ from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
 
 FOLDER = Path(__file__).parent
-LOCAL = "owner"
-"""Name of whoever sits at the machine, where there are no accounts; no account may have it."""
 
 
 @dataclass
