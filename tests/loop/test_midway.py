@@ -14,10 +14,9 @@ from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import history, rounds
 from manners.loop.history import Begun
-from manners.loop.options import Options
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session
-from manners.loop.stage import Stage
+from manners.loop.stage import Options, Stage
 from manners.workspace import Workspace
 from tests.loop.small_rounds import THREE, everything_wins, small
 
