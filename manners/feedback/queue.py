@@ -217,6 +217,11 @@ class Queue:
         self.lease(annotator, chosen)
         return Draw(chosen, drawn, probability, rng.random() < 0.5, pool)
 
+    @property
+    def open(self) -> int:
+        """How many comparisons somebody may still be given, whoever that is; those with a known verdict apart."""
+        return len(self._free)
+
     def left(self, annotator: str) -> int:
         """Return how many comparisons an annotator may still judge, those with a known verdict among them."""
         return self._count(annotator) + len(self._known(annotator))

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, log, openai, people, programs, rounds
+from manners.web import auth, chat, dashboard, label, log, openai, people, programs, rounds, watch
 from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.faults import Faults
 from manners.web.gate import Gate
@@ -35,9 +35,10 @@ def create_app(site: Site) -> FastAPI:
     app.router.route_class = Gate
     app.add_middleware(Faults)
     app.add_middleware(Shield, site=site)
+    app.add_middleware(watch.Watched, figures=site.figures)
     app.add_middleware(Prefix, prefix=site.prefix)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    for page in (auth, chat, dashboard, label, log, openai, people, programs, rounds):
+    for page in (auth, chat, dashboard, label, log, openai, people, programs, rounds, watch):
         app.include_router(page.router)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/health", _health)
