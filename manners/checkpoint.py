@@ -24,10 +24,11 @@ import torch
 from manners.errors import MannersError
 from manners.settings_load import differing, withdrawn
 from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
+from manners.unfinished import KEEP as KEEP
+from manners.unfinished import number_of
+from manners.unfinished import unfinished as unfinished
 from manners.workspace import atomic_folder, discard
 
-KEEP = 2
-"""Checkpoints that are kept: should the last one be damaged, the one before it is still there."""
 RECORDS = (Answer, FinishReason, Response, Role, Sampling, Turn)
 """What a state may hold besides tensors and Python's own types; nothing else is ever unpickled."""
 
@@ -90,7 +91,7 @@ class Run:
     def save(self, more: Mapping[str, Any] = {}) -> None:
         """Write a checkpoint of `state` and `more` (what lives elsewhere, such as parameters); drop the oldest."""
         there = unfinished(self.folder)
-        number = _number(there[-1]) + 1 if there else 1
+        number = number_of(there[-1]) + 1 if there else 1
         with atomic_folder(self.folder / f"checkpoint-{number}") as draft:
             torch.save({**self.state, **more}, draft / "state.pt")
             described = {
@@ -138,25 +139,6 @@ class Run:
                 " begin anew"
             )
         return described
-
-
-def unfinished(folder: Path) -> list[Path]:
-    """Checkpoints of a stage's unfinished run, oldest first; none where no run is unfinished."""
-    return sorted(folder.glob("checkpoint-*"), key=_number)
-
-
-def begun_with(folder: Path) -> dict[str, Any]:
-    """Return what a stage's unfinished run was begun with; nothing where none is unfinished, or it cannot be read."""
-    there = unfinished(folder)
-    try:
-        described = json.loads((there[-1] / "checkpoint.json").read_text(encoding="utf-8"))
-        return dict(described["begun_with"])
-    except (IndexError, OSError, ValueError, KeyError, TypeError):
-        return {}  # whoever goes on with it is told what is damaged
-
-
-def _number(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 BROKEN = (EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)

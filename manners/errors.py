@@ -26,7 +26,7 @@ class UsageError(MannersError):
 
 
 class Blocked(MannersError):
-    """The gate lets a version not through: `facts` say what blocks, and are printed beside the sentence."""
+    """The gate lets a version not through, or a check fails: `facts` say why, and are printed beside the sentence."""
 
     def __init__(self, sentence: str, facts: Mapping[str, Any]) -> None:
         """Take what a person reads, and what a program reads."""

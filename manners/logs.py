@@ -1,13 +1,24 @@
-"""What is said again is counted, not said again: nobody can fill a disk by making the same mistake a million times."""
+"""What is said on stderr: the same again is counted, and with `--log-format json` each line is an object for programs.
+
+Nobody can fill a disk by making the same mistake a million times.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import os
+import re
 import sys
 import threading
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
 
 from manners.errors import described
 
@@ -81,3 +92,97 @@ def _place(error: BaseException | None) -> str:
         return ""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+
+
+Format = Literal["text", "json"]
+FORMAT = "MANNERS_LOG_FORMAT"
+"""What tells the processes that a command starts how they are to write."""
+LEVEL = re.compile(r"(debug|info|warning|error|critical): +", re.IGNORECASE)
+"""How lines begin that say how bad it is."""
+
+
+class JsonLines(io.TextIOBase):
+    """A stream that writes each line that it is given as a JSON object to the one beneath it.
+
+    {"time": UTC in ISO 8601, "level": "info", "message": the line}
+
+    Lines of several threads stay apart. What is written is ASCII: it steers no terminal.
+    """
+
+    def __init__(self, beneath: TextIO) -> None:
+        """Write to a stream."""
+        self._beneath = beneath
+        self._begun = threading.local()
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        """Take a text; lines that it ends are written."""
+        *lines, rest = (getattr(self._begun, "text", "") + text).replace("\r", "\n").split("\n")
+        self._begun.text = rest
+        for line in filter(str.strip, lines):
+            found = LEVEL.match(line)
+            self.say(found[1].lower() if found else "info", line[found.end() :] if found else line)
+        return len(text)
+
+    def say(self, level: str, message: str) -> None:
+        """Write one object."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": at, "level": level, "message": message})
+        with self._lock:
+            self._beneath.write(line + "\n")
+            self._beneath.flush()
+
+    def flush(self) -> None:
+        """Write what waits beneath; a line that has not ended waits here."""
+        self._beneath.flush()
+
+    def fileno(self) -> int:
+        """Return the system's number of the stream."""
+        return self._beneath.fileno()
+
+    def writable(self) -> bool:
+        """Return that it is written to."""
+        return True
+
+
+class _Objects(logging.Handler):
+    """Writes log records, with their level; of an error its kind and place, never what it says."""
+
+    def __init__(self, lines: JsonLines) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        said = record.getMessage() + (f" ({described(error)})" if error else "")
+        self._lines.say(record.levelname.lower(), said)
+
+
+@contextmanager
+def written(as_: Format) -> Iterator[None]:
+    """Have all that is said on stderr inside the block written in a format, also by processes that it starts."""
+    if as_ == "text":
+        yield
+        return
+    before, before_it = sys.stderr, os.environ.get(FORMAT)
+    lines = JsonLines(before)
+    handler = _Objects(lines)
+    replaced: Any = lines
+    sys.stderr, os.environ[FORMAT] = replaced, as_
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        sys.stderr = before
+        if before_it is None:
+            os.environ.pop(FORMAT, None)
+        else:
+            os.environ[FORMAT] = before_it
+
+
+def write_as_told() -> None:
+    """Write on stderr as the process that started this one does."""
+    if os.environ.get(FORMAT) == "json":
+        replaced: Any = JsonLines(sys.stderr)
+        sys.stderr = replaced

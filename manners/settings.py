@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from manners.settings_rounds import AuditSettings as AuditSettings
 from manners.settings_rounds import JudgeSettings as JudgeSettings
 from manners.settings_rounds import LoopSettings as LoopSettings
+from manners.settings_upkeep import BackupSettings as BackupSettings
 from manners.settings_values import Range, check
 
 
@@ -338,6 +339,8 @@ class ServeSettings:
     """Whether comparisons from chats are also put before other annotators."""
     allow_origins: str = ""
     """Sites whose pages may call `/v1` from a browser, with spaces between them (https://app.example.org), or `*`."""
+    metrics: Literal["signed in", "this machine"] = "signed in"
+    """Who sees /metrics: who may see the dashboard, and keys for it; or whatever runs on this machine, too."""
     answers_a_second: Annotated[float, Range(0.01, 10_000.0)] = 10.0
     """Answers a second that one account gets on `/v1` in the long run; 128 at once, the most of one request."""
 
@@ -368,6 +371,7 @@ class Settings:
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     loop: LoopSettings = field(default_factory=LoopSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

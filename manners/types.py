@@ -74,6 +74,8 @@ class AnnotatorKind(StrEnum):
     SIMULATED = "simulated"
 
 
+LOCAL = "owner"
+"""Name of whoever sits at the machine, where there are no accounts; no account may have it."""
 JUDGE = "judge:"
 """How the names of our judges begin."""
 

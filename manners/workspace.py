@@ -20,7 +20,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,9 +220,13 @@ class Workspace:
             raise MannersError(f"{file} is damaged: restore it from a backup of the workspace.")
         return dict(standing)
 
-    def next_version_name(self, kind: str) -> str:
-        """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`."""
-        taken = [re.fullmatch(rf"{re.escape(kind)}-(\d+)", folder.name) for folder in self.models.glob(f"{kind}-*")]
+    def next_version_name(self, kind: str, recorded: Iterable[str] = ()) -> str:
+        """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`.
+
+        `recorded` are names that the store knows: one whose folder was removed is not given again.
+        """
+        known = [*recorded, *(folder.name for folder in self.models.glob(f"{kind}-*"))]
+        taken = [re.fullmatch(rf"{re.escape(kind)}-(\d+)", name) for name in known]
         return f"{kind}-{max((int(match[1]) for match in taken if match), default=0) + 1}"
 
 

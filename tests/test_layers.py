@@ -14,14 +14,15 @@ import manners
 
 ROOT = Path(manners.__file__).parent
 LAYERS = (
-    "manners errors types docstrings facts results settings_values settings_rounds settings settings_load maths logs"
-    " shorten templates spelling turns text restored workspace checkpoint muon training memory metrics terminal"
-    " markup progress data",
+    "manners errors types docstrings facts results settings_values settings_rounds settings_upkeep settings"
+    " settings_load maths logs shorten templates spelling turns text restored workspace unfinished checkpoint muon"
+    " training memory metrics terminal markup progress data",
     "store models",
     "pretrain sft feedback reward ppo direct backup",
     "evaluate audit",
     "report",
     "loop",
+    "upkeep",
     "web scale",
     "cli",
 )
@@ -30,7 +31,7 @@ APART = ("store", "models")
 """Of one layer, and yet they know nothing of each other."""
 MOST_LINES = 400
 HEAVY = {"torch", "transformers", "safetensors"}
-LIGHT = ("manners.web.label", "manners.web.desk", "manners.store")
+LIGHT = ("manners.web.label", "manners.web.desk", "manners.store", "manners.loop.standing", "manners.cli.main")
 """What runs without torch."""
 SQL = {"sqlalchemy", "alembic", "manners.store.tables"}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from manners.cli.common import Common, Result
+from manners.errors import MannersError, UsageError
 from manners.store import Store, audit, to_server_url
 from manners.workspace import Workspace
 
@@ -20,14 +21,31 @@ class Backup(Common):
 
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
     """A folder for backups, best on another disk; a second backup in it copies only what is new."""
+    keep: Annotated[int | None, arg(metavar="N")] = None
+    """Afterwards remove all backups in that folder but the newest N; all stay if left out."""
+    rehearse: bool = False
+    """Afterwards put it back into a scratch folder, to see that it can be."""
 
     def run(self) -> Result:
         """Write and verify it."""
+        from manners.backup import record
         from manners.backup.take import backup
+        from manners.backup.thin import thin
+        from manners.upkeep import schedule
 
+        if self.keep is not None and self.keep < 1:
+            raise UsageError(f"--keep cannot be {self.keep}: one backup stays, at least.")
         workspace = self.open()
         made = backup(workspace, self.directory)
+        record.keep(workspace, failure=None)
         _noted(workspace, audit.Event.EXPORTED)
+        if self.keep is not None:
+            made |= {"removed": asdict(thin(self.directory.expanduser(), self.keep))}
+        if self.rehearse:
+            rehearsed = schedule.rehearse(workspace, self.directory.expanduser())
+            if not rehearsed.verified:
+                raise MannersError(rehearsed.sentence)
+            made |= {"rehearsal": asdict(rehearsed)}
         return made
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +34,8 @@ class Common:
     """The project's folder."""
     as_json: Annotated[bool, arg(name="json")] = False
     """Print the result as one JSON object; progress and logs go to stderr."""
+    log_format: Literal["text", "json"] = "text"
+    """How progress and logs are written on stderr: as people read them, or an object of JSON a line."""
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="STAGE.FIELD=VALUE")] = ()
     """Change a setting for this command only."""
 

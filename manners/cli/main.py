@@ -20,6 +20,7 @@ import manners
 from manners.cli import backup, forget, loop, models, project, serve, stages, store
 from manners.cli.common import show
 from manners.errors import Blocked, MannersError, UsageError
+from manners.logs import written
 from manners.loop.round import COMMANDS
 from manners.settings_load import load
 from manners.terminal import in_one_line, shown_errors
@@ -47,6 +48,7 @@ Command = reduce(
         ],
         Annotated[project.ShowSettings, subcommand("settings")],
         Annotated[project.Status, subcommand("status")],
+        Annotated[project.Doctor, subcommand("doctor")],
         Annotated[backup.Backup, subcommand("backup")],
         Annotated[backup.Restore, subcommand("restore")],
     ),
@@ -64,6 +66,12 @@ def _run(argv: Sequence[str] | None) -> int:
     parsed: Any = tyro.cli(
         Command, prog="manners", description=manners.__doc__, args=argv, config=(FlagCreatePairsOff,)
     )
+    with written(parsed.log_format):
+        return _done(parsed)
+
+
+def _done(parsed: Any) -> int:
+    """Do what was asked for, print what came of it, and return the exit code."""
     try:
         load(None, parsed.overrides)
         with redirect_stdout(sys.stderr):

@@ -48,9 +48,9 @@ class ModelsList(Common):
 
     def run(self) -> Result:
         """List."""
-        from manners.loop import stages
+        from manners.loop import standing
 
-        return stages.models_list(self.open())
+        return standing.models_list(self.open())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,11 @@ class ModelsPromote(Common):
 
     def run(self) -> Result:
         """Promote."""
-        from manners.loop import stages
+        from manners.loop import standing
 
         workspace = self.open()
         with closing(Store.open(workspace.database)) as store:
-            promoted = stages.models_promote(workspace, self.version, self.override)
+            promoted = standing.models_promote(workspace, self.version, self.override)
             _note(store, audit.Event.PROMOTED, self.version)
         return promoted
 
@@ -79,12 +79,12 @@ class ModelsRollback(Common):
 
     def run(self) -> Result:
         """Roll back."""
-        from manners.loop import stages
+        from manners.loop import standing
 
         workspace = self.open()
         with closing(Store.open(workspace.database)) as store:
             was = workspace.current_policy()
-            back = stages.models_rollback(workspace)
+            back = standing.models_rollback(workspace)
             _note(store, audit.Event.ROLLED_BACK, was)
         return back
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from manners.cli.common import Common, Result
-from manners.errors import MannersError, UsageError
+from manners.errors import Blocked, MannersError, UsageError
 from manners.settings_load import describe, load
 from manners.store import Store, to_server_url
 from manners.workspace import Workspace, atomic_write
@@ -129,9 +129,23 @@ class Status(Common):
 
     def run(self) -> Result:
         """Count what there is."""
-        from manners.loop import stages
+        from manners.loop import standing
 
-        return stages.status(self.open())
+        return standing.status(self.open())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Common):
+    """Say whether the workspace is sound: room, model, record, versions, rights, clock, backup; nothing is changed."""
+
+    def run(self) -> Result:
+        """Look it over; exit code 1 where a check fails."""
+        from manners.upkeep import checks, doctor
+
+        found = doctor.examine(self.open(), self.overrides)
+        if failed := checks.failed(found):
+            raise Blocked(f"not sound: {', '.join(failed)}; the sentence of each says what to do.", doctor.facts(found))
+        return doctor.facts(found)
 
 
 def _refuse_versions_elsewhere(store: Store, root: Path, url: str) -> None:

@@ -162,7 +162,7 @@ class AccountsKey(AccountsCommon):
     """What the key is for."""
     scope: Annotated[UseAppendAction[tuple[tuple[Scope, ...], ...]], EnumChoicesFromValues] = ()
     """What it is good for: to get answers, to give verdicts (both if left out), to read what was said and found, to
-    decide."""
+    read how the server is doing, to decide."""
     days: int = LIFETIME[TokenUse.KEY].days
     """For how long."""
 

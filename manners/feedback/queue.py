@@ -72,6 +72,14 @@ def has_enough(choices: Iterable[Choice], settings: ServeSettings, waiting: int 
     )
 
 
+def still_to_get(choices: Iterable[Choice], settings: ServeSettings) -> int:
+    """Return how many more verdicts a comparison gets at most, skips apart: 0 where it has enough."""
+    given = list(choices)
+    if has_enough(given, settings):
+        return 0
+    return settings.overlap - sum(choice is not Choice.SKIP for choice in given)
+
+
 class Queue:
     """The open comparisons and who has seen them; for one thread at a time.
 
@@ -217,6 +225,11 @@ class Queue:
             probability, pool = probability * (1 - gold - repeat), count
         self.lease(annotator, chosen)
         return Draw(chosen, drawn, probability, rng.random() < 0.5, pool)
+
+    @property
+    def open(self) -> int:
+        """How many comparisons somebody may still be given, whoever that is; those with a known verdict apart."""
+        return len(self._free)
 
     def left(self, annotator: str) -> int:
         """Return how many comparisons an annotator may still judge, those with a known verdict among them."""

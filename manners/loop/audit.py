@@ -45,7 +45,6 @@ from manners.workspace import Workspace
 if TYPE_CHECKING:
     from manners.loop.options import AuditOptions
 
-RESULT = AuditResult
 REWARD_MODEL, PAIRS_OF = "the reward model", "the file of its pairs"
 """What says in a run's checkpoints what it is about."""
 AT_ONCE = 128

@@ -19,11 +19,6 @@ def asked(session: Session, version: str, *, closing: bool = False) -> list[Comp
     return _of(session, version)  # another process may have placed a bet in the meantime: that one holds
 
 
-def to_judge(session: Session, version: str) -> int:
-    """Count the comparisons of a version that wait for people's verdicts."""
-    return ask.to_judge(_of(session, version), session.settings.serve)
-
-
 def _of(session: Session, version: str) -> list[Comparison]:
     comparisons = session.store.comparisons(AskedHow.EVALUATION)
     return [one for one in comparisons if version in (one.left.author, one.right.author)]

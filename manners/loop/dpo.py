@@ -38,8 +38,6 @@ from manners.training import training_bytes
 from manners.types import Interval, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
-RESULT = DirectResult
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -121,7 +119,7 @@ def memory_parts(trunk: Trunk, settings: Settings, prompt: int, response: int, a
 
 def run(session: Session, run: Run, inputs: DirectInputs) -> DirectResult:
     """Train the policy on all verdicts, measure it on what was set aside, and keep it as a version."""
-    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
+    name = run.state.setdefault("version", session.next_version_name(VersionKind.POLICY))
     start = None
     if session.start != INITIAL:
         start = versions.load_policy(session.workspace, session.start, session.pretrained)

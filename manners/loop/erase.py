@@ -1,8 +1,9 @@
 """Deletion in files: what the workspace keeps of words that are gone from its store.
 
 A report that shows them is removed, and made anew by `manners report`; so is a store that was too damaged to be read
-when another was put in its place, for nobody can tell what it holds. Of the facts of a run the examples with them are
-taken out. An unfinished run that holds them is dropped: with other words it would be another run, and refuse to go on.
+when another was put in its place, for nobody can tell what it holds, and a copy from before its tables were changed. Of
+the facts of a run the examples with them are taken out. An unfinished run that holds them is dropped: with other words
+it would be another run, and refuse to go on.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from manners.store import Store, deletions
 from manners.store.forget import forget, keys_of
 from manners.workspace import Workspace, atomic_write, discard
 
-DAMAGED = "store.db.damaged"
-"""What `manners restore` calls a store that it could not read."""
+DAMAGED, BEFORE = "store.db.damaged", "store.db.revision-*"
+"""What `manners restore` calls a store that it could not read, and copies from before tables were changed."""
 LISTS = ("examples", "samples")
 """Fields of facts that hold texts of the store."""
 UNPICKLED = b"X"
@@ -46,7 +47,7 @@ def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
         discard(workspace.runs / name)
     changed = [file for file in sorted(workspace.runs.glob("*.json")) if _without_examples(file, texts)]
     changed += _without_report(workspace, texts)
-    changed += _without_damaged(workspace)
+    changed += _without_older(workspace)
     return Swept(tuple(file.name for file in changed), runs)
 
 
@@ -136,13 +137,12 @@ def _says(value: Any, texts: Collection[str]) -> bool:
     return isinstance(value, list) and any(_says(one, texts) for one in value)
 
 
-def _without_damaged(workspace: Workspace) -> list[Path]:
-    """Remove the store that a restore has put aside."""
-    damaged = workspace.root / DAMAGED
-    if not damaged.is_file():
-        return []
-    damaged.unlink()
-    return [damaged]
+def _without_older(workspace: Workspace) -> list[Path]:
+    """Remove the store that a restore has put aside, and those that were kept before their tables were changed."""
+    found = [*workspace.root.glob(DAMAGED), *workspace.root.glob(BEFORE)]
+    for one in found:
+        one.unlink()
+    return found
 
 
 def _without_report(workspace: Workspace, texts: Collection[str]) -> list[Path]:

@@ -47,7 +47,6 @@ from manners.workspace import INITIAL
 if TYPE_CHECKING:  # by way of `asking`, which reads prompts as they are read here, it imports this module
     from manners.loop.options import EvaluateOptions
 
-RESULT = EvaluationResult
 AGAINST = "the version compared with"
 """What `Inputs.decides` calls it."""
 EXAMPLES = 12

@@ -7,30 +7,51 @@ the pages and `manners status` come by.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cached_property
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import NULL, Facts, from_facts, to_facts
-from manners.feedback.queue import has_enough
+from manners.feedback.queue import still_to_get
 from manners.loop.stage import ROUND
 from manners.loop.when import Look, When, parse, ready
 from manners.results.audit import Check, Gate
-from manners.settings import LoopSettings, Settings
+from manners.settings import LoopSettings, ServeSettings, Settings
 from manners.store import Outcome, Store
+from manners.store.accounts import Accounts
 from manners.store.records import Round
-from manners.types import AskedHow, Choice, Comparison, VersionKind, latest_verdicts
+from manners.types import LOCAL, AccountRole, AskedHow, Choice, Comparison, VersionKind, latest_verdicts
+from manners.unfinished import unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
+SKEW = timedelta(minutes=1)
+"""What clocks of machines that share a record may differ by."""
 UNLEARNT = frozenset({AskedHow.EVALUATION, AskedHow.GOLD})
 """What is never trained on."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the store: what several questions are about is read once, when the first of them is asked."""
+
+    store: Store
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """All of them."""
+        return self.store.comparisons()
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """How policies ended, in the order in which they did."""
+        return self.store.rounds()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +103,8 @@ class Waiting:
     have: int
     need: int
     """As far as it is known: with `time`, one verdict."""
+    at_most: int
+    """How many there can be, as far as that is known; where it is less than `need`, the loop goes on with these."""
     sentence: str
 
 
@@ -123,7 +146,7 @@ def turn(workspace: Workspace, rounds: Sequence[Round]) -> int:
 
 def of_round(workspace: Workspace, stage: str) -> int | None:
     """Return which round a stage's unfinished run is of; None where there is none, or it is none of the loop's."""
-    for checkpoint in _checkpoints(workspace, stage):
+    for checkpoint in reversed(unfinished(workspace.runs / stage)):
         with suppress(OSError, ValueError, KeyError, TypeError):
             return _number(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8")))
     return None
@@ -131,17 +154,11 @@ def of_round(workspace: Workspace, stage: str) -> int | None:
 
 def is_done(workspace: Workspace, stage: str, turn: int) -> bool:
     """Return whether a stage has done its part of a round."""
-    if _checkpoints(workspace, stage):
+    if unfinished(workspace.runs / stage):
         return False
     with suppress(OSError, ValueError, KeyError, TypeError):
         return _number(json.loads((workspace.runs / f"{stage}.json").read_text(encoding="utf-8"))) == turn
     return False
-
-
-def _checkpoints(workspace: Workspace, stage: str) -> list[Any]:
-    """Return a stage's checkpoints, newest first; `manners.checkpoint`, which knows them, loads torch."""
-    found = (workspace.runs / stage).glob("checkpoint-*")
-    return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
 def _number(facts: Facts) -> int | None:
@@ -149,13 +166,12 @@ def _number(facts: Facts) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def played(workspace: Workspace, store: Store) -> list[Played]:
+def played(workspace: Workspace, seen: Reading) -> list[Played]:
     """Return the rounds that have ended, with what the record says of each."""
-    rounds = ended(store.rounds())
+    rounds = ended(seen.rounds)
     if not rounds:
         return []
-    marks = {version.name: version.watermark for version in store.versions()}
-    comparisons = store.comparisons()
+    marks = {version.name: version.watermark for version in seen.store.versions()}
     found = []
     for number, one in enumerate(rounds, 1):
         checks = _checks(workspace, one)
@@ -166,7 +182,7 @@ def played(workspace: Workspace, store: Store) -> list[Played]:
                 round=number,
                 policy=one.policy,
                 reward=one.reward,
-                verdicts=counted(comparisons, upto=marks.get(one.reward)),
+                verdicts=counted(seen.comparisons, upto=marks.get(one.reward)),
                 win_rate=one.metrics.get("win_rate"),
                 interval=tuple(ends) if ends else None,
                 quality=(over.estimate, over.low, over.high) if over else None,
@@ -204,23 +220,48 @@ def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | No
     return sum(after < number and (upto is None or number <= upto) for number in arrived)
 
 
-def look(workspace: Workspace, store: Store, settings: Settings) -> Look:
-    """Look at the store: what came since the newest reward model, and what can still come."""
-    comparisons = store.comparisons()
-    rewards = store.versions(VersionKind.REWARD)
-    new = counted(comparisons, after=rewards[-1].watermark if rewards else 0)
-    opened = [c for c in comparisons if c.asked_how is AskedHow.RANDOM]
-    given = [[v.choice for v in latest_verdicts(c.verdicts) if not v.annotator.is_judge] for c in opened]
-    wanting = sum(not has_enough(choices, settings.serve) for choices in given)
-    return Look(now=datetime.now(), since=_since(workspace, store), verdicts=new, wanting=wanting)
+def look(workspace: Workspace, seen: Reading, settings: Settings) -> Look:
+    """Look at the store: what came since the newest reward model, and what can still come from those who are here."""
+    models = seen.store.versions(VersionKind.REWARD)
+    rewards = [one for one in models if (workspace.root / one.path).is_dir()]  # what one that was removed knew is new
+    new = counted(seen.comparisons, after=rewards[-1].watermark if rewards else 0)
+    accounts = [one for one in Accounts(seen.store).all() if not one.disabled and one.role is not AccountRole.VIEWER]
+    people: set[int | None] = {one.id for one in accounts} or {None}
+    """Who labels here: the accounts or, without any, the owner of this machine."""
+    wanted = [
+        want
+        for one in seen.comparisons
+        if one.asked_how is AskedHow.RANDOM and (want := _wants(one, people, settings.serve))
+    ]
+    since, now = _since(workspace, seen), datetime.now(UTC)
+    return Look(
+        now=_on_the_wall(now),
+        since=_on_the_wall(since),
+        verdicts=new,
+        wanting=len(wanted),
+        can_come=sum(wanted),
+        behind=since - now > SKEW,
+    )
 
 
-def _since(workspace: Workspace, store: Store) -> datetime:
-    """Return when the round at work began, by the clock on the wall: with the end of the last, or with the loop."""
+def _wants(comparison: Comparison, people: Collection[int | None], settings: ServeSettings) -> int:
+    """Return how many verdicts a comparison can still get from these people, who judge it once each."""
+    given = [v for v in latest_verdicts(comparison.verdicts) if not v.annotator.is_judge]
+    have = {v.annotator.account for v in given if v.annotator.account is not None or v.annotator.name == LOCAL}
+    return min(still_to_get([v.choice for v in given], settings), len(set(people) - have))
+
+
+def _since(workspace: Workspace, seen: Reading) -> datetime:
+    """Return when the round at work began: with the end of the last, or with the loop."""
     begun = read_begun(workspace)
     moments = [datetime.fromisoformat(begun.created_at)] if begun and begun.created_at else []
-    moments += [one.created_at.replace(tzinfo=UTC) for one in store.rounds()[-1:] if one.created_at]
-    return max(moments, default=datetime.now(UTC)).astimezone().replace(tzinfo=None)
+    moments += [one.created_at.replace(tzinfo=UTC) for one in seen.rounds[-1:] if one.created_at]
+    return max(moments, default=datetime.now(UTC))
+
+
+def _on_the_wall(moment: datetime) -> datetime:
+    """Return what the clock on this machine's wall shows at a moment."""
+    return moment.astimezone().replace(tzinfo=None)
 
 
 def awaited(begun: Begun, settings: Settings) -> When:
@@ -228,57 +269,74 @@ def awaited(begun: Begun, settings: Settings) -> When:
     return parse(begun.when) if begun.when else When(verdicts=settings.loop.verdicts)
 
 
-def for_verdicts(workspace: Workspace, store: Store, settings: Settings, begun: Begun) -> Waiting | None:
+def for_verdicts(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Waiting | None:
     """Return what a round that has asked waits for; None where it can go on, or waiting would be in vain."""
-    when, seen = awaited(begun, settings), look(workspace, store, settings)
-    if begun.crowd or ready(when, seen) or not (seen.verdicts or seen.wanting):
+    when, found = awaited(begun, settings), look(workspace, seen, settings)
+    if begun.crowd or ready(when, found) or not (found.verdicts or found.wanting):
         return None
-    still = f"{seen.wanting} comparisons want some still, on the labelling page"
+    still = f"{found.wanting} comparisons want some still, on the labelling page"
+    have, most = found.verdicts, found.verdicts + found.can_come
     if when.verdicts is None:
-        have = f"{seen.verdicts} new verdict{'s' if seen.verdicts != 1 else ''} so far"
-        return Waiting(what="time", have=seen.verdicts, need=1, sentence=f"waiting for {when}; {have}, {still}")
-    sentence = f"waiting for verdicts: {seen.verdicts} of {when.verdicts} new ones are there; {still}"
-    return Waiting(what="verdicts", have=seen.verdicts, need=when.verdicts, sentence=sentence)
+        so_far = f"{have} new verdict{'s' if have != 1 else ''} so far"
+        sentence = f"waiting for {when}; {so_far}, {still}{_behind(found)}"
+        return Waiting(what="time", have=have, need=1, at_most=most, sentence=sentence)
+    sentence = f"waiting for verdicts: {have} of {when.verdicts} new ones are there; {still}"
+    if most < when.verdicts:
+        sentence += (
+            f", and can get {found.can_come} at most, so that the round goes on with {most}: for more, raise"
+            " loop.prompts or serve.overlap, or invite others (`manners accounts invite`)"
+        )
+    return Waiting(what="verdicts", have=have, need=when.verdicts, at_most=most, sentence=sentence)
 
 
-def asked_about(store: Store, policy: str) -> list[Comparison]:
+def _behind(found: Look) -> str:
+    """Say that the clock was set back, where it was: the time may be long in coming."""
+    if not found.behind:
+        return ""
+    return (
+        f"; this machine's clock is behind the record, in which the last round ended {found.since:%Y-%m-%d %H:%M}, and"
+        ' only a time after that counts: set the clock right, or go on with --when "1 new verdict"'
+    )
+
+
+def asked_about(comparisons: Iterable[Comparison], policy: str) -> list[Comparison]:
     """Return the comparisons that were opened for people to judge a policy."""
-    found = store.comparisons(AskedHow.EVALUATION)
-    return [one for one in found if policy in (one.left.author, one.right.author)]
+    asked = (one for one in comparisons if one.asked_how is AskedHow.EVALUATION)
+    return [one for one in asked if policy in (one.left.author, one.right.author)]
 
 
-def for_judgements(store: Store, settings: Settings, policy: str) -> Waiting | None:
+def for_judgements(seen: Reading, settings: Settings, policy: str) -> Waiting | None:
     """Return how many comparisons of a round's policy lack people's verdicts; None where none does."""
-    opened = asked_about(store, policy)
+    opened = asked_about(seen.comparisons, policy)
     missing = ask.to_judge(opened, settings.serve)
     if not missing:
         return None
-    have = len(opened) - missing
-    sentence = f"waiting for people to judge {policy}: {have} of {len(opened)} comparisons have their verdicts"
-    return Waiting(what="judgements", have=have, need=len(opened), sentence=sentence)
+    have, need = len(opened) - missing, len(opened)
+    sentence = f"waiting for people to judge {policy}: {have} of {need} comparisons have their verdicts"
+    return Waiting(what="judgements", have=have, need=need, at_most=need, sentence=sentence)
 
 
-def waits_for(workspace: Workspace, store: Store, settings: Settings) -> Waiting | None:
+def waits_for(workspace: Workspace, seen: Reading, settings: Settings) -> Waiting | None:
     """Return what the loop waits for; None where there is no loop, it has ended, or it is at work."""
     begun = read_begun(workspace)
     if begun is None or begun.stopped:
         return None
-    number = turn(workspace, store.rounds())
+    number = turn(workspace, seen.rounds)
     if not is_done(workspace, "sample", number):
         return None
     if not is_done(workspace, "reward", number) and of_round(workspace, "reward") != number:
-        return for_verdicts(workspace, store, settings, begun)
+        return for_verdicts(workspace, seen, settings, begun)
     if is_done(workspace, "ppo", number) and of_round(workspace, "evaluation") != number:
-        policies = store.versions(VersionKind.POLICY)
-        return for_judgements(store, settings, policies[-1].name) if policies else None
+        policies = seen.store.versions(VersionKind.POLICY)
+        return for_judgements(seen, settings, policies[-1].name) if policies else None
     return None
 
 
-def facts(workspace: Workspace, store: Store, settings: Settings) -> Facts:
+def facts(workspace: Workspace, seen: Reading, settings: Settings) -> Facts:
     """Return where the loop stands: what `manners status` and the page say."""
     begun = read_begun(workspace)
-    waiting = waits_for(workspace, store, settings)
-    rounds = played(workspace, store)
+    waiting = waits_for(workspace, seen, settings)
+    rounds = played(workspace, seen)
     return {
         "current": workspace.current_policy(),
         "rounds": [to_facts(one) for one in rounds],
@@ -326,11 +384,14 @@ def over(
         more = f"; more with a larger --rounds than {begun.rounds}"
         return f"{len(rounds)} round{'s are' if len(rounds) != 1 else ' is'} played{more}."
     if limits.most_verdicts is not None and verdicts >= limits.most_verdicts:
-        return f"loop.most_verdicts is used up: {verdicts} verdicts of {limits.most_verdicts} are there."
+        there = f"{verdicts} verdicts of {limits.most_verdicts} are there"
+        return f"loop.most_verdicts is used up: {there}; raise it to go on."
     end = datetime.fromisoformat(begun.created_at) + timedelta(hours=limits.hours or 0)
     if limits.hours is not None and moment >= end:
-        return f"loop.hours is used up: the loop was begun {begun.created_at}, and {limits.hours:g} hours are over."
+        since = f"the loop was begun {begun.created_at}, and {limits.hours:g} hours are over"
+        return f"loop.hours is used up: {since}; raise it to go on."
     kl = promoted_kl(rounds, current)
     if limits.kl is not None and kl >= limits.kl:
-        return f"loop.kl is used up: {current} is {kl:.3g} nats per response from the start version, of {limits.kl:g}."
+        far = f"{current} is {kl:.3g} nats per response from the start version, of {limits.kl:g}"
+        return f"loop.kl is used up: {far}; raise it to go on."
     return ""

@@ -41,7 +41,6 @@ from manners.workspace import INITIAL, atomic_write
 if TYPE_CHECKING:
     from manners.loop.options import JudgeOptions
 
-RESULT = JudgeResult
 WHO, VERSION, EVALUATED = "the judge", "the version that judges", "the policy that is evaluated"
 KEY = "MANNERS_JUDGE_KEY"
 PARTS = "checked", "rest", "asked"

@@ -67,7 +67,7 @@ def at_hand(settings: ModelSettings) -> Template | None:
     """Make a model's template from its files alone, where they are on this machine, with any date."""
     folder = Path(settings.name).expanduser()
     if not folder.is_dir():
-        cached = _cached(settings.name)
+        cached = in_hub_cache(settings.name)
         if cached is None:
             return None
         folder = cached
@@ -86,7 +86,7 @@ def at_hand(settings: ModelSettings) -> Template | None:
     )
 
 
-def _cached(name: str) -> Path | None:
+def in_hub_cache(name: str) -> Path | None:
     """Return the folder in which the hub's client keeps a model's tokenizer, where it does."""
     if name.count("/") != 1:
         return None

@@ -46,7 +46,6 @@ from manners.workspace import INITIAL
 if TYPE_CHECKING:
     from manners.loop.options import EvaluateOptions
 
-RESULT = PhasesResult
 EXAMPLES = 12
 Floats = NDArray[np.float64]
 

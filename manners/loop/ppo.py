@@ -31,8 +31,6 @@ from manners.training import training_bytes
 from manners.types import PromptUse, VersionKind
 from manners.workspace import INITIAL
 
-RESULT = PolicyResult
-
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyInputs(Inputs):
@@ -142,7 +140,7 @@ def memory_parts(trunk: Trunk, settings: Settings, rows: int, distinct: int, lon
 def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
     """Run PPO against the reward model and keep the best policy as a version."""
     settings = session.settings
-    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.POLICY))
+    name = run.state.setdefault("version", session.next_version_name(VersionKind.POLICY))
     held_to, unseen = (inputs.prose.by_use[use] for use in (PromptUse.TRAIN, PromptUse.VALIDATE))
     material = Material(inputs.prompts, inputs.validation, held_to, unseen)
     start, begin_as = (

@@ -50,7 +50,6 @@ from manners.settings import PretrainSettings
 from manners.types import VersionKind
 from manners.workspace import atomic_folder
 
-RESULT = PretrainResult
 QUICK = 2**16
 """Bytes of what is set aside that the model is measured on along the way."""
 SAMPLES, SAMPLE_TOKENS = 4, 200
@@ -145,7 +144,7 @@ def plan(session: Session, inputs: PretrainInputs | None = None) -> Plan:
 
 def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:
     """Train a model on the text, measure it beside gzip and an n-gram, and keep it as a version."""
-    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.PRETRAIN))
+    name = run.state.setdefault("version", session.next_version_name(VersionKind.PRETRAIN))
     keep_freed_memory()
     # 1. The text as tokens, and a model to read it.
     begun = _begin(session, inputs)

@@ -50,7 +50,7 @@ def report(session: Session, stages: Sequence[Stage]) -> Facts:
 
 def results(session: Session, stages: Sequence[Stage]) -> dict[str, Finished]:
     """Return what every stage that has run came to, by name and in order."""
-    found = {stage.name: finished(stage, session) for stage in stages}
+    found = {stage.name: finished(stage, session.workspace) for stage in stages}
     return {name: done for name, done in found.items() if done is not None}
 
 

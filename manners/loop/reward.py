@@ -35,7 +35,6 @@ from manners.training import training_bytes
 from manners.types import AskedHow, Comparison, VersionKind
 from manners.workspace import INITIAL
 
-RESULT = RewardResult
 DISAGREEMENT = "disagreement"
 """Name of the facts that tell the queue where the members of the newest reward model differ."""
 
@@ -102,7 +101,7 @@ def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
     """Train the ensemble on all verdicts, measure it on what was set aside, normalise it, and keep it as a version."""
     # 1. Members, trained on single verdicts; whole groups of comparisons are set aside.
     settings = session.settings
-    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.REWARD))
+    name = run.state.setdefault("version", session.next_version_name(VersionKind.REWARD))
     scratch = session.workspace.runs / "trunk-states"
     trained = train_members(
         settings.reward, settings.seed, session.pretrained, inputs.comparisons, run, scratch, inputs.judges

@@ -19,6 +19,13 @@ from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
 from manners.loop.options import AuditOptions, EvaluateOptions, JudgeOptions, PretrainOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
+from manners.results import PolicyResult, RewardResult, SampleResult
+from manners.results.audit import AuditResult
+from manners.results.direct import DirectResult
+from manners.results.evaluation import EvaluationResult
+from manners.results.judge import JudgeResult
+from manners.results.phases import PhasesResult, SFTResult
+from manners.results.pretrain import PretrainResult
 from manners.workspace import Workspace, atomic_write, move_aside
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ PRETRAIN = Stage(
     reads=("pretrain",),
     loads=False,
     module="manners.loop.pretrain",
+    result=PretrainResult,
     options=PretrainOptions,
     section="Pre-training",
 )
@@ -61,6 +69,7 @@ SFT = Stage(
     summary="Teach the form of an answer from examples: dialogues in a file, or what people preferred.",
     reads=("sample", "sft"),
     module="manners.loop.sft",
+    result=SFTResult,
     section="From examples",
 )
 SAMPLE = Stage(
@@ -70,6 +79,7 @@ SAMPLE = Stage(
     reads=("sample", "crowd"),
     trains=False,
     module="manners.loop.sample",
+    result=SampleResult,
     options=SampleOptions,
     next=_answers_or_verdicts,
 )
@@ -79,6 +89,7 @@ REWARD = Stage(
     summary="Train a reward model on the verdicts, and measure it on comparisons set aside.",
     reads=("sample", "reward"),
     module="manners.loop.reward",
+    result=RewardResult,
     next=lambda standing: None if standing.rewards or standing.policies else "manners reward",
 )
 PPO = Stage(
@@ -87,6 +98,7 @@ PPO = Stage(
     summary="Train the policy against the newest reward model.",
     reads=("sample", "ppo"),
     module="manners.loop.ppo",
+    result=PolicyResult,
     next=lambda standing: None if standing.policies else "manners ppo",
 )
 DPO = Stage(
@@ -95,6 +107,7 @@ DPO = Stage(
     summary="Train the policy on the verdicts themselves, without a reward model.",
     reads=("sample", "reward", "dpo"),
     module="manners.loop.dpo",
+    result=DirectResult,
     section="Direct preference optimisation",
 )
 BEHAVIOUR = Stage(
@@ -113,6 +126,7 @@ AUDIT = Stage(
     summary="Find out what a reward model really likes, how a policy behaves, or where that stands before the gate.",
     reads=("sample", "audit"),
     module="manners.loop.audit",
+    result=AuditResult,
     options=AuditOptions,
     asked=" reward {the reward model}",
     beside=BEHAVIOUR,
@@ -125,6 +139,7 @@ JUDGE = Stage(
     loads=False,
     trains=False,
     module="manners.loop.judge",
+    result=JudgeResult,
     options=JudgeOptions,
     section="The judge",
 )
@@ -136,6 +151,7 @@ PHASES = Stage(
     loads=False,
     trains=False,
     module="manners.loop.phases",
+    result=PhasesResult,
     options=EvaluateOptions,
     asked=" {the phase} --against {the other phase}",
     section="Two phases side by side",
@@ -146,6 +162,7 @@ EVALUATE = Stage(
     summary="Compare the newest policy with the current version on unused prompts, or measure a reward model.",
     reads=("sample", "crowd", "evaluate"),
     module="manners.loop.evaluate",
+    result=EvaluationResult,
     options=EvaluateOptions,
     beside=PHASES,
     next=_judgement,

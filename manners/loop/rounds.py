@@ -19,8 +19,8 @@ from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
 from manners.errors import MannersError, UsageError
 from manners.facts import Facts, to_facts
-from manners.loop import asking, bets, history
-from manners.loop.history import Begun, Played, Waiting
+from manners.loop import asking, bets, history, kept
+from manners.loop.history import Begun, Played, Reading, Waiting
 from manners.loop.options import AuditOptions, SampleOptions
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
@@ -28,7 +28,7 @@ from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, refuse_another
 from manners.loop.when import parse
 from manners.models import versions
-from manners.types import AnnotatorKind, PromptUse, VersionKind
+from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace
 
 IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
@@ -74,7 +74,7 @@ def play(session: Session, asked: Asked) -> Facts:
 
 
 def _played(session: Session) -> list[Played]:
-    return history.played(session.workspace, session.store)
+    return history.played(session.workspace, Reading(session.store))
 
 
 def _refuse(asked: Asked) -> None:
@@ -89,12 +89,14 @@ def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
     _refuse(asked)
     before = history.read_begun(workspace)
-    goes_on = before is not None and not before.stopped
-    begun = before if before is not None and goes_on else Begun(created_at=now())
+    rounds = session.store.rounds()
+    if before is None or (before.stopped and len(history.ended(rounds)) >= before.rounds):
+        before = Begun(created_at=now())  # another loop; one that a budget has ended stays the same, with its budget
+    begun = replace(before, stopped="")
     if begun.lays_out is None:
         begun = replace(begun, lays_out=session.pretrained.trunk.compute.lays_out)
     begun = replace(begun, rounds=asked.rounds, crowd=asked.crowd, when=asked.when)
-    number = history.turn(workspace, session.store.rounds())
+    number = history.turn(workspace, rounds)
     for stage in IN_A_ROUND:  # before anything else is done
         refuse_another(stage, workspace, number)
     history.write_begun(workspace, begun)
@@ -126,24 +128,26 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
     if not _begins(session, REWARD):
-        if waiting := _wait(lambda: history.for_verdicts(workspace, store, settings, begun), step=step):
+        if waiting := _wait(lambda: history.for_verdicts(workspace, Reading(store), settings, begun), step=step):
             return waiting
-        if not history.look(workspace, store, settings).verdicts:
+        if not history.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
                 " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
             )
     _do(REWARD, session, begun)
     # 3. Teach the promoted policy what was learnt.
+    _refuse_missing(session, REWARD)
     _do(PPO, session, begun)
     # 4. Judge what came of it.
+    _refuse_missing(session, REWARD, PPO)
     if rules(workspace.root).required(OF_REWARD):
         _do(AUDIT, session, begun, AuditOptions())
     if waiting := _judged_by_people(session, begun, step=step):
         return waiting
-    before = len(_played(session))
+    before = len(history.ended(store.rounds()))
     _do(EVALUATE, session, begun)
-    if len(_played(session)) < max(before, session.turn or 0):
+    if len(history.ended(store.rounds())) < max(before, session.turn or 0):
         raise MannersError(
             f"nobody has judged the policy of round {session.turn}: `manners evaluate --ask N` opens comparisons for"
             " people, and `manners loop` goes on when they are judged"
@@ -167,6 +171,18 @@ def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = 
     execute(stage, session, options, resume=True, locked=True)
 
 
+def _refuse_missing(session: Session, *stages: Stage) -> None:
+    """Raise MannersError where what stages made in this round was removed: the version before it is another's."""
+    for stage in stages:
+        kind = VersionKind.REWARD if stage is REWARD else VersionKind.POLICY
+        newest = session.store.versions(kind)[-1].name
+        if newest not in versions.names(session.workspace, kind):
+            raise MannersError(
+                f"{session.workspace.models / newest} was removed in the middle of round {session.turn}: put it back"
+                f" from a backup, or remove {kept.facts_file(session.workspace, stage.name)} to have it trained anew"
+            )
+
+
 def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     """Open comparisons for people, unless simulated verdicts taught the reward model, and wait for them."""
     if _begins(session, EVALUATE):
@@ -176,14 +192,14 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
     if versions.describe(workspace, reward).source is AnnotatorKind.SIMULATED:
         return None
     policy = versions.latest(workspace, VersionKind.POLICY)
-    if not history.asked_about(store, policy):
+    if not history.asked_about(store.comparisons(AskedHow.EVALUATION), policy):
         session.lay_out_as(bool(begun.lays_out))
         opened = asking.open_for_people(session, session.settings.loop.judgements)
         print(opened["sentence"], file=sys.stderr)
 
     def missing() -> Waiting | None:
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
-        return history.for_judgements(store, session.settings, policy)
+        return history.for_judgements(Reading(store), session.settings, policy)
 
     return _wait(missing, step=step)
 
@@ -219,7 +235,8 @@ def plan(session: Session, asked: Asked) -> Facts:
     for stage in (SAMPLE, REWARD, PPO, EVALUATE):
         with suppress(MannersError):  # what a stage takes that lacks its prompts or verdicts is not known yet
             plans.append(stage.work.plan(session, None).facts)
-    taken = [done.costs.seconds for stage in (SAMPLE, REWARD, PPO, EVALUATE) if (done := finished(stage, session))]
+    ended = [finished(stage, session.workspace) for stage in (SAMPLE, REWARD, PPO, EVALUATE)]
+    taken = [done.costs.seconds for done in ended if done]
     known = {comparison.prompt for comparison in session.store.comparisons()}
     there = session.store.answerable(PromptUse.TRAIN, chats=session.settings.serve.share_chats)
     to_play = max(0, asked.rounds - len(_played(session)))

@@ -27,7 +27,6 @@ from manners.settings import SampleSettings
 from manners.types import Answer, AskedHow, Comparison, Dialogue, PromptUse
 from manners.workspace import INITIAL
 
-RESULT = SampleResult
 ATTEMPTS = 3
 """Times a prompt is answered whose answers came out alike or empty."""
 

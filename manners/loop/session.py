@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import resource
 import sys
 from collections.abc import Sequence
@@ -16,15 +15,15 @@ from pathlib import Path
 import torch
 
 from manners.checkpoint import Run
-from manners.errors import MannersError
 from manners.facts import Facts
+from manners.loop import kept
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
 from manners.results import Machine
 from manners.settings import ModelSettings, Settings
 from manners.store import Store
 from manners.templates import CHATML
-from manners.workspace import INITIAL, Workspace, atomic_write
+from manners.workspace import INITIAL, Workspace
 
 LAID_OUT = "weights are laid out for decoding"
 """What says in the state of a run how it was begun."""
@@ -53,8 +52,7 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The record of what people said; where there are versions there was one, and a lost one is not made anew."""
-        had_one = any(self.workspace.models.glob("*-*/version.json"))
-        return (Store.open if had_one else Store.open_or_create)(self.workspace.database)
+        return kept.open_store(self.workspace)
 
     def run_lock(self, stage: str) -> AbstractContextManager[None]:
         """Hold the right to train: one process a workspace, while asking, importing and reading go on beside it.
@@ -105,6 +103,10 @@ class Session:
             trunk = replace(trunk, compute=replace(now, lays_out=so))
             vars(self)["pretrained"] = replace(self.pretrained, trunk=trunk)
 
+    def next_version_name(self, kind: str) -> str:
+        """Return the name of the next version of a kind: no other one has it, or had it."""
+        return self.workspace.next_version_name(kind, [version.name for version in self.store.versions()])
+
     @property
     def start(self) -> str:
         """The version that learning starts from: what the KL, the scale of rewards and the evaluation refer to."""
@@ -137,24 +139,11 @@ class Session:
 
     def save_facts(self, name: str, facts: Facts) -> None:
         """Keep facts in the folder of runs."""
-        atomic_write(self._facts_file(name), json.dumps(facts, indent=1) + "\n")
+        kept.save_facts(self.workspace, name, facts)
 
     def read_facts(self, name: str) -> Facts | None:
         """Return facts that were kept, or None where there are none; raises MannersError where they are damaged."""
-        file = self._facts_file(name)
-        if not file.exists():
-            return None
-        try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MannersError(f"{file} is damaged ({error}): run that stage again.") from error
-        if not isinstance(facts, dict):
-            raise MannersError(f"{file} is damaged (it holds no facts): run that stage again.")
-        return facts
-
-    def _facts_file(self, name: str) -> Path:
-        self.workspace.runs.mkdir(exist_ok=True)
-        return self.workspace.runs / f"{name}.json"
+        return kept.read_facts(self.workspace, name)
 
 
 def digest(data: object) -> str:

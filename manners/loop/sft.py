@@ -33,7 +33,6 @@ from manners.training import training_bytes
 from manners.types import Dialogue, VersionKind, opening
 from manners.workspace import INITIAL, scratch_folder
 
-RESULT = SFTResult
 SHOWN = 12
 """Prompts set aside that are answered before and after."""
 RESAMPLES = 2000
@@ -140,7 +139,7 @@ def _disk(session: Session, sequences: Sequence[Learned]) -> Disk:
 def run(session: Session, run: Run, inputs: SFTInputs) -> SFTResult:
     """Train a branch on the examples, measure it on those set aside, and keep it as a version."""
     settings = session.settings
-    name = run.state.setdefault("version", session.workspace.next_version_name(VersionKind.SFT))
+    name = run.state.setdefault("version", session.next_version_name(VersionKind.SFT))
     # 1. A branch learns; loss and accuracy on what was set aside, before and after.
     with scratch_folder(session.workspace.runs / "trunk-states") as folder:
         trained = train(settings.sft, settings.seed, session.pretrained, inputs.parts, run, folder)

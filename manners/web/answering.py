@@ -46,7 +46,8 @@ async def _write(site: Site, ongoing: Ongoing, done: dict[int, Done]) -> None:
     names = [*names_of(site.settings.model.name), *names_of(site.engine.state.version)]
     neutral = [Neutral(names) for _ in ongoing.texts]
     try:
-        async with aclosing(site.engine.generate(ongoing.exchange.wanted)) as events:
+        wanted = ongoing.exchange.wanted
+        async with aclosing(site.figures.counted(site.engine.generate(wanted), wanted.count)) as events:
             async for one in events:
                 if isinstance(one, Failed):
                     raise MannersError(one.message)

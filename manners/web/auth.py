@@ -23,11 +23,11 @@ from manners.store.accounts import SPENT, Account, Pass
 from manners.store.audit import Event
 from manners.store.programs import requester
 from manners.store.tokens import Scope, Terms, TokenUse, digest
-from manners.types import AccountRole, Annotator, AnnotatorKind
+from manners.types import LOCAL, AccountRole, Annotator, AnnotatorKind
 from manners.web.gate import Gate
 from manners.web.limits import ENTRIES, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
 from manners.web.shapes import AccountName, Password
-from manners.web.site import LOCAL, Here, Site, noted
+from manners.web.site import Here, Site, noted
 
 COOKIE = "manners_session"
 KNOWN = "manners_known"

@@ -115,6 +115,11 @@ class Desk:
             self._queue.writes_as(annotator.key, annotator.name)
             return Tally(today, total, self._queue.left(annotator.key))
 
+    def open(self) -> int:
+        """Return how many comparisons somebody may still be given, by the last look."""
+        with self._lock:
+            return self._queue.open
+
     def _show(self, annotator: Annotator, draw: Draw) -> Shown | None:
         """Show a comparison; None where its words were deleted since the last look, and then to nobody any more."""
         shown = self._writer.write(partial(views.show, annotator, draw, timedelta(minutes=self._settings.lease)))

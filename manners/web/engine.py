@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
 
+from manners.logs import write_as_told
 from manners.models.requests import (
     JOINED,
     MOST_UNREAD,
@@ -283,6 +284,7 @@ def _begin(
 ) -> None:
     """Run in the process: give way to pages, and only then load what is heavy."""
     os.nice(NICENESS)
+    write_as_told()
     import torch
 
     from manners.models.serving import serve

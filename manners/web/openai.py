@@ -208,7 +208,8 @@ async def _stream(site: Site, reply: _Reply, ask: _Ask | None) -> AsyncIterator[
 
 async def _events(site: Site, reply: _Reply) -> AsyncGenerator[Event]:
     """Yield what is written; whoever leaves early gives the seats back."""
-    async with aclosing(site.engine.generate(reply.generation)) as events:
+    wanted = reply.generation
+    async with aclosing(site.figures.counted(site.engine.generate(wanted), wanted.count)) as events:
         async for event in events:
             yield event
 

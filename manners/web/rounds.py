@@ -34,7 +34,7 @@ async def as_json(_: Looker, site: Here) -> Response:
 
 
 def _facts(site: Site) -> dict[str, Any]:
-    return history.facts(site.workspace, site.store, site.settings)
+    return history.facts(site.workspace, history.Reading(site.store), site.settings)
 
 
 def drawn(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

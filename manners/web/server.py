@@ -27,6 +27,7 @@ from manners.store.accounts import Accounts
 from manners.store.tokens import TokenUse
 from manners.terminal import beneath
 from manners.types import AccountRole
+from manners.upkeep import schedule
 from manners.web.address import remember
 from manners.web.app import create_app
 from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
@@ -85,6 +86,7 @@ def serve(
         engine.start()
         ended = threading.Event()
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
+        threading.Thread(target=schedule.follow, args=(workspace, settings.backup, ended), daemon=True).start()
         try:
             # Not before all is ready: an interrupt that comes while it is made may be lost in a destructor.
             print(_where(site, owner), file=sys.stderr)

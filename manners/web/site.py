@@ -23,7 +23,9 @@ from manners.store import Store
 from manners.store.accounts import Accounts, Pass
 from manners.store.audit import Deed, Event, record
 from manners.store.tokens import TokenUse
+from manners.types import LOCAL as LOCAL
 from manners.web.desk import Desk
+from manners.web.figures import Figures
 from manners.web.generation import Generator
 from manners.web.limits import Limits
 from manners.web.ongoing import Conversations
@@ -31,8 +33,6 @@ from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
 
 FOLDER = Path(__file__).parent
-LOCAL = "owner"
-"""Name of whoever sits at the machine, where there are no accounts; no account may have it."""
 
 
 @dataclass
@@ -75,6 +75,8 @@ class Site:
     """Whether a proxy was named, whose headers are believed."""
     remembered: dict[tuple[TokenUse, str], tuple[Pass | None, float]] = field(default_factory=dict)
     """Which secrets were looked up a moment ago, what they let in, and until when that is believed."""
+    figures: Figures = field(default_factory=Figures)
+    """What `/metrics` tells of the server."""
     templates: Jinja2Templates = field(
         default_factory=lambda: Jinja2Templates(env=environment(FileSystemLoader(FOLDER / "templates")))
     )

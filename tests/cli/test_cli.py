@@ -447,3 +447,15 @@ def test_a_summary_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert 20 < out.count("word") < 40
     show({"text": "word " * 100}, True)
     assert capsys.readouterr().out.count("word") == 100
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [["status"], ["models", "list"], ["models", "rollback"]])
+def test_a_look_loads_neither_torch_nor_transformers(words: list[str], new_workspace: Any, tmp_path: Path) -> None:
+    """In a process of its own, which says what it has loaded."""
+    workspace = new_workspace(tmp_path / "work")
+    command = [*words, "--workspace", str(workspace.root)]
+    program = f"import sys\nfrom manners.cli import main\nmain({command})\nprint(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "manners.loop.standing" in loaded and not loaded & {"torch", "transformers", "safetensors"}

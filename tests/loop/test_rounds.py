@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ import torch
 from manners.cli import main
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import history, rounds
+from manners.loop import history, rounds, stages
 from manners.loop.round import PPO
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
@@ -27,7 +27,10 @@ from manners.loop.stage import execute
 from manners.models import versions
 from manners.settings import LoopSettings, Settings
 from manners.store import Outcome, Store
+from manners.store.accounts import Accounts
 from manners.types import (
+    LOCAL,
+    AccountRole,
     Annotator,
     AnnotatorKind,
     AskedHow,
@@ -222,7 +225,7 @@ def test_with_people_it_waits_for_verdicts_and_for_their_judgement(
         return rounds.play(session, Asked(rounds=1, step=True))
 
     def status() -> Any:
-        return history.facts(session.workspace, session.store, chosen)["waiting_for"]
+        return history.facts(session.workspace, history.Reading(session.store), chosen)["waiting_for"]
 
     waiting = step()["waiting_for"]
     assert (waiting["what"], waiting["have"], waiting["need"]) == ("verdicts", 0, 12)
@@ -254,7 +257,162 @@ def test_what_teaches_nothing_is_not_waited_for(tmp_path: Path) -> None:
     with closing(Store.create(workspace.database)) as store:
         store.add_comparisons([some, replace(some, right=Response("c", "x"), verdicts=given[2:])])
         assert history.counted(store.comparisons()) == 1
-        assert history.look(workspace, store, Settings()).wanting == 2
+        assert history.look(workspace, history.Reading(store), Settings()).wanting == 2
+
+
+@pytest.fixture
+def opened(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Iterator[tuple[Workspace, Store]]:
+    """A workspace of nobody's accounts, in which three comparisons were opened."""
+    workspace = new_workspace(tmp_path / "work")
+    prompts = [(Turn(Role.USER, f"Why {n}?"),) for n in range(3)]
+    some = [Comparison(p, Response("a", "x"), Response("b", "x"), AskedHow.RANDOM, 1.0, ()) for p in prompts]
+    with closing(Store.open(workspace.database)) as store:
+        store.add_comparisons(some)
+        yield workspace, store
+
+
+def waiting(workspace: Workspace, store: Store, when: str = "") -> history.Waiting | None:
+    """Return what a loop of three rounds that has asked waits for."""
+    begun = history.Begun(rounds=3, when=when)
+    return history.for_verdicts(workspace, history.Reading(store), Settings(), begun)
+
+
+def say(store: Store, count: int, *people: Annotator, how: AskedHow = AskedHow.RANDOM) -> None:
+    """Each of these people judges the first comparisons."""
+    numbers = [one.id or 0 for one in store.comparisons(how)[:count]]
+    store.add_verdicts([(number, Verdict(Choice.LEFT, person)) for number in numbers for person in people])
+
+
+def test_it_says_that_fewer_verdicts_can_come_than_it_waits_for(opened: tuple[Workspace, Store]) -> None:
+    """One person gives one verdict on each of three comparisons, which would take two: three of 200, and no more."""
+    workspace, store = opened
+    owner = Annotator(LOCAL, AnnotatorKind.HUMAN)
+    say(store, 1, owner)
+    found = waiting(workspace, store)
+    assert found and (found.have, found.need, found.at_most) == (1, 200, 3)
+    assert "can get 2 at most, so that the round goes on with 3: for more, raise" in found.sentence
+    say(store, 3, owner)
+    assert waiting(workspace, store) is None, "nobody is here who could give another"
+    Accounts(store).add("anna", AccountRole.ANNOTATOR, "a long password")
+    Accounts(store).add("vera", AccountRole.VIEWER, "a long password")
+    found = waiting(workspace, store)
+    assert found and (found.have, found.at_most) == (4, 7), "anna can judge all three; who only looks on, none"
+
+
+def test_it_says_nothing_of_the_kind_where_enough_can_come(opened: tuple[Workspace, Store]) -> None:
+    workspace, store = opened
+    found = waiting(workspace, store, "3 new verdicts")
+    assert found and found.at_most == 3 and "at most" not in found.sentence
+
+
+def test_a_clock_that_was_set_back_is_said(opened: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop was begun in what is the future now: a time of day would be waited for until then."""
+    workspace, store = opened
+    say(store, 1, Annotator("anna", AnnotatorKind.HUMAN))
+    begun = history.Begun(rounds=1, when="03:00", created_at=(datetime.now(UTC) + timedelta(days=40)).isoformat())
+    history.write_begun(workspace, begun)
+    found = waiting(workspace, store, "03:00")
+    assert found and "this machine's clock is behind the record" in found.sentence
+    history.write_begun(workspace, replace(begun, created_at=datetime.now(UTC).isoformat()))
+    found = waiting(workspace, store, "03:00")
+    assert found and "clock" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "goes_on"),
+    [
+        ("2026-03-28T22:00", "2026-03-29T00:59", False),  # 23:00 the day before; 01:59, and the clock jumps to 03:00
+        ("2026-03-28T22:00", "2026-03-29T01:00", True),  # 03:00: 02:30 was left out that night, and has passed
+        ("2026-10-24T21:00", "2026-10-25T00:29", False),  # 02:29 in summer
+        ("2026-10-24T21:00", "2026-10-25T00:30", True),  # 02:30 in summer
+        (
+            "2026-10-25T00:40",
+            "2026-10-25T01:35",
+            False,
+        ),  # from 02:40 in summer to 02:35 in winter
+        ("2026-10-25T00:40", "2026-10-26T01:30", True),
+    ],
+)
+def test_the_night_in_which_clocks_are_changed(
+    begun: str, now: str, goes_on: bool, opened: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--when 02:30` in Berlin, moments in UTC."""
+    workspace, store = opened
+    say(store, 1, Annotator("anna", AnnotatorKind.HUMAN))
+    history.write_begun(workspace, history.Begun(rounds=1, when="02:30", created_at=f"{begun}:00+00:00"))
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        monkeypatch.setattr(history, "datetime", at(now))
+        found = waiting(workspace, store, "02:30")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (found is None) is goes_on
+    assert found is None or "behind" not in found.sentence
+
+
+def at(moment: str) -> type[datetime]:
+    """A clock that stands still."""
+
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.fromisoformat(f"{moment}:00+00:00").astimezone(tz)
+
+    return Still
+
+
+def test_the_record_is_read_once_for_all_that_is_said_of_the_loop(
+    looped: tuple[Path, Facts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    read = list[AskedHow | None]()
+    really = Store.comparisons
+
+    def counted(self: Store, how: AskedHow | None = None, **kwargs: Any) -> list[Comparison]:
+        read.append(how)
+        return really(self, how, **kwargs)
+
+    monkeypatch.setattr(Store, "comparisons", counted)
+    history.write_begun(Workspace.open(root), history.Begun(rounds=4, crowd=False))
+    assert stages.status(Workspace.open(root))["loop"]["to_play"] == 1
+    assert read == [None]
+
+
+def test_what_nobody_learns_from_is_not_said_to_be_learned_from_later(opened: tuple[Workspace, Store]) -> None:
+    """A skip, a judge's verdict, and a judgement of a policy."""
+    workspace, store = opened
+    anna = Annotator("anna", AnnotatorKind.HUMAN)
+    one = store.comparisons()[0]
+    judged = replace(one, id=None, right=Response("c", "y"), asked_how=AskedHow.EVALUATION)
+    [evaluation] = store.add_comparisons([judged])
+    first, second, *_ = [c.id or 0 for c in store.comparisons()]
+    store.add_verdicts([(first, Verdict(Choice.SKIP, anna)), (evaluation, Verdict(Choice.LEFT, anna))])
+    store.add_verdicts([(second, Verdict(Choice.LEFT, Annotator("judge:m#1", AnnotatorKind.AI)))])
+    assert stages.status(workspace)["verdicts_not_yet_learned_from"] == 0
+    store.add_verdicts([(second, Verdict(Choice.TIE, anna))])
+    assert stages.status(workspace)["verdicts_not_yet_learned_from"] == 1
+
+
+def test_a_budget_of_hours_is_the_loops_not_the_commands(
+    looped: tuple[Path, Facts], model: Path, tmp_path: Path
+) -> None:
+    """Ended by its hours it stays ended, however often it is asked for; when all rounds were played, another begins."""
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    workspace = Workspace.open(root)
+    long_ago = (datetime.now(UTC) - timedelta(hours=3)).isoformat(timespec="seconds")
+    history.write_begun(workspace, history.Begun(rounds=9, crowd=True, created_at=long_ago))
+    chosen = small(model)
+    chosen = replace(chosen, loop=replace(chosen.loop, hours=2.0))
+    for _ in range(2):
+        ended = rounds.play(Session(workspace, chosen), replace(THREE, rounds=9))
+        assert ended["stopped"].startswith(f"loop.hours is used up: the loop was begun {long_ago}")
+        assert len(ended["rounds"]) == 3
+    history.write_begun(workspace, history.Begun(rounds=3, created_at=long_ago, stopped="3 rounds are played."))
+    assert rounds.play(Session(workspace, chosen), THREE)["stopped"].startswith("3 rounds are played")
+    begun = history.read_begun(workspace)
+    assert begun is not None and begun.created_at > long_ago
 
 
 def test_a_moment_that_is_none_is_named_with_its_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, MetaData, inspect, select, text
 
 from manners.cli import main
+from manners.errors import MannersError
 from manners.store import Outcome, Round, Store, VersionRecord, schema, views
 from manners.types import (
     Annotator,
@@ -302,3 +303,40 @@ def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> No
             and shown.view != "2"
             and [v.choice for v in store.comparisons()[0].verdicts] == [Choice.RIGHT]
         )
+
+
+def test_a_copy_is_kept_before_the_tables_are_changed(
+    full: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what the store was, private, made once, and no copy is made of what is up to date."""
+    if "://" in full:
+        pytest.skip("a team's server keeps its own copies")
+    path = Path(full)
+    kept = path.with_name(f"{path.name}.revision-0001")
+    before = dump(full)
+    Store.open(full).close()
+    assert dump(str(kept)) == before and dump(full) != before
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert f"a copy of it is {kept.name}" in capsys.readouterr().err
+    inode = kept.stat().st_ino
+    Store.open(full).close()
+    assert kept.stat().st_ino == inode and not capsys.readouterr().err
+    assert sorted(one.name for one in path.parent.glob(f"{path.name}.*")) == [kept.name]
+    # A second try, after one that failed in the middle, leaves the copy that is there.
+    shutil.copyfile(kept, path)
+    Store.open(full).close()
+    assert kept.stat().st_ino == inode
+
+
+def test_without_room_for_the_copy_nothing_is_changed(full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "://" in full:
+        pytest.skip("a team's server keeps its own copies")
+    before = dump(full)
+
+    def full_disk(_: Path) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(schema, "scratch_folder", full_disk)
+    with pytest.raises((MannersError, OSError), match=r"[Nn]o space left"):
+        Store.open(full)
+    assert dump(full) == before

@@ -39,6 +39,7 @@ ROLES = {
     "/chat/{key}/delete": LABEL,
     "/dashboard": {OWNER, REVIEWER, VIEWER},
     "/dashboard.json": {OWNER, REVIEWER, VIEWER},
+    "/metrics": {OWNER, REVIEWER, VIEWER},
     "/rounds": {OWNER, REVIEWER, VIEWER},
     "/rounds.json": {OWNER, REVIEWER, VIEWER},
     "/dashboard/promote": {OWNER},

@@ -1,0 +1,112 @@
+"""What a version's folder says of it, without loading it: kind, base, parent, settings, metrics, watermark.
+
+Nothing here loads torch: whoever only looks on does not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from manners.errors import MannersError
+from manners.facts import from_facts
+from manners.types import AnnotatorKind, VersionKind
+from manners.workspace import INITIAL, Workspace
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a version can be called: a folder of its own in `models/`, and no way out of it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version's description, as version.json holds it."""
+
+    name: str
+    kind: VersionKind
+    base: str
+    """The base model, as model.name gave it."""
+    trunk_hash: str
+    cut: int
+    template_hash: str
+    dtype: str
+    created_at: str
+    start: str = INITIAL
+    """The version that learning started from: the reference of its KL, of its scores' unit and of its evaluation."""
+    parent: str | None = None
+    watermark: int | None = None
+    """Highest id of a verdict that it learned from."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    shifts: tuple[float, ...] = ()
+    """Reward models: each member's mean on the start version's answers."""
+    scale: float | tuple[float, ...] = 1.0
+    """Reward models: what a unit is in each member's score. Older ones have one number for all members: the standard
+    deviation of their mean on all of the start version's answers, to whatever prompt."""
+    witness: tuple[float, float] | None = None
+    """Reward models: shift and scale of the member kept out of the reward, whose branch comes last; None without."""
+    model_hash: str = ""
+    """Of the whole model that it grew on, and the cut; empty in a version that does not say, as old ones."""
+    template: str = ""
+    """The chat template, with its arguments and its date; empty in a version that does not say, as old ones."""
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Reward models: the scale of each member."""
+        return (self.scale,) * len(self.shifts) if isinstance(self.scale, int | float) else self.scale
+
+    @property
+    def source(self) -> AnnotatorKind | None:
+        """Whose verdicts it learned from: a reward model, or a policy without one; None for one that does not say."""
+        said = self.metrics.get("source")
+        return AnnotatorKind(said) if said else None
+
+    @property
+    def reward(self) -> str | None:
+        """Policies: the reward model that it was trained against; None for one that does not say, as old ones."""
+        said = self.metrics.get("reward")
+        return str(said) if said else None
+
+    @property
+    def method(self) -> str:
+        """Policies: what they were trained by; `ppo` for one that does not say, as old ones."""
+        return str(self.metrics.get("method") or "ppo")
+
+
+def describe(workspace: Workspace, name: str) -> Version:
+    """Read a version's description; raises MannersError naming the versions there are."""
+    file = workspace.models / name / "version.json"
+    if not NAME.fullmatch(name) or not file.is_file():
+        there = ", ".join(sorted(f.parent.name for f in workspace.models.glob("*/version.json"))) or "none yet"
+        raise MannersError(f"there is no version {name} in {workspace.root} (there are: {there})")
+    if not file.resolve().is_relative_to(workspace.models.resolve()):
+        raise MannersError(
+            f"{workspace.models / name} is a link that leads out of {workspace.models}: move the version itself there"
+        )
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MannersError(f"{file} is damaged ({error}): use another version.") from error
+    return from_facts(Version, facts, str(file), "use another version")
+
+
+def names(workspace: Workspace, kind: VersionKind) -> list[str]:
+    """Versions of a kind, oldest first."""
+    found = [f.parent.name.removeprefix(f"{kind}-") for f in workspace.models.glob(f"{kind}-*/version.json")]
+    return [f"{kind}-{number}" for number in sorted(int(n) for n in found if n.isdecimal())]
+
+
+def latest(workspace: Workspace, kind: VersionKind) -> str:
+    """Return the newest version of a kind; raises MannersError saying which command makes one."""
+    found = names(workspace, kind)
+    if not found:
+        command = "ppo" if kind is VersionKind.POLICY else str(kind)
+        raise MannersError(f"there is no {kind} version in {workspace.root} yet; run `manners {command}` first")
+    return found[-1]
+
+
+def grew_elsewhere(workspace: Workspace, version: Version, model: str) -> bool:
+    """Return whether names alone say that a version grew on another model: one of the two is of this workspace."""
+    named = (workspace.models / name / "version.json" for name in (version.base, model))
+    return version.base != model and any(file.is_file() for file in named)

@@ -1,0 +1,107 @@
+"""What somebody does in the middle of a round: versions removed, promoted, taken back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from manners.errors import MannersError
+from manners.facts import Facts
+from manners.loop import history, rounds
+from manners.loop.history import Begun
+from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
+from manners.loop.session import Session
+from manners.loop.stage import Options, Stage
+from manners.workspace import Workspace
+from tests.loop.small_rounds import THREE, everything_wins, small
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _everything_wins() -> Iterator[None]:
+    with everything_wins():
+        yield
+
+
+def removed(version: str) -> Callable[[Workspace], object]:
+    """Remove a version's folder."""
+    return lambda workspace: shutil.rmtree(workspace.models / version)
+
+
+@pytest.mark.parametrize(
+    ("version", "stage", "file"), [("reward-3", REWARD, "reward.json"), ("policy-3", PPO, "ppo.json")]
+)
+def test_what_a_round_has_made_and_somebody_removed_is_named(
+    version: str, stage: Stage, file: str, looped: tuple[Path, Facts], model: Path, tmp_path: Path
+) -> None:
+    """The version before it is another round's: it would be taken for this one's."""
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model)).at(3)
+    rounds._refuse_missing(session, REWARD, PPO)
+    removed(version)(session.workspace)
+    with pytest.raises(MannersError, match=rf"{version} was removed in the middle of round 3: .* or remove .*{file}"):
+        rounds._refuse_missing(session, REWARD, PPO)
+    assert session.next_version_name(stage.name.replace("ppo", "policy")).endswith("-4"), "a name is given once"
+    session.store.close()
+
+
+def stopped_before(stage: Stage, root: Path, model: Path) -> Session:
+    """Play three rounds up to a stage of the second; return a session that can go on."""
+    really = rounds._do
+
+    def do(one: Stage, session: Session, begun: Begun, options: Options | None = None) -> None:
+        if one.name == stage.name and session.turn == 2:
+            raise ZeroDivisionError
+        really(one, session, begun, options)
+
+    with closing(Session(Workspace.open(root), small(model)).store), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "_do", do)
+        with pytest.raises(ZeroDivisionError):
+            rounds.play(Session(Workspace.open(root), small(model)), THREE)
+    return Session(Workspace.open(root), small(model))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("before", "happens", "start"),
+    [
+        (EVALUATE, lambda workspace: workspace.promote("policy-2"), "policy-1"),
+        (EVALUATE, lambda workspace: workspace.roll_back(), "policy-1"),
+        (PPO, lambda workspace: workspace.roll_back(), "initial"),
+        (SAMPLE, lambda workspace: workspace.roll_back(), "initial"),
+        (PPO, removed("reward-1"), "policy-1"),  # an old one is nobody's any more
+    ],
+)
+def test_a_promotion_or_a_way_back_in_mid_round_is_gone_on_from(
+    before: Stage, happens: Callable[[Workspace], object], start: str, fresh: Path, model: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = stopped_before(before, root, model)
+    happens(session.workspace)
+    facts = rounds.play(session, replace(THREE, rounds=2))
+    assert [one["policy"] for one in facts["rounds"]] == ["policy-1", "policy-2"]
+    assert facts["current"] == "policy-2" and not history.waits_for(
+        session.workspace, history.Reading(session.store), session.settings
+    )
+    parents = {version.name: version for version in session.store.versions()}
+    assert parents.keys() == {"reward-1", "policy-1", "reward-2", "policy-2"}
+    described = (session.workspace.models / "policy-2" / "version.json").read_text(encoding="utf-8")
+    assert f'"parent": "{start}"' in described
+
+
+@pytest.mark.long
+def test_a_reward_model_that_was_removed_is_trained_anew_under_another_name(
+    fresh: Path, model: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = stopped_before(PPO, root, model)
+    removed("reward-2")(session.workspace)
+    with pytest.raises(MannersError, match=r"reward-2 was removed in the middle of round 2"):
+        rounds.play(session, THREE)
+    (root / "runs" / "reward.json").unlink()
+    facts = rounds.play(session, replace(THREE, rounds=2))
+    assert [one["reward"] for one in facts["rounds"]] == ["reward-1", "reward-3"]

@@ -1,0 +1,206 @@
+"""Backups on a schedule: when one is due, what stays of old ones, and a restore that is rehearsed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manners.backup import record, snapshots, take
+from manners.backup.restore import restore
+from manners.backup.take import backup
+from manners.backup.thin import thin
+from manners.cli import main
+from manners.errors import MannersError
+from manners.settings import BackupSettings
+from manners.store import Store
+from manners.types import PromptUse, Role, Turn
+from manners.upkeep import schedule
+from manners.upkeep.schedule import is_due, look
+from manners.workspace import Workspace
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def ago(hours: float) -> str:
+    return (NOW - timedelta(hours=hours)).isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize(
+    ("last", "failed", "due"),
+    [
+        (None, None, True),
+        (ago(23.9), None, False),
+        (ago(24), None, True),
+        (ago(-1), None, True),  # the clock was set back
+        (None, ago(0.9), False),  # tried again an hour after it failed
+        (None, ago(1), True),
+        (ago(50), ago(0.5), False),
+        (ago(2), ago(1.5), True),
+        (ago(50), ago(-3), True),
+    ],
+)
+def test_when_one_is_due(last: str | None, failed: str | None, due: bool) -> None:
+    assert is_due(last, failed, DAY, NOW) is due
+
+
+@given(st.timedeltas(timedelta(0), 9 * DAY), st.timedeltas(timedelta(minutes=6), 3 * DAY))
+def test_what_is_due_stays_so_until_it_is_done(age: timedelta, every: timedelta) -> None:
+    due = is_due((NOW - age).isoformat(), None, every, NOW)
+    assert due is (age >= every)
+    assert is_due((NOW - age).isoformat(), None, every, NOW + every)
+
+
+def chosen(tmp_path: Path, **more: float) -> BackupSettings:
+    return BackupSettings(into=str(tmp_path / "backups"), **more)  # type: ignore[arg-type]
+
+
+def asked(workspace: Workspace, *texts: str) -> None:
+    with closing(Store.open(workspace.database)) as store:
+        store.add_prompts([(Turn(Role.USER, text),) for text in texts], PromptUse.TRAIN, "test")
+
+
+def test_it_backs_up_and_rehearses_and_then_rests(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked(workspace, "Why?")
+    first, second = look(workspace, chosen(tmp_path))
+    assert first.startswith(f"backup: {tmp_path / 'backups' / 'backup-1'} holds 0 verdicts")
+    assert second.startswith("rehearsal:") and "can be put back, with 0 verdicts and 0 versions" in second
+    assert look(workspace, chosen(tmp_path)) == []
+    left = {one.name for one in (tmp_path / "backups").iterdir()}
+    assert left == {"backup-1", "objects", "backup.lock"}, "the scratch folder is gone"
+    assert main(["status", "--json", "--workspace", str(workspace.root)]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["last_rehearsal"]["verified"] and status["last_rehearsal"]["backup"].endswith("backup-1")
+    assert "backup_failed" not in status
+
+
+def test_nothing_is_done_that_was_not_asked_for(workspace: Workspace, tmp_path: Path) -> None:
+    assert look(workspace, BackupSettings()) == []
+    [only] = look(workspace, chosen(tmp_path, rehearse=0.0))
+    assert only.startswith("backup:") and record.rehearsal(workspace) is None
+
+
+def test_a_backup_that_fails_is_said_kept_and_tried_again(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backups").write_text("a file where a folder should be")
+    [said] = look(workspace, chosen(tmp_path))
+    assert said.startswith("backup: failed, and is tried again in an hour:")
+    failed = record.failure(workspace)
+    assert failed is not None and "already holds other things" in failed.problem
+    (tmp_path / "backups").unlink()
+    assert look(workspace, chosen(tmp_path)) == [], "an hour has not passed"
+    later = datetime.now(UTC) + timedelta(hours=1)
+    monkeypatch.setattr(schedule, "_now", lambda: later)
+    assert len(look(workspace, chosen(tmp_path))) == 2
+    assert record.failure(workspace) is None
+
+
+def test_a_fault_of_ours_ends_no_server_and_says_nobodys_words(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object) -> None:
+        raise ValueError("what somebody wrote")
+
+    monkeypatch.setattr(schedule, "backup", faulty)
+    [said] = look(workspace, chosen(tmp_path))
+    failed = record.failure(workspace)
+    assert "ValueError" in said and failed is not None and failed.problem == "ValueError"
+    assert "somebody" not in said
+
+
+def test_a_backup_that_the_disk_has_changed_is_found_by_the_rehearsal(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Path(backup(workspace, tmp_path / "backups")["path"])
+    file = place / "store.db"
+    file.write_bytes(file.read_bytes()[:-100])
+    made = schedule.rehearse(workspace, tmp_path / "backups")
+    assert not made.verified and "not what was written" in made.problem
+    for one in (tmp_path / "backups" / "objects").iterdir():
+        one.unlink()
+    backup(workspace, tmp_path / "backups")  # it is whole again, under the next number
+    assert schedule.rehearse(workspace, tmp_path / "backups").verified
+    words = ["backup", str(tmp_path / "backups"), "--rehearse", "--keep", "1", "--json"]
+    assert main([*words, "--workspace", str(workspace.root)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rehearsal"]["verified"] and told["removed"]["backups"] == 2
+
+
+def test_a_rehearsal_leaves_the_workspace_and_the_backup_as_they_are(workspace: Workspace, tmp_path: Path) -> None:
+    asked(workspace, "Why?")
+    backup(workspace, tmp_path / "backups")
+    kept = {one: one.read_bytes() for one in (tmp_path / "backups").rglob("*") if one.is_file()}
+    before = {one.name for one in workspace.root.iterdir()}
+    schedule.rehearse(workspace, tmp_path / "backups")
+    assert kept == {one: one.read_bytes() for one in (tmp_path / "backups").rglob("*") if one.is_file()}
+    assert {one.name for one in workspace.root.iterdir()} == before | {"upkeep.json"}
+
+
+def test_of_old_backups_the_newest_stay_whole_and_what_only_others_held_goes(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Five backups, each with a version of its own; two stay, and restore to what they were."""
+    folder = tmp_path / "backups"
+    for number in range(1, 6):
+        (workspace.models / f"policy-{number}").mkdir()
+        (workspace.models / f"policy-{number}" / "branch-0.safetensors").write_bytes(b"%d" % number * 1000)
+        if number > 2:
+            shutil.rmtree(workspace.models / f"policy-{number - 2}")
+        backup(workspace, folder)
+    objects = set((folder / "objects").iterdir())
+    gone = thin(folder, 2)
+    assert gone.backups == 3 and [one.name for one in snapshots.all_of(folder)] == ["backup-4", "backup-5"]
+    removed = objects - set((folder / "objects").iterdir())
+    assert {one.stat().st_size for one in (folder / "objects").iterdir()} >= {1000}
+    assert gone.files == len(removed) == 2 and gone.size == 2000, "what policy-1 and policy-2 had"
+    found = restore(folder / "backup-4", tmp_path / "back")
+    assert found["verified"] and {one.name for one in (tmp_path / "back" / "models").iterdir()} >= {
+        "policy-3",
+        "policy-4",
+    }
+    assert thin(folder, 2).files == 0
+
+
+def test_no_file_goes_where_a_backup_that_stays_cannot_be_read(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    for number in range(3):
+        asked(workspace, f"Why {number}?")
+        (workspace.root / "guidelines.md").write_text(f"Be kind, {number}.")
+        backup(workspace, folder)
+    (folder / "backup-3" / "backup.json").write_text("{")
+    objects = set((folder / "objects").iterdir())
+    assert thin(folder, 1).backups == 2
+    assert set((folder / "objects").iterdir()) == objects
+
+
+def test_nothing_is_thinned_while_a_backup_is_being_written(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    backup(workspace, folder)
+    with snapshots.writing(folder), pytest.raises(MannersError, match="another backup is being written"):
+        thin(folder, 1)
+
+
+def test_the_server_looks_each_minute_and_ends_when_it_is_told_to(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(schedule, "LOOK", 0.01)
+    ended = threading.Event()
+    following = threading.Thread(target=schedule.follow, args=(workspace, chosen(tmp_path), ended))
+    following.start()
+    while record.rehearsal(workspace) is None:
+        ended.wait(0.01)
+    ended.set()
+    following.join()
+    assert take.last(workspace) and capsys.readouterr().err.count("backup:") == 1
+    schedule.follow(workspace, BackupSettings(), threading.Event())  # nothing is asked for: it ends at once
