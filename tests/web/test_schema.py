@@ -111,7 +111,7 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def operations(app: FastAPI) -> Iterator[schemathesis.schemas.APIOperation[Any, Any, Any]]:
+def operations(app: FastAPI) -> Iterator[schemathesis.schemas.APIOperation[Any, Any, Any, Any]]:
     everything = schemathesis.openapi.from_dict(app.openapi())
     everything.app = app
     for found in everything.get_all_operations():
