@@ -43,9 +43,9 @@ class Aside:
         return self._ask([hashed, password]) == "yes"
 
     def stop(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._end()
+        """End the process, also in the middle of a hash."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def _ask(self, texts: list[str]) -> str:
         with self._lock:
