@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 from manners.types import Dialogue, Role
 
@@ -48,9 +47,10 @@ class Ending:
 def longest_ending(lay: Lay, size: Size, prompt: Dialogue, room: int, check: Check = lambda: None) -> Ending:
     """Return the ending of a prompt with the most turns that fits into `room` tokens, or its last turn if none does.
 
-    Laying every ending out would cost the square of the turns. So each turn is counted once by itself, what a turn
-    takes beside its text is seen from two short endings, and only those are laid out between which the border should
-    be. Of the one returned and of the next longer one it is known, not guessed, that one fits and the other does not.
+    Laying every ending out would cost the square of the turns. So turns are counted once by themselves, from the last
+    one on and as many as may fit, what a turn takes beside its text is seen from two short endings, and only those are
+    laid out between which the border should be. Of the one returned and of the next longer one it is known, not
+    guessed, that one fits and the other does not.
     """
     low = 0
     if sum(len(turn.text) for turn in prompt) <= CHARACTERS * room:  # it probably fits
@@ -62,7 +62,7 @@ def longest_ending(lay: Lay, size: Size, prompt: Dialogue, room: int, check: Che
     best = lay(kept[high][0])
     if len(best) > room:
         return Ending(kept[high][0], best, kept[high][1])
-    at = _expected(lay, size, kept, best, room, check)
+    at = min(_expected(lay, size, kept, best, room, check), high - 1)
     step = 1
     while low < high:
         check()
@@ -78,18 +78,23 @@ def longest_ending(lay: Lay, size: Size, prompt: Dialogue, room: int, check: Che
 def _expected(lay: Lay, size: Size, kept: Sequence[tuple[Dialogue, int]], last: Ids, room: int, check: Check) -> int:
     """Return which ending should be the first that fits, by the sizes of the turns and what a template puts around."""
     whole, few = kept[0][0], max(0, len(kept) - SHORT)
-    sizes = list[int]()
-    for turn in whole:
-        check()
-        sizes.append(size(turn.text))
-    tails = [0, *accumulate(reversed(sizes))]
-    texts = [tails[len(whole) - dropped - (whole[0].role is Role.SYSTEM)] for _, dropped in kept]
-    more = kept[-1][1] - kept[few][1]
-    around = (len(lay(kept[few][0])) - len(last) - texts[few] + texts[-1]) / max(1, more)
-    for index, (_, dropped) in enumerate(kept):
-        if len(last) + texts[index] - texts[-1] + around * (kept[-1][1] - dropped) <= room:
-            return index
-    return len(kept) - 1
+    turns = len(whole) - (whole[0].role is Role.SYSTEM)
+    tails = [0]
+
+    def text(dropped: int) -> int:
+        """Count the texts of an ending's turns, of each turn once, from the last one on."""
+        while len(tails) <= turns - dropped:
+            check()
+            tails.append(tails[-1] + size(whole[-len(tails)].text))
+        return tails[turns - dropped]
+
+    end = kept[-1][1]
+    around = (len(lay(kept[few][0])) - len(last) - text(kept[few][1]) + text(end)) / max(1, end - kept[few][1])
+    for index in reversed(range(len(kept))):
+        dropped = kept[index][1]
+        if len(last) + text(dropped) - text(end) + around * (end - dropped) > room:
+            return min(index + 1, len(kept) - 1)
+    return 0
 
 
 def prompt_room(prompt: int, longest: int, context: int) -> int:

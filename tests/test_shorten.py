@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from manners.shorten import endings, longest_end, longest_ending
+from manners.shorten import SHORT, endings, longest_end, longest_ending
 from manners.text import Renderer
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 from tests.worlds import BOS, END, END_IDS, NO_SYSTEM_TEMPLATE, TEMPLATE, tiny_renderer, tiny_tokenizer
@@ -170,7 +170,10 @@ def test_the_ending_that_is_found_is_the_one_that_trying_all_of_them_finds(
     assert (found.turns, found.ids, found.dropped) == expected
 
 
-def test_a_long_dialogue_costs_its_length_and_not_its_square() -> None:
+@pytest.mark.parametrize("room", [100, 300])
+@pytest.mark.parametrize("words", [1, 20])
+def test_a_long_dialogue_costs_what_is_kept_of_it(words: int, room: int) -> None:
+    """Also where its last turn alone fits: then half of the dialogue was laid out first, a second of work."""
     renderer = renderer_of("template", 1_000_000)
     laid_out = counted = 0
 
@@ -185,11 +188,12 @@ def test_a_long_dialogue_costs_its_length_and_not_its_square() -> None:
         return renderer._size(text)
 
     turns = 1001
-    prompt = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, "bread " * (1 + i % 7)) for i in range(turns))
-    found = longest_ending(lay, size, prompt, 300)
-    assert counted == turns, "each turn is tokenised once"
-    assert laid_out < turns, "and beside that only what fits, a few times over"
-    assert 0 < len(found.ids) <= 300 < len(renderer._ids(prompt[found.dropped - 2 :]))
+    prompt = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, "bread " * (words + i % 7)) for i in range(turns))
+    found = longest_ending(lay, size, prompt, room)
+    kept = turns - found.dropped
+    assert counted <= max(kept, 2 * SHORT) + 2, "turns are counted once, and no more than may fit"
+    assert laid_out <= 4 * kept + 2 * SHORT + 6, "and beside that only what fits is laid out, a few times over"
+    assert 0 < len(found.ids) <= room < len(renderer._ids(prompt[found.dropped - 2 :]))
 
 
 def test_who_has_left_is_not_prepared_for() -> None:
@@ -205,6 +209,6 @@ def test_who_has_left_is_not_prepared_for() -> None:
             raise Left
 
     renderer = renderer_of("template", 1_000_000)
-    prompt = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, "bread " * 9) for i in range(1001))
+    prompt = tuple(Turn(Role.USER if i % 2 == 0 else Role.ASSISTANT, "a") for i in range(1001))
     with pytest.raises(Left):
         longest_ending(renderer._ids, renderer._size, prompt, 300, check)

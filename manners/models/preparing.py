@@ -20,7 +20,7 @@ from manners.shorten import Check
 from manners.text import Renderer
 
 SHORT = 8_192
-"""Characters of a dialogue that is laid out at once: some milliseconds."""
+"""Characters of a dialogue, and of an answer that is to be continued, laid out at once: some milliseconds."""
 FEW = 40
 """Turns that it may have."""
 AT_ONCE = 4
@@ -70,8 +70,8 @@ class Preparing:
 
     def take(self, submit: Submit) -> None:
         """Lay a request out when its account's turn comes."""
-        prompt = submit.request.prompt
-        short = len(prompt) <= FEW and sum(len(turn.text) for turn in prompt) <= SHORT
+        prompt, begun = submit.request.prompt, submit.request.begun
+        short = len(prompt) <= FEW and len(begun) + sum(len(turn.text) for turn in prompt) <= SHORT
         with self._changed:
             self._wanted.add(submit.key)
             (self._short if short else self._long).add(submit.request.account, submit)

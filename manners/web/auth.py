@@ -241,7 +241,7 @@ async def sign_in(
 ) -> Response:
     """Sign in by name and password."""
     slow_guesses(request, site, name)
-    account = await site.limits.hashed(request.state.entrant, partial(site.accounts.check, name, password))
+    account = await site.limits.hashed(request, request.state.entrant, partial(site.accounts.check, name, password))
     if account is None:
         await noted(request, Event.SIGN_IN_FAILED)
         return site.page(request, "sign_in.html.j2", status=403, then=_inside(then), failed=True, name=name)
@@ -265,7 +265,7 @@ async def follow_link(
     """Sign in by a link that is good once, with a new password where one is given."""
     follow = partial(site.accounts.follow, secret, password or None)
     if password:
-        found = await site.limits.hashed(request.state.entrant, follow)
+        found = await site.limits.hashed(request, request.state.entrant, follow)
     else:
         found = await to_thread.run_sync(follow, limiter=site.limits.writing)
     await noted(request, Event.SIGNED_IN, "link", by=found.account.id)
@@ -292,7 +292,9 @@ async def join(
     password: Annotated[Password, Form()],
 ) -> Response:
     """Make the account that an invitation is for, and sign in."""
-    account = await site.limits.hashed(request.state.entrant, partial(site.accounts.join, secret, name, password))
+    account = await site.limits.hashed(
+        request, request.state.entrant, partial(site.accounts.join, secret, name, password)
+    )
     await noted(request, Event.JOINED, by=account.id)
     return await signed_in(request, site, account, "/")
 

@@ -43,9 +43,9 @@ class Aside:
         return self._ask([hashed, password]) == "yes"
 
     def stop(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._end()
+        """End the process, also in the middle of a hash."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def _ask(self, texts: list[str]) -> str:
         with self._lock:
@@ -54,17 +54,18 @@ class Aside:
                 # Not in a session of its own: where a system shares its time by sessions it would give way to nobody.
                 command = [sys.executable, "-P", "-m", "manners.web.hashing"]
                 pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+                found = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # where ours was found
                 self._process = subprocess.Popen(
-                    command, stdin=pipe, stdout=pipe, stderr=quiet, text=True, process_group=0
+                    command, stdin=pipe, stdout=pipe, stderr=quiet, env=found, text=True, process_group=0
                 )
             process = self._process
             assert process.stdin is not None and process.stdout is not None
             with suppress(BrokenPipeError):
                 print(json.dumps(texts), file=process.stdin, flush=True)
-            if not (found := process.stdout.readline()):
+            if not (said := process.stdout.readline()):
                 self._end()
                 raise Unavailable("the process that hashes passwords has ended: try again in a moment")
-            return str(json.loads(found))
+            return str(json.loads(said))
 
     def _end(self) -> None:
         if self._process is not None:

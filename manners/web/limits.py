@@ -10,7 +10,8 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from manners.web.hashing import Line
@@ -44,6 +45,8 @@ DELETIONS = Rate(burst=10, a_second=0.2)
 """Conversations that one account has deleted: for each, the files of the workspace are looked through."""
 STRANGERS = Rate(burst=300, a_second=20)
 """Requests of one address that nobody has signed in for, to pages where one must have."""
+OPENED = Rate(burst=1000, a_second=100)
+"""Requests of one address to what is open to all: a hundred people behind one, with eight files to a page."""
 REQUEST_BYTES = 100_000
 """What a request in progress counts as, beside its body: its task, its texts, its answer."""
 HELD_BY_ONE = 16_000_000
@@ -88,9 +91,14 @@ class Limits:
         self._held[who] += size
         self._all += size
 
-    async def hashed(self, who: str, call: Callable[[], T]) -> T:
-        """Return what a call returns that hashes a password, once it is this one's turn."""
+    async def hashed(self, request: Request, who: str, call: Callable[[], T]) -> T:
+        """Return what a call returns that hashes a password, once it is its turn.
+
+        Raises ClientDisconnect where whoever asked has left meanwhile: nothing is hashed for nobody.
+        """
         async with self.line.turn(who):
+            if await request.is_disconnected():
+                raise ClientDisconnect
             return await to_thread.run_sync(call, limiter=self.hashing)
 
     def let_go(self, scope: Scope) -> None:

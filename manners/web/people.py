@@ -124,7 +124,7 @@ async def password(
         raise MannersError("without accounts there is no password: `manners accounts add NAME` makes the first account")
     slow_guesses(request, site, visitor.name)
     change = partial(site.accounts.change_password, visitor.account, old, new)
-    await site.limits.hashed(visitor.key, change)
+    await site.limits.hashed(request, visitor.key, change)
     await noted(request, Event.PASSWORD_SET)
     site.remembered.clear()
     return await signed_in(request, site, Account(visitor.name, visitor.role, id=visitor.account), "/me")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
@@ -10,8 +12,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from manners.web.auth import from_elsewhere
+from manners.web.auth import address_of, from_elsewhere
 from manners.web.connections import BODY_SECONDS
+from manners.web.limits import OPENED
 from manners.web.shapes import problem
 from manners.web.site import Site
 
@@ -45,6 +48,8 @@ PROXIED = (
 )
 
 
+OPEN = ("/static/", "/sign-in", "/sign-out", "/join/", "/health")
+"""What needs nobody to be signed in; see `app.OPEN`."""
 PROGRAMS = "/v1/"
 """What pages of other sites may call where `serve.allow_origins` names them; with a key, never with a cookie."""
 PREFLIGHT_SECONDS = "600"
@@ -99,7 +104,7 @@ class Shield:
 
         request = Request(scope)
         welcome = self._welcome(request)
-        refusal = self._refusal(request, bool(welcome))
+        refusal = self._refusal(request, bool(welcome)) or self._too_many(request)
         try:
             await (refusal or self._app)(scope, counted, with_headers)
         finally:
@@ -133,6 +138,15 @@ class Shield:
             return _refuse(413, TOO_LARGE)
         return _preflight(request) if welcome and request.method == "OPTIONS" else None
 
+    def _too_many(self, request: Request) -> Response | None:
+        """Refuse whoever asks for what is open to all without an end: nobody else counts it."""
+        if not request.scope["path"].startswith(OPEN):
+            return None
+        wait = self._site.limits.take("open", address_of(request), OPENED)
+        if not wait:
+            return None
+        return _refuse(429, "too many at once: try again in a moment", {"Retry-After": str(math.ceil(wait))})
+
 
 def _forwarded(request: Request) -> str | None:
     """Return a header that says that somebody else sent the request first; None where there is none."""
@@ -152,5 +166,5 @@ def _preflight(request: Request) -> Response:
     return Response(status_code=204, headers=headers)
 
 
-def _refuse(status: int, message: str) -> JSONResponse:
-    return JSONResponse(problem(message), status)
+def _refuse(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(problem(message), status, headers)

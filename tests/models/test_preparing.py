@@ -53,6 +53,13 @@ def asked(account: str, text: str = LONG) -> GenerationRequest:
     return GenerationRequest((Turn(Role.USER, text),), 5, seed=0, account=account)
 
 
+def test_an_answer_that_is_to_be_continued_is_laid_out_at_once_only_where_it_is_short() -> None:
+    preparing = Preparing(tiny_pretrained("llama").renderer, 4, SimpleQueue())
+    for key, begun in enumerate((LONG, "an oven")):
+        preparing.take(Submit(key, replace(asked("one", "Hi"), begun=begun)))
+    assert [ready.key for ready in preparing.at_once()] == [1]
+
+
 def test_accounts_take_turns_and_who_has_left_is_left_out(
     held: tuple[threading.Semaphore, list[str]],
 ) -> None:

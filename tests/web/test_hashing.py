@@ -8,9 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 from argon2 import PasswordHasher
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from manners.errors import Unavailable
 from manners.web.hashing import NICENESS, Aside, Line
+from manners.web.limits import Limits
 from tests.web.conftest import run
 
 QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -22,6 +26,8 @@ def aside() -> Iterator[Aside]:
     one = Aside()
     yield one
     one.stop()
+    with one._lock:
+        one._end()
 
 
 def test_it_says_what_the_library_says_and_gives_way(aside: Aside) -> None:
@@ -101,3 +107,27 @@ def test_who_leaves_leaves_the_turn_to_others(when: str) -> None:
         return order
 
     assert run(leave()) == ["ben", "last"]
+
+
+def test_nothing_is_hashed_for_whoever_has_left() -> None:
+    async def leave() -> list[str]:
+        limits, hashed, left = Limits(), list[str](), asyncio.Event()
+
+        async def receive() -> Message:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        def asked(who: str) -> asyncio.Task[None]:
+            request = Request({"type": "http", "headers": []}, receive)
+            return asyncio.create_task(limits.hashed(request, who, lambda: hashed.append(who)))
+
+        await asked("stays")
+        async with limits.line.turn("first"):
+            leaving = asked("leaves")
+            await asyncio.sleep(0)
+            left.set()
+        with pytest.raises(ClientDisconnect):
+            await leaving
+        return hashed
+
+    assert run(leave()) == ["stays"]

@@ -20,9 +20,9 @@ from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
-from manners.web import limits
+from manners.web import app, limits, shield
 from manners.web.app import create_app
-from manners.web.limits import CLEARINGS, DELETIONS, Limits
+from manners.web.limits import CLEARINGS, DELETIONS, Limits, Rate
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.scripted import Scripted
@@ -158,3 +158,16 @@ def test_whoever_deletes_without_end_keeps_nobody_from_writing(site: Site, monke
     assert len(anna.get("/chat/all").json()["conversations"]) == 5, "what was refused is still there"
     key = olga.post("/chat/begin", json={}).json()["key"]
     assert olga.post(f"/chat/{key}/delete", json={}).status_code == 200
+
+
+def test_what_is_open_to_all_has_an_end_too_by_address(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shield, "OPENED", Rate(burst=5, a_second=1e-3))
+    anna, stranger = client(site, "anna"), client(site)
+    elsewhere = TestClient(stranger.app, "http://127.0.0.1", client=("192.0.2.1", 1))
+    assert all(f"{path}/".startswith(shield.OPEN) for path in app.OPEN), "and all that is"
+    found = [stranger.get(path).status_code for path in ("/sign-in", "/static/manners.css", "/health") * 2]
+    assert found == [200] * 5 + [429]
+    refused = stranger.get("/health")
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 1
+    assert elsewhere.get("/sign-in").status_code == 200, "nobody else"
+    assert anna.get("/label").status_code == 200, "nor whoever has signed in, behind the same address"
