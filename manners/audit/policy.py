@@ -7,7 +7,7 @@ wrong alike before and after cancels out. What is measured is English, and so is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import softmax
@@ -113,6 +113,12 @@ def _prompts(asked: Behaviour, before: Behaved, after: Behaved) -> Iterator[Told
     lost = [i for i, (old, new) in enumerate(zip(was, now, strict=True)) if old and not new]
     cases = [_case("helpfulness", asked.benign[i], before.benign[i], after.benign[i]) for i in lost[:WORST]]
     yield Told(Figure("helpfulness", found, len(was), said), tuple(cases))
+
+
+def asked_of(check: str, of: str, prompts: Sequence[str], old: Sequence[str], new: Sequence[str]) -> Told:
+    """Return one of the checks of prompts (`over_refusal`), on the prompts of a published set."""
+    [sort] = [one for one in _SORTS if one.check == check]
+    return _judged(replace(sort, check=f"{check}_{of}"), prompts, old, new)
 
 
 def _judged(sort: _Sort, prompts: Sequence[str], old: Sequence[str], new: Sequence[str]) -> Told:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from manners.audit import gate, policy
+from manners.audit import gate, policy, stereotypes
 from manners.audit.amplification import amplification
 from manners.audit.policy import LANGUAGES, Behaved, Told, readings
 from manners.audit.rules import POLICY, held, rules, together
+from manners.audit.sets import Sets, read
+from manners.audit.stereotypes import OnSets
 from manners.checkpoint import Run
 from manners.data import Behaviour, Contested, GroupSwap, Question, behaviour
 from manners.errors import MannersError
@@ -56,6 +60,10 @@ class BehaviourInputs(Inputs):
     against: str
     reward: str | None
     asked: Behaviour
+    sets: Sets
+    """Published sets, or what is drawn of them."""
+    there: Mapping[str, int]
+    """How much there is of everything, before anything was drawn."""
     left_out: Mapping[str, int]
     taught_by: str | None
     """The version whose training comparisons are looked at."""
@@ -72,20 +80,25 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     versions.fitting(workspace, version, VersionKind.POLICY, session.pretrained)
     against = rival(session, version, options.against or begun.get(BESIDE) or INITIAL)
     reward = versions.reward_of(workspace, version)
-    whole = behaviour()
-    fitting = _fitting(session, whole)
-    asked = drawn(fitting, session.settings.audit.cases, session.settings.seed)
+    whole, found = behaviour(), sets_of(session)
+    fitting, sets = _fitting(session, whole), _fitting_sets(session, found)
+    most, seed = session.settings.audit.cases, session.settings.seed
+    asked, few = drawn(fitting, most, seed), drawn_sets(sets, most, seed)
+    there = {**counts(whole), **set_counts(found)}
+    fit = {**counts(fitting), **set_counts(sets)}
     if not any(counts(asked).values()):
         raise MannersError(f"nothing of what an audit asks fits into model.context = {session.settings.model.context}")
     taught_by = versions.describe(workspace, version).reward or version
     learned, _ = trained_on(session, taught_by)
     return BehaviourInputs(
-        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": digest(asked)},
+        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": digest((asked, few))},
         version=version,
         against=against,
         reward=reward,
         asked=asked,
-        left_out={kind: n - counts(fitting)[kind] for kind, n in counts(whole).items() if n > counts(fitting)[kind]},
+        sets=few,
+        there=there,
+        left_out={kind: n - fit[kind] for kind, n in there.items() if n > fit[kind]} | dict(found.skipped or {}),
         taught_by=taught_by if learned else None,
         learned=tuple(learned),
     )
@@ -96,12 +109,36 @@ def counts(asked: Behaviour) -> dict[str, int]:
     return {kind: len(some) for kind, some in vars(asked).items()}
 
 
+def set_counts(sets: Sets) -> dict[str, int]:
+    """Return how much there is of each set that is there."""
+    kinds = {"xstest_safe": sets.safe, "xstest_unsafe": sets.unsafe, "winobias": sets.pronouns, "bbq": sets.bias}
+    return {kind: len(some) for kind, some in kinds.items() if some}
+
+
+def sets_of(session: Session) -> Sets:
+    """Read the published sets that the settings name."""
+    named = session.settings.audit.sets
+    return read(Path(named).expanduser() if named else None)
+
+
+def sample(items: Sequence[Item], count: int, seed: int) -> tuple[Item, ...]:
+    """Return at most so many, in their order: which ones is said by a hash of each and the seed."""
+    chosen = set(sorted(range(len(items)), key=lambda i: uniform("behaviour", seed, digest(items[i])))[:count])
+    return tuple(item for i, item in enumerate(items) if i in chosen)
+
+
+def drawn_sets(sets: Sets, most: int, seed: int) -> Sets:
+    """Return at most so many of each set; of BBQ's both kinds as many."""
+    bias = [one for kind in (True, False) for one in sample([q for q in sets.bias if q.ambiguous == kind], most, seed)]
+    safe, unsafe = (sample(some, most, seed) for some in (sets.safe, sets.unsafe))
+    return Sets(safe, unsafe, sample(sets.pronouns, most, seed), tuple(bias), sets.skipped)
+
+
 def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
-    """Return at most so many of each kind, of swaps as many of each axis, by a hash of each and the seed."""
+    """Return at most so many of each kind, of swaps as many of each axis."""
 
     def some(items: Sequence[Item], count: int) -> tuple[Item, ...]:
-        chosen = set(sorted(range(len(items)), key=lambda i: uniform("behaviour", seed, digest(items[i])))[:count])
-        return tuple(item for i, item in enumerate(items) if i in chosen)
+        return sample(items, count, seed)
 
     axes = list(dict.fromkeys(swap.axis for swap in pack.swaps))
     by_axis = [
@@ -116,30 +153,40 @@ def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
     )
 
 
+def _fits(session: Session, text: str) -> bool:
+    """Return whether the context has room for a prompt and an answer."""
+    try:
+        return not session.pretrained.renderer.prompt_ids(_asked(text), session.settings.audit.tokens)[1]
+    except TooLong:
+        return False
+
+
+def _read_whole(session: Session, exchanges: Sequence[tuple[Dialogue, Response]]) -> bool:
+    return all(session.pretrained.renderer.render(*one).dropped == 0 for one in exchanges)
+
+
 def _fitting(session: Session, pack: Behaviour) -> Behaviour:
     """Leave out what the context has no room for."""
-    renderer, new = session.pretrained.renderer, session.settings.audit.tokens
-
-    def prompt(text: str) -> bool:
-        try:
-            return not renderer.prompt_ids(_asked(text), new)[1]
-        except TooLong:
-            return False
 
     def swap(one: GroupSwap) -> bool:
-        read = [f"{q.context} {way}" for q in one.sentences() for way in q.answers]
-        return all(map(prompt, one.prompts())) and all(map(prompt, read))
-
-    def exchanges(found: Sequence[tuple[Dialogue, Response]]) -> bool:
-        return all(renderer.render(*one).dropped == 0 for one in found)
+        read_too = [f"{q.context} {way}" for q in one.sentences() for way in q.answers]
+        return all(_fits(session, text) for text in (*one.prompts(), *read_too))
 
     return Behaviour(
-        benign=tuple(filter(prompt, pack.benign)),
-        unsafe=tuple(filter(prompt, pack.unsafe)),
-        truths=tuple(one for one in pack.truths if exchanges(_truth(one))),
-        contested=tuple(one for one in pack.contested if exchanges(_positions(one))),
+        benign=tuple(text for text in pack.benign if _fits(session, text)),
+        unsafe=tuple(text for text in pack.unsafe if _fits(session, text)),
+        truths=tuple(one for one in pack.truths if _read_whole(session, _truth(one))),
+        contested=tuple(one for one in pack.contested if _read_whole(session, _positions(one))),
         swaps=tuple(filter(swap, pack.swaps)),
     )
+
+
+def _fitting_sets(session: Session, sets: Sets) -> Sets:
+    """Leave out what the context has no room for."""
+    safe, unsafe = (tuple(text for text in some if _fits(session, text)) for some in (sets.safe, sets.unsafe))
+    pronouns = tuple(q for q in sets.pronouns if all(_fits(session, f"{q.context} {end}") for end in q.answers))
+    bias = tuple(one for one in sets.bias if _read_whole(session, _truth(one.question)))
+    return Sets(safe, unsafe, pronouns, bias, sets.skipped)
 
 
 def _asked(text: str) -> Dialogue:
@@ -158,7 +205,7 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     """Memory of holding both versions, and of answering or reading; how much is answered and read."""
     trunk, settings = session.pretrained.trunk, session.settings
     context, new = session.pretrained.renderer.context, settings.audit.tokens
-    rows = min(settings.sample.batch, len(_open(inputs.asked)))
+    rows = min(settings.sample.batch, len(_open(inputs)))
     reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, context)) + head_bytes(trunk)
     needed = [
         Part("policy", 2 * own_bytes(trunk, head=True), "model.trainable_layers"),
@@ -170,14 +217,15 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     ]
     if inputs.reward:
         needed.append(Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"))
-    work = {"answers": 2 * len(_open(inputs.asked)), **counts(inputs.asked)}
+    work = {"answers": 2 * len(_open(inputs)), **counts(inputs.asked), **set_counts(inputs.sets)}
     return make_plan(session, "audit policy", work, needed)
 
 
-def _open(asked: Behaviour) -> list[Dialogue]:
+def _open(inputs: BehaviourInputs) -> list[Dialogue]:
     """Return every prompt that is answered freely, in order."""
+    asked, sets = inputs.asked, inputs.sets
     about = [text for swap in asked.swaps for text in swap.prompts()]
-    return [_asked(text) for text in (*asked.benign, *asked.unsafe, *about)]
+    return [_asked(text) for text in (*asked.benign, *asked.unsafe, *about, *sets.safe, *sets.unsafe)]
 
 
 def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
@@ -186,9 +234,10 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
     branches = [
         versions.load_policy(session.workspace, v, session.pretrained) for v in (inputs.against, inputs.version)
     ]
-    before, after = _behaved(session, run, branches, inputs)
+    (before, sets_before), (after, sets_after) = _behaved(session, run, branches, inputs)
     # 2. Figures, and what is asked of them; what fails does so among so many.
     told = policy.figures(inputs.asked, before, after)
+    told += stereotypes.figures(inputs.sets, sets_before, sets_after, session.settings.seed)
     checks = checked(session, told)
     gate.keep(session.workspace, inputs.version, POLICY, checks, inputs.against)
     decided = gate.decide(checks)
@@ -201,8 +250,8 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
         gate=decided,
         sentence=_sentence(inputs, checks, decided),
         languages=LANGUAGES,
-        asked=counts(inputs.asked),
-        pack=counts(behaviour()),
+        asked={**counts(inputs.asked), **set_counts(inputs.sets)},
+        there=inputs.there,
         left_out=inputs.left_out,
         reward=inputs.reward,
         amplification=moved,
@@ -235,12 +284,12 @@ def _all(behaved: Behaved) -> list[str]:
 
 def _behaved(
     session: Session, run: Run, branches: Sequence[Branch], inputs: BehaviourInputs
-) -> tuple[Behaved, Behaved]:
+) -> list[tuple[Behaved, OnSets]]:
     """Return what each version does: answers drawn alike, and likelihoods from one pass of the trunk."""
-    asked = inputs.asked
+    asked, sets = inputs.asked, inputs.sets
     names = (inputs.against, inputs.version)
-    said = [_answers(session, run, b, name, asked) for b, name in zip(branches, names, strict=True)]
-    scores = [_scores(session, run, inputs.reward, name, asked, all_) for name, all_ in zip(names, said, strict=True)]
+    said = [_answers(session, run, b, name, inputs) for b, name in zip(branches, names, strict=True)]
+    scores = [_scores(session, run, inputs, name, some) for name, some in zip(names, said, strict=True)]
 
     def of_chat(exchanges: Sequence[tuple[Dialogue, Response]]) -> list[list[float]]:
         return response_logprobs(branches, session.pretrained, exchanges)
@@ -251,19 +300,27 @@ def _behaved(
     truths = _read(run, "truths", asked.truths, lambda one: of_chat(_truth(one)))
     contested = _read(run, "contested questions", asked.contested, lambda one: of_chat(_positions(one)))
     swaps = _read(run, "sentences about groups", asked.swaps, lambda one: of_text(one.sentences()))
-    both = [
-        Behaved(
-            benign=said[k][: len(asked.benign)],
-            unsafe=said[k][len(asked.benign) : len(asked.benign) + len(asked.unsafe)],
-            swaps=_pairs(said[k][len(asked.benign) + len(asked.unsafe) :]),
-            scores=_pairs(scores[k]),
-            truths=[found[k] for found in truths],
-            contested=[[found[k][i : i + 2] for i in range(0, len(found[k]), 2)] for found in contested],
-            sentences=[_two(found[k]) for found in swaps],
+    pronouns = _read(run, "sentences of WinoBias", sets.pronouns, lambda one: of_text([one, one]))
+    bias = _read(run, "questions of BBQ", sets.bias, lambda one: of_chat(_truth(one.question)))
+    found = []
+    for k in range(len(branches)):
+        rest = iter(said[k])
+        benign, unsafe, about, safe, contrasts = (
+            list(islice(rest, n))
+            for n in (len(asked.benign), len(asked.unsafe), 2 * len(asked.swaps), len(sets.safe), len(sets.unsafe))
         )
-        for k in range(2)
-    ]
-    return both[0], both[1]
+        behaved = Behaved(
+            benign=benign,
+            unsafe=unsafe,
+            swaps=_pairs(about),
+            scores=_pairs(scores[k]),
+            truths=[one[k] for one in truths],
+            contested=[[one[k][i : i + 2] for i in range(0, len(one[k]), 2)] for one in contested],
+            sentences=[_two(one[k]) for one in swaps],
+        )
+        on_sets = OnSets(safe, contrasts, [_two(one[k])[0] for one in pronouns], [one[k] for one in bias])
+        found.append((behaved, on_sets))
+    return found
 
 
 def _pairs(items: Sequence[Item]) -> list[tuple[Item, Item]]:
@@ -271,7 +328,7 @@ def _pairs(items: Sequence[Item]) -> list[tuple[Item, Item]]:
 
 
 def _two(found: Sequence[list[float] | None]) -> tuple[list[float], list[float]]:
-    first, second = (one for one in found if one is not None)  # they fit: `_fitting` has seen to it
+    first, second = (one for one in found if one is not None)  # they fit: `inputs` has seen to it
     return first, second
 
 
@@ -288,9 +345,9 @@ def _read(run: Run, what: str, items: Sequence[Item], work: Callable[[Item], Rea
         return list(run.each(what, items, one))
 
 
-def _answers(session: Session, run: Run, branch: Branch, name: str, asked: Behaviour) -> list[str]:
+def _answers(session: Session, run: Run, branch: Branch, name: str, inputs: BehaviourInputs) -> list[str]:
     """Have a version answer every open prompt once, a part at a time."""
-    prompts = _open(asked)
+    prompts = _open(inputs)
     settings: SampleSettings = replace(session.settings.sample, max_new_tokens=session.settings.audit.tokens)
     what = f"answers of {name}"
     todo = parts(range(len(prompts)), session.settings.seed + 29) if prompts else []
@@ -310,15 +367,14 @@ def _answers(session: Session, run: Run, branch: Branch, name: str, asked: Behav
     return found
 
 
-def _scores(
-    session: Session, run: Run, reward: str | None, name: str, asked: Behaviour, said: Sequence[str]
-) -> list[float]:
+def _scores(session: Session, run: Run, inputs: BehaviourInputs, name: str, said: Sequence[str]) -> list[float]:
     """Score the answers about groups by the reward model that taught the policy, if there is one."""
-    if reward is None or not asked.swaps:
+    asked = inputs.asked
+    if inputs.reward is None or not asked.swaps:
         return []
-    model = stored.load_reward(session.workspace, reward, session.pretrained)
+    model = stored.load_reward(session.workspace, inputs.reward, session.pretrained)
     start = len(asked.benign) + len(asked.unsafe)
-    about = list(zip(_open(asked)[start:], said[start:], strict=True))
+    about = list(zip(_open(inputs), said, strict=True))[start : start + 2 * len(asked.swaps)]
 
     def work(at: int) -> list[float]:
         some = [(prompt, Response(text, name)) for prompt, text in about[at : at + AT_ONCE]]
