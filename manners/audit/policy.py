@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from manners.audit.figures import Figure, Floats, change, changed_share, number
 from manners.audit.refusal import OF_COMPLIANCE, OF_REFUSAL, Errors, complies, refuses, takes_up
-from manners.data import Behaviour, Contested, GroupSwap
+from manners.data import Behaviour, Contested, GroupSwap, Question
 from manners.feedback.statistics import percent, wilson
 from manners.results.audit import BehaviourExample
 from manners.types import Interval
@@ -62,7 +62,7 @@ def figures(asked: Behaviour, before: Behaved, after: Behaved) -> list[Told]:
     """Return every figure; one that cannot be had is there without a value, and says why."""
     return [
         *_prompts(asked, before, after),
-        _truths(asked, before, after),
+        truthfulness("truthfulness", asked.truths, before.truths, after.truths),
         *_sentences(asked.swaps, before, after),
         *_answers(asked.swaps, before, after),
         _contested(asked, before, after),
@@ -146,13 +146,15 @@ def _case(check: str, prompt: str, before: str, after: str) -> BehaviourExample:
     return BehaviourExample(check=check, prompt=prompt, before=before, after=after)
 
 
-def _truths(asked: Behaviour, before: Behaved, after: Behaved) -> Told:
-    """What the right answer is held for, among those offered."""
-    was, now = (np.array([softmax(scores)[0] for scores in of.truths]) for of in (before, after))
+def truthfulness(
+    check: str, questions: Sequence[Question], before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]
+) -> Told:
+    """Return what the right answer is held for, among those offered, by log-likelihoods with the right one first."""
+    was, now = (np.array([softmax(scores)[0] for scores in read]) for read in (before, after))
     found = change(was, now)
-    first = [[int(np.argmax(scores)) for scores in of.truths] for of in (before, after)]
+    first = [[int(np.argmax(scores)) for scores in read] for read in (before, after)]
     right = [float(np.mean([place == 0 for place in places])) if places else 0.0 for places in first]
-    chance = float(np.mean([1 / len(one.answers) for one in asked.truths])) if asked.truths else 0.0
+    chance = float(np.mean([1 / len(one.answers) for one in questions])) if questions else 0.0
     said = _lacks(was)
     if found:
         said = (
@@ -161,11 +163,8 @@ def _truths(asked: Behaviour, before: Behaved, after: Behaved) -> Told:
             f" before, {chance:.0%} by chance."
         )
     order = [int(i) for i in np.argsort(now - was, kind="stable")[:WORST] if now[i] < was[i]]
-    cases = [
-        _case("truthfulness", asked.truths[i].context, *(asked.truths[i].answers[places[i]] for places in first))
-        for i in order
-    ]
-    return Told(Figure("truthfulness", found, len(was), said), tuple(cases))
+    cases = [_case(check, questions[i].context, *(questions[i].answers[places[i]] for places in first)) for i in order]
+    return Told(Figure(check, found, len(was), said), tuple(cases))
 
 
 def _mean(values: Floats) -> str:

@@ -1,4 +1,4 @@
-"""What published sets say of a policy, beside the version that it was taught from: XSTest, WinoBias and BBQ."""
+"""What published sets say of a policy, beside the version that it was taught from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from manners.audit.figures import RESAMPLES, Figure, Floats, change, number
-from manners.audit.policy import WORST, Told, asked_of
+from manners.audit.policy import WORST, Told, asked_of, truthfulness
 from manners.audit.sets import BiasQuestion, Sets
 from manners.feedback.statistics import FEWEST, bootstrapped, resampled
 from manners.results.audit import BehaviourExample
@@ -26,6 +26,8 @@ class OnSets:
     """Log-likelihood of both ends, that of the stereotype first."""
     bias: Sequence[Sequence[float]] = ()
     """Of each answer, the right one first."""
+    truths: Sequence[Sequence[float]] = ()
+    """The same of TruthfulQA."""
 
 
 def figures(sets: Sets, before: OnSets, after: OnSets, seed: int) -> list[Told]:
@@ -35,6 +37,8 @@ def figures(sets: Sets, before: OnSets, after: OnSets, seed: int) -> list[Told]:
         found.append(asked_of("over_refusal", "xstest", sets.safe, before.safe, after.safe))
     if sets.unsafe:
         found.append(asked_of("under_refusal", "xstest", sets.unsafe, before.unsafe, after.unsafe))
+    if sets.truths:
+        found.append(truthfulness("truthfulness_truthfulqa", sets.truths, before.truths, after.truths))
     if sets.pronouns:
         found.append(_pronouns(sets, before, after))
     for ambiguous in (True, False):

@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from manners.audit import gate, policy, stereotypes
 from manners.audit.amplification import amplification
-from manners.audit.policy import LANGUAGES, Behaved, Told, readings
+from manners.audit.policy import LANGUAGES, Behaved, Told
 from manners.audit.rules import POLICY, held, rules, together
-from manners.audit.sets import Sets, read
+from manners.audit.sets import Sets
 from manners.audit.stereotypes import OnSets
 from manners.checkpoint import Run
-from manners.data import Behaviour, Contested, GroupSwap, Question, behaviour
+from manners.data import Behaviour, Question, behaviour
 from manners.errors import MannersError
 from manners.loop.audit import trained_on
 from manners.loop.evaluate import rival
+from manners.loop.pack import (
+    as_asked,
+    counts,
+    drawn,
+    drawn_sets,
+    fitting,
+    fitting_sets,
+    of_positions,
+    of_truth,
+    set_counts,
+    sets_of,
+)
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import parts
 from manners.loop.session import Session, digest
@@ -32,11 +43,9 @@ from manners.progress import steps
 from manners.results.audit import PASS, BehaviourResult, Check, Gate
 from manners.reward import stored
 from manners.reward.ensemble import score_rendered
-from manners.reward.groups import uniform
 from manners.reward.labelled import LabelledPair
 from manners.settings import SampleSettings
-from manners.text import TooLong
-from manners.types import Dialogue, Response, Role, Turn, VersionKind
+from manners.types import Dialogue, Response, VersionKind
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
@@ -47,7 +56,6 @@ OF, BESIDE = "the policy", "the version compared with"
 """What says in a run's checkpoints what it is about."""
 AT_ONCE = 32
 """Texts that are read between two occasions for a checkpoint."""
-AUTHOR = "audit"
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
@@ -81,11 +89,11 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     against = rival(session, version, options.against or begun.get(BESIDE) or INITIAL)
     reward = versions.reward_of(workspace, version)
     whole, found = behaviour(), sets_of(session)
-    fitting, sets = _fitting(session, whole), _fitting_sets(session, found)
+    fit_pack, sets = fitting(session, whole), fitting_sets(session, found)
     most, seed = session.settings.audit.cases, session.settings.seed
-    asked, few = drawn(fitting, most, seed), drawn_sets(sets, most, seed)
+    asked, few = drawn(fit_pack, most, seed), drawn_sets(sets, most, seed)
     there = {**counts(whole), **set_counts(found)}
-    fit = {**counts(fitting), **set_counts(sets)}
+    fit = {**counts(fit_pack), **set_counts(sets)}
     if not any(counts(asked).values()):
         raise MannersError(f"nothing of what an audit asks fits into model.context = {session.settings.model.context}")
     taught_by = versions.describe(workspace, version).reward or version
@@ -104,120 +112,25 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     )
 
 
-def counts(asked: Behaviour) -> dict[str, int]:
-    """Return how many prompts and questions of each kind there are."""
-    return {kind: len(some) for kind, some in vars(asked).items()}
-
-
-def set_counts(sets: Sets) -> dict[str, int]:
-    """Return how much there is of each set that is there."""
-    kinds = {"xstest_safe": sets.safe, "xstest_unsafe": sets.unsafe, "winobias": sets.pronouns, "bbq": sets.bias}
-    return {kind: len(some) for kind, some in kinds.items() if some}
-
-
-def sets_of(session: Session) -> Sets:
-    """Read the published sets that the settings name."""
-    named = session.settings.audit.sets
-    return read(Path(named).expanduser() if named else None)
-
-
-def sample(items: Sequence[Item], count: int, seed: int) -> tuple[Item, ...]:
-    """Return at most so many, in their order: which ones is said by a hash of each and the seed."""
-    chosen = set(sorted(range(len(items)), key=lambda i: uniform("behaviour", seed, digest(items[i])))[:count])
-    return tuple(item for i, item in enumerate(items) if i in chosen)
-
-
-def drawn_sets(sets: Sets, most: int, seed: int) -> Sets:
-    """Return at most so many of each set; of BBQ's both kinds as many."""
-    bias = [one for kind in (True, False) for one in sample([q for q in sets.bias if q.ambiguous == kind], most, seed)]
-    safe, unsafe = (sample(some, most, seed) for some in (sets.safe, sets.unsafe))
-    return Sets(safe, unsafe, sample(sets.pronouns, most, seed), tuple(bias), sets.skipped)
-
-
-def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
-    """Return at most so many of each kind, of swaps as many of each axis."""
-
-    def some(items: Sequence[Item], count: int) -> tuple[Item, ...]:
-        return sample(items, count, seed)
-
-    axes = list(dict.fromkeys(swap.axis for swap in pack.swaps))
-    by_axis = [
-        some([swap for swap in pack.swaps if swap.axis == axis], max(1, most // max(1, len(axes)))) for axis in axes
-    ]
-    return Behaviour(
-        benign=some(pack.benign, most),
-        unsafe=some(pack.unsafe, most),
-        truths=some(pack.truths, most),
-        contested=some(pack.contested, most),
-        swaps=tuple(swap for of_axis in by_axis for swap in of_axis),
-    )
-
-
-def _fits(session: Session, text: str) -> bool:
-    """Return whether the context has room for a prompt and an answer."""
-    try:
-        return not session.pretrained.renderer.prompt_ids(_asked(text), session.settings.audit.tokens)[1]
-    except TooLong:
-        return False
-
-
-def _read_whole(session: Session, exchanges: Sequence[tuple[Dialogue, Response]]) -> bool:
-    return all(session.pretrained.renderer.render(*one).dropped == 0 for one in exchanges)
-
-
-def _fitting(session: Session, pack: Behaviour) -> Behaviour:
-    """Leave out what the context has no room for."""
-
-    def swap(one: GroupSwap) -> bool:
-        read_too = [f"{q.context} {way}" for q in one.sentences() for way in q.answers]
-        return all(_fits(session, text) for text in (*one.prompts(), *read_too))
-
-    return Behaviour(
-        benign=tuple(text for text in pack.benign if _fits(session, text)),
-        unsafe=tuple(text for text in pack.unsafe if _fits(session, text)),
-        truths=tuple(one for one in pack.truths if _read_whole(session, _truth(one))),
-        contested=tuple(one for one in pack.contested if _read_whole(session, _positions(one))),
-        swaps=tuple(filter(swap, pack.swaps)),
-    )
-
-
-def _fitting_sets(session: Session, sets: Sets) -> Sets:
-    """Leave out what the context has no room for."""
-    safe, unsafe = (tuple(text for text in some if _fits(session, text)) for some in (sets.safe, sets.unsafe))
-    pronouns = tuple(q for q in sets.pronouns if all(_fits(session, f"{q.context} {end}") for end in q.answers))
-    bias = tuple(one for one in sets.bias if _read_whole(session, _truth(one.question)))
-    return Sets(safe, unsafe, pronouns, bias, sets.skipped)
-
-
-def _asked(text: str) -> Dialogue:
-    return (Turn(Role.USER, text),)
-
-
-def _truth(question: Question) -> list[tuple[Dialogue, Response]]:
-    return [(_asked(question.context), Response(f"{text}.", AUTHOR)) for text in question.answers]
-
-
-def _positions(one: Contested) -> list[tuple[Dialogue, Response]]:
-    return [(_asked(text), Response(said, AUTHOR)) for text in readings(one) for said in one.positions]
-
-
 def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     """Memory of holding both versions, and of answering or reading; how much is answered and read."""
     trunk, settings = session.pretrained.trunk, session.settings
-    context, new = session.pretrained.renderer.context, settings.audit.tokens
-    rows = min(settings.sample.batch, len(_open(inputs)))
-    reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, context)) + head_bytes(trunk)
+    renderer, new = session.pretrained.renderer, settings.audit.tokens
+    prompts = _open(inputs)
+    longest = max((len(renderer.prompt_ids(prompt, new)[0]) for prompt in prompts), default=1)
+    rows = min(settings.sample.batch, len(prompts))
+    reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, renderer.context)) + head_bytes(trunk)
     needed = [
         Part("policy", 2 * own_bytes(trunk, head=True), "model.trainable_layers"),
         max(
-            Part("drawing_responses", drawing_bytes(trunk, rows, rows, max(1, context - new), new), "sample.batch"),
+            Part("drawing_responses", drawing_bytes(trunk, rows, rows, longest, new), "sample.batch"),
             Part("reading_text", reading, "model.context"),
             key=lambda part: part.size,
         ),
     ]
     if inputs.reward:
         needed.append(Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"))
-    work = {"answers": 2 * len(_open(inputs)), **counts(inputs.asked), **set_counts(inputs.sets)}
+    work = {"answers": 2 * len(prompts), **counts(inputs.asked), **set_counts(inputs.sets)}
     return make_plan(session, "audit policy", work, needed)
 
 
@@ -225,7 +138,7 @@ def _open(inputs: BehaviourInputs) -> list[Dialogue]:
     """Return every prompt that is answered freely, in order."""
     asked, sets = inputs.asked, inputs.sets
     about = [text for swap in asked.swaps for text in swap.prompts()]
-    return [_asked(text) for text in (*asked.benign, *asked.unsafe, *about, *sets.safe, *sets.unsafe)]
+    return [as_asked(text) for text in (*asked.benign, *asked.unsafe, *about, *sets.safe, *sets.unsafe)]
 
 
 def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
@@ -297,11 +210,12 @@ def _behaved(
     def of_text(questions: Sequence[Question]) -> list[list[list[float] | None]]:
         return answer_logprobs(branches, session.pretrained, [(q.context, q.answers) for q in questions])
 
-    truths = _read(run, "truths", asked.truths, lambda one: of_chat(_truth(one)))
-    contested = _read(run, "contested questions", asked.contested, lambda one: of_chat(_positions(one)))
+    truths = _read(run, "truths", asked.truths, lambda one: of_chat(of_truth(one)))
+    contested = _read(run, "contested questions", asked.contested, lambda one: of_chat(of_positions(one)))
     swaps = _read(run, "sentences about groups", asked.swaps, lambda one: of_text(one.sentences()))
-    pronouns = _read(run, "sentences of WinoBias", sets.pronouns, lambda one: of_text([one, one]))
-    bias = _read(run, "questions of BBQ", sets.bias, lambda one: of_chat(_truth(one.question)))
+    pronouns = _read(run, "sentences of WinoBias", sets.pronouns, lambda one: of_text([one]))
+    published = _read(run, "questions of TruthfulQA", sets.truths, lambda one: of_chat(of_truth(one)))
+    bias = _read(run, "questions of BBQ", sets.bias, lambda one: of_chat(of_truth(one.question)))
     found = []
     for k in range(len(branches)):
         rest = iter(said[k])
@@ -318,7 +232,8 @@ def _behaved(
             contested=[[one[k][i : i + 2] for i in range(0, len(one[k]), 2)] for one in contested],
             sentences=[_two(one[k]) for one in swaps],
         )
-        on_sets = OnSets(safe, contrasts, [_two(one[k])[0] for one in pronouns], [one[k] for one in bias])
+        chosen = [scores for one in pronouns for scores in one[k] if scores is not None]
+        on_sets = OnSets(safe, contrasts, chosen, [one[k] for one in bias], [one[k] for one in published])
         found.append((behaved, on_sets))
     return found
 
@@ -336,13 +251,15 @@ def _read(run: Run, what: str, items: Sequence[Item], work: Callable[[Item], Rea
     """Read items one after the other, with progress; what a checkpoint holds is not read again."""
     with steps(what, len(items)) as advance:
 
-        def one(item: Item) -> Read:
-            found = work(item)
-            advance(1)
+        def some(start: int) -> list[Read]:
+            found = list[Read]()
+            for item in items[start : start + AT_ONCE]:
+                found.append(work(item))
+                advance(1)
             return found
 
-        advance(min(len(items), run.done(what)))
-        return list(run.each(what, items, one))
+        advance(min(len(items), AT_ONCE * run.done(what)))
+        return [one for part in run.each(what, range(0, len(items), AT_ONCE), some) for one in part]
 
 
 def _answers(session: Session, run: Run, branch: Branch, name: str, inputs: BehaviourInputs) -> list[str]:

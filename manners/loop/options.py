@@ -55,7 +55,7 @@ class SampleOptions(Options):
 
 WHAT = ("reward", "policy", "data")
 """What can be audited."""
-SHORT = (30, 24)
+SHORT = (16, 24)
 """`audit.cases` and `audit.tokens` of an audit of a policy that takes three minutes at most on the embedded model."""
 
 

@@ -101,6 +101,40 @@ def test_rows_become_questions_by_hand(tmp_path: Path) -> None:
     assert found.safe[0] == "How do I kill process 0?" and len(found.unsafe) == 12
 
 
+def test_they_are_read_as_their_authors_publish_them(tmp_path: Path) -> None:
+    """BBQ in a file a category, with what an answer names elsewhere; WinoBias as numbered lines with brackets."""
+    row = question(0, "neg", True, 0)
+    groups, stereotyped = row.pop("answer_groups"), row.pop("stereotyped_groups")
+    row["answer_info"] = {f"ans{i}": ["a word", group] for i, group in enumerate(groups)}
+    row["additional_metadata"] = {"subcategory": "None", "stereotyped_groups": stereotyped}
+    write(tmp_path, "bbq", [row]).rename(tmp_path / "bbq" / "Age.jsonl")
+    (tmp_path / "bbq" / "More.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (tmp_path / "winobias").mkdir()
+    for side, pronoun in (("pro", "he"), ("anti", "she")):
+        text = f"1 [The builder] called the nurse  because [{pronoun}] was late.\n2 All [of it] was.\n"
+        (tmp_path / "winobias" / f"{side}_stereotyped_type1.txt.dev").write_text(text, encoding="utf-8")
+    found = read(tmp_path)
+    assert [one.biased for one in found.bias] == [1, 1] and found.bias[0].unknown == 0
+    assert found.pronouns == (
+        Question("winobias", "The builder called the nurse because", ("he was late.", "she was late.")),
+    )
+    assert found.skipped == {"winobias": 2} and [row["rows"] for row in listed(tmp_path)] == [None, 4, None, 2]
+
+
+def test_truths_of_the_users_own_or_as_published(tmp_path: Path) -> None:
+    rows = [{"question": "Who was late?", "answers": ["Nobody", "Everybody"]}, {"question": "Who?", "answers": ["He"]}]
+    write(tmp_path, "truthfulqa", rows)
+    own = read(tmp_path)
+    assert own.truths == (Question("truthfulqa", "Who was late?", ("Nobody", "Everybody")),)
+    assert own.skipped == {"truthfulqa": 1}, "one answer is no choice"
+    text = "Type,Question,Best Answer,Correct Answers,Incorrect Answers\nA,Who was late?,Nobody,Nobody; None,Ann; Bob\n"
+    (tmp_path / "truthfulqa" / "TruthfulQA.csv").write_text(text, encoding="utf-8")
+    published = read(tmp_path)
+    assert published.truths == (Question("truthfulqa", "Who was late?", ("Nobody", "Ann", "Bob")),)
+    [told] = figures(published, OnSets(truths=[[0.0, 0.0, 0.0]]), OnSets(truths=[[1.0, 0.0, 0.0]]), 0)
+    assert told.figure.name == "truthfulness_truthfulqa" and told.figure.value is None, "one question says nothing"
+
+
 def test_what_is_not_there_is_left_out_and_said(tmp_path: Path) -> None:
     write(tmp_path, "bbq", [question(0, "neg", True, 0)])
     found = read(tmp_path)
