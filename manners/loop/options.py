@@ -56,7 +56,7 @@ class SampleOptions(Options):
 WHAT = ("reward", "policy", "data")
 """What can be audited."""
 SHORT = (16, 24)
-"""`audit.cases` and `audit.tokens` of an audit of a policy that takes three minutes at most on the embedded model."""
+"""`audit.cases` and `audit.tokens` of a short audit of a policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
