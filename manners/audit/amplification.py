@@ -27,9 +27,9 @@ def doublings(answer: str) -> float:
 
 FEATURES: Mapping[str, tuple[Callable[[str], float], str]] = MappingProxyType(
     {
-        "refusal": (lambda answer: float(refuses(answer)), "refuse more often, as a share of all,"),
-        "reservation": (lambda answer: float(warns(answer)), "have reservations more often, as a share of all,"),
-        "length": (doublings, "are longer, in doublings of their words,"),
+        "refusal": (lambda answer: float(refuses(answer)), "refuse more often (as a share of all)"),
+        "reservation": (lambda answer: float(warns(answer)), "have reservations more often (as a share of all)"),
+        "length": (doublings, "are longer (in doublings of their words)"),
         "format": (lambda answer: float(marks(answer)), "have more marks of format and lines"),
     }
 )
@@ -61,7 +61,7 @@ def _told(feature: str, words: str, moved: Interval | None, favoured: Interval |
         share = favoured.estimate / moved.estimate
     said = f"Its answers {words} by {number(moved)} than before" if moved else "There are too few answers to compare"
     said += (
-        f"; what people chose does by {number(favoured)} than both answers together."
+        f"; those that people chose, by {number(favoured)} than both answers of a pair together."
         if favoured
         else "; there are too few comparisons that it was taught by to say what people chose."
     )

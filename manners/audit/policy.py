@@ -7,14 +7,14 @@ wrong alike before and after cancels out. What is measured is English, and so is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import softmax
 
 from manners.audit.figures import Figure, Floats, change, changed_share, number
 from manners.audit.refusal import OF_COMPLIANCE, OF_REFUSAL, Errors, complies, refuses, takes_up
-from manners.data import Behaviour, Contested, GroupSwap
+from manners.data import Behaviour, Contested, GroupSwap, Question
 from manners.feedback.statistics import percent, wilson
 from manners.results.audit import BehaviourExample
 from manners.types import Interval
@@ -62,7 +62,7 @@ def figures(asked: Behaviour, before: Behaved, after: Behaved) -> list[Told]:
     """Return every figure; one that cannot be had is there without a value, and says why."""
     return [
         *_prompts(asked, before, after),
-        _truths(asked, before, after),
+        truthfulness("truthfulness", asked.truths, before.truths, after.truths),
         *_sentences(asked.swaps, before, after),
         *_answers(asked.swaps, before, after),
         _contested(asked, before, after),
@@ -115,6 +115,12 @@ def _prompts(asked: Behaviour, before: Behaved, after: Behaved) -> Iterator[Told
     yield Told(Figure("helpfulness", found, len(was), said), tuple(cases))
 
 
+def asked_of(check: str, of: str, prompts: Sequence[str], old: Sequence[str], new: Sequence[str]) -> Told:
+    """Return one of the checks of prompts (`over_refusal`), on the prompts of a published set."""
+    [sort] = [one for one in _SORTS if one.check == check]
+    return _judged(replace(sort, check=f"{check}_{of}"), prompts, old, new)
+
+
 def _judged(sort: _Sort, prompts: Sequence[str], old: Sequence[str], new: Sequence[str]) -> Told:
     """Return by how much more answers are of one sort."""
     was, now = ([sort.judge(answer) for answer in said] for said in (old, new))
@@ -140,13 +146,15 @@ def _case(check: str, prompt: str, before: str, after: str) -> BehaviourExample:
     return BehaviourExample(check=check, prompt=prompt, before=before, after=after)
 
 
-def _truths(asked: Behaviour, before: Behaved, after: Behaved) -> Told:
-    """What the right answer is held for, among those offered."""
-    was, now = (np.array([softmax(scores)[0] for scores in of.truths]) for of in (before, after))
+def truthfulness(
+    check: str, questions: Sequence[Question], before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]
+) -> Told:
+    """Return what the right answer is held for, among those offered, by log-likelihoods with the right one first."""
+    was, now = (np.array([softmax(scores)[0] for scores in read]) for read in (before, after))
     found = change(was, now)
-    first = [[int(np.argmax(scores)) for scores in of.truths] for of in (before, after)]
+    first = [[int(np.argmax(scores)) for scores in read] for read in (before, after)]
     right = [float(np.mean([place == 0 for place in places])) if places else 0.0 for places in first]
-    chance = float(np.mean([1 / len(one.answers) for one in asked.truths])) if asked.truths else 0.0
+    chance = float(np.mean([1 / len(one.answers) for one in questions])) if questions else 0.0
     said = _lacks(was)
     if found:
         said = (
@@ -155,11 +163,8 @@ def _truths(asked: Behaviour, before: Behaved, after: Behaved) -> Told:
             f" before, {chance:.0%} by chance."
         )
     order = [int(i) for i in np.argsort(now - was, kind="stable")[:WORST] if now[i] < was[i]]
-    cases = [
-        _case("truthfulness", asked.truths[i].context, *(asked.truths[i].answers[places[i]] for places in first))
-        for i in order
-    ]
-    return Told(Figure("truthfulness", found, len(was), said), tuple(cases))
+    cases = [_case(check, questions[i].context, *(questions[i].answers[places[i]] for places in first)) for i in order]
+    return Told(Figure(check, found, len(was), said), tuple(cases))
 
 
 def _mean(values: Floats) -> str:

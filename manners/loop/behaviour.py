@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from manners.audit import gate, policy
+from manners.audit import gate, policy, stereotypes
 from manners.audit.amplification import amplification
-from manners.audit.policy import LANGUAGES, Behaved, Told, readings
+from manners.audit.policy import LANGUAGES, Behaved, Told
 from manners.audit.rules import POLICY, held, rules, together
+from manners.audit.sets import Sets
+from manners.audit.stereotypes import OnSets
 from manners.checkpoint import Run
-from manners.data import Behaviour, Contested, GroupSwap, Question, behaviour
+from manners.data import Behaviour, Question, behaviour
 from manners.errors import MannersError
 from manners.loop.audit import trained_on
 from manners.loop.evaluate import rival
+from manners.loop.pack import (
+    as_asked,
+    counts,
+    drawn,
+    drawn_sets,
+    fitting,
+    fitting_sets,
+    of_positions,
+    of_truth,
+    set_counts,
+    sets_of,
+)
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import parts
 from manners.loop.session import Session, digest
@@ -28,11 +43,9 @@ from manners.progress import steps
 from manners.results.audit import PASS, BehaviourResult, Check, Gate
 from manners.reward import stored
 from manners.reward.ensemble import score_rendered
-from manners.reward.groups import uniform
 from manners.reward.labelled import LabelledPair
 from manners.settings import SampleSettings
-from manners.text import TooLong
-from manners.types import Dialogue, Response, Role, Turn, VersionKind
+from manners.types import Dialogue, Response, VersionKind
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
@@ -43,7 +56,6 @@ OF, BESIDE = "the policy", "the version compared with"
 """What says in a run's checkpoints what it is about."""
 AT_ONCE = 32
 """Texts that are read between two occasions for a checkpoint."""
-AUTHOR = "audit"
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
@@ -56,6 +68,10 @@ class BehaviourInputs(Inputs):
     against: str
     reward: str | None
     asked: Behaviour
+    sets: Sets
+    """Published sets, or what is drawn of them."""
+    there: Mapping[str, int]
+    """How much there is of everything, before anything was drawn."""
     left_out: Mapping[str, int]
     taught_by: str | None
     """The version whose training comparisons are looked at."""
@@ -72,112 +88,57 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     versions.fitting(workspace, version, VersionKind.POLICY, session.pretrained)
     against = rival(session, version, options.against or begun.get(BESIDE) or INITIAL)
     reward = versions.reward_of(workspace, version)
-    whole = behaviour()
-    fitting = _fitting(session, whole)
-    asked = drawn(fitting, session.settings.audit.cases, session.settings.seed)
+    whole, found = behaviour(), sets_of(session)
+    fit_pack, sets = fitting(session, whole), fitting_sets(session, found)
+    most, seed = session.settings.audit.cases, session.settings.seed
+    asked, few = drawn(fit_pack, most, seed), drawn_sets(sets, most, seed)
+    there = {**counts(whole), **set_counts(found)}
+    fit = {**counts(fit_pack), **set_counts(sets)}
     if not any(counts(asked).values()):
         raise MannersError(f"nothing of what an audit asks fits into model.context = {session.settings.model.context}")
     taught_by = versions.describe(workspace, version).reward or version
     learned, _ = trained_on(session, taught_by)
     return BehaviourInputs(
-        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": digest(asked)},
+        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": digest((asked, few))},
         version=version,
         against=against,
         reward=reward,
         asked=asked,
-        left_out={kind: n - counts(fitting)[kind] for kind, n in counts(whole).items() if n > counts(fitting)[kind]},
+        sets=few,
+        there=there,
+        left_out={kind: n - fit[kind] for kind, n in there.items() if n > fit[kind]} | dict(found.skipped or {}),
         taught_by=taught_by if learned else None,
         learned=tuple(learned),
     )
 
 
-def counts(asked: Behaviour) -> dict[str, int]:
-    """Return how many prompts and questions of each kind there are."""
-    return {kind: len(some) for kind, some in vars(asked).items()}
-
-
-def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
-    """Return at most so many of each kind, of swaps as many of each axis, by a hash of each and the seed."""
-
-    def some(items: Sequence[Item], count: int) -> tuple[Item, ...]:
-        chosen = set(sorted(range(len(items)), key=lambda i: uniform("behaviour", seed, digest(items[i])))[:count])
-        return tuple(item for i, item in enumerate(items) if i in chosen)
-
-    axes = list(dict.fromkeys(swap.axis for swap in pack.swaps))
-    by_axis = [
-        some([swap for swap in pack.swaps if swap.axis == axis], max(1, most // max(1, len(axes)))) for axis in axes
-    ]
-    return Behaviour(
-        benign=some(pack.benign, most),
-        unsafe=some(pack.unsafe, most),
-        truths=some(pack.truths, most),
-        contested=some(pack.contested, most),
-        swaps=tuple(swap for of_axis in by_axis for swap in of_axis),
-    )
-
-
-def _fitting(session: Session, pack: Behaviour) -> Behaviour:
-    """Leave out what the context has no room for."""
-    renderer, new = session.pretrained.renderer, session.settings.audit.tokens
-
-    def prompt(text: str) -> bool:
-        try:
-            return not renderer.prompt_ids(_asked(text), new)[1]
-        except TooLong:
-            return False
-
-    def swap(one: GroupSwap) -> bool:
-        read = [f"{q.context} {way}" for q in one.sentences() for way in q.answers]
-        return all(map(prompt, one.prompts())) and all(map(prompt, read))
-
-    def exchanges(found: Sequence[tuple[Dialogue, Response]]) -> bool:
-        return all(renderer.render(*one).dropped == 0 for one in found)
-
-    return Behaviour(
-        benign=tuple(filter(prompt, pack.benign)),
-        unsafe=tuple(filter(prompt, pack.unsafe)),
-        truths=tuple(one for one in pack.truths if exchanges(_truth(one))),
-        contested=tuple(one for one in pack.contested if exchanges(_positions(one))),
-        swaps=tuple(filter(swap, pack.swaps)),
-    )
-
-
-def _asked(text: str) -> Dialogue:
-    return (Turn(Role.USER, text),)
-
-
-def _truth(question: Question) -> list[tuple[Dialogue, Response]]:
-    return [(_asked(question.context), Response(f"{text}.", AUTHOR)) for text in question.answers]
-
-
-def _positions(one: Contested) -> list[tuple[Dialogue, Response]]:
-    return [(_asked(text), Response(said, AUTHOR)) for text in readings(one) for said in one.positions]
-
-
 def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     """Memory of holding both versions, and of answering or reading; how much is answered and read."""
     trunk, settings = session.pretrained.trunk, session.settings
-    context, new = session.pretrained.renderer.context, settings.audit.tokens
-    rows = min(settings.sample.batch, len(_open(inputs.asked)))
-    reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, context)) + head_bytes(trunk)
+    renderer, new = session.pretrained.renderer, settings.audit.tokens
+    prompts = _open(inputs)
+    longest = max((len(renderer.prompt_ids(prompt, new)[0]) for prompt in prompts), default=1)
+    rows = min(settings.sample.batch, len(prompts))
+    reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, renderer.context)) + head_bytes(trunk)
     needed = [
         Part("policy", 2 * own_bytes(trunk, head=True), "model.trainable_layers"),
         max(
-            Part("drawing_responses", drawing_bytes(trunk, rows, rows, max(1, context - new), new), "sample.batch"),
+            Part("drawing_responses", drawing_bytes(trunk, rows, rows, longest, new), "sample.batch"),
             Part("reading_text", reading, "model.context"),
             key=lambda part: part.size,
         ),
     ]
     if inputs.reward:
         needed.append(Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"))
-    work = {"answers": 2 * len(_open(inputs.asked)), **counts(inputs.asked)}
+    work = {"answers": 2 * len(prompts), **counts(inputs.asked), **set_counts(inputs.sets)}
     return make_plan(session, "audit policy", work, needed)
 
 
-def _open(asked: Behaviour) -> list[Dialogue]:
+def _open(inputs: BehaviourInputs) -> list[Dialogue]:
     """Return every prompt that is answered freely, in order."""
+    asked, sets = inputs.asked, inputs.sets
     about = [text for swap in asked.swaps for text in swap.prompts()]
-    return [_asked(text) for text in (*asked.benign, *asked.unsafe, *about)]
+    return [as_asked(text) for text in (*asked.benign, *asked.unsafe, *about, *sets.safe, *sets.unsafe)]
 
 
 def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
@@ -186,9 +147,10 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
     branches = [
         versions.load_policy(session.workspace, v, session.pretrained) for v in (inputs.against, inputs.version)
     ]
-    before, after = _behaved(session, run, branches, inputs)
+    (before, sets_before), (after, sets_after) = _behaved(session, run, branches, inputs)
     # 2. Figures, and what is asked of them; what fails does so among so many.
     told = policy.figures(inputs.asked, before, after)
+    told += stereotypes.figures(inputs.sets, sets_before, sets_after, session.settings.seed)
     checks = checked(session, told)
     gate.keep(session.workspace, inputs.version, POLICY, checks, inputs.against)
     decided = gate.decide(checks)
@@ -201,8 +163,8 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
         gate=decided,
         sentence=_sentence(inputs, checks, decided),
         languages=LANGUAGES,
-        asked=counts(inputs.asked),
-        pack=counts(behaviour()),
+        asked={**counts(inputs.asked), **set_counts(inputs.sets)},
+        there=inputs.there,
         left_out=inputs.left_out,
         reward=inputs.reward,
         amplification=moved,
@@ -235,12 +197,12 @@ def _all(behaved: Behaved) -> list[str]:
 
 def _behaved(
     session: Session, run: Run, branches: Sequence[Branch], inputs: BehaviourInputs
-) -> tuple[Behaved, Behaved]:
+) -> list[tuple[Behaved, OnSets]]:
     """Return what each version does: answers drawn alike, and likelihoods from one pass of the trunk."""
-    asked = inputs.asked
+    asked, sets = inputs.asked, inputs.sets
     names = (inputs.against, inputs.version)
-    said = [_answers(session, run, b, name, asked) for b, name in zip(branches, names, strict=True)]
-    scores = [_scores(session, run, inputs.reward, name, asked, all_) for name, all_ in zip(names, said, strict=True)]
+    said = [_answers(session, run, b, name, inputs) for b, name in zip(branches, names, strict=True)]
+    scores = [_scores(session, run, inputs, name, some) for name, some in zip(names, said, strict=True)]
 
     def of_chat(exchanges: Sequence[tuple[Dialogue, Response]]) -> list[list[float]]:
         return response_logprobs(branches, session.pretrained, exchanges)
@@ -248,22 +210,32 @@ def _behaved(
     def of_text(questions: Sequence[Question]) -> list[list[list[float] | None]]:
         return answer_logprobs(branches, session.pretrained, [(q.context, q.answers) for q in questions])
 
-    truths = _read(run, "truths", asked.truths, lambda one: of_chat(_truth(one)))
-    contested = _read(run, "contested questions", asked.contested, lambda one: of_chat(_positions(one)))
+    truths = _read(run, "truths", asked.truths, lambda one: of_chat(of_truth(one)))
+    contested = _read(run, "contested questions", asked.contested, lambda one: of_chat(of_positions(one)))
     swaps = _read(run, "sentences about groups", asked.swaps, lambda one: of_text(one.sentences()))
-    both = [
-        Behaved(
-            benign=said[k][: len(asked.benign)],
-            unsafe=said[k][len(asked.benign) : len(asked.benign) + len(asked.unsafe)],
-            swaps=_pairs(said[k][len(asked.benign) + len(asked.unsafe) :]),
-            scores=_pairs(scores[k]),
-            truths=[found[k] for found in truths],
-            contested=[[found[k][i : i + 2] for i in range(0, len(found[k]), 2)] for found in contested],
-            sentences=[_two(found[k]) for found in swaps],
+    pronouns = _read(run, "sentences of WinoBias", sets.pronouns, lambda one: of_text([one]))
+    published = _read(run, "questions of TruthfulQA", sets.truths, lambda one: of_chat(of_truth(one)))
+    bias = _read(run, "questions of BBQ", sets.bias, lambda one: of_chat(of_truth(one.question)))
+    found = []
+    for k in range(len(branches)):
+        rest = iter(said[k])
+        benign, unsafe, about, safe, contrasts = (
+            list(islice(rest, n))
+            for n in (len(asked.benign), len(asked.unsafe), 2 * len(asked.swaps), len(sets.safe), len(sets.unsafe))
         )
-        for k in range(2)
-    ]
-    return both[0], both[1]
+        behaved = Behaved(
+            benign=benign,
+            unsafe=unsafe,
+            swaps=_pairs(about),
+            scores=_pairs(scores[k]),
+            truths=[one[k] for one in truths],
+            contested=[[one[k][i : i + 2] for i in range(0, len(one[k]), 2)] for one in contested],
+            sentences=[_two(one[k]) for one in swaps],
+        )
+        chosen = [scores for one in pronouns for scores in one[k] if scores is not None]
+        on_sets = OnSets(safe, contrasts, chosen, [one[k] for one in bias], [one[k] for one in published])
+        found.append((behaved, on_sets))
+    return found
 
 
 def _pairs(items: Sequence[Item]) -> list[tuple[Item, Item]]:
@@ -271,7 +243,7 @@ def _pairs(items: Sequence[Item]) -> list[tuple[Item, Item]]:
 
 
 def _two(found: Sequence[list[float] | None]) -> tuple[list[float], list[float]]:
-    first, second = (one for one in found if one is not None)  # they fit: `_fitting` has seen to it
+    first, second = (one for one in found if one is not None)  # they fit: `inputs` has seen to it
     return first, second
 
 
@@ -279,18 +251,20 @@ def _read(run: Run, what: str, items: Sequence[Item], work: Callable[[Item], Rea
     """Read items one after the other, with progress; what a checkpoint holds is not read again."""
     with steps(what, len(items)) as advance:
 
-        def one(item: Item) -> Read:
-            found = work(item)
-            advance(1)
+        def some(start: int) -> list[Read]:
+            found = list[Read]()
+            for item in items[start : start + AT_ONCE]:
+                found.append(work(item))
+                advance(1)
             return found
 
-        advance(min(len(items), run.done(what)))
-        return list(run.each(what, items, one))
+        advance(min(len(items), AT_ONCE * run.done(what)))
+        return [one for part in run.each(what, range(0, len(items), AT_ONCE), some) for one in part]
 
 
-def _answers(session: Session, run: Run, branch: Branch, name: str, asked: Behaviour) -> list[str]:
+def _answers(session: Session, run: Run, branch: Branch, name: str, inputs: BehaviourInputs) -> list[str]:
     """Have a version answer every open prompt once, a part at a time."""
-    prompts = _open(asked)
+    prompts = _open(inputs)
     settings: SampleSettings = replace(session.settings.sample, max_new_tokens=session.settings.audit.tokens)
     what = f"answers of {name}"
     todo = parts(range(len(prompts)), session.settings.seed + 29) if prompts else []
@@ -310,15 +284,14 @@ def _answers(session: Session, run: Run, branch: Branch, name: str, asked: Behav
     return found
 
 
-def _scores(
-    session: Session, run: Run, reward: str | None, name: str, asked: Behaviour, said: Sequence[str]
-) -> list[float]:
+def _scores(session: Session, run: Run, inputs: BehaviourInputs, name: str, said: Sequence[str]) -> list[float]:
     """Score the answers about groups by the reward model that taught the policy, if there is one."""
-    if reward is None or not asked.swaps:
+    asked = inputs.asked
+    if inputs.reward is None or not asked.swaps:
         return []
-    model = stored.load_reward(session.workspace, reward, session.pretrained)
+    model = stored.load_reward(session.workspace, inputs.reward, session.pretrained)
     start = len(asked.benign) + len(asked.unsafe)
-    about = list(zip(_open(asked)[start:], said[start:], strict=True))
+    about = list(zip(_open(inputs), said, strict=True))[start : start + 2 * len(asked.swaps)]
 
     def work(at: int) -> list[float]:
         some = [(prompt, Response(text, name)) for prompt, text in about[at : at + AT_ONCE]]

@@ -53,18 +53,19 @@ class SampleOptions(Options):
             raise UsageError("--limit N takes a number from 1 on.")
 
 
-WHAT = ("reward", "policy")
+WHAT = ("reward", "policy", "data")
 """What can be audited."""
-SHORT = {"cases": 30, "tokens": 24}
-"""Of an audit of a policy that takes three minutes at most on the embedded model."""
+SHORT = (16, 24)
+"""`audit.cases` and `audit.tokens` of a short audit of a policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(Options):
     """Options of `manners audit`: a reward model's likes, a policy's behaviour, or where that stands at the gate."""
 
-    what: Annotated[Positional[str], arg(metavar="reward|policy")] = "reward"
-    """What is looked at: what a reward model likes, or how a policy behaves. With --gate a policy may stand here."""
+    what: Annotated[Positional[str], arg(metavar="reward|policy|data")] = "reward"
+    """What is looked at: what a reward model likes, or how a policy behaves; `data` lists the published sets that a
+    policy is asked where they are there. With --gate a policy may stand here."""
     version: Annotated[Positional[str | None], arg(metavar="VERSION")] = None
     """The version; the newest if left out: of the reward models, or of the policies."""
     against: Annotated[str | None, arg(metavar="VERSION")] = None
@@ -97,8 +98,10 @@ class AuditOptions(Options):
             raise UsageError("--map and --skip-bad say how to read the FILE of --comparisons: name one.")
         if self.what == "policy" and self.comparisons:
             raise UsageError("--comparisons FILE is for a reward model: manners audit reward.")
-        if self.what == "reward" and (self.against or self.short):
+        if self.what != "policy" and (self.against or self.short):
             raise UsageError("--against VERSION and --short are for a policy: manners audit policy.")
+        if self.what == "data" and (plan or resume or self.every or self.version or self.comparisons):
+            raise UsageError("manners audit data lists what is there: it goes with no other of these.")
         if self.short and self.every:
             raise UsageError("--short and --all are opposites: leave one out.")
 
@@ -108,7 +111,7 @@ class AuditOptions(Options):
         if self.every:
             audit = replace(audit, pairs=1_000_000, most=10_000_000, cases=1_000_000)
         if self.short:
-            audit = replace(audit, **SHORT)
+            audit = replace(audit, cases=SHORT[0], tokens=SHORT[1])
         return replace(settings, audit=audit)
 
     @property
@@ -117,7 +120,12 @@ class AuditOptions(Options):
         return self.what == "policy" and not self.gate
 
     def other(self, session: Session) -> Facts | None:
-        """Say where a policy stands before the gate."""
+        """Say where a policy stands before the gate, or which published sets are there."""
+        if self.what == "data" and not self.gate:
+            from manners.audit import sets
+
+            folder = session.settings.audit.sets
+            return {"folder": folder, "sets": sets.listed(Path(folder).expanduser() if folder else None)}
         if not self.gate:
             return None
         from manners.loop import audit

@@ -216,11 +216,11 @@ class BehaviourResult:
     languages: tuple[str, ...] | None = None
     """What the prompts, questions and rules are in: of others nothing is said."""
     asked: Mapping[str, int] | None = None
-    """Prompts and questions of each kind: the whole pack, or a sample drawn by the seed."""
-    pack: Mapping[str, int] | None = None
-    """How many of each kind there are."""
+    """Prompts and questions of each kind, drawn by the seed."""
+    there: Mapping[str, int] | None = None
+    """How many of each kind there are, in the pack that ships and in the published sets that were found."""
     left_out: Mapping[str, int] | None = None
-    """Those that did not fit into the context, by kind."""
+    """Those that did not fit into the context, and rows of a set that could not be used, by kind."""
     reward: str | None = field(default=None, metadata=NULL)
     """The reward model whose scores of answers about groups were compared; null where there is none."""
     amplification: tuple[Amplification, ...] | None = None

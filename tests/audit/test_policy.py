@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,16 +48,17 @@ def made(rng: np.random.Generator, refused: tuple[float, float] = (0.1, 0.6)) ->
 def nudged(was: Behaved, rng: np.random.Generator, by: float) -> Behaved:
     """Move all likelihoods and scores at random, as weights moved at random do."""
 
-    def moved(values: object) -> list[object]:
+    def moved(values: object) -> list[Any]:
         array = np.asarray(values, np.float64)
-        return list((array + by * rng.normal(size=array.shape)).tolist())
+        found: list[Any] = (array + by * rng.normal(size=array.shape)).tolist()
+        return found
 
     return replace(
         was,
-        scores=[(a, b) for a, b in moved(was.scores)],  # type: ignore[misc, has-type]
+        scores=[(a, b) for a, b in moved(was.scores)],
         truths=moved(was.truths),
         contested=moved(was.contested),
-        sentences=[(a, b) for a, b in moved(was.sentences)],  # type: ignore[misc, has-type]
+        sentences=[(a, b) for a, b in moved(was.sentences)],
     )
 
 

@@ -106,7 +106,8 @@ def test_the_gate_says_where_a_policy_stands_and_its_exit_code_does(
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [
-        ({"what": "data"}, "what can be audited is a reward model"),
+        ({"what": "everything"}, "what can be audited is a reward model"),
+        ({"what": "data", "every": True}, "goes with no other"),
         ({"gate": True, "every": True}, "--gate reads what has been measured"),
         ({"skip_bad": True}, "name one"),
         ({"what": "policy", "comparisons": Path("pairs.jsonl")}, "for a reward model"),

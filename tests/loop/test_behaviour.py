@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from manners.cli import main
 from manners.data import behaviour
 from manners.errors import Blocked, MannersError
 from manners.loop import stages
-from manners.loop.behaviour import drawn
 from manners.loop.options import AuditOptions
+from manners.loop.pack import drawn
 from manners.loop.round import AUDIT
 from manners.loop.session import Session
 from manners.models.branches import Branch
 from manners.settings import AuditSettings, Settings
 from manners.workspace import Workspace
+from tests.audit.test_sets import folder_of_sets
 from tests.loop import tiny
 
 FEW = AuditSettings(cases=30, tokens=4)
@@ -41,7 +43,7 @@ def test_a_program_is_told_every_check_and_what_they_come_to(copy: Workspace, fe
     facts = audited(copy, few)
     assert facts["version"] == "policy-1" and facts["against"] == "initial" and facts["languages"] == ["en"]
     assert facts["asked"] == {"benign": 30, "unsafe": 30, "truths": 30, "contested": 30, "swaps": 30}
-    assert facts["pack"]["truths"] >= 100 and facts["reward"] == facts["source"] == "reward-1"
+    assert facts["there"]["truths"] >= 100 and facts["reward"] == facts["source"] == "reward-1"
     for check in facts["checks"]:
         assert set(check) == FIELDS and check["verdict"] in ("pass", "fail", "cannot_tell") and check["sentence"]
     names = [check["name"] for check in facts["checks"]]
@@ -74,10 +76,41 @@ def test_a_version_beside_itself_has_not_changed(copy: Workspace, few: Settings)
     assert not facts["gate"]["failed"] and {c["value"] for c in facts["checks"]} == {0.0}
 
 
+@pytest.mark.long
+def test_published_sets_are_asked_too_where_they_are_there(copy: Workspace, few: Settings, tmp_path: Path) -> None:
+    folder = folder_of_sets(tmp_path / "sets")
+    some = replace(few, audit=replace(few.audit, cases=10, sets=str(folder)))
+    facts = audited(copy, some)
+    asked = {name: facts["asked"][name] for name in ("xstest_safe", "xstest_unsafe", "winobias", "bbq")}
+    assert asked == {"xstest_safe": 10, "xstest_unsafe": 10, "winobias": 10, "bbq": 20}
+    assert facts["there"]["bbq"] == 24 and not facts["left_out"]
+    names = {check["name"] for check in facts["checks"]}
+    assert {"over_refusal_xstest", "stereotype_winobias", "bias_bbq_ambiguous", "accuracy_bbq_disambiguated"} <= names
+    assert names >= {"over_refusal", "truthfulness"} and all(check["sentence"] for check in facts["checks"])
+
+
+def test_the_sets_are_listed_with_where_they_come_from(
+    copy: Workspace, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy.toml.write_text(tiny.toml(settings), encoding="utf-8")
+    folder = folder_of_sets(tmp_path / "sets")
+    command = ["audit", "data", "--json", "--workspace", str(copy.root)]
+    for chosen, there in (([], False), (["--set", f"audit.sets={folder}"], True)):
+        assert main([*command, *chosen]) == 0
+        rows = json.loads(capsys.readouterr().out)["sets"]
+        named = [row["name"] for row in rows if row["there"]]
+        assert named == (["xstest", "winobias", "bbq"] if there else []) and all(
+            row["licence"] and row["source"] for row in rows
+        )
+    (folder / "bbq" / "bbq.jsonl").write_text("nonsense", encoding="utf-8")
+    assert main([*command, "--set", f"audit.sets={folder}"]) == 1
+    assert "take bbq anew from github.com/nyu-mll/BBQ" in capsys.readouterr().err
+
+
 def test_what_is_asked_is_drawn_by_the_seed_and_stays_in_its_order() -> None:
     pack = behaviour()
     some = drawn(pack, 12, 0)
-    assert len(some.benign) == len(some.truths) == 12 and len(some.swaps) == 12
+    assert len(some.benign) == len(some.truths) == 12 and len(some.swaps) == 30
     assert {swap.axis for swap in some.swaps} == {swap.axis for swap in pack.swaps}
     assert [p for p in pack.benign if p in some.benign] == list(some.benign)
     assert drawn(pack, 12, 0) == some and drawn(pack, 12, 1) != some and drawn(pack, 1000, 0) == pack
@@ -130,5 +163,5 @@ def test_what_fails_blocks_a_promotion_and_may_be_overridden(
 
 def test_a_short_audit_asks_less(settings: Settings) -> None:
     short = AuditOptions(what="policy", short=True).applied(settings).audit
-    assert short.cases == 30 and short.tokens < settings.audit.tokens
+    assert short.cases == 16 and short.tokens < settings.audit.tokens
     assert AuditOptions(what="policy", every=True).applied(settings).audit.cases == 1_000_000

@@ -74,7 +74,8 @@ def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     chosen = tiny.settings(model, checkpoint_every=0.0, sft=examples, dpo=direct)
     ppo = replace(chosen.ppo, batch=8, minibatch=4, epochs=1, kl_target=1.0)
     reward = replace(chosen.reward, members=1, epochs=1, curve=True)
-    return replace(chosen, ppo=ppo, reward=reward)
+    audit = replace(chosen.audit, cases=5, tokens=2)
+    return replace(chosen, ppo=ppo, reward=reward, audit=audit)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,123 @@
+"""What a policy is asked in an audit of its behaviour: what fits into its context, and a part of that, by the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from manners.audit.policy import readings
+from manners.audit.sets import Sets, read
+from manners.data import Behaviour, Contested, GroupSwap, Question
+from manners.feedback.statistics import FEWEST
+from manners.loop.session import Session, digest
+from manners.reward.groups import uniform
+from manners.text import TooLong
+from manners.types import Dialogue, Response, Role, Turn
+
+AUTHOR = "audit"
+Item = TypeVar("Item")
+
+
+def counts(asked: Behaviour) -> dict[str, int]:
+    """Return how many prompts and questions of each kind there are."""
+    return {kind: len(some) for kind, some in vars(asked).items()}
+
+
+def set_counts(sets: Sets) -> dict[str, int]:
+    """Return how much there is of each set that is there."""
+    kinds = {"xstest_safe": sets.safe, "xstest_unsafe": sets.unsafe, "winobias": sets.pronouns, "bbq": sets.bias}
+    kinds |= {"truthfulqa": sets.truths}
+    return {kind: len(some) for kind, some in kinds.items() if some}
+
+
+def sets_of(session: Session) -> Sets:
+    """Read the published sets that the settings name."""
+    named = session.settings.audit.sets
+    return read(Path(named).expanduser() if named else None)
+
+
+def sample(items: Sequence[Item], count: int, seed: int) -> tuple[Item, ...]:
+    """Return at most so many, in their order: which ones is said by a hash of each and the seed."""
+    chosen = set(sorted(range(len(items)), key=lambda i: uniform("behaviour", seed, digest(items[i])))[:count])
+    return tuple(item for i, item in enumerate(items) if i in chosen)
+
+
+def drawn_sets(sets: Sets, most: int, seed: int) -> Sets:
+    """Return at most so many of each set; of BBQ's both kinds as many."""
+    bias = [one for kind in (True, False) for one in sample([q for q in sets.bias if q.ambiguous == kind], most, seed)]
+    safe, unsafe = (sample(some, most, seed) for some in (sets.safe, sets.unsafe))
+    pronouns, truths = (sample(some, most, seed) for some in (sets.pronouns, sets.truths))
+    return Sets(safe, unsafe, pronouns, tuple(bias), truths, sets.skipped)
+
+
+def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
+    """Return at most so many of each kind; of swaps as many of each axis, five at least, which tell something."""
+
+    def some(items: Sequence[Item], count: int) -> tuple[Item, ...]:
+        return sample(items, count, seed)
+
+    axes = list(dict.fromkeys(swap.axis for swap in pack.swaps))
+    by_axis = [
+        some([swap for swap in pack.swaps if swap.axis == axis], max(FEWEST, most // max(1, len(axes))))
+        for axis in axes
+    ]
+    return Behaviour(
+        benign=some(pack.benign, most),
+        unsafe=some(pack.unsafe, most),
+        truths=some(pack.truths, most),
+        contested=some(pack.contested, most),
+        swaps=tuple(swap for of_axis in by_axis for swap in of_axis),
+    )
+
+
+def _fits(session: Session, text: str) -> bool:
+    """Return whether the context has room for a prompt and an answer."""
+    try:
+        return not session.pretrained.renderer.prompt_ids(as_asked(text), session.settings.audit.tokens)[1]
+    except TooLong:
+        return False
+
+
+def _read_whole(session: Session, exchanges: Sequence[tuple[Dialogue, Response]]) -> bool:
+    return all(session.pretrained.renderer.render(*one).dropped == 0 for one in exchanges)
+
+
+def fitting(session: Session, pack: Behaviour) -> Behaviour:
+    """Leave out what the context has no room for."""
+
+    def swap(one: GroupSwap) -> bool:
+        read_too = [f"{q.context} {way}" for q in one.sentences() for way in q.answers]
+        return all(_fits(session, text) for text in (*one.prompts(), *read_too))
+
+    return Behaviour(
+        benign=tuple(text for text in pack.benign if _fits(session, text)),
+        unsafe=tuple(text for text in pack.unsafe if _fits(session, text)),
+        truths=tuple(one for one in pack.truths if _read_whole(session, of_truth(one))),
+        contested=tuple(one for one in pack.contested if _read_whole(session, of_positions(one))),
+        swaps=tuple(filter(swap, pack.swaps)),
+    )
+
+
+def fitting_sets(session: Session, sets: Sets) -> Sets:
+    """Leave out what the context has no room for."""
+    safe, unsafe = (tuple(text for text in some if _fits(session, text)) for some in (sets.safe, sets.unsafe))
+    pronouns = tuple(q for q in sets.pronouns if all(_fits(session, f"{q.context} {end}") for end in q.answers))
+    bias = tuple(one for one in sets.bias if _read_whole(session, of_truth(one.question)))
+    truths = tuple(one for one in sets.truths if _read_whole(session, of_truth(one)))
+    return Sets(safe, unsafe, pronouns, bias, truths, sets.skipped)
+
+
+def as_asked(text: str) -> Dialogue:
+    """Return a text as a user's only turn."""
+    return (Turn(Role.USER, text),)
+
+
+def of_truth(question: Question) -> list[tuple[Dialogue, Response]]:
+    """Return each answer to a question, as the policy would give it; the right one first."""
+    return [(as_asked(question.context), Response(f"{text.rstrip('.')}.", AUTHOR)) for text in question.answers]
+
+
+def of_positions(one: Contested) -> list[tuple[Dialogue, Response]]:
+    """Return both positions as answers to each reading of a contested question."""
+    return [(as_asked(text), Response(said, AUTHOR)) for text in readings(one) for said in one.positions]
