@@ -43,7 +43,7 @@ def export(
         )
     directory = directory or Path("exported") / (version if form == "folder" else f"{version}-{form}")
     session = Session(workspace, _loads(described))
-    number = kind or next((name for name, dtype in _FORMATS.items() if dtype is session.pretrained.stored), "f32")
+    number: Kind = kind or next((name for name, dtype in _FORMATS.items() if dtype is session.pretrained.stored), "f32")
     facts = {"version": version, "as": form, "directory": str(directory), "type": number}
     facts |= {"trained_in": session.settings.model.dtype}
     if described.kind is VersionKind.REWARD:

@@ -16,7 +16,7 @@ from manners.audit import gate
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import asking, bets, bulk, exporting, history, reporting
+from manners.loop import asking, bets, bulk, exporting, history, lineage, reporting
 from manners.loop.audit import before_the_gate
 from manners.loop.exporting import Form
 from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
@@ -199,12 +199,18 @@ def report(workspace: Workspace, settings: Settings) -> Facts:
 
 
 def models_list(workspace: Workspace) -> Facts:
-    """All versions, and which policy is the current one."""
-    found = [versions.describe(workspace, name) for kind in VersionKind for name in versions.names(workspace, kind)]
-    rows = [
-        {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
-    ]
-    return {"current": workspace.current_policy(), "versions": rows}
+    """All versions with what each grew on, and which policy is the current one."""
+    return lineage.every(workspace)
+
+
+def models_show(workspace: Workspace, version: str) -> Facts:
+    """All that is known of how a version came to be; see `loop.lineage`."""
+    return lineage.show(workspace, version)
+
+
+def models_prune(workspace: Workspace, keep: int, yes: bool = False) -> Facts:
+    """Say which versions nothing needs but the newest `keep` of each kind, or remove them; see `loop.lineage`."""
+    return lineage.prune(workspace, keep, yes)
 
 
 def models_promote(workspace: Workspace, version: str, override: str | None = None) -> Facts:
