@@ -87,7 +87,9 @@ def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
         used = [workspace.start(), *workspace.promoted(), load(workspace.toml).settings.model.name]
         needed = set(_ancestors(found, [*newest, *used]))
         gone = [name for name in found if name not in needed]
-        rows = [{"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone]
+        rows: list[Facts] = [
+            {"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone
+        ]
         for name in reversed(gone if yes else []):
             discard(workspace.models / name)
     total = sum(row["bytes"] for row in rows)
