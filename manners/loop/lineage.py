@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.round import EVERY
+from manners.loop.session import Session
 from manners.loop.stage import to_resume
 from manners.models import versions
 from manners.models.versions import Version
@@ -79,12 +81,13 @@ def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
     """
     if keep < 1:
         raise MannersError(f"--keep is {keep}, but the newest version of each kind always stays: take 1 or more")
-    with workspace.run_lock("prune"):
+    settings = load(workspace.toml).settings
+    with Session(workspace, settings).run_lock("prune") if yes else nullcontext():
         if begun := to_resume(EVERY, workspace):
             raise MannersError(f"a run was stopped and may need any version: finish it with `{begun[0]}`, then prune")
         found = _found(workspace)
         newest = [name for kind in VersionKind for name in versions.names(workspace, kind)[-keep:]]
-        used = [workspace.start(), *workspace.promoted(), load(workspace.toml).settings.model.name]
+        used = [workspace.start(), *workspace.promoted(), settings.model.name]
         needed = set(_ancestors(found, [*newest, *used]))
         gone = [name for name in found if name not in needed]
         rows: list[Facts] = [

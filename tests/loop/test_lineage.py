@@ -139,6 +139,10 @@ def test_nothing_is_pruned_beside_a_run_or_below_one(workspace: Workspace) -> No
     with pytest.raises(MannersError, match="--keep is 0, but the newest version of each kind always stays"):
         stages.models_prune(workspace, 0, yes=True)
     assert stages.models_prune(workspace, 9)["versions"] == []
+    (workspace.runs / "ppo").mkdir(parents=True)
+    (workspace.runs / "ppo" / "checkpoint-1").touch()
+    with pytest.raises(MannersError, match="finish it with `manners ppo --resume`, then prune"):
+        stages.models_prune(workspace, 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=10), st.sets(st.integers(0, 9), max_size=3))
