@@ -54,6 +54,41 @@ class ModelsList(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelsShow(Common):
+    """Show how a version came to be: what it grew on, what it had learned from, by which settings."""
+
+    version: Version
+    """As `manners models list` names it."""
+
+    def run(self) -> Result:
+        """Show."""
+        from manners.loop import stages
+
+        return stages.models_show(self.open(), self.version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsPrune(Common):
+    """Say which old versions nothing needs, and how much they take; with --yes, remove them."""
+
+    keep: int = 5
+    """How many of the newest of each kind stay, beside those that are needed."""
+    yes: bool = False
+    """Remove them. They cannot be had back but from a backup."""
+
+    def run(self) -> Result:
+        """Look, or remove."""
+        from manners.loop import stages
+
+        workspace = self.open()
+        with closing(Store.open(workspace.database)) as store:
+            pruned = stages.models_prune(workspace, self.keep, self.yes)
+            for version in pruned["versions"] if self.yes else ():
+                _note(store, audit.Event.PRUNED, version["name"])
+        return pruned
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelsPromote(Common):
     """Make a version the current policy."""
 
@@ -124,7 +159,9 @@ def _note(store: Store, event: audit.Event, version: str) -> None:
 
 Models = (
     Annotated[ModelsList, subcommand("list")]
+    | Annotated[ModelsShow, subcommand("show")]
     | Annotated[ModelsPromote, subcommand("promote")]
     | Annotated[ModelsRollback, subcommand("rollback")]
     | Annotated[ModelsExport, subcommand("export")]
+    | Annotated[ModelsPrune, subcommand("prune")]
 )

@@ -51,7 +51,6 @@ from manners.workspace import INITIAL
 if TYPE_CHECKING:
     from manners.loop.options import AuditOptions
 
-RESULT = BehaviourResult
 OF, BESIDE = "the policy", "the version compared with"
 """What says in a run's checkpoints what it is about."""
 AT_ONCE = 32

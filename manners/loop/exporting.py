@@ -43,7 +43,7 @@ def export(
         )
     directory = directory or Path("exported") / (version if form == "folder" else f"{version}-{form}")
     session = Session(workspace, _loads(described))
-    number = kind or next((name for name, dtype in _FORMATS.items() if dtype is session.pretrained.stored), "f32")
+    number = kind or _kind_of(session.pretrained.stored)
     facts = {"version": version, "as": form, "directory": str(directory), "type": number}
     facts |= {"trained_in": session.settings.model.dtype}
     if described.kind is VersionKind.REWARD:
@@ -84,6 +84,14 @@ def _reward(
     if average:
         facts |= {"shift_measured_on": len(reference)}
     return facts | {"loads_with": "AutoModelForSequenceClassification", "score": "logit - shift"}
+
+
+def _kind_of(dtype: torch.dtype) -> Kind:
+    """Return the name of a number format, float32's for one that has none here."""
+    for kind, known in _FORMATS.items():
+        if known is dtype:
+            return kind
+    return "f32"
 
 
 def _loads(described: versions.Version) -> Settings:

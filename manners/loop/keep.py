@@ -57,6 +57,7 @@ def keep(
         watermark=watermark,
         settings=asdict(settings),
         metrics=scalars(result),
+        left_out=dict(getattr(result, "left_out", None) or {}),
         shifts=reward.shifts if reward else (),
         scale=reward.scales if reward else 1.0,
         witness=(witness.shifts[0], witness.scales[0]) if witness else None,

@@ -21,6 +21,7 @@ from manners.loop.options import AuditOptions, EvaluateOptions, JudgeOptions, Pr
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.results import PolicyResult, RewardResult, SampleResult
 from manners.results.audit import AuditResult
+from manners.results.behaviour import BehaviourResult
 from manners.results.direct import DirectResult
 from manners.results.evaluation import EvaluationResult
 from manners.results.judge import JudgeResult
@@ -116,6 +117,7 @@ BEHAVIOUR = Stage(
     summary="Find out how a policy behaves, beside the initial model.",
     reads=("sample", "audit"),
     module="manners.loop.behaviour",
+    result=BehaviourResult,
     options=AuditOptions,
     asked=" policy {the policy} --against {the version compared with}",
     section="How the policy behaves",

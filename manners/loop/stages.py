@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from manners.facts import Facts
-from manners.loop import asking, bulk, exporting, reporting
+from manners.loop import asking, bulk, exporting, lineage, reporting
 from manners.loop.audit import before_the_gate
 from manners.loop.exporting import Form
 from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
@@ -210,6 +210,16 @@ def score(
 def report(workspace: Workspace, settings: Settings) -> Facts:
     """Write the report from what has run."""
     return reporting.report(Session(workspace, settings), EVERY)
+
+
+def models_show(workspace: Workspace, version: str) -> Facts:
+    """All that is known of how a version came to be; see `loop.lineage`."""
+    return lineage.show(workspace, version)
+
+
+def models_prune(workspace: Workspace, keep: int, yes: bool = False) -> Facts:
+    """Say which versions nothing needs but the newest `keep` of each kind, or remove them; see `loop.lineage`."""
+    return lineage.prune(workspace, keep, yes)
 
 
 def models_export(

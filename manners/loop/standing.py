@@ -15,7 +15,7 @@ from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import Facts
-from manners.loop import history, kept
+from manners.loop import history, kept, lineage
 from manners.loop.round import EVERY
 from manners.loop.stage import Standing, finished, to_resume
 from manners.models import described
@@ -27,12 +27,8 @@ from manners.workspace import Workspace
 
 
 def models_list(workspace: Workspace) -> Facts:
-    """All versions, and which policy is the current one."""
-    found = [described.describe(workspace, name) for kind in VersionKind for name in described.names(workspace, kind)]
-    rows = [
-        {"name": v.name, "kind": v.kind, "base": v.base, "parent": v.parent, "created_at": v.created_at} for v in found
-    ]
-    return {"current": workspace.current_policy(), "versions": rows}
+    """All versions with what each grew on, and which policy is the current one."""
+    return lineage.every(workspace)
 
 
 def models_promote(workspace: Workspace, version: str, override: str | None = None) -> Facts:

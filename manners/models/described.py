@@ -39,6 +39,8 @@ class Version:
     """Highest id of a verdict that it learned from."""
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """What was not learned from, by reason; empty also in a version that does not say, as old ones."""
     shifts: tuple[float, ...] = ()
     """Reward models: each member's mean on the start version's answers."""
     scale: float | tuple[float, ...] = 1.0

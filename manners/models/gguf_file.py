@@ -102,11 +102,13 @@ def _family(model: PreTrainedModel) -> gguf.MODEL_ARCH:
             f" ({', '.join(FAMILIES)} are): export with --as folder, and convert that with llama.cpp's own program"
         )
     rope = config.rope_parameters
+    square = _head(config) * config.num_attention_heads == config.hidden_size
     odd = [
         ("hidden_act", config.hidden_act, config.hidden_act == "silu"),
         ("rope_type", rope["rope_type"], rope["rope_type"] in ("default", "llama3")),
         ("partial_rotary_factor", rope.get("partial_rotary_factor"), rope.get("partial_rotary_factor") in (None, 1.0)),
         ("sliding_window", _window(config), _window(config) is None),
+        ("head_dim", _head(config), config.model_type != "qwen2" or square),
         ("attention_bias", True, config.model_type != "qwen3" or not config.attention_bias),
     ]
     for name, value, fits in odd:

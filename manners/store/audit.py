@@ -35,6 +35,7 @@ class Event(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
     EXPORTED = "exported"
+    PRUNED = "pruned"
     RESTORED = "restored"
     SERVED = "served"
     SETTINGS_CHANGED = "settings_changed"

@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM
 from manners.cli import main
 from manners.errors import MannersError
 from manners.loop import stages
+from manners.loop.exporting import Form
 from manners.models import versions
 from manners.models.branches import Branch
+from manners.models.gguf_file import Kind
 from manners.models.pretrained import load
 from manners.models.versions import Version
 from manners.settings import ModelSettings
@@ -96,8 +98,8 @@ def test_what_a_form_cannot_hold_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     version: str,
-    form: str,
-    kind: str | None,
+    form: Form,
+    kind: Kind | None,
     reason: str,
 ) -> None:
     with pytest.raises(MannersError, match=reason):

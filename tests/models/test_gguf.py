@@ -30,7 +30,7 @@ from tests.conftest import some
 from tests.models.exchanges import rendered
 from tests.worlds import END, EOS, PAD, START, TEMPLATE, VOCABULARY, tiny_pretrained, tiny_tokenizer
 
-NO_WINDOW = {"use_sliding_window": False}
+NO_WINDOW: dict[str, Any] = {"use_sliding_window": False}
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
@@ -297,6 +297,7 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
         ("mistral", {}, "is of the family mistral"),
         ("qwen2", {}, "has sliding_window = 16, for which llama.cpp's qwen2 has no code"),
         ("qwen3", {"attention_bias": True}, "has attention_bias = True"),
+        ("qwen2", NO_WINDOW | {"head_dim": 16}, "has head_dim = 16"),
         ("llama", {"hidden_act": "gelu"}, "has hidden_act = gelu"),
         (
             "llama",

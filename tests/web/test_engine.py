@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from manners.cli import main
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.branches import Branch
@@ -196,6 +198,47 @@ def test_what_another_process_promotes_is_served(
     finally:
         ended.set()
         following.join()
+
+
+@pytest.mark.long
+def test_a_rollback_lets_what_runs_end_on_its_version_and_gives_the_rest_to_the_other(
+    engine: Engine,
+    pretrained: Pretrained,  # which puts policy-1 there
+    place: tuple[Workspace, ModelSettings],
+    empty_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the command, in the middle of an answer, beside a server that follows what is promoted."""
+    workspace, _ = place
+    shutil.copyfile(empty_file, workspace.database)
+    monkeypatch.setattr(server, "LOOK_EVERY", 0.01)
+    workspace.promote("policy-1")
+    engine.load("policy-1")
+    until(lambda: engine.state.version == "policy-1" and phase(engine) is Phase.READY)
+    whole = asyncio.run(collect(engine, ENDLESS))
+    ended = threading.Event()
+    following = threading.Thread(target=server.follow_promotions, args=(workspace, engine, ended))
+    following.start()
+
+    async def in_the_middle() -> tuple[list[Event], list[Event]]:
+        events: list[Event] = []
+        async with aclosing(engine.generate(ENDLESS)) as written:
+            async for event in written:
+                if not events:
+                    line = ["models", "rollback", "--workspace", str(workspace.root)]
+                    assert await asyncio.to_thread(main, line) == 0
+                events.append(event)
+        return events, await collect(engine, ENDLESS)
+
+    try:
+        first, other_whole = asyncio.run(in_the_middle())
+    finally:
+        ended.set()
+        following.join()
+    [done], [other] = ([event for event in some if isinstance(event, Done)] for some in (first, other_whole))
+    assert (done.version, other.version) == ("policy-1", "initial")
+    assert texts(first) == texts(whole) and texts(other_whole) != texts(whole)
+    assert workspace.current_policy() == INITIAL and engine.state.version == INITIAL
 
 
 @pytest.mark.long

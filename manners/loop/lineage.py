@@ -1,0 +1,127 @@
+"""Where versions come from, and which of them nothing needs any more; to look loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+from manners.errors import MannersError
+from manners.facts import Facts
+from manners.loop.round import EVERY
+from manners.loop.stage import to_resume
+from manners.models import described
+from manners.models.described import Version
+from manners.settings_load import load
+from manners.types import VersionKind
+from manners.workspace import INITIAL, Workspace, discard
+
+
+def every(workspace: Workspace) -> Facts:
+    """Return all versions, each with what it grew on and what it takes, and which policy is the current one."""
+    found = _found(workspace)
+    rows = [
+        {
+            "name": version.name,
+            "kind": version.kind,
+            "base": version.base,
+            "start": version.start,
+            "parent": version.parent,
+            "reward": version.reward,
+            "watermark": version.watermark,
+            "promoted": version.name in workspace.promoted(),
+            "bytes": _size(workspace.models / version.name),
+            "created_at": version.created_at,
+        }
+        for version in found.values()
+    ]
+    return {"current": workspace.current_policy(), "versions": rows}
+
+
+def show(workspace: Workspace, name: str) -> Facts:
+    """Return all that a version says of how it came to be.
+
+    `grew_on` is what it cannot be loaded without, began as or was trained against, nearest first, `watermark` the
+    highest id of a verdict that it learned from, `left_out` what was not learned from, by reason, and `settings` all of
+    them, as they were.
+    Raises MannersError for a version that is not there.
+    """
+    version = described.describe(workspace, name)
+    found = _found(workspace)
+    grown = [other.name for other in found.values() if name in _roots(other)]
+    return {
+        "version": version.name,
+        "kind": version.kind,
+        "base": version.base,
+        "start": version.start,
+        "parent": version.parent,
+        "reward": version.reward,
+        "grew_on": _ancestors(found, [name])[1:],
+        "grew_from_it": grown,
+        "promoted": name in workspace.promoted(),
+        "current": name == workspace.current_policy(),
+        "watermark": version.watermark,
+        "source": version.source,
+        "left_out": version.left_out,
+        "metrics": version.metrics,
+        "settings": version.settings,
+        "bytes": _size(workspace.models / name),
+        "created_at": version.created_at,
+    }
+
+
+def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
+    """Say which versions nothing needs, and with `yes` remove them, the newest first.
+
+    The newest `keep` of each kind stay, every policy that is promoted or can be rolled back to, the version that
+    learning starts from, the one that `model.name` names, and all that any of these grew on. What a version was, whose
+    answers are in the record, stays in the record.
+    Raises MannersError while something trains or is to be resumed, which may need any of them, and for fewer than one.
+    """
+    if keep < 1:
+        raise MannersError(f"--keep is {keep}, but the newest version of each kind always stays: take 1 or more")
+    from manners.loop.session import Session  # which loads torch: nobody who only looks is to wait for that
+
+    settings = load(workspace.toml).settings
+    with Session(workspace, settings).run_lock("prune") if yes else nullcontext():
+        if begun := to_resume(EVERY, workspace):
+            raise MannersError(f"a run was stopped and may need any version: finish it with `{begun[0]}`, then prune")
+        found = _found(workspace)
+        newest = [name for kind in VersionKind for name in described.names(workspace, kind)[-keep:]]
+        used = [workspace.start(), *workspace.promoted(), settings.model.name]
+        needed = set(_ancestors(found, [*newest, *used]))
+        gone = [name for name in found if name not in needed]
+        rows: list[Facts] = [
+            {"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone
+        ]
+        for name in reversed(gone if yes else []):
+            discard(workspace.models / name)
+    total = sum(row["bytes"] for row in rows)
+    facts: Facts = {"versions": rows, "kept": [name for name in found if name in needed], "removed": yes}
+    facts["bytes_freed" if yes else "bytes_to_free"] = total
+    return facts if yes or not rows else facts | {"next": f"manners models prune --keep {keep} --yes"}
+
+
+def _found(workspace: Workspace) -> dict[str, Version]:
+    """Return all versions, by name; raises MannersError for one that is damaged."""
+    named = [name for kind in VersionKind for name in described.names(workspace, kind)]
+    return {name: described.describe(workspace, name) for name in named}
+
+
+def _roots(version: Version) -> list[str]:
+    """Return what a version grew on: its parent, the model under it, where learning started, and its reward model."""
+    roots = (version.parent, version.base, version.start, version.reward)
+    return list(dict.fromkeys(root for root in roots if root and root not in (INITIAL, version.name)))
+
+
+def _ancestors(found: dict[str, Version], names: Iterable[str]) -> list[str]:
+    """Return these versions and all that they grew on, nearest first; what is no version of the workspace is not."""
+    line = [name for name in dict.fromkeys(names) if name in found]
+    for name in line:  # which grows on the way
+        line += [root for root in _roots(found[name]) if root in found and root not in line]
+    return line
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of a version's files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
