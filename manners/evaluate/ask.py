@@ -128,6 +128,11 @@ def plan(n: int, level: float = 0.95) -> AskPlan:
     return AskPlan(n, rate, sentence)
 
 
+def spent(asked: Iterable[Comparison]) -> set[Dialogue]:
+    """Return the prompts on which nothing can be opened any more: somebody was asked about them."""
+    return {one.prompt for one in asked if one.asked_how is AskedHow.EVALUATION or not one.kept}
+
+
 def open_comparisons(
     before: Sequence[Answer], after: Sequence[Answer], asked: Iterable[Comparison], n: int, seed: int
 ) -> list[Comparison]:
@@ -139,7 +144,7 @@ def open_comparisons(
     number. One comparison per prompt, so that results are independent.
     Raises MannersError where fewer than `n` prompts are left, or both versions bear the same name.
     """
-    used: set[Dialogue] = {one.prompt for one in asked if one.asked_how is AskedHow.EVALUATION or not one.kept}
+    used = spent(asked)
     pairs: dict[Dialogue, tuple[Response, Response]] = {}
     for old, new in zip(before, after, strict=True):
         if old.prompt != new.prompt:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
 from manners.errors import MannersError, UsageError
+from manners.evaluate import ask
 from manners.facts import Facts, to_facts
 from manners.loop import asking, bets, history, kept
 from manners.loop.history import Begun, Played, Reading, Waiting
@@ -124,6 +125,7 @@ def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
 def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     """Play a round as far as it goes, and return what it waits for where it does not wait itself (`step`)."""
     settings, workspace, store = session.settings, session.workspace, session.store
+    _refuse_unjudged(session, begun)
     # 1. Ask: the promoted policy answers prompts, and comparisons are opened.
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
@@ -169,6 +171,23 @@ def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = 
     print(f"round {session.turn} of {begun.rounds}: {stage.command}", file=sys.stderr)
     session.lay_out_as(bool(begun.lays_out))
     execute(stage, session, options, resume=True, locked=True)
+
+
+def _refuse_unjudged(session: Session, begun: Begun) -> None:
+    """Raise MannersError where people could not judge a round that is to begin: before it has cost anything."""
+    given = session.store.counts().verdicts
+    crowds = begun.crowd or (given[AnnotatorKind.SIMULATED] and not given[AnnotatorKind.HUMAN])
+    if crowds or _begins(session, SAMPLE):
+        return
+    used = ask.spent(session.store.comparisons())
+    left = sum(prompt.dialogue not in used for prompt in session.store.prompts(PromptUse.EVALUATE))
+    need = session.settings.loop.judgements
+    if left < need:
+        raise MannersError(
+            f"nobody could judge round {session.turn}: loop.judgements asks people about {need} evaluation prompts, and"
+            f" {left} are left that nobody was asked about: lower it, or import more with"
+            " `manners prompts import FILE --use evaluate`"
+        )
 
 
 def _refuse_missing(session: Session, *stages: Stage) -> None:

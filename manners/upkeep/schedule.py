@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from manners.backup.take import last as last_backup
 from manners.backup.thin import thin
 from manners.errors import MannersError, described
 from manners.settings import BackupSettings
+from manners.store import Store, audit
 from manners.workspace import Workspace, scratch_folder
 
 LOOK = 60.0
@@ -94,6 +96,8 @@ def rehearse(workspace: Workspace, folder: Path) -> Rehearsal:
 
 def _backup(workspace: Workspace, folder: Path, keep: int) -> str:
     made = backup(workspace, folder)
+    with closing(Store.open(workspace.database)) as store:
+        audit.record(store, audit.Deed(audit.Event.EXPORTED, about="backup"))
     gone = thin(folder, keep)
     removed = f"; {gone.backups} older ones removed, with {gone.size:,} bytes" if gone.backups else ""
     return f"backup: {made['path']} holds {made['verdicts']} verdicts and {made['versions']} versions{removed}"

@@ -55,13 +55,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    """Put functions in the place of the stages."""
-    stages = types.ModuleType("manners.loop.stages")
-    vars(stages).update(functions)
+    """Put functions in the place of the stages, and of what tells how far things are."""
     loop = types.ModuleType("manners.loop")
-    vars(loop).update(stages=stages)
     monkeypatch.setitem(sys.modules, "manners.loop", loop)
-    monkeypatch.setitem(sys.modules, "manners.loop.stages", stages)
+    for name in ("stages", "standing"):
+        module = types.ModuleType(f"manners.loop.{name}")
+        vars(module).update(functions)
+        vars(loop)[name] = module
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 def test_init_then_import_then_export(tmp_path: Path) -> None:

@@ -395,6 +395,16 @@ def test_what_nobody_learns_from_is_not_said_to_be_learned_from_later(opened: tu
     assert stages.status(workspace)["verdicts_not_yet_learned_from"] == 1
 
 
+def test_a_round_that_nobody_could_judge_is_not_begun(fresh: Path, model: Path, tmp_path: Path) -> None:
+    """Six evaluation prompts for sixty judgements: said before anything is drawn or trained; a crowd needs none."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model))
+    with pytest.raises(MannersError, match=r"loop.judgements asks people about 60 evaluation prompts, and 6 are left"):
+        rounds.play(session, Asked(rounds=1))
+    assert not session.store.comparisons() and not (root / "runs" / "sample.json").exists()
+    rounds._refuse_unjudged(session.at(1), history.Begun(crowd=True))
+
+
 def test_a_budget_of_hours_is_the_loops_not_the_commands(
     looped: tuple[Path, Facts], model: Path, tmp_path: Path
 ) -> None:
@@ -499,7 +509,9 @@ def test_a_wait_is_said_once_and_can_be_interrupted(
 ) -> None:
     """Three looks at a store in which nothing happens; then somebody presses Ctrl-C, and a step goes on from there."""
     root = shutil.copytree(fresh, tmp_path / "loop")
-    session = Session(Workspace.open(root), small(model))
+    chosen = small(model)
+    session = Session(Workspace.open(root), replace(chosen, loop=replace(chosen.loop, judgements=10)))
+    session.store.add_prompts(tiny.prompts(4, "hill"), PromptUse.EVALUATE, "test")
     slept = list[float]()
 
     def sleep(seconds: float) -> None:

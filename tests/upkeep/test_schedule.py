@@ -20,7 +20,7 @@ from manners.backup.thin import thin
 from manners.cli import main
 from manners.errors import MannersError
 from manners.settings import BackupSettings
-from manners.store import Store
+from manners.store import Store, audit
 from manners.types import PromptUse, Role, Turn
 from manners.upkeep import schedule
 from manners.upkeep.schedule import is_due, look
@@ -76,6 +76,8 @@ def test_it_backs_up_and_rehearses_and_then_rests(
     assert first.startswith(f"backup: {tmp_path / 'backups' / 'backup-1'} holds 0 verdicts")
     assert second.startswith("rehearsal:") and "can be put back, with 0 verdicts and 0 versions" in second
     assert look(workspace, chosen(tmp_path)) == []
+    with closing(Store.open(workspace.database)) as store:
+        assert [(one.event, one.about) for one in audit.entries(store)] == [("exported", "backup")], "as by hand"
     left = {one.name for one in (tmp_path / "backups").iterdir()}
     assert left == {"backup-1", "objects", "backup.lock"}, "the scratch folder is gone"
     assert main(["status", "--json", "--workspace", str(workspace.root)]) == 0

@@ -28,7 +28,7 @@ from tests.web.test_roles import routes
 PASSWORD = "correct horse"
 HERE = "http://127.0.0.1:8000"
 Browser = Callable[[], TestClient]
-CHAT, FEEDBACK, EXPORT, ADMIN = Scope
+CHAT, FEEDBACK, EXPORT, METRICS, ADMIN = Scope
 SCOPES = {
     "/": None,
     "/chat": CHAT,
@@ -48,6 +48,7 @@ SCOPES = {
     "/dashboard.json": EXPORT,
     "/rounds": EXPORT,
     "/rounds.json": EXPORT,
+    "/metrics": METRICS,
     "/dashboard/promote": ADMIN,
     "/dashboard/rollback": ADMIN,
     "/accounts": ADMIN,
