@@ -20,8 +20,7 @@ from manners.facts import Facts
 from manners.loop.options import AuditOptions, EvaluateOptions, JudgeOptions, PretrainOptions, SampleOptions
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.results import PolicyResult, RewardResult, SampleResult
-from manners.results.audit import AuditResult
-from manners.results.behaviour import BehaviourResult
+from manners.results.audit import AuditResult, BehaviourResult
 from manners.results.direct import DirectResult
 from manners.results.evaluation import EvaluationResult
 from manners.results.judge import JudgeResult
