@@ -17,7 +17,7 @@ from manners.backup.snapshots import MANIFEST, STORE, Snapshot
 from manners.errors import MannersError
 from manners.store import Store, deletions
 from manners.store.copies import check_copy, write_copy
-from manners.workspace import Workspace, atomic_folder, atomic_write, clear_partials
+from manners.workspace import Workspace, atomic_folder, atomic_write, clear_partials, discard
 
 FILES = (
     "manners.toml",
@@ -103,7 +103,11 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
         for one in draft.iterdir():
             one.chmod(0o600)
         draft.chmod(0o700)
-    _verify(place, folder)
+    try:
+        _verify(place, folder)
+    except MannersError:
+        discard(place)  # else it would count among those that stay, and a sound one go for it
+        raise
     return {
         "path": str(place),
         "verdicts": verdicts,
@@ -122,7 +126,9 @@ def _verify(place: Path, folder: Path) -> None:
     if snapshots.digest_of(place / STORE) != snapshot.store_digest:
         bad.append(STORE)
     if bad:
-        raise MannersError(f"{place} is not what was written ({bad[0]} differs): check the disk, and use another.")
+        raise MannersError(
+            f"{place} was not what was written ({bad[0]} differs), and is removed: check the disk, and use another."
+        )
     check_copy(place / STORE)
 
 

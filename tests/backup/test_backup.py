@@ -19,6 +19,7 @@ import pytest
 
 from manners import restored
 from manners.backup import restore as restoring
+from manners.backup import take
 from manners.backup.restore import restore
 from manners.backup.take import backup, last
 from manners.cli import main
@@ -573,6 +574,17 @@ def test_a_store_that_is_not_what_was_written_is_not_put_back(local: Workspace, 
     with pytest.raises(MannersError, match="is not what was written"):
         restore(tmp_path / "bk", local.root)
     assert count(local.root / "store.db") == 5
+
+
+def test_a_backup_that_the_disk_spoils_is_removed_and_says_so(
+    local: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(local, tmp_path / "bk")
+    with monkeypatch.context() as patch:
+        patch.setattr(take.snapshots, "is_sound", lambda folder, digest: False)
+        with pytest.raises(MannersError, match=r"backup-2 was not what was written .* and is removed: check the disk"):
+            backup(local, tmp_path / "bk")
+    assert [one.name for one in take.snapshots.all_of(tmp_path / "bk")] == ["backup-1"], "it counts among none"
 
 
 def test_folders_that_hold_other_things_are_left_alone(local: Workspace, tmp_path: Path) -> None:
