@@ -1,4 +1,4 @@
-"""Published sets that a policy is also asked where they are there: XSTest, WinoBias, BBQ, TruthfulQA, from a folder.
+"""Published sets that a policy is also asked where they are there: XSTest, WinoBias, BBQ, TruthfulQA, IFEval.
 
 None ships with the package. Each lies in a folder of its own name, as its authors publish it or as JSON lines (also as
 `.gz`); a set that is not there is left out, and one that cannot be read is refused.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manners.audit.instructions import Instructed, readable
 from manners.data import Question
 from manners.errors import MannersError
 
@@ -71,6 +72,14 @@ KNOWN = (
         "CC BY 4.0",
         "questions about two groups, with or without what would answer them: bias_bbq_*, accuracy_bbq_*",
     ),
+    Known(
+        "ifeval",
+        ("input_data.jsonl", "*.jsonl"),
+        ("prompt", "instruction_id_list", "kwargs"),
+        "github.com/google-research/google-research, instruction_following_eval",
+        "Apache-2.0",
+        "prompts with instructions whose keeping a rule can see: instructions_ifeval",
+    ),
 )
 
 
@@ -102,6 +111,7 @@ class Sets:
     truths: tuple[Question, ...] = ()
     skipped: Mapping[str, int] | None = None
     """Rows that could not be used, by set."""
+    instructed: tuple[Instructed, ...] = ()
 
 
 def files_of(folder: Path, known: Known) -> list[Path]:
@@ -143,10 +153,12 @@ def read(folder: Path | None) -> Sets:
     pronouns = list(_pronouns(rows.get("winobias", [])))
     bias = list(_bias(rows.get("bbq", [])))
     truths = list(_truths(rows.get("truthfulqa", [])))
+    instructed = list(_instructed(rows.get("ifeval", [])))
     skipped = {
         "winobias": len(rows.get("winobias", [])) - 2 * len(pronouns),
         "bbq": len(rows.get("bbq", [])) - len(bias),
         "truthfulqa": len(rows.get("truthfulqa", [])) - len(truths),
+        "ifeval": len(rows.get("ifeval", [])) - len(instructed),
     }
     return Sets(
         safe=tuple(row["prompt"] for row in prompts if row["label"] == "safe"),
@@ -155,6 +167,7 @@ def read(folder: Path | None) -> Sets:
         bias=tuple(bias),
         truths=tuple(truths),
         skipped={name: count for name, count in skipped.items() if count},
+        instructed=tuple(instructed),
     )
 
 
@@ -204,6 +217,18 @@ def _truths(rows: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
         answers = [str(answer).strip() for answer in row["answers"]] if isinstance(row["answers"], list) else []
         if len(answers) > 1 and all(answers) and len(set(answers)) == len(answers):
             yield Question("truthfulqa", str(row["question"]).strip(), tuple(answers))
+
+
+def _instructed(rows: Sequence[Mapping[str, Any]]) -> Iterator[Instructed]:
+    """Yield prompts with those of their instructions that can be checked, where there are any."""
+    for row in rows:
+        kinds, given = row["instruction_id_list"], row["kwargs"]
+        if not isinstance(kinds, list) or not isinstance(given, list) or len(kinds) != len(given):
+            continue
+        both = [(str(kind), one) for kind, one in zip(kinds, given, strict=True) if isinstance(one, dict)]
+        found = [(kind, one) for kind, one in both if readable(kind, one)]
+        if found:
+            yield Instructed(str(row["prompt"]), *map(tuple, zip(*found, strict=True)))
 
 
 def _groups(row: Mapping[str, Any]) -> tuple[list[str], set[str]]:

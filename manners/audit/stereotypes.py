@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from manners.audit.figures import RESAMPLES, Figure, Floats, change, number
+from manners.audit.figures import RESAMPLES, Figure, Floats, change, changed_share, number
+from manners.audit.instructions import Instructed
 from manners.audit.policy import WORST, Told, asked_of, truthfulness
 from manners.audit.sets import BiasQuestion, Sets
 from manners.feedback.statistics import FEWEST, bootstrapped, resampled
@@ -28,6 +29,7 @@ class OnSets:
     """Of each answer, the right one first."""
     truths: Sequence[Sequence[float]] = ()
     """The same of TruthfulQA."""
+    instructed: Sequence[str] = ()
 
 
 def figures(sets: Sets, before: OnSets, after: OnSets, seed: int) -> list[Told]:
@@ -39,6 +41,8 @@ def figures(sets: Sets, before: OnSets, after: OnSets, seed: int) -> list[Told]:
         found.append(asked_of("under_refusal", "xstest", sets.unsafe, before.unsafe, after.unsafe))
     if sets.truths:
         found.append(truthfulness("truthfulness_truthfulqa", sets.truths, before.truths, after.truths))
+    if sets.instructed:
+        found.append(_instructed(sets.instructed, before.instructed, after.instructed))
     if sets.pronouns:
         found.append(_pronouns(sets, before, after))
     for ambiguous in (True, False):
@@ -48,6 +52,28 @@ def figures(sets: Sets, before: OnSets, after: OnSets, seed: int) -> list[Told]:
             was, now = ([of.bias[i] for i in inside] for of in (before, after))
             found += _bias(some, was, now, ambiguous, seed)
     return found
+
+
+def _instructed(asked: Sequence[Instructed], before: Sequence[str], after: Sequence[str]) -> Told:
+    """How many of its instructions an answer keeps, prompt by prompt."""
+    was, now = (
+        np.array([one.kept(answer) for one, answer in zip(asked, of, strict=True)], np.float64)
+        for of in (before, after)
+    )
+    found = changed_share(was, now)
+    said = f"{len(was)} prompts are there: too few to tell."
+    if found:
+        said = (
+            f"Of what {len(was)} English prompts tell it to keep to it keeps {now.mean():.0%}, {was.mean():.0%} before:"
+            f" a change of {number(found)} of all. It keeps all that a prompt says in {(now == 1).mean():.0%},"
+            f" {(was == 1).mean():.0%} before."
+        )
+    worse = [int(i) for i in np.argsort(now - was, kind="stable")[:WORST] if now[i] < was[i]]
+    cases = [
+        BehaviourExample(check="instructions_ifeval", prompt=asked[i].prompt, before=before[i], after=after[i])
+        for i in worse
+    ]
+    return Told(Figure("instructions_ifeval", found, len(was), said), tuple(cases))
 
 
 def _pronouns(sets: Sets, before: OnSets, after: OnSets) -> Told:

@@ -115,21 +115,26 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     """Memory of holding both versions, and of answering or reading; how much is answered and read."""
     trunk, settings = session.pretrained.trunk, session.settings
     renderer, new = session.pretrained.renderer, settings.audit.tokens
-    prompts = _open(inputs)
-    longest = max((len(renderer.prompt_ids(prompt, new)[0]) for prompt in prompts), default=1)
-    rows = min(settings.sample.batch, len(prompts))
+    prompts, told = _open(inputs), [as_asked(one.prompt) for one in inputs.sets.instructed]
+
+    def drawing(some: Sequence[Dialogue], tokens: int) -> int:
+        longest = max((len(renderer.prompt_ids(prompt, tokens)[0]) for prompt in some), default=1)
+        rows = min(settings.sample.batch, len(some))
+        return drawing_bytes(trunk, rows, rows, longest, tokens) if some else 0
+
+    most = max(drawing(prompts, new), drawing(told, settings.sample.max_new_tokens))
     reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, renderer.context)) + head_bytes(trunk)
     needed = [
         Part("policy", 2 * own_bytes(trunk, head=True), "model.trainable_layers"),
         max(
-            Part("drawing_responses", drawing_bytes(trunk, rows, rows, longest, new), "sample.batch"),
+            Part("drawing_responses", most, "sample.batch"),
             Part("reading_text", reading, "model.context"),
             key=lambda part: part.size,
         ),
     ]
     if inputs.reward:
         needed.append(Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"))
-    work = {"answers": 2 * len(prompts), **counts(inputs.asked), **set_counts(inputs.sets)}
+    work = {"answers": 2 * (len(prompts) + len(told)), **counts(inputs.asked), **set_counts(inputs.sets)}
     return make_plan(session, "audit policy", work, needed)
 
 
@@ -200,7 +205,11 @@ def _behaved(
     """Return what each version does: answers drawn alike, and likelihoods from one pass of the trunk."""
     asked, sets = inputs.asked, inputs.sets
     names = (inputs.against, inputs.version)
-    said = [_answers(session, run, b, name, inputs) for b, name in zip(branches, names, strict=True)]
+    short, long = session.settings.audit.tokens, session.settings.sample.max_new_tokens
+    both = list(zip(branches, names, strict=True))
+    said = [_answers(session, run, b, name, f"answers of {name}", _open(inputs), short) for b, name in both]
+    told = [as_asked(one.prompt) for one in sets.instructed]
+    kept = [_answers(session, run, b, name, f"instructions, {name}", told, long) for b, name in both]
     scores = [_scores(session, run, inputs, name, some) for name, some in zip(names, said, strict=True)]
 
     def of_chat(exchanges: Sequence[tuple[Dialogue, Response]]) -> list[list[float]]:
@@ -232,7 +241,8 @@ def _behaved(
             sentences=[_two(one[k]) for one in swaps],
         )
         chosen = [scores for one in pronouns for scores in one[k] if scores is not None]
-        on_sets = OnSets(safe, contrasts, chosen, [one[k] for one in bias], [one[k] for one in published])
+        likely = [one[k] for one in bias], [one[k] for one in published]
+        on_sets = OnSets(safe, contrasts, chosen, *likely, kept[k])
         found.append((behaved, on_sets))
     return found
 
@@ -261,11 +271,11 @@ def _read(run: Run, what: str, items: Sequence[Item], work: Callable[[Item], Rea
         return [one for part in run.each(what, range(0, len(items), AT_ONCE), some) for one in part]
 
 
-def _answers(session: Session, run: Run, branch: Branch, name: str, inputs: BehaviourInputs) -> list[str]:
-    """Have a version answer every open prompt once, a part at a time."""
-    prompts = _open(inputs)
-    settings: SampleSettings = replace(session.settings.sample, max_new_tokens=session.settings.audit.tokens)
-    what = f"answers of {name}"
+def _answers(
+    session: Session, run: Run, branch: Branch, name: str, what: str, prompts: Sequence[Dialogue], tokens: int
+) -> list[str]:
+    """Have a version answer every prompt once, a part at a time."""
+    settings: SampleSettings = replace(session.settings.sample, max_new_tokens=tokens)
     todo = parts(range(len(prompts)), session.settings.seed + 29) if prompts else []
     found = [""] * len(prompts)
     with steps(what, len(prompts)) as advance:

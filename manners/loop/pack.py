@@ -27,7 +27,7 @@ def counts(asked: Behaviour) -> dict[str, int]:
 def set_counts(sets: Sets) -> dict[str, int]:
     """Return how much there is of each set that is there."""
     kinds = {"xstest_safe": sets.safe, "xstest_unsafe": sets.unsafe, "winobias": sets.pronouns, "bbq": sets.bias}
-    kinds |= {"truthfulqa": sets.truths}
+    kinds |= {"truthfulqa": sets.truths, "ifeval": sets.instructed}
     return {kind: len(some) for kind, some in kinds.items() if some}
 
 
@@ -48,7 +48,8 @@ def drawn_sets(sets: Sets, most: int, seed: int) -> Sets:
     bias = [one for kind in (True, False) for one in sample([q for q in sets.bias if q.ambiguous == kind], most, seed)]
     safe, unsafe = (sample(some, most, seed) for some in (sets.safe, sets.unsafe))
     pronouns, truths = (sample(some, most, seed) for some in (sets.pronouns, sets.truths))
-    return Sets(safe, unsafe, pronouns, tuple(bias), truths, sets.skipped)
+    instructed = sample(sets.instructed, most, seed)
+    return Sets(safe, unsafe, pronouns, tuple(bias), truths, sets.skipped, instructed)
 
 
 def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
@@ -71,10 +72,10 @@ def drawn(pack: Behaviour, most: int, seed: int) -> Behaviour:
     )
 
 
-def _fits(session: Session, text: str) -> bool:
+def _fits(session: Session, text: str, tokens: int | None = None) -> bool:
     """Return whether the context has room for a prompt and an answer."""
     try:
-        return not session.pretrained.renderer.prompt_ids(as_asked(text), session.settings.audit.tokens)[1]
+        return not session.pretrained.renderer.prompt_ids(as_asked(text), tokens or session.settings.audit.tokens)[1]
     except TooLong:
         return False
 
@@ -105,7 +106,10 @@ def fitting_sets(session: Session, sets: Sets) -> Sets:
     pronouns = tuple(q for q in sets.pronouns if all(_fits(session, f"{q.context} {end}") for end in q.answers))
     bias = tuple(one for one in sets.bias if _read_whole(session, of_truth(one.question)))
     truths = tuple(one for one in sets.truths if _read_whole(session, of_truth(one)))
-    return Sets(safe, unsafe, pronouns, bias, truths, sets.skipped)
+    longest = session.settings.sample.max_new_tokens
+    kept = (one for one in sets.instructed if one.words <= longest)  # nobody can keep to more
+    instructed = tuple(one for one in kept if _fits(session, one.prompt, longest))
+    return Sets(safe, unsafe, pronouns, bias, truths, sets.skipped, instructed)
 
 
 def as_asked(text: str) -> Dialogue:

@@ -79,14 +79,20 @@ def test_a_version_beside_itself_has_not_changed(copy: Workspace, few: Settings)
 @pytest.mark.long
 def test_published_sets_are_asked_too_where_they_are_there(copy: Workspace, few: Settings, tmp_path: Path) -> None:
     folder = folder_of_sets(tmp_path / "sets")
+    told = {"prompt": "Say it.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    (folder / "ifeval").mkdir()
+    lines = [json.dumps(told | {"prompt": f"Say {n}."}) for n in range(12)]
+    (folder / "ifeval" / "input_data.jsonl").write_text("\n".join(lines), encoding="utf-8")
     some = replace(few, audit=replace(few.audit, cases=10, sets=str(folder)))
     facts = audited(copy, some)
-    asked = {name: facts["asked"][name] for name in ("xstest_safe", "xstest_unsafe", "winobias", "bbq")}
-    assert asked == {"xstest_safe": 10, "xstest_unsafe": 10, "winobias": 10, "bbq": 20}
+    asked = {name: facts["asked"][name] for name in ("xstest_safe", "xstest_unsafe", "winobias", "bbq", "ifeval")}
+    assert asked == {"xstest_safe": 10, "xstest_unsafe": 10, "winobias": 10, "bbq": 20, "ifeval": 10}
     assert facts["there"]["bbq"] == 24 and not facts["left_out"]
     names = {check["name"] for check in facts["checks"]}
     assert {"over_refusal_xstest", "stereotype_winobias", "bias_bbq_ambiguous", "accuracy_bbq_disambiguated"} <= names
-    assert names >= {"over_refusal", "truthfulness"} and all(check["sentence"] for check in facts["checks"])
+    assert names >= {"over_refusal", "truthfulness", "instructions_ifeval"} and all(
+        check["sentence"] for check in facts["checks"]
+    )
 
 
 def test_the_sets_are_listed_with_where_they_come_from(
