@@ -65,7 +65,7 @@ def test_every_kind_has_a_case() -> None:
 
 
 def test_an_answer_is_worth_the_share_that_it_keeps_and_an_empty_one_nothing() -> None:
-    asked = ({}, {"relation": "at least", "num_words": 2})
+    asked: tuple[Asked, ...] = ({}, {"relation": "at least", "num_words": 2})
     one = Instructed("Write.", ("punctuation:no_comma", "length_constraints:number_words"), asked)
     assert [one.kept(text) for text in ("two words", "one", "one, two", "a,", " ")] == [1, 0.5, 0.5, 0, 0]
     assert one.words == 2

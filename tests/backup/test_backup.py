@@ -19,7 +19,7 @@ import pytest
 
 from manners import restored
 from manners.backup import restore as restoring
-from manners.backup import take
+from manners.backup import snapshots
 from manners.backup.restore import restore
 from manners.backup.take import backup, last
 from manners.cli import main
@@ -581,10 +581,10 @@ def test_a_backup_that_the_disk_spoils_is_removed_and_says_so(
 ) -> None:
     backup(local, tmp_path / "bk")
     with monkeypatch.context() as patch:
-        patch.setattr(take.snapshots, "is_sound", lambda folder, digest: False)
+        patch.setattr(snapshots, "is_sound", lambda folder, digest: False)
         with pytest.raises(MannersError, match=r"backup-2 was not what was written .* and is removed: check the disk"):
             backup(local, tmp_path / "bk")
-    assert [one.name for one in take.snapshots.all_of(tmp_path / "bk")] == ["backup-1"], "it counts among none"
+    assert [one.name for one in snapshots.all_of(tmp_path / "bk")] == ["backup-1"], "it counts among none"
 
 
 def test_folders_that_hold_other_things_are_left_alone(local: Workspace, tmp_path: Path) -> None:
