@@ -254,6 +254,8 @@ class PPOSettings:
     """Weight of the next-token loss on the same text, as in pre-training, in nats per token (PPO-ptx); 0: none."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
     """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
+    pessimism: Annotated[float, Range(0.0, 100.0)] = 0.0
+    """Taken off an answer's score for each standard deviation by which the reward model's members differ about it."""
     worst_camp: Annotated[float, Range(0.0, 1.0)] = 0.0
     """Between the mean of annotators (0) and whichever camp of theirs is served worst (1); see `reward.camps`."""
     validate_every: Annotated[int, Range(1, 1_000_000)] = 4

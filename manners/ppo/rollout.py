@@ -51,7 +51,10 @@ class Rollout:
     draws: Generated
     scored: Scored
     scores: Float[Tensor, " B"]
-    """Mean over members, or what is served of camps (`ppo.camps`), less the penalty for being cut off."""
+    """Mean over members, or what is served of camps (`ppo.camps`), less `ppo.pessimism` of their spread, less the
+    penalty for being cut off."""
+    penalties: Float[Tensor, " B"]
+    """For being cut off."""
     logprobs: Float[Tensor, "B T"]
     """Of the drawn tokens, by the training forward of the policy that drew them, in nats; 0 where not kept."""
     drift: Float[Tensor, "B T"]
@@ -118,7 +121,8 @@ def collect(
     branches = (roles.policy, roles.reference)
     scored, (logprobs, ref_logprobs), values = measure(draws, roles.reward, branches, sample.temperature, roles.value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
-    scores = reward_of(scored, served) - settings.unfinished_penalty * cut_off
+    penalties = settings.unfinished_penalty * cut_off
+    scores = reward_of(scored, served) - settings.pessimism * scored.std - penalties
     # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
     drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
@@ -128,7 +132,7 @@ def collect(
     gained = shape_rewards(scores - baseline, kl, keep, coefficient)
     advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
     advantages = whiten(advantages, keep) * draw_weights(drift)
-    return Rollout(draws, scored, scores, logprobs, drift, kl, rewards, values, advantages, returns)
+    return Rollout(draws, scored, scores, penalties, logprobs, drift, kl, rewards, values, advantages, returns)
 
 
 def draw_weights(drift: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:

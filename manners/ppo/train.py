@@ -240,7 +240,6 @@ def _validate(course: Course) -> Validation:
     rollout = collect(course.roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
     kl = rollout.kl.sum(dim=1)
     members, witness = rollout.scored.members, course.roles.reward.witness
-    cut_off = rollout.scored.mean - rollout.scores
     if witness is None:
         judge = members[members.mean(dim=1).argmin()]
     else:
@@ -249,7 +248,7 @@ def _validate(course: Course) -> Validation:
     if (known := course.roles.reward.camps) is not None:
         judge = judge + camps.reward_of(rollout.scored, camps.weights(known, gained, settings.worst_camp))
         judge = judge - rollout.scored.mean
-    measures = (judge - cut_off - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
+    measures = (judge - rollout.penalties - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
         measures=tuple(measures.tolist()),
         mean=float(members.mean()),
