@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
@@ -54,11 +54,21 @@ _VIEW = (
 )
 _CHOICE = select(VerdictRow.choice).where(VerdictRow.view_id == bindparam("view"))
 _JUDGED = (
-    select(VerdictRow.id)
+    select(VerdictRow.view_id, VerdictRow.choice)
     .join(AnnotatorRow)
-    .where(VerdictRow.comparison_id == bindparam("comparison"), IS_NAMED, STANDING)
-    .where(VerdictRow.choice != Choice.SKIP.value)
+    .where(
+        or_(
+            VerdictRow.view_id == bindparam("view"),
+            and_(
+                VerdictRow.comparison_id == bindparam("comparison"),
+                IS_NAMED,
+                STANDING,
+                VerdictRow.choice != Choice.SKIP.value,
+            ),
+        )
+    )
 )
+"""The verdict on a view, and those that its annotator has given on the same comparison elsewhere."""
 
 
 class NoSuchView(MannersError):
@@ -228,16 +238,16 @@ def answer(
     the same two answers says something only where it was asked for.
     """
     view = _view(connection, annotator, given.view)
-    stored = connection.execute(_CHOICE, {"view": view.id}).scalar_one_or_none()
-    if stored is not None:
-        return view.comparison_id, Choice(stored)
+    given_already = {"view": view.id, "comparison": view.comparison_id} | named(annotator)
+    said = {row.view_id: row.choice for row in connection.execute(_JUDGED, given_already)}
+    if view.id in said:
+        return view.comparison_id, Choice(said[view.id])
     visible = datetime.now(UTC) - view.created_at
     if given.seconds is not None:
         visible = min(visible, timedelta(seconds=given.seconds))
     if visible < shortest:
         raise TooSoon(f"this pair was not visible for {shortest / timedelta(milliseconds=1):.0f} ms: look at it first")
-    on = {"comparison": view.comparison_id} | named(annotator)
-    if view.drawn != DrawnHow.REPEAT.value and connection.execute(_JUDGED, on).first() is not None:
+    if said and view.drawn != DrawnHow.REPEAT.value:
         raise JudgedAlready("you have judged this pair already, on another page: that verdict stands")
     verdict = Verdict(
         choice=given.choice.swapped() if view.exchanged else given.choice,

@@ -200,6 +200,6 @@ def test_no_door_leads_round_the_gate() -> None:
         promoting |= {name: asked} if (asked := calls(tree, "promote")) else {}
         named = calls(tree, "_set_promoted") + calls(tree, "start_from") + calls(tree, "_standing_file")
         writing |= {name} if named or "current.json" in text else set()
-    assert set(promoting) == {"audit/gate.py", "loop/evaluate.py", "loop/stages.py", "web/dashboard.py"}
+    assert set(promoting) == {"audit/gate.py", "loop/evaluate.py", "loop/standing.py", "web/dashboard.py"}
     assert {asked for name, some in promoting.items() if name != "audit/gate.py" for asked in some} == {"gate"}
     assert writing == {"workspace.py", "backup/take.py"}, "a backup copies it, and nothing else knows where it is"
