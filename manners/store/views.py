@@ -262,8 +262,8 @@ def answer(
     return view.comparison_id, verdict.choice
 
 
-def withdraw(annotator: Annotator, connection: Connection) -> tuple[Draw, Beside] | None:
-    """Take back the latest verdict that came from a view.
+def withdraw(annotator: Annotator, connection: Connection, *, view: str | None = None) -> tuple[Draw, Beside] | None:
+    """Take back the verdict on a view, or the latest that came from any.
 
     Return what is to be shown again, sides as before, and what was said about it. A verdict on words that were deleted
     stays: there is nothing to judge again.
@@ -286,6 +286,8 @@ def withdraw(annotator: Annotator, connection: Connection) -> tuple[Draw, Beside
         .order_by(VerdictRow.id.desc())
         .limit(1)
     )
+    if view is not None:
+        query = query.where(ViewRow.token == view)
     row = connection.execute(query).first()
     if row is None or connection.execute(_texts(), {"comparison": row.comparison_id}).one().gone:
         return None

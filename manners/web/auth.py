@@ -101,7 +101,8 @@ class Allow:
         if visitor is None:
             refuse_if(site.limits.take("strangers", address_of(request), STRANGERS))
             raise NotSignedIn
-        if unquote(request.headers.get(PAGE_OF, visitor.name)) != visitor.name:
+        opened_by = request.headers.get(PAGE_OF)
+        if opened_by is not None and unquote(opened_by) != visitor.name:
             raise SomebodyElse
         request.state.visitor = visitor
         if visitor.role not in self.roles:

@@ -84,9 +84,12 @@ class Desk:
         with self._lock:
             self._queue.judge(annotator.key, comparison, choice)
 
-    def undo(self, annotator: Annotator) -> Shown | None:
-        """Take back somebody's latest verdict, and show them its comparison again; None where there is none."""
-        taken = self._writer.write(partial(views.withdraw, annotator))
+    def undo(self, annotator: Annotator, view: str | None = None) -> Shown | None:
+        """Take back somebody's verdict, and show them its comparison again; None where there is none.
+
+        It is that on a view, or the latest.
+        """
+        taken = self._writer.write(partial(views.withdraw, annotator, view=view))
         if taken is None:
             return None
         draw, before = taken

@@ -49,10 +49,10 @@ class VerdictBody(BaseModel):
 
 
 class BeginBody(BaseModel):
-    """Where a page begins."""
+    """Where a page begins, or goes back to."""
 
     view: View | None = None
-    """What it showed before it was loaded anew."""
+    """What it showed before it was loaded anew, or what it judged and takes back."""
 
 
 class FlagBody(BaseModel):
@@ -114,10 +114,12 @@ async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
 
 
 @router.post("/label/undo")
-async def undo(visitor: Labeller, site: Here) -> Response:
-    """Take back the latest verdict, and give its pair again with what was said about it beside the choice."""
+async def undo(visitor: Labeller, site: Here, body: BeginBody | None = None) -> Response:
+    """Take back a verdict, the latest if none is named; give its pair again with what was said beside the choice."""
+    view = None if body is None or body.view is None else str(body.view)
+    take = partial(site.desk.undo, view=view)
     return JSONResponse(
-        {"pair": await to_thread.run_sync(_pair, site.desk.undo, visitor.annotator, limiter=site.limits.labelling)}
+        {"pair": await to_thread.run_sync(_pair, take, visitor.annotator, limiter=site.limits.labelling)}
     )
 
 

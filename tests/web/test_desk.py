@@ -321,3 +321,17 @@ def test_a_pair_on_several_pages_of_one_person_is_judged_once(workspace: Workspa
         desk.judge(ANNA, Given(third, Choice.RIGHT))
     assert desk.undo(ANNA) is not None
     desk.judge(ANNA, Given(third, Choice.RIGHT))
+
+
+def test_what_is_taken_back_is_the_verdict_that_is_meant(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0, 1, 2))
+    desk = Desk(workspace, store, ONCE, 0)
+    first, second = desk.next(ANNA), desk.next(ANNA)
+    assert first is not None and second is not None
+    for shown in (first, second):
+        desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    again = desk.undo(ANNA, first.view)
+    assert again is not None and number(again) == number(first)
+    assert desk.undo(ANNA, first.view) is None and desk.undo(BEN, second.view) is None
+    latest = desk.undo(ANNA)
+    assert latest is not None and number(latest) == number(second)

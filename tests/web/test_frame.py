@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -361,6 +362,17 @@ def test_a_mistake_is_one_sentence_as_a_page_or_as_json(client: MakeClient) -> N
 
 
 @pytest.mark.parametrize("path", ["/label", "/chat/team", "/static", "/v1", "/health/"])
-def test_a_path_that_is_the_name_of_a_page_is_refused(client: Callable[..., TestClient], path: str) -> None:
+def test_a_path_that_is_the_name_of_a_page_is_refused(client: MakeClient, path: str) -> None:
     with pytest.raises(MannersError, match=f"begins with /{path.split('/')[1]}, which is the name of a page"):
         client(base_url=f"https://labels.example.org{path}")
+
+
+@pytest.mark.parametrize("name", ["Ann %41 b", "50%", "Bj\u00f6rn % 20"])
+def test_a_name_with_a_per_cent_sign_is_let_in(client: MakeClient, accounts: Accounts, name: str) -> None:
+    accounts.add(name, AccountRole.ANNOTATOR, "correct horse")
+    browser = client()
+    assert browser.post("/sign-in", data={"name": name, "password": "correct horse"}).status_code == 303
+    assert browser.get("/label").status_code == 200
+    as_opened = {"manners-visitor": quote(name)}
+    assert browser.get("/label/progress", headers=as_opened).status_code == 200
+    assert browser.get("/label/progress", headers={"manners-visitor": "somebody"}).status_code == 401

@@ -400,3 +400,34 @@ def test_two_answers_wait_for_a_choice_over_a_reload(alone: Place, serving: Open
     expect(page.locator(".turn.assistant")).to_have_count(1)
     expect(page.locator("#asking")).to_be_hidden()
     assert [one.choice for one in verdicts(alone)] == [Choice.RIGHT]
+
+
+@pytest.mark.long
+def test_a_report_that_fails_leaves_its_pair_on_the_screen(labelling: Page, alone: Place) -> None:
+    before = shown(labelling)
+    labelling.route("**/label/flag", lambda route: (labelling.wait_for_timeout(6_000), route.abort()))
+    labelling.locator("#report").click()
+    labelling.locator("#reporting input").first.check()
+    labelling.locator("#reporting button[value=report]").click()
+    expect(labelling.locator("#notice")).to_contain_text("Not reported", timeout=20_000)
+    assert shown(labelling) == before, "nothing else came to the screen meanwhile"
+    press(labelling, "1")
+    stored(labelling)
+    with alone.store.read() as connection:
+        first = connection.exec_driver_sql("SELECT id FROM views ORDER BY id").scalars().first()
+        judged = connection.exec_driver_sql("SELECT view_id FROM verdicts").scalars().all()
+    assert judged == [first]
+
+
+def test_who_has_the_beginning_of_anothers_name_sends_nothing_of_theirs(labelling: Page, alone: Place) -> None:
+    given = json.dumps({"at": 1, "verdict": {"view": "of-lena", "choice": "tie", "seconds": 5}})
+    for name, value in (("owner lena of-lena", given), ("owner broken", "{half")):
+        labelling.evaluate("([name, value]) => localStorage.setItem(`manners-outbox ${name}`, value)", [name, value])
+    sent = list[str]()
+    labelling.on("request", lambda request: sent.append(request.url))
+    labelling.reload()
+    shown(labelling)
+    press(labelling, "1")
+    expect(labelling.locator("#progress")).to_contain_text("1 in all")
+    assert sum(url.endswith("/label/verdict") for url in sent) == 1
+    assert labelling.evaluate("localStorage.getItem('manners-outbox owner lena of-lena')") == given

@@ -172,7 +172,7 @@ async function step(first) {
 async function idle() {
   for (;;) {
     await wait(5000);
-    if (!pair) await forward();
+    if (!pair && !reporting) await forward();
   }
 }
 
@@ -181,6 +181,7 @@ async function choose(choice, event) {
   if (!judges(choice)) { notice("Show the answers first (v), skip the pair or report it."); return; }
   if (!gesture.means(event)) return;
   const verdict = { view: pair.view, choice, ...beside(), seconds: gesture.seconds() };
+  judged = pair.view;
   pair = null;
   keep();
   notice(waiting.add(verdict) ? "" : "This browser keeps nothing: leave the page open until all is stored.");
@@ -190,18 +191,22 @@ async function choose(choice, event) {
 }
 
 let undoing = false;
+let judged = null;  // what this page judged last: another page, or a verdict that comes meanwhile, is not what is meant
 async function undo(event) {
   if (undoing || event?.detail > 1) return;  // a gesture takes one verdict back
   undoing = true;
+  const view = judged;
+  judged = null;
   try {
     await Promise.all([send(), moving]);
-    const { pair: again } = await post("undo");
+    const { pair: again } = await post("undo", { view });
     if (!again) { notice("There is nothing to take back."); return; }
     if (pair) ahead.unshift(Promise.resolve(pair));
     show(again);
     at("said").textContent = "Taken back. Judge this pair again.";
     await progress();
   } catch (error) {
+    judged ??= view;
     notice(`Nothing was taken back: ${error.message}`);
   } finally { undoing = false; }
 }
@@ -226,17 +231,23 @@ function more(id) {
   (at(id) ?? document.querySelector(`.more [name=${id}]`)).focus();
 }
 
+let reporting = false;
 async function report() {
   const dialog = at("reporting");
   if (dialog.returnValue !== "report" || !pair) return;
   const reported = pair;
   pair = null;
+  reporting = true;  // until then nothing else comes to the screen
   try {
     await post("flag", { view: reported.view, reason: dialog.querySelector("input:checked").value, note: at("note").value });
-    at("said").textContent = "Reported. Next pair.";
-    at("note").value = "";
-    await forward();
-  } catch (error) { pair = reported; notice(`Not reported: ${error.message}`); }
+  } catch (error) {
+    pair = reported;
+    notice(`Not reported: ${error.message}`);
+    return;
+  } finally { reporting = false; }
+  at("said").textContent = "Reported. Next pair.";
+  at("note").value = "";
+  await forward();
 }
 
 const KEYS = {

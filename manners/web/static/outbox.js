@@ -2,13 +2,13 @@
 // tabs never write over each other's. What the browser will not keep is kept in this page.
 export function outbox(visitor) {
   const begin = `manners-outbox ${visitor} `;  // one browser may serve several people
+  const ours = (key) => key.startsWith(begin) && !key.slice(begin.length).includes(" ");  // "Anna" is not "Anna Lena"
   const here = new Map();
 
   function all() {
     const found = new Map(here);
-    for (let place = 0; place < localStorage.length; place += 1) {
-      const key = localStorage.key(place);
-      if (key.startsWith(begin)) found.set(key, JSON.parse(localStorage.getItem(key)));
+    for (const key of Object.keys(localStorage).filter(ours)) {
+      try { found.set(key, JSON.parse(localStorage.getItem(key))); } catch { /* what is damaged is no verdict */ }
     }
     return [...found.values()].sort((one, other) => one.at - other.at);
   }
@@ -30,7 +30,7 @@ export function outbox(visitor) {
 
   // An older page kept one list of them.
   const old = begin.trimEnd();
-  for (const verdict of JSON.parse(localStorage.getItem(old) ?? "[]")) add(verdict);
+  try { for (const verdict of JSON.parse(localStorage.getItem(old) ?? "[]")) add(verdict); } catch { /* the same */ }
   localStorage.removeItem(old);
   return { all: () => all().map((entry) => entry.verdict), add, remove };
 }
