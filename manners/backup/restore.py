@@ -22,6 +22,7 @@ from manners.store import Store, deletions
 from manners.store.copies import check_copy, load_copy, refuse_users, settle
 from manners.store.deletions import Reapplied
 from manners.store.revoked import Disabled, revoke_again, revoked
+from manners.store.schema import BEFORE
 from manners.types import DELETED
 from manners.workspace import FORMAT, Workspace, atomic_folder, atomic_write
 
@@ -185,6 +186,8 @@ def _make_ready(
     with closing(Store.open(draft / STORE)) as store:
         applied = deletions.apply_again(store, meanwhile.deleted)
         revoke_again(store, set(meanwhile.secrets), set(meanwhile.accounts))
+    for before in draft.glob(f"{STORE}{BEFORE}*"):  # of before its tables were changed, with what is deleted again
+        before.unlink()
     settle(draft / STORE, vacuum=True)
     check_copy(draft / STORE)
     missing = [name for name, digest in snapshot.files.items() if not snapshots.is_sound(place.parent, digest)]

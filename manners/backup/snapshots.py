@@ -15,8 +15,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,42 @@ class Snapshot:
     """Digest of each file, by its path in the workspace."""
     deleted: tuple[str, ...] = ()
     """Keys of the conversations and accounts that were deleted by then."""
+    workspace: str = ""
+    """Where the workspace was: several may keep theirs in one folder. Old backups do not say."""
 
 
 def all_of(folder: Path) -> list[Path]:
-    """Return the backups in a folder, oldest first."""
-    found = [one for one in folder.glob("backup-*") if re.fullmatch(r"backup-\d+", one.name) and one.is_dir()]
-    return sorted(found, key=lambda one: int(one.name.removeprefix("backup-")))
+    """Return the backups in a folder, oldest first; a folder of somebody's that is only called like one is none."""
+    return [one for one in _named(folder) if (one / MANIFEST).is_file()]
 
 
 def next_place(folder: Path) -> Path:
     """Return the folder of the next backup."""
-    there = all_of(folder)
+    there = _named(folder)
     return folder / f"backup-{int(there[-1].name.removeprefix('backup-')) + 1 if there else 1}"
+
+
+def of_workspace(folder: Path, workspace: Path) -> list[Path]:
+    """Return the backups in a folder that say they are of a workspace, oldest first; a damaged one says nothing."""
+    found = []
+    for one in all_of(folder):
+        with suppress(MannersError):
+            found += [one] if read(one).workspace == str(workspace.resolve()) else []
+    return found
+
+
+def _named(folder: Path) -> list[Path]:
+    found = [one for one in folder.glob("backup-*") if re.fullmatch(r"backup-\d{1,15}", one.name) and one.is_dir()]
+    return sorted(found, key=lambda one: int(one.name.removeprefix("backup-")))
+
+
+def moment(said: object) -> datetime | None:
+    """Return a moment that a file names, in UTC; None where it names none."""
+    try:
+        found = datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return None if found.tzinfo is None else found.astimezone(UTC)
 
 
 def find(named: Path) -> Path:
@@ -105,7 +130,7 @@ def writing(folder: Path) -> Iterator[None]:
     Raises MannersError where it holds other things, cannot be written, or another backup is being written to it.
     """
     ours = (OBJECTS, "backup.lock")
-    known = (folder / OBJECTS).is_dir() or not folder.exists()
+    known = not folder.exists() or ((folder / OBJECTS).is_dir() and bool(all_of(folder)))
     if not known and (not folder.is_dir() or any(one.name not in ours for one in folder.iterdir())):
         raise MannersError(f"{folder} already holds other things: name a new or an empty folder for backups.")
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,8 @@ def backup(workspace: Workspace, folder: Path) -> dict[str, Any]:
         found = _write(workspace, folder)
     if os.access(workspace.root, os.W_OK):
         said = {name: found[name] for name in ("path", "verdicts", "versions", "verified")}
-        atomic_write(workspace.root / LAST, json.dumps({"made_at": _now(), **said}) + "\n")
+        with suppress(MannersError, OSError):  # a disk that is full takes no note, and the backup stands
+            atomic_write(workspace.root / LAST, json.dumps({"made_at": _now(), **said}) + "\n")
     return found
 
 
@@ -59,6 +60,8 @@ def last(workspace: Workspace) -> dict[str, Any] | None:
     """Return when the last backup was, where, and of how much; None where there was none, or nobody can say."""
     try:
         said = json.loads((workspace.root / LAST).read_text(encoding="utf-8"))
+        if snapshots.moment(said["made_at"]) is None:
+            return None
         return {"made_at": str(said["made_at"]), "path": str(said["path"]), "verdicts": int(said["verdicts"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -82,13 +85,20 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
             files[name], size = snapshots.keep(draft / "small", folder)
             copied += size
         (draft / "small").unlink(missing_ok=True)
+        gone = set[tuple[str, ...]]()
         for file in _files(workspace, [n for n in _version_names(workspace) if n in listed or n in recorded]):
             try:
                 digest, size = snapshots.keep(file, folder)
             except FileNotFoundError:
-                continue  # a run that ended meanwhile has cleared it away
+                if file.is_relative_to(workspace.models):
+                    gone.add(file.relative_to(workspace.root).parts[:2])
+                continue  # a run that ended meanwhile has cleared it away, or somebody a version
             files[file.relative_to(workspace.root).as_posix()] = digest
             copied += size
+        # A version is in a backup whole, or not at all, also one that was removed while it was copied.
+        versions_there = {Path(name).parts[:2] for name in files if name.startswith("models/") and name not in FILES}
+        gone |= {parts for parts in versions_there if not workspace.root.joinpath(*parts).is_dir()}
+        files = {name: one for name, one in files.items() if Path(name).parts[:2] not in gone or name in FILES}
         digest = snapshots.digest_of(draft / STORE)
         snapshot = Snapshot(
             manners=__version__,
@@ -98,6 +108,7 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
             versions=versions,
             files=files,
             deleted=tuple(sorted(deleted)),
+            workspace=str(workspace.root),
         )
         (draft / MANIFEST).write_text(json.dumps(asdict(snapshot), indent=1) + "\n", encoding="utf-8")
         for one in draft.iterdir():
@@ -116,7 +127,28 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
         "files": len(files),
         "copied_bytes": copied + (place / STORE).stat().st_size,
         "left_out": sorted(_left_out(workspace)),
+        "spoilt": _spoilt(workspace, folder, files),
     }
+
+
+def _spoilt(workspace: Workspace, folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Return the weights of versions that are there and are not what an earlier backup of the workspace holds.
+
+    Weights are written once: what differs, or is gone beside the rest of its version, is damage.
+    """
+    there = {Path(name).parts[1] for name in files if name.startswith("models/")}
+    found = set[str]()
+    for one in snapshots.of_workspace(folder, workspace.root)[:-1]:
+        for name, digest in snapshots.read(one).files.items():
+            parts = Path(name).parts
+            if (
+                parts[0] == "models"
+                and name.endswith(".safetensors")
+                and parts[1] in there
+                and files.get(name) != digest
+            ):
+                found.add(name)
+    return sorted(found)
 
 
 def _verify(place: Path, folder: Path) -> None:

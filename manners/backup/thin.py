@@ -24,16 +24,17 @@ class Thinned:
     """Bytes of these files."""
 
 
-def thin(folder: Path, keep: int) -> Thinned:
-    """Remove all backups in a folder but the newest `keep`, and then every file that none of those which stay holds.
+def thin(folder: Path, keep: int, workspace: Path) -> Thinned:
+    """Remove a workspace's backups in a folder but the newest `keep`, and every file that none which stays holds.
 
-    No file is removed where a backup that stays cannot be read: nobody knows what it holds. Raises MannersError where
-    another backup is being written to the folder.
+    Those of other workspaces stay, and those that do not say whose they are. No file is removed where a backup that
+    stays cannot be read: nobody knows what it holds. Raises MannersError where another backup is being written to the
+    folder.
     """
     if keep < 1:
         raise ValueError("one backup stays, at least")
     with snapshots.writing(folder):
-        old = snapshots.all_of(folder)[:-keep]
+        old = snapshots.of_workspace(folder, workspace)[:-keep]
         for one in old:
             discard(one)
         try:

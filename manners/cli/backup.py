@@ -39,13 +39,15 @@ class Backup(Common):
         made = backup(workspace, self.directory)
         record.keep(workspace, failure=None)
         _noted(workspace, audit.Event.EXPORTED)
-        if self.keep is not None:
-            made |= {"removed": asdict(thin(self.directory.expanduser(), self.keep))}
-        if self.rehearse:
+        if self.rehearse:  # before any goes: one that cannot be put back is no reason to
             rehearsed = schedule.rehearse(workspace, self.directory.expanduser())
             if not rehearsed.verified:
                 raise MannersError(rehearsed.sentence)
             made |= {"rehearsal": asdict(rehearsed)}
+        if made["spoilt"]:
+            raise MannersError(f"{made['path']} was written, but {schedule.spoilt(made['spoilt'])}.")
+        if self.keep is not None:
+            made |= {"removed": asdict(thin(self.directory.expanduser(), self.keep, workspace.root))}
         return made
 
 

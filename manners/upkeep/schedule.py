@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,9 +33,15 @@ AGAIN = timedelta(hours=1)
 
 def follow(workspace: Workspace, chosen: BackupSettings, ended: threading.Event) -> None:
     """Do what is due, and look again, until the event is set; what fails is said, kept, and tried again later."""
-    while chosen.into is not None and not ended.wait(LOOK):
-        for sentence in look(workspace, chosen):
-            print(sentence, file=sys.stderr)
+    pause = LOOK
+    while chosen.into is not None and not ended.wait(pause):
+        pause = LOOK
+        try:
+            for sentence in look(workspace, chosen):
+                print(sentence, file=sys.stderr)
+        except Exception as error:  # also where nothing can be kept: a full disk ends no schedule
+            pause = AGAIN.total_seconds()
+            print(f"backup: nothing could be looked at, tried again in an hour: {described(error)}", file=sys.stderr)
 
 
 def look(workspace: Workspace, chosen: BackupSettings) -> list[str]:
@@ -98,9 +104,20 @@ def _backup(workspace: Workspace, folder: Path, keep: int) -> str:
     made = backup(workspace, folder)
     with closing(Store.open(workspace.database)) as store:
         audit.record(store, audit.Deed(audit.Event.EXPORTED, about="backup"))
-    gone = thin(folder, keep)
-    removed = f"; {gone.backups} older ones removed, with {gone.size:,} bytes" if gone.backups else ""
-    return f"backup: {made['path']} holds {made['verdicts']} verdicts and {made['versions']} versions{removed}"
+    holds = f"backup: {made['path']} holds {made['verdicts']} verdicts and {made['versions']} versions"
+    if made["spoilt"]:
+        return f"{holds}; {spoilt(made['spoilt'])}"
+    gone = thin(folder, keep, workspace.root)
+    return f"{holds}; {gone.backups} older ones removed, with {gone.size:,} bytes" if gone.backups else holds
+
+
+def spoilt(names: Sequence[str]) -> str:
+    """Say that weights are not what they were, and that no older backup goes for it."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"{names[0]}{more} is not what an earlier backup holds, so that none of these is removed: see `manners doctor`,"
+        " and put it back with `manners restore` into another folder"
+    )
 
 
 def _tried(work: Callable[[], str], workspace: Workspace) -> str:

@@ -290,6 +290,21 @@ def test_a_backup_from_before_a_deletion_does_not_bring_the_words_back(
     assert SENTENCE.encode() not in (root / deletions.FILE).read_bytes()
 
 
+def test_an_older_backup_leaves_no_copy_with_the_words_behind(local: Workspace, tmp_path: Path) -> None:
+    """Its tables are changed as it comes back, for which a copy is kept first: of the words too."""
+    key = planted(local)
+    place = Path(backup(local, tmp_path / "bk")["path"])
+    with closing(sqlite3.connect(place / "store.db")) as older:
+        older.executescript("DROP TABLE staged; DROP TABLE imports; UPDATE alembic_version SET version_num = '0007'")
+    manifest = json.loads((place / "backup.json").read_text())
+    manifest["store_digest"] = snapshots.digest_of(place / "store.db")
+    (place / "backup.json").write_text(json.dumps(manifest))
+    forget(local, key)
+    for root in (local.root, tmp_path / "new"):
+        assert restore(place, root)["deleted_again"] == 1
+        assert holding(root, SENTENCE) == [] and not list(root.glob("store.db.revision-*"))
+
+
 def test_what_was_revoked_does_not_come_back_to_life(workspace: Workspace, tmp_path: Path) -> None:
     with closing(Store.open(workspace.database)) as store:
         accounts = Accounts(store)

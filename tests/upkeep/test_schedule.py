@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_of_old_backups_the_newest_stay_whole_and_what_only_others_held_goes(
             shutil.rmtree(workspace.models / f"policy-{number - 2}")
         backup(workspace, folder)
     objects = set((folder / "objects").iterdir())
-    gone = thin(folder, 2)
+    gone = thin(folder, 2, workspace.root)
     assert gone.backups == 3 and [one.name for one in snapshots.all_of(folder)] == ["backup-4", "backup-5"]
     removed = objects - set((folder / "objects").iterdir())
     assert {one.stat().st_size for one in (folder / "objects").iterdir()} >= {1000}
@@ -171,7 +172,7 @@ def test_of_old_backups_the_newest_stay_whole_and_what_only_others_held_goes(
         "policy-3",
         "policy-4",
     }
-    assert thin(folder, 2).files == 0
+    assert thin(folder, 2, workspace.root).files == 0
 
 
 def test_no_file_goes_where_a_backup_that_stays_cannot_be_read(workspace: Workspace, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_no_file_goes_where_a_backup_that_stays_cannot_be_read(workspace: Worksp
         backup(workspace, folder)
     (folder / "backup-3" / "backup.json").write_text("{")
     objects = set((folder / "objects").iterdir())
-    assert thin(folder, 1).backups == 2
+    assert thin(folder, 1, workspace.root).backups == 1, "of those that can be read the newest stays"
     assert set((folder / "objects").iterdir()) == objects
 
 
@@ -190,7 +191,7 @@ def test_nothing_is_thinned_while_a_backup_is_being_written(workspace: Workspace
     folder = tmp_path / "backups"
     backup(workspace, folder)
     with snapshots.writing(folder), pytest.raises(MannersError, match="another backup is being written"):
-        thin(folder, 1)
+        thin(folder, 1, workspace.root)
 
 
 def test_the_server_looks_each_minute_and_ends_when_it_is_told_to(
@@ -206,3 +207,111 @@ def test_the_server_looks_each_minute_and_ends_when_it_is_told_to(
     following.join()
     assert take.last(workspace) and capsys.readouterr().err.count("backup:") == 1
     schedule.follow(workspace, BackupSettings(), threading.Event())  # nothing is asked for: it ends at once
+
+
+def test_what_is_not_this_workspaces_stays(
+    workspace: Workspace, new_workspace: Callable[[Path], Workspace], tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "backups", new_workspace(tmp_path / "other")
+    asked(other, "Why?")
+    backup(other, folder)
+    letters = folder / "backup-20240101"
+    letters.mkdir()
+    (letters / "thesis.doc").write_text("Dear")
+    for _ in range(2):
+        backup(workspace, folder)
+    assert thin(folder, 1, workspace.root).backups == 1
+    assert {one.name for one in folder.iterdir()} == {
+        *("backup-1", "backup-20240101", "backup-20240103", "objects", "backup.lock")
+    }
+    assert restore(folder / "backup-1", tmp_path / "back")["verified"] and (letters / "thesis.doc").is_file()
+    elsewhere = tmp_path / "repository"
+    (elsewhere / "objects").mkdir(parents=True)
+    (elsewhere / "HEAD").write_text("ref: refs/heads/main")
+    with pytest.raises(MannersError, match="already holds other things"):
+        backup(workspace, elsewhere)
+
+
+def test_damage_is_said_and_no_sound_backup_goes_for_it(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = workspace.models / "policy-1" / "branch-0.safetensors"
+    weights.parent.mkdir()
+    for file in (weights, weights.with_name("version.json")):
+        file.write_bytes(b"sound" * 100)
+    keeps = chosen(tmp_path, keep=1, every=0.1, rehearse=0)
+    folder = tmp_path / "backups"
+    backup(workspace, folder)
+    weights.write_bytes(b"spoilt")
+    for number in (2, 3):
+        (workspace.root / "backup.json").unlink()
+        [said] = look(workspace, keeps)
+        assert (
+            f"backup-{number} holds" in said and "models/policy-1/branch-0.safetensors is not what an earlier" in said
+        )
+    assert [one.name for one in snapshots.all_of(folder)] == ["backup-1", "backup-2", "backup-3"]
+    assert main(["backup", str(folder), "--workspace", str(workspace.root), "--keep", "1"]) == 1
+    assert "none of these is removed" in capsys.readouterr().err and len(snapshots.all_of(folder)) == 4
+    shutil.rmtree(weights.parent)  # a version that is pruned is no damage
+    assert backup(workspace, folder)["spoilt"] == [] and thin(folder, 1, workspace.root).backups == 4
+
+
+def test_a_version_that_is_removed_meanwhile_is_in_no_backup_by_half(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("policy-1", "policy-2"):
+        (workspace.models / version).mkdir()
+        for name in ("branch-0.safetensors", "version.json"):
+            (workspace.models / version / name).write_bytes(f"{version} {name}".encode())
+    keep = snapshots.keep
+
+    def and_then(file: Path, folder: Path) -> tuple[str, int]:
+        kept = keep(file, folder)
+        if file.parent.name == "policy-2":
+            shutil.rmtree(file.parent)
+        return kept
+
+    monkeypatch.setattr(snapshots, "keep", and_then)
+    made = backup(workspace, tmp_path / "backups")
+    held = snapshots.read(Path(made["path"])).files
+    assert made["verified"] and {name for name in held if name.startswith("models/")} == {
+        *("models/policy-1/branch-0.safetensors", "models/policy-1/version.json")
+    }
+
+
+@pytest.mark.parametrize("said", ["2026-11-29T12:00:00", "yesterday", "", None, 7])
+def test_a_moment_that_is_none_stops_no_schedule(workspace: Workspace, tmp_path: Path, said: object) -> None:
+    (workspace.root / "backup.json").write_text(json.dumps({"made_at": said, "path": "/x", "verdicts": 1}))
+    rehearsal = {
+        "at": said,
+        "backup": "/x",
+        "verdicts": 1,
+        "versions": 1,
+        "verified": False,
+        "problem": "",
+        "seconds": 1,
+    }
+    (workspace.root / "upkeep.json").write_text(
+        json.dumps({"rehearsal": rehearsal, "failure": {"at": said, "problem": "?"}})
+    )
+    assert take.last(workspace) is None and record.rehearsal(workspace) is None and record.failure(workspace) is None
+    assert look(workspace, chosen(tmp_path))[0].startswith("backup: ")
+
+
+def test_a_look_that_fails_is_not_the_last(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks, ended = list[int](), threading.Event()
+
+    def fails(*_: object) -> list[str]:
+        looks.append(1)
+        if len(looks) == 3:
+            ended.set()
+        raise MannersError("No space left: Anna's words")
+
+    monkeypatch.setattr(schedule, "look", fails)
+    monkeypatch.setattr(schedule, "LOOK", 0.01)
+    monkeypatch.setattr(schedule, "AGAIN", timedelta(milliseconds=10))
+    schedule.follow(workspace, chosen(tmp_path), ended)
+    said = capsys.readouterr().err
+    assert len(looks) == 3 and said.count("tried again in an hour") == 3
