@@ -131,12 +131,28 @@ def read(workspace: Workspace, version: str) -> CheckRecord:
     return from_facts(CheckRecord, facts, str(file), f"remove it, and measure {version} again")
 
 
-def keep(workspace: Workspace, version: str, part: str, checks: Sequence[Check], against: str | None = None) -> None:
-    """Keep the checks of one measurement with the version, in the place of the last one."""
+def keep(
+    workspace: Workspace, version: str, part: str, checks: Sequence[Check], against: str | None = None
+) -> tuple[Check, ...]:
+    """Keep the checks of one measurement with the version, in the place of the last one; return what is kept.
+
+    Of an audit a check that failed stays until it is shown to pass on as much: a version does not change, and a smaller
+    measurement, or other random numbers, that cannot tell undo nothing.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    kept = Kept(created_at=now, against=against, gate_version=rules(workspace.root).version, checks=tuple(checks))
     record = read(workspace, version)
+    before = record.measured.get(part)
+    found = {check.name: check for check in checks}
+    for old in before.checks if before is not None and part != EVALUATION else ():
+        new = found.get(old.name)
+        shown = new is not None and (new.verdict == FAIL or (new.verdict == PASS and (new.n or 0) >= (old.n or 0)))
+        if old.verdict == FAIL and not shown:
+            found[old.name] = old
+    kept = Kept(
+        created_at=now, against=against, gate_version=rules(workspace.root).version, checks=tuple(found.values())
+    )
     _write(workspace, version, replace(record, measured={**record.measured, part: kept}))
+    return kept.checks
 
 
 def keep_people(workspace: Workspace, version: str, people: People) -> None:

@@ -199,8 +199,7 @@ def run(session: Session, run: Run, inputs: AuditInputs) -> AuditResult:
     # 3. Figures, and what is asked of them.
     figures = measures.figures(scores, asked, session.settings.seed)
     checks = tuple(held(f.name, asked_for.of(REWARD, f.name), f.value, f.n, f.sentence) for f in figures)
-    gate.keep(session.workspace, inputs.version, REWARD, checks)
-    decided = gate.decide(checks)
+    decided = gate.decide(gate.keep(session.workspace, inputs.version, REWARD, checks))
     return AuditResult(
         version=inputs.version,
         checks=checks,

@@ -156,8 +156,10 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
     told = policy.figures(inputs.asked, before, after)
     told += stereotypes.figures(inputs.sets, sets_before, sets_after, session.settings.seed)
     checks = checked(session, told)
-    gate.keep(session.workspace, inputs.version, POLICY, checks, inputs.against)
-    decided = gate.decide(checks)
+    kept = checks
+    if inputs.against == INITIAL:  # beside another version it says what has changed since, and nothing to the gate
+        kept = gate.keep(session.workspace, inputs.version, POLICY, checks, inputs.against)
+    decided = gate.decide(kept)
     # 3. What changed in the answers, beside what people chose.
     moved = amplification(_all(before), _all(after), inputs.learned, session.settings.seed)
     return BehaviourResult(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,21 @@ def test_an_audit_of_its_reward_model_that_fails_blocks_a_policy(workspace: Work
     assert not looser.gate.blocks and "Since then gate.toml was changed" in looser.checks[-1].sentence
     (workspace.root / "gate.toml").write_text("version = 1\n[reward.ties]\nrequired = true\n", encoding="utf-8")
     assert gate.standing(workspace, "policy-1").gate.cannot_tell == ("ties",), "what was not measured is missing"
+
+
+def test_a_smaller_audit_undoes_no_failure(workspace: Workspace) -> None:
+    """A version does not change: what was shown stays until as much shows the opposite."""
+    fails = found("length_slope", 2.0, 1.5, 2.5, REWARD)
+    assert fails.verdict == FAIL and fails.n == 50
+    gate.keep(workspace, "reward-1", REWARD, [fails])
+    untold = found("length_slope", 0.4, -1.0, 2.0, REWARD)
+    passes = found("length_slope", 0.0, -0.05, 0.05, REWARD)
+    assert (untold.verdict, passes.verdict) == (CANNOT_TELL, PASS)
+    for weaker in ([], [untold], [replace(passes, n=49)]):
+        kept = gate.keep(workspace, "reward-1", REWARD, weaker)
+        assert kept == (fails,) and gate.decide(kept).failed == ("length_slope",)
+    assert gate.keep(workspace, "reward-1", REWARD, [passes]) == (passes,)
+    assert gate.keep(workspace, "reward-1", REWARD, [untold]) == (untold,)
 
 
 def test_an_override_needs_a_reason_and_is_kept(workspace: Workspace) -> None:
