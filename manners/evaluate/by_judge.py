@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
-from manners.feedback.corrected import FEWEST_CHECKED, Corrected, prediction_powered
+from manners.feedback.corrected import Corrected, prediction_powered
 from manners.feedback.judge import stated
 from manners.feedback.judges import PREFERS_LEFT
 from manners.results.judge import JudgedRate
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts, opening
 
+FEWEST = 20
+"""Openings that people checked below which no win rate is corrected: Student's t knows little of shares."""
 BY_CHANCE = (DrawnHow.RANDOM, DrawnHow.REPEAT)
 """How a verdict was drawn, where what it is about does not hang on what a model makes of it."""
 
@@ -22,10 +24,12 @@ def win_rates(comparisons: Iterable[Comparison], version: str, judge: Annotator)
     """Return the win rate of a version over each that it was compared with, as far as a judge was asked.
 
     A comparison is worth the probability that the judge states for the version's answer, 1/2 where its reply could not
-    be read, and people's mean, a tie counting half. Unit is the opening: of one that people checked, what they checked
-    of it. Comparisons that somebody was given because the reward model's members disagree are left out, and counted:
-    the checked part must be a random one. The interval is for one look: who stops asking when they like what they see
-    makes it too narrow.
+    be read, and people's mean, a tie and a skip counting half: people may skip what they would call worse, and who
+    looks away must not be taken for who was never asked. Unit is the opening: of one that people checked, what they
+    checked of it. Comparisons that somebody was given because the reward model's members disagree are left out, and
+    counted: the checked part must be a random one. Two checked openings more, one won and one lost, keep the interval
+    from being a point where all say the same (Agresti & Coull 1998), and it ends at 0 and 1. It is for one look: who
+    stops asking when they like what they see makes it too narrow.
     """
     found = defaultdict[str, list[Comparison]](list)
     for one in comparisons:
@@ -55,9 +59,7 @@ def _rate(some: Sequence[Comparison], version: str, against: str, judge: Annotat
             checked[opening(one.prompt)].append((its, people))
     alone = [fmean(values) for group, values in judged.items() if group not in checked]
     both = [tuple(map(fmean, zip(*values, strict=True))) for values in checked.values()]
-    corrected = None
-    if len(both) >= FEWEST_CHECKED:
-        corrected = prediction_powered(alone, [its for its, _ in both], [people for _, people in both])
+    corrected = _corrected(alone, both) if len(both) >= FEWEST else None
     return JudgedRate(
         version=version,
         against=against,
@@ -66,8 +68,22 @@ def _rate(some: Sequence[Comparison], version: str, against: str, judge: Annotat
         checked=len(both),
         judged=len(alone),
         left_out=len(some) - len(fair),
+        skipped=sum(_skipped(one) for one in fair),
         sentence=_sentence(version, against, judge, corrected, len(both)),
     )
+
+
+def _corrected(alone: Sequence[float], both: Sequence[tuple[float, ...]]) -> Corrected:
+    """Return the correction with an interval that is that of two openings more, within 0 and 1."""
+    its, people = ([one[side] for one in both] for side in (0, 1))
+    plain = prediction_powered(alone, its, people)
+    wider = prediction_powered(alone, [*its, fmean(its), fmean(its)], [*people, 0.0, 1.0])
+
+    def within(estimate: Interval, ends: Interval) -> Interval:
+        middle = min(max(estimate.estimate, 0.0), 1.0)
+        return Interval(middle, max(0.0, min(ends.low, middle)), min(1.0, max(ends.high, middle)))
+
+    return replace(plain, corrected=within(plain.corrected, wider.corrected), human=within(plain.human, wider.human))
 
 
 def _figures(found: Corrected | None) -> dict[str, Any]:
@@ -78,11 +94,11 @@ def _figures(found: Corrected | None) -> dict[str, Any]:
 
 
 def _sentence(version: str, against: str, judge: Annotator, found: Corrected | None, checked: int) -> str:
-    start = f"By {judge.name}, the win rate of {version} over {against}"
+    start = f"By {judge.name}, the win rate of {version} over {against}, at one look"
     if found is None:
         return (
-            f"{start} is not known: its figure is corrected by at least {FEWEST_CHECKED} openings that people have"
-            f" judged, and there are {checked}."
+            f"{start}, is not known: its figure is corrected by at least {FEWEST} openings that people have judged, and"
+            f" there are {checked}."
         )
     return f"{start}: {found.sentence}"
 
@@ -97,10 +113,15 @@ def _said(one: Comparison, judge: Annotator) -> float | None:
 
 
 def _people(one: Comparison) -> float | None:
-    """Return what people say for the left answer; None where nobody has judged."""
-    human = (v for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN)
+    """Return what people say for the left answer, 1/2 where they have only skipped it; None where nobody was asked."""
+    human = [v for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN]
     said = [PREFERS_LEFT[v.choice] for v in human if v.choice is not Choice.SKIP]
-    return fmean(said) if said else None
+    return fmean(said) if said else 0.5 if human else None
+
+
+def _skipped(one: Comparison) -> bool:
+    human = [v for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN]
+    return bool(human) and all(v.choice is Choice.SKIP for v in human)
 
 
 def _chosen(one: Comparison) -> bool:

@@ -113,7 +113,7 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     inputs = inputs or _settled(session)
     comparisons = pooled(session.store.comparisons())
     chosen = _chosen(session, comparisons)
-    asked = judging.evaluated(comparisons, inputs.evaluated)
+    asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
     pairs = sum(new) + len(judge_probes()) * min(settings.probes, len(chosen.checked) + len(chosen.rest))
@@ -136,7 +136,7 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
         comparisons = pooled(session.store.comparisons())
         chosen = _chosen(session, comparisons)
-        asked = judging.evaluated(comparisons, inputs.evaluated)
+        asked = _evaluated(session, inputs.evaluated, comparisons)
         if "checked" not in run.state:
             parts = chosen.checked, chosen.rest, asked
             run.state |= {part: [c.id for c in some] for part, some in zip(PARTS, parts, strict=True)}
@@ -226,6 +226,11 @@ def _chosen(session: Session, comparisons: Sequence[Comparison]) -> Chosen:
     shared = session.settings.serve.share_chats
     private = frozenset() if shared else session.store.only_in_chats()
     return choose(comparisons, settings.checked, settings.most, shared, private)
+
+
+def _evaluated(session: Session, version: str | None, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    shared = session.settings.serve.share_chats
+    return judging.evaluated(comparisons, version, shared, frozenset() if shared else session.store.only_in_chats())
 
 
 def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tuple[dict[str, tuple[int, int]], bool]:

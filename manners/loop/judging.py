@@ -71,11 +71,12 @@ def choose(
         if reason := _reason(one, shared, private):
             left_out[reason] += 1
             continue
+        if one.kept:  # what people have said of it is for an evaluation too
+            left_out["about a prompt kept for evaluation or validation"] += 1
+            continue
         allowed.add(one.id)
         if len(fair(one)) > 1:
             held.append(one)
-        elif one.kept:
-            left_out["about a prompt kept for evaluation or validation"] += 1
         elif judged_by_others(one):
             left_out["judged already, and not by several people that can be compared with"] += 1
         else:
@@ -101,15 +102,16 @@ def _reason(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str 
     return None
 
 
-def evaluated(comparisons: Iterable[Comparison], version: str | None) -> list[Comparison]:
+def evaluated(
+    comparisons: Iterable[Comparison], version: str | None, shared: bool, private: frozenset[Dialogue]
+) -> list[Comparison]:
     """Return the comparisons of an evaluation of a version that may be shown to a judge; none where none is named."""
     return [
         one
         for one in comparisons
         if one.asked_how is AskedHow.EVALUATION
         and version in (one.left.author, one.right.author)
-        and DELETED not in (one.left.text.strip(), one.right.text.strip())
-        and not one.reported
+        and _reason(replace(one, asked_how=AskedHow.RANDOM), shared, private) is None
     ]
 
 

@@ -45,6 +45,8 @@ class JudgedRate:
     """Openings that the judge alone has judged."""
     left_out: int
     """Comparisons that a person was given because the reward model's members disagree."""
+    skipped: int
+    """Comparisons that people have only skipped; each counts one half."""
     sentence: str
 
 

@@ -348,24 +348,24 @@ def test_killed_it_goes_on_without_asking_anything_twice(make: Make) -> None:
 
 
 def test_an_evaluation_is_judged_and_its_win_rate_corrected_by_what_people_checked(make: Make) -> None:
-    asked = [replace(one, asked_how=AskedHow.EVALUATION) for one in judging.comparisons(40, people=1, right=1.0)]
-    asked = [one if n < 12 else replace(one, verdicts=()) for n, one in enumerate(asked)]
+    asked = [replace(one, asked_how=AskedHow.EVALUATION) for one in judging.comparisons(60, people=1, right=1.0)]
+    asked = [one if n < 24 else replace(one, verdicts=()) for n, one in enumerate(asked)]
     deleted = replace(asked[-1], right=replace(asked[-1].right, text=DELETED))
     with serving(Server()) as server:
         session = make(server.url, [*asked, deleted], probes=0)
         version = session.workspace.models / "policy-1" / "version.json"
         version.parent.mkdir(parents=True)
         version.write_text("{}")
-        assert judge(session, options=JudgeOptions(evaluation=True), plan=True)["requests"] == 80
+        assert judge(session, options=JudgeOptions(evaluation=True), plan=True)["requests"] == 120
         facts = judge(session, options=JudgeOptions(evaluation=True))
-        assert len(server.asked) == 80 and facts["admitted"] is False, "it is corrected, admitted or not"
+        assert len(server.asked) == 120 and facts["admitted"] is False, "it is corrected, admitted or not"
         (rate,) = facts["win_rates"]
-        assert (rate["against"], rate["checked"], rate["judged"]) == ("initial", 12, 28)
+        assert (rate["against"], rate["checked"], rate["judged"]) == ("initial", 24, 36)
         won = ["good" in (one.left if one.left.author == "policy-1" else one.right).text for one in asked]
-        assert rate["human"]["estimate"] == pytest.approx(sum(won[:12]) / 12)
-        assert abs(rate["raw"] - sum(won) / 40) < 0.1 and rate["saved"] > 0
+        assert rate["human"]["estimate"] == pytest.approx(sum(won[:24]) / 24)
+        assert abs(rate["raw"] - sum(won) / 60) < 0.1 and rate["saved"] > 0
         assert rate["corrected"]["high"] - rate["corrected"]["low"] < rate["human"]["high"] - rate["human"]["low"]
         again = judge(session, options=JudgeOptions(evaluation=True))
-        assert len(server.asked) == 80 and again["win_rates"] == facts["win_rates"]
+        assert len(server.asked) == 120 and again["win_rates"] == facts["win_rates"]
         with pytest.raises(MannersError, match="no comparison"):
             judge(session)  # of an evaluation nothing is shown to it unless that is asked for
