@@ -2,9 +2,10 @@
 
 Somebody in camp g chooses the left of two answers with probability
 
-    sigmoid(c m + x . w_g),    w_g ~ N(0, tau^2 I),
+    sigmoid(c_u m + x . w_g),    w_g ~ N(0, tau^2 I),    c_u ~ N(1, 1/4),
 
-m being the shared model's margin in nats and x the difference of both answers' states. Who is in which camp is not
+m being the shared model's margin in nats, x the difference of both answers' states, and c_u how far person u goes by
+what all like: who clicks at random has a c_u of 0, and is careless, not of another mind. Who is in which camp is not
 known: everybody has a chance of each, by what they chose. With one camp it is the shared model, put right by a line.
 Sources: Chakraborty et al. 2024, "MaxMin-RLHF", section 4 (camps by expectation and maximisation); Bose et al. 2025,
 "LoRe" (linear on frozen states). Unlike either the number of camps is not given: what was set aside decides whether
@@ -28,6 +29,8 @@ Ints = NDArray[np.int64]
 
 SPREADS = (0.1, 0.3, 1.0)
 """Values of tau that are tried, x having variance 1 in each of its directions."""
+CARE = 0.5
+"""Standard deviation of people's c_u about 1, before anything is known of them."""
 FOLDS = 4
 STARTS = 4
 ROUNDS = 60
@@ -73,13 +76,26 @@ class Mixture:
     directions: Floats
     """(G, K) w_g."""
     scale: float
-    """c."""
+    """The mean of c_u over people, and that of somebody new."""
     shares: Floats
     """(G,) of people."""
+    scales: Floats | None = None
+    """(people,) c_u of those it was learned from; None where nobody is known."""
+
+    @property
+    def for_new(self) -> Mixture:
+        """The same, for people it was not learned from."""
+        return replace(self, scales=None)
+
+    def logits(self, said: Said) -> Floats:
+        """Return the log-odds of the left answer of each verdict in each camp; (N, G)."""
+        scales = np.full(len(said), self.scale) if self.scales is None else self.scales[said.people]
+        found: Floats = (scales * said.margins)[:, None] + said.states @ self.directions.T
+        return found
 
     def loglik(self, said: Said) -> Floats:
         """Return the log-likelihood of each verdict in each camp, in nats; (N, G)."""
-        logits = self.scale * said.margins[:, None] + said.states @ self.directions.T
+        logits = self.logits(said)
         y = said.left[:, None]
         found: Floats = y * log_expit(logits) + (1 - y) * log_expit(-logits)
         return found
@@ -101,8 +117,7 @@ class Mixture:
 
     def prefers(self, said: Said, chances: Floats) -> Floats:
         """Return P(left) of each verdict, given the chances of whoever gave it; (N,)."""
-        logits = self.scale * said.margins[:, None] + said.states @ self.directions.T
-        found: Floats = (expit(logits) * chances[said.people]).sum(axis=1)
+        found: Floats = (expit(self.logits(said)) * chances[said.people]).sum(axis=1)
         return found
 
 
@@ -201,22 +216,24 @@ def _settle(said: Said, chances: Floats, spread: float) -> tuple[Mixture, float]
     people, count = chances.shape
     x, m, y = said.states, said.margins, said.left
     prior = np.eye(x.shape[1]) / spread**2
-    directions, scale = np.zeros((count, x.shape[1])), 1.0
+    directions, scales = np.zeros((count, x.shape[1])), np.ones(people)
+    steep = np.bincount(said.people, m * m, people) / 4 + 1 / CARE**2
     for _ in range(ROUNDS):
         weights, at = chances[said.people], directions
         bounds = [np.linalg.inv((x * (weights[:, [g]] / 4)).T @ x + prior) for g in range(count)]
         for _ in range(STEPS):
-            rest = weights * (y[:, None] - expit(scale * m[:, None] + x @ directions.T))
-            scale += float(m @ rest.sum(axis=1) + (1 - scale)) / (float(m @ m) / 4 + 1)
-            rest = weights * (y[:, None] - expit(scale * m[:, None] + x @ directions.T))
+            rest = weights * (y[:, None] - expit((scales[said.people] * m)[:, None] + x @ directions.T))
+            scales = scales + (np.bincount(said.people, m * rest.sum(axis=1), people) + (1 - scales) / CARE**2) / steep
+            rest = weights * (y[:, None] - expit((scales[said.people] * m)[:, None] + x @ directions.T))
             slopes = rest.T @ x - directions / spread**2
             directions = directions + np.stack([b @ slope for b, slope in zip(bounds, slopes, strict=True)])
-        mixture = Mixture(directions, scale, (chances.sum(axis=0) + 1) / (people + count))
+        shares = (chances.sum(axis=0) + 1) / (people + count)
+        mixture = Mixture(directions, float(scales.mean()), shares, scales)
         before, chances = chances, mixture.chances(said, people)
         if max(np.abs(chances - before).max(), np.abs(directions - at).max()) < SETTLED:
             break
     total = np.zeros((people, count))
     np.add.at(total, said.people, mixture.loglik(said))
     value = float(logsumexp(total + np.log(mixture.shares), axis=1).sum())
-    value -= float(np.square(directions).sum()) / (2 * spread**2) + (scale - 1) ** 2 / 2
+    value -= float(np.square(directions).sum()) / (2 * spread**2) + float(np.square(scales - 1).sum()) / (2 * CARE**2)
     return mixture, value

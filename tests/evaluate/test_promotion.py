@@ -281,4 +281,7 @@ def test_a_judges_word_stands_beside_peoples_corrected_and_decides_nothing(answe
     beside = [replace(one, verdicts=(*one.verdicts, said)) for one in record]
     both = judged(VerdictJudge(tuple(beside)), compared, SETTINGS, 0)
     assert (both.win_rate, both.interval, both.reasons) == (alone.win_rate, alone.interval, alone.reasons)
-    assert "By judge:m#1, the win rate of policy-2 over initial, at one look: " in both.verdict and "By judge" not in alone.verdict
+    assert (
+        "By judge:m#1, the win rate of policy-2 over initial, at one look: " in both.verdict
+        and "By judge" not in alone.verdict
+    )
