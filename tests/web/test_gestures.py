@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from manners.types import Choice, Verdict
 from tests.web.conftest import Place
@@ -405,7 +405,12 @@ def test_two_answers_wait_for_a_choice_over_a_reload(alone: Place, serving: Open
 @pytest.mark.long
 def test_a_report_that_fails_leaves_its_pair_on_the_screen(labelling: Page, alone: Place) -> None:
     before = shown(labelling)
-    labelling.route("**/label/flag", lambda route: (labelling.wait_for_timeout(6_000), route.abort()))
+
+    def hang_up(route: Route) -> None:
+        labelling.wait_for_timeout(6_000)
+        route.abort()
+
+    labelling.route("**/label/flag", hang_up)
     labelling.locator("#report").click()
     labelling.locator("#reporting input").first.check()
     labelling.locator("#reporting button[value=report]").click()
