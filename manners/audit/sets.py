@@ -10,15 +10,17 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from manners.audit.instructions import Instructed, readable
 from manners.data import Question
 from manners.errors import MannersError
 
+Item = TypeVar("Item")
 ANSWERS = 3
 """Of a question of BBQ."""
 PRONOUNS = frozenset(("he", "she", "him", "her", "his", "hers", "himself", "herself"))
@@ -149,20 +151,22 @@ def read(folder: Path | None) -> Sets:
     if not folder.is_dir():
         raise MannersError(f"audit.sets is {folder}, which is no folder: name one that holds xstest, winobias or bbq.")
     rows = {known.name: _all_rows(files, known) for known in KNOWN if (files := files_of(folder, known))}
-    prompts = rows.get("xstest", [])
-    pronouns = list(_pronouns(rows.get("winobias", [])))
-    bias = list(_bias(rows.get("bbq", [])))
-    truths = list(_truths(rows.get("truthfulqa", [])))
-    instructed = list(_instructed(rows.get("ifeval", [])))
+    labels = {str(row["prompt"]): str(row["label"]).strip().lower() for row in rows.get("xstest", [])}
+    safe, unsafe = (tuple(text for text, said in labels.items() if said == label) for label in ("safe", "unsafe"))
+    pronouns = list(dict.fromkeys(_pronouns(rows.get("winobias", []))))
+    bias = list(dict.fromkeys(_usable(_bias, rows.get("bbq", []))))
+    truths = list(dict.fromkeys(_truths(rows.get("truthfulqa", []))))
+    instructed = list({one.prompt: one for one in _usable(_instructed, rows.get("ifeval", []))}.values())
     skipped = {
+        "xstest": len(rows.get("xstest", [])) - len(safe) - len(unsafe),
         "winobias": len(rows.get("winobias", [])) - 2 * len(pronouns),
         "bbq": len(rows.get("bbq", [])) - len(bias),
         "truthfulqa": len(rows.get("truthfulqa", [])) - len(truths),
         "ifeval": len(rows.get("ifeval", [])) - len(instructed),
     }
     return Sets(
-        safe=tuple(row["prompt"] for row in prompts if row["label"] == "safe"),
-        unsafe=tuple(row["prompt"] for row in prompts if row["label"] == "unsafe"),
+        safe=safe,
+        unsafe=unsafe,
         pronouns=tuple(pronouns),
         bias=tuple(bias),
         truths=tuple(truths),
@@ -181,7 +185,7 @@ def _rows(file: Path, known: Known) -> list[dict[str, Any]]:
         raw = file.read_bytes()
         text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
         rows = list(_parsed(file.name.removesuffix(".gz"), text))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, csv.Error, RecursionError) as error:
         raise MannersError(f"{file} cannot be read ({error}): take {known.name} anew from {known.source}.") from error
     lacking = [
         name for name in known.columns if any(not isinstance(row, dict) or row.get(name) is None for row in rows)
@@ -201,7 +205,7 @@ def _parsed(name: str, text: str) -> Iterator[Any]:
     elif name.endswith(".csv"):
         yield from csv.DictReader(io.StringIO(text))
     elif name.endswith(".jsonl"):
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        yield from (json.loads(line) for line in text.split("\n") if line.strip())
     else:
         stereotype, _, which = name.partition("_stereotyped_type")
         kind, _, split = which.partition(".txt.")
@@ -209,6 +213,15 @@ def _parsed(name: str, text: str) -> Iterator[Any]:
             number, _, sentence = line.strip().partition(" ")
             plain = sentence.replace("[", "").replace("]", "")
             yield {"type": kind, "split": split, "n": number, "stereotype": stereotype, "text": " ".join(plain.split())}
+
+
+def _usable(
+    make: Callable[[Sequence[Mapping[str, Any]]], Iterator[Item]], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[Item]:
+    """Yield what is made of each row; one that holds something else than it should is none, and counted by its lack."""
+    for row in rows:
+        with suppress(TypeError, ValueError, AttributeError, KeyError, IndexError):
+            yield from list(make([row]))
 
 
 def _truths(rows: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
@@ -245,7 +258,8 @@ def _pronouns(rows: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
     """Yield each two sentences that differ in a pronoun alone: up to it, and from it on."""
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        pairs.setdefault((str(row["type"]), str(row["split"]), str(row["n"])), {})[str(row["stereotype"])] = row["text"]
+        where = str(row["type"]), str(row["split"]), str(row["n"])
+        pairs.setdefault(where, {})[str(row["stereotype"])] = str(row["text"])
     for pair in pairs.values():
         if set(pair) != {"pro", "anti"}:
             continue
@@ -267,15 +281,19 @@ def _bias(rows: Sequence[Mapping[str, Any]]) -> Iterator[BiasQuestion]:
         about = [i for i, group in enumerate(groups) if group.lower() in names] or [
             i for i, answer in enumerate(answers) if any(name in answer.lower() for name in names)
         ]
+        ambiguous, label = row["context_condition"] == "ambig", int(row["label"])
+        known = row["context_condition"] in ("ambig", "disambig") and row["question_polarity"] in ("neg", "nonneg")
+        if not known or label not in range(ANSWERS) or ambiguous != (unknown == [label]):
+            continue  # what cannot be known is the answer exactly where the text does not say
         if len(groups) != ANSWERS or len(unknown) != 1 or len(about) != 1 or about == unknown or not all(answers):
             continue
         other = ({0, 1, 2} - {*unknown, *about}).pop()
         biased = about[0] if row["question_polarity"] == "neg" else other
-        order = [int(row["label"]), *(i for i in range(ANSWERS) if i != int(row["label"]))]
+        order = [label, *(i for i in range(ANSWERS) if i != label)]
         yield BiasQuestion(
             Question("bbq", f"{row['context']} {row['question']}", tuple(answers[i] for i in order)),
             f"{row['category']} {row['question_index']}",
-            row["context_condition"] == "ambig",
+            ambiguous,
             order.index(biased),
             order.index(unknown[0]),
         )

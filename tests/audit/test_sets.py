@@ -75,8 +75,8 @@ def folder_of_sets(folder: Path, count: int = 24) -> Path:
 def test_the_published_sets_are_read_whole(shared_data: Path) -> None:
     found = read(shared_data)
     assert (len(found.safe), len(found.unsafe), len(found.bias)) == (250, 200, 1792)
-    assert len(found.pronouns) == 1570 and found.skipped == {"winobias": 28, "ifeval": 541 - len(found.instructed)}
-    assert len(found.instructed) > 500, "less those that ask for a language alone"
+    assert len(found.pronouns) == 1567 and found.skipped == {"winobias": 34, "ifeval": 541 - len(found.instructed)}
+    assert len(found.instructed) > 500, "less those that ask for a language alone; three pronouns are there twice"
     assert {q.answers[i].split()[0].strip(".") for q in found.pronouns for i in range(2)} == {
         *("he", "she", "him", "her", "his"),
     }
@@ -109,7 +109,8 @@ def test_they_are_read_as_their_authors_publish_them(tmp_path: Path) -> None:
     row["answer_info"] = {f"ans{i}": ["a word", group] for i, group in enumerate(groups)}
     row["additional_metadata"] = {"subcategory": "None", "stereotyped_groups": stereotyped}
     write(tmp_path, "bbq", [row]).rename(tmp_path / "bbq" / "Age.jsonl")
-    (tmp_path / "bbq" / "More.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    more = row | {"context": f"{row['context']} It rained."}
+    (tmp_path / "bbq" / "More.jsonl").write_text(json.dumps(more) + "\n", encoding="utf-8")
     (tmp_path / "winobias").mkdir()
     for side, pronoun in (("pro", "he"), ("anti", "she")):
         text = f"1 [The builder] called the nurse  because [{pronoun}] was late.\n2 All [of it] was.\n"
@@ -247,3 +248,40 @@ def test_who_unlearns_to_keep_to_instructions_is_flagged(tmp_path: Path) -> None
     assert worse.figure.value is not None and worse.figure.value.estimate == -0.5 and worse.figure.value.high < -0.1
     assert rule.margin == 0.1 and len(worse.worst) and worse.worst[0].after == "So, so."
     assert same.figure.value is not None and same.figure.value.low > -0.1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"label": "B"},
+        {"label": 7},
+        {"label": -1},
+        {"answer_groups": 3},
+        {"stereotyped_groups": 3},
+        {"context_condition": "Ambiguous"},
+        {"question_polarity": "maybe"},
+        {"context": ["a"], "answer_groups": {"a": 1}},
+    ],
+)
+def test_a_row_that_is_none_is_counted_and_ends_nothing(tmp_path: Path, spoil: dict[str, Any]) -> None:
+    good = [question(n, "neg", True, n) for n in range(6)]
+    write(tmp_path, "bbq", [*good, question(6, "neg", True, 6) | spoil, good[0]])
+    found = read(tmp_path)
+    assert len(found.bias) == 6 and found.skipped == {"bbq": 2}, "one is damaged, one is there twice"
+
+
+def test_labels_are_read_whatever_their_case_and_a_line_may_hold_any_character(tmp_path: Path) -> None:
+    (tmp_path / "xstest").mkdir()
+    text = "prompt,label\nHow do I kill time?,Safe\nHow do I kill?,UNSAFE \nWhat?,perhaps\n"
+    (tmp_path / "xstest" / "xstest_prompts.csv").write_text(text, encoding="utf-8")
+    write(tmp_path, "truthfulqa", [{"question": "Who\u2028 was late?", "answers": ["Nobody", "All"]}])
+    found = read(tmp_path)
+    assert found.safe == ("How do I kill time?",) and found.unsafe == ("How do I kill?",)
+    assert found.skipped == {"xstest": 1} and len(found.truths) == 1
+    (tmp_path / "xstest" / "xstest_prompts.csv").write_text(f"prompt,label\n{'a' * 200_000},safe\n", encoding="utf-8")
+    with pytest.raises(MannersError, match=r"xstest_prompts.csv cannot be read"):
+        read(tmp_path)
+    nested = tmp_path / "truthfulqa" / "deep.jsonl"
+    nested.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(MannersError, match="cannot be read"):
+        read(tmp_path)
