@@ -151,20 +151,19 @@ def held(name: str, rule: Rule, value: Interval | None, n: int | None, sentence:
 
 
 def together(checks: Sequence[Check], asked: Sequence[Rule]) -> tuple[Check, ...]:
-    """Return checks of one audit, of which those fail that still do after Holm's correction for their number.
+    """Return checks of one audit, of which those fail that still do after Holm's correction for how many were measured.
 
     What would fail alone cannot be told beside the others: of audits of a policy that has not got worse at most 5 %
     fail any check, however many there are.
     """
-    ps = [
-        1.0 if check.interval is None else rule.p_value(check.interval, check.n or 2)
-        for check, rule in zip(checks, asked, strict=True)
-    ]
+    measured = [place for place, check in enumerate(checks) if check.interval is not None]
+    ps = [asked[i].p_value(interval, checks[i].n or 2) for i in measured if (interval := checks[i].interval)]
+    corrected = dict(zip(measured, holm(ps), strict=True))
     return tuple(
         replace(check, verdict=CANNOT_TELL, sentence=check.sentence.replace("; FAILS.", ALONE, 1))
-        if check.verdict == FAIL and p > LEVEL
+        if check.verdict == FAIL and corrected.get(place, 1.0) > LEVEL
         else check
-        for check, p in zip(checks, holm(ps), strict=True)
+        for place, check in enumerate(checks)
     )
 
 

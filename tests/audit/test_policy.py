@@ -166,6 +166,8 @@ def test_the_correction_is_holms_by_hand() -> None:
     assert [check.verdict for check in found] == [FAIL, CANNOT_TELL, *[PASS] * 8]
     assert "not after a correction" in found[1].sentence and found[0].sentence == alone[0].sentence
     assert together(alone[1:2], [asked])[0].verdict == FAIL, "alone it fails"
+    unmeasured = [held("bias", asked, None, 0, "Nothing.")] * 9
+    assert together([*alone[1:2], *unmeasured], [asked] * 10)[0].verdict == FAIL, "what was not measured counts nothing"
     # At the edge the p-value and the interval agree, whichever way the rule looks.
     for edge in (
         Rule(better="above", threshold=0.0, margin=0.1, fails=None),
