@@ -406,3 +406,21 @@ def test_what_two_tabs_said_in_one_conversation_is_kept(serving: Open, open_page
     expect(other.locator(".turn.user")).to_have_text("First")
     expect(other.get_by_label("Your message")).to_have_value("Second")
     assert other.evaluate("Object.keys(localStorage).filter((name) => name.startsWith('manners-sent'))") == []
+
+
+@pytest.mark.long
+def test_no_draft_stays_of_a_conversation_that_is_deleted_elsewhere(
+    serving: Open, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(f"{serving(slow(3), 0.0)}/chat")
+    begin(page)
+    page.get_by_label("Your message").fill("half a thought")
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.get_by_label("Your message")).to_have_value("half a thought")
+    for _ in range(2):
+        other.locator("#delete").click()
+    expect(other.get_by_text("Deleted.")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("button", name="I agree, begin")).to_be_visible()
+    assert "half a thought" not in page.evaluate("JSON.stringify(localStorage)")

@@ -23,6 +23,15 @@ function keepDraft() {
   else localStorage.removeItem(draft());
 }
 
+// Of a conversation that was deleted, here or elsewhere, nothing stays.
+function forgetDrafts(there) {
+  const begin = `manners-draft ${visitor} `;
+  for (const name of Object.keys(localStorage).filter((one) => one.startsWith(begin))) {
+    const which = name.slice(begin.length);
+    if (!which.includes(" ") && !there.has(which)) localStorage.removeItem(name);
+  }
+}
+
 // What a browser has no room for is sent all the same, and would not outlast the page.
 function remember(name, what) {
   try { localStorage.setItem(name, what); } catch { notice("This browser keeps nothing more: do not close this page while you write or wait.", "room"); }
@@ -115,6 +124,7 @@ function answered(html, response, thumb) {
 
 async function list() {
   const { conversations } = await call("all");
+  forgetDrafts(new Set(conversations.map((one) => one.key)));
   at("conversations").replaceChildren(...conversations.map((one) => {
     const item = element("li");
     const opener = element("button", "", unturned(one.title));
