@@ -16,12 +16,9 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
-import socket
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +27,14 @@ from filelock import FileLock, Timeout
 
 from manners import __version__, restored
 from manners.errors import MannersError
+from manners.partials import clear_partials as clear_partials
+from manners.partials import partial_name, remove
 
 FORMAT = 1
 """Raised whenever an older manners could no longer read the folder."""
 
 INITIAL = "initial"
 """Name of the policy that is the base model itself."""
-
-_PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]+\.partial")
-_DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +117,14 @@ class Workspace:
             MannersError: the folder is no workspace, or was written by a newer manners.
         """
         restored.finish(root)
+        workspace = cls.look_at(root)
+        if os.access(root, os.W_OK):
+            clear_partials(root)
+        return workspace
+
+    @classmethod
+    def look_at(cls, root: Path) -> Workspace:
+        """Find the workspace in a folder and leave all in it as it is; raises as `open` does."""
         try:
             record = json.loads(_marker(root).read_text(encoding="utf-8"))
             found = int(record["format"])
@@ -133,8 +137,6 @@ class Workspace:
         if found > FORMAT:
             known = f"its format is {found}, this version knows {FORMAT}"
             raise MannersError(f"{root} was written by a newer manners ({known}): upgrade manners to open it.")
-        if os.access(root, os.W_OK):
-            clear_partials(root)
         return cls(root, url)
 
     @contextmanager
@@ -167,7 +169,8 @@ class Workspace:
 
     def start_from(self, version: str) -> None:
         """Let learning start from a version from now on; what was promoted before started elsewhere, and goes."""
-        atomic_write(self._standing_file, json.dumps({"history": [], "start": version}) + "\n")
+        with self._promoting():
+            atomic_write(self.standing_file, json.dumps({"history": [], "start": version}) + "\n")
 
     def current_policy(self) -> str:
         """Return the name of the promoted policy, or of the start version."""
@@ -179,8 +182,9 @@ class Workspace:
 
     def promote(self, policy: str) -> None:
         """Make a policy the current one; the one that is so already stays it, and is rolled back in one step."""
-        if policy != self.current_policy():
-            self._set_promoted([*self.promoted(), policy])
+        with self._promoting():
+            if policy != self.current_policy():
+                self._set_promoted([*self.promoted(), policy])
 
     def roll_back(self) -> str:
         """Go back to the policy that was the current one before, and return the one that was.
@@ -188,18 +192,24 @@ class Workspace:
         Raises:
             MannersError: the current one is the initial model.
         """
-        promoted = self.promoted()
-        if not promoted:
-            what = "the initial model" if self.start() == INITIAL else f"the start version, {self.start()},"
-            raise MannersError(f"the current policy is {what} already: there is nothing to go back to.")
-        self._set_promoted(promoted[:-1])
-        return promoted[-1]
+        with self._promoting():
+            promoted = self.promoted()
+            if not promoted:
+                what = "the initial model" if self.start() == INITIAL else f"the start version, {self.start()},"
+                raise MannersError(f"the current policy is {what} already: there is nothing to go back to.")
+            self._set_promoted(promoted[:-1])
+            return promoted[-1]
+
+    def _promoting(self) -> FileLock:
+        """Return the lock under which it is read and written what was promoted: who comes second waits."""
+        return FileLock(self.root / "promote.lock")
 
     def _set_promoted(self, policies: list[str]) -> None:
-        atomic_write(self._standing_file, json.dumps(self._standing() | {"history": policies}) + "\n")
+        atomic_write(self.standing_file, json.dumps(self._standing() | {"history": policies}) + "\n")
 
     @property
-    def _standing_file(self) -> Path:
+    def standing_file(self) -> Path:
+        """What was promoted, and where learning starts."""
         return self.models / "current.json"
 
     def _standing(self) -> dict[str, Any]:
@@ -207,7 +217,7 @@ class Workspace:
 
         Raises MannersError where the file does not say.
         """
-        file = self._standing_file
+        file = self.standing_file
         if not file.exists():
             return {}
         try:
@@ -301,24 +311,18 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
     Where machines share the disk, whoever fills it for more than a day touches it (`os.utime`) now and then.
     """
-    scratch = _partial_name(path)
+    scratch = partial_name(path)
     scratch.mkdir(parents=True)
     try:
         yield scratch
     finally:
-        _remove(scratch)
-
-
-def _partial_name(path: Path) -> Path:
-    """Return a name beside `path` that says which process of which machine is writing it."""
-    owner = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.name}.{owner}.partial")
+        remove(scratch)
 
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """Yield the name of a neighbour of `path` that is gone afterwards, whatever happens in the block."""
-    partial = _partial_name(path)
+    partial = partial_name(path)
     try:
         yield partial
     except Exception as error:
@@ -330,7 +334,7 @@ def _partial(path: Path) -> Iterator[Path]:
             f"no space left on the disk to write {path}: nothing was written; make {needed} free and run again."
         ) from error
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def _disk_is_full(error: Exception, folder: Path) -> bool:
@@ -345,14 +349,6 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _to_disk(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -360,29 +356,6 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def clear_partials(root: Path) -> None:
-    """Remove what processes left half-written that are no longer there to finish it."""
-    here = socket.gethostname().partition(".")[0]
-    for partial in list(root.rglob(".*.partial")):
-        match = _PARTIAL.fullmatch(partial.name)
-        with suppress(FileNotFoundError):
-            # A process of another machine that shares the disk cannot be looked up: its work is given a day.
-            old = time.time() - partial.stat().st_mtime > _DAY
-            if match and (not _is_running(int(match["pid"])) if match["host"] == here else old):
-                _remove(partial)
-
-
-def _is_running(pid: int) -> bool:
-    """Return whether a process of this machine is there; one that is not ours to signal is."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _marker(root: Path) -> Path:

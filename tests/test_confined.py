@@ -53,13 +53,14 @@ def test_a_name_that_leads_out_is_no_version(
 
 def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_not(workspace: Workspace, tmp_path: Path) -> None:
     (workspace.models / "policy-2").symlink_to(tmp_path / "x")
-    (workspace.models / "policy-3").symlink_to(workspace.models / "policy-1")
+    (workspace.models / "policy-1").rename(workspace.models / "kept")
+    (workspace.models / "policy-1").symlink_to(workspace.models / "kept")
     (workspace.models / "policy-4").mkdir()
     (workspace.models / "policy-4" / "version.json").symlink_to(tmp_path / "x" / "version.json")
     for name in ("policy-2", "policy-4"):
         with pytest.raises(MannersError, match="is a link that leads out of"):
             versions.describe(workspace, name)
-    assert versions.describe(workspace, "policy-3").name == "policy-1"
+    assert versions.describe(workspace, "policy-1").name == "policy-1"
 
 
 def test_all_models_may_lie_elsewhere(workspace: Workspace, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -256,3 +258,20 @@ def test_move_aside_keeps_one_previous(tmp_path: Path) -> None:
     (root / "thesis.tex").write_text("")
     with pytest.raises(MannersError, match="is not a workspace"):
         move_aside(root)
+
+
+def test_promotions_that_come_between_each_other_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads what was promoted, waits for the other to have read it too, and writes."""
+    workspace = Workspace.create(tmp_path / "ws")
+    read = Workspace.promoted
+
+    def slowly(self: Workspace) -> list[str]:
+        found = read(self)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(Workspace, "promoted", slowly)
+    names = [f"policy-{number}" for number in range(1, 5)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(workspace.promote, names))
+    assert sorted(read(workspace)) == names

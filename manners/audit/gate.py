@@ -17,6 +17,8 @@ from manners.audit import card
 from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, Rules, held, rules, together
 from manners.errors import Blocked, MannersError, UsageError
 from manners.facts import from_facts, to_facts
+from manners.models import weight_files
+from manners.models.described import describe
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, CheckRecord, Gate, Kept, Override, People
 from manners.workspace import INITIAL, Workspace, atomic_write
 
@@ -164,8 +166,10 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
     """Make a policy the current one if the gate lets it through, or for a reason that is kept and shown on its card.
 
     Going back to the initial model, to the start version, or to one that was promoted before is no promotion.
-    Raises Blocked, naming every check that blocks.
+    Raises Blocked, naming every check that blocks, and MannersError for a version whose weights are not there.
     """
+    if policy != INITIAL:
+        weight_files.check(workspace, describe(workspace, policy))
     if policy in {INITIAL, workspace.start(), *workspace.promoted()}:
         workspace.promote(policy)
         return Gate(verdict=PASS)

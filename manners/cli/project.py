@@ -142,7 +142,7 @@ class Doctor(Common):
         """Look it over; exit code 1 where a check fails."""
         from manners.upkeep import checks, doctor
 
-        found = doctor.examine(self.open(), self.overrides)
+        found = doctor.examine(self.workspace, self.overrides)
         if failed := checks.failed(found):
             raise Blocked(f"not sound: {', '.join(failed)}; the sentence of each says what to do.", doctor.facts(found))
         return doctor.facts(found)

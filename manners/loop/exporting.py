@@ -42,6 +42,7 @@ def export(
             f"{version} is a reward model, which scores and writes nothing: only --as folder can hold it"
         )
     directory = directory or Path("exported") / (version if form == "folder" else f"{version}-{form}")
+    _refuse_our_own(workspace, directory)
     session = Session(workspace, _loads(described))
     number = kind or _kind_of(session.pretrained.stored)
     facts = {"version": version, "as": form, "directory": str(directory), "type": number}
@@ -67,6 +68,13 @@ def export(
         return facts | {"base": described.base, "layers": layers, "loads_with": "peft.PeftModel"}
     versions.export_policy(policy, session.pretrained, directory, _FORMATS[number])
     return facts | {"loads_with": "AutoModelForCausalLM"}
+
+
+def _refuse_our_own(workspace: Workspace, directory: Path) -> None:
+    """Refuse a folder among the versions or the runs, where it would be taken for one."""
+    for ours in (workspace.models, workspace.runs):
+        if directory.expanduser().resolve().is_relative_to(ours.resolve()):
+            raise MannersError(f"{directory} is in {ours}, which is for what manners keeps there: name another folder")
 
 
 def _reward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from manners.errors import MannersError
@@ -88,7 +89,7 @@ def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
             raise MannersError(f"a run was stopped and may need any version: finish it with `{begun[0]}`, then prune")
         found = _found(workspace)
         newest = [name for kind in VersionKind for name in described.names(workspace, kind)[-keep:]]
-        used = [workspace.start(), *workspace.promoted(), settings.model.name]
+        used = [workspace.start(), *workspace.promoted(), described.named_by(workspace, settings.model.name)]
         needed = set(_ancestors(found, [*newest, *used]))
         gone = [name for name in found if name not in needed]
         rows: list[Facts] = [
@@ -104,8 +105,9 @@ def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
 
 def _found(workspace: Workspace) -> dict[str, Version]:
     """Return all versions, by name; raises MannersError for one that is damaged."""
-    named = [name for kind in VersionKind for name in described.names(workspace, kind)]
-    return {name: described.describe(workspace, name) for name in named}
+    found = {name: described.describe(workspace, name) for name in described.every(workspace)}
+    # A base that was named by its path is the version that it leads to.
+    return {name: replace(one, base=described.named_by(workspace, one.base)) for name, one in found.items()}
 
 
 def _roots(version: Version) -> list[str]:

@@ -101,7 +101,7 @@ def _grown_here(workspace: Workspace, model: str) -> set[str]:
     What grew on another model is there, and of no use for the next step.
     """
     found = set[str]()
-    for name in [name for kind in VersionKind for name in described.names(workspace, kind)]:
+    for name in described.every(workspace):
         with suppress(MannersError):
             if described.grew_elsewhere(workspace, described.describe(workspace, name), model):
                 continue

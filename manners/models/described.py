@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from manners.errors import MannersError
@@ -17,6 +19,8 @@ from manners.workspace import INITIAL, Workspace
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a version can be called: a folder of its own in `models/`, and no way out of it."""
+NUMBERED = re.compile(rf"({'|'.join(VersionKind)})-([1-9][0-9]*)")
+"""What a version is called: `policy-03` is no version, and would be a second `policy-3`."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,13 @@ class Version:
 
 
 def describe(workspace: Workspace, name: str) -> Version:
-    """Read a version's description; raises MannersError naming the versions there are."""
+    """Read a version's description; raises MannersError naming the versions there are.
+
+    A version is what its folder is called: another name in its description is damage.
+    """
     file = workspace.models / name / "version.json"
-    if not NAME.fullmatch(name) or not file.is_file():
-        there = ", ".join(sorted(f.parent.name for f in workspace.models.glob("*/version.json"))) or "none yet"
+    if not NUMBERED.fullmatch(name) or not file.is_file():
+        there = ", ".join(sorted(every(workspace))) or "none yet"
         raise MannersError(f"there is no version {name} in {workspace.root} (there are: {there})")
     if not file.resolve().is_relative_to(workspace.models.resolve()):
         raise MannersError(
@@ -90,13 +97,34 @@ def describe(workspace: Workspace, name: str) -> Version:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise MannersError(f"{file} is damaged ({error}): use another version.") from error
-    return from_facts(Version, facts, str(file), "use another version")
+    version = from_facts(Version, facts, str(file), "use another version")
+    if version.name != name:
+        said = version.name if NAME.fullmatch(version.name) else "another version"
+        raise MannersError(
+            f"{file} is damaged (it describes {said}, and its folder is {name}): move a copy out of {workspace.models},"
+            " or put the version back from a backup."
+        )
+    return version
 
 
 def names(workspace: Workspace, kind: VersionKind) -> list[str]:
-    """Versions of a kind, oldest first."""
-    found = [f.parent.name.removeprefix(f"{kind}-") for f in workspace.models.glob(f"{kind}-*/version.json")]
-    return [f"{kind}-{number}" for number in sorted(int(n) for n in found if n.isdecimal())]
+    """Versions of a kind, oldest first; a folder that is called otherwise is none."""
+    found = (NUMBERED.fullmatch(file.parent.name) for file in workspace.models.glob(f"{kind}-*/version.json"))
+    return [f"{kind}-{number}" for number in sorted(int(match[2]) for match in found if match and match[1] == kind)]
+
+
+def every(workspace: Workspace) -> list[str]:
+    """Versions of all kinds, kind by kind, oldest first."""
+    return [name for kind in VersionKind for name in names(workspace, kind)]
+
+
+def named_by(workspace: Workspace, model: str) -> str:
+    """Return the version that a model's name means, also where it is a path into `models/`; else the name itself."""
+    path, models = Path(model).expanduser(), workspace.models.resolve()
+    with suppress(OSError, RuntimeError):  # a link in a circle leads nowhere
+        if path.exists() and (path := path.resolve()) != models and path.is_relative_to(models):
+            return path.relative_to(models).parts[0]
+    return model
 
 
 def latest(workspace: Workspace, kind: VersionKind) -> str:

@@ -6,7 +6,6 @@ model.name = "sft-1"        its branch, on the trunk of what it grew on: that is
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from manners.errors import MannersError
 from manners.models import paper, pretrained, versions
 from manners.models.branches import Branch
+from manners.models.described import NUMBERED
 from manners.models.found import Found
 from manners.models.paper import Outline
 from manners.models.pretrained import Pretrained
@@ -25,8 +25,6 @@ from manners.settings import ModelSettings
 from manners.settings_load import from_dict
 from manners.types import VersionKind
 from manners.workspace import Workspace
-
-_NAMED = re.compile(rf"({'|'.join(VersionKind)})-\d+")
 
 
 def load(settings: ModelSettings, workspace: Workspace, otherwise: str | None = None) -> Pretrained:
@@ -76,7 +74,7 @@ def outline(workspace: Workspace, name: str) -> Outline:
 
 def is_version(workspace: Workspace, name: str) -> bool:
     """Return whether a name is a version's; a folder called like one that is not there is a folder."""
-    if not _NAMED.fullmatch(name):
+    if not NUMBERED.fullmatch(name):
         return False
     return (workspace.models / name).exists() or not Path(name).exists()
 

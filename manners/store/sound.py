@@ -12,6 +12,8 @@ from sqlalchemy import Connection, func, select, text
 
 from manners.errors import MannersError
 from manners.store import schema
+from manners.store.audit import Event
+from manners.store.records import Outcome
 from manners.store.store import Store
 from manners.store.tables import AuditRow, RoundRow, VersionRow, ViewRow
 
@@ -30,6 +32,8 @@ class Soundness:
     """Files of it that others than their owner can read or write."""
     versions: tuple[tuple[str, str], ...] = ()
     """Name and folder of each model version that it knows; none where the tables are older."""
+    promoted: tuple[str, ...] = ()
+    """Versions that it knows to have been promoted, by a round or by hand."""
     latest: datetime | None = None
     """The newest moment that this tool itself wrote down in it, by the clock of then."""
 
@@ -55,6 +59,7 @@ def soundness(database: str | Path) -> Soundness:
                 size=size(connection),
                 open_to=_open_to(database) if isinstance(database, Path) else (),
                 versions=_versions(connection) if sound else (),
+                promoted=_promoted(connection) if sound else (),
                 latest=_latest(connection) if sound else None,
             )
 
@@ -84,6 +89,13 @@ def _open_to(path: Path) -> tuple[str, ...]:
 def _versions(connection: Connection) -> tuple[tuple[str, str], ...]:
     rows = connection.execute(select(VersionRow.name, VersionRow.path).order_by(VersionRow.id))
     return tuple((row.name, row.path) for row in rows)
+
+
+def _promoted(connection: Connection) -> tuple[str, ...]:
+    by_round = select(VersionRow.name).join(RoundRow, RoundRow.policy_id == VersionRow.id)
+    rounds = connection.execute(by_round.where(RoundRow.outcome == Outcome.PROMOTED)).scalars()
+    by_hand = connection.execute(select(AuditRow.about).where(AuditRow.event == Event.PROMOTED)).scalars()
+    return tuple(dict.fromkeys([*rounds, *(about.removeprefix("version ") for about in by_hand)]))
 
 
 def _latest(connection: Connection) -> datetime | None:

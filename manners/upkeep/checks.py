@@ -6,23 +6,31 @@ Nothing here writes, and nothing loads torch: what takes the model is in `upkeep
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from manners.audit import card, gate
+from manners.audit.rules import FILE as RULES
 from manners.audit.rules import rules
 from manners.backup import record, snapshots
+from manners.backup.snapshots import OBJECTS, STORE, Snapshot
+from manners.backup.take import LAST
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
-from manners.models import described
+from manners.errors import described as fault
+from manners.models import described, weight_files
+from manners.partials import left_behind
+from manners.restored import READY
 from manners.settings import BackupSettings, Settings
 from manners.settings_load import load
 from manners.store.sound import Soundness
-from manners.types import VersionKind
 from manners.workspace import INITIAL, Workspace
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -30,6 +38,8 @@ SKEW = timedelta(minutes=1)
 """What clocks of machines that share a record may differ by."""
 OLD = timedelta(days=7)
 """Since when a backup that nobody takes on a schedule is an old one."""
+CHANGING = (gate.RECORD, card.JSON, card.HTML)
+"""What changes in a version's folder when it is measured again; its weights and its description do not."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +52,66 @@ class Check:
     sentence: str
 
 
+def said(error: Exception) -> str:
+    """Return what is told of a check that could not be made: of a fault of ours its kind and place, and no words."""
+    if isinstance(error, MannersError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}): look at what it is, or put it back from a backup."
+    return f"This check came to no end ({fault(error)}): something in the workspace is not what it should be."
+
+
+def guarded(names: Sequence[str], look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """Return the checks that a look makes, in the order of their names; where it stops, one fails and the rest warn."""
+    found: list[Check] = []
+    try:
+        for check in look():
+            found.append(check)  # one by one, so that what was found stays
+    except Exception as error:
+        here, *rest = names[len(found) :]
+        found.append(Check(here, FAIL, said(error)))
+        found += [Check(name, WARN, f"Cannot tell as long as {here} fails.") for name in rest]
+    return found
+
+
+def opened(root: Path) -> tuple[Check, Workspace]:
+    """Return whether a folder can be opened as a workspace, and it, as it is: nothing is cleared away or finished.
+
+    Raises MannersError where there is none, nor what is left of one.
+    """
+    workspace, problem = Workspace(root), ""
+    try:
+        workspace = Workspace.look_at(root)
+    except (MannersError, OSError) as error:
+        if not any(os.path.lexists(root / name) for name in ("workspace.json", READY)):
+            raise
+        problem = said(error)
+    if (root / READY).is_dir():
+        what = f"A restore into {root} was stopped before its end, and all else is as it was before"
+        return Check("workspace", WARN, f"{what}: any other command finishes it, as `manners status`."), workspace
+    if problem:
+        return Check("workspace", FAIL, problem), workspace
+    if left := list(left_behind(root)):
+        what = f"{left[0]} is half-written ({len(left)} such), by a process that is not there any more"
+        return Check("workspace", WARN, f"{what}: any other command removes it, as `manners status`."), workspace
+    return Check("workspace", PASS, f"{root} can be opened, and nothing in it waits to be finished."), workspace
+
+
+def _refuse_dead_link(file: Path) -> None:
+    """Refuse a link that leads nowhere: what is there then is read as if it were not."""
+    if os.path.lexists(file) and not file.exists():
+        raise MannersError(f"{file} is a link that leads nowhere: put the file itself there, or remove it.")
+
+
 def settings(workspace: Workspace, overrides: Sequence[str] = ()) -> tuple[Check, Settings | None]:
     """Return whether the files that decide can be read, and the settings where they can."""
     try:
         found = load(workspace.toml, overrides).settings
         rules(workspace.root)
-    except MannersError as error:
-        return Check("settings", FAIL, str(error)), None
+        for file in (workspace.toml, workspace.root / RULES):
+            _refuse_dead_link(file)
+    except Exception as error:
+        return Check("settings", FAIL, said(error)), None
     return Check("settings", PASS, f"{workspace.toml.name} and the gate's rules can be read."), found
 
 
@@ -82,47 +145,99 @@ def database(workspace: Workspace, found: Soundness | MannersError) -> Check:
 
 
 def versions(workspace: Workspace, store: Soundness | None) -> Check:
-    """Return whether what the record calls a version is there, can be read, and is what the last backup holds."""
-    there = [name for kind in VersionKind for name in described.names(workspace, kind)]
+    """Return whether each version is there with its weights, and is what the record and the last backup know of it."""
+    there = described.every(workspace)
     try:
+        _refuse_dead_link(workspace.standing_file)
         standing = [workspace.start(), *workspace.promoted()]
     except MannersError as error:
         return Check("versions", FAIL, str(error))
-    gone = [name for name in dict.fromkeys(standing) if name != INITIAL and name not in there]
+    gone = [name for name in dict.fromkeys(standing) if name != INITIAL and not _has_folder(workspace, name)]
     if gone:
-        said = f"{gone[-1]} was promoted, and {workspace.models / gone[-1]} is not there: put it back from a backup"
-        return Check("versions", FAIL, f"{said}, or `manners models rollback`.")
-    for name in there:
-        try:
-            described.describe(workspace, name)
-        except MannersError as error:
-            return Check("versions", FAIL, str(error))
-    if changed := _changed(workspace, there):
-        said = f"{changed[0]} is not what the last backup holds of it: the disk may be failing; put it back from there."
-        return Check("versions", FAIL, said)
-    recorded = () if store is None else tuple(name for name, _ in store.versions)
-    missing = [name for name, path in (() if store is None else store.versions) if not (workspace.root / path).is_dir()]
-    orphans = [name for name in there if store is not None and store.is_newest and name not in recorded]
-    odd = [*(f"{n} is recorded, and its folder is gone" for n in missing), *(f"{n} is not recorded" for n in orphans)]
+        what = f"{gone[-1]} was promoted, and {workspace.models / gone[-1]} is not there: put it back from a backup"
+        return Check("versions", FAIL, f"{what}, or `manners models rollback`.")
+    kept = _kept(workspace)
+    damage = [*_damaged(workspace), *_changed(workspace, kept)]
+    if damage:
+        more = f" ({len(damage) - 1} more are not right.)" if len(damage) > 1 else ""
+        return Check("versions", FAIL, f"{damage[0]}{more}")
+    odd = [*_forgotten(workspace, store, kept), *_unknown(workspace, store, there)]
     if odd:
-        said = "; ".join(odd)
-        return Check("versions", WARN, f"{said}: put folders back from a backup; the next training records what is.")
-    return Check("versions", PASS, f"{len(there)} version{'s' * (len(there) != 1)}, each with its folder and its row.")
+        return Check("versions", WARN, f"{'; '.join(odd)}.")
+    return Check("versions", PASS, f"{len(there)} version{'s' * (len(there) != 1)}, each with its weights and its row.")
 
 
-def _changed(workspace: Workspace, names: Iterable[str]) -> list[Path]:
-    """Return files of versions that differ from what the last backup holds; none where there is none to compare."""
-    said = last_backup(workspace)
-    if said is None:
+def _has_folder(workspace: Workspace, name: str) -> bool:
+    return described.NUMBERED.fullmatch(name) is not None and (workspace.models / name).is_dir()
+
+
+def _damaged(workspace: Workspace) -> Iterator[str]:
+    """Yield what is wrong with a version by itself: no description or a damaged one, or weights that are not there."""
+    for folder in sorted(workspace.models.glob("[!.]*")):
+        if not described.NUMBERED.fullmatch(folder.name):
+            continue
+        if not (folder / "version.json").is_file():
+            yield f"{folder} has no version.json: put it back from a backup, or move {folder.name} away."
+            continue
+        try:
+            weight_files.check(workspace, described.describe(workspace, folder.name))
+        except Exception as error:  # the next one may be damaged too
+            yield said(error)
+
+
+def _changed(workspace: Workspace, kept: Snapshot | None) -> Iterator[str]:
+    """Yield what of a version that is there differs from what the last backup holds, or is gone."""
+    for name, digest in (kept.files if kept else {}).items():
+        parts, file = Path(name).parts, workspace.root / name
+        if parts[0] != "models" or len(parts) < 3 or parts[-1] in CHANGING or not file.parents[len(parts) - 3].is_dir():
+            continue
+        if not file.is_file():
+            yield f"{file} is gone, and the last backup holds it: put it back from there."
+        elif snapshots.digest_of(file) != digest:
+            yield f"{file} is not what the last backup holds of it: the disk may be failing; put it back from there."
+
+
+def _forgotten(workspace: Workspace, store: Soundness | None, kept: Snapshot | None) -> Iterator[str]:
+    """Yield what was promoted where the workspace does not say any more that anything was."""
+    if os.path.lexists(where := workspace.standing_file):
+        return
+    known = [*(store.promoted if store else ()), *_promoted_by(workspace, kept)]
+    if known:
+        yield f"{known[-1]} was promoted once, and {where}, which says what is, is not there: put it back from a backup"
+
+
+def _promoted_by(workspace: Workspace, kept: Snapshot | None) -> list[str]:
+    """Return what had been promoted by the last backup, as far as that can be read."""
+    name = workspace.standing_file.relative_to(workspace.root).as_posix()
+    found, digest = last_backup(workspace), kept.files.get(name) if kept else None
+    if found is None or digest is None:
         return []
-    try:
-        digests = snapshots.read(Path(said["path"])).files
-    except MannersError:
-        return []
-    # The card and the checks of a version change when it is measured again; its weights and its description do not.
-    files = [one for name in names for one in sorted((workspace.models / name).rglob("*.safetensors"))]
-    kept = [(one, digests.get(one.relative_to(workspace.root).as_posix())) for one in files]
-    return [one for one, digest in kept if digest is not None and snapshots.digest_of(one) != digest]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads((Path(found["path"]).parent / OBJECTS / digest).read_text(encoding="utf-8"))
+        return [str(name) for name in said["history"] or [said.get("start", INITIAL)] if name != INITIAL]
+    return []
+
+
+def _unknown(workspace: Workspace, store: Soundness | None, there: Sequence[str]) -> Iterator[str]:
+    """Yield folders that are no version, versions that the record does not know, and those that it alone knows."""
+    for folder in sorted(workspace.models.glob("[!.]*")):
+        if folder.is_dir() and not described.NUMBERED.fullmatch(folder.name):
+            yield f"{folder} is no version, for it is not called as one (policy-3): move it out of there"
+    recorded = () if store is None else store.versions
+    gone = [name for name, path in recorded if not (workspace.root / path).is_dir()]
+    known = {name for name, _ in recorded}
+    orphans = [name for name in there if store is not None and store.is_newest and name not in known]
+    odd = [*(f"{n} is recorded, and its folder is gone" for n in gone), *(f"{n} is not recorded" for n in orphans)]
+    if odd:
+        yield f"{'; '.join(odd)}: put folders back from a backup; the next training records what is"
+
+
+def _kept(workspace: Workspace) -> Snapshot | None:
+    """Return what the last backup holds; None where there is none that can be read, as another check says."""
+    found = last_backup(workspace)
+    with suppress(MannersError, OSError):
+        return None if found is None else snapshots.read(Path(found["path"]))
+    return None
 
 
 def clock(store: Soundness | None) -> Check:
@@ -137,8 +252,11 @@ def clock(store: Soundness | None) -> Check:
 
 
 def backups(workspace: Workspace, chosen: BackupSettings) -> Check:
-    """Return whether there is a backup, it is not an old one, and the last one could be put back."""
+    """Return whether there is a backup, all that it says it holds is there, it is not old, and could be put back."""
     rehearsed = record.rehearsal(workspace)
+    again = "" if rehearsed is None else f", and one was put back to see that it can be on {rehearsed.at}"
+    if rehearsed is not None and _moment(rehearsed.at) is None:
+        return Check("backup", FAIL, f"{record.FILE} does not say when the last rehearsal was: take another backup.")
     if rehearsed is not None and not rehearsed.verified:
         said = f"The rehearsal of {rehearsed.at} could not put {rehearsed.backup} back ({rehearsed.problem})"
         return Check("backup", FAIL, f"{said}: take another with `manners backup`.")
@@ -146,14 +264,57 @@ def backups(workspace: Workspace, chosen: BackupSettings) -> Check:
         return Check("backup", FAIL, f"The backup of {failed.at} failed ({failed.problem})")
     found = last_backup(workspace)
     if found is None:
+        if os.path.lexists(file := workspace.root / LAST):
+            return Check("backup", FAIL, f"{file} does not say where the last backup is: take another.")
         return Check("backup", WARN, "There is no backup: `manners backup DIR`, or set backup.into for one a day.")
-    if not Path(found["path"]).is_dir():
-        return Check("backup", WARN, f"The last backup, {found['path']}, is not there any more: take another.")
-    age = datetime.now(UTC) - datetime.fromisoformat(found["made_at"])
+    place = Path(found["path"])
+    if not place.parent.is_dir():
+        return Check("backup", WARN, f"{place.parent}, where the last backup is, is not there: is its disk connected?")
+    try:
+        if lacking := next(_lacking(place, snapshots.read(place)), ""):
+            what = f"The last backup, {place}, cannot be put back ({lacking})"
+            return Check("backup", FAIL, f"{what}: take another with `manners backup`.")
+    except MannersError as error:
+        return Check("backup", FAIL, f"The last backup, {place}, cannot be put back: {error}")
+    return _age(found["made_at"], chosen, again)
+
+
+def _lacking(place: Path, snapshot: Snapshot) -> Iterator[str]:
+    """Yield what a backup says it holds and does not: weights are looked at by their headers, all else is read."""
+    if not (place / STORE).is_file() or snapshots.digest_of(place / STORE) != snapshot.store_digest:
+        yield f"{STORE} is not what was written"
+    for name, digest in snapshot.files.items():
+        kept = place.parent / OBJECTS / digest
+        if not kept.is_file():
+            yield f"{name} is not there"
+        elif not name.endswith(".safetensors"):
+            if snapshots.digest_of(kept) != digest:
+                yield f"{name} is not what was written"
+        elif what := weight_files.wrong(kept):
+            yield f"{name} {what}"
+
+
+def _age(made_at: str, chosen: BackupSettings, again: str) -> Check:
+    """Return whether the last backup, which is there, is of the last days, and not of those to come."""
+    made = _moment(made_at)
+    if made is None:
+        return Check("backup", FAIL, f"{LAST} does not say when the last backup was: take another.")
+    age = datetime.now(UTC) - made
+    if age < -SKEW:
+        what = f"The last backup says that it is of {made:%Y-%m-%d %H:%M} UTC, which is still to come"
+        return Check("backup", FAIL, f"{what}: set the clock right, and take another with `manners backup`.")
     if age > (OLD if chosen.into is None else timedelta(hours=2 * chosen.every)):
-        return Check("backup", WARN, f"The last backup is of {found['made_at']}: take another with `manners backup`.")
-    again = "" if rehearsed is None else f", and one was put back to see that it can be on {rehearsed.at}"
-    return Check("backup", PASS, f"The last backup is of {found['made_at']}{again}.")
+        return Check("backup", WARN, f"The last backup is of {made_at}: take another with `manners backup`.")
+    return Check("backup", PASS, f"The last backup is of {made_at}{again}.")
+
+
+def _moment(text: object) -> datetime | None:
+    """Return a moment that was written down, UTC where it names no zone; None where it is none."""
+    try:
+        found = datetime.fromisoformat(str(text))
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def port(workspace: Workspace, chosen: Settings) -> Check:

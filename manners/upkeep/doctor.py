@@ -1,6 +1,6 @@
 """`manners doctor`: whether a workspace is sound, check by check; it only reads.
 
-settings -> permissions -> database -> versions -> model -> memory -> disk -> clock -> backup -> port
+workspace -> settings -> permissions -> database -> versions -> model -> memory -> disk -> clock -> backup -> port
 
 Each is a pure look at what is there (`upkeep.checks`); the model is loaded as any stage loads it, and what the stages
 of a round would take is what they themselves plan.
@@ -9,7 +9,7 @@ of a round would take is what they themselves plan.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import date
 from functools import partial
@@ -39,22 +39,31 @@ LITTLE = 10**9
 """Bytes of disk that are soon filled, whatever the next stage takes."""
 
 
-def examine(workspace: Workspace, overrides: Sequence[str] = ()) -> list[Check]:
-    """Look a workspace over, by the settings in its file and what `--set` changes of them."""
+def examine(root: Path, overrides: Sequence[str] = ()) -> list[Check]:
+    """Look a workspace over, by the settings in its file and what `--set` changes of them.
+
+    Each check has a guard of its own: what stops one is its finding, and the others go on. Raises MannersError where
+    there is no workspace at all.
+    """
+    opened, workspace = checks.opened(root)
     first, chosen = checks.settings(workspace, overrides)
     store = _soundness(workspace)
     sound = store if isinstance(store, Soundness) else None
-    found = [first, checks.permissions(workspace, sound), checks.database(workspace, store)]
-    found.append(checks.versions(workspace, sound))
-    if chosen is None:
-        said = "Cannot tell as long as the settings cannot be read."
-        found += [Check(name, WARN, said) for name in ("model", "memory", "disk")]
-    else:
-        found += _with_model(workspace, chosen, sound)
-    found.append(checks.clock(sound))
-    if chosen is not None:
-        found += [checks.backups(workspace, chosen.backup), checks.port(workspace, chosen)]
-    return found
+    kept = (chosen or Settings()).backup
+    looks: list[tuple[tuple[str, ...], Callable[[], Iterable[Check]]]] = [
+        (("permissions",), lambda: [checks.permissions(workspace, sound)]),
+        (("database",), lambda: [checks.database(workspace, store)]),
+        (("versions",), lambda: [checks.versions(workspace, sound)]),
+        (("model", "memory", "disk"), lambda: _with_model(workspace, chosen, sound)),
+        (("clock",), lambda: [checks.clock(sound)]),
+        (("backup",), lambda: [checks.backups(workspace, kept)]),
+        (("port",), lambda: [_untold("port") if chosen is None else checks.port(workspace, chosen)]),
+    ]
+    return [opened, first, *(check for names, look in looks for check in checks.guarded(names, look))]
+
+
+def _untold(name: str) -> Check:
+    return Check(name, WARN, "Cannot tell as long as the settings cannot be read.")
 
 
 def facts(found: list[Check]) -> Facts:
@@ -65,12 +74,15 @@ def facts(found: list[Check]) -> Facts:
 def _soundness(workspace: Workspace) -> Soundness | MannersError:
     try:
         return soundness(workspace.database)
-    except MannersError as error:
-        return error
+    except Exception as error:
+        return MannersError(checks.said(error))
 
 
-def _with_model(workspace: Workspace, chosen: Settings, store: Soundness | None) -> Iterator[Check]:
+def _with_model(workspace: Workspace, chosen: Settings | None, store: Soundness | None) -> Iterator[Check]:
     """Yield what can be said of the model, and of what the stages of a round take on it."""
+    if chosen is None:
+        yield from map(_untold, ("model", "memory", "disk"))
+        return
     if not _is_here(workspace, chosen.model.name):
         said = f"{chosen.model.name} is not on this machine yet: the first stage fetches it."
         yield Check("model", WARN, said)

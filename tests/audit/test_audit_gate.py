@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 import manners
 from manners.audit import gate
@@ -25,13 +26,28 @@ ROOT = Path(manners.__file__).parent
 
 
 def version(workspace: Workspace, name: str, **more: Any) -> None:
-    """Write the description of a version, without weights."""
+    """Write the description of a version, with no tensor among its weights."""
     kind = name.partition("-")[0]
     described = {"name": name, "kind": kind, "base": "x", "trunk_hash": "t", "cut": 1, "template_hash": "h"}
     folder = workspace.models / name
     folder.mkdir()
     described |= {"dtype": "float32", "created_at": "2030-01-01", **more}
     (folder / "version.json").write_text(json.dumps(described), encoding="utf-8")
+    save_file({}, folder / "branch-0.safetensors")
+
+
+def test_a_policy_whose_weights_are_not_there_is_promoted_by_nobody(workspace: Workspace) -> None:
+    """Not by who overrides the gate either, nor on the way back; half a file is none."""
+    file = workspace.models / "policy-1" / "branch-0.safetensors"
+    whole = file.read_bytes()
+    for write in (file.unlink, lambda: file.write_bytes(whole[:-1])):
+        write()
+        with pytest.raises(MannersError, match=r"branch-0.safetensors is (not there|damaged)"):
+            gate.promote(workspace, "policy-1", "I want it")
+        assert workspace.current_policy() == "initial"
+    workspace.promote("policy-1")
+    with pytest.raises(MannersError, match=r"branch-0.safetensors is damaged"):
+        gate.promote(workspace, "policy-1")
 
 
 def found(name: str, value: float, low: float, high: float, part: str = EVALUATION) -> Check:
@@ -214,8 +230,9 @@ def test_no_door_leads_round_the_gate() -> None:
         text = file.read_text(encoding="utf-8")
         name, tree = str(file.relative_to(ROOT)), ast.parse(text)
         promoting |= {name: asked} if (asked := calls(tree, "promote")) else {}
-        named = calls(tree, "_set_promoted") + calls(tree, "start_from") + calls(tree, "_standing_file")
+        named = calls(tree, "_set_promoted") + calls(tree, "start_from") + calls(tree, "standing_file")
         writing |= {name} if named or "current.json" in text else set()
     assert set(promoting) == {"audit/gate.py", "loop/evaluate.py", "loop/standing.py", "web/dashboard.py"}
     assert {asked for name, some in promoting.items() if name != "audit/gate.py" for asked in some} == {"gate"}
-    assert writing == {"workspace.py", "backup/take.py"}, "a backup copies it, and nothing else knows where it is"
+    knowing = {"workspace.py", "backup/take.py", "upkeep/checks.py"}
+    assert writing == knowing, "a backup copies it, the doctor looks whether it is there, and nothing else knows where"

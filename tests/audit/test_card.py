@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, REWARD, held, rules
@@ -18,7 +19,9 @@ from manners.workspace import Workspace
 def made(root: Path, name: str = "policy-1", **more: Any) -> Workspace:
     workspace = Workspace.create(root / "project")
     described = {"name": name, "kind": name.partition("-")[0], "base": "smollm2-135m", "trunk_hash": "t"} | more
+    described |= {"cut": 1, "template_hash": "h", "dtype": "float32", "created_at": "2030-01-01"}
     (workspace.models / name).mkdir()
+    save_file({}, workspace.models / name / "branch-0.safetensors")
     (workspace.models / name / "version.json").write_text(json.dumps(described), encoding="utf-8")
     return workspace
 

@@ -118,3 +118,14 @@ def test_the_command_says_where_it_went(
     assert facts["file"] == "exported/policy-1-gguf/policy-1-q8_0.gguf" and facts["tensors_in_f16_instead"] == 4
     assert (tmp_path / facts["file"]).stat().st_size == facts["bytes"]
     assert main(line) == 1 and "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["models/policy-2", "models/mine", "runs/x", "runs", "x/../models/x", "link/x"])
+def test_nothing_is_exported_among_the_versions(workspace: Workspace, tmp_path: Path, place: str) -> None:
+    there = sorted(one.name for one in workspace.models.iterdir())
+    if place.startswith("link"):
+        (tmp_path / "link").symlink_to(workspace.models)
+    root = tmp_path if place.startswith("link") else workspace.root
+    with pytest.raises(MannersError, match="which is for what manners keeps there: name another folder"):
+        stages.models_export(workspace, "policy-1", root / place)
+    assert sorted(one.name for one in workspace.models.iterdir()) == there

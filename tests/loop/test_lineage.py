@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,38 @@ def test_a_line_is_closed(roots: list[tuple[int, int]], asked: set[int]) -> None
     assert len(set(line)) == len(line)
     for name in line:
         assert {root for root in (found[name].base, found[name].parent) if root in found} <= set(line)
+
+
+@pytest.mark.parametrize("how", ["whole", "relative", "link", "home"])
+def test_a_model_that_is_named_by_its_path_stays(
+    how: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another version grew on a path: `sft-1` did on what is called pretrain-1, and two newer ones are."""
+    version(workspace, "pretrain-2")
+    version(workspace, "pretrain-3", base=str(workspace.models / "pretrain-2"))
+    (tmp_path / "link").symlink_to(workspace.models / "sft-2")
+    monkeypatch.chdir(workspace.root)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    version(workspace, "sft-3")
+    name = {
+        "whole": str(workspace.models / "sft-2"),
+        "relative": "./models/../models/sft-2",
+        "link": str(tmp_path / "link"),
+        "home": "~/ws/models/sft-2",
+    }[how]
+    assert "sft-2" not in stages.models_prune(workspace, 1)["kept"]
+    atomic_write(workspace.toml, f'[model]\nname = "{name}"\n')
+    assert {"sft-2", "pretrain-2"} <= set(stages.models_prune(workspace, 1)["kept"])
+
+
+def test_a_version_is_what_its_folder_is_called(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy under a name that is none is no version; under a version's name it is damage, and said so."""
+    before = stages.models_list(workspace)
+    for name in ("policy-03", "policy-0", "policy-\N{ARABIC-INDIC DIGIT THREE}", "policy-3-old"):
+        shutil.copytree(workspace.models / "policy-3", workspace.models / name)
+    assert stages.models_list(workspace) == before
+    with pytest.raises(MannersError, match="there is no version policy-03"):
+        stages.models_promote(workspace, "policy-03")
+    shutil.copytree(workspace.models / "policy-3", workspace.models / "policy-9")
+    assert main(["models", "list", "--workspace", str(workspace.root)]) == 1
+    assert "it describes policy-3, and its folder is policy-9" in capsys.readouterr().err

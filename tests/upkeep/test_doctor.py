@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from manners.backup import record, take
+from manners.backup import record, snapshots, take
 from manners.backup.record import Failure, Rehearsal
 from manners.backup.take import backup
 from manners.cli import main
 from manners.errors import MannersError
+from manners.loop import standing
 from manners.loop.plan import Part, Plan
+from manners.models import described
+from manners.restored import READY
 from manners.settings import BackupSettings, ServeSettings, Settings
 from manners.store import Outcome, Store, VersionRecord, audit
 from manners.store.records import Round
@@ -29,7 +36,19 @@ from manners.upkeep import checks, doctor
 from manners.upkeep.checks import FAIL, PASS, WARN, Check
 from manners.workspace import Workspace
 
-NAMES = ["settings", "permissions", "database", "versions", "model", "memory", "disk", "clock", "backup", "port"]
+NAMES = [
+    "workspace",
+    "settings",
+    "permissions",
+    "database",
+    "versions",
+    "model",
+    "memory",
+    "disk",
+    "clock",
+    "backup",
+    "port",
+]
 POLICY = {
     "name": "policy-1",
     "kind": "policy",
@@ -165,7 +184,7 @@ def version(workspace: Workspace, name: str = "policy-1", *, recorded: bool = Tr
     folder = workspace.models / name
     folder.mkdir()
     (folder / "version.json").write_text(json.dumps(POLICY | {"name": name}))
-    (folder / "branch-0.safetensors").write_bytes(b"weights" * 100)
+    save_file({"weights": torch.arange(100.0)}, folder / "branch-0.safetensors")
     if recorded:
         with closing(Store.open(workspace.database)) as store:
             store.add_version(VersionRecord(name, VersionKind.POLICY, f"models/{name}", None, {}, 0))
@@ -178,7 +197,7 @@ def of_versions(workspace: Workspace) -> Check:
 
 def test_versions_that_are_gone_or_unknown_or_damaged(workspace: Workspace) -> None:
     folder = version(workspace)
-    assert of_versions(workspace) == Check("versions", PASS, "1 version, each with its folder and its row.")
+    assert of_versions(workspace) == Check("versions", PASS, "1 version, each with its weights and its row.")
     version(workspace, "policy-2", recorded=False)
     found = of_versions(workspace)
     assert found.verdict == WARN and found.sentence.startswith("policy-2 is not recorded:")
@@ -198,7 +217,9 @@ def test_weights_that_the_disk_has_changed_are_told_by_the_last_backup(workspace
     backup(workspace, tmp_path / "backups")
     assert of_versions(workspace).verdict == PASS
     file = folder / "branch-0.safetensors"
-    file.write_bytes(b"weights" * 99 + b"weighty")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
     found = of_versions(workspace)
     assert found.verdict == FAIL and f"{file} is not what the last backup holds" in found.sentence
 
@@ -247,7 +268,10 @@ def test_backups_that_are_none_old_gone_or_cannot_be_put_back(workspace: Workspa
     assert found.verdict == FAIL and "the disk is full" in found.sentence
     record.keep(workspace, failure=None)
     shutil.rmtree(place)
-    assert of_backups(workspace).verdict == WARN
+    assert of_backups(workspace).verdict == FAIL
+    shutil.rmtree(place.parent)
+    found = of_backups(workspace)
+    assert found.verdict == WARN and "is its disk connected?" in found.sentence
 
 
 def test_a_port_that_is_taken_is_told(workspace: Workspace) -> None:
@@ -284,3 +308,225 @@ def test_a_team_database_is_looked_at(database: str) -> None:
         pass
     found = soundness(Path(database) if "://" not in database else database)
     assert found.is_newest and not found.problem and found.size > 10_000
+
+
+def test_an_interrupted_restore_and_what_is_half_written_are_told_and_left(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that wrote it is gone: no number of a process is as high as this one."""
+    here = socket.gethostname().partition(".")[0]
+    (workspace.root / f".report.html.{here}-999999999-00.partial").write_text("half")
+    (workspace.root / f".report.json.{here}-{os.getpid()}-00.partial").write_text("being written")
+    before = files(workspace.root)
+    code, found = told(workspace, capsys)
+    assert (
+        code == 0
+        and found["workspace"]["verdict"] == WARN
+        and "half-written (1 such)" in found["workspace"]["sentence"]
+    )
+    assert files(workspace.root) == before
+    (workspace.root / READY).mkdir()
+    (workspace.root / READY / "manners.toml").write_text("[ppo]\nclip = 0.3\n")
+    before = files(workspace.root)
+    code, found = told(workspace, capsys)
+    assert found["workspace"]["verdict"] == WARN and "was stopped before its end" in found["workspace"]["sentence"]
+    assert files(workspace.root) == before
+
+
+def folder_for(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.mkdir()
+
+
+def circle_for(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.symlink_to(file)
+
+
+@pytest.mark.parametrize("odd", [folder_for, circle_for], ids=["folder", "circle"])
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("workspace.json", "workspace"),
+        ("manners.toml", "settings"),
+        ("gate.toml", "settings"),
+        ("store.db", "database"),
+        ("models/policy-1/branch-0.safetensors", "versions"),
+        ("models/policy-1/version.json", "versions"),
+        ("models/current.json", "versions"),
+        ("backup.json", "backup"),
+    ],
+)
+def test_one_odd_file_fails_its_own_check_and_the_report_is_whole(
+    name: str, check: str, odd: Callable[[Path], None], workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version(workspace)
+    odd(workspace.root / name)
+    code, found = told(workspace, capsys)
+    assert code == 1 and list(found) == NAMES and found[check]["verdict"] == FAIL
+
+
+def test_a_damaged_marker_is_a_finding_and_no_workspace_is_none(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (workspace.root / "workspace.json").write_text("[]")
+    code, found = told(workspace, capsys)
+    assert code == 1 and list(found) == NAMES and "workspace.json is damaged" in found["workspace"]["sentence"]
+    (tmp_path / "empty").mkdir()
+    assert main(["doctor", "--workspace", str(tmp_path / "empty")]) == 1
+    assert "is not a workspace" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_fails_its_check_without_a_word_of_anybody() -> None:
+    def look() -> Iterator[Check]:
+        yield Check("model", PASS, "It loads.")
+        raise RuntimeError("my dear diary")
+
+    found = checks.guarded(("model", "memory", "disk"), look)
+    assert [(one.name, one.verdict) for one in found] == [("model", PASS), ("memory", FAIL), ("disk", WARN)]
+    assert "RuntimeError" in found[1].sentence and "diary" not in found[1].sentence
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "branch-0.safetensors").unlink(), "branch-0.safetensors is not there"),
+        (lambda folder: (folder / "branch-0.safetensors").write_bytes(b""), "branch-0.safetensors is damaged"),
+        (lambda folder: (folder / "branch-0.safetensors").write_bytes(b"weights" * 9), "begins with no header"),
+        (lambda folder: (folder / "version.json").unlink(), "has no version.json"),
+        (lambda folder: shutil.copytree(folder, folder.with_name("policy-3")), "it describes policy-1"),
+    ],
+)
+@pytest.mark.parametrize("promoted", [False, True])
+def test_a_version_that_cannot_be_loaded_fails(
+    damage: Callable[[Path], object], said: str, promoted: bool, workspace: Workspace
+) -> None:
+    folder = version(workspace)
+    if promoted:
+        workspace.promote("policy-1")
+    damage(folder)
+    found = of_versions(workspace)
+    assert found.verdict == FAIL and said in found.sentence
+
+
+def test_each_branch_that_a_description_speaks_of_is_looked_for(workspace: Workspace) -> None:
+    """Two members and the one kept out of the reward; a whole model's parts are those that its index names."""
+    folder = version(workspace)
+    text = json.dumps(POLICY | {"name": "reward-1", "kind": "reward", "shifts": [0.0, 0.0], "witness": [0.0, 1.0]})
+    shutil.copytree(folder, reward := workspace.models / "reward-1")
+    (reward / "version.json").write_text(text)
+    shutil.copytree(folder, whole := workspace.models / "pretrain-1")
+    (whole / "version.json").write_text(json.dumps(POLICY | {"name": "pretrain-1", "kind": "pretrain"}))
+    (whole / "branch-0.safetensors").rename(whole / "part-1.safetensors")
+    (whole / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}})
+    )
+    for lacking in ("part-2", "branch-1", "branch-2"):
+        found = of_versions(workspace)
+        file = (whole if lacking.startswith("part") else reward) / f"{lacking}.safetensors"
+        assert found.verdict == FAIL and f"{file} is not there" in found.sentence
+        shutil.copy(folder / "branch-0.safetensors", file)
+    assert of_versions(workspace).verdict == WARN, "two of them are not in the record"
+
+
+def test_a_file_of_a_version_that_the_last_backup_holds_is_missed(workspace: Workspace, tmp_path: Path) -> None:
+    """What the description does not speak of: the camps of a reward model, the tokenizer of a whole one."""
+    folder = version(workspace)
+    save_file({}, folder / "camps.safetensors")
+    (folder / "checks.json").write_text("{}")
+    backup(workspace, tmp_path / "backups")
+    (folder / "checks.json").unlink()
+    assert of_versions(workspace).verdict == PASS, "what is measured again is written again"
+    (folder / "camps.safetensors").unlink()
+    found = of_versions(workspace)
+    assert found.verdict == FAIL and "camps.safetensors is gone, and the last backup holds it" in found.sentence
+
+
+def test_a_folder_that_is_called_almost_as_a_version_is_told(workspace: Workspace) -> None:
+    folder = version(workspace)
+    shutil.copytree(folder, workspace.models / "policy-03")
+    found = of_versions(workspace)
+    assert found.verdict == WARN and "policy-03 is no version" in found.sentence
+    assert described.every(workspace) == ["policy-1"] and standing.models_list(workspace)["current"] == "initial"
+    assert standing.status(workspace)["policies"] == ["policy-1"]
+
+
+@pytest.mark.parametrize("knows", ["round", "hand", "backup"])
+def test_a_promotion_that_only_the_record_or_a_backup_knows_is_told(
+    knows: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    version(workspace)
+    workspace.promote("policy-1")
+    with closing(Store.open(workspace.database)) as store:
+        if knows == "round":
+            store.add_version(VersionRecord("reward-1", VersionKind.REWARD, "models/reward-1", None, {}, 0))
+            store.add_round(Round("policy-1", "reward-1", Outcome.PROMOTED, {}, datetime.now(UTC)))
+        if knows == "hand":
+            audit.record(store, audit.Deed(audit.Event.PROMOTED, about="version policy-1"))
+    if knows == "backup":
+        backup(workspace, tmp_path / "backups")
+    assert "was promoted once" not in of_versions(workspace).sentence
+    workspace.standing_file.unlink()
+    found = of_versions(workspace)
+    assert found.verdict == WARN and "policy-1 was promoted once" in found.sentence
+
+
+def spoilt(place: Path, workspace: Workspace) -> dict[str, Callable[[], object]]:
+    """Ways in which a backup is one no more."""
+    held = {name: place.parent / "objects" / digest for name, digest in snapshots.read(place).files.items()}
+    weights = held["models/policy-1/branch-0.safetensors"]
+    said = workspace.root / take.LAST
+
+    def at(moment: str) -> int:
+        return said.write_text(json.dumps(json.loads(said.read_text()) | {"made_at": moment}))
+
+    return {
+        "no manifest": (place / "backup.json").unlink,
+        "manifest damaged": lambda: (place / "backup.json").write_text("{"),
+        "no store": (place / "store.db").unlink,
+        "store cut": lambda: os.truncate(place / "store.db", 100),
+        "no object": held["models/policy-1/version.json"].unlink,
+        "object changed": lambda: held["manners.toml"].write_text("x"),
+        "no weights": weights.unlink,
+        "weights cut": lambda: os.truncate(weights, 100),
+        "in the future": lambda: at((datetime.now(UTC) + timedelta(days=2)).isoformat()),
+        "yesterday": lambda: at("yesterday"),
+        "note damaged": lambda: said.write_text("{"),
+        "odd rehearsal": lambda: record.keep(
+            workspace, rehearsal=Rehearsal("yesterday", "x", 0, 0, verified=True, problem="", seconds=0.1)
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no manifest",
+        "manifest damaged",
+        "no store",
+        "store cut",
+        "no object",
+        "object changed",
+        "no weights",
+        "weights cut",
+        "in the future",
+        "yesterday",
+        "note damaged",
+        "odd rehearsal",
+    ],
+)
+def test_a_backup_that_is_one_no_more_fails(how: str, workspace: Workspace, tmp_path: Path) -> None:
+    version(workspace)
+    place = Path(backup(workspace, tmp_path / "backups")["path"])
+    assert of_backups(workspace).verdict == PASS
+    spoilt(place, workspace)[how]()
+    found = of_backups(workspace)
+    assert found.verdict == FAIL and "\n" not in found.sentence
+
+
+def test_a_moment_without_a_zone_is_utc(workspace: Workspace, tmp_path: Path) -> None:
+    backup(workspace, tmp_path / "backups")
+    said = json.loads((workspace.root / take.LAST).read_text())
+    naive = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
+    (workspace.root / take.LAST).write_text(json.dumps(said | {"made_at": naive}))
+    assert of_backups(workspace).verdict == PASS

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 
+from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
 from manners.audit import gate
@@ -115,13 +117,22 @@ def test_viewers_see_no_names(alone: Place) -> None:
     assert "annotator 2" in looker.get("/dashboard").text
 
 
+def version(workspace: Workspace, name: str) -> None:
+    """Keep a policy that has no tensor among its weights."""
+    described = {"name": name, "kind": "policy", "base": "x", "trunk_hash": "t", "cut": 1, "template_hash": "h"}
+    folder = workspace.models / name
+    folder.mkdir()
+    text = json.dumps(described | {"dtype": "float32", "created_at": "2030-01-01"})
+    (folder / "version.json").write_text(text, encoding="utf-8")
+    save_file({}, folder / "branch-0.safetensors")
+
+
 def test_an_owner_promotes_and_rolls_back(alone: Place) -> None:
     fill(alone)
     engine = Scripted()
     owner = client(alone, AccountRole.OWNER, engine)
     workspace = Workspace.open(alone.folder)
-    (workspace.models / "policy-1").mkdir()
-    (workspace.models / "policy-1" / "version.json").write_text("{}", encoding="utf-8")
+    version(workspace, "policy-1")
     refused = owner.post("/dashboard/promote", data={"version": "policy-1", "override": " "})
     assert refused.status_code == 400 and "the gate does not let policy-1 through" in refused.json()["error"]["message"]
     assert workspace.current_policy() == "initial"
@@ -145,8 +156,7 @@ def test_promotion_asks_first_and_says_whether_the_version_was_evaluated(alone: 
     for name in ("policy-2", "policy-3"):
         alone.store.add_version(VersionRecord(name, VersionKind.POLICY, f"models/{name}", None, {}, 0))
     for name in ("policy-1", "policy-2"):
-        (workspace.models / name).mkdir()
-        (workspace.models / name / "version.json").write_text("{}", encoding="utf-8")
+        version(workspace, name)
     rule = rules(workspace.root).of(EVALUATION, "win_rate")
     won = held("win_rate", rule, Interval(0.8, 0.7, 0.9), 50, "It won.")
     gate.keep(workspace, "policy-2", EVALUATION, [won], against="initial")
