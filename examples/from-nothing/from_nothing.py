@@ -204,7 +204,7 @@ def requests(begun: Begun, use: PromptUse) -> dict[Dialogue, Mapping[str, str]]:
 
 def piece(stage: Stage, session: Session, options: Options | None = None) -> Finished:
     """Run a stage, go on with its run, or return what it came to where it is done."""
-    done = finished(stage, session)
+    done = finished(stage, session.workspace)
     if done is not None and not unfinished(session.workspace.runs / stage.name):
         return done
     return execute(stage, session, options, resume=True)

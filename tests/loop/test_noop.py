@@ -1,4 +1,4 @@
-"""A stage that does nothing takes one file, and one line in the list; everything else follows from the list."""
+"""A stage that does nothing takes a file, its record, and a line in the list; all else follows from the list."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from tests.loop import tiny
 from tests.worlds import save_tiny
 
 PACKAGE = Path(manners.__file__).parent
-FILE = '''
-"""Nothing is done."""
+RECORD = '''
+"""What it found out."""
 
 from dataclasses import dataclass
-
-from manners.loop.plan import make_plan
-from manners.loop.stage import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing:
     done: int | None = None
+'''
+FILE = '''
+"""Nothing is done."""
 
-
-RESULT = Nothing
+from manners.loop.plan import make_plan
+from manners.loop.stage import Inputs
+from manners.results.noop import Nothing
 
 
 def inputs(session, options, begun):
@@ -46,6 +47,7 @@ def run(session, run, inputs):
 '''
 LINE = (
     '    Stage(name="noop", command="noop", summary="Do nothing.", module="manners.loop.noop", section="Nothing",'
+    ' result=import_module("manners.results.noop").Nothing,'
     ' next=lambda s: None if "noop" in s.results else "manners noop"),\n'
 )
 
@@ -56,10 +58,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("package")
     shutil.copytree(PACKAGE, root / "manners", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "manners" / "loop" / "noop.py").write_text(FILE, encoding="utf-8")
+    (root / "manners" / "results" / "noop.py").write_text(RECORD, encoding="utf-8")
     listed = root / "manners" / "loop" / "round.py"
     before = listed.read_text(encoding="utf-8")
     last = "    EVALUATE,  # policy against the current version; promoted or not\n"
     assert before.count(last) == 1
+    heading = "from __future__ import annotations\n"
+    before = before.replace(heading, f"{heading}\nfrom importlib import import_module\n", 1)
     listed.write_text(before.replace(last, last + LINE), encoding="utf-8")
     return root
 
@@ -73,7 +78,7 @@ def run(package: Path, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.long
-def test_a_stage_takes_one_file_and_one_line(package: Path, tmp_path: Path) -> None:
+def test_a_stage_takes_a_file_its_record_and_a_line(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
     tiny.project(root, save_tiny(tmp_path / "model"))
 

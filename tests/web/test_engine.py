@@ -215,7 +215,7 @@ def test_a_rollback_lets_what_runs_end_on_its_version_and_gives_the_rest_to_the_
     workspace.promote("policy-1")
     engine.load("policy-1")
     until(lambda: engine.state.version == "policy-1" and phase(engine) is Phase.READY)
-    whole = asyncio.run(collect(engine, ENDLESS))
+    whole = run(collect(engine, ENDLESS))
     ended = threading.Event()
     following = threading.Thread(target=server.follow_promotions, args=(workspace, engine, ended))
     following.start()
@@ -231,7 +231,7 @@ def test_a_rollback_lets_what_runs_end_on_its_version_and_gives_the_rest_to_the_
         return events, await collect(engine, ENDLESS)
 
     try:
-        first, other_whole = asyncio.run(in_the_middle())
+        first, other_whole = run(in_the_middle())
     finally:
         ended.set()
         following.join()

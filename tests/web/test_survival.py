@@ -275,6 +275,11 @@ def test_ten_kills_in_mid_stream_and_in_mid_backlog_lose_nothing(alone: Place, o
         assert server.url.endswith(f":{port}")
         chat, label = open_page(f"{server.url}/chat"), open_page(f"{server.url}/label")
         begin(chat)
+        again = list[str]()  # what a new server, which knows of no screen, has shown twice is judged once
+        label.on(
+            "response",
+            lambda one: again.append(one.url) if one.url.endswith("/verdict") and one.status == 409 else None,
+        )
         for turn in range(kills):
             backlog(label, 4)
             say(chat, f"Message {turn}")
@@ -288,7 +293,8 @@ def test_ten_kills_in_mid_stream_and_in_mid_backlog_lose_nothing(alone: Place, o
             chat.get_by_label("Your message").fill("half a thought")  # beside what is looked for
             server = servers.enter_context(serve(alone.folder, *options))
             stored(label)
-            assert sum(len(one.verdicts) for one in alone.store.comparisons()) == 4 * (turn + 1)
+            verdicts = [len(one.verdicts) for one in alone.store.comparisons()]
+            assert sum(verdicts) == 4 * (turn + 1) - len(again) and max(verdicts) == 1 and len(again) <= turn + 1
             expect(chat.locator(".after")).to_have_count(turn + 1, timeout=60_000)
             expect(chat.get_by_label("Your message")).to_have_value("half a thought")
             (conversation,) = Chats(alone.store).all(OWNER)
