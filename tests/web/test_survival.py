@@ -13,7 +13,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Response, Route, expect
 from scipy.stats import kstest
 from starlette.responses import StreamingResponse
 
@@ -276,10 +276,11 @@ def test_ten_kills_in_mid_stream_and_in_mid_backlog_lose_nothing(alone: Place, o
         chat, label = open_page(f"{server.url}/chat"), open_page(f"{server.url}/label")
         begin(chat)
         again = list[str]()  # what a new server, which knows of no screen, has shown twice is judged once
-        label.on(
-            "response",
-            lambda one: again.append(one.url) if one.url.endswith("/verdict") and one.status == 409 else None,
-        )
+
+        def noted(answer: Response) -> None:
+            again.extend([answer.url] if answer.url.endswith("/verdict") and answer.status == 409 else [])
+
+        label.on("response", noted)
         for turn in range(kills):
             backlog(label, 4)
             say(chat, f"Message {turn}")
