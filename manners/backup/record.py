@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from manners.backup import snapshots
 from manners.workspace import Workspace, atomic_write
 
 FILE = "upkeep.json"
@@ -49,19 +48,17 @@ class Rehearsal:
 def rehearsal(workspace: Workspace) -> Rehearsal | None:
     """Return the last rehearsal; None where there was none, or nobody can say."""
     try:
-        found = Rehearsal(**_read(workspace)["rehearsal"])
+        return Rehearsal(**_read(workspace)["rehearsal"])
     except (KeyError, TypeError):
         return None
-    return found if snapshots.moment(found.at) else None
 
 
 def failure(workspace: Workspace) -> Failure | None:
     """Return the backup that failed last; None where the one after it did not."""
     try:
-        found = Failure(**_read(workspace)["failure"])
+        return Failure(**_read(workspace)["failure"])
     except (KeyError, TypeError):
         return None
-    return found if snapshots.moment(found.at) else None
 
 
 def keep(workspace: Workspace, **said: Rehearsal | Failure | None) -> None:

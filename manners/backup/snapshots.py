@@ -79,12 +79,12 @@ def _named(folder: Path) -> list[Path]:
 
 
 def moment(said: object) -> datetime | None:
-    """Return a moment that a file names, in UTC; None where it names none."""
+    """Return a moment that a file names, which is UTC unless it says another zone; None where it names none."""
     try:
         found = datetime.fromisoformat(str(said))
     except ValueError:
         return None
-    return None if found.tzinfo is None else found.astimezone(UTC)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def find(named: Path) -> Path:

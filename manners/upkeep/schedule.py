@@ -63,9 +63,9 @@ def look(workspace: Workspace, chosen: BackupSettings) -> list[str]:
 def is_due(last: str | None, failed: str | None, every: timedelta, now: datetime) -> bool:
     """Return whether something is to be done again: never done, done too long ago, or in what is the future now.
 
-    What `failed` since waits an hour. Moments are UTC, in ISO 8601.
+    What `failed` since waits an hour. Moments are in ISO 8601, UTC; what is none was never.
     """
-    since = {name: now - datetime.fromisoformat(at) for name, at in (("last", last), ("failed", failed)) if at}
+    since = {name: now - at for name, said in (("last", last), ("failed", failed)) if (at := snapshots.moment(said))}
     if "failed" in since:
         return not timedelta(0) <= since["failed"] < AGAIN
     return "last" not in since or not timedelta(0) <= since["last"] < every
