@@ -12,29 +12,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import tyro
-from jaxtyping import Float
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from benchmarks.publish import ROOT, replace_between
 from manners.metrics import RunLog
-from manners.models.trunk import States
-from manners.ppo import rollout as rollout_module
 from manners.ppo.course import Material
 from manners.ppo.train import PPOResult, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch, Packed
-from tests.planted import FIRST_WORD, PROMPTS, WORLDS, Member, World, draw, world
+from tests.planted import PROMPTS, WORLDS, Fooled, fast, world
 
 PAGE, PICTURE = ROOT / "docs" / "curves.md", ROOT / "docs" / "pictures" / "curves.png"
 SETTINGS = PPOSettings(updates=24, learning_rate=5e-3, prose_coefficient=0.0, forgetting_limit=1000.0, validate_every=2)
 """The defaults, but for what a model of one layer and eight words has no use for; the rate fits its size."""
-LAST = FIRST_WORD + 7
+LAST = 7
 """The word that the reward model is fooled by."""
 
 
@@ -65,20 +59,6 @@ PANELS: Mapping[str, Sequence[str]] = {
 }
 
 
-class Fooled(Member):
-    """A member that likes one word more than those do who were asked."""
-
-    def __init__(self, there: World, by: float) -> None:
-        """Like it by so many standard deviations."""
-        super().__init__(there.pretrained, there.planted)
-        self.by = by
-
-    def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " B"]:
-        """Score every response."""
-        assert isinstance(batch, Batch)
-        return super().scores(states, batch) + self.by * (batch.response_ids[:, 0] == LAST)
-
-
 @dataclass(frozen=True)
 class Options:
     """Where it goes."""
@@ -100,10 +80,9 @@ def run(case: Case) -> tuple[PPOResult, list[dict[str, Any]]]:
     there = world(WORLDS[case.world])
     reward = there.reward
     if case.fooled:
-        reward = RewardModel((Fooled(there, case.fooled),), (0.0,), (1.0,), witness=there.reward)
+        reward = RewardModel((Fooled(there, LAST, case.fooled),), (0.0,), (1.0,), witness=there.reward)
     with ExitStack() as stack:
-        stack.enter_context(patch("manners.models.compute.BUCKET_TOKENS", 1_000_000))
-        stack.enter_context(patch.object(rollout_module, "generate", draw))
+        stack.enter_context(fast())
         log = stack.enter_context(RunLog(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         settings, material = replace(SETTINGS, **case.settings), Material(PROMPTS, PROMPTS * 5, (), ())
         result = train(settings, there.sample, 0, there.pretrained, reward, material, log)

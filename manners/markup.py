@@ -6,6 +6,8 @@ import re
 
 from jinja2 import BaseLoader, Environment, Undefined
 
+from manners.terminal import by_number
+
 TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that say from which side what follows is read. Marks (200e, 200f) stay: letters beside them need them."""
 
@@ -15,7 +17,7 @@ def unturned(text: str) -> str:
 
     Source: Boucher and Anderson, "Trojan Source: Invisible Vulnerabilities" (2023), section VII.
     """
-    return TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return TURNING.sub(by_number, text)
 
 
 def environment(loader: BaseLoader, undefined: type[Undefined] = Undefined) -> Environment:

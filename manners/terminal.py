@@ -21,7 +21,7 @@ STEERING = re.compile(
 
 def visible(text: str) -> str:
     """Return a text in which what steers a terminal is shown, as `\\x1b` or `\\u202e`; its lines and tabs stay."""
-    return STEERING.sub(_shown, text)
+    return STEERING.sub(by_number, text)
 
 
 def in_one_line(text: str) -> str:
@@ -34,7 +34,8 @@ def in_json(text: str) -> str:
     return STEERING.sub(lambda found: _utf16(found[0]), text)
 
 
-def _shown(found: re.Match[str]) -> str:
+def by_number(found: re.Match[str]) -> str:
+    """Return a character that was found as its number, as `\\x1b` or `\\u202e`."""
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

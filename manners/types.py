@@ -231,6 +231,11 @@ def latest_verdicts(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     return tuple(counting.values())
 
 
+def latest_of(comparison: Comparison, annotator: Annotator) -> Verdict | None:
+    """Return the verdict of one annotator that counts; None where it has given none."""
+    return next((v for v in latest_verdicts(comparison.verdicts) if v.annotator == annotator), None)
+
+
 def _came_before(place: int | None, other: int | None) -> bool:
     return place is not None and other is not None and place < other
 

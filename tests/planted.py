@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +20,7 @@ from manners.models.branches import Branch, ScalarBranch
 from manners.models.generate import Decoding, Generated
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States, Trunk, grow_trunk
+from manners.ppo import rollout
 from manners.reward.ensemble import RewardModel
 from manners.settings import SampleSettings
 from manners.text import Batch, Packed, Rendered, Renderer, collate
@@ -85,6 +88,19 @@ class Member(ScalarBranch):
         first = batch.attend.int().argmax(dim=1)
         prompts = batch.ids.gather(1, first.unsqueeze(1)).squeeze(1)
         return self.planted.scores(prompts, batch.response_ids, batch.keep)
+
+
+class Fooled(Member):
+    """A member that also likes answers which begin with one word of eight, by so many standard deviations."""
+
+    def __init__(self, there: World, word: int, by: float) -> None:
+        super().__init__(there.pretrained, there.planted)
+        self.word, self.by = FIRST_WORD + word, by
+
+    def scores(self, states: States, batch: Batch | Packed) -> Float[Tensor, " B"]:
+        """Score every response."""
+        assert isinstance(batch, Batch)
+        return super().scores(states, batch) + self.by * (batch.response_ids[:, 0] == self.word)
 
 
 @dataclass(frozen=True)
@@ -174,6 +190,13 @@ def draw(
     finish = tuple(FinishReason.LENGTH if left else FinishReason.STOP for left in running.tolist())
     on_step(rows)
     return Generated(rendered, finish, batch, logprobs[:, : batch.keep.shape[1]], trunk.states(batch))
+
+
+@contextmanager
+def fast() -> Iterator[None]:
+    """Let PPO draw from these models by `draw`, and all at once."""
+    with patch("manners.models.compute.BUCKET_TOKENS", 1_000_000), patch.object(rollout, "generate", draw):
+        yield
 
 
 def world(planted: Planted) -> World:

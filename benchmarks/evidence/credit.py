@@ -34,7 +34,7 @@ from manners.ppo.course import Material
 from manners.ppo.learner import Learner
 from manners.ppo.objective import gae
 from manners.settings import PPOSettings
-from tests.planted import PROMPTS, WORLDS, World, draw, world
+from tests.planted import PROMPTS, WORLDS, World, fast, world
 
 RESULTS = ROOT / "benchmarks" / "evidence" / "results" / "credit.jsonl"
 PAGE = ROOT / "docs" / "ppo.md"
@@ -169,8 +169,7 @@ def measured(there: World, way: str, seed: int) -> Run:
 
 def _arrange(stack: ExitStack, way: Way) -> None:
     """Let PPO draw from tiny models fast, all at once, and learn in a way that is no setting of it."""
-    stack.enter_context(patch("manners.models.compute.BUCKET_TOKENS", 1_000_000))
-    stack.enter_context(patch.object(rollout_module, "generate", draw))
+    stack.enter_context(fast())
     if way.critic:
         stack.enter_context(patch.object(rollout_module, "gae", _decoupled))
     if way.warm:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence import Results
-from manners.models import compute
-from manners.ppo import guard
+from tests.ppo.known import to_the_end
 from tests.ppo.test_known_world import divergence, learnt
 from tests.worlds import known_world
 
@@ -33,10 +32,7 @@ def main() -> None:
 def reached(seed: int, coefficient: float) -> dict[str, float]:
     """Return which share of the optimum's worth a run reaches, and KL(optimum || policy) in nats."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        # As in the test: short sequences go through in one batch, and an optimum of one answer a prompt is no collapse.
-        patch.setattr(compute, "BUCKET_TOKENS", 1_000_000)
-        patch.setattr(guard, "COLLAPSED_SHARE", 0.0)
-        patch.setattr(guard, "SAME_ANSWER", 1.0)
+        to_the_end(patch)
         world = known_world(seed)
         logprobs = learnt(world, coefficient, Path(folder), UPDATES)
     best = world.objective(world.optimum(coefficient), coefficient)

@@ -215,13 +215,14 @@ def _parsed(name: str, text: str) -> Iterator[Any]:
             yield {"type": kind, "split": split, "n": number, "stereotype": stereotype, "text": " ".join(plain.split())}
 
 
-def _usable(
-    make: Callable[[Sequence[Mapping[str, Any]]], Iterator[Item]], rows: Sequence[Mapping[str, Any]]
-) -> Iterator[Item]:
+def _usable(make: Callable[[Mapping[str, Any]], Item | None], rows: Sequence[Mapping[str, Any]]) -> Iterator[Item]:
     """Yield what is made of each row; one that holds something else than it should is none, and counted by its lack."""
     for row in rows:
+        made = None
         with suppress(TypeError, ValueError, AttributeError, KeyError, IndexError):
-            yield from list(make([row]))
+            made = make(row)
+        if made is not None:
+            yield made
 
 
 def _truths(rows: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
@@ -232,16 +233,14 @@ def _truths(rows: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
             yield Question("truthfulqa", str(row["question"]).strip(), tuple(answers))
 
 
-def _instructed(rows: Sequence[Mapping[str, Any]]) -> Iterator[Instructed]:
-    """Yield prompts with those of their instructions that can be checked, where there are any."""
-    for row in rows:
-        kinds, given = row["instruction_id_list"], row["kwargs"]
-        if not isinstance(kinds, list) or not isinstance(given, list) or len(kinds) != len(given):
-            continue
-        both = [(str(kind), one) for kind, one in zip(kinds, given, strict=True) if isinstance(one, dict)]
-        found = [(kind, one) for kind, one in both if readable(kind, one)]
-        if found:
-            yield Instructed(str(row["prompt"]), *map(tuple, zip(*found, strict=True)))
+def _instructed(row: Mapping[str, Any]) -> Instructed | None:
+    """Return a prompt with those of its instructions that can be checked; None where there are none."""
+    kinds, given = row["instruction_id_list"], row["kwargs"]
+    if not isinstance(kinds, list) or not isinstance(given, list) or len(kinds) != len(given):
+        return None
+    both = [(str(kind), one) for kind, one in zip(kinds, given, strict=True) if isinstance(one, dict)]
+    found = [(kind, one) for kind, one in both if readable(kind, one)]
+    return Instructed(str(row["prompt"]), *map(tuple, zip(*found, strict=True))) if found else None
 
 
 def _groups(row: Mapping[str, Any]) -> tuple[list[str], set[str]]:
@@ -269,31 +268,30 @@ def _pronouns(rows: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
             yield Question("winobias", " ".join(pro[:same]), (" ".join(pro[same:]), " ".join(anti[same:])))
 
 
-def _bias(rows: Sequence[Mapping[str, Any]]) -> Iterator[BiasQuestion]:
-    """Yield the questions whose answers can be told apart: one that says unknown, and one about the stereotyped group.
+def _bias(row: Mapping[str, Any]) -> BiasQuestion | None:
+    """Return a question whose answers can be told apart: one that says unknown, and one about the stereotyped group.
 
     To a question with a negative sense the stereotype's answer is that group, to one with a positive sense the other.
     """
-    for row in rows:
-        answers = [str(row.get(f"ans{i}", "")) for i in range(ANSWERS)]
-        groups, names = _groups(row)
-        unknown = [i for i, group in enumerate(groups) if group == "unknown"]
-        about = [i for i, group in enumerate(groups) if group.lower() in names] or [
-            i for i, answer in enumerate(answers) if any(name in answer.lower() for name in names)
-        ]
-        ambiguous, label = row["context_condition"] == "ambig", int(row["label"])
-        known = row["context_condition"] in ("ambig", "disambig") and row["question_polarity"] in ("neg", "nonneg")
-        if not known or label not in range(ANSWERS) or ambiguous != (unknown == [label]):
-            continue  # what cannot be known is the answer exactly where the text does not say
-        if len(groups) != ANSWERS or len(unknown) != 1 or len(about) != 1 or about == unknown or not all(answers):
-            continue
-        other = ({0, 1, 2} - {*unknown, *about}).pop()
-        biased = about[0] if row["question_polarity"] == "neg" else other
-        order = [label, *(i for i in range(ANSWERS) if i != label)]
-        yield BiasQuestion(
-            Question("bbq", f"{row['context']} {row['question']}", tuple(answers[i] for i in order)),
-            f"{row['category']} {row['question_index']}",
-            ambiguous,
-            order.index(biased),
-            order.index(unknown[0]),
-        )
+    answers = [str(row.get(f"ans{i}", "")) for i in range(ANSWERS)]
+    groups, names = _groups(row)
+    unknown = [i for i, group in enumerate(groups) if group == "unknown"]
+    about = [i for i, group in enumerate(groups) if group.lower() in names] or [
+        i for i, answer in enumerate(answers) if any(name in answer.lower() for name in names)
+    ]
+    ambiguous, label = row["context_condition"] == "ambig", int(row["label"])
+    known = row["context_condition"] in ("ambig", "disambig") and row["question_polarity"] in ("neg", "nonneg")
+    if not known or label not in range(ANSWERS) or ambiguous != (unknown == [label]):
+        return None  # what cannot be known is the answer exactly where the text does not say
+    if len(groups) != ANSWERS or len(unknown) != 1 or len(about) != 1 or about == unknown or not all(answers):
+        return None
+    other = ({0, 1, 2} - {*unknown, *about}).pop()
+    biased = about[0] if row["question_polarity"] == "neg" else other
+    order = [label, *(i for i in range(ANSWERS) if i != label)]
+    return BiasQuestion(
+        Question("bbq", f"{row['context']} {row['question']}", tuple(answers[i] for i in order)),
+        f"{row['category']} {row['question_index']}",
+        ambiguous,
+        order.index(biased),
+        order.index(unknown[0]),
+    )

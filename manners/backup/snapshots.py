@@ -82,9 +82,9 @@ def moment(said: object) -> datetime | None:
     """Return a moment that a file names, which is UTC unless it says another zone; None where it names none."""
     try:
         found = datetime.fromisoformat(str(said))
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def find(named: Path) -> Path:

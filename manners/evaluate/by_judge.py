@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +12,17 @@ from manners.feedback.corrected import Corrected, prediction_powered
 from manners.feedback.judge import stated
 from manners.feedback.judges import PREFERS_LEFT
 from manners.results.judge import JudgedRate
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, DrawnHow, Interval, latest_verdicts, opening
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    Choice,
+    Comparison,
+    DrawnHow,
+    Interval,
+    latest_of,
+    latest_verdicts,
+    opening,
+)
 
 FEWEST = 20
 """Openings that people checked below which no win rate is corrected: Student's t knows little of shares."""
@@ -64,7 +74,7 @@ def _rate(some: Sequence[Comparison], version: str, against: str, judge: Annotat
         version=version,
         against=against,
         judge=judge.name,
-        **_figures(corrected),
+        **({} if corrected is None else _figures(corrected)),
         checked=len(both),
         judged=len(alone),
         left_out=len(some) - len(fair),
@@ -86,11 +96,8 @@ def _corrected(alone: Sequence[float], both: Sequence[tuple[float, ...]]) -> Cor
     return replace(plain, corrected=within(plain.corrected, wider.corrected), human=within(plain.human, wider.human))
 
 
-def _figures(found: Corrected | None) -> dict[str, Any]:
-    if found is None:
-        return {}
-    corrected, human = (Interval(**asdict(one)) for one in (found.corrected, found.human))
-    return {"corrected": corrected, "human": human, "raw": found.raw, "saved": found.saved}
+def _figures(found: Corrected) -> dict[str, Any]:
+    return {"corrected": found.corrected, "human": found.human, "raw": found.raw, "saved": found.saved}
 
 
 def _sentence(version: str, against: str, judge: Annotator, found: Corrected | None, checked: int) -> str:
@@ -105,7 +112,7 @@ def _sentence(version: str, against: str, judge: Annotator, found: Corrected | N
 
 def _said(one: Comparison, judge: Annotator) -> float | None:
     """Return the probability that a judge states for the left answer; None where it was not asked."""
-    verdict = next((v for v in latest_verdicts(one.verdicts) if v.annotator == judge), None)
+    verdict = latest_of(one, judge)
     if verdict is None:
         return None
     said = stated(verdict)
@@ -114,14 +121,18 @@ def _said(one: Comparison, judge: Annotator) -> float | None:
 
 def _people(one: Comparison) -> float | None:
     """Return what people say for the left answer, 1/2 where they have only skipped it; None where nobody was asked."""
-    human = [v for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN]
-    said = [PREFERS_LEFT[v.choice] for v in human if v.choice is not Choice.SKIP]
-    return fmean(said) if said else 0.5 if human else None
+    choices = _choices(one)
+    said = [PREFERS_LEFT[choice] for choice in choices if choice is not Choice.SKIP]
+    return fmean(said) if said else 0.5 if choices else None
 
 
 def _skipped(one: Comparison) -> bool:
-    human = [v for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN]
-    return bool(human) and all(v.choice is Choice.SKIP for v in human)
+    return set(_choices(one)) == {Choice.SKIP}
+
+
+def _choices(one: Comparison) -> list[Choice]:
+    """Return what counts of what people chose."""
+    return [v.choice for v in latest_verdicts(one.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN]
 
 
 def _chosen(one: Comparison) -> bool:

@@ -26,6 +26,7 @@ from manners.types import (
     Comparison,
     DrawnHow,
     Interval,
+    latest_of,
     latest_verdicts,
     opening,
 )
@@ -170,10 +171,10 @@ def cases(comparisons: Iterable[Comparison], judge: Annotator, own: AbstractSet[
     """Return the comparisons that a judge was asked about, in their order; `own` are names of versions of its model."""
     found = []
     for one in comparisons:
-        said = next((v.choice for v in latest_verdicts(one.verdicts) if v.annotator == judge), None)
+        said = latest_of(one, judge)
         if said is None:
             continue
-        left = float(said is Choice.LEFT) if said in (Choice.LEFT, Choice.RIGHT) else None
+        left = float(said.choice is Choice.LEFT) if said.choice in (Choice.LEFT, Choice.RIGHT) else None
         lengths = (len(one.left.text) + 1) / (len(one.right.text) + 1)
         longer = min(max(math.log2(lengths), -LENGTHS), LENGTHS)
         its = (one.left.author in own) - (one.right.author in own)

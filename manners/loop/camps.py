@@ -20,7 +20,7 @@ from manners.feedback.statistics import Floats, clustered_mean
 from manners.loop.reference import Reference
 from manners.loop.session import Session
 from manners.results.camps import Camp, CampsResult, Parted
-from manners.reward.camps import FEWEST_PEOPLE, FEWEST_VERDICTS, Found, Mixture, Said, find
+from manners.reward.camps import FEWEST_PEOPLE, FEWEST_VERDICTS, Found, Mixture, Said, find, log_odds
 from manners.reward.ensemble import Camps, Exchange, RewardModel, final_states
 from manners.reward.labelled import VOLUNTEERED, LabelledPair
 from manners.reward.pairs import render_compared
@@ -40,6 +40,7 @@ class _Read:
     """Pairs as camps are looked for in them."""
 
     pairs: tuple[LabelledPair, ...]
+    """Those that are learned from, and then those that are set aside."""
     margins: Floats
     """(P,) in nats."""
     states: Floats
@@ -63,7 +64,8 @@ def tell_apart(
     given = {one.id: verdicts for one, verdicts in sort_out(comparisons, kind).usable}
     read = _read(session, trained, reward)
     people = {who: n for n, who in enumerate(sorted({v.annotator for some in given.values() for v in some}, key=repr))}
-    learned, aside = (_said(read, some, given, people) for some in (trained.split.train, trained.split.held_out))
+    first = len(trained.split.train)
+    learned, aside = (_said(read, some, given, people) for some in (range(first), range(first, len(read.pairs))))
     # 2. Camps, and whether they are there.
     found = find(learned, aside, len(people), most, session.settings.seed)
     talkers = int((np.bincount(learned.people, minlength=len(people)) >= FEWEST_VERDICTS).sum())
@@ -98,16 +100,14 @@ def _read(session: Session, trained: Trained, reward: RewardModel) -> _Read:
 
 def _said(
     read: _Read,
-    some: Sequence[LabelledPair],
+    some: range,
     given: Mapping[int | None, Sequence[Verdict]],
     people: Mapping[Annotator, int],
 ) -> Said:
-    wanted = {id(pair) for pair in some}
     rows = [
-        (place, PREFERS_LEFT[verdict.choice], people[verdict.annotator], pair.group)
-        for place, pair in enumerate(read.pairs)
-        if id(pair) in wanted
-        for verdict in given.get(pair.comparison_id, ())
+        (place, PREFERS_LEFT[verdict.choice], people[verdict.annotator], read.pairs[place].group)
+        for place in some
+        for verdict in given.get(read.pairs[place].comparison_id, ())
         if verdict.choice is not Choice.SKIP
     ]
     at = np.array([row[0] for row in rows], dtype=np.int64)
@@ -161,7 +161,7 @@ def _private(session: Session, comparisons: Sequence[Comparison]) -> frozenset[D
 
 def _parted(read: _Read, mixture: Mixture, private: frozenset[Dialogue]) -> tuple[Parted, ...]:
     """Return the pairs about which the camps differ most, one of a prompt."""
-    left = expit(mixture.scale * read.margins[:, None] + read.states @ mixture.directions.T)
+    left = expit(log_odds(mixture.scale, read.margins, read.states, mixture.directions))
     apart = left.max(axis=1) - left.min(axis=1)
     chosen: dict[Dialogue, Parted] = {}
     for place in np.argsort(-apart, kind="stable"):

@@ -27,7 +27,7 @@ from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
 from manners.loop import judging
 from manners.loop.admitted import last
-from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, latest_of, opinions, probed, tried, unjudged
+from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, opinions, probed, tried, unjudged
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
@@ -35,7 +35,7 @@ from manners.models import versions
 from manners.models.cost import head_bytes, layer_bytes, own_bytes
 from manners.results.judge import JudgeResult, Panel
 from manners.reward.verdicts import pooled
-from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, VersionKind, latest_verdicts
+from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, VersionKind, latest_of
 from manners.workspace import INITIAL, atomic_write
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tu
         and all(n for _, n in before.turned.values())
     ):
         return dict(before.turned), False
-    decided = [(one, said) for one in held if (said := latest_of(one, judge)) in (Choice.LEFT, Choice.RIGHT)]
+    sided = Choice.LEFT, Choice.RIGHT
+    decided = [(one, said.choice) for one in held if (said := latest_of(one, judge)) and said.choice in sided]
     turned, spent = dict[str, tuple[int, int]](), False
     for name, texts in judge_probes().items():
         again = decided * (1 + most // max(1, len(decided)))
@@ -275,8 +276,8 @@ def _temperature(held: Sequence[Comparison], judge: Annotator) -> float | None:
     """Fit it on every human verdict beside the judge's."""
     left, people = list[float](), list[float]()
     for one in held:
-        said = next(v for v in latest_verdicts(one.verdicts) if v.annotator == judge)
-        if (p := stated(said)) is not None:
+        said = latest_of(one, judge)
+        if said is not None and (p := stated(said)) is not None:
             chosen = fair(one)
             left += [p] * len(chosen)
             people += chosen

@@ -31,7 +31,6 @@ from manners.types import (
     Comparison,
     Dialogue,
     Response,
-    latest_verdicts,
 )
 
 
@@ -40,6 +39,7 @@ def tried(turned: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     return {name: turned.get(name, (0, 0)) for name in judge_probes()}
 
 
+SET_ASIDE = "asked for an evaluation, or with a known verdict"
 JOURNAL = "judge-answers.jsonl"
 """In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run
 has ended, for its verdicts are in the store then."""
@@ -68,7 +68,8 @@ def choose(
     held, rest = list[Comparison](), list[Comparison]()
     allowed = set[int | None]()
     for one in comparisons:
-        if reason := _reason(one, shared, private):
+        set_aside = one.asked_how in (AskedHow.EVALUATION, AskedHow.GOLD)
+        if reason := SET_ASIDE if set_aside else _kept_from(one, shared, private):
             left_out[reason] += 1
             continue
         if one.kept:  # what people have said of it is for an evaluation too
@@ -87,10 +88,9 @@ def choose(
     return Chosen(tuple(held[-checked:]), tuple(rest[:most]), over, dict(left_out), frozenset(allowed))
 
 
-def _reason(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:
+def _kept_from(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:
+    """Return why no judge may be shown a comparison, or has nothing to choose in it; None where one may be."""
     texts = one.left.text.strip(), one.right.text.strip()
-    if one.asked_how in (AskedHow.EVALUATION, AskedHow.GOLD):
-        return "asked for an evaluation, or with a known verdict"
     if DELETED in texts:
         return "deleted by the person whose words they were"
     if one.reported:
@@ -111,7 +111,7 @@ def evaluated(
         for one in comparisons
         if one.asked_how is AskedHow.EVALUATION
         and version in (one.left.author, one.right.author)
-        and _reason(replace(one, asked_how=AskedHow.RANDOM), shared, private) is None
+        and _kept_from(one, shared, private) is None
     ]
 
 
@@ -225,8 +225,3 @@ def probed(pairs: Sequence[Comparison], said: Sequence[Choice], texts: Sequence[
         worse = f"{text}\n\n{one.right.text}" if number % 2 else f"{one.right.text}\n\n{text}"
         found.append(replace(one, right=Response(worse, one.right.author, one.right.finish_reason)))
     return found
-
-
-def latest_of(one: Comparison, judge: Annotator) -> Choice | None:
-    """Return what a judge said of a comparison."""
-    return next((v.choice for v in latest_verdicts(one.verdicts) if v.annotator == judge), None)

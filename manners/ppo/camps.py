@@ -46,10 +46,12 @@ def weights(camps: Camps, known: Sequence[float], worst: float) -> Float[Tensor,
 
 
 def reward_of(scored: Scored, served: Float[Tensor, " G"] | None) -> Float[Tensor, " N"]:
-    """Return the reward of answers: the mean over members, and what the camps that are served like more than all do.
+    """Return the reward of answers: the mean over members, and what those who are served like more than all do."""
+    return scored.mean + liked_more(scored, served)
 
-    Of all camps by their shares that is nothing.
-    """
+
+def liked_more(scored: Scored, served: Float[Tensor, " G"] | None) -> Float[Tensor, " N"]:
+    """Return by how much the camps that are served like answers more than all do: of all by their shares, nothing."""
     if served is None or scored.camps is None:
-        return scored.mean
-    return scored.mean + served.to(scored.camps.device) @ scored.camps
+        return torch.zeros_like(scored.mean)
+    return served.to(scored.camps.device) @ scored.camps

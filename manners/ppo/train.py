@@ -246,8 +246,7 @@ def _validate(course: Course) -> Validation:
         judge = measure(rollout.draws, witness, (), course.sample.temperature)[0].mean
     gained = camps.gains(rollout.scored)
     if (known := course.roles.reward.camps) is not None:
-        judge = judge + camps.reward_of(rollout.scored, camps.weights(known, gained, settings.worst_camp))
-        judge = judge - rollout.scored.mean
+        judge = judge + camps.liked_more(rollout.scored, camps.weights(known, gained, settings.worst_camp))
     measures = (judge - rollout.penalties - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
     return Validation(
         measures=tuple(measures.tolist()),

@@ -90,8 +90,7 @@ class Mixture:
     def logits(self, said: Said) -> Floats:
         """Return the log-odds of the left answer of each verdict in each camp; (N, G)."""
         scales = np.full(len(said), self.scale) if self.scales is None else self.scales[said.people]
-        found: Floats = (scales * said.margins)[:, None] + said.states @ self.directions.T
-        return found
+        return log_odds(scales, said.margins, said.states, self.directions)
 
     def loglik(self, said: Said) -> Floats:
         """Return the log-likelihood of each verdict in each camp, in nats; (N, G)."""
@@ -105,9 +104,14 @@ class Mixture:
 
         Who has said nothing has the camps' shares. About ten verdicts place somebody where camps are far apart.
         """
+        found: Floats = softmax(self.joint(said, people), axis=1)
+        return found
+
+    def joint(self, said: Said, people: int) -> Floats:
+        """Return the log-probability of each camp and of all that each person said, as of one of it; (people, G)."""
         total = np.zeros((people, len(self.shares)))
         np.add.at(total, said.people, self.loglik(said))
-        found: Floats = softmax(total + np.log(self.shares), axis=1)
+        found: Floats = total + np.log(self.shares)
         return found
 
     def foretold(self, said: Said, chances: Floats) -> Floats:
@@ -121,6 +125,12 @@ class Mixture:
         return found
 
 
+def log_odds(scales: Floats | float, margins: Floats, states: Floats, directions: Floats) -> Floats:
+    """Return c m + x . w_g of each answer's left side in each camp; (N, G)."""
+    found: Floats = (scales * margins)[:, None] + states @ directions.T
+    return found
+
+
 @dataclass(frozen=True)
 class Found:
     """What the search for camps has come to."""
@@ -131,7 +141,6 @@ class Found:
     """The same with one camp."""
     chances: Floats
     """Of each person to be in each camp, by what they said where it was learned from."""
-    spread: float
     gain: Interval | None
     """In nats a verdict, on what was set aside, of camps over one; by people. None where nothing was tried."""
 
@@ -143,22 +152,20 @@ def find(learned: Said, aside: Said, people: int, most: int, seed: int) -> Found
     gain on `aside` over one camp is above 0 by the whole 95 % interval, which counts people, and each camp has at least
     `FEWEST_PEOPLE` of those who gave `FEWEST_VERDICTS` verdicts.
     """
-    spread_alone = _best(learned, people, [1], seed)[1]
-    alone = fit(learned, people, 1, spread_alone, seed)
+    alone = fit(learned, people, *_best(learned, people, [1], seed), seed)
     nobody = np.ones((people, 1))
     talkers = np.bincount(learned.people, minlength=people) >= FEWEST_VERDICTS
     counts = [g for g in range(2, most + 1) if talkers.sum() >= g * FEWEST_PEOPLE]
     if not counts or not len(aside):
-        return Found(None, alone, nobody, spread_alone, None)
-    count, spread = _best(learned, people, counts, seed)
-    mixture = fit(learned, people, count, spread, seed)
+        return Found(None, alone, nobody, None)
+    mixture = fit(learned, people, *_best(learned, people, counts, seed), seed)
     chances = mixture.chances(learned, people)
     gains = mixture.foretold(aside, chances) - alone.foretold(aside, nobody)
     gain = clustered_mean(gains, aside.people) if len(set(aside.people.tolist())) > 1 else None
-    members = np.bincount(chances[talkers].argmax(axis=1), minlength=count)
+    members = np.bincount(chances[talkers].argmax(axis=1), minlength=len(mixture.shares))
     if gain is None or gain.low <= 0 or members.min() < FEWEST_PEOPLE:
-        return Found(None, alone, nobody, spread_alone, gain)
-    return Found(mixture, alone, chances, spread, gain)
+        return Found(None, alone, nobody, gain)
+    return Found(mixture, alone, chances, gain)
 
 
 def _best(said: Said, people: int, counts: Sequence[int], seed: int) -> tuple[int, float]:
@@ -222,9 +229,9 @@ def _settle(said: Said, chances: Floats, spread: float) -> tuple[Mixture, float]
         weights, at = chances[said.people], directions
         bounds = [np.linalg.inv((x * (weights[:, [g]] / 4)).T @ x + prior) for g in range(count)]
         for _ in range(STEPS):
-            rest = weights * (y[:, None] - expit((scales[said.people] * m)[:, None] + x @ directions.T))
+            rest = weights * (y[:, None] - expit(log_odds(scales[said.people], m, x, directions)))
             scales = scales + (np.bincount(said.people, m * rest.sum(axis=1), people) + (1 - scales) / CARE**2) / steep
-            rest = weights * (y[:, None] - expit((scales[said.people] * m)[:, None] + x @ directions.T))
+            rest = weights * (y[:, None] - expit(log_odds(scales[said.people], m, x, directions)))
             slopes = rest.T @ x - directions / spread**2
             directions = directions + np.stack([b @ slope for b, slope in zip(bounds, slopes, strict=True)])
         shares = (chances.sum(axis=0) + 1) / (people + count)
@@ -232,8 +239,6 @@ def _settle(said: Said, chances: Floats, spread: float) -> tuple[Mixture, float]
         before, chances = chances, mixture.chances(said, people)
         if max(np.abs(chances - before).max(), np.abs(directions - at).max()) < SETTLED:
             break
-    total = np.zeros((people, count))
-    np.add.at(total, said.people, mixture.loglik(said))
-    value = float(logsumexp(total + np.log(mixture.shares), axis=1).sum())
+    value = float(logsumexp(mixture.joint(said, people), axis=1).sum())
     value -= float(np.square(directions).sum()) / (2 * spread**2) + float(np.square(scales - 1).sum()) / (2 * CARE**2)
     return mixture, value

@@ -255,7 +255,7 @@ def backups(workspace: Workspace, chosen: BackupSettings) -> Check:
     """Return whether there is a backup, all that it says it holds is there, it is not old, and could be put back."""
     rehearsed = record.rehearsal(workspace)
     again = "" if rehearsed is None else f", and one was put back to see that it can be on {rehearsed.at}"
-    if rehearsed is not None and _moment(rehearsed.at) is None:
+    if rehearsed is not None and snapshots.moment(rehearsed.at) is None:
         return Check("backup", FAIL, f"{record.FILE} does not say when the last rehearsal was: take another backup.")
     if rehearsed is not None and not rehearsed.verified:
         said = f"The rehearsal of {rehearsed.at} could not put {rehearsed.backup} back ({rehearsed.problem})"
@@ -296,7 +296,7 @@ def _lacking(place: Path, snapshot: Snapshot) -> Iterator[str]:
 
 def _age(made_at: str, chosen: BackupSettings, again: str) -> Check:
     """Return whether the last backup, which is there, is of the last days, and not of those to come."""
-    made = _moment(made_at)
+    made = snapshots.moment(made_at)
     if made is None:
         return Check("backup", FAIL, f"{LAST} does not say when the last backup was: take another.")
     age = datetime.now(UTC) - made
@@ -306,15 +306,6 @@ def _age(made_at: str, chosen: BackupSettings, again: str) -> Check:
     if age > (OLD if chosen.into is None else timedelta(hours=2 * chosen.every)):
         return Check("backup", WARN, f"The last backup is of {made_at}: take another with `manners backup`.")
     return Check("backup", PASS, f"The last backup is of {made_at}{again}.")
-
-
-def _moment(text: object) -> datetime | None:
-    """Return a moment that was written down, UTC where it names no zone; None where it is none."""
-    try:
-        found = datetime.fromisoformat(str(text))
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def port(workspace: Workspace, chosen: Settings) -> Check:

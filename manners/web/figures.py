@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from manners.backup import record
+from manners.backup import record, snapshots
 from manners.backup.take import last as last_backup
 from manners.models.requests import Done, Event, Failed, Phase, Token
 from manners.store import holdings, sound
@@ -112,5 +111,6 @@ class Figures:
             self._verdicts.labels(how, kind).set(count)
         self._queue.set(site.desk.open())
         backup, rehearsed = last_backup(site.workspace), record.rehearsal(site.workspace)
-        self._backup.set(datetime.fromisoformat(backup["made_at"]).timestamp() if backup else 0)
+        made = snapshots.moment(backup["made_at"]) if backup else None
+        self._backup.set(made.timestamp() if made else 0)
         self._rehearsed.set(rehearsed is not None and rehearsed.verified)

@@ -10,15 +10,13 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from manners.metrics import RunLog
+from manners import metrics
 from manners.models.branches import Branch
 from manners.models.trunk import States
-from manners.ppo import camps, guard
-from manners.ppo.course import Material
-from manners.ppo.train import train
+from manners.ppo import camps
 from manners.reward.ensemble import Camps, RewardModel, Scored
-from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch, Packed
+from tests.ppo.known import to_the_end, trained
 from tests.worlds import KNOWN_PROMPTS, KNOWN_RESPONSES, KNOWN_WORDS, KnownWorld, Lookup, known_world
 
 SHARE, COEFFICIENT = 0.75, 0.2
@@ -79,36 +77,16 @@ def best_for_the_worst(world: KnownWorld, each: Tensor) -> float:
 
 @pytest.mark.long
 def test_the_worst_served_camp_gets_what_it_can_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 1_000_000)
-    monkeypatch.setattr(guard, "COLLAPSED_SHARE", 0.0)
-    monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)
-    monkeypatch.setattr(guard, "FINISHED_FLOOR", 1.1)
+    to_the_end(monkeypatch)
     found = {}
     for worst in (0.0, 1.0):
         world = known_world()
         member, reward = differing(world)
-        settings = PPOSettings(
-            updates=100,
-            batch=256,
-            minibatch=128,
-            epochs=2,
-            learning_rate=0.003,
-            kl_coefficient=COEFFICIENT,
-            kl_stop=10_000.0,
-            value_coefficient=0.5,
-            value_clip=100.0,
-            unfinished_penalty=0.0,
-            validate_every=100,
-            validation_prompts=256,
-            worst_camp=worst,
-        )
-        with RunLog(tmp_path / str(worst)) as log:
-            material = Material(KNOWN_PROMPTS, KNOWN_PROMPTS * 32, (), ())
-            sample = SampleSettings(temperature=1.0, max_new_tokens=2)
-            result = train(settings, sample, 0, world.pretrained, reward, material, log)
+        result = trained(world, reward, COEFFICIENT, tmp_path / str(worst), updates=100, worst_camp=worst)
         each = rewards(world, member.more)
         found[worst] = worth(world, world.logprobs(result.policy), each)
-        assert len(result.camps) == 2 and {"validate/camp_1", "validate/camp_2"} <= log.points[0].keys()
+        first = metrics.read(tmp_path / str(worst))[0]
+        assert len(result.camps) == 2 and {"validate/camp_1", "validate/camp_2"} <= first.keys()
     optimum = best_for_the_worst(world, each)
     assert found[0.0][1] < found[0.0][0], "the smaller camp is served worse on average"
     assert min(found[1.0]) > min(found[0.0]) + 0.1

@@ -8,52 +8,22 @@ import pytest
 import torch
 
 from manners.maths import KLEstimator
-from manners.metrics import RunLog
 from manners.models.branches import Branch
-from manners.ppo import guard, rollout
-from manners.ppo.course import Material
+from manners.ppo import rollout
 from manners.ppo.objective import kl_penalty
-from manners.ppo.train import PPOResult, train
-from manners.settings import PPOSettings, SampleSettings
 from tests.conftest import some
-from tests.worlds import KNOWN_PROMPTS, KnownWorld, known_world
-
-SAMPLE = SampleSettings(temperature=1.0, max_new_tokens=2)
+from tests.ppo.known import to_the_end, trained
+from tests.worlds import KnownWorld, known_world
 
 
 @pytest.fixture(autouse=True)
 def _to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short sequences go through in one batch; an optimum of one answer a prompt, or of cut-off ones, is no fault."""
-    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 1_000_000)
-    monkeypatch.setattr(guard, "COLLAPSED_SHARE", 0.0)
-    monkeypatch.setattr(guard, "SAME_ANSWER", 1.0)
-    monkeypatch.setattr(guard, "FINISHED_FLOOR", 1.1)
-
-
-def trained(world: KnownWorld, coefficient: float, folder: Path, updates: int) -> PPOResult:
-    """Return what a run comes to: nothing but the initial model and the policy at its end is a candidate."""
-    settings = PPOSettings(
-        updates=updates,
-        batch=256,
-        minibatch=128,
-        epochs=2,
-        learning_rate=0.003,
-        kl_coefficient=coefficient,
-        kl_stop=10_000.0,
-        value_coefficient=0.5,
-        value_clip=100.0,
-        unfinished_penalty=0.0,
-        validate_every=updates,
-        validation_prompts=256,
-    )
-    with RunLog(folder) as log:
-        material = Material(KNOWN_PROMPTS, KNOWN_PROMPTS * 32, (), ())
-        return train(settings, SAMPLE, 0, world.pretrained, world.reward, material, log)
+    to_the_end(monkeypatch)
 
 
 def learnt(world: KnownWorld, coefficient: float, folder: Path, updates: int = 100) -> torch.Tensor:
     """Log-probabilities of the policy at the end of a run, which is the one that is kept."""
-    result = trained(world, coefficient, folder, updates)
+    result = trained(world, world.reward, coefficient, folder, updates)
     assert result.best_update == updates
     return world.logprobs(result.policy)
 
@@ -94,7 +64,7 @@ def test_k1_in_the_reward_soon_leads_there_and_k3_does_not(
     # k3 is unbiased, but the gradient of its expectation is not the policy gradient that it gives as a reward.
     monkeypatch.setattr(rollout, "kl_penalty", lambda new, old, keep, _: kl_penalty(new, old, keep, estimator))
     world = known_world()
-    policy = trained(world, 1.0, tmp_path, updates=30).policy
+    policy = trained(world, world.reward, 1.0, tmp_path, updates=30).policy
     share = world.objective(world.logprobs(policy), 1.0) / world.objective(world.optimum(1.0), 1.0)
     assert low < share < high
 
