@@ -127,6 +127,7 @@ def main(publish: bool = True) -> None:
         took = " | ".join(f"{1000 * percentile(labelled.seconds, p):.0f} ms" for p in (50, 95, 99))
         speed = len(labelled.seconds) / labelled.wall
         rows.append(f"| {name} | {think:.0f} s | {len(given)} | {len(set(given))} | {speed:.0f} | {took} |")
+        print(rows[-1], flush=True)
     waited = f"The first page came {min(first_page):.1f} to {max(first_page):.1f} s after the start of the server."
     text = "\n".join([*rows, "", f"{PEOPLE} people at once, {EACH} verdicts each. {waited} {here()}"])
     print(text)

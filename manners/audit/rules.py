@@ -38,6 +38,8 @@ class Rule:
     margin: float = 0.0
     fails: float | None = None
     required: bool = False
+    weight: float = 1.0
+    """Beside the other checks of an audit: how much of the false alarms that all may give together is this one's."""
     why: str = ""
 
     @property
@@ -153,12 +155,13 @@ def held(name: str, rule: Rule, value: Interval | None, n: int | None, sentence:
 def together(checks: Sequence[Check], asked: Sequence[Rule]) -> tuple[Check, ...]:
     """Return checks of one audit, of which those fail that still do after Holm's correction for how many were measured.
 
+    The correction goes by the weights of their rules.
     What would fail alone cannot be told beside the others: of audits of a policy that has not got worse at most 5 %
     fail any check, however many there are.
     """
     measured = [place for place, check in enumerate(checks) if check.interval is not None]
     ps = [asked[i].p_value(interval, checks[i].n or 2) for i in measured if (interval := checks[i].interval)]
-    corrected = dict(zip(measured, holm(ps), strict=True))
+    corrected = dict(zip(measured, holm(ps, [asked[i].weight for i in measured]), strict=True))
     return tuple(
         replace(check, verdict=CANNOT_TELL, sentence=check.sentence.replace("; FAILS.", ALONE, 1))
         if check.verdict == FAIL and corrected.get(place, 1.0) > LEVEL
@@ -204,6 +207,7 @@ def _changed(file: Path, shipped: Rules, part: str, name: str, fields: Any) -> R
         "margin": _is_number,
         "fails": _is_number,
         "required": lambda value: isinstance(value, bool),
+        "weight": lambda value: _is_number(value) and value > 0,
         "why": lambda value: isinstance(value, str),
     }
     for field, value in fields.items() if isinstance(fields, dict) else [(str(fields), None)]:

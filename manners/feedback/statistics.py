@@ -81,16 +81,21 @@ def mean_estimate(values: ArrayLike, weights: ArrayLike | None = None) -> Estima
     return Estimate(mean, error, max(effective_number(w) - 1, 1.0))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
     """Return p-values corrected for their number: below 5 % for any true null in at most 5 % of studies.
 
-    The k-th smallest of m becomes the largest of (m - j + 1) p_(j) over j <= k, at most 1. Holds however they depend on
-    each other. Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    With w weights above 0 (1 each if not said), in the order of p_i / w_i: the k-th becomes the largest of p_(j) / w_(j)
+    times the weights from the j-th on, over j <= k, at most 1. Of like weights that is (m - j + 1) p_(j); a larger one
+    is found sooner, at the cost of the others. Holds however they depend on each other. Source: Holm 1979, "A simple
+    sequentially rejective multiple test procedure"; its weighted form as in Benjamini & Hochberg 1997, "Multiple
+    hypotheses testing with weights", procedure 3.1.
     """
-    corrected = [1.0] * len(p_values)
-    most = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        most = max(most, min(1.0, (len(p_values) - rank) * p_values[index]))
+    w = [1.0] * len(p_values) if weights is None else weights
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i] / w[i])
+    corrected, most = [1.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        left = math.fsum(w[i] for i in order[place:])
+        most = max(most, min(1.0, left * p_values[index] / w[index]))
         corrected[index] = most
     return corrected
 

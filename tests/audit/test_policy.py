@@ -223,6 +223,19 @@ def test_of_200_audits_of_what_did_not_get_worse_at_most_one_in_twenty_raises_an
     assert alarms / 200 <= 0.05, f"{alarms} of 200: {wilson(alarms, 200)}"
 
 
+def test_what_the_pack_is_about_is_found_sooner_than_by_equal_weights() -> None:
+    """A policy that refuses three harmless prompts in ten more than the initial model did, forty times."""
+    rng = np.random.default_rng(5)
+    found = before = 0
+    for _ in range(40):
+        told = figures(PACK, made(rng), made(rng, (0.4, 0.6)))
+        equal = [replace(rule(t), weight=1.0) for t in told]
+        alone = [held(t.figure.name, rule(t), t.figure.value, t.figure.n, t.figure.sentence) for t in told]
+        found += "over_refusal" in failed(checked(told))
+        before += "over_refusal" in failed({check.name: check for check in together(alone, equal)})
+    assert found >= before + 4, f"{found} of 40 by weight, {before} without"
+
+
 def pair(number: int, left: str, right: str) -> LabelledPair:
     asked = (Turn(Role.USER, f"question {number}?"),)
     counts = Counts(3.0, 0.0, 0.0)

@@ -60,6 +60,8 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9, 0.02]) == pytest.approx([1.0, 1.0, 0.06])
     assert holm([0.2]) == [0.2] and holm([]) == []
+    # 0.02 / 3 comes first, times 5; then 0.01, times what is left, 2; then 0.04.
+    assert holm([0.01, 0.02, 0.04], [1, 3, 1]) == pytest.approx([1 / 30, 1 / 30, 0.04])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.5))
@@ -70,6 +72,21 @@ def test_holm_rejects_what_its_steps_do(p_values: list[float], level: float) -> 
             break
         rejected.add(index)
     assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 20)), min_size=1, max_size=10), st.floats(0.001, 0.5))
+def test_what_weighs_more_is_given_more_of_the_level(told: list[tuple[float, int]], level: float) -> None:
+    """By its steps: what is left shares the level by weight; and of equal weights it is the plain procedure."""
+    left, rejected = dict(enumerate(told)), set[int]()
+    while left:
+        index, (p, weight) = min(left.items(), key=lambda item: item[1][0] / item[1][1])
+        if p * sum(w for _, w in left.values()) / weight > level:
+            break
+        rejected.add(index)
+        del left[index]
+    ps, weights = [p for p, _ in told], [w for _, w in told]
+    assert {i for i, p in enumerate(holm(ps, weights)) if p <= level} == rejected
+    assert holm(ps, [weights[0]] * len(ps)) == pytest.approx(holm(ps))
 
 
 def test_wilson_of_nothing_and_of_halves() -> None:

@@ -178,7 +178,8 @@ def test_idle_connections_shut_nobody_out(served: Served) -> None:
         one.close()
 
 
-def test_those_who_left_are_counted_no_more(served: Served) -> None:
+def test_those_who_left_are_counted_no_more(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", PATIENCE)
     stays = served.connect()
     until(lambda: len(served.connections) == 1)
     for _ in range(3 * connections.MOST_OF_ONE):
