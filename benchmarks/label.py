@@ -21,7 +21,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -88,8 +88,30 @@ def _one(host: str, key: str, each: int, think: float) -> Iterator[float]:
             yield post("/label/verdict", {"view": found["pair"]["view"], "choice": choice, "seconds": 1.5})[0]
 
 
-def main(publish: bool = True) -> None:
-    """Measure on both databases, and write the table into the documentation."""
+def main(
+    databases: tuple[Literal["SQLite", "PostgreSQL"], ...] = ("SQLite", "PostgreSQL"),
+    thought: tuple[float, ...] = (1.0, 0.0),
+    publish: bool = True,
+) -> None:
+    """Measure on databases, with so many seconds thought a pair; write the table into the documentation."""
+    rows = [
+        "| database | thought a pair | verdicts stored | of them distinct | requests/s | p50 | p95 | p99 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    first_page = list[float]()
+    for name, think in product(databases, thought):
+        row, waited = measured(name, think)
+        print(row, flush=True)
+        rows.append(row)
+        first_page.append(waited)
+    waits = f"The first page came {min(first_page):.1f} to {max(first_page):.1f} s after the start of the server."
+    text = "\n".join([*rows, "", f"{PEOPLE} people at once, {EACH} verdicts each. {waits} {here()}"])
+    if publish:
+        replace_between(PAGE, "labelling", text)
+
+
+def measured(database: str, think: float) -> tuple[str, float]:
+    """Return a row of the table, and after how many seconds the first page came."""
     # The servers of the tests: the same real parts.
     from manners.store import Store
     from manners.store.accounts import Accounts
@@ -99,40 +121,28 @@ def main(publish: bool = True) -> None:
     from tests.web.conftest import NOWHERE, Place, serve
     from tests.web.test_label import pair, settings
 
-    rows = [
-        "| database | thought a pair | verdicts stored | of them distinct | requests/s | p50 | p95 | p99 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    first_page: list[float] = []
-    for name, think in product(("SQLite", "PostgreSQL"), (1.0, 0.0)):
-        with ExitStack() as opened:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-            url = None
-            if name == "PostgreSQL":
-                url = opened.enter_context(opened.enter_context(postgres.start()).database())
-            workspace = Workspace.create(folder / "workspace", url)
-            store = opened.enter_context(closing(Store.open_or_create(workspace.database)))
-            place = Place(workspace.root, store, Accounts(store))
-            place.accounts.add("olga", AccountRole.OWNER, "correct horse")
-            settings(place, repeat_share=0.0)
-            place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
-            keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
-            somebody = {"authorization": f"Bearer {keys['person0']}"}
-            with serve(place.folder, "--upstream", NOWHERE, "--set", "serve.shortest_view=0") as server:
-                begun = time.monotonic()
-                httpx.get(f"{server.url}/label", headers=somebody).raise_for_status()
-                first_page.append(server.seconds + time.monotonic() - begun)
-                labelled = label_all(server.url, keys, EACH, think)
-            given = [(c.id, v.annotator) for c in store.comparisons() for v in c.verdicts]
-        took = " | ".join(f"{1000 * percentile(labelled.seconds, p):.0f} ms" for p in (50, 95, 99))
-        speed = len(labelled.seconds) / labelled.wall
-        rows.append(f"| {name} | {think:.0f} s | {len(given)} | {len(set(given))} | {speed:.0f} | {took} |")
-        print(rows[-1], flush=True)
-    waited = f"The first page came {min(first_page):.1f} to {max(first_page):.1f} s after the start of the server."
-    text = "\n".join([*rows, "", f"{PEOPLE} people at once, {EACH} verdicts each. {waited} {here()}"])
-    print(text)
-    if publish:
-        replace_between(PAGE, "labelling", text)
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        url = None
+        if database == "PostgreSQL":
+            url = opened.enter_context(opened.enter_context(postgres.start()).database())
+        workspace = Workspace.create(folder / "workspace", url)
+        store = opened.enter_context(closing(Store.open_or_create(workspace.database)))
+        place = Place(workspace.root, store, Accounts(store))
+        place.accounts.add("olga", AccountRole.OWNER, "correct horse")
+        settings(place, repeat_share=0.0)
+        place.store.add_comparisons(pair(number) for number in range(PEOPLE * EACH))
+        keys = {f"person{number}": place.key(f"person{number}") for number in range(PEOPLE)}
+        somebody = {"authorization": f"Bearer {keys['person0']}"}
+        with serve(place.folder, "--upstream", NOWHERE, "--set", "serve.shortest_view=0") as server:
+            begun = time.monotonic()
+            httpx.get(f"{server.url}/label", headers=somebody).raise_for_status()
+            waited = server.seconds + time.monotonic() - begun
+            labelled = label_all(server.url, keys, EACH, think)
+        given = [(c.id, v.annotator) for c in store.comparisons() for v in c.verdicts]
+    took = " | ".join(f"{1000 * percentile(labelled.seconds, p):.0f} ms" for p in (50, 95, 99))
+    speed = len(labelled.seconds) / labelled.wall
+    return f"| {database} | {think:.0f} s | {len(given)} | {len(set(given))} | {speed:.0f} | {took} |", waited
 
 
 if __name__ == "__main__":
