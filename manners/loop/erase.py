@@ -21,7 +21,7 @@ from manners.audit import gate
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.models import described
-from manners.store import Store, deletions
+from manners.store import Store, cases, deletions
 from manners.store.forget import forget, keys_of
 from manners.types import DELETED
 from manners.workspace import Workspace, atomic_write, discard
@@ -55,6 +55,7 @@ def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
         discard(workspace.runs / name)
     changed = [file for file in sorted(workspace.runs.glob("*.json")) if _without_examples(file, texts)]
     changed += _without_report(workspace, texts)
+    changed += _without_cases(workspace, texts)
     changed += _without_older(workspace)
     changed += _without_reasons(workspace, lambda _, reason: _quotes(reason, texts))
     return Swept(tuple(file.name for file in changed), runs)
@@ -159,6 +160,26 @@ def _without_reasons(workspace: Workspace, gone: Callable[[str, str], bool]) -> 
             if gate.take_out(workspace, name, lambda by, reason: DELETED if gone(by, reason) else reason):
                 changed.append(workspace.models / name / gate.RECORD)
     return changed
+
+
+def _without_cases(workspace: Workspace, texts: Collection[str]) -> list[Path]:
+    """Take the cases with these texts out of their file; the store has lost them already."""
+    file = workspace.root / cases.FILE
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if not _in_line(line, texts)]
+    if kept == lines:
+        return []
+    atomic_write(file, "".join(line + "\n" for line in kept))
+    return [file]
+
+
+def _in_line(line: str, texts: Collection[str]) -> bool:
+    try:
+        return _says(json.loads(line), texts)
+    except ValueError:
+        return True  # nobody can tell what it holds; it is written anew from the store
 
 
 def _without_older(workspace: Workspace) -> list[Path]:

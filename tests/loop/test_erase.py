@@ -36,7 +36,7 @@ from manners.results import ReportFacts, Said, SaidExample
 from manners.results.audit import REJECTED, Review
 from manners.results.phases import AnsweredExample, SFTResult
 from manners.settings import ServeSettings, Settings
-from manners.store import Store, staging, traces
+from manners.store import Store, cases, flags, staging, traces
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
@@ -311,6 +311,24 @@ def test_a_reason_that_quotes_somebody_goes_with_them_and_a_reviewers_own_with_t
         assert found(root) == [] and found(root, "mine alone") == []
         assert main(["restore", made["path"], str(root), "--json"]) == 0, capfd.readouterr().err
         capfd.readouterr()
+
+
+def test_a_reported_answer_that_became_a_case_goes_with_its_words(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store.open(root / "store.db")) as store:
+        for flag in flags.undecided(store):
+            flags.decide(store, flag.id, upheld=True)
+        cases.write(root, store)
+    assert any(one.startswith("audit/cases.jsonl: json") for one in found(root)) and found(root, KEPT)
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    assert "cases.jsonl" in json.loads(capfd.readouterr().out)["files"] and found(root) == []
+    file = root / cases.FILE
+    swept = file.read_text(encoding="utf-8")
+    assert KEPT in swept, "what others reported stays"
+    with closing(Store.open(root / "store.db")) as store:
+        cases.write(root, store)
+    assert file.read_text(encoding="utf-8") == swept, "and the store has lost the same"
 
 
 def test_a_short_text_is_no_reason_to_drop_what_only_resembles_it(root: Path) -> None:
