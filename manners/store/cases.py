@@ -47,7 +47,7 @@ def upheld(store: Store) -> list[Case]:
         .outerjoin(ComparisonRow, FlagRow.comparison_id == ComparisonRow.id)
         .join(ResponseRow, ResponseRow.id.in_([FlagRow.response_id, ComparisonRow.left_id, ComparisonRow.right_id]))
         .join(PromptRow, ResponseRow.prompt_id == PromptRow.id)
-        .where(FlagRow.upheld, ResponseRow.digest.not_like(f"{GONE}%"), PromptRow.digest.not_like(f"{GONE}%"))
+        .where(FlagRow.upheld.is_(True), ResponseRow.digest.not_like(f"{GONE}%"), PromptRow.digest.not_like(f"{GONE}%"))
         .order_by(FlagRow.id, ResponseRow.id)
     )
     with store.read() as connection:

@@ -294,8 +294,8 @@ def test_a_reason_that_quotes_somebody_goes_with_them_and_a_reviewers_own_with_t
     version(workspace, "policy-1")
     said = {"account 2": "mine alone", "account 1": f"it says that {SECRET}", "this machine": "flag is a common word"}
     for by, reason in said.items():
-        made = Review(decision=REJECTED, reason=reason, created_at="", by=by, against="initial")
-        gate.decide_on(workspace, "policy-1", made)
+        word = Review(decision=REJECTED, reason=reason, created_at="", by=by, against="initial")
+        gate.decide_on(workspace, "policy-1", word)
     workspace.report_json.unlink()
     gate.promote(workspace, "policy-1", f"because {SECRET}", "account 1")
     for form in ("checks.json: json, not escaped", "card.json: json, not escaped", "card.html: html"):

@@ -88,7 +88,7 @@ def test_a_policy_says_who_started_it_and_an_evaluation_waits_for_an_approval(
     made = stages.train_policy(copy, settings, plan=False)
     assert gate.read(copy, made["version"]).started_by == "account 1"
     (copy.root / "gate.toml").write_text("version = 1\nreview = true\n", encoding="utf-8")
-    said = stages.evaluate(copy, settings, plan=False)
+    said = stages.evaluate(copy, settings, ask=None, plan=False)
     assert said["promoted"] is False and "no reviewer has approved it (`/review`)" in said["verdict"]
     worst = (copy.runs / "evaluation.json").read_text(encoding="utf-8")
     assert '"worst"' in worst and "worst" not in said, "only the report shows answers"

@@ -64,7 +64,7 @@ def waits(place: Place, *, worst: int = 8, examples: int = 12) -> Workspace:
     return workspace
 
 
-def write(workspace: Workspace, *, worst: int = 8, examples: int = 12, **more: Any) -> None:
+def write(workspace: Workspace, worst: int = 8, examples: int = 12, **more: Any) -> None:
     """Write a report: of the answers of policy-1 it says that they are old, of those of policy-2 that they are new."""
 
     def pair(number: int, kind: str) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class TestPage:
         if other is None:
             workspace.report_json.unlink()
         else:
-            write(workspace, **other)
+            write(workspace, 8, 12, **other)
         rita = client(place, "rita")
         page = rita.get("/review").text
         assert "There is no report on policy-2 beside policy-1" in page and 'value="approved"' not in page
@@ -240,15 +240,12 @@ class TestPage:
     def test_what_people_said_goes_first_once_it_counts(self, place: Place) -> None:
         """Of three comparisons two have placed their bets, one lost and one won; the third may still be asked about."""
         waits(place, worst=0, examples=0)
-        sides = [("policy-1", "policy-2"), ("policy-2", "policy-1"), ("policy-1", "policy-2")]
+        asked = [(Turn(Role.SYSTEM, "Be kind."), Turn(Role.USER, f"{n}?")) for n in range(3)]
+        sides = [[Response(f"by policy-{v} {n}", f"policy-{v}") for v in (1, 2)] for n in range(3)]
+        sides[1].reverse()
         numbers = place.store.add_comparisons(
-            Comparison(
-                (Turn(Role.SYSTEM, "Be kind."), Turn(Role.USER, f"{n}?")),
-                *(Response(f"by {name} {n}", name) for name in both),
-                AskedHow.EVALUATION,
-                1.0,
-            )
-            for n, both in enumerate(sides)
+            Comparison(prompt, left, right, AskedHow.EVALUATION, 1.0)
+            for prompt, (left, right) in zip(asked, sides, strict=True)
         )
         place_bets(place.store, {numbers[0]: 1.0, numbers[1]: 1.0})  # for the left: policy-1, then policy-2
         worst, others = reading.pairs(None, place.store, "policy-2", "policy-1")
