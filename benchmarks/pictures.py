@@ -119,6 +119,9 @@ def _of_an_owner(place: Place, browser: Browser, url: str) -> None:
         for name in ("dashboard", "rounds", "flags", "accounts", "log"):
             page.goto(f"{url}/{name}")
             _take(page, name, whole=name in ("dashboard", "rounds"))
+        Workspace.open(place.folder).roll_back()  # so that a policy waits
+        page.goto(f"{url}/review")
+        _take(page, "review", whole=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The card of a version: what it was made of and by whom, what was measured, where it fails, what it is not for.
 
 `card.json` and `card.html` lie in the version's folder, and are written whenever its record of checks is. They hold
-numbers and settings, and no words of anybody but the reasons given to override the gate.
+numbers and settings, and no words of anybody but the reasons given to override the gate, to approve or to reject.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, PackageLoader, Template
 
 from manners import __version__
-from manners.audit.rules import EVALUATION, POLICY, REWARD, Rules, rules
+from manners.audit.rules import EVALUATION, PEOPLE, POLICY, REWARD, Rules, rules
 from manners.facts import Facts, to_facts
 from manners.markup import environment
 from manners.results.audit import CANNOT_TELL, FAIL, CheckRecord
@@ -68,6 +68,8 @@ def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Fa
         "known_failures": [check.sentence for check in checks if check.verdict == FAIL],
         "not_known": [check.name for check in checks if check.verdict == CANNOT_TELL],
         "overrides": [to_facts(one) for one in record.overrides],
+        "reviews": [to_facts(one) for one in record.reviews],
+        "started_by": record.started_by,
         "gate_changes": _changes(asked),
         "not_for": [
             *NOT_FOR,
@@ -112,7 +114,11 @@ def _licence(folder: Path) -> str:
 def _changes(asked: Rules) -> list[str]:
     """Say where a workspace's gate asks for something else than what ships."""
     shipped = rules()
-    found = []
+    found = [
+        f"{name}: {str(getattr(asked, name)).lower()}, in place of {str(getattr(shipped, name)).lower()}"
+        for name in PEOPLE
+        if getattr(asked, name) != getattr(shipped, name)
+    ]
     for part, some in asked.by_part.items():
         for name, rule in some.items():
             was = shipped.of(part, name)

@@ -8,27 +8,40 @@ Nothing here loads torch: the pages come by.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from manners.audit import card
+from filelock import FileLock
+
+from manners.audit import card, review
+from manners.audit.review import HERE as HERE
 from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, Rules, held, rules, together
 from manners.errors import Blocked, MannersError, UsageError
 from manners.facts import from_facts, to_facts
 from manners.models import weight_files
 from manners.models.described import describe
-from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, CheckRecord, Gate, Kept, Override, People
+from manners.results.audit import (
+    APPROVED,
+    CANNOT_TELL,
+    FAIL,
+    PASS,
+    Check,
+    CheckRecord,
+    Gate,
+    Kept,
+    Override,
+    People,
+    Review,
+)
 from manners.workspace import INITIAL, Workspace, atomic_write
 
 RECORD = "checks.json"
-HERE = "this machine"
-"""Who overrides where nobody has signed in."""
 RELATIVE = frozenset({"win_rate", "matched_length", "variety"})
 """What an evaluation against another version than the one to be replaced says nothing about."""
 LONGEST = 1000
-"""Characters of a reason to override."""
+"""Characters of a reason to override, to approve or to reject."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,10 @@ def replaced_by(workspace: Workspace, policy: str) -> str:
 
 def standing(workspace: Workspace, policy: str) -> Standing:
     """Return every check that promoting a policy goes by, held against the rules as they are now."""
-    asked = rules(workspace.root)
+    asked, record = rules(workspace.root), read(workspace, policy)
     against = replaced_by(workspace, policy)
     replaces_start = against == workspace.start()
-    evaluated = read(workspace, policy).measured.get(EVALUATION)
+    evaluated = record.measured.get(EVALUATION)
     checks = [] if evaluated is None else [_again(check, asked, EVALUATION) for check in evaluated.checks]
     if evaluated is None or evaluated.against != against:
         checks = [check for check in checks if check.name not in RELATIVE]
@@ -75,15 +88,17 @@ def standing(workspace: Workspace, policy: str) -> Standing:
         of_reward = [] if audited is None else [_again(check, asked, REWARD) for check in audited.checks]
         why = f"{reward}, which taught {policy}, was not measured so: run `manners audit reward {reward}`."
         checks += [*of_reward, *_missing(asked, REWARD, of_reward, why, replaces_start)]
-    behaviour = _behaviour(workspace, policy, asked)
+    behaviour = _behaviour(record, asked)
     why = f"The behaviour of {policy} was not measured so: run `manners audit policy {policy}`."
     checks += [*behaviour, *_missing(asked, POLICY, behaviour, why, replaces_start)]
+    if reviewed := review.check(record, asked, review.digest(workspace)):
+        checks.append(reviewed)
     return Standing(policy, against, tuple(checks))
 
 
-def _behaviour(workspace: Workspace, policy: str, asked: Rules) -> tuple[Check, ...]:
+def _behaviour(record: CheckRecord, asked: Rules) -> tuple[Check, ...]:
     """Return what is kept of a policy's behaviour; what fails does so after the correction for the number of checks."""
-    audited = read(workspace, policy).measured.get(POLICY)
+    audited = record.measured.get(POLICY)
     if audited is None:
         return ()
     ruled = [(_again(check, asked, POLICY), asked.find(POLICY, check.name)) for check in audited.checks]
@@ -141,25 +156,35 @@ def keep(
     Of an audit a check that failed stays until it is shown to pass on as much: a version does not change, and a smaller
     measurement, or other random numbers, that cannot tell undo nothing.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = read(workspace, version)
-    before = record.measured.get(part)
-    found = {check.name: check for check in checks}
-    for old in before.checks if before is not None and part != EVALUATION else ():
-        new = found.get(old.name)
-        shown = new is not None and (new.verdict == FAIL or (new.verdict == PASS and (new.n or 0) >= (old.n or 0)))
-        if old.verdict == FAIL and not shown:
-            found[old.name] = old
-    kept = Kept(
-        created_at=now, against=against, gate_version=rules(workspace.root).version, checks=tuple(found.values())
-    )
-    _write(workspace, version, replace(record, measured={**record.measured, part: kept}))
-    return kept.checks
+    asked = rules(workspace.root).version
+    kept = Kept(created_at=_now(), against=against, gate_version=asked)
+
+    def measured(record: CheckRecord) -> CheckRecord:
+        before = record.measured.get(part)
+        found = {check.name: check for check in checks}
+        for old in before.checks if before is not None and part != EVALUATION else ():
+            new = found.get(old.name)
+            shown = new is not None and (new.verdict == FAIL or (new.verdict == PASS and (new.n or 0) >= (old.n or 0)))
+            if old.verdict == FAIL and not shown:
+                found[old.name] = old
+        return replace(record, measured={**record.measured, part: replace(kept, checks=tuple(found.values()))})
+
+    return _change(workspace, version, measured).measured[part].checks
 
 
-def keep_people(workspace: Workspace, version: str, people: People) -> None:
-    """Keep whose verdicts were there when a version was made."""
-    _write(workspace, version, replace(read(workspace, version), people=people))
+def keep_people(workspace: Workspace, version: str, people: People, started_by: str | None = None) -> None:
+    """Keep whose verdicts were there when a version was made, and who started the run, where that is known."""
+
+    def made(record: CheckRecord) -> CheckRecord:
+        return replace(record, people=people, started_by=started_by or record.started_by)
+
+    _change(workspace, version, made)
+
+
+def goes_back(workspace: Workspace, policy: str) -> bool:
+    """Return whether to promote a policy is to go back, which asks no gate: unless a reviewer has rejected it since."""
+    before = policy in {INITIAL, workspace.start(), *workspace.promoted()}
+    return before and not review.is_rejected(read(workspace, policy).reviews)
 
 
 def promote(workspace: Workspace, policy: str, override: str | None = None, by: str = HERE) -> Gate:
@@ -170,7 +195,7 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
     """
     if policy != INITIAL:
         weight_files.check(workspace, describe(workspace, policy))
-    if policy in {INITIAL, workspace.start(), *workspace.promoted()}:
+    if goes_back(workspace, policy):
         workspace.promote(policy)
         return Gate(verdict=PASS)
     found = standing(workspace, policy)
@@ -202,22 +227,73 @@ def facts(found: Standing) -> dict[str, Any]:
     }
 
 
+def decide_on(workspace: Workspace, policy: str, made: Review) -> Review:
+    """Keep what a reviewer has decided about a version, with where the gate stands now; return what is kept.
+
+    Raises UsageError without a reason, and MannersError for an approval of another report than the one that is there,
+    or of whoever started the run where `gate.toml` asks for two people.
+    """
+    found, asked = standing(workspace, policy), rules(workspace.root)
+    kept = replace(made, reason=_reason(made.reason, "a review"), created_at=_now(), gate=found.gate)
+
+    def decided(record: CheckRecord) -> CheckRecord:
+        if kept.decision == APPROVED:
+            if review.is_stale(kept, review.digest(workspace)):
+                raise MannersError(f"report.json is not the one that was read of {policy}: look at the page anew.")
+            if asked.two_person and (why := review.barred(kept.by, record.started_by)):
+                raise MannersError(f"an approval takes a second person, and {why}.")
+        return replace(record, reviews=(*record.reviews, kept))
+
+    _change(workspace, policy, decided)
+    return kept
+
+
+def take_out(workspace: Workspace, version: str, reason: Callable[[str, str], str]) -> bool:
+    """Change the reasons that people gave, by who gave them and what they say; return whether any is another now."""
+
+    def without(record: CheckRecord) -> CheckRecord:
+        overrides = tuple(replace(one, reason=reason(one.by, one.reason)) for one in record.overrides)
+        reviews = tuple(replace(one, reason=reason(one.by, one.reason)) for one in record.reviews)
+        return replace(record, overrides=overrides, reviews=reviews)
+
+    record = read(workspace, version)
+    if without(record) == record:
+        return False
+    _change(workspace, version, without)
+    return True
+
+
 def _overridden(workspace: Workspace, found: Standing, reason: str, by: str) -> None:
     """Keep why a version is promoted all the same."""
+    against = (*found.gate.failed, *found.gate.cannot_tell)
+    made = Override(reason=_reason(reason, "an override"), created_at=_now(), by=by, against=against)
+    _change(workspace, found.version, lambda record: replace(record, overrides=(*record.overrides, made)))
+
+
+def _reason(reason: str, what: str) -> str:
     reason = " ".join(reason.split())
     if not reason or len(reason) > LONGEST:
-        raise UsageError(f"an override takes a reason of 1 to {LONGEST} characters: say why the gate is wrong here.")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    against = (*found.gate.failed, *found.gate.cannot_tell)
-    made = Override(reason=reason, created_at=now, by=by, against=against)
-    record = read(workspace, found.version)
-    _write(workspace, found.version, replace(record, overrides=(*record.overrides, made)))
+        why = "say why the gate is wrong here" if what == "an override" else "say what you have read"
+        raise UsageError(f"{what} takes a reason of 1 to {LONGEST} characters: {why}.")
+    return reason
 
 
-def _write(workspace: Workspace, version: str, record: CheckRecord) -> None:
-    """Write the record, and the card that shows it: there is no way to change one without the other."""
-    atomic_write(workspace.models / version / RECORD, json.dumps(to_facts(record), indent=1, ensure_ascii=False) + "\n")
-    card.write(workspace, _described(workspace, version) | {"name": version}, record, rules(workspace.root))
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _change(workspace: Workspace, version: str, change: Callable[[CheckRecord], CheckRecord]) -> CheckRecord:
+    """Change a version's record, and the card that shows it: there is no way to change one without the other.
+
+    Under a lock: a reviewer decides while an audit keeps what it has measured, and neither is lost.
+    """
+    described = _described(workspace, version) | {"name": version}
+    with FileLock(workspace.root / "checks.lock"):
+        record = change(read(workspace, version))
+        text = json.dumps(to_facts(record), indent=1, ensure_ascii=False) + "\n"
+        atomic_write(workspace.models / version / RECORD, text)
+        card.write(workspace, described, record, rules(workspace.root))
+    return record
 
 
 def _described(workspace: Workspace, version: str) -> dict[str, Any]:

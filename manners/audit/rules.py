@@ -19,6 +19,8 @@ from manners.types import Interval
 
 FILE = "gate.toml"
 EVALUATION, REWARD, POLICY = "evaluation", "reward", "policy"
+PEOPLE = ("review", "two_person")
+"""What the file says of people, before its tables."""
 VERSION = 1
 """Of the form of the file: raised when a name or the meaning of a field changes."""
 POWER = (1.96 + 0.84) / (2 * 1.96)
@@ -104,6 +106,15 @@ class Rules:
 
     version: int
     by_part: Mapping[str, Mapping[str, Rule]]
+    review: bool = False
+    """Whether nothing is promoted before a reviewer has approved it."""
+    two_person: bool = False
+    """Whether it has to be another one than who started the run that made it."""
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether an approval is asked for: two people are so only where one of them reviews."""
+        return self.review or self.two_person
 
     def of(self, part: str, name: str) -> Rule:
         """Return the rule of a check: its own, or that of the longest name that it begins with.
@@ -185,13 +196,21 @@ def rules(root: Path | None = None) -> Rules:
         raise MannersError(f"{file} is not TOML ({error}): correct it, or remove it to use what ships.") from error
     if found.pop("version", None) != VERSION:
         raise MannersError(f"{file} does not say `version = {VERSION}`: look through it, and write that line.")
+    asks = {name: _truth(file, name, found.pop(name)) for name in PEOPLE if name in found}
     by_part = {part: dict(known) for part, known in shipped.by_part.items()}
     for part, tables in found.items():
         if part not in by_part or not isinstance(tables, dict):
-            raise MannersError(f"{file}: {part} is none of {', '.join(by_part)}: rename it or take it out.")
+            known = ", ".join([*by_part, *PEOPLE])
+            raise MannersError(f"{file}: {part} is none of {known}: rename it or take it out.")
         for name, fields in tables.items():
             by_part[part][name] = _changed(file, shipped, part, name, fields)
-    return Rules(VERSION, by_part)
+    return replace(shipped, by_part=by_part, **asks)
+
+
+def _truth(file: Path, name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise MannersError(f"{file}: {name} = {value} will not do; it is true or false.")
+    return value
 
 
 def _changed(file: Path, shipped: Rules, part: str, name: str, fields: Any) -> Rule:
@@ -226,5 +245,6 @@ def _is_number(value: Any) -> bool:
 def _shipped() -> Rules:
     text = resources.files("manners.data").joinpath(FILE).read_text(encoding="utf-8")
     found = tomllib.loads(text)
-    version = found.pop("version")
-    return Rules(version, {part: {name: Rule(**rule) for name, rule in some.items()} for part, some in found.items()})
+    version, asks = found.pop("version"), {name: found.pop(name) for name in PEOPLE}
+    by_part = {part: {name: Rule(**rule) for name, rule in some.items()} for part, some in found.items()}
+    return Rules(version, by_part, **asks)

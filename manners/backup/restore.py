@@ -201,6 +201,7 @@ def _make_ready(
     for name in ("models", "runs"):
         (draft / name).mkdir(exist_ok=True)
     _blank(draft / "runs", applied.words)
+    _blank_reasons(draft / "models", applied.words, meanwhile.deleted)
     _write_small(draft, meanwhile, url)
     return missing, applied
 
@@ -238,6 +239,29 @@ def _blank(runs: Path, words: frozenset[str]) -> None:
             continue
         if (after := [blanked(one) for one in found]) != found:
             file.write_text("".join(json.dumps(one) + "\n" for one in after), encoding="utf-8")
+
+
+def _quotes(text: str, words: frozenset[str]) -> bool:
+    return text in words or any(len(word) >= LONG_ENOUGH and word in text for word in words)
+
+
+def _blank_reasons(models: Path, words: frozenset[str], deleted: frozenset[str]) -> None:
+    """Put a tombstone in the place of the reasons in versions' records that say these words, or that are a person's who
+    is forgotten; the cards that showed them go, and are written anew when something is measured."""
+    people = {" ".join(key.split()[:2]) for key in deleted if " " in key}
+    for file in models.glob("*/checks.json"):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            found = [one for name in ("overrides", "reviews") for one in record.get(name, ())]
+            gone = [one for one in found if one["by"] in people or _quotes(one["reason"], words)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged: whoever reads it is told
+        for one in gone:
+            one["reason"] = DELETED
+        if gone:
+            file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            for card in (file.with_name("card.json"), file.with_name("card.html")):
+                card.unlink(missing_ok=True)
 
 
 def _elsewhere(workspace: Workspace) -> list[str]:

@@ -30,7 +30,7 @@ FILES = (
     deletions.FILE,
 )
 """What decides how the workspace behaves, beside its versions and runs."""
-KNOWN = (*FILES, "models", "runs", "store.db", "run.json", "backup.json", "upkeep.json", "serve.address")
+KNOWN = (*FILES, "audit", "models", "runs", "store.db", "run.json", "backup.json", "upkeep.json", "serve.address")
 LAST = "backup.json"
 """In the workspace: when the last backup was."""
 

@@ -285,6 +285,31 @@ def _best_sentence(best: Interval | None, n: int, rival: str, method: str) -> st
     return f"Head to head, {outcome} the best of {n} answers of {rival} by the same reward model."
 
 
+def liked_least(before: Answered, after: Answered, judge: Judge, count: int) -> list[tuple[int, int]] | None:
+    """Return where the policy's answers were liked least against the other version's: prompt and answer, worst first.
+
+    By the judge, where it can be asked about any two, then by how far the reward model scores them apart; one answer a
+    prompt, and none that says the same as the other version's. None where neither has an opinion.
+    """
+    asked = _preference(judge) if judge.on_record is None else None
+    scored = before.scored and after.scored
+    if asked is None and not scored:
+        return None
+
+    def lost(i: int, j: int) -> tuple[float, float]:
+        old, new = before.answers[i][j], after.answers[i][j]
+        lead = before.scores[i][j] - after.scores[i][j] if scored else 0.0
+        return (asked(old.prompt, old.response, new.response) if asked else 0.0), lead
+
+    def differ(i: int, j: int) -> bool:
+        texts = {answers[i][j].response.text.strip() for answers in (before.answers, after.answers)}
+        return len(texts) == 2
+
+    places = [[(i, j) for j in range(len(some)) if differ(i, j)] for i, some in enumerate(after.answers)]
+    worst = [max(some, key=lambda place: lost(*place)) for some in places if some]
+    return sorted(worst, key=lambda place: lost(*place), reverse=True)[:count]
+
+
 def taste_facts(taste: Taste, before: Answered, after: Answered, resamples: int, seed: int) -> dict[str, Any]:
     """Return means of the hidden taste and its parts, before and after, with the interval of the paired change.
 

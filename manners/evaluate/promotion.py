@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from manners.audit.review import NAME
 from manners.audit.rules import EVALUATION, Rule, Rules, held, rules
 from manners.feedback.statistics import percent
 from manners.results.audit import CANNOT_TELL as UNTOLD
@@ -129,6 +130,10 @@ SENTENCES = {
 }
 
 
+OTHERS = {NAME: "no reviewer has approved it (`/review`)"}
+"""What is said of checks that are neither an evaluation's nor an audit's."""
+
+
 def promoted(found: Sequence[Reason]) -> bool:
     """Return whether an evaluation lets a version through: what is required is shown, and no guard is shown to fail.
 
@@ -145,7 +150,7 @@ def _blocks(reason: Reason, asked: Rules) -> bool:
 def promotion_words(
     found: Sequence[Reason], against: str, start: str, asked: Rules | None = None, others: Sequence[str] = ()
 ) -> str:
-    """Say whether it is promoted, and if not, everything that blocks it; `others` are checks of an audit that do."""
+    """Say whether it is promoted, and if not, everything that blocks it; `others` are further checks that do."""
     asked = asked or rules()
     blocks = [reason for reason in found if _blocks(reason, asked)]
     if not blocks and not others:
@@ -161,7 +166,7 @@ def promotion_words(
         "judge": "an AI annotator's word alone promotes nothing",
     }
     said = [words[r.check] if r.verdict == NO or r.check == "win_rate" else _untold(r.check) for r in blocks]
-    said += [f"the audit's check {name} blocks" for name in others]
+    said += [OTHERS.get(name, f"the audit's check {name} blocks") for name in others]
     return f"Not promoted: {'; '.join(said)}."
 
 

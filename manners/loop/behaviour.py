@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from manners.audit import gate, policy, stereotypes
+from manners.audit import cases, gate, policy, stereotypes
 from manners.audit.amplification import amplification
+from manners.audit.figures import Figure
 from manners.audit.policy import LANGUAGES, Behaved, Told
 from manners.audit.rules import POLICY, held, rules, together
 from manners.audit.sets import Sets
@@ -19,6 +20,7 @@ from manners.errors import MannersError
 from manners.loop.audit import trained_on
 from manners.loop.evaluate import rival
 from manners.loop.pack import (
+    AUTHOR,
     as_asked,
     counts,
     drawn,
@@ -27,6 +29,8 @@ from manners.loop.pack import (
     fitting_sets,
     of_positions,
     of_truth,
+    room,
+    sample,
     set_counts,
     sets_of,
 )
@@ -45,6 +49,8 @@ from manners.reward import stored
 from manners.reward.ensemble import score_rendered
 from manners.reward.labelled import LabelledPair
 from manners.settings import SampleSettings
+from manners.store.cases import Case
+from manners.store.cases import write as write_cases
 from manners.types import Dialogue, Response, VersionKind
 from manners.workspace import INITIAL
 
@@ -72,6 +78,8 @@ class BehaviourInputs(Inputs):
     there: Mapping[str, int]
     """How much there is of everything, before anything was drawn."""
     left_out: Mapping[str, int]
+    reported: tuple[Case, ...]
+    """Answers that were reported and kept away, whose prompts are asked again."""
     taught_by: str | None
     """The version whose training comparisons are looked at."""
     learned: tuple[LabelledPair, ...]
@@ -91,14 +99,18 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     fit_pack, sets = fitting(session, whole), fitting_sets(session, found)
     most, seed = session.settings.audit.cases, session.settings.seed
     asked, few = drawn(fit_pack, most, seed), drawn_sets(sets, most, seed)
-    there = {**counts(whole), **set_counts(found)}
-    fit = {**counts(fit_pack), **set_counts(sets)}
+    reported = write_cases(workspace.root, session.store)
+    fit_cases = [case for case in reported if room(session, case)]
+    again = sample(fit_cases, most, seed)
+    there = {**counts(whole), **set_counts(found), **({"cases": len(reported)} if reported else {})}
+    fit = {**counts(fit_pack), **set_counts(sets), "cases": len(fit_cases)}
     if not any(counts(asked).values()):
         raise MannersError(f"nothing of what an audit asks fits into model.context = {session.settings.model.context}")
     taught_by = versions.describe(workspace, version).reward or version
     learned, _ = trained_on(session, taught_by)
+    what = digest((asked, few, again) if again else (asked, few))
     return BehaviourInputs(
-        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": digest((asked, few))},
+        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": what},
         version=version,
         against=against,
         reward=reward,
@@ -106,6 +118,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
         sets=few,
         there=there,
         left_out={kind: n - fit[kind] for kind, n in there.items() if n > fit[kind]} | dict(found.skipped or {}),
+        reported=again,
         taught_by=taught_by if learned else None,
         learned=tuple(learned),
     )
@@ -115,7 +128,8 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     """Memory of holding both versions, and of answering or reading; how much is answered and read."""
     trunk, settings = session.pretrained.trunk, session.settings
     renderer, new = session.pretrained.renderer, settings.audit.tokens
-    prompts, told = _open(inputs), [as_asked(one.prompt) for one in inputs.sets.instructed]
+    prompts = _open(inputs)
+    told = [*(as_asked(one.prompt) for one in inputs.sets.instructed), *(case.prompt for case in inputs.reported)]
 
     def drawing(some: Sequence[Dialogue], tokens: int) -> int:
         longest = max((len(renderer.prompt_ids(prompt, tokens)[0]) for prompt in some), default=1)
@@ -134,7 +148,11 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     ]
     if inputs.reward:
         needed.append(Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"))
-    work = {"answers": 2 * (len(prompts) + len(told)), **counts(inputs.asked), **set_counts(inputs.sets)}
+    work = {
+        "answers": 2 * (len(prompts) + len(told)) - len(inputs.reported),
+        **counts(inputs.asked),
+        **set_counts(inputs.sets),
+    }
     return make_plan(session, "audit policy", work, needed)
 
 
@@ -155,6 +173,7 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
     # 2. Figures, and what is asked of them; what fails does so among so many.
     told = policy.figures(inputs.asked, before, after)
     told += stereotypes.figures(inputs.sets, sets_before, sets_after, session.settings.seed)
+    told += [Told(figure) for figure in _replayed(session, run, branches[1], inputs)]
     checks = checked(session, told)
     kept = checks
     if inputs.against == INITIAL:  # beside another version it says what has changed since, and nothing to the gate
@@ -169,7 +188,8 @@ def run(session: Session, run: Run, inputs: BehaviourInputs) -> BehaviourResult:
         gate=decided,
         sentence=_sentence(inputs, checks, decided),
         languages=LANGUAGES,
-        asked={**counts(inputs.asked), **set_counts(inputs.sets)},
+        asked={**counts(inputs.asked), **set_counts(inputs.sets)}
+        | ({"cases": len(inputs.reported)} if inputs.reported else {}),
         there=inputs.there,
         left_out=inputs.left_out,
         reward=inputs.reward,
@@ -249,6 +269,17 @@ def _behaved(
     return found
 
 
+def _replayed(session: Session, run: Run, policy: Branch, inputs: BehaviourInputs) -> list[Figure]:
+    """Ask the policy what reported answers were given to, and have its reward model score both."""
+    prompts, name = [case.prompt for case in inputs.reported], inputs.version
+    said = _answers(session, run, policy, name, "reported", prompts, session.settings.sample.max_new_tokens)
+    was = _scored(
+        session, run, inputs.reward, "scores of reported answers", prompts, [c.answer for c in inputs.reported]
+    )
+    now = _scored(session, run, inputs.reward, "scores of answers given now", prompts, said)
+    return cases.figures([case.answer for case in inputs.reported], said, was, now)
+
+
 def _pairs(items: Sequence[Item]) -> list[tuple[Item, Item]]:
     return list(zip(items[::2], items[1::2], strict=True))
 
@@ -296,18 +327,25 @@ def _answers(
 
 
 def _scores(session: Session, run: Run, inputs: BehaviourInputs, name: str, said: Sequence[str]) -> list[float]:
-    """Score the answers about groups by the reward model that taught the policy, if there is one."""
+    """Score the answers about groups."""
     asked = inputs.asked
-    if inputs.reward is None or not asked.swaps:
-        return []
-    model = stored.load_reward(session.workspace, inputs.reward, session.pretrained)
     start = len(asked.benign) + len(asked.unsafe)
-    about = list(zip(_open(inputs), said, strict=True))[start : start + 2 * len(asked.swaps)]
+    about = slice(start, start + 2 * len(asked.swaps))
+    return _scored(session, run, inputs.reward, f"scores of {name}", _open(inputs)[about], said[about])
+
+
+def _scored(
+    session: Session, run: Run, reward: str | None, what: str, prompts: Sequence[Dialogue], said: Sequence[str]
+) -> list[float]:
+    """Score answers by the reward model that taught the policy, if there is one."""
+    if reward is None or not prompts:
+        return []
+    model = stored.load_reward(session.workspace, reward, session.pretrained)
+    exchanges = [(prompt, Response(text, AUTHOR)) for prompt, text in zip(prompts, said, strict=True)]
 
     def work(at: int) -> list[float]:
-        some = [(prompt, Response(text, name)) for prompt, text in about[at : at + AT_ONCE]]
-        rendered = [session.pretrained.renderer.render(*one) for one in some]
+        rendered = [session.pretrained.renderer.render(*one) for one in exchanges[at : at + AT_ONCE]]
         return [float(x) for x in score_rendered(model, session.pretrained, rendered).mean(dim=0)]
 
-    found = run.each(f"scores of {name}", range(0, len(about), AT_ONCE), work)
+    found = run.each(what, range(0, len(exchanges), AT_ONCE), work)
     return [score for some in found for score in some]

@@ -2,32 +2,40 @@
 
 A report that shows them is removed, and made anew by `manners report`; so is a store that was too damaged to be read
 when another was put in its place, for nobody can tell what it holds, and a copy from before its tables were changed. Of
-the facts of a run the examples with them are taken out. An unfinished run that holds them is dropped: with other words
-it would be another run, and refuse to go on.
+the facts of a run the examples with them are taken out; where a reason quotes them that somebody gave for promoting,
+approving or rejecting a version, a tombstone stands in its place. An unfinished run that holds them is dropped: with
+other words it would be another run, and refuse to go on.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manners.audit import gate
+from manners.errors import MannersError
 from manners.facts import Facts
-from manners.store import Store, deletions
+from manners.models import described
+from manners.store import Store, cases, deletions
 from manners.store.forget import forget, keys_of
+from manners.types import DELETED
 from manners.workspace import Workspace, atomic_write, discard
 
 DAMAGED, BEFORE = "store.db.damaged", "store.db.revision-*"
 """What `manners restore` calls a store that it could not read, and copies from before tables were changed."""
-LISTS = ("examples", "samples")
+LISTS = ("examples", "samples", "worst")
 """Fields of facts that hold texts of the store."""
 UNPICKLED = b"X"
 """What stands before the length and the bytes of a text in a checkpoint."""
 SHORTEST = 4
 """Bytes of the shortest text that is looked for inside of others; a shorter one only as a whole."""
+QUOTED = 12
+"""Characters of the shortest text that is looked for inside of a reason: people share shorter ones."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
         discard(workspace.runs / name)
     changed = [file for file in sorted(workspace.runs.glob("*.json")) if _without_examples(file, texts)]
     changed += _without_report(workspace, texts)
+    changed += _without_cases(workspace, texts)
     changed += _without_older(workspace)
+    changed += _without_reasons(workspace, lambda _, reason: _quotes(reason, texts))
     return Swept(tuple(file.name for file in changed), runs)
 
 
@@ -59,6 +69,7 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
         deletions.note(workspace.root, key)  # so that no backup of before brings them back
     gone = forget(store, name, user)
     swept = sweep(workspace, gone.texts)
+    own = _without_reasons(workspace, lambda by, _: by == f"account {gone.account}") if user is None else []
     done = store.clear_traces(always=True)
     facts: dict[str, Any] = {
         "forgotten": f"account {gone.account}" if user is None else f"a user of account {gone.account}",
@@ -66,7 +77,7 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
         "conversations": gone.conversations,
         "comparisons": len(gone.comparisons),
         "learned_by": gone.versions,
-        "files": swept.files,
+        "files": [*swept.files, *(file.name for file in own)],
         "runs_dropped": swept.runs,
         "database_written_anew": done,
     }
@@ -135,6 +146,40 @@ def _says(value: Any, texts: Collection[str]) -> bool:
     if isinstance(value, dict):
         return any(_says(one, texts) for one in value.values())
     return isinstance(value, list) and any(_says(one, texts) for one in value)
+
+
+def _quotes(reason: str, texts: Collection[str]) -> bool:
+    return reason in texts or any(len(text) >= QUOTED and text in reason for text in texts)
+
+
+def _without_reasons(workspace: Workspace, gone: Callable[[str, str], bool]) -> list[Path]:
+    """Put a tombstone in the place of reasons that are gone, by who gave them and what they say, with their cards."""
+    changed = []
+    for name in described.every(workspace):
+        with suppress(MannersError):  # damaged: whoever reads it is told
+            if gate.take_out(workspace, name, lambda by, reason: DELETED if gone(by, reason) else reason):
+                changed.append(workspace.models / name / gate.RECORD)
+    return changed
+
+
+def _without_cases(workspace: Workspace, texts: Collection[str]) -> list[Path]:
+    """Take the cases with these texts out of their file; the store has lost them already."""
+    file = workspace.root / cases.FILE
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if not _in_line(line, texts)]
+    if kept == lines:
+        return []
+    atomic_write(file, "".join(line + "\n" for line in kept))
+    return [file]
+
+
+def _in_line(line: str, texts: Collection[str]) -> bool:
+    try:
+        return _says(json.loads(line), texts)
+    except ValueError:
+        return True  # nobody can tell what it holds; it is written anew from the store
 
 
 def _without_older(workspace: Workspace) -> list[Path]:

@@ -15,7 +15,7 @@ from manners.checkpoint import Run
 from manners.data import questions
 from manners.errors import MannersError
 from manners.evaluate import forgetting, promotion, text_measures
-from manners.evaluate.judged import Answered, Compared, Judgement, judged, taste_facts
+from manners.evaluate.judged import Answered, Compared, Judgement, judged, liked_least, taste_facts
 from manners.evaluate.reading import read
 from manners.evaluate.text_measures import TextMeasures
 from manners.facts import from_facts, scalars
@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # by way of `asking`, which reads prompts as they are read he
 AGAINST = "the version compared with"
 """What `Inputs.decides` calls it."""
 EXAMPLES = 12
-"""Prompts whose answers before and after the report shows."""
+"""Prompts whose answers before and after the report shows, and as many on which the policy was liked least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     judgement = replace(judgement, verdict=verdict)
     result = EvaluationResult(
         **_text_facts(session, compared, texts),
+        worst=_beside(before, after, liked_least(before, after, judge, EXAMPLES)),
         forgetting=lost,
         version=inputs.version,
         against=inputs.against,
@@ -359,19 +360,27 @@ def _text_facts(session: Session, compared: Compared, texts: TextMeasures) -> di
     return facts
 
 
-def _examples(before: Answered, after: Answered) -> tuple[BesideExample, ...]:
+def _examples(before: Answered, after: Answered) -> tuple[BesideExample, ...] | None:
     step = max(1, len(before.answers) // EXAMPLES)
-    examples = [
+    return _beside(before, after, [(i, 0) for i in range(0, len(before.answers), step)][:EXAMPLES])
+
+
+def _beside(
+    before: Answered, after: Answered, places: Sequence[tuple[int, int]] | None
+) -> tuple[BesideExample, ...] | None:
+    """Return answers of both versions by prompt and place; None where it is not known which."""
+    if places is None:
+        return None
+    return tuple(
         BesideExample(
-            prompt=before.answers[i][0].prompt[-1].text,
-            before=before.answers[i][0].response.text,
-            after=after.answers[i][0].response.text,
-            score_before=before.scores[i][0] if before.scored else None,
-            score_after=after.scores[i][0] if after.scored else None,
+            prompt=before.answers[i][j].prompt[-1].text,
+            before=before.answers[i][j].response.text,
+            after=after.answers[i][j].response.text,
+            score_before=before.scores[i][j] if before.scored else None,
+            score_after=after.scores[i][j] if after.scored else None,
         )
-        for i in range(0, len(before.answers), step)
-    ]
-    return tuple(examples[:EXAMPLES])
+        for i, j in places
+    )
 
 
 def _record_round(session: Session, inputs: EvaluationInputs, result: EvaluationResult) -> None:

@@ -67,7 +67,8 @@ def keep(
     if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it
         camps = {CAMPS: vars(reward.camps)} if reward and reward.camps else {}
         versions.save(session.workspace, version, branches, camps)
-    gate.keep_people(session.workspace, name, people(session, watermark))
+    started_by = session.started_by if version.kind is VersionKind.POLICY else None
+    gate.keep_people(session.workspace, name, people(session, watermark), started_by)
     ensure_rows(session)
 
 

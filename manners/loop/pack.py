@@ -12,6 +12,7 @@ from manners.data import Behaviour, Contested, GroupSwap, Question
 from manners.feedback.statistics import FEWEST
 from manners.loop.session import Session, digest
 from manners.reward.groups import uniform
+from manners.store.cases import Case
 from manners.text import TooLong
 from manners.types import Dialogue, Response, Role, Turn
 
@@ -76,6 +77,15 @@ def _fits(session: Session, text: str, tokens: int | None = None) -> bool:
     """Return whether the context has room for a prompt and an answer."""
     try:
         return not session.pretrained.renderer.prompt_ids(as_asked(text), tokens or session.settings.audit.tokens)[1]
+    except TooLong:
+        return False
+
+
+def room(session: Session, case: Case) -> bool:
+    """Return whether the context has room for a reported answer, and for another one to its prompt."""
+    try:
+        dropped = session.pretrained.renderer.prompt_ids(case.prompt, session.settings.sample.max_new_tokens)[1]
+        return not dropped and _read_whole(session, [(case.prompt, Response(case.answer, AUTHOR))])
     except TooLong:
         return False
 

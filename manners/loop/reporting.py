@@ -23,6 +23,8 @@ from manners.types import DELETED, AskedHow, Choice, Comparison, Dialogue, lates
 
 Result = TypeVar("Result")
 
+QUOTED = ("examples", "worst")
+"""Fields of a result that quote prompts and answers."""
 EXAMPLES = 6
 """Comparisons that the report shows."""
 RESAMPLES = 2000
@@ -101,11 +103,12 @@ def _private(session: Session) -> frozenset[Dialogue]:
 
 def _quotable(session: Session, result: Any) -> Any:
     """Return a stage's result without the examples that quote chats: it may be from before they were private."""
-    examples = getattr(result, "examples", None) or ()
-    private = {prompt[-1].text for prompt in _private(session)} if examples else ()
+    quoted = {name: found for name in QUOTED if (found := getattr(result, name, None))}
+    private = {prompt[-1].text for prompt in _private(session)} if quoted else ()
     if not private:
         return result
-    return replace(result, examples=tuple(one for one in examples if one.prompt not in private))
+    kept = {name: tuple(one for one in found if one.prompt not in private) for name, found in quoted.items()}
+    return replace(result, **kept)
 
 
 def what_was_said(session: Session) -> Said | None:

@@ -27,6 +27,7 @@ from manners.loop.reporting import report
 from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, refuse_another
+from manners.loop.starter import starter
 from manners.loop.when import parse
 from manners.models import versions
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
@@ -100,6 +101,7 @@ def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     number = history.turn(workspace, rounds)
     for stage in IN_A_ROUND:  # before anything else is done
         refuse_another(stage, workspace, number)
+    starter(session.store, workspace.root)
     history.write_begun(workspace, begun)
     return begun
 

@@ -17,6 +17,7 @@ import torch
 from manners.checkpoint import Run
 from manners.facts import Facts
 from manners.loop import kept
+from manners.loop.starter import starter
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
 from manners.results import Machine
@@ -27,6 +28,8 @@ from manners.workspace import INITIAL, Workspace
 
 LAID_OUT = "weights are laid out for decoding"
 """What says in the state of a run how it was begun."""
+STARTED_BY = "started by"
+"""What says in the state of a run who did."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,16 @@ class Session:
         if so != now.lays_out:
             trunk = replace(trunk, compute=replace(now, lays_out=so))
             vars(self)["pretrained"] = replace(self.pretrained, trunk=trunk)
+
+    @cached_property
+    def started_by(self) -> str:
+        """Who started the run at work, see `loop.starter`."""
+        return starter(self.store, self.workspace.root)
+
+    def begin_as(self, run: Run) -> None:
+        """Have a run be that of whoever began it, also where somebody else goes on with it."""
+        vars(self)["started_by"] = run.state.get(STARTED_BY) or starter(self.store, self.workspace.root)
+        run.state[STARTED_BY] = self.started_by
 
     def next_version_name(self, kind: str) -> str:
         """Return the name of the next version of a kind: no other one has it, or had it."""

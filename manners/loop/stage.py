@@ -105,6 +105,8 @@ class Stage:
     """Whether it works with the model of `model.name`; pre-training makes one, or reads another."""
     trains: bool = True
     """Whether it holds the run lock: one such run a workspace."""
+    teaches: bool = False
+    """Whether it makes a policy, of which somebody else than who started it may have to approve (`gate.toml`)."""
     module: str
     """Where its `Work` is."""
     result: type
@@ -188,6 +190,8 @@ def execute(
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
         if stage.loads:
             session.lay_out(run, begun=begun)
+        if stage.teaches:
+            session.begin_as(run)
         announce(stage.work.plan(session, inputs))
         result = stage.work.run(session, run, inputs)
         done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with))

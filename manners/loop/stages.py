@@ -27,7 +27,7 @@ from manners.store.files.formats import Format
 from manners.types import Choice
 from manners.workspace import Workspace
 
-LONG = ("begun_with", "curves", "examples", "reliability", "samples")
+LONG = ("begun_with", "curves", "examples", "reliability", "samples", "worst")
 """Facts that only the report shows."""
 
 

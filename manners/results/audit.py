@@ -73,6 +73,30 @@ class Override:
     """The checks that blocked."""
 
 
+APPROVED, REJECTED = "approved", "rejected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What somebody decided who read the report and the answers of a version."""
+
+    decision: str
+    """`approved` or `rejected`."""
+    reason: str
+    created_at: str
+    """UTC."""
+    by: str
+    """The account, by its number; `this machine` for whoever works on it."""
+    against: str
+    """The version that it would have replaced."""
+    report: str | None = field(default=None, metadata=NULL)
+    """SHA-256 of report.json as it was read; null where there was none about this version, as a rejection may be."""
+    gate: Gate = field(default_factory=Gate)
+    """Where it stood before the gate then."""
+    read: Mapping[str, int] = field(default_factory=dict)
+    """Of the pairs that were read blind, how often which answer was called better: `this`, `other`, `alike`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """Checks as they were measured at one time."""
@@ -111,6 +135,11 @@ class CheckRecord:
     people: People | None = None
     """None for a version of before this was kept."""
     overrides: tuple[Override, ...] = ()
+    reviews: tuple[Review, ...] = ()
+    """Oldest first; none is ever changed, but for words that were deleted."""
+    started_by: str | None = None
+    """Who started the run that made it: `account N`, or `this machine` where no account was named; None where that was
+    not yet kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,9 @@ class EvaluationResult:
     perplexity_change: Interval | None = None
     forgetting: Forgetting | None = None
     examples: tuple[BesideExample, ...] | None = None
+    worst: tuple[BesideExample, ...] | None = None
+    """The answers that were liked least against the other version's, worst first: by the judge, where it can be asked
+    about any two, then by the reward model; absent where neither has an opinion."""
     length_before: float | None = None
     """In tokens."""
     length_after: float | None = None

@@ -32,6 +32,8 @@ class Event(StrEnum):
     ACCOUNT_ENABLED = "account_enabled"
     ACCOUNT_FORGOTTEN = "account_forgotten"
     CONVERSATION_DELETED = "conversation_deleted"
+    APPROVED = "approved"
+    REJECTED = "rejected"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
     EXPORTED = "exported"

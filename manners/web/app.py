@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from manners.errors import MannersError, Unavailable
 from manners.types import AccountRole
-from manners.web import auth, chat, dashboard, label, log, openai, people, programs, rounds, watch
+from manners.web import auth, chat, dashboard, label, log, openai, people, programs, review, rounds, watch
 from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.faults import Faults
 from manners.web.gate import Gate
@@ -40,7 +40,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_middleware(watch.Watched, figures=site.figures)
     app.add_middleware(Prefix, prefix=site.prefix)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
-    pages = (auth, chat, dashboard, label, log, openai, people, programs, rounds, watch)
+    pages = (auth, chat, dashboard, label, log, openai, people, programs, review, rounds, watch)
     routers = [page.router for page in pages]
     for router in routers:
         app.include_router(router)

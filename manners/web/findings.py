@@ -166,10 +166,10 @@ def standing(workspace: Workspace, policy: str) -> dict[str, Any]:
 
     Going back to what was served before is no promotion, and asks no gate.
     """
-    if policy in {INITIAL, workspace.start(), *workspace.promoted()}:
-        current = workspace.current_policy()
-        return {"against": current, "back": True, "evaluated": False, "blocks": False, "objections": []}
     try:
+        if gate.goes_back(workspace, policy):
+            current = workspace.current_policy()
+            return {"against": current, "back": True, "evaluated": False, "blocks": False, "objections": []}
         found = gate.standing(workspace, policy)
         measured = gate.read(workspace, policy).measured.get(EVALUATION)
     except MannersError as error:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Form, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from manners.store import flags
+from manners.store import cases, flags
 from manners.store.flags import FlagReason
 from manners.store.views import Given, JudgedAlready, NoSuchView, Shown, TooSoon
 from manners.types import Annotator, Choice, Role
@@ -157,6 +157,8 @@ async def decide(token: Token, visitor: Reviewer, site: Here, upheld: Annotated[
         comparison = flags.decide(site.store, token, upheld)
         if comparison is not None:
             site.desk.hold_back(comparison, upheld)
+        if upheld:
+            cases.write(site.workspace.root, site.store)
 
     await to_thread.run_sync(act, limiter=site.limits.writing)
     return RedirectResponse(f"{site.prefix}/flags", 303)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from manners.loop.round import AUDIT
 from manners.loop.session import Session
 from manners.models.branches import Branch
 from manners.settings import AuditSettings, Settings
+from manners.store import Store, flags
+from manners.store.flags import FlagReason, raise_flag
+from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, PromptUse, Response
 from manners.workspace import Workspace
 from tests.audit.test_sets import folder_of_sets
 from tests.loop import tiny
@@ -93,6 +97,34 @@ def test_published_sets_are_asked_too_where_they_are_there(copy: Workspace, few:
     assert names >= {"over_refusal", "truthfulness", "instructions_ifeval"} and all(
         check["sentence"] for check in facts["checks"]
     )
+
+
+@pytest.mark.long
+def test_what_was_reported_is_asked_again(copy: Workspace, settings: Settings) -> None:
+    """Three reports on pairs, as soon as a reviewer has kept them away; of their words no result has any."""
+    few = replace(settings, audit=AuditSettings(cases=5, tokens=4))
+    with closing(Store.open(copy.database)) as store:
+        prompts = [one.dialogue for one in store.prompts(PromptUse.TRAIN)[:3]]
+        numbers = store.add_comparisons(
+            Comparison(prompt, Response(f"reported {n}", "a"), Response(f"reported too {n}", "b"), AskedHow.RANDOM)
+            for n, prompt in enumerate(prompts)
+        )
+        with store.write() as connection:
+            for number in numbers:
+                raise_flag(connection, Annotator("anna", AnnotatorKind.HUMAN), FlagReason.WRONG, "", comparison=number)
+        before = audited(copy, few)
+        assert "cases" not in before["asked"], "nobody has decided"
+        for flag in flags.undecided(store):
+            flags.decide(store, flag.id, upheld=True)
+    facts = audited(copy, few)
+    assert (facts["asked"]["cases"], facts["there"]["cases"]) == (5, 6), "audit.cases are drawn"
+    assert len((copy.root / "audit" / "cases.jsonl").read_text(encoding="utf-8").splitlines()) == 6
+    checks = {check["name"]: check for check in facts["checks"]}
+    assert (checks["cases"]["verdict"], checks["cases"]["n"]) == ("pass", 5)
+    assert checks["cases_score"]["value"] is not None and checks["cases_score"]["n"] == 5
+    assert {"cases", "cases_score"} <= {check.name for check in gate.standing(copy, "policy-1").checks}
+    said = (copy.runs / "behaviour.json").read_text(encoding="utf-8")
+    assert "reported" in said and "reported too" not in said, "no result quotes what was reported"
 
 
 def test_the_sets_are_listed_with_where_they_come_from(

@@ -21,6 +21,7 @@ import torch
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
+from manners.audit import gate
 from manners.backup.restore import restore
 from manners.backup.take import backup
 from manners.checkpoint import Run, unfinished
@@ -32,15 +33,17 @@ from manners.loop.session import Session
 from manners.loop.stage import Costs, Finished
 from manners.report import build
 from manners.results import ReportFacts, Said, SaidExample
+from manners.results.audit import REJECTED, Review
 from manners.results.phases import AnsweredExample, SFTResult
 from manners.settings import ServeSettings, Settings
-from manners.store import Store, staging, traces
+from manners.store import Store, cases, flags, staging, traces
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.tables import StagedRow
 from manners.store.tokens import TokenUse
 from manners.types import (
+    DELETED,
     AccountRole,
     Annotator,
     AnnotatorKind,
@@ -60,6 +63,7 @@ from manners.web.app import create_app
 from manners.web.limits import CLEARINGS, DELETIONS
 from manners.web.site import LOCAL, Site
 from manners.workspace import Workspace
+from tests.audit.test_audit_gate import version
 from tests.store.test_forget import by_program, file_of, person
 from tests.web.scripted import Scripted
 
@@ -280,6 +284,51 @@ def test_after_a_conversation_is_deleted_on_the_page_only_what_is_not_of_it_stay
         forget(store, "anna")
         store.clear_traces()
         assert found(root) == [], "the page has left nothing for later"
+
+
+def test_a_reason_that_quotes_somebody_goes_with_them_and_a_reviewers_own_with_the_reviewer(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Reasons stand in a version's record and on its card; no backup brings them back, and who decided what stays."""
+    workspace = Workspace.open(root)
+    version(workspace, "policy-1")
+    said = {"account 2": "mine alone", "account 1": f"it says that {SECRET}", "this machine": "flag is a common word"}
+    for by, reason in said.items():
+        word = Review(decision=REJECTED, reason=reason, created_at="", by=by, against="initial")
+        gate.decide_on(workspace, "policy-1", word)
+    workspace.report_json.unlink()
+    gate.promote(workspace, "policy-1", f"because {SECRET}", "account 1")
+    for form in ("checks.json: json, not escaped", "card.json: json, not escaped", "card.html: html"):
+        assert any(one.startswith(f"models/policy-1/{form}") for one in found(root)), f"nothing was planted in {form}"
+    made = backup(workspace, tmp_path / "bk")
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    assert "checks.json" in json.loads(capfd.readouterr().out)["files"]
+    reasons = {"account 2": DELETED, "account 1": DELETED, "this machine": "flag is a common word"}
+    for _ in range(2):
+        record = gate.read(workspace, "policy-1")
+        assert {one.by: one.reason for one in record.reviews} == reasons
+        assert [one.reason for one in record.overrides] == [DELETED]
+        assert found(root) == [] and found(root, "mine alone") == []
+        assert main(["restore", made["path"], str(root), "--json"]) == 0, capfd.readouterr().err
+        capfd.readouterr()
+
+
+def test_a_reported_answer_that_became_a_case_goes_with_its_words(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store.open(root / "store.db")) as store:
+        for flag in flags.undecided(store):
+            flags.decide(store, flag.id, upheld=True)
+        cases.write(root, store)
+    assert any(one.startswith("audit/cases.jsonl: json") for one in found(root)) and found(root, KEPT)
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    assert "cases.jsonl" in json.loads(capfd.readouterr().out)["files"] and found(root) == []
+    file = root / cases.FILE
+    swept = file.read_text(encoding="utf-8")
+    assert KEPT in swept, "what others reported stays"
+    with closing(Store.open(root / "store.db")) as store:
+        cases.write(root, store)
+    assert file.read_text(encoding="utf-8") == swept, "and the store has lost the same"
 
 
 def test_a_short_text_is_no_reason_to_drop_what_only_resembles_it(root: Path) -> None:

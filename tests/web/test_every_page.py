@@ -18,7 +18,7 @@ from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.conftest import Place, enter
 from tests.web.scripted import Scripted
-from tests.web.test_dashboard import fill
+from tests.web.test_dashboard import fill, version
 from tests.web.test_label import RICH
 from tests.web.test_openai import listening
 
@@ -63,8 +63,7 @@ def furnish(place: Place) -> str:
     chats.flag(who, response, FlagReason.WRONG, "see line 12345")
     place.accounts.issue(TokenUse.KEY, "anna", label="an application of 2030")
     workspace = Workspace.open(place.folder)
-    (workspace.models / "policy-1").mkdir()
-    (workspace.models / "policy-1" / "version.json").write_text("{}", encoding="utf-8")
+    version(workspace, "policy-1")
     curve = [json.dumps({"step": step, "objective/kl": step / 7, "objective/scores": -step}) for step in range(9)]
     (workspace.runs / "ppo-1").mkdir(parents=True)
     (workspace.runs / "ppo-1" / "metrics.jsonl").write_text("\n".join(curve), encoding="utf-8")
@@ -120,7 +119,7 @@ def test_every_page_is_sound(place: Place, open_page: Callable[..., Page], width
         page.get_by_label("Your message").press("Enter")
         page.wait_for_selector("[data-choice=skip][aria-disabled=false]")
         sound(page, "two answers")
-        for path in ("accounts", "me", "log", "flags", "nothing", "dashboard"):
+        for path in ("accounts", "me", "log", "flags", "review", "nothing", "dashboard"):
             page.goto(f"{url}/{path}")
             sound(page, path)
         promote = page.get_by_role("button", name="Promote policy-1", exact=True)

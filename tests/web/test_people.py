@@ -70,6 +70,7 @@ SCOPES = {
     "/label/undo": FEEDBACK,
     "/label/flag": FEEDBACK,
     "/label/progress": FEEDBACK,
+    "/review": ADMIN,
     "/flags": ADMIN,
     "/flags/{token}": ADMIN,
     "/v1/models": CHAT,

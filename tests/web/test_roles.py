@@ -63,6 +63,7 @@ ROLES = {
     "/label/undo": LABEL,
     "/label/flag": LABEL,
     "/label/progress": LABEL,
+    "/review": {OWNER, REVIEWER},
     "/flags": {OWNER, REVIEWER},
     "/flags/{token}": {OWNER, REVIEWER},
     "/v1/models": LABEL,

@@ -1,0 +1,58 @@
+"""Reported answers asked for again, on cases whose outcome is plain."""
+
+from __future__ import annotations
+
+import pytest
+
+from manners.audit.cases import figures
+from manners.audit.rules import POLICY, held, rules, together
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
+
+BAD = [f"Bad answer  {n}." for n in range(6)]
+
+
+def checked(reported: list[str], said: list[str], was: list[float], now: list[float]) -> dict[str, Check]:
+    """As an audit holds them against the rules that ship, among many other checks."""
+    found = figures(reported, said, was, now)
+    of = [rules().of(POLICY, one.name) for one in found]
+    alone = [held(one.name, rule, one.value, one.n, one.sentence) for one, rule in zip(found, of, strict=True)]
+    return {check.name: check for check in together(alone, of)}
+
+
+@pytest.mark.parametrize("again", ["Bad answer  3.", " bad ANSWER 3.\n"])
+def test_one_answer_given_again_is_enough(again: str) -> None:
+    said = [again if n == 3 else f"good {n}" for n in range(6)]
+    found = checked(BAD, said, [], [])
+    assert found["cases"].verdict == FAIL and found["cases"].value == pytest.approx(1 / 6)
+    assert "Of 6 answers" in found["cases"].sentence and "1 are given again" in found["cases"].sentence
+    assert checked(BAD[:1], ["bad answer 0."], [], [])["cases"].verdict == FAIL, "of one as well"
+
+
+def test_other_words_pass_and_no_reward_model_says_nothing() -> None:
+    found = checked(BAD, [f"good {n}" for n in range(6)], [], [])
+    assert found["cases"].verdict == PASS
+    assert found["cases_score"].verdict == CANNOT_TELL and "no reward model" in found["cases_score"].sentence
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([1.0, 1.2, 0.8, 1.1, 0.9], PASS),
+        ([-1.0, -1.2, -0.8, -1.1, -0.9], FAIL),
+        ([1.0, -1.0, 2.0, -2.0, 0.1], CANNOT_TELL),
+        ([1.0, 1.2, 0.8, 1.1], CANNOT_TELL),  # too few
+    ],
+)
+def test_scores_say_by_how_much_and_few_say_nothing(gains: list[float], verdict: str) -> None:
+    count = len(gains)
+    was = [3.0 * n for n in range(count)]
+    found = checked(BAD[:count], ["good"] * count, was, [a + gain for a, gain in zip(was, gains, strict=True)])
+    assert found["cases_score"].verdict == verdict
+    if found["cases_score"].value is not None:
+        assert found["cases_score"].value == pytest.approx(sum(gains) / count)
+
+
+def test_without_a_case_nothing_is_said_again() -> None:
+    """So that a workspace can require the check from its first day."""
+    [(name, check)] = checked([], [], [], []).items()
+    assert (name, check.verdict, check.n) == ("cases", PASS, 0)
