@@ -84,11 +84,11 @@ def mean_estimate(values: ArrayLike, weights: ArrayLike | None = None) -> Estima
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
     """Return p-values corrected for their number: below 5 % for any true null in at most 5 % of studies.
 
-    With w weights above 0 (1 each if not said), in the order of p_i / w_i: the k-th becomes the largest of p_(j) / w_(j)
-    times the weights from the j-th on, over j <= k, at most 1. Of like weights that is (m - j + 1) p_(j); a larger one
-    is found sooner, at the cost of the others. Holds however they depend on each other. Source: Holm 1979, "A simple
-    sequentially rejective multiple test procedure"; its weighted form as in Benjamini & Hochberg 1997, "Multiple
-    hypotheses testing with weights", procedure 3.1.
+    With weights w above 0 (1 each if not said), in the order of p_i / w_i: the k-th becomes the largest of
+    p_(j) / w_(j) times the weights from the j-th on, over j <= k, at most 1. Of like weights that is (m - j + 1) p_(j);
+    a larger one is found sooner, at the cost of the others. Holds however they depend on each other. Source: Holm 1979,
+    "A simple sequentially rejective multiple test procedure"; its weighted form as in Benjamini & Hochberg 1997,
+    "Multiple hypotheses testing with weights".
     """
     w = [1.0] * len(p_values) if weights is None else weights
     order = sorted(range(len(p_values)), key=lambda i: p_values[i] / w[i])
