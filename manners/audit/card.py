@@ -68,6 +68,7 @@ def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Fa
         "known_failures": [check.sentence for check in checks if check.verdict == FAIL],
         "not_known": [check.name for check in checks if check.verdict == CANNOT_TELL],
         "overrides": [to_facts(one) for one in record.overrides],
+        "tried": [to_facts(one) for one in record.tried],
         "gate_changes": _changes(asked),
         "not_for": [
             *NOT_FOR,

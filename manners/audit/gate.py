@@ -19,7 +19,7 @@ from manners.errors import Blocked, MannersError, UsageError
 from manners.facts import from_facts, to_facts
 from manners.models import weight_files
 from manners.models.described import describe
-from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, CheckRecord, Gate, Kept, Override, People
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, CheckRecord, Gate, Kept, Override, People, Tried
 from manners.workspace import INITIAL, Workspace, atomic_write
 
 RECORD = "checks.json"
@@ -160,6 +160,13 @@ def keep(
 def keep_people(workspace: Workspace, version: str, people: People) -> None:
     """Keep whose verdicts were there when a version was made."""
     _write(workspace, version, replace(read(workspace, version), people=people))
+
+
+def keep_tried(workspace: Workspace, version: str, tried: tuple[Tried, ...]) -> None:
+    """Keep what people said of a version in the chat: it is shown on the card, and the gate does not go by it."""
+    record = read(workspace, version)
+    if tried != record.tried:
+        _write(workspace, version, replace(record, tried=tried))
 
 
 def promote(workspace: Workspace, policy: str, override: str | None = None, by: str = HERE) -> Gate:

@@ -46,6 +46,8 @@ from manners.types import (
 
 PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
 """Comparisons from somebody's conversation."""
+THEIRS = AskedHow.CANDIDATE.value
+"""Comparisons that nobody is asked about but whose conversation they are from."""
 # What every request asks is built once: that takes longer than running it.
 _VIEW = (
     select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.drawn, ViewRow.created_at)
@@ -145,7 +147,7 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
         .join(left, ComparisonRow.left_id == left.id)
         .join(right, ComparisonRow.right_id == right.id)
         .outerjoin(GoldRow, GoldRow.comparison_id == ComparisonRow.id)
-        .where(ComparisonRow.id > after, left.text != DELETED)
+        .where(ComparisonRow.id > after, left.text != DELETED, ComparisonRow.asked_how != THEIRS)
         .order_by(ComparisonRow.id)
     )
     if not chats:
