@@ -177,6 +177,28 @@ def judged(connection: Connection, after: int) -> Iterator[Judged]:
         yield Judged(row.id, annotator_of(row), row.comparison_id, Choice(row.choice))
 
 
+def unanswered(connection: Connection, now: datetime) -> Iterator[tuple[Annotator, int, timedelta]]:
+    """Yield who may have which comparison before them, and for how long still: views without a verdict whose time runs.
+
+    Views that an import brought ended when they began.
+    """
+    query = (
+        select(
+            ViewRow.comparison_id,
+            ViewRow.expires_at,
+            AnnotatorRow.name,
+            AnnotatorRow.kind,
+            AnnotatorRow.account_id,
+        )
+        .join(AnnotatorRow, ViewRow.annotator_id == AnnotatorRow.id)
+        .outerjoin(VerdictRow, VerdictRow.view_id == ViewRow.id)
+        .where(ViewRow.expires_at > now, VerdictRow.id.is_(None))
+        .order_by(ViewRow.id)
+    )
+    for row in connection.execute(query):
+        yield annotator_of(row), row.comparison_id, row.expires_at - now
+
+
 def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown | None:
     """Store that a comparison is shown, and return it as it is; None where its words were deleted meanwhile."""
     texts = connection.execute(_texts(), {"comparison": draw.comparison}).one()

@@ -76,7 +76,7 @@ def _keep(site: Site, ongoing: Ongoing, done: Mapping[int, Done], version: str) 
         for side, text in enumerate(ongoing.texts)
     ]
     if len(done) < len(answers):  # what was stopped is compared with nothing
-        answers = [max(answers, key=lambda answer: bool(answer.text.strip()))]
+        answers = [max(answers, key=lambda answer: (bool(answer.text.strip()), answer.author == version))]
     elif asks and asks.trial and not _can_tell(answers, asks.trial):
         answers = [one for one in answers if one.author != asks.trial.version][:1] or answers[:1]
     chats = Chats(site.store)
