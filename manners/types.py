@@ -129,6 +129,15 @@ class AskedHow(StrEnum):
     """Put before a user of another program, which told us."""
     GOLD = "gold"
     """Its verdict is known: it measures annotators; never trained on."""
+    CANDIDATE = "candidate"
+    """The promoted version's answer to a turn of somebody's conversation and a candidate's, put before that person;
+    neither it nor anything that begins with the same opening is ever trained on."""
+
+
+VERSUS = frozenset({AskedHow.EVALUATION, AskedHow.CANDIDATE})
+"""What is asked to find out which of two versions is better."""
+MEASURES = VERSUS | {AskedHow.GOLD}
+"""What is asked to measure something, and never to learn from."""
 
 
 class DrawnHow(StrEnum):
@@ -267,7 +276,8 @@ class Comparison:
     reported: bool = False
     """Whether a reviewer has upheld a report of it, or of one of its responses; never trained on."""
     kept: bool = False
-    """Whether its `opening` is that of a prompt that the store keeps for validation or evaluation; never trained on."""
+    """Whether its `opening` is that of a prompt that the store keeps for validation or evaluation, or that a candidate
+    was compared on; never trained on."""
     bets: tuple[Bet, ...] = ()
     """What it counts for in an evaluation, at most one for each kind of annotator."""
 

@@ -70,6 +70,7 @@ def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Fa
         "overrides": [to_facts(one) for one in record.overrides],
         "reviews": [to_facts(one) for one in record.reviews],
         "started_by": record.started_by,
+        "tried": [to_facts(one) for one in record.tried],
         "gate_changes": _changes(asked),
         "not_for": [
             *NOT_FOR,

@@ -34,6 +34,7 @@ from manners.results.audit import (
     Override,
     People,
     Review,
+    Tried,
 )
 from manners.workspace import INITIAL, Workspace, atomic_write
 
@@ -185,6 +186,12 @@ def goes_back(workspace: Workspace, policy: str) -> bool:
     """Return whether to promote a policy is to go back, which asks no gate: unless a reviewer has rejected it since."""
     before = policy in {INITIAL, workspace.start(), *workspace.promoted()}
     return before and not review.is_rejected(read(workspace, policy).reviews)
+
+
+def keep_tried(workspace: Workspace, version: str, tried: tuple[Tried, ...]) -> None:
+    """Keep what people said of a version in the chat: it is shown on the card, and the gate does not go by it."""
+    if tried != read(workspace, version).tried:
+        _change(workspace, version, lambda record: replace(record, tried=tried))
 
 
 def promote(workspace: Workspace, policy: str, override: str | None = None, by: str = HERE) -> Gate:

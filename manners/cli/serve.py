@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
 from manners.errors import MannersError
+from manners.settings import Settings
 from manners.settings_load import to_dict
 from manners.store import Store, audit
 from manners.store import accounts as stored
@@ -23,6 +24,10 @@ from manners.store.tokens import LIFETIME, PROGRAMS, Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web.address import link
 from manners.web.remembered import remember_accounts
+from manners.workspace import Workspace
+
+if TYPE_CHECKING:  # it is imported where it is needed, which is when something is served
+    from manners.web.candidate import Trial
 
 MOST_DAYS = 36_500
 """For which a key is good."""
@@ -47,6 +52,11 @@ class Serve(Common):
     key, put it into the environment variable MANNERS_UPSTREAM_KEY."""
     upstream_model: Annotated[str | None, arg(metavar="NAME")] = None
     """The model to ask that server for; the first one that it lists if not said."""
+    candidate: Annotated[str | None, arg(metavar="VERSION")] = None
+    """Put the answers of this policy beside the promoted one's on a share of turns in the chat, and ask which is
+    better: to evaluate it, and never to train."""
+    share: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Of the turns that may ask about the candidate, above 0 and up to 1; 0.1 if not said."""
 
     def run(self) -> Result:
         """Serve until interrupted."""
@@ -61,10 +71,11 @@ class Serve(Common):
         if self.port is not None:
             settings = replace(settings, serve=replace(settings.serve, port=self.port))
         workspace = self.open()
+        trial = self._trial(workspace, settings)
         store = Store.open(workspace.database)
         store.clear_traces()  # where the last server was killed before it could
         audit.settings_changed(store, digest(to_dict(settings))[:16])
-        audit.record(store, audit.Deed(audit.Event.SERVED))
+        audit.record(store, audit.Deed(audit.Event.SERVED, about=f"candidate {trial.version}" if trial else ""))
         try:
             serve(
                 workspace,
@@ -74,6 +85,7 @@ class Serve(Common):
                 base_url=self.base_url,
                 open_browser=self.open_browser,
                 upstream=upstream,
+                trial=trial,
             )
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
@@ -81,6 +93,16 @@ class Serve(Common):
             store.clear_traces()  # of what was deleted meanwhile
             store.close()
         return {}
+
+    def _trial(self, workspace: Workspace, settings: Settings) -> Trial | None:
+        """Return which candidate is put beside the promoted policy. Raises MannersError where it cannot be one."""
+        from manners.web.candidate import trial_of
+
+        if self.candidate is None:
+            if self.share is not None:
+                raise MannersError("--share goes with --candidate VERSION: say which version it is the share of")
+            return None
+        return trial_of(workspace, settings, self.candidate, self.share, upstream=self.upstream is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from manners.feedback.queue import has_enough
 from manners.feedback.statistics import Decision
 from manners.settings import ServeSettings
 from manners.types import (
+    VERSUS,
     AnnotatorKind,
     Answer,
     AskedHow,
@@ -130,7 +131,7 @@ def plan(n: int, level: float = 0.95) -> AskPlan:
 
 def spent(asked: Iterable[Comparison]) -> set[Dialogue]:
     """Return the prompts on which nothing can be opened any more: somebody was asked about them."""
-    return {one.prompt for one in asked if one.asked_how is AskedHow.EVALUATION or not one.kept}
+    return {one.prompt for one in asked if one.asked_how in VERSUS or not one.kept}
 
 
 def open_comparisons(

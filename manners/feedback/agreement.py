@@ -179,7 +179,8 @@ def habits(
 
 def _cannot_be_read(comparison: Comparison, verdict: Verdict) -> bool:
     """Return whether a verdict came sooner than anybody reads; in a chat the answers were there while they grew."""
-    if verdict.seconds is None or verdict.choice is Choice.SKIP or comparison.asked_how is AskedHow.CHAT:
+    in_a_chat = comparison.asked_how in (AskedHow.CHAT, AskedHow.CANDIDATE)
+    if verdict.seconds is None or verdict.choice is Choice.SKIP or in_a_chat:
         return False
     return verdict.seconds * READ_A_SECOND < len(comparison.left.text) + len(comparison.right.text)
 

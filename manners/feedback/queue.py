@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -177,10 +178,10 @@ class Queue:
             state.held_back = held
             self._sort_in(state)
 
-    def lease(self, annotator: str, comparison: int) -> None:
-        """Keep a comparison for an annotator for a while."""
+    def lease(self, annotator: str, comparison: int, seconds: float = math.inf) -> None:
+        """Keep a comparison for an annotator for so long, or as long as any is kept where that is less."""
         if state := self._states.get(comparison):
-            until = self._clock() + 60 * self._settings.lease
+            until = self._clock() + min(seconds, 60 * self._settings.lease)
             state.leases[annotator] = until
             heapq.heappush(self._leases, (until, comparison, annotator))
             self._given_back[annotator].discard(comparison)

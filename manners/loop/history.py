@@ -26,15 +26,13 @@ from manners.settings import LoopSettings, ServeSettings, Settings
 from manners.store import Outcome, Store
 from manners.store.accounts import Accounts
 from manners.store.records import Round
-from manners.types import LOCAL, AccountRole, AskedHow, Choice, Comparison, VersionKind, latest_verdicts
+from manners.types import LOCAL, MEASURES, AccountRole, AskedHow, Choice, Comparison, VersionKind, latest_verdicts
 from manners.unfinished import unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
 SKEW = timedelta(minutes=1)
 """What clocks of machines that share a record may differ by."""
-UNLEARNT = frozenset({AskedHow.EVALUATION, AskedHow.GOLD})
-"""What is never trained on."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | No
     arrived = (
         v.arrived or 0
         for c in comparisons
-        if c.asked_how not in UNLEARNT
+        if c.asked_how not in MEASURES
         for v in c.verdicts
         if v.choice is not Choice.SKIP and not v.annotator.is_judge
     )

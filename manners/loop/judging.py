@@ -25,6 +25,7 @@ from manners.reward.groups import uniform
 from manners.reward.labelled import VOLUNTEERED
 from manners.types import (
     DELETED,
+    MEASURES,
     Annotator,
     AskedHow,
     Choice,
@@ -39,7 +40,7 @@ def tried(turned: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     return {name: turned.get(name, (0, 0)) for name in judge_probes()}
 
 
-SET_ASIDE = "asked for an evaluation, or with a known verdict"
+SET_ASIDE = "asked for an evaluation, with a candidate, or with a known verdict"
 JOURNAL = "judge-answers.jsonl"
 """In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run
 has ended, for its verdicts are in the store then."""
@@ -68,8 +69,7 @@ def choose(
     held, rest = list[Comparison](), list[Comparison]()
     allowed = set[int | None]()
     for one in comparisons:
-        set_aside = one.asked_how in (AskedHow.EVALUATION, AskedHow.GOLD)
-        if reason := SET_ASIDE if set_aside else _kept_from(one, shared, private):
+        if reason := SET_ASIDE if one.asked_how in MEASURES else _kept_from(one, shared, private):
             left_out[reason] += 1
             continue
         if one.kept:  # what people have said of it is for an evaluation too

@@ -19,7 +19,7 @@ from manners.reward.ensemble import RewardModel
 from manners.reward.stored import CAMPS
 from manners.reward.verdicts import pooled
 from manners.store import VersionRecord
-from manners.types import AskedHow, Choice, VersionKind, latest_verdicts
+from manners.types import VERSUS, Choice, VersionKind, latest_verdicts
 
 RESAMPLES = 2000
 """Behind the interval of the annotators' agreement."""
@@ -76,7 +76,7 @@ def people(session: Session, watermark: int | None) -> People:
     """Return whose verdicts are in the record, up to a watermark, for the version's card."""
     everything = session.store.comparisons(as_of=watermark)
     known = without_judges(everything)
-    comparisons = pooled(c for c in known if c.asked_how is not AskedHow.EVALUATION and c.verdicts)
+    comparisons = pooled(c for c in known if c.asked_how not in VERSUS and c.verdicts)
     given = [latest_verdicts(comparison.verdicts) for comparison in comparisons]
     kinds = sorted({verdict.annotator.kind for some in given for verdict in some})
     choices = [verdict.shown_choice for some in given for verdict in some]

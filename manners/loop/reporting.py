@@ -19,7 +19,7 @@ from manners.report import build
 from manners.results import ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
 from manners.results.evaluation import EvaluationResult
 from manners.reward.verdicts import pooled
-from manners.types import DELETED, AskedHow, Choice, Comparison, Dialogue, latest_verdicts
+from manners.types import DELETED, VERSUS, AskedHow, Choice, Comparison, Dialogue, latest_verdicts
 
 Result = TypeVar("Result")
 
@@ -114,7 +114,7 @@ def _quotable(session: Session, result: Any) -> Any:
 def what_was_said(session: Session) -> Said | None:
     """Return what was asked and what annotators said, of the sides as shown; None if nothing was asked."""
     everything = session.store.comparisons()
-    comparisons = pooled(c for c in without_judges(everything) if c.asked_how is not AskedHow.EVALUATION)
+    comparisons = pooled(c for c in without_judges(everything) if c.asked_how not in VERSUS)
     if not comparisons:
         return None
     verdicts = [latest_verdicts(c.verdicts) for c in comparisons]

@@ -32,7 +32,7 @@ from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.text import Rendered, pack
 from manners.training import training_bytes
-from manners.types import AskedHow, Comparison, VersionKind
+from manners.types import MEASURES, Comparison, VersionKind
 from manners.workspace import INITIAL
 
 DISAGREEMENT = "disagreement"
@@ -156,9 +156,8 @@ def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Co
 
     It is the standard deviation over members of the normalised margin: what to ask people about next.
     """
-    unseen = (AskedHow.EVALUATION, AskedHow.GOLD)
     template = session.pretrained.renderer.template
-    waiting = [c for c in comparisons if not c.verdicts and c.asked_how not in unseen]
+    waiting = [c for c in comparisons if not c.verdicts and c.asked_how not in MEASURES]
     waiting = [c for c in waiting if not template.objection(c.prompt)]
     exchanges = [(c.prompt, side) for c in waiting for side in (c.left, c.right)]
     if not exchanges:

@@ -14,8 +14,8 @@ from manners.backup import record
 from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.evaluate import ask
-from manners.facts import Facts
-from manners.loop import history, kept, lineage
+from manners.facts import Facts, to_facts
+from manners.loop import history, kept, lineage, tried
 from manners.loop.round import EVERY
 from manners.loop.stage import Standing, finished, to_resume
 from manners.models import described
@@ -80,6 +80,7 @@ def _status(workspace: Workspace, store: Store, settings: Settings) -> Facts:
         "reward_models": rewards,
         "policies": policies,
     }
+    facts["candidate"] = next((to_facts(one) for one in tried.read(store, seen.comparisons)), None)
     facts["last_backup"] = last_backup(workspace)
     facts["last_rehearsal"] = asdict(rehearsed) if (rehearsed := record.rehearsal(workspace)) else None
     if failed := record.failure(workspace):

@@ -158,6 +158,11 @@ class RunningBatch:
         resting = (row for rows in self._resting.values() for row in rows)
         return bool(self.running) or any(row.ids for row in chain(self._waiting, resting))
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody waits for anything."""
+        return not self._requests
+
     def idle(self, admit: bool = True) -> bool:
         """Whether there is nothing to do for `step`, for now."""
         return not self.running and not any(admit or row.ids for row in self._waiting)
@@ -166,13 +171,14 @@ class RunningBatch:
         """Prepare a request and let it wait; raises MannersError where it can never be answered."""
         self.admit(key, prepare(self.renderer, request, self.seats))
 
-    def admit(self, key: int, prepared: Prepared) -> None:
-        """Let a request wait for its turn."""
+    def admit(self, key: int, prepared: Prepared, which: Sequence[int] | None = None) -> None:
+        """Let a request wait for its turn; of its answers this policy writes `which`, or all."""
         request = prepared.request
         read = (*prepared.prompt_ids, *prepared.begun_ids)
         self._requests[key] = [
             _Row(key, n, request, read, uniform, TextStream(self.renderer, request.stop, prepared.begun_ids))
             for n, uniform in enumerate(prepared.uniform)
+            if which is None or n in which
         ]
         for row in self._requests[key]:
             self._waiting.add(request.account, row)

@@ -55,6 +55,8 @@ class GenerationRequest:
     """What each answer begins with already: it is continued, and what is written says the continuation alone."""
     open_ended: bool = False
     """Whether `max_tokens` are kept free and no limit: an answer has all that its prompt leaves of the context."""
+    candidate: int | None = None
+    """Which of the answers the candidate writes, as long as there is one; None for none of them."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -164,7 +166,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To the model's process: answer with this policy from now on."""
+    """To the model's process: answer with this policy from now on, and let the candidate go."""
 
     version: str
 
@@ -196,6 +198,15 @@ MOST_AHEAD = 4
 Message = Submit | Cancel | Load | Heard | Rest | GoOn
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A policy that answers beside the promoted one where a request asks for it."""
+
+    version: str
+    seats: int
+    """Answers of its own that are written side by side."""
+
+
 class Phase(StrEnum):
     """Whether requests are being answered."""
 
@@ -215,6 +226,8 @@ class EngineState:
     """The policy in use, or about to be."""
     reason: str = ""
     """Why it failed, or starts again, or why another policy could not be loaded."""
+    candidate: str | None = None
+    """The policy that can be asked beside the one in use; None for none, or none any more."""
 
 
 Report = EngineState | tuple[tuple[int, Event], ...]

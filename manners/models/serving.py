@@ -19,10 +19,12 @@ from manners.errors import MannersError
 from manners.logs import complain
 from manners.models import versions
 from manners.models.batch import Prepared, RunningBatch
+from manners.models.beside import Pair
 from manners.models.preparing import Preparing, Ready
 from manners.models.pretrained import Pretrained
 from manners.models.requests import (
     MOST_AHEAD,
+    Beside,
     Cancel,
     EngineState,
     Event,
@@ -43,11 +45,19 @@ TURN = 0.005
 """Seconds between two steps in which long dialogues are laid out."""
 
 
-def serve(connection: Connection, workspace: Path, settings: ModelSettings, version: str, seats: int) -> None:
+def serve(
+    connection: Connection,
+    workspace: Path,
+    settings: ModelSettings,
+    version: str,
+    seats: int,
+    beside: Beside | None = None,
+) -> None:
     """Load the model, and answer until the other end of the connection is closed.
 
     Another policy (`Load`) takes over between two requests: rows that run finish under the old one, and those that
-    come wait until they have, so that no answer has two authors.
+    come wait until they have, so that no answer has two authors. A candidate (`beside`) shares the trunk, and is let go
+    then; where it cannot be loaded the promoted policy answers alone, and the reason is told.
     """
     gc.freeze()  # what was imported stays, and is not looked through for garbage while people wait; no policy is in it
     inbox = SimpleQueue[Message | Ready]()
@@ -59,9 +69,11 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
     except Exception as error:  # where there is no model, the reason is all that there is to tell
         connection.send(EngineState(Phase.FAILED, version, _reason(error)))
         return
-    batch = RunningBatch(policy, version, pretrained.trunk, pretrained.renderer, seats)
+    promoted = RunningBatch(policy, version, pretrained.trunk, pretrained.renderer, seats)
+    candidate, reason = _candidate(place, beside, pretrained)
+    batch = Pair(promoted, candidate)
     preparing = Preparing(pretrained.renderer, seats, inbox)
-    connection.send(EngineState(Phase.READY, version))
+    connection.send(EngineState(Phase.READY, version, reason, batch.candidate))
     wanted: str | None = None
     ahead = 0
     while True:
@@ -84,7 +96,7 @@ def serve(connection: Connection, workspace: Path, settings: ModelSettings, vers
         for ready in preparing.at_once():
             said += _enter(batch, preparing, ready)
         if ahead < MOST_AHEAD:
-            said += batch.step(admit=wanted is None)
+            said += batch.step(wanted is None)
         if said:
             connection.send(tuple(said))
             ahead += 1
@@ -114,7 +126,7 @@ def _messages(inbox: SimpleQueue[Message | Ready], preparing: Preparing, wait: b
         return messages
 
 
-def _note(batch: RunningBatch, preparing: Preparing, message: Submit | Cancel | Rest | GoOn) -> None:
+def _note(batch: Pair, preparing: Preparing, message: Submit | Cancel | Rest | GoOn) -> None:
     """Note who wants to be answered, or does not any more, or not now."""
     match message:
         case Submit():
@@ -128,7 +140,7 @@ def _note(batch: RunningBatch, preparing: Preparing, message: Submit | Cancel | 
             batch.go_on(message.key)
 
 
-def _enter(batch: RunningBatch, preparing: Preparing, ready: Ready) -> tuple[tuple[int, Event], ...]:
+def _enter(batch: Pair, preparing: Preparing, ready: Ready) -> tuple[tuple[int, Event], ...]:
     """Let a request that is laid out wait for its turn; return what is said where it cannot be answered."""
     if not preparing.is_wanted(ready.key):
         return ()
@@ -142,12 +154,23 @@ def _policy(workspace: Workspace, version: str, pretrained: Pretrained) -> PreTr
     return versions.load_policy(workspace, version, pretrained).assembled(pretrained.trunk)
 
 
-def _change_policy(batch: RunningBatch, workspace: Workspace, version: str, pretrained: Pretrained) -> EngineState:
+def _candidate(workspace: Workspace, beside: Beside | None, pretrained: Pretrained) -> tuple[RunningBatch | None, str]:
+    """Return the batch of a candidate, or why it cannot be loaded."""
+    if beside is None:
+        return None, ""
+    try:
+        policy = _policy(workspace, beside.version, pretrained)
+    except Exception as error:
+        return None, f"the candidate {beside.version} cannot be loaded: {_reason(error)}"
+    return RunningBatch(policy, beside.version, pretrained.trunk, pretrained.renderer, beside.seats), ""
+
+
+def _change_policy(batch: Pair, workspace: Workspace, version: str, pretrained: Pretrained) -> EngineState:
     """Give the batch another policy; where that cannot be loaded, the old one stays and the reason is told."""
     try:
         batch.take_policy(_policy(workspace, version, pretrained), version)
     except Exception as error:
-        return EngineState(Phase.READY, batch.version, _reason(error))
+        return EngineState(Phase.READY, batch.version, _reason(error), batch.candidate)
     return EngineState(Phase.READY, version)
 
 

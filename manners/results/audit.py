@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from manners.facts import NULL
 from manners.types import Interval
@@ -127,6 +127,37 @@ class People:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What people said of a version in the chat, where one of the two was a candidate: evidence, and no check."""
+
+    version: str = ""
+    """The newer of the two."""
+    against: str = ""
+    comparisons: int = 0
+    """Times that a person was shown an answer of each."""
+    unanswered: int = 0
+    """Of these, those without a choice."""
+    people: int = 0
+    """Accounts that chose, whatever they are called; by name where there are none."""
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    """Ties, and both bad."""
+    win_rate: Interval | None = field(default=None, metadata=NULL)
+    """Ties as halves, with a 95 % interval of which the people are the clusters; null for fewer than two of them."""
+    decision: str = CANNOT_TELL
+    """`better`, `worse` or `cannot_tell`, by the rule that may be looked at any time."""
+    decided_share: Interval | None = field(default=None, metadata=NULL)
+    """Share of the decided comparisons that it won, with that rule's interval, which holds at every look."""
+    sentence: str = ""
+    """All of it in words."""
+
+    def saying(self, sentence: str) -> Tried:
+        """Return the same with its sentence."""
+        return replace(self, sentence=sentence)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckRecord:
     """All that is kept of a version's checks, in its folder (`checks.json`)."""
 
@@ -140,6 +171,8 @@ class CheckRecord:
     started_by: str | None = None
     """Who started the run that made it: `account N`, or `this machine` where no account was named; None where that was
     not yet kept."""
+    tried: tuple[Tried, ...] = ()
+    """Beside which versions it stood in the chat."""
 
 
 @dataclass(frozen=True, kw_only=True)

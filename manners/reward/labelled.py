@@ -74,6 +74,7 @@ class LeftOut(StrEnum):
     """Why a comparison is not learnt from; the values are what the report prints."""
 
     EVALUATION = "asked for an evaluation"
+    CANDIDATE = "asked to compare a candidate with the promoted version"
     GOLD = "a known verdict, asked to measure annotators"
     DELETED = "deleted by the person whose words they were"
     REPORTED = "reported, and kept away by a reviewer"

@@ -18,6 +18,7 @@ from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair,
 from manners.store.files.formats import IMPORTED
 from manners.types import (
     DELETED,
+    VERSUS,
     Annotator,
     AnnotatorKind,
     AskedHow,
@@ -51,13 +52,13 @@ def label(
 
     The same two answers to one prompt are one comparison (`pooled`). The latest verdict of an annotator on it counts; a
     skip counts for nothing, also when it takes back an earlier choice; `both_bad` counts as a tie (`BOTH_BAD_RULE`);
-    strength weighs (`STRENGTH_RULE`). Comparisons asked for an evaluation, those about a prompt that shares its opening
-    with one kept for it, and those about which a report was upheld, are never learnt from. Only verdicts of one kind of
-    annotator, as `reward.annotators` names it, are counted; None means the only kind there is. A user of the chat or of
-    another program weighs at most `user_share` of all, and one account with all users of its programs at most
-    `account_share` (`user_factors`). What this tool's own judges said counts for nothing here: an admitted one's
-    verdicts are added where something is trained (`reward.assisted`). Raises `MannersError` when several kinds are
-    present and none is named, or when nothing is left.
+    strength weighs (`STRENGTH_RULE`). Comparisons asked for an evaluation or with a candidate, those about a prompt
+    that shares its opening with one kept for it, and those about which a report was upheld, are never learnt from. Only
+    verdicts of one kind of annotator, as `reward.annotators` names it, are counted; None means the only kind there is.
+    A user of the chat or of another program weighs at most `user_share` of all, and one account with all users of its
+    programs at most `account_share` (`user_factors`). What this tool's own judges said counts for nothing here: an
+    admitted one's verdicts are added where something is trained (`reward.assisted`). Raises `MannersError` when several
+    kinds are present and none is named, or when nothing is left.
     """
     everything = list(comparisons)
     if not everything:
@@ -112,9 +113,9 @@ def pooled(comparisons: Iterable[Comparison], same: Callable[[Response], Hashabl
 
     All that is counted or learnt from goes through here: one pair of answers is one comparison, however often and in
     whatever order it is stored, and each verdict keeps the side that its annotator saw. Apart stay comparisons of an
-    evaluation, those of users who came by themselves (`VOLUNTEERED`: their weight is limited) and all others; known
-    verdicts and deleted words stay as they are. Whoever gave a verdict without a name on two comparisons of a pair is
-    two people. Where one of them was reported, the pair was.
+    evaluation, those with a candidate, those of users who came by themselves (`VOLUNTEERED`: their weight is limited)
+    and all others; known verdicts and deleted words stay as they are. Whoever gave a verdict without a name on two
+    comparisons of a pair is two people. Where one of them was reported, the pair was.
     """
     found: dict[Hashable, list[Comparison]] = {}
     for place, one in enumerate(comparisons):
@@ -130,8 +131,8 @@ def _counted_apart(comparison: Comparison, place: int) -> Hashable:
     """Return what two comparisons must share to be counted as one, their answers apart."""
     if comparison.asked_how is AskedHow.GOLD or DELETED in (comparison.left.text, comparison.right.text):
         return "alone", place
-    if comparison.asked_how is AskedHow.EVALUATION:
-        return AskedHow.EVALUATION
+    if comparison.asked_how in VERSUS:
+        return comparison.asked_how
     return "volunteered" if comparison.asked_how in VOLUNTEERED else "asked"
 
 
@@ -240,7 +241,7 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
     annotators = {
         verdict.annotator
         for comparison in comparisons
-        if comparison.asked_how is not AskedHow.EVALUATION
+        if comparison.asked_how not in VERSUS
         for verdict in comparison.verdicts
     }
     kinds = Counter(annotator.kind for annotator in annotators)
@@ -256,6 +257,8 @@ def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> Lef
     texts = comparison.left.text.strip(), comparison.right.text.strip()
     if comparison.asked_how is AskedHow.EVALUATION:
         return LeftOut.EVALUATION
+    if comparison.asked_how is AskedHow.CANDIDATE:
+        return LeftOut.CANDIDATE
     if comparison.asked_how is AskedHow.GOLD:
         return LeftOut.GOLD
     if DELETED in texts:

@@ -33,6 +33,7 @@ from manners.store.texts import CHAT, response_ids
 from manners.store.verdicts import STANDING, insert_verdicts
 from manners.types import (
     DELETED,
+    MEASURES,
     Annotator,
     AnnotatorKind,
     AskedHow,
@@ -46,9 +47,6 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
-
-MEASURES = (AskedHow.EVALUATION.value, AskedHow.GOLD.value)
-"""Comparisons that no reward model learns from."""
 
 
 class NoSuchChat(MannersError):
@@ -166,6 +164,15 @@ class Chats:
             both = _tokens(connection, ResponseRow, [one, other])
         return Waiting(token, (both[0], both[1]), (text, other_text))
 
+    def asked_before(self, annotator: Annotator, key: str) -> AskedHow | None:
+        """Return how the first comparison of a conversation was asked; None where there is none. Raises NoSuchChat."""
+        with self._store.read() as connection:
+            conversation = _conversation(connection, annotator, key)
+            query = select(ComparisonRow.asked_how).join(MessageRow, MessageRow.comparison_id == ComparisonRow.id)
+            query = query.where(MessageRow.conversation_id == conversation).order_by(MessageRow.id).limit(1)
+            found = connection.execute(query).scalar()
+        return None if found is None else AskedHow(found)
+
     def say(
         self,
         annotator: Annotator,
@@ -174,6 +181,7 @@ class Chats:
         text: str,
         answers: Sequence[Response],
         probability: float,
+        asked_how: AskedHow = AskedHow.CHAT,
     ) -> tuple[str | None, list[str]]:
         """Append what somebody said after what was `said` before, with the answer to it, or with two to choose from.
 
@@ -187,14 +195,14 @@ class Chats:
             if dialogue(_turns(connection, conversation, annotator), text) != prompt:
                 raise MovedOn("the conversation has moved on: open it again and send your message once more")
             left, right = answers[0], answers[-1]
-            asked = Comparison(prompt, left, right, AskedHow.CHAT, probability)
+            asked = Comparison(prompt, left, right, asked_how, probability)
             [pair] = response_ids(connection, [asked], CHAT)
             two = len(answers) == 2 and pair[0] != pair[1]
             comparison = insert_comparisons(connection, [asked], [pair])[0] if two else None
             now = datetime.now(UTC)
             rows: list[dict[str, Any]] = [
                 {"text": text, "response_id": None, "comparison_id": None},
-                # Until somebody has chosen, the first one stands: both are draws from one distribution.
+                # Until somebody has chosen, the first one stands: nothing tells then who wrote which.
                 {"text": None, "response_id": pair[0], "comparison_id": comparison},
             ]
             shared = {"conversation_id": conversation, "created_at": now}
@@ -262,7 +270,7 @@ class Chats:
             watermark = 0 if version is None else version.watermark
             learnable = (
                 (VerdictRow.id <= watermark)
-                & ComparisonRow.asked_how.not_in(MEASURES)
+                & ComparisonRow.asked_how.not_in([how.value for how in MEASURES])
                 & left.text.not_in((DELETED, ""))
                 & right.text.not_in((DELETED, ""))
             )

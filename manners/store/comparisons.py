@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.store.bets import bets_by_comparison
@@ -69,7 +69,8 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
     rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use)).all()
     prompts = {row.id: from_messages(row.turns) for row in rows}
     openings = {key: opening(prompt) for key, prompt in prompts.items()}
-    kept = {openings[row.id] for row in rows if row.use != PromptUse.TRAIN.value}
+    tried = set(connection.execute(_tried()).scalars())
+    kept = {openings[row.id] for row in rows if row.use != PromptUse.TRAIN.value or row.id in tried}
     reported, reported_responses = _upheld(connection)
     return [
         Comparison(
@@ -89,9 +90,24 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
 
 
 def kept_openings(connection: Connection) -> frozenset[str]:
-    """Return the openings of the prompts that are kept for validation or evaluation."""
-    query = select(PromptRow.turns).where(PromptRow.use != PromptUse.TRAIN.value)
-    return frozenset(opening(from_messages(turns)) for turns in connection.execute(query).scalars())
+    """Return the openings of the prompts that are kept for validation or evaluation, or had a candidate compared."""
+    return _openings(connection, (PromptRow.use != PromptUse.TRAIN.value) | PromptRow.id.in_(_tried()))
+
+
+def tried_openings(connection: Connection) -> frozenset[str]:
+    """Return the openings of the prompts on which a candidate was compared with the promoted version."""
+    return _openings(connection, PromptRow.id.in_(_tried()))
+
+
+def _openings(connection: Connection, which: ColumnElement[bool]) -> frozenset[str]:
+    turns = connection.execute(select(PromptRow.turns).where(which)).scalars()
+    return frozenset(opening(from_messages(one)) for one in turns)
+
+
+def _tried() -> Select[int]:
+    """Return the query for the prompts on which a candidate was compared."""
+    asked = ComparisonRow.asked_how == AskedHow.CANDIDATE.value
+    return select(ResponseRow.prompt_id).join(ComparisonRow, ComparisonRow.left_id == ResponseRow.id).where(asked)
 
 
 def _upheld(connection: Connection) -> tuple[set[int], set[int]]:

@@ -27,7 +27,10 @@ from manners.store.tables import (
 )
 from manners.store.texts import CHAT, GONE
 from manners.store.traces import leave_traces
-from manners.types import DELETED, Annotator, AskedHow, Choice
+from manners.types import DELETED, MEASURES, Annotator, AskedHow, Choice
+
+FROM_CHATS = (AskedHow.CHAT.value, AskedHow.CANDIDATE.value, AskedHow.GOLD.value)
+"""Comparisons on answers that a chat has had already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,7 @@ def _asked_about(connection: Connection, responses: set[int]) -> set[int]:
     """Return which of these answers somebody was asked about for another reason than that a chat had them."""
     found: set[int] = set()
     for side in (ComparisonRow.left_id, ComparisonRow.right_id):
-        query = select(side).where(
-            side.in_(responses), ComparisonRow.asked_how.not_in((AskedHow.CHAT.value, AskedHow.GOLD.value))
-        )
+        query = select(side).where(side.in_(responses), ComparisonRow.asked_how.not_in(FROM_CHATS))
         found |= set(connection.execute(query).scalars())
     return found
 
@@ -161,7 +162,9 @@ def forget_comments(
             words |= {row.comment, *map(str, row.reasons)}
         connection.execute(update(VerdictRow).where(given, VerdictRow.comment != "").values(comment=""))
         connection.execute(update(VerdictRow).where(given, cast(VerdictRow.reasons, Text()) != "[]").values(reasons=[]))
-        chosen = select(func.min(VerdictRow.id)).where(given, VerdictRow.choice != Choice.SKIP.value)
+        teaches = ComparisonRow.asked_how.not_in([how.value for how in MEASURES])
+        chosen = select(func.min(VerdictRow.id)).join(ComparisonRow).where(given, teaches)
+        chosen = chosen.where(VerdictRow.choice != Choice.SKIP.value)
         firsts.append(connection.execute(chosen).scalar())
     first = min((one for one in firsts if one is not None), default=None)
     if first is None:

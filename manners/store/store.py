@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store import holdings, schema, staging, traces
-from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
+from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons, tried_openings
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
@@ -42,6 +42,7 @@ from manners.types import (
     Turn,
     Verdict,
     VersionKind,
+    opening,
 )
 
 TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
@@ -182,21 +183,23 @@ class Store:
             return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
 
     def kept_openings(self) -> frozenset[str]:
-        """Return the openings of the prompts for validation and evaluation: what is about them is never trained on."""
+        """Return the openings of all prompts that measure something: what is about them is never trained on."""
         with self.read() as connection:
             return kept_openings(connection)
 
     def answerable(self, use: PromptUse, *, chats: bool) -> list[Dialogue]:
         """Return the prompts of one use that a model may answer anew, by id.
 
-        What was deleted never is; what only people's conversations have brought in is with `chats` alone.
+        What was deleted never is, nor what begins as a prompt does on which a candidate was compared; what only
+        people's conversations have brought in is with `chats` alone.
         """
         query = select(PromptRow.turns).where(PromptRow.use == use.value).order_by(PromptRow.id)
         if not chats:
             query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
+            tried = tried_openings(connection)
             dialogues = map(from_messages, connection.execute(query).scalars())
-            return [dialogue for dialogue in dialogues if dialogue != TOMBSTONE]
+            return [one for one in dialogues if one != TOMBSTONE and opening(one) not in tried]
 
     def only_in_chats(self) -> frozenset[Dialogue]:
         """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""

@@ -46,6 +46,8 @@ from manners.types import (
 
 PRIVATE = (AskedHow.CHAT.value, AskedHow.API.value)
 """Comparisons from somebody's conversation."""
+THEIRS = AskedHow.CANDIDATE.value
+"""Comparisons that nobody is asked about but whose conversation they are from."""
 # What every request asks is built once: that takes longer than running it.
 _VIEW = (
     select(ViewRow.id, ViewRow.comparison_id, ViewRow.exchanged, ViewRow.drawn, ViewRow.created_at)
@@ -145,7 +147,7 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
         .join(left, ComparisonRow.left_id == left.id)
         .join(right, ComparisonRow.right_id == right.id)
         .outerjoin(GoldRow, GoldRow.comparison_id == ComparisonRow.id)
-        .where(ComparisonRow.id > after, left.text != DELETED)
+        .where(ComparisonRow.id > after, left.text != DELETED, ComparisonRow.asked_how != THEIRS)
         .order_by(ComparisonRow.id)
     )
     if not chats:
@@ -173,6 +175,28 @@ def judged(connection: Connection, after: int) -> Iterator[Judged]:
     )
     for row in connection.execute(query):
         yield Judged(row.id, annotator_of(row), row.comparison_id, Choice(row.choice))
+
+
+def unanswered(connection: Connection, now: datetime) -> Iterator[tuple[Annotator, int, timedelta]]:
+    """Yield who may have which comparison before them, and for how long still: views without a verdict whose time runs.
+
+    Views that an import brought ended when they began.
+    """
+    query = (
+        select(
+            ViewRow.comparison_id,
+            ViewRow.expires_at,
+            AnnotatorRow.name,
+            AnnotatorRow.kind,
+            AnnotatorRow.account_id,
+        )
+        .join(AnnotatorRow, ViewRow.annotator_id == AnnotatorRow.id)
+        .outerjoin(VerdictRow, VerdictRow.view_id == ViewRow.id)
+        .where(ViewRow.expires_at > now, VerdictRow.id.is_(None))
+        .order_by(ViewRow.id)
+    )
+    for row in connection.execute(query):
+        yield annotator_of(row), row.comparison_id, row.expires_at - now
 
 
 def show(annotator: Annotator, draw: Draw, lease: timedelta, connection: Connection) -> Shown | None:

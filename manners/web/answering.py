@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,8 @@ from anyio import to_thread
 from manners.errors import MannersError
 from manners.models.requests import Done, Failed
 from manners.store.chats import Chats
-from manners.types import FinishReason, Response, Sampling
+from manners.types import AskedHow, FinishReason, Response, Sampling
+from manners.web.candidate import Trial
 from manners.web.identity import Neutral, names_of
 from manners.web.ongoing import Ongoing, event
 from manners.web.render import CUT_OFF, to_html
@@ -65,25 +66,34 @@ async def _write(site: Site, ongoing: Ongoing, done: dict[int, Done]) -> None:
 
 def _keep(site: Site, ongoing: Ongoing, done: Mapping[int, Done], version: str) -> dict[str, Any]:
     """Store an exchange, and return it as the page shows it. Raises MannersError where the conversation moved on."""
-    exchange, wanted = ongoing.exchange, ongoing.exchange.wanted
+    exchange, wanted, asks = ongoing.exchange, ongoing.exchange.wanted, ongoing.exchange.question
     sampling = Sampling(wanted.temperature, wanted.max_tokens, wanted.seed)
+    authors = [asks.trial.version if asks and asks.trial and n == wanted.candidate else version for n in range(2)]
     answers = [
         Response(text, done[side].version, done[side].finish_reason, sampling)
         if side in done
-        else Response(text, version, FinishReason.UNKNOWN, sampling)
+        else Response(text, authors[side], FinishReason.UNKNOWN, sampling)
         for side, text in enumerate(ongoing.texts)
     ]
     if len(done) < len(answers):  # what was stopped is compared with nothing
-        answers = [max(answers, key=lambda answer: bool(answer.text.strip()))]
-    probability = site.settings.serve.chat_ask if len(answers) == 2 else 1.0
+        answers = [max(answers, key=lambda answer: (bool(answer.text.strip()), answer.author == version))]
+    elif asks and asks.trial and not _can_tell(answers, asks.trial):
+        answers = [one for one in answers if one.author != asks.trial.version][:1] or answers[:1]
     chats = Chats(site.store)
     who = exchange.annotator
-    comparison, responses = chats.say(who, exchange.key, exchange.said, exchange.text, answers, probability)
+    probability, how = (asks.probability, asks.asked_how) if asks else (1.0, AskedHow.CHAT)
+    comparison, responses = chats.say(who, exchange.key, exchange.said, exchange.text, answers, probability, how)
     shown = answers[: len(responses)]
     html = [to_html(answer.text) + ending(answer.finish_reason) for answer in shown]
     texts = [answer.text for answer in shown]
     asked = to_html(exchange.text)
     return {"comparison": comparison, "responses": responses, "html": html, "texts": texts, "asked": asked}
+
+
+def _can_tell(answers: Sequence[Response], trial: Trial) -> bool:
+    """Return whether two answers are of the two versions, whatever was promoted meanwhile, and not the same."""
+    one, other = answers
+    return {one.author, other.author} == {trial.version, trial.against} and one.text.strip() != other.text.strip()
 
 
 def ending(reason: FinishReason | None) -> str:

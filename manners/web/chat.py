@@ -23,6 +23,7 @@ from manners.store.redaction import Redacted
 from manners.types import Choice, Role
 from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
+from manners.web.candidate import question
 from manners.web.gate import Gate
 from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS
 from manners.web.ongoing import Exchange, Ongoing, follow
@@ -173,12 +174,23 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
         return JSONResponse(problem("the conversation has moved on: open it again", code="moved_on"), 409)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
-    seed, lot = _drawn(key, len(said), body.text)
-    count = 2 if lot < settings.chat_ask else 1
+    seed, lot, side = _drawn(key, len(said), body.text)
+    trial = site.trial if site.trial is not None and site.trial.stands(site.engine.state) else None
+    before = await to_thread.run_sync(Chats(site.store).asked_before, visitor.annotator, key)
+    asks = question(lot, settings.chat_ask, trial, before)
+    count = 1 if asks is None else 2
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
-    wanted = GenerationRequest(prompt, settings.max_new_tokens, seed, count, temperature, account=visitor.key)
-    exchange = Exchange(visitor.annotator, key, said, body.text, wanted)
+    wanted = GenerationRequest(
+        prompt,
+        settings.max_new_tokens,
+        seed,
+        count,
+        temperature,
+        account=visitor.key,
+        candidate=side if asks is not None and asks.trial is not None else None,
+    )
+    exchange = Exchange(visitor.annotator, key, said, body.text, wanted, asks)
     return _events(site.conversations.begin(exchange, partial(answer, site)))
 
 
@@ -200,14 +212,14 @@ async def stop(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     return JSONResponse({"stopped": found is not None})
 
 
-def _drawn(key: str, after: int, text: str) -> tuple[int, float]:
-    """Return the seed of an answer, and a number in [0, 1) that says whether two are written.
+def _drawn(key: str, after: int, text: str) -> tuple[int, float, int]:
+    """Return the seed of an answer, a number in [0, 1) that says whether two are written, and the side of a candidate.
 
     Both follow from what is said and where: an answer that ended with its server is drawn again when it is asked for
     again. A conversation's key is random, and so are these.
     """
     digest = hashlib.sha256(f"{key} {after} {text}".encode()).digest()
-    return int.from_bytes(digest[:4]) >> 1, (int.from_bytes(digest[4:12]) >> 11) / 2**53
+    return int.from_bytes(digest[:4]) >> 1, (int.from_bytes(digest[4:12]) >> 11) / 2**53, digest[12] & 1
 
 
 def _events(ongoing: Ongoing) -> HTTPResponse:

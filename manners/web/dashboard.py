@@ -16,6 +16,7 @@ from manners.store.audit import Event
 from manners.types import AccountRole, VersionKind
 from manners.web import findings
 from manners.web.auth import Looker, Owner, Visitor
+from manners.web.candidate import Trial
 from manners.web.gate import Gate
 from manners.web.site import Here, Site, noted
 from manners.workspace import INITIAL
@@ -88,7 +89,15 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
         "versions": findings.versions(site.store, site.workspace),
         "before": findings.before(site.workspace),
         "serving": {"version": state.version, "phase": state.phase, "reason": state.reason},
+        "candidate": site.trial and _candidate(site, site.trial),
     }
+
+
+def _candidate(site: Site, trial: Trial) -> dict[str, Any]:
+    """Return which candidate the server was started with, and how it stands."""
+    state = site.engine.state
+    stands = {"version": trial.version, "against": trial.against, "share": trial.share, "asked": trial.stands(state)}
+    return stands | {"sentence": trial.sentence(state, site.workspace.current_policy())}
 
 
 def _computed(site: Site) -> Mapping[str, Any]:

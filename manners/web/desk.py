@@ -51,6 +51,7 @@ class Desk:
         self._newest_comparison = 0
         self._newest_verdict = 0
         self._look()
+        self._remember_leases()
 
     def next(self, annotator: Annotator) -> Shown | None:
         """Show somebody a comparison; None where there is nothing for them to judge now."""
@@ -147,6 +148,12 @@ class Desk:
                 self._queue.hold_back(comparison, True)
         self._read_spread()
         self._looked = time.monotonic()
+
+    def _remember_leases(self) -> None:
+        """Keep what the server that ended had given out for whoever may still have it on their screen."""
+        with self._store.read() as connection:
+            for annotator, comparison, left in views.unanswered(connection, datetime.now(UTC)):
+                self._queue.lease(annotator.key, comparison, left.total_seconds())
 
     def _read_spread(self) -> None:
         """Read what the newest reward model's members differ about, where that has changed."""

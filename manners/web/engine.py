@@ -8,12 +8,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,6 +25,7 @@ from manners.logs import write_as_told
 from manners.models.requests import (
     JOINED,
     MOST_UNREAD,
+    Beside,
     Cancel,
     Done,
     EngineState,
@@ -93,12 +95,18 @@ class Engine:
     """Answers requests through a process that holds the model; every method returns at once."""
 
     def __init__(
-        self, workspace: Path, model: ModelSettings, version: str, seats: int = 16, threads: int | None = None
+        self,
+        workspace: Path,
+        model: ModelSettings,
+        version: str,
+        seats: int = 16,
+        threads: int | None = None,
+        beside: Beside | None = None,
     ) -> None:
         """Take the workspace's folder, the model and the policy to begin with.
 
         `seats` answers are written side by side, and further ones wait; `threads` is for the model (None: one fewer
-        than there are cores).
+        than there are cores). A candidate answers `beside` that policy, until another one is loaded.
         """
         self._workspace = workspace
         self._model = model
@@ -111,6 +119,7 @@ class Engine:
         self._outbox = SimpleQueue[Message | None]()
         """What is sent to the process by a thread, since a pipe may be full; None ends that thread."""
         self._wanted = version
+        self._beside = beside
         self._process: BaseProcess | None = None
         self._stopping = False
         self._keys = itertools.count()
@@ -139,12 +148,17 @@ class Engine:
         """Change to another policy once those answers that are being written are finished.
 
         `state.version` tells when that has happened; where it cannot be loaded, `state.reason` says why and the old
-        one goes on.
+        one goes on. A candidate was one beside the old one: from now on there is none.
         """
         with self._lock:
-            if version != self._wanted:
-                self._wanted = version
-                self._outbox.put(Load(version))
+            if version == self._wanted:
+                return
+            self._wanted = version
+            self._outbox.put(Load(version))
+            gone, self._beside = self._beside, None
+            self._state = replace(self._state, candidate=None)
+        if gone is not None:
+            print(no_more(gone.version, version), file=sys.stderr)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield what is written as it is written, up to a `Done` for each answer or one `Failed`.
@@ -206,7 +220,7 @@ class Engine:
         """Start the process, pass on what it says until it ends, and say how that was."""
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
-        given = (its, self._workspace, self._model, self._wanted, self._seats, self._threads)
+        given = (its, self._workspace, self._model, self._wanted, self._seats, self._threads, self._beside)
         process = context.Process(target=_begin, args=given, name="manners model", daemon=True)
         with self._lock:
             if self._stopping:
@@ -230,9 +244,16 @@ class Engine:
         """Note the process's state, or hand events to those who wait for them."""
         if isinstance(report, EngineState):
             with self._lock:
+                failed = self._beside is not None and report.phase is Phase.READY and report.candidate is None
+                if failed:
+                    self._beside = None
+                if self._beside is None:  # it may not have heard yet that there is none any more
+                    report = replace(report, candidate=None)
                 self._state = report
                 if report.reason:  # another policy could not be loaded: not to be tried again after a restart
                     self._wanted = report.version
+            if failed:
+                print(f"{report.reason}: nobody is asked about it", file=sys.stderr)
             return
         handed: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Waiter, Event]]] = defaultdict(list)
         with self._lock:
@@ -279,8 +300,20 @@ def _how(exitcode: int | None) -> str:
     return f"{signal.Signals(-exitcode).name}{hint}"
 
 
+def no_more(candidate: str, promoted: str) -> str:
+    """Say that a candidate is none any more, since another policy than the one beside it was promoted, or it itself."""
+    why = "it was promoted" if candidate == promoted else f"{promoted} answers now"
+    return f"{candidate} is no candidate any more, for {why}: nobody is asked about it"
+
+
 def _begin(
-    connection: Connection, workspace: Path, model: ModelSettings, version: str, seats: int, threads: int
+    connection: Connection,
+    workspace: Path,
+    model: ModelSettings,
+    version: str,
+    seats: int,
+    threads: int,
+    beside: Beside | None,
 ) -> None:
     """Run in the process: give way to pages, and only then load what is heavy."""
     os.nice(NICENESS)
@@ -290,4 +323,4 @@ def _begin(
     from manners.models.serving import serve
 
     torch.set_num_threads(threads)
-    serve(connection, workspace, model, version, seats)
+    serve(connection, workspace, model, version, seats, beside)

@@ -16,8 +16,10 @@ from typing import Any
 from manners.audit import gate
 from manners.audit.rules import EVALUATION
 from manners.errors import MannersError
+from manners.facts import to_facts
 from manners.feedback import agreement, davidson
 from manners.feedback.admission import without_judges
+from manners.loop import tried
 from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
 from manners.reward.verdicts import authored, pooled, sort_out
 from manners.settings import Settings
@@ -59,6 +61,7 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
         "agreement": {kind: _agreement(fair, kind, settings.seed) for kind in kinds},
         "annotators": {kind: [_habit(one) for one in agreement.habits(comparisons, kind, known)] for kind in kinds},
         "wins": {kind: _wins(versus, kind, settings.seed) for kind in kinds},
+        "tried": [to_facts(one) for one in tried.read(store, asked)],
     }
 
 

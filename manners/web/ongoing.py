@@ -15,6 +15,7 @@ from manners.errors import MannersError, described
 from manners.models.requests import GenerationRequest
 from manners.store.chats import Said
 from manners.types import Annotator
+from manners.web.candidate import Question
 from manners.web.faults import log
 
 
@@ -29,6 +30,8 @@ class Exchange:
     """What was said before, as the answer's writer reads it."""
     text: str
     wanted: GenerationRequest
+    question: Question | None = None
+    """Why two answers are wanted; None where one is."""
 
 
 @dataclass

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from manners.errors import MannersError
 from manners.logs import Counted
+from manners.loop import tried
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
@@ -30,6 +31,7 @@ from manners.types import AccountRole
 from manners.upkeep import schedule
 from manners.web.address import remember
 from manners.web.app import create_app
+from manners.web.candidate import Trial
 from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
 from manners.web.engine import Engine
 from manners.web.generation import Generator
@@ -56,8 +58,11 @@ def serve(
     base_url: str | None,
     open_browser: bool,
     upstream: Upstream | None = None,
+    trial: Trial | None = None,
 ) -> None:
     """Serve a workspace until interrupted; answers come from its own policy, or from another server.
+
+    A `trial` puts a candidate beside the policy in the chat.
 
     Raises MannersError where no port is free, where another server serves it, where others than this machine could
     come in although there are no accounts, where there are accounts but no owner, and where there were some once.
@@ -74,10 +79,17 @@ def serve(
             )
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
-        engine = upstream or Engine(workspace.root, settings.model, workspace.current_policy(), settings.serve.seats)
+        seats = settings.serve.seats
+        engine = upstream or Engine(
+            workspace.root,
+            settings.model,
+            trial.against if trial else workspace.current_policy(),
+            seats,
+            beside=trial.beside(seats) if trial else None,
+        )
         local, proxied = owner is None, base_url is not None or bool(os.environ.get("FORWARDED_ALLOW_IPS"))
         base = (base_url or address).rstrip("/")
-        site = Site(workspace, settings, store, accounts, local, base, engine, proxied=proxied)
+        site = Site(workspace, settings, store, accounts, local, base, engine, proxied=proxied, trial=trial)
         remember(workspace, site.base_url)
         if warning := _readable(host, site.base_url):
             print(warning, file=sys.stderr)
@@ -85,6 +97,7 @@ def serve(
         _ = site.desk  # reads all that is open: made on first use, it would let all others wait
         engine.start()
         ended = threading.Event()
+        _keep_tried(workspace, store)
         threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
         threading.Thread(target=schedule.follow, args=(workspace, settings.backup, ended), daemon=True).start()
         try:
@@ -97,7 +110,16 @@ def serve(
         finally:
             ended.set()
             engine.stop()
+            _keep_tried(workspace, store)
             hashing.stop()
+
+
+def _keep_tried(workspace: Workspace, store: Store) -> None:
+    """Bring the cards of candidates up to date; where one cannot be, it is said, and the server goes on."""
+    try:
+        tried.keep(workspace, store)
+    except MannersError as error:
+        print(f"a candidate's card is as it was: {error}", file=sys.stderr)
 
 
 def uvicorn_of(app: FastAPI) -> uvicorn.Server:
@@ -184,7 +206,7 @@ def _host_of(url: str) -> str:
 
 def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.Event) -> None:
     """Serve whatever policy is promoted, also by another process, until the event is set."""
-    seen = workspace.current_policy()
+    seen = engine.state.version
     while not ended.wait(LOOK_EVERY):
         # While the file that says so is damaged, the policy that was promoted before goes on.
         with suppress(MannersError):
@@ -211,20 +233,18 @@ def _only_server(workspace: Workspace) -> Iterator[None]:
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
     """Yield a socket that listens at the port, or at the next one that is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for tried in range(port, port + TRIES if port else 1):
+    for one in range(port, port + TRIES if port else 1):
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((host, tried))
+            listening.bind((host, one))
             listening.listen(512)
         except OSError as error:
             listening.close()
             if error.errno != errno.EADDRINUSE:
-                raise MannersError(
-                    f"cannot listen at {host}:{tried} ({error.strerror}); name another --host"
-                ) from error
+                raise MannersError(f"cannot listen at {host}:{one} ({error.strerror}); name another --host") from error
             continue
-        if tried != port:
+        if one != port:
             print(f"port {port} is in use, so this is port {listening.getsockname()[1]}", file=sys.stderr)
         with listening:
             yield listening

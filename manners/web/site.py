@@ -24,6 +24,7 @@ from manners.store.accounts import Accounts, Pass
 from manners.store.audit import Deed, Event, record
 from manners.store.tokens import TokenUse
 from manners.types import LOCAL as LOCAL
+from manners.web.candidate import Trial
 from manners.web.desk import Desk
 from manners.web.figures import Figures
 from manners.web.generation import Generator
@@ -71,6 +72,8 @@ class Site:
     limits: Limits = field(default_factory=Limits)
     conversations: Conversations = field(default_factory=Conversations)
     """In which an answer is being written."""
+    trial: Trial | None = None
+    """Which candidate is put beside the promoted policy, as the server was told."""
     proxied: bool = False
     """Whether a proxy was named, whose headers are believed."""
     remembered: dict[tuple[TokenUse, str], tuple[Pass | None, float]] = field(default_factory=dict)

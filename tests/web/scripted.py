@@ -12,7 +12,10 @@ from manners.types import FinishReason
 
 @dataclass
 class Scripted:
-    """Says its lines one after another, each word by word; of several answers each begins with its number."""
+    """Says its lines one after another, each word by word; of several answers each begins with its number.
+
+    A candidate of its state signs the answer that is asked of it.
+    """
 
     lines: tuple[str, ...] = ("Gladly.",)
     state: EngineState = field(default_factory=lambda: EngineState(Phase.READY, "initial"))
@@ -42,4 +45,5 @@ class Scripted:
             for word in words:
                 await asyncio.sleep(self.pause)
                 yield Token(index, f"{word} ")
-            yield Done(index, FinishReason.STOP, 3, len(words), self.state.version)
+            version = self.state.candidate if index == request.candidate else None
+            yield Done(index, FinishReason.STOP, 3, len(words), version or self.state.version)

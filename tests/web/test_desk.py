@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
 from manners.feedback.queue import SPACING
@@ -301,6 +301,42 @@ def test_whoever_is_at_the_desk_keeps_no_other_page_waiting(
     assert "comparison" in post(f"/chat/{key}/say", text="How do I bake bread?")
     post(f"/chat/{key}/delete")
     assert {name for name, _ in called} == set(names) and not [name for name, in_loop in called if in_loop]
+
+
+def test_what_is_on_a_screen_is_kept_over_a_restart(workspace: Workspace, store: Store, clock: Clock) -> None:
+    store.add_comparisons(pairs(0, 1, 2))
+    desk = Desk(workspace, store, ONCE, 0)
+    first, second, bens = desk.next(ANNA), desk.next(ANNA), desk.next(BEN)  # a page fetches the next pair ahead
+    assert first is not None and second is not None and bens is not None
+    desk.judge(BEN, Given(bens.view, Choice.SKIP))
+
+    clock.now = 10_000.0  # another process counts from elsewhere
+    again = Desk(workspace, store, ONCE, 0)
+    assert number(again.next(BEN)) is None, "both are Anna's, and he has skipped the third"
+    assert number(again.next(ANNA)) == number(bens), "what somebody has skipped is still open, for others"
+    again.judge(ANNA, Given(first.view, Choice.LEFT))
+    kept = again.begin(ANNA, second.view)
+    assert kept == second and number(again.next(BEN)) is None
+    clock.now += 60 * ONCE.lease - 60
+    assert again.next(BEN) is None
+    clock.now += 61
+    assert number(again.next(BEN)) == number(second), "for as long as a pair is kept, and no longer"
+
+
+def test_a_restart_keeps_no_longer_what_nobody_may_have_any_more(
+    workspace: Workspace, store: Store, clock: Clock
+) -> None:
+    store.add_comparisons(pairs(0))
+    assert number(Desk(workspace, store, ONCE, 0).next(ANNA)) == 0
+    with store.write() as connection:
+        connection.execute(update(ViewRow).values(expires_at=datetime.now(UTC) + timedelta(seconds=30)))
+    again = Desk(workspace, store, ONCE, 0)
+    assert again.next(BEN) is None
+    clock.now += 31
+    assert number(again.next(BEN)) == 0, "half a minute of it was left"
+    with store.write() as connection:
+        connection.execute(update(ViewRow).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
+    assert number(Desk(workspace, store, ONCE, 0).next(BEN)) == 0
 
 
 def test_a_pair_on_several_pages_of_one_person_is_judged_once(workspace: Workspace, store: Store, clock: Clock) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from manners.cli import main
 from manners.models import versions
@@ -23,13 +24,16 @@ from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained, load
 from manners.models.requests import Done, Event, Failed, GenerationRequest, Phase, Token
-from manners.settings import ModelSettings, SampleSettings
-from manners.types import Dialogue, Role, Turn, VersionKind
+from manners.settings import ModelSettings, SampleSettings, ServeSettings, Settings
+from manners.types import AskedHow, Dialogue, Role, Turn, VersionKind
 from manners.web import engine as engine_module
 from manners.web import server
+from manners.web.app import create_app
+from manners.web.candidate import Trial
 from manners.web.engine import Engine
+from manners.web.site import Site
 from manners.workspace import INITIAL, Workspace
-from tests.web.conftest import run
+from tests.web.conftest import Place, run
 from tests.web.scripted import Scripted
 from tests.worlds import save_tiny
 
@@ -177,6 +181,64 @@ def test_another_policy_takes_over_between_answers(
     assert "no version policy-9" in engine.state.reason
     engine.load("initial")
     until(lambda: engine.state.version == "initial" and not engine.state.reason)
+
+
+def test_a_candidate_answers_beside_it_until_another_policy_is_promoted(
+    place: tuple[Workspace, ModelSettings],
+    pretrained: Pretrained,
+    alone: Place,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Through the chat: the words are what each version alone would say, on the side that the record names."""
+    workspace, settings = place
+    trial = Trial("policy-1", INITIAL, 1.0)
+    engine = Engine(workspace.root, settings, INITIAL, seats=4, threads=1, beside=trial.beside(4))
+    serving = replace(Settings(), model=settings, serve=ServeSettings(chat_ask=0.0, max_new_tokens=24))
+    site = Site(workspace, serving, alone.store, alone.accounts, True, "http://127.0.0.1", engine, trial=trial)
+    client = TestClient(create_app(site), "http://127.0.0.1")
+    key = client.post("/chat/begin", json={}).json()["key"]
+    engine.start()
+    try:
+        until(lambda: phase(engine) is Phase.READY)
+        assert engine.state.candidate == "policy-1"
+        assert client.post(f"/chat/{key}/say", json={"text": "the weather"}).status_code == 200
+        [one] = alone.store.comparisons(AskedHow.CANDIDATE)
+        sides = {one.left.author: one.left, one.right.author: one.right}
+        assert sides.keys() == {INITIAL, "policy-1"}
+        for side, response in enumerate((one.left, one.right)):
+            policy = versions.load_policy(workspace, response.author, pretrained)
+            assert response.sampling is not None
+            drawn = response.sampling
+            request = GenerationRequest(one.prompt, 24, drawn.seed, 2, drawn.temperature)
+            assert response.text == expected_texts(pretrained, policy, request).get(side, "")
+        engine.load("policy-1")
+        assert "policy-1 is no candidate any more, for it was promoted" in capsys.readouterr().err
+        assert not trial.stands(engine.state)
+        until(lambda: engine.state.version == "policy-1")
+        assert engine.state.candidate is None
+        client.post(f"/chat/{key}/say", json={"text": "and tomorrow?"})
+        assert len(alone.store.comparisons()) == 1
+    finally:
+        engine.stop()
+
+
+@pytest.mark.long
+def test_a_candidate_that_cannot_be_loaded_is_told_and_the_other_answers_alone(
+    place: tuple[Workspace, ModelSettings], pretrained: Pretrained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, settings = place
+    trial = Trial("policy-9", INITIAL, 0.5)
+    engine = Engine(workspace.root, settings, INITIAL, seats=4, threads=1, beside=trial.beside(4))
+    engine.start()
+    try:
+        events = run(collect(engine, replace(REQUEST, count=2, candidate=1)))
+        assert [event.version for event in events if isinstance(event, Done)] == [INITIAL, INITIAL]
+        assert engine.state.phase is Phase.READY and not trial.stands(engine.state)
+        assert "the candidate policy-9 cannot be loaded: there is no version policy-9" in engine.state.reason
+        assert engine.state.reason in trial.sentence(engine.state, INITIAL)
+        assert "cannot be loaded" in capsys.readouterr().err
+    finally:
+        engine.stop()
 
 
 def test_what_another_process_promotes_is_served(

@@ -27,7 +27,7 @@ from manners.store.staging import decided
 from manners.store.store import Store
 from manners.store.tables import PromptRow, VersionRow
 from manners.store.texts import Placed, prompt_digest
-from manners.types import AskedHow, Dialogue, PromptUse, opening
+from manners.types import VERSUS, Dialogue, PromptUse, opening
 
 PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 TRIES = 5
@@ -344,10 +344,10 @@ def _refuse_other_use(stored: Mapping[Dialogue, PromptUse], prompts: Iterable[Di
 
 
 def _left_out(store: Store, kept: frozenset[str]) -> int:
-    """Count the comparisons, no evaluations, about openings that are kept now and were not in `kept`."""
+    """Count the comparisons, of no two versions, about openings that are kept now and were not in `kept`."""
     if not (newly := store.kept_openings() - kept):
         return 0
-    return sum(c.asked_how is not AskedHow.EVALUATION and opening(c.prompt) in newly for c in store.comparisons())
+    return sum(c.asked_how not in VERSUS and opening(c.prompt) in newly for c in store.comparisons())
 
 
 def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> int:

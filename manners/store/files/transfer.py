@@ -19,6 +19,7 @@ from manners.store.records import digest
 from manners.store.store import Store
 from manners.types import (
     DELETED,
+    VERSUS,
     Annotator,
     AskedHow,
     Choice,
@@ -248,8 +249,8 @@ def _is_tie(comparison: Comparison) -> bool:
 
 
 def _is_kept(comparison: Comparison, kept: AbstractSet[str]) -> bool:
-    """Tell whether a comparison that is no evaluation is about a prompt whose opening is kept for one."""
-    return comparison.asked_how is not AskedHow.EVALUATION and opening(comparison.prompt) in kept
+    """Tell whether a comparison that is not of two versions is about a prompt whose opening is kept for such."""
+    return comparison.asked_how not in VERSUS and opening(comparison.prompt) in kept
 
 
 def _as_stored(comparison: Comparison, there: AbstractSet[tuple[AskedHow, Texts]]) -> Comparison:
@@ -277,8 +278,9 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     """Write the comparisons of the store to a file whose suffix says what it is made of.
 
     `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged; of these, the
-    ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh` hold the verdicts
-    that count and prefer one side; the rest, and in every format what was deleted, is counted by reason.
+    ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh`, which others train
+    on, hold the verdicts that count and prefer one side, and none on a candidate; the rest, and in every format what
+    was deleted, is counted by reason.
     """
     if suffix_of(path) == ".txt":
         raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
