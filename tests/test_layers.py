@@ -19,11 +19,12 @@ LAYERS = (
     " muon training memory metrics terminal markup progress data",
     "store models",
     "pretrain sft feedback reward ppo direct backup",
+    "scale",
     "evaluate audit",
     "report",
     "loop",
     "upkeep",
-    "web scale",
+    "web",
     "cli",
 )
 """What is in a line may import what stands in its own line or above."""

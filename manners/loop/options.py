@@ -53,6 +53,31 @@ class SampleOptions(Options):
             raise UsageError("--limit N takes a number from 1 on.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(Options):
+    """Options of `manners ppo`: who draws and scores the responses."""
+
+    workers: Annotated[int | None, arg(metavar="N")] = None
+    """Have N processes draw and score the responses, on Ray (`pip install 'manners[scale]'`); this one learns."""
+    ray_address: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Have them on the Ray cluster at this address, or on the one of this machine (`auto`), instead of one that is
+    started for the run."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Refuse workers that there cannot be."""
+        if self.workers is not None and self.workers < 1:
+            raise UsageError("--workers N takes a number from 1 on; leave it out to draw in this process.")
+        if self.ray_address is not None and self.workers is None:
+            raise UsageError("--ray-address says where workers are: name their number with --workers N.")
+        if self.ray_address is not None and "://" in self.ray_address:
+            raise UsageError("--ray-address takes HOST:PORT or auto: run the command on a machine of the cluster.")
+
+    @property
+    def plans(self) -> bool:
+        """Whether workers take memory too."""
+        return self.workers is not None
+
+
 WHAT = ("reward", "policy", "data")
 """What can be audited."""
 SHORT = (16, 24)

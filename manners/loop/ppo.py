@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from manners import metrics
@@ -11,21 +14,28 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
+from manners.loop.options import PPOOptions
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import Prose, answerable, fitting, prompt_lengths, prose
 from manners.loop.session import Session, digest
-from manners.loop.stage import Inputs, Options
+from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
 from manners.models.trunk import Trunk
+from manners.models.whole import is_version
 from manners.ppo.course import Material, updates_over
-from manners.ppo.train import PPOResult
+from manners.ppo.rollout import Drawer
+from manners.ppo.train import VALIDATION_ANSWERS, PPOResult
 from manners.ppo.train import train as train_ppo
 from manners.results import PolicyResult
 from manners.results.camps import Served
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
-from manners.settings import Settings
+from manners.scale.cluster import needed as needs_ray
+from manners.scale.cost import store_bytes, worker_bytes
+from manners.scale.crew import Terms, crew
+from manners.scale.workers import Parts
+from manners.settings import PPOSettings, Settings
 from manners.text import Rendered, collate
 from manners.training import training_bytes
 from manners.types import PromptUse, VersionKind
@@ -48,10 +58,14 @@ class PolicyInputs(Inputs):
     """Prompts of either kind that lose whole turns."""
     begin_as: str
     """The version that the policy begins as."""
+    terms: Terms | None = None
+    """Of those who draw and score; None draws in this process. How the run ends does not hang on it."""
 
 
-def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInputs:
+def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> PolicyInputs:
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
+    if options.workers is not None:
+        needs_ray()
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
     if session.settings.ppo.worst_camp and reward.camps is None:
@@ -84,6 +98,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PolicyInpu
         skipped=sum(one.too_long for one in found.values()),
         shortened=sum(len(one.shortened) for one in found.values()),
         begin_as=begin_as,
+        terms=None if options.workers is None else Terms(options.workers, options.ray_address),
     )
 
 
@@ -100,7 +115,17 @@ def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     rows = max(ppo.batch, min(ppo.validation_prompts, prompts.counts[PromptUse.VALIDATE].fit))
     distinct = min(rows, max(count.fit for count in prompts.counts.values()))
     trunk = session.pretrained.trunk
-    needed = memory_parts(trunk, session.settings, rows, distinct, prompts.longest)
+    terms = inputs.terms if inputs else None
+    needed = memory_parts(trunk, session.settings, rows, distinct, prompts.longest, drawn_here=terms is None)
+    if terms:
+        at_once = _rows(ppo, prompts.counts[PromptUse.VALIDATE].fit)
+        share = math.ceil(at_once / terms.workers)
+        beside = int(session.start != INITIAL)
+        each = worker_bytes(trunk, session.settings, share, min(share, distinct), prompts.longest, beside)
+        work["each_worker_bytes"] = each
+        if terms.address is None and trunk.device.type == "cpu":
+            store = store_bytes(trunk, session.settings, at_once, prompts.longest)
+            needed += [Part("workers", terms.workers * each, "--workers"), Part("object_store", store, "ppo.batch")]
     branch = own_bytes(trunk, head=True)
     if session.start != INITIAL:
         needed.append(Part("start_version", branch, "model.trainable_layers"))
@@ -109,10 +134,17 @@ def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     return make_plan(session, "ppo", work, needed)
 
 
-def memory_parts(trunk: Trunk, settings: Settings, rows: int, distinct: int, longest: int) -> list[Part]:
+def _rows(ppo: PPOSettings, validation: int) -> int:
+    """Return how many responses are drawn at a time, at most."""
+    return max(ppo.batch, VALIDATION_ANSWERS * min(ppo.validation_prompts, validation))
+
+
+def memory_parts(
+    trunk: Trunk, settings: Settings, rows: int, distinct: int, longest: int, *, drawn_here: bool = True
+) -> list[Part]:
     """What a run takes beside the model, from the start version: `rows` are drawn to `distinct` prompts at a time.
 
-    Of drawing responses and training on them, which alternate, the larger counts.
+    Of drawing responses and training on them, which alternate, the larger counts; drawing not, where workers do it.
     """
     ppo = settings.ppo
     new_tokens = settings.sample.max_new_tokens
@@ -133,7 +165,7 @@ def memory_parts(trunk: Trunk, settings: Settings, rows: int, distinct: int, lon
         Part("best_version_kept", branch, "model.trainable_layers"),
         Part("reward_members", settings.reward.branches * scalar, "reward.members"),
         Part("rollout_states", states_bytes(trunk, rows * (longest + new_tokens)), "ppo.batch"),
-        max(drawing, training, key=lambda part: part.size),
+        max(drawing, training, key=lambda part: part.size) if drawn_here else training,
     ]
 
 
@@ -147,7 +179,8 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
         None if version == known else versions.load_policy(session.workspace, version, session.pretrained)
         for version, known in ((session.start, INITIAL), (inputs.begin_as, session.start))
     )
-    with metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0)) as log:
+    curves = metrics.RunLog(session.workspace.runs / name, run.state.get("curves", 0))
+    with curves as log, _drawer(session, inputs) as drawer:
         found = train_ppo(
             settings.ppo,
             settings.sample,
@@ -159,10 +192,35 @@ def run(session: Session, run: Run, inputs: PolicyInputs) -> PolicyResult:
             run,
             start,
             begin_as,
+            drawer,
         )
     result = _result(found, log.points, name, inputs)
     keep(session, name, found.policy, result, parent=inputs.begin_as)
     return result
+
+
+@contextmanager
+def _drawer(session: Session, inputs: PolicyInputs) -> Iterator[Drawer | None]:
+    """Have what draws responses elsewhere at hand, where that is asked for."""
+    if inputs.terms is None:
+        yield None
+        return
+    pretrained, settings = session.pretrained, session.settings
+    longest = max(map(len, (*inputs.prompts, *inputs.validation)))
+    store = store_bytes(pretrained.trunk, settings, _rows(settings.ppo, len(inputs.validation)), longest)
+    with crew(inputs.terms, _parts(session, inputs.reward_name), pretrained, inputs.validation[0], store) as found:
+        yield found.draw
+
+
+def _parts(session: Session, reward: str) -> Parts:
+    """Say what workers load: as this process did, whatever folder they begin in."""
+    workspace, pretrained = session.workspace, session.pretrained
+    chosen = pretrained.chosen or session.settings.model
+    folder = Path(chosen.name).expanduser()
+    if folder.exists() and not is_version(workspace, chosen.name):
+        chosen = replace(chosen, name=str(folder.resolve()))
+    lays_out = pretrained.trunk.compute.lays_out
+    return Parts(workspace.root.resolve(), chosen, session.settings.sample, session.start, reward, lays_out)
 
 
 def _result(found: PPOResult, points: list[dict[str, Any]], name: str, inputs: PolicyInputs) -> PolicyResult:

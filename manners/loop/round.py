@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 from manners.data import DEMO_TOML, demo_prompts
 from manners.facts import Facts
-from manners.loop.options import AuditOptions, EvaluateOptions, JudgeOptions, PretrainOptions, SampleOptions
+from manners.loop.options import (
+    AuditOptions,
+    EvaluateOptions,
+    JudgeOptions,
+    PPOOptions,
+    PretrainOptions,
+    SampleOptions,
+)
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.results import PolicyResult, RewardResult, SampleResult
 from manners.results.audit import AuditResult, BehaviourResult
@@ -100,6 +107,7 @@ PPO = Stage(
     teaches=True,
     module="manners.loop.ppo",
     result=PolicyResult,
+    options=PPOOptions,
     next=lambda standing: None if standing.policies else "manners ppo",
 )
 DPO = Stage(

@@ -13,7 +13,7 @@ from manners.facts import Facts
 from manners.loop import asking, bulk, exporting, lineage, reporting
 from manners.loop.audit import before_the_gate
 from manners.loop.exporting import Form
-from manners.loop.options import AuditOptions, EvaluateOptions, PretrainOptions, SampleOptions
+from manners.loop.options import AuditOptions, EvaluateOptions, PPOOptions, PretrainOptions, SampleOptions
 from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, execute
@@ -95,9 +95,18 @@ def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume
     return perform(workspace, settings, REWARD, plan=plan, resume=resume)
 
 
-def train_policy(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
-    """Run PPO, or say what that takes; see `loop.ppo`."""
-    return perform(workspace, settings, PPO, plan=plan, resume=resume)
+def train_policy(
+    workspace: Workspace,
+    settings: Settings,
+    *,
+    plan: bool,
+    resume: bool = False,
+    workers: int | None = None,
+    ray_address: str | None = None,
+) -> Facts:
+    """Run PPO, in this process or with workers on Ray, or say what that takes; see `loop.ppo`."""
+    options = PPOOptions(workers=workers, ray_address=ray_address)
+    return perform(workspace, settings, PPO, options, plan=plan, resume=resume)
 
 
 def train_directly(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manners.models.decoder import Decoder, Seating
@@ -170,13 +170,34 @@ class _States:
         self.tensor[[row.place for row in rows], columns] = states
 
 
+def joined(parts: Sequence[Generated], trunk: Trunk, pad_id: int) -> Generated:
+    """Put what was drawn in several calls below one another, as if one call had drawn it."""
+    rendered = tuple(one for part in parts for one in part.rendered)
+    batch = _laid_out(rendered, trunk, pad_id)
+    left = [batch.prompt_width - part.batch.prompt_width for part in parts]
+    right = [batch.keep.shape[1] - part.batch.keep.shape[1] for part in parts]
+    logprobs = [nn.functional.pad(part.logprobs, (0, wider)) for part, wider in zip(parts, right, strict=True)]
+    states: States | None = batch.ids
+    if any(part.states is None for part in parts):
+        states = None
+    elif trunk.cut:
+        every = zip((part.states for part in parts if part.states is not None), left, right, strict=True)
+        states = torch.cat([nn.functional.pad(one, (0, 0, *wider)) for one, *wider in every]).to(trunk.device)
+    finish = tuple(one for part in parts for one in part.finish)
+    return Generated(rendered, finish, batch, torch.cat(logprobs).to(trunk.device), states)
+
+
+def _laid_out(rendered: Sequence[Rendered], trunk: Trunk, pad_id: int) -> Batch:
+    batch = collate(rendered, pad_id)
+    if not trunk.compute.shares_beginnings:
+        batch = replace(batch, common=0)
+    return batch.to(trunk.device)
+
+
 def _generated(rows: Sequence[_Row], trunk: Trunk, decoding: Decoding, states: _States | None) -> Generated:
     """Lay the responses side by side."""
     rendered = tuple(Rendered(row.prompt, tuple(row.drawn)) for row in rows)
-    batch = collate(rendered, decoding.pad_id)
-    if not trunk.compute.shares_beginnings:
-        batch = replace(batch, common=0)
-    batch = batch.to(trunk.device)
+    batch = _laid_out(rendered, trunk, decoding.pad_id)
     logprobs = torch.zeros(batch.keep.shape)
     for row in rows:
         logprobs[row.place, : len(row.drawn)] = torch.tensor(row.logprobs)

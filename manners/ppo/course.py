@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +17,9 @@ from manners.models.trunk import States
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings, SampleSettings
 from manners.text import Batch
+
+if TYPE_CHECKING:  # what draws knows the roles
+    from manners.ppo.rollout import Drawer
 
 ValueFunction = Callable[[States, Float[Tensor, "B T1 D"], Batch], Float[Tensor, "B T"]]
 """Values from trunk states and from the policy's hidden states: a shared head reads these, a separate branch those."""
@@ -70,3 +74,5 @@ class Course:
     """What the policy is held to, read by the start version."""
     unseen: PlainText
     """What forgetting is measured on, read by the initial model."""
+    drawer: Drawer | None = None
+    """What draws responses in other processes; None draws them here."""

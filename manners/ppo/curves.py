@@ -55,6 +55,7 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
         "response/most_common": most_common(responses),
         "reward/ensemble_std": float(rollout.scored.std.mean()),
         "reward/length_correlation": float(torch.nan_to_num(correlation)),
+        **rollout.noted,
     }
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from manners.maths import whiten
 from manners.models.branches import Branch
 from manners.models.compute import bucket_tokens
-from manners.models.generate import Decoding, Generated, generate
+from manners.models.generate import Decoding, Generated, generate, joined
+from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.ppo.camps import reward_of
 from manners.ppo.course import Roles, ValueFunction
@@ -45,6 +46,36 @@ class Episodes:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Responses with all that is computed of them whoever has drawn them: nothing here hangs on a value function."""
+
+    draws: Generated
+    scored: Scored
+    ref_logprobs: Float[Tensor, "B T"]
+    """Of the drawn tokens, by the reference; 0 where not kept."""
+    noted: Mapping[str, float] = field(default_factory=dict)
+    """What the curves are to say of how they were drawn."""
+
+    @classmethod
+    def together(cls, parts: Sequence[Drawn], pretrained: Pretrained, noted: Mapping[str, float]) -> Drawn:
+        """Put what was drawn in several calls below one another, as if one call had drawn it."""
+        draws = joined([part.draws for part in parts], pretrained.trunk, pretrained.renderer.pad_id)
+        width = draws.batch.keep.shape[1]
+        wide = [nn.functional.pad(part.ref_logprobs, (0, width - part.ref_logprobs.shape[1])) for part in parts]
+        camps = [part.scored.camps for part in parts if part.scored.camps is not None]
+        device = pretrained.trunk.device
+        scored = Scored(
+            torch.cat([part.scored.members for part in parts], dim=1).to(device),
+            camps=torch.cat(camps, dim=1).to(device) if camps else None,
+        )
+        return cls(draws, scored, torch.cat(wide).to(device), noted)
+
+
+Drawer = Callable[[Branch, Sequence[tuple[int, ...]], Float[Tensor, "B T"], Callable[[int], None]], Drawn]
+"""Draws elsewhere, by the weights of a policy, what `draw` draws here: to each prompt, with its own uniform numbers."""
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Everything that an update needs about a batch of episodes, frozen at the policy that drew them."""
 
@@ -67,6 +98,8 @@ class Rollout:
     """Whitened over the whole batch, then times `draw_weights(drift)`."""
     returns: Float[Tensor, "B T"]
     """What the value function learns: of the scores less what the other answers to the prompt came to."""
+    noted: Mapping[str, float] = field(default_factory=dict)
+    """As in `Drawn`."""
 
     @property
     def batch(self) -> Batch:
@@ -98,41 +131,69 @@ def collect(
     generator: torch.Generator,
     on_step: Callable[[int], None] = lambda finished: None,
     served: Float[Tensor, " G"] | None = None,
+    drawer: Drawer | None = None,
 ) -> Rollout:
     """Draw a response to each prompt and compute what PPO learns from, in the order of the method.
 
-    `served` weighs camps of annotators; None serves all of them on average.
+    `served` weighs camps of annotators; None serves all of them on average. `drawer` draws in other processes; None
+    draws here.
     """
-    # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way.
+    # 1. Responses, with the log-probabilities that they were drawn with and the trunk states on the way; scores of
+    # whole ones, and the reference's log-probabilities.
     pretrained = roles.pretrained
     uniform = torch.rand((len(prompts), sample.max_new_tokens), generator=generator, dtype=torch.float64)
-    draws = generate(
-        roles.policy.assembled(pretrained.trunk),
-        pretrained.trunk,
-        prompts,
-        uniform.to(pretrained.trunk.compute.uniform),
-        Decoding.of(pretrained.renderer, sample, want_states=True),
-        on_step,
-    )
+    if drawer is None:
+        drawn = draw(roles.policy, roles.reference, roles.reward, pretrained, sample, prompts, uniform, on_step)
+    else:
+        drawn = drawer(roles.policy, prompts, uniform, on_step)
+    draws, scored = drawn.draws, drawn.scored
     pretrained.renderer.finishes.look(draws.finish, sample.max_new_tokens)
 
-    # 2. Scores of whole responses; cut-off ones pay. Values of every token, and its log-probabilities, the policy's by
-    # the forward that is trained: one that reads token by token rounds otherwise, and ratios would begin off 1.
-    branches = (roles.policy, roles.reference)
-    scored, (logprobs, ref_logprobs), values = measure(draws, roles.reward, branches, sample.temperature, roles.value)
+    # 2. Cut-off responses pay. Values of every token, and its log-probabilities, the policy's by the forward that is
+    # trained: one that reads token by token rounds otherwise, and ratios would begin off 1.
+    _, (logprobs,), values = measure(draws, None, (roles.policy,), sample.temperature, roles.value)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     penalties = settings.unfinished_penalty * cut_off
     scores = reward_of(scored, served) - settings.pessimism * scored.std - penalties
     # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
     drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
-    kl = kl_penalty(logprobs, ref_logprobs, keep, "k1")
+    kl = kl_penalty(logprobs, drawn.ref_logprobs, keep, "k1")
     rewards = shape_rewards(scores, kl, keep, coefficient)
     baseline = beside(rewards.sum(dim=1), prompts) if settings.answers > 1 else torch.zeros_like(scores)
     gained = shape_rewards(scores - baseline, kl, keep, coefficient)
     advantages, returns = gae(gained, values, keep, settings.gamma, settings.lam)
     advantages = whiten(advantages, keep) * draw_weights(drift)
-    return Rollout(draws, scored, scores, penalties, logprobs, drift, kl, rewards, values, advantages, returns)
+    return Rollout(
+        draws, scored, scores, penalties, logprobs, drift, kl, rewards, values, advantages, returns, drawn.noted
+    )
+
+
+def draw(
+    policy: Branch,
+    reference: Branch,
+    reward: RewardModel,
+    pretrained: Pretrained,
+    sample: SampleSettings,
+    prompts: Sequence[tuple[int, ...]],
+    uniform: Float[Tensor, "B T"],
+    on_step: Callable[[int], None] = lambda finished: None,
+) -> Drawn:
+    """Draw a response to each prompt with its row of uniform numbers, score it, and have the reference read it.
+
+    A row's outcome does not hang on the others, up to rounding: shares of a batch may be drawn by several processes.
+    """
+    trunk = pretrained.trunk
+    draws = generate(
+        policy.assembled(trunk),
+        trunk,
+        prompts,
+        uniform.to(trunk.compute.uniform),
+        Decoding.of(pretrained.renderer, sample, want_states=True),
+        on_step,
+    )
+    scored, (ref_logprobs,), _ = measure(draws, reward, (reference,), sample.temperature)
+    return Drawn(draws, scored, ref_logprobs)
 
 
 def draw_weights(drift: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:

@@ -23,7 +23,7 @@ from manners.ppo.curves import Metrics, Passes, rollout_metrics
 from manners.ppo.guard import Act, Warned
 from manners.ppo.learner import Learner, Validation, begin, minibatches
 from manners.ppo.objective import adapt_coefficient
-from manners.ppo.rollout import Rollout, collect, measure, micro_batches
+from manners.ppo.rollout import Drawer, Rollout, collect, measure, micro_batches
 from manners.ppo.terms import objective
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
@@ -67,6 +67,7 @@ def train(
     run: Run | None = None,
     start: Branch | None = None,
     begin_as: Branch | None = None,
+    drawer: Drawer | None = None,
 ) -> PPOResult:
     """Fine-tune the policy branch against the reward model; return the version that did best on validation prompts.
 
@@ -77,7 +78,7 @@ def train(
     text rose beyond its limit is not kept. A run that is stopped, by a warning or by numbers that cannot be learnt
     from, returns its best version so far. Raises Unsound when that is still the first one because of the latter, and
     MannersError when a start-up check fails. With a `run`, checkpoints are written, and the work goes on from the one
-    that it holds, if any.
+    that it holds, if any. `drawer` draws the responses in other processes (`scale`); None draws them here.
     Source: Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; plain text: Ouyang et al. 2022, eq. 2, here
     with the divergence from the start version in place of the likelihood of the text, or beside it (`ppo.terms`).
     """
@@ -92,7 +93,7 @@ def train(
     prose = PlainText(reference, pretrained, material.prose)
     unseen = PlainText(initial, pretrained, material.validation_prose)
     updates = updates_over(settings, len(material.prompts))
-    course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen)
+    course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer)
     learner = begin(settings, seed, policy, value_parts)
     if run is not None and "learner" in run.state:
         learner.restore(run.state.pop("learner"))
@@ -156,6 +157,7 @@ def _update(
         learner.generator,
         on_step=lambda _: advance(1),
         served=None if known is None else camps.weights(known, learner.gains, settings.worst_camp),
+        drawer=course.drawer,
     )
     guard.check_scores(rollout, update)
     guard.check_drift(rollout, update, course.roles.pretrained.trunk.whole.dtype)
@@ -237,7 +239,9 @@ def _validate(course: Course) -> Validation:
     prompts = course.material.validation[: settings.validation_prompts]
     generator = torch.Generator().manual_seed(course.seed + 1)
     drawn = [prompt for prompt in prompts for _ in range(VALIDATION_ANSWERS)]
-    rollout = collect(course.roles, drawn, settings, course.sample, settings.kl_coefficient, generator)
+    rollout = collect(
+        course.roles, drawn, settings, course.sample, settings.kl_coefficient, generator, drawer=course.drawer
+    )
     kl = rollout.kl.sum(dim=1)
     members, witness = rollout.scored.members, course.roles.reward.witness
     if witness is None:

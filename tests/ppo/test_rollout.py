@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from manners.models.branches import Branch
 from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.ppo import rollout
 from manners.ppo.course import Roles
 from manners.ppo.curves import rollout_metrics
-from manners.ppo.rollout import Rollout, collect, draw_weights, micro_batches
+from manners.ppo.rollout import Drawer, Drawn, Rollout, collect, draw, draw_weights, micro_batches
+from manners.reward.ensemble import Scored
 from manners.settings import PPOSettings, SampleSettings
 from manners.types import FinishReason
 from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
@@ -184,3 +188,59 @@ def test_micro_batches_change_nothing(players: Roles, batch_of: Rollout, monkeyp
     again = drawn(players)
     for name in ("kl", "rewards", "values", "advantages", "returns", "scores"):
         torch.testing.assert_close(getattr(again, name), getattr(batch_of, name), atol=1e-4, rtol=1e-4)
+
+
+def in_shares(players: Roles, edges: Sequence[int], drawn: list[Drawn]) -> Drawer:
+    """What draws the rows between these edges each by themselves, and puts them together."""
+
+    def drawer(
+        policy: Branch, prompts: Sequence[tuple[int, ...]], uniform: Tensor, on_step: Callable[[int], None]
+    ) -> Drawn:
+        pretrained = players.pretrained
+        for start, stop in pairwise(edges):
+            some = prompts[start:stop], uniform[start:stop]
+            drawn.append(draw(policy, players.reference, players.reward, pretrained, SAMPLE, *some))
+        return Drawn.together(drawn, pretrained, {"workers/count": 2.0})
+
+    return drawer
+
+
+@pytest.mark.parametrize("edges", [(0, 24), (0, 1, 24), (0, 1, 9, 24)])
+@pytest.mark.parametrize("layers", [2, "all"])
+def test_shares_that_others_draw_make_the_same_rollout(edges: Sequence[int], layers: int | Literal["all"]) -> None:
+    world = tiny_pretrained(trainable_layers=layers)
+    with torch.no_grad():
+        world.trunk.whole.get_output_embeddings().weight[sorted(END_IDS)] *= 3
+    players = roles(world, likes(world))
+    parts = list[Drawn]()
+    generators = (torch.Generator().manual_seed(1) for _ in range(2))
+    whole, shared = (
+        collect(players, PROMPTS, SETTINGS, SAMPLE, COEFFICIENT, generator, drawer=drawer)
+        for generator, drawer in zip(generators, (None, in_shares(players, edges, parts)), strict=True)
+    )
+    widths = {(part.draws.batch.prompt_width, part.draws.batch.keep.shape[1]) for part in parts}
+    assert len(widths) > 1 or len(edges) == 2, "shares of one shape would not show how they are laid side by side"
+    assert shared.draws.rendered == whole.draws.rendered and shared.draws.finish == whole.draws.finish
+    assert torch.equal(shared.batch.ids, whole.batch.ids) and torch.equal(shared.batch.attend, whole.batch.attend)
+    assert shared.batch.common == whole.batch.common
+    attend = whole.batch.attend
+    torch.testing.assert_close(shared.states[attend], whole.states[attend], atol=1e-5, rtol=1e-5)
+    assert not bool(shared.states[~attend].any()) or layers == "all"
+    for name in ("scores", "logprobs", "drift", "kl", "rewards", "values", "advantages", "returns"):
+        torch.testing.assert_close(getattr(shared, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+    assert rollout_metrics(shared)["workers/count"] == 2.0 and "workers/count" not in rollout_metrics(whole)
+
+
+def test_what_camps_of_annotators_like_is_put_together_too(players: Roles, world: Pretrained) -> None:
+    drawn = [
+        Drawn(part.draws, Scored(part.scored.members, camps=part.scored.members.repeat(3, 1)), part.ref_logprobs)
+        for part in [
+            draw(
+                players.policy, players.reference, players.reward, world, SAMPLE, PROMPTS[i : i + 4], torch.rand(4, 12)
+            )
+            for i in (0, 4)
+        ]
+    ]
+    found = Drawn.together(drawn, world, {}).scored
+    assert found.camps is not None and found.camps.shape == (3, 8)
+    torch.testing.assert_close(found.camps[2], found.members[0])

@@ -1,0 +1,101 @@
+"""Ray, started for one run or found at an address; the only module that imports it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from manners.errors import MannersError
+
+LOOPBACK = "127.0.0.1"
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+LOCAL = {
+    # Ray takes this machine's outer address for 127.0.0.1, and listens on all of them, unless it is told that there are
+    # no other machines; it has this word for it on macOS and Windows, and reads it everywhere.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What Ray reads before it starts by itself."""
+SOCKETS = "/tmp"
+"""Where the folder of a run's sockets is: their names may have a hundred letters, and a workspace's is long enough."""
+
+
+def needed() -> Any:
+    """Import Ray; raises MannersError where it is not installed."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise MannersError(
+            "--workers takes Ray, which is not installed: run `pip install 'manners[scale]'`, or leave --workers out"
+        ) from error
+
+
+@contextmanager
+def running(address: str | None, cpus: int, store: int) -> Iterator[Any]:
+    """Have Ray at hand: the cluster at an address, or one of this machine alone that ends with this process.
+
+    Whoever reaches Ray's ports runs code as its user: those of its own are on loopback, behind a token that only this
+    process and its children know. It has no dashboard and sends nothing home. `store` is what its object store may
+    hold, in bytes. Raises MannersError where no cluster answers.
+    """
+    if address is None:
+        os.environ.update(LOCAL)  # stays: Ray has read it, and its next start in this process must find the same
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray = needed()
+    folder = None if address else tempfile.mkdtemp(prefix="manners-", dir=SOCKETS)
+    try:
+        if address is None:
+            _start(ray, cpus, store, folder)
+        else:
+            _join(ray, address)
+        yield ray
+    finally:
+        ray.shutdown(wait_for_processes=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, cpus: int, store: int, folder: str | None) -> None:
+    ray.init(
+        "local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=store,
+        _node_ip_address=LOOPBACK,
+        _temp_dir=folder,
+        **QUIET,
+    )
+    if (seen := ray.util.get_node_ip_address()) != LOOPBACK:
+        raise MannersError(
+            f"Ray would listen on {seen} and not on {LOOPBACK} alone, since this process had loaded it before; start"
+            " the run in a process of its own"
+        )
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise MannersError(
+            f"no Ray cluster can be used at {address} ({first_line(error)}); check --ray-address, or leave it out to"
+            " have workers on this machine"
+        ) from error
+
+
+def threads_each(cpus: Sequence[float], workers: int) -> int:
+    """Return the most processors that every worker can have, on machines with so many; 0 where there are too few."""
+    most = int(max(cpus, default=0))
+    return next((each for each in range(most, 0, -1) if sum(int(n) // each for n in cpus) >= workers), 0)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
