@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import Annotated, Any, Literal
 
 from rich.console import Console
@@ -24,6 +24,8 @@ Result = Mapping[str, Any]
 
 CELL = 160
 """Longest text in a table's cell, in characters; `--json` has all of it."""
+SENTENCE = "sentence"
+"""The field of a record that says in words what the others say in figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,9 @@ def show(result: Result, as_json: bool) -> None:
         print(in_json(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)))
         return
     for name, value in _lines(_plain(result)):
-        if isinstance(value, list):
+        if isinstance(value, list) and all(SENTENCE in record for record in value):
+            _print_sentences(name, value)
+        elif isinstance(value, list):
             _print_table(value)
         else:
             print(f"{name}: {value}" if name else value)
@@ -92,14 +96,26 @@ def _lines(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _print_table(records: list[dict[str, Any]]) -> None:
-    """Print records of the same fields, one a row."""
+    """Print records of the same fields, one a row; the widest where nobody looks on, who can shorten it as they like."""
     table = Table(box=None, pad_edge=False)
     for column in records[0]:
         table.add_column(column, overflow="fold")
     for record in records:
         table.add_row(*(shorten(_text(item), CELL, placeholder=" ...") for item in record.values()))
+    _console().print(table)
+
+
+def _print_sentences(name: str, records: list[dict[str, Any]]) -> None:
+    """Print records that say in words what they hold: each by its first field and its sentence, whole."""
+    print(f"{name}:")
+    for record in records:
+        first, said = _text(next(iter(record.values()))), _text(record[SENTENCE])
+        print(fill(f"{first}: {said}", _console().width, initial_indent="  ", subsequent_indent="    "))
+
+
+def _console() -> Console:
     console = Console(markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    return console if console.is_terminal else Console(markup=False, highlight=False, width=200)
 
 
 def _text(value: Any) -> str:

@@ -446,6 +446,11 @@ def test_a_summary_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.split()[:2] == ["id", "text"]
     assert 20 < out.count("word") < 40
+    said = [{"name": "accuracy", "value": 0.5, "sentence": "Half. " * 100}, {"name": "ties", "sentence": "Few."}]
+    show({"checks": said}, False)
+    out = capsys.readouterr().out
+    assert out.startswith("checks:\n  accuracy: Half.") and out.count("Half.") == 100 and out.endswith("  ties: Few.\n")
+    assert max(map(len, out.splitlines())) <= 200
     show({"text": "word " * 100}, True)
     assert capsys.readouterr().out.count("word") == 100
 
