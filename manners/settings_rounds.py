@@ -21,7 +21,8 @@ class AuditSettings:
     tokens: Annotated[int, Range(1, 1_000_000)] = 48
     """Longest answer in tokens there: whether it refuses, and whether it takes a question up, shows by then."""
     sets: str | None = None
-    """A folder of published sets that a policy is asked as well, those that are there (`manners audit data`)."""
+    """A folder of published sets that a policy is asked as well, those that are there (`manners audit data`); None: the
+    workspace's own, `audit-sets`."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

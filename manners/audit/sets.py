@@ -1,7 +1,7 @@
 """Published sets that a policy is also asked where they are there: XSTest, WinoBias, BBQ, TruthfulQA, IFEval.
 
-None ships with the package. Each lies in a folder of its own name, as its authors publish it or as JSON lines (also as
-`.gz`); a set that is not there is left out, and one that cannot be read is refused.
+None ships with the package, `fetch` takes one in. Each lies in a folder of its own name, as its authors publish it or
+as JSON lines (also as `.gz`); a set that is not there is left out, and one that cannot be read is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from manners.data import Question
 from manners.errors import MannersError
 
 Item = TypeVar("Item")
+OWN = "audit-sets"
+"""A workspace's own folder of sets, where `audit.sets` names none."""
 ANSWERS = 3
 """Of a question of BBQ."""
 PRONOUNS = frozenset(("he", "she", "him", "her", "his", "hers", "himself", "herself"))
@@ -46,7 +48,7 @@ KNOWN = (
         "xstest",
         ("xstest_prompts.csv",),
         ("prompt", "label"),
-        "github.com/paul-rottger/exaggerated-safety",
+        "github.com/paul-rottger/xstest",
         "CC BY 4.0",
         "prompts that only look unsafe, and contrasts that are: over_refusal_xstest, under_refusal_xstest",
     ),
@@ -79,7 +81,7 @@ KNOWN = (
         ("input_data.jsonl", "*.jsonl"),
         ("prompt", "instruction_id_list", "kwargs"),
         "github.com/google-research/google-research, instruction_following_eval",
-        "Apache-2.0",
+        "CC BY 4.0",
         "prompts with instructions whose keeping a rule can see: instructions_ifeval",
     ),
 )
@@ -116,6 +118,11 @@ class Sets:
     instructed: tuple[Instructed, ...] = ()
 
 
+def place_of(named: str | None, root: Path) -> Path:
+    """Return the folder of sets: the one that `audit.sets` names, or a workspace's own."""
+    return Path(named).expanduser() if named else root / OWN
+
+
 def files_of(folder: Path, known: Known) -> list[Path]:
     """Return a set's files in a folder of sets; none where it is not there."""
     for name in (known.name, f"{known.name}_trimmed"):
@@ -150,7 +157,19 @@ def read(folder: Path | None) -> Sets:
         return Sets()
     if not folder.is_dir():
         raise MannersError(f"audit.sets is {folder}, which is no folder: name one that holds xstest, winobias or bbq.")
-    rows = {known.name: _all_rows(files, known) for known in KNOWN if (files := files_of(folder, known))}
+    return _made({known.name: _all_rows(files, known) for known in KNOWN if (files := files_of(folder, known))})
+
+
+def usable(known: Known, contents: Mapping[str, bytes]) -> Sets:
+    """Return what the files of one set come to, by name; raises MannersError where they are not that set."""
+    made = _made({known.name: [row for name, raw in contents.items() for row in _rows_in(name, raw, known, name)]})
+    if made == Sets(skipped=made.skipped):
+        raise MannersError(f"{', '.join(contents)}: nothing in it can be used as {known.name}, see {known.source}.")
+    return made
+
+
+def _made(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Sets:
+    """Return what the rows of the sets come to."""
     labels = {str(row["prompt"]): str(row["label"]).strip().lower() for row in rows.get("xstest", [])}
     safe, unsafe = (tuple(text for text, said in labels.items() if said == label) for label in ("safe", "unsafe"))
     pronouns = list(dict.fromkeys(_pronouns(rows.get("winobias", []))))
@@ -183,16 +202,24 @@ def _rows(file: Path, known: Known) -> list[dict[str, Any]]:
     """Read a file of rows; raises MannersError where it is damaged or lacks a column."""
     try:
         raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
-        rows = list(_parsed(file.name.removesuffix(".gz"), text))
-    except (OSError, EOFError, ValueError, csv.Error, RecursionError) as error:
+    except OSError as error:
         raise MannersError(f"{file} cannot be read ({error}): take {known.name} anew from {known.source}.") from error
+    return _rows_in(file.name, raw, known, str(file))
+
+
+def _rows_in(name: str, raw: bytes, known: Known, called: str) -> list[dict[str, Any]]:
+    """Return the rows of a file; raises MannersError, in which it is `called` so, where it is damaged."""
+    try:
+        text = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode("utf-8-sig")
+        rows = list(_parsed(name.removesuffix(".gz"), text))
+    except (OSError, EOFError, ValueError, csv.Error, RecursionError) as error:
+        raise MannersError(f"{called} cannot be read ({error}): take {known.name} anew from {known.source}.") from error
     lacking = [
         name for name in known.columns if any(not isinstance(row, dict) or row.get(name) is None for row in rows)
     ]
     if not rows or lacking:
         what = f"lacks {', '.join(lacking)}" if rows else "holds nothing"
-        raise MannersError(f"{file} {what}: take {known.name} anew from {known.source}.")
+        raise MannersError(f"{called} {what}: take {known.name} anew from {known.source}.")
     return rows
 
 

@@ -175,3 +175,8 @@ def constitution() -> str:
 def judge_probes() -> dict[str, tuple[str, ...]]:
     """Return what an answer may say to whoever judges it: `injections`, orders to the judge, and `flattery`."""
     return {name: tuple(texts) for name, texts in tomllib.loads(_read("judge.toml")).items()}
+
+
+def origins_of_sets() -> dict[str, Any]:
+    """Return where `manners audit data --fetch` takes each published set from, and its files' hashes (`sets.toml`)."""
+    return tomllib.loads(_read("sets.toml"))

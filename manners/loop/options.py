@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,10 +110,16 @@ class AuditOptions(Options):
     short: bool = False
     """Measure a policy's behaviour on few prompts and short answers: stands for a smaller audit.cases and
     audit.tokens."""
+    fetch: Annotated[str | None, arg(metavar="NAME")] = None
+    """With `data`: take the published set NAME from its authors into the folder of sets, each file checked against its
+    SHA-256."""
+    sha256: Annotated[UseAppendAction[tuple[str, ...]], arg(name="sha256", metavar="HEX")] = ()
+    """With --fetch: what a file must have in place of the SHA-256 that ships; once for each of the set's files."""
 
     def check(self, *, plan: bool, resume: bool) -> None:
         """Refuse what does not go together."""
-        if self.gate and (plan or resume or self.comparisons or self.every or self.short or self.against):
+        beside = self.comparisons or self.every or self.short or self.against or self.fetch
+        if self.gate and (plan or resume or beside):
             raise UsageError("--gate reads what has been measured: it goes with a VERSION alone.")
         if not self.gate and self.what not in WHAT:
             raise UsageError(
@@ -126,7 +133,11 @@ class AuditOptions(Options):
         if self.what != "policy" and (self.against or self.short):
             raise UsageError("--against VERSION and --short are for a policy: manners audit policy.")
         if self.what == "data" and (plan or resume or self.every or self.version or self.comparisons):
-            raise UsageError("manners audit data lists what is there: it goes with no other of these.")
+            raise UsageError("manners audit data lists what is there: of these it goes with --fetch NAME alone.")
+        if (self.what != "data" and self.fetch) or (self.sha256 and not self.fetch):
+            raise UsageError("--fetch NAME and --sha256 HEX are for published sets: manners audit data --fetch NAME.")
+        if bad := [one for one in self.sha256 if not re.fullmatch("[0-9a-f]{64}", one.lower())]:
+            raise UsageError(f"--sha256 {bad[0]!r} is no SHA-256: that is 64 digits, 0 to 9 and a to f.")
         if self.short and self.every:
             raise UsageError("--short and --all are opposites: leave one out.")
 
@@ -145,12 +156,14 @@ class AuditOptions(Options):
         return self.what == "policy" and not self.gate
 
     def other(self, session: Session) -> Facts | None:
-        """Say where a policy stands before the gate, or which published sets are there."""
+        """Say where a policy stands before the gate or which published sets are there, or fetch one."""
         if self.what == "data" and not self.gate:
-            from manners.audit import sets
+            from manners.audit import fetch, sets
 
-            folder = session.settings.audit.sets
-            return {"folder": folder, "sets": sets.listed(Path(folder).expanduser() if folder else None)}
+            folder = sets.place_of(session.settings.audit.sets, session.workspace.root)
+            if self.fetch:
+                return fetch.fetch(self.fetch, folder, [one.lower() for one in self.sha256])
+            return {"folder": str(folder), "sets": sets.listed(folder)}
         if not self.gate:
             return None
         from manners.loop import audit

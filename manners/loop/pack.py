@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from manners.audit.policy import readings
-from manners.audit.sets import Sets, read
+from manners.audit.sets import Sets, place_of, read
 from manners.data import Behaviour, Contested, GroupSwap, Question
 from manners.feedback.statistics import FEWEST
 from manners.loop.session import Session, digest
@@ -33,9 +32,10 @@ def set_counts(sets: Sets) -> dict[str, int]:
 
 
 def sets_of(session: Session) -> Sets:
-    """Read the published sets that the settings name."""
+    """Read the published sets: those that the settings name, or the workspace's own."""
     named = session.settings.audit.sets
-    return read(Path(named).expanduser() if named else None)
+    folder = place_of(named, session.workspace.root)
+    return read(folder if named or folder.is_dir() else None)
 
 
 def sample(items: Sequence[Item], count: int, seed: int) -> tuple[Item, ...]:

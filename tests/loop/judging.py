@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +15,18 @@ from manners.loop.session import Session
 from manners.settings import JudgeSettings, Settings
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from manners.workspace import Workspace
+from tests import servers
+from tests.servers import serving as serving
 
 ANSWERS = re.compile(r"(\[\[\w{16}\]\]) ANSWER A[^\n]*\n(.*)\n\1 ANSWER B[^\n]*\n(.*)\n\1 END", re.DOTALL)
 
 
 @dataclass
-class Server:
+class Server(servers.Server):
     """Judges by `prefers`: the probability that answer A is better, of the texts of both."""
 
     prefers: Callable[[str, str], float] = lambda a, b: 0.95 if "good" in a and "good" not in b else 0.05
     logprobs: bool = True
-    answer: Callable[[dict[str, Any], int], tuple[int, bytes] | None] = lambda asked, number: None
-    """What it says instead of judging, by the number of the request."""
-    drip: float = 0.0
-    """Seconds between two bytes."""
-    trickle: float = 0.0
-    """Seconds between two lines of its header, which has a hundred."""
-    endless: bool = False
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-    url: str = ""
 
     def says(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Return a chat completion."""
@@ -56,64 +43,6 @@ class Server:
             letter = "A" if rng.random() < p else "B"
         choice = {"index": 0, "message": {"role": "assistant", "content": letter}, "finish_reason": "stop"}
         return {"choices": [{**choice, "logprobs": told}], "usage": {"total_tokens": 100}}
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    """Let it answer at an address of its own."""
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            with lock:
-                server.asked.append(asked)
-                server.keys.add(self.headers.get("authorization", ""))
-                number = len(server.asked)
-            status, body = server.answer(asked, number) or (200, json.dumps(server.says(asked)).encode())
-            try:
-                self.send_response(status)
-                if server.endless:
-                    self.send_header("connection", "close")
-                    self.end_headers()
-                    while True:
-                        self.wfile.write(b"A" * 65536)
-                for number in range(100 if server.trickle else 0):
-                    self.send_header(f"x-{number}", "y")
-                    self.flush_headers()
-                    time.sleep(server.trickle)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                for byte in body if server.drip else ():
-                    self.wfile.write(bytes([byte]))
-                    time.sleep(server.drip)
-                if not server.drip:
-                    self.wfile.write(body)
-            except OSError:
-                self.close_connection = True
-
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 64
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            pass
-
-    http = Quiet(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    try:
-        yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
 def comparisons(count: int, people: int = 2, right: float = 0.9, start: int = 0) -> list[Comparison]:
