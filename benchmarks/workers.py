@@ -210,9 +210,14 @@ def travels() -> str:
         for way in WAYS:
             if way.dtype == "float32" and shape.width > 2048:
                 continue
-            out, back, worker = (f"{size / 1e9:.2f}" for size in counted(shape, way))
+            out, back, worker = map(size_of, counted(shape, way))
             lines.append(f"| {shape.name} | {way.words} | {out} | {back} | {worker} |")
     return "\n".join(lines)
+
+
+def size_of(size: int) -> str:
+    """Write bytes as a person reads them."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
 def counted(shape: Shape, way: Way) -> tuple[int, int, int]:

@@ -83,7 +83,8 @@ class Miscomputes(Faulty):
     def take(self, number: int, contents: Parcel, probe: Rendered) -> Held:
         if number == 2 and self.first():
             with torch.no_grad():
-                self.pretrained.trunk.whole.get_input_embeddings().weight.mul_(1.5)
+                for parameter in self.pretrained.trunk.whole.get_input_embeddings().parameters():
+                    parameter.mul_(1.5)
         return super().take(number, contents, probe)
 
 

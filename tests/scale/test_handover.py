@@ -122,7 +122,8 @@ def test_a_trunk_that_is_not_the_trainers_shows_in_the_log_probabilities_alone()
     here, there = tiny_pretrained(), tiny_pretrained()
     probe = Rendered(VALIDATION[0], (50, 60, 70))
     with torch.no_grad():
-        there.trunk.whole.get_input_embeddings().weight.mul_(1.5)
+        for parameter in there.trunk.whole.get_input_embeddings().parameters():
+            parameter.mul_(1.5)
     ours, theirs = (held(1, Branch(one.trunk, trainable=True), one, probe) for one in (here, there))
     assert ours.digest == theirs.digest
     assert (fault(ours, theirs, 0.02) or "").startswith("with the trainer's weights its log-probabilities are off by")
