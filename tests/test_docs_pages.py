@@ -191,7 +191,9 @@ def test_five_people_label_from_tomorrow(
     Path("manners.toml").write_text(f"[model]\nname = {json.dumps(str(page.model))}\n", encoding="utf-8")
     capsys.readouterr()
     # The server starts as on the page, up to where it would wait for visitors.
-    monkeypatch.setattr(server, "Engine", lambda *_: SimpleNamespace(start=lambda: None, stop=lambda: None, load=None))
+    monkeypatch.setattr(
+        server, "Engine", lambda *_, **__: SimpleNamespace(start=lambda: None, stop=lambda: None, load=None)
+    )
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
 
     def add() -> None:

@@ -14,9 +14,10 @@ from manners.errors import MannersError
 from manners.facts import Facts, to_facts
 from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.session import Session, digest
+from manners.store.comparisons import tried_openings
 from manners.templates import Refused
 from manners.text import TooLong
-from manners.types import Dialogue, PromptUse
+from manners.types import Dialogue, PromptUse, opening
 
 PART = 192
 """Most prompts that are answered between two checkpoints, each part from a seed of its own: other parts give other
@@ -182,8 +183,23 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
             f"the model's chat template refuses all {len(prompts)} prompts for `{use}` ({next(iter(refused))}); bring"
             " others, or name another template with model.chat_template"
         )
+    _tell_tried(session, use, [stored.dialogue for stored in prompts])
     found = short_enough(session, [stored.dialogue for stored in prompts])
     if found.too_long and not found.ids:
         raise _none_fits(session, use, found.too_long)
     lengths = [len(ids) for ids in found.ids.values()]
     return lengths, PromptCount(len(lengths), len(found.shortened), found.too_long, counts(refused) or None)
+
+
+def _tell_tried(session: Session, use: PromptUse, prompts: Sequence[Dialogue]) -> None:
+    """Say on stderr how many prompts are not answered since they begin as one that measured a candidate."""
+    with session.store.read() as connection:
+        tried = tried_openings(connection)
+    if not tried or use is PromptUse.EVALUATE:
+        return
+    private = frozenset[Dialogue]() if session.settings.serve.share_chats else session.store.only_in_chats()
+    if aside := sum(opening(prompt) in tried and prompt not in private for prompt in prompts):
+        print(
+            f"{aside} prompts for `{use}` begin as one does on which a candidate was compared, and are left out",
+            file=sys.stderr,
+        )

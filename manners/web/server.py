@@ -206,7 +206,7 @@ def _host_of(url: str) -> str:
 
 def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.Event) -> None:
     """Serve whatever policy is promoted, also by another process, until the event is set."""
-    seen = engine.state.version
+    seen = workspace.current_policy()
     while not ended.wait(LOOK_EVERY):
         # While the file that says so is damaged, the policy that was promoted before goes on.
         with suppress(MannersError):

@@ -59,7 +59,8 @@ def test_a_person_counts_as_a_whole_and_few_are_not_trusted() -> None:
     alike = [asked(letter, account) for account, letter in enumerate("NNOO") for _ in range(10)]
     found = read(alike)
     alone, apart = found.win_rate, wilson(20, 40)
-    assert alone is not None and alone == clustered_share([1.0, 1.0, 0.0, 0.0], [0, 1, 2, 3])
+    four = clustered_share([1.0, 1.0, 0.0, 0.0], [0, 1, 2, 3])
+    assert alone is not None and (alone.low, alone.high) == pytest.approx((four.low, four.high))
     assert alone.high - alone.low > 2 * (apart.high - apart.low)
     assert "from fewer than 5 people and so not to be trusted" in found.sentence
     assert found.decision == "cannot_tell" and "not decided yet" in found.sentence

@@ -309,7 +309,7 @@ def test_a_reason_that_quotes_somebody_goes_with_them_and_a_reviewers_own_with_t
         assert {one.by: one.reason for one in record.reviews} == reasons
         assert [one.reason for one in record.overrides] == [DELETED]
         assert found(root) == [] and found(root, "mine alone") == []
-        assert main(["restore", made["path"], str(root), "--json"]) == 0, capfd.readouterr().err
+        assert main(["restore", made["path"], "--workspace", str(root), "--json"]) == 0, capfd.readouterr().err
         capfd.readouterr()
 
 

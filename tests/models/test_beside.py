@@ -91,9 +91,9 @@ def test_another_promoted_policy_ends_it_and_what_it_writes_is_finished() -> Non
         for key, event in both.step(False):
             heard.setdefault(key, Heard()).hear(event)
     submit(both, 1, replace(OTHER, candidate=1))  # waits in both, for the change
-    assert both.candidate == "candidate"
+    before = both.candidate
     both.take_policy(policy(0.8), "next")
-    assert (both.version, both.candidate) == ("next", None)
+    assert (before, both.candidate, both.version) == ("candidate", None, "next")
     submit(both, 2, replace(OTHER, candidate=1))
     drive(both, heard)
     assert authors(heard[0]) == {0: "candidate", 1: "promoted"}

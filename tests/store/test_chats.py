@@ -20,7 +20,7 @@ from manners.loop.session import Session
 from manners.loop.stage import Options
 from manners.models import versions
 from manners.reward import stored
-from manners.settings import ModelSettings, ServeSettings, Settings
+from manners.settings import ModelSettings, SampleSettings, ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
 from manners.store.flags import FlagReason, raise_flag
@@ -57,12 +57,17 @@ def drawn(text: str, seed: int = 0) -> Response:
 
 
 def converse(
-    store: Store, who: Annotator, text: str = SECRET, answers: Sequence[str] = ("hm", "ah"), seed: int = 0
+    store: Store,
+    who: Annotator,
+    text: str = SECRET,
+    answers: Sequence[str] = ("hm", "ah"),
+    seed: int = 0,
+    how: AskedHow = AskedHow.CHAT,
 ) -> str:
     """Begin a conversation with one turn, and return its key."""
     chats = Chats(store)
     key = chats.begin(who)
-    chats.say(who, key, [], text, [drawn(answer, seed) for answer in answers], 1.0)
+    chats.say(who, key, [], text, [drawn(answer, seed) for answer in answers], 1.0, how)
     return key
 
 
@@ -145,6 +150,21 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
     with pytest.raises(MannersError, match=r"PPO needs prompts to train on \(0 there\)"):
         ppo.inputs(session, Options(), {})
     assert prompts.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
+    session.store.close()
+
+
+def test_a_prompt_that_begins_as_one_with_a_candidate_is_not_answered_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(sharing(tmp_path, False), sample=SampleSettings(max_new_tokens=16))
+    session = Session(Workspace.create(tmp_path / "ws"), settings)
+    converse(session.store, ANNA, "Hi there", how=AskedHow.CANDIDATE)
+    theirs: list[Dialogue] = [(Turn(Role.USER, text),) for text in ("hi  THERE", "the weather")]
+    session.store.add_prompts(theirs, PromptUse.TRAIN, "prompts.txt")
+    assert prompts.answerable(session, PromptUse.TRAIN) == theirs[1:]
+    capsys.readouterr()
+    prompts.prompt_lengths(session, PromptUse.TRAIN)
+    assert "1 prompts for `train` begin as one does on which a candidate was compared" in capsys.readouterr().err
     session.store.close()
 
 

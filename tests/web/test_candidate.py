@@ -23,7 +23,7 @@ from manners.loop import tried
 from manners.models.requests import EngineState, Phase
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
-from manners.settings import ServeSettings, Settings
+from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store
 from manners.store.files.formats import Format
 from manners.store.files.transfer import export_comparisons, import_comparisons
@@ -43,8 +43,10 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
+from manners.web import chat
 from manners.web.app import create_app
 from manners.web.candidate import Question, Trial, question
+from manners.web.engine import Engine
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.conftest import Place
@@ -107,13 +109,11 @@ def test_both_answer_blind_the_choice_is_kept_and_the_chosen_one_goes_on(
     assert alone.store.comparisons(AskedHow.CHAT) == []
 
 
-def test_the_candidate_stands_on_either_side_as_often(alone: Place) -> None:
-    client = client_of(alone, Scripted(state=BOTH))
-    for number in range(64):
-        say(client, begin(client), f"{number}?")
-    asked = alone.store.comparisons(AskedHow.CANDIDATE)
-    left = Counter(one.left.author for one in asked)
-    assert left.total() == 64 and all(14 <= count <= 50 for count in left.values()), left  # beyond: 3 in a million
+def test_the_candidate_stands_on_either_side_as_often_whatever_the_lot() -> None:
+    drawn = [chat._drawn(f"conversation {number}", 0, "Hello") for number in range(2000)]
+    for some in (drawn, [one for one in drawn if one[1] < 0.1], [one for one in drawn if one[0] % 2]):
+        sides = Counter(side for *_, side in some)
+        assert sides.keys() == {0, 1} and abs(sides[0] - sides[1]) < 3 * len(some) ** 0.5
 
 
 def test_the_share_is_that_of_turns_in_conversations_that_do_not_teach() -> None:
@@ -189,6 +189,38 @@ def test_what_is_promoted_meanwhile_ends_it_and_the_dashboard_says_so(alone: Pla
     why = "it was promoted" if promoted == "policy-3" else f"{promoted} answers now"
     assert f"policy-3 is no candidate any more, for {why}" in client.get("/dashboard").text
     assert client.get("/dashboard.json").json()["candidate"]["asked"] is False
+
+
+def test_the_engine_lets_it_go_with_the_policy_beside_it_and_tells_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine(tmp_path, ModelSettings(), "policy-2", beside=TRIAL.beside(16))
+    assert not TRIAL.stands(engine.state) and "waits for the model" in TRIAL.sentence(engine.state, "policy-2")
+    engine._hear(BOTH)
+    assert TRIAL.stands(engine.state)
+    engine.load("policy-2")
+    assert TRIAL.stands(engine.state), "it is served already"
+    engine.load("policy-4")
+    assert not TRIAL.stands(engine.state)
+    engine._hear(BOTH)  # which was on its way
+    engine._hear(EngineState(Phase.READY, "policy-4"))
+    assert engine.state == EngineState(Phase.READY, "policy-4")
+    said = "policy-3 is no candidate any more, for policy-4 answers now: nobody is asked about it\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_candidate_that_cannot_be_loaded_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Engine(tmp_path, ModelSettings(), "policy-2", beside=TRIAL.beside(16))
+    why = "the candidate policy-3 cannot be loaded: it is damaged"
+    engine._hear(EngineState(Phase.READY, "policy-2", why))
+    assert capsys.readouterr().err == f"{why}: nobody is asked about it\n"
+    assert TRIAL.sentence(engine.state, "policy-2") == why
+    engine._hear(EngineState(Phase.READY, "policy-2"))  # it was started again
+    assert capsys.readouterr().err == "" and "nobody is asked about it" in TRIAL.sentence(engine.state, "policy-2")
+
+
+def test_seats_are_as_large_a_part_as_the_share() -> None:
+    assert [replace(TRIAL, share=share).beside(16).seats for share in (0.001, 0.1, 0.5, 1.0)] == [1, 2, 8, 16]
 
 
 def test_the_same_words_of_both_are_no_question(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,9 +228,12 @@ def test_where_the_reward_models_members_differ_is_asked_first(
         os.utime(file, (at, at))
 
     differ(7, 1000)
-    half = replace(ONCE, random_share=0.5)
-    first = [number(Desk(workspace, store, half, seed).next(ANNA)) for seed in range(40)]
+    half = replace(ONCE, random_share=0.5, overlap=100, agree=100)
+    people = [Annotator(f"person {seed}", AnnotatorKind.HUMAN) for seed in range(40)]
+    first = [number(Desk(workspace, store, half, seed).next(one)) for seed, one in enumerate(people)]
     assert 10 < first.count(7) < 32
+    with store.write() as connection:
+        connection.execute(update(ViewRow).values(expires_at=datetime.now(UTC)))
     desk = Desk(workspace, store, replace(ONCE, random_share=0.3), 3)
     differ(9, 2000)
     clock.now += module.LOOK_EVERY

@@ -183,6 +183,7 @@ def test_another_policy_takes_over_between_answers(
     until(lambda: engine.state.version == "initial" and not engine.state.reason)
 
 
+@pytest.mark.long
 def test_a_candidate_answers_beside_it_until_another_policy_is_promoted(
     place: tuple[Workspace, ModelSettings],
     pretrained: Pretrained,

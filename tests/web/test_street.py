@@ -50,7 +50,7 @@ Make = Callable[..., TestClient]
 def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """A function that starts a server up to where it would wait for visitors, and returns what it has said."""
     nothing = SimpleNamespace(start=lambda: None, stop=lambda: None, load=lambda _: None)
-    monkeypatch.setattr(server, "Engine", lambda *_: nothing)
+    monkeypatch.setattr(server, "Engine", lambda *_, **__: nothing)
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
 
     def start(folder: Path, host: str = "127.0.0.1", base_url: str | None = None, terminal: bool = False) -> str:

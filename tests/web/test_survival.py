@@ -205,8 +205,8 @@ def test_the_same_words_at_the_same_place_are_answered_alike_and_others_are_not(
     drawn = [_drawn(f"key{n}", 0, "Hello") for n in range(2000)]
     assert drawn == [_drawn(f"key{n}", 0, "Hello") for n in range(2000)] and len(set(drawn)) == 2000
     assert len({_drawn("key", after, text) for after in (0, 2) for text in ("Hello", "hello", "Hello ")}) == 6
-    assert all(0 <= seed < 2**31 and 0 <= lot < 1 for seed, lot in drawn)
-    assert kstest([lot for _, lot in drawn], "uniform").pvalue > 1e-3, "a share of turns asks, as the setting says"
+    assert all(0 <= seed < 2**31 and 0 <= lot < 1 for seed, lot, _ in drawn)
+    assert kstest([lot for _, lot, _ in drawn], "uniform").pvalue > 1e-3, "a share of turns asks, as the setting says"
 
 
 def test_nobody_else_reads_or_stops_it(place: Place) -> None:

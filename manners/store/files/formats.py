@@ -143,8 +143,8 @@ def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fiel
     """Return the row of one verdict, leaving out what `parse` assumes by itself.
 
     A comparison of an evaluation that nobody has judged does not say who wrote what, since people may label the file.
-    Raises BadRow when the format cannot hold it: `pairs` and `hh` need a left or right, and a comparison that may be
-    trained on as far as it says itself; `hh` a dialogue that can be read back from its transcript.
+    Raises BadRow when the format cannot hold it: `pairs` and `hh` need a left or right, `hh` a dialogue that can be
+    read back from its transcript.
     """
     fields: dict[str, Any] = {}
     sides = (comparison.left, comparison.right)
@@ -153,8 +153,6 @@ def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fiel
         fields |= {side: answer_text(response.text) for side, response in zip(SIDES[fmt], sides, strict=True)}
         fields["verdict"] = "" if verdict is None else verdict.choice.value
     else:
-        if comparison.asked_how is AskedHow.CANDIDATE:
-            raise BadRow(Reason.VERDICT, "", "asked to compare a candidate: for evaluation, and not to train on")
         if verdict is None or verdict.choice not in (Choice.LEFT, Choice.RIGHT):
             raise BadRow(Reason.VERDICT, "", "no verdict" if verdict is None else verdict.choice.value)
         if verdict.choice is Choice.RIGHT:

@@ -305,4 +305,6 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
 def _rendered(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
     if DELETED in (comparison.left.text, comparison.right.text):
         raise BadRow(Reason.EMPTY, "", "deleted by the person whose words they were")
+    if comparison.asked_how is AskedHow.CANDIDATE and fmt is not Format.ROWS:
+        raise BadRow(Reason.VERDICT, "", "asked to compare a candidate: for evaluation, and not to train on")
     return render(comparison, verdict, fmt)
