@@ -96,7 +96,7 @@ def _lines(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _print_table(records: list[dict[str, Any]]) -> None:
-    """Print records of the same fields, one a row; the widest where nobody looks on, who can shorten it as they like."""
+    """Print records of the same fields, one a row; wide where nobody looks on."""
     table = Table(box=None, pad_edge=False)
     for column in records[0]:
         table.add_column(column, overflow="fold")
