@@ -316,7 +316,7 @@ class ServeSettings:
     port: Annotated[int, Range(0, 65_535)] = 8000
     """Where to listen; the next free one is taken if it is in use, any free one for 0."""
     seats: Annotated[int, Range(1, 1024)] = 16
-    """Answers that are drawn side by side; more wait their turn."""
+    """Answers that are drawn side by side; more wait their turn. With 1, a chat never asks which of two is better."""
     max_new_tokens: Annotated[int, Range(1, 1_000_000)] = 256
     """Longest answer in tokens where the request names no length."""
     overlap: Annotated[int, Range(1, 100)] = 2

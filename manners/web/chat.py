@@ -177,7 +177,8 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     seed, lot, side = _drawn(key, len(said), body.text)
     trial = site.trial if site.trial is not None and site.trial.stands(site.engine.state) else None
     before = await to_thread.run_sync(Chats(site.store).asked_before, visitor.annotator, key)
-    asks = question(lot, settings.chat_ask, trial, before)
+    chat_ask = settings.chat_ask if settings.seats > 1 else 0.0  # two answers are written side by side
+    asks = question(lot, chat_ask, trial, before)
     count = 1 if asks is None else 2
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)

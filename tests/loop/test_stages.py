@@ -19,9 +19,10 @@ from manners.data import own_text
 from manners.errors import MannersError
 from manners.loop import ppo, reference, stages
 from manners.loop import reward as learning
+from manners.loop.options import PPOOptions
 from manners.loop.round import STAGES
 from manners.loop.session import Session, machine, peak_memory
-from manners.loop.stage import Options, to_resume
+from manners.loop.stage import to_resume
 from manners.models import versions
 from manners.models.branches import ScalarBranch
 from manners.models.perplexity import paragraph_nll
@@ -110,9 +111,9 @@ def test_forgetting_is_measured_on_the_users_own_text(
     before, after = (math.exp(sum(loss) / sum(tokens)) for loss in losses)
     assert (facts["perplexity_before"], facts["perplexity_after"]) == pytest.approx((before, after))
     assert facts["perplexity_text"] == str(file)
-    decides = [ppo.inputs(Session(copy, chosen), Options(), {}).decides for chosen in (settings, own)]
+    decides = [ppo.inputs(Session(copy, chosen), PPOOptions(), {}).decides for chosen in (settings, own)]
     assert decides[1].pop("the plain text") and decides[0] == decides[1]
-    held_to = ppo.inputs(session, Options(), {}).prose.by_use
+    held_to = ppo.inputs(session, PPOOptions(), {}).prose.by_use
     assert not set(unseen) & {*held_to[PromptUse.TRAIN], *held_to[PromptUse.VALIDATE]}
 
 

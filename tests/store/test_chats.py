@@ -15,9 +15,9 @@ from sqlalchemy import insert, select
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.loop import ppo, prompts, sample
+from manners.loop.options import PPOOptions
 from manners.loop.sample import SampleInputs
 from manners.loop.session import Session
-from manners.loop.stage import Options
 from manners.models import versions
 from manners.reward import stored
 from manners.settings import ModelSettings, SampleSettings, ServeSettings, Settings
@@ -148,7 +148,7 @@ def test_sampling_and_ppo_leave_chats_alone_unless_they_are_shared(
     monkeypatch.setattr(versions, "latest", lambda *_: "reward-1")
     monkeypatch.setattr(stored, "load_reward", lambda *_: None)
     with pytest.raises(MannersError, match=r"PPO needs prompts to train on \(0 there\)"):
-        ppo.inputs(session, Options(), {})
+        ppo.inputs(session, PPOOptions(), {})
     assert prompts.answerable(session, PromptUse.TRAIN) == seen == ([PROMPT] if chats else [])
     session.store.close()
 

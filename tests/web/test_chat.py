@@ -91,6 +91,16 @@ def say(page: Page, text: str) -> None:
     page.get_by_label("Your message").press("Enter")
 
 
+@pytest.mark.parametrize("seats", [1, 2])
+def test_where_one_answer_is_written_at_a_time_nothing_is_asked(alone: Place, seats: int) -> None:
+    engine = Scripted(("I bake.", "You bake."))
+    site = site_of(alone, engine, 1.0)
+    one = replace(site.settings, serve=replace(site.settings.serve, seats=seats))
+    client = TestClient(create_app(replace(site, settings=one)), "http://127.0.0.1")
+    Talk(client, client.post("/chat/begin", json={}).json()["key"]).say("How?")
+    assert [request.count for request in engine.asked] == [seats]
+
+
 def test_two_answers_one_is_chosen_and_the_conversation_goes_on(
     alone: Place, serving: Open, open_page: OpenPage
 ) -> None:
