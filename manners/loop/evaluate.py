@@ -41,7 +41,7 @@ from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.settings import Settings
 from manners.store import Outcome, Round
-from manners.types import AnnotatorKind, Answer, AskedHow, Dialogue, PromptUse, VersionKind
+from manners.types import AnnotatorKind, Answer, Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:  # by way of `asking`, which reads prompts as they are read here, it imports this module
@@ -184,7 +184,8 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     found = gate.standing(session.workspace, inputs.version).gate
     promoted = not found.blocks if decides else None
     decision = _decision(inputs, judgement, current, asked, found, attempt)
-    verdict = f"{judgement.verdict} {decision}{_in_the_chat(session, inputs.version)}{_initial(session)}"
+    beside = tried.words(session.workspace, session.store, inputs.version)
+    verdict = f"{judgement.verdict} {decision}{beside}{_initial(session)}"
     judgement = replace(judgement, verdict=verdict)
     result = EvaluationResult(
         **_text_facts(session, compared, texts),
@@ -219,14 +220,6 @@ def _decision(
     return (
         f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
     )
-
-
-def _in_the_chat(session: Session, version: str) -> str:
-    """Say what people said of a policy as a candidate in the chat, which decides nothing here; keep it on its card."""
-    tried.keep(session.workspace, session.store)
-    found = tried.read(session.store, session.store.comparisons(AskedHow.CANDIDATE))
-    said = [one.sentence for one in found if one.version == version]
-    return f" Beside that, and not counted in it: {' '.join(said)}" if said else ""
 
 
 def _initial(session: Session) -> str:

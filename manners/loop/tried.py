@@ -19,11 +19,22 @@ def read(store: Store, comparisons: Iterable[Comparison]) -> list[Tried]:
     return outcomes(comparisons, [INITIAL, *(one.name for one in store.versions(VersionKind.POLICY))])
 
 
-def keep(workspace: Workspace, store: Store) -> None:
-    """Bring the cards of versions up to date that stood beside another one in the chat; one that is gone has none."""
+def keep(workspace: Workspace, store: Store) -> list[Tried]:
+    """Bring the cards of versions up to date that stood beside another one in the chat; one that is gone has none.
+
+    Return all that is known, as `read` does.
+    """
     known = described.names(workspace, VersionKind.POLICY)
+    found = read(store, store.comparisons(AskedHow.CANDIDATE))
     by_version = defaultdict[str, list[Tried]](list)
-    for one in read(store, store.comparisons(AskedHow.CANDIDATE)):
+    for one in found:
         by_version[one.version].append(one)
     for version in by_version.keys() & set(known):
         gate.keep_tried(workspace, version, tuple(by_version[version]))
+    return found
+
+
+def words(workspace: Workspace, store: Store, version: str) -> str:
+    """Keep what people said of candidates, and say what they said of one, which decides no evaluation."""
+    said = [one.sentence for one in keep(workspace, store) if one.version == version]
+    return f" Beside that, and not counted in it: {' '.join(said)}" if said else ""

@@ -320,7 +320,8 @@ def test_figures_are_on_the_dashboard_in_status_and_on_the_card(
     facts = client.get("/dashboard.json").json()
     assert facts["tried"] == [found] and facts["candidate"]["asked"] is True
     assert "which nothing is trained on" in client.get("/dashboard").text
-    tried.keep(workspace, alone.store)
+    said = tried.words(workspace, alone.store, "policy-3")
+    assert said.endswith(found["sentence"]) and not tried.words(workspace, alone.store, "policy-2")
     assert [one.sentence for one in gate.read(workspace, "policy-3").tried] == [found["sentence"]]
     assert found["sentence"] in (workspace.models / "policy-3" / "card.html").read_text(encoding="utf-8")
     assert gate.standing(workspace, "policy-3").gate.cannot_tell == ("win_rate",), "the gate goes by its own"
