@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import Any
 from manners.errors import MannersError
 
 LOOPBACK = "127.0.0.1"
+KNOCK_SECONDS = 20.0
+"""For which a cluster may let one wait at its door."""
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 LOCAL = {
     # Ray takes this machine's outer address for 127.0.0.1, and listens on all of them, unless it is told that there are
@@ -82,8 +85,11 @@ def _start(ray: Any, cpus: int, store: int, folder: str | None) -> None:
 
 def _join(ray: Any, address: str) -> None:
     try:
+        if address != "auto":  # Ray itself would knock for minutes where nobody is
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
         ray.init(address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise MannersError(
             f"no Ray cluster can be used at {address} ({first_line(error)}); check --ray-address, or leave it out to"
             " have workers on this machine"

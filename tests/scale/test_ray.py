@@ -165,9 +165,10 @@ def test_workers_on_a_cluster_that_is_there_already(elsewhere: str, train: Train
         train(3, elsewhere, name="too-many")
 
 
-def test_no_cluster_at_the_address_is_said(train: Train) -> None:
-    with pytest.raises(MannersError, match=r"^no Ray cluster can be used at 127\.0\.0\.1:1 "):
-        train(2, "127.0.0.1:1")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "somewhere"])
+def test_no_cluster_at_the_address_is_said(address: str) -> None:
+    with pytest.raises(MannersError, match=rf"^no Ray cluster can be used at {address} "), running(address, 1, STORE):
+        pass
 
 
 COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
