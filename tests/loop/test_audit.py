@@ -107,7 +107,8 @@ def test_the_gate_says_where_a_policy_stands_and_its_exit_code_does(
     ("chosen", "said"),
     [
         ({"what": "everything"}, "what can be audited is a reward model"),
-        ({"what": "data", "every": True}, "goes with no other"),
+        ({"what": "data", "every": True}, "it goes with --fetch NAME alone"),
+        ({"what": "policy", "fetch": "xstest"}, "are for published sets"),
         ({"gate": True, "every": True}, "--gate reads what has been measured"),
         ({"skip_bad": True}, "name one"),
         ({"what": "policy", "comparisons": Path("pairs.jsonl")}, "for a reward model"),
