@@ -15,6 +15,7 @@ import httpx
 from anyio import fail_after
 from anyio.from_thread import start_blocking_portal
 
+from manners import connecting
 from manners.audit.sets import KNOWN, usable
 from manners.data import origins_of_sets
 from manners.errors import MannersError, UsageError
@@ -163,7 +164,7 @@ def _kept(place: Path, name: str, sha256: Sequence[str]) -> dict[str, Any]:
 
 def _all(name: str, origin: Origin, sha256: Sequence[str], limits: Limits) -> dict[str, bytes]:
     """Return the contents of all files of a set."""
-    client = httpx.AsyncClient(headers={"accept-encoding": "identity"}, timeout=limits.stalled)
+    client = connecting.client(httpx.AsyncClient, headers={"accept-encoding": "identity"}, timeout=limits.stalled)
     came = {}
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
         for file, shipped in track(origin.files.items(), f"fetching {name}", len(origin.files)):

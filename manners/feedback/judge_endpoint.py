@@ -20,6 +20,7 @@ import httpx
 from anyio import fail_after
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from manners import connecting
 from manners.errors import MannersError
 from manners.feedback.judge import SHOWN, Reading, letter
 from manners.types import Dialogue
@@ -100,7 +101,8 @@ class Endpoint:
             raise MannersError("MANNERS_JUDGE_KEY is no key: one is a single word of ASCII letters and digits")
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {self.key}"} if self.key else {})
         secure = self.url.startswith("https")  # reading certificates takes a quarter of a second
-        self.client = httpx.AsyncClient(headers=headers, timeout=None, verify=secure)  # but that of `_posted`
+        # No time limit but that of `_posted`.
+        self.client = connecting.client(httpx.AsyncClient, headers=headers, timeout=None, verify=secure)
 
     @contextmanager
     def connected(self) -> Iterator[Endpoint]:

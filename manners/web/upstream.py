@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from manners import connecting
 from manners.errors import MannersError
 from manners.models.requests import (
     Done,
@@ -52,7 +53,7 @@ class Upstream:
     def __init__(self, url: str, model: str | None = None, key: str = "") -> None:
         """Take the address, with or without `/v1`; the model to ask for (None: the first one that is listed).
 
-        Raises MannersError where it is no address.
+        Raises MannersError where it is no address, or nothing can be reached as the environment says.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -60,6 +61,7 @@ class Upstream:
         base = url.rstrip("/")
         self._url = base if base.endswith("/v1") else f"{base}/v1"
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        connecting.client(httpx.Client).close()  # later ones would fail in a thread that nobody hears
         self._model = model
         self._state = EngineState(Phase.LOADING, model or "upstream")
         self._stopping = threading.Event()
