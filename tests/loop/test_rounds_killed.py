@@ -70,6 +70,7 @@ def killed_at(draw: random.Random, root: Path, settings: Settings, most: float, 
     return hit
 
 
+@pytest.mark.long
 def test_killed_at_a_random_moment_it_ends_with_the_same_policies(
     looped: tuple[Path, Facts], fresh: Path, model: Path, tmp_path: Path
 ) -> None:

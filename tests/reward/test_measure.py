@@ -56,6 +56,7 @@ def test_the_sentence_names_the_rule_that_is_beaten() -> None:
     assert "which it beats" in facts["sentence"]
 
 
+@pytest.mark.long
 def test_the_ruler_is_fitted_on_what_was_trained_on() -> None:
     train, held_out = pairs(60)[:40], pairs(60)[40:]
     facts = measure(polite_margins(held_out), train, held_out, seed=0)

@@ -95,6 +95,7 @@ WAYS_OUT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("new_store", "fmt", "name"),
     some(

@@ -97,6 +97,7 @@ def exported(place: Place, folder: Path) -> dict[tuple[str, str], str]:
     return found
 
 
+@pytest.mark.long
 def test_twenty_pairs_by_keyboard_one_undone_and_a_second_person(
     place: Place, open_page: OpenPage, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_both_panes_are_equally_wide(alone: Place, open_page: Callable[..., Page
         assert all(hidden), "there is nothing to be read as written, or to be reported"
 
 
+@pytest.mark.long
 def test_both_panes_of_the_chat_are_equally_wide(serving: Open, open_page: Callable[..., Page]) -> None:
     page = open_page(f"{serving(Scripted(tuple(WIDE.values())), 1.0)}/chat")
     begin(page)
