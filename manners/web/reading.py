@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from manners.audit import gate
@@ -16,6 +16,7 @@ from manners.models import described
 from manners.models.described import Version
 from manners.results.audit import CheckRecord
 from manners.results.evaluation import BesideExample, EvaluationResult
+from manners.settings import Settings
 from manners.store import Store
 from manners.types import DELETED, AnnotatorKind, AskedHow, Comparison, Dialogue, Interval, Role, Turn, VersionKind
 from manners.workspace import INITIAL, Workspace
@@ -168,10 +169,14 @@ def counted(shown: Sequence[Shown], said: Sequence[str]) -> dict[str, int]:
 
 
 def differences(workspace: Workspace, policy: str, against: str) -> dict[str, list[tuple[str, str, str]]]:
-    """Return what differs between two versions, by heading: what, of the one to be replaced, and of the policy."""
+    """Return what differs between two versions, by heading: what, of the one to be replaced, and of the policy.
+
+    The initial model was made by no settings: the defaults stand in their place.
+    """
     other, this = (_version(workspace, name) for name in (against, policy))
+    before, after = (one.settings if one else asdict(Settings()) for one in (other, this))
     return {
-        "Settings": list(_differing(_flat(other.settings if other else {}), _flat(this.settings if this else {}))),
+        "Settings": list(_differing(_flat(before), _flat(after))),
         "Data": list(_differing(_data(workspace, other), _data(workspace, this))),
     }
 

@@ -23,6 +23,7 @@ from manners.web.reading import RANDOM, WORST, Report, Shown
 from manners.web.render import to_html
 from manners.web.shapes import Text
 from manners.web.site import Here, Site, noted
+from manners.workspace import INITIAL
 
 Version = Annotated[str, Form(max_length=200)]
 Digest = Annotated[str, Form(pattern=r"^([0-9a-f]{64})?$")]
@@ -150,6 +151,7 @@ def _facts(site: Site, visitor: Visitor, version: str) -> dict[str, Any]:
         "barred": review.barred(me, record.started_by) if asked.two_person else "",
         "started_by": names.get(record.started_by or "", record.started_by),
         "differences": reading.differences(site.workspace, policy, against),
+        "both_set": against != INITIAL,
         "answers": reading.answers(evaluation) if evaluation else [],
         "evaluation": evaluation,
         "report": looked.digest,

@@ -133,7 +133,7 @@ class TestPage:
         assert sorts not in (sorted(sorts), sorted(sorts, reverse=True)), "the two sorts are mixed"
         new_left = sum(left.startswith("new") for left, _ in shown)
         assert 0 < new_left < 12, "sides are shuffled"
-        pairs = page[page.index("<h2>Answers") : page.index("<h2>Decide")]
+        pairs = page[page.index("<h2>Answers") : page.index("<h2>What differs")]
         pairs = pairs[pairs.index("Pair 1") :]
         assert (
             "policy" not in pairs
