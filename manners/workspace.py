@@ -195,17 +195,22 @@ class Workspace:
             MannersError: the current one is the initial model.
         """
         with self._promoting():
-            promoted = self.promoted()
-            if not promoted:
-                what = "the initial model" if self.start() == INITIAL else f"the start version, {self.start()},"
+            was, before = self.current_policy(), self.before(never)
+            if before is None:
+                what = "the initial model" if was == INITIAL else f"the start version, {was},"
                 raise MannersError(f"the current policy is {what} already: there is nothing to go back to.")
-            *before, was = promoted
-            while before and before[-1] in never:
-                before.pop()
-            if not before and self.start() in never:
-                before = [INITIAL]
             self._set_promoted(before)
             return was
+
+    def before(self, never: Collection[str] = ()) -> list[str] | None:
+        """Return what will have been promoted after a roll-back; None where there is nothing to go back to."""
+        promoted = self.promoted()
+        before = promoted[:-1]
+        while before and before[-1] in never:
+            before.pop()
+        if not before and self.start() in never:
+            before = [INITIAL]
+        return None if before == promoted else before
 
     def _promoting(self) -> FileLock:
         """Return the lock under which it is read and written what was promoted: who comes second waits."""

@@ -198,8 +198,17 @@ def roll_back(workspace: Workspace) -> str:
     It asks no gate, as a server that misbehaves must not wait, and a record that is damaged holds nobody up: its
     version is passed by too. Raises MannersError where nothing was promoted.
     """
-    known = {workspace.start(), *workspace.promoted()}
-    return workspace.roll_back({name for name in known if not _may_return(workspace, name)})
+    return workspace.roll_back(_no_return(workspace))
+
+
+def before(workspace: Workspace) -> str | None:
+    """Return the policy that a roll-back would serve; None where there is nothing to go back to."""
+    promoted = workspace.before(_no_return(workspace))
+    return None if promoted is None else [workspace.start(), *promoted][-1]
+
+
+def _no_return(workspace: Workspace) -> set[str]:
+    return {name for name in {workspace.start(), *workspace.promoted()} if not _may_return(workspace, name)}
 
 
 def _may_return(workspace: Workspace, version: str) -> bool:

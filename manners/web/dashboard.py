@@ -87,7 +87,7 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
     return computed | {
         "curves": findings.curves(site.workspace),
         "versions": findings.versions(site.store, site.workspace),
-        "before": findings.before(site.workspace),
+        "before": gate.before(site.workspace),
         "serving": {"version": state.version, "phase": state.phase, "reason": state.reason},
         "candidate": site.trial and _candidate(site, site.trial),
     }

@@ -266,11 +266,16 @@ def test_no_way_back_ends_at_a_rejected_version(workspace: Workspace, back: Call
         workspace.promote(name)
     word(workspace, REJECTED)
     (workspace.models / "policy-3" / "checks.json").write_text("{", encoding="utf-8")
+    assert gate.before(workspace) == "policy-2", "what the dashboard's button says"
     back(workspace)
     assert workspace.promoted() == ["policy-2"], "past one that is rejected and one of which nobody can tell"
     workspace.start_from("policy-1")
     workspace.promote("policy-4")
+    assert gate.before(workspace) == "initial"
     back(workspace)
+    assert gate.before(workspace) is None
+    with pytest.raises(MannersError, match="the initial model already"):
+        gate.roll_back(workspace)
     assert workspace.current_policy() == "initial", "learning starts from a rejected one, and nobody is answered by it"
 
 
