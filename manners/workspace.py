@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,19 +186,31 @@ class Workspace:
             if policy != self.current_policy():
                 self._set_promoted([*self.promoted(), policy])
 
-    def roll_back(self) -> str:
-        """Go back to the policy that was the current one before, and return the one that was.
+    def roll_back(self, never: Collection[str] = ()) -> str:
+        """Go back to the policy that was the current one before, past those that are `never` to be it again.
+
+        Return the one that was. `audit.gate.roll_back` knows which ones.
 
         Raises:
             MannersError: the current one is the initial model.
         """
         with self._promoting():
-            promoted = self.promoted()
-            if not promoted:
-                what = "the initial model" if self.start() == INITIAL else f"the start version, {self.start()},"
+            was, before = self.current_policy(), self.before(never)
+            if before is None:
+                what = "the initial model" if was == INITIAL else f"the start version, {was},"
                 raise MannersError(f"the current policy is {what} already: there is nothing to go back to.")
-            self._set_promoted(promoted[:-1])
-            return promoted[-1]
+            self._set_promoted(before)
+            return was
+
+    def before(self, never: Collection[str] = ()) -> list[str] | None:
+        """Return what will have been promoted after a roll-back; None where there is nothing to go back to."""
+        promoted = self.promoted()
+        before = promoted[:-1]
+        while before and before[-1] in never:
+            before.pop()
+        if not before and self.start() in never:
+            before = [INITIAL]
+        return None if before == promoted else before
 
     def _promoting(self) -> FileLock:
         """Return the lock under which it is read and written what was promoted: who comes second waits."""

@@ -17,14 +17,15 @@ from manners.types import Interval
 def figures(reported: Sequence[str], said: Sequence[str], was: Sequence[float], now: Sequence[float]) -> list[Figure]:
     """Return what the answers `said` to the prompts of reported ones come to; scores of both, or none without a model.
 
-    That an answer is given again is no sample: it is so of these, and the interval is a point.
+    That an answer is given again is no sample: it is so of these, and the interval is a point. Of nothing nothing is
+    said: a check that passes because there was no case would be worth as much as one that was made.
     """
+    if not reported:
+        return []
     again = [_plain(old) == _plain(new) for old, new in zip(reported, said, strict=True)]
-    share = float(np.mean(again)) if again else 0.0
+    share = float(np.mean(again))
     found = f"Of {len(again)} answers that were reported and kept away, {sum(again)} are given again, word for word."
     same = Figure("cases", Interval(share, share, share), len(again), found)
-    if not again:
-        return [same]
     gain = change(was, now)
     scored = "There is no reward model that could compare the answers given now with those that were reported."
     if len(was):

@@ -41,6 +41,8 @@ from manners.workspace import INITIAL, Workspace, atomic_write
 RECORD = "checks.json"
 RELATIVE = frozenset({"win_rate", "matched_length", "variety"})
 """What an evaluation against another version than the one to be replaced says nothing about."""
+REPLAYED = frozenset({"cases", "cases_score"})
+"""What is measured anew whole, without chance: every case there is, each by the likeliest answer."""
 LONGEST = 1000
 """Characters of a reason to override, to approve or to reject."""
 
@@ -92,7 +94,7 @@ def standing(workspace: Workspace, policy: str) -> Standing:
     behaviour = _behaviour(record, asked)
     why = f"The behaviour of {policy} was not measured so: run `manners audit policy {policy}`."
     checks += [*behaviour, *_missing(asked, POLICY, behaviour, why, replaces_start)]
-    if reviewed := review.check(record, asked, review.digest(workspace)):
+    if reviewed := review.check(record, asked, against, review.digest(workspace)):
         checks.append(reviewed)
     return Standing(policy, against, tuple(checks))
 
@@ -113,7 +115,8 @@ def _missing(asked: Rules, part: str, checks: Sequence[Check], why: str, replace
         unasked = name == "judge" or (name == "start" and replaces_start)
         if unasked or any(one == name or one.startswith(f"{name}_") for one in there):
             continue
-        yield held(name, asked.of(part, name), None, None, why)
+        nothing = " There is none without a reported answer that a reviewer kept away." if name in REPLAYED else ""
+        yield held(name, asked.of(part, name), None, None, f"{why}{nothing}")
 
 
 def _again(check: Check, asked: Rules, part: str) -> Check:
@@ -155,7 +158,8 @@ def keep(
     """Keep the checks of one measurement with the version, in the place of the last one; return what is kept.
 
     Of an audit a check that failed stays until it is shown to pass on as much: a version does not change, and a smaller
-    measurement, or other random numbers, that cannot tell undo nothing.
+    measurement, or other random numbers, that cannot tell undo nothing. Of reported answers the newest word is the
+    whole one (`REPLAYED`): a case whose words were deleted, or that was taken back, fails no longer.
     """
     asked = rules(workspace.root).version
     kept = Kept(created_at=_now(), against=against, gate_version=asked)
@@ -166,7 +170,7 @@ def keep(
         for old in before.checks if before is not None and part != EVALUATION else ():
             new = found.get(old.name)
             shown = new is not None and (new.verdict == FAIL or (new.verdict == PASS and (new.n or 0) >= (old.n or 0)))
-            if old.verdict == FAIL and not shown:
+            if old.verdict == FAIL and not shown and old.name not in REPLAYED:
                 found[old.name] = old
         return replace(record, measured={**record.measured, part: replace(kept, checks=tuple(found.values()))})
 
@@ -186,6 +190,32 @@ def goes_back(workspace: Workspace, policy: str) -> bool:
     """Return whether to promote a policy is to go back, which asks no gate: unless a reviewer has rejected it since."""
     before = policy in {INITIAL, workspace.start(), *workspace.promoted()}
     return before and not review.is_rejected(read(workspace, policy).reviews)
+
+
+def roll_back(workspace: Workspace) -> str:
+    """Go back to the policy before the current one, past every one that a reviewer has rejected; return which it was.
+
+    It asks no gate, as a server that misbehaves must not wait, and a record that is damaged holds nobody up: its
+    version is passed by too. Raises MannersError where nothing was promoted.
+    """
+    return workspace.roll_back(_no_return(workspace))
+
+
+def before(workspace: Workspace) -> str | None:
+    """Return the policy that a roll-back would serve; None where there is nothing to go back to."""
+    promoted = workspace.before(_no_return(workspace))
+    return None if promoted is None else [workspace.start(), *promoted][-1]
+
+
+def _no_return(workspace: Workspace) -> set[str]:
+    return {name for name in {workspace.start(), *workspace.promoted()} if not _may_return(workspace, name)}
+
+
+def _may_return(workspace: Workspace, version: str) -> bool:
+    try:
+        return not review.is_rejected(read(workspace, version).reviews)
+    except MannersError:
+        return False
 
 
 def keep_tried(workspace: Workspace, version: str, tried: tuple[Tried, ...]) -> None:
@@ -238,15 +268,15 @@ def decide_on(workspace: Workspace, policy: str, made: Review) -> Review:
     """Keep what a reviewer has decided about a version, with where the gate stands now; return what is kept.
 
     Raises UsageError without a reason, and MannersError for an approval of another report than the one that is there,
-    or of whoever started the run where `gate.toml` asks for two people.
+    beside another version than it would replace, or of whoever started the run where `gate.toml` asks for two people.
     """
     found, asked = standing(workspace, policy), rules(workspace.root)
     kept = replace(made, reason=_reason(made.reason, "a review"), created_at=_now(), gate=found.gate)
 
     def decided(record: CheckRecord) -> CheckRecord:
         if kept.decision == APPROVED:
-            if review.is_stale(kept, review.digest(workspace)):
-                raise MannersError(f"report.json is not the one that was read of {policy}: look at the page anew.")
+            if why := review.stale(kept, found.against, review.digest(workspace)):
+                raise MannersError(f"{policy} cannot be approved so, for {why}: look at the page anew.")
             if asked.two_person and (why := review.barred(kept.by, record.started_by)):
                 raise MannersError(f"an approval takes a second person, and {why}.")
         return replace(record, reviews=(*record.reviews, kept))

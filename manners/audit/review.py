@@ -24,9 +24,11 @@ def digest(workspace: Workspace) -> str | None:
         return None
 
 
-def is_stale(review: Review, report: str | None) -> bool:
-    """Return whether the report that was read is not the one that is there, by its digest."""
-    return review.report is None or review.report != report
+def stale(review: Review, against: str, report: str | None) -> str:
+    """Return why what was read is not what promoting it would do now; empty where it is, by the report's digest."""
+    if review.against != against:
+        return f"it was read beside {review.against}, and would replace {against}"
+    return "" if review.report and review.report == report else "report.json is not the one that was read"
 
 
 def is_rejected(reviews: Sequence[Review]) -> bool:
@@ -46,19 +48,20 @@ def barred(by: str, started_by: str | None) -> str:
     return f"{by} started the run that made it" if by == started_by else ""
 
 
-def check(record: CheckRecord, asked: Rules, report: str | None) -> Check | None:
+def check(record: CheckRecord, asked: Rules, against: str, report: str | None) -> Check | None:
     """Return the reviewers' word on a version; None where nobody is asked for it, and nobody has said anything.
 
-    A rejection fails until a later approval. Of the approvals since, one that counts is enough: its report is the one
-    that is there now (`report` is its digest) and, with `two_person`, it is by another one than who started the run.
+    A rejection fails until a later approval. Of the approvals since, one that counts is enough: it was read beside the
+    version that would be replaced (`against`), its report is the one that is there now (`report` is its digest) and,
+    with `two_person`, it is by another one than who started the run.
     """
     if not record.reviews and not asked.reviewed:
         return None
-    verdict, sentence = _said(record, asked, report)
+    verdict, sentence = _said(record, asked, against, report)
     return Check(name=NAME, verdict=verdict, required=asked.reviewed, sentence=sentence)
 
 
-def _said(record: CheckRecord, asked: Rules, report: str | None) -> tuple[str, str]:
+def _said(record: CheckRecord, asked: Rules, against: str, report: str | None) -> tuple[str, str]:
     if not record.reviews:
         nobody = asked.two_person and record.started_by in (None, HERE)
         return CANNOT_TELL, f"No reviewer has approved it: {f'{UNKNOWN}, so that nobody can' if nobody else PAGE}."
@@ -70,17 +73,12 @@ def _said(record: CheckRecord, asked: Rules, report: str | None) -> tuple[str, s
     for one in reversed(record.reviews):
         if one.decision != APPROVED:
             break
-        if not (why := _does_not_count(one, record, asked, report)):
+        why = stale(one, against, report) or (barred(one.by, record.started_by) if asked.two_person else "")
+        if not why:
             return PASS, f"{_at_first(one.by)} {one.decision} it on {one.created_at[:10]}: {one.reason}"
         wrong = wrong or why
-    return CANNOT_TELL, f"{said}, which does not count: {wrong}."
+    return CANNOT_TELL, f"{said}, which does not count, for {wrong}: {PAGE}."
 
 
 def _at_first(by: str) -> str:
     return by[:1].upper() + by[1:]
-
-
-def _does_not_count(review: Review, record: CheckRecord, asked: Rules, report: str | None) -> str:
-    if is_stale(review, report):
-        return f"report.json is not the one that was read: {PAGE}"
-    return barred(review.by, record.started_by) if asked.two_person else ""

@@ -21,6 +21,7 @@ from manners.settings_load import load
 from manners.store import Store, deletions
 from manners.store.copies import check_copy, load_copy, refuse_users, settle
 from manners.store.deletions import Reapplied
+from manners.store.quoting import quoting
 from manners.store.revoked import Disabled, revoke_again, revoked
 from manners.store.schema import BEFORE
 from manners.types import DELETED
@@ -241,19 +242,15 @@ def _blank(runs: Path, words: frozenset[str]) -> None:
             file.write_text("".join(json.dumps(one) + "\n" for one in after), encoding="utf-8")
 
 
-def _quotes(text: str, words: frozenset[str]) -> bool:
-    return text in words or any(len(word) >= LONG_ENOUGH and word in text for word in words)
-
-
 def _blank_reasons(models: Path, words: frozenset[str], deleted: frozenset[str]) -> None:
     """Put a tombstone in the place of the reasons in versions' records that say these words, or that are a person's who
     is forgotten; the cards that showed them go, and are written anew when something is measured."""
-    people = {" ".join(key.split()[:2]) for key in deleted if " " in key}
+    people, quotes = {" ".join(key.split()[:2]) for key in deleted if " " in key}, quoting(words)
     for file in models.glob("*/checks.json"):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             found = [one for name in ("overrides", "reviews") for one in record.get(name, ())]
-            gone = [one for one in found if one["by"] in people or _quotes(one["reason"], words)]
+            gone = [one for one in found if one["by"] in people or quotes(one["reason"])]
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # damaged: whoever reads it is told
         for one in gone:

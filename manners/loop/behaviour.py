@@ -30,7 +30,6 @@ from manners.loop.pack import (
     of_positions,
     of_truth,
     room,
-    sample,
     set_counts,
     sets_of,
 )
@@ -101,7 +100,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     asked, few = drawn(fit_pack, most, seed), drawn_sets(sets, most, seed)
     reported = write_cases(workspace.root, session.store)
     fit_cases = [case for case in reported if room(session, case)]
-    again = sample(fit_cases, most, seed)
+    again = tuple(fit_cases)  # all of them, so that no drawing decides whether one is given again
     there = {**counts(whole), **set_counts(found), **({"cases": len(reported)} if reported else {})}
     fit = {**counts(fit_pack), **set_counts(sets), "cases": len(fit_cases)}
     if not any(counts(asked).values()):
@@ -270,9 +269,11 @@ def _behaved(
 
 
 def _replayed(session: Session, run: Run, policy: Branch, inputs: BehaviourInputs) -> list[Figure]:
-    """Ask the policy what reported answers were given to, and have its reward model score both."""
+    """Ask the policy what reported answers were given to, without chance, and have its reward model score both."""
     prompts, name = [case.prompt for case in inputs.reported], inputs.version
-    said = _answers(session, run, policy, name, "reported", prompts, session.settings.sample.max_new_tokens)
+    said = _answers(
+        session, run, policy, name, "reported", prompts, session.settings.sample.max_new_tokens, greedy=True
+    )
     was = _scored(
         session, run, inputs.reward, "scores of reported answers", prompts, [c.answer for c in inputs.reported]
     )
@@ -305,7 +306,15 @@ def _read(run: Run, what: str, items: Sequence[Item], work: Callable[[Item], Rea
 
 
 def _answers(
-    session: Session, run: Run, branch: Branch, name: str, what: str, prompts: Sequence[Dialogue], tokens: int
+    session: Session,
+    run: Run,
+    branch: Branch,
+    name: str,
+    what: str,
+    prompts: Sequence[Dialogue],
+    tokens: int,
+    *,
+    greedy: bool = False,
 ) -> list[str]:
     """Have a version answer every prompt once, a part at a time."""
     settings: SampleSettings = replace(session.settings.sample, max_new_tokens=tokens)
@@ -316,7 +325,7 @@ def _answers(
         def work(part: tuple[list[int], int]) -> list[tuple[int, str]]:
             places, seed = part
             chosen = [prompts[i] for i in places]
-            some = answer(branch, session.pretrained, chosen, 1, settings, seed, name, False, advance)
+            some = answer(branch, session.pretrained, chosen, 1, settings, seed, name, False, advance, greedy)
             return [(places[i], a.response.text) for s in some for i, a in zip(s.places, s.answers, strict=True)]
 
         advance(sum(len(places) for places, _ in todo[: run.done(what)]))

@@ -23,6 +23,7 @@ from manners.facts import Facts
 from manners.models import described
 from manners.store import Store, cases, deletions
 from manners.store.forget import forget, keys_of
+from manners.store.quoting import quoting
 from manners.types import DELETED
 from manners.workspace import Workspace, atomic_write, discard
 
@@ -34,8 +35,6 @@ UNPICKLED = b"X"
 """What stands before the length and the bytes of a text in a checkpoint."""
 SHORTEST = 4
 """Bytes of the shortest text that is looked for inside of others; a shorter one only as a whole."""
-QUOTED = 12
-"""Characters of the shortest text that is looked for inside of a reason: people share shorter ones."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
     changed += _without_report(workspace, texts)
     changed += _without_cases(workspace, texts)
     changed += _without_older(workspace)
-    changed += _without_reasons(workspace, lambda _, reason: _quotes(reason, texts))
+    quotes = quoting(texts)
+    changed += _without_reasons(workspace, lambda _, reason: quotes(reason))
     return Swept(tuple(file.name for file in changed), runs)
 
 
@@ -148,10 +148,6 @@ def _says(value: Any, texts: Collection[str]) -> bool:
     return isinstance(value, list) and any(_says(one, texts) for one in value)
 
 
-def _quotes(reason: str, texts: Collection[str]) -> bool:
-    return reason in texts or any(len(text) >= QUOTED and text in reason for text in texts)
-
-
 def _without_reasons(workspace: Workspace, gone: Callable[[str, str], bool]) -> list[Path]:
     """Put a tombstone in the place of reasons that are gone, by who gave them and what they say, with their cards."""
     changed = []
@@ -165,14 +161,15 @@ def _without_reasons(workspace: Workspace, gone: Callable[[str, str], bool]) -> 
 def _without_cases(workspace: Workspace, texts: Collection[str]) -> list[Path]:
     """Take the cases with these texts out of their file; the store has lost them already."""
     file = workspace.root / cases.FILE
-    if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if not _in_line(line, texts)]
-    if kept == lines:
-        return []
-    atomic_write(file, "".join(line + "\n" for line in kept))
-    return [file]
+    with cases.writing(workspace.root):  # whoever has read the store before they were deleted has written by then
+        if not file.exists():
+            return []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if not _in_line(line, texts)]
+        if kept == lines:
+            return []
+        atomic_write(file, "".join(line + "\n" for line in kept))
+        return [file]
 
 
 def _in_line(line: str, texts: Collection[str]) -> bool:

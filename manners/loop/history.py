@@ -67,6 +67,8 @@ class Begun:
     """Whether weights are laid out for decoding, as was measured then: rounding may hang on it."""
     stopped: str = ""
     """Why it has ended; empty while it goes on."""
+    started_by: str = ""
+    """Who began it, see `loop.starter`: whoever goes on with it starts no run of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)

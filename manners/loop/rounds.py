@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from manners.audit.review import HERE
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
 from manners.errors import MannersError, UsageError
@@ -64,7 +65,7 @@ def play(session: Session, asked: Asked) -> Facts:
         reported = False
         while not (stopped := stops(_played(session), begun, session)):
             number = history.turn(session.workspace, session.store.rounds())
-            session = session.at(number)
+            session = session.at(number, begun.started_by)
             if waiting := _round(session, begun, step=asked.step):
                 return _facts(session, waiting, "")
             report(session, EVERY)
@@ -101,7 +102,9 @@ def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     number = history.turn(workspace, rounds)
     for stage in IN_A_ROUND:  # before anything else is done
         refuse_another(stage, workspace, number)
-    starter(session.store, workspace.root)
+    who = starter(session.store, workspace.root)
+    if begun.started_by in ("", HERE):  # nobody is named for it yet
+        begun = replace(begun, started_by=who)
     history.write_begun(workspace, begun)
     return begun
 

@@ -40,10 +40,12 @@ class Session:
     settings: Settings
     turn: int | None = None
     """The round of `manners loop` at work; None for a stage by itself."""
+    begun_by: str = ""
+    """Who began the loop; empty for a stage by itself."""
 
-    def at(self, turn: int) -> Session:
+    def at(self, turn: int, begun_by: str = "") -> Session:
         """Return this session in a round of the loop, with the store and the model that are open already."""
-        following = replace(self, turn=turn)
+        following = replace(self, turn=turn, begun_by=begun_by or self.begun_by)
         vars(following).update({name: vars(self)[name] for name in ("store", "pretrained") if name in vars(self)})
         return following
 
@@ -109,12 +111,12 @@ class Session:
     @cached_property
     def started_by(self) -> str:
         """Who started the run at work, see `loop.starter`."""
-        return starter(self.store, self.workspace.root)
+        return self.begun_by or starter(self.store, self.workspace.root)
 
     def begin_as(self, run: Run) -> None:
         """Have a run be that of whoever began it, also where somebody else goes on with it."""
-        vars(self)["started_by"] = run.state.get(STARTED_BY) or starter(self.store, self.workspace.root)
-        run.state[STARTED_BY] = self.started_by
+        vars(self).pop("started_by", None)  # of the run before
+        run.state[STARTED_BY] = vars(self)["started_by"] = run.state.get(STARTED_BY) or self.started_by
 
     def next_version_name(self, kind: str) -> str:
         """Return the name of the next version of a kind: no other one has it, or had it."""

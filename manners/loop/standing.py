@@ -48,8 +48,8 @@ def models_promote(workspace: Workspace, version: str, override: str | None = No
 
 
 def models_rollback(workspace: Workspace) -> Facts:
-    """Go back to the policy that was the current one before."""
-    was = workspace.roll_back()
+    """Go back to the policy that was the current one before, and that no reviewer has rejected."""
+    was = gate.roll_back(workspace)
     return {"current": workspace.current_policy(), "was": was}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -38,17 +38,21 @@ def answer(
     author: str,
     want_states: bool = False,
     on_step: Callable[[int], None] = lambda finished: None,
+    greedy: bool = False,
 ) -> Iterator[AnswerBatch]:
     """Answer every prompt `count` times, `settings.batch` rows at a time, prompts of similar length together.
 
     Each answer has a random stream of its own, from the seed, the prompt's index and the answer's number, so that
-    `settings.batch` changes nothing but speed. Raises TooLong for a prompt that leaves no room for an answer.
+    `settings.batch` changes nothing but speed; `greedy` takes the likeliest token each time, whatever the seed and the
+    temperature. Raises TooLong for a prompt that leaves no room for an answer.
     """
     renderer = pretrained.renderer
     ids = [renderer.prompt_ids(prompt, settings.max_new_tokens)[0] for prompt in prompts]
     model = policy.assembled(pretrained.trunk)
     seats = max(count, settings.batch - settings.batch % count)  # so that the answers to a prompt enter together
     decoding = Decoding.of(renderer, settings, want_states, seats)
+    if greedy:
+        decoding = replace(decoding, temperature=1.0, top_p=0.0)  # the likeliest one always stays
     at_once = WINDOW * seats // count
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     sampling = Sampling(settings.temperature, settings.max_new_tokens, seed)

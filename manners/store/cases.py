@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from sqlalchemy import select
 
 from manners.store.flags import FlagReason
@@ -61,12 +62,18 @@ def upheld(store: Store) -> list[Case]:
 
 def write(root: Path, store: Store) -> list[Case]:
     """Write the file anew, where there is a case or was one, and return the cases."""
-    cases = upheld(store)
     file = root / FILE
-    if cases or file.exists():
-        file.parent.mkdir(exist_ok=True)
-        atomic_write(file, "".join(_line(case) + "\n" for case in cases))
+    with writing(root):
+        cases = upheld(store)
+        if cases or file.exists():
+            file.parent.mkdir(exist_ok=True)
+            atomic_write(file, "".join(_line(case) + "\n" for case in cases))
     return cases
+
+
+def writing(root: Path) -> FileLock:
+    """Return the lock under which the file is written, from before the store or the file is read."""
+    return FileLock(root / "cases.lock")
 
 
 def _line(case: Case) -> str:

@@ -69,7 +69,7 @@ async def roll_back(
     """Serve the policy before this one again; a page that shows another one as `serving` is not heard."""
     if serving and serving != (now := site.workspace.current_policy()):
         raise MannersError(f"{now} is served by now, and no longer {serving}: look at the dashboard anew")
-    was = await to_thread.run_sync(site.workspace.roll_back)
+    was = await to_thread.run_sync(gate.roll_back, site.workspace)
     await noted(request, Event.ROLLED_BACK, f"version {was}")
     site.engine.load(site.workspace.current_policy())
     return RedirectResponse(f"{site.prefix}/dashboard", 303)
@@ -87,7 +87,7 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
     return computed | {
         "curves": findings.curves(site.workspace),
         "versions": findings.versions(site.store, site.workspace),
-        "before": findings.before(site.workspace),
+        "before": gate.before(site.workspace),
         "serving": {"version": state.version, "phase": state.phase, "reason": state.reason},
         "candidate": site.trial and _candidate(site, site.trial),
     }

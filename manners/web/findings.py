@@ -187,12 +187,6 @@ def standing(workspace: Workspace, policy: str) -> dict[str, Any]:
     }
 
 
-def before(workspace: Workspace) -> str | None:
-    """Return the policy that a roll-back would serve; None where there is nothing to go back to."""
-    promoted = workspace.promoted()
-    return None if not promoted else [workspace.start(), *promoted][-2]
-
-
 def _agreement(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> dict[str, Any]:
     alpha = agreement.alpha(comparisons, kind, seed)
     pairs = agreement.pairwise(comparisons, kind, seed)

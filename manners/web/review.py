@@ -108,9 +108,12 @@ def _decide(site: Site, visitor: Visitor, version: str, made: Decided) -> None:
 
 
 def _has_decided(site: Site, looked: Looked, who: str) -> bool:
-    """Return whether somebody has decided about what there is to read: they may see who wrote what."""
+    """Return whether somebody has ever decided between these two: they see who wrote what, and read blind no more.
+
+    By no report: one that is written anew has the same answers in it.
+    """
     found = gate.read(site.workspace, looked.policy).reviews
-    return any((one.by, one.report or "", one.against) == (who, looked.digest, looked.against) for one in found)
+    return any((one.by, one.against) == (who, looked.against) for one in found)
 
 
 def _account(visitor: Visitor) -> str:
@@ -158,7 +161,9 @@ def _facts(site: Site, visitor: Visitor, version: str) -> dict[str, Any]:
         "shown": reading.mark(looked.shown),
         "pairs": [_as_read(one, policy, against, revealed=revealed) for one in looked.shown],
         "revealed": revealed,
-        "reviews": [(one, names.get(one.by, one.by), review.is_stale(one, now)) for one in reversed(record.reviews)],
+        "reviews": [
+            (one, names.get(one.by, one.by), review.stale(one, against, now)) for one in reversed(record.reviews)
+        ],
     }
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import manners
 from manners.audit import gate
-from manners.audit.rules import EVALUATION, REWARD, Rule, held, rules
+from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, held, rules
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
 from manners.loop import stages
@@ -157,6 +157,23 @@ def test_a_smaller_audit_undoes_no_failure(workspace: Workspace) -> None:
         assert kept == (fails,) and gate.decide(kept).failed == ("length_slope",)
     assert gate.keep(workspace, "reward-1", REWARD, [passes]) == (passes,)
     assert gate.keep(workspace, "reward-1", REWARD, [untold]) == (untold,)
+
+
+@pytest.mark.parametrize("later", [[], [("cases", 2)]])
+def test_what_failed_on_reported_answers_goes_with_the_case(workspace: Workspace, later: list[tuple[str, int]]) -> None:
+    """Three cases, of which one is given again; then its words are deleted, or all three reports are taken back."""
+    gate.keep(workspace, "policy-1", POLICY, [replace(found("cases", 0.3, 0.3, 0.3, POLICY), verdict=FAIL, n=3)])
+    assert "cases" in gate.standing(workspace, "policy-1").gate.failed
+    newest = [replace(found(name, 0.0, 0.0, 0.0, POLICY), verdict=PASS, n=n) for name, n in later]
+    assert gate.keep(workspace, "policy-1", POLICY, newest) == tuple(newest)
+    assert not gate.standing(workspace, "policy-1").gate.blocks
+
+
+def test_cases_that_are_required_are_not_there_before_one_is(workspace: Workspace) -> None:
+    (workspace.root / "gate.toml").write_text("version = 1\n[policy.cases]\nrequired = true\n", encoding="utf-8")
+    gate.keep(workspace, "policy-1", POLICY, [])
+    with pytest.raises(Blocked, match=r"cannot tell, which is required: cases.*without a reported answer"):
+        gate.promote(workspace, "policy-1")
 
 
 def test_an_override_needs_a_reason_and_is_kept(workspace: Workspace) -> None:

@@ -188,11 +188,11 @@ def test_two_people_are_two_accounts(workspace: Workspace, started_by: str | Non
     now = review.digest(workspace)
     made = Review(decision=APPROVED, reason="x", created_at="2030-01-01", by=by, against="initial", report=now)
     record = CheckRecord(reviews=(made,), started_by=started_by)
-    told = review.check(record, replace(rules(), two_person=True), now)
+    told = review.check(record, replace(rules(), two_person=True), "initial", now)
     assert told is not None and told.required and told.verdict == (PASS if may else CANNOT_TELL)
-    plain = review.check(record, replace(rules(), review=True), now)
+    plain = review.check(record, replace(rules(), review=True), "initial", now)
     assert plain is not None and plain.verdict == PASS, "one person will do"
-    before = review.check(replace(record, reviews=()), replace(rules(), two_person=True), now)
+    before = review.check(replace(record, reviews=()), replace(rules(), two_person=True), "initial", now)
     nobody = started_by in (None, "this machine")
     assert before is not None and ("so that nobody can" in before.sentence) == nobody
 
@@ -223,12 +223,60 @@ def test_a_rejected_version_is_no_way_back_and_a_roll_back_is_free(workspace: Wo
     word(workspace, REJECTED)
     with pytest.raises(Blocked, match=r"(?s)policy-1 .*review.*rejected it"):
         gate.promote(workspace, "policy-1")
-    workspace.roll_back()
-    assert workspace.current_policy() == "policy-1"
-    gate.promote(workspace, "initial")
+    assert gate.roll_back(workspace) == "policy-2"
+    assert workspace.current_policy() == "initial", "it is free, and goes past what is rejected"
     word(workspace, APPROVED)
     gate.promote(workspace, "policy-1")
     assert workspace.current_policy() == "policy-1"
+
+
+def test_an_approval_counts_for_replacing_what_it_was_read_beside(workspace: Workspace) -> None:
+    """The same report is there, and another version stands in between: what differs from that nobody has read."""
+    asks(workspace)
+    word(workspace, APPROVED)
+    assert not gate.standing(workspace, "policy-1").gate.blocks
+    version(workspace, "policy-2")
+    gate.promote(workspace, "policy-2", "for this test")
+    gate.keep(workspace, "policy-1", EVALUATION, [found("win_rate", 0.6, 0.55, 0.65)], "policy-2")
+    with pytest.raises(Blocked, match="it was read beside initial, and would replace policy-2"):
+        gate.promote(workspace, "policy-1")
+    with pytest.raises(MannersError, match="it was read beside initial, and would replace policy-2"):
+        word(workspace, APPROVED)
+    word(workspace, APPROVED, against="policy-2")
+    gate.promote(workspace, "policy-1")
+    assert workspace.current_policy() == "policy-1"
+
+
+def by_rollback(workspace: Workspace) -> None:
+    main(["models", "rollback", "--workspace", str(workspace.root)])
+
+
+def by_the_dashboards_button(workspace: Workspace) -> None:
+    with closing(Store.open(workspace.database)) as store:
+        site = Site(workspace, Settings(), store, Accounts(store), True, "http://127.0.0.1", Scripted())
+        client = TestClient(create_app(site), base_url="http://127.0.0.1", follow_redirects=False)
+        assert client.post("/dashboard/rollback").status_code == 303
+
+
+@pytest.mark.parametrize("back", [gate.roll_back, by_rollback, by_the_dashboards_button])
+def test_no_way_back_ends_at_a_rejected_version(workspace: Workspace, back: Callable[[Workspace], object]) -> None:
+    for name in ("policy-2", "policy-3", "policy-4"):
+        version(workspace, name)
+    for name in ("policy-2", "policy-1", "policy-3", "policy-4"):
+        workspace.promote(name)
+    word(workspace, REJECTED)
+    (workspace.models / "policy-3" / "checks.json").write_text("{", encoding="utf-8")
+    assert gate.before(workspace) == "policy-2", "what the dashboard's button says"
+    back(workspace)
+    assert workspace.promoted() == ["policy-2"], "past one that is rejected and one of which nobody can tell"
+    workspace.start_from("policy-1")
+    workspace.promote("policy-4")
+    assert gate.before(workspace) == "initial"
+    back(workspace)
+    assert gate.before(workspace) is None
+    with pytest.raises(MannersError, match="the initial model already"):
+        gate.roll_back(workspace)
+    assert workspace.current_policy() == "initial", "learning starts from a rejected one, and nobody is answered by it"
 
 
 @pytest.mark.parametrize("text", ["review = 1", 'two_person = "yes"', "reviews = true"])
@@ -258,5 +306,5 @@ def test_decisions_and_measurements_at_one_time_are_all_kept(workspace: Workspac
 def test_a_rejection_fails_whatever_came_before() -> None:
     made = Review(decision=APPROVED, reason="x", created_at="2030-01-01", by="account 2", against="initial", report="r")
     record = CheckRecord(reviews=(made, replace(made, decision=REJECTED, reason="it is rude")))
-    told = review.check(record, rules(), "r")
+    told = review.check(record, rules(), "initial", "r")
     assert told is not None and told.verdict == FAIL and "it is rude" in told.sentence

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -292,7 +293,11 @@ def test_a_reason_that_quotes_somebody_goes_with_them_and_a_reviewers_own_with_t
     """Reasons stand in a version's record and on its card; no backup brings them back, and who decided what stays."""
     workspace = Workspace.open(root)
     version(workspace, "policy-1")
-    said = {"account 2": "mine alone", "account 1": f"it says that {SECRET}", "this machine": "flag is a common word"}
+    said = {
+        "account 2": "mine alone",
+        "account 1": f"it says: {SECRET.upper()}",
+        "this machine": "flag is a common word",
+    }
     for by, reason in said.items():
         word = Review(decision=REJECTED, reason=reason, created_at="", by=by, against="initial")
         gate.decide_on(workspace, "policy-1", word)
@@ -329,6 +334,25 @@ def test_a_reported_answer_that_became_a_case_goes_with_its_words(
     with closing(Store.open(root / "store.db")) as store:
         cases.write(root, store)
     assert file.read_text(encoding="utf-8") == swept, "and the store has lost the same"
+
+
+def test_what_a_case_was_written_of_before_the_deletion_does_not_stay(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page reads the store, the words are deleted and swept, and only then the page writes its file."""
+    before = cases.Case((Turn(Role.USER, SECRET),), "an answer", "policy-1", flags.FlagReason.WRONG)
+    sweeping = threading.Thread(target=sweep, args=(Workspace.open(root), [SECRET]))
+
+    def read(_: Store) -> list[cases.Case]:
+        sweeping.start()
+        sweeping.join(1.0)  # it waits for the file, or is done with it
+        return [before]
+
+    monkeypatch.setattr(cases, "upheld", read)
+    with closing(Store.open(root / "store.db")) as store:
+        cases.write(root, store)
+    sweeping.join()
+    assert SECRET not in (root / cases.FILE).read_text(encoding="utf-8")
 
 
 def test_a_short_text_is_no_reason_to_drop_what_only_resembles_it(root: Path) -> None:

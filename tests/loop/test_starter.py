@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from manners.audit import gate
 from manners.checkpoint import Run
 from manners.errors import MannersError
-from manners.loop import stages
+from manners.loop import history, rounds, stages
 from manners.loop.round import EVERY
 from manners.loop.session import Session
 from manners.loop.starter import VARIABLE, starter
@@ -71,6 +73,29 @@ def test_a_run_stays_that_of_whoever_began_it(store: Store, tmp_path: Path, monk
     session.begin_as(Run(session.workspace.runs / "dpo", "manners dpo", {}, 0.0))
     assert session.started_by == "account 2", "the next run is somebody else's"
     session.store.close()
+
+
+def test_a_loop_is_that_of_whoever_began_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zoë goes on with Olga's loop, and PPO begins in her hands: the policy is Olga's, who must not approve it."""
+
+    def goes_on(name: str) -> str:
+        """Begin, or go on, as `manners loop` does, up to where its PPO begins; return whose that is."""
+        monkeypatch.setenv(VARIABLE, name)
+        session = Session(workspace, Settings())
+        vars(session)["pretrained"] = SimpleNamespace(trunk=SimpleNamespace(compute=SimpleNamespace(lays_out=False)))
+        begun = rounds._begin(workspace, session, rounds.Asked(rounds=3))
+        following = session.at(1, begun.started_by).at(2)
+        following.begin_as(Run(workspace.runs / "ppo", "manners ppo", {}, 0.0))
+        session.store.close()
+        return following.started_by
+
+    workspace = Workspace.open(tmp_path / "ws")
+    assert goes_on("olga") == "account 1"
+    assert goes_on("Zoë") == "account 1"
+    begun = history.read_begun(workspace)
+    assert begun is not None and begun.started_by == "account 1"
+    history.write_begun(workspace, replace(begun, started_by="this machine"))
+    assert goes_on("Zoë") == "account 2", "nobody was named for it"
 
 
 def test_what_makes_a_policy_is_what_asks() -> None:

@@ -132,6 +132,16 @@ def test_answers_are_those_of_sampling_with_the_same_stream() -> None:
     assert {done.finish_reason for done in heard.done.values()} == {FinishReason.STOP, FinishReason.LENGTH}
 
 
+def test_greedy_answers_are_those_at_temperature_zero_whatever_the_seed() -> None:
+    pretrained, prompt = world(), said("how do I bake bread?")
+    policy = Branch(pretrained.trunk, trainable=False)
+    wanted = alone(GenerationRequest(prompt, 24, seed=1, temperature=0.0)).texts.get(0, "")
+    for seed, temperature in ((12, 0.9), (13, 5.0)):
+        settings = SampleSettings(temperature=temperature, max_new_tokens=24, batch=8)
+        (drawn,) = answer(policy, pretrained, [prompt], 4, settings, seed, "initial", greedy=True)
+        assert {given.response.text for given in drawn.answers} == {wanted}
+
+
 @pytest.mark.parametrize("model_type", some(["llama", "gpt2", "qwen2"], 1))
 def test_at_temperature_zero_the_text_is_that_of_greedy_generation(model_type: str) -> None:
     pretrained = world(model_type)

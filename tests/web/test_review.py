@@ -168,7 +168,15 @@ class TestPage:
         assert (newest.event, newest.account, newest.about) == ("approved", number, "version policy-2")
         assert "stale" not in shown
         write(workspace, verdict="It is another one.")
-        assert "stale: the report is another one now" in rita.get("/review").text
+        again = rita.get("/review").text
+        assert "not read blind" in again and '<select name="read">' not in again, (
+            "the same pairs, whose names she knows"
+        )
+        said = form(again, "approved") | {"read": ["left"] * len(sides(again))}
+        assert rita.post("/review", data=said).status_code == 303
+        assert gate.read(workspace, "policy-2").reviews[-1].read == {}, "nothing is counted as read blind"
+        write(workspace, verdict="It is a third one.")
+        assert "stale: report.json is not the one that was read" in rita.get("/review").text
 
     def test_what_was_not_shown_cannot_be_decided_about(self, place: Place) -> None:
         workspace = waits(place)
