@@ -32,6 +32,9 @@ from manners.workspace import atomic_folder, discard
 RECORDS = (Answer, FinishReason, Response, Role, Sampling, Turn)
 """What a state may hold besides tensors and Python's own types; nothing else is ever unpickled."""
 
+OTHER_PROMPTS = "prompts came, went or got another use since, or a candidate was compared on one that begins alike"
+"""Why a run's prompts are others now, where no setting says why."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -78,7 +81,7 @@ class Run:
             return False
         described = self._described(there[-1])
         for name, was, now in differing(described["begun_with"], self.begun_with):
-            gone = withdrawn(name)
+            gone = withdrawn(name) or (OTHER_PROMPTS if name == "the prompts" else "")
             since = f"{gone}; " if gone else f"now it is {now}: set it as it was, or "
             raise MannersError(
                 f"the unfinished run in {self.folder} was begun with {name} = {was}, and {since}remove that folder"

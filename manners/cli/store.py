@@ -122,7 +122,8 @@ class PromptsExport(StoreCommon):
     def run(self) -> Result:
         """Write them."""
         with self.store() as store:
-            written = {"prompts": export_prompts(store, self.file, self.use), "file": self.file}
+            found = export_prompts(store, self.file, self.use)
+            written = {"prompts": found.rows, "left_out": found.left_out, "file": self.file}
             audit.record(store, audit.Deed(audit.Event.EXPORTED, about="prompts"))
         return written
 

@@ -1,7 +1,8 @@
 """A candidate beside the promoted policy in the chat: what people's choices say of the two, and for whom.
 
 Each comparison was put before one person, on a turn of their own conversation. The first choice that is no skip counts,
-and a later one changes nothing, so that the rule which may be looked at any time holds as it stands.
+and a later one changes nothing. Of each person one choice is a bet, the first that prefers a version, for what one
+person says again and again is no news of others: so the rule which may be looked at any time holds as it stands.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 
 from manners.evaluate.ask import SIDE
 from manners.feedback import bets
@@ -22,12 +24,17 @@ class _Said:
     """What was said of two versions."""
 
     asked: int = 0
-    stakes: Counter[float] = field(default_factory=Counter)
-    """1 for a choice of the newer version, -1 for one of the older, 0 for neither."""
-    wins: list[float] = field(default_factory=list)
-    """The same as a share of a win."""
-    people: list[str] = field(default_factory=list)
-    """Whose each is."""
+    reported: int = 0
+    """Beside these, those about which a report was upheld."""
+    choices: list[tuple[int, str, float]] = field(default_factory=list)
+    """When it arrived, whose it is, and 1 for the newer version, -1 for the older, 0 for neither."""
+
+    def by_person(self) -> dict[str, list[float]]:
+        """Return each person's choices in order of arrival."""
+        found = defaultdict[str, list[float]](list)
+        for _, person, stake in sorted(self.choices, key=lambda one: one[0]):
+            found[person].append(stake)
+        return found
 
 
 def outcomes(comparisons: Iterable[Comparison], order: Sequence[str]) -> list[Tried]:
@@ -42,12 +49,13 @@ def outcomes(comparisons: Iterable[Comparison], order: Sequence[str]) -> list[Tr
         newer, older = _by_age(one.left.author, one.right.author, order)
         said = found.pop((newer, older), _Said())
         found[newer, older] = said  # whichever was asked last comes last
+        if one.reported:
+            said.reported += 1
+            continue
         said.asked += 1
         if (choice := _choice(one)) is not None:
             stake = SIDE[choice.choice] if one.left.author == newer else -SIDE[choice.choice]
-            said.stakes[float(stake)] += 1
-            said.wins.append((1 + stake) / 2)
-            said.people.append(_person(choice))
+            said.choices.append((choice.arrived or 0, _person(choice), float(stake)))
     return [_outcome(*names, said) for names, said in reversed(found.items())]
 
 
@@ -71,20 +79,26 @@ def _person(verdict: Verdict) -> str:
 
 
 def _outcome(version: str, against: str, said: _Said) -> Tried:
-    people = len(set(said.people))
-    rate = clustered_share(said.wins, said.people) if people > 1 else None
+    people = said.by_person()
+    means = [mean(stakes) for stakes in people.values()]
+    rate = clustered_share([(1 + one) / 2 for one in means], range(len(means))) if len(means) > 1 else None
+    chosen = Counter(stake for _, _, stake in said.choices)
+    bet = Counter(next((stake for stake in stakes if stake), 0.0) for stakes in people.values())
     outcome = Tried(
         version=version,
         against=against,
         comparisons=said.asked,
-        unanswered=said.asked - said.stakes.total(),
-        people=people,
-        wins=said.stakes[1.0],
-        losses=said.stakes[-1.0],
-        ties=said.stakes[0.0],
+        unanswered=said.asked - len(said.choices),
+        reported=said.reported,
+        people=len(people),
+        people_for=sum(one > 0 for one in means),
+        people_against=sum(one < 0 for one in means),
+        wins=chosen[1.0],
+        losses=chosen[-1.0],
+        ties=chosen[0.0],
         win_rate=rate,
-        decision=str(bets.decide(said.stakes)),
-        decided_share=bets.interval(said.stakes),
+        decision=str(bets.decide(bet)),
+        decided_share=bets.interval(bet),
     )
     return outcome.saying(_sentence(outcome))
 
@@ -92,19 +106,23 @@ def _outcome(version: str, against: str, said: _Said) -> Tried:
 def _sentence(found: Tried) -> str:
     """The outcome in words a person can quote."""
     whom = "one person" if found.people == 1 else f"{found.people} people"
+    reported = f", and {found.reported} left out that were reported" if found.reported else ""
     counts = (
         f"Put beside {found.against} in the chat {found.comparisons} times, {found.version} won {found.wins} and lost"
-        f" {found.losses} by the choices of {whom}, with {found.ties} ties and {found.unanswered} unanswered."
+        f" {found.losses} by the choices of {whom}, with {found.ties} ties and {found.unanswered} unanswered{reported}."
     )
+    neither = found.people - found.people_for - found.people_against
+    preferred = f"{found.people_for} preferred it, {found.people_against} {found.against}, and {neither} neither."
     if not found.people:
         return f"Put beside {found.against} in the chat {found.comparisons} times, {found.version} has no choice yet."
+    first = "by the first preference of each person"
     decided = {
-        Decision.BETTER: "It is decided, whenever one looks: for those who were asked it is better.",
-        Decision.WORSE: "It is decided, whenever one looks: for those who were asked it is worse.",
+        Decision.BETTER: f"It is decided, whenever one looks, {first}: for those who were asked it is better.",
+        Decision.WORSE: f"It is decided, whenever one looks, {first}: for those who were asked it is worse.",
         Decision.CANNOT_TELL: "It is not decided yet; you may look at any time.",
     }[Decision(found.decision)]
     if found.win_rate is None:
         return f"{counts} {decided} One person speaks for themselves, not for others."
     few = f", from fewer than {FEWEST} people and so not to be trusted" if found.people < FEWEST else ""
     rate = f"With ties as halves and each person as a whole that is {percent(found.win_rate)}{few}."
-    return f"{counts} {rate} {decided}"
+    return f"{counts} Of these people {preferred} {rate} {decided}"

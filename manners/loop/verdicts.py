@@ -50,9 +50,7 @@ def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> Ve
 def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
     """Return the newest verdict and the comparisons of a run: of now, or of when the one that goes on was begun."""
     watermark = int(begun.get(VERDICT, session.store.watermark()))
-    comparisons = session.store.comparisons(as_of=watermark)
-    newest = begun.get(COMPARISON)
-    return watermark, [c for c in comparisons if newest is None or (c.id or 0) <= newest]
+    return watermark, session.store.comparisons(as_of=watermark, newest=begun.get(COMPARISON))
 
 
 def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:

@@ -137,18 +137,24 @@ class Tried:
     """Times that a person was shown an answer of each."""
     unanswered: int = 0
     """Of these, those without a choice."""
+    reported: int = 0
+    """Beside these, those left out, about which a report was upheld."""
     people: int = 0
     """Accounts that chose, whatever they are called; by name where there are none."""
+    people_for: int = 0
+    """Of them, those who chose it more often than the other."""
+    people_against: int = 0
     wins: int = 0
     losses: int = 0
     ties: int = 0
     """Ties, and both bad."""
     win_rate: Interval | None = field(default=None, metadata=NULL)
-    """Ties as halves, with a 95 % interval of which the people are the clusters; null for fewer than two of them."""
+    """Ties as halves, the mean of the people's own rates, with a 95 % interval; null for fewer than two of them."""
     decision: str = CANNOT_TELL
-    """`better`, `worse` or `cannot_tell`, by the rule that may be looked at any time."""
+    """`better`, `worse` or `cannot_tell`, by the rule that may be looked at any time, to which each person is one bet:
+    the first of their choices that prefers a version."""
     decided_share: Interval | None = field(default=None, metadata=NULL)
-    """Share of the decided comparisons that it won, with that rule's interval, which holds at every look."""
+    """Share of these bets that it won, with that rule's interval, which holds at every look."""
     sentence: str = ""
     """All of it in words."""
 

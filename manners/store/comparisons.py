@@ -53,8 +53,13 @@ def merge_ids(connection: Connection, comparisons: Sequence[Comparison]) -> tupl
     return [known[key] for key in keys], new
 
 
-def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> list[Comparison]:
-    """Return the comparisons by id, with their bets, and with the verdicts not taken back in order of arrival."""
+def select_comparisons(
+    connection: Connection, asked_how: AskedHow | None, newest: int | None = None
+) -> list[Comparison]:
+    """Return the comparisons by id, with their bets, and with the verdicts not taken back in order of arrival.
+
+    With `newest`, those up to that id, and only of these is an opening kept where a candidate was compared on it.
+    """
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     query = (
         select(ComparisonRow, left.prompt_id, *_columns(left, "left"), *_columns(right, "right"))
@@ -64,12 +69,14 @@ def select_comparisons(connection: Connection, asked_how: AskedHow | None) -> li
     )
     if asked_how is not None:
         query = query.where(ComparisonRow.asked_how == asked_how.value)
+    if newest is not None:
+        query = query.where(ComparisonRow.id <= newest)
     verdicts = verdicts_by_comparison(connection, asked_how)
     bets = bets_by_comparison(connection)
     rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use)).all()
     prompts = {row.id: from_messages(row.turns) for row in rows}
     openings = {key: opening(prompt) for key, prompt in prompts.items()}
-    tried = set(connection.execute(_tried()).scalars())
+    tried = set(connection.execute(_tried(newest)).scalars())
     kept = {openings[row.id] for row in rows if row.use != PromptUse.TRAIN.value or row.id in tried}
     reported, reported_responses = _upheld(connection)
     return [
@@ -104,9 +111,11 @@ def _openings(connection: Connection, which: ColumnElement[bool]) -> frozenset[s
     return frozenset(opening(from_messages(one)) for one in turns)
 
 
-def _tried() -> Select[int]:
-    """Return the query for the prompts on which a candidate was compared."""
+def _tried(newest: int | None = None) -> Select[int]:
+    """Return the query for the prompts on which a candidate was compared, in a comparison up to the newest."""
     asked = ComparisonRow.asked_how == AskedHow.CANDIDATE.value
+    if newest is not None:
+        asked &= ComparisonRow.id <= newest
     return select(ResponseRow.prompt_id).join(ComparisonRow, ComparisonRow.left_id == ResponseRow.id).where(asked)
 
 

@@ -24,16 +24,23 @@ class Gold:
 def add(store: Store, comparison: int, choice: Choice) -> Gold:
     """Ask about the two responses of a comparison anew, with a known verdict; the comparison itself stays as it is.
 
-    Raises MannersError where there is no such comparison, or where the verdict is a skip.
+    Raises MannersError where there is no such comparison, it is about a candidate, or the verdict is a skip.
     """
     if choice is Choice.SKIP:
         raise MannersError("a skip is no verdict to know beforehand: choose left, right, tie or both_bad")
     with store.write() as connection:
         sides = connection.execute(
-            select(ComparisonRow.left_id, ComparisonRow.right_id).where(ComparisonRow.id == comparison)
+            select(ComparisonRow.left_id, ComparisonRow.right_id, ComparisonRow.asked_how).where(
+                ComparisonRow.id == comparison
+            )
         ).first()
         if sides is None:
             raise MannersError(f"there is no comparison {comparison}; `manners comparisons list` has the numbers")
+        if sides.asked_how == AskedHow.CANDIDATE.value:
+            raise MannersError(
+                f"comparison {comparison} asks about a candidate, and its answers are shown to nobody but the person"
+                " whose conversation it is: choose another one"
+            )
         now = datetime.now(UTC)
         row = {"left_id": sides.left_id, "right_id": sides.right_id, "asked_how": AskedHow.GOLD, "created_at": now}
         statement = insert(ComparisonRow).returning(ComparisonRow.id)

@@ -250,13 +250,16 @@ class Store:
             for some in chunks(verdicts):
                 insert_verdicts(connection, some)
 
-    def comparisons(self, asked_how: AskedHow | None = None, *, as_of: int | None = None) -> list[Comparison]:
+    def comparisons(
+        self, asked_how: AskedHow | None = None, *, as_of: int | None = None, newest: int | None = None
+    ) -> list[Comparison]:
         """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival.
 
-        With `as_of`, a watermark, later verdicts are left out; what was taken back or deleted since stays away.
+        With `as_of`, a watermark, later verdicts are left out; what was taken back or deleted since stays away. With
+        `newest`, the id of a comparison, so are later comparisons, and what those about a candidate keep from training.
         """
         with self.read() as connection:
-            found = select_comparisons(connection, asked_how)
+            found = select_comparisons(connection, asked_how, newest)
             if as_of is None:
                 return found
             counts = count_up_to(connection, as_of)

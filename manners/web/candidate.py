@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from manners.audit import gate, review
 from manners.errors import MannersError
 from manners.models import weight_files
 from manners.models.described import Version, describe, grew_elsewhere
@@ -38,8 +39,15 @@ class Trial:
         """Return whether both versions answer, so that a turn may ask."""
         return (state.phase, state.version, state.candidate) == (Phase.READY, self.against, self.version)
 
-    def sentence(self, state: EngineState, promoted: str) -> str:
+    def asks(self, state: EngineState, workspace: Workspace) -> bool:
+        """Return whether a turn may ask: both versions answer, and nobody has rejected the candidate."""
+        return self.stands(state) and not _turned_down(workspace, self.version)
+
+    def sentence(self, state: EngineState, workspace: Workspace) -> str:
         """Say how it stands, to whoever runs the server."""
+        promoted = workspace.current_policy()
+        if self.stands(state) and (why := _turned_down(workspace, self.version)):
+            return f"{why}: nobody is asked about it"
         if self.stands(state):
             return f"{self.version} beside {self.against}, on {100 * self.share:g} % of turns in the chat"
         if promoted != self.against:
@@ -75,9 +83,20 @@ def trial_of(workspace: Workspace, settings: Settings, version: str, share: floa
     against = workspace.current_policy()
     if version == against:
         raise MannersError(f"{version} is the promoted policy itself: name another one as the candidate")
+    if why := _turned_down(workspace, version):
+        raise MannersError(f"{why}: nobody is asked about it before that is put right, by an approval or a repair")
     if version != INITIAL:
         _check(workspace, settings, describe(workspace, version), against)
     return Trial(version, against, share)
+
+
+def _turned_down(workspace: Workspace, version: str) -> str:
+    """Return why a version is put before nobody: by a reviewer's word, or as what they said cannot be read."""
+    try:
+        rejected = review.is_rejected(gate.read(workspace, version).reviews)
+    except MannersError as error:
+        return str(error).rstrip(".")
+    return f"{version} was rejected in its review" if rejected else ""
 
 
 def _check(workspace: Workspace, settings: Settings, version: Version, against: str) -> None:

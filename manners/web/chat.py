@@ -175,7 +175,9 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     seed, lot, side = _drawn(key, len(said), body.text)
-    trial = site.trial if site.trial is not None and site.trial.stands(site.engine.state) else None
+    trial = site.trial
+    if trial is not None and not await to_thread.run_sync(trial.asks, site.engine.state, site.workspace):
+        trial = None
     before = await to_thread.run_sync(Chats(site.store).asked_before, visitor.annotator, key)
     chat_ask = settings.chat_ask if settings.seats > 1 else 0.0  # two answers are written side by side
     asks = question(lot, chat_ask, trial, before)

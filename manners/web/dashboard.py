@@ -96,8 +96,9 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
 def _candidate(site: Site, trial: Trial) -> dict[str, Any]:
     """Return which candidate the server was started with, and how it stands."""
     state = site.engine.state
-    stands = {"version": trial.version, "against": trial.against, "share": trial.share, "asked": trial.stands(state)}
-    return stands | {"sentence": trial.sentence(state, site.workspace.current_policy())}
+    asked = trial.asks(state, site.workspace)
+    stands = {"version": trial.version, "against": trial.against, "share": trial.share, "asked": asked}
+    return stands | {"sentence": trial.sentence(state, site.workspace)}
 
 
 def _computed(site: Site) -> Mapping[str, Any]:

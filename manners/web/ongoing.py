@@ -33,6 +33,11 @@ class Exchange:
     question: Question | None = None
     """Why two answers are wanted; None where one is."""
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing is shown before it is complete: the pace of two versions would tell which is which."""
+        return self.question is not None and self.question.trial is not None
+
 
 @dataclass
 class Ongoing:
@@ -98,13 +103,17 @@ class Conversations:
 
 
 async def follow(ongoing: Ongoing) -> AsyncIterator[str]:
-    """Give what is written so far, then pieces as they come, and at the end the answers as they are stored."""
-    yield event("begin", sides=len(ongoing.texts))
+    """Give what is written so far, then pieces as they come, and at the end the answers as they are stored.
+
+    Of two that are held back nothing comes before the end, in which both are whole, or one where they were stopped.
+    """
+    held = ongoing.exchange.held
+    yield event("begin", sides=len(ongoing.texts), held=held)
     given = [0] * len(ongoing.texts)
     while True:
         changed = ongoing.changed
         for side, text in enumerate(ongoing.texts):
-            if text[given[side] :]:
+            if not held and text[given[side] :]:
                 yield event("piece", side=side, text=text[given[side] :])
                 given[side] = len(text)
         if ongoing.end is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,34 @@ def test_a_person_counts_as_a_whole_and_few_are_not_trusted() -> None:
     assert found.decision == "cannot_tell" and "not decided yet" in found.sentence
 
 
+def test_one_account_with_many_turns_decides_nothing_for_nine_others() -> None:
+    loud = [asked("N", 0) for _ in range(200)]
+    others = [asked("O", account) for account in range(1, 10) for _ in range(3)]
+    found = read(loud + others)
+    assert (found.wins, found.losses, found.people) == (200, 27, 10)
+    assert (found.people_for, found.people_against) == (1, 9)
+    assert found.win_rate is not None and found.win_rate.estimate == pytest.approx(0.1)
+    assert found.decision == "cannot_tell" and "for those who were asked it is" not in found.sentence
+    assert "Of these people 1 preferred it, 9 policy-1, and 0 neither." in found.sentence
+    assert read(loud).decision == "cannot_tell", "a single person's choices are one bet"
+
+
+def test_a_person_bets_by_the_first_choice_that_came_and_prefers_one() -> None:
+    def at(arrived: int, letter: str, account: int) -> Comparison:
+        one = asked(letter, account)
+        return replace(one, verdicts=tuple(replace(verdict, arrived=arrived) for verdict in one.verdicts))
+
+    found = read([one for n in range(12) for one in (at(3, "O", n), at(4, "O", n), at(2, "N", n), at(1, "T", n))])
+    assert found.decided_share is not None and found.decided_share.estimate == 1.0 and found.decision == "better"
+    assert found.people_against == 12 and "by the first preference of each person" in found.sentence
+
+
+def test_what_was_reported_is_left_out_and_counted() -> None:
+    found = read([asked("N", 1), replace(asked("O", 2), reported=True)])
+    assert (found.comparisons, found.reported, found.losses, found.people) == (1, 1, 0, 1)
+    assert "0 unanswered, and 1 left out that were reported." in found.sentence
+
+
 @pytest.mark.parametrize("letter", "NO")
 def test_it_is_decided_where_the_bettor_owns_twenty(letter: str) -> None:
     sign = 1.0 if letter == "N" else -1.0
@@ -73,7 +102,7 @@ def test_it_is_decided_where_the_bettor_owns_twenty(letter: str) -> None:
     before, after = (read([asked(letter, account) for account in range(count)]) for count in (needed - 1, needed))
     assert before.decision == "cannot_tell" and "not decided yet" in before.sentence
     assert after.decision == ("better" if letter == "N" else "worse")
-    assert f"It is decided, whenever one looks: for those who were asked it is {after.decision}." in after.sentence
+    assert f"each person: for those who were asked it is {after.decision}." in after.sentence
     assert after.decided_share is not None and not after.decided_share.low <= 0.5 <= after.decided_share.high
 
 

@@ -43,14 +43,14 @@ def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], wr
     assert (result.new, result.known, result.duplicates, result.uses) == (3, 0, 1, {PromptUse.TRAIN: 3})
     dialogue = [*MESSAGES, *answer("Hello!"), {"role": "user", "content": "Two\nlines"}]
     longer = write("p.jsonl", lines({"prompt": dialogue, "topic": "x"}, {"prompt": "Tell me a joke."}))
-    assert export_prompts(store, tmp_path / "out.txt") == 3
+    assert export_prompts(store, tmp_path / "out.txt").rows == 3
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "Tell me a joke.\nWarum „so“?\n[1]\n"
     result = import_prompts(store, longer, TRAIN)
     assert (result.new, result.known, result.unused, result.taken_from) == (1, 1, ("topic",), "prompts")
     with pytest.raises(MannersError, match="cannot hold prompts of several lines"):
         export_prompts(store, tmp_path / "out.txt")
     for name in ("out.jsonl", "out.csv", "out.parquet"):
-        assert export_prompts(store, tmp_path / name, PromptUse.TRAIN) == 4
+        assert export_prompts(store, tmp_path / name, PromptUse.TRAIN).rows == 4
         second = fresh()
         assert import_prompts(second, tmp_path / name, {PromptUse.VALIDATE: 1.0}).new == 4
         assert [p.dialogue for p in second.prompts()] == [p.dialogue for p in store.prompts()]

@@ -19,14 +19,17 @@ from starlette.testclient import TestClient
 
 from manners.audit import gate
 from manners.cli import main
+from manners.errors import MannersError
 from manners.loop import tried
 from manners.models.requests import EngineState, Phase
+from manners.results.audit import APPROVED, REJECTED, Review
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
 from manners.settings import ModelSettings, ServeSettings, Settings
-from manners.store import Store
+from manners.store import Store, gold
 from manners.store.files.formats import Format
-from manners.store.files.transfer import export_comparisons, import_comparisons
+from manners.store.files.prompts import export_prompts
+from manners.store.files.transfer import TRIED, export_comparisons, import_comparisons, preview
 from manners.store.records import VersionRecord
 from manners.store.views import open_comparisons
 from manners.types import (
@@ -107,6 +110,62 @@ def test_both_answer_blind_the_choice_is_kept_and_the_chosen_one_goes_on(
         assert [verdict.choice for verdict in one.verdicts] == [Choice.RIGHT]
     assert engine.asked[1].prompt[1].text == first.right.text == "1: I am [model]. "
     assert alone.store.comparisons(AskedHow.CHAT) == []
+
+
+@pytest.mark.parametrize("end", ["done", "stop"])
+def test_nothing_is_shown_of_either_before_both_are_done_so_that_no_pace_tells(
+    alone: Place, open_page: Callable[..., Page], end: str
+) -> None:
+    engine = Scripted(("one two three four five six",), BOTH, pause=0.2)
+    with listening(site_of(alone, engine)) as url:
+        page = open_page(f"{url}/chat")
+        page.get_by_role("button", name="I agree, begin").click()
+        page.get_by_label("Your message").fill("Hello?")
+        page.get_by_label("Your message").press("Enter")
+        for _ in range(2):  # also after a reload
+            expect(page.locator("#notice")).to_contain_text("Both answers are being written")
+            page.wait_for_timeout(500)
+            assert page.locator(".two .plain").all_inner_texts() == ["", ""]
+            page.reload()
+        if end == "stop":
+            expect(page.locator("#notice")).to_contain_text("Both answers are being written")
+            page.get_by_role("button", name="Stop").click()
+            expect(page.get_by_text("Stopped here.")).to_be_visible()
+            assert alone.store.comparisons() == []
+            return
+        expect(page.locator(".two .text")).to_contain_text(["0: one two three", "1: one two three"])
+        expect(page.locator("#notice")).not_to_contain_text("Both answers")
+    assert len(alone.store.comparisons(AskedHow.CANDIDATE)) == 1
+
+
+def test_only_what_asks_about_a_candidate_is_held_back(alone: Place) -> None:
+    for engine, kinds in ((Scripted(state=BOTH), {"begin", "done"}), (Scripted(), {"begin", "piece", "done"})):
+        client = client_of(alone, engine, ask=1.0)
+        said = client.post(f"/chat/{begin(client)}/say", json={"text": "Hello?"}).text.strip().split("\n\n")
+        events = [json.loads(one.removeprefix("data: ")) for one in said]
+        assert {one["kind"] for one in events} == kinds and events[-1]["comparison"] is not None
+        assert events[0]["held"] is ("piece" not in kinds)
+
+
+def test_what_a_reviewer_rejects_meanwhile_is_asked_about_no_more(alone: Place) -> None:
+    workspace = Workspace.open(alone.folder)
+    workspace.promote("policy-2")
+    version(workspace, "policy-3")
+    client = client_of(alone, Scripted(state=BOTH))
+    key = begin(client)
+    for decision, asked in ((APPROVED, True), (REJECTED, False), (APPROVED, True)):
+        reviewed(workspace, "policy-3", decision)
+        assert (say(client, key, decision)["comparison"] is not None) is asked
+        found = client.get("/dashboard.json").json()["candidate"]
+        assert found["asked"] is asked and ("policy-3 was rejected in its review" in found["sentence"]) is not asked
+    (workspace.models / "policy-3" / "checks.json").write_text("{", encoding="utf-8")
+    assert say(client, key, "And now?")["comparison"] is None, "nobody knows what they said"
+    assert "checks.json is damaged" in client.get("/dashboard.json").json()["candidate"]["sentence"]
+
+
+def reviewed(workspace: Workspace, name: str, decision: str) -> None:
+    made = Review(decision=decision, reason="I read it", created_at="", by="account 1", against="policy-2", report=None)
+    gate._change(workspace, name, lambda record: replace(record, reviews=(*record.reviews, made)))
 
 
 def test_the_candidate_stands_on_either_side_as_often_whatever_the_lot() -> None:
@@ -194,8 +253,10 @@ def test_what_is_promoted_meanwhile_ends_it_and_the_dashboard_says_so(alone: Pla
 def test_the_engine_lets_it_go_with_the_policy_beside_it_and_tells_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    workspace = Workspace.create(tmp_path / "ws")
+    workspace.promote("policy-2")
     engine = Engine(tmp_path, ModelSettings(), "policy-2", beside=TRIAL.beside(16))
-    assert not TRIAL.stands(engine.state) and "waits for the model" in TRIAL.sentence(engine.state, "policy-2")
+    assert not TRIAL.stands(engine.state) and "waits for the model" in TRIAL.sentence(engine.state, workspace)
     engine._hear(BOTH)
     assert TRIAL.stands(engine.state)
     engine.load("policy-2")
@@ -210,13 +271,15 @@ def test_the_engine_lets_it_go_with_the_policy_beside_it_and_tells_the_log(
 
 
 def test_a_candidate_that_cannot_be_loaded_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace.create(tmp_path / "ws")
+    workspace.promote("policy-2")
     engine = Engine(tmp_path, ModelSettings(), "policy-2", beside=TRIAL.beside(16))
     why = "the candidate policy-3 cannot be loaded: it is damaged"
     engine._hear(EngineState(Phase.READY, "policy-2", why))
     assert capsys.readouterr().err == f"{why}: nobody is asked about it\n"
-    assert TRIAL.sentence(engine.state, "policy-2") == why
+    assert TRIAL.sentence(engine.state, workspace) == why
     engine._hear(EngineState(Phase.READY, "policy-2"))  # it was started again
-    assert capsys.readouterr().err == "" and "nobody is asked about it" in TRIAL.sentence(engine.state, "policy-2")
+    assert capsys.readouterr().err == "" and "nobody is asked about it" in TRIAL.sentence(engine.state, workspace)
 
 
 def test_seats_are_as_large_a_part_as_the_share() -> None:
@@ -276,6 +339,44 @@ def test_training_leaves_them_out_and_counts_them_also_after_an_export(
     before = alone.store.comparisons()
     import_comparisons(alone.store, tmp_path / "all.jsonl", {}, False)
     assert alone.store.comparisons() == before
+
+
+def test_what_was_asked_about_a_candidate_is_in_no_file_to_train_on_whatever_became_of_it(
+    alone: Place, tmp_path: Path, new_workspace: Callable[[Path], Workspace]
+) -> None:
+    fill(alone)
+    one = alone.store.comparisons(AskedHow.CANDIDATE)[0]
+    assert one.id is not None
+    with pytest.raises(MannersError, match=f"comparison {one.id} asks about a candidate"):
+        gold.add(alone.store, one.id, Choice.LEFT)
+    alone.store.add_comparisons([replace(one.turned(), asked_how=AskedHow.GOLD, id=None)])
+    for fmt in (Format.PAIRS, Format.HH):
+        written = export_comparisons(alone.store, tmp_path / f"{fmt}.jsonl", fmt)
+        assert written.left_out == {TRIED: 4} and "Candidate" not in (tmp_path / f"{fmt}.jsonl").read_text("utf-8")
+    # One prompt begins as one does that was asked about a candidate.
+    for use, count, gone in ((PromptUse.TRAIN, 1, {TRIED: 4}), (None, 5, {})):
+        exported = export_prompts(alone.store, tmp_path / "p.jsonl", use)
+        assert (exported.rows, exported.left_out) == (count, gone)
+    export_comparisons(alone.store, tmp_path / "rows.jsonl", Format.ROWS)
+    rows = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join(reversed(rows)), "utf-8")  # whichever comes first
+    assert preview(tmp_path / "rows.jsonl", {}).left_out_of_training == 2
+    with closing(Store.open(new_workspace(tmp_path / "other").database)) as other:
+        assert import_comparisons(other, tmp_path / "rows.jsonl", {}, False).left_out_of_training == 2
+
+
+def test_an_unfinished_run_goes_on_with_what_it_began_with_also_where_a_candidate_was_compared_since(
+    alone: Place,
+) -> None:
+    anna = Annotator("anna", AnnotatorKind.HUMAN)
+    pair = Response("yes", "initial"), Response("no", "initial")
+    prompt = (Turn(Role.USER, "Candidate 0?"),)
+    alone.store.add_comparisons([Comparison(prompt, *pair, AskedHow.RANDOM, 1.0, (Verdict(Choice.LEFT, anna),))])
+    begun = alone.store.comparisons()
+    watermark, newest = alone.store.watermark(), begun[-1].id
+    fill(alone, 1)
+    assert alone.store.comparisons(as_of=watermark, newest=newest) == begun
+    assert [one.kept for one in alone.store.comparisons() if one.asked_how is AskedHow.RANDOM] == [True, True, False]
 
 
 def test_nothing_else_learns_from_them_or_shows_them_to_others(alone: Place) -> None:
@@ -351,6 +452,7 @@ def version(workspace: Workspace, name: str, **more: Any) -> None:
         (("--candidate", "../models"), "there is no version ../models"),
         (("--candidate", "policy-2"), "policy-2 is the promoted policy itself"),
         (("--candidate", "reward-1"), "reward-1 is no policy of the model at hand"),
+        (("--candidate", "policy-7"), "policy-7 was rejected in its review: nobody is asked about it before"),
         (("--candidate", "policy-3", "--share", "0"), "--share 0 is no share of the turns"),
         (("--candidate", "policy-3", "--share", "1.01"), "--share 1.01 is no share of the turns"),
         (("--candidate", "policy-3", "--share", "nan"), "--share nan is no share of the turns"),
@@ -366,8 +468,9 @@ def test_what_cannot_be_a_candidate_is_refused_in_one_sentence(
     alone: Place, words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workspace = Workspace.open(alone.folder)
-    for name in ("policy-2", "policy-3", "policy-4", "reward-1"):
+    for name in ("policy-2", "policy-3", "policy-4", "policy-7", "reward-1"):
         version(workspace, name)
+    reviewed(workspace, "policy-7", REJECTED)
     version(workspace, "policy-5", base="y", trunk_hash="other")
     version(workspace, "policy-6", cut=2)
     (workspace.models / "policy-4" / "branch-0.safetensors").unlink()

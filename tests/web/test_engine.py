@@ -236,7 +236,7 @@ def test_a_candidate_that_cannot_be_loaded_is_told_and_the_other_answers_alone(
         assert [event.version for event in events if isinstance(event, Done)] == [INITIAL, INITIAL]
         assert engine.state.phase is Phase.READY and not trial.stands(engine.state)
         assert "the candidate policy-9 cannot be loaded: there is no version policy-9" in engine.state.reason
-        assert engine.state.reason in trial.sentence(engine.state, INITIAL)
+        assert engine.state.reason in trial.sentence(engine.state, workspace)
         assert "cannot be loaded" in capsys.readouterr().err
     finally:
         engine.stop()

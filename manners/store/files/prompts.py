@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select
 
 from manners.errors import MannersError, Unavailable, UsageError
+from manners.store.comparisons import tried_openings
 from manners.store.files.columns import refuse_absent_columns, refuse_unknown_fields, renamed
 from manners.store.files.containers import Layout, guesses
 from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, parse_asked
@@ -21,7 +22,7 @@ from manners.store.files.reading import KNOWN, Oddities, Reading, complaint, sur
 from manners.store.files.rowfiles import layouts, rows_of, suffix_of, write_rows
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.shapes import shape_of
-from manners.store.files.transfer import SKIP
+from manners.store.files.transfer import SKIP, TRIED, ExportResult
 from manners.store.records import from_messages
 from manners.store.staging import decided
 from manners.store.store import Store
@@ -350,14 +351,22 @@ def _left_out(store: Store, kept: frozenset[str]) -> int:
     return sum(c.asked_how not in VERSUS and opening(c.prompt) in newly for c in store.comparisons())
 
 
-def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> int:
-    """Write the prompts of one use, or of all, to a file and return how many; `.txt` holds single lines only."""
+def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> ExportResult:
+    """Write the prompts of one use, or of all, to a file; `.txt` holds single lines only.
+
+    Of those to train on, what begins as one does that was asked about a candidate is left out and counted.
+    """
     dialogues = [prompt.dialogue for prompt in store.prompts(use)]
+    found = len(dialogues)
+    if use is PromptUse.TRAIN:
+        with store.read() as connection:
+            tried = tried_openings(connection)
+        dialogues = [dialogue for dialogue in dialogues if opening(dialogue) not in tried]
     texts = [prompt_text(dialogue) for dialogue in dialogues]
     if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
         raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
     write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
-    return len(texts)
+    return ExportResult(len(texts), {TRIED: found - len(texts)} if found > len(texts) else {})
 
 
 def _fits_a_line(dialogue: Dialogue) -> bool:

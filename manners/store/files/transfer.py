@@ -35,6 +35,8 @@ SKIP = "or leave such lines out with --skip-bad"
 
 OURS: Mapping[str, Choice] = MappingProxyType({})
 """No words for verdicts but our own."""
+TRIED = "asked to compare a candidate: for evaluation, and not to train on"
+"""Why something is in no file to train on."""
 Texts = tuple[Dialogue, str, str]
 """What an annotator sees: prompt, left, right."""
 
@@ -56,7 +58,7 @@ class Preview:
     duplicates: int
     """Rows that say what an earlier row of the file says."""
     left_out_of_training: int
-    """Comparisons about a prompt that is kept for validation or evaluation, by its opening turn."""
+    """Comparisons about a prompt that is kept, or that the file asks about a candidate, by its opening turn."""
     unsupported_roles: int
     unused: tuple[str, ...]
     """Fields of the file from which nothing is read; `a.b` is the field `b` of the objects in `a`."""
@@ -77,7 +79,7 @@ class ImportResult:
     verdicts: int
     duplicates: int
     left_out_of_training: int
-    """Comparisons of the file about a prompt that is kept for validation or evaluation, by its opening turn."""
+    """Those of the file about a prompt that is kept, or that it asks about a candidate, by its opening turn."""
     skipped: Mapping[Reason, int]
     """Bad rows."""
     left_out: Mapping[Reason, int]
@@ -116,7 +118,8 @@ def preview(
     harmless: Counter[Reason] = Counter()
     first_problem = ""
     seen: set[str] = set()
-    left_out: set[str] = set()
+    openings: dict[str, str] = {}
+    tried: set[str] = set()
     total = ties = duplicates = 0
     for line, item in reading.items(annotator, Nameless()):
         total += 1
@@ -128,18 +131,21 @@ def preview(
         if len(first) < PREVIEW_ROWS:
             first.append(item)
         ties += _is_tie(item)
-        if _is_kept(item, kept):
-            left_out.add(pair_digest(item))
+        if item.asked_how is AskedHow.CANDIDATE:
+            tried.add(digest(opening(item.prompt)))
+        elif item.asked_how not in VERSUS:
+            openings[pair_digest(item)] = digest(opening(item.prompt))
         key = digest(repr(item))
         duplicates += key in seen
         seen.add(key)
+    tried.update(map(digest, kept))
     return Preview(
         **reading.facts(),
         rows=tuple(first),
         total=total,
         ties=ties,
         duplicates=duplicates,
-        left_out_of_training=len(left_out),
+        left_out_of_training=sum(one in tried for one in openings.values()),
         unsupported_roles=problems[Reason.ROLE],
         unused=reading.unused,
         problems={reason: n for reason, n in problems.items() if n},
@@ -197,7 +203,7 @@ def import_comparisons(
     the first bad row; with `skip_bad` they are left out and counted by reason.
     """
     reading = survey(path, mapping, fmt, words)
-    kept = store.kept_openings()
+    kept = set(store.kept_openings())
     stored = store.comparisons()
     opened = {_texts(one): one for one in stored if one.asked_how is AskedHow.EVALUATION}
     turns_about = reading.shape is not None or reading.format is not Format.ROWS
@@ -216,7 +222,9 @@ def import_comparisons(
         for line, item in reading.items(annotator, Nameless(known), Endings(stored)):
             if not isinstance(item, BadRow):
                 ties += _is_tie(item)
-                if _is_kept(item, kept):
+                if item.asked_how is AskedHow.CANDIDATE:
+                    kept.add(opening(item.prompt))
+                elif _is_kept(item, kept):
                     left_out.add(pair_digest(item))
                 yield _with_authors(_as_stored(item, there), opened)
             elif item.harmless:
@@ -226,7 +234,7 @@ def import_comparisons(
             else:
                 raise reading.complaint(line, item, SKIP)
 
-    # Read twice: the first time finds what is wrong while others may still write.
+    # Read twice: the first time finds what is wrong and which openings are a candidate's, and others may still write.
     for _ in good():
         pass
     merged = store.merge_comparisons(good())
@@ -274,13 +282,18 @@ def _texts(comparison: Comparison) -> Texts:
     return comparison.prompt, comparison.left.text, comparison.right.text
 
 
+def _pair(comparison: Comparison) -> tuple[Dialogue, frozenset[str]]:
+    """Return what was asked about, whichever side each stood on."""
+    return comparison.prompt, frozenset((comparison.left.text, comparison.right.text))
+
+
 def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     """Write the comparisons of the store to a file whose suffix says what it is made of.
 
     `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged; of these, the
     ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh`, which others train
-    on, hold the verdicts that count and prefer one side, and none on a candidate; the rest, and in every format what
-    was deleted, is counted by reason.
+    on, hold the verdicts that count and prefer one side, and none on what was asked about a candidate; the rest, and in
+    every format what was deleted, is counted by reason.
     """
     if suffix_of(path) == ".txt":
         raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
@@ -289,10 +302,14 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
 
     def rows() -> Iterator[Fields]:
         nonlocal written
-        for comparison in store.comparisons():
+        comparisons = store.comparisons()
+        tried = {_pair(one) for one in comparisons if one.asked_how is AskedHow.CANDIDATE}
+        for comparison in comparisons:
             verdicts = comparison.verdicts if fmt is Format.ROWS else latest_verdicts(comparison.verdicts)
             for verdict in verdicts or (None,):
                 try:
+                    if _pair(comparison) in tried and fmt is not Format.ROWS:
+                        raise BadRow(Reason.VERDICT, "", TRIED)
                     yield _rendered(comparison, verdict, fmt)
                     written += 1
                 except BadRow as bad:
@@ -305,6 +322,4 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
 def _rendered(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
     if DELETED in (comparison.left.text, comparison.right.text):
         raise BadRow(Reason.EMPTY, "", "deleted by the person whose words they were")
-    if comparison.asked_how is AskedHow.CANDIDATE and fmt is not Format.ROWS:
-        raise BadRow(Reason.VERDICT, "", "asked to compare a candidate: for evaluation, and not to train on")
     return render(comparison, verdict, fmt)

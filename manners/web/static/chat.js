@@ -316,11 +316,13 @@ function follow(event, mine, theirs) {
   if (event.kind === "begin") {
     theirs.replaceChildren(...panes(event.sides).children);
     theirs.className = event.sides === 2 ? "two" : "";
+    if (event.held) notice("Both answers are being written, and shown once both are complete.");
   } else if (event.kind === "piece") {
     const follows = atEnd();
     theirs.children[event.side].querySelector(".plain").append(unturned(event.text));
     if (follows) toEnd();
   } else if (event.kind === "done") {
+    notice("");
     mine.replaceWith(turn("user", event.asked));
     if (event.comparison === null) {
       theirs.replaceWith(answered(event.html[0], event.responses[0], 0));
