@@ -31,7 +31,7 @@ from manners.results import PolicyResult
 from manners.results.camps import Served
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
-from manners.scale.cluster import needed as needs_ray
+from manners.scale import cluster
 from manners.scale.cost import store_bytes, worker_bytes
 from manners.scale.crew import Terms, crew
 from manners.scale.workers import Parts
@@ -65,7 +65,7 @@ class PolicyInputs(Inputs):
 def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> PolicyInputs:
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     if options.workers is not None:
-        needs_ray()
+        cluster.check()
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
     if session.settings.ppo.worst_camp and reward.camps is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import secrets
@@ -31,14 +32,12 @@ SOCKETS = "/tmp"
 """Where the folder of a run's sockets is: their names may have a hundred letters, and a workspace's is long enough."""
 
 
-def needed() -> Any:
-    """Import Ray; raises MannersError where it is not installed."""
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
+def check() -> None:
+    """Raise MannersError where Ray is not installed; it is not imported, since it reads what `LOCAL` says only then."""
+    if importlib.util.find_spec("ray") is None:
         raise MannersError(
             "--workers takes Ray, which is not installed: run `pip install 'manners[scale]'`, or leave --workers out"
-        ) from error
+        )
 
 
 @contextmanager
@@ -52,7 +51,8 @@ def running(address: str | None, cpus: int, store: int) -> Iterator[Any]:
     if address is None:
         os.environ.update(LOCAL)  # stays: Ray has read it, and its next start in this process must find the same
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray = needed()
+    check()
+    ray: Any = importlib.import_module("ray")
     folder = None if address else tempfile.mkdtemp(prefix="manners-", dir=SOCKETS)
     try:
         if address is None:
@@ -67,15 +67,20 @@ def running(address: str | None, cpus: int, store: int) -> Iterator[Any]:
 
 
 def _start(ray: Any, cpus: int, store: int, folder: str | None) -> None:
-    ray.init(
-        "local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        object_store_memory=store,
-        _node_ip_address=LOOPBACK,
-        _temp_dir=folder,
-        **QUIET,
-    )
+    try:
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=store,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=folder,
+            **QUIET,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise MannersError(
+            f"Ray cannot be started here ({first_line(error)}); leave --workers out to do without"
+        ) from error
     if (seen := ray.util.get_node_ip_address()) != LOOPBACK:
         raise MannersError(
             f"Ray would listen on {seen} and not on {LOOPBACK} alone, since this process had loaded it before; start"

@@ -17,7 +17,7 @@ from manners.errors import MannersError, UsageError
 from manners.loop.options import PPOOptions
 from manners.models.branches import Branch
 from manners.models.cost import own_bytes
-from manners.scale.cluster import needed, threads_each
+from manners.scale.cluster import check, threads_each
 from manners.scale.cost import handed_over_bytes, returned_bytes, worker_bytes
 from manners.scale.crew import divided
 from manners.settings import RewardSettings, SampleSettings, Settings
@@ -56,7 +56,7 @@ def test_without_ray_workers_are_refused_in_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MannersError, match=r"pip install 'manners\[scale\]'"):
-        needed()
+        check()
     root = Workspace.create(tmp_path / "project").root
     assert main(["ppo", "--workspace", str(root), "--workers", "2"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
