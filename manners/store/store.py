@@ -22,13 +22,7 @@ from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
-from manners.store.tables import (
-    ComparisonRow,
-    PromptRow,
-    RoundRow,
-    VerdictRow,
-    VersionRow,
-)
+from manners.store.tables import ComparisonRow, PromptRow, RoundRow, VerdictRow, VersionRow
 from manners.store.texts import CHAT, Placed, claim, prompt_digest, prompt_ids, response_ids
 from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import (
