@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,12 @@ def test_shares_follow_one_another_and_differ_by_one_row_at_most(rows: int, work
 )
 def test_workers_have_as_many_threads_as_there_is_room_for(cpus: list[float], workers: int, each: int) -> None:
     assert threads_each(cpus, workers) == each
+
+
+def test_to_look_for_ray_does_not_load_it() -> None:
+    """It reads how it is to start when it loads, and that is said only then."""
+    program = "import sys; from manners.scale import cluster; cluster.check(); sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_without_ray_workers_are_refused_in_one_sentence(
