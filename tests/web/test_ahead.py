@@ -177,7 +177,7 @@ def test_the_model_waits_for_whoever_serves_pages(tmp_path: Path) -> None:
     workspace = Workspace.create(tmp_path / "workspace")
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
-    given = (its, workspace.root, settings, INITIAL, 4, 1)
+    given = (its, workspace.root, settings, INITIAL, 4, 1, None)
     process = context.Process(target=engine_module._begin, args=given, daemon=True)
     process.start()
     its.close()
