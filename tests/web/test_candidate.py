@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from manners.audit import gate
 from manners.cli import main
 from manners.errors import MannersError
 from manners.loop import tried
-from manners.models.requests import EngineState, Phase
+from manners.models.requests import EngineState, Event, GenerationRequest, Phase
 from manners.results.audit import APPROVED, REJECTED, Review
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
@@ -112,11 +114,28 @@ def test_both_answer_blind_the_choice_is_kept_and_the_chosen_one_goes_on(
     assert alone.store.comparisons(AskedHow.CHAT) == []
 
 
+@dataclass
+class Waits(Scripted):
+    """Goes no further than three words before it may."""
+
+    may: threading.Event = field(default_factory=threading.Event)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        """Answer."""
+        written = 0
+        async with aclosing(super().generate(request)) as events:
+            async for event in events:
+                yield event
+                written += 1
+                while written == 3 and not self.may.is_set():
+                    await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("end", ["done", "stop"])
 def test_nothing_is_shown_of_either_before_both_are_done_so_that_no_pace_tells(
     alone: Place, open_page: Callable[..., Page], end: str
 ) -> None:
-    engine = Scripted(("one two three four five six",), BOTH, pause=0.2)
+    engine = Waits(("one two three four five six",), BOTH)
     with listening(site_of(alone, engine)) as url:
         page = open_page(f"{url}/chat")
         page.get_by_role("button", name="I agree, begin").click()
@@ -133,6 +152,7 @@ def test_nothing_is_shown_of_either_before_both_are_done_so_that_no_pace_tells(
             expect(page.get_by_text("Stopped here.")).to_be_visible()
             assert alone.store.comparisons() == []
             return
+        engine.may.set()
         expect(page.locator(".two .text")).to_contain_text(["0: one two three", "1: one two three"])
         expect(page.locator("#notice")).not_to_contain_text("Both answers")
     assert len(alone.store.comparisons(AskedHow.CANDIDATE)) == 1
