@@ -108,9 +108,10 @@ def _print_table(records: list[dict[str, Any]]) -> None:
 def _print_sentences(name: str, records: list[dict[str, Any]]) -> None:
     """Print records that say in words what they hold: each by its first field and its sentence, whole."""
     print(f"{name}:")
+    width = _console().width
     for record in records:
         first, said = _text(next(iter(record.values()))), _text(record[SENTENCE])
-        print(fill(f"{first}: {said}", _console().width, initial_indent="  ", subsequent_indent="    "))
+        print(fill(f"{first}: {said}", width, initial_indent="  ", subsequent_indent="    "))
 
 
 def _console() -> Console:

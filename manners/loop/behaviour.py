@@ -99,10 +99,10 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     most, seed = session.settings.audit.cases, session.settings.seed
     asked, few = drawn(fit_pack, most, seed), drawn_sets(sets, most, seed)
     reported = write_cases(workspace.root, session.store)
-    fit_cases = [case for case in reported if room(session, case)]
-    again = tuple(fit_cases)  # all of them, so that no drawing decides whether one is given again
+    # All of them that fit, so that no drawing decides whether one is given again.
+    again = tuple(case for case in reported if room(session, case))
     there = {**counts(whole), **set_counts(found), **({"cases": len(reported)} if reported else {})}
-    fit = {**counts(fit_pack), **set_counts(sets), "cases": len(fit_cases)}
+    fit = {**counts(fit_pack), **set_counts(sets), "cases": len(again)}
     if not any(counts(asked).values()):
         raise MannersError(f"nothing of what an audit asks fits into model.context = {session.settings.model.context}")
     taught_by = versions.describe(workspace, version).reward or version

@@ -255,9 +255,7 @@ def _phase(session: Session, run: Run, name: str, model: Pretrained, inputs: Pha
 
 def _laid_out(model: Pretrained, run: Run, name: str) -> Pretrained:
     """Have a model decode with weights laid out for it, or without, as when the run was begun (`Session.lay_out`)."""
-    compute = model.trunk.compute
-    so = run.state.setdefault(f"{LAID_OUT} of {name}", compute.lays_out)
-    return replace(model, trunk=replace(model.trunk, compute=replace(compute, lays_out=so)))
+    return model.laid_out(run.state.setdefault(f"{LAID_OUT} of {name}", model.trunk.compute.lays_out))
 
 
 def _read_bytes(model: Pretrained, text: str) -> int:

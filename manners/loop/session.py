@@ -102,11 +102,8 @@ class Session:
 
     def lay_out_as(self, so: bool) -> None:
         """Decode with weights laid out, or without, from now on."""
-        trunk = self.pretrained.trunk
-        now = trunk.compute
-        if so != now.lays_out:
-            trunk = replace(trunk, compute=replace(now, lays_out=so))
-            vars(self)["pretrained"] = replace(self.pretrained, trunk=trunk)
+        if so != self.pretrained.trunk.compute.lays_out:
+            vars(self)["pretrained"] = self.pretrained.laid_out(so)
 
     @cached_property
     def started_by(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -52,7 +52,7 @@ def answer(
     seats = max(count, settings.batch - settings.batch % count)  # so that the answers to a prompt enter together
     decoding = Decoding.of(renderer, settings, want_states, seats)
     if greedy:
-        decoding = replace(decoding, temperature=1.0, top_p=0.0)  # the likeliest one always stays
+        decoding = decoding.greedy()
     at_once = WINDOW * seats // count
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     sampling = Sampling(settings.temperature, settings.max_new_tokens, seed)

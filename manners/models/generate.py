@@ -59,6 +59,10 @@ class Decoding:
         """Draw as the settings say, and end as the renderer's answers do."""
         return cls(renderer.end_ids, renderer.pad_id, settings.temperature, want_states=want_states, seats=seats)
 
+    def greedy(self) -> Decoding:
+        """Take the likeliest token each time, whatever the random numbers: it always stays."""
+        return replace(self, temperature=1.0, top_p=0.0)
+
 
 def generate(
     model: PreTrainedModel,

@@ -79,6 +79,10 @@ class Pretrained:
         """Number of parameters, tied ones counted once."""
         return sum(p.numel() for p in self.trunk.whole.parameters())
 
+    def laid_out(self, so: bool) -> Pretrained:
+        """Return this model with weights laid out for decoding, or without."""
+        return replace(self, trunk=replace(self.trunk, compute=replace(self.trunk.compute, lays_out=so)))
+
 
 def load(
     settings: ModelSettings,

@@ -30,7 +30,7 @@ from manners.models.pretrained import Pretrained
 from manners.ppo.guard import DRIFT_TOLERANCE, FAR_OFF, tolerated
 from manners.ppo.rollout import Drawn, micro_batches, sliced
 from manners.scale.cluster import first_line, running, threads_each
-from manners.scale.handover import Held, apart, digest, fault, held, parcel, probe_of
+from manners.scale.handover import Held, apart, fault, held, parcel, probe_of
 from manners.scale.workers import Kin, Parts, Share, Worker
 from manners.settings import SampleSettings
 from manners.text import Rendered
@@ -177,9 +177,10 @@ class Crew:
         """Hand the weights over where they have changed since the last time."""
         if self._probe is None:
             self._probe = probe_of(policy, self.pretrained, self.prompt)
-        if digest(policy) == self._own.digest:
+        now = held(self._own.number + 1, policy, self.pretrained, self._probe)
+        if now.digest == self._own.digest:
             return
-        self._own = held(self._own.number + 1, policy, self.pretrained, self._probe)
+        self._own = now
         self.tally.handovers += 1
         begun = time.monotonic()
         self._hand_over(policy, range(len(self._actors)))

@@ -72,8 +72,7 @@ def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
 
 def probe_of(policy: Branch, pretrained: Pretrained, prompt: tuple[int, ...]) -> Rendered:
     """Answer a prompt greedily: the answer that is read from then on, whatever the policy would say later."""
-    least = torch.finfo(torch.float32).tiny
-    decoding = Decoding(pretrained.renderer.end_ids, pretrained.renderer.pad_id, top_p=least)
+    decoding = Decoding(pretrained.renderer.end_ids, pretrained.renderer.pad_id).greedy()
     uniform = torch.zeros((1, PROBE_TOKENS), dtype=pretrained.trunk.compute.uniform)
     whole = policy.assembled(pretrained.trunk)
     return generate(whole, pretrained.trunk, [prompt], uniform, decoding).rendered[0]

@@ -85,7 +85,9 @@ class Worker:
         torch.set_num_threads(self.threads)
         parts = self.parts
         workspace = Workspace.look_at(parts.root)
-        self.pretrained = _laid_out(load(parts.model, workspace), parts.lays_out)
+        loaded = load(parts.model, workspace)
+        can = loaded.trunk.compute.layout_gain is not None  # this processor, whatever the trainer's
+        self.pretrained = loaded.laid_out(parts.lays_out and can)
         self.reward = replace(stored.load_reward(workspace, parts.reward, self.pretrained), witness=None)
         self.reference = versions.load_policy(workspace, parts.start, self.pretrained)
         self.policy = Branch(self.pretrained.trunk, trainable=True)
@@ -103,13 +105,6 @@ class Worker:
         """Draw a response to each prompt, and score it."""
         drawn = draw(self.policy, self.reference, self.reward, self.pretrained, self.parts.sample, prompts, uniform)
         return Share(self.number, _on_cpu(drawn))
-
-
-def _laid_out(pretrained: Pretrained, so: bool) -> Pretrained:
-    """Lay weights out for decoding as the trainer does, where this processor can."""
-    compute = pretrained.trunk.compute
-    compute = replace(compute, lays_out=so and compute.layout_gain is not None)
-    return replace(pretrained, trunk=replace(pretrained.trunk, compute=compute))
 
 
 def _on_cpu(drawn: Drawn) -> Drawn:
