@@ -179,14 +179,21 @@ def test_idle_connections_shut_nobody_out(served: Served) -> None:
 
 
 def test_those_who_left_are_counted_no_more(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_SECONDS", PATIENCE)
-    stays = served.connect()
-    until(lambda: len(served.connections) == 1)
-    for _ in range(3 * connections.MOST_OF_ONE):
-        served.connect().close()
-        until(lambda: len(served.connections) == 1)
-    stays.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-    assert b" 200 " in said(stays), "nobody made room where there was room"
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 10 * PATIENCE)
+    left = threading.Semaphore(0)
+    lost = connections.Connection.connection_lost
+
+    def watched(self: connections.Connection, error: Exception | None) -> None:
+        lost(self, error)
+        left.release()
+
+    monkeypatch.setattr(connections.Connection, "connection_lost", watched)
+    with contextlib.closing(served.connect()) as stays:
+        for _ in range(3 * connections.MOST_OF_ONE):
+            served.connect().close()
+            assert left.acquire(timeout=PATIENCE), "one that left was noticed before the next came"
+        stays.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert b" 200 " in said(stays), "nobody made room where there was room"
 
 
 def test_who_comes_costs_no_more_the_more_are_there(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
