@@ -201,6 +201,10 @@ class ScoreTask:
     file: str = ""
     batch: int = 1
     """Rows per forward of the peer; ours has its own."""
+    fast: bool = False
+    """Whether ours rounds products."""
+    alone: bool = False
+    """Whether ours scores with the first member alone, as the peer does."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 The rows are 2,000 answers in four parts. Each part goes to `manners score`'s own function with the whole ensemble of
 the newest reward model, and to that model's first member as `models export` writes it, in plain transformers: row by
-row, and in padded batches of 16 in the order of the file. Contenders take turns, each in a process of its own; only
-scoring is timed, from text to score. Behind it, what memory a tiny random model takes for few rows and for many.
+row, and in padded batches of 16 in the order of the file. That is one model against several, so ours is measured with
+the first member alone too, and each with `--fast`. Contenders take turns, each in a process of its own; only scoring is
+timed, from text to score. Behind it, what memory a tiny random model takes for few rows and for many.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import tyro
 
@@ -31,7 +33,13 @@ PARTS = 4
 ROWS = 2_000
 ANSWERS = 8
 """To each prompt; who reads a prompt once for all of them saves the more, the more there are."""
-OURS, LOOP, BATCHES = "`manners score`", "transformers, row by row", "transformers, batches of 16"
+LOOP, BATCHES = "transformers, row by row", "transformers, batches of 16"
+OURS: dict[str, dict[str, Any]] = {
+    "`manners score`": {},
+    "`manners score --fast`": {"fast": True},
+    "its first member alone": {"alone": True},
+    "its first member alone, fast": {"alone": True, "fast": True},
+}
 
 
 @dataclass(frozen=True)
@@ -69,32 +77,32 @@ def publish(name: str, lines: Sequence[str]) -> None:
 def speeds(options: Options, folder: Path) -> list[str]:
     """Return the table of rows a second."""
     task = make_score_task(options.workspace, folder, options.threads)
-    found: dict[str, list[Measurement]] = {OURS: [], LOOP: [], BATCHES: []}
+    found: dict[str, list[Measurement]] = {name: [] for name in (*OURS, LOOP, BATCHES)}
     size = ROWS // PARTS
     rows = list(exchanges(ROWS))
     for part in range(options.parts):
         file = folder / f"part{part}.jsonl"
         write(file, rows[part * size : (part + 1) * size])
-        ours, loop = replace(task, file=str(file)), replace(task, file=str(file), batch=1)
+        given = replace(task, file=str(file))
         contenders = {
-            OURS: Contender("benchmarks.ours.score", ours),
-            LOOP: Contender("benchmarks.peers.score", loop),
-            BATCHES: Contender("benchmarks.peers.score", replace(loop, batch=16)),
+            **{name: Contender("benchmarks.ours.score", replace(given, **how)) for name, how in OURS.items()},
+            LOOP: Contender("benchmarks.peers.score", given),
+            BATCHES: Contender("benchmarks.peers.score", replace(given, batch=16)),
         }
         for name in list(contenders) if part % 2 == 0 else reversed(contenders):
             found[name].append(measure(contenders[name], options.threads, folder))
             print(f"part {part + 1}, {name}: {found[name][-1].speed:.2f} rows/s", file=sys.stderr)
     words = f"{options.parts * size} answers to {options.parts * size // ANSWERS} prompts"
-    return [*table(found), "", f"{words}; ours with {task.members} members, the others with the first of them."]
+    return [*table(found), "", f"{words}; `manners score` has {task.members} members, transformers the first of them."]
 
 
 def table(found: dict[str, list[Measurement]]) -> Iterator[str]:
-    """Yield the lines of the table: the median over the parts, and the ratio to ours with its spread."""
-    yield "| | rows/s | ours is so many times as fast [min, max] | peak of memory |"
+    """Yield the lines of the table: the median over the parts, and the ratio to row by row with its spread."""
+    yield "| | rows/s | as fast as row by row [min, max] | peak of memory |"
     yield "|---|---|---|---|"
     for name, some in found.items():
-        ratios = [a.speed / b.speed for a, b in zip(found[OURS], some, strict=True)]
-        told = "" if name == OURS else f"**{median(ratios):.2f}** [{min(ratios):.2f}, {max(ratios):.2f}]"
+        ratios = [a.speed / b.speed for a, b in zip(some, found[LOOP], strict=True)]
+        told = "" if name == LOOP else f"**{median(ratios):.2f} times** [{min(ratios):.2f}, {max(ratios):.2f}]"
         memory = max(one.memory_bytes for one in some) / 1e9
         yield f"| {name} | {median(one.speed for one in some):.1f} | {told} | {memory:.2f} GB |"
 

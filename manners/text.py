@@ -114,6 +114,22 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Neighbouring columns of a row that look at themselves, causally, and at all of what they stand behind."""
+
+    start: int
+    stop: int
+    """The column after the last."""
+    behind: tuple[tuple[int, int], ...] = ()
+    """First columns and those after the last of what stands before it, in its order."""
+
+    @property
+    def lead(self) -> int:
+        """Tokens that it stands behind."""
+        return sum(stop - start for start, stop in self.behind)
+
+
+@dataclass(frozen=True)
 class Packed:
     """Sequences for scoring: a row holds a prompt once, and the responses to it one after another.
 
@@ -128,6 +144,8 @@ class Packed:
     """Of each response, in the order given: row, first column, and the column after its last."""
     common: int = 0
     """As in `Batch`."""
+    segments: tuple[Segment, ...] = ()
+    """Where all stand in a single row: who looks at what, which `attend` does not say then."""
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -138,7 +156,7 @@ class Packed:
     def to(self, device: torch.device) -> Packed:
         """Return the batch on `device`."""
         ids, attend, positions = (tensor.to(device) for tensor in (self.ids, self.attend, self.positions))
-        return Packed(ids, attend, positions, self.spans, self.common)
+        return Packed(ids, attend, positions, self.spans, self.common, self.segments)
 
 
 def common_start(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -212,17 +230,22 @@ def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
     return rows
 
 
+def _row_tokens(rendered: Sequence[Rendered], rows: Sequence[Sequence[int]]) -> list[int]:
+    """Count the tokens of each row: a prompt, and the responses to it."""
+    return [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
+
+
 def packed_buckets(rendered: Sequence[Rendered], share: bool, limit: int) -> list[list[int]]:
     """Split indices into batches to `pack`, of rows of similar length."""
     rows = shared_rows(rendered, share)
-    lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
+    lengths = _row_tokens(rendered, rows)
     return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, limit)]
 
 
 def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
     """Lay sequences out in rows; with `share`, responses to one prompt behind one copy of it."""
     rows = shared_rows(rendered, share)
-    lengths = [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
+    lengths = _row_tokens(rendered, rows)
     ids = torch.full((len(rows), max(lengths)), pad_id, dtype=torch.long)
     positions = torch.zeros_like(ids)
     segments = torch.full_like(ids, -1)
@@ -247,6 +270,44 @@ def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
         of_prompt = (segments == 0).unsqueeze(1)
         attend = ((same | of_prompt).tril() & attend.unsqueeze(1)).unsqueeze(1)
     return Packed(ids, attend, positions, tuple(spans), common_start([r.prompt_ids for r in rendered]))
+
+
+def flat_rows(rendered: Sequence[Rendered], limit: int) -> list[list[int]]:
+    """Split indices into batches to `pack_flat`, those with one prompt together, of about `limit` tokens at most."""
+    rows = shared_rows(rendered, share=True)
+    lengths = _row_tokens(rendered, rows)
+    return [[index for at in bucket for index in rows[at]] for bucket in flat_buckets(lengths, limit)]
+
+
+def pack_flat(rendered: Sequence[Rendered]) -> Packed:
+    """Lay all sequences out in a single row without padding: what all prompts begin with, prompts, responses.
+
+    For models that are told who looks at what (`models.attention`): attention then takes as long as if each response
+    stood alone behind its prompt, where a mask over the whole row takes its square.
+    """
+    groups = dict[tuple[int, ...], list[int]]()
+    for index, r in enumerate(rendered):
+        groups.setdefault(r.prompt_ids, []).append(index)
+    common = common_start(list(groups)) if len(groups) > 1 else 0
+    ids, positions, segments = list[int](), list[int](), list[Segment]()
+    spans = [(0, 0, 0)] * len(rendered)
+
+    def put(tokens: Sequence[int], behind: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+        segment = Segment(len(ids), len(ids) + len(tokens), behind)
+        segments.append(segment)
+        ids.extend(tokens)
+        positions.extend(range(segment.lead, segment.lead + len(tokens)))
+        return segment.start, segment.stop
+
+    beginning = (put(rendered[0].prompt_ids[:common], ()),) if common else ()
+    for prompt, owned in groups.items():
+        behind = (*beginning, put(prompt[common:], beginning))
+        for index in owned:
+            spans[index] = (0, *put(rendered[index].response_ids, behind))
+    row = torch.tensor([ids])
+    return Packed(
+        row, torch.ones_like(row, dtype=torch.bool), torch.tensor([positions]), tuple(spans), 0, tuple(segments)
+    )
 
 
 class Renderer:

@@ -23,8 +23,10 @@ from manners.text import (
     TooLong,
     collate,
     common_start,
+    flat_rows,
     length_buckets,
     pack,
+    pack_flat,
     packed_buckets,
 )
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
@@ -315,6 +317,34 @@ def test_a_packed_response_sees_its_prompt_and_itself_at_the_positions_it_has_al
     prompts = {r.prompt_ids for r in rendered}
     assert not share or len(packed.ids) >= len(prompts)
     assert share or len(packed.ids) == len(rendered)
+
+
+@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=12))
+def test_in_one_row_a_response_looks_at_its_prompt_and_itself_and_nothing_stands_there_twice(
+    rendered: list[Rendered],
+) -> None:
+    packed = pack_flat(rendered)
+    ending = {segment.stop: segment for segment in packed.segments}
+    for r, row, end in zip(rendered, *(ends.tolist() for ends in packed.ends), strict=True):
+        segment = ending[end + 1]
+        looks_at = [*segment.behind, (segment.start, segment.stop)]
+        columns = [column for start, stop in looks_at for column in range(start, stop)]
+        assert row == 0 and tuple(packed.ids[0, columns].tolist()) == r.prompt_ids + r.response_ids
+        assert packed.positions[0, columns].tolist() == list(range(r.length))
+    assert [(s.start, s.stop) for s in packed.segments] == list(
+        pairwise([0, *(segment.stop for segment in packed.segments)])
+    )
+    prompts = {r.prompt_ids for r in rendered}
+    common = common_start(list(prompts)) if len(prompts) > 1 else 0
+    shared = sum(len(prompt) - common for prompt in prompts) + common
+    assert packed.ids.shape == (1, shared + sum(len(r.response_ids) for r in rendered))
+
+
+@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30))
+def test_flat_rows_are_a_partition_of_what_fits(rendered: list[Rendered]) -> None:
+    rows = flat_rows(rendered, 1024)
+    assert sorted(i for row in rows for i in row) == list(range(len(rendered)))
+    assert all(pack_flat([rendered[i] for i in row]).ids.shape[1] <= 1024 for row in rows)
 
 
 @given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30), st.booleans())

@@ -62,6 +62,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": {},
 }
 """Decoder-only model types, each with what this size needs; windows are shorter than the texts of the tests."""
+TELLS_NOTHING = {"gemma2", "falcon", "gptj", "bloom", "stablelm"}
+"""Those of them that pass nothing on to their attention."""
 
 
 def tiny_model(model_type: str = "llama", seed: int = 0, **overrides: Any) -> PreTrainedModel:

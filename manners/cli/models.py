@@ -30,6 +30,9 @@ class Score(Common):
     """Read the file's column COLUMN as our field FIELD: prompt, response, messages or finish_reason."""
     skip_bad: bool = False
     """Leave bad lines out, and count them by reason."""
+    fast: bool = False
+    """Round factors to bfloat16 (on a GPU to TF32) before they are multiplied, where that is faster; how far scores are
+    off is measured on the first 32 rows, and said."""
 
     def run(self) -> Result:
         """Score, and write a line a response."""
@@ -38,7 +41,14 @@ class Score(Common):
         output = self.output or Path(f"{self.file.name}.scores.jsonl")
         mapping = mapping_of(self.mapping)
         return stages.score(
-            self.open(), self.settings(), self.version, self.file, output, mapping=mapping, skip_bad=self.skip_bad
+            self.open(),
+            self.settings(),
+            self.version,
+            self.file,
+            output,
+            mapping=mapping,
+            skip_bad=self.skip_bad,
+            fast=self.fast,
         )
 
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,12 @@ from manners.errors import MannersError
 from manners.facts import Facts, to_facts
 from manners.loop.session import Session, digest, peak_memory
 from manners.models import versions
+from manners.models.pretrained import Pretrained
+from manners.models.products import rounded_products
 from manners.progress import steps
-from manners.results import Shortened
+from manners.results import Rounding, Shortened
 from manners.reward import ensemble, stored
-from manners.reward.ensemble import Exchange, score_exchanges
+from manners.reward.ensemble import Exchange, RewardModel, score_exchanges
 from manners.store.files.columns import check_mapping, renamed
 from manners.store.files.exchanges import EXCHANGE_FIELDS, parse_exchange
 from manners.store.files.reading import complaint
@@ -26,6 +29,8 @@ from manners.store.files.rowfiles import read_rows
 from manners.store.files.rows import BadRow, Reason
 from manners.templates import Template
 
+COMPARED = 32
+"""Rows that are scored both ways where products are rounded."""
 BEGINNING = b'{"line": '
 """What every line of output begins with."""
 
@@ -49,28 +54,35 @@ class Source:
     """Whether lines that cannot be read are left out, and counted."""
 
 
-def score(session: Session, version: str, source: Source, output: Path) -> Facts:
+def score(session: Session, version: str, source: Source, output: Path, fast: bool = False) -> Facts:
     """Score each line of a file (`exchanges.parse_exchange`) and write a line for it to `output`.
 
     A line of output holds `line`, `version`, `score` (in units of what the start version's answers to a prompt differ
     by), `spread` (its standard deviation among members), `check`, a digest of what was scored and by what, and, where
     anything did not fit into the context, `dropped`, its tokens. Whole chunks that are already there are kept and the
     work goes on after them, so that a file that was stopped ends byte for byte as one that never was. A line that
-    cannot be read stops the work with its number; everything before it has been written.
+    cannot be read stops the work with its number; everything before it has been written. With `fast`, factors are
+    rounded before they are multiplied (`compute.rounded_products`); what that does to scores is measured on the first
+    rows, and told.
 
     Raises MannersError, and leaves `output` as it is, where it holds anything but scores of the file by `version`.
     """
     check_mapping(source.file, source.mapping, EXCHANGE_FIELDS)
     reward = stored.load_reward(session.workspace, version, session.pretrained)
-    scorer = _scorer(session, version)
+    scorer = _scorer(session, version, fast)
     template = session.pretrained.renderer.template
     cut = _Cut()
     done = _kept(output, source, version, scorer, template, cut)
     count = 0
     pending = deque[_Row]()
     passed = _Passed()
+    rounded = _rounding(reward, session.pretrained, _rows(source, scorer, template, _Passed())) if fast else None
     began = time.monotonic()
-    with output.open("a", encoding="utf-8") as out, steps(f"scoring {source.file.name}") as advance:
+    with (
+        rounded_products() if fast else nullcontext(),
+        output.open("a", encoding="utf-8") as out,
+        steps(f"scoring {source.file.name}") as advance,
+    ):
         rows = itertools.islice(_rows(source, scorer, template, passed), done, None)
         for scored in score_exchanges(reward, session.pretrained, _exchanges(rows, pending)):
             values, spreads = scored.mean.tolist(), scored.std.tolist()
@@ -93,18 +105,37 @@ def score(session: Session, version: str, source: Source, output: Path) -> Facts
         "scored": count,
         "already_there": done,
         "rows_per_second": count / max(seconds, 1e-9),
+        "fast": None if rounded is None else to_facts(rounded),
         "shortened": to_facts(cut.of(done + count)),
         "unused": sorted(passed.columns - set(EXCHANGE_FIELDS)),
         "skipped": {str(reason): number for reason, number in passed.skipped.items()},
     }
 
 
-def _scorer(session: Session, version: str) -> str:
+def _rounding(reward: RewardModel, pretrained: Pretrained, rows: Iterator[_Row]) -> Rounding:
+    """Score the first rows of a file with exact products and with rounded ones, after one another."""
+    exchanges = list[Exchange]()
+    with suppress(MannersError):  # a row that cannot be read: who scores will come to it
+        exchanges.extend(row.exchange for row in itertools.islice(rows, COMPARED))
+    rendered = [pretrained.renderer.render(prompt, response) for prompt, response in exchanges]
+    if not rendered:
+        return Rounding(rows=0)
+    began = time.monotonic()
+    exact = ensemble.score_all(reward, pretrained, rendered).mean
+    between = time.monotonic()
+    with rounded_products():
+        off = (ensemble.score_all(reward, pretrained, rendered).mean - exact).abs()
+    times = (between - began) / max(time.monotonic() - between, 1e-9)
+    return Rounding(rows=len(rendered), off_mean=float(off.mean()), off_largest=float(off.max()), times_as_fast=times)
+
+
+def _scorer(session: Session, version: str, fast: bool) -> str:
     """Return a digest of what decides a row's score: two versions may have one name, in two workspaces."""
     described = versions.describe(session.workspace, version)
     renderer = session.pretrained.renderer
     model = described.trunk_hash, described.shifts, described.scale, session.settings.model.dtype
-    return digest((version, described.created_at, *model, renderer.template_hash, renderer.context))
+    rounded = ("fast",) if fast else ()
+    return digest((version, described.created_at, *model, renderer.template_hash, renderer.context, *rounded))
 
 
 def _kept(output: Path, source: Source, version: str, scorer: str, template: Template, cut: _Cut) -> int:

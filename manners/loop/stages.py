@@ -211,9 +211,10 @@ def score(
     *,
     mapping: Mapping[str, str] = MappingProxyType({}),
     skip_bad: bool = False,
+    fast: bool = False,
 ) -> Facts:
     """Score a file of any length; see `bulk.score`."""
-    return bulk.score(Session(workspace, settings), version, bulk.Source(file, mapping, skip_bad), output)
+    return bulk.score(Session(workspace, settings), version, bulk.Source(file, mapping, skip_bad), output, fast)
 
 
 def report(workspace: Workspace, settings: Settings) -> Facts:

@@ -5,7 +5,7 @@ columns that a mask hides cost as much as the others. So a forward of a model th
 (`rows=`, which models pass on to their attention) where each row's own columns are:
 
     Tail     one token a row after a cache; neighbours of similar length are read together
-    Flat     whole sequences one after another in a single row, without any padding
+    Flat     sequences one after another in a single row, without any padding: prompts, and answers behind prompts
 
 Whether a model passes it on is found out by `models.proof`; where nothing is said, nothing changes. Other models of the
 process keep the attention that they have.
@@ -13,8 +13,9 @@ process keep the attention that they have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from manners.models.products import exact_products
+from manners.text import Segment
 
 NAME = "manners_sdpa"
 """What `attend` is called in the tables of transformers."""
@@ -40,22 +44,22 @@ class Tail:
 
 @dataclass(frozen=True)
 class Flat:
-    """Sequences in one row, each behind what all begin with, which stands once before them."""
+    """Segments of a single row, which together are all columns that are read now; those before are of a cache."""
 
-    lead: int
-    """Columns of what all begin with."""
-    stops: tuple[int, ...]
-    """The column after the last of each sequence, counted without the lead."""
+    segments: tuple[Segment, ...]
 
-    @property
-    def segments(self) -> Iterator[tuple[int, int]]:
-        """First column of each sequence and the one after its last."""
-        return zip((0, *self.stops[:-1]), self.stops, strict=True)
+    @classmethod
+    def after(cls, lead: int, lengths: Sequence[int]) -> Flat:
+        """Lay sequences of these lengths out behind `lead` columns of a cache, with which they all begin."""
+        stops = list(accumulate(lengths, initial=lead))
+        behind = ((0, lead),) if lead else ()
+        return cls(tuple(Segment(start, stop, behind) for start, stop in pairwise(stops)))
 
-    def own(self, keys: Float[Tensor, "1 G L S"], start: int, stop: int) -> Float[Tensor, "1 G m S"]:
-        """Return what a sequence looks at: the lead, and itself."""
-        itself = keys[:, :, self.lead + start : self.lead + stop]
-        return torch.cat([keys[:, :, : self.lead], itself], dim=2) if self.lead else itself
+
+def own(keys: Float[Tensor, "1 G L S"], segment: Segment) -> Float[Tensor, "1 G m S"]:
+    """Return what a segment looks at: what it stands behind, and itself."""
+    parts = [keys[:, :, start:stop] for start, stop in (*segment.behind, (segment.start, segment.stop))]
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
 def tail(starts: Sequence[int], used: int, column_bytes: int) -> Tail:
@@ -86,12 +90,17 @@ def tail(starts: Sequence[int], used: int, column_bytes: int) -> Tail:
 def listen(model: PreTrainedModel) -> None:
     """Let a model attend by `attend` from now on, where it attends as Hugging Face's `sdpa` does; else change nothing.
 
-    It is for copies whose configuration no other model shares.
+    All that shares its configuration listens too.
     """
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attend)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
+
+
+def listens(model: PreTrainedModel) -> bool:
+    """Whether a model attends by `attend`: to another it means nothing to say what a row looks at."""
+    return bool(model.config._attn_implementation == NAME)
 
 
 def attend(
@@ -107,17 +116,19 @@ def attend(
     if isinstance(rows, Tail):
         return _attend_tail(query, key, value, attention_mask, rows, **others), None
     if isinstance(rows, Flat):
-        parts = [
-            sdpa_attention_forward(
-                module,
-                query[:, :, start:stop],
-                rows.own(key, start, stop),
-                rows.own(value, start, stop),
-                _causal(stop - start, rows.lead, others.get("sliding_window"), query.device),
-                **others,
-            )[0]
-            for start, stop in rows.segments
-        ]
+        window, cached = others.get("sliding_window"), key.shape[2] - query.shape[2]
+        with exact_products():
+            parts = [
+                sdpa_attention_forward(
+                    module,
+                    query[:, :, segment.start - cached : segment.stop - cached],
+                    own(key, segment),
+                    own(value, segment),
+                    _causal(segment.stop - segment.start, segment.lead, window, query.device),
+                    **others,
+                )[0]
+                for segment in rows.segments
+            ]
         return torch.cat(parts, dim=1), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
 

@@ -42,6 +42,9 @@ class Compute:
     by_row: bool = False
     """Whether attention is told which columns are a row's own (`models.attention`); `models.proof` finds out."""
 
+    flat: bool = False
+    """Whether what is to be scored may stand in a single row (`text.pack_flat`); `models.proof` finds out."""
+
     @classmethod
     def of(cls, model: PreTrainedModel) -> Compute:
         """Decide by the device on which a model is, before anything is known of what the model allows."""
@@ -64,6 +67,11 @@ class Compute:
         return self.shares_prompts and self.saves_columns
 
     @property
+    def flat_tokens(self) -> int:
+        """Tokens of a row in which what is scored stands: without padding or gradients, longer ones are faster."""
+        return 4 * self.bucket_tokens
+
+    @property
     def sentence(self) -> str:
         """What was decided, for whoever starts a run."""
         gain = "" if self.layout_gain is None else f" (it saves {self.layout_gain:.0%} of the time of matrix products)"
@@ -72,6 +80,7 @@ class Compute:
             "responses share their prompt": self.shares_prompts,
             "prompts share what they begin with": self.shares_beginnings,
             "attention reads a row's own columns": self.by_row,
+            "what is scored stands in one row": self.flat,
             f"weights are laid out for decoding{gain}": self.lays_out,
             f"weights are not laid out for decoding{gain}": bool(gain) and not self.lays_out,
         }

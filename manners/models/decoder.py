@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from manners.models.attention import Flat, Tail, listen, tail
+from manners.models.attention import Flat, Tail, listen, own, tail
 from manners.models.compute import Compute
 from manners.models.surgery import Watch, layer_list, opened, shared_copy
 from manners.models.weight_layout import WeightLayout
@@ -232,23 +231,23 @@ class Decoder:
         """Read rows one behind the other, and yield each for itself, behind what was begun with."""
         device = self.model.device
         count = 0 if begun is None else begun.attend.shape[1]
-        flat = Flat(count, tuple(accumulate(map(len, rows))))
+        flat = Flat.after(count, [len(row) for row in rows])
         ids = torch.tensor([[token for row in rows for token in row]], device=device)
         positions = torch.cat([torch.arange(count, count + len(row), device=device) for row in rows]).unsqueeze(0)
         cache = self._behind(begun, 1)
-        last = torch.tensor(flat.stops, device=device) - 1
+        last = torch.tensor([segment.stop for segment in flat.segments], device=device) - count - 1
         attend = torch.ones((1, count + ids.shape[1]), dtype=torch.bool, device=device)
         logits, states = self._forward(ids, attend, positions, cache, last, flat)
         pieces = _pieces(cache)
-        for row, (start, stop) in enumerate(flat.segments):
-            own = None if states is None else states[:, start:stop]
-            if begun is not None and begun.states is not None and own is not None:
-                own = torch.cat([begun.states, own], dim=1)
+        for row, segment in enumerate(flat.segments):
+            seen = None if states is None else states[:, segment.start - count : segment.stop - count]
+            if begun is not None and begun.states is not None and seen is not None:
+                seen = torch.cat([begun.states, seen], dim=1)
             yield Read(
-                attend[:, : count + stop - start],
-                [(flat.own(keys, start, stop), flat.own(values, start, stop)) for keys, values in pieces],
+                attend[:, : count + segment.stop - segment.start],
+                [(own(keys, segment), own(values, segment)) for keys, values in pieces],
                 logits[0, row].unsqueeze(0),
-                own,
+                seen,
             )
 
     def _behind(self, begun: Read | None, rows: int) -> list[DynamicLayer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.errors import MannersError
+from manners.models.attention import listen
 from manners.models.branches import Branch
 from manners.models.decoder import Decoder
 from manners.models.surgery import describe
 from manners.models.trunk import Trunk
-from manners.text import SHORTEST_COMMON, Rendered, collate, pack
+from manners.text import SHORTEST_COMMON, Batch, Packed, Rendered, collate, pack, pack_flat
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5}
 """Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does. In
@@ -26,7 +28,8 @@ def proved(trunk: Trunk, context: int) -> Trunk:
 
     Return the trunk, which then knows whether responses may share a row with their prompt (see `text.Packed`): windows
     of attention and position biases forbid it, and scores are then computed one response a row. It also knows whether
-    decoding can tell attention which columns are a row's own (see `models.attention`), on a CPU, where that pays.
+    decoding can tell attention which columns are a row's own (see `models.attention`), on a CPU, where that pays, and
+    whether all that is to be scored can stand in one row, each response looking at its prompt and itself.
 
     Four ways of running must agree with the plain forward of one unpadded row: split with left padding, cached decoding
     of the assembled model, the same after a row has left and another has entered the batch, and both on a sequence
@@ -39,6 +42,7 @@ def proved(trunk: Trunk, context: int) -> Trunk:
         _prove(trunk, context)
         compute = replace(trunk.compute, shares_prompts=_shares_prompts(trunk, context))
         compute = replace(compute, by_row=_attends_by_row(replace(trunk, compute=compute), context))
+        compute = replace(compute, flat=compute.by_row and _reads_flat(trunk, context))
         return replace(trunk, compute=compute)
     except MannersError:
         raise
@@ -88,22 +92,44 @@ def _random_rows(trunk: Trunk, lengths: list[int]) -> list[tuple[int, ...]]:
 @torch.no_grad()
 def _shares_prompts(trunk: Trunk, context: int) -> bool:
     """Whether responses behind one copy of their prompt, and rows behind one copy of what all begin with, end alike."""
+    rendered = _exchanges(trunk, context)
+    sharing = replace(trunk, compute=replace(trunk.compute, shares_prompts=True))
+    return _ends_alike(trunk, sharing, rendered, [pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)])
+
+
+@torch.no_grad()
+def _reads_flat(trunk: Trunk, context: int) -> bool:
+    """Whether responses in one row, each told to look at its prompt and itself, end alike.
+
+    The model listens from now on, with all that is made of it: trunk, branches, and what is put together of them.
+    """
+    listen(trunk.whole)
+    rendered = _exchanges(trunk, context)
+    flat = replace(trunk, compute=replace(trunk.compute, flat=True))
+    return _ends_alike(trunk, flat, rendered, [pack_flat(rendered), pack_flat(rendered[:2])])
+
+
+def _exchanges(trunk: Trunk, context: int) -> list[Rendered]:
+    """Responses to two prompts that begin alike, one of them longer than any window of attention."""
     longest = max(_longest(trunk, context) - 6, SHORTEST_COMMON + 2)
     first, other, *responses = _random_rows(trunk, [longest, 3, 4, 6, 5, 3])
     owners = (first, first, first[:SHORTEST_COMMON] + other, first)
-    rendered = [Rendered(prompt, response) for prompt, response in zip(owners, responses, strict=True)]
+    return [Rendered(prompt, response) for prompt, response in zip(owners, responses, strict=True)]
+
+
+def _ends_alike(trunk: Trunk, changed: Trunk, rendered: Sequence[Rendered], batches: Sequence[Batch | Packed]) -> bool:
+    """Whether responses, or the first of them, end in these batches on a changed trunk as each does alone."""
     alone = pack(rendered, share=False, pad_id=0).to(trunk.device)
     expected = Branch(trunk, trainable=False).final(trunk.states(alone), alone)[alone.ends].float()
     tolerance = _tolerance(trunk.whole) * float(expected.std())
-    sharing = replace(trunk, compute=replace(trunk.compute, shares_prompts=True))
-    branch = Branch(sharing, trainable=False)
-    for batch in (pack(rendered, share=True, pad_id=0), collate(rendered, pad_id=0)):
-        shared = batch.to(trunk.device)
+    branch = Branch(changed, trainable=False)
+    for given in batches:
+        batch = given.to(trunk.device)
         try:
-            found = branch.final(sharing.states(shared), shared)[shared.ends].float()
+            found = branch.final(changed.states(batch), batch)[batch.ends].float()
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             return False  # a model that makes its masks in a way of its own
-        if not bool(((found - expected).abs() <= tolerance).all()):
+        if not bool(((found - expected[: len(found)]).abs() <= tolerance).all()):
             return False
     return True
 

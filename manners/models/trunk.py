@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from manners.errors import MannersError
+from manners.models.attention import Flat, listens
 from manners.models.compute import Compute
 from manners.models.surgery import Anatomy, Tap, describe, layer_list, on_paper, opened, probe, put_taps, shared_copy
 from manners.models.vocabulary import Vocabulary, everything
@@ -112,6 +113,8 @@ class Half:
         With `share`, what all prompts begin with is read once for all rows: its keys and values are those of every row,
         and so is their gradient.
         """
+        if isinstance(batch, Packed) and batch.segments:
+            return self._run(x, batch.attend, batch.positions, None, Flat(batch.segments))
         count = batch.common
         rows = len(x)
         if not share or not count or rows == 1:
@@ -128,7 +131,11 @@ class Half:
         behind = nn.functional.pad(rest, (0, 0, count, 0))
         return behind.masked_scatter(begins.unsqueeze(2), start.expand(rows, -1, -1))
 
-    def _run(self, x: States, attend: Tensor, positions: Int[Tensor, "B L"], cache: Cache | None) -> Tensor:
+    def _run(
+        self, x: States, attend: Tensor, positions: Int[Tensor, "B L"], cache: Cache | None, rows: Flat | None = None
+    ) -> Tensor:
+        if rows is not None and not listens(self.model):
+            raise RuntimeError("a model that does not listen would read each response behind all the others")
         mask = attend
         if mask.ndim == 4:  # goes to every layer as it is, where it is added to the logits
             mask = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
@@ -136,7 +143,12 @@ class Half:
         given = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
         with opened(self.enter, x, self.leave) as seen:
             output = self.model.base_model(
-                **given, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=False
+                **given,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=False,
+                **({} if rows is None else {"rows": rows}),
             )
         if self.leave is None:
             hidden: Tensor = output.last_hidden_state

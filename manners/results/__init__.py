@@ -181,6 +181,18 @@ class Shortened:
     """What was dropped of them and of their prompts, in all."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """What `score --fast` does to scores: the first rows, scored with exact products and with rounded ones."""
+
+    rows: int
+    off_mean: float | None = None
+    """By how much scores are off on average, in units of what the start version's answers to a prompt differ by."""
+    off_largest: float | None = None
+    times_as_fast: float | None = None
+    """Time with exact products over time with rounded ones, one run each."""
+
+
 def _counted(value: Any) -> Any:
     """Return what an older version wrote, a count alone, as the record of today."""
     return Shortened(count=value) if isinstance(value, int) else value

@@ -12,7 +12,7 @@ from torch import Tensor
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
-from manners.text import Batch, Packed, Rendered, pack, packed_buckets
+from manners.text import Batch, Packed, Rendered, flat_rows, pack, pack_flat, packed_buckets
 from manners.types import Dialogue, Response
 
 Exchange = tuple[Dialogue, Response]
@@ -160,11 +160,16 @@ def final_states(
 
 
 def _buckets(pretrained: Pretrained, rendered: Sequence[Rendered]) -> Iterator[tuple[list[int], States, Packed]]:
-    """Yield places of exchanges of similar length with their trunk states."""
-    trunk = pretrained.trunk
-    for bucket in packed_buckets(rendered, trunk.compute.shares_prompts, trunk.compute.bucket_tokens):
+    """Yield places of exchanges that are read together, with their trunk states."""
+    trunk, compute = pretrained.trunk, pretrained.trunk.compute
+    if compute.flat:
+        buckets = flat_rows(rendered, compute.flat_tokens)
+    else:
+        buckets = packed_buckets(rendered, compute.shares_prompts, compute.bucket_tokens)
+    for bucket in buckets:
         some = [rendered[i] for i in bucket]
-        batch = pack(some, trunk.compute.shares_prompts, pretrained.renderer.pad_id).to(trunk.device)
+        laid_out = pack_flat(some) if compute.flat else pack(some, compute.shares_prompts, pretrained.renderer.pad_id)
+        batch = laid_out.to(trunk.device)
         yield bucket, trunk.states(batch), batch
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from manners.errors import MannersError
 from manners.loop import stages
@@ -77,6 +79,31 @@ def test_lines_that_cannot_be_scored_are_left_out_and_counted_on_demand(
         match=r"--map: `answer` is not a field of ours; choose among conversation, conversations, finish_reason",
     ):
         stages.score(copy, settings, "reward-1", file, tmp_path / "none", mapping={"response": "answer"})
+
+
+def test_how_far_rounded_products_put_scores_off_is_measured_and_the_two_are_not_mixed(
+    copy: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact_products = ensemble.score_all
+
+    def off_by_ten(*given: Any) -> ensemble.Scored:
+        """Far more than a processor that rounds does: this one may not."""
+        found = exact_products(*given)
+        rounds = torch.get_float32_matmul_precision() == "medium"
+        return replace(found, members=found.members + 10) if rounds else found
+
+    file, exact, fast = write(tmp_path / "answers.jsonl", exchanges(5)), tmp_path / "exact", tmp_path / "fast"
+    assert stages.score(copy, settings, "reward-1", file, exact)["fast"] is None
+    monkeypatch.setattr(ensemble, "score_all", off_by_ten)
+    rounding = stages.score(copy, settings, "reward-1", file, fast, fast=True)["fast"]
+    assert rounding["rows"] == 5 and rounding["times_as_fast"] > 0
+    assert (rounding["off_mean"], rounding["off_largest"]) == pytest.approx((10, 10), abs=0.1)
+    both = [[json.loads(line)["score"] for line in one.read_text().splitlines()] for one in (exact, fast)]
+    assert [b - a for a, b in zip(*both, strict=True)] == pytest.approx([10] * 5, abs=0.1)
+    with pytest.raises(MannersError, match="line 1, holds something else where the score of"):
+        stages.score(copy, settings, "reward-1", file, exact, fast=True)
+    empty = write(tmp_path / "none.jsonl", [])
+    assert stages.score(copy, settings, "reward-1", empty, tmp_path / "none", fast=True)["fast"] == {"rows": 0}
 
 
 def test_what_does_not_fit_is_counted_where_it_is_scored(

@@ -18,11 +18,9 @@ from manners.models.decoder import Decoder
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
 from tests.conftest import some
-from tests.worlds import ARCHITECTURES, new_decoder, tiny_model
+from tests.worlds import ARCHITECTURES, TELLS_NOTHING, new_decoder, tiny_model
 
 HEADS, SHARED, SIZE = 6, 2, 8
-TELLS_NOTHING = {"gemma2", "falcon", "gptj", "bloom", "stablelm"}
-"""Models with attention of their own, or that hand nothing on to it."""
 
 
 class Grouped(nn.Module):
@@ -71,7 +69,7 @@ def test_rows_with_one_token_look_at_their_own_columns(column_bytes: int) -> Non
 @pytest.mark.parametrize("lead", [0, 4])
 @pytest.mark.parametrize("window", [None, 3, 100])
 def test_sequences_in_one_row_look_at_the_lead_and_at_themselves(lead: int, window: int | None) -> None:
-    flat = Flat(lead, (5, 6, 10))
+    flat = Flat.after(lead, (5, 1, 4))
     query, key, value = random(1, 10, lead + 10)
     owner = torch.tensor([0] * 5 + [1] + [2] * 4)
     place = torch.tensor([0, 1, 2, 3, 4, 0, 0, 1, 2, 3]) + lead
@@ -133,14 +131,14 @@ def test_another_model_of_the_process_keeps_its_attention(tmp_path: Path) -> Non
     trunk = proved(grow_trunk(ours, 2), 128)
     decoder = Decoder(trunk.whole, trunk.compute, pad_id=0)
     assert decoder.model.config._attn_implementation == NAME
-    for model in (foreign, ours):
-        assert model.config._attn_implementation == "sdpa"
+    assert foreign.config._attn_implementation == "sdpa"
     assert AttentionInterface()["sdpa"] is sdpa_attention_forward and AttentionMaskInterface()["sdpa"] is sdpa_mask
-    for hostile in (Tail(((0, 2, 9),)), Flat(0, (3, 10)), "nonsense"):
+    for hostile in (Tail(((0, 2, 9),)), Flat.after(0, (3, 7)), "nonsense"):
         assert torch.equal(foreign(input_ids=ids, rows=hostile).logits, before)
         assert torch.equal(tiny_model(seed=1)(input_ids=ids, rows=hostile).logits, before)
-    decoder.model.save_pretrained(tmp_path)
-    assert NAME not in (tmp_path / "config.json").read_text()
+    for model in (decoder.model, ours):
+        model.save_pretrained(tmp_path)
+        assert NAME not in (tmp_path / "config.json").read_text()
 
 
 def test_a_model_that_attends_in_another_way_goes_on_so() -> None:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import Pretrained
+from manners.models.proof import proved
+from manners.models.trunk import grow_trunk
 from manners.reward.ensemble import RewardModel, Scored, score_exchanges, score_rendered, within_prompts
-from manners.text import Rendered
+from manners.text import Rendered, pack_flat
 from manners.types import Dialogue, Response
+from tests.conftest import some
 from tests.ppo.scripted import answers
 from tests.reward.planted import comparisons
-from tests.worlds import tiny_pretrained, with_compute
+from tests.worlds import ARCHITECTURES, TELLS_NOTHING, tiny_model, tiny_pretrained, with_compute
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,30 @@ def test_a_score_knows_nothing_of_its_neighbours(
         narrow = replace(world, trunk=with_compute(world.trunk, bucket_tokens=tokens))
         torch.testing.assert_close(score_rendered(raw, narrow, initial_answers), together, atol=1e-4, rtol=1e-4)
     assert float(together.std()) > 0.01
+
+
+@pytest.mark.parametrize("model_type", some(ARCHITECTURES, 3))
+def test_in_one_row_scores_are_what_they_are_alone(model_type: str) -> None:
+    trunk = proved(grow_trunk(tiny_model(model_type), 2), 128)
+    if not trunk.compute.flat:
+        assert model_type in TELLS_NOTHING
+        return
+    world = replace(tiny_pretrained(), trunk=trunk)
+    reward = RewardModel((ScalarBranch(trunk, torch.Generator().manual_seed(0)),), (0.0,), (1.0,))
+    prompts = [(1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 4, 5, 6, 7, 8, 10, 11), (20, 21)]
+    responses = [(5, 6, 7), (8,), tuple(range(1, 60))]
+    rendered = [Rendered(prompt, response) for prompt in prompts for response in responses]
+    alone = replace(world, trunk=with_compute(trunk, flat=False, shares_prompts=False, bucket_tokens=1))
+    one_by_one = torch.cat([score_rendered(reward, alone, [one]) for one in rendered], dim=1)
+    torch.testing.assert_close(score_rendered(reward, world, rendered), one_by_one, atol=1e-5, rtol=1e-4)
+    assert float(one_by_one.std()) > 1e-3
+
+
+def test_a_model_that_does_not_listen_is_not_given_one_row() -> None:
+    deaf = grow_trunk(tiny_model(), 2)
+    batch = pack_flat([Rendered((1, 2), (3,)), Rendered((1, 2), (4,))])
+    with pytest.raises(RuntimeError, match="does not listen"):
+        deaf.states(batch)
 
 
 def test_any_number_of_exchanges_comes_in_order_and_in_chunks(world: Pretrained, raw: RewardModel) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,22 +59,30 @@ def taught(tmp_path_factory: pytest.TempPathFactory, chosen: Settings) -> Path:
     return root
 
 
-@pytest.fixture
-def train(taught: Path, chosen: Settings, tmp_path: Path, _last_is_kept: None) -> Train:
-    """A function that runs PPO in a copy of that workspace."""
+def trainer(taught: Path, chosen: Settings, folder: Path) -> Train:
+    """Return a function that runs PPO in a copy of that workspace.
+
+    The version at its end is kept, better or not: it shows what every update has learnt.
+    """
 
     def run(workers: int | None = None, address: str | None = None, *, name: str = "run") -> Ended:
-        root = tmp_path / name
+        root = folder / name
         workspace = Workspace.open(shutil.copytree(taught, root))
         options = PPOOptions(workers=workers, ray_address=address)
-        return Ended(root, execute(PPO, Session(workspace, chosen), options).facts)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, "offer", keep)
+            return Ended(root, execute(PPO, Session(workspace, chosen), options).facts)
 
     return run
 
 
 @pytest.fixture
-def _last_is_kept() -> Iterator[None]:
-    """The version at the end of a run is kept, better or not: it shows what every update has learnt."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "offer", keep)
-        yield
+def train(taught: Path, chosen: Settings, tmp_path: Path) -> Train:
+    """`trainer` for one test."""
+    return trainer(taught, chosen, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(taught: Path, chosen: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """What PPO comes to without any workers."""
+    return trainer(taught, chosen, tmp_path_factory.mktemp("undisturbed"))()

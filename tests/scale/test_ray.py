@@ -50,8 +50,25 @@ def same_update(one: Ended, other: Ended) -> None:
         assert one.curve(name) == pytest.approx(other.curve(name), abs=1e-5, rel=1e-5), name
 
 
-def test_two_workers_one_worker_and_none_give_the_same_update(train: Train) -> None:
-    none, one, two = (train(workers, name=f"with-{workers}") for workers in (None, 1, 2))
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster that another process has started: most tests go there, since a start takes long."""
+    code = (
+        "import sys\nfrom manners.scale.cluster import running\nwith running(None, 2, 100_000_000) as ray:\n"
+        " print(ray.get_runtime_context().gcs_address, flush=True)\n sys.stdin.read()"
+    )
+    token = os.environ.setdefault("RAY_AUTH_TOKEN", "b" * 64)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN": token}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+
+
+def test_two_workers_one_worker_and_none_give_the_same_update(train: Train, undisturbed: Ended, cluster: str) -> None:
+    none, one, two = undisturbed, train(1, cluster, name="with-1"), train(2, cluster, name="with-2")
     initial = load_file(none.root / "models" / "policy-1" / "branch-0.safetensors")
     assert max(float((t - initial[n]).abs().max()) for n, t in none.policy.items()) > 1e-3, "nothing was learnt"
     same_update(none, one)
@@ -64,29 +81,30 @@ def test_two_workers_one_worker_and_none_give_the_same_update(train: Train) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "says", "thrown_away"),
+    ("kind", "says", "thrown_away", "workers"),
     [
-        (faults.Dies, "it was lost (ActorDiedError)", 0),
-        (faults.Stale, "its weights are stale: those of hand-over 1, and this is number 2", 0),
-        (faults.Lies, "its weights are not the trainer's", 0),
-        (faults.Corrupts, "its weights are not the trainer's", 0),
-        (faults.Miscomputes, "with the trainer's weights its log-probabilities are off by", 0),
-        (faults.Drifts, "8 responses of hand-over 2 are thrown away", 8),
+        (faults.Dies, "it was lost (ActorDiedError)", 0, 2),
+        (faults.Stale, "its weights are stale: those of hand-over 1, and this is number 2", 0, 2),
+        (faults.Lies, "its weights are not the trainer's", 0, 1),
+        (faults.Corrupts, "its weights are not the trainer's", 0, 1),
+        (faults.Miscomputes, "with the trainer's weights its log-probabilities are off by", 0, 1),
+        (faults.Drifts, "16 responses of hand-over 2 are thrown away", 16, 1),
     ],
 )
 def test_a_worker_that_fails_is_replaced_and_the_run_ends_as_if_it_had_not(
     kind: type[Worker],
     says: str,
     thrown_away: int,
+    workers: int,
     train: Train,
+    undisturbed: Ended,
+    cluster: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    undisturbed = train(name="undisturbed")
-    capsys.readouterr()
     monkeypatch.setattr(crew_module, "HANDOVER_SECONDS", 3600.0)  # a busy machine is no fault
     monkeypatch.setattr(ppo, "crew", partial(crew_module.crew, kind=kind))
-    disturbed = train(2)
+    disturbed = train(workers, cluster)
     assert (disturbed.root / "a worker has failed").exists()
     said = [line for line in capsys.readouterr().err.splitlines() if "is replaced" in line]
     assert len(said) == 1 and says in said[0]
@@ -96,12 +114,15 @@ def test_a_worker_that_fails_is_replaced_and_the_run_ends_as_if_it_had_not(
 
 
 def test_a_hand_over_that_hangs_is_given_up(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Train,
+    undisturbed: Ended,
+    cluster: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    undisturbed = train(name="undisturbed")
     monkeypatch.setattr(crew_module, "HANDOVER_SECONDS", 20.0)
     monkeypatch.setattr(ppo, "crew", partial(crew_module.crew, kind=faults.Hangs))
-    disturbed = train(2)
+    disturbed = train(1, cluster)
     assert (disturbed.root / "a worker has failed").exists()
     said = [line for line in capsys.readouterr().err.splitlines() if "is replaced" in line]
     assert said and all("a hand-over of weights took more than 20 seconds" in line for line in said)
@@ -113,7 +134,7 @@ def test_workers_that_always_fail_end_the_run_with_a_sentence(train: Train, monk
     before = descendants(os.getpid())
     monkeypatch.setattr(ppo, "crew", partial(crew_module.crew, kind=faults.Breaks))
     with pytest.raises(MannersError, match=r"^worker \d failed 4 times in one rollout, at last because it failed with"):
-        train(2)
+        train(1)
     assert descendants(os.getpid()) <= before
 
 
@@ -141,28 +162,13 @@ def test_nobody_without_the_token_comes_in() -> None:
             assert (done.returncode == 0, done.stdout.strip() == "1") == (comes_in, comes_in), done.stderr
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[str]:
-    """The address of a Ray cluster that somebody else has started."""
-    code = (
-        "import sys\nfrom manners.scale.cluster import running\nwith running(None, 2, 100_000_000) as ray:\n"
-        " print(ray.get_runtime_context().gcs_address, flush=True)\n sys.stdin.read()"
-    )
-    token = os.environ.setdefault("RAY_AUTH_TOKEN", "b" * 64)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN": token}
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
+def test_workers_on_a_cluster_of_the_runs_own(undisturbed: Ended, train: Train) -> None:
+    same_update(undisturbed, train(2))
 
 
-def test_workers_on_a_cluster_that_is_there_already(elsewhere: str, train: Train) -> None:
-    undisturbed = train(name="undisturbed")
-    same_update(undisturbed, train(2, elsewhere))
+def test_more_workers_than_a_cluster_has_processors_are_refused(cluster: str, train: Train) -> None:
     with pytest.raises(MannersError, match="--workers is 3, and the Ray cluster has 2 processors"):
-        train(3, elsewhere, name="too-many")
+        train(3, cluster)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "somewhere"])
