@@ -72,6 +72,7 @@ def test_the_vocabulary_is_small(told: list[Any]) -> None:
     assert sum(count < 20 for count in counted.values()) < 20, "nearly every word comes often enough to be learnt"
 
 
+@pytest.mark.long
 def test_a_story_carries_all_that_it_was_made_from(told: list[Any]) -> None:
     assert {stories.carries(story.text, asdict(story.parameters)) for story in told} == {1.0}
 

@@ -25,6 +25,7 @@ def test_intervals_hold_the_truth(world, openings: int) -> None:  # type: ignore
         assert held / studies >= 0.85, name  # 95 % in 40 studies is below 85 % with a chance of 1 in 100
 
 
+@pytest.mark.long
 def test_the_naive_figure_of_a_queue_is_not_covered() -> None:
     found = covered(of_queue, 130, 40)
     weighted, naive = (found[f"accuracy, from a queue, {name}"][0] / 40 for name in ("weighted", "each once"))

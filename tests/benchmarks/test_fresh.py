@@ -49,6 +49,7 @@ def test_they_are_of_many_kinds_short_and_plain() -> None:
     assert all(text.isascii() and text == text.strip() and 3 <= len(text.split()) <= 25 for text in TEXTS)
 
 
+@pytest.mark.long
 def test_none_is_met_in_training_or_in_the_benchmarks() -> None:
     demo = [dialogue for some in demo_prompts().values() for dialogue in some]
     mix = [json.loads(line)["prompt"] for line in MIX.read_text(encoding="utf-8").splitlines()]

@@ -25,6 +25,7 @@ def test_every_model_has_a_row() -> None:
     assert re.findall(r"^\| ([\w.-]+\d[\w.]*[MB]) \|", TABLE[1], re.MULTILINE) == [shape.name for shape in SHAPES]
 
 
+@pytest.mark.long
 def test_the_weights_are_those_that_the_models_makers_count() -> None:
     counted = {"SmolLM2-135M": 0.1345, "Qwen2.5-0.5B": 0.494, "Llama-3.1-8B": 8.030}  # billions, from their model cards
     for shape in SHAPES:

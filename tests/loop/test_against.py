@@ -95,6 +95,7 @@ def test_an_audit_that_fails_is_no_way_round_for_the_loop(
         stages.models_promote(second, "policy-2")
 
 
+@pytest.mark.long
 def test_another_version_is_compared_with_and_nothing_decided(
     second: Workspace, settings: Settings, taste: Callable[..., None]
 ) -> None:

@@ -97,6 +97,7 @@ def test_two_camps_are_told_apart_and_the_policy_may_serve_either(
     assert found["sentence"] in page and "Whom it serves" in page and "pairs about which they differ most" in page
 
 
+@pytest.mark.long
 def test_one_taste_is_one_camp_and_there_is_no_worst(told: Callable[[int], tuple[Session, dict[str, Any]]]) -> None:
     session, facts = told(1)
     assert "camps" not in facts["camps"] and "not told apart" in facts["camps"]["sentence"]

@@ -136,6 +136,7 @@ def test_where_the_template_refuses_everything_that_is_the_sentence(tmp_path: Pa
         assert "\n" not in str(e.value)
 
 
+@pytest.mark.long
 def test_a_date_that_the_template_tells_is_frozen_with_the_first_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def answer(session: Session, choose: object) -> None:
     session.store.add_verdicts([(c.id, Verdict(choose(c), ANNA)) for c in waiting if c.id is not None])
 
 
+@pytest.mark.long
 def test_people_judge_what_people_taught(taught: Session) -> None:
     workspace, settings = taught.workspace, taught.settings
     assert stages.status(workspace)["next"] == "manners evaluate"

@@ -68,6 +68,7 @@ def test_two_phases_with_one_trunk(begun: Session) -> None:
     assert turned["length_change"]["estimate"] == pytest.approx(-facts["length_change"]["estimate"])
 
 
+@pytest.mark.long
 def test_phases_of_other_templates_and_vocabularies(begun: Session, tmp_path: Path) -> None:
     other = save_tiny(begun.workspace.models / "pretrain-1", chat_template=None, seed=7)
     shutil.copy(begun.workspace.models / "sft-1" / "version.json", other)
@@ -229,6 +230,7 @@ def test_a_comparison_that_was_killed_goes_on_and_ends_the_same(
         assert tiny.steady(again) == tiny.steady(whole_one)
 
 
+@pytest.mark.long
 def test_people_judge_two_phases_blind(begun: Session) -> None:
     workspace, settings, store = begun.workspace, begun.settings, begun.store
     facts = stages.compare_phases(workspace, settings, "sft-1", "initial")

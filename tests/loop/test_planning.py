@@ -49,6 +49,7 @@ def test_a_plan_is_printed_and_what_does_not_fit_is_refused_in_one_sentence(caps
     )
 
 
+@pytest.mark.long
 def test_trunk_states_that_the_workspaces_disk_cannot_hold_are_refused(
     copy: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

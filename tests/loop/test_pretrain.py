@@ -267,6 +267,7 @@ def test_a_model_of_another_architecture_goes_on(tmp_path: Path, model: Path) ->
     AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "models" / "pretrain-1")
 
 
+@pytest.mark.long
 def test_what_examples_taught_goes_on_to_read_text(tmp_path: Path, model: Path) -> None:
     """`pretrain.start = "sft-1"`: at a rate of 0 it stays, as a whole, what plain transformers loads of `sft-1`."""
     session = tiny.project(tmp_path / "project", model)

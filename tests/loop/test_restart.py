@@ -285,6 +285,7 @@ def half_trained(played: dict[str, Path], settings: Settings, tmp_path: Path) ->
     return Session(Workspace.open(root), settings)
 
 
+@pytest.mark.long
 def test_who_labels_while_a_run_is_stopped_is_heard_by_the_next(half_trained: Session, played: dict[str, Path]) -> None:
     root, store = half_trained.workspace.root, half_trained.store
     late = Verdict(Choice.TIE, Annotator("late", AnnotatorKind.SIMULATED))

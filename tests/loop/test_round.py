@@ -98,6 +98,7 @@ def test_a_crowd_that_answers_at_random_gets_nothing_promoted(model: Path, tmp_p
     assert low <= 0.5 <= high
 
 
+@pytest.mark.long
 def test_a_learning_rate_of_zero_changes_nothing(model: Path, tmp_path: Path) -> None:
     ppo = replace(tiny.SETTINGS.ppo, learning_rate=0.0)
     facts = tiny.demo(tmp_path / "demo", tiny.settings(model, ppo=ppo))["evaluation"]

@@ -140,6 +140,7 @@ def test_a_reward_model_says_where_its_members_differ(copy: Workspace, settings:
     assert found["spread"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.long
 def test_how_long_to_train_is_found_out_by_a_member_that_then_judges_policies(
     copy: Workspace, settings: Settings
 ) -> None:

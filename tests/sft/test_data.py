@@ -124,6 +124,7 @@ def test_a_mask_of_two_axes_would_let_them_see_each_other() -> None:
     assert not torch.allclose(leaking, alone, atol=1e-2)
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=12), st.sampled_from([1024, 8192]))
 def test_no_forward_takes_more_than_its_tokens_but_for_one_dialogue_alone(lengths: list[int], limit: int) -> None:
     data = ReadExamples.__new__(ReadExamples)

@@ -168,6 +168,7 @@ PRESSED: tuple[tuple[str, str, dict[str, object], str | None], ...] = (
 """A key, its place, what goes with it, and the choice that it is."""
 
 
+@pytest.mark.long
 def test_shortcuts_are_letters_and_places(labelling: Page, alone: Place) -> None:
     expected = Counter[str]()
     for key, code, more, choice in PRESSED:
@@ -230,6 +231,7 @@ def test_what_is_taken_back_comes_with_what_was_said(labelling: Page, alone: Pla
     assert (verdict.strength, verdict.reasons, verdict.comment) == (2, ("kinder",), "because")
 
 
+@pytest.mark.long
 def test_a_gesture_takes_one_verdict_back(labelling: Page, alone: Place) -> None:
     for _ in range(3):
         press(labelling, "t")

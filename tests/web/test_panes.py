@@ -153,6 +153,7 @@ COVERED = """() => [...document.querySelectorAll(".verdicts button")].filter((bu
 ACROSS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+@pytest.mark.long
 def test_no_answer_widens_the_page_or_covers_its_buttons(alone: Place, open_page: Callable[..., Page]) -> None:
     at_once(alone)
     alone.store.add_comparisons(map(pair, LARGE.values()))

@@ -60,6 +60,7 @@ def test_an_answer_goes_on_over_a_reload(serving: Open, open_page: Callable[...,
     whole(page, 60)
 
 
+@pytest.mark.long
 def test_an_answer_goes_on_while_another_conversation_is_read(serving: Open, open_page: Callable[..., Page]) -> None:
     page = open_page(f"{serving(slow(), 0.0)}/chat")
     begin(page)
