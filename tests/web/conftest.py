@@ -23,7 +23,7 @@ from typing import Any, TextIO, TypeVar
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from manners.logs import Counted
 from manners.store import Store
@@ -35,6 +35,7 @@ from tests.conftest import lack
 
 Found = TypeVar("Found")
 PATIENCE = 60.0
+expect.set_options(timeout=1000 * PATIENCE)  # five seconds say how busy the machine is
 NOWHERE = "http://127.0.0.1:9/v1"
 """Nobody answers there: pages that need no model are served without one."""
 
@@ -149,6 +150,7 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
             )
             opened.callback(context.close)
             page = context.new_page()
+            page.set_default_timeout(1000 * PATIENCE)
             page.on("dialog", seen)
             page.on("pageerror", lambda error: wrong.append(f"script error {error}"))
             page.on("request", lambda request: wrong.extend([] if ours(request.url, url) else [request.url]))
