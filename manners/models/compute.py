@@ -67,11 +67,6 @@ class Compute:
         return self.shares_prompts and self.saves_columns
 
     @property
-    def flat_tokens(self) -> int:
-        """Tokens of a row in which what is scored stands: without padding or gradients, longer ones are faster."""
-        return 4 * self.bucket_tokens
-
-    @property
     def sentence(self) -> str:
         """What was decided, for whoever starts a run."""
         gain = "" if self.layout_gain is None else f" (it saves {self.layout_gain:.0%} of the time of matrix products)"

@@ -17,6 +17,9 @@ from manners.types import Dialogue, Response
 
 Exchange = tuple[Dialogue, Response]
 """A prompt and a response to it."""
+WIDE = 4
+"""How many times the tokens of another forward stand in a row where millions are scored: longer rows are faster, and
+nothing else is in memory then."""
 CHUNK = 512
 """Exchanges that are scored together: which others stand beside an exchange shows in the last digits of its score."""
 
@@ -163,7 +166,7 @@ def _buckets(pretrained: Pretrained, rendered: Sequence[Rendered]) -> Iterator[t
     """Yield places of exchanges that are read together, with their trunk states."""
     trunk, compute = pretrained.trunk, pretrained.trunk.compute
     if compute.flat:
-        buckets = flat_rows(rendered, compute.flat_tokens)
+        buckets = flat_rows(rendered, compute.bucket_tokens)
     else:
         buckets = packed_buckets(rendered, compute.shares_prompts, compute.bucket_tokens)
     for bucket in buckets:
@@ -178,6 +181,9 @@ def score_exchanges(reward: RewardModel, pretrained: Pretrained, exchanges: Iter
 
     What `exchanges` raises is raised when everything before it has been scored.
     """
+    trunk = pretrained.trunk
+    wide = replace(trunk.compute, bucket_tokens=(WIDE if trunk.compute.flat else 1) * trunk.compute.bucket_tokens)
+    pretrained = replace(pretrained, trunk=replace(trunk, compute=wide))
     for chunk in _chunks(exchanges):
         rendered = [pretrained.renderer.render(prompt, response) for prompt, response in chunk]
         yield score_all(reward, pretrained, rendered)
