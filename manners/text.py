@@ -27,8 +27,6 @@ PADDING = 64
 PADDING_SHARE = 0.125
 SHORTEST_COMMON = 8
 """Tokens that prompts must begin with in common for these to be read once for all."""
-ROW_TOKENS = 1024
-"""Tokens of a row in which responses share a prompt: attention there grows with the square."""
 
 
 class TooLong(MannersError):
@@ -211,103 +209,6 @@ def flat_buckets(lengths: Sequence[int], limit: int) -> list[list[int]]:
             tokens = length
         buckets[-1].append(index)
     return buckets
-
-
-def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
-    """Group sequences, by index, that can stand in one row: those with one prompt, up to `ROW_TOKENS` in all.
-
-    Without `share` each stands alone.
-    """
-    rows: list[list[int]] = []
-    latest: dict[tuple[int, ...], tuple[list[int], int]] = {}
-    for index, r in enumerate(rendered):
-        row, length = latest.get(r.prompt_ids, ([], ROW_TOKENS))
-        if not share or length + len(r.response_ids) > ROW_TOKENS:
-            row, length = [], len(r.prompt_ids)
-            rows.append(row)
-        row.append(index)
-        latest[r.prompt_ids] = row, length + len(r.response_ids)
-    return rows
-
-
-def _row_tokens(rendered: Sequence[Rendered], rows: Sequence[Sequence[int]]) -> list[int]:
-    """Count the tokens of each row: a prompt, and the responses to it."""
-    return [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
-
-
-def packed_buckets(rendered: Sequence[Rendered], share: bool, limit: int) -> list[list[int]]:
-    """Split indices into batches to `pack`, of rows of similar length."""
-    rows = shared_rows(rendered, share)
-    lengths = _row_tokens(rendered, rows)
-    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, limit)]
-
-
-def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
-    """Lay sequences out in rows; with `share`, responses to one prompt behind one copy of it."""
-    rows = shared_rows(rendered, share)
-    lengths = _row_tokens(rendered, rows)
-    ids = torch.full((len(rows), max(lengths)), pad_id, dtype=torch.long)
-    positions = torch.zeros_like(ids)
-    segments = torch.full_like(ids, -1)
-    spans = [(0, 0, 0)] * len(rendered)
-    for at, row in enumerate(rows):
-        prompt = rendered[row[0]].prompt_ids
-        start = len(prompt)
-        ids[at, :start] = torch.tensor(prompt)
-        positions[at, :start] = torch.arange(start)
-        segments[at, :start] = 0
-        for number, index in enumerate(row):
-            response = rendered[index].response_ids
-            stop = start + len(response)
-            ids[at, start:stop] = torch.tensor(response)
-            segments[at, start:stop] = number + 1
-            positions[at, start:stop] = torch.arange(len(prompt), len(prompt) + len(response))
-            spans[index] = (at, start, stop)
-            start = stop
-    attend = segments >= 0
-    if share:
-        same = segments.unsqueeze(2) == segments.unsqueeze(1)
-        of_prompt = (segments == 0).unsqueeze(1)
-        attend = ((same | of_prompt).tril() & attend.unsqueeze(1)).unsqueeze(1)
-    return Packed(ids, attend, positions, tuple(spans), common_start([r.prompt_ids for r in rendered]))
-
-
-def flat_rows(rendered: Sequence[Rendered], limit: int) -> list[list[int]]:
-    """Split indices into batches to `pack_flat`, those with one prompt together, of about `limit` tokens at most."""
-    rows = shared_rows(rendered, share=True)
-    lengths = _row_tokens(rendered, rows)
-    return [[index for at in bucket for index in rows[at]] for bucket in flat_buckets(lengths, limit)]
-
-
-def pack_flat(rendered: Sequence[Rendered]) -> Packed:
-    """Lay all sequences out in a single row without padding: what all prompts begin with, prompts, responses.
-
-    For models that are told who looks at what (`models.attention`): attention then takes as long as if each response
-    stood alone behind its prompt, where a mask over the whole row takes its square.
-    """
-    groups = dict[tuple[int, ...], list[int]]()
-    for index, r in enumerate(rendered):
-        groups.setdefault(r.prompt_ids, []).append(index)
-    common = common_start(list(groups)) if len(groups) > 1 else 0
-    ids, positions, segments = list[int](), list[int](), list[Segment]()
-    spans = [(0, 0, 0)] * len(rendered)
-
-    def put(tokens: Sequence[int], behind: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-        segment = Segment(len(ids), len(ids) + len(tokens), behind)
-        segments.append(segment)
-        ids.extend(tokens)
-        positions.extend(range(segment.lead, segment.lead + len(tokens)))
-        return segment.start, segment.stop
-
-    beginning = (put(rendered[0].prompt_ids[:common], ()),) if common else ()
-    for prompt, owned in groups.items():
-        behind = (*beginning, put(prompt[common:], beginning))
-        for index in owned:
-            spans[index] = (0, *put(rendered[index].response_ids, behind))
-    row = torch.tensor([ids])
-    return Packed(
-        row, torch.ones_like(row, dtype=torch.bool), torch.tensor([positions]), tuple(spans), 0, tuple(segments)
-    )
 
 
 class Renderer:

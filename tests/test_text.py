@@ -15,20 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from manners.errors import MannersError
 from manners.models.compute import bucket_tokens
-from manners.text import (
-    ROW_TOKENS,
-    Batch,
-    Rendered,
-    Renderer,
-    TooLong,
-    collate,
-    common_start,
-    flat_rows,
-    length_buckets,
-    pack,
-    pack_flat,
-    packed_buckets,
-)
+from manners.models.packing import pack
+from manners.text import Batch, Rendered, Renderer, TooLong, collate, common_start, length_buckets
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, START, TEMPLATE, tiny_renderer, tiny_tokenizer
 
@@ -292,68 +280,6 @@ def test_what_prompts_begin_with_in_common_leaves_each_a_token(beginning: list[i
         assert batch.common == batch.to(torch.device("cpu")).common == max(lengths, default=0)
         if isinstance(batch, Batch):
             assert batch.rows([0]).trim()[0].common == batch.common
-
-
-PROMPTS = st.sampled_from([(5, 6, 7), (8, 9), (5,), tuple(range(10, 300))])
-RESPONSES = st.lists(st.integers(1, 99), min_size=1, max_size=300).map(tuple)
-
-
-@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=12), st.booleans())
-def test_a_packed_response_sees_its_prompt_and_itself_at_the_positions_it_has_alone(
-    rendered: list[Rendered], share: bool
-) -> None:
-    packed = pack(rendered, share, pad_id=0)
-    for r, row, end in zip(rendered, *(ends.tolist() for ends in packed.ends), strict=True):
-        if share:
-            seen = packed.attend[row, 0, end].nonzero().squeeze(1)
-        else:
-            seen = packed.attend[row].nonzero().squeeze(1)
-            assert int(seen[-1]) == end
-        assert tuple(packed.ids[row, seen].tolist()) == r.prompt_ids + r.response_ids
-        assert packed.positions[row, seen].tolist() == list(range(r.length))
-        if share:  # as each earlier token of it does
-            assert torch.equal(packed.attend[row, 0][seen][:, seen], torch.ones(r.length, r.length).tril().bool())
-    assert len(packed.ids) <= len(rendered)
-    prompts = {r.prompt_ids for r in rendered}
-    assert not share or len(packed.ids) >= len(prompts)
-    assert share or len(packed.ids) == len(rendered)
-
-
-@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=12))
-def test_in_one_row_a_response_looks_at_its_prompt_and_itself_and_nothing_stands_there_twice(
-    rendered: list[Rendered],
-) -> None:
-    packed = pack_flat(rendered)
-    ending = {segment.stop: segment for segment in packed.segments}
-    for r, row, end in zip(rendered, *(ends.tolist() for ends in packed.ends), strict=True):
-        segment = ending[end + 1]
-        looks_at = [*segment.behind, (segment.start, segment.stop)]
-        columns = [column for start, stop in looks_at for column in range(start, stop)]
-        assert row == 0 and tuple(packed.ids[0, columns].tolist()) == r.prompt_ids + r.response_ids
-        assert packed.positions[0, columns].tolist() == list(range(r.length))
-    assert [(s.start, s.stop) for s in packed.segments] == list(
-        pairwise([0, *(segment.stop for segment in packed.segments)])
-    )
-    prompts = {r.prompt_ids for r in rendered}
-    common = common_start(list(prompts)) if len(prompts) > 1 else 0
-    shared = sum(len(prompt) - common for prompt in prompts) + common
-    assert packed.ids.shape == (1, shared + sum(len(r.response_ids) for r in rendered))
-
-
-@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30))
-def test_flat_rows_are_a_partition_of_what_fits(rendered: list[Rendered]) -> None:
-    rows = flat_rows(rendered, 1024)
-    assert sorted(i for row in rows for i in row) == list(range(len(rendered)))
-    assert all(pack_flat([rendered[i] for i in row]).ids.shape[1] <= 1024 for row in rows)
-
-
-@given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=30), st.booleans())
-def test_packed_buckets_are_a_partition_and_a_long_row_is_split(rendered: list[Rendered], share: bool) -> None:
-    buckets = packed_buckets(rendered, share, bucket_tokens(torch.device("cpu")))
-    assert sorted(i for bucket in buckets for i in bucket) == list(range(len(rendered)))
-    for bucket in buckets:
-        shape = pack([rendered[i] for i in bucket], share, 0).ids.shape
-        assert shape[1] <= ROW_TOKENS and (shape[0] == 1 or shape.numel() <= 1024)
 
 
 def test_masks_are_the_same_on_any_device_and_keep_is_never_given_by_hand() -> None:

@@ -27,13 +27,14 @@ from manners.loop.verdicts import VerdictInputs, verdict_inputs
 from manners.models import versions
 from manners.models.branches import HEAD_CHUNK
 from manners.models.cost import drawing_bytes, head_bytes, own_bytes, rows_at_once, step_bytes
+from manners.models.packing import pack
 from manners.models.trunk import Trunk
 from manners.results import Measured
 from manners.results.direct import DirectResult
 from manners.reward import measure
 from manners.reward.groups import Split
 from manners.settings import Settings
-from manners.text import Rendered, pack
+from manners.text import Rendered
 from manners.training import training_bytes
 from manners.types import Interval, PromptUse, VersionKind
 from manners.workspace import INITIAL

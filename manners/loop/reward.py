@@ -20,6 +20,7 @@ from manners.loop.session import Session
 from manners.loop.stage import Options
 from manners.loop.verdicts import VerdictInputs, verdict_inputs
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, step_bytes
+from manners.models.packing import pack
 from manners.models.trunk import Trunk
 from manners.results import RewardResult
 from manners.reward import measure
@@ -30,7 +31,7 @@ from manners.reward.train import CURVE_SHARES, Trained
 from manners.reward.train import train as train_members
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
-from manners.text import Rendered, pack
+from manners.text import Rendered
 from manners.training import training_bytes
 from manners.types import MEASURES, Comparison, VersionKind
 from manners.workspace import INITIAL

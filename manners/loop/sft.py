@@ -20,6 +20,7 @@ from manners.loop.verdicts import VERDICT, VerdictInputs, verdict_inputs
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, text_head_bytes
+from manners.models.packing import pack
 from manners.models.states import kept_bytes
 from manners.models.trunk import Trunk
 from manners.results.phases import AnsweredExample, SFTResult
@@ -28,7 +29,7 @@ from manners.sft.data import as_rows
 from manners.sft.examples import LaidOut, Learned, LeftOut, answer_of, lay_out, prompt_of
 from manners.sft.train import Split, Trained, split, train
 from manners.templates import CHATML
-from manners.text import Rendered, TooLong, pack
+from manners.text import Rendered, TooLong
 from manners.training import training_bytes
 from manners.types import Dialogue, VersionKind, opening
 from manners.workspace import INITIAL, scratch_folder

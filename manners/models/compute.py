@@ -43,7 +43,7 @@ class Compute:
     """Whether attention is told which columns are a row's own (`models.attention`); `models.proof` finds out."""
 
     flat: bool = False
-    """Whether what is to be scored may stand in a single row (`text.pack_flat`); `models.proof` finds out."""
+    """Whether what is to be scored may stand in a single row (`models.packing`); `models.proof` finds out."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Compute:

@@ -14,9 +14,10 @@ from manners.errors import MannersError
 from manners.models.attention import listen
 from manners.models.branches import Branch
 from manners.models.decoder import Decoder
+from manners.models.packing import pack, pack_flat
 from manners.models.surgery import describe
 from manners.models.trunk import Trunk
-from manners.text import SHORTEST_COMMON, Batch, Packed, Rendered, collate, pack, pack_flat
+from manners.text import SHORTEST_COMMON, Batch, Packed, Rendered, collate
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5}
 """Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does. In

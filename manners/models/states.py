@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from manners.errors import MannersError
+from manners.models.packing import pack, packed_buckets
 from manners.models.trunk import States, Trunk
 from manners.progress import steps
-from manners.text import Packed, Rendered, pack, packed_buckets
+from manners.text import Packed, Rendered
 
 BLANK = bytes(2**20)
 """What is written to take space on a disk that has no other way."""

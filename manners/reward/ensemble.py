@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manners.models.branches import ScalarBranch
+from manners.models.packing import flat_rows, pack, pack_flat, packed_buckets
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
-from manners.text import Batch, Packed, Rendered, flat_rows, pack, pack_flat, packed_buckets
+from manners.text import Batch, Packed, Rendered
 from manners.types import Dialogue, Response
 
 Exchange = tuple[Dialogue, Response]

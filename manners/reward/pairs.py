@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manners.errors import MannersError
+from manners.models.packing import shared_rows
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
 from manners.models.trunk import States
 from manners.results import Shortened
 from manners.reward.ensemble import Exchange
 from manners.reward.labelled import Labelled, LabelledPair, LeftOut
-from manners.text import Packed, Rendered, Renderer, length_buckets, shared_rows
+from manners.text import Packed, Rendered, Renderer, length_buckets
 from manners.types import Dialogue, Response
 
 

@@ -11,16 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from manners.models.branches import Branch
+from manners.models.packing import ROW_TOKENS
 from manners.models.pretrained import Pretrained
 from manners.models.states import StateStore
 from manners.sft.examples import Learned
-from manners.text import ROW_TOKENS, Rendered, length_buckets
+from manners.text import Rendered, length_buckets
 
 
 class ReadExamples:
     """Sequences with the states that the trunk made of them, once for all passes.
 
-    A sequence is to `text.pack` a response to an empty prompt: those in a row attend to themselves only, and each
+    A sequence is to `packing.pack` a response to an empty prompt: those in a row attend to themselves only, and each
     begins at position 0. Where a model does not allow that (`models.proof`), each has a row of its own.
     """
 

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from manners.direct.learner import Speaker
 from manners.direct.loss import dpo
 from manners.models.branches import Branch, set_trainable
+from manners.models.packing import pack
 from manners.models.trunk import grow_trunk
-from manners.text import Rendered, pack
+from manners.text import Rendered
 
 FOUND: dict[str, Any] = json.loads((Path(__file__).parent / "trl_dpo.json").read_text())
 NAMES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")

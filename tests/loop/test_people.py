@@ -43,8 +43,9 @@ def answer(session: Session, choose: object) -> None:
     session.store.add_verdicts([(c.id, Verdict(choose(c), ANNA)) for c in waiting if c.id is not None])
 
 
-@pytest.mark.long
-def test_people_judge_what_people_taught(taught: Session) -> None:
+def test_people_judge_what_people_taught_and_come_before_an_ai_annotator(
+    taught: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace, settings = taught.workspace, taught.settings
     assert stages.status(workspace)["next"] == "manners evaluate"
     facts = stages.evaluate(workspace, settings, ask=None, plan=False)
@@ -101,10 +102,10 @@ def test_people_judge_what_people_taught(taught: Session) -> None:
     assert report["comparisons"]["total"] == 24, "an evaluation is not taught from"
     assert stages.train_reward(workspace, settings, plan=True)["comparisons"] == 24
 
+    _an_ai_annotator_has_no_say(taught, monkeypatch)
 
-def test_people_who_were_asked_come_before_the_ai_annotator_that_taught(
-    taught: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+def _an_ai_annotator_has_no_say(taught: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same project, had the model been taught by an AI annotator, who dislikes the new version everywhere."""
     known = versions.describe
 

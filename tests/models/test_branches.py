@@ -12,10 +12,11 @@ from manners.models import branches
 from manners.models.branches import Branch, ScalarBranch, set_trainable
 from manners.models.cost import own_bytes
 from manners.models.decoder import Decoder
+from manners.models.packing import pack
 from manners.models.proof import proved
 from manners.models.surgery import layer_list
 from manners.models.trunk import Trunk, grow_trunk
-from manners.text import Rendered, collate, pack
+from manners.text import Rendered, collate
 from tests.worlds import tiny_model, with_compute
 
 SEQUENCES = [Rendered((7, 8, 9), (10, 11)), Rendered((12,) * 9, (13,)), Rendered((14, 15), tuple(range(16, 28)))]

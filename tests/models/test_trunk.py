@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from manners.errors import MannersError
 from manners.models.branches import Branch, ScalarBranch
+from manners.models.packing import pack
 from manners.models.proof import proved
 from manners.models.surgery import layer_list
 from manners.models.trunk import cut_of, grow_trunk
-from manners.text import Batch, Rendered, collate, pack
+from manners.text import Batch, Rendered, collate
 from tests.conftest import some
 from tests.worlds import ARCHITECTURES, tiny_model
 

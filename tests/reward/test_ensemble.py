@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from manners.models.branches import Branch, ScalarBranch
+from manners.models.packing import pack_flat
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
 from manners.reward.ensemble import RewardModel, Scored, score_exchanges, score_rendered, within_prompts
-from manners.text import Rendered, pack_flat
+from manners.text import Rendered
 from manners.types import Dialogue, Response
 from tests.conftest import some
 from tests.ppo.scripted import answers

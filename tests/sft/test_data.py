@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from manners.models.branches import Branch, set_trainable
+from manners.models.packing import pack
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
 from manners.sft.data import ReadExamples, as_rows, batches, best_fit
 from manners.sft.examples import Example, Learned, lay_out
 from manners.sft.train import objective
-from manners.text import Renderer, pack
+from manners.text import Renderer
 from manners.types import Dialogue, Role, Turn
 from tests.conftest import some
 from tests.worlds import ARCHITECTURES, END_IDS, tiny_model, tiny_tokenizer, with_compute
