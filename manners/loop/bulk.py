@@ -182,7 +182,8 @@ def _refusal(output: Path, number: int, file: Path, version: str, by: str = "") 
     """Return the refusal to go on in a file that holds something else."""
     holds = f"a score by {by}" if by and by != version else "something else"
     return MannersError(
-        f"{output}, line {number}, holds {holds} where the score of {file} by {version} as it is now would stand: name"
+        f"{output}, line {number}, holds {holds} where the score of {file} by {version} as it is now would stand (what"
+        " was begun with --fast goes on with --fast, and without it without): name"
         f" another file with --output, or move {output} away"
     )
 

@@ -6,7 +6,7 @@ at what (`models.attention`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,12 +21,18 @@ def shared_rows(rendered: Sequence[Rendered], share: bool) -> list[list[int]]:
 
     Without `share` each stands alone.
     """
+    return _grouped(rendered, lambda _: ROW_TOKENS) if share else [[index] for index in range(len(rendered))]
+
+
+def _grouped(rendered: Sequence[Rendered], most: Callable[[int], int]) -> list[list[int]]:
+    """Group sequences with one prompt, up to `most` tokens in all behind and with a prompt of so many."""
     rows: list[list[int]] = []
     latest: dict[tuple[int, ...], tuple[list[int], int]] = {}
     for index, r in enumerate(rendered):
-        row, length = latest.get(r.prompt_ids, ([], ROW_TOKENS))
-        if not share or length + len(r.response_ids) > ROW_TOKENS:
-            row, length = [], len(r.prompt_ids)
+        prompt = len(r.prompt_ids)
+        row, length = latest.get(r.prompt_ids, ([], 0))
+        if not row or length + len(r.response_ids) > most(prompt):
+            row, length = [], prompt
             rows.append(row)
         row.append(index)
         latest[r.prompt_ids] = row, length + len(r.response_ids)
@@ -76,8 +82,11 @@ def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
 
 
 def flat_rows(rendered: Sequence[Rendered], limit: int) -> list[list[int]]:
-    """Split indices into batches to `pack_flat`, those with one prompt together, of about `limit` tokens at most."""
-    rows = shared_rows(rendered, share=True)
+    """Split indices into batches to `pack_flat`, those with one prompt together, of about `limit` tokens at most.
+
+    Behind a long prompt there is room for as many tokens as it has itself: to read it again would take as long.
+    """
+    rows = _grouped(rendered, lambda prompt: max(limit, 2 * prompt))
     lengths = _row_tokens(rendered, rows)
     return [[index for at in bucket for index in rows[at]] for bucket in flat_buckets(lengths, limit)]
 

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+ROUNDED = "medium"
+_here = list[str]()
+"""What was said before each `rounded_products` that lasts."""
+
 
 @contextmanager
 def rounded_products() -> Iterator[None]:
@@ -15,22 +19,27 @@ def rounded_products() -> Iterator[None]:
     To bfloat16 by a processor that multiplies such numbers, to TF32 by a GPU, and not at all by others. It holds for
     the whole process while it lasts. Source: `torch.set_float32_matmul_precision`, "medium".
     """
-    with _precision("medium"):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(ROUNDED)
+    _here.append(before)
+    try:
         yield
+    finally:
+        _here.pop()
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Let nothing be rounded: the many small products of attention would take four times as long so on a CPU."""
-    with _precision("highest"):
+    """Round nothing, inside `rounded_products`: attention's many small products take four times as long so on a CPU.
+
+    Elsewhere it touches nothing: whoever calls us may have said by another of torch's ways how products are to be.
+    """
+    if not _here:
         yield
-
-
-@contextmanager
-def _precision(wanted: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(wanted)
+        return
+    torch.set_float32_matmul_precision(_here[-1])
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(ROUNDED)

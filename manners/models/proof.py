@@ -23,6 +23,9 @@ TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5}
 """Largest difference allowed, in standard deviations of the logits: what rounding explains, and no wrong mask does. In
 bfloat16 the default model comes to 0.34 on a processor without arithmetic for it."""
 
+LONGEST_DECIDES = {"longrope", "dynamic"}
+"""Ways to turn positions, as transformers calls them, whose table depends on the longest position of a forward."""
+
 
 def proved(trunk: Trunk, context: int) -> Trunk:
     """Compare whole and split logits on random tokens; raise MannersError naming the model and what differs.
@@ -43,7 +46,8 @@ def proved(trunk: Trunk, context: int) -> Trunk:
         _prove(trunk, context)
         compute = replace(trunk.compute, shares_prompts=_shares_prompts(trunk, context))
         compute = replace(compute, by_row=_attends_by_row(replace(trunk, compute=compute), context))
-        compute = replace(compute, flat=compute.by_row and _reads_flat(trunk, context))
+        together = compute.by_row and not _turns_by_the_longest(model)
+        compute = replace(compute, flat=together and _reads_flat(trunk, context))
         return replace(trunk, compute=compute)
     except MannersError:
         raise
@@ -108,6 +112,13 @@ def _reads_flat(trunk: Trunk, context: int) -> bool:
     rendered = _exchanges(trunk, context)
     flat = replace(trunk, compute=replace(trunk.compute, flat=True))
     return _ends_alike(trunk, flat, rendered, [pack_flat(rendered), pack_flat(rendered[:2])])
+
+
+def _turns_by_the_longest(model: PreTrainedModel) -> bool:
+    """Whether the longest sequence of a forward decides how all positions are turned; no short proof would see it."""
+    found = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    tables = [found, *(table for table in found.values() if isinstance(table, dict))]  # or one for each kind of layer
+    return any(table.get("rope_type") in LONGEST_DECIDES for table in tables)
 
 
 def _exchanges(trunk: Trunk, context: int) -> list[Rendered]:

@@ -22,8 +22,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from manners.errors import Unavailable
 from manners.models.waiting import Waiting
 
-NICENESS = 19
-"""What it gives way by, where there is no better word for it: the model's process gives way by 10."""
+NICENESS = 15
+"""What it gives way by: the model's process gives way by 10."""
 
 
 class Aside:
@@ -112,7 +112,7 @@ class Line:
 
 def _main() -> None:
     """Hash what is asked for, a line each, until nobody asks any more."""
-    _give_way()
+    os.nice(NICENESS)
     hasher = PasswordHasher()
     for line in sys.stdin:
         match json.loads(line):
@@ -124,18 +124,6 @@ def _main() -> None:
                 except (InvalidHashError, VerificationError, UnicodeError):
                     said = "no"
         print(json.dumps(said), flush=True)
-
-
-def _give_way() -> None:
-    """Take what time others leave.
-
-    A hash has four threads. At a niceness of 15 they weighed together more than the model's one at 10, and each that
-    runs is waited for until its slice ends; a thread that Linux knows as idle has to go at once.
-    """
-    os.nice(NICENESS)
-    if sys.platform == "linux":
-        with suppress(OSError):  # a container may forbid it
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,14 @@ def test_flat_rows_are_a_partition_of_what_fits(rendered: list[Rendered]) -> Non
     assert all(pack_flat([rendered[i] for i in row]).ids.shape[1] <= 1024 for row in rows)
 
 
+def test_a_long_prompt_is_read_once_for_as_many_tokens_as_it_has() -> None:
+    long, short = tuple(range(3000)), (1, 2)
+    rendered = [Rendered(prompt, (5,) * 20) for _ in range(200) for prompt in (long, short)]
+    rows = flat_rows(rendered, 1024)
+    reads_it = [row for row in rows if any(rendered[i].prompt_ids == long for i in row)]
+    assert [len(row) for row in reads_it] == [150, 50]
+
+
 @given(st.lists(st.builds(Rendered, PROMPTS, RESPONSES), min_size=1, max_size=12), st.booleans())
 def test_a_packed_response_sees_its_prompt_and_itself_at_the_positions_it_has_alone(
     rendered: list[Rendered], share: bool

@@ -18,6 +18,18 @@ def test_products_are_rounded_for_as_long_as_is_said() -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+def test_where_nothing_is_rounded_nothing_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who uses us as a library may have said it by torch's newer words, and to ask by the older is an error then."""
+
+    def mixed(*_: str) -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", mixed)
+    with exact_products():
+        pass
+
+
 def test_rounded_products_are_off_by_no_more_than_factors_of_eight_bits_explain() -> None:
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn((512, 512), generator=generator) for _ in range(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,16 @@ def test_in_one_row_scores_are_what_they_are_alone(model_type: str) -> None:
     one_by_one = torch.cat([score_rendered(reward, alone, [one]) for one in rendered], dim=1)
     torch.testing.assert_close(score_rendered(reward, world, rendered), one_by_one, atol=1e-5, rtol=1e-4)
     assert float(one_by_one.std()) > 1e-3
+
+
+def test_where_the_longest_decides_how_positions_are_turned_nothing_stands_in_one_row() -> None:
+    """Phi 3 turns all positions by another table as soon as one in a forward is beyond a limit."""
+    turned: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4}
+    turned |= {"long_factor": [1.0, 2, 4, 8], "original_max_position_embeddings": 48, "factor": 5.0}
+    turned |= {"partial_rotary_factor": 1.0}
+    model = tiny_model("phi3", sliding_window=None, rope_parameters=turned, original_max_position_embeddings=48)
+    trunk = proved(grow_trunk(model, 2), 256)
+    assert trunk.compute.by_row and not trunk.compute.flat
 
 
 def test_a_model_that_does_not_listen_is_not_given_one_row() -> None:
