@@ -62,7 +62,7 @@ def score(session: Session, version: str, source: Source, output: Path, fast: bo
     anything did not fit into the context, `dropped`, its tokens. Whole chunks that are already there are kept and the
     work goes on after them, so that a file that was stopped ends byte for byte as one that never was. A line that
     cannot be read stops the work with its number; everything before it has been written. With `fast`, factors are
-    rounded before they are multiplied (`compute.rounded_products`); what that does to scores is measured on the first
+    rounded before they are multiplied (`products.rounded_products`); what that does to scores is measured on the first
     rows, and told.
 
     Raises MannersError, and leaves `output` as it is, where it holds anything but scores of the file by `version`.

@@ -41,7 +41,6 @@ class Compute:
     """Whether responses may stand behind one copy of their prompt (`text.Packed`); `models.proof` finds out."""
     by_row: bool = False
     """Whether attention is told which columns are a row's own (`models.attention`); `models.proof` finds out."""
-
     flat: bool = False
     """Whether what is to be scored may stand in a single row (`models.packing`); `models.proof` finds out."""
 

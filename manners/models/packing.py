@@ -44,11 +44,15 @@ def _row_tokens(rendered: Sequence[Rendered], rows: Sequence[Sequence[int]]) -> 
     return [len(rendered[row[0]].prompt_ids) + sum(len(rendered[i].response_ids) for i in row) for row in rows]
 
 
+def _indices(rows: Sequence[Sequence[int]], buckets: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the sequences of each bucket of rows."""
+    return [[index for at in bucket for index in rows[at]] for bucket in buckets]
+
+
 def packed_buckets(rendered: Sequence[Rendered], share: bool, limit: int) -> list[list[int]]:
     """Split indices into batches to `pack`, of rows of similar length."""
     rows = shared_rows(rendered, share)
-    lengths = _row_tokens(rendered, rows)
-    return [[index for at in bucket for index in rows[at]] for bucket in length_buckets(lengths, limit)]
+    return _indices(rows, length_buckets(_row_tokens(rendered, rows), limit))
 
 
 def pack(rendered: Sequence[Rendered], share: bool, pad_id: int) -> Packed:
@@ -87,8 +91,7 @@ def flat_rows(rendered: Sequence[Rendered], limit: int) -> list[list[int]]:
     Behind a long prompt there is room for as many tokens as it has itself: to read it again would take as long.
     """
     rows = _grouped(rendered, lambda prompt: max(limit, 2 * prompt))
-    lengths = _row_tokens(rendered, rows)
-    return [[index for at in bucket for index in rows[at]] for bucket in flat_buckets(lengths, limit)]
+    return _indices(rows, flat_buckets(_row_tokens(rendered, rows), limit))
 
 
 def pack_flat(rendered: Sequence[Rendered]) -> Packed:

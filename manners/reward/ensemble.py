@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -166,14 +167,14 @@ def final_states(
 def _buckets(pretrained: Pretrained, rendered: Sequence[Rendered]) -> Iterator[tuple[list[int], States, Packed]]:
     """Yield places of exchanges that are read together, with their trunk states."""
     trunk, compute = pretrained.trunk, pretrained.trunk.compute
+    lay_out: Callable[[Sequence[Rendered]], Packed] = pack_flat
     if compute.flat:
         buckets = flat_rows(rendered, compute.bucket_tokens)
     else:
         buckets = packed_buckets(rendered, compute.shares_prompts, compute.bucket_tokens)
+        lay_out = partial(pack, share=compute.shares_prompts, pad_id=pretrained.renderer.pad_id)
     for bucket in buckets:
-        some = [rendered[i] for i in bucket]
-        laid_out = pack_flat(some) if compute.flat else pack(some, compute.shares_prompts, pretrained.renderer.pad_id)
-        batch = laid_out.to(trunk.device)
+        batch = lay_out([rendered[i] for i in bucket]).to(trunk.device)
         yield bucket, trunk.states(batch), batch
 
 
