@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from benchmarks.contender import PPOTask
 from benchmarks.prepare import Request
 from benchmarks.processes import Contender, make_random_model, measure, prepare
-from benchmarks.publish import PAGE, ROOT, replace_between
+from benchmarks.publish import PAGE, ROOT, here, replace_between
 
 RESULTS = ROOT / "benchmarks" / "growth.json"
 PICTURE = ROOT / "docs" / "pictures" / "growth.png"
@@ -55,7 +55,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="manners-growth-") as scratch:
         points = list(measured(options, Path(scratch)))
     RESULTS.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n", encoding="utf-8")
-    replace_between(PAGE, "growth", table(points))
+    replace_between(PAGE, "growth", f"{table(points)}\n\n{here()}")
     draw(points)
 
 

@@ -4,7 +4,8 @@ The rows are 2,000 answers in four parts. Each part goes to `manners score`'s ow
 the newest reward model, and to that model's first member as `models export` writes it, in plain transformers: row by
 row, and in padded batches of 16 in the order of the file. That is one model against several, so ours is measured with
 the first member alone too, and each with `--fast`. Contenders take turns, each in a process of its own; only scoring is
-timed, from text to score. Behind it, what memory a tiny random model takes for few rows and for many.
+timed, from text to score. Behind it, what memory a tiny random model takes for few rows and for many, all of
+them short.
 """
 
 from __future__ import annotations
@@ -107,31 +108,41 @@ def table(found: dict[str, list[Measurement]]) -> Iterator[str]:
         yield f"| {name} | {median(one.speed for one in some):.1f} | {told} | {memory:.2f} GB |"
 
 
-def exchanges(count: int) -> Iterator[dict[str, str]]:
-    """Answer prompts of the mix with three other texts of it each, which is about as long as a short answer."""
+def exchanges(count: int, words: int = 3) -> Iterator[dict[str, str]]:
+    """Answer prompts of the mix with other texts of it, three of which are about as long as a short answer."""
     texts, order = prompt_texts(), random.Random(0)
     asked = (text for text in cycle(texts) for _ in range(ANSWERS))
     for text in islice(asked, count):
-        yield {"prompt": text, "response": " ".join(order.sample(texts, 3))}
+        yield {"prompt": text, "response": " ".join(order.sample(texts, words))}
 
 
 def peaks(options: Options, folder: Path) -> list[str]:
     """Return the table of memory by number of rows, for a reward model that a tiny random model becomes."""
     model = make_random_model(folder / "random", 2, 192, options.threads)
-    rows, workspace = list(exchanges(10_000)), str(folder / "tiny")
+    rows, workspace = list(exchanges(10_000, 1)), str(folder / "tiny")
     write(folder / "pairs.jsonl", [pair(rows[number], number) for number in range(0, 10_000, 40)])
     _manners("init", workspace, "--model", model)
-    small = ("--set", "model.trainable_layers=1", "--set", "reward.curve=false", "--set", "reward.epochs=1")
+    small = (
+        "--set",
+        "model.trainable_layers=1",
+        "--set",
+        "reward.curve=false",
+        "--set",
+        "reward.epochs=1",
+        "--set",
+        "reward.members=1",
+    )
     _manners("comparisons", "import", str(folder / "pairs.jsonl"), "--workspace", workspace)
     _manners("reward", "--workspace", workspace, *small)
-    lines = ["| rows | peak of memory | rows/s |", "|---|---|---|"]
+    lines = ["| rows | peak of memory |", "|---|---|"]
     for count in options.rows:
         file, output = folder / "many.jsonl", folder / f"scores{count}.jsonl"
         write(file, islice(cycle(rows), count))
         done = _manners("score", "reward-1", str(file), "--output", str(output), "--workspace", workspace)
         if done["scored"] != count:
             raise SystemExit(f"{count} rows, and {done['scored']} of them scored")
-        lines.append(f"| {count:,} | {done['peak_memory_bytes'] / 1e6:,.0f} MB | {done['rows_per_second']:,.0f} |")
+        print(f"{count:,} rows: {done['rows_per_second']:,.0f} rows/s", file=sys.stderr)
+        lines.append(f"| {count:,} | {done['peak_memory_bytes'] / 1e6:,.0f} MB |")
         print(lines[-1], file=sys.stderr)
     return lines
 

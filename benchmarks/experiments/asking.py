@@ -1,0 +1,171 @@
+"""Asking well: how many verdicts the queue saves by asking where the reward model's members differ.
+
+    python -m benchmarks.experiments.asking --folder from-nothing
+
+The crowd is asked for a few verdicts, a reward model learns, and the queue (`manners.feedback.queue`) chooses what to
+ask next, again and again; beside it the same with every comparison drawn by chance. What a reward model has learned is
+how often it agrees with the crowd's taste, without noise, about pairs of answers to other requests. The seed draws
+verdicts, order and heads; requests and answers are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import tyro
+from scipy import stats
+
+from benchmarks.evidence import Results
+from benchmarks.experiments import PAGE, RESULTS
+from benchmarks.experiments.world import (
+    Floats,
+    Pool,
+    World,
+    accuracy,
+    judged,
+    kept,
+    learn,
+    open_world,
+    requests,
+    scores,
+)
+from benchmarks.publish import replace_between
+from manners.feedback.queue import Queue
+from manners.settings import ServeSettings
+from manners.types import Comparison, OpenComparison
+
+ASKED, EACH = 300, 4
+"""Requests that may be asked about, and answers to each: six comparisons a request."""
+MEASURED = 200
+"""Other requests, with as many answers each, by whose pairs accuracy is measured."""
+STEPS = (60, 120, 180, 240, 360, 480)
+"""Verdicts after which a reward model learns anew, and the queue knows where its members differ."""
+MEMBERS = 3
+WAYS = {"by chance": 1.0, "the queue": 0.5}
+"""`serve.random_share`."""
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    folder: Path = Path("from-nothing")
+    """What `make from-nothing` has left."""
+    seeds: tuple[int, ...] = tuple(range(8))
+
+
+def main(options: Options) -> None:
+    """Run what has not been run, and publish the table."""
+    world = open_world(options.folder)
+    results = Results("asking", RESULTS)
+    sizes = {"asked": ASKED, "each": EACH, "measured": MEASURED, "members": MEMBERS}
+    found = {
+        way: [
+            results.part(f"{way}, seed {seed}", sizes | {"steps": STEPS}, partial(learned, world, way, seed))
+            for seed in options.seeds
+        ]
+        for way in WAYS
+    }
+    replace_between(PAGE, "asking", table(found))
+
+
+@cache
+def candidates(world: World) -> Pool:
+    """What may be asked about."""
+    return kept(world, requests(ASKED, 5), EACH, 5)
+
+
+@cache
+def measured(world: World) -> Pool:
+    """What accuracy is measured by."""
+    return kept(world, requests(MEASURED, 6), EACH, 6)
+
+
+def learned(world: World, way: str, seed: int) -> list[float]:
+    """Ask and learn in turn; return the accuracy after every step."""
+    comparisons = candidates(world).comparisons()
+    answers = judged(world, comparisons, seed)
+    queue = Queue(ServeSettings(random_share=WAYS[way], gold_share=0.0, repeat_share=0.0, overlap=1), seed, lambda: 0.0)
+    sides = _sides(candidates(world), comparisons)
+    for number, (place, _, _) in enumerate(sides):
+        queue.add(OpenComparison(number, place))
+    asked: list[Comparison] = []
+    found = []
+    for step in STEPS:
+        while len(asked) < step:
+            asked.append(_ask(queue, answers))
+        reward = learn(world, asked, candidates(world), MEMBERS, seed)
+        found.append(accuracy(scores(world, reward, measured(world)).mean(axis=0), measured(world).liked))
+        scored = scores(world, reward, candidates(world))
+        queue.set_spread({n: float((scored[:, at, a] - scored[:, at, b]).std()) for n, (at, a, b) in enumerate(sides)})
+    return found
+
+
+def _sides(answers: Pool, comparisons: Sequence[Comparison]) -> list[tuple[int, int, int]]:
+    """Return for each comparison the places of its request and of its two answers."""
+    requests_at = {prompt: place for place, prompt in enumerate(answers.prompts)}
+    found = []
+    for one in comparisons:
+        at = requests_at[one.prompt]
+        texts = [given.text for given in answers.answers[at]]
+        found.append((at, texts.index(one.left.text), texts.index(one.right.text)))
+    return found
+
+
+def _ask(queue: Queue, answers: Sequence[Comparison]) -> Comparison:
+    """Put the comparison that the queue chooses before the annotator."""
+    draw = queue.draw("somebody")
+    assert draw is not None
+    given = answers[draw.comparison]
+    (verdict,) = given.verdicts
+    queue.judge("somebody", draw.comparison, verdict.choice)
+    drawn = replace(verdict, drawn=draw.drawn, draw_probability=draw.probability, draw_pool=draw.pool)
+    return replace(given, verdicts=(drawn,))
+
+
+def table(found: dict[str, list[list[float]]]) -> str:
+    """Return accuracy by number of verdicts, and the difference of the two ways, paired by seed."""
+    chance, queue = (np.array(found[way]) for way in WAYS)
+    lines = ["| verdicts | by chance | the queue | difference [95 %] |", "|---|---|---|---|"]
+    for at, step in enumerate(STEPS):
+        gains = 100 * (queue[:, at] - chance[:, at])
+        half = float(stats.t.ppf(0.975, len(gains) - 1)) * gains.std(ddof=1) / math.sqrt(len(gains))
+        told = f"{gains.mean():+.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}] points"
+        lines.append(f"| {step} | {chance[:, at].mean():.1%} | {queue[:, at].mean():.1%} | {told} |")
+    return "\n".join([*lines, "", saved(chance, queue)])
+
+
+def saved(chance: Floats, queue: Floats) -> str:
+    """Say how many verdicts fewer the queue needs for what all of them teach by chance, with an interval over seeds."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(len(chance), size=len(chance)) for _ in range(RESAMPLES)]
+    shares = sorted(_share(chance[rows].mean(axis=0), queue[rows].mean(axis=0)) for rows in drawn)
+    low, high = (shares[round(q * (RESAMPLES - 1))] for q in (0.025, 0.975))
+    estimate = _share(chance.mean(axis=0), queue.mean(axis=0))
+    told = (
+        "it saves verdicts" if low > 0 else "it costs verdicts" if high < 0 else "whether it saves any cannot be told"
+    )
+    return (
+        f"{len(chance)} seeds. For the accuracy that {STEPS[-1]} verdicts by chance come to, the queue needs"
+        f" {-estimate:+.0%} verdicts [{-high:+.0%}, {-low:+.0%}]: {told}."
+    )
+
+
+def _share(chance: Floats, queue: Floats) -> float:
+    """Return the share of verdicts saved: negative where the queue never gets as far."""
+    goal = chance[-1]
+    best = np.maximum.accumulate(queue)
+    if best[-1] < goal:
+        back = np.maximum.accumulate(chance)
+        return 1 - STEPS[-1] / float(np.interp(best[-1], back, STEPS))
+    return 1 - float(np.interp(goal, best, STEPS)) / STEPS[-1]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,158 @@
+"""Do rounds pay? Five short rounds, each with a reward model that has seen more, beside one long PPO on the first.
+
+    python -m benchmarks.experiments.rounds --folder from-nothing
+
+Both get as many verdicts, as many answers to learn from and as many updates. In rounds, a fifth of the requests at a
+time is answered by the policy as it is by then, the crowd compares, a reward model learns from all verdicts so far, and
+PPO goes on from that policy, its KL penalty against the version that everything began as. The other way asks about all
+requests at once, trains one reward model, and runs PPO through. No policy is refused: what the gate does is another
+question. Measured by the crowd's taste without noise, on requests of no other use.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tyro
+from scipy import stats
+
+from benchmarks.evidence import Results
+from benchmarks.experiments import PAGE, RESULTS
+from benchmarks.experiments.over_optimisation import ids
+from benchmarks.experiments.world import Pool, World, accuracy, draw, judged, learn, open_world, requests, scores
+from benchmarks.publish import replace_between
+from manners.loop.prompts import prose
+from manners.metrics import RunLog
+from manners.models.branches import Branch
+from manners.ppo.course import Material
+from manners.ppo.train import train
+from manners.reward.ensemble import RewardModel
+from manners.types import Comparison, PromptUse
+
+ROUNDS, ASKED, EACH, UPDATES = 5, 26, 3, 6
+"""Rounds; requests asked about in each; answers to each of them; updates of PPO in each."""
+MEASURED, ANSWERS = 96, 4
+MEMBERS = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    folder: Path = Path("from-nothing")
+    """What `make from-nothing` has left."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def main(options: Options) -> None:
+    """Run what has not been run, and publish the table."""
+    world = open_world(options.folder)
+    results = Results("rounds", RESULTS)
+    sizes = {"rounds": ROUNDS, "asked": ASKED, "each": EACH, "updates": UPDATES, "measured": MEASURED}
+    found = {
+        name: [
+            results.part(f"{name}, seed {seed}", sizes, partial(play, world, seed, rounds)) for seed in options.seeds
+        ]
+        for name, rounds in (("five rounds", ROUNDS), ("one long PPO", 1))
+    }
+    replace_between(PAGE, "rounds", table(found))
+
+
+def play(world: World, seed: int, rounds: int) -> list[dict[str, float]]:
+    """Play so many rounds over all requests and updates; return where each of them ended."""
+    asked = requests(ROUNDS * ASKED, 11)
+    text = prose(world.session).by_use
+    begun = draw(world, world.begun(), asked, EACH, seed)
+    first = draw(world, world.begun(), requests(MEASURED, 12), ANSWERS, seed)
+    comparisons: list[Comparison] = []
+    policy: Branch | None = None
+    points = []
+    size = len(asked) // rounds
+    for turn in range(rounds):
+        some = asked[turn * size : (turn + 1) * size]
+        answers = begun if rounds == 1 else draw(world, policy or world.begun(), some, EACH, seed + 100 * turn)
+        comparisons += judged(world, answers.comparisons(), seed + 100 * turn)
+        numbered = [replace(one, id=number) for number, one in enumerate(comparisons)]
+        reward = learn(world, numbered, begun, MEMBERS, seed)
+        material = Material(
+            ids(world, asked), ids(world, requests(40, 3)), text[PromptUse.TRAIN], text[PromptUse.VALIDATE]
+        )
+        chosen = world.session.settings
+        settings = replace(chosen.ppo, updates=UPDATES * ROUNDS // rounds, validate_every=2)
+        with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder)) as log:
+            found = train(
+                settings, chosen.sample, seed + turn, world.pretrained, reward, material, log, begin_as=policy
+            )
+        policy = found.policy
+        points.append(_point(world, policy, reward, first, found.kl, len(comparisons), seed))
+    return points
+
+
+def _point(
+    world: World, policy: Branch, reward: RewardModel, first: Pool, kl: float, verdicts: int, seed: int
+) -> dict[str, float]:
+    """Measure a policy: `liked` is in deviations among the first version's answers to one request, from their mean."""
+    answers = draw(world, policy, first.prompts, ANSWERS, seed + 1)
+    deviation = float(np.sqrt(first.liked.var(axis=1, ddof=1).mean()))
+    return {
+        "verdicts": verdicts,
+        "liked": float((answers.liked.mean() - first.liked.mean()) / deviation),
+        "kl": kl,
+        "accuracy": accuracy(scores(world, reward, answers).mean(axis=0), answers.liked),
+        "words": float(np.mean([len(one.text.split()) for some in answers.answers for one in some])),
+    }
+
+
+def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
+    """Return where each way ended, and the difference, paired by seed."""
+    lines = [
+        "| | verdicts | taste, by seed | mean | KL | accuracy of its reward model on its answers | words |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in found.items():
+        for turn in range(len(runs[0])):
+            points = [run[turn] for run in runs]
+            told = name if len(runs[0]) == 1 else f"round {turn + 1} of {len(runs[0])}"
+            lines.append(_row(told, points))
+    rounds, once = ([run[-1]["liked"] for run in runs] for runs in found.values())
+    gains = np.array(rounds) - np.array(once)
+    half = (
+        float(stats.t.ppf(0.975, len(gains) - 1)) * gains.std(ddof=1) / math.sqrt(len(gains))
+        if len(gains) > 1
+        else math.inf
+    )
+    told = (
+        "rounds are better"
+        if gains.mean() - half > 0
+        else "rounds are worse"
+        if gains.mean() + half < 0
+        else "cannot tell"
+    )
+    interval = f" [{gains.mean() - half:+.2f}, {gains.mean() + half:+.2f}]" if len(gains) > 1 else ""
+    return "\n".join(
+        [*lines, "", f"Five rounds over one long PPO, {len(gains)} seeds: {gains.mean():+.2f}{interval}: {told}."]
+    )
+
+
+def _row(name: str, points: Sequence[dict[str, float]]) -> str:
+    mean = {key: float(np.mean([point[key] for point in points])) for key in points[0]}
+    cells = [
+        name,
+        f"{mean['verdicts']:.0f}",
+        ", ".join(f"{point['liked']:+.2f}" for point in points),
+        f"{mean['liked']:+.2f}",
+        f"{mean['kl']:.1f}",
+        f"{mean['accuracy']:.1%}",
+        f"{mean['words']:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,223 @@
+"""The world of the experiments: a small model that answers requests, a crowd, and what the crowd really likes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import combinations, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.publish import ROOT
+from manners.feedback.crowd import Crowd, ask, find_taste, recruit, true_score
+from manners.loop.session import Session, digest
+from manners.models.answer import answer
+from manners.models.branches import Branch
+from manners.models.pretrained import Pretrained
+from manners.reward.ensemble import RewardModel, score_rendered
+from manners.reward.train import train
+from manners.settings import RewardSettings
+from manners.settings_load import load
+from manners.types import Annotator, AskedHow, Comparison, Dialogue, FinishReason, Response, Role, Turn
+from manners.workspace import Workspace, atomic_write
+
+BAND = 0.02
+"""Difference of taste below which neither of two answers is the better one."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class World:
+    """A workspace whose model has learned to answer, and what the crowd likes."""
+
+    session: Session
+    drawn: Path
+    """Where answers are kept that are drawn once."""
+
+    @property
+    def pretrained(self) -> Pretrained:
+        """The model that everything begins as."""
+        return self.session.pretrained
+
+    @property
+    def crowd(self) -> Crowd:
+        """The annotators, who share one taste."""
+        return recruit(self.session.settings.crowd, self.session.settings.seed)
+
+    def begun(self) -> Branch:
+        """Return the version that everything begins as: what learning from pairs left."""
+        return Branch(self.pretrained.trunk, trainable=False)
+
+    def liked(self, prompt: Dialogue, response: Response) -> float:
+        """Return what the crowd's taste, without its noise, makes of an answer."""
+        return true_score(find_taste(self.session.settings.crowd.taste), prompt, response).total
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Requests, as many answers to each, and what the crowd's taste makes of them."""
+
+    prompts: tuple[Dialogue, ...]
+    answers: tuple[tuple[Response, ...], ...]
+    liked: Floats
+    """(prompts, answers)."""
+
+    def comparisons(self) -> list[Comparison]:
+        """Return every pair of different answers to a request, in the order in which they were drawn."""
+        return [
+            Comparison(prompt, a, b, AskedHow.RANDOM, id=number)
+            for number, (prompt, a, b) in enumerate(
+                (prompt, a, b)
+                for prompt, some in zip(self.prompts, self.answers, strict=True)
+                for a, b in combinations(some, 2)
+                if a.text.strip() and b.text.strip() and a.text != b.text
+            )
+        ]
+
+
+def open_world(folder: Path) -> World:
+    """Open what `make from-nothing` has left in a folder."""
+    workspace = folder / "workspace"
+    if not (workspace / "models" / "sft-1").is_dir():
+        raise SystemExit(
+            f"{folder} holds no model that has learned to answer; run `make from-nothing`, or name another"
+        )
+    opened = Workspace.open(workspace)
+    return World(Session(opened, load(opened.toml).settings), folder / "experiments")
+
+
+def requests(count: int, seed: int) -> list[Dialogue]:
+    """Return requests for stories, each another one."""
+    stories = _stories()
+    rng = Random(f"experiments {seed}")
+    asked: dict[str, None] = {}
+    while len(asked) < count:
+        asked.setdefault(stories.request(stories.story(rng).parameters, rng).text)
+    return [(Turn(Role.USER, text),) for text in islice(asked, count)]
+
+
+def _stories() -> Any:
+    """Return the example's generator, which is a script and no package."""
+    name = "stories"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, ROOT / "examples" / "from-nothing" / "stories.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def draw(world: World, policy: Branch, prompts: Sequence[Dialogue], each: int, seed: int) -> Pool:
+    """Have a policy answer requests."""
+    answers: list[list[Response]] = [[] for _ in prompts]
+    for batch in answer(policy, world.pretrained, prompts, each, world.session.settings.sample, seed, "drawn"):
+        for place, given in zip(batch.places, batch.answers, strict=True):
+            answers[place].append(given.response)
+    return pool(world, prompts, answers)
+
+
+def pool(world: World, prompts: Sequence[Dialogue], answers: Sequence[Sequence[Response]]) -> Pool:
+    """Put answers beside what the crowd's taste makes of them."""
+    liked = [[world.liked(p, one) for one in some] for p, some in zip(prompts, answers, strict=True)]
+    return Pool(tuple(prompts), tuple(map(tuple, answers)), np.array(liked))
+
+
+def kept(world: World, prompts: Sequence[Dialogue], each: int, seed: int) -> Pool:
+    """Return answers of the version that everything begins as; drawn once."""
+    key = digest((world.pretrained.trunk.hash, prompts, each, seed, world.session.settings.sample))
+    file = world.drawn / f"{key}.json"
+    if not file.exists():
+        drawn = draw(world, world.begun(), prompts, each, seed)
+        world.drawn.mkdir(exist_ok=True)
+        atomic_write(file, json.dumps([[(one.text, one.finish_reason) for one in some] for some in drawn.answers]))
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    return pool(world, prompts, [[Response(text, "drawn", FinishReason(end)) for text, end in some] for some in rows])
+
+
+def judged(world: World, comparisons: Sequence[Comparison], seed: int, noise: float = 0.0) -> list[Comparison]:
+    """Have one annotator of the crowd judge each, and turn a share of the verdicts that choose a side round."""
+    given = ask(world.crowd, comparisons, 1, seed)
+    rng = Random(f"noise {seed}")
+    found = []
+    for comparison, (verdict,) in zip(comparisons, given, strict=True):
+        turned = replace(verdict, choice=verdict.choice.swapped()) if rng.random() < noise else verdict
+        found.append(replace(comparison, verdicts=(turned,)))
+    return found
+
+
+def learn(
+    world: World,
+    comparisons: Sequence[Comparison],
+    known: Pool,
+    members: int,
+    seed: int,
+    judges: AbstractSet[Annotator] = frozenset(),
+    settings: RewardSettings | None = None,
+) -> RewardModel:
+    """Train a reward model as the stage does, in units of what answers of `known` to one request differ by."""
+    chosen = replace(settings or RewardSettings(), members=members, curve=False)
+    trained = train(chosen, seed, world.pretrained, comparisons, judges=judges)
+    places = [place for place, some in enumerate(known.answers) for _ in some]
+    reward = trained.reward.normalised_on(raw(world, trained.reward, known), places)
+    if reward.witness is None:
+        return reward
+    return replace(reward, witness=reward.witness.normalised_on(raw(world, reward.witness, known), places))
+
+
+def raw(world: World, reward: RewardModel, answers: Pool) -> Tensor:
+    """Score all answers; (members, answers)."""
+    rendered = [
+        world.pretrained.renderer.render(prompt, one)
+        for prompt, some in zip(answers.prompts, answers.answers, strict=True)
+        for one in some
+    ]
+    return score_rendered(reward, world.pretrained, rendered)
+
+
+def scores(world: World, reward: RewardModel, answers: Pool) -> Floats:
+    """Return what a reward model makes of all answers, in its units; (members, prompts, answers)."""
+    shifts, scales = (torch.tensor(x).view(-1, 1) for x in (reward.shifts, reward.scales))
+    found = (raw(world, reward, answers) - shifts) / scales
+    return found.double().numpy().reshape(len(found), *answers.liked.shape)
+
+
+def accuracy(scored: Floats, liked: Floats) -> float:
+    """Return how often of two answers to one request the higher score belongs to the one that is liked better.
+
+    `scored` and `liked` are (prompts, answers). Pairs of which neither is better do not count.
+    """
+    right = decided = 0
+    for some, truth in zip(scored, liked, strict=True):
+        apart = truth[:, None] - truth[None, :]
+        better = np.triu(np.abs(apart) > BAND, 1)
+        right += int((((some[:, None] - some[None, :]) * apart) > 0)[better].sum())
+        decided += int(better.sum())
+    return right / decided
+
+
+def best_of(scored: Floats, values: Floats, n: int) -> float:
+    """Return the mean value of the best of n answers by score, over every choice of n of the N that were drawn.
+
+    With the answers to a request in ascending order of score, the i-th (from 1) is the best of C(i-1, n-1) of the
+    C(N, n) choices. `scored` and `values` are (prompts, N).
+    """
+    total = values.shape[1]
+    weights = np.array([math.comb(i, n - 1) / math.comb(total, n) for i in range(total)])
+    order = np.argsort(scored, axis=1, kind="stable")
+    return float((np.take_along_axis(values, order, axis=1) @ weights).mean())
+
+
+def best_of_kl(n: int) -> float:
+    """Return the KL of best-of-n to what it draws from, in nats: log n - (n - 1) / n, or less where scores tie."""
+    return math.log(n) - (n - 1) / n

@@ -1,0 +1,76 @@
+"""What the experiments on a small world measure: by hand, and by trying every case."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from benchmarks.experiments import ai_feedback, asking, over_optimisation, rounds
+from benchmarks.experiments.world import accuracy, best_of, best_of_kl, requests
+
+
+def test_the_best_of_n_is_the_mean_over_every_choice() -> None:
+    rng = np.random.default_rng(0)
+    scored, values = rng.normal(size=(3, 6)), rng.normal(size=(3, 6))
+    for n in range(1, 7):
+        every = [
+            value[max(chosen, key=lambda i: score[i])]
+            for score, value in zip(scored, values, strict=True)
+            for chosen in combinations(range(6), n)
+        ]
+        assert best_of(scored, values, n) == pytest.approx(np.mean(every))
+
+
+def test_the_kl_of_best_of_n_is_that_of_its_density() -> None:
+    """The best of n has the density n u^(n-1) over ranks u in [0, 1]."""
+    ranks = (np.arange(200_000) + 0.5) / 200_000
+    for n in (1, 4, 64):
+        density = n * ranks ** (n - 1)
+        assert best_of_kl(n) == pytest.approx(float((density * np.log(density + 1e-300)).mean()), abs=1e-3)
+    assert best_of_kl(1) == 0.0
+
+
+def test_accuracy_counts_pairs_of_one_request_of_which_one_is_better() -> None:
+    liked = np.array([[1.0, 2.0, 2.01], [0.0, 1.0, 3.0]])  # 2 and 2.01 are alike
+    assert accuracy(liked, liked) == 1.0
+    assert accuracy(-liked, liked) == 0.0
+    scored = np.array([[0.0, 1.0, -1.0], [0.0, 1.0, 0.5]])
+    assert accuracy(scored, liked) == pytest.approx(3 / 5)
+    with pytest.raises(ZeroDivisionError):
+        accuracy(np.zeros((1, 2)), np.zeros((1, 2)))
+
+
+def test_requests_are_different_and_follow_from_the_seed() -> None:
+    asked = requests(40, 1)
+    assert len(set(asked)) == 40
+    assert asked == requests(40, 1) and requests(20, 1) == asked[:20]
+    assert not set(asked) & set(requests(40, 2))
+
+
+def test_verdicts_saved_are_read_off_the_curve() -> None:
+    steps = np.array(asking.STEPS, dtype=float)
+    chance = np.tile(0.5 + 0.2 * steps / 480, (4, 1))
+    twice = np.tile(0.5 + 0.4 * steps / 480, (4, 1))
+    assert "needs -50% verdicts" in asking.saved(chance, twice) and "it saves verdicts" in asking.saved(chance, twice)
+    assert "it costs verdicts" in asking.saved(twice, chance)
+    assert "cannot be told" in asking.saved(chance, chance)
+
+
+def test_tables_say_what_was_found() -> None:
+    point = {"kl": 4.0, "score": 2.0, "kept_out": 1.0, "liked": 0.5, "tokens": 9.0, "update": 0}
+    run = {"points": [point, point | {"liked": 1.5, "update": 4}, point | {"update": 8}], "returned": 4, "stopped": 8}
+    chosen = {"one member": [{"accuracy": 0.7, "points": [point]}]}
+    said = over_optimisation.table(chosen, {"one member": [run]})
+    assert "update 4 (stopped at 8)" in said and f"{1.5 / over_optimisation.peak(run['points']):.0%}" in said
+    assert over_optimisation.peak(run["points"]) == pytest.approx(1.0)  # the mean of 0.5 and 1.5, at either end
+    alone = [{"accuracy": 0.6, "liked": 1.0}, {"accuracy": 0.7, "liked": 1.2}]
+    judge = [{"accuracy": 0.7, "liked": 1.1, "apart": 0.1, "admitted": True}] * 2
+    told = ai_feedback.table(alone, {0.0: judge})
+    assert "2 of 2" in told and "+10 points" in told and "+5.0" in told
+    end = {"verdicts": 78, "liked": 1.0, "kl": 2.0, "accuracy": 0.6, "words": 90}
+    better = rounds.table(
+        {"five rounds": [[end], [end | {"liked": 1.1}]], "one long PPO": [[end | {"liked": 0.1}]] * 2}
+    )
+    assert "rounds are better" in better
