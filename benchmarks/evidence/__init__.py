@@ -39,10 +39,11 @@ def digest(*scripts: Path) -> str:
 class Results:
     """What an experiment has found so far, in a file that is written after every part."""
 
-    def __init__(self, name: str, folder: Path = RESULTS) -> None:
-        """Read the parts that are there."""
+    def __init__(self, name: str, folder: Path = RESULTS, *beside: Path) -> None:
+        """Read the parts that are there; they rest on the package, on the script, and on what is named `beside`."""
         self.path = folder / f"{name}.json"
-        self.code = digest(*(script for script in [FOLDER / f"{name}.py"] if script.exists()))
+        script = folder.parent / f"{name}.py"
+        self.code = digest(*([script] if script.exists() else []), *beside)
         found = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         self.parts: dict[str, dict[str, Any]] = found.get("parts", {})
 

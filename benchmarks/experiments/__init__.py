@@ -8,5 +8,12 @@ without its noise, which nothing that is trained ever sees. Every part is kept i
 
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.evidence import Results
+
+FOLDER = Path(__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "experiments.md"
+
+
+def results(name: str) -> Results:
+    """Return what an experiment has found so far; it rests on the world too."""
+    return Results(name, FOLDER / "results", FOLDER / "world.py")

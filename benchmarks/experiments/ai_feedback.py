@@ -22,8 +22,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from benchmarks.evidence import Results
-from benchmarks.experiments import PAGE, RESULTS
+from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
     Pool,
     World,
@@ -64,12 +63,12 @@ class Options:
 def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
-    results = Results("ai_feedback", RESULTS)
+    done = results("ai_feedback")
     sizes = {"people": PEOPLE, "judged": JUDGED, "measured": MEASURED, "drawn": DRAWN, "members": MEMBERS}
-    alone = [results.part(f"people, seed {s}", sizes, partial(people_alone, world, s)) for s in options.seeds]
+    alone = [done.part(f"people, seed {s}", sizes, partial(people_alone, world, s)) for s in options.seeds]
     helped = {
         drift: [
-            results.part(f"judge {drift:.0%} length, seed {s}", sizes, partial(with_judge, world, drift, s))
+            done.part(f"judge {drift:.0%} length, seed {s}", sizes, partial(with_judge, world, drift, s))
             for s in options.seeds
         ]
         for drift in DRIFTS

@@ -20,8 +20,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from benchmarks.evidence import Results
-from benchmarks.experiments import PAGE, RESULTS
+from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
     Floats,
     Pool,
@@ -63,11 +62,11 @@ class Options:
 def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
-    results = Results("asking", RESULTS)
+    done = results("asking")
     sizes = {"asked": ASKED, "each": EACH, "measured": MEASURED, "members": MEMBERS}
     found = {
         way: [
-            results.part(f"{way}, seed {seed}", sizes | {"steps": STEPS}, partial(learned, world, way, seed))
+            done.part(f"{way}, seed {seed}", sizes | {"steps": STEPS}, partial(learned, world, way, seed))
             for seed in options.seeds
         ]
         for way in WAYS

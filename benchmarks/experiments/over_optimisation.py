@@ -27,8 +27,7 @@ import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.evidence import Results
-from benchmarks.experiments import PAGE, RESULTS
+from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
     Floats,
     Pool,
@@ -37,6 +36,7 @@ from benchmarks.experiments.world import (
     best_of,
     best_of_kl,
     draw,
+    ids,
     judged,
     kept,
     learn,
@@ -88,16 +88,16 @@ class Options:
 def main(options: Options) -> None:
     """Run what has not been run, and publish table and figure."""
     world = open_world(options.folder)
-    results = Results("over_optimisation", RESULTS)
+    done = results("over_optimisation")
     chosen: dict[str, list[Any]] = {}
     climbed: dict[str, list[Any]] = {}
     for arm in options.arms:
         for seed in options.seeds:
             work = partial(choose, world, arm, seed)
-            chosen.setdefault(arm, []).append(results.part(f"best of n, {arm}, seed {seed}", sizes(), work))
+            chosen.setdefault(arm, []).append(done.part(f"best of n, {arm}, seed {seed}", sizes(), work))
         for seed in options.ppo_seeds:
             work = partial(climb, world, arm, seed)
-            climbed.setdefault(arm, []).append(results.part(f"PPO, {arm}, seed {seed}", sizes(), work))
+            climbed.setdefault(arm, []).append(done.part(f"PPO, {arm}, seed {seed}", sizes(), work))
     replace_between(PAGE, "over-optimisation", table(chosen, climbed))
     picture(chosen, climbed)
 
@@ -212,12 +212,6 @@ def climb(world: World, arm: str, seed: int) -> dict[str, Any]:
         "why": watch.stop.sentence if watch.stop else None,
         "returned": watch.returned,
     }
-
-
-def ids(world: World, prompts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
-    """Return prompts as the model reads them."""
-    room = world.session.settings.sample.max_new_tokens
-    return [world.pretrained.renderer.prompt_ids(prompt, room)[0] for prompt in prompts]
 
 
 def version(

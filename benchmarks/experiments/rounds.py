@@ -22,10 +22,8 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from benchmarks.evidence import Results
-from benchmarks.experiments import PAGE, RESULTS
-from benchmarks.experiments.over_optimisation import ids
-from benchmarks.experiments.world import Pool, World, accuracy, draw, judged, learn, open_world, requests, scores
+from benchmarks.experiments import PAGE, results
+from benchmarks.experiments.world import Pool, World, accuracy, draw, ids, judged, learn, open_world, requests, scores
 from benchmarks.publish import replace_between
 from manners.loop.prompts import prose
 from manners.metrics import RunLog
@@ -53,12 +51,10 @@ class Options:
 def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
-    results = Results("rounds", RESULTS)
+    done = results("rounds")
     sizes = {"rounds": ROUNDS, "asked": ASKED, "each": EACH, "updates": UPDATES, "measured": MEASURED}
     found = {
-        name: [
-            results.part(f"{name}, seed {seed}", sizes, partial(play, world, seed, rounds)) for seed in options.seeds
-        ]
+        name: [done.part(f"{name}, seed {seed}", sizes, partial(play, world, seed, rounds)) for seed in options.seeds]
         for name, rounds in (("five rounds", ROUNDS), ("one long PPO", 1))
     }
     replace_between(PAGE, "rounds", table(found))

@@ -118,6 +118,12 @@ def _stories() -> Any:
     return sys.modules[name]
 
 
+def ids(world: World, prompts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
+    """Return prompts as the model reads them."""
+    room = world.session.settings.sample.max_new_tokens
+    return [world.pretrained.renderer.prompt_ids(prompt, room)[0] for prompt in prompts]
+
+
 def draw(world: World, policy: Branch, prompts: Sequence[Dialogue], each: int, seed: int) -> Pool:
     """Have a policy answer requests."""
     answers: list[list[Response]] = [[] for _ in prompts]

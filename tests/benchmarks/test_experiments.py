@@ -60,11 +60,12 @@ def test_verdicts_saved_are_read_off_the_curve() -> None:
 
 def test_tables_say_what_was_found() -> None:
     point = {"kl": 4.0, "score": 2.0, "kept_out": 1.0, "liked": 0.5, "tokens": 9.0, "update": 0}
-    run = {"points": [point, point | {"liked": 1.5, "update": 4}, point | {"update": 8}], "returned": 4, "stopped": 8}
+    points = [point, point | {"liked": 1.5, "update": 4}, point | {"update": 8}]
+    run = {"points": points, "returned": 4, "stopped": 8}
     chosen = {"one member": [{"accuracy": 0.7, "points": [point]}]}
     said = over_optimisation.table(chosen, {"one member": [run]})
-    assert "update 4 (stopped at 8)" in said and f"{1.5 / over_optimisation.peak(run['points']):.0%}" in said
-    assert over_optimisation.peak(run["points"]) == pytest.approx(1.0)  # the mean of 0.5 and 1.5, at either end
+    assert "update 4 (stopped at 8)" in said and f"{1.5 / over_optimisation.peak(points):.0%}" in said
+    assert over_optimisation.peak(points) == pytest.approx(1.0)  # the mean of 0.5 and 1.5, at either end
     alone = [{"accuracy": 0.6, "liked": 1.0}, {"accuracy": 0.7, "liked": 1.2}]
     judge = [{"accuracy": 0.7, "liked": 1.1, "apart": 0.1, "admitted": True}] * 2
     told = ai_feedback.table(alone, {0.0: judge})
