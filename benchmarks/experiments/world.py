@@ -37,7 +37,7 @@ BAND = 0.02
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """A workspace whose model has learned to answer, and what the crowd likes."""
 
