@@ -223,8 +223,9 @@ def version(
     tensors: dict[str, torch.Tensor],
 ) -> dict[str, float]:
     """Have a version answer the requests that everything is measured by."""
-    policy = Branch(world.pretrained.trunk, trainable=False)
+    policy = Branch(world.pretrained.trunk, trainable=True)
     policy.load_tensors(tensors)
+    policy.requires_grad_(False)
     answers = draw(world, policy, asked, ANSWERS, 4)
     level = scores(world, reward, measured(world)).mean()
     return {
