@@ -7,7 +7,7 @@ out here once, by rendering and looking. Loads neither torch nor transformers, s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import cache, cached_property
@@ -43,6 +43,8 @@ CHATML_TEMPLATE = (
 where the tokenizer itself puts one before a text."""
 DEFAULT = "default"
 """Of several templates, the one that is taken unless another is named."""
+PROCESSOR = "chat_template.json"
+"""Where processors keep a template; a tokenizer without one of its own shares it."""
 CLOCK = "strftime_now"
 """What templates that want to know the date call."""
 NEVER = date(2000, 1, 1)
@@ -80,6 +82,8 @@ class Template:
     """Whether the plain layout stands in for a chat template; recorded with every version."""
     folds: bool = False
     """Whether a system turn joins the first user turn, for the template itself refuses or drops it."""
+    opens: str = ""
+    """What it writes before an answer, and leaves out where an answer is asked for."""
     note: str = ""
     """What a reader should know: which of several it is, what it does with system turns, which date it tells."""
     _lost: dict[tuple[Role, ...], str] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -89,7 +93,11 @@ class Template:
         """The template that lays dialogues out here, and in plain transformers: arguments, date and all."""
         sets = "".join(f"{{% set {name} = {_literal(value)} %}}\n" for name, value in self.arguments.items())
         clock = _frozen_clock(self.day) if self.reads_clock else ""
-        return sets + clock + (_FOLDED if self.folds else "") + self.source
+        laid_out = sets + clock + (_FOLDED if self.folds else "") + self.source
+        if not self.opens:
+            return laid_out
+        opening = f"{{{{ {_literal(self.opens)} }}}}"
+        return f"{laid_out.removesuffix(chr(10))}{{%+ if add_generation_prompt %}}{opening}{{% endif %}}"
 
     @cached_property
     def reads_clock(self) -> bool:
@@ -100,7 +108,7 @@ class Template:
     def identity(self) -> str:
         """What versions must agree on, the date apart."""
         arguments = f"|{json.dumps(self.arguments, sort_keys=True)}" if self.arguments else ""
-        return f"{self.source}{arguments}"
+        return f"{self.source}{arguments}{f'|{self.opens}' if self.opens else ''}"
 
     def scoring(self, before: str, end: str) -> str:
         """Return a template for plain transformers that lays an answer out as it is scored here.
@@ -172,15 +180,17 @@ def made(
     tokens: Mapping[str, str],
     *,
     bos: bool = False,
+    special: Collection[str] = (),
     wanted: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     day: Callable[[], date] = date.today,
 ) -> Template:
     """Make the template of a model whose tokenizer brings `found`: a text, several by name, or nothing.
 
-    `bos` says whether the tokenizer itself puts a BOS before every text; `wanted` is `model.chat_template`; `day` is
-    asked only for a template that reads the clock. Raises MannersError where there is no template that lays out what a
-    user says, where `wanted` is none, and where the template reads no such argument.
+    `bos` says whether the tokenizer itself puts a BOS before every text, and `special` names the tokens that no answer
+    contains; `wanted` is `model.chat_template`; `day` is asked only for a template that reads the clock. Raises
+    MannersError where there is no template that lays out what a user says, where `wanted` is none, and where the
+    template reads no such argument.
     """
     source, note = _chosen(found, wanted)
     if source == CHATML_TEMPLATE and bos:
@@ -204,7 +214,10 @@ def made(
     why = _system_objection(chosen)
     if why:
         notes.append(f"the chat template {why} system turns: they join the first user turn")
-    return Template(source, tokens, arguments, chosen.day, folds=bool(why), note="; ".join(notes))
+    opens = _left_out(chosen, special)
+    if opens:
+        notes.append(f"where an answer is asked for, the chat template leaves out {opens!r}: it is written here")
+    return Template(source, tokens, arguments, chosen.day, folds=bool(why), opens=opens, note="; ".join(notes))
 
 
 def given(found: object, wanted: str | None) -> bool:
@@ -232,7 +245,16 @@ def of_folder(folder: Path) -> tuple[object, dict[str, str]]:
     if (folder / "chat_template.jinja").is_file():
         files[DEFAULT] = folder / "chat_template.jinja"
     named = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
-    return named or config.get("chat_template"), tokens
+    found = named or config.get("chat_template")
+    if found is None and (folder / PROCESSOR).is_file():
+        found = in_json(folder / PROCESSOR)
+    return found, tokens
+
+
+def in_json(file: Path) -> object:
+    """Read the template, or several, that the processor of a model which also looks at pictures keeps in a file."""
+    read = json.loads(file.read_text(encoding="utf-8"))
+    return read.get("chat_template") if isinstance(read, dict) else read
 
 
 def _chosen(found: object, wanted: str | None) -> tuple[str | None, str]:
@@ -325,6 +347,26 @@ def _system_objection(template: Template) -> str:
         return "" if "manners0turn" in template.render(turns) else "drops"
     except Refused:
         return "refuses"
+
+
+def _left_out(template: Template, special: Collection[str]) -> str:
+    """Return what a template writes before an assistant turn and leaves out where an answer is asked for.
+
+    That is all of it where nothing is written there, and what has tokens that no answer contains; an empty thought, of
+    tokens that can be drawn, is the model's own to write. Spaces at the end are not counted: an answer is written as a
+    text of its own.
+    """
+    turns = [{"role": Role.USER.value, "content": "x"}, {"role": Role.ASSISTANT.value, "content": "manners1turn"}]
+    try:
+        whole = template.render(turns, generation=False)
+        asked, bare = (template.render(turns[:1], generation=generation) for generation in (True, False))
+    except Refused:  # of an answer: nothing can be seen there
+        return ""
+    before, answer, _ = whole.partition("manners1turn")
+    if not answer or not before.startswith(asked):
+        return ""
+    between = before[len(asked) :].rstrip(" ")
+    return between if between.strip() and (asked == bare or any(name in between for name in special)) else ""
 
 
 def _shape(messages: Sequence[Mapping[str, str]]) -> str:

@@ -28,7 +28,10 @@ def template_of(
     """Make the template of a tokenizer, as `templates.made` does, with the two settings of the model."""
     bos = bool(own_bos(tokenizer))
     tokens = tokenizer.special_tokens_map
-    return made(tokenizer.chat_template, tokens, bos=bos, wanted=wanted, arguments=arguments, day=day)
+    added: dict[int, Any] = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_tokens, *(token.content for token in added.values() if token.special)}
+    found = tokenizer.chat_template
+    return made(found, tokens, bos=bos, special=special, wanted=wanted, arguments=arguments, day=day)
 
 
 def own_bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -60,7 +63,8 @@ def ending(tokenizer: PreTrainedTokenizerBase, template: Template, configured: f
     after, between, before = _surroundings(template)
     opening = set(_own(tokenizer, before, configured))
     closing = next(_own(tokenizer, after, configured), None)
-    if closing is None:
+    if closing is None:  # GLM's `<|user|>` also opens a turn, and its files name it as an end
+        opening -= configured
         closing = next((token for token in _own(tokenizer, between, configured) if token not in opening), None)
     if closing is not None:
         name = tokenizer.convert_ids_to_tokens(closing)
@@ -98,7 +102,8 @@ def _own(tokenizer: PreTrainedTokenizerBase, text: str, configured: frozenset[in
     if len(single) == 1 and words[:1] in ("<", "[") and words[-1:] in (">", "]") and len(words) > 2:
         yield single[0]  # a token of the vocabulary that nobody has listed as one
     for token in ids:
-        if token in configured or (token in added and not added[token].content.isspace()):
+        known = token in added and token != tokenizer.unk_token_id and not added[token].content.isspace()
+        if token in configured or known:
             yield token
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from manners.errors import MannersError
 from manners.loop.laid_out import at_hand
+from manners.models.versions import exported_tokenizer
 from manners.settings import ModelSettings
 from manners.templates import NEVER, PLAIN_TEMPLATE, Template, made, messages_of, of_folder
 from manners.text import Renderer
@@ -322,6 +325,58 @@ def test_an_answer_ends_with_what_the_template_closes_a_turn_with_though_no_file
 def test_a_turn_that_is_closed_only_before_another_still_ends_an_answer() -> None:
     between = TEMPLATE.replace("'<|end|>\\n'", "('' if loop.last else '<|end|>\\n')")
     assert Renderer(tiny_tokenizer(between), frozenset({EOS}), 256).end_id == END
+
+
+def test_a_token_that_opens_a_turn_too_ends_an_answer_where_the_files_say_so() -> None:
+    glm = "{% for m in messages %}<|{{ 'start' if m.role == 'user' else m.role }}|>{{ m.content }}{% endfor %}"
+    start: Any = tiny_tokenizer().convert_tokens_to_ids("<|start|>")
+    assert Renderer(tiny_tokenizer(glm), frozenset({EOS, start}), 256).end_id == start
+    assert Renderer(tiny_tokenizer(glm), frozenset({EOS}), 256).end_id == EOS
+
+
+def test_what_a_tokenizer_cannot_write_ends_no_answer() -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "x": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    renderer = Renderer(tokenizer, frozenset({1}), 256)
+    assert 0 in renderer.prompt_ids((Turn(Role.USER, "x"),))[0], "a line break, say"
+    assert renderer.end_id == 1 and renderer.end_ids == {1}
+
+
+# 2. Where an answer begins
+
+HEADER = "<|start|>assistant\n"
+NO_HEADER = "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>\n' }}{% endfor %}"
+HALF_A_HEADER = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|end|>{% endif %}{{ '\n' + m.content }}"
+    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+TEXT_HEADER = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "opens"), [(NO_HEADER, HEADER), (HALF_A_HEADER, "<|end|>\n"), (TEXT_HEADER, "assistant:")]
+)
+def test_an_answer_begins_as_the_template_begins_one_where_it_writes_less_when_asked(source: str, opens: str) -> None:
+    tokenizer = tiny_tokenizer(source)
+    renderer = Renderer(tokenizer, frozenset({EOS, END}), 256)
+    assert renderer.template.opens == opens and repr(opens) in renderer.notes[0]
+    talk = messages_of((Turn(Role.USER, "bread?"), Turn(Role.ASSISTANT, "ANSWER")))
+    whole = str(tokenizer.apply_chat_template(talk, tokenize=False))
+    before = whole[: whole.index("ANSWER")].rstrip(" ")
+    assert renderer.template.render(talk[:1]) == before
+    exported = exported_tokenizer(renderer)
+    assert exported.apply_chat_template(talk[:1], tokenize=False, add_generation_prompt=True) == before
+    assert str(exported.apply_chat_template(talk, tokenize=False)).startswith(before)
+    other = Renderer(
+        tiny_tokenizer(source + "{% if add_generation_prompt %}{{ '' }}{% endif %}"), frozenset({EOS}), 256
+    )
+    assert other.template.opens == opens and other.template_hash != renderer.template_hash
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_begin_answers_by_themselves(name: str) -> None:
+    assert template_of(tokenizer_of(FAMILIES[name]), day=lambda: NEVER).opens == ""
 
 
 def test_words_that_close_a_turn_are_no_token_and_that_is_said() -> None:

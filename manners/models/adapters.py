@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -64,9 +65,12 @@ def _merge(peft: Any, name: str, source: str, base: PreTrainedModel) -> tuple[Pr
             f"{name} is an adapter ({kind}, {task}) that cannot be merged into a language model; name its base, or one"
             " that was trained with LoRA for CAUSAL_LM"
         )
-    rows = _rows(peft.load_peft_weights(source, device="cpu"))
+    weights = peft.load_peft_weights(source, device="cpu")
+    rows = _rows(weights)
     if rows and rows != word_rows(base):
         base.resize_token_embeddings(rows, mean_resizing=False)
+    if not getattr(config, "ensure_weight_tying", False):
+        _untie(base, weights)
     tuned = peft.PeftModel(base, config)
     result = tuned.load_adapter(source, "default", torch_device="cpu")
     if wrong := [*result.missing_keys, *result.unexpected_keys]:
@@ -77,6 +81,22 @@ def _merge(peft: Any, name: str, source: str, base: PreTrainedModel) -> tuple[Pr
     if not hasattr(tuned.base_model, "merge_and_unload"):
         raise MannersError(f"{name} is an adapter of a kind ({kind}) that cannot be merged; name its base")
     return tuned.merge_and_unload(), kind
+
+
+def _untie(base: PreTrainedModel, weights: dict[str, Any]) -> None:
+    """Give the head weights of its own where it shares them with the embedding, and the adapter changes one of the two.
+
+    Merged into what they share, the change would be one of both.
+    """
+    embeddings: Any = base.get_input_embeddings()
+    head: Any = base.get_output_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return
+    names = [name for name, module in base.named_modules() if module in (embeddings, head)]
+    if any(f".{name}.lora_" in f".{key}" for key in weights for name in names):
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        config: Any = base.config
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
 
 
 def _rows(weights: dict[str, Any]) -> int | None:

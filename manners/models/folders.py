@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from manners.errors import MannersError
 
@@ -16,10 +17,9 @@ OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.onnx", "*.pth", "*.pt", "*.ckpt", "*.gg
 """Weights of other libraries, or as training programs keep them."""
 NOT_WEIGHTS = ("adapter_", "training_args", "optimizer", "scheduler", "consolidated")
 """What files begin with that have a name like weights, and are none of a model laid out as transformers does."""
-WORDS = (
+VOCABULARY = (
     "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
     "spiece.model",
@@ -27,11 +27,18 @@ WORDS = (
     "tekken.json",
     "*.tiktoken",
 )
-"""Files of which a tokenizer has at least one."""
+"""Files of which a tokenizer has at least one, for its tokens."""
+WORDS = (*VOCABULARY, "tokenizer_config.json")
+"""Files of a tokenizer."""
+GENERATION = "generation_config.json"
+"""Where a model says, among others, which tokens end an answer."""
 POINTER = b"version https://git-lfs"
 """What a file begins with that git has left in the place of a large one."""
 PACKED = ("qweight", "qzeros", "g_idx", "scales", "absmax", "SCB", "weight_scale", "weight_packed", "quant_map")
 """What tensors are called in which a quantised weight is stored."""
+
+COMPUTED = ("inv_freq", "masked_bias", "k_scale", "v_scale")
+"""What tensors are called that older files keep beside the weights, and that the forward does not need."""
 
 
 def check_folder(folder: Path) -> None:
@@ -54,6 +61,7 @@ def check_folder(folder: Path) -> None:
                 f" ({weights[0].name}): move one of them away, so that it is clear which is meant"
             )
         return
+    check_generation(folder)
     if not (folder / "config.json").is_file():
         raise MannersError(f"model.name is {folder}, a folder without config.json; {_instead(folder)}")
     if not weights:
@@ -67,6 +75,18 @@ def check_folder(folder: Path) -> None:
             f"model.name is {folder}, which holds a model and no tokenizer; copy tokenizer.json and"
             " tokenizer_config.json of the model that it was made from into it"
         )
+
+
+def check_generation(folder: Path) -> None:
+    """Raise MannersError where generation settings are there and cannot be read, of which transformers says nothing."""
+    try:
+        if (folder / GENERATION).is_file():
+            dict(json.loads((folder / GENERATION).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise MannersError(
+            f"model.name is {folder}, whose {GENERATION} is damaged ({error}), and it says with which tokens an answer"
+            " ends: download it again, or take it away"
+        ) from error
 
 
 def _instead(folder: Path) -> str:
@@ -93,17 +113,42 @@ def refuse_quantised(name: str, config: PreTrainedConfig) -> None:
         for entry in ("quantization_config", "quantization"):
             if found := getattr(described, entry, None):
                 method = found.get("quant_method") if isinstance(found, dict) else None
-                raise _quantised(name, f"quantised weights ({getattr(method, 'value', method) or entry})")
+                raise quantised(name, f"quantised weights ({getattr(method, 'value', method) or entry})")
 
 
 def refuse_packed(name: str, unexpected: Iterable[str]) -> None:
     """Raise MannersError where tensors that a model has no place for are those of quantised weights."""
     for key in unexpected:
         if key.rpartition(".")[2] in PACKED:
-            raise _quantised(name, f"quantised weights ({key})")
+            raise quantised(name, f"quantised weights ({key})")
 
 
-def _quantised(name: str, holds: str) -> MannersError:
+def refuse_misfits(name: str, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Raise MannersError where the files hold more of a part that the model has than its configuration has place for.
+
+    A bias, a norm or an adapter that is left out of a layer makes another model of it. Tables that are computed anyhow
+    may be there, and whole layers or heads that the model does not have are said (`unused`).
+    """
+    parts = dict(model.named_modules())
+    for key in unexpected:
+        path = key.split(".")
+        if path[-1] in COMPUTED:
+            continue
+        for beginning in ((), (model.base_model_prefix,)):
+            above = (".".join((*beginning, *path[:end])) for end in range(len(path) - 1, 0, -1))
+            part = next((one for one in above if one in parts), "")
+            if any(piece.isdigit() for piece in part.split(".")) or any(
+                True for _ in parts[part].parameters(recurse=False)
+            ):
+                raise MannersError(
+                    f"{name} holds {key}, for which the model that its config.json describes ({type(model).__name__})"
+                    f" has no place in its {part}: without it, it is another model; correct config.json, or name the"
+                    " folder that the model came in"
+                )
+
+
+def quantised(name: str, holds: str) -> MannersError:
+    """Return the refusal of a model whose weights are stored in few bits."""
     return MannersError(
         f"{name} holds {holds}, which can be neither trained nor cut here; name the model that it was quantised from,"
         " or a .gguf file, which is dequantised"
@@ -116,6 +161,13 @@ def unused(unexpected: Iterable[str]) -> str:
     A value head of another trainer, or the part of a model that looks at pictures.
     """
     names = sorted(unexpected)
-    parts = sorted({".".join(name.split(".")[:2]) for name in names})
+    parts = sorted({_beginning(name) for name in names})
     more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
     return f"not used of its files: {', '.join(parts[:3])}{more} ({len(names)} tensors)" if names else ""
+
+
+def _beginning(name: str) -> str:
+    """Return the first two pieces of a tensor's name, or those up to the number of its layer."""
+    pieces = name.split(".")
+    number = next((at for at, piece in enumerate(pieces) if piece.isdigit()), 1)
+    return ".".join(pieces[: number + 1])

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from manners.errors import MannersError
 from manners.models.adapters import base_of, is_adapter
 from manners.models.compute import bucket_tokens
-from manners.models.folders import WORDS, check_folder
+from manners.models.folders import check_folder
 from manners.models.pretrained import EMBEDDED, embedded_folder, quiet_transformers, read_config, readable
+from manners.models.tokenizer_files import beside_adapter, read_tokenizer
 from manners.models.trunk import Trunk, grow_trunk
 from manners.models.weight_layout import LARGEST
 from manners.settings import ModelSettings
@@ -62,12 +63,9 @@ def outline(name: str) -> Outline:
             return Outline(config, AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False))
         if path.is_dir() and is_adapter(source):
             base = outline(base_of(name, source))
-            own = any(file for pattern in WORDS for file in path.glob(pattern))
-            if not own:
-                return base
-            return replace(base, tokenizer=AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+            return replace(base, tokenizer=beside_adapter(source, base.tokenizer)[0])
         config = read_config(source, name)
-        return Outline(config, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        return Outline(config, read_tokenizer(source))
 
 
 def trunk_on_paper(config: PreTrainedConfig, chosen: ModelSettings, device: torch.device) -> Trunk:

@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,10 +35,13 @@ from manners.errors import MannersError
 from manners.memory import free_memory, keep_freed_memory
 from manners.models.adapters import base_of, is_adapter, merged
 from manners.models.extra_tokens import within_rows
-from manners.models.folders import WORDS, check_folder, refuse_packed, refuse_quantised, unused
+from manners.models.folders import check_folder, refuse_misfits, refuse_packed, refuse_quantised, unused
 from manners.models.found import Found
 from manners.models.markers import with_markers
+from manners.models.number_format import check_numbers, number_format
 from manners.models.proof import proved
+from manners.models.surgery import word_rows
+from manners.models.tokenizer_files import beside_adapter, read_tokenizer
 from manners.models.trunk import Trunk, grow_trunk
 from manners.models.vocabulary import Vocabulary
 from manners.settings import ModelSettings
@@ -108,15 +112,20 @@ def load(
     keep_freed_memory()
     for parameter in model.parameters():  # most are read so; never the buffers, in which tables of rotations stand
         parameter.data = parameter.data.to(dtype)
+    check_numbers(settings.name, model)
     torch.nn.Module.to(model, device=device)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.context
     context = min(settings.context, limit)
+    notes = [*found.notes]
+    if context < settings.context != ModelSettings.context:
+        notes.append(f"it takes {limit:,} tokens at most: model.context = {settings.context:,} is more")
     grown = grow_trunk(model, settings.trainable_layers, settings.lora_rank)
     chosen = replace(grown, recompute=settings.recompute, keeps_states=settings.trunk_states == "kept")
     trunk = proved(chosen, context)
-    renderer = Renderer(tokenizer, _end_ids(model, tokenizer), context, template)
+    ends, strange = _end_ids(model, tokenizer)
+    renderer = Renderer(tokenizer, ends, context, template)
     trunk = replace(trunk, vocabulary=Vocabulary.of(renderer, model))
-    notes = list(found.notes)
+    notes += [strange] if strange else []
     if renderer.plain:
         notes.append("no chat template: dialogues are laid out as `User: ...` and `Assistant: ...`")
     notes += renderer.notes
@@ -140,10 +149,17 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[int], str]:
+    """Return the ids that a model's files end an answer with, and a sentence where they name what is none of its."""
+    told = [tokenizer.eos_token_id]
+    for config in (model.generation_config, model.config.get_text_config()):
+        named = getattr(config, "eos_token_id", None)
+        told += named if isinstance(named, list) else [named]
+    rows = word_rows(model)
+    ends = {index for index in told if isinstance(index, int) and 0 <= index < rows}
+    strange = ", ".join(dict.fromkeys(repr(index) for index in told if index is not None and index not in ends))
+    note = f"its files end an answer with {strange} too, for which the model has no row: that is not used"
+    return frozenset(ends), note if strange else ""
 
 
 def find(name: str, dtype: torch.dtype) -> Found:
@@ -185,17 +201,18 @@ def read_config(source: str, name: str) -> PreTrainedConfig:
 def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> Found:
     with readable(name):
         config = read_config(source, name)
-        said = config.get_text_config().dtype or config.dtype or torch.float32
-        stored = getattr(torch, said) if isinstance(said, str) else said
         with torch.device("meta"):  # sizes only
             outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             _check_fits(name, sum(p.numel() for p in outline.parameters()), dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, weights_only=True, output_loading_info=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = read_tokenizer(source)
+        said = config.get_text_config().dtype or torch.float32
+        stored = number_format(name, source, getattr(torch, said) if isinstance(said, str) else said)
     model, info = loaded
     refuse_packed(name, info["unexpected_keys"])
+    refuse_misfits(name, model, info["unexpected_keys"])
     if missing := sorted(info["missing_keys"]):
         raise MannersError(
             f"{name} lacks the weights of {missing[0]} ({len(missing)} in all), which would be random; use a folder or"
@@ -206,8 +223,13 @@ def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> Found:
             f"model.name is {name}, whose tokenizer has no words; copy tokenizer.json and tokenizer_config.json of the"
             " model that it was made from into it"
         )
-    notes = (within_rows(name, model, tokenizer), unused(info["unexpected_keys"]))
+    notes = (within_rows(name, model, tokenizer), unused(info["unexpected_keys"]), _own_code(config, model))
     return Found(model, tokenizer, stored, tuple(note for note in notes if note))
+
+
+def _own_code(config: PreTrainedConfig, model: PreTrainedModel) -> str:
+    brought = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    return f"it brings code of its own, which is not run: read as {type(model).__name__}" if brought else ""
 
 
 @contextlib.contextmanager
@@ -235,8 +257,7 @@ def _from_adapter(source: str, name: str, dtype: torch.dtype) -> Found:
         base_name = base_of(name, source)
         base = find(base_name, dtype)
         model, kind = merged(name, source, base.model)
-        own = any(file for pattern in WORDS for file in Path(source).glob(pattern))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False) if own else base.tokenizer
+        tokenizer, own = beside_adapter(source, base.tokenizer)
     except MannersError as error:
         about = str(error) if str(error).startswith(name) else f"{name} is an adapter, whose base fails: {error}"
         raise MannersError(about) from error
@@ -351,8 +372,23 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     Raises MannersError where the folder exists already.
     """
     with atomic_folder(folder) as draft, quiet_transformers():
+        _make_savable(model)
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+
+
+def _make_savable(model: PreTrainedModel) -> None:
+    """Leave what says how answers end in generation settings that transformers reads, and refuses to write.
+
+    Many models come with a temperature beside `do_sample = false`, which it ignores.
+    """
+    config = getattr(model, "generation_config", None)  # a classifier has none
+    try:
+        if config is not None:
+            config.validate(strict=True)
+    except ValueError:
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "do_sample")
+        model.generation_config = GenerationConfig(**{name: getattr(config, name, None) for name in kept})
 
 
 @contextlib.contextmanager

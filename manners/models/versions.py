@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -33,7 +34,7 @@ from manners.models.surgery import in_format
 from manners.models.trunk import Trunk
 from manners.templates import messages_of
 from manners.text import Renderer
-from manners.types import Role, Turn, VersionKind
+from manners.types import FinishReason, Response, Role, Turn, VersionKind
 from manners.workspace import INITIAL, Workspace, atomic_folder, atomic_write
 
 
@@ -179,11 +180,17 @@ def exported_tokenizer(renderer: Renderer, scoring: bool = False) -> PreTrainedT
     if scoring:
         end = str(tokenizer.convert_ids_to_tokens(renderer.end_id))
         prompt, answer = (Turn(Role.USER, "So?"),), "So"
-        wanted = [*renderer.prompt_ids(prompt)[0], *renderer.text_ids(answer), renderer.end_id]
+        wanted = [i for ids in renderer.whole(prompt, Response(answer, "", FinishReason.STOP)) for i in ids]
         templates = [renderer.template.scoring(between, end) for between in (" ", "")]
         for template in templates:
             tokenizer.chat_template = template
             messages = messages_of((*prompt, Turn(Role.ASSISTANT, answer)))
             if tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False) == wanted:
                 break
+        else:
+            print(
+                "in plain transformers this tokenizer joins the beginning of an answer with what its prompt ends with:"
+                " scores of the export are not quite those of `manners score`",
+                file=sys.stderr,
+            )
     return tokenizer

@@ -16,7 +16,7 @@ from manners.models import versions
 from manners.models.branches import Branch
 from manners.models.pretrained import load
 from manners.settings import ModelSettings
-from tests.worlds import VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
+from tests.worlds import TEMPLATE, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 RANK, ALPHA = 2, 6
 LINEAR = ("q_proj", "down_proj")
@@ -131,6 +131,38 @@ def test_an_adapter_that_peft_itself_wrote_gives_the_logits_that_peft_gives(tmp_
         found = load(settings(tmp_path / "adapter")).trunk.whole(input_ids=ids).logits
         assert not torch.allclose(tiny_model()(input_ids=ids).logits, expected, atol=0.1)
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize("change", [{"target_modules": ["lm_head", "v_proj"]}, {"target_modules": ["embed_tokens"]}])
+def test_an_adapter_of_a_head_that_is_tied_changes_the_head_alone(tmp_path: Path, change: dict[str, Any]) -> None:
+    base = save_tiny(tmp_path / "base", tie_word_embeddings=True)
+    with torch.random.fork_rng():
+        config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **change)
+        tuned = peft.get_peft_model(tiny_model(tie_word_embeddings=True), config)
+    tuned.peft_config["default"].base_model_name_or_path = str(base)
+    tuned.save_pretrained(tmp_path / "adapter")
+    loaded = load(settings(tmp_path / "adapter"))
+    versions.export_policy(Branch(loaded.trunk, trainable=False), loaded, tmp_path / "out")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = tuned.eval()(input_ids=ids).logits
+        for model in (loaded.trunk.whole, load(settings(tmp_path / "out")).trunk.whole):
+            assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("beside", [(), ("tokenizer_config.json",)])
+def test_an_adapter_that_brings_a_template_and_no_tokens_is_laid_out_by_it(
+    tmp_path: Path, beside: tuple[str, ...]
+) -> None:
+    base = save_tiny(tmp_path / "base")
+    folder = adapter(tmp_path / "adapter", base)
+    for name in beside:
+        shutil.copy(base / name, folder)
+    (folder / "chat_template.jinja").write_text("{# my own #}" + TEMPLATE)
+    loaded = load(settings(folder))
+    assert loaded.renderer.template.source == (folder / "chat_template.jinja").read_text() != TEMPLATE
+    assert loaded.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
 
 
 def refusal(folder: Path) -> str:

@@ -16,9 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from manners.errors import MannersError
+from manners.models import versions
+from manners.models.branches import Branch
 from manners.models.pretrained import load
 from manners.settings import ModelSettings
-from tests.worlds import save_tiny, tiny_model, tiny_tokenizer
+from manners.templates import of_folder
+from tests.worlds import END_IDS, EOS, TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
 
@@ -243,3 +246,114 @@ def test_a_tokenizer_in_the_files_of_old_is_read(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}))
     text = "how do I bake bread?"
     assert load(named(folder)).renderer.text_ids(text) == tuple(tiny_tokenizer().encode(text, add_special_tokens=False))
+
+
+def kept_in(kind: torch.dtype, **entries: Any) -> Callable[[Path], None]:
+    """Weights in a format, whatever the configuration says of it."""
+
+    def keep(folder: Path) -> None:
+        configured(folder, **entries)
+        save_file({name: t.to(kind) for name, t in weights(folder).items()}, folder / "model.safetensors")
+
+    return keep
+
+
+@pytest.mark.parametrize("again", [lambda _: None, in_one_bin, in_bins], ids=["safetensors", "bin", "bins"])
+@pytest.mark.parametrize("said", ["float32", None])
+def test_what_is_exported_is_in_the_format_of_the_files_whatever_their_configuration_says(
+    tmp_path: Path, said: str | None, again: Callable[[Path], None]
+) -> None:
+    folder = save_tiny(tmp_path / "model")
+    kept_in(torch.bfloat16, dtype=said)(folder)
+    again(folder)
+    loaded = load(named(folder))
+    assert loaded.stored == torch.bfloat16
+    versions.export_policy(Branch(loaded.trunk, trainable=False), loaded, tmp_path / "out")
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+def test_weights_in_few_bits_are_refused_where_no_configuration_names_them(tmp_path: Path, kind: torch.dtype) -> None:
+    folder = save_tiny(tmp_path / "model")
+    tensors = weights(folder)
+    which = "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {which: tensors[which].to(kind)}, folder / "model.safetensors")
+    assert f"holds quantised weights ({which} in " in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "more", ["self_attn.q_proj.bias", "self_attn.q_norm.weight", "mlp.up_proj.lora_A.weight", "mlp.up_proj.scale_inv"]
+)
+def test_a_part_of_a_layer_that_the_configuration_leaves_out_is_no_part_to_leave_out(tmp_path: Path, more: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    extra = {f"model.layers.0.{more}": torch.ones(8), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(weights(folder) | extra, folder / "model.safetensors")
+    assert f"holds model.layers.0.{more}, for which the model" in refusal(folder)
+
+
+def test_layers_that_a_configuration_leaves_out_are_named(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    configured(folder, num_hidden_layers=3, layer_types=None)
+    assert "not used of its files: model.layers.3 (9 tensors)" in load(named(folder)).note
+
+
+@pytest.mark.parametrize("strange", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path, strange: float) -> None:
+    folder = save_tiny(tmp_path / "model")
+    tensors = weights(folder)
+    tensors["model.embed_tokens.weight"][-1, 0] = strange
+    save_file(tensors, folder / "model.safetensors")
+    assert "whose model.embed_tokens.weight holds what is no number" in refusal(folder)
+
+
+def generation(folder: Path, **entries: Any) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(entries))
+
+
+@pytest.mark.parametrize("strange", [-1, 99_999, "</s>"])
+def test_what_ends_an_answer_and_is_no_token_of_the_model_is_said_and_not_used(tmp_path: Path, strange: object) -> None:
+    folder = save_tiny(tmp_path / "model")
+    generation(folder, eos_token_id=[EOS, strange])
+    loaded = load(named(folder))
+    assert f"its files end an answer with {strange!r} too, for which the model has no row" in loaded.note
+    assert loaded.renderer.end_ids == END_IDS
+
+
+def test_what_the_configuration_alone_ends_an_answer_with_ends_one(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    generation(folder, pad_token_id=0)
+    configured(folder, eos_token_id=[EOS, 10])
+    assert load(named(folder)).renderer.end_ids == {*END_IDS, 10}
+
+
+def test_generation_settings_that_are_damaged_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (folder / "generation_config.json").write_text("{")
+    assert "whose generation_config.json is damaged" in refusal(folder)
+
+
+@pytest.mark.parametrize("odd", [{"temperature": 0.0}, {"temperature": 0.9, "top_p": 0.6}])
+def test_generation_settings_that_transformers_reads_and_does_not_write_stop_no_export(
+    tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    folder = save_tiny(tmp_path / "model")
+    generation(folder, do_sample=False, eos_token_id=EOS, **odd)
+    loaded = load(named(folder))
+    versions.export_policy(Branch(loaded.trunk, trainable=False), loaded, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert set(written["eos_token_id"]) == END_IDS and not odd.keys() & written.keys()
+
+
+def test_code_that_is_not_run_and_a_context_beyond_the_model_are_said(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", max_position_embeddings=48)
+    configured(folder, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
+    note = load(named(folder)).note
+    assert "it brings code of its own, which is not run: read as LlamaForCausalLM" in note
+    assert "it takes 48 tokens at most: model.context = 64 is more" in note
+
+
+def test_the_template_of_a_models_processor_is_its_tokenizers_too(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", chat_template=None)
+    assert load(named(folder)).renderer.plain and of_folder(folder)[0] is None
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    assert load(named(folder)).renderer.template.source == TEMPLATE == of_folder(folder)[0]
