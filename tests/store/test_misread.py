@@ -235,6 +235,40 @@ def test_a_transcript_may_call_the_assistant_otherwise(tmp_path: Path, name: str
     assert len(only(plain).prompt) == 1
 
 
+def test_a_transcript_that_was_read_is_not_pointed_out(tmp_path: Path) -> None:
+    chatml = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"
+    for talk in ("Human: Hi\nAI: {}", chatml):
+        path = jsonl(tmp_path / "some.jsonl", [{"chosen": talk.format("A"), "rejected": talk.format("B")}])
+        assert opinion(only(path)) == ("A", "B", ">")
+        assert preview(path, {}).notes == ()
+        jsonl(path, [{"chosen": talk.format("caf\u00c3\u00a9"), "rejected": talk.format("B")}])
+        assert [note.partition(",")[0] for note in preview(path, {}).notes] == ["1 rows have `\u00c3\u00a9`"]
+
+
+def test_a_space_is_taken_off_behind_a_turns_mark_only(tmp_path: Path) -> None:
+    prompt = "User: Hi\nAI: Hello\nUser: Explain this AI:"
+    assert opinion(only(jsonl(tmp_path / "some.jsonl", [{"prompt": prompt, "chosen": " A", "rejected": " B"}]))) == (
+        " A",
+        " B",
+        ">",
+    )
+
+
+def test_a_name_that_was_not_read_as_a_turn_is_pointed_out(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Human: Hi", "chosen": "Assistant: A", "rejected": "Assistant: B"},
+        {"prompt": "Hi", "chosen": "C", "rejected": "AI: D"},
+        {"prompt": "Human: Hi\n\nAssistant:", "chosen": " E", "rejected": " F"},
+        {"prompt": "User experience: what is it?", "chosen": "G", "rejected": "H"},
+    ]
+    notes = preview(jsonl(tmp_path / "some.jsonl", rows), {}).notes
+    assert [note.partition(",")[0] for note in notes] == [
+        "1 prompts are transcripts and are read as turns",
+        "1 rows have `Human:` at the beginning of a text",
+        "1 rows have `AI:` at the beginning of a text",
+    ]
+
+
 # Words.
 
 

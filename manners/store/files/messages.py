@@ -31,7 +31,7 @@ _PRINTED = re.compile(r"\s*array\((\[.*\])(?:,\s*dtype=object)?\)\s*", re.DOTALL
 
 _SPEAKERS = "System|Human|User|Assistant|AI|Bot"
 _NAMED = rf"(?:#{{2,3}} )?({_SPEAKERS}):(?: |\n(?!\n|#|(?:{_SPEAKERS}):))?"
-ANSWERS_NEXT = re.compile(r"\b(?:Assistant|AI|Bot):\Z", re.IGNORECASE)
+ANSWERS_NEXT = re.compile(r"\n(?:#{2,3} )?(?:Assistant|AI|Bot):\Z", re.IGNORECASE)
 """How a transcript ends whose answer is to follow, without the space that comes before it."""
 _OPENING = re.compile(rf"\s*{_NAMED}", re.IGNORECASE)
 _BLOCK = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)

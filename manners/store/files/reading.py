@@ -229,14 +229,18 @@ def _left_of_a_template(fields: Fields) -> Iterator[str]:
     prompt = fields.get("prompt")
     if isinstance(prompt, str) and (mark := _ANSWERS.search(prompt)):
         yield f"`{mark[0].strip()}` at the end of the prompt, which stays a part of it: was it laid out by a template?"
+    texts = [text for text in fields.values() if isinstance(text, str)]
+    whole = [text for text in texts if not _is_transcript(text)]
+    said = [text for name in ("prompt", *SIDE_FIELDS, "response") if (text := fields.get(name)) in whole]
+    if named := next((found[1] for text in said if (found := _NAMED.match(text))), ""):
+        yield f"`{named}` at the beginning of a text, which stays a part of it: is it a transcript?"
     sides = [fields.get(side) for side in ("chosen", "rejected") if "chosen" in fields]
     if isinstance(prompt, str) and len(sides) == 2 and all(isinstance(s, str) and s.startswith(prompt) for s in sides):
         yield "the prompt again at the beginning of both answers"
     who = fields.get(first_of(fields, ANNOTATORS))
     if isinstance(who, str) and _MODELS.match(who) and not fields.get("annotator_kind"):
         yield f"the annotator `{who}`, who counts as the kind that --annotator-kind says, `human` if it is left out"
-    texts = [text for text in fields.values() if isinstance(text, str)]
-    if closed := next((mark for text in texts for mark in CLOSES if text.rstrip().endswith(mark)), ""):
+    if closed := next((mark for text in whole for mark in CLOSES if text.rstrip().endswith(mark)), ""):
         yield f"`{closed}` at the end of a text, which stays a part of it: did a template write it?"
     if twice := next((found[0] for text in texts if (found := _TWICE.search(text))), ""):
         yield f"`{twice}`, as where UTF-8 was read as another encoding"
@@ -248,6 +252,8 @@ _MODELS = re.compile(
     r"(?:.*[/_])?(?:gpt|claude|gemini|llama|qwen|mistral|deepseek|chatgpt|weighted_alpaca)", re.IGNORECASE
 )
 """What annotators are called who are no people."""
+_NAMED = re.compile(r"\s*((?:#{2,3} )?(?:Human|User|Assistant|AI|Bot):)\s", re.IGNORECASE)
+"""How the words of somebody begin who is named in a way that was not read as a turn."""
 _TWICE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u0178\u2013-\u2122]|\u00e2\u20ac")
 """What becomes of accents and quotation marks whose two or three bytes are taken for as many characters."""
 _ANSWERS = re.compile(r"(?:#+ *)?\b(?:assistant|response|bot|gpt|model|ai) *:\s*\Z", re.IGNORECASE)
