@@ -82,8 +82,9 @@ CASES = {
     "pairs": Case(
         "`prompt`, `chosen`, `rejected`; LLaMA-Factory's `conversations` for `prompt`",
         "`chosen` is better; equal scores are a tie",
-        "`score_chosen` and `score_rejected` (also `chosen_score`, `chosen_rating`, `chosen_reward`): only whether "
-        "they are equal, and a row where the worse has more is bad; `strength` as in `rows`",
+        "`score_chosen` and `score_rejected`, and their like (`rating_chosen`, `chosen_avg_rating`, `chosen_reward`, "
+        "`chosen_rank`), or both in one list (`rating`): only whether they are equal, and a row where the worse has "
+        "more is bad; `strength` as in `rows`",
         "as in `rows`",
         "`chosen_model`, `rejected_model` (also with `-`)",
         "`margin`: `--map margin=strength` where it is 1, 2, 3",
@@ -111,7 +112,7 @@ CASES = {
         "`winner_model_a`",
         "`model_a`, `model_b`, `tie`, `tie (bothbad)`; conversations that part before the last answer are bad rows",
         "none",
-        "`judge`",
+        "`judge`, `judge_hash`",
         "`model_a`, `model_b`",
         "`turn`, `language`, ...",
         [battle("model_a"), battle("model_b"), battle("tie"), battle("tie (bothbad)")],
@@ -210,7 +211,8 @@ CASES = {
         {("A", "B", ">")},
     ),
     "lists": Case(
-        "RewardBench 2: `chosen` and `rejected` are lists of texts",
+        "RewardBench 2: `chosen` and `rejected` are lists of texts; in the cells of a sheet, beside `num_correct` or "
+        "`models`",
         "each chosen one is better than each rejected one; nothing is said of two chosen or two rejected ones",
         "none",
         "none named",
@@ -279,7 +281,7 @@ CASES = {
         "HelpSteer, HelpSteer2: `prompt`, `response` and one of `score`, `rating`, `helpfulness`, `reward`, `rank`",
         "as in `answers`, of all rows with one prompt, wherever they stand",
         "as in `answers`; of several scores the first of these, another by `--map correctness=helpfulness`",
-        "none named",
+        "`annotator`: the scores of each are compared with their own",
         "`model`",
         "`correctness`, `coherence`, ...",
         [
@@ -358,9 +360,7 @@ def test_published_formats_come_in_once(store: Store, tmp_path: Path) -> None:
             assert not again or (result.comparisons, result.verdicts) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if name not in ("trees", "preferred-output", "webgpt", "summaries")]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_a_published_format_in_the_cells_of_a_sheet(tmp_path: Path, name: str) -> None:
     rows = [row for row in CASES[name].rows if {*row} <= {*CASES[name].rows[0]}]
     lines = list(read_comparisons(jsonl(tmp_path / "some.jsonl", rows), {}))

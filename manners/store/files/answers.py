@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from manners.store.files.columns import words_in
 from manners.store.files.exchanges import response_text
-from manners.store.files.fields import parse_number, required
+from manners.store.files.fields import parse_number, required, truth
 from manners.store.files.messages import listed
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.trees import Family
@@ -30,19 +32,26 @@ class Answer(NamedTuple):
     model: Any = None
 
 
-def pairs(prompt: Any, answers: list[Answer], field_name: str, said: Fields) -> Iterator[Fields | BadRow]:
-    """Yield a row for every two answers, the first of them left by their hashes with the prompt, whoever is better."""
-    if len(answers) < 2:
+def pairs(
+    prompt: Any, couples: Sequence[tuple[Answer, Answer]], field_name: str, said: Fields
+) -> Iterator[Fields | BadRow]:
+    """Yield a row for every two answers, the first of them left by their hashes with the prompt, whoever is better.
+
+    Where an answer is there twice, what is compared with it is so once: the second time would be another person's word.
+    """
+    there = set[frozenset[str]]()
+    if not couples:
         yield BadRow(Reason.ALONE, field_name, "is the only answer to its prompt", harmless=True)
-    for pair in combinations(answers, 2):
+    for pair in couples:
         left, right = sorted(pair, key=lambda one: digest(str(prompt), str(one.text)))
         if not all(isinstance(one.text, str) and one.text.strip() for one in pair):
             yield BadRow(Reason.EMPTY, field_name, "has an answer that is empty, or no text")
-        elif left.text == right.text:
+        elif left.text == right.text or frozenset((left.text, right.text)) in there:
             yield BadRow(Reason.IDENTICAL, field_name, "has two answers that are the same", harmless=True)
         elif left.score is None or right.score is None:
             yield BadRow(Reason.UNSCORED, field_name, "has an answer without a score", harmless=True)
         else:
+            there.add(frozenset((left.text, right.text)))
             verdict = Choice.TIE if left.score == right.score else Choice.LEFT
             verdict = Choice.RIGHT if right.score > left.score else verdict
             models = {"left_model": left.model, "right_model": right.model}
@@ -69,11 +78,18 @@ def scored_list(fields: Fields) -> str:
     """Return the name of the field that holds K answers with scores, nothing where there is none."""
     for name in LISTS:
         items = listed(fields.get(name))
-        if items and isinstance(items[0], dict) and first_of(items[0], _TEXTS) and {*_SCORES} & items[0].keys():
+        objects = [item for item in items or () if isinstance(item, dict)]
+        if any(first_of(item, _TEXTS) for item in objects) and _scored_by(objects):
             return name
-        if items and isinstance(items[0], str) and first_of(fields, _BESIDE):
+        if any(isinstance(item, str | dict | list) for item in items or ()) and first_of(fields, _BESIDE):
             return name
     return ""
+
+
+def _scored_by(items: Sequence[Fields]) -> str:
+    """Return the name of the scores of answers: the first that says anything of one of them."""
+    there = [name for name in _SCORES if any(name in item for item in items)]
+    return next((name for name in there if any(item.get(name) is not None for item in items)), "".join(there[:1]))
 
 
 def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
@@ -83,7 +99,8 @@ def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
     if items is None:
         where = first_of(fields, LISTS) or LISTS[0]
         raise BadRow(Reason.ALONE, where, "holds no answers with scores", harmless=fields.get(where) == [])
-    if all(isinstance(item, str | None) for item in items):
+    objects = [item for item in items if isinstance(item, dict)]
+    if not _scored_by(objects):
         beside = first_of(fields, _BESIDE)
         scores, models = listed(fields[beside]), listed(fields.get(first_of(fields, _MODELS)))
         if scores is None or len(scores) != len(items):
@@ -91,21 +108,37 @@ def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
         models = models if models and len(models) == len(items) else [None] * len(items)
         sign = -1 if beside.removesuffix("s") in _RANKS else 1
         found = [
-            Answer(text, score_of({beside: score}, beside, sign), model)
-            for text, score, model in zip(items, scores, models, strict=True)
+            Answer(_text(item, name), score_of({beside: score}, beside, sign), model)
+            for item, score, model in zip(items, scores, models, strict=True)
         ]
-    elif all(isinstance(item, dict) for item in items):
-        key = next(key for key in _SCORES if any(key in item for item in items))
+    elif len(objects) == len(items):
+        key = _scored_by(items)
         sign = -1 if key in _RANKS else 1
-        found = [
-            Answer(item.get(first_of(item, _TEXTS)), score_of(item, key, sign), item.get("model")) for item in items
-        ]
+        found = [Answer(_text(item, name), score_of(item, key, sign), item.get("model")) for item in items]
     else:
         raise BadRow(Reason.WRONG_TYPE, name, "holds texts and objects")
-    prompt = first_of(fields, PROMPTS)
-    said = {name: fields[name] for name in ("annotator", "annotator_kind") if fields.get(name)}
-    said = said or (AI if _by_a_model(fields, items) else {})
-    yield from pairs(required(fields, prompt or "prompt"), found, name, {**said, "system": fields.get("system")})
+    said = _said(fields) or (AI if _by_a_model(fields, items) else {})
+    couples = list(combinations(found, 2))
+    yield from pairs(_asked(fields), couples, name, {**said, "system": fields.get("system")})
+
+
+def _text(item: Any, name: str) -> Any:
+    """Return the text of one of several answers: a text, an object with one, or a list with one message."""
+    if isinstance(item, dict):
+        return item.get(first_of(item, _TEXTS))
+    return item if isinstance(item, str | None) else response_text({name: item}, name)
+
+
+def _said(fields: Fields) -> Fields:
+    """Return who says how good answers are, where a row names somebody."""
+    return {name: fields[name] for name in ("annotator", "annotator_kind") if fields.get(name)}
+
+
+def _asked(fields: Fields) -> Any:
+    """Return the prompt of K answers: an instruction together with the text that it is about, where there is one."""
+    name = first_of(fields, PROMPTS) or "prompt"
+    asked, about = required(fields, name), fields.get("input") if name == "instruction" else None
+    return f"{asked}\n\n{about}" if isinstance(asked, str) and isinstance(about, str) and about.strip() else asked
 
 
 def _by_a_model(fields: Fields, items: list[Any]) -> bool:
@@ -115,22 +148,57 @@ def _by_a_model(fields: Fields, items: list[Any]) -> bool:
 
 def score_of(item: Fields, key: str, sign: int) -> float | None:
     """Return a number such that higher is better, None where there is none; what is true is better than what is not."""
-    said = str(item.get(key)).lower()
-    number = float(said == "true") if said in ("true", "false") else parse_number(item, key, -1e12, 1e12)
+    said = truth(str(item.get(key)))
+    number = parse_number(item, key, -1e12, 1e12) if said is None else float(said)
     return None if number is None else sign * number
 
 
 def by_scores(fields: Fields, left: str, right: str, said: Choice | None) -> Choice:
     """Return what two scores say of left and right; equal ones are a tie. Raises BadRow for a verdict they deny."""
-    one, other = (score_of(fields, name, 1) for name in (left, right))
+    sign = -1 if "rank" in left.lower() else 1
+    one, other = (score_of(fields, name, sign) for name in (left, right))
     if one is None or other is None:
         if said is None:
             raise BadRow(Reason.LACKS_FIELD, left if one is None else right, "is missing")
         return said
     choice = Choice.TIE if one == other else Choice.LEFT if one > other else Choice.RIGHT
     if said is not None and choice not in (said, Choice.TIE):
-        raise BadRow(Reason.VALUE, left, f"says the opposite of the verdict: {one:g} beside {other:g}")
+        raise BadRow(Reason.VALUE, left, f"says the opposite of the verdict: {sign * one:g} beside {sign * other:g}")
     return choice
+
+
+# Two answers, of which one was chosen.
+
+
+def chosen_or_equal(fields: Fields) -> Choice:
+    """Return that the first side, what was chosen, is better, unless the two have equal scores or ranks."""
+    for name in fields:
+        other = _score_beside(name)
+        if other and fields.get(name) is not None and fields.get(other) is not None:
+            return by_scores(fields, name, other, Choice.LEFT)
+    for name in _OF_BOTH:
+        both = listed(fields.get(name)) or []
+        if len(both) == 2 and all(isinstance(score, int | float) for score in both) and both[0] == both[1]:
+            return Choice.TIE
+    return Choice.LEFT
+
+
+_OF_BOTH = ("rating", "ratings", "scores")
+"""What the scores of both answers are called, where they are one list in whatever order."""
+_SAYS = frozenset(("score", "scores", "rating", "ratings", "reward", "rewards", "rank", "ranking"))
+_BY = frozenset(("avg", "average", "mean", "overall", "total", "final", "rm", "model"))
+
+
+@lru_cache(1024)
+def _score_beside(name: str) -> str:
+    """Return what the score of what was rejected is called beside that of what was chosen, as which `name` is read.
+
+    Nothing where it is none, or one of something else than how good the whole answer is.
+    """
+    words = {*words_in(name)}
+    if "chosen" not in words or not words & _SAYS or words - _SAYS - _BY - {"chosen"}:
+        return ""
+    return name.replace("chosen", "rejected").replace("Chosen", "Rejected").replace("CHOSEN", "REJECTED")
 
 
 # K answers in as many rows.
@@ -144,7 +212,10 @@ def rated(fields: Fields) -> str:
 
 
 def gather_rated(rows: Iterable[Numbered]) -> Iterator[Numbered]:
-    """Yield what the answers to each prompt come to, wherever in the file they stand; all are held in memory."""
+    """Yield what the answers to each prompt come to, wherever in the file they stand; all are held in memory.
+
+    What one annotator says of an answer is compared with what the same says of another.
+    """
     groups: defaultdict[str, list[tuple[int, Answer]]] = defaultdict(list)
     prompts: dict[str, Any] = {}
     for number, fields in rows:
@@ -159,12 +230,13 @@ def gather_rated(rows: Iterable[Numbered]) -> Iterator[Numbered]:
         except BadRow as bad:
             yield number, bad
             continue
-        group = digest(str(prompt), str(fields.get("system")))
-        prompts[group] = {"prompt": prompt, "system": fields.get("system")}
+        said = _said(fields)
+        group = digest(str(prompt), str(fields.get("system")), str(said))
+        prompts[group] = {"prompt": prompt, "said": {**said, "system": fields.get("system")}}
         groups[group].append((number, Answer(text, score, fields.get("model"))))
     for group, answers in groups.items():
-        said = {"system": prompts[group]["system"]}
-        for row in pairs(prompts[group]["prompt"], [answer for _, answer in answers], "response", said):
+        couples = list(combinations([answer for _, answer in answers], 2))
+        for row in pairs(prompts[group]["prompt"], couples, "response", prompts[group]["said"]):
             yield answers[-1][0], row
 
 
@@ -177,6 +249,6 @@ def gather_families(families: Callable[[Iterable[Numbered]], Iterator[tuple[int,
                 yield number, family
                 continue
             found = [Answer(text, None if rank is None else -rank, model) for text, rank, model in family.answers]
-            yield from ((number, row) for row in pairs(family.prompt, found, "rank", {}))
+            yield from ((number, row) for row in pairs(family.prompt, list(combinations(found, 2)), "rank", {}))
 
     return gather

@@ -14,7 +14,19 @@ from manners.store.files.rows import BadRow, Fields
 
 _ANSWER = ("response", "answer", "completion", "output", "reply", "generated", "assistant", "text")
 NAMES: Mapping[str, Sequence[str]] = {
-    "prompt": ("prompt", "question", "instruction", "query", "input", "user", "problem", "task", "context", "post"),
+    "prompt": (
+        "prompt",
+        "question",
+        "instruction",
+        "query",
+        "input",
+        "user",
+        "problem",
+        "trajectory",
+        "task",
+        "context",
+        "post",
+    ),
     "response": _ANSWER,
     "chosen": ("chosen", "better", "preferred", "accepted", "positive", "good", "winner", "win", "pos", "j"),
     "rejected": ("rejected", "worse", "dispreferred", "refused", "negative", "bad", "loser", "lose", "neg", "k"),
@@ -35,7 +47,8 @@ NAMES: Mapping[str, Sequence[str]] = {
 }
 """What others call our fields: words of a column's name, the likeliest first."""
 _SIDES = ("left", "right")
-_BESIDE = frozenset(("id", "idx", "index", "uuid", "source", "model", "dataset", "split", "lang", "date", "score"))
+_BESIDE = frozenset(("id", "idx", "index", "uuid", "source", "model", "dataset", "split", "lang", "date"))
+_BESIDE |= {"score", "scores", "rating", "ratings", "reward", "rewards", "rank", "rationale", "policy"}
 """Words in the names of columns that hold no text of a conversation."""
 
 
@@ -106,7 +119,10 @@ def suggested(columns: Iterable[str], wanted: Sequence[str]) -> str:
         if not column:
             continue
         # What an instruction is about stands beside it: one without the other says something else.
-        whole = [column, *(c for c in left if field == "prompt" and _words(column) == ["instruction"] and c == "input")]
+        whole = [
+            column,
+            *(c for c in left if field == "prompt" and words_in(column) == ["instruction"] and c == "input"),
+        ]
         for one in whole:
             left.remove(one)
             options.append(f"--map {_quoted(one)}={field}")
@@ -119,7 +135,7 @@ def _both_sides(columns: Sequence[str]) -> tuple[str, str] | tuple[()]:
     for words in zip(NAMES["left"], NAMES["right"], strict=True):
         for one in columns:
             for other in columns:
-                parts, others = _words(one), _words(other)
+                parts, others = words_in(one), words_in(other)
                 sides = [(a, b) for a, b in zip(parts, others, strict=False) if a != b]
                 if len(parts) == len(others) and sides == [words] and not _beside(one) and not _beside(other):
                     return one, other
@@ -148,7 +164,7 @@ def speaks_for(field: str, column: str) -> bool:
 
 def _rank(field: str, column: str) -> tuple[int, int] | None:
     """Return how well a column's name speaks for a field, less being better; None if it does not."""
-    words = _words(column)
+    words = words_in(column)
     if _beside(column):
         return None
     if field in _SIDES:
@@ -156,17 +172,18 @@ def _rank(field: str, column: str) -> tuple[int, int] | None:
         answers = any(name in column.lower() for name in _ANSWER)
         return (not answers, ranks[0]) if ranks else None
     ranks = [place for place, name in enumerate(NAMES[field]) if name in words or (len(name) > 4 and name in column)]
-    return (0, ranks[0]) if ranks else None
+    return (len(words) > 1, ranks[0]) if ranks else None
 
 
 def _beside(column: str) -> bool:
     """Tell whether a column says something about a text: `model_a`, `response_model`; not so `model_response`."""
     sides = {name for side in _SIDES for name in NAMES[side]}
-    words = [word for word in _words(column) if word not in sides]
+    words = [word for word in words_in(column) if word not in sides]
     return bool(words) and (words[-1] in _BESIDE or (bool(_BESIDE & set(words)) and not set(_ANSWER) & set(words)))
 
 
-def _words(column: str) -> list[str]:
+def words_in(column: str) -> list[str]:
+    """Return the words of a column's name, also of one such as `scoreChosen`, in small letters."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", column)
     return re.findall(r"[^\W_]+", spaced.lower())
 

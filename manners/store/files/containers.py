@@ -49,6 +49,7 @@ _MAGIC = {
     b"PK\x03\x04": "a workbook or a zip archive: save its sheet, or what is in it, as CSV in UTF-8",
     b"PAR1": "Parquet: name it with .parquet at the end",
     b"ARROW1": "Arrow: name it with .arrow at the end",
+    b"FEA1": "Feather of its first version, which is not read here: write it again as Parquet",
 }
 _BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 _BOMS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -237,7 +238,8 @@ def _is_cp1252(path: Path, packing: str) -> bool:
                 line.decode()
                 return False
             except UnicodeDecodeError as error:
-                if error.reason == "unexpected end of data" and not line.endswith(b"\n"):
+                # A text that was cut off within a character, unless lines before it are no UTF-8 either.
+                if error.reason == "unexpected end of data" and not line.endswith(b"\n") and not total:
                     return False
             try:
                 line.decode("cp1252")

@@ -12,7 +12,7 @@ from manners.store.files.fields import (
     required,
     with_system,
 )
-from manners.store.files.messages import messages
+from manners.store.files.messages import ANSWERS_NEXT, CLOSES, messages, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.types import Dialogue, FinishReason, Response, Role
 
@@ -33,8 +33,10 @@ def parse_exchange(fields: Fields, author: str) -> tuple[Dialogue, Response]:
             dialogue = parse_messages(fields, name)
             if dialogue[-1].role is not Role.ASSISTANT:
                 raise BadRow(Reason.VALUE, name, "does not end with an assistant's turn to be scored")
-            return _asked(dialogue[:-1], name), Response(dialogue[-1].text, author, finish)
-        return parse_prompt(fields), Response(response_text(fields), author, finish)
+            prompt = with_system(_asked(dialogue[:-1], name), fields)
+            return prompt, Response(dialogue[-1].text, author, finish)
+        prompt = parse_prompt(fields)
+        return prompt, Response(answer_to(fields["prompt"], response_text(fields)), author, finish)
     except BadRow as bad:
         raise with_columns(bad, fields, ("prompt", "response")) from bad
 
@@ -82,13 +84,27 @@ def _asked(dialogue: Dialogue, name: str) -> Dialogue:
     return checked_prompt(dialogue, name)
 
 
-def response_text(fields: Fields) -> str:
-    """Return the answer in the field `response`: a text, or one assistant message. Raises BadRow."""
-    value = required(fields, "response")
-    found = messages(value, "response")
+def response_text(fields: Fields, name: str = "response") -> str:
+    """Return the answer in a field: a text, or one assistant message. Raises BadRow."""
+    value = required(fields, name)
+    found = messages(value, name)
     if found is None:
-        return parse_text(fields, "response")
-    dialogue = parse_dialogue(found, "response")
+        return parse_text(fields, name)
+    dialogue = parse_dialogue(found, name)
     if [turn.role for turn in dialogue] != [Role.ASSISTANT]:
-        raise BadRow(Reason.VALUE, "response", "is not one assistant message")
+        raise BadRow(Reason.VALUE, name, "is not one assistant message")
     return dialogue[0].text
+
+
+def answer_to(asked: object, text: str) -> str:
+    """Return the answer to a prompt that was written as a transcript without what belongs to its turns' marks.
+
+    After a prompt that ends with the assistant's mark the answer may begin with the mark's space, and what closes the
+    turns of the prompt closes the answer to it too.
+    """
+    if not isinstance(asked, str) or messages(asked, "prompt") is not None or transcript(asked, "prompt") is None:
+        return text
+    if ANSWERS_NEXT.search(asked):
+        text = text.removeprefix(" ")
+    closed = next((mark for mark in CLOSES if mark in asked and text.rstrip().endswith(mark)), "")
+    return text.rstrip().removesuffix(closed) if closed else text

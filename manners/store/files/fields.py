@@ -170,10 +170,21 @@ def parse_flag(fields: Fields, field: str) -> bool:
     value = fields.get(field)
     if isinstance(value, bool):
         return value
-    word = (parse_word(fields, field) or "false").lower()
-    if word not in ("true", "false"):
+    word = parse_word(fields, field) or "false"
+    if (said := truth(word)) is None:
         raise BadRow(Reason.VALUE, field, f"is {word[:40]!r}, which is neither true nor false")
-    return word == "true"
+    return said
+
+
+_TRUE = "true wahr vrai vero verdadero verdadeiro waar sant sann sand tosi prawda pravda igaz истина doğru"
+_FALSE = "false falsch faux falso onwaar falskt usann falsk epätosi fałsz nepravda hamis ложь yanliş"
+_TRUTHS = dict.fromkeys(_TRUE.split(), True) | dict.fromkeys(_FALSE.split(), False)
+"""What spreadsheets make of true and false: each writes them in the language of whoever uses it."""
+
+
+def truth(word: str) -> bool | None:
+    """Return what a word for true or false says, in any language of spreadsheets; None for another word."""
+    return _TRUTHS.get(word.strip().lower())
 
 
 def parse_list(fields: Fields, field: str) -> tuple[str, ...]:

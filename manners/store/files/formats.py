@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
-from manners.store.files.answers import by_scores
-from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS
+from manners.store.files.answers import chosen_or_equal
+from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, answer_to
 from manners.store.files.fields import (
     checked_prompt,
     parse_dialogue,
@@ -27,7 +27,7 @@ from manners.store.files.fields import (
     with_system,
 )
 from manners.store.files.mapping import Words
-from manners.store.files.messages import CLOSES, messages, transcript
+from manners.store.files.messages import messages, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import digest, to_messages
 from manners.types import (
@@ -117,7 +117,7 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words = WORD
     left, right = (_response(fields, fmt, side, text) for side, text in zip(SIDES[fmt], texts, strict=True))
     if left.text == right.text:
         raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
-    choice, strength = _choice(fields, words) if fmt is Format.ROWS else (_preferred(fields), None)
+    choice, strength = _choice(fields, words) if fmt is Format.ROWS else (chosen_or_equal(fields), None)
     verdict = None if choice is None else _verdict(fields, choice, strength, annotator, fmt)
     comparison = Comparison(
         prompt=prompt,
@@ -269,9 +269,9 @@ def _sides(fields: Fields, fmt: Format) -> tuple[Dialogue, tuple[str, str]]:
     prompt = with_system(_shared_prompt(answers[one], answers[other], one), fields) if both else stated
     if prompt is None or not set(stated or ()) <= set(prompt):
         raise BadRow(Reason.VALUE, "prompt", f"is not what `{one}` and `{other}` share")
-    texts = [_last(dialogue, prompt, side) for side, dialogue in answers.items()]
+    texts = [answer_to(fields.get("prompt"), _last(dialogue, prompt, side)) for side, dialogue in answers.items()]
     if fmt is Format.PAIRS:
-        texts = [_continued(fields.get("prompt"), text, prompt) for text in texts]
+        texts = [_continued(text, prompt) for text in texts]
     return checked_prompt(prompt, "prompt"), (texts[0], texts[1])
 
 
@@ -291,23 +291,13 @@ def _last(dialogue: Dialogue, prompt: Dialogue, side: str) -> str:
     return dialogue[-1].text
 
 
-def _continued(asked: Any, text: str, prompt: Dialogue) -> str:
-    """Return the answer in a text: what follows the prompt, where the text is a transcript that repeats it.
-
-    After a prompt that ends with the assistant's mark the answer may begin with the mark's space.
-    """
-    if isinstance(asked, str) and asked.endswith("Assistant:") and prompt[-1].text != asked:
-        text = text.removeprefix(" ")
+def _continued(text: str, prompt: Dialogue) -> str:
+    """Return the answer in a text: what follows the prompt, where the text is a transcript that repeats it."""
     try:
         turns = [Turn(role, said) for role, said in transcript(text, "") or ()]
     except BadRow:
         turns = []
-    if len(turns) > 1 and tuple(turns[:-1]) == prompt:
-        return turns[-1].text
-    # What closes the turns of a prompt that was read as a transcript closes the answer to it too.
-    marks = CLOSES if isinstance(asked, str) and prompt[-1].text != asked else ()
-    closed = next((mark for mark in marks if mark in asked and text.rstrip().endswith(mark)), "")
-    return text.rstrip().removesuffix(closed) if closed else text
+    return turns[-1].text if len(turns) > 1 and tuple(turns[:-1]) == prompt else text
 
 
 def _answer(fields: Fields, side: str) -> Dialogue:
@@ -332,19 +322,9 @@ def answer_text(text: str) -> str:
 def _choice(fields: Fields, words: Words) -> tuple[Choice | None, int | None]:
     if "verdict" not in fields:
         raise BadRow(Reason.LACKS_FIELD, "verdict", "is missing")
-    word = parse_word(fields, "verdict")
+    said = fields["verdict"]
+    word = str(said).lower() if isinstance(said, bool) else parse_word(fields, "verdict")
     return (None, None) if word is None or not word.strip() else words.read(word)
-
-
-_SCORED = {"score_chosen": "score_rejected", "chosen_score": "rejected_score", "chosen_rating": "rejected_rating"}
-_SCORED |= {"chosen-rating": "rejected-rating", "chosen_avg_rating": "rejected_avg_rating"}
-_SCORED |= {"chosen_reward": "rejected_reward", "reward_chosen": "reward_rejected"}
-
-
-def _preferred(fields: Fields) -> Choice:
-    """Return that the first side, what was chosen, is better, unless the two have equal scores."""
-    score = next((name for name in _SCORED if fields.get(name) is not None), None)
-    return Choice.LEFT if score is None else by_scores(fields, score, _SCORED[score], Choice.LEFT)
 
 
 def _assumed_finish(fmt: Format, text: str) -> FinishReason:

@@ -23,12 +23,16 @@ _LIKE_MESSAGES = re.compile(
 )
 
 _LIKE_TEXTS = re.compile(r"""\s*\[\s*['"]""")
+_LIKE_OBJECTS = re.compile(r"""\s*\[?\s*\{\s*['"][\w .-]+['"]\s*:""")
 _STARTS = ("[", "{", '"[', '"{', "array([")
 """How the JSON or Python text of a list or an object begins."""
 _PRINTED = re.compile(r"\s*array\((\[.*\])(?:,\s*dtype=object)?\)\s*", re.DOTALL)
 """A list as numpy prints it within another."""
 
-_NAMED = r"(?:#{2,3} )?(System|Human|User|Assistant):(?: |\n(?!\n|#|System:|Human:|User:|Assistant:))?"
+_SPEAKERS = "System|Human|User|Assistant|AI|Bot"
+_NAMED = rf"(?:#{{2,3}} )?({_SPEAKERS}):(?: |\n(?!\n|#|(?:{_SPEAKERS}):))?"
+ANSWERS_NEXT = re.compile(r"\n(?:#{2,3} )?(?:Assistant|AI|Bot):\Z", re.IGNORECASE)
+"""How a transcript ends whose answer is to follow, without the space that comes before it."""
 _OPENING = re.compile(rf"\s*{_NAMED}", re.IGNORECASE)
 _BLOCK = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 _TAG = re.compile(r"<\|(system|user|prompter|assistant)\|>\n?")
@@ -61,6 +65,13 @@ def listed(value: Any) -> list[Any] | None:
             return None
         return [dict(zip(value, one, strict=True)) for one in zip(*(value[name] for name in value), strict=True)]
     return value if isinstance(value, list) else None
+
+
+def an_object(value: Any) -> dict[str, Any] | None:
+    """Return the object that a value is or, in the cell of a sheet, writes; None where it is none."""
+    if isinstance(value, str):
+        value = _written(value) if value.lstrip().startswith(_STARTS) else None
+    return value if isinstance(value, dict) else None
 
 
 def messages(value: Any, field: str) -> list[Any] | None:
@@ -99,7 +110,7 @@ def _written(text: str) -> Any:
         return found
     if printed := _PRINTED.fullmatch(text):
         text = printed[1]
-    if not _LIKE_MESSAGES.match(text) and not _LIKE_TEXTS.match(text):
+    if not _LIKE_OBJECTS.match(text) and not _LIKE_TEXTS.match(text):
         return None
     try:
         # An array of dictionaries is printed without commas, and a line break in it is never part of a text.
@@ -147,9 +158,10 @@ def _content(content: Any, field: str) -> Any:
 def transcript(text: str, field: str) -> list[Said] | None:
     """Return the turns of a transcript, None for a text that is none.
 
-    A transcript begins with `Human:` or `User:` (after `System:`, where it has one) and has an `Assistant:` at the
-    beginning of a line, or the reverse; or it is written with the marks of ChatML, Zephyr or Nemotron. The last turn
-    may be an assistant's without a word. Raises BadRow where the text was rendered with the marks of another template.
+    A transcript begins with `Human:` or `User:` (after `System:`, where it has one) and has an `Assistant:`, `AI:` or
+    `Bot:` at the beginning of a line, or the reverse; or it is written with the marks of ChatML, Zephyr or Nemotron.
+    The last turn may be an assistant's without a word. Raises BadRow where the text was rendered with the marks of
+    another template.
     """
     if text.startswith("<|im_start|>"):
         return _marked(_BLOCK.findall(text))
@@ -187,4 +199,5 @@ def _spoken(text: str, opening: re.Match[str]) -> list[Said] | None:
     names = [name.lower() for name in parts[1::2]]
     if parts[0] or len({*names} & {"human", "user"}) != 1 or "system" in names[1:]:
         return None
-    return _marked(list(zip(names, parts[2::2], strict=True))) if alone or "assistant" in names else None
+    answered = not {"assistant", "ai", "bot"}.isdisjoint(names)
+    return _marked(list(zip(names, parts[2::2], strict=True))) if alone or answered else None

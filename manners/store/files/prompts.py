@@ -88,7 +88,8 @@ class Asked:
     @property
     def unused(self) -> tuple[str, ...]:
         """The columns that no prompt is taken from."""
-        return tuple(sorted(self.columns - ({"prompt", "system"} if "prompt" in self.columns else _CARRY)))
+        carry = {"prompt"} if "prompt" in self.columns else _CARRY | ({"input"} if self.comparisons else set())
+        return tuple(sorted(self.columns - carry - {"system"}))
 
     def items(self) -> Iterator[tuple[int, Dialogue | BadRow]]:
         """Yield the prompt of each row with its number; what no prompt comes of for a good reason is passed over."""
@@ -105,7 +106,7 @@ class Asked:
 
 
 _CARRY = {*MESSAGE_FIELDS, "chosen", "rejected", "conversation_a", "conversation_b", "context", "history", "question"}
-_CARRY |= {"system", "instruction", "info", "message_id", "parent_id", "text", "role"}
+_CARRY |= {"instruction", "info", "message_id", "parent_id", "text", "role"}
 """Columns out of which a prompt is taken where none is called so."""
 _ELSEWHERE = ("arena", "trees")
 """Published shapes whose `prompt` is not the prompt as it was said."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
+from manners.store.files.answers import first_of
 from manners.store.files.columns import (
     refuse_absent_columns,
     refuse_unknown_fields,
@@ -18,6 +19,7 @@ from manners.store.files.columns import (
     whole_mapping,
 )
 from manners.store.files.containers import Layout, guesses
+from manners.store.files.exchanges import MESSAGE_FIELDS
 from manners.store.files.fields import parse_word
 from manners.store.files.formats import COLUMNS, IMPORTED, SIDES, Format, detect, in_order, parse
 from manners.store.files.mapping import BY_SIGN, Words
@@ -227,22 +229,31 @@ def _left_of_a_template(fields: Fields) -> Iterator[str]:
     prompt = fields.get("prompt")
     if isinstance(prompt, str) and (mark := _ANSWERS.search(prompt)):
         yield f"`{mark[0].strip()}` at the end of the prompt, which stays a part of it: was it laid out by a template?"
+    texts = [text for text in fields.values() if isinstance(text, str)]
+    whole = [text for text in texts if not _is_transcript(text)]
+    said = [text for name in ("prompt", *SIDE_FIELDS, "response") if (text := fields.get(name)) in whole]
+    if named := next((found[1] for text in said if (found := _NAMED.match(text))), ""):
+        yield f"`{named}` at the beginning of a text, which stays a part of it: is it a transcript?"
     sides = [fields.get(side) for side in ("chosen", "rejected") if "chosen" in fields]
     if isinstance(prompt, str) and len(sides) == 2 and all(isinstance(s, str) and s.startswith(prompt) for s in sides):
         yield "the prompt again at the beginning of both answers"
-    if isinstance(who := fields.get("annotator"), str) and _MODELS.match(who) and not fields.get("annotator_kind"):
+    who = fields.get(first_of(fields, ANNOTATORS))
+    if isinstance(who, str) and _MODELS.match(who) and not fields.get("annotator_kind"):
         yield f"the annotator `{who}`, who counts as the kind that --annotator-kind says, `human` if it is left out"
-    texts = [text for text in fields.values() if isinstance(text, str)]
-    if closed := next((mark for text in texts for mark in CLOSES if text.rstrip().endswith(mark)), ""):
+    if closed := next((mark for text in whole for mark in CLOSES if text.rstrip().endswith(mark)), ""):
         yield f"`{closed}` at the end of a text, which stays a part of it: did a template write it?"
     if twice := next((found[0] for text in texts if (found := _TWICE.search(text))), ""):
         yield f"`{twice}`, as where UTF-8 was read as another encoding"
 
 
+ANNOTATORS = ("annotator", "judge", "judge_hash")
+"""Where files name whoever judged."""
 _MODELS = re.compile(
     r"(?:.*[/_])?(?:gpt|claude|gemini|llama|qwen|mistral|deepseek|chatgpt|weighted_alpaca)", re.IGNORECASE
 )
 """What annotators are called who are no people."""
+_NAMED = re.compile(r"\s*((?:#{2,3} )?(?:Human|User|Assistant|AI|Bot):)\s", re.IGNORECASE)
+"""How the words of somebody begin who is named in a way that was not read as a turn."""
 _TWICE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u0178\u2013-\u2122]|\u00e2\u20ac")
 """What becomes of accents and quotation marks whose two or three bytes are taken for as many characters."""
 _ANSWERS = re.compile(r"(?:#+ *)?\b(?:assistant|response|bot|gpt|model|ai) *:\s*\Z", re.IGNORECASE)
@@ -274,7 +285,11 @@ def _are_texts(value: object) -> bool:
 def _one_answer(columns: Sequence[str], several: Collection[str]) -> str:
     """Say what to do with a file that has one column of answers; nothing where it may have two."""
     answers = [column for column in columns if speaks_for("response", column)]
-    if len(answers) != 1 or any(speaks_for(side, column) for side in SIDE_FIELDS for column in columns):
+    if any(speaks_for(side, column) for side in SIDE_FIELDS for column in columns):
+        return ""
+    if not answers and {*MESSAGE_FIELDS} & {*columns}:
+        return "one conversation a row, and nothing to compare it with; `manners prompts import` takes its prompts"
+    if len(answers) != 1:
         return ""
     if answers[0] in several:
         how = "say which column has their scores or ranks with --map COLUMN=scores or --map COLUMN=ranks"

@@ -30,6 +30,7 @@ from manners.store.files.containers import (
     stated_separator,
     suffix_of,
 )
+from manners.store.files.fields import truth
 from manners.store.files.rows import BadRow, Fields, Reason, damaged
 
 __all__ = ["MAX_LINE", "SUFFIXES", "layouts", "places", "read_rows", "rows_of", "suffix_of", "write_rows"]
@@ -104,7 +105,7 @@ def _read_file(layout: Layout) -> Iterator[Numbered]:
             elif layout.kind == ".jsonl":
                 yield from _read_json(_lines(file.readline), layout.path)
             elif layout.kind == ".txt":
-                yield from _read_text(_lines(file.readline))
+                yield from _read_text(_lines(file.readline), layout.path)
             else:
                 yield from _read_csv(_lines(file.readline), layout.separator)
 
@@ -174,12 +175,31 @@ def _read_array(layout: Layout, file: IO[bytes]) -> Iterator[Numbered]:
             yield number, fields
 
 
-def _read_text(lines: Iterator[str | BadRow]) -> Iterator[tuple[int, Fields | BadRow]]:
+def _read_text(lines: Lines, path: Path) -> Iterator[Numbered]:
+    first: list[str] = []
     for number, line in enumerate(lines, start=1):
         if isinstance(line, BadRow):
             yield number, line
         elif line.strip():
+            if len(first) < 2:
+                first.append(line.strip())
+                _refuse_rows(path, first)
             yield number, {"prompt": line.rstrip("\r\n")}
+
+
+def _refuse_rows(path: Path, first: list[str]) -> None:
+    """Raise MannersError where the first lines of a text are rows of something else, and no prompts."""
+    if isinstance(json_object(first[0]), dict):
+        raise MannersError(f"{path} holds objects of JSON, and no line is a prompt; name it with .jsonl at the end.")
+    tabs = {line.count("\t") for line in first}
+    cells = [cell.strip('" ').lower() for cell in re.split("[\t,;|]", first[0])]
+    names = all(re.fullmatch(r"[\w.-]+", cell) for cell in cells) and not _NAMES.isdisjoint(cells)
+    if names or (len(first) > 1 and len(tabs) == 1 and tabs != {0}):
+        raise MannersError(f"{path} holds columns, and no line is a prompt; name it with .csv or .tsv at the end.")
+
+
+_NAMES = frozenset(("prompt", "prompts", "messages", "conversation", "conversations", "instruction"))
+"""What a column of prompts is called, where the first line of a text names columns."""
 
 
 def _read_csv(lines: Lines, separator: str) -> Iterator[Numbered]:
@@ -233,7 +253,7 @@ def _record(header: list[str], values: list[str]) -> Fields | BadRow:
         header_line = f"the header ({header[0][:40]!r})" if title else "the header"
         return BadRow(Reason.NOT_A_ROW, "", f"has {len(values)} fields where {header_line} has {len(header)}{title}")
     fields = dict(zip(header, values, strict=True))
-    if fields.get(ESCAPED, "").strip().lower() != "true":
+    if not truth(fields.get(ESCAPED, "")):
         return fields
     return {name: value.removeprefix("'") for name, value in fields.items() if name != ESCAPED}
 

@@ -26,7 +26,9 @@ class Seen(dict[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         """Return a field; what it says instead of nothing is `default`."""
         value = super().get(name)
-        return default if value is None else self._noted(name, value)
+        if name in self:
+            value = self._noted(name, value)
+        return default if value is None else value
 
     def _noted(self, name: str, value: Any) -> Any:
         if isinstance(value, BadRow):
@@ -61,4 +63,5 @@ def names(fields: Fields, before: str = "", depth: int = DEPTH) -> Iterator[str]
 def unused(there: set[str], used: set[str]) -> tuple[str, ...]:
     """Return the names that nobody asked for, but for those within a field that is itself one of them."""
     left = there - used
-    return tuple(sorted(name for name in left if name.rpartition(".")[0] not in left))
+    # A name may have a point of its own.
+    return tuple(sorted(name for name in left if not any(name.startswith(f"{one}.") for one in left)))

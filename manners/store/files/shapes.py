@@ -24,11 +24,13 @@ from manners.store.files.answers import (
     gather_rated,
     pairs,
     rated,
+    score_of,
     scored_list,
 )
+from manners.store.files.exchanges import response_text
 from manners.store.files.fields import parse_dialogue, parse_word, required
 from manners.store.files.mapping import BY_SIGN
-from manners.store.files.messages import listed
+from manners.store.files.messages import an_object, listed
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.trees import message_families, tree_families
 from manners.store.records import to_messages
@@ -102,15 +104,16 @@ def _safe(fields: Fields) -> Iterator[Fields]:
 
 def _webgpt(fields: Fields) -> Iterator[Fields]:
     question = required(fields, "question")
-    prompt = required(question, "full_text") if isinstance(question, dict) else question
+    asked = an_object(question)
+    prompt = question if asked is None else required(asked, "full_text")
     verdict = by_scores(fields, "score_0", "score_1", None)
     yield _row(fields, prompt, required(fields, "answer_0"), required(fields, "answer_1"), verdict.value)
 
 
 def _summaries(fields: Fields) -> Iterator[Fields]:
     """Read two summaries of a text, of which a worker chose one."""
-    info, two = required(fields, "info"), listed(required(fields, "summaries"))
-    text = first_value(info, "post", "article") if isinstance(info, dict) else None
+    info, two = an_object(required(fields, "info")), listed(required(fields, "summaries"))
+    text = None if info is None else first_value(info, "post", "article")
     if text is None or two is None or len(two) != 2 or not all(isinstance(one, dict) for one in two):
         raise BadRow(Reason.WRONG_TYPE, "summaries", "and `info` are not two summaries of a `post` or `article`")
     said = {"left_model": two[0].get("policy"), "right_model": two[1].get("policy"), "annotator": fields.get("worker")}
@@ -121,7 +124,7 @@ def _summaries(fields: Fields) -> Iterator[Fields]:
 def _arena(fields: Fields) -> Iterator[Fields]:
     """Read a battle: two conversations, or a prompt and two responses, each a text or a list with a text a turn."""
     said = {"left_model": fields.get("model_a"), "right_model": fields.get("model_b")}
-    said |= {"annotator": first_value(fields, "annotator", "judge")}
+    said |= {"annotator": first_value(fields, "annotator", "judge", "judge_hash")}
     said |= {"created_at": first_value(fields, "created_at", "tstamp", "timestamp")}
     if "conversation_a" in fields:
         one, other = (parse_dialogue(required(fields, name), name) for name in ("conversation_a", "conversation_b"))
@@ -130,7 +133,10 @@ def _arena(fields: Fields) -> Iterator[Fields]:
             raise BadRow(Reason.TRANSCRIPT, "conversation_b", where)
         yield _row(fields, to_messages(one[:-1]), one[-1].text, other[-1].text, _winner(fields), **said)
         return
-    turns = [listed(fields.get(name)) or [required(fields, name)] for name in ("prompt", "response_a", "response_b")]
+    three = [required(fields, name) for name in ("prompt", "response_a", "response_b")]
+    lists = [texts for value in three if (texts := listed(value)) is not None]
+    # Beside a prompt that is no list, an answer that is one in JSON is a text like any other.
+    turns = lists if len(lists) == len(three) else [[value] for value in three]
     if {len(texts) for texts in turns} != {1}:
         raise BadRow(Reason.TRANSCRIPT, "prompt", "has several turns, answered differently: the two share no prompt")
     prompt, left, right = (texts[0] for texts in turns)
@@ -147,8 +153,7 @@ def _winner(fields: Fields) -> str | None:
         word = parse_word(fields, "winner")
         named = [side for side in ("model_a", "model_b") if word is not None and fields.get(side) == word]
         return named[0] if len(named) == 1 else word
-    flags = {name: parse_word(fields, f"winner_{name}") for name in ("model_a", "model_b", "tie")}
-    won = [name for name, flag in flags.items() if flag in ("1", "1.0")]
+    won = [name for name in ("model_a", "model_b", "tie") if score_of(fields, f"winner_{name}", 1) == 1]
     if len(won) != 1:
         raise BadRow(Reason.VERDICT, "winner_model_a", "and its neighbours do not name one winner")
     return won[0]
@@ -164,16 +169,18 @@ def _lists(fields: Fields) -> Iterator[Fields | BadRow]:
         models = [None] * (len(chosen) + len(rejected))
     better = [Answer(text, 1, model) for text, model in zip(chosen, models, strict=False)]
     worse = [Answer(text, 0, model) for text, model in zip(rejected, models[len(chosen) :], strict=True)]
-    for pair in product(better, worse):
-        yield from pairs(required(fields, "prompt"), list(pair), "rejected", {"system": fields.get("system")})
+    couples = list(product(better, worse))
+    yield from pairs(required(fields, "prompt"), couples, "rejected", {"system": fields.get("system")})
 
 
 def _preferred(fields: Fields) -> Iterator[Fields | BadRow]:
     """Read what OpenAI's fine-tuning takes: messages, and an answer that is better than another."""
-    given = required(fields, "input")
-    sides = [parse_dialogue(required(fields, name), name) for name in ("preferred_output", "non_preferred_output")]
-    answers = [Answer(side[-1].text, score) for side, score in zip(sides, (1, 0), strict=True)]
-    yield from pairs(given.get("messages") if isinstance(given, dict) else given, answers, "non_preferred_output", {})
+    asked = required(fields, "input")
+    given = an_object(asked)
+    prompt = asked if given is None else required(given, "messages")
+    texts = [response_text(fields, name) for name in ("preferred_output", "non_preferred_output")]
+    couple = Answer(texts[0], 1), Answer(texts[1], 0)
+    yield from pairs(prompt, [couple], "non_preferred_output", {})
 
 
 def _has(*names: str) -> Callable[[Fields], bool]:
@@ -187,6 +194,20 @@ def _any(*told: Callable[[Fields], bool]) -> Callable[[Fields], bool]:
 def _are_texts(value: Any) -> bool:
     items = listed(value)
     return bool(items) and all(isinstance(item, str) for item in items or ())
+
+
+def _is_lists(fields: Fields) -> bool:
+    """Tell lists of right and wrong answers; in cells, where answers may be lists in JSON, by what else is there."""
+    sides = [fields.get(side) for side in ("chosen", "rejected")]
+    written = any(isinstance(side, str) for side in sides)
+    return all(map(_are_texts, sides)) and "prompt" in fields and (not written or bool(_COUNTED & fields.keys()))
+
+
+_COUNTED = {"num_correct", "num_incorrect", "num_rejected", "total_completions", "models"}
+
+
+def _is_tree(fields: Fields) -> bool:
+    return "chosen" not in fields and "replies" in (an_object(fields.get("prompt")) or {})
 
 
 _SIDES = (("conversation_a", "conversation_b"), ("prompt", "response_a", "response_b"))
@@ -225,12 +246,8 @@ SHAPES = (
     ),
     Shape("webgpt", _has("question", "answer_0", "answer_1", "score_0", "score_1"), _webgpt, names=_WEBGPT),
     Shape("preferred-output", _has("input", "preferred_output", "non_preferred_output"), _preferred),
-    Shape("lists", lambda row: "prompt" in row and all(map(_are_texts, map(row.get, ("chosen", "rejected")))), _lists),
-    Shape(
-        "trees",
-        lambda row: isinstance(row.get("prompt"), dict) and "replies" in row["prompt"],
-        gather=gather_families(tree_families),
-    ),
+    Shape("lists", _is_lists, _lists),
+    Shape("trees", _is_tree, gather=gather_families(tree_families)),
     Shape(
         "tree-messages",
         _has("message_id", "parent_id", "text", "role", "rank"),

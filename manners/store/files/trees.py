@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from manners.store.files.fields import parse_number, parse_text, parse_word
+from manners.store.files.messages import an_object
 from manners.store.files.rows import BadRow, Fields, Reason
 
 
@@ -24,9 +25,7 @@ def tree_families(rows: Iterable[tuple[int, Fields | BadRow]]) -> Iterator[tuple
             yield number, fields
             continue
         try:
-            yield from (
-                (number, family) for family in _below(fields.get("prompt"), lambda one: one.get("replies") or [])
-            )
+            yield from ((number, family) for family in _below(an_object(fields.get("prompt")), _replies))
         except BadRow as bad:
             yield number, bad
 
@@ -59,6 +58,10 @@ def message_families(rows: Iterable[tuple[int, Fields | BadRow]]) -> Iterator[tu
             yield from ((number, family) for family in _below(root, lambda one: replies.get(one["message_id"], [])))
         except BadRow as bad:
             yield number, bad
+
+
+def _replies(message: Fields) -> list[Any]:
+    return message.get("replies") or []
 
 
 def _below(root: Any, replies: Callable[[Fields], Iterable[Any]]) -> Iterator[Family]:

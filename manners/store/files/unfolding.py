@@ -69,6 +69,8 @@ def refuse_arrow(path: Path) -> None:
     taken before anything is looked at.
     """
     most, total = most_unfolded(path), 0
+    if not path.stat().st_size:
+        raise pa.ArrowInvalid("file size is 0 bytes")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for found in _PACKED.finditer(content):
             at = found.start() - 8
