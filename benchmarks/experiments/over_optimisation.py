@@ -205,7 +205,8 @@ def climb(world: World, arm: str, seed: int) -> dict[str, Any]:
         patch.object(Learner, "heed", lambda learner, warnings: watch.heed(learner, warnings)),
     ):
         train(settings, chosen.sample, seed, world.pretrained, reward, material, log)
-    points = [version(world, reward, asked, *one) for one in watch.versions]
+    level = float(scores(world, reward, measured(world)).mean())
+    points = [version(world, reward, level, asked, *one) for one in watch.versions]
     return {
         "points": points,
         "stopped": watch.stop.update if watch.stop else None,
@@ -217,17 +218,17 @@ def climb(world: World, arm: str, seed: int) -> dict[str, Any]:
 def version(
     world: World,
     reward: RewardModel,
+    level: float,
     asked: Sequence[Dialogue],
     update: int,
     found: Validation,
     tensors: dict[str, torch.Tensor],
 ) -> dict[str, float]:
-    """Have a version answer the requests that everything is measured by."""
+    """Have a version answer the requests that everything is measured by; scores are told from the first one's mean."""
     policy = Branch(world.pretrained.trunk, trainable=True)
     policy.load_tensors(tensors)
     policy.requires_grad_(False)
     answers = draw(world, policy, asked, ANSWERS, 4)
-    level = scores(world, reward, measured(world)).mean()
     return {
         "update": update,
         "kl": found.kl,
