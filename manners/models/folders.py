@@ -37,8 +37,9 @@ POINTER = b"version https://git-lfs"
 PACKED = ("qweight", "qzeros", "g_idx", "scales", "absmax", "SCB", "weight_scale", "weight_packed", "quant_map")
 """What tensors are called in which a quantised weight is stored."""
 
-COMPUTED = ("inv_freq", "masked_bias", "k_scale", "v_scale")
-"""What tensors are called that older files keep beside the weights, and that the forward does not need."""
+COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias", "k_scale", "v_scale")
+"""What tensors are called that older files keep beside the weights, and that the forward does not need: tables of
+rotations, causal masks (GPT-2, GPT-J, GPT-Neo), scales of a cache in few bits."""
 
 
 def check_folder(folder: Path) -> None:
@@ -132,7 +133,7 @@ def refuse_misfits(name: str, model: PreTrainedModel, unexpected: Iterable[str])
     parts = dict(model.named_modules())
     for key in unexpected:
         path = key.split(".")
-        if path[-1] in COMPUTED:
+        if f".{key}".endswith(tuple(f".{name}" for name in COMPUTED)):
             continue
         for beginning in ((), (model.base_model_prefix,)):
             above = (".".join((*beginning, *path[:end])) for end in range(len(path) - 1, 0, -1))

@@ -291,6 +291,17 @@ def test_a_part_of_a_layer_that_the_configuration_leaves_out_is_no_part_to_leave
     assert f"holds model.layers.0.{more}, for which the model" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "attention"), [("gpt2", "h.0.attn"), ("gptj", "h.0.attn"), ("gpt_neox", "layers.0.attention")]
+)
+def test_masks_that_older_files_keep_beside_the_weights_are_no_part(tmp_path: Path, kind: str, attention: str) -> None:
+    folder = save_tiny(tmp_path / "model", kind)
+    base = "gpt_neox" if kind == "gpt_neox" else "transformer"
+    masks = {"bias": torch.ones(1, 1, 8, 8).tril().to(torch.uint8), "masked_bias": torch.tensor(-1e9)}
+    save_file(weights(folder) | {f"{base}.{attention}.{n}": m for n, m in masks.items()}, folder / "model.safetensors")
+    assert load(named(folder)).trunk.whole.config.model_type == kind
+
+
 def test_layers_that_a_configuration_leaves_out_are_named(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     configured(folder, num_hidden_layers=3, layer_types=None)
