@@ -48,7 +48,7 @@ DRIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SURE = 0.15
 """Its noise: that of the surest people."""
 MEASURED, DRAWN = 48, 128
-MEMBERS = 3
+MEMBERS = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Options:
 
     folder: Path = Path("from-nothing")
     """What `make from-nothing` has left."""
-    seeds: tuple[int, ...] = tuple(range(5))
+    seeds: tuple[int, ...] = (0, 1, 2)
+    drifts: tuple[float, ...] = DRIFTS
 
 
 def main(options: Options) -> None:
@@ -71,7 +72,7 @@ def main(options: Options) -> None:
             done.part(f"judge {drift:.0%} length, seed {s}", sizes, partial(with_judge, world, drift, s))
             for s in options.seeds
         ]
-        for drift in DRIFTS
+        for drift in options.drifts
     }
     replace_between(PAGE, "ai-feedback", table(alone, helped))
 
