@@ -10,19 +10,15 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template as Compiled
-from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2 import TemplateError, TemplateSyntaxError, meta
 
 from manners.errors import MannersError
+from manners.sandbox import compiled, environment
 from manners.types import Dialogue, Role
 
 PLAIN_TEMPLATE = (
@@ -43,8 +39,6 @@ CHATML_TEMPLATE = (
 where the tokenizer itself puts one before a text."""
 DEFAULT = "default"
 """Of several templates, the one that is taken unless another is named."""
-PROCESSOR = "chat_template.json"
-"""Where processors keep a template; a tokenizer without one of its own shares it."""
 CLOCK = "strftime_now"
 """What templates that want to know the date call."""
 NEVER = date(2000, 1, 1)
@@ -129,7 +123,7 @@ class Template:
         variables = {"tools": None, "documents": None, **self.tokens}
         try:
             turns = [dict(message) for message in messages]
-            text = _compiled(self.text).render(messages=turns, add_generation_prompt=generation, **variables)
+            text = compiled(self.text).render(messages=turns, add_generation_prompt=generation, **variables)
         except Exception as error:  # it is a program, and may fail with anything
             words = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             raise Refused(f"{_shape(messages)}, which the chat template refuses ({words})") from error
@@ -230,33 +224,6 @@ def messages_of(dialogue: Dialogue) -> list[Message]:
     return [{"role": turn.role.value, "content": turn.text} for turn in dialogue]
 
 
-def of_folder(folder: Path) -> tuple[object, dict[str, str]]:
-    """Read from a model's folder what its tokenizer would bring, as `made` takes it: templates, and tokens by name."""
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            config |= json.loads((folder / name).read_text(encoding="utf-8"))
-    tokens = {
-        name: value["content"] if isinstance(value, dict) else value
-        for name, value in config.items()
-        if name.endswith("_token") and isinstance(value, str | dict)
-    }
-    files = {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
-    if (folder / "chat_template.jinja").is_file():
-        files[DEFAULT] = folder / "chat_template.jinja"
-    named = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
-    found = named or config.get("chat_template")
-    if found is None and (folder / PROCESSOR).is_file():
-        found = in_json(folder / PROCESSOR)
-    return found, tokens
-
-
-def in_json(file: Path) -> object:
-    """Read the template, or several, that the processor of a model which also looks at pictures keeps in a file."""
-    read = json.loads(file.read_text(encoding="utf-8"))
-    return read.get("chat_template") if isinstance(read, dict) else read
-
-
 def _chosen(found: object, wanted: str | None) -> tuple[str | None, str]:
     """Return the template that is taken, None for none, and a sentence where there was a choice."""
     several = _by_name(found)
@@ -319,7 +286,7 @@ def _check_arguments(source: str, arguments: Mapping[str, Any]) -> None:
 def _read_by(source: str) -> set[str]:
     """Return the variables that a template reads and does not set itself; all is said elsewhere of one that is none."""
     try:
-        return meta.find_undeclared_variables(_environment().parse(source))
+        return meta.find_undeclared_variables(environment().parse(source))
     except TemplateSyntaxError:
         return set()
 
@@ -403,40 +370,3 @@ def _frozen_clock(day: date) -> str:
     percent = _literal("\ue000")
     kept = f".replace('%%', {percent}){replaced}.replace({percent}, '%')"
     return f"{{% macro {CLOCK}(format) %}}{{{{ format{kept} }}}}{{% endmacro %}}\n"
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}`, with which templates mark what an assistant wrote: laid out as what stands in it."""
-
-    tags = {"generation"}  # noqa: RUF012 (as its base has it)
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        """Take what stands between the tags."""
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-
-@cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Return what `transformers` gives chat templates, and nothing more (source: its chat_template_utils)."""
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **how)
-
-    def new_dict(*items: Any, **named: Any) -> dict[Any, Any]:
-        return dict(*items, **named)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals |= {"raise_exception": raise_exception, "dict": new_dict, "namespace": Namespace}
-    return environment
-
-
-@cache
-def _compiled(text: str) -> Compiled:
-    return _environment().from_string(text)

@@ -19,7 +19,8 @@ from manners.errors import MannersError
 from manners.loop.laid_out import at_hand
 from manners.models.versions import exported_tokenizer
 from manners.settings import ModelSettings
-from manners.templates import NEVER, PLAIN_TEMPLATE, Template, made, messages_of, of_folder
+from manners.template_files import of_folder
+from manners.templates import NEVER, PLAIN_TEMPLATE, Template, made, messages_of
 from manners.text import Renderer
 from manners.turns import FIRST, template_of
 from manners.types import Dialogue, FinishReason, Role, Turn

@@ -12,7 +12,8 @@ from pathlib import Path
 from manners.errors import MannersError
 from manners.settings import ModelSettings
 from manners.store.files.rowfiles import places
-from manners.templates import NEVER, Template, made, of_folder
+from manners.template_files import of_folder
+from manners.templates import NEVER, Template, made
 from manners.types import Dialogue
 
 NAMED = 8

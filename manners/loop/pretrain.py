@@ -34,7 +34,8 @@ from manners.loop.stage import Inputs, Options
 from manners.memory import keep_freed_memory
 from manners.models import versions, whole
 from manners.models.found import Found
-from manners.models.pretrained import pick_device, quiet_transformers
+from manners.models.pretrained import pick_device
+from manners.models.quiet import quiet_transformers
 from manners.models.versions import Version
 from manners.pretrain import baselines, corpus, dial, vocabulary
 from manners.pretrain.corpus import Corpus, Division

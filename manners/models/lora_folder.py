@@ -12,7 +12,8 @@ from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.folders import ADAPTER
 from manners.models.lowrank import SCALE, LowRank
-from manners.models.pretrained import Pretrained, quiet_transformers
+from manners.models.pretrained import Pretrained
+from manners.models.quiet import quiet_transformers
 from manners.models.versions import exported_tokenizer
 from manners.workspace import atomic_folder
 

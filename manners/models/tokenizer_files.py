@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from manners.models.folders import VOCABULARY
-from manners.templates import PROCESSOR, in_json, of_folder
+from manners.template_files import PROCESSOR, in_json, of_folder
 
 
 def read_tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -29,7 +29,8 @@ from manners.models.described import describe as describe
 from manners.models.described import grew_elsewhere as grew_elsewhere
 from manners.models.described import latest as latest
 from manners.models.described import names as names
-from manners.models.pretrained import Pretrained, save_whole
+from manners.models.pretrained import Pretrained
+from manners.models.saving import save_whole
 from manners.models.surgery import in_format
 from manners.models.trunk import Trunk
 from manners.templates import messages_of

@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from manners.errors import MannersError
 from manners.models.branches import ScalarBranch
 from manners.models.compute import bucket_tokens
-from manners.models.pretrained import Pretrained, save_whole
+from manners.models.pretrained import Pretrained
+from manners.models.saving import save_whole
 from manners.models.surgery import in_format
 from manners.models.versions import exported_tokenizer, fill, fitting
 from manners.reward.ensemble import Camps, RewardModel

@@ -20,7 +20,8 @@ from manners.loop.session import Session
 from manners.loop.stage import execute
 from manners.models import versions, whole
 from manners.models.branches import Branch
-from manners.models.pretrained import Pretrained, save_whole
+from manners.models.pretrained import Pretrained
+from manners.models.saving import save_whole
 from manners.results.phases import SFTResult
 from manners.settings import ModelSettings, Settings
 from manners.types import Role, Turn, VersionKind

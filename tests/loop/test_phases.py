@@ -21,7 +21,7 @@ from manners.loop.keep import keep
 from manners.loop.options import EvaluateOptions
 from manners.loop.session import Session
 from manners.models.branches import Branch
-from manners.models.pretrained import save_whole
+from manners.models.saving import save_whole
 from manners.results.phases import SFTResult
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, PromptUse, Verdict, VersionKind
 from manners.workspace import Workspace

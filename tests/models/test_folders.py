@@ -20,7 +20,7 @@ from manners.models import versions
 from manners.models.branches import Branch
 from manners.models.pretrained import load
 from manners.settings import ModelSettings
-from manners.templates import of_folder
+from manners.template_files import of_folder
 from tests.worlds import END_IDS, EOS, TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"

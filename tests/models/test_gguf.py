@@ -23,7 +23,8 @@ from manners.errors import MannersError
 from manners.models import gguf_file
 from manners.models.gguf_file import Kind, Written
 from manners.models.gguf_words import words_of
-from manners.models.pretrained import Pretrained, load, quiet_transformers
+from manners.models.pretrained import Pretrained, load
+from manners.models.quiet import quiet_transformers
 from manners.settings import ModelSettings
 from manners.text import Renderer
 from tests.conftest import some

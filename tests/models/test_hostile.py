@@ -6,6 +6,7 @@ import ast
 import builtins
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -207,6 +208,7 @@ def test_code_beside_an_adapter_is_not_run(tmp_path: Path, wire: Path, case: str
         (folder / "adapter_model.safetensors").unlink()
         torch.save({"more": Runs(wire)}, folder / "adapter_model.bin")
     elif case == "tokenizer":
+        shutil.copy(base / "tokenizer.json", folder)  # one without words is not read
         changed(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]})
     else:
         believing(base, wire)

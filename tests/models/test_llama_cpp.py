@@ -15,7 +15,8 @@ from manners.errors import MannersError
 from manners.models import gguf_file
 from manners.models.branches import Branch
 from manners.models.gguf_file import Kind
-from manners.models.pretrained import EMBEDDED, Pretrained, load, quiet_transformers
+from manners.models.pretrained import EMBEDDED, Pretrained, load
+from manners.models.quiet import quiet_transformers
 from manners.settings import ModelSettings
 from manners.text import Renderer
 from manners.types import Role, Turn

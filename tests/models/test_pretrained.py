@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from manners.errors import MannersError
 from manners.models import pretrained
-from manners.models.pretrained import EMBEDDED, load, pick_device, save_whole
+from manners.models.pretrained import EMBEDDED, load, pick_device
+from manners.models.saving import save_whole
 from manners.settings import ModelSettings
 from manners.types import Role, Turn
 from tests.worlds import END, END_IDS, EOS, TEMPLATE, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer

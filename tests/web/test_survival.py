@@ -170,6 +170,20 @@ def test_stop_before_the_first_word_gives_the_message_back(serving: Open, open_p
     expect(page.locator(".turn")).to_have_count(0)
 
 
+def test_stop_that_overtakes_its_message_stops_it(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(Scripted(('late',), pause=30.0), 0.0)}/chat")
+    begin(page)
+    on_their_way: list[Route] = []
+    page.route("**/say", lambda route: on_their_way.append(route))
+    say(page, "Go on")
+    with page.expect_response("**/stop") as first:
+        page.get_by_role("button", name="Stop").click()
+    assert first.value.json() == {"stopped": False} and len(on_their_way) == 1
+    on_their_way[0].continue_()
+    expect(page.get_by_label("Your message")).to_have_value("Go on")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
 def test_who_leaves_in_mid_stream_finds_the_answer_stored(alone: Place) -> None:
     with listening(site_of(alone, slow(20), 0.0)) as url, httpx.Client(base_url=url, timeout=60) as client:
         key = client.post("/chat/begin", json={}).json()["key"]

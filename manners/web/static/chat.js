@@ -381,7 +381,13 @@ at("raw").addEventListener("click", showRaw);
 at("words").addEventListener("keydown", (event) => {
   if (entered(event)) { event.preventDefault(); at("say").requestSubmit(); }
 });
-at("stop").addEventListener("click", failing(() => call(`${key}/stop`, {})));
+// Who is quick may overtake their own message: it is stopped once it is there.
+at("stop").addEventListener("click", failing(async () => {
+  const [which, what] = [key, reading];
+  while (reading === what && !(await call(`${which}/stop`, {})).stopped) {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}));
 at("delete").addEventListener("click", failing(async () => {
   if (!at("delete").dataset.sure) { confirming(true); return; }
   confirming(false);
