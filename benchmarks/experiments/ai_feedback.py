@@ -12,6 +12,7 @@ the table says beside that what its verdicts would have done.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -163,17 +164,18 @@ def came_to(world: World, comparisons: Sequence[Comparison], seed: int, judged: 
 def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, Any]]]) -> str:
     """Return what people alone come to, and what with a judge, the further it has drifted."""
     lines = [
-        "| learned from | admitted | agreement less that among people | accuracy | over people alone [95 %]"
-        " | taste of the best of 32 | over people alone [95 %] |",
-        "|---|---|---|---|---|---|---|",
-        f"| {2 * PEOPLE} verdicts of people | - | - | {_mean(alone, 'accuracy'):.1%} | - | {_mean(alone, 'liked'):.2f}"
-        " | - |",
+        "| learned from | admitted | what speaks against it | agreement less that among people | accuracy"
+        " | over people alone [95 %] | taste of the best of 32 | over people alone [95 %] |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| {2 * PEOPLE} verdicts of people | - | - | - | {_mean(alone, 'accuracy'):.1%} | -"
+        f" | {_mean(alone, 'liked'):.2f} | - |",
     ]
     for drift, runs in helped.items():
         apart = [run["apart"] for run in runs if run["apart"] is not None]
         cells = [
             f"and {JUDGED:,} of the judge" + (f", {drift:.0%} of them by length" if drift else ""),
             f"{sum(run['admitted'] for run in runs)} of {len(runs)}",
+            _against(runs),
             f"{100 * float(np.mean(apart)):+.0f} points" if apart else "-",
             f"{_mean(runs, 'accuracy'):.1%}",
             _over(runs, alone, "accuracy", 100, " points"),
@@ -182,6 +184,16 @@ def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, 
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"{len(alone)} seeds; differences are paired by seed."])
+
+
+def _against(runs: Sequence[dict[str, Any]]) -> str:
+    """Name the checks that a judge fails, and those that too little is known for, with the number of seeds."""
+    told = []
+    for key, words in (("failed", "fails"), ("cannot_tell", "cannot be told:")):
+        counts = Counter(check for run in runs for check in run[key])
+        if counts:
+            told.append(f"{words} {', '.join(f'`{check}` ({n})' for check, n in counts.most_common())}")
+    return "; ".join(told) or "nothing"
 
 
 def _mean(runs: Sequence[dict[str, Any]], name: str) -> float:

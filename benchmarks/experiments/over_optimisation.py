@@ -6,7 +6,8 @@ The two curves of Gao et al. 2022 (Scaling laws for reward model overoptimizatio
 the reward model that is optimised, and the crowd's taste, which it was to learn, against the root of the KL. Both ways
 to optimise: best of n, and PPO with nothing to hold it (no KL penalty, no plain text, no warning heeded). Reward models
 of one member and of three, from verdicts as the crowd gave them and from the same with a quarter turned round. Where
-the run would have been stopped, and which version it would have returned, is taken down on the way.
+the run would have been stopped, and which version it would have returned, is taken down on the way. Beside it a run as
+it ships, for as long.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Options:
     arms: tuple[str, ...] = tuple(ARMS)
     ppo_seeds: tuple[int, ...] = (0,)
     """Seeds that PPO is run with too."""
+    held: tuple[str, ...] = ("one member", "one member, 25 % turned round")
+    """Arms that are also run as PPO ships."""
 
 
 def main(options: Options) -> None:
@@ -91,6 +94,7 @@ def main(options: Options) -> None:
     done = results("over_optimisation")
     chosen: dict[str, list[Any]] = {}
     climbed: dict[str, list[Any]] = {}
+    held: dict[str, list[Any]] = {}
     for arm in options.arms:
         for seed in options.seeds:
             work = partial(choose, world, arm, seed)
@@ -98,8 +102,11 @@ def main(options: Options) -> None:
         for seed in options.ppo_seeds:
             work = partial(climb, world, arm, seed)
             climbed.setdefault(arm, []).append(done.part(f"PPO, {arm}, seed {seed}", sizes(), work))
-    replace_between(PAGE, "over-optimisation", table(chosen, climbed))
-    picture(chosen, climbed)
+            if arm in options.held:
+                work = partial(climb, world, arm, seed, held=True)
+                held.setdefault(arm, []).append(done.part(f"PPO as it ships, {arm}, seed {seed}", sizes(), work))
+    replace_between(PAGE, "over-optimisation", table(chosen, climbed, held))
+    picture(chosen, climbed, held)
 
 
 def sizes() -> dict[str, Any]:
@@ -158,8 +165,9 @@ def choose(world: World, arm: str, seed: int) -> dict[str, Any]:
 
 @dataclass
 class _Watch:
-    """What is taken down of a run that nothing stops."""
+    """What is taken down of a run, which nothing stops unless it is held."""
 
+    held: bool
     versions: list[tuple[int, Validation, dict[str, torch.Tensor]]]
     stop: Warned | None = None
     returned: int = 0
@@ -172,32 +180,29 @@ class _Watch:
         if self.stop is None:
             self.returned = learner.best.update
 
-    def heed(self, _: Learner, warnings: Sequence[Warned]) -> None:
-        """Note the first warning that would have stopped the run, and do nothing about any."""
+    def heed(self, learner: Learner, warnings: Sequence[Warned]) -> None:
+        """Note the first warning that stops the run, or would have, and do nothing about any where it is not held."""
         self.stop = self.stop or next((one for one in warnings if one.act is Act.STOP), None)
+        if self.held:
+            _HEED(learner, warnings)
 
 
-_OFFER = Learner.offer
+_OFFER, _HEED = Learner.offer, Learner.heed
+LOOSE: dict[str, Any] = {"kl_coefficient": 0.0, "prose_coefficient": 0.0, "forgetting_limit": 1e3}
+"""Settings of PPO with nothing to hold it."""
 
 
-def climb(world: World, arm: str, seed: int) -> dict[str, Any]:
-    """Run PPO with nothing to hold it, and measure every version that was validated."""
+def climb(world: World, arm: str, seed: int, held: bool = False) -> dict[str, Any]:
+    """Run PPO with nothing to hold it, or as it ships, and measure every version that was validated."""
     reward = reward_of(world, arm, seed)
     chosen = world.session.settings
-    settings = replace(
-        chosen.ppo,
-        updates=UPDATES,
-        validate_every=EVERY,
-        kl_coefficient=0.0,
-        prose_coefficient=0.0,
-        forgetting_limit=1e3,
-    )
+    settings = replace(chosen.ppo, updates=UPDATES, validate_every=EVERY, **({} if held else LOOSE))
     asked = requests(MEASURED, 2)
     text = prose(world.session).by_use
     material = Material(
         ids(world, requests(TRAIN, 1)), ids(world, requests(40, 3)), text[PromptUse.TRAIN], text[PromptUse.VALIDATE]
     )
-    watch = _Watch([])
+    watch = _Watch(held, [])
     with (
         tempfile.TemporaryDirectory() as folder,
         RunLog(Path(folder)) as log,
@@ -246,7 +251,7 @@ def peak(points: Sequence[dict[str, float]]) -> float:
     return float(max(smooth))
 
 
-def table(chosen: dict[str, list[Any]], climbed: dict[str, list[Any]]) -> str:
+def table(chosen: dict[str, list[Any]], climbed: dict[str, list[Any]], held: dict[str, list[Any]]) -> str:
     """Return what came of each arm, as Markdown."""
     lines = [
         "| reward model | accuracy | best of 128: score | liked | PPO: score at the end | liked at the end"
@@ -258,6 +263,8 @@ def table(chosen: dict[str, list[Any]], climbed: dict[str, list[Any]]) -> str:
         score, liked = (np.mean([run["points"][-1][name] for run in runs]) for name in ("score", "liked"))
         cells = [arm, f"{right:.1%}", f"{score:.2f}", f"{liked:.2f}", *_climbed(climbed.get(arm, []))]
         lines.append("| " + " | ".join(cells) + " |")
+        if arm in held:
+            lines.append("| " + " | ".join([f"{arm}, PPO as it ships", "", "", "", *_climbed(held[arm])]) + " |")
     return "\n".join(lines)
 
 
@@ -283,21 +290,26 @@ def _returned(run: Any) -> str:
     return f"update {run['returned']} ({stopped})"
 
 
-def picture(chosen: dict[str, list[Any]], climbed: dict[str, list[Any]]) -> None:
+def picture(chosen: dict[str, list[Any]], climbed: dict[str, list[Any]], held: dict[str, list[Any]]) -> None:
     """Draw score and taste against the root of the KL, a column a way to optimise, a row a share turned round."""
     matplotlib.use("agg")
     noises = sorted({ARMS[arm][1] for arm in chosen})
     figure, grid = pyplot.subplots(len(noises), 2, figsize=(10, 3.4 * len(noises)), squeeze=False, sharey="row")
     for axes, noise in zip(grid, noises, strict=True):
         for axis, found, name in zip(axes, (chosen, climbed), ("best of n", "PPO, nothing to hold it"), strict=True):
-            for colour, (arm, runs) in enumerate(found.items()):
-                if ARMS[arm][1] == noise and runs:
-                    _curves(axis, runs, f"C{colour % 2}", f"{ARMS[arm][0]} member" + "s" * (ARMS[arm][0] > 1))
+            for arm, runs in found.items():
+                members = ARMS[arm][0]
+                if ARMS[arm][1] == noise:
+                    _curves(axis, runs, "C0" if members == 1 else "C1", f"{members} member{'s' * (members > 1)}")
             axis.set_title(f"{name}, {noise:.0%} of the verdicts turned round", fontsize=10)
             axis.set_xlabel("root of the KL, in nats")
             axis.spines[["top", "right"]].set_visible(False)
+        for arm, runs in held.items():
+            if ARMS[arm][1] == noise:
+                _curves(axes[1], runs, "C2", "1 member, as it ships")
         axes[0].set_ylabel("deviations among answers\nto one request")
-        axes[0].legend(frameon=False, fontsize=8)
+        for axis in axes:
+            axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
