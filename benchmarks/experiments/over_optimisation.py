@@ -7,7 +7,7 @@ the reward model that is optimised, and the crowd's taste, which it was to learn
 to optimise: best of n, and PPO with nothing to hold it (no KL penalty, no plain text, no warning heeded). Reward models
 of one member and of three, from verdicts as the crowd gave them and from the same with a quarter turned round. Where
 the run would have been stopped, and which version it would have returned, is taken down on the way. Beside it a run as
-it ships, for as long.
+`make from-nothing` has it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Options:
     ppo_seeds: tuple[int, ...] = (0,)
     """Seeds that PPO is run with too."""
     held: tuple[str, ...] = ("one member", "one member, 25 % turned round")
-    """Arms that are also run as PPO ships."""
+    """Arms that are also run as the example runs PPO."""
 
 
 def main(options: Options) -> None:
@@ -188,15 +188,15 @@ class _Watch:
 
 
 _OFFER, _HEED = Learner.offer, Learner.heed
-LOOSE: dict[str, Any] = {"kl_coefficient": 0.0, "prose_coefficient": 0.0, "forgetting_limit": 1e3}
+LOOSE: dict[str, Any] = {"updates": UPDATES, "kl_coefficient": 0.0, "prose_coefficient": 0.0, "forgetting_limit": 1e3}
 """Settings of PPO with nothing to hold it."""
 
 
 def climb(world: World, arm: str, seed: int, held: bool = False) -> dict[str, Any]:
-    """Run PPO with nothing to hold it, or as it ships, and measure every version that was validated."""
+    """Run PPO with nothing to hold it, or as the example does, and measure every version that was validated."""
     reward = reward_of(world, arm, seed)
     chosen = world.session.settings
-    settings = replace(chosen.ppo, updates=UPDATES, validate_every=EVERY, **({} if held else LOOSE))
+    settings = replace(chosen.ppo, validate_every=EVERY, **({} if held else LOOSE))
     asked = requests(MEASURED, 2)
     text = prose(world.session).by_use
     material = Material(
