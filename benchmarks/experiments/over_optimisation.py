@@ -240,7 +240,7 @@ def version(
         "score": float(scores(world, reward, answers).mean() - level),
         "kept_out": found.pessimistic,
         "liked": float(in_units(world, answers.liked).mean()),
-        "tokens": float(np.mean([len(one.text.split()) for some in answers.answers for one in some])),
+        "words": float(np.mean([len(one.text.split()) for some in answers.answers for one in some])),
     }
 
 

@@ -59,7 +59,7 @@ def test_verdicts_saved_are_read_off_the_curve() -> None:
 
 
 def test_tables_say_what_was_found() -> None:
-    point = {"kl": 4.0, "score": 2.0, "kept_out": 1.0, "liked": 0.5, "tokens": 9.0, "update": 0}
+    point = {"kl": 4.0, "score": 2.0, "kept_out": 1.0, "liked": 0.5, "words": 9.0, "update": 0}
     points = [point, point | {"liked": 1.5, "update": 4}, point | {"update": 8}]
     run = {"points": points, "returned": 4, "stopped": 8}
     chosen = {"one member": [{"accuracy": 0.7, "points": [point]}]}
