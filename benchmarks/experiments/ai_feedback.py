@@ -11,28 +11,28 @@ the table says beside that what its verdicts would have done.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from scipy import stats
 
 from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
-    Pool,
+    DRAWN,
+    MEASURED,
     World,
     accuracy,
     best_of,
-    kept,
+    candidates,
     learn,
+    measured,
     open_world,
-    requests,
+    paired,
     scores,
 )
 from benchmarks.publish import replace_between
@@ -48,7 +48,6 @@ DRIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Share of its verdicts that follow length alone."""
 SURE = 0.15
 """Its noise: that of the surest people."""
-MEASURED, DRAWN = 48, 128
 MEMBERS = 1
 
 
@@ -76,18 +75,6 @@ def main(options: Options) -> None:
         for drift in options.drifts
     }
     replace_between(PAGE, "ai-feedback", table(alone, helped))
-
-
-@cache
-def candidates(world: World) -> Pool:
-    """What people and the judge are asked about."""
-    return kept(world, requests(300, 5), 4, 5)
-
-
-@cache
-def measured(world: World) -> Pool:
-    """What reward models are measured by."""
-    return kept(world, requests(MEASURED, 2), DRAWN, 2)
 
 
 def people_alone(world: World, seed: int) -> dict[str, float]:
@@ -156,9 +143,8 @@ def came_to(world: World, comparisons: Sequence[Comparison], seed: int, judged: 
     judges = frozenset({JUDGE}) if judged else frozenset[Annotator]()
     reward = learn(world, comparisons, candidates(world), MEMBERS, seed, judges, settings)
     scored, answers = scores(world, reward, measured(world)).mean(axis=0), measured(world)
-    deviation = float(np.sqrt(answers.liked.var(axis=1, ddof=1).mean()))
-    liked = (answers.liked - answers.liked.mean()) / deviation
-    return {"accuracy": accuracy(scored, answers.liked), "liked": best_of(scored, liked, 32)}
+    liked = best_of(scored, answers.in_deviations(answers.liked), 32)
+    return {"accuracy": accuracy(scored, answers.liked), "liked": liked}
 
 
 def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, Any]]]) -> str:
@@ -202,10 +188,9 @@ def _mean(runs: Sequence[dict[str, Any]], name: str) -> float:
 
 def _over(runs: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], name: str, times: float, unit: str) -> str:
     """Return the mean difference, paired by seed, with its interval."""
-    gains = times * np.array([a[name] - b[name] for a, b in zip(runs, alone, strict=True)])
-    half = float(stats.t.ppf(0.975, len(gains) - 1)) * gains.std(ddof=1) / math.sqrt(len(gains))
+    gain = paired(*([times * run[name] for run in ways] for ways in (runs, alone)))
     digits = 1 if times > 1 else 2
-    return f"{gains.mean():+.{digits}f} [{gains.mean() - half:+.{digits}f}, {gains.mean() + half:+.{digits}f}]{unit}"
+    return f"{gain.estimate:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]{unit}"
 
 
 if __name__ == "__main__":

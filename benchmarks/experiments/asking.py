@@ -10,7 +10,6 @@ verdicts, order and heads; requests and answers are the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -18,18 +17,21 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from scipy import stats
 
 from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
+    CANDIDATES,
+    EACH,
     Floats,
     Pool,
     World,
     accuracy,
+    candidates,
     judged,
     kept,
     learn,
     open_world,
+    paired,
     requests,
     scores,
 )
@@ -38,9 +40,7 @@ from manners.feedback.queue import Queue
 from manners.settings import ServeSettings
 from manners.types import Comparison, OpenComparison
 
-ASKED, EACH = 300, 4
-"""Requests that may be asked about, and answers to each: six comparisons a request."""
-MEASURED = 200
+OTHERS = 200
 """Other requests, with as many answers each, by whose pairs accuracy is measured."""
 STEPS = (60, 120, 180, 240, 360, 480)
 """Verdicts after which a reward model learns anew, and the queue knows where its members differ."""
@@ -63,7 +63,7 @@ def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
     done = results("asking")
-    sizes = {"asked": ASKED, "each": EACH, "measured": MEASURED, "members": MEMBERS}
+    sizes = {"asked": CANDIDATES, "each": EACH, "measured": OTHERS, "members": MEMBERS}
     found = {
         way: [
             done.part(f"{way}, seed {seed}", sizes | {"steps": STEPS}, partial(learned, world, way, seed))
@@ -75,15 +75,9 @@ def main(options: Options) -> None:
 
 
 @cache
-def candidates(world: World) -> Pool:
-    """What may be asked about."""
-    return kept(world, requests(ASKED, 5), EACH, 5)
-
-
-@cache
-def measured(world: World) -> Pool:
+def others(world: World) -> Pool:
     """What accuracy is measured by."""
-    return kept(world, requests(MEASURED, 6), EACH, 6)
+    return kept(world, requests(OTHERS, 6), EACH, 6)
 
 
 def learned(world: World, way: str, seed: int) -> list[float]:
@@ -100,7 +94,7 @@ def learned(world: World, way: str, seed: int) -> list[float]:
         while len(asked) < step:
             asked.append(_ask(queue, answers))
         reward = learn(world, asked, candidates(world), MEMBERS, seed)
-        found.append(accuracy(scores(world, reward, measured(world)).mean(axis=0), measured(world).liked))
+        found.append(accuracy(scores(world, reward, others(world)).mean(axis=0), others(world).liked))
         scored = scores(world, reward, candidates(world))
         queue.set_spread({n: float((scored[:, at, a] - scored[:, at, b]).std()) for n, (at, a, b) in enumerate(sides)})
     return found
@@ -133,9 +127,8 @@ def table(found: dict[str, list[list[float]]]) -> str:
     chance, queue = (np.array(found[way]) for way in WAYS)
     lines = ["| verdicts | by chance | the queue | difference [95 %] |", "|---|---|---|---|"]
     for at, step in enumerate(STEPS):
-        gains = 100 * (queue[:, at] - chance[:, at])
-        half = float(stats.t.ppf(0.975, len(gains) - 1)) * gains.std(ddof=1) / math.sqrt(len(gains))
-        told = f"{gains.mean():+.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}] points"
+        gain = paired(100 * queue[:, at], 100 * chance[:, at])
+        told = f"{gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}] points"
         lines.append(f"| {step} | {chance[:, at].mean():.1%} | {queue[:, at].mean():.1%} | {told} |")
     return "\n".join([*lines, "", saved(chance, queue)])
 

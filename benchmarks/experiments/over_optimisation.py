@@ -30,31 +30,31 @@ from matplotlib.axes import Axes
 
 from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
-    Floats,
+    DRAWN,
+    MEASURED,
     Pool,
     World,
     accuracy,
     best_of,
     best_of_kl,
     draw,
-    ids,
     judged,
     kept,
     learn,
+    material,
+    measured,
     open_world,
     requests,
     scores,
 )
 from benchmarks.publish import ROOT, replace_between
-from manners.loop.prompts import prose
 from manners.metrics import RunLog
 from manners.models.branches import Branch
-from manners.ppo.course import Material
 from manners.ppo.guard import Act, Warned
 from manners.ppo.learner import Learner, Validation
 from manners.ppo.train import train
 from manners.reward.ensemble import RewardModel
-from manners.types import Dialogue, PromptUse
+from manners.types import Dialogue
 
 PICTURE = ROOT / "docs" / "pictures" / "over-optimisation.png"
 ARMS = {
@@ -64,10 +64,8 @@ ARMS = {
     "three members, 25 % turned round": (3, 0.25),
 }
 """Members, and share of the verdicts turned round."""
-TRAIN, MEASURED = 128, 48
-"""Requests that are compared and trained on, three answers each; others, by which everything is measured."""
-DRAWN = 128
-"""Answers to each of the latter, of which n are chosen from."""
+TRAIN = 128
+"""Requests that are compared and trained on, three answers each."""
 CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
 UPDATES, EVERY = 60, 4
 ANSWERS = 4
@@ -121,25 +119,6 @@ def compared(world: World) -> Pool:
 
 
 @cache
-def measured(world: World) -> Pool:
-    """Many answers to each of the requests that everything is measured by."""
-    return kept(world, requests(MEASURED, 2), DRAWN, 2)
-
-
-@cache
-def unit(world: World) -> tuple[float, float]:
-    """Mean of the taste of what the first version answers, and its deviation among answers to one request."""
-    liked = measured(world).liked
-    return float(liked.mean()), float(np.sqrt(liked.var(axis=1, ddof=1).mean()))
-
-
-def in_units(world: World, liked: Floats | float) -> Any:
-    """Put the taste into the units that scores have: deviations among answers to one request, from the mean."""
-    mean, deviation = unit(world)
-    return (liked - mean) / deviation
-
-
-@cache
 def reward_of(world: World, arm: str, seed: int) -> RewardModel:
     """Train the reward model of an arm."""
     members, noise = ARMS[arm]
@@ -156,7 +135,7 @@ def choose(world: World, arm: str, seed: int) -> dict[str, Any]:
         {
             "kl": best_of_kl(n),
             "score": best_of(scored, scored, n),
-            "liked": best_of(scored, in_units(world, answers.liked), n),
+            "liked": best_of(scored, answers.in_deviations(answers.liked), n),
         }
         for n in CHOICES
     ]
@@ -198,10 +177,6 @@ def climb(world: World, arm: str, seed: int, held: bool = False) -> dict[str, An
     chosen = world.session.settings
     settings = replace(chosen.ppo, validate_every=EVERY, **({} if held else LOOSE))
     asked = requests(MEASURED, 2)
-    text = prose(world.session).by_use
-    material = Material(
-        ids(world, requests(TRAIN, 1)), ids(world, requests(40, 3)), text[PromptUse.TRAIN], text[PromptUse.VALIDATE]
-    )
     watch = _Watch(held, [])
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -209,7 +184,7 @@ def climb(world: World, arm: str, seed: int, held: bool = False) -> dict[str, An
         patch.object(Learner, "offer", lambda learner, *found: watch.offer(learner, *found)),
         patch.object(Learner, "heed", lambda learner, warnings: watch.heed(learner, warnings)),
     ):
-        train(settings, chosen.sample, seed, world.pretrained, reward, material, log)
+        train(settings, chosen.sample, seed, world.pretrained, reward, material(world, requests(TRAIN, 1)), log)
     level = float(scores(world, reward, measured(world)).mean())
     points = [version(world, reward, level, asked, *one) for one in watch.versions]
     return {
@@ -239,8 +214,8 @@ def version(
         "kl": found.kl,
         "score": float(scores(world, reward, answers).mean() - level),
         "kept_out": found.pessimistic,
-        "liked": float(in_units(world, answers.liked).mean()),
-        "words": float(np.mean([len(one.text.split()) for some in answers.answers for one in some])),
+        "liked": float(measured(world).in_deviations(answers.liked).mean()),
+        "words": answers.words,
     }
 
 

@@ -11,7 +11,6 @@ question. Measured by the crowd's taste without noise, on requests of no other u
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,18 +19,27 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from scipy import stats
 
 from benchmarks.experiments import PAGE, results
-from benchmarks.experiments.world import Pool, World, accuracy, draw, ids, judged, learn, open_world, requests, scores
+from benchmarks.experiments.world import (
+    Pool,
+    World,
+    accuracy,
+    draw,
+    judged,
+    learn,
+    material,
+    open_world,
+    paired,
+    requests,
+    scores,
+)
 from benchmarks.publish import replace_between
-from manners.loop.prompts import prose
 from manners.metrics import RunLog
 from manners.models.branches import Branch
-from manners.ppo.course import Material
 from manners.ppo.train import train
 from manners.reward.ensemble import RewardModel
-from manners.types import Comparison, PromptUse
+from manners.types import Comparison
 
 ROUNDS, ASKED, EACH, UPDATES = 5, 26, 3, 6
 """Rounds; requests asked about in each; answers to each of them; updates of PPO in each."""
@@ -63,9 +71,9 @@ def main(options: Options) -> None:
 def play(world: World, seed: int, rounds: int) -> list[dict[str, float]]:
     """Play so many rounds over all requests and updates; return where each of them ended."""
     asked = requests(ROUNDS * ASKED, 11)
-    text = prose(world.session).by_use
     begun = draw(world, world.begun(), asked, EACH, seed)
     first = draw(world, world.begun(), requests(MEASURED, 12), ANSWERS, seed)
+    read = material(world, asked)
     comparisons: list[Comparison] = []
     policy: Branch | None = None
     points = []
@@ -76,15 +84,10 @@ def play(world: World, seed: int, rounds: int) -> list[dict[str, float]]:
         comparisons += judged(world, answers.comparisons(), seed + 100 * turn)
         numbered = [replace(one, id=number) for number, one in enumerate(comparisons)]
         reward = learn(world, numbered, begun, MEMBERS, seed)
-        material = Material(
-            ids(world, asked), ids(world, requests(40, 3)), text[PromptUse.TRAIN], text[PromptUse.VALIDATE]
-        )
         chosen = world.session.settings
         settings = replace(chosen.ppo, updates=UPDATES * ROUNDS // rounds, validate_every=2)
         with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder)) as log:
-            found = train(
-                settings, chosen.sample, seed + turn, world.pretrained, reward, material, log, begin_as=policy
-            )
+            found = train(settings, chosen.sample, seed + turn, world.pretrained, reward, read, log, begin_as=policy)
         policy = found.policy
         points.append(_point(world, policy, reward, first, found.kl, len(comparisons), seed))
     return points
@@ -95,13 +98,12 @@ def _point(
 ) -> dict[str, float]:
     """Measure a policy: `liked` is in deviations among the first version's answers to one request, from their mean."""
     answers = draw(world, policy, first.prompts, ANSWERS, seed + 1)
-    deviation = float(np.sqrt(first.liked.var(axis=1, ddof=1).mean()))
     return {
         "verdicts": verdicts,
-        "liked": float((answers.liked.mean() - first.liked.mean()) / deviation),
+        "liked": float(first.in_deviations(answers.liked).mean()),
         "kl": kl,
         "accuracy": accuracy(scores(world, reward, answers).mean(axis=0), answers.liked),
-        "words": float(np.mean([len(one.text.split()) for some in answers.answers for one in some])),
+        "words": answers.words,
     }
 
 
@@ -117,23 +119,10 @@ def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
             told = name if len(runs[0]) == 1 else f"round {turn + 1} of {len(runs[0])}"
             lines.append(_row(told, points))
     rounds, once = ([run[-1]["liked"] for run in runs] for runs in found.values())
-    gains = np.array(rounds) - np.array(once)
-    half = (
-        float(stats.t.ppf(0.975, len(gains) - 1)) * gains.std(ddof=1) / math.sqrt(len(gains))
-        if len(gains) > 1
-        else math.inf
-    )
-    told = (
-        "rounds are better"
-        if gains.mean() - half > 0
-        else "rounds are worse"
-        if gains.mean() + half < 0
-        else "cannot tell"
-    )
-    interval = f" [{gains.mean() - half:+.2f}, {gains.mean() + half:+.2f}]" if len(gains) > 1 else ""
-    return "\n".join(
-        [*lines, "", f"Five rounds over one long PPO, {len(gains)} seeds: {gains.mean():+.2f}{interval}: {told}."]
-    )
+    gain = paired(rounds, once)
+    told = "rounds are better" if gain.low > 0 else "rounds are worse" if gain.high < 0 else "cannot tell"
+    interval = f"{gain.estimate:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+    return "\n".join([*lines, "", f"Five rounds over one long PPO, {len(once)} seeds: {interval}: {told}."])
 
 
 def _row(name: str, points: Sequence[dict[str, float]]) -> str:

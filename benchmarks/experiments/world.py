@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import combinations, islice
 from pathlib import Path
@@ -15,23 +16,40 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from benchmarks.publish import ROOT
 from manners.feedback.crowd import Crowd, ask, find_taste, recruit, true_score
+from manners.loop.prompts import prose
 from manners.loop.session import Session, digest
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
+from manners.ppo.course import Material
 from manners.reward.ensemble import RewardModel, score_rendered
 from manners.reward.train import train
 from manners.settings import RewardSettings
 from manners.settings_load import load
-from manners.types import Annotator, AskedHow, Comparison, Dialogue, FinishReason, Response, Role, Turn
+from manners.types import (
+    Annotator,
+    AskedHow,
+    Comparison,
+    Dialogue,
+    FinishReason,
+    Interval,
+    PromptUse,
+    Response,
+    Role,
+    Turn,
+)
 from manners.workspace import Workspace, atomic_write
 
+MEASURED, DRAWN = 48, 128
+"""Requests that reward models and policies are measured by, and answers to each, of which the best are chosen."""
+CANDIDATES, EACH = 300, 4
+"""Requests that may be asked about, and answers to each: six comparisons a request."""
 BAND = 0.02
 """Difference of taste below which neither of two answers is the better one."""
 Floats = NDArray[np.float64]
@@ -72,6 +90,16 @@ class Pool:
     answers: tuple[tuple[Response, ...], ...]
     liked: Floats
     """(prompts, answers)."""
+
+    @property
+    def words(self) -> float:
+        """Words of an answer, on average."""
+        return float(np.mean([len(one.text.split()) for some in self.answers for one in some]))
+
+    def in_deviations(self, liked: Floats) -> Floats:
+        """Put a taste into deviations among these answers to one request, from their mean."""
+        deviation = float(np.sqrt(self.liked.var(axis=1, ddof=1).mean()))
+        return (liked - float(self.liked.mean())) / deviation
 
     def comparisons(self) -> list[Comparison]:
         """Return every pair of different answers to a request, in the order in which they were drawn."""
@@ -151,6 +179,24 @@ def kept(world: World, prompts: Sequence[Dialogue], each: int, seed: int) -> Poo
     return pool(world, prompts, [[Response(text, "drawn", FinishReason(end)) for text, end in some] for some in rows])
 
 
+@cache
+def measured(world: World) -> Pool:
+    """Return many answers to each of the requests by which everything is measured."""
+    return kept(world, requests(MEASURED, 2), DRAWN, 2)
+
+
+@cache
+def candidates(world: World) -> Pool:
+    """Return what may be asked about."""
+    return kept(world, requests(CANDIDATES, 5), EACH, 5)
+
+
+def material(world: World, asked: Sequence[Dialogue]) -> Material:
+    """Return what PPO reads, where it is trained on these requests."""
+    text = prose(world.session).by_use
+    return Material(ids(world, asked), ids(world, requests(40, 3)), text[PromptUse.TRAIN], text[PromptUse.VALIDATE])
+
+
 def judged(world: World, comparisons: Sequence[Comparison], seed: int, noise: float = 0.0) -> list[Comparison]:
     """Have one annotator of the crowd judge each, and turn a share of the verdicts that choose a side round."""
     given = ask(world.crowd, comparisons, 1, seed)
@@ -175,27 +221,25 @@ def learn(
     chosen = replace(settings or RewardSettings(), members=members, curve=False)
     trained = train(chosen, seed, world.pretrained, comparisons, judges=judges)
     places = [place for place, some in enumerate(known.answers) for _ in some]
-    reward = trained.reward.normalised_on(raw(world, trained.reward, known), places)
+    reward = trained.reward.normalised_on(_score(world, trained.reward, known), places)
     if reward.witness is None:
         return reward
-    return replace(reward, witness=reward.witness.normalised_on(raw(world, reward.witness, known), places))
+    return replace(reward, witness=reward.witness.normalised_on(_score(world, reward.witness, known), places))
 
 
-def raw(world: World, reward: RewardModel, answers: Pool) -> Tensor:
-    """Score all answers; (members, answers)."""
+def scores(world: World, reward: RewardModel, answers: Pool) -> Floats:
+    """Return what a reward model makes of all answers, in its units; (members, prompts, answers)."""
+    found = _score(world, reward, answers)
+    return found.double().numpy().reshape(len(found), *answers.liked.shape)
+
+
+def _score(world: World, reward: RewardModel, answers: Pool) -> Tensor:
     rendered = [
         world.pretrained.renderer.render(prompt, one)
         for prompt, some in zip(answers.prompts, answers.answers, strict=True)
         for one in some
     ]
     return score_rendered(reward, world.pretrained, rendered)
-
-
-def scores(world: World, reward: RewardModel, answers: Pool) -> Floats:
-    """Return what a reward model makes of all answers, in its units; (members, prompts, answers)."""
-    shifts, scales = (torch.tensor(x).view(-1, 1) for x in (reward.shifts, reward.scales))
-    found = (raw(world, reward, answers) - shifts) / scales
-    return found.double().numpy().reshape(len(found), *answers.liked.shape)
 
 
 def accuracy(scored: Floats, liked: Floats) -> float:
@@ -227,3 +271,11 @@ def best_of(scored: Floats, values: Floats, n: int) -> float:
 def best_of_kl(n: int) -> float:
     """Return the KL of best-of-n to what it draws from, in nats: log n - (n - 1) / n, or less where scores tie."""
     return math.log(n) - (n - 1) / n
+
+
+def paired(some: Sequence[float] | Floats, others: Sequence[float] | Floats) -> Interval:
+    """Return the mean difference of what the same seeds came to in two ways, by Student's t over them."""
+    gains = np.asarray(some) - np.asarray(others)
+    mean, count = float(gains.mean()), len(gains)
+    half = float(stats.t.ppf(0.975, count - 1) * gains.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    return Interval(mean, mean - half, mean + half)

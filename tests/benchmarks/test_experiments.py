@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from benchmarks.experiments import ai_feedback, asking, over_optimisation, rounds
-from benchmarks.experiments.world import accuracy, best_of, best_of_kl, requests
+from benchmarks.experiments.world import Pool, accuracy, best_of, best_of_kl, paired, requests
 
 
 def test_the_best_of_n_is_the_mean_over_every_choice() -> None:
@@ -81,3 +82,15 @@ def test_tables_say_what_was_found() -> None:
         {"five rounds": [[end], [end | {"liked": 1.1}]], "one long PPO": [[end | {"liked": 0.1}]] * 2}
     )
     assert "rounds are better" in better
+
+
+def test_differences_are_paired_by_seed_with_students_interval() -> None:
+    found = paired([1.0, 2.0, 4.0], [0.0, 0.0, 1.0])
+    half = 4.302652730 * 1.0 / math.sqrt(3)  # t of 2 degrees; 1, 2 and 3 deviate by 1
+    assert (found.estimate, found.low, found.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    assert paired([1.0], [0.0]).low == -math.inf
+
+
+def test_a_taste_is_told_in_deviations_among_the_answers_to_one_request() -> None:
+    pool = Pool((), (), np.array([[0.0, 2.0], [10.0, 14.0]]))
+    assert pool.in_deviations(np.array([6.5 + math.sqrt(5.0)])) == pytest.approx([1.0])  # variances 2 and 8

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manners.errors import MannersError
-from manners.store.files.answers import first_of
 from manners.store.files.columns import (
     refuse_absent_columns,
     refuse_unknown_fields,
@@ -28,7 +27,7 @@ from manners.store.files.nameless import Endings, Nameless
 from manners.store.files.rowfiles import layouts, places, rows_of
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.seen import Seen, names, unused
-from manners.store.files.shapes import FIELDS, SHAPES, Shape, shape_of
+from manners.store.files.shapes import ANNOTATORS, FIELDS, SHAPES, Shape, first_value, shape_of
 from manners.types import Annotator, Choice, Comparison, Dialogue
 
 Line = tuple[int, Comparison | BadRow]
@@ -237,7 +236,7 @@ def _left_of_a_template(fields: Fields) -> Iterator[str]:
     sides = [fields.get(side) for side in ("chosen", "rejected") if "chosen" in fields]
     if isinstance(prompt, str) and len(sides) == 2 and all(isinstance(s, str) and s.startswith(prompt) for s in sides):
         yield "the prompt again at the beginning of both answers"
-    who = fields.get(first_of(fields, ANNOTATORS))
+    who = first_value(fields, *ANNOTATORS)
     if isinstance(who, str) and _MODELS.match(who) and not fields.get("annotator_kind"):
         yield f"the annotator `{who}`, who counts as the kind that --annotator-kind says, `human` if it is left out"
     if closed := next((mark for text in whole for mark in CLOSES if text.rstrip().endswith(mark)), ""):
@@ -246,8 +245,6 @@ def _left_of_a_template(fields: Fields) -> Iterator[str]:
         yield f"`{twice}`, as where UTF-8 was read as another encoding"
 
 
-ANNOTATORS = ("annotator", "judge", "judge_hash")
-"""Where files name whoever judged."""
 _MODELS = re.compile(
     r"(?:.*[/_])?(?:gpt|claude|gemini|llama|qwen|mistral|deepseek|chatgpt|weighted_alpaca)", re.IGNORECASE
 )

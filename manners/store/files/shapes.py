@@ -121,10 +121,14 @@ def _summaries(fields: Fields) -> Iterator[Fields]:
     yield _row(fields, text, *sides, parse_word(fields, "choice"), **said)
 
 
+ANNOTATORS = ("annotator", "judge", "judge_hash")
+"""Where battles name whoever judged."""
+
+
 def _arena(fields: Fields) -> Iterator[Fields]:
     """Read a battle: two conversations, or a prompt and two responses, each a text or a list with a text a turn."""
     said = {"left_model": fields.get("model_a"), "right_model": fields.get("model_b")}
-    said |= {"annotator": first_value(fields, "annotator", "judge", "judge_hash")}
+    said |= {"annotator": first_value(fields, *ANNOTATORS)}
     said |= {"created_at": first_value(fields, "created_at", "tstamp", "timestamp")}
     if "conversation_a" in fields:
         one, other = (parse_dialogue(required(fields, name), name) for name in ("conversation_a", "conversation_b"))
