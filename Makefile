@@ -43,6 +43,7 @@ evidence: .venv/installed
 
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.time_to_loss
 
 benchmark-growth benchmark-accuracy benchmark-learning: benchmark-%: .venv/installed
 	$(BIN)/python -m benchmarks.$*

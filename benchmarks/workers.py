@@ -1,4 +1,4 @@
-"""What workers bring: `python -m benchmarks.workers`, PPO with two of them and in one process, in turn, here.
+"""What more processes bring: `python -m benchmarks.workers`, PPO in one, with two workers, and by two as one, in turn.
 
     python -m benchmarks.workers --paper      # what travels, and what a worker takes, for models of usual sizes
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,8 @@ WAYS = (
     Way("all", None, "bfloat16"),
 )
 BATCH = 64
+WAYS_TO_RUN = ("", "--workers", "--processes")
+"""Options that say who works; none is one process."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Options:
 class Measured:
     """One run of PPO."""
 
-    workers: int | None
+    way: str
     rollout: float
     """Seconds an update, on average."""
     optimise: float
@@ -107,25 +109,24 @@ def prepare(root: Path, options: Options) -> Path:
 
 
 def measured(prepared: Path, options: Options) -> Iterator[Measured]:
-    """Run PPO with workers and without, in turn, in a copy each time."""
+    """Run PPO in each way, in turn, in a copy each time."""
     chosen = [f"ppo.updates={options.updates}", f"ppo.batch={options.batch}", f"ppo.minibatch={options.batch // 2}"]
     chosen += [f"sample.max_new_tokens={options.tokens}", "sample.temperature=0.7", "ppo.validation_prompts=8"]
     chosen += [f"ppo.validate_every={options.updates}"]
     for number in range(options.rounds):
-        order = (None, options.workers) if number % 2 == 0 else (options.workers, None)
-        for workers in order:
+        for way in WAYS_TO_RUN if number % 2 == 0 else WAYS_TO_RUN[::-1]:
             root = Path(shutil.copytree(prepared, prepared.parent / "run"))
-            found = one(root, workers, chosen, options.threads)
+            found = one(root, way, options.workers, chosen, options.threads)
             print(f"round {number + 1}: {found}", file=sys.stderr, flush=True)
             yield found
             shutil.rmtree(root)
 
 
-def one(root: Path, workers: int | None, chosen: Sequence[str], threads: int) -> Measured:
+def one(root: Path, way: str, count: int, chosen: Sequence[str], threads: int) -> Measured:
     """Run PPO once."""
-    extra = [] if workers is None else ["--workers", str(workers)]
+    extra = [way, str(count)] if way else []
     planned = 0
-    if workers is not None:
+    if way == "--workers":
         said = manners(root, ["ppo", "--plan", "--json", *extra], chosen, threads)[0]
         planned = int(json.loads(said.strip().splitlines()[-1])["each_worker_bytes"])
     begun = time.monotonic()
@@ -136,7 +137,7 @@ def one(root: Path, workers: int | None, chosen: Sequence[str], threads: int) ->
     updates = [point for point in points if "time/rollout" in point][1:]
     last = updates[-1]
     return Measured(
-        workers,
+        way,
         mean(point["time/rollout"] for point in updates),
         mean(point["time/optimise"] for point in updates),
         last.get("workers/handover_seconds", 0.0) / max(1, last.get("workers/handovers", 1)),
@@ -180,23 +181,34 @@ def table(runs: Sequence[Measured], options: Options) -> str:
         "| | rollout, s | optimise, s | hand-over, s | episodes a second | command, s | a worker, GB (planned) |",
         "|---|---|---|---|---|---|---|",
     ]
-    speeds = dict[int | None, list[float]]()
-    for workers in (None, options.workers):
-        some = [run for run in runs if run.workers == workers]
-        speeds[workers] = [run.throughput(options.batch) for run in some]
-        name = "one process" if workers is None else f"{workers} workers"
-        memory = f"{max(r.largest for r in some) / 1e9:.2f} ({some[0].planned / 1e9:.2f})" if workers else "-"
+    speeds = dict[str, list[float]]()
+    for way in WAYS_TO_RUN:
+        some = [run for run in runs if run.way == way]
+        speeds[way] = [run.throughput(options.batch) for run in some]
+        memory = f"{max(r.largest for r in some) / 1e9:.2f} ({some[0].planned / 1e9:.2f})" if some[0].planned else "-"
         cells = [median(run.rollout for run in some), median(run.optimise for run in some)]
-        cells += [median(run.handover for run in some), median(speeds[workers]), median(run.whole for run in some)]
-        lines.append(f"| {name} | " + " | ".join(f"{cell:.2f}" for cell in cells) + f" | {memory} |")
-    ratios = [two / one for one, two in zip(speeds[None], speeds[options.workers], strict=True)]
-    said = (
-        f"{options.workers} workers make {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] times the episodes"
-        f" of one process with as many threads, over {len(ratios)} rounds in turn: SmolLM2-135M in float32,"
-        f" {options.batch} episodes an update, answers of at most {options.tokens} tokens. The first update of a run is"
-        " left out."
+        cells += [median(run.handover for run in some), median(speeds[way]), median(run.whole for run in some)]
+        lines.append(f"| {named(way, options)} | " + " | ".join(f"{cell:.2f}" for cell in cells) + f" | {memory} |")
+    said = [over(way, speeds, options) for way in WAYS_TO_RUN[1:]]
+    said.append(
+        f"As many threads in all, {options.rounds} rounds in turn: SmolLM2-135M in float32, {options.batch} episodes an"
+        f" update, answers of at most {options.tokens} tokens. The first update of a run is left out."
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", " ".join(said)])
+
+
+def named(way: str, options: Options) -> str:
+    """Name who works."""
+    return f"{options.workers} {way.removeprefix('--')}" if way else "one process"
+
+
+def over(way: str, speeds: Mapping[str, Sequence[float]], options: Options) -> str:
+    """Say how much a way makes of what one process makes."""
+    ratios = [two / one for one, two in zip(speeds[""], speeds[way], strict=True)]
+    return (
+        f"{named(way, options)} make {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] times the episodes of"
+        " one process."
+    )
 
 
 def travels() -> str:

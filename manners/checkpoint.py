@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from manners import ranks
 from manners.errors import MannersError
 from manners.settings_load import differing, withdrawn
 from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
@@ -92,7 +93,12 @@ class Run:
         return True
 
     def save(self, more: Mapping[str, Any] = {}) -> None:
-        """Write a checkpoint of `state` and `more` (what lives elsewhere, such as parameters); drop the oldest."""
+        """Write a checkpoint of `state` and `more` (what lives elsewhere, such as parameters); drop the oldest.
+
+        Of several processes that train as one the first does.
+        """
+        if ranks.number():
+            return
         there = unfinished(self.folder)
         number = number_of(there[-1]) + 1 if there else 1
         with atomic_folder(self.folder / f"checkpoint-{number}") as draft:

@@ -7,10 +7,11 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from manners import ranks
 from manners.errors import MannersError
 
 
@@ -20,9 +21,16 @@ class RunLog:
     def __init__(self, folder: Path, keep: int = 0) -> None:
         """Begin a folder anew, or go on after the first `keep` bytes of its curves, which a checkpoint speaks of.
 
-        Raises MannersError where they are not there any more.
+        Of several processes that train as one the first writes; the others have the points. Raises MannersError where
+        they are not there any more.
         """
         file = folder / "metrics.jsonl"
+        self._lines: BinaryIO | None = None
+        self.points: list[dict[str, Any]] = []
+        """All points so far, each with its `step`."""
+        if ranks.number():
+            self.points += points_of(file.read_bytes()[:keep]) if keep else []
+            return
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
         elif not file.is_file() or file.stat().st_size < keep:
@@ -33,13 +41,14 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = file.open("ab")
         self._lines.truncate(keep)
-        self.points: list[dict[str, Any]] = read(folder)
-        """All points so far, each with its `step`."""
+        self.points += read(folder)
         self._board = SummaryWriter(str(folder), purge_step=self.points[-1]["step"] + 1 if self.points else None)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Append one point of every curve."""
         self.points.append({"step": step, **metrics})
+        if self._lines is None:
+            return
         self._lines.write(json.dumps(self.points[-1]).encode() + b"\n")
         self._lines.flush()
         for name, value in metrics.items():
@@ -48,6 +57,8 @@ class RunLog:
 
     def position(self) -> int:
         """Wait until all points are on the disk, and return their size in bytes."""
+        if self._lines is None:
+            return 0
         os.fsync(self._lines.fileno())
         return os.fstat(self._lines.fileno()).st_size
 
@@ -57,11 +68,17 @@ class RunLog:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Close the files."""
-        self._lines.close()
-        self._board.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._board.close()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Return the points of a run, in order; none if it wrote none."""
     file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    return points_of(file.read_bytes()) if file.is_file() else []
+
+
+def points_of(lines: bytes) -> list[dict[str, Any]]:
+    """Return the points that stand in lines of JSON."""
+    return [json.loads(line) for line in lines.decode().splitlines()]

@@ -4,6 +4,7 @@
         found = training.learn(terms, part, whole)    gradients, summed in float32; what was seen on the way
     training.step(otherwise)                          clipped, checked, one step; or `otherwise`, and no step
 
+Where several processes train as one (`ranks`) each brings its micro-batches' share, and the gradients are added up.
 A stage brings its terms, the order of its batches and its own sentence for a gradient that is not finite.
 """
 
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manners import ranks
 from manners.maths import warm_up
 from manners.muon import Muon
 
@@ -96,6 +98,7 @@ class Training:
         self.muon = self._muon(groups)
         self.rate = rate
         self.max_norm = max_norm
+        self._steps = 0
 
     def schedule(self, step: int, steps: int, factor: float = 1.0) -> float:
         """Set and return the rate of a step, from 1, of so many: peak * `maths.warm_up` * factor."""
@@ -132,6 +135,7 @@ class Training:
 
         Raises `otherwise`, and takes no step, where they are not finite.
         """
+        ranks.add_up(self.masters)
         for group in self.optimiser.param_groups:
             for master in group["params"]:
                 if "unit" in group and master.grad is not None:
@@ -146,6 +150,9 @@ class Training:
             optimiser.zero_grad(set_to_none=True)
         if not sound:
             raise otherwise
+        if self._steps % ranks.LOOK_EVERY == 0:
+            ranks.look(self.masters)
+        self._steps += 1
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold; tensors are the live ones. Parameters follow from their masters."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.direct.learner import Course, Done, Learner, Referred, Speaker, means
 from manners.direct.watch import Look, Watch, too_far
@@ -184,6 +185,7 @@ def _learn_all(course: Course, run: Run | None, log: RunLog, folder: Path) -> tu
         policy = _resumed(Learner(course, range(len(pairs)), passes, settings.seed * 1000), saved)
         _learn_watched(course, policy, done, going)
         going.save(done, policy, always=True)
+    ranks.leave()
     policy.branch.load_tensors(done.sound)
     policy.branch.requires_grad_(False)
     return done, policy, passes
@@ -233,9 +235,10 @@ def _step(course: Course, learner: Learner, done: Done, going: _Going) -> dict[s
     rate = learner.training.schedule(number, last)
     total = course.learn.weight(batch)
     found: dict[str, Tensor] = {}
-    for micro in course.learn.pairs.micro_batches(batch):
+    for micro in course.learn.pairs.micro_batches(ranks.share(batch)):
         for name, value in learner.training.learn(objective(course, learner, micro, total)).items():
             found[name] = found[name] + value if name in found else value
+    found = ranks.summed(found)
     learner.training.step(
         MannersError(
             f"the policy's gradient is not finite at step {number} of {last}; lower dpo.learning_rate, or look at the"

@@ -21,7 +21,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainOptions(Options):
+class TrainingOptions(Options):
+    """Options of every stage that trains: by how many processes."""
+
+    processes: Annotated[int | None, arg(metavar="N")] = None
+    """Have N processes of this machine train as one: each takes its share of every batch."""
+    ray_address: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Have them, or the --workers of PPO, on the Ray cluster at this address, or on the one that runs on this machine
+    (`auto`)."""
+
+    def check(self, *, plan: bool, resume: bool) -> None:
+        """Refuse processes that there cannot be."""
+        if self.processes is not None and self.processes < 1:
+            raise UsageError("--processes N takes a number from 1 on; leave it out to train in this process alone.")
+        if self.ray_address is not None and self.processes is None and not self.plans:
+            raise UsageError("--ray-address says where processes are: name their number.")
+        if self.ray_address is not None and "://" in self.ray_address:
+            raise UsageError("--ray-address takes HOST:PORT or auto: run the command on a machine of the cluster.")
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster whose processes do the work; None for this machine."""
+        return None if self.processes is None else self.ray_address
+
+    @property
+    def together(self) -> int:
+        """How many processes of this machine do the work together."""
+        return self.processes or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(TrainingOptions):
     """Options of `manners pretrain`: settings that everybody sets, by a shorter name."""
 
     text: Annotated[Path | None, arg(metavar="PATH")] = None
@@ -55,23 +85,19 @@ class SampleOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOOptions(Options):
+class PPOOptions(TrainingOptions):
     """Options of `manners ppo`: who draws and scores the responses."""
 
     workers: Annotated[int | None, arg(metavar="N")] = None
     """Have N processes draw and score the responses, on Ray (`pip install 'manners[scale]'`); this one learns."""
-    ray_address: Annotated[str | None, arg(metavar="HOST:PORT")] = None
-    """Have them on the Ray cluster at this address, or on the one of this machine (`auto`), instead of one that is
-    started for the run."""
 
     def check(self, *, plan: bool, resume: bool) -> None:
-        """Refuse workers that there cannot be."""
+        """Refuse workers and processes that there cannot be."""
+        super().check(plan=plan, resume=resume)
+        if self.workers is not None and self.processes is not None:
+            raise UsageError("--workers draw for one process that learns, and --processes draw too: leave one out.")
         if self.workers is not None and self.workers < 1:
             raise UsageError("--workers N takes a number from 1 on; leave it out to draw in this process.")
-        if self.ray_address is not None and self.workers is None:
-            raise UsageError("--ray-address says where workers are: name their number with --workers N.")
-        if self.ray_address is not None and "://" in self.ray_address:
-            raise UsageError("--ray-address takes HOST:PORT or auto: run the command on a machine of the cluster.")
 
     @property
     def plans(self) -> bool:

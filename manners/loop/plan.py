@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +62,13 @@ class Plan:
     def needed(self) -> int:
         """Bytes that are still to be taken, libraries and allocator included."""
         return OVERHEAD + sum(part.size for part in self.parts)
+
+    def along(self, processes: int) -> Plan:
+        """Return what so many processes take that do the work together on the processors of one machine."""
+        if processes == 1 or torch.cuda.is_available():
+            return self
+        others = Part("other_processes", (processes - 1) * (self.model + self.needed), "--processes")
+        return replace(self, parts=(*self.parts, others))
 
     @property
     def facts(self) -> Facts:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import scalars
@@ -148,7 +149,8 @@ def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:
     name = run.state.setdefault("version", session.next_version_name(VersionKind.PRETRAIN))
     keep_freed_memory()
     # 1. The text as tokens, and a model to read it.
-    begun = _begin(session, inputs)
+    with ranks.first_before():  # who writes the tokens down
+        begun = _begin(session, inputs)
     held = HeldOut.of(begun.corpus.measured, begun.tokenizer, begun.recipe.row + 1)
     course = _course(session, begun)
     if "before" not in run.state:
@@ -156,7 +158,7 @@ def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:
         run.state["before"] = [first.nats, first.bits]
         run.state["replay before"] = _on_replay(begun, course)
     # 2. What needs no network, while the text is there: a long run must not fail at its end for want of it.
-    beside = run.state.get("beside") or _beside(session, begun)
+    beside = run.state.get("beside") or ({} if ranks.number() else _beside(session, begun))
     run.state["beside"] = beside
     # 3. Steps.
     taught = train(course, run, session.workspace.runs / name)

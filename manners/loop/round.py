@@ -24,6 +24,7 @@ from manners.loop.options import (
     PPOOptions,
     PretrainOptions,
     SampleOptions,
+    TrainingOptions,
 )
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
 from manners.results import PolicyResult, RewardResult, SampleResult
@@ -65,6 +66,7 @@ PRETRAIN = Stage(
     summary="Teach a model to write from plain text: a new one, or one that goes on.",
     reads=("pretrain",),
     loads=False,
+    shared=True,
     module="manners.loop.pretrain",
     result=PretrainResult,
     options=PretrainOptions,
@@ -75,8 +77,10 @@ SFT = Stage(
     command="sft",
     summary="Teach the form of an answer from examples: dialogues in a file, or what people preferred.",
     reads=("sample", "sft"),
+    shared=True,
     module="manners.loop.sft",
     result=SFTResult,
+    options=TrainingOptions,
     section="From examples",
 )
 SAMPLE = Stage(
@@ -95,8 +99,10 @@ REWARD = Stage(
     command="reward",
     summary="Train a reward model on the verdicts, and measure it on comparisons set aside.",
     reads=("sample", "reward"),
+    shared=True,
     module="manners.loop.reward",
     result=RewardResult,
+    options=TrainingOptions,
     next=lambda standing: None if standing.rewards or standing.policies else "manners reward",
 )
 PPO = Stage(
@@ -105,6 +111,7 @@ PPO = Stage(
     summary="Train the policy against the newest reward model.",
     reads=("sample", "ppo"),
     teaches=True,
+    shared=True,
     module="manners.loop.ppo",
     result=PolicyResult,
     options=PPOOptions,
@@ -116,8 +123,10 @@ DPO = Stage(
     summary="Train the policy on the verdicts themselves, without a reward model.",
     reads=("sample", "reward", "dpo"),
     teaches=True,
+    shared=True,
     module="manners.loop.dpo",
     result=DirectResult,
+    options=TrainingOptions,
     section="Direct preference optimisation",
 )
 BEHAVIOUR = Stage(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.facts import Facts
 from manners.loop import kept
@@ -98,7 +99,8 @@ class Session:
         has begun had them laid out wherever that is possible.
         """
         now = self.pretrained.trunk.compute
-        self.lay_out_as(run.state.setdefault(LAID_OUT, now.layout_gain is not None if begun else now.lays_out))
+        so = run.state.setdefault(LAID_OUT, now.layout_gain is not None if begun else now.lays_out)
+        self.lay_out_as(ranks.gathered(so)[0])  # all who train along as the first
 
     def lay_out_as(self, so: bool) -> None:
         """Decode with weights laid out, or without, from now on."""

@@ -38,6 +38,16 @@ class Options:
         return settings
 
     @property
+    def together(self) -> int:
+        """How many processes of this machine do the work together."""
+        return 1
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster whose processes do the work; None for this machine."""
+        return None
+
+    @property
     def beside(self) -> bool:
         """Whether the stage that the command runs besides its own is asked for (`Stage.beside`)."""
         return False
@@ -105,6 +115,8 @@ class Stage:
     """Whether it works with the model of `model.name`; pre-training makes one, or reads another."""
     trains: bool = True
     """Whether it holds the run lock: one such run a workspace."""
+    shared: bool = False
+    """Whether several processes may do its work together (`loop.along`)."""
     teaches: bool = False
     """Whether it makes a policy, of which somebody else than who started it may have to approve (`gate.toml`)."""
     module: str
@@ -141,6 +153,8 @@ class Costs:
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     begun_with: Facts = field(default_factory=dict)
+    processes: int = 1
+    """How many trained as one; time and memory are the first one's."""
 
 
 @dataclass(frozen=True)
@@ -165,21 +179,38 @@ def execute(
     MannersError where a run is unfinished and was not asked for, was begun with something else, or is damaged; and
     where what it takes is not there (`loop.plan`).
     """
+    from manners import ranks
+    from manners.loop.along import along, follows, on_cluster
     from manners.loop.plan import announce
     from manners.loop.session import peak_memory
 
+    options = options or stage.options()
     _ = session.store  # where there is none yet it is made now: beside a version it would be one that was lost
-    with session.run_lock(stage.command) if stage.trains and not locked else nullcontext():
+    lock = session.run_lock(stage.command) if stage.trains and not locked and not follows() else nullcontext()
+    if options.cluster is not None:
+        with lock:
+            on_cluster(stage, session, options.together, options.cluster, resume)
+        made = finished(stage, session.workspace)
+        assert made is not None
+        return made
+    with lock, along(stage, session, options.together, resume):
         folder = session.workspace.runs / stage.name
         begun_as = begun_with(folder)
         if resume:
             refuse_another(stage, session.workspace, session.turn)
-        inputs = stage.work.inputs(session, options or stage.options(), begun_as if resume else {})
+        # Who trains along reads what the first has read, whatever has come since.
+        known = ranks.gathered(None)[0] if ranks.number() else begun_as if resume else {}
+        inputs = stage.work.inputs(session, options, known)
         line = stage.line(begun_as or inputs.decides)
         decides = inputs.decides | ({} if session.turn is None else {ROUND: session.turn})
         run = session.run_of(stage.name, line, stage.reads, decides, loads=stage.loads)
+        if not ranks.number():
+            ranks.gathered(run.begun_with)
+        _same(ranks.gathered(run.begun_with))
         begun = resume and run.go_on()
-        if not resume:
+        if ranks.number():
+            pass
+        elif not resume:
             run.begin_anew()
         elif begun:
             print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
@@ -192,12 +223,23 @@ def execute(
             session.lay_out(run, begun=begun)
         if stage.teaches:
             session.begin_as(run)
-        announce(stage.work.plan(session, inputs))
+        announce(stage.work.plan(session, inputs).along(ranks.place().beside))
+        processes = ranks.count()
         result = stage.work.run(session, run, inputs)
-        done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with))
+        done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with, processes))
         session.save_facts(stage.name, done.facts)
         run.end()
         return done
+
+
+def _same(begun: Sequence[Facts]) -> None:
+    """Raise MannersError where those who train along have another run before them than the first."""
+    for number, theirs in enumerate(begun, start=1):
+        for name, ours, other in differing(begun[0], theirs):
+            raise MannersError(
+                f"process {number} of {len(begun)} has {name} = {other}, and the first {ours}: give all of them the"
+                " same workspace, settings and program"
+            )
 
 
 def refuse_another(stage: Stage, workspace: Workspace, turn: int | None) -> None:

@@ -13,7 +13,14 @@ from manners.facts import Facts
 from manners.loop import asking, bulk, exporting, lineage, reporting
 from manners.loop.audit import before_the_gate
 from manners.loop.exporting import Form
-from manners.loop.options import AuditOptions, EvaluateOptions, PPOOptions, PretrainOptions, SampleOptions
+from manners.loop.options import (
+    AuditOptions,
+    EvaluateOptions,
+    PPOOptions,
+    PretrainOptions,
+    SampleOptions,
+    TrainingOptions,
+)
 from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
 from manners.loop.stage import Options, Stage, execute
@@ -50,7 +57,8 @@ def perform(
         stage = stage.beside
     if plan:
         needed = stage.asked or options.plans
-        return stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None).facts
+        planned = stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None)
+        return planned.along(options.together).facts
     if (instead := options.other(session)) is not None:
         return instead
     facts = execute(stage, session, options, resume=resume).facts
@@ -80,19 +88,25 @@ def pretrain(
     resume: bool = False,
     text: Path | None = None,
     depth: int | None = None,
+    processes: int | None = None,
 ) -> Facts:
     """Pre-train a model on text, or say what that takes; see `loop.pretrain`."""
-    return perform(workspace, settings, PRETRAIN, PretrainOptions(text=text, depth=depth), plan=plan, resume=resume)
+    options = PretrainOptions(text=text, depth=depth, processes=processes)
+    return perform(workspace, settings, PRETRAIN, options, plan=plan, resume=resume)
 
 
-def train_on_examples(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
+def train_on_examples(
+    workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False, processes: int | None = None
+) -> Facts:
     """Learn from examples of answers, or say what that takes; see `loop.sft`."""
-    return perform(workspace, settings, SFT, plan=plan, resume=resume)
+    return perform(workspace, settings, SFT, TrainingOptions(processes=processes), plan=plan, resume=resume)
 
 
-def train_reward(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
+def train_reward(
+    workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False, processes: int | None = None
+) -> Facts:
     """Train a reward model, or say what that takes; see `loop.reward`."""
-    return perform(workspace, settings, REWARD, plan=plan, resume=resume)
+    return perform(workspace, settings, REWARD, TrainingOptions(processes=processes), plan=plan, resume=resume)
 
 
 def train_policy(
@@ -103,15 +117,21 @@ def train_policy(
     resume: bool = False,
     workers: int | None = None,
     ray_address: str | None = None,
+    processes: int | None = None,
 ) -> Facts:
-    """Run PPO, in this process or with workers on Ray, or say what that takes; see `loop.ppo`."""
-    options = PPOOptions(workers=workers, ray_address=ray_address)
+    """Run PPO, in this process, with workers on Ray, or by several that train as one; see `loop.ppo`.
+
+    With `plan`, say what that takes.
+    """
+    options = PPOOptions(workers=workers, ray_address=ray_address, processes=processes)
     return perform(workspace, settings, PPO, options, plan=plan, resume=resume)
 
 
-def train_directly(workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False) -> Facts:
+def train_directly(
+    workspace: Workspace, settings: Settings, *, plan: bool, resume: bool = False, processes: int | None = None
+) -> Facts:
     """Run DPO, or say what that takes; see `loop.dpo`."""
-    return perform(workspace, settings, DPO, plan=plan, resume=resume)
+    return perform(workspace, settings, DPO, TrainingOptions(processes=processes), plan=plan, resume=resume)
 
 
 def evaluate(

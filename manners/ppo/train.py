@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.metrics import RunLog
 from manners.models.branches import Branch, ScalarBranch, scalar_head
@@ -24,6 +25,7 @@ from manners.ppo.guard import Act, Warned
 from manners.ppo.learner import Learner, Validation, begin, minibatches
 from manners.ppo.objective import adapt_coefficient
 from manners.ppo.rollout import Drawer, Rollout, collect, measure, micro_batches
+from manners.ppo.shares import sharing
 from manners.ppo.terms import objective
 from manners.progress import steps
 from manners.reward.ensemble import RewardModel
@@ -92,6 +94,8 @@ def train(
     roles = Roles(policy, reference, value, reward, pretrained)
     prose = PlainText(reference, pretrained, material.prose)
     unseen = PlainText(initial, pretrained, material.validation_prose)
+    if drawer is None and ranks.count() > 1:
+        drawer = sharing(roles, sample)
     updates = updates_over(settings, len(material.prompts))
     course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer)
     learner = begin(settings, seed, policy, value_parts)
@@ -122,6 +126,7 @@ def train(
                 run.save({"curves": log.position(), "learner": learner.state()})
     if run is not None:
         run.save({"curves": log.position(), "learner": learner.state()})
+    ranks.leave()
     best = learner.best
     seconds = time.monotonic() - started if run is None else run.seconds
     policy.load_tensors(best.tensors)
@@ -217,13 +222,17 @@ def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, p
     number = learner.optimizer_steps
     first = passes.tokens == 0
     total = int(rollout.batch.keep[rows].sum())
-    for micro in micro_batches(rollout.batch, rows):
+    learned = []
+    for micro in micro_batches(rollout.batch, ranks.share(rows)):
         episodes = rollout.episodes(micro)
-        terms = objective(course, episodes, number)
         tokens = int(episodes.keep.sum())
-        passes.add(tokens, training.learn([t for t in terms if not t.once], tokens, total), first)
+        terms = [term for term in objective(course, episodes, number) if not term.once]
+        learned.append((tokens, training.learn(terms, tokens, total)))
+    for tokens, seen in ranks.all_of(learned):
+        passes.add(tokens, seen, first)
     guard.check_first_ratio(passes.first_ratio()[0], update, course.roles.pretrained.trunk.whole.dtype)
-    passes.add_step(training.learn([t for t in terms if t.once]))
+    once = [term for term in objective(course, rollout.episodes(rows[:1]), number) if term.once]
+    passes.add_step(ranks.gathered(training.learn(once) if ranks.last() else {})[-1])
     training.step(
         guard.Unsound(
             f"the loss or its gradient is not finite at update {update}, episodes {sorted(rows)[:8]} of the batch;"

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.metrics import RunLog
@@ -130,7 +131,7 @@ def train(course: Course, run: Run, log_folder: Path) -> Taught:
             started = time.perf_counter()
             found = _step(learner, forward)
             loud = learner.step % every == 0 or learner.step == recipe.steps
-            point = {name: float(value) for name, value in found.items()} if loud else {}
+            point = {name: float(value) for name, value in ranks.summed(found).items()} if loud else {}
             learner.seconds += time.perf_counter() - started
             point |= _look(learner) if course.measures_at(learner.step) else {}
             if point:
@@ -141,6 +142,7 @@ def train(course: Course, run: Run, log_folder: Path) -> Taught:
                 run.save({"curves": log.position(), "learner": learner.state()})
         run.save({"curves": log.position(), "learner": learner.state()})
         points = log.points
+    ranks.leave()
     names = dict.fromkeys(name for point in points for name in point)
     muon = learner.training.muon
     return Taught(
@@ -156,8 +158,9 @@ def _step(learner: Learner, forward: PreTrainedModel) -> dict[str, Tensor]:
     course, recipe = learner.course, learner.course.recipe
     number = learner.step + 1
     rows = batch(course, number).to(course.model.device)
-    loss_sum: Tensor | float = 0.0
-    for some in torch.split(rows, course.at_once):
+    loss_sum = torch.zeros((), device=rows.device)
+    mine = ranks.share(rows)
+    for some in torch.split(mine, course.at_once) if len(mine) else ():
         found = learner.training.learn([_term(forward, some)], some[:, 1:].numel(), rows[:, 1:].numel())
         loss_sum = loss_sum + found["loss/next_token_avg"] * len(some) / len(rows)
     learner.training.set(recipe.share(number))
@@ -172,7 +175,7 @@ def _step(learner: Learner, forward: PreTrainedModel) -> dict[str, Tensor]:
     if muon is not None and muon.seconds is not None:
         learner.muon_seconds += muon.seconds - before
     learner.step = number
-    return {"loss/next_token_avg": torch.as_tensor(loss_sum)}
+    return {"loss/next_token_avg": loss_sum}
 
 
 def _term(model: PreTrainedModel, rows: Int[Tensor, "B T1"]) -> Term:

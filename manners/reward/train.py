@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.models.branches import ScalarBranch, set_trainable
@@ -300,6 +301,7 @@ def _train_members(
             _finish(done, plan, job, member, settings, learn, held)
     if run is not None:
         run.save({"training": {"done": done.state(), "now": None}})
+    ranks.leave()
     return done
 
 
@@ -336,7 +338,7 @@ def _step(member: Member, data: ReadPairs) -> int:
     last = len(member.batches)
     member.training.schedule(number, last)
     total = sum(sum(data.pairs[i].weights) for i in batch)
-    for micro in data.micro_batches(batch):
+    for micro in data.micro_batches(ranks.share(batch)):
         member.training.learn(objective(member, data, micro, total))
     member.training.step(
         MannersError(

@@ -36,7 +36,8 @@ def check() -> None:
     """Raise MannersError where Ray is not installed; it is not imported, since it reads what `LOCAL` says only then."""
     if importlib.util.find_spec("ray") is None:
         raise MannersError(
-            "--workers takes Ray, which is not installed: run `pip install 'manners[scale]'`, or leave --workers out"
+            "--workers and --ray-address take Ray, which is not installed: run `pip install 'manners[scale]'`, or leave"
+            " them out"
         )
 
 

@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manners import ranks
 from manners.errors import MannersError
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
@@ -152,7 +152,7 @@ class Crew:
         """Draw a response to each prompt, and score it, in shares: the `Drawer` of a run."""
         self._failures.clear()
         self._hand_over_anew(policy)
-        rows = divided(len(prompts), len(self._actors))
+        rows = ranks.divided(len(prompts), len(self._actors))
 
         def ask(place: int) -> Any:
             of = rows[place]
@@ -279,9 +279,3 @@ class Crew:
             ) from None
         except errors.RayError as error:
             raise Failed(f"it was lost ({type(error).__name__})", error) from None
-
-
-def divided(rows: int, workers: int) -> list[range]:
-    """Divide rows into shares that follow one another, as large as each other up to one row, and none of them empty."""
-    edges = [rows * worker // workers for worker in range(workers + 1)]
-    return [range(start, stop) for start, stop in pairwise(edges) if stop > start]

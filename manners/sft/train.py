@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manners import ranks
 from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.models.branches import Branch, set_trainable
@@ -159,6 +160,7 @@ def _run(learner: Learner, learn: ReadExamples, held: ReadExamples, run: Run | N
                 os.utime(folder)  # for another machine that opens the workspace, somebody is still at work here
     if run is not None:
         run.save({"training": learner.state()})
+    ranks.leave()
 
 
 def _step(learner: Learner, data: ReadExamples) -> int:
@@ -167,7 +169,7 @@ def _step(learner: Learner, data: ReadExamples) -> int:
     number, last = learner.step + 1, len(learner.batches)
     learner.training.schedule(number, last)
     total = sum(data.sequences[i].learned for i in batch)
-    for micro in data.micro_batches(batch):
+    for micro in data.micro_batches(ranks.share(batch)):
         learner.training.learn(objective(learner.branch, data, micro, total))
     learner.training.step(
         MannersError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,3 +50,21 @@ def listened_to(pids: set[int]) -> set[str]:
             if fields[3] == LISTENING and f"socket:[{fields[9]}]" in sockets:
                 found.add(fields[1].partition(":")[0])
     return found
+
+
+def running_as(name: str) -> list[int]:
+    """Return the processes whose name or command holds something."""
+    found = list[int]()
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if name.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Wait for something that another process does; fails where it never comes."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)

@@ -20,18 +20,9 @@ from manners.models.branches import Branch
 from manners.models.cost import own_bytes
 from manners.scale.cluster import check, threads_each
 from manners.scale.cost import handed_over_bytes, returned_bytes, worker_bytes
-from manners.scale.crew import divided
 from manners.settings import RewardSettings, SampleSettings, Settings
 from manners.workspace import Workspace
 from tests.worlds import tiny_pretrained
-
-
-@pytest.mark.parametrize("rows", [1, 2, 7, 16, 64])
-@pytest.mark.parametrize("workers", [1, 2, 3, 8])
-def test_shares_follow_one_another_and_differ_by_one_row_at_most(rows: int, workers: int) -> None:
-    shares = divided(rows, workers)
-    assert [row for share in shares for row in share] == list(range(rows))
-    assert len(shares) == min(rows, workers) and max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -68,7 +59,7 @@ def test_without_ray_workers_are_refused_in_one_sentence(
     assert main(["ppo", "--workspace", str(root), "--workers", "2"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.endswith(
-        "--workers takes Ray, which is not installed: run `pip install 'manners[scale]'`, or leave --workers out"
+        "--workers and --ray-address take Ray, which is not installed: run `pip install 'manners[scale]'`, or leave them out"
     )
 
 
@@ -76,7 +67,7 @@ def test_without_ray_workers_are_refused_in_one_sentence(
     ("options", "says"),
     [
         (PPOOptions(workers=0), "--workers N takes a number from 1 on"),
-        (PPOOptions(ray_address="10.0.0.1:6379"), "--ray-address says where workers are: name their number"),
+        (PPOOptions(ray_address="10.0.0.1:6379"), "--ray-address says where processes are: name their number"),
         (PPOOptions(workers=2, ray_address="ray://10.0.0.1:10001"), "--ray-address takes HOST:PORT or auto"),
     ],
 )

@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from safetensors.torch import load_file
 import manners
 from manners.errors import MannersError
 from manners.loop import ppo, stages
+from manners.loop.options import TrainingOptions
+from manners.loop.round import REWARD, SFT
+from manners.loop.session import Session
+from manners.loop.stage import execute
 from manners.scale import crew as crew_module
 from manners.scale.cluster import LOCAL, LOOPBACK, running
 from manners.scale.workers import Worker
@@ -26,7 +31,7 @@ from manners.settings import Settings
 from manners.workspace import Workspace
 from tests.scale import faults
 from tests.scale.conftest import Ended, Train
-from tests.scale.processes import descendants, holding, listened_to
+from tests.scale.processes import descendants, holding, listened_to, running_as, wait_until
 
 os.environ.update(LOCAL)  # before Ray is loaded, whichever test comes first
 pytest.importorskip("ray", reason="an optional part: pip install 'manners[scale]'")
@@ -190,13 +195,6 @@ def ppo_command(workspace: Path, chosen: Settings, *more: str) -> list[str]:
     return [sys.executable, "-c", COMMAND, "ppo", "--workspace", str(workspace), *more, *sets]
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Linux tells whose processes are left")
 def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_end(
     taught: Path, chosen: Settings, tmp_path: Path
@@ -228,3 +226,47 @@ def test_the_plan_counts_every_worker(taught: Path, chosen: Settings) -> None:
     assert three["each_worker_bytes"] < two["each_worker_bytes"], "a smaller share is drawn"
     far = stages.train_policy(workspace, chosen, plan=True, workers=2, ray_address="10.0.0.1:6379")
     assert "workers" not in far["memory_bytes"] and far["each_worker_bytes"] == two["each_worker_bytes"]
+
+
+def test_processes_under_ray_train_make_the_same_update_also_where_one_is_killed(
+    taught: Path, chosen: Settings, tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reward model by one process, by two of the cluster, and by two of which one is killed on the way."""
+    long = replace(chosen, checkpoint_every=0.0, reward=replace(chosen.reward, epochs=12))
+
+    def run(name: str, options: TrainingOptions) -> tuple[dict[str, torch.Tensor], int]:
+        workspace = Workspace.open(shutil.copytree(taught, tmp_path / name))
+        facts = execute(REWARD, Session(workspace, long), options).facts
+        files = sorted((workspace.models / str(facts["version"])).glob("*.safetensors"))
+        return {f"{f.name} {n}": t for f in files for n, t in load_file(f).items()}, facts["processes"]
+
+    on_cluster = TrainingOptions(processes=2, ray_address=cluster)
+    alone, one = run("alone", TrainingOptions())
+    both, two = run("both", on_cluster)
+    assert (one, two) == (1, 2) and len(alone) > 4
+    assert max(float((tensor - both[name]).abs().max()) for name, tensor in alone.items()) <= 1e-5
+    killed = list[int]()
+
+    def kill_one() -> None:
+        wait_until(lambda: len(list((tmp_path / "killed" / "runs" / "reward").glob("checkpoint-1[0-9]"))) > 0)
+        killed.append(running_as("RayTrainWorker").pop())
+        os.kill(killed[0], signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(kill_one)
+        disturbed, _ = run("killed", on_cluster)
+        waiting.result()
+    assert killed and "all begin again from the last checkpoint: " in capsys.readouterr().err
+    assert all(torch.equal(tensor, disturbed[name]) for name, tensor in both.items())
+
+
+def test_what_a_process_under_ray_train_refuses_is_said_once(
+    taught: Path, chosen: Settings, tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace.open(shutil.copytree(taught, tmp_path / "refused"))
+    wrong = replace(chosen, sft=replace(chosen.sft, examples=str(tmp_path / "nowhere.jsonl")))
+    with pytest.raises(MannersError, match=r"nowhere\.jsonl"):
+        execute(SFT, Session(workspace, wrong), TrainingOptions(processes=2, ray_address=cluster))
+    assert "all begin again" not in capsys.readouterr().err
+    with pytest.raises(MannersError, match="--processes is 3, and the Ray cluster has 2 processors"):
+        execute(SFT, Session(workspace, chosen), TrainingOptions(processes=3, ray_address=cluster))

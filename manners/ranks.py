@@ -1,0 +1,245 @@
+"""Several processes that train as one: each takes a share of every batch, their gradients are added up, all step alike.
+
+    for micro-batch in ranks.share(batch):      its own
+        training.learn(...)
+    training.step(...)                          the sum of all gradients, the same step everywhere
+    ranks.leave()                               the first goes on alone, the others end
+
+The first of them (number 0) is the run: it alone writes, to the store, to checkpoints, to curves. The others do the
+same work on what is theirs and hold the same parameters, which is looked at on the way. Where nobody else is there,
+nothing here does anything. Between processes go tensors, numbers and names, never code: what comes is read as data.
+Source: synchronous data parallelism, as PyTorch's DistributedDataParallel has it; here gradients are added up once a
+step and not during the backward, since a step may go back several times.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain, pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from manners.errors import MannersError
+
+Item = TypeVar("Item")
+Shared = TypeVar("Shared", list[int], Tensor)
+
+PATIENCE = timedelta(hours=12)
+"""For which a process waits for the others, one of which may read a text for hours; one that has died is noticed."""
+LOOK_EVERY = 20
+"""Steps between two looks at whether all hold the same parameters; the first step is looked at too."""
+
+
+class Lost(MannersError):
+    """Another process has gone while this one needed it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes one is."""
+
+    number: int
+    count: int
+    here: int = 0
+    """Its number among those of its machine."""
+    beside: int = 1
+    """How many there are on its machine."""
+
+
+ALONE = Place(0, 1)
+_joined = [ALONE]
+_ours = list[str]()
+"""Where the processes have met, if they met here."""
+
+
+def place() -> Place:
+    """Say which process this is; `ALONE` where there are no others."""
+    return _joined[-1]
+
+
+def number() -> int:
+    """Return the number of this process: 0 for the one that is the run."""
+    return place().number
+
+
+def count() -> int:
+    """Return how many train as one."""
+    return place().count
+
+
+def last() -> bool:
+    """Say whether this process has the last place: of shares that are not alike its own is the smallest."""
+    at = place()
+    return at.number == at.count - 1
+
+
+def told() -> Place | None:
+    """Return what `torchrun` has told this process by its environment, None where nobody has."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if not all(os.environ.get(name, "").isdigit() for name in names) or os.environ["WORLD_SIZE"] == "1":
+        return None
+    return Place(*(int(os.environ[name]) for name in names))
+
+
+def join(at: Place, meeting: str = "env://") -> None:
+    """Meet the others, and take one's part of the machine: a GPU, or as many threads as all have alike.
+
+    `meeting` is where: `file://...` for processes of one machine, which need no port for it; what torchrun says
+    otherwise; empty where they have met already (Ray Train). Raises MannersError where a machine has fewer GPUs than
+    processes.
+    """
+    if torch.cuda.is_available():
+        if at.beside > torch.cuda.device_count():
+            raise MannersError(
+                f"{at.beside} processes train on this machine, and it has {torch.cuda.device_count()} GPUs; ask for no"
+                " more processes than that"
+            )
+        torch.cuda.set_device(at.here)
+    if meeting.startswith("file:"):  # torchrun and Ray have said how many each may have
+        torch.set_num_threads(max(1, torch.get_num_threads() // at.beside))
+    if not meeting:
+        _joined.append(at)
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _heard():
+        distributed.init_process_group(
+            backend, init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
+        )
+    _joined.append(at)
+    _ours.append(meeting)
+
+
+def share(items: Shared) -> Shared:
+    """Return what of a batch is this process's: every `count`-th item, or row of a tensor."""
+    at = place()
+    return items[at.number :: at.count]
+
+
+def divided(rows: int, workers: int) -> list[range]:
+    """Divide rows into shares that follow one another, as large as each other up to one row, and none of them empty."""
+    edges = [rows * worker // workers for worker in range(workers + 1)]
+    return [range(start, stop) for start, stop in pairwise(edges) if stop > start]
+
+
+@torch.no_grad()
+def add_up(parameters: Sequence[nn.Parameter]) -> None:
+    """Put the sum over all processes in the place of each gradient; one that nobody has stays None."""
+    if count() == 1 or not parameters:
+        return
+    with _heard():
+        there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        distributed.all_reduce(there, distributed.ReduceOp.MAX)
+        for parameter, somebodys in zip(parameters, there.tolist(), strict=True):
+            if somebodys:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
+                distributed.all_reduce(gradient)
+                parameter.grad = gradient
+
+
+@torch.no_grad()
+def look(parameters: Sequence[nn.Parameter]) -> None:
+    """Raise MannersError where the processes do not hold the same parameters."""
+    if count() == 1:
+        return
+    sums = torch.stack([p.detach().double().sum().cpu() for p in parameters])
+    theirs = gathered(sums)
+    if apart := [other for other, found in enumerate(theirs) if not torch.equal(found, theirs[0])]:
+        raise MannersError(
+            f"process {apart[0] + 1} of {count()} holds other parameters than the first: nothing more is learnt; the"
+            " machines may have other processors or versions, so go on with --resume on machines that are alike"
+        )
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return what every process has brought, in their order: tensors, Python's own types, and these nested.
+
+    Tensors of the others are on the CPU.
+    """
+    if count() == 1:
+        return [value]
+    written = io.BytesIO()
+    torch.save(value, written)
+    mine = torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
+    with _heard():
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(count())]
+        distributed.all_gather(sizes, torch.tensor([len(mine)]))
+        most = max(int(size) for size in sizes)
+        parts = [torch.empty(most, dtype=torch.uint8) for _ in sizes]
+        distributed.all_gather(parts, torch.cat((mine, mine.new_zeros(most - len(mine)))))
+    return [
+        torch.load(io.BytesIO(part[: int(size)].numpy().tobytes()), map_location="cpu", weights_only=True)
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def all_of(mine: Sequence[Item]) -> list[Item]:
+    """Return what every process has of something, one behind the other."""
+    return list(chain.from_iterable(gathered(list(mine))))
+
+
+def summed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return numbers by their names, each the sum over all processes."""
+    if count() == 1:
+        return dict(found)
+    total: dict[str, Tensor] = {}
+    for part in gathered(dict(found)):
+        for name, value in part.items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def wait() -> None:
+    """Wait until all have come so far."""
+    if count() > 1:
+        with _heard():
+            distributed.all_reduce(torch.zeros(1))
+
+
+def leave() -> None:
+    """Part: the first goes on as if it had been alone; the others end here, with exit code 0."""
+    at = place()
+    if at.count == 1:
+        return
+    wait()
+    forsake()
+    if at.number:
+        raise SystemExit(0)
+
+
+def forsake() -> None:
+    """Be alone from now on, whatever the others do."""
+    if count() > 1:
+        _joined.pop()
+        if _ours:
+            _ours.clear()
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def first_before() -> Iterator[None]:
+    """Have the first process do the block, which may write what all read, before the others do it."""
+    if number():
+        wait()
+    yield
+    if not number():
+        wait()
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Say in a sentence that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # that of gloo and NCCL
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise Lost(
+            f"another process that trains along was lost ({reason[:200]}); go on with --resume, from the last"
+            " checkpoint"
+        ) from error
