@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from benchmarks.experiments import ai_feedback, asking, over_optimisation, rounds
+from benchmarks.experiments import ai_feedback, asking, judges, over_optimisation, rounds
 from benchmarks.experiments.world import Pool, accuracy, best_of, best_of_kl, paired, requests
 
 
@@ -57,6 +57,29 @@ def test_verdicts_saved_are_read_off_the_curve() -> None:
     assert "needs -50% verdicts" in asking.saved(chance, twice) and "it saves verdicts" in asking.saved(chance, twice)
     assert "it costs verdicts" in asking.saved(twice, chance)
     assert "cannot be told" in asking.saved(chance, chance)
+
+
+def test_a_judge_that_sees_the_fall_stops_the_run_and_keeps_what_was_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The taste rises to 1 at the third version and falls; one judge goes along with it, one with the score."""
+    tastes, scored = [0.0, 0.5, 1.0, 0.6, 0.2], [0.0, 0.5, 1.0, 1.3, 1.5]
+    first = Pool((), (), np.array([[-1.0, 1.0], [1.0, -1.0]]))
+    deviation = math.sqrt(2)
+    pools = [Pool((), (), np.full((2, 2), taste * deviation)) for taste in tastes]
+    versions = tuple(
+        judges.Version(4 * place, 1.0, score, 0.0, answers)
+        for place, (score, answers) in enumerate(zip(scored, pools, strict=True))
+    )
+    monkeypatch.setattr(judges, "run", lambda world: versions)
+    monkeypatch.setattr(judges, "measured", lambda world: first)
+    sees = judges.verdict(None, [np.full((2, 2), taste) for taste in tastes])  # type: ignore[arg-type]
+    assert sees["liked"] == pytest.approx(tastes)
+    assert (sees["stopped"], sees["kept"]) == (12, 8)
+    most = (0.5 + 1.0 + 0.6) / 3
+    assert sees["of_peak"] == pytest.approx(1.0 / most)
+    blind = judges.verdict(None, [np.full((2, 2), score) for score in scored])  # type: ignore[arg-type]
+    assert (blind["stopped"], blind["kept"]) == (None, 16) and blind["of_peak"] == pytest.approx(0.2 / most)
+    said = judges.table({"one": [{**sees, "accuracy": 0.5}, {**blind, "accuracy": 0.75}]})
+    assert "| one | 50%, 75% | 1 of 2 | 12, - | 8, 16 |" in said
 
 
 def test_tables_say_what_was_found() -> None:
