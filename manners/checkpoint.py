@@ -50,6 +50,8 @@ class Run:
         self.every = every
         self.begun_with: dict[str, Any] = json.loads(json.dumps(begun_with))
         self.state: dict[str, Any] = {}
+        self.gone_on = ""
+        """The checkpoint that the work goes on from, by its name and what it holds."""
         self._worked = 0.0
         self._started = self._written = time.monotonic()
 
@@ -89,6 +91,7 @@ class Run:
                 " to begin anew"
             )
         self.state = _state(there[-1] / "state.pt")
+        self.gone_on = f"{there[-1].name} {described['digest']}"
         self._worked = float(described["seconds"])
         return True
 
@@ -98,6 +101,7 @@ class Run:
         Of several processes that train as one the first does.
         """
         if ranks.number():
+            self._written = time.monotonic()
             return
         there = unfinished(self.folder)
         number = number_of(there[-1]) + 1 if there else 1

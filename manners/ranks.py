@@ -15,7 +15,6 @@ step and not during the backward, since a step may go back several times.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from manners.errors import MannersError
+from manners.launched import Place
 
 Item = TypeVar("Item")
 Shared = TypeVar("Shared", list[int], Tensor)
@@ -41,27 +41,30 @@ class Lost(MannersError):
     """Another process has gone while this one needed it."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which of how many processes one is."""
-
-    number: int
-    count: int
-    here: int = 0
-    """Its number among those of its machine."""
-    beside: int = 1
-    """How many there are on its machine."""
-
-
 ALONE = Place(0, 1)
-_joined = [ALONE]
-_ours = list[str]()
-"""Where the processes have met, if they met here."""
+ANYWHERE = "env://"
+"""Where those meet whom torchrun has started: it tells them by their environment."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How a process stands to the others."""
+
+    at: Place
+    met_here: bool = False
+    """Whether they met by `join`, so that parting is ours too."""
+    threads: int = 0
+    """With how many it computed before."""
+
+
+_joined = [Joined(ALONE)]
+_left = list[Place]()
+"""Where this process has been among others."""
 
 
 def place() -> Place:
     """Say which process this is; `ALONE` where there are no others."""
-    return _joined[-1]
+    return _joined[-1].at
 
 
 def number() -> int:
@@ -80,40 +83,33 @@ def last() -> bool:
     return at.number == at.count - 1
 
 
-def told() -> Place | None:
-    """Return what `torchrun` has told this process by its environment, None where nobody has."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(os.environ.get(name, "").isdigit() for name in names) or os.environ["WORLD_SIZE"] == "1":
-        return None
-    return Place(*(int(os.environ[name]) for name in names))
-
-
-def join(at: Place, meeting: str = "env://") -> None:
-    """Meet the others, and take one's part of the machine: a GPU, or as many threads as all have alike.
+def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu", threads: int | None = None) -> None:
+    """Meet the others, and take one's part of the machine: a GPU of its own, or so many threads.
 
     `meeting` is where: `file://...` for processes of one machine, which need no port for it; what torchrun says
-    otherwise; empty where they have met already (Ray Train). Raises MannersError where a machine has fewer GPUs than
-    processes.
+    otherwise; empty where they have met already (Ray Train). `device` is the model's. Raises MannersError where a
+    machine has fewer GPUs than processes, or a device whose numbers cannot be added up, and for a second time.
     """
-    if torch.cuda.is_available():
+    if _left and meeting == ANYWHERE:
+        raise MannersError("this process has trained along once: where torchrun starts it, it can run one stage")
+    if device not in ("cpu", "cuda"):
+        raise MannersError(f"model.device is {device}, on which one process trains: set it to cpu for several")
+    if device == "cuda":
         if at.beside > torch.cuda.device_count():
             raise MannersError(
                 f"{at.beside} processes train on this machine, and it has {torch.cuda.device_count()} GPUs; ask for no"
                 " more processes than that"
             )
         torch.cuda.set_device(at.here)
-    if meeting.startswith("file:"):  # torchrun and Ray have said how many each may have
-        torch.set_num_threads(max(1, torch.get_num_threads() // at.beside))
-    if not meeting:
-        _joined.append(at)
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with _heard():
-        distributed.init_process_group(
-            backend, init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
-        )
-    _joined.append(at)
-    _ours.append(meeting)
+    if meeting:
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        with _heard():
+            distributed.init_process_group(
+                backend, init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
+            )
+    _joined.append(Joined(at, bool(meeting), torch.get_num_threads()))
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def share(items: Shared) -> Shared:
@@ -133,14 +129,17 @@ def add_up(parameters: Sequence[nn.Parameter]) -> None:
     """Put the sum over all processes in the place of each gradient; one that nobody has stays None."""
     if count() == 1 or not parameters:
         return
+    there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
     with _heard():
-        there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
         distributed.all_reduce(there, distributed.ReduceOp.MAX)
-        for parameter, somebodys in zip(parameters, there.tolist(), strict=True):
-            if somebodys:
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
+    for parameter, somebodys in zip(parameters, there.tolist(), strict=True):
+        if somebodys:
+            own = parameter.grad
+            alike = torch.contiguous_format
+            gradient = torch.zeros_like(parameter, memory_format=alike) if own is None else own.contiguous()
+            with _heard():
                 distributed.all_reduce(gradient)
-                parameter.grad = gradient
+            parameter.grad = gradient
 
 
 @torch.no_grad()
@@ -179,6 +178,12 @@ def gathered(value: Any) -> list[Any]:
     ]
 
 
+def agreed(value: Item) -> Item:
+    """Return what the first process has: by what is decided must be the same to the bit for all."""
+    found: Item = gathered(value)[0]
+    return found
+
+
 def all_of(mine: Sequence[Item]) -> list[Item]:
     """Return what every process has of something, one behind the other."""
     return list(chain.from_iterable(gathered(list(mine))))
@@ -209,6 +214,7 @@ def leave() -> None:
         return
     wait()
     forsake()
+    _left.append(at)
     if at.number:
         raise SystemExit(0)
 
@@ -216,9 +222,9 @@ def leave() -> None:
 def forsake() -> None:
     """Be alone from now on, whatever the others do."""
     if count() > 1:
-        _joined.pop()
-        if _ours:
-            _ours.clear()
+        joined = _joined.pop()
+        torch.set_num_threads(joined.threads)
+        if joined.met_here:
             distributed.destroy_process_group()
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import manners
 from manners import ranks
 from manners.errors import MannersError
-from manners.ranks import Place
+from manners.launched import Place, told
 from manners.training import Term, Training
 
 ROOT = Path(manners.__file__).parents[1]
@@ -26,11 +26,12 @@ import torch
 from torch import nn
 from manners import ranks
 from manners.errors import MannersError
-from manners.ranks import Place
+from manners.launched import Place
 
 number, count, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-ranks.join(Place(number, count, number, count), meeting)
+torch.set_num_threads(4)
+ranks.join(Place(number, count, number, count), meeting, threads=2)
 found = {"number": ranks.number(), "share": list(ranks.share(list(range(7)))), "last": ranks.last()}
 parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
 parameters[0].grad = torch.tensor([1.0, 10.0]) * (number + 1)
@@ -52,12 +53,17 @@ except MannersError as error:
 print(json.dumps(found), flush=True)
 if len(sys.argv) > 4 and number:
     os.kill(os.getpid(), 9)
+threads = torch.get_num_threads()
 try:
     ranks.leave()
 except MannersError as error:
     print(json.dumps(str(error)), flush=True)
     sys.exit(3)
-print("alone", ranks.count(), flush=True)
+print("alone", ranks.count(), threads, torch.get_num_threads(), flush=True)
+try:
+    ranks.join(Place(0, 2, 0, 2))
+except MannersError as error:
+    print(error, flush=True)
 """
 
 
@@ -90,7 +96,9 @@ def test_three_share_add_up_and_part(tmp_path: Path) -> None:
         assert one["summed"] == {"both": 6.0, "own0": 3.0, "own1": 3.0, "own2": 3.0}
         assert one["all"] == [1, 2, 2]
         assert "process 2 of 3 holds other parameters" in one["look"]
-    assert ended[0][1][1:] == ["alone 1"], "the first goes on"
+    alone, again = ended[0][1][1:]
+    assert alone == "alone 1 2 4", "the first goes on, with the threads that it had"
+    assert "this process has trained along once" in again
     assert all(lines[1:] == [] for _, lines in ended[1:]), "the others end there"
 
 
@@ -119,26 +127,27 @@ def test_shares_follow_one_another_and_are_alike(rows: int, workers: int) -> Non
     assert len(sizes) == min(rows, workers) and (not sizes or max(sizes) - min(sizes) <= 1)
 
 
-@pytest.mark.parametrize("told", [{}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}])
-def test_nobody_has_said_anything(told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("said", [{}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}])
+def test_nobody_has_said_anything(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in told.items():
+    for name, value in said.items():
         monkeypatch.setenv(name, value)
-    assert ranks.told() is None
+    assert told() is None
 
 
 def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert ranks.told() == Place(5, 8, 1, 4)
+    assert told() == Place(5, 8, 1, 4)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_devices_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(MannersError, match="2 processes train on this machine, and it has 1 GPUs"):
-        ranks.join(Place(0, 2, 0, 2), "file:///nowhere")
+        ranks.join(Place(0, 2, 0, 2), "file:///nowhere", "cuda")
+    with pytest.raises(MannersError, match=r"model\.device is mps, on which one process trains"):
+        ranks.join(Place(0, 2, 0, 2), "file:///nowhere", "mps")
 
 
 def test_the_parameters_are_looked_at_in_the_first_step_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

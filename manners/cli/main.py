@@ -20,6 +20,7 @@ import manners
 from manners.cli import backup, forget, loop, models, project, serve, stages, store
 from manners.cli.common import show
 from manners.errors import Blocked, MannersError, UsageError
+from manners.launched import told
 from manners.logs import written
 from manners.loop.round import COMMANDS
 from manners.settings_load import load
@@ -74,6 +75,7 @@ def _done(parsed: Any) -> int:
     """Do what was asked for, print what came of it, and return the exit code."""
     try:
         load(None, parsed.overrides)
+        _shared(parsed)
         with redirect_stdout(sys.stderr):
             # Libraries print where they like; stdout is for the result alone.
             result = parsed.run()
@@ -95,6 +97,19 @@ def _done(parsed: Any) -> int:
     except OSError as error:
         return _fail(_refused(error), 1)
     return 0
+
+
+def _shared(parsed: Any) -> None:
+    """Raise UsageError for what several processes that torchrun has started cannot do together."""
+    if told() is None:
+        return
+    alone = [name for name in ("plan", "workers", "processes", "ray_address") if getattr(parsed, name, None)]
+    if alone:
+        raise UsageError(f"--{alone[0].replace('_', '-')} is for one process: run it without torchrun.")
+    if not (isinstance(parsed, stages.StageCommand) and parsed.stage.shared):
+        raise UsageError(
+            "torchrun is for the stages that train (pretrain, sft, reward, dpo, ppo): run this without it."
+        )
 
 
 def _refused(error: OSError) -> str:

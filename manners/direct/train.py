@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -180,7 +180,7 @@ def _learn_all(course: Course, run: Run | None, log: RunLog, folder: Path) -> tu
             while scout.step < len(scout.batches):
                 _step(course, scout, done, going)
                 going.save(done, scout)
-            done.tried.append((tries[len(losses)], _loss_on(course, scout, off)))
+            done.tried.append((tries[len(losses)], ranks.agreed(_loss_on(course, scout, off))))
         passes = min(done.tried, key=lambda one: one[1])[0] if done.tried else settings.dpo.passes or 1
         policy = _resumed(Learner(course, range(len(pairs)), passes, settings.seed * 1000), saved)
         _learn_watched(course, policy, done, going)
@@ -216,7 +216,7 @@ def _learn_watched(course: Course, policy: Learner, done: Done, going: _Going) -
 
 def _look(course: Course, policy: Learner, done: Done) -> dict[str, float]:
     """Look at what the policy answers now, and keep it unless it has gone too far; return what goes to the curves."""
-    look = course.watch.look(policy.step, policy.branch)
+    look = Look(**ranks.agreed(asdict(course.watch.look(policy.step, policy.branch))))
     done.looks.append(look)
     done.stopped = too_far(look, done.looks[0], course.settings.dpo.kl_stop)
     if done.stopped is None:

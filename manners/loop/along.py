@@ -1,8 +1,8 @@
 """Other processes that train along with a stage's own: started here, by torchrun, or by Ray Train.
 
-    manners sft --processes 2                                this process and another of this machine
-    torchrun --nproc-per-node 2 -m manners sft               the same, started by PyTorch's own tool
-    manners sft --processes 8 --ray-address HOST:PORT        under Ray Train, on the machines of a cluster
+    manners sft --processes 2                                      this process and another of this machine
+    torchrun --nproc-per-node 2 --no-python manners sft            the same, started by PyTorch's own tool
+    manners sft --processes 8 --ray-address HOST:PORT              under Ray Train, on the machines of a cluster
 
 Each runs the stage as the first does, up to the last step (`ranks`): with the same settings, on the same verdicts.
 """
@@ -11,34 +11,47 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, replace
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
+import manners
 from manners import ranks
+from manners.checkpoint import Run
 from manners.errors import MannersError
+from manners.launched import Place, told
 from manners.loop.session import Session
 from manners.models.pretrained import pick_device
-from manners.ranks import Place
 from manners.scale import training
-from manners.settings_load import from_dict
-from manners.unfinished import unfinished
-from manners.workspace import Workspace, scratch_folder
+from manners.unfinished import begun_with
+from manners.workspace import clear_partials
 
 if TYPE_CHECKING:
     from manners.loop.stage import Stage
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 """The interface by which processes of one machine talk, by system."""
-MEETING = "GLOO_SOCKET_IFNAME"
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+FAREWELL = 5.0
+"""Seconds for which one waits to hear why another process ended."""
+CHILD = (
+    "import json, sys; asked = json.load(open(sys.argv[1], encoding='utf-8')); sys.path[:] = asked['path'];"
+    " from manners.loop.errand import main; main(asked)"
+)
+"""What another process runs: by the same search path as this one, with no folder put before it."""
 
 
 @dataclass(frozen=True)
@@ -50,61 +63,78 @@ class Errand:
     stage: str
     resume: bool
     turn: int | None
+    begun_by: str
+    device: str
+    folder: str
+    """Where names of files in settings are looked for."""
 
     @classmethod
     def of(cls, stage: Stage, session: Session, resume: bool) -> Errand:
         """Describe a run of a stage."""
-        return cls(str(session.workspace.root), asdict(session.settings), stage.name, resume, session.turn)
+        return cls(
+            root=str(session.workspace.root.resolve()),
+            settings=asdict(session.settings),
+            stage=stage.name,
+            resume=resume,
+            turn=session.turn,
+            begun_by=session.started_by if stage.teaches else session.begun_by,
+            device=pick_device(session.settings.model.device).type,
+            folder=os.getcwd(),
+        )
 
-    def again(self, tried: int) -> None:
-        """Run it, and after the first time go on with what that has left."""
-        left = tried > 0 and unfinished(Workspace.look_at(Path(self.root)).runs / self.stage)
-        (replace(self, resume=True) if left else self).run()
 
-    def run(self) -> None:
-        """Run it; the lock is held by whoever sent it."""
-        from manners.loop.round import EVERY
-        from manners.loop.stage import execute
-
-        stage = next(one for one in EVERY if one.name == self.stage)
-        session = Session(Workspace.open(Path(self.root)), from_dict(self.settings), self.turn)
-        execute(stage, session, resume=self.resume, locked=True)
+def versions() -> dict[str, str]:
+    """Say which programs this process runs: others that train along must run the same."""
+    return {"the version of manners": manners.__version__, "the version of torch": str(torch.__version__)}
 
 
 def on_cluster(stage: Stage, session: Session, processes: int, address: str, resume: bool) -> None:
     """Have a stage's run made by processes of a Ray cluster, which share the workspace's folder with this one."""
+    if told() is not None:
+        raise MannersError("--ray-address has processes started: run the command without torchrun")
+    runs = session.workspace.runs
+    if not resume:
+        Run(runs / stage.name, f"manners {stage.line(begun_with(runs / stage.name))}", {}, 0.0).begin_anew()
     errand = Errand.of(stage, session, resume)
-    errand = replace(errand, root=str(session.workspace.root.resolve()))
-    on_gpu = pick_device(session.settings.model.device).type == "cuda"
-    with scratch_folder(session.workspace.runs / "ray") as folder:
-        training.fit(address, processes, folder, on_gpu, errand.again)
+    folder = runs / "ray"
+    try:
+        training.fit(address, processes, folder, errand.device == "cuda", partial(_there, errand))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _there(errand: Errand, tried: int) -> None:
+    """Run an errand on another machine."""
+    import_module("manners.loop.errand").again(errand, tried)
 
 
 def follows() -> bool:
     """Whether this process trains along with another one, whose the run is."""
-    told = ranks.told()
-    return ranks.number() > 0 or (told is not None and told.number > 0)
+    at = told()
+    return ranks.number() > 0 or (at is not None and at.number > 0)
 
 
 @contextmanager
 def along(stage: Stage, session: Session, processes: int, resume: bool) -> Iterator[None]:
     """Have others train along in this block, where they were asked for; where the block ends, so do they.
 
-    Raises MannersError where torchrun has started a stage that does not train.
+    Raises MannersError where torchrun has started a stage that is not shared.
     """
-    told = ranks.told()
-    if ranks.count() > 1 or (told is None and processes == 1):
+    at = told()
+    if ranks.count() > 1 or (at is None and processes == 1):
         yield
         return
     with ExitStack() as held:
-        if told is not None:
-            if not stage.shared:
+        if at is not None:
+            if not stage.shared or processes > 1:
                 raise MannersError(
                     f"`manners {stage.command}` is not shared by several processes: run it without torchrun"
+                    if not stage.shared
+                    else "torchrun has started the processes: leave --processes out"
                 )
-            if told.number:
+            if at.number:
                 held.enter_context(redirect_stderr(held.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-            ranks.join(told)
+            ranks.join(at, device=pick_device(session.settings.model.device).type)
             held.callback(ranks.forsake)
         else:
             held.enter_context(_started(Errand.of(stage, session, resume), processes))
@@ -115,76 +145,130 @@ def along(stage: Stage, session: Session, processes: int, resume: bool) -> Itera
 @contextmanager
 def _started(errand: Errand, processes: int) -> Iterator[None]:
     """Start the others on this machine, meet them, and end them; they meet by a file, and talk by loopback alone."""
-    with tempfile.TemporaryDirectory(prefix="manners-") as name:
-        folder = Path(name)
-        meeting = (folder / "meeting").as_uri()
-        before = os.environ.get(MEETING)
-        os.environ[MEETING] = LOOPBACK.get(sys.platform, before or "")
-        threads = torch.get_num_threads()
-        others = [_start(errand, Place(number, processes, number, processes), folder) for number in range(1, processes)]
+    threads = max(1, torch.get_num_threads() // processes)
+    with tempfile.TemporaryDirectory(prefix="manners-") as name, _loopback():
+        others = Others(Path(name), processes)
         try:
-            ranks.join(Place(0, processes, 0, processes), meeting)
+            for number in range(1, processes):
+                others.start(errand, number, threads)
+            place = Place(0, processes, 0, processes)
+            others.while_they_live(lambda: ranks.join(place, others.meeting, errand.device, threads))
             yield
-            for other in others:
-                other.wait()
-        except MannersError as error:
-            raise MannersError(_why(others, folder) or str(error)) from error
+            others.wait()
+        except ranks.Lost as lost:
+            raise MannersError(others.why() or str(lost)) from lost
         finally:
             ranks.forsake()
-            torch.set_num_threads(threads)
-            for other in others:
-                other.kill()
-                other.wait()
-            os.environ.pop(MEETING)
-            if before is not None:
-                os.environ[MEETING] = before
+            others.end()
+            clear_partials(Path(errand.root))
 
 
-def _start(errand: Errand, at: Place, folder: Path) -> subprocess.Popen[bytes]:
-    """Start one of the others; what it says goes to a file."""
-    task = folder / f"errand-{at.number}.json"
-    task.write_text(json.dumps({"errand": asdict(errand), "place": asdict(at)}), encoding="utf-8")
-    here = str(Path(__file__).parents[2])
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (folder / f"said-{at.number}").open("wb") as said:
-        return subprocess.Popen(
-            [sys.executable, "-m", "manners.loop.along", str(task)],
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
-
-
-def _why(others: list[subprocess.Popen[bytes]], folder: Path) -> str | None:
-    """Say what the first of those that failed said last; None where none has."""
-    for number, other in enumerate(others, start=1):
-        try:
-            code = other.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            continue
-        if code:
-            said = (folder / f"said-{number}").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            last = said[-1].removeprefix("manners: ") if said else f"it ended with {code}"
-            return (
-                f"process {number + 1} of {len(others) + 1} that trained along was lost ({last}); go on with --resume"
-            )
-    return None
-
-
-def main() -> None:
-    """Be one of the others."""
-    task = Path(sys.argv[1])
-    asked = json.loads(task.read_text(encoding="utf-8"))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one ends all
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have gloo and NCCL talk by the loopback interface in this block, of this process and of those it starts."""
+    before = {name: os.environ.get(name) for name in INTERFACES}
+    if sys.platform in LOOPBACK:
+        os.environ.update(dict.fromkeys(INTERFACES, LOOPBACK[sys.platform]))
     try:
-        ranks.join(Place(**asked["place"]), (task.parent / "meeting").as_uri())
-        Errand(**asked["errand"]).run()
-    except MannersError as error:
-        print(f"manners: {error}", file=sys.stderr)
-        sys.exit(1)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
-if __name__ == "__main__":
-    main()
+class Others:
+    """The processes of this machine that train along with this one."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        """Begin without any; what they are told and what they say goes to a folder."""
+        self.folder = folder
+        self.count = count
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def meeting(self) -> str:
+        """Where all meet."""
+        return (self.folder / "meeting").as_uri()
+
+    def start(self, errand: Errand, number: int, threads: int) -> None:
+        """Start one; it ends with this process, whose end it hears on its standard input."""
+        place = Place(number, self.count, number, self.count)
+        asked = {
+            "path": [str(Path(one).resolve()) for one in sys.path],
+            "errand": asdict(errand),
+            "place": asdict(place),
+        }
+        task = self.folder / f"errand-{number}.json"
+        task.write_text(json.dumps({**asked, "meeting": self.meeting, "threads": threads}), encoding="utf-8")
+        with (self.folder / f"said-{number}").open("wb") as said:
+            self.running.append(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-c", CHILD, str(task)],
+                    stdin=subprocess.PIPE,
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+            )
+
+    def while_they_live(self, work: Callable[[], None]) -> None:
+        """Do some work that waits for them, and give it up where one of them ends, or on Ctrl-C."""
+        raised = list[BaseException]()
+
+        def doing() -> None:
+            try:
+                work()
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=doing, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.1)
+            if any(other.poll() for other in self.running):
+                thread.join(1.0)  # it may have come through all the same
+                if thread.is_alive():
+                    raise ranks.Lost("another process ended before it began")
+        if raised:
+            raise raised[0]
+
+    def wait(self) -> None:
+        """Wait until all have ended."""
+        for other in self.running:
+            other.wait()
+
+    def end(self) -> None:
+        """End those that have not ended."""
+        for other in self.running:
+            other.kill()
+            other.wait()
+            _close(other.stdin)
+
+    def why(self) -> str | None:
+        """Say why the first of those that failed has ended; None where none has."""
+        until = time.monotonic() + FAREWELL
+        while time.monotonic() < until and all(other.poll() is None for other in self.running):
+            time.sleep(0.05)
+        for number, other in enumerate(self.running, start=1):
+            if other.poll():
+                said = (self.folder / f"said-{number}").read_text(encoding="utf-8", errors="replace")
+                return (
+                    f"process {number + 1} of {self.count} that trained along was lost"
+                    f" ({_ended(other.returncode, said.strip().splitlines())}); go on with --resume"
+                )
+        return None
+
+
+def _ended(code: int, said: Sequence[str]) -> str:
+    """Say how a process ended, by its exit code and what it said last."""
+    if code < 0:
+        with suppress(ValueError):
+            return f"it was ended by {signal.Signals(-code).name}"
+    return said[-1].removeprefix("manners: ") if said else f"it ended with {code}"
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is not None:
+        stream.close()

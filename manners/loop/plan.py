@@ -57,18 +57,24 @@ class Plan:
     free: int | None
     """Bytes that may still be taken on the model's device; None where the system does not say."""
     disk: Disk | None = None
+    on_gpu: bool = False
 
     @property
     def needed(self) -> int:
         """Bytes that are still to be taken, libraries and allocator included."""
         return OVERHEAD + sum(part.size for part in self.parts)
 
-    def along(self, processes: int) -> Plan:
-        """Return what so many processes take that do the work together on the processors of one machine."""
-        if processes == 1 or torch.cuda.is_available():
+    def along(self, processes: int, *, loaded: bool = False) -> Plan:
+        """Return what so many processes of one machine take together; each on a GPU has one of its own.
+
+        `loaded` says that all of them hold the model by now, as what is free shows. Each keeps trunk states.
+        """
+        if processes == 1:
             return self
-        others = Part("other_processes", (processes - 1) * (self.model + self.needed), "--processes")
-        return replace(self, parts=(*self.parts, others))
+        each = self.needed + (0 if loaded else self.model)
+        others = () if self.on_gpu else (Part("other_processes", (processes - 1) * each, "--processes"),)
+        disk = None if self.disk is None else replace(self.disk, needed=processes * self.disk.needed)
+        return replace(self, parts=(*self.parts, *others), disk=disk)
 
     @property
     def facts(self) -> Facts:
@@ -114,7 +120,7 @@ def make_plan(session: Session, stage: str, work: Facts, parts: list[Part], disk
     """Return the plan of a stage on the model of a session, with the memory that is free now."""
     trunk = session.pretrained.trunk
     model = session.pretrained.parameters * trunk.whole.dtype.itemsize
-    return Plan(stage, work, model, tuple(parts), free_on(trunk.device), disk)
+    return Plan(stage, work, model, tuple(parts), free_on(trunk.device), disk, trunk.device.type == "cuda")
 
 
 def free_on(device: torch.device) -> int | None:

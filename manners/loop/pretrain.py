@@ -141,7 +141,14 @@ def plan(session: Session, inputs: PretrainInputs | None = None) -> Plan:
         "seconds_about": round(size.flops * recipe.tokens / speed),
         **({"not_used": unused} if unused else {}),
     }
-    return Plan("pretrain", work, 4 * size.parameters, tuple(parts(size, recipe, bytes_read, device)), free_on(device))
+    return Plan(
+        "pretrain",
+        work,
+        4 * size.parameters,
+        tuple(parts(size, recipe, bytes_read, device)),
+        free_on(device),
+        on_gpu=device.type == "cuda",
+    )
 
 
 def run(session: Session, run: Run, inputs: PretrainInputs) -> PretrainResult:

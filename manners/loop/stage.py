@@ -180,7 +180,7 @@ def execute(
     where what it takes is not there (`loop.plan`).
     """
     from manners import ranks
-    from manners.loop.along import along, follows, on_cluster
+    from manners.loop.along import along, follows, on_cluster, versions
     from manners.loop.plan import announce
     from manners.loop.session import peak_memory
 
@@ -206,24 +206,25 @@ def execute(
         run = session.run_of(stage.name, line, stage.reads, decides, loads=stage.loads)
         if not ranks.number():
             ranks.gathered(run.begun_with)
-        _same(ranks.gathered(run.begun_with))
         begun = resume and run.go_on()
-        if ranks.number():
-            pass
-        elif not resume:
+        if not resume:
             run.begin_anew()
-        elif begun:
+        done = None if begun or not resume else finished(stage, session.workspace)
+        if done is not None and differing(done.costs.begun_with, run.begun_with):
+            done = None
+        _same(ranks.gathered({**run.begun_with, **versions(), "the checkpoint": run.gone_on, "finished": bool(done)}))
+        if begun:
             print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif (done := finished(stage, session.workspace)) and not differing(done.costs.begun_with, run.begun_with):
+        elif done is not None:
             print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
             return done
-        elif session.turn is None:
+        elif resume and session.turn is None:
             print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
         if stage.loads:
             session.lay_out(run, begun=begun)
         if stage.teaches:
             session.begin_as(run)
-        announce(stage.work.plan(session, inputs).along(ranks.place().beside))
+        announce(stage.work.plan(session, inputs).along(ranks.place().beside, loaded=True))
         processes = ranks.count()
         result = stage.work.run(session, run, inputs)
         done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with, processes))

@@ -52,13 +52,14 @@ def perform(
     Raises MannersError where the stage cannot run; see `loop.stage`.
     """
     options = options or stage.options()
+    options.check(plan=plan, resume=resume)
     session = Session(workspace, options.applied(settings))
     if stage.beside and options.beside:
         stage = stage.beside
     if plan:
         needed = stage.asked or options.plans
         planned = stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None)
-        return planned.along(options.together).facts
+        return planned.along(1 if options.cluster else options.together).facts
     if (instead := options.other(session)) is not None:
         return instead
     facts = execute(stage, session, options, resume=resume).facts

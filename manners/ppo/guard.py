@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import torch
 
+from manners import ranks
 from manners.errors import MannersError
 from manners.ppo.course import Roles
 from manners.ppo.curves import Metrics, most_and_all
@@ -158,7 +159,7 @@ def check_scores(rollout: Rollout, update: int) -> None:
 
 def check_drift(rollout: Rollout, update: int, dtype: torch.dtype) -> None:
     """Raise Unsound where drawing and the training forward of one policy have come apart."""
-    drift = float(rollout.drift[rollout.batch.keep].abs().mean())
+    drift = ranks.agreed(float(rollout.drift[rollout.batch.keep].abs().mean()))
     if not drift <= FAR_OFF * tolerated(DRIFT_TOLERANCE, dtype):
         raise Unsound(
             f"the log-probability of a drawn token is off by {drift:.2g} nats in the training forward of update"

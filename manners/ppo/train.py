@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -166,7 +166,7 @@ def _update(
     )
     guard.check_scores(rollout, update)
     guard.check_drift(rollout, update, course.roles.pretrained.trunk.whole.dtype)
-    metrics = rollout_metrics(rollout)
+    metrics = ranks.agreed(rollout_metrics(rollout))
     if update == 1:
         metrics |= guard.check_first_rollout(rollout, course.roles, course.sample.temperature, course.from_reference)
     # 2. Warnings: nothing, or half the step from here on, or the end.
@@ -261,7 +261,7 @@ def _validate(course: Course) -> Validation:
     if (known := course.roles.reward.camps) is not None:
         judge = judge + camps.liked_more(rollout.scored, camps.weights(known, gained, settings.worst_camp))
     measures = (judge - rollout.penalties - settings.kl_coefficient * kl).view(len(prompts), -1).mean(dim=1)
-    return Validation(
+    found = Validation(
         measures=tuple(measures.tolist()),
         mean=float(members.mean()),
         pessimistic=float(judge.mean()),
@@ -269,3 +269,4 @@ def _validate(course: Course) -> Validation:
         forgotten=course.unseen.rise(course.roles.policy),
         camps=tuple(gained),
     )
+    return Validation(**ranks.agreed(asdict(found)))

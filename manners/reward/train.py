@@ -313,7 +313,7 @@ def _finish(
     done.optimizer_steps += len(member.batches)
     done.pairs += sum(len(batch) for batch in member.batches)
     if job.seed == plan.scout.seed:
-        done.tried.append((job.passes, _loss(member, learn, plan.slice)))
+        done.tried.append((job.passes, ranks.agreed(_loss(member, learn, plan.slice))))
         if job.passes == plan.settled(done):
             done.scout = member.branch
         return

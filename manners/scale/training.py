@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from manners import ranks
 from manners.errors import MannersError
-from manners.ranks import Lost, Place
+from manners.launched import Place
+from manners.ranks import Lost
 from manners.scale.cluster import first_line, running, threads_each
 
 RETRIES = 3
@@ -61,7 +62,7 @@ def _fit_quietly(
     torch_part: Any = importlib.import_module("ray.train.torch")
     trainer = torch_part.TorchTrainer(
         _one,
-        train_loop_config={"work": work, "tried": tried},
+        train_loop_config={"work": work, "tried": tried, "on_gpu": on_gpu},
         torch_config=torch_part.TorchConfig(
             backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=int(ranks.PATIENCE.total_seconds())
         ),
@@ -73,10 +74,19 @@ def _fit_quietly(
     try:
         trainer.fit()
     except train.TrainingFailedError as failed:
-        errors = list(getattr(failed, "worker_failures", {}).values()) or [failed]
-        told = [cause for cause in map(_cause, errors) if isinstance(cause, MannersError)]
-        ours = next((one for one in told if not isinstance(one, Lost)), None)
-        raise ours or Lost(f"a process was lost ({first_line(_cause(errors[0]))})") from None
+        errors = [_cause(one) for one in getattr(failed, "worker_failures", {}).values()] or [_cause(failed)]
+        raise _worst(errors) from None
+
+
+def _worst(errors: Sequence[BaseException]) -> MannersError:
+    """Return what is to be said of what processes have raised: what would come again, or else that one was lost."""
+    for error in errors:
+        if isinstance(error, MannersError) and not isinstance(error, Lost):
+            return error
+    for error in errors:
+        if not isinstance(error, Lost) and not type(error).__module__.startswith("ray."):
+            return MannersError(f"a process of the run failed with {type(error).__name__}: {first_line(error)}")
+    return Lost(f"a process was lost ({first_line(errors[0])})")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -99,6 +109,7 @@ def _one(config: dict[str, Any]) -> None:
             context.get_local_world_size(),
         ),
         meeting="",
+        device="cuda" if config["on_gpu"] else "cpu",
     )
     try:
         config["work"](config["tried"])

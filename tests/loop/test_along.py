@@ -24,7 +24,7 @@ from manners.checkpoint import Run
 from manners.cli.main import main
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import stages
+from manners.loop import along, stages
 from manners.loop.options import PPOOptions, TrainingOptions
 from manners.loop.round import DPO, PPO, PRETRAIN, REWARD, SFT
 from manners.loop.session import Session
@@ -91,7 +91,7 @@ def options_of(stage: Stage) -> TrainingOptions:
 def others() -> list[int]:
     """Return the processes of ours that train along."""
     return [
-        pid for pid in descendants(os.getpid()) if b"manners.loop.along" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid for pid in descendants(os.getpid()) if b"manners.loop.errand" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 
@@ -140,8 +140,9 @@ def test_one_that_is_killed_is_named_and_the_run_goes_on_to_the_bit(
             os.kill(other, signal.SIGKILL)
 
     monkeypatch.setattr(Run, "save", killing)
-    with pytest.raises(MannersError, match=r"process 2 of 2 that trained along was lost .*--resume"):
+    with pytest.raises(MannersError, match=r"process 2 of 2 .* was lost \(it was ended by SIGKILL\); .*--resume"):
         run(taught, tmp_path / "killed", often, SFT, TWO)
+    assert not list((tmp_path / "killed").rglob("*.partial")), "what it had half-written is gone"
     assert not others() and ranks.count() == 1
     monkeypatch.undo()
     resumed, facts = run(taught, tmp_path / "killed", often, SFT, TWO, resume=True)
@@ -219,13 +220,53 @@ def test_torchrun_does_the_same(taught: Path, chosen: Settings, tmp_path: Path) 
     assert apart(alone, root / "models" / facts["version"]) <= 1e-5
 
 
-def test_a_stage_that_is_not_shared_is_refused_under_torchrun(
-    taught: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("sample --crowd", "torchrun is for the stages that train"),
+        ("demo", "torchrun is for the stages that train"),
+        ("loop --rounds 1", "torchrun is for the stages that train"),
+        ("sft --plan", "--plan is for one process"),
+        ("ppo --workers 2", "--workers is for one process"),
+        ("reward --processes 2 --ray-address auto", "--processes is for one process"),
+    ],
+)
+def test_what_is_not_shared_is_refused_under_torchrun(
+    line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert main(["sample", "--workspace", str(taught), "--crowd"]) == 1
-    assert "`manners sample` is not shared by several processes: run it without torchrun" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_one_that_has_finished_gives_its_result_and_one_that_cannot_begin_is_named(
+    taught: Path, chosen: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, facts = run(taught, tmp_path / "both", chosen, SFT, TWO)
+    again, told = run(taught, tmp_path / "both", chosen, SFT, TWO, resume=True)
+    assert again == made and told == facts and "this run has finished" in capsys.readouterr().err
+    assert not others() and ranks.count() == 1
+    monkeypatch.setattr(along, "CHILD", "raise ValueError('no such program')")
+    with pytest.raises(MannersError, match=r"process 2 of 2 .* was lost \(ValueError: no such program\)"):
+        run(taught, tmp_path / "broken", chosen, SFT, TWO)
+
+
+@pytest.mark.long
+def test_a_refusal_of_the_first_is_said_as_it_is(taught: Path, chosen: Settings, tmp_path: Path) -> None:
+    few = replace(chosen, sft=replace(chosen.sft, examples=str(few_examples(tmp_path))))
+    with pytest.raises(MannersError, match=r"^the 2 dialogues begin in 2 ways, and 3 are needed"):
+        run(taught, tmp_path / "few", few, SFT, TWO)
+
+
+def few_examples(folder: Path) -> Path:
+    """Write two dialogues."""
+    file = folder / "few.jsonl"
+    rows = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 @pytest.mark.parametrize(
@@ -246,6 +287,6 @@ def test_a_plan_counts_all_of_them(taught: Path, chosen: Settings) -> None:
     alone, both = (
         stages.perform(Workspace.open(taught), chosen, PPO, PPOOptions(processes=n), plan=True) for n in (None, 2)
     )
-    one = alone["memory_bytes"]["model"] + alone["memory_needed_bytes"]
+    one = alone["memory_bytes"]["model"] + alone["memory_needed_bytes"]  # the model is not loaded there yet
     assert both["memory_bytes"]["other_processes"] == one
     assert both["memory_needed_bytes"] == alone["memory_needed_bytes"] + one
