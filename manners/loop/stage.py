@@ -180,7 +180,7 @@ def execute(
     where what it takes is not there (`loop.plan`).
     """
     from manners import ranks
-    from manners.loop.along import along, follows, on_cluster, versions
+    from manners.loop.along import along, follows, on_cluster
     from manners.loop.plan import announce
     from manners.loop.session import peak_memory
 
@@ -206,22 +206,10 @@ def execute(
         run = session.run_of(stage.name, line, stage.reads, decides, loads=stage.loads)
         if not ranks.number():
             ranks.gathered(run.begun_with)
-        begun = resume and run.go_on()
-        if not resume:
-            run.begin_anew()
-        done = None if begun or not resume else finished(stage, session.workspace)
-        if done is not None and differing(done.costs.begun_with, run.begun_with):
-            done = None
-        _same(ranks.gathered({**run.begun_with, **versions(), "the checkpoint": run.gone_on, "finished": bool(done)}))
-        if begun:
-            print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
-        elif done is not None:
-            print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
+        if (done := _begun_or_done(stage, session, run, resume)) is not None:
             return done
-        elif resume and session.turn is None:
-            print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
         if stage.loads:
-            session.lay_out(run, begun=begun)
+            session.lay_out(run, begun=bool(run.gone_on))
         if stage.teaches:
             session.begin_as(run)
         announce(stage.work.plan(session, inputs).along(ranks.place().beside, loaded=True))
@@ -231,6 +219,30 @@ def execute(
         session.save_facts(stage.name, done.facts)
         run.end()
         return done
+
+
+def _begun_or_done(stage: Stage, session: Session, run: Run, resume: bool) -> Finished | None:
+    """Begin a run or go on with it, and say which; return what it came to where it has finished and is asked for again.
+
+    Raises MannersError where it cannot, and where those who train along would not do the same.
+    """
+    from manners import ranks
+    from manners.loop.along import versions
+
+    if not resume:
+        run.begin_anew()
+    begun = resume and run.go_on()
+    done = None if begun or not resume else finished(stage, session.workspace)
+    if done is not None and differing(done.costs.begun_with, run.begun_with):
+        done = None
+    _same(ranks.gathered({**run.begun_with, **versions(), "the checkpoint": run.gone_on, "finished": bool(done)}))
+    if begun:
+        print(f"{run.command}: going on after {run.seconds:.0f} seconds of work", file=sys.stderr)
+    elif done is not None:
+        print(f"{run.command}: this run has finished; leave out --resume to begin another", file=sys.stderr)
+    elif resume and session.turn is None:
+        print(f"{run.command}: no run is unfinished, so one begins", file=sys.stderr)
+    return done
 
 
 def _same(begun: Sequence[Facts]) -> None:
