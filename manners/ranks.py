@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain, pairwise
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ class Joined:
     met_here: bool = False
     """Whether they met by `join`, so that parting is ours too."""
     threads: int = 0
-    """With how many it computed before."""
+    """With how many it computed before, where that was changed."""
 
 
 _joined = [Joined(ALONE)]
@@ -83,8 +83,8 @@ def last() -> bool:
     return at.number == at.count - 1
 
 
-def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu", threads: int | None = None) -> None:
-    """Meet the others, and take one's part of the machine: a GPU of its own, or so many threads.
+def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
+    """Meet the others, and take a GPU of one's own where the model is on one.
 
     `meeting` is where: `file://...` for processes of one machine, which need no port for it; what torchrun says
     otherwise; empty where they have met already (Ray Train). `device` is the model's. Raises MannersError where a
@@ -107,9 +107,13 @@ def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu", threads: int |
             distributed.init_process_group(
                 backend, init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
             )
-    _joined.append(Joined(at, bool(meeting), torch.get_num_threads()))
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _joined.append(Joined(at, bool(meeting)))
+
+
+def compute_with(threads: int) -> None:
+    """Compute with so many threads in this thread, which is all that torch can be told, until all part."""
+    _joined[-1] = replace(_joined[-1], threads=torch.get_num_threads())
+    torch.set_num_threads(threads)
 
 
 def share(items: Shared) -> Shared:
@@ -223,7 +227,8 @@ def forsake() -> None:
     """Be alone from now on, whatever the others do."""
     if count() > 1:
         joined = _joined.pop()
-        torch.set_num_threads(joined.threads)
+        if joined.threads:
+            torch.set_num_threads(joined.threads)
         if joined.met_here:
             distributed.destroy_process_group()
 

@@ -31,7 +31,8 @@ from manners.launched import Place
 number, count, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 torch.set_num_threads(4)
-ranks.join(Place(number, count, number, count), meeting, threads=2)
+ranks.join(Place(number, count, number, count), meeting)
+ranks.compute_with(2)
 found = {"number": ranks.number(), "share": list(ranks.share(list(range(7)))), "last": ranks.last()}
 parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
 parameters[0].grad = torch.tensor([1.0, 10.0]) * (number + 1)

@@ -152,7 +152,8 @@ def _started(errand: Errand, processes: int) -> Iterator[None]:
             for number in range(1, processes):
                 others.start(errand, number, threads)
             place = Place(0, processes, 0, processes)
-            others.while_they_live(lambda: ranks.join(place, others.meeting, errand.device, threads))
+            others.while_they_live(lambda: ranks.join(place, others.meeting, errand.device))
+            ranks.compute_with(threads)
             yield
             others.wait()
         except ranks.Lost as lost:

@@ -46,7 +46,8 @@ def main(asked: Mapping[str, Any]) -> None:
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     errand = Errand(**asked["errand"])
     try:
-        ranks.join(Place(**asked["place"]), asked["meeting"], errand.device, asked["threads"])
+        ranks.join(Place(**asked["place"]), asked["meeting"], errand.device)
+        ranks.compute_with(asked["threads"])
         run(errand)
     except MannersError as error:
         print(f"manners: {error}", file=sys.stderr)
