@@ -145,7 +145,7 @@ def test_annotators_of_one_mind_leave_the_curvature_and_their_number() -> None:
 
 def test_what_annotators_and_prompts_share_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each cluster's variance by what its judgements move the estimate: inverse curvature times slope, summed."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     likes = np.linspace(-1, 1, 20)
     found = []
     for who, which in np.ndindex(20, 20):
@@ -159,8 +159,10 @@ def test_what_annotators_and_prompts_share_is_counted_once(monkeypatch: pytest.M
     people, prompts = (float((moved.sum(axis=axis) ** 2).sum()) * 20 / 19 for axis in (1, 0))
     one_by_one = float((moved**2).sum()) * 400 / 399
     freedom = 19 * (people + prompts) ** 2 / (people**2 + prompts**2)
-    expected = t(freedom).ppf(0.975) * (people + prompts - one_by_one) ** 0.5
-    assert (people + prompts - 2 * one_by_one) ** 0.5 < 0.9 * (people + prompts - one_by_one) ** 0.5
+    total = people + prompts - one_by_one
+    expected = t(freedom).ppf(0.975) * total**0.5
+    # Neither more nor less than what they share passes for it within the tolerance below.
+    assert max(people, prompts, total - one_by_one) < 0.82 * total < 0.82**2 * (people + prompts)
     monkeypatch.setattr("manners.feedback.davidson.RESAMPLES", 1000)
     assert side_width(found) == pytest.approx(expected, rel=0.06)
 
