@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from manners.errors import MannersError
 from manners.evaluate.compare import (
@@ -57,6 +58,7 @@ def test_a_version_that_always_wins_and_one_that_always_loses(answer: Make) -> N
     rate = win_rate(before, after, by_author)
     assert rate.estimate == 1.0 == rate.high
     assert 0.9 < rate.low < 1.0  # fifty prompts are no proof of never losing
+    assert rate.low == pytest.approx(stats.binomtest(50, 50).proportion_ci(0.95, "wilson").low)
     assert win_rate(after, before, by_author).estimate == 0.0
 
 
@@ -177,6 +179,8 @@ def test_head_to_head_takes_the_best_and_the_side_of_the_new_version(answer: Mak
     before, after = versions(answer, [["", "!!"]] * 30, [["!"]] * 30)
     assert head_to_head(before, [[0.0, 1.0]] * 30, after, by_letter).estimate == 0.0
     assert head_to_head(before, [[1.0, 0.0]] * 30, after, by_letter).estimate == 1.0
+    with pytest.raises(ValueError, match="longer"):
+        head_to_head(before, [[1.0, 0.0]] * 31, after, by_letter)
 
 
 BETTER, WORSE, UNSURE = Interval(0.7, 0.6, 0.8), Interval(0.3, 0.2, 0.4), Interval(0.5, 0.4, 0.6)

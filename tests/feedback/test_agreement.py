@@ -130,6 +130,20 @@ def test_side_bias_by_hand() -> None:
     assert alike == wilson(3, 3), "three people are no more than three"
 
 
+def test_two_people_who_agree_or_differ_by_hand() -> None:
+    def ends(n: float, t: float) -> list[float]:
+        """Wilson's about one half: 1/2 -+ t sqrt(1 / n + t^2 / n^2) / 2 / (1 + t^2 / n)."""
+        half = t * np.sqrt(1 / n + (t / n) ** 2) / 2 / (1 + t * t / n)
+        return [0.5 - half, 0.5 + half]
+
+    # Each says one and zero, so people vary by nothing: V = 4/3 * 4 * 1/4 / 16 = 1/12 of the items; n = 3; t of 3.
+    alike = crossed_share([1, 0, 1, 0], [0, 0, 1, 1], range(4))
+    assert [alike.low, alike.high] == pytest.approx(ends(3, 3.182446))
+    # One always says one, the other zero: V = 2 * 2 * (3/2)^2 / 36 = 1/4 of the people; n = 1; t of 1.
+    apart = crossed_share([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
+    assert [apart.low, apart.high] == pytest.approx(ends(1, 12.706205))
+
+
 @pytest.mark.parametrize(("people", "habit", "drawn"), [(5, 0.25, True), (5, 0.25, False), (12, 0.6, False)])
 def test_a_crowd_without_a_bias_is_not_said_to_have_one(people: int, habit: float, drawn: bool) -> None:
     """Each person has a side that they like a little, each comparison a better text; sides are drawn, or all alike.

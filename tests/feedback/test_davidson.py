@@ -14,13 +14,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import t
 
-from manners.feedback.davidson import Judgement, judgements, rate
+from manners.feedback.davidson import Judgement, Rating, Ratings, fit, judgements, rate
 from manners.types import (
     Annotator,
     AnnotatorKind,
     AskedHow,
     Choice,
     Comparison,
+    Interval,
     Response,
     Role,
     Turn,
@@ -28,6 +29,8 @@ from manners.types import (
 )
 
 L, R, T = Choice.LEFT, Choice.RIGHT, Choice.TIE
+UNKNOWN_LENGTH = [-25.41241, 0.0, 25.41241]
+"""Where no answer is the longer: the prior's 0 +- 2, times 12.706, Student's t of one degree of freedom."""
 
 
 def study(strengths: dict[str, float], count: int, seed: int, side: float = 0.0, people: int = 30) -> list[Judgement]:
@@ -110,10 +113,76 @@ def test_of_one_annotator_and_one_prompt_the_curvature_is_all_there_is() -> None
     assert [rating.win_rate.low, rating.win_rate.high] == pytest.approx(ends, abs=1e-3)
 
 
+def test_of_many_ties_on_a_liked_side_the_curvature_is_all_there_is_too() -> None:
+    # The tie parameter and the side's depend on each other here, so a wrong slope of either shows in both.
+    given = [("a", "b", L)] * 9 + [("b", "a", L)] * 6 + [("a", "b", T)] * 7 + [("b", "a", T)] * 3 + [("b", "a", R)] * 3
+    found = [Judgement(*one, "x", "p") for one in given]
+    best = minimize(lambda p: loss(found, ["a", "b"], p), np.zeros(5), tol=1e-9).x
+    half = t(1).ppf(0.975) * np.linalg.inv(curvature(found, ["a", "b"], best))[2, 2] ** 0.5
+    rated = rate(found, "a", 0)
+    side = rated.side
+    ends = expit([best[2] - half, best[2], best[2] + half])
+    assert [side.low, side.estimate, side.high] == pytest.approx(ends, rel=1e-4)
+    assert [rated.length.low, rated.length.estimate, rated.length.high] == pytest.approx(UNKNOWN_LENGTH)
+
+
 def side_width(found: list[Judgement]) -> float:
     side = rate(found, "a", 0).side
     ends = np.array([side.low, side.high])
     return float(np.diff(np.log(ends / (1 - ends)))[0] / 2)
+
+
+def test_annotators_of_one_mind_leave_the_curvature_and_their_number() -> None:
+    # All five say the same, so between them nothing varies; what is left is read by Student's t of 5 - 1.
+    said = [("a", "b", L), ("b", "a", L), ("a", "b", R), ("b", "a", R), ("a", "b", L), ("a", "b", T), ("b", "a", L)]
+    found = [Judgement(*one, f"x{n}", "p") for n in range(5) for one in said]
+    best = minimize(lambda p: loss(found, ["a", "b"], p), np.zeros(5), tol=1e-9).x
+    alone = np.linalg.inv(curvature(found, ["a", "b"], best))[2, 2]
+    assert side_width(found) == pytest.approx(t(4).ppf(0.975) * alone**0.5, rel=1e-4)
+    length = rate(found, "a", 0).length
+    assert [length.low, length.estimate, length.high] == pytest.approx(UNKNOWN_LENGTH)
+
+
+def test_what_annotators_and_prompts_share_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cluster's variance by what its judgements move the estimate: inverse curvature times slope, summed."""
+    rng = np.random.default_rng(1)
+    likes = np.linspace(-1, 1, 20)
+    found = []
+    for who, which in np.ndindex(20, 20):
+        shares = np.exp([(likes[who] + likes[which]) / 2, -(likes[who] + likes[which]) / 2, np.log(0.5)])
+        sides = ("a", "b") if rng.random() < 0.5 else ("b", "a")
+        found.append(Judgement(*sides, (L, R, T)[rng.choice(3, p=shares / shares.sum())], f"x{who}", f"p{which}"))
+    best = minimize(lambda p: loss(found, ["a", "b"], p), np.zeros(5), tol=1e-9).x
+    inverse, steps = np.linalg.inv(curvature(found, ["a", "b"], best)), np.eye(5) * 1e-5
+    slopes = [[loss([one], ["a", "b"], best + s) - loss([one], ["a", "b"], best - s) for s in steps] for one in found]
+    moved = ((np.array(slopes) / 2e-5 - best / 2.0**2) @ inverse)[:, 2].reshape(20, 20)
+    people, prompts = (float((moved.sum(axis=axis) ** 2).sum()) * 20 / 19 for axis in (1, 0))
+    one_by_one = float((moved**2).sum()) * 400 / 399
+    freedom = 19 * (people + prompts) ** 2 / (people**2 + prompts**2)
+    total = people + prompts - one_by_one
+    expected = t(freedom).ppf(0.975) * total**0.5
+    # Neither more nor less than what they share passes for it within the tolerance below.
+    assert max(people, prompts, total - one_by_one) < 0.82 * total < 0.82**2 * (people + prompts)
+    monkeypatch.setattr("manners.feedback.davidson.RESAMPLES", 1000)
+    assert side_width(found) == pytest.approx(expected, rel=0.06)
+
+
+def test_working_on_few_numbers_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = study({"a": 0.0, "b": 0.5}, 30, 1)
+    whole = rate(found, "a", 0).ratings[0].win_rate
+    monkeypatch.setattr("manners.feedback.davidson.AT_ONCE", 1)  # less than the judgements of one resample
+    single = rate(found, "a", 0).ratings[0].win_rate
+    assert (single.low, single.estimate, single.high) == pytest.approx((whole.low, whole.estimate, whole.high))
+
+
+def test_the_top_is_found_from_far_away() -> None:
+    found = [replace(one, longer=0.1 * n) for n, one in enumerate(study({"a": 0.0, "b": 1.0}, 40, 2))]
+    best = minimize(lambda p: loss(found, ["a", "b"], p), np.zeros(5), tol=1e-9).x
+    sides = [[1, -1] if one.left == "a" else [-1, 1] for one in found]
+    design = np.array([[*side, 1, one.longer / np.log(2)] for side, one in zip(sides, found, strict=True)])
+    outcome = np.array([(L, R, T).index(one.choice) for one in found])
+    far = np.array([[9.0, -9.0, 5.0, -9.0, -9.0]])
+    assert fit(design, outcome, np.ones((1, 40)), far)[0] == pytest.approx(best, abs=1e-4)
 
 
 def test_copies_of_a_verdict_say_nothing_new() -> None:
@@ -148,6 +217,8 @@ def test_judgements_are_of_the_sides_shown_and_of_one_kind() -> None:
         Judgement("v1", "v2", R, "ben", "Why?", longer),
     ]
     assert [one.annotator for one in judgements([two], AnnotatorKind.AI)] == ["m"]
+    talk = (Turn(Role.USER, "Hi"), Turn(Role.ASSISTANT, "Hello."), *prompt)
+    assert {one.prompt for one in judgements([replace(two, prompt=talk)], AnnotatorKind.HUMAN)} == {"Why?"}
 
 
 @settings(max_examples=15)
@@ -170,7 +241,16 @@ def test_what_no_judgement_connects_is_named() -> None:
     found = rate([Judgement("a", "b", L, "x", "p"), Judgement("c", "d", R, "x", "q")], "a", 0)
     assert found.apart == (("c", "d"),)
     assert [rating.version for rating in found.ratings] == ["b"]
-    assert rate([], "a", 0).ratings == ()
+    nothing = Ratings("a", (), Interval(0.5, 0.0, 1.0), Interval(0.0, -np.inf, np.inf), None, ())
+    assert rate([], "a", 0) == nothing
+
+
+def test_verdicts_are_counted_with_who_gave_them() -> None:
+    # Of b: five verdicts, by the accounts 1 and 2 (of three names) and by two without; of c: one, by such a one.
+    who = [("x", 1), ("x's program", 1), ("y", 2), ("z", None), ("w", None)]
+    found = [Judgement("a", "b", L, name, f"p{n}", account=account) for n, (name, account) in enumerate(who)]
+    b, c = rate([*found, Judgement("c", "a", R, "z", "p9")], "a", 0).ratings
+    assert (b, c) == (Rating("b", b.win_rate, 5, 2, 2), Rating("c", c.win_rate, 1, 0, 1))
 
 
 def test_a_narrow_lead_needs_few_verdicts_to_flip() -> None:

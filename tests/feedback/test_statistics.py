@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from math import sqrt
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 
 from manners.errors import MannersError
 from manners.feedback.statistics import (
+    Decision,
     cluster_bootstrap,
     cluster_bootstrap_share,
     clustered_mean,
@@ -21,6 +23,8 @@ from manners.feedback.statistics import (
     mean_estimate,
     pair_agreement,
     paired_bootstrap_difference,
+    percent,
+    resampled,
     wilson,
 )
 from manners.types import Annotator, AnnotatorKind, Choice, Interval, Verdict
@@ -60,6 +64,7 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9, 0.02]) == pytest.approx([1.0, 1.0, 0.06])
     assert holm([0.2]) == [0.2] and holm([]) == []
+    assert holm([0.6, 0.9]) == [1.0, 1.0]  # twice 0.6 is no probability
     # 0.02 / 3 comes first, times 5; then 0.01, times what is left, 2; then 0.04.
     assert holm([0.01, 0.02, 0.04], [1, 3, 1]) == pytest.approx([1 / 30, 1 / 30, 0.04])
 
@@ -94,6 +99,16 @@ def test_wilson_of_nothing_and_of_halves() -> None:
     assert wilson(2.5, 5).estimate == 0.5
     with pytest.raises(ValueError, match="0\\.\\.n"):
         wilson(3, 2)
+
+
+def test_a_rate_is_better_or_worse_only_where_its_whole_interval_is() -> None:
+    rates = Interval(0.7, 0.6, 0.8), Interval(0.3, 0.2, 0.4), Interval(0.6, 0.5, 0.7), Interval(0.4, 0.3, 0.5)
+    unsure = Decision.CANNOT_TELL  # one half is within the interval that ends there
+    assert [Decision.of(rate) for rate in rates] == [Decision.BETTER, Decision.WORSE, unsure, unsure]
+
+
+def test_a_rate_is_written_in_percent() -> None:
+    assert percent(Interval(0.5, 0.125, 0.75)) == "50.0 % (95 % interval 12.5 to 75.0)"
 
 
 def test_cluster_bootstrap_by_hand() -> None:
@@ -145,6 +160,18 @@ def test_resampling_in_blocks_changes_nothing_that_matters(monkeypatch: pytest.M
     assert cluster_bootstrap(values, np.arange(50), 500, 3) == whole
 
 
+def test_no_more_counts_than_allowed_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # All at once 5000 times 100 counts of 8 bytes are 4 MB, and as much again as floats; 10 000 of them are 0.16 MB.
+    monkeypatch.setattr("manners.feedback.statistics.CELLS", 10_000)
+    tracemalloc.start()
+    try:
+        resampled(np.ones((100, 1)), 5000, 0)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1_000_000
+
+
 def test_cluster_bootstrap_refuses_what_bears_no_interval() -> None:
     for clusters in ([], [7, 7]):
         with pytest.raises(MannersError, match="at least 2 independent"):
@@ -158,8 +185,19 @@ def test_cluster_bootstrap_refuses_what_bears_no_interval() -> None:
 def test_share_is_never_certain() -> None:
     ten = stats.binomtest(10, 10).proportion_ci(method="wilson")
     assert cluster_bootstrap_share([1.0] * 10, np.arange(10), 200, 0).low == pytest.approx(ten.low)
+    none = stats.binomtest(0, 10).proportion_ci(method="wilson")
+    assert cluster_bootstrap_share([0.0] * 10, np.arange(10), 200, 0).high == pytest.approx(none.high)
+    above = float(np.nextafter(1.0, 2.0))  # what the rounding of a sum may make of one
+    assert cluster_bootstrap_share([above] * 10, np.arange(10), 200, 0) == wilson(10, 10)
     mixed = [0.0, 1.0] * 10
     assert cluster_bootstrap_share(mixed, np.arange(20), 200, 0) == cluster_bootstrap(mixed, np.arange(20), 200, 0)
+
+
+def test_the_ends_of_a_share_are_shares() -> None:
+    # Of 5 clusters, 4 of them at 1: 0.8 +- 2.776 * sqrt(0.16 / 4) is 0.24 to 1.36, and 0.2 mirrors it.
+    high, low = (cluster_bootstrap_share([other, *[one] * 4], np.arange(5), 4000, 0) for one, other in ((1, 0), (0, 1)))
+    assert (high.high, low.low) == (1.0, 0.0)
+    assert (high.low, low.high) == pytest.approx((0.24, 0.76), abs=0.06)
 
 
 def test_paired_difference_has_the_sign_of_after_and_gains_from_pairing() -> None:
@@ -198,7 +236,7 @@ def test_agreement_of_coins_is_half() -> None:
 def test_agreement_refuses_mixed_kinds_and_too_little() -> None:
     with pytest.raises(MannersError, match="human, simulated"):
         pair_agreement([verdicts("LL"), verdicts("LL", AnnotatorKind.SIMULATED)], 100, 0)
-    with pytest.raises(MannersError, match="there are 1"):
+    with pytest.raises(MannersError, match="decided by two annotators, and there are 1: let more annotators"):
         pair_agreement([verdicts("LL"), verdicts("L")], 100, 0)
 
 
