@@ -206,7 +206,7 @@ def test_the_sentence_says_what_was_won_and_within_which_limits() -> None:
     wins, losses = 12, 2
 
     def surplus(p: float) -> float:
-        return betaln(3 + wins, 3 + losses) - betaln(3, 3) - math.log(20 * p**wins * (1 - p) ** losses)
+        return float(betaln(3 + wins, 3 + losses) - betaln(3, 3)) - math.log(20 * p**wins * (1 - p) ** losses)
 
     share = wins / (wins + losses)
     low, high = brentq(surplus, 1e-9, share), brentq(surplus, share, 1 - 1e-9)
