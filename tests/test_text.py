@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from manners.errors import MannersError
 from manners.models.compute import bucket_tokens
 from manners.models.packing import pack
-from manners.text import Batch, Rendered, Renderer, TooLong, collate, common_start, length_buckets
+from manners.text import Batch, Rendered, Renderer, TooLong, collate, common_start, flat_buckets, length_buckets
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, START, TEMPLATE, tiny_renderer, tiny_tokenizer
 
@@ -80,6 +80,16 @@ def test_decoding_gives_the_text_back_exactly_but_for_what_no_store_can_hold(tex
 RENDERER = tiny_renderer()
 
 
+def test_spaces_stay_as_the_model_wrote_them_even_where_its_tokenizer_would_tidy_them() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    tokenizer.clean_up_tokenization_spaces = True
+    text = "Wait , it 's late ."
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.decode(ids) == "Wait, it's late."
+    assert Renderer(tokenizer, END_IDS, 256).decode(ids) == text
+
+
 # Too long
 
 
@@ -103,6 +113,10 @@ def test_a_system_turn_is_never_dropped() -> None:
 def test_a_last_turn_that_does_not_fit_is_refused_with_both_figures_and_the_setting() -> None:
     with pytest.raises(TooLong, match=r"last turn takes \d+ tokens and 7 are reserved.*model\.context is 10"):
         tiny_renderer(context=10).prompt_ids(TALK[-1:], reserve=7)
+    last = ids_by_library(TALK[-1:])
+    assert tiny_renderer(context=len(last) + 7).prompt_ids(TALK, reserve=7) == (last, 2), "it fits to the token"
+    with pytest.raises(TooLong):
+        tiny_renderer(context=len(last) + 6).prompt_ids(TALK, reserve=7)
 
 
 @given(
@@ -266,6 +280,16 @@ def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(leng
         assert (len(bucket) + 1) * lengths[bucket[0]] > limit or wasted([*bucket, following[0]])
     assert not any(wasted(bucket) for bucket in buckets)
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 20), max_size=30))
+def test_flat_buckets_keep_the_order_and_take_as_much_as_fits(lengths: list[int]) -> None:
+    limit = 15
+    buckets = flat_buckets(lengths, limit)
+    assert [index for bucket in buckets for index in bucket] == list(range(len(lengths)))
+    sizes = [sum(lengths[index] for index in bucket) for bucket in buckets]
+    assert all(len(bucket) == 1 or size <= limit for bucket, size in zip(buckets, sizes, strict=True))
+    assert all(size + lengths[after[0]] > limit for size, after in zip(sizes, buckets[1:], strict=False))
 
 
 @given(st.lists(st.integers(1, 3), max_size=20), st.lists(st.lists(st.integers(1, 3), max_size=9), min_size=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -47,7 +48,7 @@ class Desk:
         self._spread_file = workspace.root / "runs" / "disagreement.json"
         self._spread_read = 0.0
         self._lock = threading.Lock()
-        self._looked = -LOOK_EVERY
+        self._looked = -math.inf
         self._newest_comparison = 0
         self._newest_verdict = 0
         self._look()

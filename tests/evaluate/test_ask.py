@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.special import betaln
 
 from manners.errors import MannersError
-from manners.evaluate.ask import AskOutcome, due_bets, open_comparisons, plan, read_outcome
+from manners.evaluate.ask import AskOutcome, due_bets, open_comparisons, plan, read_outcome, to_judge
 from manners.feedback.statistics import Decision
 from manners.settings import ServeSettings
 from manners.types import (
@@ -198,6 +201,34 @@ def test_balanced_verdicts_cannot_be_told() -> None:
     assert "1 ties" in outcome.sentence
 
 
+def test_the_sentence_says_what_was_won_and_within_which_limits() -> None:
+    """The limits are where the closed form B(3 + wins, 3 + losses) / (B(3, 3) p^wins (1 - p)^losses) reaches 20."""
+    wins, losses = 12, 2
+
+    def surplus(p: float) -> float:
+        return float(betaln(3 + wins, 3 + losses) - betaln(3, 3)) - math.log(20 * p**wins * (1 - p) ** losses)
+
+    share = wins / (wins + losses)
+    low, high = brentq(surplus, 1e-9, share), brentq(surplus, share, 1 - 1e-9)
+    outcome = read([comparison(letter) for letter in "N" * wins + "O" * losses + "T"] + [comparison("")])
+    assert outcome.sentence.startswith(
+        "It cannot be told yet which of new and old is better: by the verdicts of one person, new wins 12 of 14 decided"
+        f" comparisons, 85.7 % of what they weigh (95 % interval, good at every look, {100 * low:.1f} to"
+        f" {100 * high:.1f}), with 1 ties and 1 unanswered."
+    )
+
+
+def test_what_people_still_have_to_judge_by_hand() -> None:
+    closed, ai = (
+        replace(comparison(""), bets=(Bet(kind, 1.0, 1),)) for kind in (AnnotatorKind.HUMAN, AnnotatorKind.AI)
+    )
+    serve = ServeSettings(overlap=2, agree=2)
+    by_ai = comparison("NN", kind=AnnotatorKind.AI)
+    assert [to_judge([one], serve) for one in (comparison(""), comparison("N"), by_ai, ai)] == [1, 1, 1, 1]
+    assert [to_judge([one], serve) for one in (comparison("NN"), comparison("NO"), closed)] == [0, 0, 0]
+    assert to_judge([comparison("N"), closed, ai, comparison("NO")], serve) == 2
+
+
 def test_the_sentence_says_whose_verdicts_these_are() -> None:
     alone = read([comparison("N")])
     assert "by the verdicts of one person, " in alone.sentence
@@ -218,6 +249,8 @@ def test_an_ai_annotator_is_read_under_its_own_name() -> None:
     assert "by the verdicts of the AI annotator claude-x, " in outcome.sentence
     both = looked_at([comparison("NO", kind=AnnotatorKind.AI, by=["claude-x", "judge-2"])], 2, 2)
     assert "the AI annotators claude-x, judge-2" in read_outcome(both, "old", "new", kind=AnnotatorKind.AI).sentence
+    unheard = read_outcome([comparison("")], "old", "new", kind=AnnotatorKind.AI)
+    assert "by the verdicts of an AI annotator, " in unheard.sentence
     assert "12 verdicts of an AI annotator are left out" in read_outcome(given, "old", "new").sentence
 
 

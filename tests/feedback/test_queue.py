@@ -71,11 +71,28 @@ def test_nobody_judges_their_own_text() -> None:
     assert made.draw("ben") is not None
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_nobody_judges_what_they_wrote_under_another_name(early: bool) -> None:
+    made = Queue(PLAIN, 0, Clock())
+    own = OpenComparison(1, prompt=1, authors=frozenset({"anna", "policy-1"}))
+    if not early:
+        made.add(own)
+    made.writes_as("key of anna", "anna")
+    made.writes_as("ben", "ben")
+    if early:
+        made.add(own)
+    made.add(OpenComparison(2, prompt=2, authors=frozenset({"ben", "policy-1"})))
+    assert all_of(made, "key of anna") == [2]
+    assert all_of(made, "ben") == [1]
+
+
 def test_what_is_before_somebody_is_kept_from_others_until_the_lease_ends() -> None:
     clock = Clock()
     made = queue(count=1, clock=clock)
     assert made.draw("a") is not None
     assert made.draw("b") is None and made.draw("a") is None
+    clock.now = 60 * PLAIN.lease - 1
+    assert made.draw("b") is None, "a lease is set in minutes, and has a second left"
     clock.now = 60 * PLAIN.lease
     assert made.draw("b") is not None
     made.release("b")
@@ -139,6 +156,7 @@ def test_the_stated_chances_are_those_of_the_draws() -> None:
         for number, prompt in ((1, 7), (2, 8), (3, 9), (4, 7)):
             made.add(OpenComparison(number, prompt))
         made.add(OpenComparison(5, 10, gold=True))
+        made.add(OpenComparison(6, 11, gold=True))
         for person in "xyz":
             made.judge(person, 4, Choice.TIE)
         made.set_spread({1: 2.0, 2: 1.0})
@@ -146,8 +164,8 @@ def test_the_stated_chances_are_those_of_the_draws() -> None:
         assert draw is not None
         counts[draw.comparison] += 1
         stated[draw.comparison] = draw.probability
-        assert draw.pool == (1 if draw.drawn is DrawnHow.GOLD else 4)
-    expected = {1: 0.08, 2: 0.8 * (0.1 + 0.6), 3: 0.08, 4: 0.08, 5: 0.2}
+        assert draw.pool == (2 if draw.drawn is DrawnHow.GOLD else 4)
+    expected = {1: 0.08, 2: 0.8 * (0.1 + 0.6), 3: 0.08, 4: 0.08, 5: 0.1, 6: 0.1}
     for number, chance in expected.items():
         assert stated[number] == pytest.approx(chance)
         assert abs(counts[number] / 4000 - chance) < 4 * (chance * (1 - chance) / 4000) ** 0.5
@@ -170,6 +188,30 @@ def test_gold_is_given_once_to_each() -> None:
         made.add(OpenComparison(number, prompt=number, gold=True))
     for person in "abc":
         assert [one for one in sorted(all_of(made, person)) if one >= 100] == [100, 101]
+
+
+def test_where_only_gold_is_left_it_is_drawn_for_certain() -> None:
+    made = queue(ServeSettings(gold_share=0.2, repeat_share=0), count=0)
+    for number in (100, 101, 102, 103):
+        made.add(OpenComparison(number, prompt=number, gold=True))
+    draws = [made.draw("a") for _ in range(5)]
+    assert [one and (one.probability, one.pool) for one in draws] == [(1 / 4, 4), (1 / 3, 3), (1 / 2, 2), (1, 1), None]
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_left_is_as_much_as_will_be_drawn(known: bool, held: bool) -> None:
+    """A page gave a comparison back; then it was reported, or was not. What is left is counted by drawing it."""
+    made = queue(ServeSettings(gold_share=0.5, repeat_share=0), count=3)
+    made.add(OpenComparison(100, prompt=100, gold=True))
+    first = made.draw("a")
+    while first is not None and (first.comparison == 100) is not known:
+        first = made.draw("a")
+    assert first is not None
+    made.release("a")
+    made.hold_back(first.comparison, held)
+    left = made.left("a")
+    assert left == len(all_of(made, "a")) == (3 if held else 4)
 
 
 def test_sides_are_drawn_for_each_view() -> None:

@@ -58,6 +58,22 @@ def test_two_equations_by_hand() -> None:
     assert fit.log_tie == pytest.approx(0.0, abs=1e-3)
 
 
+def test_where_the_likelihood_is_largest_as_many_verdicts_are_expected_as_there_are() -> None:
+    # Its slopes are 0 there: in log nu, ties expected less ties seen; in 1/T, the same of the sides, by their margins.
+    margins, counts = crowd(60, 3, 0.2, -1.0)
+    fit = fit_temperature(margins, counts)
+    worth = np.exp(margins / fit.temperature)
+    tie = math.exp(fit.log_tie) * np.sqrt(worth)
+    expected = counts.sum(axis=1)[:, None] * np.stack([worth, np.ones(60), tie], axis=1) / (worth + 1 + tie)[:, None]
+    assert expected[:, 2].sum() == pytest.approx(counts[:, 2].sum(), rel=1e-6)
+    lean, seen = ((of[:, 0] - of[:, 1]) @ margins for of in (expected, counts))
+    assert lean == pytest.approx(seen, rel=1e-6)
+
+
+def test_margins_that_are_always_right_end_at_the_other_bound() -> None:
+    assert fit_temperature(np.array([0.01]), np.array([[8.0, 0.0, 0.0]])).temperature == pytest.approx(0.01)
+
+
 def test_margins_that_point_the_wrong_way_end_at_the_bound() -> None:
     margins, counts = crowd(300, 3, 1.0, -1.0)
     assert fit_temperature(-margins, counts).temperature == pytest.approx(100.0)
@@ -119,12 +135,20 @@ def test_bins_hold_equal_masses_and_pairs_without_a_decision_count_for_nothing()
     p = np.linspace(0.5, 1, 100)
     table = reliability(p, p, np.ones(100), bins=5)
     assert [row.n for row in table] == [20] * 5
+    assert [row.n for row in reliability(p, p, np.ones(100))] == [10] * 10
     weights = np.ones(100)
     weights[::2] = 0
     outcomes = np.where(weights > 0, p, 0.0)
     assert expected_calibration_error(p, outcomes, weights, bins=5) == pytest.approx(0.0)
     with pytest.raises(MannersError, match="chooses a side"):
         expected_calibration_error(p, p, np.zeros(100))
+
+
+def test_what_stands_at_a_border_goes_where_most_of_it_lies() -> None:
+    # 2, 4 and 1 of 7 verdicts: the 4 reach over the middle, 1.5 of them before it and 2.5 behind it.
+    p, weights = np.array([0.6, 0.7, 0.9]), np.array([2.0, 4.0, 1.0])
+    assert [row.n for row in reliability(p, p, weights, bins=2)] == [2, 5]
+    assert [row.n for row in reliability(p, p, weights[::-1], bins=2)] == [5, 2]
 
 
 def test_confidence_is_about_the_response_that_the_model_prefers() -> None:

@@ -15,7 +15,7 @@ from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Comparison, FinishReason, Response, Role, Turn
 from tests.reward.planted import comparisons
-from tests.worlds import BOS, END, tiny_pretrained, tiny_renderer
+from tests.worlds import BOS, END, TEMPLATE, tiny_pretrained, tiny_renderer
 
 CONTEXT = 128
 TALK = (
@@ -103,6 +103,15 @@ def test_forty_pairs_that_differ_only_past_the_context_are_not_learnt_from() -> 
     good = comparisons(20, agreement=1.0)
     labelled, _ = read(renderer, label([*good, *past]))
     assert labelled.left_out == {LeftOut.ALIKE: 40} and len(labelled.pairs) == 20
+
+
+REFUSING = "{% if messages[-1]['content'].startswith('question') %}{{ raise_exception('no questions') }}{% endif %}"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_the_template_refuses_every_prompt_it_is_said_why(count: int) -> None:
+    with pytest.raises(MannersError, match=rf"refuses the prompts of all {count} comparisons \(.*no questions.*\)"):
+        read(tiny_renderer(REFUSING + TEMPLATE), label(comparisons(count, agreement=1.0)))
 
 
 def test_pairs_that_fit_are_rendered_each_as_alone() -> None:

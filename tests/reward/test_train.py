@@ -103,6 +103,19 @@ def test_micro_batches_change_nothing(world: Pretrained) -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_tokens_of_a_pass_are_counted_by_hand(world: Pretrained, tmp_path: Path, shares: bool) -> None:
+    first, second = PLANTED[:2]
+    third = replace(first.left, text="bake it at noon")
+    labelled, rendered = read(world.renderer, label([first, replace(first, right=third), second]))
+    sized = replace(world, trunk=with_compute(world.trunk, shares_prompts=shares))
+    data = ReadPairs(sized, labelled.pairs, rendered, tmp_path / "states", "reading")
+    prompts = [len(world.renderer.prompt_ids(c.prompt)[0]) for c in (first, second)]
+    responses = [first.left, first.right, third, second.left, second.right]
+    read_once = sum(len(world.renderer.response_ids(response)) for response in responses)
+    assert data.tokens == read_once + (sum(prompts) if shares else 3 * prompts[0] + 2 * prompts[1])
+
+
 def test_a_response_in_several_pairs_is_scored_once_and_in_one_batch(world: Pretrained, tmp_path: Path) -> None:
     # Three answers to each of six prompts make three pairs a prompt.
     triples = []

@@ -89,6 +89,14 @@ def test_rows_bring_back_everything_but_the_authors_of_an_open_evaluation(suffix
     assert through(suffix, Format.ROWS, comparison) == expected
 
 
+@pytest.mark.parametrize("text", ['[{"role": "user", and so on', '[{"role": "user", "content": "x"}]', "[]", "[1"])
+def test_an_answer_that_looks_like_messages_or_begins_so_is_read_back_as_it_was(text: str) -> None:
+    judged = Verdict(Choice.LEFT, IMPORTED)
+    sides = (Response(text, "one"), Response("No.", "two"))
+    written = Comparison((Turn(Role.USER, "Hi"),), *sides, AskedHow.RANDOM, verdicts=(judged,))
+    assert through(".jsonl", Format.ROWS, written) == written
+
+
 @pytest.mark.parametrize("suffix", some([".parquet", ".jsonl"], 1))
 @settings(max_examples=60, deadline=None)
 @given(comparison=comparisons.filter(lambda c: bool(c.verdicts)), swapped=st.booleans())

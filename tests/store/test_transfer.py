@@ -252,6 +252,7 @@ BAD_PAIRS = [
         "`prompt`: is not what",
     ),
     (HH, {"chosen": "Hello!"}, Reason.TRANSCRIPT, "`chosen`: does not begin"),
+    (HH, {"chosen": "\n\nAssistant: Hello!"}, Reason.TRANSCRIPT, "`chosen`: does not begin"),
     (HH, {"chosen": "\n\nHuman: Bye\n\nAssistant: Hello!"}, Reason.TRANSCRIPT, "`chosen`: shares no user turn"),
     (HH, {"chosen": HH["chosen"] + "\n\nHuman: And?"}, Reason.TRANSCRIPT, "`chosen`: does not differ"),
     (HH, {"chosen": HH["rejected"]}, Reason.IDENTICAL, "`rejected`: is the same as `chosen`"),
@@ -275,6 +276,8 @@ def test_a_bad_pair_is_named(
     [
         PAIR,
         HH,
+        {side: "\n\nHuman: Hi\nAssistant: " + PAIR[side] for side in ("chosen", "rejected")},
+        {"prompt": "Hi", **HH},
         {"chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
         {"prompt": "Hi", "chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
         {"prompt": MESSAGES, "chosen": answer("Hello!"), "rejected": answer("What?")},
@@ -294,6 +297,44 @@ def test_every_way_to_write_a_pair_means_the_same(write: Write, row: dict[str, A
     assert (comparison.prompt, better, worse) == ((Turn(Role.USER, "Hi"),), "Hello!", "What?")
     assert comparison.asked_how is AskedHow.IMPORTED and comparison.ask_probability is None
     assert verdict.annotator == Annotator("imported", AnnotatorKind.HUMAN)
+
+
+def test_an_answer_that_is_a_conversation_of_its_own_is_kept_whole(write: Write) -> None:
+    play = "Human: Hi\n\nAssistant: Hello!"
+    row = {"prompt": "Write a short dialogue.", "chosen": play, "rejected": "No."}
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    assert {comparison.left.text, comparison.right.text} == {play, "No."}
+
+
+def test_of_an_answer_that_repeats_its_prompt_what_comes_after_it_is_read(write: Write) -> None:
+    prompt = [*MESSAGES, *answer("Hey."), {"role": "user", "content": "Well?"}]
+    start = "Human: Hi\n\nAssistant: Hey.\n\nHuman: Well?\n\nAssistant: "
+    row = {"prompt": prompt, "chosen": start + "Hello!", "rejected": start + "What?"}
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    assert [turn.text for turn in comparison.prompt] == ["Hi", "Hey.", "Well?"]
+    assert {comparison.left.text, comparison.right.text} == {"Hello!", "What?"}
+
+
+DRAWN = {"drawn": "random", "draw_probability": 0.5}
+LIMITS: dict[str, tuple[list[float], list[float]]] = {
+    "strength": ([1, 3], [0, 4, 1.5]),
+    "seconds": ([0, 1e9], [-0.001, 1e9 + 1]),
+    "ask_probability": ([0, 1], [-0.001, 1.001]),
+    "draw_probability": ([0, 1], [-0.001, 1.001]),
+    "draw_pool": ([1, 1e12], [0, 1e12 + 1]),
+}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_a_number_is_taken_up_to_its_limits_and_not_beyond(write: Write, field: str) -> None:
+    within, beyond = LIMITS[field]
+    row = GOOD | DRAWN
+    found = list(read_comparisons(write("good.jsonl", lines(*(row | {field: value} for value in within))), {}))
+    told = [getattr(one if field == "ask_probability" else one.verdicts[0], field) for one in found]
+    assert told == within
+    for value in beyond:
+        with pytest.raises(MannersError, match=f"line 1, field `{field}`: is "):
+            list(read_comparisons(write("bad.jsonl", lines(row | {field: value})), {}))
 
 
 def test_opposite_opinions_of_unnamed_people_are_both_kept(store: Store, write: Write) -> None:

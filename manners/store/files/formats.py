@@ -238,14 +238,15 @@ def _transcripts(fields: Fields, fmt: Format = Format.HH) -> tuple[Dialogue, tup
 def _turns(text: str, field: str) -> Dialogue:
     if text.startswith("\r\n"):
         text = text.replace("\r\n", "\n")
-    parts = _MARKER.split(text)
-    if parts[0] or len(parts) < 3:
+    before, *parts = _MARKER.split(text)
+    roles = {marker.rstrip(): role for role, marker in _MARKERS.items()}
+    spoken = [Turn(roles[mark.rstrip()], said) for mark, said in zip(parts[::2], parts[1::2], strict=True)]
+    if before or {turn.role for turn in spoken} != {*_MARKERS}:
         # Not as the format has it; as people write transcripts, perhaps.
         if turns := transcript(text, field):
             return tuple(Turn(role, said) for role, said in turns)
         raise BadRow(Reason.TRANSCRIPT, field, "does not begin with a blank line and `Human: `")
-    roles = {marker.rstrip(): role for role, marker in _MARKERS.items()}
-    return tuple(Turn(roles[marker.rstrip()], text) for marker, text in zip(parts[1::2], parts[2::2], strict=True))
+    return tuple(spoken)
 
 
 def _shared_prompt(chosen: Dialogue, rejected: Dialogue, field: str) -> Dialogue:
@@ -297,7 +298,7 @@ def _continued(text: str, prompt: Dialogue) -> str:
         turns = [Turn(role, said) for role, said in transcript(text, "") or ()]
     except BadRow:
         turns = []
-    return turns[-1].text if len(turns) > 1 and tuple(turns[:-1]) == prompt else text
+    return turns[-1].text if turns and tuple(turns[:-1]) == prompt else text
 
 
 def _answer(fields: Fields, side: str) -> Dialogue:
