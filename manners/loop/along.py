@@ -157,7 +157,7 @@ def _started(errand: Errand, processes: int) -> Iterator[None]:
             yield
             others.wait()
         except ranks.Lost as lost:
-            raise MannersError(others.why() or str(lost)) from lost
+            raise (others.why() or MannersError(str(lost))) from lost
         finally:
             ranks.forsake()
             others.end()
@@ -247,7 +247,7 @@ class Others:
             other.wait()
             _close(other.stdin)
 
-    def why(self) -> str | None:
+    def why(self) -> MannersError | None:
         """Say why the first of those that failed has ended; None where none has."""
         until = time.monotonic() + FAREWELL
         while time.monotonic() < until and all(other.poll() is None for other in self.running):
@@ -255,9 +255,9 @@ class Others:
         for number, other in enumerate(self.running, start=1):
             if other.poll():
                 said = (self.folder / f"said-{number}").read_text(encoding="utf-8", errors="replace")
-                return (
-                    f"process {number + 1} of {self.count} that trained along was lost"
-                    f" ({_ended(other.returncode, said.strip().splitlines())}); go on with --resume"
+                ended = _ended(other.returncode, said.strip().splitlines())
+                return MannersError(
+                    f"process {number + 1} of {self.count} that trained along was lost ({ended}); go on with --resume"
                 )
         return None
 

@@ -17,9 +17,8 @@ import manners
 from manners.cli import main
 from manners.cli.common import show
 from manners.errors import MannersError, UsageError
-from manners.loop.options import EvaluateOptions, PPOOptions, SampleOptions
+from manners.loop.options import EvaluateOptions, PPOOptions, SampleOptions, TrainingOptions
 from manners.loop.round import DPO, EVALUATE, PPO, REWARD, SAMPLE
-from manners.loop.stage import Options
 from manners.settings import Settings
 from manners.store import Store, VersionRecord
 from manners.store.files.formats import Format
@@ -297,13 +296,13 @@ PLAIN: dict[str, object] = {"mapping": {}, "skip_bad": False}
 STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
     ("sample --crowd", "perform", (SAMPLE, SampleOptions(crowd=True)), {"plan": False, "resume": False}),
     ("sample --resume", "perform", (SAMPLE, SampleOptions(crowd=False)), {"plan": False, "resume": True}),
-    ("reward --plan", "perform", (REWARD, Options()), {"plan": True, "resume": False}),
-    ("reward --resume", "perform", (REWARD, Options()), {"plan": False, "resume": True}),
+    ("reward --plan", "perform", (REWARD, TrainingOptions()), {"plan": True, "resume": False}),
+    ("reward --resume", "perform", (REWARD, TrainingOptions()), {"plan": False, "resume": True}),
     ("ppo", "perform", (PPO, PPOOptions()), {"plan": False, "resume": False}),
     ("ppo --resume", "perform", (PPO, PPOOptions()), {"plan": False, "resume": True}),
     ("ppo --workers 2", "perform", (PPO, PPOOptions(workers=2)), {"plan": False, "resume": False}),
-    ("dpo --plan", "perform", (DPO, Options()), {"plan": True, "resume": False}),
-    ("dpo --resume", "perform", (DPO, Options()), {"plan": False, "resume": True}),
+    ("dpo --plan", "perform", (DPO, TrainingOptions()), {"plan": True, "resume": False}),
+    ("dpo --resume", "perform", (DPO, TrainingOptions()), {"plan": False, "resume": True}),
     (
         "score reward-1 in.jsonl",
         "score",
