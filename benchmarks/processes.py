@@ -78,10 +78,14 @@ def make_random_model(folder: Path, layers: int, width: int, threads: int) -> st
     return _run([sys.executable, "-m", "benchmarks.random_model", str(folder), str(layers), str(width)], threads)
 
 
+def data_folder() -> Path:
+    """Return where published data sets are: under $MANNERS_DATA, or beside the repository."""
+    return Path(os.environ.get("MANNERS_DATA", ROOT.parent / "shared" / "data"))
+
+
 def pairs_file() -> str | None:
-    """Return where the pairs of `hh_rlhf_harmless` are: under $MANNERS_DATA, or beside the repository."""
-    data = Path(os.environ.get("MANNERS_DATA", ROOT.parent / "shared" / "data"))
-    file = data / "hh_rlhf_harmless" / "pairs.jsonl.gz"
+    """Return where the pairs of `hh_rlhf_harmless` are, None where they are not there."""
+    file = data_folder() / "hh_rlhf_harmless" / "pairs.jsonl.gz"
     return str(file) if file.is_file() else None
 
 

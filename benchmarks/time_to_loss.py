@@ -29,6 +29,7 @@ import tyro
 from benchmarks.environments import interpreter
 from benchmarks.ours.pretrain import Task as OurTask
 from benchmarks.peers.nanogpt import Task as PeerTask
+from benchmarks.processes import data_folder
 from benchmarks.publish import PAGE, ROOT, processor, replace_between
 from manners.pretrain import dial, vocabulary
 from manners.pretrain.corpus import sample, survey, tokenised
@@ -84,7 +85,7 @@ def text(name: str, scratch: Path) -> Path:
         return made / "stories.txt"
     if name != SHAKESPEARE:
         raise SystemExit(f"--only: there is no benchmark {name} (there are: {SHAKESPEARE}, {STORIES})")
-    file = Path(os.environ.get("MANNERS_DATA", ROOT.parent / "shared" / "data")) / "tinyshakespeare" / "input.txt"
+    file = data_folder() / "tinyshakespeare" / "input.txt"
     if not file.is_file():
         raise SystemExit(f"{file} is not there; put tinyshakespeare there, or name its folder's parent in MANNERS_DATA")
     return file

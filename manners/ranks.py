@@ -102,12 +102,16 @@ def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
             )
         torch.cuda.set_device(at.here)
     if meeting:
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         with _heard():
             distributed.init_process_group(
-                backend, init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
+                backend(device), init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
             )
     _joined.append(Joined(at, bool(meeting)))
+
+
+def backend(device: str) -> str:
+    """Return by what processes talk whose model is on a device: numbers and names always go by the CPU."""
+    return "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
 
 
 def compute_with(threads: int) -> None:

@@ -37,15 +37,16 @@ from benchmarks.experiments.world import (
     learn,
     measured,
     open_world,
-    pool,
+    read,
     requests,
     scores,
+    written,
 )
 from benchmarks.publish import replace_between
 from manners.ppo.guard import over_optimisation as noticed
-from manners.ppo.learner import UNMEASURED, Validation
+from manners.ppo.learner import UNMEASURED, Best, Validation
+from manners.reward.ensemble import RewardModel
 from manners.settings import RewardSettings
-from manners.types import FinishReason, Response
 from manners.workspace import atomic_write
 
 ARM, NOISE = "one member, 25 % turned round", 0.25
@@ -79,8 +80,6 @@ class Version:
     kl: float
     score: float
     """By the reward model that is optimised."""
-    kept_out: float
-    """By the member kept out of it."""
     answers: Pool
 
 
@@ -102,34 +101,22 @@ def run(world: World) -> tuple[Version, ...]:
     """Return the versions of the run, each with its answers; drawn once, and kept beside the other answers."""
     file = world.drawn / "over-optimised.json"
     if not file.exists():
-        drawn = list[dict[str, Any]]()
+        drawn = list[Pool]()
 
-        def keeping(answers: Pool) -> None:
-            drawn.append({"answers": [[(one.text, one.finish_reason) for one in some] for some in answers.answers]})
+        def keeping(*asked: Any) -> Pool:
+            drawn.append(draw(*asked))
+            return drawn[-1]
 
-        with patch.object(over_optimisation, "draw", lambda *asked: _kept(draw(*asked), keeping)):
+        with patch.object(over_optimisation, "draw", keeping):
             points = climb(world, ARM, 0)["points"]
-        rows = [point | one for point, one in zip(points, drawn, strict=True)]
+        rows = [point | {"answers": written(one)} for point, one in zip(points, drawn, strict=True)]
         world.drawn.mkdir(exist_ok=True)
         atomic_write(file, json.dumps(rows))
     asked = requests(MEASURED, 2)
     return tuple(
-        Version(
-            row["update"],
-            row["kl"],
-            row["score"],
-            row["kept_out"],
-            pool(
-                world, asked, [[Response(t, "drawn", FinishReason(end)) for t, end in some] for some in row["answers"]]
-            ),
-        )
+        Version(row["update"], row["kl"], row["score"], read(world, asked, row["answers"]))
         for row in json.loads(file.read_text(encoding="utf-8"))
     )
-
-
-def _kept(answers: Pool, keep: Any) -> Pool:
-    keep(answers)
-    return answers
 
 
 def judge(world: World, name: str, seed: int) -> dict[str, Any]:
@@ -146,17 +133,18 @@ def judge(world: World, name: str, seed: int) -> dict[str, Any]:
         tuple(some[:SEEN] for some in measured(world).answers),
         measured(world).liked[:, :SEEN],
     )
-    of_first = scores(world, model, first)[0]
-    level = float(of_first.mean())
-    marks = [scores(world, model, version.answers)[0] - level for version in run(world)]
-    return {"accuracy": accuracy(of_first, first.liked), **verdict(world, marks)}
+    return looked_at(world, model, first)
 
 
 def kept_out_of(world: World) -> dict[str, Any]:
     """Return the same of the member kept out of the reward."""
     model = reward_of(world, ARM, 0).witness
     assert model is not None
-    first = measured(world)
+    return looked_at(world, model, measured(world))
+
+
+def looked_at(world: World, model: RewardModel, first: Pool) -> dict[str, Any]:
+    """Have a reward model judge every version; its marks count from their mean on answers of the first version."""
     of_first = scores(world, model, first)[0]
     marks = [scores(world, model, version.answers)[0] - float(of_first.mean()) for version in run(world)]
     return {"accuracy": accuracy(of_first, first.liked), **verdict(world, marks)}
@@ -166,30 +154,27 @@ def verdict(world: World, marks: Sequence[Any]) -> dict[str, Any]:
     """Say when a judge's marks would have stopped the run, which version would have been kept, and how it is liked.
 
     `marks` are (requests, answers) of each version. As in a run, a version is kept that is not behind the best by more
-    than the error of the difference (`Learner.offer`), up to the stop.
+    than the error of the difference (`Best.after`), up to the stop.
     """
     versions = run(world)
     liked = [float(measured(world).in_deviations(version.answers.liked).mean()) for version in versions]
-    top, keep, stopped = UNMEASURED, 0, None
+    best, stopped = Best(0, UNMEASURED, {}, UNMEASURED), None
     points = []
-    for place, (version, mark) in enumerate(zip(versions, marks, strict=True)):
+    for version, mark in zip(versions, marks, strict=True):
         of_requests = tuple(mark.mean(axis=1).tolist())
         found = Validation(of_requests, version.score, float(mark.mean()), version.kl, 0.0)
-        ahead = found.measure > top.measure
-        if place == 0 or ahead or (keep > 0 and found.keeps_up_with(top)):
-            keep = place
-            top = found if ahead else top
+        best = best.after(version.update, found, forgetting_limit=0.0, tensors=dict)
         points.append(found.metrics())
         if noticed(points) is not None:
             stopped = version.update
             break
-    most = peak([{"liked": one} for one in liked])
+    there = next(at for at, version in zip(liked, versions, strict=True) if version.update == best.update)
     return {
         "marks": [float(mark.mean()) for mark in marks],
         "liked": liked,
         "stopped": stopped,
-        "kept": versions[keep].update,
-        "of_peak": liked[keep] / most,
+        "kept": best.update,
+        "of_peak": there / peak([{"liked": one} for one in liked]),
     }
 
 

@@ -174,8 +174,17 @@ def kept(world: World, prompts: Sequence[Dialogue], each: int, seed: int) -> Poo
     if not file.exists():
         drawn = draw(world, world.begun(), prompts, each, seed)
         world.drawn.mkdir(exist_ok=True)
-        atomic_write(file, json.dumps([[(one.text, one.finish_reason) for one in some] for some in drawn.answers]))
-    rows = json.loads(file.read_text(encoding="utf-8"))
+        atomic_write(file, json.dumps(written(drawn)))
+    return read(world, prompts, json.loads(file.read_text(encoding="utf-8")))
+
+
+def written(answers: Pool) -> list[list[tuple[str, str]]]:
+    """Return answers in JSON's types, to be kept in a file."""
+    return [[(one.text, str(one.finish_reason)) for one in some] for some in answers.answers]
+
+
+def read(world: World, prompts: Sequence[Dialogue], rows: Sequence[Sequence[tuple[str, str]]]) -> Pool:
+    """Return what `written` was made from."""
     return pool(world, prompts, [[Response(text, "drawn", FinishReason(end)) for text, end in some] for some in rows])
 
 

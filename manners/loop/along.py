@@ -126,12 +126,12 @@ def along(stage: Stage, session: Session, processes: int, resume: bool) -> Itera
         return
     with ExitStack() as held:
         if at is not None:
-            if not stage.shared or processes > 1:
+            if not stage.shared:
                 raise MannersError(
                     f"`manners {stage.command}` is not shared by several processes: run it without torchrun"
-                    if not stage.shared
-                    else "torchrun has started the processes: leave --processes out"
                 )
+            if processes > 1:
+                raise MannersError("torchrun has started the processes: leave --processes out")
             if at.number:
                 held.enter_context(redirect_stderr(held.enter_context(open(os.devnull, "w", encoding="utf-8"))))
             ranks.join(at, device=pick_device(session.settings.model.device).type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any
@@ -69,6 +69,16 @@ class Best:
     top: Validation
     """The best that any version so far came to."""
 
+    def after(
+        self, update: int, found: Validation, forgetting_limit: float, tensors: Callable[[], dict[str, Tensor]]
+    ) -> Best:
+        """Return what is kept once another version is validated, by the rule of `Learner.offer`."""
+        ahead = found.measure > self.top.measure
+        close = self.update > 0 and found.keeps_up_with(self.top)
+        if update == 0 or (found.forgotten <= forgetting_limit and (ahead or close)):
+            return Best(update, found, tensors(), found if ahead else self.top)
+        return self
+
 
 @dataclass
 class Learner:
@@ -117,11 +127,11 @@ class Learner:
         it is behind by less than the standard error of the difference, once any version has beaten the one that the run
         began as. That is kept whatever it has forgotten: there must be something to return.
         """
-        ahead = found.measure > self.best.top.measure
-        close = self.best.update > 0 and found.keeps_up_with(self.best.top)
-        if update == 0 or (found.forgotten <= forgetting_limit and (ahead or close)):
-            tensors = {name: t.clone() for name, t in self.policy.own_tensors().items()}
-            self.best = Best(update, found, tensors, found if ahead else self.best.top)
+
+        def tensors() -> dict[str, Tensor]:
+            return {name: t.clone() for name, t in self.policy.own_tensors().items()}
+
+        self.best = self.best.after(update, found, forgetting_limit, tensors)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a checkpoint must hold; tensors are the live ones."""

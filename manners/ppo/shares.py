@@ -20,8 +20,10 @@ from manners.text import Batch, Rendered
 from manners.types import FinishReason
 
 
-def sharing(roles: Roles, sample: SampleSettings) -> Drawer:
-    """Return what draws in shares: a row's outcome hangs on its own random numbers, not on who draws it."""
+def sharing(roles: Roles, sample: SampleSettings) -> Drawer | None:
+    """Return what draws in shares: a row's outcome hangs on its own random numbers, not on who draws it; None alone."""
+    if ranks.count() == 1:
+        return None
     pretrained = roles.pretrained
 
     def shared(

@@ -94,8 +94,7 @@ def train(
     roles = Roles(policy, reference, value, reward, pretrained)
     prose = PlainText(reference, pretrained, material.prose)
     unseen = PlainText(initial, pretrained, material.validation_prose)
-    if drawer is None and ranks.count() > 1:
-        drawer = sharing(roles, sample)
+    drawer = drawer or sharing(roles, sample)
     updates = updates_over(settings, len(material.prompts))
     course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer)
     learner = begin(settings, seed, policy, value_parts)

@@ -108,6 +108,21 @@ def threads_each(cpus: Sequence[float], workers: int) -> int:
     return next((each for each in range(most, 0, -1) if sum(int(n) // each for n in cpus) >= workers), 0)
 
 
+def divided_among(ray: Any, count: int, option: str) -> int:
+    """Return the processors that each of `count` processes has on a cluster; `option` is what has asked for them.
+
+    Raises MannersError where it has too few.
+    """
+    cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    each = threads_each(cpus, count)
+    if not each:
+        raise MannersError(
+            f"--{option} is {count}, and the Ray cluster has {sum(map(int, cpus))} processors; ask for no more {option}"
+            " than that"
+        )
+    return each
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -29,7 +29,7 @@ from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.ppo.guard import DRIFT_TOLERANCE, FAR_OFF, tolerated
 from manners.ppo.rollout import Drawn, micro_batches, sliced
-from manners.scale.cluster import first_line, running, threads_each
+from manners.scale.cluster import divided_among, first_line, running
 from manners.scale.handover import Held, apart, fault, held, parcel, probe_of
 from manners.scale.workers import Kin, Parts, Share, Worker
 from manners.settings import SampleSettings
@@ -94,13 +94,7 @@ def crew(
     time. `kind` is the worker's class. Raises MannersError where there is no Ray, no cluster, or no room for as many.
     """
     with running(terms.address, max(terms.workers, torch.get_num_threads()), store + ROOM) as ray:
-        cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-        each = threads_each(cpus, terms.workers)
-        if not each:
-            raise MannersError(
-                f"--workers is {terms.workers}, and the Ray cluster has {sum(map(int, cpus))} processors; ask for no"
-                " more workers than that"
-            )
+        each = divided_among(ray, terms.workers, "workers")
         on_gpu = pretrained.trunk.device.type == "cuda"
         remote = ray.remote(num_cpus=each, num_gpus=int(on_gpu), max_restarts=0, max_task_retries=0)(kind)
         print(f"{terms.workers} workers, {each} threads each, draw and score the responses", file=sys.stderr)

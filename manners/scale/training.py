@@ -11,9 +11,9 @@ from typing import Any
 
 from manners import ranks
 from manners.errors import MannersError
-from manners.launched import Place
+from manners.launched import told
 from manners.ranks import Lost
-from manners.scale.cluster import first_line, running, threads_each
+from manners.scale.cluster import divided_among, first_line, running
 
 RETRIES = 3
 """How often a run goes on, from its last checkpoint, after a process was lost."""
@@ -26,14 +26,9 @@ def fit(address: str, processes: int, folder: Path, on_gpu: bool, work: Callable
     what the work raises, and MannersError where there is no cluster or too small a one, or processes are lost again and
     again.
     """
-    with running(address, processes, 0) as ray:
-        cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-        each = threads_each(cpus, processes)
-        if not each:
-            raise MannersError(
-                f"--processes is {processes}, and the Ray cluster has {sum(map(int, cpus))} processors; ask for no more"
-                " processes than that"
-            )
+    with running(address, processes, 0) as ray, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of what Ray does
+        each = divided_among(ray, processes, "processes")
         print(f"{processes} processes, {each} threads each, train on the Ray cluster", file=sys.stderr)
         for tried in range(RETRIES + 1):
             try:
@@ -50,22 +45,13 @@ def fit(address: str, processes: int, folder: Path, on_gpu: bool, work: Callable
 
 def _fit(processes: int, each: int, folder: Path, on_gpu: bool, work: Callable[[int], None], tried: int) -> None:
     """Try once; raises Lost where that may be tried again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of what Ray does
-        _fit_quietly(processes, each, folder, on_gpu, work, tried)
-
-
-def _fit_quietly(
-    processes: int, each: int, folder: Path, on_gpu: bool, work: Callable[[int], None], tried: int
-) -> None:
+    device = "cuda" if on_gpu else "cpu"
     train: Any = importlib.import_module("ray.train")
     torch_part: Any = importlib.import_module("ray.train.torch")
     trainer = torch_part.TorchTrainer(
         _one,
-        train_loop_config={"work": work, "tried": tried, "on_gpu": on_gpu},
-        torch_config=torch_part.TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=int(ranks.PATIENCE.total_seconds())
-        ),
+        train_loop_config={"work": work, "tried": tried, "device": device},
+        torch_config=torch_part.TorchConfig(ranks.backend(device), timeout_s=int(ranks.PATIENCE.total_seconds())),
         scaling_config=train.ScalingConfig(
             num_workers=processes, use_gpu=on_gpu, resources_per_worker={"CPU": each, **({"GPU": 1} if on_gpu else {})}
         ),
@@ -100,17 +86,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _one(config: dict[str, Any]) -> None:
     """Be one of the processes."""
-    context: Any = importlib.import_module("ray.train").get_context()
-    ranks.join(
-        Place(
-            context.get_world_rank(),
-            context.get_world_size(),
-            context.get_local_rank(),
-            context.get_local_world_size(),
-        ),
-        meeting="",
-        device="cuda" if config["on_gpu"] else "cpu",
-    )
+    ranks.join(told() or ranks.ALONE, meeting="", device=config["device"])
     try:
         config["work"](config["tried"])
     except SystemExit:

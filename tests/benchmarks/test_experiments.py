@@ -66,7 +66,7 @@ def test_a_judge_that_sees_the_fall_stops_the_run_and_keeps_what_was_best(monkey
     deviation = math.sqrt(2)
     pools = [Pool((), (), np.full((2, 2), taste * deviation)) for taste in tastes]
     versions = tuple(
-        judges.Version(4 * place, 1.0, score, 0.0, answers)
+        judges.Version(4 * place, 1.0, score, answers)
         for place, (score, answers) in enumerate(zip(scored, pools, strict=True))
     )
     monkeypatch.setattr(judges, "run", lambda world: versions)
