@@ -60,6 +60,8 @@ class Joined:
 _joined = [Joined(ALONE)]
 _left = list[Place]()
 """Where this process has been among others."""
+_missed = list[str]()
+"""Where it waited for others who did not come; one who does still waits, in a thread."""
 
 
 def place() -> Place:
@@ -88,8 +90,13 @@ def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
 
     `meeting` is where: `file://...` for processes of one machine, which need no port for it; what torchrun says
     otherwise; empty where they have met already (Ray Train). `device` is the model's. Raises MannersError where a
-    machine has fewer GPUs than processes, or a device whose numbers cannot be added up, and for a second time.
+    machine has fewer GPUs than processes, or a device whose numbers cannot be added up, for a second time under
+    torchrun, and after others did not come: torch counts meetings, and those who count otherwise never meet.
     """
+    if _missed:
+        raise MannersError(
+            "processes that were to train along did not come before, and this process can meet no others: start it anew"
+        )
     if _left and meeting == ANYWHERE:
         raise MannersError("this process has trained along once: where torchrun starts it, it can run one stage")
     if device not in ("cpu", "cuda"):
@@ -102,10 +109,12 @@ def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
             )
         torch.cuda.set_device(at.here)
     if meeting:
+        _missed.append(meeting)
         with _heard():
             distributed.init_process_group(
                 backend(device), init_method=meeting, rank=at.number, world_size=at.count, timeout=PATIENCE
             )
+        _missed.clear()
     _joined.append(Joined(at, bool(meeting)))
 
 

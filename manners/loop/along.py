@@ -152,6 +152,7 @@ def _started(errand: Errand, processes: int) -> Iterator[None]:
             for number in range(1, processes):
                 others.start(errand, number, threads)
             place = Place(0, processes, 0, processes)
+            others.until_they_come()
             others.while_they_live(lambda: ranks.join(place, others.meeting, errand.device))
             ranks.compute_with(threads)
             yield
@@ -193,6 +194,10 @@ class Others:
         """Where all meet."""
         return (self.folder / "meeting").as_uri()
 
+    def comes(self, number: int) -> Path:
+        """Return the file by which one says that it has all it needs and comes to meet."""
+        return self.folder / f"comes-{number}"
+
     def start(self, errand: Errand, number: int, threads: int) -> None:
         """Start one; it ends with this process, whose end it hears on its standard input."""
         place = Place(number, self.count, number, self.count)
@@ -200,9 +205,12 @@ class Others:
             "path": [str(Path(one).resolve()) for one in sys.path],
             "errand": asdict(errand),
             "place": asdict(place),
+            "comes": str(self.comes(number)),
+            "meeting": self.meeting,
+            "threads": threads,
         }
         task = self.folder / f"errand-{number}.json"
-        task.write_text(json.dumps({**asked, "meeting": self.meeting, "threads": threads}), encoding="utf-8")
+        task.write_text(json.dumps(asked), encoding="utf-8")
         with (self.folder / f"said-{number}").open("wb") as said:
             self.running.append(
                 subprocess.Popen(
@@ -213,6 +221,17 @@ class Others:
                     start_new_session=True,
                 )
             )
+
+    def until_they_come(self) -> None:
+        """Wait until all come to meet: whoever waits for them by torch and in vain can meet nobody after that."""
+        while not all(self.comes(number).exists() for number in range(1, self.count)):
+            self.miss()
+            time.sleep(0.05)
+
+    def miss(self) -> None:
+        """Raise Lost where one has ended."""
+        if any(other.poll() is not None for other in self.running):
+            raise ranks.Lost("another process ended before it began")
 
     def while_they_live(self, work: Callable[[], None]) -> None:
         """Do some work that waits for them, and give it up where one of them ends, or on Ctrl-C."""
@@ -228,10 +247,10 @@ class Others:
         thread.start()
         while thread.is_alive():
             thread.join(0.1)
-            if any(other.poll() for other in self.running):
+            if any(other.poll() is not None for other in self.running):
                 thread.join(1.0)  # it may have come through all the same
-                if thread.is_alive():
-                    raise ranks.Lost("another process ended before it began")
+            if thread.is_alive():
+                self.miss()
         if raised:
             raise raised[0]
 

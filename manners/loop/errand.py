@@ -46,6 +46,7 @@ def main(asked: Mapping[str, Any]) -> None:
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     errand = Errand(**asked["errand"])
     try:
+        Path(asked["comes"]).touch()
         ranks.join(Place(**asked["place"]), asked["meeting"], errand.device)
         ranks.compute_with(asked["threads"])
         run(errand)

@@ -213,6 +213,7 @@ def test_torchrun_does_the_same(taught: Path, chosen: Settings, tmp_path: Path) 
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
@@ -252,6 +253,8 @@ def test_one_that_has_finished_gives_its_result_and_one_that_cannot_begin_is_nam
     monkeypatch.setattr(along, "CHILD", "raise ValueError('no such program')")
     with pytest.raises(MannersError, match=r"process 2 of 2 .* was lost \(ValueError: no such program\)"):
         run(taught, tmp_path / "broken", chosen, SFT, TWO)
+    monkeypatch.undo()
+    assert tensors(run(taught, tmp_path / "after", chosen, SFT, TWO)[0]).keys() == tensors(made).keys()
 
 
 @pytest.mark.long
