@@ -15,7 +15,7 @@ step and not during the backward, since a step may go back several times.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -77,12 +77,6 @@ def number() -> int:
 def count() -> int:
     """Return how many train as one."""
     return place().count
-
-
-def last() -> bool:
-    """Say whether this process has the last place: of shares that are not alike its own is the smallest."""
-    at = place()
-    return at.number == at.count - 1
 
 
 def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
@@ -154,9 +148,16 @@ def add_up(parameters: Sequence[nn.Parameter]) -> None:
             own = parameter.grad
             alike = torch.contiguous_format
             gradient = torch.zeros_like(parameter, memory_format=alike) if own is None else own.contiguous()
-            with _heard():
-                distributed.all_reduce(gradient)
+            add([gradient])
             parameter.grad = gradient
+
+
+def add(tensors: Iterable[Tensor]) -> None:
+    """Put the sum over all processes in the place of each tensor; all have them in the same shapes and order."""
+    if count() > 1:
+        for tensor in tensors:
+            with _heard():
+                distributed.all_reduce(tensor)
 
 
 @torch.no_grad()
@@ -219,9 +220,7 @@ def summed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def wait() -> None:
     """Wait until all have come so far."""
-    if count() > 1:
-        with _heard():
-            distributed.all_reduce(torch.zeros(1))
+    add([torch.zeros(1)])
 
 
 def leave() -> None:

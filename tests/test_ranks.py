@@ -33,7 +33,7 @@ os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 torch.set_num_threads(4)
 ranks.join(Place(number, count, number, count), meeting)
 ranks.compute_with(2)
-found = {"number": ranks.number(), "share": list(ranks.share(list(range(7)))), "last": ranks.last()}
+found = {"number": ranks.number(), "share": list(ranks.share(list(range(7))))}
 parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
 parameters[0].grad = torch.tensor([1.0, 10.0]) * (number + 1)
 if number:
@@ -90,7 +90,6 @@ def test_three_share_add_up_and_part(tmp_path: Path) -> None:
     assert [code for code, _ in ended] == [0, 0, 0]
     found = [json.loads(lines[0]) for _, lines in ended]
     assert [one["share"] for one in found] == [[0, 3, 6], [1, 4], [2, 5]]
-    assert [one["last"] for one in found] == [False, False, True]
     for one in found:
         assert one["gradients"] == [[6.0, 60.0], [2.0, 2.0], None], "the sum; what nobody has stays away"
         assert one["gathered"] == [{"who": n, "said": ["a"] * n} for n in range(3)]
@@ -130,7 +129,7 @@ def test_alone_nothing_is_done() -> None:
     ranks.leave()
     assert parameter.grad is None
     value = object()
-    assert ranks.gathered(value) == [value] and ranks.place() == Place(0, 1) and ranks.last()
+    assert ranks.gathered(value) == [value] and ranks.place() == Place(0, 1)
 
 
 @given(st.integers(0, 40), st.integers(1, 9))

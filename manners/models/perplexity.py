@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from manners import ranks
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
@@ -94,8 +95,8 @@ def _in_common(texts: Sequence[tuple[int, ...]]) -> int:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A few paragraphs as the trunk and the initial model read them."""
+class _Read:
+    """Paragraphs as the trunk and the initial model read them."""
 
     states: States
     batch: Batch
@@ -104,8 +105,21 @@ class _Part:
     logprobs: Float[Tensor, "B T"]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A few paragraphs, of which each process reads its share."""
+
+    mine: _Read | None
+    """None where there are fewer paragraphs than processes."""
+    tokens: int
+    """Predicted in all of them, whoever reads them."""
+
+
 class PlainText:
-    """Paragraphs that the initial model has read once, for policies to be compared with it again and again."""
+    """Paragraphs that the initial model has read once, for policies to be compared with it again and again.
+
+    Where several processes train as one each has its share of every part, and gradients are to be added up (`ranks`).
+    """
 
     @torch.no_grad()
     def __init__(self, initial: Branch, pretrained: Pretrained, paragraphs: Sequence[str]) -> None:
@@ -115,47 +129,55 @@ class PlainText:
         rendered = _rendered(pretrained, paragraphs)
         parts = list[_Part]()
         for start in range(0, len(rendered), PARAGRAPHS):
-            batch = collate(rendered[start : start + PARAGRAPHS], pretrained.renderer.pad_id).to(
-                pretrained.trunk.device
-            )
-            states = pretrained.trunk.states(batch)
-            hidden = initial.hidden(states, batch)
-            parts.append(_Part(states, batch, hidden[:, :-1][batch.keep], initial.text_logprobs(hidden, batch)))
+            part = rendered[start : start + PARAGRAPHS]
+            mine = [part[row] for row in ranks.share(list(range(len(part))))]
+            tokens = sum(len(one.response_ids) for one in part)
+            parts.append(_Part(_read(initial, pretrained, mine) if mine else None, tokens))
         self.parts = tuple(parts)
 
     @torch.no_grad()
     def rise(self, policy: Branch) -> float:
         """Relative change of perplexity from the initial model to a policy: 0.05 is 5 % worse."""
-        lost = 0.0
-        tokens = 0
-        for part in self.parts:
-            logprobs = policy.text_logprobs(policy.hidden(part.states, part.batch), part.batch)
-            change = part.logprobs - logprobs
-            lost += float(change.to(self.exact).double().sum())
-            tokens += int(part.batch.keep.sum())
-        return math.expm1(min(700.0, lost / max(1, tokens)))
+        lost = torch.zeros((), dtype=torch.float64)
+        for read in (part.mine for part in self.parts if part.mine is not None):
+            logprobs = policy.text_logprobs(policy.hidden(read.states, read.batch), read.batch)
+            lost += (read.logprobs - logprobs).to(self.exact).double().sum().cpu()
+        tokens = sum(part.tokens for part in self.parts)
+        return math.expm1(min(700.0, float(ranks.summed({"lost": lost})["lost"]) / max(1, tokens)))
 
     def divergence(self, policy: Branch, number: int) -> Float[Tensor, ""]:
         """Mean over the tokens of a part of KL(initial || policy) of the next token, in nats; parts come in turn.
 
         Of the whole distribution, not of the token that stands there: it holds the policy where it was, and teaches it
-        nothing about these paragraphs.
+        nothing about these paragraphs. Of several processes each returns its share: the mean is their sum.
         """
         part = self.parts[number % len(self.parts)]
-        hidden = policy.hidden(part.states, part.batch)[:, :-1][part.batch.keep]
+        if (read := part.mine) is None:
+            return torch.zeros((), requires_grad=True)
+        hidden = policy.hidden(read.states, read.batch)[:, :-1][read.batch.keep]
         with torch.no_grad():
-            wanted = self.initial.logits(part.hidden).float().log_softmax(dim=-1)
+            wanted = self.initial.logits(read.hidden).float().log_softmax(dim=-1)
         found = policy.logits(hidden).float().log_softmax(dim=-1)
-        return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        return functional.kl_div(found, wanted, reduction="sum", log_target=True) / part.tokens
 
     def loss(self, policy: Branch, number: int) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the tokens of a part, in nats; parts come in turn.
 
         What pre-training minimises: it teaches the policy these paragraphs, whatever the initial model made of them.
+        Of several processes each returns its share.
         """
         part = self.parts[number % len(self.parts)]
-        logprobs = policy.text_logprobs(policy.hidden(part.states, part.batch), part.batch)
-        return -logprobs.sum() / part.batch.keep.sum()
+        if (read := part.mine) is None:
+            return torch.zeros((), requires_grad=True)
+        logprobs = policy.text_logprobs(policy.hidden(read.states, read.batch), read.batch)
+        return -logprobs.sum() / part.tokens
+
+
+def _read(initial: Branch, pretrained: Pretrained, rendered: Sequence[Rendered]) -> _Read:
+    batch = collate(rendered, pretrained.renderer.pad_id).to(pretrained.trunk.device)
+    states = pretrained.trunk.states(batch)
+    hidden = initial.hidden(states, batch)
+    return _Read(states, batch, hidden[:, :-1][batch.keep], initial.text_logprobs(hidden, batch))
 
 
 def _rendered(pretrained: Pretrained, paragraphs: Sequence[str]) -> list[Rendered]:

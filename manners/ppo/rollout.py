@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from manners import ranks
 from manners.maths import whiten
 from manners.models.branches import Branch
 from manners.models.compute import bucket_tokens
@@ -151,7 +152,7 @@ def collect(
 
     # 2. Cut-off responses pay. Values of every token, and its log-probabilities, the policy's by the forward that is
     # trained: one that reads token by token rounds otherwise, and ratios would begin off 1.
-    _, (logprobs,), values = measure(draws, None, (roles.policy,), sample.temperature, roles.value)
+    _, (logprobs,), values = measure(draws, None, (roles.policy,), sample.temperature, roles.value, shared=True)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     penalties = settings.unfinished_penalty * cut_off
     scores = reward_of(scored, served) - settings.pessimism * scored.std - penalties
@@ -213,18 +214,20 @@ def measure(
     branches: Sequence[Branch],
     temperature: float,
     value: ValueFunction | None = None,
+    shared: bool = False,
 ) -> tuple[Scored, list[Float[Tensor, "B T"]], Float[Tensor, "B T"]]:
     """Scores of what was drawn, its log-probabilities by each branch, and its values; these read the first branch.
 
     Without a reward model there are scores of no member. Every branch runs over the trunk states once, in micro-batches
-    of similar length.
+    of similar length. `shared`: of what several processes have drawn together, each measures its share, for all.
     """
     assert draws.states is not None
     members = draws.logprobs.new_zeros((len(reward.members) if reward else 0, len(draws.finish)))
     camps = members.new_zeros((len(reward.camps.shares), len(draws.finish))) if reward and reward.camps else None
     logprobs = [torch.zeros_like(draws.logprobs) for _ in branches]
     values = torch.zeros_like(draws.logprobs)
-    for rows in micro_batches(draws.batch, range(len(draws.finish))):
+    every = list(range(len(draws.finish)))
+    for rows in micro_batches(draws.batch, ranks.share(every) if shared else every):
         states, batch = sliced(draws.states, draws.batch, rows)
         width = batch.keep.shape[1]
         if reward is not None:
@@ -237,6 +240,8 @@ def measure(
             found[rows, :width] = branch.logprobs(final, batch, temperature)
         if value is not None:
             values[rows, :width] = value(states, hidden[0], batch)
+    if shared:  # rows that others have measured are 0 here
+        ranks.add(found for found in (members, camps, *logprobs, values) if found is not None)
     return Scored(members, camps=camps), logprobs, torch.where(draws.batch.keep, values, torch.zeros_like(values))
 
 

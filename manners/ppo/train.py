@@ -231,7 +231,7 @@ def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, p
         passes.add(tokens, seen, first)
     guard.check_first_ratio(passes.first_ratio()[0], update, course.roles.pretrained.trunk.whole.dtype)
     once = [term for term in objective(course, rollout.episodes(rows[:1]), number) if term.once]
-    passes.add_step(ranks.gathered(training.learn(once) if ranks.last() else {})[-1])
+    passes.add_step(ranks.summed(training.learn(once)))
     training.step(
         guard.Unsound(
             f"the loss or its gradient is not finite at update {update}, episodes {sorted(rows)[:8]} of the batch;"
@@ -255,7 +255,7 @@ def _validate(course: Course) -> Validation:
     if witness is None:
         judge = members[members.mean(dim=1).argmin()]
     else:
-        judge = measure(rollout.draws, witness, (), course.sample.temperature)[0].mean
+        judge = measure(rollout.draws, witness, (), course.sample.temperature, shared=True)[0].mean
     gained = camps.gains(rollout.scored)
     if (known := course.roles.reward.camps) is not None:
         judge = judge + camps.liked_more(rollout.scored, camps.weights(known, gained, settings.worst_camp))

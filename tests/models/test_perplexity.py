@@ -9,6 +9,8 @@ import pytest
 import torch
 from tokenizers import processors
 
+from manners import ranks
+from manners.launched import Place
 from manners.models.branches import Branch, set_trainable
 from manners.models.perplexity import PlainText, answer_logprobs, paragraph_nll
 from manners.text import Renderer
@@ -140,6 +142,46 @@ def test_the_loss_on_text_is_the_librarys_and_parts_come_in_turn() -> None:
                 total += float(policy.assembled(pretrained.trunk)(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
             tokens += ids.shape[1] - 1
         assert float(prose.loss(policy, number).detach()) == pytest.approx(total / tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_of_several_processes_come_to_the_whole(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrained = tiny_pretrained()
+    initial, policy = (Branch(pretrained.trunk, trainable) for trainable in (False, True))
+    texts = [f"{text} {number}" for number in range(2) for text in PROSE[:2]]
+    with torch.no_grad():
+        for tensor in policy.own_tensors().values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    parameters = set_trainable([policy])
+
+    def found() -> tuple[PlainText, list[float], list[torch.Tensor]]:
+        prose = PlainText(initial, pretrained, texts)
+        losses = [of(policy, number) for of in (prose.divergence, prose.loss) for number in range(2)]
+        gradients = torch.autograd.grad(sum(losses, torch.zeros(())), parameters, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        return prose, [float(loss.detach()) for loss in losses], filled
+
+    alone, losses, gradients = found()
+    parts, lost = list[tuple[list[float], list[torch.Tensor]]](), list[torch.Tensor]()
+
+    def noted(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        lost.append(found["lost"])
+        return found
+
+    for number in range(count):
+        with monkeypatch.context() as patch:
+            patch.setattr(ranks, "place", lambda number=number: Place(number, count))
+            prose, mine, theirs = found()
+            parts.append((mine, theirs))
+            patch.setattr(ranks, "summed", noted)
+            prose.rise(policy)
+    assert [sum(of) for of in zip(*(part for part, _ in parts), strict=True)] == pytest.approx(losses, abs=1e-6)
+    for whole, *shares in zip(gradients, *(found for _, found in parts), strict=True):
+        assert torch.allclose(sum(shares, torch.zeros(())), whole, atol=1e-6)
+    monkeypatch.setattr(ranks, "summed", lambda _: {"lost": torch.stack(lost).sum()})
+    whole_rise = alone.rise(policy)
+    monkeypatch.undo()
+    assert len(lost) == count and whole_rise == pytest.approx(alone.rise(policy), rel=1e-5)
 
 
 def test_following_the_divergence_downhill_brings_the_policy_back() -> None:
