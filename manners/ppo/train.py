@@ -85,6 +85,38 @@ def train(
     with the divergence from the start version in place of the likelihood of the text, or beside it (`ppo.terms`).
     """
     started = time.monotonic()
+    course, value_parts = _prepared(settings, sample, seed, pretrained, reward, material, start, begin_as, drawer)
+    learner = begin(settings, seed, course.roles.policy, value_parts)
+    _go(course, learner, log, run)
+    ranks.leave()
+    best = learner.best
+    policy = course.roles.policy
+    policy.load_tensors(best.tensors)
+    policy.requires_grad_(False)
+    return PPOResult(
+        policy=policy,
+        best_update=best.update,
+        episodes=learner.episodes,
+        optimizer_steps=learner.optimizer_steps,
+        kl=best.validation.kl,
+        seconds=time.monotonic() - started if run is None else run.seconds,
+        warned=tuple(learner.warned),
+        camps=best.validation.camps,
+    )
+
+
+def _prepared(
+    settings: PPOSettings,
+    sample: SampleSettings,
+    seed: int,
+    pretrained: Pretrained,
+    reward: RewardModel,
+    material: Material,
+    start: Branch | None,
+    begin_as: Branch | None,
+    drawer: Drawer | None,
+) -> tuple[Course, list[nn.Module]]:
+    """Make the branches and have the text read; return also what learns beside the policy."""
     initial = Branch(pretrained.trunk, trainable=False)
     reference = initial if start is None else start
     policy = Branch(pretrained.trunk, trainable=True)
@@ -96,16 +128,23 @@ def train(
     unseen = PlainText(initial, pretrained, material.validation_prose)
     drawer = drawer or sharing(roles, sample)
     updates = updates_over(settings, len(material.prompts))
-    course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer)
-    learner = begin(settings, seed, policy, value_parts)
+    return Course(
+        settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer
+    ), value_parts
+
+
+def _go(course: Course, learner: Learner, log: RunLog, run: Run | None) -> None:
+    """Make all updates that are left, or those until a warning stops the run, with versions offered on the way."""
+    settings, updates = course.settings, course.updates
     if run is not None and "learner" in run.state:
         learner.restore(run.state.pop("learner"))
     else:
         found = _validate(course)
         learner.offer(0, found, settings.forgetting_limit)
         log.write(0, found.metrics())
-    with steps("PPO", updates * (sample.max_new_tokens + settings.epochs * settings.batch)) as advance:
-        advance(learner.update * (sample.max_new_tokens + settings.epochs * settings.batch))
+    each = course.sample.max_new_tokens + settings.epochs * settings.batch
+    with steps("PPO", updates * each) as advance:
+        advance(learner.update * each)
         while learner.update < updates and not learner.stopped:
             update = learner.update + 1
             try:
@@ -125,21 +164,6 @@ def train(
                 run.save({"curves": log.position(), "learner": learner.state()})
     if run is not None:
         run.save({"curves": log.position(), "learner": learner.state()})
-    ranks.leave()
-    best = learner.best
-    seconds = time.monotonic() - started if run is None else run.seconds
-    policy.load_tensors(best.tensors)
-    policy.requires_grad_(False)
-    return PPOResult(
-        policy=policy,
-        best_update=best.update,
-        episodes=learner.episodes,
-        optimizer_steps=learner.optimizer_steps,
-        kl=best.validation.kl,
-        seconds=seconds,
-        warned=tuple(learner.warned),
-        camps=best.validation.camps,
-    )
 
 
 def _update(
