@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from benchmarks.honest import Noticed, chat, label, memory, started_by, wait_for_the_model
 from benchmarks.label import percentile
 from benchmarks.publish import ROOT, here, replace_between
 
 PAGE = ROOT / "docs" / "security.md"
-THINKING = 1.0
-"""Seconds that an annotator thinks, a tenth of what people take; half as long or half as long again."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +50,6 @@ class Options:
     """What the attackers give way by, since they would have machines of their own; 0 is by nothing."""
     publish: bool = True
     """Write the table into the documentation."""
-
-
-@dataclass
-class Noticed:
-    """What the honest noticed."""
-
-    pages: list[float] = field(default_factory=list)
-    """Seconds that each page, pair and verdict took."""
-    first: list[float] = field(default_factory=list)
-    """Seconds until each answer's first piece."""
-    failed: list[str] = field(default_factory=list)
-    took: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds on a processor, by whose."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +103,18 @@ def measure(options: Options) -> Outcome:
         log = opened.enter_context((folder / "log").open("w+"))
         with serve(place.folder, stderr=log) as server:
             host = server.url.removeprefix("http://")
-            _wait_for_the_model(host, keys["chat"][0])
-            calm, worst, told = [_memory(server.process.pid)], list[int](), Counter[str]()
+            wait_for_the_model(host, keys["chat"][0])
+            calm, worst, told = [memory(server.process.pid)], list[int](), Counter[str]()
             quiet, attacked = Noticed(), Noticed()
             command = ["nice", "-n", str(options.hostile_niceness), sys.executable, "-m", "benchmarks.hostile"]
             command += [host.rpartition(":")[2], str(options.seconds + 8), str(options.size), *keys["hostile"]]
             for _ in range(options.rounds):
                 with _taken(server.process.pid, os.getpid(), None, quiet.took):
-                    _use(host, keys, options, quiet, lambda: calm.append(_memory(server.process.pid)))
+                    _use(host, keys, options, quiet, lambda: calm.append(memory(server.process.pid)))
                 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacking:
                     time.sleep(3)  # until they have all begun
                     with _taken(server.process.pid, os.getpid(), attacking.pid, attacked.took):
-                        _use(host, keys, options, attacked, lambda: worst.append(_memory(server.process.pid)))
+                        _use(host, keys, options, attacked, lambda: worst.append(memory(server.process.pid)))
                     told.update(json.loads(attacking.communicate()[0]))
         written = (folder / "log").stat().st_size
     return Outcome(quiet, attacked, (calm[0], max(calm), max(worst)), dict(sorted(told.items())), written)
@@ -146,8 +129,8 @@ def _use(
 ) -> None:
     """Let the honest work for some seconds; each has a thread, and comes back after a mistake."""
     end = time.monotonic() + options.seconds
-    people = [threading.Thread(target=_label, args=(host, key, end, noticed)) for key in keys["labeller"]]
-    people += [threading.Thread(target=_chat, args=(host, key, end, noticed)) for key in keys["chat"]]
+    people = [threading.Thread(target=label, args=(host, key, end, noticed)) for key in keys["labeller"]]
+    people += [threading.Thread(target=chat, args=(host, key, end, noticed)) for key in keys["chat"]]
     for one in people:
         one.start()
     while any(one.is_alive() for one in people):
@@ -155,97 +138,12 @@ def _use(
         time.sleep(0.25)
 
 
-def _label(host: str, key: str, end: float, noticed: Noticed) -> None:
-    """Open the page, and judge one pair after another."""
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-
-    def ask(connection: HTTPConnection, method: str, path: str, body: object = None) -> bytes:
-        begun = time.monotonic()
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        answer = connection.getresponse()
-        found = answer.read()
-        noticed.pages.append(time.monotonic() - begun)
-        if answer.status != 200:
-            noticed.failed.append(f"{path}: {answer.status} {found[:80].decode(errors='replace')}")
-        return found
-
-    while time.monotonic() < end:
-        try:
-            with closing(HTTPConnection(host, timeout=60)) as connection:
-                for _ in range(5):
-                    ask(connection, "GET", "/label")
-                    shown = json.loads(ask(connection, "POST", "/label/next", {}))["pair"]
-                    if shown is None or time.monotonic() > end:
-                        return
-                    time.sleep(THINKING * random.uniform(0.5, 1.5))
-                    ask(connection, "POST", "/label/verdict", {"view": shown["view"], "choice": "left", "seconds": 1.0})
-        except (OSError, HTTPException, ValueError, KeyError) as error:
-            noticed.failed.append(f"label: {type(error).__name__} {error}")
-
-
-def _chat(host: str, key: str, end: float, noticed: Noticed) -> None:
-    """Ask for one answer after another, and note when each begins."""
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    asked = {"model": "manners", "messages": [{"role": "user", "content": "How do I bake bread?"}], "stream": True}
-    while time.monotonic() < end:
-        try:
-            with closing(HTTPConnection(host, timeout=60)) as connection:
-                begun = time.monotonic()
-                body = json.dumps(asked | {"max_tokens": 30, "seed": random.randrange(2**31)})
-                connection.request("POST", "/v1/chat/completions", body, headers)
-                answer, first, ended = connection.getresponse(), 0.0, False
-                for line in answer:
-                    if not first and re.search(rb'"content": "[^"]', line):
-                        first = time.monotonic() - begun
-                    ended |= line.strip() == b"data: [DONE]"
-                if answer.status != 200 or not ended:
-                    noticed.failed.append(f"chat: {answer.status}, {'whole' if ended else 'broken off'}")
-                elif first:
-                    noticed.first.append(first)
-        except (OSError, HTTPException) as error:
-            noticed.failed.append(f"chat: {type(error).__name__} {error}")
-        time.sleep(0.5 * random.uniform(0.5, 1.5))
-
-
-def _wait_for_the_model(host: str, key: str) -> None:
-    for _ in range(1200):
-        with closing(HTTPConnection(host, timeout=60)) as connection:
-            connection.request("GET", "/v1/health", headers={"authorization": f"Bearer {key}"})
-            answer = connection.getresponse()
-            said = answer.read().decode()
-            if answer.status == 200:
-                return
-            if "Loading model" not in said:
-                raise SystemExit(said)
-        time.sleep(0.25)
-    raise SystemExit("the model does not load")
-
-
-def _memory(pid: int) -> int:
-    """Return the resident bytes of a process and of those that it started."""
-    total = 0
-    for one in (pid, *_started_by(pid)):
-        with suppress(OSError):  # it has ended meanwhile
-            found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{one}/status").read_text())
-            total += int(found[1]) * 1024 if found else 0
-    return total
-
-
-def _started_by(pid: int) -> list[int]:
-    """Return the processes that a process started, by whichever of its threads."""
-    found = list[int]()
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # the thread has ended meanwhile
-            found += map(int, file.read_text().split())
-    return found
-
-
 @contextmanager
 def _taken(server: int, honest: int, hostile: int | None, took: dict[str, float]) -> Iterator[None]:
     """Add the seconds on a processor that each took meanwhile, and those that pages waited for one."""
 
     def now() -> dict[str, float]:
-        whose = {"pages": [server], "model and hashing": _started_by(server), "the honest": [honest]}
+        whose = {"pages": [server], "model and hashing": started_by(server), "the honest": [honest]}
         whose |= {} if hostile is None else {"the hostile": [hostile]}
         seconds = {name: sum(map(_processor_seconds, pids)) for name, pids in whose.items()}
         # Of the thread that serves them: how long it could have run and had no core (Linux, sched-stats).
