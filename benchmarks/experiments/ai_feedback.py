@@ -24,15 +24,21 @@ import tyro
 from benchmarks.experiments import PAGE, results
 from benchmarks.experiments.world import (
     DRAWN,
+    EACH,
     MEASURED,
     World,
     accuracy,
     best_of,
     candidates,
+    draw,
+    fine_tuned,
+    kept,
     learn,
+    material,
     measured,
     open_world,
     paired,
+    requests,
     scores,
 )
 from benchmarks.publish import replace_between
@@ -49,6 +55,8 @@ DRIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SURE = 0.15
 """Its noise: that of the surest people."""
 MEMBERS = 1
+ASKED, UPDATES, PLAYED = 130, 30, 96
+"""Requests that PPO learns on, its updates, and requests that the policy is measured by."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def main(options: Options) -> None:
     world = open_world(options.folder)
     done = results("ai_feedback")
     sizes = {"people": PEOPLE, "judged": JUDGED, "measured": MEASURED, "drawn": DRAWN, "members": MEMBERS}
+    sizes |= {"asked": ASKED, "updates": UPDATES, "played": PLAYED}
     alone = [done.part(f"people, seed {s}", sizes, partial(people_alone, world, s)) for s in options.seeds]
     helped = {
         drift: [
@@ -138,23 +147,32 @@ def people_of(comparison: Comparison) -> bool:
 
 
 def came_to(world: World, comparisons: Sequence[Comparison], seed: int, judged: bool) -> dict[str, float]:
-    """Return how often a reward model agrees with the taste, and what the best of 32 by it is worth to the crowd."""
+    """Return how often a reward model agrees with the taste, and what it is worth to the crowd: best of 32, and PPO."""
     settings = RewardSettings(annotators="human+ai" if judged else "human")
     judges = frozenset({JUDGE}) if judged else frozenset[Annotator]()
     reward = learn(world, comparisons, candidates(world), MEMBERS, seed, judges, settings)
     scored, answers = scores(world, reward, measured(world)).mean(axis=0), measured(world)
     liked = best_of(scored, answers.in_deviations(answers.liked), 32)
-    return {"accuracy": accuracy(scored, answers.liked), "liked": liked}
+    tuned = fine_tuned(world, reward, material(world, requests(ASKED, 11)), UPDATES, seed)
+    begun = kept(world, requests(PLAYED, 12), EACH, 12)
+    played = draw(world, tuned.policy, begun.prompts, EACH, seed + 1)
+    return {
+        "accuracy": accuracy(scored, answers.liked),
+        "liked": liked,
+        "ppo": float(begun.in_deviations(played.liked).mean()),
+        "kl": tuned.kl,
+    }
 
 
 def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, Any]]]) -> str:
     """Return what people alone come to, and what with a judge, the further it has drifted."""
     lines = [
         "| learned from | admitted | what speaks against it | agreement less that among people | accuracy"
-        " | over people alone [95 %] | taste of the best of 32 | over people alone [95 %] |",
-        "|---|---|---|---|---|---|---|---|",
+        " | over people alone [95 %] | taste of the best of 32 | over people alone [95 %]"
+        " | taste after PPO | over people alone [95 %] |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         f"| {2 * PEOPLE} verdicts of people | - | - | - | {_mean(alone, 'accuracy'):.1%} | -"
-        f" | {_mean(alone, 'liked'):.2f} | - |",
+        f" | {_mean(alone, 'liked'):.2f} | - | {_mean(alone, 'ppo'):.2f} | - |",
     ]
     for drift, runs in helped.items():
         apart = [run["apart"] for run in runs if run["apart"] is not None]
@@ -167,6 +185,8 @@ def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, 
             _over(runs, alone, "accuracy", 100, " points"),
             f"{_mean(runs, 'liked'):.2f}",
             _over(runs, alone, "liked", 1, ""),
+            f"{_mean(runs, 'ppo'):.2f}",
+            _over(runs, alone, "ppo", 1, ""),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"{len(alone)} seeds; differences are paired by seed."])

@@ -11,7 +11,6 @@ question. Measured by the crowd's taste without noise, on requests of no other u
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ from benchmarks.experiments.world import (
     World,
     accuracy,
     draw,
+    fine_tuned,
     judged,
     learn,
     material,
@@ -35,9 +35,7 @@ from benchmarks.experiments.world import (
     scores,
 )
 from benchmarks.publish import replace_between
-from manners.metrics import RunLog
 from manners.models.branches import Branch
-from manners.ppo.train import train
 from manners.reward.ensemble import RewardModel
 from manners.types import Comparison
 
@@ -84,10 +82,7 @@ def play(world: World, seed: int, rounds: int) -> list[dict[str, float]]:
         comparisons += judged(world, answers.comparisons(), seed + 100 * turn)
         numbered = [replace(one, id=number) for number, one in enumerate(comparisons)]
         reward = learn(world, numbered, begun, MEMBERS, seed)
-        chosen = world.session.settings
-        settings = replace(chosen.ppo, updates=UPDATES * ROUNDS // rounds, validate_every=2)
-        with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder)) as log:
-            found = train(settings, chosen.sample, seed + turn, world.pretrained, reward, read, log, begin_as=policy)
+        found = fine_tuned(world, reward, read, UPDATES * ROUNDS // rounds, seed + turn, policy)
         policy = found.policy
         points.append(_point(world, policy, reward, first, found.kl, len(comparisons), seed))
     return points

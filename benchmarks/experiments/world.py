@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -24,10 +25,13 @@ from benchmarks.publish import ROOT
 from manners.feedback.crowd import Crowd, ask, find_taste, recruit, true_score
 from manners.loop.prompts import prose
 from manners.loop.session import Session, digest
+from manners.metrics import RunLog
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.ppo.course import Material
+from manners.ppo.train import PPOResult
+from manners.ppo.train import train as run_ppo
 from manners.reward.ensemble import RewardModel, score_rendered
 from manners.reward.train import train
 from manners.settings import RewardSettings
@@ -234,6 +238,21 @@ def learn(
     if reward.witness is None:
         return reward
     return replace(reward, witness=reward.witness.normalised_on(_score(world, reward.witness, known), places))
+
+
+def fine_tuned(
+    world: World,
+    reward: RewardModel,
+    asked: Material,
+    updates: int,
+    seed: int,
+    begin_as: Branch | None = None,
+) -> PPOResult:
+    """Run PPO by a reward model, as the example's settings say but for its length."""
+    chosen = world.session.settings
+    settings = replace(chosen.ppo, updates=updates, validate_every=2)
+    with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder)) as log:
+        return run_ppo(settings, chosen.sample, seed, world.pretrained, reward, asked, log, begin_as=begin_as)
 
 
 def scores(world: World, reward: RewardModel, answers: Pool) -> Floats:

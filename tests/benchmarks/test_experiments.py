@@ -94,12 +94,11 @@ def test_tables_say_what_was_found() -> None:
         and f"{1.5 / over_optimisation.peak(points):.0%}" in said
     )
     assert over_optimisation.peak(points) == pytest.approx(1.0)  # the mean of 0.5 and 1.5, at either end
-    alone = [{"accuracy": 0.6, "liked": 1.0}, {"accuracy": 0.7, "liked": 1.2}]
-    judge = [
-        {"accuracy": 0.7, "liked": 1.1, "apart": 0.1, "admitted": True, "failed": ["drift"], "cannot_tell": []}
-    ] * 2
-    told = ai_feedback.table(alone, {0.0: judge})
+    alone = [{"accuracy": 0.6, "liked": 1.0, "ppo": 0.2}, {"accuracy": 0.7, "liked": 1.2, "ppo": 0.4}]
+    judge = {"accuracy": 0.7, "liked": 1.1, "ppo": 0.8, "apart": 0.1}
+    told = ai_feedback.table(alone, {0.0: [judge | {"admitted": True, "failed": ["drift"], "cannot_tell": []}] * 2})
     assert "2 of 2 | fails `drift` (2) |" in told and "+10 points" in told and "+5.0" in told
+    assert "| 0.80 | +0.50 [" in told
     end = {"verdicts": 78, "liked": 1.0, "kl": 2.0, "accuracy": 0.6, "words": 90}
     better = rounds.table(
         {"five rounds": [[end], [end | {"liked": 1.1}]], "one long PPO": [[end | {"liked": 0.1}]] * 2}
