@@ -23,7 +23,7 @@ TRL_SFT, TRL_DPO = "TRL 1.16.0 SFTTrainer, packed", "TRL 1.16.0 DPOTrainer"
 GENERATE = "Hugging Face generate, transformers 5.23.0"
 SET_ASIDE = 0.02
 """Ours always sets pairs aside and scores them; as few as it can, since the peer is not timed doing so."""
-OTHERS = 200
+OTHERS = 100
 """Dialogues that learning from dialogues is measured with; that is not timed."""
 
 

@@ -1,10 +1,11 @@
 """How long until it writes as well: `python -m benchmarks.time_to_loss`, manners beside nanoGPT's plain loop.
 
-Both train the same architecture on the same text with the same tokenizer, for as many tokens. On the first seed the
-peer tries batches and rates, and further rates as long as the best one is the lowest or the highest tried. Then, on
-every seed: the seconds that ours takes to the bits a byte with which the peer ends, over the seconds that the peer
-takes to its end. Measuring is not timed on either side. Both are measured on the same rows, which begin with BOS as
-ours does; the peer also on blocks of one long stream, as it is trained, and the better of its two counts.
+Both train the same architecture on the same text with the same tokenizer; ours reads `share` of the peer's tokens, and
+its rates have fallen by then. On the first seed the peer tries batches and rates, and further rates as long as the best
+one is the lowest or the highest tried. Then, on every seed: the seconds that ours takes to the bits a byte with which
+the peer ends, over the seconds that the peer takes to its end. Measuring is not timed on either side. Both are measured
+on the same rows, which begin with BOS as ours does; the peer also on blocks of one long stream, as it is trained, and
+the better of its two counts.
 
 Beside it the tokens a second of both, and of transformers' own Trainer, at the same shapes: the same model, rows and
 rows a step. They take turns.
@@ -58,7 +59,10 @@ class Options:
     vocabulary: int = 2048
     row: int = 256
     tokens: int = 1_000_000
-    peer_batches: tuple[int, ...] = (2048, 8192)
+    """That the peer reads."""
+    share: float = 0.6
+    """Of them that ours reads, told beforehand: it is timed to where it is as good, or never is."""
+    peer_batches: tuple[int, ...] = (1024, 2048)
     """Tokens of a step of the peer, each of which it tries."""
     batch: int | None = None
     """Of ours; as the dial says if left out."""
@@ -100,13 +104,15 @@ def measured(source: Path, options: Options, scratch: Path) -> dict[str, Any]:
     rounds = list[dict[str, Any]]()
     for seed in range(options.seeds):
         theirs = run("peers.nanogpt", replace(best, seed=seed), options, scratch) if seed else tried[best]
-        mine = run("ours.pretrain", replace(ours, seed=seed), options, scratch)
+        short = replace(ours, seed=seed, tokens=round(options.share * options.tokens))
+        mine = run("ours.pretrain", short, options, scratch)
         rounds.append({"seed": seed, "peer": theirs, "ours": mine, "ratio": ratio(mine, theirs)})
         print(f"seed {seed}: {summary(mine, theirs)}", file=sys.stderr)
     return {
         "processor": processor(),
         "threads": options.threads,
         "tokens": options.tokens,
+        "share": options.share,
         "rate": best.rate,
         "batch": best.rows * best.row,
         "tried": [(task.rows * task.row, task.rate, *curve[-1]) for task, curve in tried.items()],

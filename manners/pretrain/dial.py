@@ -33,7 +33,13 @@ BATCH_AT, BATCH_TOKENS, BATCH_POWER = 10e6, 2**13, 0.383
 """A run of so many tokens takes batches of so many, and one of another length in proportion to this power
 (Power Lines, arxiv.org/abs/2505.13738)."""
 MATRIX_RATE, EMBEDDING_RATE, HEAD_RATE = 0.1, 0.5, 0.07
-"""Rates times the root of the width, at a batch of `BATCH_TOKENS`."""
+"""Rates times the root of the width, at a batch of `BATCH_TOKENS`, of a run of `BATCH_AT` tokens or more."""
+SHORT_POWER, SHORT_MOST = 0.5, 5.0
+"""A run of fewer tokens has rates that are higher by this power of how much shorter it is, and by so much at most: with
+few steps, each must go further. The direction is that of Bjorck et al. 2024 (arxiv.org/abs/2409.19913), the numbers are
+ours (D378)."""
+FURTHER_RATE = 0.01
+"""Of what goes on, for matrices and all else: a tenth of `MATRIX_RATE`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +139,8 @@ def recipe(settings: PretrainSettings, model: Shape, text: float = math.inf) -> 
     batch = settings.batch or _power_of_two(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_POWER)
     rows = max(1, batch // model.row)
     steps = max(1, round(tokens / (rows * model.row)))
-    scale = settings.rate * math.sqrt(rows * model.row / BATCH_TOKENS) / math.sqrt(model.width)
+    short = min(max(1.0, BATCH_AT / tokens) ** SHORT_POWER, SHORT_MOST)
+    scale = settings.rate * short * math.sqrt(rows * model.row / BATCH_TOKENS) / math.sqrt(model.width)
     found = Recipe(
         row=model.row,
         rows=rows,
@@ -166,7 +173,7 @@ def continued(settings: PretrainSettings, parameters: int, model: Shape, text: f
     batch = settings.batch or _power_of_two(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_POWER)
     rows = max(1, batch // row)
     steps = max(1, round(tokens / (rows * row)))
-    rate = 0.1 * settings.rate * MATRIX_RATE * math.sqrt(rows * row / BATCH_TOKENS) / math.sqrt(model.width)
+    rate = settings.rate * FURTHER_RATE * math.sqrt(rows * row / BATCH_TOKENS) / math.sqrt(model.width)
     return Recipe(
         row=row,
         rows=rows,

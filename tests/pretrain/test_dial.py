@@ -84,6 +84,15 @@ def test_a_short_text_makes_a_short_run_where_nobody_set_its_length() -> None:
     assert dial.continued(going, 10**9, of(3), 100_000).tokens == pytest.approx(800_000, rel=0.01)
 
 
+def test_a_short_run_has_higher_rates() -> None:
+    def rate(tokens: int) -> float:
+        return recipe(PretrainSettings(depth=3, tokens=tokens, batch=2048), of(3)).matrix_rate
+
+    # 0.1 / root of the width 128, at a quarter of 8,192 tokens a step; root of 10 and of 4, and five times at most.
+    assert rate(10**7) == rate(10**9) == pytest.approx(0.1 / math.sqrt(128) / 2)
+    assert [rate(n) / rate(10**7) for n in (10**6, 2_500_000, 10**5)] == pytest.approx([math.sqrt(10), 2.0, 5.0])
+
+
 def test_no_run_is_so_short_that_decay_turns_a_weight_about() -> None:
     for steps in (1, 2, 4, 7, 8, 20, 1000):
         run = recipe(PretrainSettings(depth=2, batch=512, tokens=512 * steps), of(2))
