@@ -32,7 +32,7 @@ check: .venv/installed
 	$(MAKE) test
 
 soak: .venv/installed
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long --times $(TIMES)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m long --times $(TIMES) -o faulthandler_timeout=0
 	$(MAKE) mutate N=300
 
 mutate: .venv/installed

@@ -26,6 +26,8 @@ class Noticed:
     """Seconds until each answer's first piece."""
     acknowledged: list[str] = field(default_factory=list)
     """The views of which the server said that their verdict is kept."""
+    last: float = 0.0
+    """When the last verdict was acknowledged."""
     failed: list[str] = field(default_factory=list)
     took: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds on a processor, by whose."""
@@ -58,6 +60,7 @@ def label(host: str, key: str, end: float, noticed: Noticed, thinking: float = T
                     choice = random.choice(("left", "right", "tie"))
                     ask(connection, "POST", "/label/verdict", {"view": view, "choice": choice, "seconds": 1.0})
                     noticed.acknowledged.append(view)
+                    noticed.last = time.monotonic()
         except (OSError, HTTPException, ValueError, KeyError) as error:
             noticed.failed.append(f"label: {type(error).__name__} {error}")
 

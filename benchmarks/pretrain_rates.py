@@ -1,6 +1,7 @@
 """How fast a small model should learn to write: `python -m benchmarks.pretrain_rates --text stories.txt`.
 
-The dial's rates, of matrices, embedding and head, each times a factor; one run each, on the same text from the same
+The dial's rates, of matrices, embedding and head, each times a factor (the dial itself has higher ones the shorter the
+run is, which D217 was measured without); one run each, on the same text from the same
 seed over a short horizon. Printed are bits a byte of the text set aside.
 """
 

@@ -16,10 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
+import httpx
 import tyro
 
 from benchmarks.honest import Noticed, chat, label, memory, wait_for_the_model
@@ -28,6 +29,12 @@ from benchmarks.publish import PAGE, ROOT, here, replace_between
 
 GROWTH = 0.05
 """Most that memory may grow, as a share."""
+ENOUGH = 40
+"""Verdicts before the first reward model is trained on them."""
+TAKEN_OVER = 120.0
+"""Seconds within which a policy that was promoted must answer."""
+IDLE = 60.0
+"""Seconds without a verdict after which labelling has stopped."""
 COMMAND = "import sys; from manners.cli import main; sys.exit(main())"
 
 
@@ -65,6 +72,8 @@ class Outcome:
     """Verdicts of labellers in the store at the end."""
     log: int
     """Bytes that the server wrote to its log."""
+    idle: float = 0.0
+    """Seconds between the last verdict and the end."""
 
     @property
     def before(self) -> float:
@@ -103,6 +112,15 @@ def faults(outcome: Outcome) -> list[str]:
         found.append(f"{failed} requests and commands failed")
     if outcome.stored < (said := len(outcome.noticed.acknowledged)):
         found.append(f"{said - outcome.stored} verdicts that were acknowledged are not there")
+    for what, count in (
+        ("verdict was given", len(outcome.noticed.acknowledged)),
+        ("answer was begun", len(outcome.noticed.first)),
+        ("policy took its place", outcome.trained.ended["promote"]),
+    ):
+        if not count:
+            found.append(f"no {what}")
+    if outcome.idle > IDLE:
+        found.append(f"nobody labelled in the last {outcome.idle:.0f} s")
     if outcome.growth > GROWTH:
         found.append(f"memory grew by {100 * outcome.growth:.1f} %")
     return found
@@ -125,7 +143,8 @@ def measure(options: Options) -> Outcome:
         root = folder / "workspace"
         tiny.demo(root, chosen)
         serving = "[serve]\nrepeat_share = 0.0\nshortest_view = 0\nchat_ask = 0.0\n"
-        (root / "manners.toml").write_text(tiny.toml(chosen) + serving, encoding="utf-8")
+        said_by_people = replace(chosen, reward=replace(chosen.reward, annotators="human"))  # the demo asked a crowd
+        (root / "manners.toml").write_text(tiny.toml(said_by_people) + serving, encoding="utf-8")
         store = opened.enter_context(closing(Store.open_or_create(root / "store.db")))
         place = Place(root, store, Accounts(store))
         place.accounts.add("olga", AccountRole.OWNER, None)
@@ -142,7 +161,7 @@ def measure(options: Options) -> Outcome:
             people = [
                 *(threading.Thread(target=label, args=(host, k, end, noticed, options.thinking)) for k in labellers),
                 *(threading.Thread(target=chat, args=(host, k, end, noticed)) for k in chats),
-                threading.Thread(target=train, args=(root, end, trained)),
+                threading.Thread(target=train, args=(root, server.url, chats[0], end, noticed, trained)),
             ]
             for one in people:
                 one.start()
@@ -153,31 +172,47 @@ def measure(options: Options) -> Outcome:
         stored = sum(
             verdict.annotator.name.startswith("labeller") for one in store.comparisons() for verdict in one.verdicts
         )
-        return Outcome(noticed, trained, seen, stored, (folder / "log").stat().st_size)
+        return Outcome(noticed, trained, seen, stored, (folder / "log").stat().st_size, end - noticed.last)
 
 
-def train(root: Path, end: float, trained: Trained) -> None:
-    """Train a reward model and a policy on what was said so far, and have the policy serve; again and again."""
+def train(root: Path, url: str, key: str, end: float, noticed: Noticed, trained: Trained) -> None:
+    """Train a reward model and a policy on what was said so far, and see that the policy serves; again and again."""
+    while len(noticed.acknowledged) < ENOUGH and time.monotonic() < end:
+        time.sleep(1.0)
     while time.monotonic() < end:
-        for stage in ("reward", "ppo"):
-            done = _run(root, stage)
-            if done.returncode:
-                trained.failed.append(f"{stage}: {done.stderr.strip().splitlines()[-1]}")
-                return
-            trained.ended[stage] += 1
-        policy = max((root / "models").glob("policy-*"), key=lambda found: int(found.name.partition("-")[2])).name
-        done = _run(root, "models", "promote", policy, "--override", "whoever is the newest serves")
-        if done.returncode:
-            trained.failed.append(f"promote: {done.stderr.strip().splitlines()[-1]}")
+        try:
+            for stage in ("reward", "ppo"):
+                _run(root, stage)
+                trained.ended[stage] += 1
+            policies = (root / "models").glob("policy-*")
+            newest = max(policies, key=lambda found: int(found.name.partition("-")[2])).name
+            _run(root, "models", "promote", newest, "--override", "whoever is the newest serves")
+            _wait_for(url, key, newest)
+            trained.ended["promote"] += 1
+        except Exception as error:  # whatever it is, the table says so
+            trained.failed.append(f"{type(error).__name__}: {error}")
             return
-        trained.ended["promote"] += 1
 
 
-def _run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on the workspace, giving way to the server."""
+def _wait_for(url: str, key: str, version: str) -> None:
+    """Wait until the server answers by a version."""
+    until = time.monotonic() + TAKEN_OVER
+    while time.monotonic() < until:
+        models = httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"}).raise_for_status()
+        if f'"{version}"' in models.text:
+            return
+        time.sleep(0.5)
+    raise TimeoutError(f"{version} was promoted, and does not answer after {TAKEN_OVER:g} s")
+
+
+def _run(root: Path, *words: str) -> None:
+    """Run a command on the workspace, giving way to the server; raises where it fails."""
     command = ["nice", "-n", "15", sys.executable, "-c", COMMAND, *words, "--workspace", str(root)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise RuntimeError(f"{words[0]}: {said[-1]}")
 
 
 def table(outcome: Outcome, options: Options) -> str:

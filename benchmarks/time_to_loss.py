@@ -2,10 +2,10 @@
 
 Both train the same architecture on the same text with the same tokenizer; ours reads `share` of the peer's tokens, and
 its rates have fallen by then. On the first seed the peer tries batches and rates, and further rates as long as the best
-one is the lowest or the highest tried. Then, on every seed: the seconds that ours takes to the bits a byte with which
-the peer ends, over the seconds that the peer takes to its end. Measuring is not timed on either side. Both are measured
-on the same rows, which begin with BOS as ours does; the peer also on blocks of one long stream, as it is trained, and
-the better of its two counts.
+one is the lowest or the highest tried. Then, on every seed, one after the other and in turns of who begins: the seconds
+that ours takes to the bits a byte with which the peer ends, over the seconds that the peer takes to its end. Measuring
+is not timed on either side. Both are measured on the same rows, which begin with BOS as ours does; the peer also on
+blocks of one long stream, as it is trained, and the better of its two counts.
 
 Beside it the tokens a second of both, and of transformers' own Trainer, at the same shapes: the same model, rows and
 rows a step. They take turns.
@@ -60,9 +60,9 @@ class Options:
     row: int = 256
     tokens: int = 1_000_000
     """That the peer reads."""
-    share: float = 0.6
-    """Of them that ours reads, told beforehand: it is timed to where it is as good, or never is."""
-    peer_batches: tuple[int, ...] = (1024, 2048)
+    share: float = 0.75
+    """Of them that ours reads; it is timed to where it is as good, or never is."""
+    peer_batches: tuple[int, ...] = (1024,)
     """Tokens of a step of the peer, each of which it tries."""
     batch: int | None = None
     """Of ours; as the dial says if left out."""
@@ -103,9 +103,13 @@ def measured(source: Path, options: Options, scratch: Path) -> dict[str, Any]:
     best = min(tried, key=lambda task: tried[task][-1][1])
     rounds = list[dict[str, Any]]()
     for seed in range(options.seeds):
-        theirs = run("peers.nanogpt", replace(best, seed=seed), options, scratch) if seed else tried[best]
-        short = replace(ours, seed=seed, tokens=round(options.share * options.tokens))
-        mine = run("ours.pretrain", short, options, scratch)
+        short = replace(ours, tokens=round(options.share * options.tokens))
+        both: list[tuple[str, OurTask | PeerTask]] = [("peers.nanogpt", best), ("ours.pretrain", short)]
+        found = {
+            module: run(module, replace(task, seed=seed), options, scratch)
+            for module, task in (both if seed % 2 == 0 else both[::-1])
+        }
+        theirs, mine = found["peers.nanogpt"], found["ours.pretrain"]
         rounds.append({"seed": seed, "peer": theirs, "ours": mine, "ratio": ratio(mine, theirs)})
         print(f"seed {seed}: {summary(mine, theirs)}", file=sys.stderr)
     return {

@@ -15,7 +15,7 @@ step and not during the backward, since a step may go back several times.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -79,11 +79,12 @@ def count() -> int:
     return place().count
 
 
-def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
+def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu", come: Callable[[], None] = lambda: None) -> None:
     """Meet the others, and take a GPU of one's own where the model is on one.
 
     `meeting` is where: `file://...` for processes of one machine, which need no port for it; what torchrun says
-    otherwise; empty where they have met already (Ray Train). `device` is the model's. Raises MannersError where a
+    otherwise; empty where they have met already (Ray Train). `device` is the model's. `come` is called when there is
+    nothing left but to meet. Raises MannersError where a
     machine has fewer GPUs than processes, or a device whose numbers cannot be added up, for a second time under
     torchrun, and after others did not come: torch counts meetings, and those who count otherwise never meet.
     """
@@ -103,6 +104,7 @@ def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu") -> None:
             )
         torch.cuda.set_device(at.here)
     if meeting:
+        come()
         _missed.append(meeting)
         with _heard():
             distributed.init_process_group(

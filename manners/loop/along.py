@@ -227,6 +227,7 @@ class Others:
         while not all(self.comes(number).exists() for number in range(1, self.count)):
             self.miss()
             time.sleep(0.05)
+        self.miss()
 
     def miss(self) -> None:
         """Raise Lost where one has ended."""

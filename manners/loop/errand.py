@@ -46,8 +46,7 @@ def main(asked: Mapping[str, Any]) -> None:
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     errand = Errand(**asked["errand"])
     try:
-        Path(asked["comes"]).touch()
-        ranks.join(Place(**asked["place"]), asked["meeting"], errand.device)
+        ranks.join(Place(**asked["place"]), asked["meeting"], errand.device, Path(asked["comes"]).touch)
         ranks.compute_with(asked["threads"])
         run(errand)
     except MannersError as error:

@@ -3,7 +3,8 @@
 Shape: width 32 (depth + 1), to a multiple of 64 from 512 on; heads of 32, from 512 on of 64; SwiGLU of 8/3 the width.
 Small models do better deep and thin (Liu et al. 2024, arxiv.org/abs/2402.14905); SmolLM2 has 19 of width a layer.
 Horizon, batch, decay and the schedule's form follow nanochat (github.com/karpathy/nanochat), whose sweeps begin at 1e18
-FLOP; rates and batch are its rules carried down to models a thousand times smaller, not tuned there yet.
+FLOP; rates and batch are its rules carried down to models a thousand times smaller, of which only short runs were tuned
+(D378).
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ WARM_DOWN = 0.65
 LAST = 0.05
 """Share of the peak that they fall to."""
 BATCH_AT, BATCH_TOKENS, BATCH_POWER = 10e6, 2**13, 0.383
-"""A run of so many tokens takes batches of so many, and one of another length in proportion to this power
+"""A run of so many tokens takes batches of so many, and a longer one more, by this power of how much longer it is
 (Power Lines, arxiv.org/abs/2505.13738)."""
+SHORT_BATCH_POWER = 0.6
+"""A shorter one takes smaller ones by this power (D378)."""
 MATRIX_RATE, EMBEDDING_RATE, HEAD_RATE = 0.1, 0.5, 0.07
 """Rates times the root of the width, at a batch of `BATCH_TOKENS`, of a run of `BATCH_AT` tokens or more."""
 SHORT_POWER, SHORT_MOST = 0.5, 5.0
@@ -136,7 +139,7 @@ def shape(settings: PretrainSettings, carried: int) -> Shape:
 def recipe(settings: PretrainSettings, model: Shape, text: float = math.inf) -> Recipe:
     """Return how a model that begins from nothing is trained, on a text of so many tokens."""
     tokens = settings.tokens or min(PER_PARAMETER * (model.matrices + model.head), PASSES * text)
-    batch = settings.batch or _power_of_two(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_POWER)
+    batch = settings.batch or _batch(tokens)
     rows = max(1, batch // model.row)
     steps = max(1, round(tokens / (rows * model.row)))
     short = min(max(1.0, BATCH_AT / tokens) ** SHORT_POWER, SHORT_MOST)
@@ -170,7 +173,7 @@ def continued(settings: PretrainSettings, parameters: int, model: Shape, text: f
     """
     row = model.row
     tokens = settings.tokens or min(parameters, PASSES * text / fresh_share(settings))
-    batch = settings.batch or _power_of_two(BATCH_TOKENS * (tokens / BATCH_AT) ** BATCH_POWER)
+    batch = settings.batch or _batch(tokens)
     rows = max(1, batch // row)
     steps = max(1, round(tokens / (rows * row)))
     rate = settings.rate * FURTHER_RATE * math.sqrt(rows * row / BATCH_TOKENS) / math.sqrt(model.width)
@@ -193,5 +196,7 @@ def _vocabulary(depth: int) -> int:
     return next((entries for most, entries in steps if depth <= most), 32_768)
 
 
-def _power_of_two(number: float) -> int:
-    return int(2 ** round(math.log2(max(256.0, number))))
+def _batch(tokens: float) -> int:
+    """Return the tokens of a batch that suit a run of so many: a power of two, 256 at the least."""
+    power = BATCH_POWER if tokens > BATCH_AT else SHORT_BATCH_POWER
+    return int(2 ** round(math.log2(max(256.0, BATCH_TOKENS * (tokens / BATCH_AT) ** power))))

@@ -50,7 +50,7 @@ def _fit(processes: int, each: int, folder: Path, on_gpu: bool, work: Callable[[
     torch_part: Any = importlib.import_module("ray.train.torch")
     trainer = torch_part.TorchTrainer(
         _one,
-        train_loop_config={"work": work, "tried": tried, "device": device},
+        train_loop_config={"work": work, "tried": tried, "device": device, "processes": processes},
         torch_config=torch_part.TorchConfig(ranks.backend(device), timeout_s=int(ranks.PATIENCE.total_seconds())),
         scaling_config=train.ScalingConfig(
             num_workers=processes, use_gpu=on_gpu, resources_per_worker={"CPU": each, **({"GPU": 1} if on_gpu else {})}
@@ -86,7 +86,10 @@ def _cause(error: BaseException) -> BaseException:
 
 def _one(config: dict[str, Any]) -> None:
     """Be one of the processes."""
-    ranks.join(told() or ranks.ALONE, meeting="", device=config["device"])
+    place = told() or ranks.ALONE
+    if place.count != config["processes"]:
+        raise MannersError(f"Ray Train has started {config['processes']} processes, and says {place.count}")
+    ranks.join(place, meeting="", device=config["device"])
     try:
         config["work"](config["tried"])
     except SystemExit:

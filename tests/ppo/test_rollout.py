@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from manners import ranks
+from manners.launched import Place
 from manners.models.branches import Branch
 from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.ppo import rollout
 from manners.ppo.course import Roles
 from manners.ppo.curves import rollout_metrics
-from manners.ppo.rollout import Drawer, Drawn, Rollout, collect, draw, draw_weights, micro_batches
+from manners.ppo.rollout import Drawer, Drawn, Rollout, collect, draw, draw_weights, measure, micro_batches
 from manners.reward.ensemble import Scored
 from manners.settings import PPOSettings, SampleSettings
 from manners.types import FinishReason
@@ -244,3 +246,28 @@ def test_what_camps_of_annotators_like_is_put_together_too(players: Roles, world
     found = Drawn.together(drawn, world, {}).scored
     assert found.camps is not None and found.camps.shape == (3, 8)
     torch.testing.assert_close(found.camps[2], found.members[0])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_several_processes_measure_comes_to_the_whole(
+    count: int, players: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = drawn(players)
+
+    def measured() -> tuple[Tensor, Tensor, Tensor]:
+        scored, (logprobs,), values = measure(
+            found.draws, players.reward, (players.policy,), SAMPLE.temperature, players.value, shared=True
+        )
+        return scored.members, logprobs, values
+
+    whole = measured()
+    added = list[int]()
+    monkeypatch.setattr(ranks, "add", lambda tensors: added.append(len(list(tensors))))
+    parts = list[tuple[Tensor, Tensor, Tensor]]()
+    for number in range(count):
+        monkeypatch.setattr(ranks, "place", lambda number=number: Place(number, count))
+        parts.append(measured())
+    assert added == [3] * count, "scores, log-probabilities and values"
+    for alone, *shares in zip(whole, *parts, strict=True):
+        assert all(0 < int((share != 0).sum()) < int((alone != 0).sum()) for share in shares), "each has read some"
+        assert torch.allclose(sum(shares, torch.zeros(())), alone, atol=1e-5)
