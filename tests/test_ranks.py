@@ -59,6 +59,7 @@ try:
     ranks.leave()
 except MannersError as error:
     print(json.dumps(str(error)), flush=True)
+    ranks.forsake()
     sys.exit(3)
 print("alone", ranks.count(), threads, torch.get_num_threads(), flush=True)
 try:

@@ -23,10 +23,12 @@ def test_a_minute_of_everything_at_once_loses_nothing() -> None:
 
 def test_what_is_not_as_it_should_be_is_said() -> None:
     sound = Outcome(
-        Noticed(pages=[0.1], first=[0.2], acknowledged=["a", "b"]), Trained(Counter(ppo=1)), [100] * 40, 2, 0
+        Noticed(pages=[0.1], first=[0.2], acknowledged=["a", "b"]), Trained(Counter(promote=1)), [100] * 40, 2, 0
     )
     assert faults(sound) == []
     assert faults(replace(sound, stored=1)) == ["1 verdicts that were acknowledged are not there"]
     grown = replace(sound, memory=[300] * 4 + [100] * 32 + [106] * 4)
     assert faults(grown) == ["memory grew by 6.0 %"], "the first tenth is not looked at"
-    assert faults(replace(sound, trained=Trained(failed=["ppo: no"]))) == ["1 requests and commands failed"]
+    assert faults(replace(sound, trained=Trained(Counter(promote=1), ["ppo: no"]))) == [
+        "1 requests and commands failed"
+    ]
