@@ -23,8 +23,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.honest import Noticed, chat, label, memory, started_by, wait_for_the_model
-from benchmarks.label import percentile
+from benchmarks.honest import Noticed, chat, label, memory, started_by, times, wait_for_the_model
 from benchmarks.publish import ROOT, here, replace_between
 
 PAGE = ROOT / "docs" / "security.md"
@@ -167,9 +166,6 @@ def _processor_seconds(pid: int) -> float:
 def table(outcome: Outcome, options: Options) -> str:
     """Return the outcome as Markdown."""
     quiet, attacked = outcome.quiet, outcome.attacked
-
-    def times(seconds: list[float]) -> str:
-        return f"{1000 * percentile(seconds, 50):.0f} ms (p95 **{1000 * percentile(seconds, 95):.0f} ms**)"
 
     def share(noticed: Noticed, *names: str) -> str:
         shares = (100 * noticed.took.get(name, 0.0) / noticed.took["passed"] for name in names)

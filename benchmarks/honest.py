@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from benchmarks.label import percentile
+
 THINKING = 1.0
 """Seconds that an annotator thinks, a tenth of what people take; half as long or half as long again."""
 
@@ -121,3 +123,8 @@ def started_by(pid: int) -> list[int]:
         with suppress(OSError):  # the thread has ended meanwhile
             found += map(int, file.read_text().split())
     return found
+
+
+def times(seconds: list[float]) -> str:
+    """Return the median of durations and their 95th percentile, as Markdown."""
+    return f"{1000 * percentile(seconds, 50):.0f} ms (p95 **{1000 * percentile(seconds, 95):.0f} ms**)"

@@ -23,8 +23,7 @@ from statistics import median
 import httpx
 import tyro
 
-from benchmarks.honest import Noticed, chat, label, memory, wait_for_the_model
-from benchmarks.label import percentile
+from benchmarks.honest import Noticed, chat, label, memory, times, wait_for_the_model
 from benchmarks.publish import PAGE, ROOT, here, replace_between
 
 GROWTH = 0.05
@@ -218,9 +217,6 @@ def _run(root: Path, *words: str) -> None:
 def table(outcome: Outcome, options: Options) -> str:
     """Return the outcome as Markdown."""
     noticed, trained = outcome.noticed, outcome.trained
-
-    def times(seconds: list[float]) -> str:
-        return f"{1000 * percentile(seconds, 50):.0f} ms (p95 **{1000 * percentile(seconds, 95):.0f} ms**)"
 
     ended = ", ".join(f"{count} {name}" for name, count in trained.ended.items()) or "none"
     return "\n".join(

@@ -84,9 +84,9 @@ def join(at: Place, meeting: str = ANYWHERE, device: str = "cpu", come: Callable
 
     `meeting` is where: `file://...` for processes of one machine, which need no port for it; what torchrun says
     otherwise; empty where they have met already (Ray Train). `device` is the model's. `come` is called when there is
-    nothing left but to meet. Raises MannersError where a
-    machine has fewer GPUs than processes, or a device whose numbers cannot be added up, for a second time under
-    torchrun, and after others did not come: torch counts meetings, and those who count otherwise never meet.
+    nothing left but to meet. Raises MannersError where a machine has fewer GPUs than processes, or a device whose
+    numbers cannot be added up, for a second time under torchrun, and after others did not come: torch counts meetings,
+    and those who count otherwise never meet.
     """
     if _missed:
         raise MannersError(

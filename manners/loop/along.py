@@ -47,6 +47,7 @@ LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 FAREWELL = 5.0
 """Seconds for which one waits to hear why another process ended."""
+BEFORE = "another process ended before it began"
 CHILD = (
     "import json, sys; asked = json.load(open(sys.argv[1], encoding='utf-8')); sys.path[:] = asked['path'];"
     " from manners.loop.errand import main; main(asked)"
@@ -224,15 +225,15 @@ class Others:
 
     def until_they_come(self) -> None:
         """Wait until all come to meet: whoever waits for them by torch and in vain can meet nobody after that."""
-        while not all(self.comes(number).exists() for number in range(1, self.count)):
-            self.miss()
+        while not self.gone and not all(self.comes(number).exists() for number in range(1, self.count)):
             time.sleep(0.05)
-        self.miss()
+        if self.gone:
+            raise ranks.Lost(BEFORE)
 
-    def miss(self) -> None:
-        """Raise Lost where one has ended."""
-        if any(other.poll() is not None for other in self.running):
-            raise ranks.Lost("another process ended before it began")
+    @property
+    def gone(self) -> bool:
+        """Whether one has ended."""
+        return any(other.poll() is not None for other in self.running)
 
     def while_they_live(self, work: Callable[[], None]) -> None:
         """Do some work that waits for them, and give it up where one of them ends, or on Ctrl-C."""
@@ -248,10 +249,10 @@ class Others:
         thread.start()
         while thread.is_alive():
             thread.join(0.1)
-            if any(other.poll() is not None for other in self.running):
+            if self.gone:
                 thread.join(1.0)  # it may have come through all the same
-            if thread.is_alive():
-                self.miss()
+                if thread.is_alive():
+                    raise ranks.Lost(BEFORE)
         if raised:
             raise raised[0]
 

@@ -85,12 +85,22 @@ def train(
     with the divergence from the start version in place of the likelihood of the text, or beside it (`ppo.terms`).
     """
     started = time.monotonic()
-    course, value_parts = _prepared(settings, sample, seed, pretrained, reward, material, start, begin_as, drawer)
-    learner = begin(settings, seed, course.roles.policy, value_parts)
+    initial = Branch(pretrained.trunk, trainable=False)
+    reference = initial if start is None else start
+    policy = Branch(pretrained.trunk, trainable=True)
+    if (begun := begin_as or start) is not None:
+        policy.load_tensors(begun.own_tensors())
+    value_parts, value = _value_function(settings, pretrained, policy, reward)
+    roles = Roles(policy, reference, value, reward, pretrained)
+    prose = PlainText(reference, pretrained, material.prose)
+    unseen = PlainText(initial, pretrained, material.validation_prose)
+    drawer = drawer or sharing(roles, sample)
+    updates = updates_over(settings, len(material.prompts))
+    course = Course(settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer)
+    learner = begin(settings, seed, policy, value_parts)
     _go(course, learner, log, run)
     ranks.leave()
     best = learner.best
-    policy = course.roles.policy
     policy.load_tensors(best.tensors)
     policy.requires_grad_(False)
     return PPOResult(
@@ -103,34 +113,6 @@ def train(
         warned=tuple(learner.warned),
         camps=best.validation.camps,
     )
-
-
-def _prepared(
-    settings: PPOSettings,
-    sample: SampleSettings,
-    seed: int,
-    pretrained: Pretrained,
-    reward: RewardModel,
-    material: Material,
-    start: Branch | None,
-    begin_as: Branch | None,
-    drawer: Drawer | None,
-) -> tuple[Course, list[nn.Module]]:
-    """Make the branches and have the text read; return also what learns beside the policy."""
-    initial = Branch(pretrained.trunk, trainable=False)
-    reference = initial if start is None else start
-    policy = Branch(pretrained.trunk, trainable=True)
-    if (begun := begin_as or start) is not None:
-        policy.load_tensors(begun.own_tensors())
-    value_parts, value = _value_function(settings, pretrained, policy, reward)
-    roles = Roles(policy, reference, value, reward, pretrained)
-    prose = PlainText(reference, pretrained, material.prose)
-    unseen = PlainText(initial, pretrained, material.validation_prose)
-    drawer = drawer or sharing(roles, sample)
-    updates = updates_over(settings, len(material.prompts))
-    return Course(
-        settings, updates, begin_as is None, sample, seed, roles, material, prose, unseen, drawer
-    ), value_parts
 
 
 def _go(course: Course, learner: Learner, log: RunLog, run: Run | None) -> None:
