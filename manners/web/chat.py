@@ -171,7 +171,7 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     if writing is not None and (len(writing.exchange.said), writing.exchange.text) == (body.after, body.text):
         return _events(writing)
     if body.after not in (None, len(said)):
-        return JSONResponse(problem("the conversation has moved on: open it again", code="moved_on"), 409)
+        return _moved_on()
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     seed, lot, side = _drawn(key, len(said), body.text)
@@ -200,9 +200,10 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
 @router.get("/chat/{key}/ongoing")
 async def ongoing(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     """Give the answer that is being written, from its beginning, and go on with it as it comes."""
+    await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)  # nobody learns of what is not theirs
     found = site.conversations.of(visitor.annotator, key)
-    if found is None:
-        return JSONResponse(problem("no answer is being written here", code="not_ongoing"), 404)
+    if found is None:  # it is complete, or its server ended
+        return _moved_on()
     return _events(found)
 
 
@@ -223,6 +224,10 @@ def _drawn(key: str, after: int, text: str) -> tuple[int, float, int]:
     """
     digest = hashlib.sha256(f"{key} {after} {text}".encode()).digest()
     return int.from_bytes(digest[:4]) >> 1, (int.from_bytes(digest[4:12]) >> 11) / 2**53, digest[12] & 1
+
+
+def _moved_on() -> HTTPResponse:
+    return JSONResponse(problem("the conversation has moved on: open it again", code="moved_on"), 409)
 
 
 def _events(ongoing: Ongoing) -> HTTPResponse:

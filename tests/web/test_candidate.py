@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, closing
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
@@ -131,7 +132,7 @@ class Waits(Scripted):
                     await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("end", ["done", "stop"])
+@pytest.mark.parametrize("end", ["done", "stop", "done before it is read"])
 def test_nothing_is_shown_of_either_before_both_are_done_so_that_no_pace_tells(
     alone: Place, open_page: Callable[..., Page], end: str
 ) -> None:
@@ -141,13 +142,25 @@ def test_nothing_is_shown_of_either_before_both_are_done_so_that_no_pace_tells(
         page.get_by_role("button", name="I agree, begin").click()
         page.get_by_label("Your message").fill("Hello?")
         page.get_by_label("Your message").press("Enter")
-        for _ in range(2):  # also after a reload
+
+        def ends_first(route: Route) -> None:
+            engine.may.set()
+            while httpx.get(route.request.url.removesuffix("/ongoing")).json()["ongoing"]:
+                time.sleep(0.02)
+            route.continue_()
+
+        for again in (False, True):
             expect(page.locator("#notice")).to_contain_text("Both answers are being written")
             page.wait_for_timeout(500)
             assert page.locator(".two .plain").all_inner_texts() == ["", ""]
+            if again and end == "done before it is read":
+                page.route("**/ongoing", ends_first)
             page.reload()
-        if end == "stop":
+        if end == "done before it is read":
+            expect(page.locator("#asking")).to_be_visible()
+        else:
             expect(page.locator("#notice")).to_contain_text("Both answers are being written")
+        if end == "stop":
             page.get_by_role("button", name="Stop").click()
             expect(page.get_by_text("Stopped here.")).to_be_visible()
             assert alone.store.comparisons() == []

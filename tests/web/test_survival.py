@@ -232,7 +232,9 @@ def test_nobody_else_reads_or_stops_it(place: Place) -> None:
         key = client.post("/chat/begin", json={}, headers=keys["anna"]).json()["key"]
         with client.stream("POST", f"/chat/{key}/say", json={"text": "Go on"}, headers=keys["anna"]) as answer:
             next(answer.iter_lines())
-        assert client.get(f"/chat/{key}/ongoing", headers=keys["ben"]).status_code == 404
+        refused = client.get(f"/chat/{key}/ongoing", headers=keys["ben"])
+        assert refused.status_code == 400
+        assert refused.json() == client.get("/chat/none/ongoing", headers=keys["ben"]).json(), "as where there is none"
         assert client.post(f"/chat/{key}/stop", json={}, headers=keys["ben"]).json() == {"stopped": False}
         assert client.post(f"/chat/{key}/stop", json={}, headers=keys["anna"]).json() == {"stopped": True}
 

@@ -256,9 +256,10 @@ async function read(message, request) {
   const stop = new AbortController();
   busy(stop);
   let lost = true;
+  let moved = false;
   try {
     const answer = await request(stop.signal);
-    lost = answer.status === 409;  // the conversation is longer than this page knows
+    lost = moved = answer.status === 409;  // the conversation is longer than this page knows
     if (!answer.ok) throw await asking.refusal(answer);
     lost = true;
     for await (const event of events(answer)) {
@@ -270,7 +271,7 @@ async function read(message, request) {
     length += 2;
   } catch (error) {
     if (key !== which || reading !== stop) return;  // another one was opened: the answer is there when this one is again
-    if (lost && !error.told) { again(which); return; }
+    if (lost && !error.told) { again(which, moved); return; }
     mine.remove();
     theirs.remove();
     giveBack(message);
@@ -281,8 +282,8 @@ async function read(message, request) {
   await list().catch(() => {});
 }
 
-async function again(which) {
-  notice("The connection is lost. The answer goes on being written; looking for it again.");
+async function again(which, moved) {
+  notice(moved ? "This conversation has gone on: reading it again." : "The connection is lost. The answer goes on being written; looking for it again.");
   const looking = { looks: true, abort() {} };
   busy(looking);
   while (reading === looking) {
