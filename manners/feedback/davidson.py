@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, stdtrit
 
 from manners.feedback.agreement import counted
-from manners.types import AnnotatorKind, Choice, Comparison, Interval, latest_verdicts
+from manners.types import AnnotatorKind, Choice, Comparison, Interval, latest_verdicts, opening
 
 PRIOR = 2.0
 """Standard deviation, in log-odds, that a version's strength is expected to have: who never wins stays finite."""
@@ -34,6 +34,7 @@ class Judgement:
     choice: Choice
     annotator: str
     prompt: str
+    """What is drawn anew as one: the conversation's opening, which its later turns share."""
     longer: float = 0.0
     """By how much the left response is longer, as the logarithm of the ratio of characters."""
     account: int | None = None
@@ -87,7 +88,7 @@ def judgements(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> list[J
             one, other, more = (*sides, longer)
             if verdict.exchanged:
                 one, other, more, choice = other, one, -more, choice.swapped()
-            found.append(Judgement(one, other, choice, who.key, comparison.prompt[-1].text, more, who.account))
+            found.append(Judgement(one, other, choice, who.key, opening(comparison.prompt), more, who.account))
     return found
 
 

@@ -213,12 +213,12 @@ def test_judgements_are_of_the_sides_shown_and_of_one_kind() -> None:
     same = replace(two, left=Response("Because.", "v2"))
     longer = float(np.log(9 / 3))
     assert judgements([two, same], AnnotatorKind.HUMAN) == [
-        Judgement("v2", "v1", R, "anna", "Why?", -longer),
-        Judgement("v1", "v2", R, "ben", "Why?", longer),
+        Judgement("v2", "v1", R, "anna", "why?", -longer),
+        Judgement("v1", "v2", R, "ben", "why?", longer),
     ]
     assert [one.annotator for one in judgements([two], AnnotatorKind.AI)] == ["m"]
     talk = (Turn(Role.USER, "Hi"), Turn(Role.ASSISTANT, "Hello."), *prompt)
-    assert {one.prompt for one in judgements([replace(two, prompt=talk)], AnnotatorKind.HUMAN)} == {"Why?"}
+    assert {one.prompt for one in judgements([replace(two, prompt=talk)], AnnotatorKind.HUMAN)} == {"hi"}
 
 
 @settings(max_examples=15)
