@@ -35,7 +35,7 @@ def write_copy(database: str | Path, path: Path) -> None:
             with store.raw() as connection:
                 connection.execute("VACUUM INTO ?", (str(path),))
         else:
-            with closing(Store.create(path)) as copy, store.snapshot() as rows, copy.write() as connection:
+            with closing(Store.create(path)) as copy, store.read() as rows, copy.write() as connection:
                 connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
                 _carry_over(rows, connection)
     settle(path)

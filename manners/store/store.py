@@ -50,6 +50,9 @@ class Store:
         """Use `open` or `create` instead."""
         self._engine = engine
         self._writer = engine.execution_options(writes=True)
+        self._reader = engine
+        if engine.dialect.name == "postgresql":  # where each statement else sees what others have written meanwhile
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._name = name
         # A store that is let fall, or that the process ends with, tells the server so.
         weakref.finalize(self, engine.dispose)
@@ -116,13 +119,6 @@ class Store:
             inner = connection.connection.dbapi_connection
             assert isinstance(inner, sqlite3.Connection)
             yield inner
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
-        """Yield a connection that sees one moment of a PostgreSQL database, however long it reads."""
-        frozen = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with refusals(self._name), frozen.begin() as connection:
-            yield connection
 
     def close(self) -> None:
         """Let go of the database; the store opens connections again if it is used after that."""
@@ -366,8 +362,8 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection within a transaction that only reads."""
-        with refusals(self._name), self._engine.begin() as connection:
+        """Yield a connection within a transaction that only reads, and sees one moment, however long it does."""
+        with refusals(self._name), self._reader.begin() as connection:
             yield connection
 
     @contextmanager

@@ -8,11 +8,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import insert, inspect, text
+from sqlalchemy import event, insert, inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from manners.errors import MannersError
@@ -210,6 +211,24 @@ def test_what_a_reviewer_keeps_away_is_marked_and_not_learnt_from(store: Store, 
     labelled = label(store.comparisons())
     assert labelled.left_out == {LeftOut.REPORTED: 1}
     assert [pair.comparison_id for pair in labelled.pairs] == [ids[0], ids[2]]
+
+
+def test_what_is_read_is_one_moment_whatever_is_written_meanwhile(store: Store) -> None:
+    store.add_comparisons([FULL])
+    other = Store(connect(store.url), "another")
+    later = iter([replace(FULL, prompt=(Turn(Role.USER, "Another"),))])
+
+    def meanwhile(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "FROM prompts" in statement:
+            other.add_comparisons(list(later))
+
+    event.listen(store._engine, "after_cursor_execute", meanwhile)
+    try:
+        assert [found.prompt for found in store.comparisons()] == [PROMPT]
+    finally:
+        event.remove(store._engine, "after_cursor_execute", meanwhile)
+        other.close()
+    assert next(later, None) is None and len(store.comparisons()) == 2
 
 
 @pytest.mark.parametrize(
