@@ -238,7 +238,8 @@ class PPOSettings:
     value_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.1
     """Weight of the value loss beside the policy loss (shared branch), in nats per squared reward unit."""
     value: Literal["separate", "shared"] = "shared"
-    """`shared`: the value head sits on the policy branch; `separate`: on its own, started from the reward branch."""
+    """`shared`: the value head sits on the policy branch; `separate`: on its own, started from the reward branch, with
+    a head of zero where a prompt has several answers."""
     gamma: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Discount per token."""
     lam: Annotated[float, Range(0.0, 1.0)] = 1.0

@@ -1,4 +1,4 @@
-"""Where the loop stands, read from the record alone: its rounds, the one at work, and what it waits for.
+"""Where the loop stands, read from the record alone: its rounds, and the one at work; `waiting` says what it waits for.
 
 A round is a policy with an outcome: the store numbers them, in the order in which they ended. Nothing here loads torch:
 the pages and `manners status` come by.
@@ -7,32 +7,26 @@ the pages and `manners status` come by.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
-from manners.evaluate import ask
 from manners.facts import NULL, Facts, from_facts, to_facts
-from manners.feedback.queue import still_to_get
 from manners.loop.stage import ROUND
-from manners.loop.when import Look, When, parse, ready
 from manners.results.audit import Check, Gate
-from manners.settings import LoopSettings, ServeSettings, Settings
+from manners.settings import LoopSettings
 from manners.store import Outcome, Store
-from manners.store.accounts import Accounts
 from manners.store.records import Round
-from manners.types import LOCAL, MEASURES, AccountRole, AskedHow, Choice, Comparison, VersionKind, latest_verdicts
+from manners.types import MEASURES, Choice, Comparison
 from manners.unfinished import unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
-SKEW = timedelta(minutes=1)
-"""What clocks of machines that share a record may differ by."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +86,6 @@ class Played:
     """What was measured of it, held against the rules of that time."""
     outcome: str
     created_at: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """What the loop waits for."""
-
-    what: str
-    """`verdicts` to learn from, `time`, or `judgements` of the round's policy."""
-    have: int
-    need: int
-    """As far as it is known: with `time`, one verdict."""
-    at_most: int
-    """How many there can be, as far as that is known; where it is less than `need`, the loop goes on with these."""
-    sentence: str
 
 
 def read_begun(workspace: Workspace) -> Begun | None:
@@ -218,132 +198,6 @@ def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | No
         if v.choice is not Choice.SKIP and not v.annotator.is_judge
     )
     return sum(after < number and (upto is None or number <= upto) for number in arrived)
-
-
-def look(workspace: Workspace, seen: Reading, settings: Settings) -> Look:
-    """Look at the store: what came since the newest reward model, and what can still come from those who are here."""
-    models = seen.store.versions(VersionKind.REWARD)
-    rewards = [one for one in models if (workspace.root / one.path).is_dir()]  # what one that was removed knew is new
-    new = counted(seen.comparisons, after=rewards[-1].watermark if rewards else 0)
-    accounts = [one for one in Accounts(seen.store).all() if not one.disabled and one.role is not AccountRole.VIEWER]
-    people: set[int | None] = {one.id for one in accounts} or {None}
-    """Who labels here: the accounts or, without any, the owner of this machine."""
-    wanted = [
-        want
-        for one in seen.comparisons
-        if one.asked_how is AskedHow.RANDOM and (want := _wants(one, people, settings.serve))
-    ]
-    since, now = _since(workspace, seen), datetime.now(UTC)
-    return Look(
-        now=_on_the_wall(now),
-        since=_on_the_wall(since),
-        verdicts=new,
-        wanting=len(wanted),
-        can_come=sum(wanted),
-        behind=since - now > SKEW,
-    )
-
-
-def _wants(comparison: Comparison, people: Collection[int | None], settings: ServeSettings) -> int:
-    """Return how many verdicts a comparison can still get from these people, who judge it once each."""
-    given = [v for v in latest_verdicts(comparison.verdicts) if not v.annotator.is_judge]
-    have = {v.annotator.account for v in given if v.annotator.account is not None or v.annotator.name == LOCAL}
-    return min(still_to_get([v.choice for v in given], settings), len(set(people) - have))
-
-
-def _since(workspace: Workspace, seen: Reading) -> datetime:
-    """Return when the round at work began: with the end of the last, or with the loop."""
-    begun = read_begun(workspace)
-    moments = [datetime.fromisoformat(begun.created_at)] if begun and begun.created_at else []
-    moments += [one.created_at.replace(tzinfo=UTC) for one in seen.rounds[-1:] if one.created_at]
-    return max(moments, default=datetime.now(UTC))
-
-
-def _on_the_wall(moment: datetime) -> datetime:
-    """Return what the clock on this machine's wall shows at a moment."""
-    return moment.astimezone().replace(tzinfo=None)
-
-
-def awaited(begun: Begun, settings: Settings) -> When:
-    """Return what a round waits for before it learns."""
-    return parse(begun.when) if begun.when else When(verdicts=settings.loop.verdicts)
-
-
-def for_verdicts(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Waiting | None:
-    """Return what a round that has asked waits for; None where it can go on, or waiting would be in vain."""
-    when, found = awaited(begun, settings), look(workspace, seen, settings)
-    if begun.crowd or ready(when, found) or not (found.verdicts or found.wanting):
-        return None
-    still = f"{found.wanting} comparisons want some still, on the labelling page"
-    have, most = found.verdicts, found.verdicts + found.can_come
-    if when.verdicts is None:
-        so_far = f"{have} new verdict{'s' if have != 1 else ''} so far"
-        sentence = f"waiting for {when}; {so_far}, {still}{_behind(found)}"
-        return Waiting(what="time", have=have, need=1, at_most=most, sentence=sentence)
-    sentence = f"waiting for verdicts: {have} of {when.verdicts} new ones are there; {still}"
-    if most < when.verdicts:
-        sentence += (
-            f", and can get {found.can_come} at most, so that the round goes on with {most}: for more, raise"
-            " loop.prompts or serve.overlap, or invite others (`manners accounts invite`)"
-        )
-    return Waiting(what="verdicts", have=have, need=when.verdicts, at_most=most, sentence=sentence)
-
-
-def _behind(found: Look) -> str:
-    """Say that the clock was set back, where it was: the time may be long in coming."""
-    if not found.behind:
-        return ""
-    return (
-        f"; this machine's clock is behind the record, in which the last round ended {found.since:%Y-%m-%d %H:%M}, and"
-        ' only a time after that counts: set the clock right, or go on with --when "1 new verdict"'
-    )
-
-
-def asked_about(comparisons: Iterable[Comparison], policy: str) -> list[Comparison]:
-    """Return the comparisons that were opened for people to judge a policy."""
-    asked = (one for one in comparisons if one.asked_how is AskedHow.EVALUATION)
-    return [one for one in asked if policy in (one.left.author, one.right.author)]
-
-
-def for_judgements(seen: Reading, settings: Settings, policy: str) -> Waiting | None:
-    """Return how many comparisons of a round's policy lack people's verdicts; None where none does."""
-    opened = asked_about(seen.comparisons, policy)
-    missing = ask.to_judge(opened, settings.serve)
-    if not missing:
-        return None
-    have, need = len(opened) - missing, len(opened)
-    sentence = f"waiting for people to judge {policy}: {have} of {need} comparisons have their verdicts"
-    return Waiting(what="judgements", have=have, need=need, at_most=need, sentence=sentence)
-
-
-def waits_for(workspace: Workspace, seen: Reading, settings: Settings) -> Waiting | None:
-    """Return what the loop waits for; None where there is no loop, it has ended, or it is at work."""
-    begun = read_begun(workspace)
-    if begun is None or begun.stopped:
-        return None
-    number = turn(workspace, seen.rounds)
-    if not is_done(workspace, "sample", number):
-        return None
-    if not is_done(workspace, "reward", number) and of_round(workspace, "reward") != number:
-        return for_verdicts(workspace, seen, settings, begun)
-    if is_done(workspace, "ppo", number) and of_round(workspace, "evaluation") != number:
-        policies = seen.store.versions(VersionKind.POLICY)
-        return for_judgements(seen, settings, policies[-1].name) if policies else None
-    return None
-
-
-def facts(workspace: Workspace, seen: Reading, settings: Settings) -> Facts:
-    """Return where the loop stands: what `manners status` and the page say."""
-    begun = read_begun(workspace)
-    waiting = waits_for(workspace, seen, settings)
-    rounds = played(workspace, seen)
-    return {
-        "current": workspace.current_policy(),
-        "rounds": [to_facts(one) for one in rounds],
-        "to_play": max(0, begun.rounds - len(rounds)) if begun and not begun.stopped else 0,
-        "waiting_for": None if waiting is None else to_facts(waiting),
-        "stopped": begun.stopped if begun else "",
-    }
 
 
 def command(workspace: Workspace) -> str | None:

@@ -15,20 +15,22 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from manners.audit import gate
 from manners.audit.review import HERE
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
 from manners.errors import MannersError, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
-from manners.loop import asking, bets, history, kept
-from manners.loop.history import Begun, Played, Reading, Waiting
+from manners.loop import asking, bets, history, kept, waiting
+from manners.loop.history import Begun, Played, Reading
 from manners.loop.options import AuditOptions, SampleOptions
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, refuse_another
 from manners.loop.starter import starter
+from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
@@ -66,8 +68,8 @@ def play(session: Session, asked: Asked) -> Facts:
         while not (stopped := stops(_played(session), begun, session)):
             number = history.turn(session.workspace, session.store.rounds())
             session = session.at(number, begun.started_by)
-            if waiting := _round(session, begun, step=asked.step):
-                return _facts(session, waiting, "")
+            if lacks := _round(session, begun, step=asked.step):
+                return _facts(session, lacks, "")
             report(session, EVERY)
             reported = True
         history.write_begun(session.workspace, replace(begun, stopped=stopped))
@@ -135,9 +137,9 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
     if not _begins(session, REWARD):
-        if waiting := _wait(lambda: history.for_verdicts(workspace, Reading(store), settings, begun), step=step):
-            return waiting
-        if not history.look(workspace, Reading(store), settings).verdicts:
+        if lacks := _wait(lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
+            return lacks
+        if not waiting.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
                 " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
@@ -150,16 +152,27 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     _refuse_missing(session, REWARD, PPO)
     if rules(workspace.root).required(OF_REWARD):
         _do(AUDIT, session, begun, AuditOptions())
-    if waiting := _judged_by_people(session, begun, step=step):
-        return waiting
-    before = len(history.ended(store.rounds()))
-    _do(EVALUATE, session, begun)
-    if len(history.ended(store.rounds())) < max(before, session.turn or 0):
-        raise MannersError(
-            f"nobody has judged the policy of round {session.turn}: `manners evaluate --ask N` opens comparisons for"
-            " people, and `manners loop` goes on when they are judged"
-        )
-    return None
+    return _judge(session, begun, step=step)
+
+
+def _judge(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
+    """Judge the round's policy against the version whose place it would take: again, where that changed meanwhile."""
+    workspace, store = session.workspace, session.store
+    while True:
+        if lacks := _judged_by_people(session, begun, step=step):
+            return lacks
+        _do(EVALUATE, session, begun)
+        if len(history.ended(store.rounds())) >= (session.turn or 0):
+            return None
+        policy = versions.latest(workspace, VersionKind.POLICY)
+        against, current = (session.read_facts(EVALUATE.name) or {}).get("against"), gate.replaced_by(workspace, policy)
+        if against == current:
+            raise MannersError(
+                f"nobody has judged the policy of round {session.turn}: `manners evaluate --ask N` opens comparisons"
+                " for people, and `manners loop` goes on when they are judged"
+            )
+        print(f"{policy} was compared with {against}, and would replace {current} now: once more", file=sys.stderr)
+        kept.facts_file(workspace, EVALUATE.name).unlink()
 
 
 def _begins(session: Session, stage: Stage) -> bool:
@@ -216,36 +229,42 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
     if versions.describe(workspace, reward).source is AnnotatorKind.SIMULATED:
         return None
     policy = versions.latest(workspace, VersionKind.POLICY)
-    if not history.asked_about(store.comparisons(AskedHow.EVALUATION), policy):
-        session.lay_out_as(bool(begun.lays_out))
-        opened = asking.open_for_people(session, session.settings.loop.judgements)
-        print(opened["sentence"], file=sys.stderr)
+    wanted = session.settings.loop.judgements
 
     def missing() -> Waiting | None:
+        against = gate.replaced_by(workspace, policy)
+        asked = waiting.asked_about(workspace, store.comparisons(AskedHow.EVALUATION), policy)
+        if sum(against in (one.left.author, one.right.author) for one in asked) < wanted / 2:
+            # None is opened yet, or most are with a version that it would replace no more.
+            session.lay_out_as(bool(begun.lays_out))
+            print(asking.open_for_people(session, wanted)["sentence"], file=sys.stderr)
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
-        return history.for_judgements(Reading(store), session.settings, policy)
+        return waiting.for_judgements(workspace, Reading(store), session.settings, policy)
 
-    return _wait(missing, step=step)
+    lacks = _wait(missing, step=step)
+    if lacks is None:
+        bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
+    return lacks
 
 
 def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
     """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`)."""
     said = ""
-    while waiting := missing():
+    while lacks := missing():
         if step:
-            return waiting
-        if waiting.sentence != said:
-            said = waiting.sentence
+            return lacks
+        if lacks.sentence != said:
+            said = lacks.sentence
             print(f"{said} (Ctrl-C stops; `manners loop` goes on)", file=sys.stderr)
         time.sleep(LOOK)
     return None
 
 
-def _facts(session: Session, waiting: Waiting | None, stopped: str) -> Facts:
+def _facts(session: Session, lacks: Waiting | None, stopped: str) -> Facts:
     """Return what programs read."""
     return {
         "rounds": [to_facts(one) for one in _played(session)],
-        "waiting_for": None if waiting is None else to_facts(waiting),
+        "waiting_for": None if lacks is None else to_facts(lacks),
         "current": session.workspace.current_policy(),
         "stopped": stopped,
     }

@@ -15,7 +15,7 @@ from manners.backup.take import last as last_backup
 from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
-from manners.loop import history, kept, lineage, tried
+from manners.loop import history, kept, lineage, tried, waiting
 from manners.loop.round import EVERY
 from manners.loop.stage import Standing, finished, to_resume
 from manners.models import described
@@ -68,9 +68,9 @@ def _status(workspace: Workspace, store: Store, settings: Settings) -> Facts:
     results, damaged = _results(workspace)
     verdicts = sum(counts.verdicts.values())
     scoring, writing = (tuple(name for name in some if name in here) for some in (rewards, policies))
-    judged = history.asked_about(seen.comparisons, policies[-1]) if policies else []
-    waiting = ask.to_judge(judged, settings.serve)
-    standing = Standing(counts.comparisons, verdicts, scoring, writing, results, waiting)
+    judged = waiting.asked_about(workspace, seen.comparisons, policies[-1]) if policies else []
+    to_judge = ask.to_judge(judged, settings.serve)
+    standing = Standing(counts.comparisons, verdicts, scoring, writing, results, to_judge)
     facts: dict[str, Any] = {
         "workspace": str(workspace.root),
         "model": settings.model.name,
@@ -87,7 +87,7 @@ def _status(workspace: Workspace, store: Store, settings: Settings) -> Facts:
         facts["backup_failed"] = asdict(failed)
     going = None
     try:
-        facts["loop"] = history.facts(workspace, seen, settings)
+        facts["loop"] = waiting.facts(workspace, seen, settings)
         going = history.command(workspace)
     except MannersError as error:
         damaged.append(str(error))

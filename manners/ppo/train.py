@@ -201,7 +201,11 @@ def _update(
 def _value_function(
     settings: PPOSettings, pretrained: Pretrained, policy: Branch, reward: RewardModel
 ) -> tuple[list[nn.Module], ValueFunction]:
-    """Make the baseline: a zero head on the policy's branch, or a branch of its own, started from a reward member."""
+    """Make the baseline: a zero head on the policy's branch, or a branch of its own, started from a reward member.
+
+    Where a prompt has one answer, that begins as the member's score; where it has several, what is to be predicted is
+    how much better an answer is than the others, and the branch keeps the member's layers under a head of zero.
+    """
     if settings.value == "shared":
         head = scalar_head(pretrained.trunk, None)
 
@@ -212,11 +216,12 @@ def _value_function(
         return [head], shared
     branch = ScalarBranch(pretrained.trunk, None)
     branch.load_tensors(reward.members[0].own_tensors())
+    known = 1 / reward.scales[0] if settings.answers == 1 else 0.0
     with torch.no_grad():
-        branch.scalar.weight.div_(reward.scales[0])
+        branch.scalar.weight.mul_(known)
 
     def separate(states: States, _: Float[Tensor, "B T1 D"], batch: Batch) -> Float[Tensor, "B T"]:
-        return branch.values(states, batch) - reward.shifts[0] / reward.scales[0]
+        return branch.values(states, batch) - reward.shifts[0] * known
 
     return [branch], separate
 

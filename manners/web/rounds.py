@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from manners.loop import history
+from manners.loop import history, waiting
 from manners.web.auth import Looker
 from manners.web.gate import Gate
 from manners.web.site import Here, Site
@@ -34,7 +34,7 @@ async def as_json(_: Looker, site: Here) -> Response:
 
 
 def _facts(site: Site) -> dict[str, Any]:
-    return history.facts(site.workspace, history.Reading(site.store), site.settings)
+    return waiting.facts(site.workspace, history.Reading(site.store), site.settings)
 
 
 def drawn(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

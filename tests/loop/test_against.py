@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from manners.audit import gate
 from manners.audit.rules import REWARD, held, rules
 from manners.errors import Blocked, MannersError, UsageError
 from manners.feedback.judges import TasteJudge
-from manners.loop import stages
+from manners.loop import rounds, stages
+from manners.loop.history import Begun
 from manners.loop.options import EvaluateOptions
 from manners.loop.session import Session
 from manners.ppo.learner import Learner
@@ -160,11 +162,36 @@ def test_what_it_cannot_be_compared_with(second: Workspace, settings: Settings) 
         EvaluateOptions(against="initial", reward="reward-1", comparisons=Path("x")).check(plan=False, resume=False)
 
 
-def test_people_are_asked_about_both_and_a_guard_can_block(second: Workspace, settings: Settings) -> None:
-    described = second.models / "reward-1" / "version.json"
+def taught_by_people(workspace: Workspace) -> None:
+    described = workspace.models / "reward-1" / "version.json"
     facts = json.loads(described.read_text(encoding="utf-8"))
     facts["metrics"]["source"] = "human"
     described.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def test_in_a_round_people_judge_it_against_what_it_would_replace_also_where_that_changes_meanwhile(
+    second: Workspace, settings: Settings
+) -> None:
+    taught_by_people(second)
+    session = Session(second, replace(settings, loop=replace(settings.loop, judgements=24))).at(1)
+    session.store.add_prompts(tiny.prompts(60, "tea"), PromptUse.EVALUATE, "test")
+
+    def opened() -> tuple[int, int]:
+        waiting = rounds._judged_by_people(session, Begun(rounds=1), step=True)
+        assert waiting is not None and waiting.what == "judgements"
+        pairs = [{c.left.author, c.right.author} for c in session.store.comparisons(AskedHow.EVALUATION)]
+        assert waiting.need == pairs.count({second.current_policy(), "policy-2"}) + (
+            pairs.count({"initial", "policy-2"}) if second.current_policy() != "initial" else 0
+        )
+        return pairs.count({"policy-1", "policy-2"}), pairs.count({"initial", "policy-2"})
+
+    assert opened() == opened() == (18, 6)
+    second.roll_back()
+    assert opened() == opened() == (18, 30), "against what is current now, all that are asked for"
+
+
+def test_people_are_asked_about_both_and_a_guard_can_block(second: Workspace, settings: Settings) -> None:
+    taught_by_people(second)
     session = Session(second, settings)
     session.store.add_prompts(tiny.prompts(60, "tea"), PromptUse.EVALUATE, "test")
     with pytest.raises(MannersError, match=r"of 9 comparisons 2 are with the start version, and 7 comparisons cannot"):

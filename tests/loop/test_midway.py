@@ -12,7 +12,8 @@ import pytest
 
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop import history, rounds
+from manners.feedback.judges import Judge
+from manners.loop import evaluate, history, rounds, waiting
 from manners.loop.history import Begun
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session
@@ -84,13 +85,36 @@ def test_a_promotion_or_a_way_back_in_mid_round_is_gone_on_from(
     happens(session.workspace)
     facts = rounds.play(session, replace(THREE, rounds=2))
     assert [one["policy"] for one in facts["rounds"]] == ["policy-1", "policy-2"]
-    assert facts["current"] == "policy-2" and not history.waits_for(
+    assert facts["current"] == "policy-2" and not waiting.waits_for(
         session.workspace, history.Reading(session.store), session.settings
     )
     parents = {version.name: version for version in session.store.versions()}
     assert parents.keys() == {"reward-1", "policy-1", "reward-2", "policy-2"}
     described = (session.workspace.models / "policy-2" / "version.json").read_text(encoding="utf-8")
     assert f'"parent": "{start}"' in described
+
+
+@pytest.mark.long
+def test_a_way_back_in_the_middle_of_an_evaluation_has_it_made_anew_against_what_is_current(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was begun against policy-1, and ends where nothing is decided by that."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = stopped_before(EVALUATE, root, model)
+    really, seen = evaluate._judge, list[str]()
+
+    def judge(of: Session, inputs: evaluate.EvaluationInputs) -> Judge:
+        seen.append(inputs.against)
+        if len(seen) == 1:
+            of.workspace.roll_back()
+        return really(of, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "_judge", judge)
+        facts = rounds.play(session, replace(THREE, rounds=2))
+    assert seen == ["policy-1", "initial"] and facts["current"] == "policy-2"
+    assert [one["policy"] for one in facts["rounds"]] == ["policy-1", "policy-2"]
+    assert "policy-2 was compared with policy-1, and would replace initial now: once more" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -20,6 +20,7 @@ from manners.cli import main
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import history, rounds, stages
+from manners.loop import waiting as awaits
 from manners.loop.round import PPO
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
@@ -225,7 +226,7 @@ def test_with_people_it_waits_for_verdicts_and_for_their_judgement(
         return rounds.play(session, Asked(rounds=1, step=True))
 
     def status() -> Any:
-        return history.facts(session.workspace, history.Reading(session.store), chosen)["waiting_for"]
+        return awaits.facts(session.workspace, history.Reading(session.store), chosen)["waiting_for"]
 
     waiting = step()["waiting_for"]
     assert (waiting["what"], waiting["have"], waiting["need"]) == ("verdicts", 0, 12)
@@ -240,8 +241,15 @@ def test_with_people_it_waits_for_verdicts_and_for_their_judgement(
     assert len(session.store.comparisons(AskedHow.EVALUATION)) == 10
     assert step()["waiting_for"] == waiting, "they are opened once"
     assert len(session.store.comparisons()) == len(opened) + 10
-    judges(session, 10, AskedHow.EVALUATION)
+    judges(session, 7, AskedHow.EVALUATION)
+    assert step()["waiting_for"]["have"] == 7
+    # Nobody is here but the owner, who passes one over, and gives one verdict where two are asked for.
+    last = [one.id or 0 for one in session.store.comparisons(AskedHow.EVALUATION) if not one.verdicts]
+    owner = Annotator(LOCAL, AnnotatorKind.HUMAN)
+    given = zip(last, (Choice.SKIP, Choice.LEFT, Choice.LEFT), strict=True)
+    session.store.add_verdicts([(one, Verdict(choice, owner)) for one, choice in given])
     ended = step()
+    assert sorted(len(one.bets) for one in session.store.comparisons(AskedHow.EVALUATION)) == [0] + 9 * [1]
     assert ended["waiting_for"] is None and len(ended["rounds"]) == 1
     assert ended["rounds"][0]["verdicts"] == 3 * len(session.store.comparisons(AskedHow.RANDOM))
     assert session.store.rounds()[0].metrics["source"] == "human"
@@ -257,7 +265,7 @@ def test_what_teaches_nothing_is_not_waited_for(tmp_path: Path) -> None:
     with closing(Store.create(workspace.database)) as store:
         store.add_comparisons([some, replace(some, right=Response("c", "x"), verdicts=given[2:])])
         assert history.counted(store.comparisons()) == 1
-        assert history.look(workspace, history.Reading(store), Settings()).wanting == 2
+        assert awaits.look(workspace, history.Reading(store), Settings()).wanting == 2
 
 
 @pytest.fixture
@@ -271,10 +279,10 @@ def opened(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Iterat
         yield workspace, store
 
 
-def waiting(workspace: Workspace, store: Store, when: str = "") -> history.Waiting | None:
+def waiting(workspace: Workspace, store: Store, when: str = "") -> awaits.Waiting | None:
     """Return what a loop of three rounds that has asked waits for."""
     begun = history.Begun(rounds=3, when=when)
-    return history.for_verdicts(workspace, history.Reading(store), Settings(), begun)
+    return awaits.for_verdicts(workspace, history.Reading(store), Settings(), begun)
 
 
 def say(store: Store, count: int, *people: Annotator, how: AskedHow = AskedHow.RANDOM) -> None:
@@ -343,7 +351,7 @@ def test_the_night_in_which_clocks_are_changed(
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
-        monkeypatch.setattr(history, "datetime", at(now))
+        monkeypatch.setattr(awaits, "datetime", at(now))
         found = waiting(workspace, store, "02:30")
     finally:
         monkeypatch.undo()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manners import metrics
 from manners.maths import warm_up
-from manners.models.branches import Branch
+from manners.models.branches import Branch, ScalarBranch
 from manners.models.perplexity import PlainText
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
@@ -29,7 +29,7 @@ from manners.ppo.rollout import Rollout, collect
 from manners.ppo.train import PPOResult
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
-from manners.text import Batch, Packed
+from manners.text import Batch, Packed, Rendered, collate
 from tests.conftest import some
 from tests.ppo.scripted import SETTINGS, UPDATES, Likes, keep, liked_share, likes, run
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
@@ -175,6 +175,21 @@ def test_every_pass_takes_every_episode_once() -> None:
     passes = [[*rows[i], *rows[i + 1], *rows[i + 2]] for i in (0, 3, 6)]
     assert all(sorted(p) == list(range(10)) for p in passes)
     assert all(a != b for a, b in pairwise(passes))
+
+
+@pytest.mark.parametrize("answers", [1, 4])
+def test_a_value_of_its_own_begins_as_what_it_is_to_predict(world: Pretrained, answers: int) -> None:
+    """Of one answer the score that is to be expected; of several, which are held against each other, nothing."""
+    member = ScalarBranch(world.trunk, torch.Generator().manual_seed(1))
+    reward = RewardModel((member,), (0.5,), (2.0,))
+    _, value = train_module._value_function(
+        replace(SHORT, value="separate", answers=answers), world, Branch(world.trunk, trainable=True), reward
+    )
+    batch = collate([Rendered((5, 6, 7), (8, 9, 10))], 0)
+    states = world.trunk.states(batch)
+    expected = (member.values(states, batch) - 0.5) / 2 if answers == 1 else torch.zeros(1, 3)
+    assert member.values(states, batch).abs().min() > 0
+    torch.testing.assert_close(value(states, torch.empty(0), batch).detach(), expected.detach())
 
 
 @pytest.mark.parametrize("value", ["shared", "separate"])
