@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from manners.errors import MannersError
 from manners.loop.plan import Part
 from manners.loop.session import Session
 from manners.models.found import Found
@@ -62,10 +63,15 @@ def size_of(session: Session, start: Found | None, carried: int) -> Size:
 
 
 def row_of(session: Session, start: Found) -> int:
-    """Return the tokens of a row for a model that goes on."""
-    text: Any = start.model.config.get_text_config()
-    most = getattr(text, "max_position_embeddings", None) or session.settings.model.context
-    return session.settings.pretrain.row or min(session.settings.model.context, most)
+    """Return the tokens of a row for a model that goes on; raises MannersError for more than it has positions for."""
+    settings, context = session.settings.pretrain, session.settings.model.context
+    most: int | None = getattr(start.model.config.get_text_config(), "max_position_embeddings", None)
+    if settings.row is not None and most and settings.row > most:
+        raise MannersError(
+            f"pretrain.row is {settings.row:,}, and {settings.start} has {most:,} positions: lower pretrain.row, or"
+            " leave it out"
+        )
+    return settings.row or min(context, most or context)
 
 
 def recipe_of(settings: PretrainSettings, start: Found | None, size: Size, text: float) -> Recipe:

@@ -20,6 +20,7 @@ from manners.settings import PretrainSettings
 from manners.workspace import Workspace
 from tests.loop.test_pretrain import CHOSEN, SMALL, taught, text
 from tests.pretrain.worlds import STORIES
+from tests.worlds import save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +196,20 @@ def test_replay_is_read_counted_and_watched(
     other.write_text("", encoding="utf-8")
     with pytest.raises(MannersError, match=r"replayed.txt holds no text to learn from; set pretrain.replay to another"):
         taught(tmp_path / "work", ours, start=start, replay=str(other), **GO_ON)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_a_row_is_no_longer_than_a_model_has_positions_for(tmp_path: Path, model_type: str) -> None:
+    # A table has nothing for the 65th, and what turns by the position has never seen one so far.
+    base, path = save_tiny(tmp_path / "base", model_type, max_position_embeddings=64), text(tmp_path)
+    how: dict[str, Any] = {"text": str(path), "start": str(base), **GO_ON}
+
+    def asked(row: int, plan: bool) -> Facts:
+        settings = replace(CHOSEN, pretrain=replace(SMALL, row=row, **how))
+        return stages.perform(Workspace.create(tmp_path / "work"), settings, PRETRAIN, plan=plan)
+
+    assert asked(64, plan=True)["row"] == 64
+    for plan in (True, False):
+        with pytest.raises(MannersError, match=r"pretrain\.row is 65, and .*base has 64 positions: lower pretrain"):
+            asked(65, plan)
+    assert not list((tmp_path / "work" / "runs").glob("text-*")), "before the text is read"
