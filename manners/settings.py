@@ -87,7 +87,7 @@ class PretrainSettings:
     tokens: Annotated[int, Range(1, 10**15)] | None = None
     """Length of a run in tokens; None: 12 for each parameter of matrices and head, going on one; 4 passes at most."""
     batch: Annotated[int, Range(16, 100_000_000)] | None = None
-    """Tokens of a step; None: as the length of the run says."""
+    """Tokens of a step, in whole rows; None: as the length of the run says."""
     rate: Annotated[float, Range(0.0, 1000.0)] = 1.0
     """Factor on all learning rates that follow from `depth`."""
     max_grad_norm: Annotated[float, Range(0.0001, 1000.0)] = 1.0

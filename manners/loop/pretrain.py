@@ -98,10 +98,11 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PretrainIn
             f"{settings.text} has changed since the unfinished run in {session.workspace.runs / 'pretrain'} was begun:"
             " restore it, or remove that folder to begin anew"
         )
-    for sentence in not_used(settings, model):
-        print(f"not used: {sentence}", file=sys.stderr)
     replay = fingerprint(replayed(settings)) if settings.replay else None
     start = _start(session)
+    row = row_of(session, start)
+    for sentence in not_used(settings, model, row):
+        print(f"not used: {sentence}", file=sys.stderr)
     decides: dict[str, Any] = {"the text": named, "the device": pick_device(model.device).type}
     decides |= {"the replayed text": replay} if replay else {}
     tokenizer = None
@@ -109,7 +110,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> PretrainIn
         tokenizer = vocabulary.digest(start.tokenizer)
         tell_marks(start.tokenizer)
         decides |= {"the start model": weights_hash(start.model), "its tokenizer": tokenizer}
-        decides |= {"the tokens of a row": row_of(session, start)}
+        decides |= {"the tokens of a row": row}
     return PretrainInputs(decides=decides, text=named, replay=replay, start=start, tokenizer=tokenizer)
 
 
@@ -126,7 +127,7 @@ def plan(session: Session, inputs: PretrainInputs | None = None) -> Plan:
     recipe = recipe_of(settings, start, size, text)
     speed = EFFICIENCY * peak(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
     unlike = sum(not file.name.lower().endswith(PLAIN) for file in read)
-    unused = not_used(settings, session.settings.model)
+    unused = not_used(settings, session.settings.model, recipe.row)
     work = {
         **{name: value for name, value in asdict(size.shape).items() if name != "row"},
         **asdict(recipe),

@@ -62,9 +62,11 @@ def size_of(session: Session, start: Found | None, carried: int) -> Size:
     return Size(shape, parameters, matrices, flops, has_short_head(start.model))
 
 
-def row_of(session: Session, start: Found) -> int:
-    """Return the tokens of a row for a model that goes on; raises MannersError for more than it has positions for."""
+def row_of(session: Session, start: Found | None) -> int:
+    """Return the tokens of a row; raises MannersError for more than a model that goes on has positions for."""
     settings, context = session.settings.pretrain, session.settings.model.context
+    if start is None:
+        return dial.new_row(settings)
     most: int | None = getattr(start.model.config.get_text_config(), "max_position_embeddings", None)
     if settings.row is not None and most and settings.row > most:
         raise MannersError(
@@ -100,14 +102,17 @@ def parts(size: Size, recipe: Recipe, text: int, device: torch.device) -> list[P
     return max(training, reading, [training[0], ngram], key=lambda some: sum(part.size for part in some))
 
 
-def not_used(settings: PretrainSettings, model: ModelSettings) -> list[str]:
-    """Return a sentence for each setting that was set and changes nothing about a run."""
+def not_used(settings: PretrainSettings, model: ModelSettings, row: int) -> list[str]:
+    """Return a sentence for each setting that changes nothing about a run, or is not taken as it was set."""
     plain, other = PretrainSettings(), ModelSettings()
     found = []
     if settings.start is not None and settings.depth != plain.depth:
         found.append("pretrain.depth: a model that goes on keeps its layers")
     if settings.replay is None and settings.replay_share != plain.replay_share:
         found.append("pretrain.replay_share: there is no pretrain.replay")
+    if settings.batch is not None and settings.batch % row:
+        taken = max(1, settings.batch // row) * row
+        found.append(f"pretrain.batch: a step takes {taken:,} tokens, which are whole rows of {row:,}")
     if settings.start is None and model.context != other.context:
         found.append("model.context: a new model's row is pretrain.row, or follows from pretrain.depth")
     if model.dtype != other.dtype:

@@ -132,8 +132,14 @@ def shape(settings: PretrainSettings, carried: int) -> Shape:
         heads=width // (64 if width >= 512 else 32),
         hidden=-(-8 * width // (3 * 32)) * 32,
         vocabulary=wanted,
-        row=settings.row or (256 if depth <= 4 else 512 if depth <= 8 else 1024 if depth <= 20 else 2048),
+        row=new_row(settings),
     )
+
+
+def new_row(settings: PretrainSettings) -> int:
+    """Return the tokens of a row of a new model."""
+    depth = settings.depth
+    return settings.row or (256 if depth <= 4 else 512 if depth <= 8 else 1024 if depth <= 20 else 2048)
 
 
 def recipe(settings: PretrainSettings, model: Shape, text: float = math.inf) -> Recipe:

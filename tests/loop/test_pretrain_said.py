@@ -213,3 +213,12 @@ def test_a_row_is_no_longer_than_a_model_has_positions_for(tmp_path: Path, model
         with pytest.raises(MannersError, match=r"pretrain\.row is 65, and .*base has 64 positions: lower pretrain"):
             asked(65, plan)
     assert not list((tmp_path / "work" / "runs").glob("text-*")), "before the text is read"
+
+
+@pytest.mark.parametrize(("batch", "taken"), [(64, 256), (1000, 768), (256, 256), (1024, 1024)])
+def test_a_batch_that_is_no_whole_rows_is_said(tmp_path: Path, batch: int, taken: int) -> None:
+    settings = replace(CHOSEN, pretrain=replace(SMALL, text=str(text(tmp_path)), row=256, batch=batch))
+    found = stages.perform(Workspace.create(tmp_path / "work"), settings, PRETRAIN, plan=True)
+    assert found["batch"] == found["rows"] * 256 == taken
+    said = f"pretrain.batch: a step takes {taken} tokens, which are whole rows of 256"
+    assert found.get("not_used", []) == ([said] if taken != batch else [])
