@@ -28,7 +28,7 @@ from manners.results import Shortened
 from manners.reward.assisted import Assisted, assisted
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled
-from manners.reward.pairs import ReadPairs, read, shortened
+from manners.reward.pairs import ReadPairs, read, sayable, shortened
 from manners.reward.train import SLICE, candidates, folder_beside
 from manners.reward.verdicts import label
 from manners.settings import Settings
@@ -97,14 +97,16 @@ def train(
     (`dpo.kl_stop`) is stopped, and the policy is as it was when it was last looked at. Raises MannersError where there
     is nothing to learn from (see `reward.verdicts`), or a start-up check fails.
     """
-    # 1. Single verdicts, as the reward model counts and reads them; the same groups set aside.
+    # 1. Single verdicts, as the reward model counts and reads them, on what can be said; the same groups set aside.
     counted = label(
         material.comparisons, settings.reward.annotators, settings.reward.user_share, settings.reward.account_share
     )
     labelled, rendered = read(pretrained.renderer, counted)
+    shut_out = pretrained.trunk.vocabulary.shut_out
+    labelled = sayable(labelled, rendered, shut_out)
     split = divided(labelled.pairs, settings.reward, settings.seed)
-    chosen = settings.reward
-    more = assisted(pretrained.renderer, material.comparisons, labelled, split, material.judges, chosen.human_share)
+    share = settings.reward.human_share
+    more = assisted(pretrained.renderer, material.comparisons, labelled, split, material.judges, share, shut_out)
     rendered = rendered | more.rendered
     reference = Branch(pretrained.trunk, trainable=False) if start is None else start
     with folder_beside(scratch) as folder:

@@ -40,6 +40,11 @@ class Vocabulary:
         tensors = [torch.tensor(ids, dtype=torch.long, device=model.device) for ids in (unseen, ends)]
         return cls(tensors[0], tensors[1], renderer.end_id)
 
+    @property
+    def shut_out(self) -> frozenset[int]:
+        """Tokens whose probability is 0: the unseen ones, and the ends that another one stands for."""
+        return frozenset({*self.unseen.tolist(), *self.ends.tolist()} - {self.end})
+
     def seen(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """Return a copy of the logits, in float32, that is -inf at tokens without text."""
         return logits.float().index_fill(1, self.unseen, -torch.inf)

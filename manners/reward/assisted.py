@@ -10,7 +10,7 @@ from manners.feedback.admission import judged_by_others
 from manners.reward.ensemble import Exchange
 from manners.reward.groups import Split
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut
-from manners.reward.pairs import render_compared
+from manners.reward.pairs import can_say, render_compared
 from manners.reward.verdicts import labelled_pair, pooled, sort_out
 from manners.text import Rendered, Renderer
 from manners.types import Annotator, AnnotatorKind, Comparison, opening
@@ -40,12 +40,14 @@ def assisted(
     split: Split,
     judges: AbstractSet[Annotator],
     human_share: float,
+    shut_out: AbstractSet[int] = frozenset(),
 ) -> Assisted:
     """Return the pairs that judges add to those that people have judged.
 
     None that people have judged, none that shares its opening with one set aside, none of those that users came to by
-    themselves. With H the weight of people's verdicts that are trained on and A that of the judges', the latter are
-    multiplied by min(1, H (1 - s) / (s A)), so that people keep the share s at least.
+    themselves, and none that no policy can say (`pairs.can_say`). With H the weight of people's verdicts that are
+    trained on and A that of the judges', the latter are multiplied by min(1, H (1 - s) / (s A)), so that people keep
+    the share s at least.
     """
     if not judges:
         return Assisted()
@@ -68,6 +70,7 @@ def assisted(
         for one, said in usable
         if rendered[one.prompt, one.left].response_ids != rendered[one.prompt, one.right].response_ids
     ]
+    pairs = [pair for pair in pairs if can_say(pair, rendered, shut_out)]
     human = sum(sum(pair.weights) for pair in split.train)
     judged = sum(sum(pair.weights) for pair in pairs)
     if not judged or not human:

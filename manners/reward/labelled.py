@@ -83,6 +83,7 @@ class LeftOut(StrEnum):
     IDENTICAL = "identical responses"
     REFUSED = "a prompt that the chat template refuses"
     ALIKE = "responses alike in what the model reads of them"
+    UNSAYABLE = "a response with something that the model has no token for"
     NO_VERDICT = "no verdict"
     OTHER_KIND = "only verdicts of another kind of annotator"
     JUDGE = "only verdicts of a judge that does not train"

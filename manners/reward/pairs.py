@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -76,6 +77,27 @@ def read(renderer: Renderer, labelled: Labelled) -> tuple[Labelled, dict[Exchang
     if alike := len(labelled.pairs) - len(kept):
         labelled = replace(labelled, pairs=kept, left_out={**labelled.left_out, LeftOut.ALIKE: alike})
     return labelled, rendered
+
+
+def sayable(labelled: Labelled, rendered: Mapping[Exchange, Rendered], shut_out: AbstractSet[int]) -> Labelled:
+    """Leave out, and count, the pairs that no policy can say a side of (`can_say`).
+
+    Raises MannersError when that leaves none.
+    """
+    kept = tuple(pair for pair in labelled.pairs if can_say(pair, rendered, shut_out))
+    if not kept:
+        raise MannersError(
+            f"all {len(labelled.pairs)} comparisons have a response with something that the model's tokenizer has no"
+            " token for, so that no policy could learn to say it; bring others, or use another model"
+        )
+    if gone := len(labelled.pairs) - len(kept):
+        labelled = replace(labelled, pairs=kept, left_out={**labelled.left_out, LeftOut.UNSAYABLE: gone})
+    return labelled
+
+
+def can_say(pair: LabelledPair, rendered: Mapping[Exchange, Rendered], shut_out: AbstractSet[int]) -> bool:
+    """Return whether neither side has a token that is shut out: its log-probability is -inf, by any policy."""
+    return all(shut_out.isdisjoint(rendered[pair.prompt, side].response_ids) for side in (pair.left, pair.right))
 
 
 def shortened(rendered: Collection[Rendered]) -> Shortened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from manners.checkpoint import Run
 from manners.direct import learner as learning
@@ -22,13 +25,16 @@ from manners.errors import MannersError
 from manners.metrics import RunLog, read
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
+from manners.models.vocabulary import Vocabulary
+from manners.reward.labelled import LeftOut
 from manners.reward.measure import measure
 from manners.settings import DPOSettings, RewardSettings, SampleSettings, Settings
+from manners.text import Renderer
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Role, Turn, Verdict
 from tests.conftest import some
 from tests.models.exchanges import trained as moved
 from tests.reward.planted import comparisons, turned
-from tests.worlds import tiny_pretrained, with_compute
+from tests.worlds import END_IDS, TEMPLATE, tiny_pretrained, with_compute
 
 SETTINGS = Settings(
     sample=SampleSettings(temperature=1.0, max_new_tokens=6),
@@ -213,6 +219,41 @@ def test_a_gradient_that_is_not_finite_stops(
     monkeypatch.setattr(learning, "dpo", lambda *given: (formula(*given)[0] * torch.nan, formula(*given)[1]))
     with pytest.raises(MannersError, match=r"gradient is not finite at step 1 of \d+; lower dpo.learning_rate"):
         run_of(world, tmp_path, PLANTED[:20])
+
+
+def without_a_letter(world: Pretrained) -> Pretrained:
+    """The same model with a tokenizer that has no token for the letter z."""
+    known: Any = world.tokenizer
+    told = json.loads(known.backend_tokenizer.to_str())
+    told["model"]["vocab"]["<unk>"] = told["model"]["vocab"].pop("z")
+    told["model"]["unk_token"] = "<unk>"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(told)),
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<|start|>", "<|end|>"],
+    )
+    tokenizer.chat_template = TEMPLATE
+    renderer = Renderer(tokenizer, END_IDS, 256)
+    trunk = replace(world.trunk, vocabulary=Vocabulary.of(renderer, world.trunk.whole))
+    return replace(world, renderer=renderer, trunk=trunk)
+
+
+def test_what_no_policy_can_say_is_left_out_and_counted(world: Pretrained, tmp_path: Path) -> None:
+    # Its log-probability is -inf, by the policy and by the reference, and their difference is no number.
+    unknown = without_a_letter(world)
+    odd = {3, 30, 60}
+
+    def with_z(one: Comparison) -> Comparison:
+        return replace(one, right=replace(one.right, text=f"{one.right.text} z"))
+
+    found = run_of(unknown, tmp_path, [with_z(c) if c.id in odd else c for c in PLANTED], passes=1)
+    assert found.labelled.left_out == {LeftOut.UNSAYABLE: 3} and math.isfinite(found.after["loss"])
+    assert same(found, run_of(unknown, tmp_path, [c for c in PLANTED if c.id not in odd], passes=1))
+    with pytest.raises(MannersError, match="all 20 comparisons have a response with something that the model's tokeni"):
+        run_of(unknown, tmp_path, [with_z(c) for c in PLANTED[:20]], passes=1)
 
 
 class Killed(BaseException):

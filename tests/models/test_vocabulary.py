@@ -60,6 +60,7 @@ def test_what_is_shut_out_is_what_a_text_does_not_show(world: Pretrained) -> Non
     vocabulary = world.trunk.vocabulary
     assert set(vocabulary.unseen.tolist()) == set(every) - shown - {EOS, END}
     assert vocabulary.ends.tolist() == [EOS, END] and vocabulary.end == END == world.renderer.end_id
+    assert vocabulary.shut_out == set(every) - shown - {END}, "that one stands for both ends"
     only = Vocabulary.of(tiny_renderer(chat_template=None), tiny_model())
     assert only.end == EOS and only.ends.tolist() == [EOS, END], "without a template answers end with the tokenizer's"
 

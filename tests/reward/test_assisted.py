@@ -55,11 +55,15 @@ def world() -> Pretrained:
 
 
 def beside(
-    world: Pretrained, some: Sequence[Comparison], share: float = 0.5, judges: frozenset[Annotator] = frozenset({WHO})
+    world: Pretrained,
+    some: Sequence[Comparison],
+    share: float = 0.5,
+    judges: frozenset[Annotator] = frozenset({WHO}),
+    shut_out: frozenset[int] = frozenset(),
 ) -> tuple[Assisted, Split]:
     labelled, _ = read(world.renderer, label(some, "human+ai"))
     split = divided(labelled.pairs, SETTINGS, 0)
-    return assisted(world.renderer, some, labelled, split, judges, share), split
+    return assisted(world.renderer, some, labelled, split, judges, share, shut_out), split
 
 
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.1, 1.0])
@@ -114,6 +118,15 @@ def test_without_admission_a_judge_counts_for_nothing(world: Pretrained) -> None
     assert not beside(world, [*HUMAN, *JUDGED], judges=frozenset())[0].pairs
     found, _ = beside(world, [*HUMAN, *JUDGED])
     assert found.left_out(with_judge).get(LeftOut.JUDGE, 0) == 0
+
+
+def test_what_no_policy_can_say_is_not_added(world: Pretrained) -> None:
+    [token] = world.renderer.text_ids("z")
+    odd = [replace(one, left=replace(one.left, text=f"{one.left.text} z")) for one in JUDGED[:2]]
+    found, split = beside(world, [*HUMAN, *odd, *JUDGED[2:]], shut_out=frozenset({token}))
+    assert {pair.comparison_id for pair in found.pairs} == {one.id for one in JUDGED[2:]}
+    human, judged = (sum(sum(pair.weights) for pair in some) for some in (split.train, found.pairs))
+    assert found.weight == pytest.approx(judged / (human + judged))
 
 
 def test_a_judge_changes_what_is_learned_and_not_what_it_is_measured_on(world: Pretrained) -> None:
