@@ -167,6 +167,7 @@ def _learn_all(course: Course, run: Run | None, log: RunLog, folder: Path) -> tu
     """Try passes with scouts, then train the policy; return it with the passes that it has made."""
     settings, pairs = course.settings, course.learn.pairs.pairs
     fit, off = slice_off(pairs, SLICE, settings.seed)
+    off = [i for i in off if sum(pairs[i].counts)] or off  # people say when it is enough
     rule = replace(settings.reward, epochs=settings.dpo.passes)
     tries = candidates(rule, len(pairs)) if off else ()
     done = Done()

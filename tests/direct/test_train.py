@@ -26,14 +26,17 @@ from manners.metrics import RunLog, read
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.vocabulary import Vocabulary
+from manners.reward.groups import slice_off
 from manners.reward.labelled import LeftOut
 from manners.reward.measure import measure
+from manners.reward.train import SLICE
 from manners.settings import DPOSettings, RewardSettings, SampleSettings, Settings
 from manners.text import Renderer
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Role, Turn, Verdict
 from tests.conftest import some
 from tests.models.exchanges import trained as moved
 from tests.reward.planted import comparisons, turned
+from tests.reward.test_assisted import HUMAN, JUDGED, WHO
 from tests.worlds import END_IDS, TEMPLATE, tiny_pretrained, with_compute
 
 SETTINGS = Settings(
@@ -56,13 +59,14 @@ def run_of(
     run: Run | None = None,
     start: Branch | None = None,
     seed: int = 0,
+    judges: frozenset[Annotator] = frozenset(),
     **changes: Any,
 ) -> Trained:
     prompts = [world.renderer.prompt_ids((Turn(Role.USER, f"bread {n}?"),))[0] for n in range(4)]
     chosen = replace(SETTINGS, seed=seed, dpo=replace(SETTINGS.dpo, **changes))
     keep = 0 if run is None else run.state.get("curves", 0)
     with RunLog(folder / "curves", keep) as log:
-        return train(chosen, world, Material(given, prompts), log, run, start, folder / "scratch")
+        return train(chosen, world, Material(given, prompts, judges), log, run, start, folder / "scratch")
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +189,19 @@ def test_passes_are_those_of_the_scout_that_did_best(world: Pretrained, tmp_path
     losses = [loss for _, loss in found.tried]
     assert all(later < earlier for earlier, later in pairwise(losses[:-1]))
     assert [passes for passes, _ in found.tried] == [1, 2, 4, 8][: len(losses)]
+
+
+def test_people_say_when_it_is_enough(world: Pretrained, tmp_path: Path) -> None:
+    # The scout never learns from the slice: what a judge says there must not change for how long is trained.
+    given = [*HUMAN, *JUDGED[:40]]
+    how: dict[str, Any] = {"judges": frozenset({WHO}), "passes": None}
+    before = run_of(world, tmp_path, given, **how)
+    learned = (*before.split.train, *before.assisted.pairs)
+    _, off = slice_off(learned, SLICE, 0)
+    judged = {learned[i].comparison_id for i in off if not sum(learned[i].counts)}
+    assert 0 < len(judged) < len(off)
+    after = run_of(world, tmp_path, [turned(c) if c.id in judged else c for c in given], **how)
+    assert after.tried == before.tried and after.passes == before.passes
 
 
 def test_it_begins_at_the_start_version_which_is_its_reference(world: Pretrained, tmp_path: Path) -> None:
