@@ -66,6 +66,8 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
     if options.workers is not None:
         cluster.check()
+    if not begun:  # a run that was begun so goes on so
+        _refuse_apart(session.settings.ppo)
     reward_name = versions.latest(session.workspace, VersionKind.REWARD)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
     if session.settings.ppo.worst_camp and reward.camps is None:
@@ -105,6 +107,8 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
 def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     """Memory and steps of PPO."""
     ppo = session.settings.ppo
+    if inputs is None:
+        _refuse_apart(ppo)
     prompts = prompt_lengths(session, PromptUse.TRAIN, PromptUse.VALIDATE)
     updates = updates_over(ppo, len(inputs.prompts) if inputs else prompts.counts[PromptUse.TRAIN].fit)
     work: Facts = {
@@ -132,6 +136,20 @@ def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     if inputs and inputs.begin_as != session.start:
         needed.append(Part("policy_begun_as", branch, "model.trainable_layers"))
     return make_plan(session, "ppo", work, needed)
+
+
+def _refuse_apart(ppo: PPOSettings) -> None:
+    """Raise MannersError for settings that do not go together."""
+    if ppo.kl_target is not None and ppo.kl_coefficient == 0:
+        raise MannersError(
+            "ppo.kl_target adapts ppo.kl_coefficient by a factor, and that is 0: set ppo.kl_coefficient above 0, or"
+            " leave ppo.kl_target out"
+        )
+    if ppo.answers > 1 and ppo.batch % ppo.answers == 1:
+        raise MannersError(
+            f"with ppo.batch = {ppo.batch} and ppo.answers = {ppo.answers} one prompt of a rollout gets a single"
+            " answer, and no other to measure it against: make ppo.batch a multiple of ppo.answers"
+        )
 
 
 def _rows(ppo: PPOSettings, validation: int) -> int:

@@ -257,7 +257,8 @@ def _lower(search: _Search, part: Part, plan: Plan) -> bool:
             search.share += 1
             _context(search, f"; with a longer one {over.removesuffix(' without')}")
         case "ppo.batch" if ppo_settings.batch > max(FEWEST, ppo_settings.answers, ppo_settings.validation_prompts):
-            half = ppo_settings.batch // 2
+            answers, half = ppo_settings.answers, ppo_settings.batch // 2
+            half = half // answers * answers or half  # no prompt with a single answer is left over
             search.choose("ppo.minibatch", min(ppo_settings.minibatch, half), "no more than a batch")
             search.choose("ppo.batch", half, f"responses to an update; {over} halving it")
         case "dpo.validation_prompts" if search.settings.dpo.validation_prompts // 2 >= FEWEST:

@@ -170,9 +170,10 @@ def explained_variance(values: Float[Tensor, "B T"], returns: Float[Tensor, "B T
 
 
 def adapt_coefficient(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:
-    """Move the KL coefficient towards a target KL (nats per response): c (1 + e n / horizon).
+    """Move the KL coefficient towards a target KL (nats per response): c (1 + e min(1, n / horizon)).
 
     e = clamp(kl / target - 1, -0.2, 0.2), n episodes since the last change. Source: Ziegler et al. 2019, section 2.2.
+    Differs in the minimum: with n of five horizons their factor comes to 0, and c would never move again.
     """
     error = min(0.2, max(-0.2, kl / target - 1))
-    return coefficient * (1 + error * episodes / horizon)
+    return coefficient * (1 + error * min(1.0, episodes / horizon))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import pstdev
+from typing import Any
 
 import pytest
 import torch
@@ -487,6 +488,31 @@ def test_ppo_needs_prompts_of_both_uses(copy: Workspace, settings: Settings, mod
     (copy.models / "reward-1").rename(bare.workspace.models / "reward-1")
     with pytest.raises(MannersError, match=r"choose the best version by \(0 there\)"):
         stages.train_policy(bare.workspace, bare.settings, plan=False)
+
+
+PPO_APART: list[tuple[dict[str, Any], str]] = [
+    ({"kl_target": 6.0, "kl_coefficient": 0.0}, "by a factor, and that is 0: set ppo.kl_coefficient above 0"),
+    ({"batch": 17}, r"with ppo.batch = 17 and ppo.answers = 4 one prompt of a rollout gets a single answer"),
+]
+
+
+@pytest.mark.parametrize("plan", [True, False])
+@pytest.mark.parametrize(("changes", "says"), PPO_APART)
+def test_settings_of_ppo_that_do_not_go_together_are_refused(
+    copy: Workspace, settings: Settings, changes: dict[str, Any], says: str, plan: bool
+) -> None:
+    apart = replace(settings, ppo=replace(settings.ppo, **changes))
+    with pytest.raises(MannersError, match=says):
+        stages.train_policy(copy, apart, plan=plan)
+    ppo.inputs(Session(copy, apart), PPOOptions(), {"the reward model": "reward-1"})  # a run that was begun so goes on
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch": 18}, {"batch": 17, "answers": 1}, {"kl_coefficient": 0.0}, {"batch": 3, "answers": 8}]
+)
+def test_settings_of_ppo_that_go_together(copy: Workspace, settings: Settings, changes: dict[str, Any]) -> None:
+    chosen = replace(settings, ppo=replace(settings.ppo, **changes))
+    assert stages.train_policy(copy, chosen, plan=True)["episodes"] == 2 * chosen.ppo.batch
 
 
 def test_prompts_that_leave_no_room_are_skipped_and_counted(

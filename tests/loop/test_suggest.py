@@ -17,7 +17,7 @@ from manners import cli
 from manners.errors import MannersError
 from manners.loop import evaluate, ppo, reward, sample, suggest
 from manners.loop.lengths import AtHand, of_file, renderer_of
-from manners.loop.plan import OVERHEAD
+from manners.loop.plan import OVERHEAD, Part, Plan
 from manners.loop.suggest import Machine, Suggestion
 from manners.models.paper import Outline, outline, paper, trunk_on_paper
 from manners.models.pretrained import load
@@ -152,6 +152,15 @@ def test_what_does_not_fit_is_made_smaller_by_what_the_plan_names_until_it_fits(
     assert seen[-1] != seen[0] and len(seen[-1]) > len(seen[0])
     with pytest.raises(MannersError, match=r"is too large for this machine: `\w+` takes .* GB of memory at least, and"):
         suggest.suggest(described, data, Machine(CPU, OVERHEAD + 1_000_000, 10**12), Settings())
+
+
+def test_half_a_batch_leaves_no_answer_alone(tmp_path: Path) -> None:
+    ppo_settings = replace(Settings().ppo, batch=50, minibatch=50, validation_prompts=10)  # 25 would be 6 * 4 + 1
+    described = outline(str(save_tiny(tmp_path / "model")))
+    search = suggest._Search(described, AtHand("no data"), PLENTY, replace(Settings(), ppo=ppo_settings))
+    part = Part("drawing_responses", 10**9, "ppo.batch")
+    assert suggest._lower(search, part, Plan("ppo", {}, 0, (part,), 10**9))
+    assert (search.settings.ppo.batch, search.settings.ppo.minibatch) == (24, 24)
 
 
 def test_states_that_the_disk_cannot_hold_are_computed_anew(tmp_path: Path) -> None:

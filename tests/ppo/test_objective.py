@@ -330,3 +330,10 @@ def test_explained_variance_by_hand() -> None:
 )
 def test_the_coefficient_follows_the_kl(kl: float, factor: float) -> None:
     assert adapt_coefficient(0.5, kl, target=6.0, episodes=64, horizon=1000) == pytest.approx(0.5 * factor)
+
+
+@pytest.mark.parametrize("episodes", [1000, 5000, 64_000])
+def test_a_batch_longer_than_the_horizon_moves_the_coefficient_by_a_fifth_at_most(episodes: int) -> None:
+    # The plain formula gives 0.5 (1 - 0.2 * 5) = 0 at five horizons, and less than that beyond.
+    assert adapt_coefficient(0.5, 0.0, 6.0, episodes, horizon=1000) == pytest.approx(0.4)
+    assert adapt_coefficient(0.5, 60.0, 6.0, episodes, horizon=1000) == pytest.approx(0.6)
