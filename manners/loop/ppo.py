@@ -116,19 +116,18 @@ def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
         "optimizer_steps": updates * ppo.epochs * -(-ppo.batch // ppo.minibatch),
         "prompts": prompts.facts,
     }
-    rows = max(ppo.batch, min(ppo.validation_prompts, prompts.counts[PromptUse.VALIDATE].fit))
+    rows = rows_drawn(ppo, prompts.counts[PromptUse.VALIDATE].fit)
     distinct = min(rows, max(count.fit for count in prompts.counts.values()))
     trunk = session.pretrained.trunk
     terms = inputs.terms if inputs else None
     needed = memory_parts(trunk, session.settings, rows, distinct, prompts.longest, drawn_here=terms is None)
     if terms:
-        at_once = _rows(ppo, prompts.counts[PromptUse.VALIDATE].fit)
-        share = math.ceil(at_once / terms.workers)
+        share = math.ceil(rows / terms.workers)
         beside = int(session.start != INITIAL)
         each = worker_bytes(trunk, session.settings, share, min(share, distinct), prompts.longest, beside)
         work["each_worker_bytes"] = each
         if terms.address is None and trunk.device.type == "cpu":
-            store = store_bytes(trunk, session.settings, at_once, prompts.longest)
+            store = store_bytes(trunk, session.settings, rows, prompts.longest)
             needed += [Part("workers", terms.workers * each, "--workers"), Part("object_store", store, "ppo.batch")]
     branch = own_bytes(trunk, head=True)
     if session.start != INITIAL:
@@ -152,7 +151,7 @@ def _refuse_apart(ppo: PPOSettings) -> None:
         )
 
 
-def _rows(ppo: PPOSettings, validation: int) -> int:
+def rows_drawn(ppo: PPOSettings, validation: int) -> int:
     """Return how many responses are drawn at a time, at most."""
     return max(ppo.batch, VALIDATION_ANSWERS * min(ppo.validation_prompts, validation))
 
@@ -176,13 +175,14 @@ def memory_parts(
     step = step_bytes(trunk, padded, at_once, drawn=True)
     training = Part("forward_and_backward", step, "sample.max_new_tokens")
     drawn = drawing_bytes(trunk, rows, distinct, longest, new_tokens)
-    drawing = Part("drawing_responses", drawn, "ppo.batch")
+    lower = "ppo.batch" if rows <= ppo.batch else "ppo.validation_prompts"
+    drawing = Part("drawing_responses", drawn, lower)
     return [
         Part("policy_and_value", trained, "model.trainable_layers"),
         Part("gradient_and_adam", training_bytes(trained, trunk.whole.dtype), "model.trainable_layers"),
         Part("best_version_kept", branch, "model.trainable_layers"),
         Part("reward_members", settings.reward.branches * scalar, "reward.members"),
-        Part("rollout_states", states_bytes(trunk, rows * (longest + new_tokens)), "ppo.batch"),
+        Part("rollout_states", states_bytes(trunk, rows * (longest + new_tokens)), lower),
         max(drawing, training, key=lambda part: part.size) if drawn_here else training,
     ]
 
@@ -225,7 +225,7 @@ def _drawer(session: Session, inputs: PolicyInputs) -> Iterator[Drawer | None]:
         return
     pretrained, settings = session.pretrained, session.settings
     longest = max(map(len, (*inputs.prompts, *inputs.validation)))
-    store = store_bytes(pretrained.trunk, settings, _rows(settings.ppo, len(inputs.validation)), longest)
+    store = store_bytes(pretrained.trunk, settings, rows_drawn(settings.ppo, len(inputs.validation)), longest)
     with crew(inputs.terms, _parts(session, inputs.reward_name), pretrained, inputs.validation[0], store) as found:
         yield found.draw
 

@@ -209,8 +209,8 @@ def _plans(search: _Search) -> list[Plan]:
     answer = max(1, min(answer, context // 2, context - 1))
     prompt = max(1, min(prompt, context - answer))
     longest = max(1, min(max(data.prompts, default=context), context - new_tokens))
-    count = max(2, data.distinct) if data.distinct else settings.ppo.most_episodes
-    rows = max(settings.ppo.batch, min(settings.ppo.validation_prompts, count))
+    count = _prompts(search)
+    rows = ppo.rows_drawn(settings.ppo, count)
     at_once = min(-(-settings.sample.batch // settings.evaluate.samples), settings.evaluate.prompts)
     watched = min(settings.dpo.validation_prompts, count)
     with paper():
@@ -228,6 +228,11 @@ def _plans(search: _Search) -> list[Plan]:
         reason = f"kept they would take {_gb(kept)} of {_gb(search.machine.disk)} free on the disk"
         search.choose("model.trunk_states", "recomputed", reason)
     return [Plan(stage, {}, model, tuple(parts), search.machine.free) for stage, parts in needed.items()]
+
+
+def _prompts(search: _Search) -> int:
+    """Return how many prompts are asked about at most."""
+    return max(2, search.data.distinct) if search.data.distinct else search.settings.ppo.most_episodes
 
 
 def _total(plan: Plan) -> int:
@@ -249,6 +254,7 @@ def _lower(search: _Search, part: Part, plan: Plan) -> bool:
     What costs time goes before what costs quality, and what is learnt before what is read.
     """
     model, ppo_settings, members = search.settings.model, search.settings.ppo, search.settings.reward.members
+    validated = ppo.rows_drawn(replace(ppo_settings, batch=2), _prompts(search))
     over = f"`{plan.stage}` would take {_gb(_total(plan))} of {_gb(search.machine.free or 0)} free without"
     match part.lower:
         case "model.context" | "sample.max_new_tokens" if not model.recompute:
@@ -256,11 +262,14 @@ def _lower(search: _Search, part: Part, plan: Plan) -> bool:
         case "model.context" | "sample.max_new_tokens" if search.data.exchanges and search.share + 1 < len(SHARES):
             search.share += 1
             _context(search, f"; with a longer one {over.removesuffix(' without')}")
-        case "ppo.batch" if ppo_settings.batch > max(FEWEST, ppo_settings.answers, ppo_settings.validation_prompts):
+        case "ppo.batch" if ppo_settings.batch > max(FEWEST, ppo_settings.answers, validated):
             answers, half = ppo_settings.answers, ppo_settings.batch // 2
             half = half // answers * answers or half  # no prompt with a single answer is left over
             search.choose("ppo.minibatch", min(ppo_settings.minibatch, half), "no more than a batch")
             search.choose("ppo.batch", half, f"responses to an update; {over} halving it")
+        case "ppo.validation_prompts" if ppo_settings.validation_prompts // 2 >= FEWEST:
+            half = ppo_settings.validation_prompts // 2
+            search.choose("ppo.validation_prompts", half, f"prompts that versions are chosen by; {over} halving it")
         case "dpo.validation_prompts" if search.settings.dpo.validation_prompts // 2 >= FEWEST:
             half = search.settings.dpo.validation_prompts // 2
             search.choose("dpo.validation_prompts", half, f"prompts that DPO is watched with; {over} halving it")

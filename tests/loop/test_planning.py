@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ import torch
 import manners
 from manners.errors import MannersError
 from manners.loop import plan as planning
-from manners.loop import stages
+from manners.loop import ppo, stages
 from manners.loop.plan import OVERHEAD, Disk, Part, Plan, announce
 from manners.loop.session import Session
 from manners.models import pretrained, states
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.pretrained import load
+from manners.ppo.rollout import collect
 from manners.settings import Settings
 from manners.text import Rendered, collate
 from manners.types import Dialogue, PromptUse, Role, Turn
@@ -118,6 +120,29 @@ def test_every_stage_refuses_before_it_does_anything(
         ):
             run()
     assert {file for file in copy.root.rglob("*") if "run.lock" not in file.name} <= set(files)
+
+
+def test_the_plan_of_ppo_counts_what_validation_draws_at_once(
+    copy: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(**changes: Any) -> dict[str, Part]:
+        chosen = replace(settings, ppo=replace(settings.ppo, **changes))
+        return {part.name: part for part in ppo.plan(Session(copy, chosen)).parts}
+
+    drawn = list[int]()
+
+    def counting(roles: Any, prompts: Any, *given: Any, **more: Any) -> Any:
+        drawn.append(len(prompts))
+        return collect(roles, prompts, *given, **more)
+
+    monkeypatch.setattr("manners.ppo.train.collect", counting)
+    few: dict[str, Any] = {"batch": 4, "minibatch": 4, "updates": 1}
+    stages.train_policy(copy, replace(settings, ppo=replace(settings.ppo, **few)), plan=False)
+    row = planned(batch=2, minibatch=2, validation_prompts=1)["rollout_states"].size // 2
+    found = planned(**few)
+    assert max(drawn) == 16 and found["rollout_states"].size == 16 * row, "two answers to each of eight prompts"
+    assert found["rollout_states"].lower == "ppo.validation_prompts"
+    assert planned(batch=32)["rollout_states"] == Part("rollout_states", 32 * row, "ppo.batch")
 
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_read(

@@ -163,6 +163,14 @@ def test_half_a_batch_leaves_no_answer_alone(tmp_path: Path) -> None:
     assert (search.settings.ppo.batch, search.settings.ppo.minibatch) == (24, 24)
 
 
+def test_what_validation_draws_is_made_smaller_by_its_own_setting(tmp_path: Path) -> None:
+    search = suggest._Search(outline(str(save_tiny(tmp_path / "model"))), AtHand("no data"), PLENTY, Settings())
+    for lower, changed in (("ppo.batch", False), ("ppo.validation_prompts", True), ("ppo.batch", True)):
+        part = Part("drawing_responses", 10**9, lower)  # 80 answers are drawn, then 40, where a batch has 64
+        assert suggest._lower(search, part, Plan("ppo", {}, 0, (part,), 10**9)) is changed
+    assert (search.settings.ppo.validation_prompts, search.settings.ppo.batch) == (20, 32)
+
+
 def test_states_that_the_disk_cannot_hold_are_computed_anew(tmp_path: Path) -> None:
     described = outline(str(save_tiny(tmp_path / "model")))
     data = of_file(pairs(tmp_path, [3, 8]), renderer_of(described.tokenizer, ModelSettings()))
