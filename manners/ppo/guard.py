@@ -1,8 +1,9 @@
 """What stops a run before it wastes hours, or slows it down: checks at start-up, and warnings after every rollout.
 
 A warning is a pure function of the curves so far: a sentence, or None. What is done about it is a rule, the same for
-every run: the step is halved, again every PATIENCE updates as long as it lasts, or the run stops. The best version is
-kept in either case, and the report says what happened and when.
+every run: the step is halved, again every PATIENCE updates as long as it lasts, or the run stops; for forgetting, which
+is measured now and then, once a measurement. The best version is kept in either case, and the report says what happened
+and when.
 """
 
 from __future__ import annotations
@@ -188,13 +189,16 @@ def look(
     """
     rollouts = [point for point in history if "objective/kl" in point]
     validated = [point for point in history if "validate/mean" in point]
+    # One measurement halves once: what counts was measured behind the update of the last warning, or later.
+    heeded = max((w.update for w in warned if w.sign == "forgetting"), default=0)
+    measured = [point for point in history[heeded - update - 1 :] if "validate/mean" in point]
     signs = (
         ("kl", Act.STOP, kl_runaway(rollouts[-1], settings.kl_stop, rollouts[0]["response/length"])),
         ("collapse", Act.STOP, collapse(rollouts)),
         ("over-optimisation", Act.STOP, over_optimisation(validated)),
         ("value", Act.HALVE, value_divergence(rollouts)),
         ("length", Act.HALVE, length_drift(rollouts)),
-        ("forgetting", Act.HALVE, forgetting(validated, settings.forgetting_limit)),
+        ("forgetting", Act.HALVE, forgetting(measured, settings.forgetting_limit)),
     )
     lately = {w.sign for w in warned if update - w.update < PATIENCE}
     return tuple(Warned(update, sign, act, text) for sign, act, text in signs if text and sign not in lately)
@@ -257,7 +261,7 @@ def length_drift(rollouts: Sequence[Metrics]) -> str | None:
 
 
 def forgetting(validated: Sequence[Metrics], limit: float) -> str | None:
-    """Say that the version validated last predicts plain text too much worse than the initial model does."""
+    """Say that the version validated last, if any, predicts plain text too much worse than the initial model does."""
     if not validated or validated[-1]["validate/forgotten"] <= limit:
         return None
     return (

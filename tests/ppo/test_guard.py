@@ -252,6 +252,19 @@ def test_forgetting_is_perplexity_past_its_limit_at_the_last_validation(forgotte
     )
 
 
+@pytest.mark.parametrize(
+    ("validations", "halved"), [((2, 9), [3, 10]), ((2, 3), [3, 6]), ((2, 4, 8), [3, 6, 9]), ((2,), [3])]
+)
+def test_one_measurement_of_forgetting_halves_the_step_once(validations: tuple[int, ...], halved: list[int]) -> None:
+    worse: Metrics = {"validate/mean": 0.0, "validate/pessimistic": 0.0, "validate/forgotten": 0.2}
+    warned: list[Warned] = []
+    for update in range(2, 16):
+        history = run_of(*(worse if number in validations else {} for number in range(2, update)), {})
+        assert len(history) == update + 1, "the start, and every update"
+        warned += guard.look(history, update, warned, PPOSettings())
+    assert [(w.sign, w.update) for w in warned] == [("forgetting", update) for update in halved]
+
+
 def test_what_lasts_is_acted_upon_again_but_not_every_time() -> None:
     long = {"response/length": 50.0}
     warned: list[Warned] = []
