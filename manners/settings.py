@@ -209,7 +209,7 @@ class PPOSettings:
     passes: Annotated[float, Range(0.01, 10_000.0)] = 4.0
     """Length of a run: responses to a training prompt, on average, as far as `most_episodes` allows."""
     most_episodes: Annotated[int, Range(2, 1_000_000_000)] = 20_000
-    """Responses at most in a run, however many prompts there are."""
+    """Responses at most in a run, however many prompts there are; one update is made in any case."""
     updates: Annotated[int, Range(1, 1_000_000)] | None = None
     """Rollout batches, each followed by `epochs` passes of optimisation; None: as `passes` says; the demo sets 12."""
     batch: Annotated[int, Range(2, 1_000_000)] = 64

@@ -51,10 +51,11 @@ class Material:
 
 
 def updates_over(ppo: PPOSettings, prompts: int) -> int:
-    """Return the updates of a run on so many training prompts."""
+    """Return the updates of a run on so many training prompts: one at least, however many responses it takes."""
     if ppo.updates is not None:
         return ppo.updates
-    return max(1, math.ceil(min(ppo.passes * prompts, ppo.most_episodes) / ppo.batch))
+    wanted = math.ceil(ppo.passes * prompts / ppo.batch)
+    return max(1, min(wanted, ppo.most_episodes // ppo.batch))
 
 
 @dataclass(frozen=True)
