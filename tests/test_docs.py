@@ -109,6 +109,12 @@ def test_the_table_of_settings_is_up_to_date() -> None:
     assert settings_table() in TEXTS["docs/settings.md"], f"put this table into docs/settings.md:\n{settings_table()}"
 
 
+@pytest.mark.parametrize(("name", "of_trl"), [("epochs", "4"), ("kl_coefficient", "0.05"), ("lam", "0.95")])
+def test_defaults_that_differ_from_trls_are_ours(name: str, of_trl: str) -> None:
+    said = rf"^\| .*`ppo\.{name}` \|.* {of_trl} there, {getattr(Settings().ppo, name):g} here"
+    assert re.search(said, TEXTS["docs/coming-from-trl.md"], re.MULTILINE)
+
+
 def test_the_weights_of_the_tastes_are_those_of_the_crowd() -> None:
     for part in dataclasses.fields(Weights):
         row = re.search(rf"^\| {part.name} \|.*\| (\S+) \| (\S+) \| (\S+) \|$", TEXTS["docs/crowd.md"], re.MULTILINE)
