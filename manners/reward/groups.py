@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,8 +29,8 @@ def groups(comparisons: Sequence[Comparison]) -> list[str]:
     """Return the group of each comparison: its opening, joined with the others of its user where one is known.
 
     Users are those of the chat and of other programs, known by the verdicts that no queue drew. A group is what such
-    users connect, named by the smallest of its openings. Where that would make a single group, the openings alone are
-    the groups: of one person nothing could be set aside.
+    users connect, named by the oldest of its openings: what they say later must not draw it anew. Where that would make
+    a single group, the openings alone are the groups: of one person nothing could be set aside.
     """
     openings = [opening(comparison.prompt) for comparison in comparisons]
     above: dict[str | Annotator, str | Annotator] = {}
@@ -44,18 +45,24 @@ def groups(comparisons: Sequence[Comparison]) -> list[str]:
         if comparison.asked_how in VOLUNTEERED:
             for user in {verdict.annotator for verdict in comparison.verdicts if verdict.drawn is None}:
                 above[top(user)] = top(first)
-    smallest: dict[str | Annotator, str] = {}
-    for first in sorted(openings):
-        smallest.setdefault(top(first), first)
-    return [smallest[top(first)] for first in openings] if len(smallest) > 1 else openings
+    oldest: dict[str | Annotator, str] = {}
+    for place in sorted(range(len(openings)), key=lambda place: _arrived(comparisons[place])):
+        oldest.setdefault(top(openings[place]), openings[place])
+    return [oldest[top(first)] for first in openings] if len(oldest) > 1 else openings
+
+
+def _arrived(comparison: Comparison) -> float:
+    """Return the place of a comparison's first verdict in the store's order; what is not stored comes last."""
+    return min((v.arrived for v in comparison.verdicts if v.arrived is not None), default=math.inf)
 
 
 def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     """Hold out about `share` of the groups, drawn by a seeded hash, with all their pairs.
 
     Whether a group is held out depends on its name and the seed alone, so that it stays held out when more comparisons
-    arrive; at least one group falls on each side, and of four or more at least two are held out, as calibration needs.
-    A group that holds more pairs than are to be held out is divided by opening, and what is still too large by prompt.
+    arrive; but at least one group falls on each side, and of four or more at least two are held out, as calibration
+    needs. And a group that holds more pairs than are to be held out is divided by opening, and what is still too large
+    by prompt.
     Raises `MannersError` when there are fewer than two groups, or when the verdicts are all one way, or when none that
     is held out chooses a side.
     """

@@ -276,9 +276,25 @@ def test_a_user_of_the_chat_is_in_one_group() -> None:
         chatted("Who?", CLEO),
         chatted("What?", CLEO),
     ]
-    assert groups(asked) == ["how?", "how?", "how?", "when?", "what?", "what?", "what?"]
+    assert groups(asked) == ["why?", "why?", "why?", "when?", "who?", "who?", "who?"]
     assert groups(asked[:2]) == ["why?", "how?"], "of one user nothing could be set aside"
     assert groups([replace(one, asked_how=AskedHow.RANDOM) for one in asked]) == [opening(one.prompt) for one in asked]
+
+
+def arriving(place: int, one: Comparison) -> Comparison:
+    return replace(one, verdicts=tuple(replace(verdict, arrived=place) for verdict in one.verdicts))
+
+
+def test_a_group_is_named_by_what_was_judged_first() -> None:
+    asked = [
+        arriving(9, chatted("How?", CLEO, how=AskedHow.RANDOM)),  # asked about first, and judged last
+        arriving(1, chatted("Why?", ANNA)),
+        arriving(3, chatted("When?", BEN)),
+        arriving(4, chatted("How?", ANNA)),
+        arriving(6, chatted("Ah?", ANNA)),
+    ]
+    assert groups(asked) == ["why?", "why?", "when?", "why?", "why?"]
+    assert groups(asked[1:3]) == ["why?", "when?"], "and was before the rest came"
 
 
 def test_who_was_given_a_chat_to_label_joins_nothing() -> None:
@@ -289,6 +305,19 @@ def test_who_was_given_a_chat_to_label_joins_nothing() -> None:
 
 
 users = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), min_size=2, max_size=60)
+
+
+@given(users, st.integers(1, 59))
+def test_what_users_say_later_names_no_group_anew(said: list[tuple[int, int]], known: int) -> None:
+    chats = [chatted(f"{text}?", Annotator(f"user {user}", AnnotatorKind.HUMAN)) for text, user in said]
+    asked = [comparison(text="Other"), comparison(text="More"), *chats]
+    before, after = groups(asked[: known + 2]), groups(asked)
+    oldest: dict[str, int] = {}
+    for place, name in enumerate(after):
+        oldest.setdefault(name, place)
+    for name, place in oldest.items():
+        assert name == opening(asked[place].prompt)
+        assert place >= len(before) or before[place] == name
 
 
 @given(users, st.integers(0, 5))
