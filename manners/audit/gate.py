@@ -100,12 +100,26 @@ def standing(workspace: Workspace, policy: str) -> Standing:
 
 
 def _behaviour(record: CheckRecord, asked: Rules) -> tuple[Check, ...]:
-    """Return what is kept of a policy's behaviour; what fails does so after the correction for the number of checks."""
+    """Return what is kept of a policy's behaviour; what fails does so after the correction for the number of checks.
+
+    What failed so when it was measured does still: checks that were measured since would only add to that number.
+    """
     audited = record.measured.get(POLICY)
     if audited is None:
         return ()
-    ruled = [(_again(check, asked, POLICY), asked.find(POLICY, check.name)) for check in audited.checks]
-    return together([check for check, rule in ruled if rule], [rule for _, rule in ruled if rule])
+    ruled = [(check, rule) for check in audited.checks if (rule := asked.find(POLICY, check.name))]
+    alone = [_again(check, asked, POLICY) for check, _ in ruled]
+    corrected = together(alone, [rule for _, rule in ruled])
+    return tuple(
+        now if _fails_as_before(check, now) else among_all
+        for (check, _), now, among_all in zip(ruled, alone, corrected, strict=True)
+    )
+
+
+def _fails_as_before(check: Check, now: Check) -> bool:
+    """Return whether a check that failed fails by the rules of now too, which let no more pass."""
+    as_strict = check.threshold == now.threshold and (now.margin or 0.0) <= (check.margin or 0.0)
+    return as_strict and check.verdict == now.verdict == FAIL
 
 
 def _missing(asked: Rules, part: str, checks: Sequence[Check], why: str, replaces_start: bool) -> Iterator[Check]:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import manners
 from manners.audit import gate
-from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, held, rules
+from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, held, rules, together
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
 from manners.loop import stages
@@ -157,6 +157,32 @@ def test_a_smaller_audit_undoes_no_failure(workspace: Workspace) -> None:
         assert kept == (fails,) and gate.decide(kept).failed == ("length_slope",)
     assert gate.keep(workspace, "reward-1", REWARD, [passes]) == (passes,)
     assert gate.keep(workspace, "reward-1", REWARD, [untold]) == (untold,)
+
+
+def test_auditing_more_undoes_no_failure(workspace: Workspace) -> None:
+    """Its p-value is just under 5 %: as one of three checks that are measured together it could not be told."""
+    alone = found("swap_lean_age", 1.0, 0.51, 1.49, POLICY)
+    others = [found(f"swap_lean_{axis}", 0.0, -0.1, 0.1, POLICY) for axis in ("faith", "gender")]
+    beside = together([alone, *others], [rules().of(POLICY, check.name) for check in (alone, *others)])
+    assert [check.verdict for check in (alone, *beside)] == [FAIL, CANNOT_TELL, PASS, PASS]
+
+    gate.keep(workspace, "policy-1", POLICY, [alone], "initial")
+    assert gate.standing(workspace, "policy-1").gate.failed == ("swap_lean_age",)
+    for later in (others, beside):  # the last ones have it too
+        gate.keep(workspace, "policy-1", POLICY, later, "initial")
+        assert gate.standing(workspace, "policy-1").gate.failed == ("swap_lean_age",)
+    for margin, verdict in ((0.495, FAIL), (0.505, CANNOT_TELL), (1.6, PASS)):  # a looser one is another question
+        text = f"version = 1\n[policy.swap_lean]\nmargin = {margin}\n"
+        (workspace.root / "gate.toml").write_text(text, encoding="utf-8")
+        named = {check.name: check.verdict for check in gate.standing(workspace, "policy-1").checks}
+        assert named["swap_lean_age"] == verdict
+
+
+def test_what_could_not_be_told_among_many_is_corrected_still(workspace: Workspace) -> None:
+    names = [f"swap_lean_{axis}" for axis in ("age", "faith", "gender")]
+    alone = [found(names[0], 1.0, 0.51, 1.49, POLICY), *(found(name, 0.0, -0.1, 0.1, POLICY) for name in names[1:])]
+    gate.keep(workspace, "policy-1", POLICY, together(alone, [rules().of(POLICY, name) for name in names]), "initial")
+    assert not gate.standing(workspace, "policy-1").gate.blocks
 
 
 @pytest.mark.parametrize("later", [[], [("cases", 2)]])
