@@ -35,9 +35,9 @@ def level(attempt: int) -> float:
 
     1 - 2 LUCK / (n (n + 1)): 0.95 for the first, 0.983 for the second, 0.992 for the third. An interval of that level
     is above one half by luck with half the rest, and LUCK / (n (n + 1)) over all n adds up to LUCK. So trying until it
-    works does not work: of rounds without end in which nothing gets better, one in twenty such series promotes. A
-    promotion begins the count anew, as the place is another one. Source: Bonferroni over a series, as in Demets & Lan
-    1994, "Interim analysis: the alpha spending function approach", with policies in the place of looks.
+    works does not work: of rounds without end in which nothing gets better, one in twenty such series promotes.
+    Another current version is another place, with a count of its own. Source: Bonferroni over a series, as in
+    Demets & Lan 1994, "Interim analysis: the alpha spending function approach", with policies in the place of looks.
     """
     if attempt < 1:
         raise ValueError(f"attempts are counted from 1, got {attempt}")
@@ -170,13 +170,13 @@ def promotion_words(
     return f"Not promoted: {'; '.join(said)}."
 
 
-def attempt_words(found: Sequence[Reason], attempt: int) -> str:
-    """Say by which interval a policy is judged that is not the first to be tried for a place; nothing of the first."""
+def attempt_words(found: Sequence[Reason], attempt: int, place: str) -> str:
+    """Say by which interval a policy is judged where it is not the first try for a place; nothing of the first."""
     rate = next((reason for reason in found if reason.check == "win_rate"), None)
     if attempt == 1 or rate is None or rate.low is None or rate.high is None:
         return ""
     return (
-        f"It is policy {attempt} that is tried since the last promotion, and trying again is a way to win by luck: its"
+        f"This is try {attempt} for the place of {place}, and trying again is a way to win by luck: the"
         f" {100 * level(attempt):.4g} % interval counts, {100 * rate.low:.1f} to {100 * rate.high:.1f}. "
     )
 

@@ -48,7 +48,7 @@ def open_for_people(session: Session, count: int, against: str | None = None) ->
     start = versions.describe(session.workspace, name).start
     other = rival(session, name, against)
     with_start = 0 if other == start else round(count * START_SHARE)
-    plan = _plan(count, with_start, level(attempt(session.store.rounds(), name)))
+    plan = _plan(count, with_start, level(attempt(session.store.rounds(), name, other)))
     prompts = evaluation_prompts(session).prompts
     policy = _of_policy(session, name, prompts)
     known = session.store.comparisons()

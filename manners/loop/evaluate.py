@@ -167,7 +167,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     judge = _judge(session, inputs)
     before, after = compared.against, compared.policy
     texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
-    attempt = history.attempt(session.store.rounds(), inputs.version)
+    attempt = history.attempt(session.store.rounds(), inputs.version, inputs.against)
     level = promotion.level(attempt)
     judgement = judged(judge, compared, texts, settings.evaluate, asked, level)
     taste = {}
@@ -216,7 +216,8 @@ def _decision(
         own = {reason.check for reason in judgement.reasons}
         others = [name for name in (*found.failed, *found.cannot_tell) if name not in own]
         words = promotion.promotion_words(judgement.reasons, inputs.against, inputs.start, asked, others)
-        return f"{promotion.attempt_words(judgement.reasons, attempt)}{words}"
+        place = promotion.called(current, inputs.start)
+        return f"{promotion.attempt_words(judgement.reasons, attempt, place)}{words}"
     return (
         f"Nothing is decided: a policy is promoted by how it does against the version that it would replace, {current}."
     )

@@ -20,7 +20,7 @@ from manners.facts import NULL, Facts, from_facts, to_facts
 from manners.loop.stage import ROUND
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
-from manners.store import Outcome, Store
+from manners.store import Store
 from manners.store.records import Round
 from manners.types import MEASURES, Choice, Comparison
 from manners.unfinished import unfinished
@@ -214,17 +214,14 @@ def promoted_kl(rounds: Sequence[Played], current: str) -> float:
     return next((one.kl or 0.0 for one in reversed(rounds) if one.policy == current), 0.0)
 
 
-def attempt(rounds: Sequence[Round], policy: str) -> int:
-    """Return the how-manieth policy this is that asks for the place of the promoted one; that itself was the last.
+def attempt(rounds: Sequence[Round], policy: str, against: str) -> int:
+    """Return the how-manieth policy this is that asks for the place of `against`, the version that is current.
 
-    Policies that were tried since the last promotion, and before this one had its own first outcome, were before it.
+    Those that were evaluated against that before this one's own first outcome there were before it, however it came to
+    be the current one. A round of long ago that does not say against what counts as well.
     """
-    count = 1
-    for one in ended(rounds):
-        if one.policy == policy:
-            break
-        count = 1 if one.outcome is Outcome.PROMOTED else count + 1
-    return count
+    tried = dict.fromkeys(one.policy for one in rounds if one.metrics.get("against", against) == against)
+    return 1 + list(tried | {policy: None}).index(policy)
 
 
 def over(

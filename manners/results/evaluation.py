@@ -211,7 +211,7 @@ class EvaluationResult:
     promoted: bool | None = field(default=None, metadata=NULL)
     """Null where it was compared with another version than the current one, so that nothing was decided."""
     attempt: int | None = None
-    """How many policies were tried for this place with this one, since the last promotion: more ask for more."""
+    """How many policies were tried for the place of `against` with this one: more ask for more."""
     reasons: tuple[Reason, ...] | None = None
     """What decided about `promoted`."""
     outcome: str | None = None

@@ -28,26 +28,39 @@ def rounds(*outcomes: tuple[str, Outcome]) -> list[Round]:
     return [Round(policy, "reward-1", outcome) for policy, outcome in outcomes]
 
 
+FIRST, SECOND = "initial", "policy-2"
+"""Versions that were current."""
+
+
 @pytest.mark.parametrize(
-    ("before", "policy", "expected"),
+    ("before", "policy", "against", "expected"),
     [
-        ([], "policy-1", 1),
-        ([("policy-1", LOST)], "policy-2", 2),
-        ([("policy-1", LOST), ("policy-2", LOST)], "policy-3", 3),
-        ([("policy-1", KEPT)], "policy-2", 1),
-        ([("policy-1", LOST), ("policy-2", KEPT)], "policy-3", 1),
-        ([("policy-1", KEPT), ("policy-2", LOST)], "policy-3", 2),
-        # Looked at again, it is the same attempt.
-        ([("policy-1", LOST), ("policy-2", LOST)], "policy-2", 2),
-        ([("policy-1", LOST), ("policy-1", LOST), ("policy-1", LOST)], "policy-2", 2),
-        # Killed after it was promoted and put on record.
-        ([("policy-1", LOST), ("policy-2", KEPT)], "policy-2", 2),
-        # People's verdicts came in between: it lost at the first look, and won at the second.
-        ([("policy-1", LOST), ("policy-2", LOST), ("policy-1", KEPT)], "policy-3", 2),
+        ([], "policy-1", FIRST, 1),
+        ([("policy-1", FIRST)], "policy-2", FIRST, 2),
+        ([("policy-1", FIRST), ("policy-2", FIRST)], "policy-3", FIRST, 3),
+        # The second became the current one, by whatever door: the round may say that it was rejected.
+        ([("policy-1", FIRST), ("policy-2", FIRST)], "policy-3", SECOND, 1),
+        ([("policy-1", FIRST), ("policy-2", FIRST), ("policy-3", SECOND)], "policy-4", SECOND, 2),
+        # Then somebody went back to the first.
+        ([("policy-1", FIRST), ("policy-2", FIRST), ("policy-3", SECOND)], "policy-4", FIRST, 3),
+        ([("policy-1", FIRST), ("policy-2", FIRST), ("policy-3", SECOND)], "policy-3", FIRST, 3),
+        # Looked at again, it is the same attempt, also once it is the current one, or was killed when it became so.
+        ([("policy-1", FIRST), ("policy-2", FIRST)], "policy-2", FIRST, 2),
+        ([("policy-1", FIRST), ("policy-1", FIRST), ("policy-1", FIRST)], "policy-2", FIRST, 2),
+        # People's verdicts came in between: it is looked at once more after the next one was tried.
+        ([("policy-1", FIRST), ("policy-2", FIRST), ("policy-1", FIRST)], "policy-1", FIRST, 1),
+        ([("policy-1", FIRST), ("policy-2", FIRST), ("policy-1", FIRST)], "policy-3", FIRST, 3),
+        # It is not known any more against what it was tried.
+        ([("policy-1", None), ("policy-2", FIRST)], "policy-3", FIRST, 3),
     ],
 )
-def test_attempts_counted_by_hand(before: list[tuple[str, Outcome]], policy: str, expected: int) -> None:
-    assert attempt(rounds(*before), policy) == expected
+def test_attempts_counted_by_hand(
+    before: list[tuple[str, str | None]], policy: str, against: str, expected: int
+) -> None:
+    """How a round ended plays no part."""
+    for outcome in Outcome:
+        found = [Round(name, "reward-1", outcome, {"against": beside} if beside else {}) for name, beside in before]
+        assert attempt(found, policy, against) == expected
 
 
 def test_a_policy_that_is_looked_at_again_is_one_round() -> None:

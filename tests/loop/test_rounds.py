@@ -556,5 +556,5 @@ def test_a_rejected_round_is_followed_by_one_on_other_answers(
     assert "known prompts once more, for other answers of initial: no fresh one is left" in said
     session = Session(Workspace.open(root), chosen)
     assert [one.metrics["attempt"] for one in session.store.rounds()] == [1, 2]
-    assert "policy 2 that is tried since the last promotion" in session.store.rounds()[1].metrics["verdict"]
+    assert "This is try 2 for the place of the initial model" in session.store.rounds()[1].metrics["verdict"]
     assert {versions.describe(session.workspace, n).parent for n in ("policy-1", "policy-2")} == {"initial"}
