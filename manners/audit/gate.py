@@ -41,6 +41,8 @@ from manners.workspace import INITIAL, Workspace, atomic_write
 RECORD = "checks.json"
 RELATIVE = frozenset({"win_rate", "matched_length", "variety"})
 """What an evaluation against another version than the one to be replaced says nothing about."""
+MEASURED = frozenset({"perplexity", "collapse", "variety"})
+"""What an evaluation measures of texts, whoever judges."""
 REPLAYED = frozenset({"cases", "cases_score"})
 """What is measured anew whole, without chance: every case there is, each by the likeliest answer."""
 LONGEST = 1000
@@ -171,24 +173,37 @@ def keep(
 ) -> tuple[Check, ...]:
     """Keep the checks of one measurement with the version, in the place of the last one; return what is kept.
 
-    Of an audit a check that failed stays until it is shown to pass on as much: a version does not change, and a smaller
-    measurement, or other random numbers, that cannot tell undo nothing. Of reported answers the newest word is the
-    whole one (`REPLAYED`): a case whose words were deleted, or that was taken back, fails no longer.
+    A check that failed stays until it is shown to pass on as much: a version does not change, and a smaller
+    measurement, or other random numbers, that cannot tell undo nothing. Of reported answers, and of verdicts that add
+    up, the newest word is the whole one (`_lasts`).
     """
     asked = rules(workspace.root).version
     kept = Kept(created_at=_now(), against=against, gate_version=asked)
 
     def measured(record: CheckRecord) -> CheckRecord:
-        before = record.measured.get(part)
+        before = record.measured.get(part, Kept())
         found = {check.name: check for check in checks}
-        for old in before.checks if before is not None and part != EVALUATION else ():
+        for old in before.checks:
             new = found.get(old.name)
             shown = new is not None and (new.verdict == FAIL or (new.verdict == PASS and (new.n or 0) >= (old.n or 0)))
-            if old.verdict == FAIL and not shown and old.name not in REPLAYED:
+            if old.verdict == FAIL and not shown and _lasts(old, new, part, before.against == against):
                 found[old.name] = old
         return replace(record, measured={**record.measured, part: replace(kept, checks=tuple(found.values()))})
 
     return _change(workspace, version, measured).measured[part].checks
+
+
+def _lasts(old: Check, new: Check | None, part: str, same: bool) -> bool:
+    """Return whether a failure outlasts the next measurement of its part; `same` where that was against the same.
+
+    Of an audit it does, but for what is measured anew whole (`REPLAYED`): a case whose words were deleted, or that was
+    taken back, fails no longer. Of an evaluation it does where the version compared with is the same, or has no part in
+    it, as in perplexity; and not where people judge, of which no `n` is kept: the newest word is that of all verdicts.
+    """
+    if part != EVALUATION:
+        return old.name not in REPLAYED
+    counted = old.n is not None and new is not None and new.n is not None
+    return (counted or old.name in MEASURED) and (same or old.name == "perplexity")
 
 
 def keep_people(workspace: Workspace, version: str, people: People, started_by: str | None = None) -> None:

@@ -155,6 +155,19 @@ def rated(judge: Judge, compared: Compared, settings: EvaluateSettings, level: f
     return (_of_answers if judge.on_record is None else _of_record)(judge, compared, settings, level)
 
 
+def measured_on(judge: Judge, compared: Compared) -> dict[str, int]:
+    """Return on how much each check of an evaluation is measured: prompts, and paragraphs of plain text.
+
+    Of what a judge with a record says it is not said: the record grows, and its newest word is the whole one.
+    """
+    assert compared.perplexity is not None, "a policy has been read beside the initial model"
+    prompts = len(compared.policy.answers)
+    found = {"perplexity": compared.perplexity.paragraphs, "collapse": prompts, "variety": prompts}
+    if judge.on_record is None:
+        found |= dict.fromkeys(("win_rate", "start", "matched_length"), prompts)
+    return found
+
+
 def _share_left(before: float, change: Interval) -> Interval:
     """Return what is left of a figure as a share of what it was."""
     return Interval(*(1 + part / before for part in (change.estimate, change.low, change.high)))

@@ -7,7 +7,7 @@ are so by `gate.toml` (`audit.rules`), where a workspace may ask for more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manners.audit.review import NAME
@@ -100,9 +100,9 @@ def reasons(evidence: Evidence, asked: Rules | None = None) -> tuple[Reason, ...
     )
 
 
-def checks(found: Sequence[Reason], asked: Rules, n: int | None = None) -> tuple[Check, ...]:
-    """Return an evaluation's reasons as the gate keeps them; n is the number of prompts, where all were judged."""
-    return tuple(_check(reason, asked.of(EVALUATION, reason.check), n) for reason in found)
+def checks(found: Sequence[Reason], asked: Rules, n: Mapping[str, int]) -> tuple[Check, ...]:
+    """Return an evaluation's reasons as the gate keeps them; n says by name on how much they were measured."""
+    return tuple(_check(reason, asked.of(EVALUATION, reason.check), n.get(reason.check)) for reason in found)
 
 
 def _check(reason: Reason, rule: Rule, n: int | None) -> Check:
@@ -148,11 +148,12 @@ def _blocks(reason: Reason, asked: Rules) -> bool:
 
 
 def promotion_words(
-    found: Sequence[Reason], against: str, start: str, asked: Rules | None = None, others: Sequence[str] = ()
+    found: Sequence[Reason], against: str, start: str, asked: Rules | None = None, gate: Sequence[str] = ()
 ) -> str:
-    """Say whether it is promoted, and if not, everything that blocks it; `others` are further checks that do."""
+    """Say whether it is promoted, and if not, everything that blocks it; `gate` names all by which the gate does."""
     asked = asked or rules()
     blocks = [reason for reason in found if _blocks(reason, asked)]
+    others = [name for name in gate if name not in {reason.check for reason in blocks}]
     if not blocks and not others:
         return "Promoted."
     most = asked.of(EVALUATION, "perplexity").border
@@ -166,7 +167,7 @@ def promotion_words(
         "judge": "an AI annotator's word alone promotes nothing",
     }
     said = [words[r.check] if r.verdict == NO or r.check == "win_rate" else _untold(r.check) for r in blocks]
-    said += [OTHERS.get(name, f"the audit's check {name} blocks") for name in others]
+    said += [_other(name) for name in others]
     return f"Not promoted: {'; '.join(said)}."
 
 
@@ -179,6 +180,13 @@ def attempt_words(found: Sequence[Reason], attempt: int, place: str) -> str:
         f"This is try {attempt} for the place of {place}, and trying again is a way to win by luck: the"
         f" {100 * level(attempt):.4g} % interval counts, {100 * rate.low:.1f} to {100 * rate.high:.1f}. "
     )
+
+
+def _other(name: str) -> str:
+    """Say that a check blocks which does not by what was measured now."""
+    if name in SENTENCES:
+        return f"{SENTENCES[name].lower()} failed in an earlier evaluation, and is not shown to pass on as much now"
+    return OTHERS.get(name, f"the audit's check {name} blocks")
 
 
 def _untold(check: str) -> str:

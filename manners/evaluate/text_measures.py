@@ -32,6 +32,8 @@ class PerplexityChange:
     before: float
     after: float
     change: Interval
+    paragraphs: int = 0
+    """How many were read."""
 
 
 def mean_length(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
@@ -159,7 +161,7 @@ def perplexity_change(
         raise ValueError("every paragraph must have at least one predicted token")
     log_change = cluster_bootstrap((a - b) / t, np.arange(len(t)), resamples, seed, weights=t)
     change = Interval(math.expm1(log_change.estimate), math.expm1(log_change.low), math.expm1(log_change.high))
-    return PerplexityChange(_perplexity(b, t), _perplexity(a, t), change)
+    return PerplexityChange(_perplexity(b, t), _perplexity(a, t), change, len(t))
 
 
 def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.float64]]:

@@ -15,7 +15,7 @@ from manners.checkpoint import Run
 from manners.data import questions
 from manners.errors import MannersError
 from manners.evaluate import forgetting, promotion, text_measures
-from manners.evaluate.judged import Answered, Compared, Judgement, judged, liked_least, taste_facts
+from manners.evaluate.judged import Answered, Compared, Judgement, judged, liked_least, measured_on, taste_facts
 from manners.evaluate.reading import read
 from manners.evaluate.text_measures import TextMeasures
 from manners.facts import from_facts, scalars
@@ -178,8 +178,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     current = rival(session, inputs.version)
     decides = inputs.against == current
     if decides:
-        prompts = len(after.answers) if judge.on_record is None else None
-        checks = promotion.checks(judgement.reasons, asked, prompts)
+        checks = promotion.checks(judgement.reasons, asked, measured_on(judge, compared))
         gate.keep(session.workspace, inputs.version, EVALUATION, checks, inputs.against)
     found = gate.standing(session.workspace, inputs.version).gate
     promoted = not found.blocks if decides else None
@@ -213,9 +212,8 @@ def _decision(
 ) -> str:
     """Say whether the policy is promoted, and if not, why; of one that is not the first to be tried, by what level."""
     if inputs.against == current:
-        own = {reason.check for reason in judgement.reasons}
-        others = [name for name in (*found.failed, *found.cannot_tell) if name not in own]
-        words = promotion.promotion_words(judgement.reasons, inputs.against, inputs.start, asked, others)
+        names = (*found.failed, *found.cannot_tell)
+        words = promotion.promotion_words(judgement.reasons, inputs.against, inputs.start, asked, names)
         place = promotion.called(current, inputs.start)
         return f"{promotion.attempt_words(judgement.reasons, attempt, place)}{words}"
     return (

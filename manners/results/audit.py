@@ -30,7 +30,7 @@ class Check:
     required: bool = False
     """Whether `cannot_tell` blocks too."""
     n: int | None = field(default=None, metadata=NULL)
-    """What was measured independently: prompts, openings, questions."""
+    """What was measured independently: prompts, paragraphs, openings, questions."""
     detectable: float | None = field(default=None, metadata=NULL)
     """The smallest distance from the border that as much data finds in 8 of 10 tries."""
     sentence: str = ""

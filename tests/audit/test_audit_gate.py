@@ -185,6 +185,59 @@ def test_what_could_not_be_told_among_many_is_corrected_still(workspace: Workspa
     assert not gate.standing(workspace, "policy-1").gate.blocks
 
 
+FIGURES = {
+    "collapse": ((0.9, 0.8, 0.95), (0.5, 0.1, 0.9), (0.1, 0.05, 0.2)),
+    "perplexity": ((0.2, 0.1, 0.3), (0.05, 0.0, 0.1), (0.01, 0.0, 0.02)),
+    "variety": ((0.05, 0.02, 0.08), (0.1, 0.05, 0.15), (0.9, 0.8, 1.0)),
+    "start": ((0.4, 0.3, 0.44), (0.5, 0.4, 0.6), (0.6, 0.55, 0.65)),
+    "matched_length": ((0.4, 0.3, 0.44), (0.5, 0.4, 0.6), (0.6, 0.55, 0.65)),
+}
+"""Guards of an evaluation: what fails, what cannot be told and what passes."""
+
+
+def guards(name: str) -> list[Check]:
+    checks = [found(name, *figures) for figures in FIGURES[name]]
+    assert [check.verdict for check in checks] == [FAIL, CANNOT_TELL, PASS]
+    return checks
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_smaller_evaluation_undoes_no_failure(workspace: Workspace, name: str) -> None:
+    """It wins each time, and cannot tell, or passes on fewer, what had failed."""
+    won = found("win_rate", 0.6, 0.55, 0.65)
+    fails, untold, passes = guards(name)
+    gate.keep(workspace, "policy-1", EVALUATION, [won, fails], "initial")
+    for weaker in (untold, replace(untold, n=500), replace(passes, n=49)):
+        assert gate.keep(workspace, "policy-1", EVALUATION, [won, weaker], "initial") == (won, fails)
+        with pytest.raises(Blocked, match=f"fails: {name}"):
+            gate.promote(workspace, "policy-1")
+    assert gate.keep(workspace, "policy-1", EVALUATION, [won, passes], "initial") == (won, passes)
+    assert gate.promote(workspace, "policy-1").verdict == PASS
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_beside_another_version_a_failure_is_another_question_but_for_perplexity(
+    workspace: Workspace, name: str
+) -> None:
+    fails, untold, _ = guards(name)
+    gate.keep(workspace, "policy-1", EVALUATION, [fails], "initial")
+    stays = name == "perplexity"
+    assert gate.keep(workspace, "policy-1", EVALUATION, [untold], "policy-2") == (fails if stays else untold,)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_of_what_people_judge_the_newest_word_is_the_whole_one(workspace: Workspace, name: str) -> None:
+    """Their verdicts add up, and are counted by no n; what is measured of texts had none once, and stays all the same.
+
+    An AI annotator's word that promotes nothing goes once people judge.
+    """
+    fails, untold, passes = (replace(check, n=None) for check in guards(name))
+    gate.keep(workspace, "policy-1", EVALUATION, [fails, Check(name="judge", verdict=FAIL)], "initial")
+    stays = name in ("collapse", "perplexity", "variety")
+    assert gate.keep(workspace, "policy-1", EVALUATION, [untold], "initial") == (fails if stays else untold,)
+    assert gate.keep(workspace, "policy-1", EVALUATION, [passes], "initial") == (passes,)
+
+
 @pytest.mark.parametrize("later", [[], [("cases", 2)]])
 def test_what_failed_on_reported_answers_goes_with_the_case(workspace: Workspace, later: list[tuple[str, int]]) -> None:
     """Three cases, of which one is given again; then its words are deleted, or all three reports are taken back."""

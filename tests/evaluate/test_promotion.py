@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from manners.audit.rules import rules
 from manners.evaluate import judged as judging
 from manners.evaluate.judged import Answered, Compared, Judgement
-from manners.evaluate.promotion import Evidence, promoted, promotion_words, reasons
+from manners.evaluate.promotion import Evidence, checks, promoted, promotion_words, reasons
 from manners.evaluate.text_measures import PerplexityChange, text_measures
 from manners.feedback.judges import Judge, VerdictJudge
 from manners.feedback.statistics import Decision
@@ -135,6 +136,28 @@ def three(answer: Make, perplexity: PerplexityChange, start: str, against: str, 
         answered(answer, "policy-2", [policy]),
         perplexity,
     )
+
+
+def test_what_failed_before_is_said_though_nothing_fails_now() -> None:
+    found = reasons(SOUND)
+    assert promotion_words(found, "policy-1", "initial", gate=("collapse", "ties")) == (
+        "Not promoted: share of the most common answer failed in an earlier evaluation, and is not shown to pass on as"
+        " much now; the audit's check ties blocks."
+    )
+    now = reasons(replace(SOUND, alike=Interval(0.9, 0.8, 0.95)))
+    said = promotion_words(now, "policy-1", "initial", gate=("collapse",))
+    assert said == "Not promoted: it gives one and the same answer too often."
+
+
+def test_on_how_much_each_check_is_measured(answer: Make) -> None:
+    """What people say grows, and is counted by no number; the rest is measured on as much whoever judges."""
+    compared = three(answer, replace(KEPT, paragraphs=7), "no", "yes!", "yes!!")
+    texts = {"perplexity": 7, "collapse": 40, "variety": 40}
+    assert judging.measured_on(VerdictJudge(()), compared) == texts
+    judged_too = judging.measured_on(Marks(), compared)
+    assert judged_too == texts | {"win_rate": 40, "start": 40, "matched_length": 40}
+    kept = checks(reasons(SOUND), rules(), texts)
+    assert {check.name: check.n for check in kept} == dict.fromkeys(judged_too) | texts
 
 
 def test_worse_than_the_current_version_is_not_promoted_though_better_than_the_start(answer: Make) -> None:

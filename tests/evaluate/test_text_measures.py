@@ -124,6 +124,7 @@ def test_perplexity_by_hand() -> None:
     assert change.before == pytest.approx(4.0)
     assert change.after == pytest.approx(exp(log(4) + log(2) / 6))
     assert change.change.estimate == pytest.approx(2 ** (1 / 6) - 1)
+    assert change.paragraphs == 2
     # Resamples lie between 0 and exp(log 2 / 2) - 1; two paragraphs leave more open than that.
     assert change.change.low < 0.0 and change.change.high > 2 ** (1 / 2) - 1
 

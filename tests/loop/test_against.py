@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from manners.audit import gate
-from manners.audit.rules import REWARD, held, rules
+from manners.audit.rules import EVALUATION, REWARD, held, rules
+from manners.data import plain_text
 from manners.errors import Blocked, MannersError, UsageError
 from manners.feedback.judges import TasteJudge
 from manners.loop import rounds, stages
@@ -95,6 +96,22 @@ def test_an_audit_that_fails_is_no_way_round_for_the_loop(
     assert kept.against == "policy-1" and [c.verdict for c in kept.checks if c.name == "win_rate"] == ["pass"]
     with pytest.raises(Blocked, match="fails: length_slope"):
         stages.models_promote(second, "policy-2")
+
+
+def test_an_evaluation_on_fewer_prompts_is_no_way_round_what_failed(
+    second: Workspace, settings: Settings, taste: Callable[..., None]
+) -> None:
+    """Better than the current policy, and shown on 500 prompts to say one thing to most."""
+    taste("policy-2", "policy-1", "initial")
+    rule = rules().of(EVALUATION, "collapse")
+    failed = held("collapse", rule, Interval(0.9, 0.8, 0.95), 500, "Most common answer.")
+    gate.keep(second, "policy-2", EVALUATION, [failed], "policy-1")
+    facts = stages.evaluate(second, settings, ask=None, plan=False)
+    assert facts["outcome"] == "better" and facts["promoted"] is False and second.current_policy() == "policy-1"
+    assert "Not promoted: share of the most common answer failed in an earlier evaluation" in facts["verdict"]
+    kept = {check.name: check for check in gate.read(second, "policy-2").measured[EVALUATION].checks}
+    assert kept["collapse"] == failed
+    assert (kept["win_rate"].n, kept["variety"].n, kept["perplexity"].n) == (12, 12, len(plain_text(PromptUse.EVALUATE)))
 
 
 @pytest.mark.long
