@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 
@@ -66,6 +67,12 @@ class Compared:
     def one(self) -> bool:
         """Whether there is but one comparison."""
         return self.against.version == self.start.version
+
+    @property
+    def drawn(self) -> str:
+        """A name for the answers of these two: with another seed, or to other prompts, they are others."""
+        answers = [a for version in (self.against, self.policy) for some in version.answers for a in some]
+        return sha256(repr([(a.prompt, a.response.text) for a in answers]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

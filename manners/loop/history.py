@@ -214,14 +214,16 @@ def promoted_kl(rounds: Sequence[Played], current: str) -> float:
     return next((one.kl or 0.0 for one in reversed(rounds) if one.policy == current), 0.0)
 
 
-def attempt(rounds: Sequence[Round], policy: str, against: str) -> int:
-    """Return the how-manieth policy this is that asks for the place of `against`, the version that is current.
+def attempt(rounds: Sequence[Round], policy: str, against: str, drawn: str | None = None) -> int:
+    """Return the how-manieth try this is for the place of `against`, the version that is current.
 
-    Those that were evaluated against that before this one's own first outcome there were before it, however it came to
-    be the current one. A round of long ago that does not say against what counts as well.
+    Each policy that was evaluated against that before this one's own first outcome is one, however that came to be
+    current, and so is each further draw of its answers (`drawn`), another chance; people's verdicts add up: no other.
+    A round of long ago that does not say against what counts as well.
     """
-    tried = dict.fromkeys(one.policy for one in rounds if one.metrics.get("against", against) == against)
-    return 1 + list(tried | {policy: None}).index(policy)
+    of_place = (one for one in rounds if one.metrics.get("against", against) == against)
+    tried = dict.fromkeys((one.policy, one.metrics.get("drawn")) for one in of_place)
+    return 1 + list(tried | {(policy, drawn): None}).index((policy, drawn))
 
 
 def over(

@@ -211,7 +211,10 @@ class EvaluationResult:
     promoted: bool | None = field(default=None, metadata=NULL)
     """Null where it was compared with another version than the current one, so that nothing was decided."""
     attempt: int | None = None
-    """How many policies were tried for the place of `against` with this one: more ask for more."""
+    """Which try this was for the place of `against`: later ones ask for more."""
+    drawn: str | None = None
+    """A name for the answers that were judged: other answers of the same policy are another try. Absent where people
+    judge."""
     reasons: tuple[Reason, ...] | None = None
     """What decided about `promoted`."""
     outcome: str | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from manners.evaluate.judged import Answered, liked_least
+from manners.evaluate.judged import Answered, Compared, liked_least
 from manners.feedback.judges import VerdictJudge
 from manners.types import Answer, Dialogue, Response
 from tests.evaluate.test_promotion import Marks
@@ -69,3 +69,14 @@ def test_a_judge_is_asked_about_the_old_answer_first(answer: Make) -> None:
 
     found = liked_least(OLD.answered(answer), NEW.answered(answer), Newer(), 1)
     assert found == [(2, 0)]
+
+
+def test_the_answers_have_a_name_that_others_do_not_share(answer: Make) -> None:
+    """What they hang on is in it: the texts of both versions, and what they answer; not who judges, or the scores."""
+    old, new = OLD.answered(answer), NEW.answered(answer)
+    name = Compared(old, old, new).drawn
+    assert name == Compared(new, old, new).drawn == Compared(old, old, replace(new, scores=OLD.scores)).drawn
+    fewer = (replace(old, answers=old.answers[:3]), replace(new, answers=new.answers[:3]))
+    elsewhere = [replace(new.answers[0][0], prompt=new.answers[1][0].prompt), *new.answers[0][1:]]
+    others = [(new, old), (old, old), fewer, (old, replace(new, answers=[elsewhere, *new.answers[1:]]))]
+    assert len({name, *(Compared(old, *both).drawn for both in others)}) == 5

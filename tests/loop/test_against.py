@@ -111,7 +111,20 @@ def test_an_evaluation_on_fewer_prompts_is_no_way_round_what_failed(
     assert "Not promoted: share of the most common answer failed in an earlier evaluation" in facts["verdict"]
     kept = {check.name: check for check in gate.read(second, "policy-2").measured[EVALUATION].checks}
     assert kept["collapse"] == failed
-    assert (kept["win_rate"].n, kept["variety"].n, kept["perplexity"].n) == (12, 12, len(plain_text(PromptUse.EVALUATE)))
+    counts = [kept[name].n for name in ("win_rate", "variety", "perplexity")]
+    assert counts == [12, 12, len(plain_text(PromptUse.EVALUATE))]
+
+
+def test_another_seed_is_another_try_and_the_same_one_is_not(
+    second: Workspace, settings: Settings, taste: Callable[..., None]
+) -> None:
+    taste("policy-1", "policy-2", "initial")
+    tried = [replace(settings, seed=seed) for seed in (settings.seed, 11, settings.seed)]
+    first, other, again = (stages.evaluate(second, one, ask=None, plan=False) for one in tried)
+    assert [facts["attempt"] for facts in (first, other, again)] == [1, 2, 1]
+    assert "This is try 2 for the place of policy-1" in other["verdict"] and "This is try" not in first["verdict"]
+    assert [again[name] for name in ("drawn", "reasons")] == [first[name] for name in ("drawn", "reasons")]
+    assert other["drawn"] != first["drawn"]
 
 
 @pytest.mark.long

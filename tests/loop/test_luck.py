@@ -63,6 +63,16 @@ def test_attempts_counted_by_hand(
         assert attempt(found, policy, against) == expected
 
 
+def test_other_answers_of_one_policy_are_another_try() -> None:
+    """The same seed draws the same answers, which are the same try, whatever was tried since."""
+    a, b, c = ({"against": FIRST, "drawn": name} for name in "abc")
+    tried = [("policy-1", a), ("policy-1", b), ("policy-1", a), ("policy-2", a), ("policy-3", {"against": FIRST})]
+    found = [Round(policy, "reward-1", LOST, metrics) for policy, metrics in tried]
+    again = [attempt(found, policy, FIRST, metrics.get("drawn")) for policy, metrics in tried]
+    assert again == [1, 2, 1, 3, 4]
+    assert (attempt(found, "policy-1", FIRST, c["drawn"]), attempt(found, "policy-4", FIRST)) == (5, 5)
+
+
 def test_a_policy_that_is_looked_at_again_is_one_round() -> None:
     found = ended(rounds(("policy-1", LOST), ("policy-2", LOST), ("policy-1", KEPT)))
     assert [(one.policy, one.outcome) for one in found] == [("policy-1", KEPT), ("policy-2", LOST)]
