@@ -143,7 +143,9 @@ def _again(check: Check, asked: Rules, part: str) -> Check:
     if check.name == "judge":
         return replace(check, required=rule.required)
     if check.name == "collapse" and check.threshold is not None:
-        rule = replace(rule, threshold=max(rule.threshold, check.threshold))  # what it was before, where that is more
+        # Older records have the larger of the two as the threshold, and do not say which.
+        before = check.threshold if check.before is None else check.before
+        rule = replace(rule, threshold=max(rule.threshold, before))
     if (rule.threshold, rule.margin) == (check.threshold, check.margin):
         return replace(check, verdict=rule.verdict(check.interval), required=rule.required)
     return _held_anew(check, rule)

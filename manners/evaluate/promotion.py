@@ -100,12 +100,19 @@ def reasons(evidence: Evidence, asked: Rules | None = None) -> tuple[Reason, ...
     )
 
 
-def checks(found: Sequence[Reason], asked: Rules, n: Mapping[str, int]) -> tuple[Check, ...]:
-    """Return an evaluation's reasons as the gate keeps them; n says by name on how much they were measured."""
-    return tuple(_check(reason, asked.of(EVALUATION, reason.check), n.get(reason.check)) for reason in found)
+def checks(found: Sequence[Reason], asked: Rules, n: Mapping[str, int], alike_before: float) -> tuple[Check, ...]:
+    """Return an evaluation's reasons as the gate keeps them; n says by name on how much they were measured.
+
+    `alike_before` is the version before's share of its most common answer.
+    """
+    before = {"collapse": alike_before}
+    return tuple(
+        _check(reason, asked.of(EVALUATION, reason.check), n.get(reason.check), before.get(reason.check))
+        for reason in found
+    )
 
 
-def _check(reason: Reason, rule: Rule, n: int | None) -> Check:
+def _check(reason: Reason, rule: Rule, n: int | None, before: float | None) -> Check:
     what = SENTENCES.get(reason.check, reason.check)
     if reason.check == "judge":
         told = held("judge", rule, None, None, what)
@@ -113,10 +120,10 @@ def _check(reason: Reason, rule: Rule, n: int | None) -> Check:
     value = None
     if reason.value is not None and reason.low is not None and reason.high is not None:
         value = Interval(reason.value, reason.low, reason.high)
-    if reason.check == "collapse" and reason.margin is not None:
-        rule = replace(rule, threshold=max(rule.threshold, reason.margin - rule.margin))
+    if before is not None:
+        rule = replace(rule, threshold=max(rule.threshold, before))
     figure = "nothing was measured." if value is None else f"{percent(value)}."
-    return held(reason.check, rule, value, n, f"{what}: {figure}")
+    return replace(held(reason.check, rule, value, n, f"{what}: {figure}"), before=before)
 
 
 SENTENCES = {

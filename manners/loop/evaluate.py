@@ -179,7 +179,8 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     current = rival(session, inputs.version)
     decides = inputs.against == current
     if decides:
-        checks = promotion.checks(judgement.reasons, asked, measured_on(judge, compared))
+        alike = texts.before["most_common_answer"].estimate
+        checks = promotion.checks(judgement.reasons, asked, measured_on(judge, compared), alike)
         gate.keep(session.workspace, inputs.version, EVALUATION, checks, inputs.against)
     found = gate.standing(session.workspace, inputs.version).gate
     promoted = not found.blocks if decides else None

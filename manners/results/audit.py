@@ -25,6 +25,8 @@ class Check:
     """What would be right."""
     margin: float | None = field(default=None, metadata=NULL)
     """How far from it the figure may lie."""
+    before: float | None = None
+    """Of `collapse` in an evaluation: what it was of the version before, which is let through where that is more."""
     verdict: str = CANNOT_TELL
     """`pass`, `fail`, or `cannot_tell` where the interval lies on both sides or nothing was measured."""
     required: bool = False

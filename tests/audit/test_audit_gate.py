@@ -238,6 +238,19 @@ def test_of_what_people_judge_the_newest_word_is_the_whole_one(workspace: Worksp
     assert gate.keep(workspace, "policy-1", EVALUATION, [passes], "initial") == (passes,)
 
 
+@pytest.mark.parametrize(("before", "failed"), [(0.2, ("collapse",)), (0.35, ()), (None, ())])
+def test_a_stricter_file_binds_how_alike_answers_may_be(
+    workspace: Workspace, before: float | None, failed: tuple[str, ...]
+) -> None:
+    """Unless the version before said as much to everyone; an older record does not tell that from the threshold."""
+    checks = [found("win_rate", 0.6, 0.55, 0.65), replace(found("collapse", 0.28, 0.26, 0.3), before=before)]
+    gate.keep(workspace, "policy-1", EVALUATION, checks, "initial")
+    assert not gate.standing(workspace, "policy-1").gate.blocks
+    stricter = "version = 1\n[evaluation.collapse]\nthreshold = 0.25\n"
+    (workspace.root / "gate.toml").write_text(stricter, encoding="utf-8")
+    assert gate.standing(workspace, "policy-1").gate.failed == failed
+
+
 @pytest.mark.parametrize("later", [[], [("cases", 2)]])
 def test_what_failed_on_reported_answers_goes_with_the_case(workspace: Workspace, later: list[tuple[str, int]]) -> None:
     """Three cases, of which one is given again; then its words are deleted, or all three reports are taken back."""

@@ -156,7 +156,7 @@ def test_on_how_much_each_check_is_measured(answer: Make) -> None:
     assert judging.measured_on(VerdictJudge(()), compared) == texts
     judged_too = judging.measured_on(Marks(), compared)
     assert judged_too == texts | {"win_rate": 40, "start": 40, "matched_length": 40}
-    kept = checks(reasons(SOUND), rules(), texts)
+    kept = checks(reasons(SOUND), rules(), texts, SOUND.alike_before)
     assert {check.name: check.n for check in kept} == dict.fromkeys(judged_too) | texts
 
 
