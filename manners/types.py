@@ -258,6 +258,8 @@ class Bet:
     """Mean of the verdicts: 1 all for the left, -1 all for the right; a tie, and both bad, is 0."""
     read: int
     """Verdicts of that kind on the comparison when it was placed, the first ones; later ones do not touch it."""
+    upto: int | None = None
+    """The last of them by its place in the store's order (`Verdict.arrived`); None where that was not yet kept."""
 
 
 @dataclass(frozen=True, slots=True)

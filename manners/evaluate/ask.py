@@ -194,7 +194,7 @@ def due_bets(
                 ends = (n for n in range(1, read + 1) if has_enough(_choices(verdicts[:n]), settings))
                 read = next(ends, read if closing else 0)
             if sides := [SIDE[choice] for choice in _choices(verdicts[:read]) if choice is not Choice.SKIP]:
-                found.append((comparison.id, Bet(kind, sum(sides) / len(sides), read)))
+                found.append((comparison.id, Bet(kind, sum(sides) / len(sides), read, verdicts[read - 1].arrived)))
     return found
 
 
@@ -237,8 +237,9 @@ def read_outcome(
             waiting += any(choice is not Choice.SKIP for choice in _choices(verdicts))
             continue
         stakes[bet.stake if authors[0] == after_author else -bet.stake] += 1
-        late += len(verdicts[bet.read :])
-        raters |= {v.annotator.key for v in verdicts[: bet.read] if v.choice is not Choice.SKIP}
+        heard = _heard(bet, verdicts)
+        late += len(verdicts) - len(heard)
+        raters |= {v.annotator.key for v in heard if v.choice is not Choice.SKIP}
     return AskOutcome(
         before_author,
         after_author,
@@ -257,6 +258,13 @@ def read_outcome(
         e_value=bets.e_value(stakes),
         command=command,
     )
+
+
+def _heard(bet: Bet, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+    """Return the verdicts that a bet was placed on, of those that were not taken back since, in order of arrival."""
+    if bet.upto is None:
+        return verdicts[: bet.read]
+    return [verdict for verdict in verdicts if verdict.arrived is not None and verdict.arrived <= bet.upto]
 
 
 def _of_kind(comparison: Comparison, kind: AnnotatorKind) -> list[Verdict]:

@@ -21,7 +21,14 @@ def place(connection: Connection, bets: Sequence[tuple[int, Bet]]) -> None:
     now = datetime.now(UTC)
     for chunk in chunks(bets):
         rows = [
-            {"comparison_id": key, "kind": bet.kind.value, "stake": bet.stake, "read": bet.read, "created_at": now}
+            {
+                "comparison_id": key,
+                "kind": bet.kind.value,
+                "stake": bet.stake,
+                "read": bet.read,
+                "created_at": now,
+                "upto": bet.upto,
+            }
             for key, bet in chunk
         ]
         insert_new(connection, BetRow, rows)
@@ -31,7 +38,7 @@ def bets_by_comparison(connection: Connection) -> dict[int, tuple[Bet, ...]]:
     """Return the bets of each comparison that has any, in the order in which they were placed."""
     found: defaultdict[int, tuple[Bet, ...]] = defaultdict(tuple)
     for row in connection.execute(select(BetRow).order_by(BetRow.id)):
-        found[row.comparison_id] += (Bet(AnnotatorKind(row.kind), row.stake, row.read),)
+        found[row.comparison_id] += (Bet(AnnotatorKind(row.kind), row.stake, row.read, row.upto),)
     return found
 
 

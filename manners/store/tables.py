@@ -177,6 +177,7 @@ class BetRow(Table):
     stake: Mapped[float]
     read: Mapped[int]
     created_at: Mapped[datetime]
+    upto: Mapped[int | None]
 
 
 class ViewRow(Table):

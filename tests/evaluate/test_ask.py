@@ -165,6 +165,22 @@ def test_nothing_that_comes_later_changes_a_bet(choices: str) -> None:
             assert (f"{late} verdicts came after" in outcome.sentence) is (late > 0)
 
 
+def test_a_verdict_that_is_taken_back_moves_no_other() -> None:
+    """Of three the third came too late: that is said still once the first is gone, and the third is no rater."""
+    full = comparison("NNO")
+    stored = replace(full, verdicts=tuple(replace(v, arrived=n) for n, v in enumerate(full.verdicts, 5)))
+    [counted] = looked_at([stored], 2, 2)
+    assert counted.bets == (Bet(AnnotatorKind.HUMAN, 1.0, 2, 6),)
+    for verdicts, late, raters in (
+        (counted.verdicts, 1, ("a", "b")),
+        (counted.verdicts[1:], 1, ("b",)),
+        (counted.verdicts[2:], 1, ()),
+        (counted.verdicts[:2], 0, ("a", "b")),
+    ):
+        outcome = read_outcome([replace(counted, verdicts=verdicts)], "old", "new")
+        assert (outcome.wins, outcome.late, outcome.raters) == (1, late, raters)
+
+
 @given(st.text("NOTBS", max_size=9), st.text("abcd", min_size=9, max_size=9), st.integers(1, 4), st.integers(1, 4))
 def test_looking_after_every_verdict_or_once_at_the_end_places_the_same_bets(
     choices: str, by: str, overlap: int, agree: int

@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import DatabaseError
 
+from manners.evaluate.ask import due_bets, read_outcome
+from manners.settings import ServeSettings
 from manners.store import Store, bets
 from manners.store.tables import WithdrawalRow
 from manners.types import Annotator, AnnotatorKind, AskedHow, Bet, Choice, Comparison, Response, Role, Turn, Verdict
@@ -42,6 +44,20 @@ def test_taking_back_the_verdicts_does_not_take_back_the_bet(store: Store) -> No
         connection.execute(insert(WithdrawalRow), [{"verdict_id": n, "created_at": now} for n in (1, 2)])
     [found] = store.comparisons()
     assert (found.verdicts, found.bets) == ((), (PEOPLE,))
+
+
+def test_a_bet_knows_up_to_which_verdict_it_was_placed(store: Store) -> None:
+    """The second is taken back, and a third comes: it is late, and who gave the second is no rater any more."""
+    [key] = store.add_comparisons([ASKED])
+    place(store, *due_bets(store.comparisons(), ServeSettings(overlap=2, agree=2)))
+    with store.write() as connection:
+        now = datetime.now(UTC)
+        connection.execute(insert(WithdrawalRow), [{"verdict_id": 2, "created_at": now}])
+    [found] = store.comparisons()
+    assert found.bets == (Bet(AnnotatorKind.HUMAN, 1.0, 2, 2),)
+    store.add_verdicts([(key, Verdict(Choice.RIGHT, Annotator("cleo", AnnotatorKind.HUMAN)))])
+    outcome = read_outcome(store.comparisons(), "policy-1", "initial")
+    assert (outcome.wins, outcome.late, outcome.raters) == (1, 1, ("anna",))
 
 
 @pytest.mark.parametrize("statement", ["UPDATE bets SET stake = 1", "DELETE FROM bets"])

@@ -23,6 +23,7 @@ from manners.types import (
     Annotator,
     AnnotatorKind,
     AskedHow,
+    Bet,
     Choice,
     Comparison,
     Draw,
@@ -303,6 +304,22 @@ def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> No
             and shown.view != "2"
             and [v.choice for v in store.comparisons()[0].verdicts] == [Choice.RIGHT]
         )
+
+
+def test_bets_of_before_do_not_know_up_to_which_verdict_they_were_placed(database: str) -> None:
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        upgrade_to(connection, "0004")
+        tables = MetaData()
+        tables.reflect(connection)
+        for name in ("prompts", "responses", "comparisons", "annotators"):
+            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in FIRST[name]]
+            connection.execute(tables.tables[name].insert(), dated)
+        placed = {"comparison_id": 1, "kind": "human", "stake": 0.5, "read": 2, "created_at": NOON}
+        connection.execute(tables.tables["bets"].insert(), placed)
+    engine.dispose()
+    with closing(Store.open(database)) as store:
+        assert store.comparisons()[0].bets == (Bet(AnnotatorKind.HUMAN, 0.5, 2, None),)
 
 
 def test_a_copy_is_kept_before_the_tables_are_changed(

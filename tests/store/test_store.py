@@ -62,7 +62,7 @@ EXPECTED = {
     "alembic_version": "version_num",
     "annotators": "id name kind account_id",
     "audit": "id event account_id address about created_at",
-    "bets": "id comparison_id kind stake read created_at",
+    "bets": "id comparison_id kind stake read created_at upto",
     "comparisons": "id left_id right_id asked_how ask_probability created_at",
     "conversations": "id key annotator_id consented_at created_at deleted_at",
     "flags": "id comparison_id response_id annotator_id reason note created_at upheld resolved_at",
