@@ -23,7 +23,7 @@ from typing import Any, TextIO, TypeVar
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
 
 from manners.logs import Counted
 from manners.store import Store
@@ -165,6 +165,34 @@ def enter(page: Page) -> Page:
     """Press the button of a page that a sign-in link has opened."""
     page.get_by_role("button", name=re.compile("Sign in as")).click()
     return page
+
+
+class Held:
+    """Requests of a page to some address, which do not arrive before they are let go."""
+
+    def __init__(self, page: Page, path: str) -> None:
+        """Hold back what is sent from now on."""
+        self._page = page
+        self._path = path
+        self._routes: list[Route] = []
+        page.route(path, lambda route: self._routes.append(route))
+
+    def sent(self) -> None:
+        """Wait until one has been sent."""
+        end = time.monotonic() + PATIENCE
+        while not self._routes:
+            assert time.monotonic() < end, f"nothing is sent to {self._path}"
+            self._page.wait_for_timeout(20)
+
+    def go(self, *, lost: bool = False) -> None:
+        """Let what was sent arrive, or be lost, and hold back nothing more."""
+        self.sent()
+        self._page.unroute(self._path)
+        for route in self._routes:
+            if lost:
+                route.abort()
+            else:
+                route.continue_()
 
 
 def ours(address: str, url: str) -> bool:

@@ -27,7 +27,7 @@ from manners.web.app import create_app
 from manners.web.render import to_html
 from manners.web.site import Site
 from manners.workspace import Workspace
-from tests.web.conftest import Place
+from tests.web.conftest import Held, Place
 from tests.web.hostile import HOSTILE
 from tests.web.scripted import Scripted
 from tests.web.test_openai import listening
@@ -244,6 +244,73 @@ def test_a_choice_that_does_not_arrive_can_be_made_again(alone: Place, serving: 
     expect(page.locator(".turn.assistant")).to_have_count(1)
     (comparison,) = alone.store.comparisons()
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.RIGHT]
+
+
+def test_what_is_typed_while_a_skip_is_stored_stays_in_the_box(serving: Open, open_page: OpenPage) -> None:
+    page = open_page(f"{serving(Scripted(), 1.0)}/chat")
+    begin(page)
+    say(page, "First")
+    expect(page.locator("#asking")).to_be_visible()
+    choice = Held(page, "**/choose")
+    say(page, "Second")
+    choice.sent()
+    page.get_by_label("Your message").press_sequentially(", or a third thought")
+    choice.go()
+    expect(page.locator(".turn.user")).to_have_text(["First", "Second"])
+    expect(page.get_by_label("Your message")).to_have_value(", or a third thought")
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_waits_for_its_skip_is_said_into_no_other_conversation(
+    serving: Open, open_page: OpenPage, back: bool
+) -> None:
+    engine = Scripted()
+    page = open_page(f"{serving(engine, 1.0)}/chat")
+    begin(page)
+    say(page, "First")
+    expect(page.locator("#asking")).to_be_visible()
+    choice = Held(page, "**/choose")
+    say(page, "Second")
+    choice.sent()
+    page.locator("#new").click()
+    begin(page)
+    expect(page.get_by_label("Your message")).to_have_value("")
+    if back:
+        page.get_by_role("button", name="First").click()
+        expect(page.locator(".turn.user")).to_have_text("First")
+    with page.expect_response("**/choose"):
+        choice.go()
+    page.get_by_role("button", name="First").click()
+    expect(page.locator(".turn.user")).to_have_text("First")
+    expect(page.get_by_label("Your message")).to_have_value("Second")
+    assert [request.prompt[-1].text for request in engine.asked] == ["First"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_message_that_overtakes_a_choice_waits_for_it(serving: Open, open_page: OpenPage, lost: bool) -> None:
+    engine = Scripted()
+    page = open_page(f"{serving(engine, 1.0)}/chat")
+    begin(page)
+    say(page, "First")
+    ready(page)
+    order = list[str]()
+    page.on("request", lambda sent: order.extend(["said"] if sent.url.endswith("/say") else []))
+    page.on("response", lambda answer: order.extend(["chosen"] if answer.url.endswith("/choose") else []))
+    choice = Held(page, "**/choose")
+    page.get_by_role("button", name="Right 2").click()
+    choice.sent()
+    say(page, "Second")
+    choice.go(lost=lost)
+    if lost:
+        expect(page.locator("#notice")).to_contain_text("Your choice was not stored")
+        expect(page.get_by_text("Which answer is better?")).to_be_visible()
+        expect(page.get_by_label("Your message")).to_have_value("Second")
+        assert order == []
+        return
+    expect(page.locator(".turn.user")).to_have_text(["First", "Second"])
+    expect(page.locator("#asking")).to_be_visible()
+    assert order == ["chosen", "said"] and engine.asked[1].prompt[1].text == "1: Gladly. "
+    expect(page.get_by_label("Your message")).to_have_value("")
 
 
 def test_who_goes_on_in_another_window_is_told_and_nothing_is_mixed_up(alone: Place) -> None:

@@ -6,8 +6,10 @@ const { visitor } = asking;
 const at = (id) => document.getElementById(id);
 
 let key = null;
+let visit = 0;          // which opening of a conversation this is: the same one may be opened again
 let length = 0;         // turns of the conversation that are stored
 let asked = null;       // the two answers that wait for a verdict
+let choosing = null;    // the storing of one, which a message waits for: it is an answer to what was chosen
 let reading = null;     // ends the reading of an answer, which goes on being written, or the looking for it
 let reported = null;
 let raw = false;        // whether answers that wait are shown as written
@@ -145,6 +147,8 @@ function confirming(sure) {
 const last = () => `manners-open ${visitor}`;
 async function open(which) {
   if (key !== which) {  // nothing of the other one stays, and nothing is said into it
+    visit += 1;
+    choosing = null;
     reading?.abort();
     busy(null);
     at("say").hidden = true;
@@ -225,12 +229,14 @@ async function* events(answer) {
   }
 }
 
-let skipping = false;
+let saying = null;  // the visit in which a message waits for a choice
 async function say(text) {
-  if (skipping) return;  // Enter, once more
-  skipping = true;
-  try { if (asked) await choose("skip"); } finally { skipping = false; }
-  at("words").value = "";
+  const here = visit;
+  if (saying === here) return;  // Enter, once more
+  saying = here;
+  try { await (asked ? choose("skip") : choosing); } finally { if (saying === here) saying = null; }
+  if (visit !== here || reading) return;  // another one is open, and nothing is said into it: the words are a draft of theirs
+  at("words").value = at("words").value.replace(text, "").trimStart();  // what was typed meanwhile stays
   keepDraft();
   await send({ text, after: length, tries: 0, at: Date.now(), name: `${sentIn(key)} ${Math.random()}` });
 }
@@ -339,7 +345,13 @@ function follow(event, mine, theirs) {
 
 async function choose(choice, event) {
   if (!asked || (event && !gesture.means(event))) return;
-  const which = key;
+  const mine = store(choice);
+  choosing = mine;
+  try { await mine; } finally { if (choosing === mine) choosing = null; }
+}
+
+async function store(choice) {
+  const [which, here] = [key, visit];
   const question = asked;
   const { comparison, responses, html, theirs } = question;
   const seconds = gesture.seconds();
@@ -348,11 +360,11 @@ async function choose(choice, event) {
   try {
     ({ response } = await call(`${which}/choose`, { comparison, choice, seconds }));
   } catch (error) {
-    if (key !== which) return;
+    if (visit !== here) return;
     if (!final(error)) ask(question);
     throw new Error(`Your choice was not stored: ${error.message}`);
   }
-  if (key !== which) return;
+  if (visit !== here) return;
   theirs.replaceWith(answered(html[responses.indexOf(response)], response, 0));
   notice(choice === "skip" ? "Skipped." : "Thank you. The conversation goes on with this answer.");
   at("words").focus();
