@@ -13,7 +13,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from playwright.sync_api import Page, Response, Route, expect
+from playwright.sync_api import APIResponse, Page, Response, Route, expect
 from scipy.stats import kstest
 from starlette.responses import StreamingResponse
 
@@ -448,3 +448,38 @@ def test_no_draft_stays_of_a_conversation_that_is_deleted_elsewhere(
     page.reload()
     expect(page.get_by_role("button", name="I agree, begin")).to_be_visible()
     assert "half a thought" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_no_message_stays_of_a_conversation_that_is_gone(serving: Open, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"{serving(slow(3), 0.0)}/chat")
+    begin(page)
+    lenas = "manners-sent owner lena gone 0.5"  # of whoever is called so
+    for name in ("manners-sent owner gone 0.5", lenas):
+        message = json.dumps({"text": "my secret", "after": 0, "tries": 1, "at": 1})
+        page.evaluate("([name, message]) => localStorage.setItem(name, message)", [name, message])
+    page.reload()
+    expect(page.get_by_label("Your message")).to_be_visible()
+    assert page.evaluate("Object.keys(localStorage).filter((name) => name.startsWith('manners-sent'))") == [lenas]
+
+
+def test_what_begins_in_another_tab_while_conversations_are_listed_is_not_forgotten(
+    serving: Open, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(f"{serving(slow(3), 0.0)}/chat")
+    begin(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.get_by_label("Your message")).to_be_visible()
+    late: list[tuple[Route, APIResponse]] = []
+    page.route("**/chat/all", lambda route: late.append((route, route.fetch())))
+    page.reload()
+    while not late:
+        page.wait_for_timeout(20)
+    page.unroute("**/chat/all")
+    other.locator("#new").click()
+    begin(other)
+    other.get_by_label("Your message").fill("half a thought")
+    for route, answer in late:
+        route.fulfill(response=answer)
+    expect(page.get_by_label("Your message")).to_be_visible()
+    assert "half a thought" in other.evaluate("JSON.stringify(localStorage)")

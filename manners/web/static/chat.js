@@ -25,12 +25,13 @@ function keepDraft() {
   else localStorage.removeItem(draft());
 }
 
-// Of a conversation that was deleted, here or elsewhere, nothing stays.
-function forgetDrafts(there) {
-  const begin = `manners-draft ${visitor} `;
-  for (const name of Object.keys(localStorage).filter((one) => one.startsWith(begin))) {
-    const which = name.slice(begin.length);
-    if (!which.includes(" ") && !there.has(which)) localStorage.removeItem(name);
+// Of a conversation that was deleted, here or elsewhere, nothing stays. "Anna" is not "Anna Lena": blanks are counted.
+function forgetGone(names, there) {
+  for (const [begin, blanks] of [[`manners-draft ${visitor} `, 0], [`manners-sent ${visitor} `, 1]]) {
+    for (const name of names.filter((one) => one.startsWith(begin))) {
+      const [which, ...more] = name.slice(begin.length).split(" ");
+      if (more.length === blanks && !there.has(which)) localStorage.removeItem(name);
+    }
   }
 }
 
@@ -125,8 +126,9 @@ function answered(html, response, thumb) {
 }
 
 async function list() {
+  const before = Object.keys(localStorage);  // of what begins while they are asked for, in another tab, nothing is forgotten
   const { conversations } = await call("all");
-  forgetDrafts(new Set(conversations.map((one) => one.key)));
+  forgetGone(before, new Set(conversations.map((one) => one.key)));
   at("conversations").replaceChildren(...conversations.map((one) => {
     const item = element("li");
     const opener = element("button", "", unturned(one.title));
