@@ -21,6 +21,7 @@ from manners.settings import ServeSettings, Settings
 from manners.store.chats import Chats
 from manners.store.tokens import TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind, FinishReason, Role
+from manners.types import Response as Reply
 from manners.web.auth import REMEMBERED_SECONDS
 from manners.web.chat import _drawn
 from manners.web.site import Site
@@ -113,6 +114,39 @@ def test_the_conversation_that_was_open_comes_again(serving: Open, open_page: Ca
     whole(page, 3)
     page.reload()
     whole(page, 3)
+
+
+def test_a_page_whose_first_requests_fail_asks_again(
+    alone: Place, serving: Open, open_page: Callable[..., Page]
+) -> None:
+    key = Chats(alone.store).begin(OWNER)
+    Chats(alone.store).say(OWNER, key, [], "Go on", [Reply("Gladly.", "initial")], 1.0)
+    url = serving(slow(3), 0.0)
+    page = open_page(f"{url}/health")
+    wrong = {"all": 503}
+
+    def fails(route: Route) -> None:
+        status = wrong.get(route.request.url.rpartition("/")[2])
+        if status is None:
+            route.continue_()
+        elif not status:
+            route.abort()
+        else:
+            route.fulfill(status=status, json={"error": {"message": f"as {status} says"}})
+
+    page.route("**/chat/*", fails)
+    page.goto(f"{url}/chat")
+    notice = page.locator("#notice")
+    expect(notice).to_have_text("Your conversations are not here yet: as 503 says. Trying again.")
+    wrong["all"] = 0
+    expect(notice).to_contain_text("fetch")
+    del wrong["all"]
+    wrong[key] = 429
+    expect(notice).to_have_text("Your conversations are not here yet: as 429 says. Trying again.")
+    wrong.clear()
+    expect(page.locator(".turn.user")).to_have_text("Go on")
+    expect(page.get_by_label("Your message")).to_be_visible()
+    expect(notice).to_be_empty()
 
 
 def test_a_browser_that_keeps_nothing_sends_all_the_same(serving: Open, open_page: Callable[..., Page]) -> None:

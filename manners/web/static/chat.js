@@ -6,6 +6,7 @@ const { visitor } = asking;
 const at = (id) => document.getElementById(id);
 
 let key = null;
+let there = false;      // whether anything has been opened
 let visit = 0;          // which opening of a conversation this is: the same one may be opened again
 let length = 0;         // turns of the conversation that are stored
 let asked = null;       // the two answers that wait for a verdict
@@ -73,11 +74,11 @@ const call = (path, body) => asking.call(`chat/${path}`, body);
 const final = ({ status }) => status < 500 && status !== 429;  // it would be refused again
 
 // Why nobody answers yet is said beside what else happens, and neither takes the other's place.
-const notices = { said: "", model: "", room: "" };
+const notices = { said: "", model: "", list: "", room: "" };
 function notice(text, about = "said") {
   if (notices[about] === text) return;  // a screen reader would say it again
   notices[about] = text;
-  at("notice").textContent = [notices.said, notices.model, notices.room].filter(Boolean).join(" ");
+  at("notice").textContent = Object.values(notices).filter(Boolean).join(" ");
 }
 const failing = (act) => async (...given) => { try { await act(...given); } catch (error) { notice(error.message); } };
 
@@ -162,6 +163,7 @@ async function open(which) {
   confirming(false);
   const { turns, waiting, ongoing } = which ? await call(which) : { turns: [] };
   if (key !== which) return;  // another one was opened while this one was fetched
+  there = true;
   reading?.abort();
   busy(null);
   length = turns.length;
@@ -427,7 +429,21 @@ document.addEventListener("keydown", (event) => {
   else if (pressed === "r") showRaw();
 });
 
+// A server that is being started anew, or has too much to do, is asked again. Meanwhile something may have been opened.
+async function start() {
+  for (;;) {
+    try {
+      const conversations = await list();
+      const before = conversations.find((one) => one.key === localStorage.getItem(last()));
+      if (!there) await open((before ?? conversations[0])?.key ?? null);
+      notice("", "list");
+      return;
+    } catch (error) {
+      notice(`Your conversations are not here yet: ${error.message}. Trying again.`, "list");
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
+}
+
 waitForModel();
-const conversations = await list();
-const before = conversations.find((one) => one.key === localStorage.getItem(last()));
-await open((before ?? conversations[0])?.key ?? null);
+start();
