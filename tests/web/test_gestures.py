@@ -11,11 +11,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from manners.store.flags import undecided
 from manners.types import Choice, Verdict
-from tests.web.conftest import Place
+from tests.web.conftest import Held, Place
 from tests.web.scripted import Scripted
 from tests.web.test_chat import Open, begin, serving
-from tests.web.test_label import OpenPage, pages, pair, press, ready, settings, shown, stored
+from tests.web.test_label import OpenPage, judge, pages, pair, press, ready, settings, shown, stored
 
 __all__ = ["serving"]
 SOURCE = "**bold** and [a](https://example.org/path)\n\n```python\nx = 1\n```"
@@ -229,6 +230,94 @@ def test_what_is_taken_back_comes_with_what_was_said(labelling: Page, alone: Pla
     stored(labelling)
     (verdict,) = verdicts(alone)
     assert (verdict.strength, verdict.reasons, verdict.comment) == (2, ("kinder",), "because")
+
+
+def judged(place: Place) -> list[str]:
+    """What was asked of each pair that has a verdict."""
+    return [one.prompt[-1].text for one in place.store.comparisons() for _ in one.verdicts]
+
+
+def test_what_was_being_said_stays_with_its_pair_while_another_is_taken_back(labelling: Page) -> None:
+    press(labelling, "t")
+    stored(labelling)
+    second = shown(labelling)
+    labelling.get_by_label("clearly").check()
+    labelling.get_by_label("kinder").check()
+    labelling.get_by_label("Comment").fill("half a thought")
+    labelling.keyboard.press("Escape")
+    press(labelling, "u")
+    expect(labelling.get_by_label("Comment")).to_have_value("")
+    press(labelling, "1")
+    assert shown(labelling) == second
+    expect(labelling.get_by_label("clearly")).to_be_checked()
+    expect(labelling.get_by_label("kinder")).to_be_checked()
+    expect(labelling.get_by_label("Comment")).to_have_value("half a thought")
+
+
+def test_what_is_taken_back_is_what_comes_whatever_was_on_its_way(labelling: Page, alone: Place) -> None:
+    with labelling.expect_response("**/label/next"):
+        labelling.reload()
+    first = shown(labelling)
+    third = Held(labelling, "**/label/next")
+    press(labelling, "t")
+    stored(labelling)
+    second = shown(labelling)
+    ready(labelling)
+    undo = Held(labelling, "**/label/undo")
+    labelling.keyboard.press("u")
+    undo.sent()
+    labelling.keyboard.press("1")  # while the pair on the screen is about to give way
+    undo.go()
+    expect(labelling.locator("#said")).to_have_text("Taken back. Judge this pair again.")
+    with labelling.expect_response("**/label/next"):
+        third.go()
+    assert shown(labelling) == first
+    press(labelling, "1")
+    assert shown(labelling) == second
+    stored(labelling)
+    [text] = judged(alone)
+    assert text in first[0]
+
+
+def test_while_a_report_is_on_its_way_nothing_is_taken_back(labelling: Page, alone: Place) -> None:
+    first = shown(labelling)
+    press(labelling, "t")
+    stored(labelling)
+    second = shown(labelling)
+    report, sent = Held(labelling, "**/label/flag"), list[str]()
+    labelling.on("request", lambda request: sent.append(request.url.rpartition("/")[2]))
+    labelling.locator("#report").click()
+    labelling.locator("#reporting input").first.check()
+    labelling.locator("#reporting button[value=report]").click()
+    report.sent()
+    labelling.locator("#undo").click()
+    labelling.wait_for_timeout(300)  # for what must not happen
+    assert "undo" not in sent
+    report.go(lost=True)
+    expect(labelling.locator("#said")).to_have_text("Taken back. Judge this pair again.")
+    expect(labelling.locator("#notice")).to_contain_text("Not reported")
+    assert shown(labelling) == first
+    press(labelling, "1")
+    assert shown(labelling) == second
+    stored(labelling)
+    [text] = judged(alone)
+    assert text in first[0]
+
+
+def test_what_somebody_is_reporting_stays_on_the_screen(labelling: Page, alone: Place) -> None:
+    verdict = Held(labelling, "**/label/verdict")
+    press(labelling, "t")
+    verdict.sent()
+    second = shown(labelling)
+    labelling.keyboard.press("u")  # which waits for the verdict
+    labelling.locator("#report").click()
+    verdict.go()
+    expect(labelling.locator("#notice")).to_contain_text("Nothing was taken back")
+    assert shown(labelling) == second
+    labelling.locator("#reporting input").first.check()
+    judge(labelling, labelling.locator("#reporting button[value=report]").click)
+    [flag] = undecided(alone.store)
+    assert flag.prompt[-1].text in second[0] and len(judged(alone)) == 1
 
 
 @pytest.mark.long

@@ -160,11 +160,13 @@ function reveal() {
   gesture.show(pair);
 }
 
+// One after another brings something else to the screen. Nothing is judged or reported meanwhile: the pair is null.
 let moving = null;
 
-function forward(first = fetchPair) { moving ??= step(first).finally(() => { moving = null; }); return moving; }
+function move(act) { moving ??= act().finally(() => { moving = null; }); return moving; }
+function forward(first = fetchPair) { return move(() => step(first)); }
 
-async function step(first) {
+async function step(first = fetchPair) {
   show(await (ahead.shift() ?? first()));
   if (pair && !ahead.length) ahead.push(fetchPair());
 }
@@ -172,7 +174,7 @@ async function step(first) {
 async function idle() {
   for (;;) {
     await wait(5000);
-    if (!pair && !reporting) await forward();
+    if (!pair && !moving) await forward();
   }
 }
 
@@ -198,17 +200,31 @@ async function undo(event) {
   const view = judged;
   judged = null;
   try {
-    await Promise.all([send(), moving]);
-    const { pair: again } = await post("undo", { view });
-    if (!again) { notice("There is nothing to take back."); return; }
-    if (pair) ahead.unshift(Promise.resolve(pair));
-    show(again);
-    at("said").textContent = "Taken back. Judge this pair again.";
+    await send();
+    while (moving) await moving;
+    if (reporting) throw new Error("the pair on the screen is being reported");
+    await move(() => takeBack(view));
     await progress();
   } catch (error) {
     judged ??= view;
     notice(`Nothing was taken back: ${error.message}`);
   } finally { undoing = false; }
+}
+
+// What was on the screen comes next, with what was being said about it.
+async function takeBack(view) {
+  const before = pair;
+  pair = null;
+  try {
+    const { pair: again } = await post("undo", { view });
+    if (!again) { notice("There is nothing to take back."); return; }
+    if (before) ahead.unshift(Promise.resolve({ ...before, given: beside() }));
+    show(again);
+    at("said").textContent = "Taken back. Judge this pair again.";
+  } finally {
+    pair ??= before;
+    keep();
+  }
 }
 
 function guidelines(open = at("guidelines").hidden) {
@@ -231,23 +247,28 @@ function more(id) {
   (at(id) ?? document.querySelector(`.more [name=${id}]`)).focus();
 }
 
-let reporting = false;
+let reporting = false;  // whether somebody is writing a report of the pair on the screen: nothing else comes there
 async function report() {
-  const dialog = at("reporting");
-  if (dialog.returnValue !== "report" || !pair) return;
+  reporting = false;
+  if (at("reporting").returnValue !== "report" || !pair) return;
   const reported = pair;
   pair = null;
-  reporting = true;  // until then nothing else comes to the screen
+  await move(() => flag(reported));
+}
+
+async function flag(reported) {
+  const reason = at("reporting").querySelector("input:checked").value;
   try {
-    await post("flag", { view: reported.view, reason: dialog.querySelector("input:checked").value, note: at("note").value });
+    await post("flag", { view: reported.view, reason, note: at("note").value });
   } catch (error) {
     pair = reported;
+    keep();
     notice(`Not reported: ${error.message}`);
     return;
-  } finally { reporting = false; }
+  }
   at("said").textContent = "Reported. Next pair.";
   at("note").value = "";
-  await forward();
+  await step();
 }
 
 const KEYS = {
@@ -278,7 +299,12 @@ at("undo").addEventListener("click", undo);
 at("help").addEventListener("click", () => guidelines());
 at("close").addEventListener("click", () => guidelines(false));
 at("raw").addEventListener("click", () => KEYS.r());
-at("report").addEventListener("click", () => { at("reporting").returnValue = ""; at("reporting").showModal(); });
+at("report").addEventListener("click", () => {
+  if (!pair) return;
+  reporting = true;
+  at("reporting").returnValue = "";
+  at("reporting").showModal();
+});
 at("reporting").addEventListener("close", report);
 at("reveal").addEventListener("click", reveal);
 at("more").open = matchMedia("(min-width: 701px)").matches;
