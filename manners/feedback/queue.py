@@ -14,6 +14,8 @@ from manners.types import Choice, Draw, DrawnHow, OpenComparison
 
 SPACING = 10
 """Comparisons that an annotator judges before one of them may come again as a repeat."""
+MOST_AT_ONCE = 20
+"""Comparisons that are kept from others for one annotator: a page has two, and nobody looks at ten pages."""
 
 
 @dataclass
@@ -117,6 +119,8 @@ class Queue:
         self._judged: defaultdict[str, list[int]] = defaultdict(list)
         """By annotator, in the order of their verdicts, skips left out."""
         self._repeated: defaultdict[str, set[int]] = defaultdict(set)
+        self._before: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        """What each annotator has before them, in the order in which it was given to them."""
         self._leases: list[tuple[float, int, str]] = []
         """A heap: what runs out first comes first."""
 
@@ -152,6 +156,7 @@ class Queue:
         if state is None:
             return
         state.leases.pop(annotator, None)
+        self._before[annotator].pop(comparison, None)
         self._given_back[annotator].discard(comparison)
         self._met[annotator].update(self._same_pair(comparison))
         if annotator not in state.verdicts:
@@ -179,7 +184,10 @@ class Queue:
             self._sort_in(state)
 
     def lease(self, annotator: str, comparison: int, seconds: float = math.inf) -> None:
-        """Keep a comparison for an annotator for so long, or as long as any is kept where that is less."""
+        """Keep a comparison for an annotator for so long, or as long as any is kept where that is less.
+
+        Whoever has too many before them keeps those that were given to them last.
+        """
         if state := self._states.get(comparison):
             until = self._clock() + min(seconds, 60 * self._settings.lease)
             state.leases[annotator] = until
@@ -187,16 +195,20 @@ class Queue:
             self._given_back[annotator].discard(comparison)
             self._met[annotator].update(self._same_pair(comparison))
             self._sort_in(state)
+            before = self._before[annotator]
+            before.pop(comparison, None)
+            before[comparison] = None
+            if len(before) > MOST_AT_ONCE:
+                self._end_lease(annotator, next(iter(before)))
 
     def release(self, annotator: str) -> None:
         """Give back what an annotator has before them and has not answered, for a page of theirs is a new one.
 
         Others may have it at once; they themselves last, for another page of theirs may show it still.
         """
-        leased = [one for one in self._met[annotator] if annotator in self._states[one].leases]
-        for comparison in leased:
+        for comparison in list(self._before[annotator]):
             self._end_lease(annotator, comparison)
-        self._given_back[annotator] |= {*leased, *self._late.pop(annotator, ())}
+        self._given_back[annotator] |= self._late.pop(annotator, set())
 
     def draw(self, annotator: str) -> Draw | None:
         """Choose a comparison for an annotator and lease it to them; None where there is nothing for them to judge."""
@@ -288,12 +300,13 @@ class Queue:
             until, comparison, annotator = heapq.heappop(self._leases)
             if self._states[comparison].leases.get(annotator) == until:
                 self._end_lease(annotator, comparison)
-                self._late[annotator].add(comparison)
 
     def _end_lease(self, annotator: str, comparison: int) -> None:
-        """Let others have a comparison; whoever had it is not given it again until `_forget`."""
+        """Let others have a comparison; whoever had it may see it still, and is not given it again until `_forget`."""
         state = self._states[comparison]
         del state.leases[annotator]
+        del self._before[annotator][comparison]
+        self._late[annotator].add(comparison)
         self._sort_in(state)
 
     def _take_again(self, annotator: str) -> None:

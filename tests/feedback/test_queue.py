@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manners.feedback.queue import SPACING, Queue
+from manners.feedback.queue import MOST_AT_ONCE, SPACING, Queue
 from manners.settings import ServeSettings
 from manners.types import Choice, DrawnHow, OpenComparison
 
@@ -99,6 +99,23 @@ def test_what_is_before_somebody_is_kept_from_others_until_the_lease_ends() -> N
     assert made.draw("a") is None, "it may still be on a's screen"
     made.release("a")
     assert made.draw("a") is not None
+
+
+def test_whoever_asks_for_one_after_another_and_judges_none_keeps_few_of_them_from_the_others() -> None:
+    made = queue(count=3 * MOST_AT_ONCE)
+    for again in (False, True):
+        taken = [draw.comparison for _ in range(3 * MOST_AT_ONCE) if (draw := made.draw("a")) is not None]
+        assert sorted(taken) == list(range(3 * MOST_AT_ONCE)) and made.draw("a") is None, again
+        assert made.left("b") == 2 * MOST_AT_ONCE
+        made.release("a")  # the page is loaded anew, and all of it begins again
+        assert made.left("a") == made.left("b") == 3 * MOST_AT_ONCE
+    taken = [draw.comparison for _ in range(3 * MOST_AT_ONCE) if (draw := made.draw("a")) is not None]
+    assert set(all_of(made, "b")) == set(taken[:-MOST_AT_ONCE]), "what was given out last is on a screen"
+    made.judge("a", taken[-2], Choice.LEFT)
+    made.lease("a", taken[0])
+    assert made.draw("b") is None, "what is judged makes room"
+    made.lease("a", taken[1])
+    assert all_of(made, "b") == [taken[-MOST_AT_ONCE]]
 
 
 def test_a_pair_with_a_known_verdict_is_not_asked_twice_under_two_numbers() -> None:

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
-from manners.feedback.queue import SPACING
+from manners.feedback.queue import MOST_AT_ONCE, SPACING
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, bets, flags, gold, redaction
 from manners.store.accounts import Accounts
@@ -340,6 +340,17 @@ def test_a_restart_keeps_no_longer_what_nobody_may_have_any_more(
     with store.write() as connection:
         connection.execute(update(ViewRow).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
     assert number(Desk(workspace, store, ONCE, 0).next(BEN)) == 0
+
+
+def test_a_restart_keeps_no_more_for_one_person_than_before(
+    workspace: Workspace, store: Store, clock: Clock
+) -> None:
+    store.add_comparisons(pairs(*range(MOST_AT_ONCE + 3)))
+    desk = Desk(workspace, store, ONCE, 0)
+    taken = [number(desk.next(ANNA)) for _ in range(MOST_AT_ONCE + 3)]
+    for one in (desk, Desk(workspace, store, ONCE, 0)):
+        assert one.tally(BEN).left == 3
+    assert {number(desk.next(BEN)) for _ in range(4)} == {*taken[:3], None}
 
 
 def test_a_pair_on_several_pages_of_one_person_is_judged_once(workspace: Workspace, store: Store, clock: Clock) -> None:
