@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import secrets
-import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -15,7 +14,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from manners.errors import MannersError
 from manners.store import tokens
-from manners.store.names import LONGEST_NAME, fit_name, look_alike
+from manners.store.names import LONGEST_NAME, fit_name, look_alike, spelt
 from manners.store.statements import take_turns
 from manners.store.store import Store
 from manners.store.tables import AccountRow, TokenRow
@@ -146,14 +145,14 @@ class Accounts:
     def enable(self, name: str) -> None:
         """Let a disabled account in again, with the password and the role it had; what has ended stays ended."""
         with self._store.write() as connection:
-            query = update(AccountRow).where(AccountRow.name == _plain(name), AccountRow.disabled_at.is_not(None))
+            query = update(AccountRow).where(AccountRow.name == spelt(name), AccountRow.disabled_at.is_not(None))
             if not connection.execute(query.values(disabled_at=None)).rowcount:
                 raise MannersError(f"there is no disabled account {name}; `manners accounts list` shows all there are")
 
     def check(self, name: str, password: str) -> Account | None:
         """Return the account if the password is its own; takes as long where there is no such account."""
         with self._store.read() as connection:
-            row = connection.execute(select(AccountRow).where(AccountRow.name == _plain(name))).first()
+            row = connection.execute(select(AccountRow).where(AccountRow.name == spelt(name))).first()
         hashed = row.password_hash if row is not None and row.disabled_at is None else None
         if not self._is_password(hashed or _nobody(), password):
             return None
@@ -266,14 +265,9 @@ def _nobody() -> str:
     return _hasher.hash(secrets.token_urlsafe(16))
 
 
-def _plain(name: str) -> str:
-    """Return a name in the form in which it is kept."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _known(connection: Connection, name: str) -> Row[AccountRow]:
     row = connection.execute(
-        select(AccountRow).where(AccountRow.name == _plain(name), AccountRow.disabled_at.is_(None))
+        select(AccountRow).where(AccountRow.name == spelt(name), AccountRow.disabled_at.is_(None))
     ).first()
     if row is None:
         raise MannersError(f"there is no account {name}; `manners accounts list` shows those there are")
@@ -305,7 +299,7 @@ def _check_issuer(connection: Connection, issuer: int) -> None:
 def _insert(connection: Connection, name: str, role: AccountRole, hashed: str | None) -> Account:
     take_turns(connection, AccountRow)
     taken = connection.execute(select(AccountRow.name)).scalars().all()
-    if _plain(name) in taken:
+    if spelt(name) in taken:
         raise MannersError(f"there is an account {name} already; choose another name")
     name = fit_name(name)
     if (other := look_alike(name, taken)) is not None:

@@ -33,9 +33,14 @@ _STACKED = 3
 """Marks on one letter: more are a drawing."""
 
 
+def spelt(name: str) -> str:
+    """Return a name in the form in which names are kept (NFC): the same letters may be written in several ways."""
+    return unicodedata.normalize("NFC", name)
+
+
 def fit_name(name: str) -> str:
-    """Return an account's name in the one form in which it is kept (NFC). Raises MannersError on an unfit one."""
-    name = unicodedata.normalize("NFC", name)
+    """Return an account's name in the one form in which it is kept. Raises MannersError on an unfit one."""
+    name = spelt(name)
     if not 1 <= len(name) <= LONGEST_NAME or name != " ".join(name.split()) or not _is_visible(name):
         raise MannersError(f"an account's name takes 1 to {LONGEST_NAME} visible characters, without blanks around it")
     if not any(char.isalnum() for char in name):

@@ -21,6 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from manners.errors import MannersError
 from manners.store.accounts import SPENT, Account, Pass
 from manners.store.audit import Event
+from manners.store.names import spelt
 from manners.store.programs import requester
 from manners.store.tokens import Scope, Terms, TokenUse, digest
 from manners.types import LOCAL, AccountRole, Annotator, AnnotatorKind
@@ -199,6 +200,7 @@ def slow_guesses(request: Request, site: Site, name: str) -> None:
     that this account has signed in with before is counted by itself: a neighbour's guesses do not keep it out either.
     Source: OWASP, "Blocking Brute Force Attacks", device cookies.
     """
+    name = spelt(name)  # as it is looked up: written in another way it would be guessed at anew
     known: _Known | None = getattr(request.state, "known", None)
     who = known.mark if known is not None and known.account == name else address_of(request)
     refuse_if(site.limits.take("sign-in", f"{who} {name}", SIGN_INS))

@@ -262,6 +262,19 @@ def test_who_has_been_here_before_is_not_kept_out_by_a_neighbour(make: Make, alo
     assert status == 429, "nor may that browser guess for ever"
 
 
+@pytest.mark.usefixtures("still")
+def test_a_name_that_is_written_in_another_way_is_guessed_at_no_oftener(make: Make, alone: Place) -> None:
+    ways = ("Zo\u00eb", "Zoe\u0308")
+    alone.accounts.add(ways[0], AccountRole.OWNER, PASSWORD)
+    zoe = make(local=False)
+    assert zoe.post("/sign-in", data={"name": ways[0], "password": PASSWORD}).status_code == 303
+    zoe.post("/sign-out")
+    neighbour = TestClient(zoe.app, base_url=HERE, client=("127.0.0.1", 5001), follow_redirects=False)
+    wrong = [{"name": ways[number % 2], "password": "wrong password"} for number in range(int(SIGN_INS.burst) + 2)]
+    assert [neighbour.post("/sign-in", data=one).status_code for one in wrong][-3:] == [403, 429, 429]
+    assert zoe.post("/sign-in", data={"name": ways[1], "password": PASSWORD}).status_code == 303, "her browser is known"
+
+
 def test_the_owners_link_is_shown_on_a_terminal_and_written_to_no_file(
     alone: Place, started: Callable[..., str]
 ) -> None:
