@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, or_, select, update
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
@@ -104,18 +104,22 @@ def undecided(store: Store) -> list[Flag]:
     ]
 
 
-def decide(store: Store, flag: str, upheld: bool) -> int | None:
-    """Uphold a report or dismiss it; return its comparison, if it is about one. Raises MannersError if it is gone."""
+def decide(store: Store, flag: str, upheld: bool) -> list[int]:
+    """Uphold a report or dismiss it; return the comparisons that it is about, by themselves or by an answer of theirs.
+
+    Raises MannersError if the report is gone.
+    """
     with store.write() as connection:
         its = FlagRow.id == number_of(flag), FlagRow.resolved_at.is_(None)
-        found = connection.execute(select(FlagRow.comparison_id, FlagRow.id, FlagRow.created_at).where(*its)).first()
+        found = connection.execute(select(FlagRow).where(*its)).first()
         if found is None or token_of(found.id, found.created_at) != flag:
             raise MannersError(f"there is no open report {flag}: somebody has decided about it already")
         done = {"upheld": upheld, "resolved_at": datetime.now(UTC)}
         if not connection.execute(update(FlagRow).where(*its).values(done)).rowcount:
             raise MannersError(f"there is no open report {flag}: somebody has decided about it already")
-    comparison: int | None = found.comparison_id
-    return comparison
+        sides = or_(*(side == found.response_id for side in (ComparisonRow.left_id, ComparisonRow.right_id)))
+        about = select(ComparisonRow.id).where(or_(ComparisonRow.id == found.comparison_id, sides))
+        return list(connection.execute(about).scalars())
 
 
 def held_back(connection: Connection) -> set[int]:

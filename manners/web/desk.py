@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -111,6 +112,13 @@ class Desk:
         with self._lock:
             self._queue.hold_back(comparison, held)
 
+    def reconsider(self, comparisons: Iterable[int]) -> None:
+        """Show comparisons to nobody, or again to everybody, as the record says now: about a report somebody decided."""
+        with self._lock:
+            kept = self._kept_away()
+            for comparison in comparisons:
+                self._queue.hold_back(comparison, comparison in kept)
+
     def tally(self, annotator: Annotator) -> Tally:
         """Return how much somebody has judged, and what is left for them."""
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -145,10 +153,15 @@ class Desk:
             for one in views.judged(connection, self._newest_verdict - LATE):
                 self._queue.judge(one.annotator.key, one.comparison, one.choice)
                 self._newest_verdict = one.verdict
-            for comparison in held_back(connection) | bets.counted(connection):
-                self._queue.hold_back(comparison, True)
+        for comparison in self._kept_away():
+            self._queue.hold_back(comparison, True)
         self._read_spread()
         self._looked = time.monotonic()
+
+    def _kept_away(self) -> set[int]:
+        """Return what is shown to nobody: what was reported or deleted, or is counted already in a bet."""
+        with self._store.read() as connection:
+            return held_back(connection) | bets.counted(connection)
 
     def _remember_leases(self) -> None:
         """Keep what the server that ended had given out for whoever may still have it on their screen."""

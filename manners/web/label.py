@@ -154,9 +154,7 @@ async def decide(token: Token, visitor: Reviewer, site: Here, upheld: Annotated[
     """Uphold a report, or dismiss it."""
 
     def act() -> None:
-        comparison = flags.decide(site.store, token, upheld)
-        if comparison is not None:
-            site.desk.hold_back(comparison, upheld)
+        site.desk.reconsider(flags.decide(site.store, token, upheld))
         if upheld:
             cases.write(site.workspace.root, site.store)
 

@@ -277,7 +277,7 @@ def test_whoever_is_at_the_desk_keeps_no_other_page_waiting(
 
         return call
 
-    names = ("begin", "next", "judge", "undo", "flag", "hold_back", "tally")
+    names = ("begin", "next", "judge", "undo", "flag", "hold_back", "reconsider", "tally")
     for name in names:
         monkeypatch.setattr(Desk, name, watched(name))
     store.add_comparisons(pairs(*range(4)))
