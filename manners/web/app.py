@@ -32,7 +32,8 @@ RETRY_SECONDS = "2"
 
 def create_app(site: Site) -> FastAPI:
     """Return the application of a site."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners")
+    # From a path with a slash too many the router would lead to one without the prefix, on a host of its own guess.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="manners", redirect_slashes=False)
     app.state.site = site
     app.router.route_class = Gate
     app.add_middleware(Faults)

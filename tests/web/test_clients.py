@@ -185,3 +185,4 @@ def test_a_prefix_may_be_taken_off_by_the_proxy_or_not(alone: Place, left_on: bo
     answer = client.post("/v1/chat/completions", json={"model": "manners", "messages": BREAD})
     assert answer.json()["choices"][0]["message"]["content"] == "0: Gladly. "
     assert client.get("/team/b/label").status_code == 404
+    assert client.get("/label/", follow_redirects=False).status_code == 404, "and nobody is led out of the prefix"
