@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
 
@@ -23,7 +23,8 @@ from manners.errors import MannersError
 from manners.logs import complain
 from manners.models.answer import streams
 from manners.models.decoder import Decoder
-from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token, TokenLogprob
+from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, TokenLogprob
+from manners.models.row import Row
 from manners.models.sampler import draw_tokens
 from manners.models.seats import CHANGE_SHARE, Seats
 from manners.models.textstream import TextStream
@@ -44,47 +45,6 @@ COLDEST = 1e-30
 """Lowest temperature above 0 that logits are divided by: in float32 they stay finite, and what is drawn is the same."""
 _Names = Callable[[int], tuple[str, bytes]]
 """Says what a token writes, as text and as bytes."""
-
-
-@dataclass(eq=False)
-class _Row:
-    """An answer in the making."""
-
-    key: int
-    index: int
-    request: GenerationRequest
-    prompt_ids: tuple[int, ...]
-    uniform: list[float]
-    text: TextStream
-    ids: list[int] = field(default_factory=list)
-    """Drawn so far."""
-    withheld: list[tuple[int, DrawnToken]] = field(default_factory=list)
-    """Reported tokens whose text is yet to be given, each with where that begins."""
-    left: bool = False
-    """Whether it is finished or cancelled, and its seat free."""
-
-    @property
-    def so_far(self) -> tuple[int, ...]:
-        """What is read when it takes a seat."""
-        return (*self.prompt_ids, *self.ids)
-
-    def take(self, token: int, reported: DrawnToken | None, ends: bool) -> tuple[Token | None, FinishReason | None]:
-        """Add a token; return what can be given now, and why the answer ends if it does."""
-        if reported is not None:
-            self.withheld.append((self.text.settled, reported))
-        self.ids.append(token)
-        text = self.text.add(token)
-        finish = None
-        if self.text.stopped or ends:
-            finish = FinishReason.STOP
-        elif len(self.ids) == self.request.max_tokens:
-            finish = FinishReason.LENGTH
-        if finish:
-            self.left = True
-            text += self.text.finish()
-        logprobs = tuple(drawn for begin, drawn in self.withheld if begin < self.text.given)
-        self.withheld = self.withheld[len(logprobs) :]
-        return (Token(self.index, text, logprobs) if text else None), finish
 
 
 @dataclass(frozen=True)
@@ -132,13 +92,13 @@ class RunningBatch:
         self.renderer = renderer
         self.seats = seats
         self._name = lru_cache(NAMED)(partial(_name, renderer))
-        self._waiting = Waiting[_Row]()
-        self._requests: dict[int, list[_Row]] = {}
+        self._waiting = Waiting[Row]()
+        self._requests: dict[int, list[Row]] = {}
         """Of each request, the rows that have not left."""
-        self._resting: dict[int, list[_Row]] = {}
+        self._resting: dict[int, list[Row]] = {}
         """Of each request that is not read for now, the rows that have no seat."""
         self._events: list[tuple[int, Event]] = []
-        self._seated: Seats[_Row]
+        self._seated: Seats[Row]
         self._begin_anew()
 
     def take_policy(self, model: PreTrainedModel, version: str) -> None:
@@ -148,7 +108,7 @@ class RunningBatch:
         self._begin_anew()
 
     @property
-    def running(self) -> list[_Row]:
+    def running(self) -> list[Row]:
         """Rows that are seated and not finished."""
         return self._seated.running
 
@@ -176,7 +136,7 @@ class RunningBatch:
         request = prepared.request
         read = (*prepared.prompt_ids, *prepared.begun_ids)
         self._requests[key] = [
-            _Row(key, n, request, read, uniform, TextStream(self.renderer, request.stop, prepared.begun_ids))
+            Row(key, n, request, read, uniform, TextStream(self.renderer, request.stop, prepared.begun_ids))
             for n, uniform in enumerate(prepared.uniform)
             if which is None or n in which
         ]
@@ -228,7 +188,7 @@ class RunningBatch:
         except Exception as error:
             self._seat_anew(self.running, error)
 
-    def _turns(self, admit: bool) -> tuple[list[_Row], list[_Row]]:
+    def _turns(self, admit: bool) -> tuple[list[Row], list[Row]]:
         """Return the rows that enter, and those that rise for them.
 
         Whoever rests, rises. No more are read at once than `READ_AT_ONCE` tokens. Where no seat is free, the account
@@ -236,7 +196,7 @@ class RunningBatch:
         """
         rising = [row for row in self.running if row.key in self._resting]
         held = Counter(row.request.account for row in self.running if row not in rising)
-        entering = list[_Row]()
+        entering = list[Row]()
         read = dict[tuple[int, int], int]()
         free = self.seats - len(self.running) + len(rising)
         while (turn := self._waiting.first(held, lambda row: admit or bool(row.ids))) is not None:
@@ -274,7 +234,7 @@ class RunningBatch:
             elif not row.left:
                 self._waiting.put_back(row.request.account, row)
 
-    def _seat_anew(self, rows: Sequence[_Row], error: Exception) -> None:
+    def _seat_anew(self, rows: Sequence[Row], error: Exception) -> None:
         """Seat rows again after an error: those that can be read; whichever cannot be read alone fails, alone."""
         self._begin_anew()
         if len(rows) == 1:
@@ -284,7 +244,7 @@ class RunningBatch:
             if row.left:
                 continue
             try:
-                Seats[_Row](self._decoder()).change([row], 1)
+                Seats[Row](self._decoder()).change([row], 1)
             except Exception as own:
                 self._fail([row], own)
         if sound := [row for row in rows if not row.left]:
@@ -316,7 +276,7 @@ class RunningBatch:
             except Exception as error:
                 self._fail([row], error)
 
-    def _tokens(self, rows: Sequence[_Row], logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
+    def _tokens(self, rows: Sequence[Row], logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
         """Draw a token for each of these rows; raises MannersError where there is nothing to draw from."""
         device, vocabulary = self.trunk.device, self.trunk.vocabulary
         asked = [row.request for row in rows]
@@ -330,7 +290,7 @@ class RunningBatch:
         drawn, _ = draw_tokens(said, uniform, top_p)
         return torch.where(greedy, vocabulary.likeliest(logits), drawn)
 
-    def _advance(self, row: _Row, token: int, logits: Float[Tensor, " V"]) -> None:
+    def _advance(self, row: Row, token: int, logits: Float[Tensor, " V"]) -> None:
         """Hand a row its token, and say what came of it."""
         count = row.request.logprobs
         said = None if count is None else self.trunk.vocabulary.at(logits.unsqueeze(0), 1.0)[0]
@@ -345,14 +305,14 @@ class RunningBatch:
             done = Done(row.index, finish, len(row.prompt_ids), len(row.ids), self.version)
             self._events.append((row.key, done))
 
-    def _fail(self, rows: Sequence[_Row], error: Exception) -> None:
+    def _fail(self, rows: Sequence[Row], error: Exception) -> None:
         """Tell the requests of these rows, and leave a trace for whoever runs the server."""
         complain(error)
         for key in dict.fromkeys(row.key for row in rows if not row.left):
             self.cancel(key)
             self._events.append((key, Failed(f"the model failed at this request ({type(error).__name__})")))
 
-    def _forget(self, row: _Row) -> None:
+    def _forget(self, row: Row) -> None:
         """Let a finished row go, and with the last of them its request."""
         rows = self._requests[row.key]
         rows.remove(row)
@@ -361,13 +321,13 @@ class RunningBatch:
 
     def _begin_anew(self) -> None:
         """Begin with empty seats."""
-        self._seated = Seats[_Row](self._decoder())
+        self._seated = Seats[Row](self._decoder())
 
     def _decoder(self) -> Decoder:
         return Decoder(self.model, self.trunk.compute, self.renderer.pad_id)
 
 
-def _youngest(rows: Sequence[_Row], account: str, but: Sequence[_Row]) -> _Row:
+def _youngest(rows: Sequence[Row], account: str, but: Sequence[Row]) -> Row:
     """Return the row of an account that sat down last, and has not risen yet."""
     return next(row for row in reversed(rows) if row.request.account == account and row not in but)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -34,6 +37,7 @@ from manners.models.requests import (
     Load,
     Message,
     Phase,
+    Report,
     Rest,
     Submit,
 )
@@ -55,9 +59,8 @@ def serve(
 ) -> None:
     """Load the model, and answer until the other end of the connection is closed.
 
-    Another policy (`Load`) takes over between two requests: rows that run finish under the old one, and those that
-    come wait until they have, so that no answer has two authors. A candidate (`beside`) shares the trunk, and is let go
-    then; where it cannot be loaded the promoted policy answers alone, and the reason is told.
+    A candidate (`beside`) shares the trunk, and is let go once another policy takes over; where it cannot be loaded the
+    promoted policy answers alone, and the reason is told.
     """
     gc.freeze()  # what was imported stays, and is not looked through for garbage while people wait; no policy is in it
     inbox = SimpleQueue[Message | Ready]()
@@ -65,42 +68,18 @@ def serve(
     try:
         place = Workspace(workspace)
         pretrained = load(settings, place)
-        policy = _policy(place, version, pretrained)
+        policy = _policy(place, pretrained, version)
     except Exception as error:  # where there is no model, the reason is all that there is to tell
         connection.send(EngineState(Phase.FAILED, version, _reason(error)))
         return
     promoted = RunningBatch(policy, version, pretrained.trunk, pretrained.renderer, seats)
-    candidate, reason = _candidate(place, beside, pretrained)
+    candidate, reason = _candidate(place, pretrained, beside)
     batch = Pair(promoted, candidate)
     preparing = Preparing(pretrained.renderer, seats, inbox)
     connection.send(EngineState(Phase.READY, version, reason, batch.candidate))
-    wanted: str | None = None
-    ahead = 0
+    serving = Serving(connection.send, inbox, batch, preparing, partial(_policy, place, pretrained))
     while True:
-        said = list[tuple[int, Event]]()
-        admit = wanted is None
-        idle = batch.idle(admit) and preparing.idle and (admit or batch.begun)
-        for message in _messages(inbox, preparing, wait=idle or ahead >= MOST_AHEAD):
-            match message:
-                case Heard():
-                    ahead -= 1
-                case Load():
-                    wanted = message.version
-                case Ready():
-                    said += _enter(batch, preparing, message)
-                case Submit() | Cancel() | Rest() | GoOn():
-                    _note(batch, preparing, message)
-        if wanted is not None and not batch.begun:
-            connection.send(_change_policy(batch, place, wanted, pretrained))
-            wanted = None
-        for ready in preparing.at_once():
-            said += _enter(batch, preparing, ready)
-        if ahead < MOST_AHEAD:
-            said += batch.step(wanted is None)
-        if said:
-            connection.send(tuple(said))
-            ahead += 1
-        preparing.go_on_for(TURN)
+        serving.cycle()
 
 
 def _receive(connection: Connection, inbox: SimpleQueue[Message | Ready]) -> None:
@@ -112,66 +91,114 @@ def _receive(connection: Connection, inbox: SimpleQueue[Message | Ready]) -> Non
         os._exit(0)  # whoever asked is gone, and there is nothing here to keep
 
 
-def _messages(inbox: SimpleQueue[Message | Ready], preparing: Preparing, wait: bool) -> list[Message | Ready]:
-    """Take all messages that have come; wait for one where there is nothing else to do but to lay long ones out."""
-    messages = list[Message | Ready]()
-    if wait:
-        preparing.go_on(True)
-        messages.append(inbox.get())
-        preparing.go_on(False)
-    try:
-        while True:
-            messages.append(inbox.get_nowait())
-    except Empty:
+class Serving:
+    """A batch between the messages that come and the reports that go.
+
+    Another policy (`Load`) takes over between two requests: rows that run finish under the old one, and those that
+    come wait until they have, so that no answer has two authors.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Report], None],
+        inbox: SimpleQueue[Message | Ready],
+        batch: Pair,
+        preparing: Preparing,
+        policy: Callable[[str], PreTrainedModel],
+    ) -> None:
+        """Take where reports go, where messages come, who writes, who lays out, and what loads a policy by its name."""
+        self._send = send
+        self._inbox = inbox
+        self._batch = batch
+        self._preparing = preparing
+        self._policy = policy
+        self._wanted: str | None = None
+        """Another policy, until it has taken over."""
+        self._ahead = 0
+        """Reports of events that nobody has heard yet."""
+
+    def cycle(self) -> None:
+        """Take what has come, draw a token for every row, and tell what was written."""
+        said = self._hear()
+        if self._wanted is not None and not self._batch.begun:
+            self._send(self._change_policy(self._wanted))
+            self._wanted = None
+        for ready in self._preparing.at_once():
+            said += self._enter(ready)
+        if self._ahead < MOST_AHEAD:
+            said += self._batch.step(self._wanted is None)
+        if said:
+            self._send(tuple(said))
+            self._ahead += 1
+        self._preparing.go_on_for(TURN)
+
+    def _hear(self) -> list[tuple[int, Event]]:
+        """Do as the messages say that have come; return what is said to them at once."""
+        said = list[tuple[int, Event]]()
+        for message in self._messages():
+            match message:
+                case Heard():
+                    self._ahead -= 1
+                case Load():
+                    self._wanted = message.version
+                case Ready():
+                    said += self._enter(message)
+                case Submit():
+                    self._preparing.take(message)
+                case Cancel():
+                    self._preparing.cancel(message.key)
+                    self._batch.cancel(message.key)
+                case Rest():
+                    self._batch.rest(message.key)
+                case GoOn():
+                    self._batch.go_on(message.key)
+        return said
+
+    def _messages(self) -> list[Message | Ready]:
+        """Take all messages that have come; wait for one where nothing else is to be done but to lay long ones out."""
+        messages = list[Message | Ready]()
+        admit = self._wanted is None
+        idle = self._batch.idle(admit) and self._preparing.idle and (admit or self._batch.begun)
+        if idle or self._ahead >= MOST_AHEAD:
+            self._preparing.go_on(True)
+            messages.append(self._inbox.get())
+            self._preparing.go_on(False)
+        with suppress(Empty):
+            while True:
+                messages.append(self._inbox.get_nowait())
         return messages
 
+    def _enter(self, ready: Ready) -> tuple[tuple[int, Event], ...]:
+        """Let a request that is laid out wait for its turn; return what is said where it cannot be answered."""
+        if not self._preparing.is_wanted(ready.key):
+            return ()
+        if isinstance(ready.outcome, Prepared):
+            self._batch.admit(ready.key, ready.outcome)
+            return ()
+        return ((ready.key, Failed(_reason(ready.outcome), refused=True)),)
 
-def _note(batch: Pair, preparing: Preparing, message: Submit | Cancel | Rest | GoOn) -> None:
-    """Note who wants to be answered, or does not any more, or not now."""
-    match message:
-        case Submit():
-            preparing.take(message)
-        case Cancel():
-            preparing.cancel(message.key)
-            batch.cancel(message.key)
-        case Rest():
-            batch.rest(message.key)
-        case GoOn():
-            batch.go_on(message.key)
-
-
-def _enter(batch: Pair, preparing: Preparing, ready: Ready) -> tuple[tuple[int, Event], ...]:
-    """Let a request that is laid out wait for its turn; return what is said where it cannot be answered."""
-    if not preparing.is_wanted(ready.key):
-        return ()
-    if isinstance(ready.outcome, Prepared):
-        batch.admit(ready.key, ready.outcome)
-        return ()
-    return ((ready.key, Failed(_reason(ready.outcome), refused=True)),)
+    def _change_policy(self, version: str) -> EngineState:
+        """Give the batch another policy; where that cannot be loaded, the old one stays and the reason is told."""
+        try:
+            self._batch.take_policy(self._policy(version), version)
+        except Exception as error:
+            return EngineState(Phase.READY, self._batch.version, _reason(error), self._batch.candidate)
+        return EngineState(Phase.READY, version)
 
 
-def _policy(workspace: Workspace, version: str, pretrained: Pretrained) -> PreTrainedModel:
+def _policy(workspace: Workspace, pretrained: Pretrained, version: str) -> PreTrainedModel:
     return versions.load_policy(workspace, version, pretrained).assembled(pretrained.trunk)
 
 
-def _candidate(workspace: Workspace, beside: Beside | None, pretrained: Pretrained) -> tuple[RunningBatch | None, str]:
+def _candidate(workspace: Workspace, pretrained: Pretrained, beside: Beside | None) -> tuple[RunningBatch | None, str]:
     """Return the batch of a candidate, or why it cannot be loaded."""
     if beside is None:
         return None, ""
     try:
-        policy = _policy(workspace, beside.version, pretrained)
+        policy = _policy(workspace, pretrained, beside.version)
     except Exception as error:
         return None, f"the candidate {beside.version} cannot be loaded: {_reason(error)}"
     return RunningBatch(policy, beside.version, pretrained.trunk, pretrained.renderer, beside.seats), ""
-
-
-def _change_policy(batch: Pair, workspace: Workspace, version: str, pretrained: Pretrained) -> EngineState:
-    """Give the batch another policy; where that cannot be loaded, the old one stays and the reason is told."""
-    try:
-        batch.take_policy(_policy(workspace, version, pretrained), version)
-    except Exception as error:
-        return EngineState(Phase.READY, batch.version, _reason(error), batch.candidate)
-    return EngineState(Phase.READY, version)
 
 
 def _reason(error: Exception) -> str:

@@ -22,6 +22,7 @@ from manners.models.branches import Branch
 from manners.models.decoder import Decoder
 from manners.models.pretrained import Pretrained
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Token
+from manners.models.row import Row
 from manners.models.sampler import draw_tokens
 from manners.models.textstream import HALF
 from manners.settings import SampleSettings
@@ -396,14 +397,14 @@ def fault_in_drawing(monkeypatch: pytest.MonkeyPatch, marked: float) -> None:
 
 
 def fault_in_reporting(monkeypatch: pytest.MonkeyPatch, marked: float) -> None:
-    take = batch_module._Row.take
+    take = Row.take
 
     def failing(self: Any, *given: Any) -> Any:
         if self.request.top_p == pytest.approx(marked) and len(self.ids) == 3:
             raise UnicodeError("a fault in writing")
         return take(self, *given)
 
-    monkeypatch.setattr(batch_module._Row, "take", failing)
+    monkeypatch.setattr(Row, "take", failing)
 
 
 def fault_in_the_logits(monkeypatch: pytest.MonkeyPatch, marked: float) -> None:
