@@ -157,9 +157,17 @@ class RunningBatch:
             self._waiting.drop(lambda row: row.key == key)
 
     def go_on(self, key: int) -> None:
-        """Write on for a request, where it was."""
-        for row in reversed(self._resting.pop(key, [])):
-            self._waiting.put_back(row.request.account, row)
+        """Write on for a request, where it was.
+
+        What is half written stands first in its account's line: only that goes on where another policy is waited for.
+        """
+        rows = self._resting.pop(key, [])
+        for row in reversed(rows):
+            if row.ids:
+                self._waiting.put_back(row.request.account, row)
+        for row in rows:
+            if not row.ids:
+                self._waiting.add(row.request.account, row)
 
     def step(self, admit: bool = True) -> tuple[tuple[int, Event], ...]:
         """Read the tokens drawn last, let rows leave and (with `admit`) enter, and draw a token for each.

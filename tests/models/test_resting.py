@@ -61,3 +61,23 @@ def test_whoever_leaves_while_they_rest_is_forgotten() -> None:
     batch.go_on(0)
     assert batch.idle() and not batch.begun
     assert not batch.step()
+
+
+def test_what_is_half_written_goes_on_first_and_keeps_no_other_policy_waiting() -> None:
+    batch, heard = new_batch(seats=2), dict[int, Heard]()
+    batch.submit(0, replace(ENDLESS, account="one"))
+    run(batch, heard, steps=1)
+    batch.submit(1, replace(ENDLESS, account="two", count=2))
+    run(batch, heard, steps=2)
+    assert [(row.key, row.index) for row in batch.running] == [(0, 0), (1, 0)], "its other answer has not begun"
+    batch.rest(1)
+    run(batch, heard, steps=1)
+    batch.go_on(1)
+    for _ in range(200):
+        if not batch.begun:
+            break
+        for key, event in batch.step(admit=False):
+            heard.setdefault(key, Heard()).hear(event)
+    assert not batch.begun and heard[0].done.keys() == heard[1].done.keys() == {0}
+    run(batch, heard)
+    assert heard[1].texts == alone(replace(ENDLESS, count=2)).texts
