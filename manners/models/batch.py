@@ -169,6 +169,15 @@ class RunningBatch:
             if not row.ids:
                 self._waiting.add(row.request.account, row)
 
+    def end_resting(self, why: str) -> tuple[tuple[int, Event], ...]:
+        """Fail the requests that are half written and rest, where nothing else is half written; tell them why."""
+        if not self.idle(admit=False):
+            return ()
+        ended = [key for key, rows in self._resting.items() if any(row.ids for row in rows)]
+        for key in ended:
+            self.cancel(key)
+        return tuple((key, Failed(why)) for key in ended)
+
     def step(self, admit: bool = True) -> tuple[tuple[int, Event], ...]:
         """Read the tokens drawn last, let rows leave and (with `admit`) enter, and draw a token for each.
 

@@ -70,6 +70,12 @@ class Pair:
         for batch in self._batches:
             batch.go_on(key)
 
+    def end_resting(self, why: str) -> tuple[tuple[int, Event], ...]:
+        """Fail what rests, where it is all that the promoted policy has half written, whatever the candidate does."""
+        said = self._promoted.end_resting(why)
+        self._drop(said)
+        return said
+
     def step(self, admit: bool) -> tuple[tuple[int, Event], ...]:
         """Draw a token for every row of both; what fails in one of them fails its request in the other too."""
         said = self._promoted.step(admit)

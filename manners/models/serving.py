@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,6 +48,9 @@ from manners.workspace import Workspace
 
 TURN = 0.005
 """Seconds between two steps in which long dialogues are laid out."""
+GRACE = 5.0
+"""Seconds that another policy waits for readers who do not read; for those who do it waits to the end."""
+UNREAD = "another policy answers now, and this answer was not read in time: ask again"
 
 
 def serve(
@@ -94,8 +98,9 @@ def _receive(connection: Connection, inbox: SimpleQueue[Message | Ready]) -> Non
 class Serving:
     """A batch between the messages that come and the reports that go.
 
-    Another policy (`Load`) takes over between two requests: rows that run finish under the old one, and those that
-    come wait until they have, so that no answer has two authors.
+    Another policy (`Load`) takes over between two requests: rows that run finish under the old one, and those that come
+    wait until they have, so that no answer has two authors. Where all that is half written rests, since it is not read,
+    the other policy waits no longer than `GRACE`.
     """
 
     def __init__(
@@ -114,15 +119,16 @@ class Serving:
         self._policy = policy
         self._wanted: str | None = None
         """Another policy, until it has taken over."""
+        self._due = 0.0
+        """When it waits no longer for what is not read."""
         self._ahead = 0
         """Reports of events that nobody has heard yet."""
 
     def cycle(self) -> None:
         """Take what has come, draw a token for every row, and tell what was written."""
         said = self._hear()
-        if self._wanted is not None and not self._batch.begun:
-            self._send(self._change_policy(self._wanted))
-            self._wanted = None
+        if self._wanted is not None:
+            said += self._take_over(self._wanted)
         for ready in self._preparing.at_once():
             said += self._enter(ready)
         if self._ahead < MOST_AHEAD:
@@ -140,7 +146,7 @@ class Serving:
                 case Heard():
                     self._ahead -= 1
                 case Load():
-                    self._wanted = message.version
+                    self._wanted, self._due = message.version, time.monotonic() + GRACE
                 case Ready():
                     said += self._enter(message)
                 case Submit():
@@ -161,12 +167,20 @@ class Serving:
         idle = self._batch.idle(admit) and self._preparing.idle and (admit or self._batch.begun)
         if idle or self._ahead >= MOST_AHEAD:
             self._preparing.go_on(True)
-            messages.append(self._inbox.get())
+            with suppress(Empty):
+                messages.append(self._inbox.get(timeout=self._patience))
             self._preparing.go_on(False)
         with suppress(Empty):
             while True:
                 messages.append(self._inbox.get_nowait())
         return messages
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds until something is to be done although no message comes; None where nothing will be."""
+        if self._wanted is None or self._ahead >= MOST_AHEAD:
+            return None
+        return max(0.0, self._due - time.monotonic())
 
     def _enter(self, ready: Ready) -> tuple[tuple[int, Event], ...]:
         """Let a request that is laid out wait for its turn; return what is said where it cannot be answered."""
@@ -176,6 +190,14 @@ class Serving:
             self._batch.admit(ready.key, ready.outcome)
             return ()
         return ((ready.key, Failed(_reason(ready.outcome), refused=True)),)
+
+    def _take_over(self, version: str) -> tuple[tuple[int, Event], ...]:
+        """Let another policy answer as soon as it may; return what is said to those for whom it does not wait."""
+        said = self._batch.end_resting(UNREAD) if time.monotonic() >= self._due else ()
+        if not self._batch.begun:
+            self._send(self._change_policy(version))
+            self._wanted = None
+        return said
 
     def _change_policy(self, version: str) -> EngineState:
         """Give the batch another policy; where that cannot be loaded, the old one stays and the reason is told."""

@@ -145,7 +145,7 @@ class Engine:
             self._thread.join()
 
     def load(self, version: str) -> None:
-        """Change to another policy once those answers that are being written are finished.
+        """Change to another policy once those answers that are being written, and read, are finished.
 
         `state.version` tells when that has happened; where it cannot be loaded, `state.reason` says why and the old
         one goes on. A candidate was one beside the old one: from now on there is none.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from manners.models.batch import RunningBatch, prepare
 from manners.models.beside import Pair
 from manners.models.branches import Branch
-from manners.models.requests import GenerationRequest
+from manners.models.requests import Failed, GenerationRequest
 from tests.models.test_batch import Heard, run, said, world
 
 REQUEST = GenerationRequest(said("how do I bake bread?"), 30, seed=3, count=2)
@@ -139,3 +139,16 @@ def test_who_leaves_or_rests_does_so_in_both() -> None:
     both.go_on(0)
     both.cancel(0)
     assert both.idle(True) and both._promoted.empty and both._candidate is not None and both._candidate.empty
+
+
+def test_what_nobody_reads_is_given_up_in_both_also_while_the_candidate_writes() -> None:
+    both, heard = pair(seats=2), dict[int, Heard]()
+    submit(both, 0, replace(REQUEST, candidate=0))
+    drive(both, heard, steps=3)
+    both.rest(0)
+    submit(both, 1, replace(OTHER, candidate=1))
+    drive(both, heard, steps=2, admit=False)
+    assert both._candidate is not None and [row.key for row in both._candidate.running] == [1]
+    assert both.begun and both.end_resting("ask again") == ((0, Failed("ask again")),) and not both.begun
+    drive(both, heard)
+    assert not heard[0].done and heard[1].done.keys() == {0, 1}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from manners.models import batch as batch_module
+from manners.models.requests import Failed
 from tests.models.test_batch import ENDLESS, REQUESTS, Heard, alone, new_batch, run
 
 
@@ -81,3 +82,20 @@ def test_what_is_half_written_goes_on_first_and_keeps_no_other_policy_waiting() 
     assert not batch.begun and heard[0].done.keys() == heard[1].done.keys() == {0}
     run(batch, heard)
     assert heard[1].texts == alone(replace(ENDLESS, count=2)).texts
+
+
+def test_what_is_not_read_is_given_up_only_where_nothing_else_is_half_written() -> None:
+    batch, heard = new_batch(seats=4), dict[int, Heard]()
+    batch.submit(0, replace(ENDLESS, account="one", count=2))
+    batch.submit(1, replace(ENDLESS, account="two"))
+    run(batch, heard, steps=3)
+    assert batch.end_resting("ask again") == (), "nobody rests"
+    batch.rest(0)
+    run(batch, heard, steps=1)
+    assert batch.end_resting("ask again") == () and batch.begun
+    run(batch, heard)
+    assert heard[1].done and not heard[0].done
+    assert batch.end_resting("ask again") == ((0, Failed("ask again")),)
+    assert batch.empty and batch.idle() and not batch.begun
+    batch.go_on(0)
+    assert not batch.step()
