@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 
 from manners.errors import MannersError
 from manners.logs import complain
-from manners.models.answer import streams
 from manners.models.decoder import Decoder
 from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, TokenLogprob
 from manners.models.row import Row
@@ -38,7 +37,6 @@ ROOM = 64
 """Columns of the cache taken at a time: more cost memory, fewer cost a copy of the cache more often."""
 READ_AT_ONCE = 256
 """Tokens of new prompts read between two steps, while those who are being answered wait; one prompt may be longer."""
-SEEDS = 2**32
 NAMED = 10_000
 """Tokens whose text is kept: to find it takes the tokenizer as long as a row of a step."""
 COLDEST = 1e-30
@@ -49,14 +47,13 @@ _Names = Callable[[int], tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be answered: what it says in tokens, and the random numbers of its answers."""
+    """A request that can be answered: what it says in tokens."""
 
     request: GenerationRequest
     prompt_ids: tuple[int, ...]
     """Up to where the assistant begins."""
     begun_ids: tuple[int, ...]
     """What the assistant has begun with."""
-    uniform: list[list[float]]
 
 
 def prepare(renderer: Renderer, request: GenerationRequest, seats: int, check: Check = lambda: None) -> Prepared:
@@ -76,9 +73,7 @@ def prepare(renderer: Renderer, request: GenerationRequest, seats: int, check: C
         prompt_ids, _ = renderer.prompt_ids(request.prompt, len(begun_ids) + 1, check)
     if request.open_ended:
         request = replace(request, max_tokens=renderer.context - len(prompt_ids) - len(begun_ids))
-    numbers = range(request.count)
-    uniform = streams(request.seed % SEEDS, [0] * request.count, numbers, request.max_tokens).tolist()
-    return Prepared(request, prompt_ids, begun_ids, uniform)
+    return Prepared(request, prompt_ids, begun_ids)
 
 
 class RunningBatch:
@@ -136,8 +131,8 @@ class RunningBatch:
         request = prepared.request
         read = (*prepared.prompt_ids, *prepared.begun_ids)
         self._requests[key] = [
-            Row(key, n, request, read, uniform, TextStream(self.renderer, request.stop, prepared.begun_ids))
-            for n, uniform in enumerate(prepared.uniform)
+            Row(key, n, request, read, TextStream(self.renderer, request.stop, prepared.begun_ids))
+            for n in range(request.count)
             if which is None or n in which
         ]
         for row in self._requests[key]:
@@ -246,6 +241,7 @@ class RunningBatch:
             except Exception as error:
                 self._seat_anew([*stay, *entering], error)  # for the cache may be half changed: all is read again
         for row in rising:
+            row.numbers = None
             if row.key in self._resting:
                 self._resting[row.key].append(row)
             elif not row.left:
@@ -301,7 +297,7 @@ class RunningBatch:
         warm = [max(request.temperature, COLDEST) if request.temperature else 1.0 for request in asked]
         temperature = torch.tensor(warm, device=device).unsqueeze(1)
         top_p = torch.tensor([[request.top_p] for request in asked], device=device)
-        numbers = [row.uniform[len(row.ids)] for row in rows]
+        numbers = [row.number() for row in rows]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=self.trunk.compute.exact)
         said = vocabulary.at(logits, temperature)
         drawn, _ = draw_tokens(said, uniform, top_p)

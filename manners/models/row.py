@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
+from manners.models.answer import streams
 from manners.models.requests import DrawnToken, GenerationRequest, Token
 from manners.models.textstream import TextStream
 from manners.types import FinishReason
+
+SEEDS = 2**32
 
 
 @dataclass(eq=False)
@@ -17,7 +21,6 @@ class Row:
     index: int
     request: GenerationRequest
     prompt_ids: tuple[int, ...]
-    uniform: list[float]
     text: TextStream
     ids: list[int] = field(default_factory=list)
     """Drawn so far."""
@@ -25,11 +28,20 @@ class Row:
     """Reported tokens whose text is yet to be given, each with where that begins."""
     left: bool = False
     """Whether it is finished or cancelled, and its seat free."""
+    numbers: array[float] | None = None
+    """Uniform ones, one for each token that it may have; there while it has a seat, for any number of rows may wait."""
 
     @property
     def so_far(self) -> tuple[int, ...]:
         """What is read when it takes a seat."""
         return (*self.prompt_ids, *self.ids)
+
+    def number(self) -> float:
+        """Return what its next token is drawn with: the same whenever it is asked, and whoever else has a seat."""
+        if self.numbers is None:
+            stream = streams(self.request.seed % SEEDS, [0], [self.index], self.request.max_tokens)
+            self.numbers = array("d", stream[0].tolist())
+        return self.numbers[len(self.ids)]
 
     def take(self, token: int, reported: DrawnToken | None, ends: bool) -> tuple[Token | None, FinishReason | None]:
         """Add a token; return what can be given now, and why the answer ends if it does."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from manners.errors import MannersError
 from manners.models import batch as batch_module
-from manners.models.answer import answer
+from manners.models import row as row_module
+from manners.models.answer import answer, streams
 from manners.models.batch import RunningBatch
 from manners.models.branches import Branch
 from manners.models.decoder import Decoder
@@ -283,6 +284,29 @@ def test_requests_enter_in_order_and_a_few_at_a_time(monkeypatch: pytest.MonkeyP
         batch.step()
         seated.append([row.key for row in batch.running])
     assert seated == [[0, 1, 1], [0, 1, 1, 2]]  # three answers, two prompts; then as many as there are seats
+
+
+def test_rows_have_numbers_while_they_have_a_seat_and_the_same_ones_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = replace(REQUESTS[1], account="one", count=2)
+    expected, drawn = alone(request), list[int]()
+
+    def counted(seed: int, places: list[int], numbers: list[int], length: int) -> Tensor:
+        drawn.extend(numbers)
+        return streams(seed, places, numbers, length)
+
+    monkeypatch.setattr(row_module, "streams", counted)
+    batch, heard = new_batch(seats=2), dict[int, Heard]()
+    for key in range(3):
+        batch.submit(key, request)
+    assert not drawn, "any number may wait"
+    run(batch, heard, steps=3)
+    assert drawn == [0, 1], "once, and not at each token"
+    batch.submit(3, replace(REQUESTS[0], account="two"))
+    run(batch, heard, steps=1)
+    rows = [row for key in range(4) for row in batch._requests[key]]
+    assert [(row.key, row.index) for row in rows if row.numbers is not None] == [(0, 0), (3, 0)]
+    run(batch, heard)
+    assert heard[0].texts == expected.texts and heard[3].texts == alone(REQUESTS[0]).texts
 
 
 def test_the_answers_to_a_prompt_enter_together_and_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
