@@ -43,6 +43,7 @@ class _Growing:
 
     text: str = ""
     tokens: list[DrawnToken] = field(default_factory=list)
+    """Of an answer that is given at once; a stream has given them and keeps none, however many there are."""
     done: Done | None = None
 
 
@@ -167,6 +168,8 @@ async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> HTTPResponse:
         if isinstance(event, Failed):
             return _failed(event)
         _collect(choices[event.index], event)
+        if isinstance(event, Token):
+            choices[event.index].tokens += event.logprobs
     listed = [
         {
             "index": index,
@@ -217,7 +220,6 @@ async def _events(site: Site, reply: _Reply) -> AsyncGenerator[Event]:
 def _collect(choice: _Growing, event: Token | Done) -> None:
     if isinstance(event, Token):
         choice.text += event.text
-        choice.tokens += event.logprobs
     else:
         choice.done = event
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,13 @@ from argon2 import PasswordHasher
 from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
+from manners.models.requests import Done, DrawnToken, Event, GenerationRequest, Token, TokenLogprob
 from manners.settings import Settings
 from manners.store import Store, flags
 from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.tokens import Scope, Terms, TokenUse
-from manners.types import AccountRole
+from manners.types import AccountRole, FinishReason
 from manners.web import app, limits, shield
 from manners.web.app import create_app
 from manners.web.limits import CLEARINGS, DELETIONS, Limits, Rate
@@ -171,3 +173,29 @@ def test_what_is_open_to_all_has_an_end_too_by_address(site: Site, monkeypatch: 
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 1
     assert elsewhere.get("/sign-in").status_code == 200, "nobody else"
     assert anna.get("/label").status_code == 200, "nor whoever has signed in, behind the same address"
+
+
+class Reported(DrawnToken):
+    """A token's report that can be told from those of other tests."""
+
+
+@dataclass
+class Reporting(Scripted):
+    """Reports every token, and at the end how many of these reports are still kept."""
+
+    kept: int = 0
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        for number in range(50):
+            said = TokenLogprob(f"{number} ", -1.0, f"{number} ".encode())
+            yield Token(0, said.text, (Reported(said, (said,)),))
+        self.kept = sum(type(one) is Reported for one in gc.get_objects())
+        yield Done(0, FinishReason.STOP, 3, 50, self.state.version)
+
+
+def test_a_stream_keeps_no_reports_that_it_has_given(site: Site) -> None:
+    engine = Reporting()
+    asked = ASKED | {"n": 1, "stream": True, "logprobs": True, "top_logprobs": 1}
+    answer = client(replace(site, engine=engine), "anna").post("/v1/chat/completions", json=asked)
+    assert answer.text.count('"top_logprobs"') == 50 and '"content": "49 "' in answer.text
+    assert engine.kept <= 2, "the last one may be on its way"
