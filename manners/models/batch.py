@@ -178,23 +178,40 @@ class RunningBatch:
 
         What fails in one row fails its request alone. Without `admit` only answers that are half written go on.
         """
-        self._events = []
         try:
-            # 1. Tokens that were drawn are read.
-            if self.running:
-                self._read()
+            # 1. Tokens that were drawn are read, if `read` has not done so.
+            self._read()
             # 2. Seats change: at once for those that wait, as far as they fit.
             self._change_seats(admit)
             # 3. Every row draws a token, with its own number.
             if self.running:
                 self._draw()
-        except Exception as error:  # whatever it is, the process lives on for the others
-            failed = self.running
-            self._begin_anew()
-            self._fail(failed, error)
-        return tuple(self._events)
+        except Exception as error:
+            self._fail_all(error)
+        return self._said()
+
+    def read(self) -> tuple[tuple[int, Event], ...]:
+        """Read the tokens drawn last, which `step` then need not: whoever comes meanwhile enters with the next draw."""
+        try:
+            self._read()
+        except Exception as error:
+            self._fail_all(error)
+        return self._said()
+
+    def _said(self) -> tuple[tuple[int, Event], ...]:
+        """Hand over what happened."""
+        events, self._events = self._events, []
+        return tuple(events)
+
+    def _fail_all(self, error: Exception) -> None:
+        """Fail those who run: whatever it is, the process lives on for the others."""
+        failed = self.running
+        self._begin_anew()
+        self._fail(failed, error)
 
     def _read(self) -> None:
+        if not self.running:
+            return
         try:
             self._seated.read()
         except Exception as error:

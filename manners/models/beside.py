@@ -87,6 +87,15 @@ class Pair:
             self._let_go()
         return said
 
+    def read(self) -> tuple[tuple[int, Event], ...]:
+        """Read what `step` drew; whose tokens cannot be read fails in both."""
+        said = tuple[tuple[int, Event], ...]()
+        for batch in self._batches:
+            theirs = batch.read()
+            self._drop(theirs)
+            said += theirs
+        return said
+
     def take_policy(self, model: PreTrainedModel, version: str) -> None:
         """Go on with another promoted policy, none of whose rows may have begun; the candidate was one beside the last.
 

@@ -10,7 +10,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -125,7 +125,7 @@ class Serving:
         """Reports of events that nobody has heard yet."""
 
     def cycle(self) -> None:
-        """Take what has come, draw a token for every row, and tell what was written."""
+        """Take what has come, draw a token for every row, tell what was written, and read it."""
         said = self._hear()
         if self._wanted is not None:
             said += self._take_over(self._wanted)
@@ -133,10 +133,16 @@ class Serving:
             said += self._enter(ready)
         if self._ahead < MOST_AHEAD:
             said += self._batch.step(self._wanted is None)
+        self._tell(said)
+        # The longest part of a cycle comes last: who comes meanwhile is heard after it, and has the very next token.
+        self._tell(self._batch.read())
+        self._preparing.go_on_for(TURN)
+
+    def _tell(self, said: Sequence[tuple[int, Event]]) -> None:
+        """Report what was written or failed, if anything."""
         if said:
             self._send(tuple(said))
             self._ahead += 1
-        self._preparing.go_on_for(TURN)
 
     def _hear(self) -> list[tuple[int, Event]]:
         """Do as the messages say that have come; return what is said to them at once."""

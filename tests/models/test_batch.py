@@ -120,6 +120,25 @@ def test_a_request_gets_the_same_alone_and_among_others_that_come_and_go(
             assert heard[key].texts == wanted.texts and heard[key].done == wanted.done
 
 
+def test_tokens_that_were_read_ahead_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, read, shapes = alone(REQUESTS[1]), Decoder.read, list[int]()
+
+    def counted(self: Decoder, token: Tensor, running: Tensor) -> None:
+        shapes.append(len(token))
+        read(self, token, running)
+
+    monkeypatch.setattr(Decoder, "read", counted)
+    batch, heard, steps = new_batch(), dict[int, Heard](), 0
+    assert batch.read() == ()
+    batch.submit(0, REQUESTS[1])
+    while not batch.idle():
+        run(batch, heard, steps=1)
+        steps += 1
+        assert batch.read() == batch.read() == ()
+    assert heard[0].texts == expected.texts and heard[0].done == expected.done
+    assert len(shapes) == steps - 1, "what is drawn last is not read"
+
+
 def test_answers_are_those_of_sampling_with_the_same_stream() -> None:
     pretrained, prompt = world(), said("how do I bake bread?")
     settings = SampleSettings(temperature=0.9, max_new_tokens=24, batch=8)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from manners.models.batch import RunningBatch, prepare
 from manners.models.beside import Pair
 from manners.models.branches import Branch
+from manners.models.decoder import Decoder
 from manners.models.requests import Failed, GenerationRequest
 from tests.models.test_batch import Heard, run, said, world
 
@@ -152,3 +153,17 @@ def test_what_nobody_reads_is_given_up_in_both_also_while_the_candidate_writes()
     assert both.begun and both.end_resting("ask again") == ((0, Failed("ask again")),) and not both.begun
     drive(both, heard)
     assert not heard[0].done and heard[1].done.keys() == {0, 1}
+
+
+def test_what_one_of_them_cannot_read_fails_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, read = pair(), Decoder.read
+    submit(both, 0, replace(REQUEST, candidate=0))
+    both.step(True)
+
+    def failing(self: Decoder, *_: Any) -> None:
+        monkeypatch.setattr(Decoder, "read", read)
+        raise RuntimeError("a passing fault")
+
+    monkeypatch.setattr(Decoder, "read", failing)
+    assert [(key, type(event)) for key, event in both.read()] == [(0, Failed)]
+    assert both.idle(True) and both._promoted.empty and both._candidate is not None and both._candidate.empty

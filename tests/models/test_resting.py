@@ -12,7 +12,9 @@ from manners.models.requests import Failed
 from tests.models.test_batch import ENDLESS, REQUESTS, Heard, alone, new_batch, run
 
 
-def test_an_answer_is_the_same_however_often_it_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_an_answer_is_the_same_however_often_it_rests(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tokens are read before it is known who rests, leaves or comes until the next are drawn (`early`)."""
     expected = [alone(request) for request in REQUESTS]
     monkeypatch.setattr(batch_module, "ROOM", 5)
     monkeypatch.setattr(batch_module, "READ_AT_ONCE", 40)
@@ -20,8 +22,12 @@ def test_an_answer_is_the_same_however_often_it_rests(monkeypatch: pytest.Monkey
         chance, batch, heard = random.Random(seed), new_batch(), dict[int, Heard]()
         for key, request in enumerate(REQUESTS):
             batch.submit(key, replace(request, account=chance.choice(("one", "two", "three"))))
-        for _ in range(60):
+        for come in range(100, 160):
             run(batch, heard, steps=chance.randrange(4))
+            if early:
+                assert not batch.read()
+            batch.submit(come, replace(chance.choice(REQUESTS), account="four"))
+            batch.cancel(come - chance.randrange(3))
             batch.rest(chance.randrange(len(REQUESTS)))
             batch.go_on(chance.randrange(len(REQUESTS)))
             batch.rest(99)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
 from manners.models import serving as serving_module
 from manners.models.beside import Pair
+from manners.models.decoder import Decoder
 from manners.models.preparing import Preparing, Ready
 from manners.models.requests import EngineState, GoOn, Load, Message, Report, Rest, Submit
 from manners.models.requests import Heard as WasHeard
@@ -102,3 +104,33 @@ def test_it_wakes_by_itself_when_nobody_says_anything(monkeypatch: pytest.Monkey
     while not loop.states:
         loop.serving.cycle()
     assert [failed.message for failed in loop.heard[0].failed] == [UNREAD]
+
+
+def test_who_comes_while_tokens_are_read_has_one_before_the_next_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, read, reads = Loop(), Decoder.read, list[bool]()
+
+    def reading(self: Decoder, *given: Any) -> None:
+        if len(reads) == 2:
+            loop.inbox.put(Submit(1, replace(ENDLESS, account="two", max_tokens=1)))
+        reads.append(1 in loop.heard)
+        read(self, *given)
+
+    monkeypatch.setattr(Decoder, "read", reading)
+    loop.cycle(Submit(0, replace(ENDLESS, account="one")), times=6)
+    assert loop.heard[1].done.keys() == {0}
+    assert reads[:4] == [False, False, False, True], "it came while tokens were read for the third time"
+
+
+def test_what_cannot_be_read_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = Loop()
+
+    def failing(self: Decoder, *_: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Decoder, "read", failing)
+    loop.cycle(Submit(0, ENDLESS))
+    assert len(loop.heard[0].failed) == 1 and loop.serving._ahead == 2, "what was written, and that it ended"
+    loop.cycle(Submit(1, replace(ENDLESS, max_tokens=1)))
+    assert loop.heard[1].done and capsys.readouterr().err
