@@ -93,6 +93,8 @@ class RunningBatch:
         self._resting: dict[int, list[Row]] = {}
         """Of each request that is not read for now, the rows that have no seat."""
         self._events: list[tuple[int, Event]] = []
+        self._waited = False
+        """Whether rows have just waited for newcomers: they do not so twice in a row."""
         self._seated: Seats[Row]
         self._begin_anew()
 
@@ -222,21 +224,28 @@ class RunningBatch:
 
         Whoever rests, rises. No more are read at once than `READ_AT_ONCE` tokens. Where no seat is free, the account
         with the most gives one up, its youngest, as long as it has more than the one whose turn it is would have then.
+        Behind newcomers, whose accounts held no seat, rows of other accounts wait for the next step, though never twice
+        in a row: so that a first token seldom waits for rows that rose to be read again.
         """
         rising = [row for row in self.running if row.key in self._resting]
         held = Counter(row.request.account for row in self.running if row not in rising)
+        settled = set(held)
         entering = list[Row]()
         read = dict[tuple[int, int], int]()
         free = self.seats - len(self.running) + len(rising)
+        had_waited, self._waited = self._waited, False
         while (turn := self._waiting.first(held, lambda row: admit or bool(row.ids))) is not None:
             account, row = turn
             read[row.key, row.index if row.ids else 0] = len(row.so_far)  # answers that begin share their prompt
             if entering and sum(read.values()) > READ_AT_ONCE:
                 break
-            if not free:
-                giving = max(held, key=lambda name: held[name])
-                if held[giving] <= held[account] + 1:
-                    break
+            giving = None if free else max(held, key=lambda name: held[name])
+            if giving is not None and held[giving] <= held[account] + 1:
+                break
+            if entering and entering[0].request.account not in settled and account in settled and not had_waited:
+                self._waited = True
+                break
+            if giving is not None:
                 rising.append(_youngest(self.running, giving, rising))
                 held[giving] -= 1
                 free += 1

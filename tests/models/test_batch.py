@@ -537,6 +537,26 @@ def test_whoever_asks_for_everything_makes_nobody_else_wait() -> None:
         assert heard[key].texts == alone(request).texts and len(heard[key].done) == 4, "nor does it change an answer"
 
 
+def test_rows_that_rose_wait_for_newcomers_once_and_not_twice_in_a_row() -> None:
+    batch, heard = new_batch(seats=6), dict[int, Heard]()
+
+    def seated() -> list[int]:
+        run(batch, heard, steps=1)
+        return [row.key for row in batch.running]
+
+    batch.submit(0, replace(ENDLESS, account="one", count=6))
+    assert seated() == [0] * 6
+    batch.submit(1, replace(ENDLESS, account="two", count=3))
+    assert seated() == [0, 0, 0, 1, 1, 1]
+    batch.cancel(1)
+    batch.submit(2, replace(ENDLESS, account="three"))
+    assert seated() == [0, 0, 0, 2], "read by itself, although there is room for two more"
+    batch.submit(3, replace(ENDLESS, account="four"))
+    assert seated() == [0, 0, 0, 2, 3, 0], "they have waited once"
+    run(batch, heard)
+    assert list(heard[0].texts.values()) == [alone(ENDLESS).texts[0]] * 6
+
+
 def test_what_is_half_written_ends_before_another_policy_takes_over() -> None:
     batch, heard = new_batch(seats=2), dict[int, Heard]()
     batch.submit(0, replace(ENDLESS, account="one", count=2))
