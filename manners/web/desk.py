@@ -113,7 +113,7 @@ class Desk:
             self._queue.hold_back(comparison, held)
 
     def reconsider(self, comparisons: Iterable[int]) -> None:
-        """Show comparisons to nobody, or again to everybody, as the record says now: about a report somebody decided."""
+        """Show comparisons to nobody, or again to everybody, as the record says now that a report is decided."""
         with self._lock:
             kept = self._kept_away()
             for comparison in comparisons:

@@ -342,9 +342,7 @@ def test_a_restart_keeps_no_longer_what_nobody_may_have_any_more(
     assert number(Desk(workspace, store, ONCE, 0).next(BEN)) == 0
 
 
-def test_a_restart_keeps_no_more_for_one_person_than_before(
-    workspace: Workspace, store: Store, clock: Clock
-) -> None:
+def test_a_restart_keeps_no_more_for_one_person_than_before(workspace: Workspace, store: Store, clock: Clock) -> None:
     store.add_comparisons(pairs(*range(MOST_AT_ONCE + 3)))
     desk = Desk(workspace, store, ONCE, 0)
     taken = [number(desk.next(ANNA)) for _ in range(MOST_AT_ONCE + 3)]
