@@ -52,7 +52,7 @@ class Store:
         self._writer = engine.execution_options(writes=True)
         self._reader = engine
         if engine.dialect.name == "postgresql":  # where each statement else sees what others have written meanwhile
-            self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ")
         self._name = name
         # A store that is let fall, or that the process ends with, tells the server so.
         weakref.finalize(self, engine.dispose)

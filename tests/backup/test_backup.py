@@ -295,7 +295,10 @@ def test_an_older_backup_leaves_no_copy_with_the_words_behind(local: Workspace, 
     key = planted(local)
     place = Path(backup(local, tmp_path / "bk")["path"])
     with closing(sqlite3.connect(place / "store.db")) as older:
-        older.executescript("DROP TABLE staged; DROP TABLE imports; UPDATE alembic_version SET version_num = '0007'")
+        older.executescript(
+            "DROP TABLE staged; DROP TABLE imports; ALTER TABLE bets DROP COLUMN upto;"
+            " UPDATE alembic_version SET version_num = '0007'"
+        )
     manifest = json.loads((place / "backup.json").read_text())
     manifest["store_digest"] = snapshots.digest_of(place / "store.db")
     (place / "backup.json").write_text(json.dumps(manifest))

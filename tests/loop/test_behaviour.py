@@ -172,7 +172,7 @@ def test_what_fails_blocks_a_promotion_and_may_be_overridden(
     """As it is kept, a failure blocks; one among thirty that fails by little does not."""
     rule = {"threshold": 0.0, "margin": 0.1, "required": False, "n": 60, "sentence": "It refuses. Asked: x; FAILS."}
     sure = {"name": "over_refusal", "value": 0.9, "low": 0.8, "high": 1.0, "verdict": "fail", **rule}
-    near = {"name": "under_refusal", "value": 0.2, "low": 0.11, "high": 0.29, "verdict": "fail", **rule}
+    near = {"name": "under_refusal", "value": 0.2, "low": 0.11, "high": 0.29, "verdict": "cannot_tell", **rule}
     fine = [
         {"name": f"swap_refusal_{n}", "value": 0.0, "low": -0.1, "high": 0.1, "verdict": "pass", **rule}
         for n in range(20)

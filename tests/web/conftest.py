@@ -187,12 +187,12 @@ class Held:
     def go(self, *, lost: bool = False) -> None:
         """Let what was sent arrive, or be lost, and hold back nothing more."""
         self.sent()
-        self._page.unroute(self._path)
         for route in self._routes:
             if lost:
                 route.abort()
             else:
                 route.continue_()
+        self._page.unroute(self._path)
 
 
 def ours(address: str, url: str) -> bool:

@@ -509,11 +509,11 @@ def test_what_begins_in_another_tab_while_conversations_are_listed_is_not_forgot
     page.reload()
     while not late:
         page.wait_for_timeout(20)
-    page.unroute("**/chat/all")
     other.locator("#new").click()
     begin(other)
     other.get_by_label("Your message").fill("half a thought")
     for route, answer in late:
         route.fulfill(response=answer)
+    page.unroute("**/chat/all")
     expect(page.get_by_label("Your message")).to_be_visible()
     assert "half a thought" in other.evaluate("JSON.stringify(localStorage)")
