@@ -97,7 +97,8 @@ def takes(config: PreTrainedConfig, way: Way) -> tuple[float, float, float]:
         trunk = trunk_on_paper(config, settings.model, torch.device("cuda"))
         size = sum(parameter.nbytes for parameter in trunk.whole.parameters())
         learnt = reward.memory_parts(trunk, settings.reward, PROMPT, RESPONSE)
-        improved = ppo.memory_parts(trunk, settings, settings.ppo.batch, settings.ppo.batch, PROMPT)
+        rows = ppo.rows_drawn(settings.ppo, settings.ppo.validation_prompts)
+        improved = ppo.memory_parts(trunk, settings, rows, rows, PROMPT)
         drawn = sample.memory_parts(trunk, settings.sample, settings.sample.batch, PROMPT)
         at_once = settings.sample.batch // settings.evaluate.samples
         judged = evaluate.memory_parts(trunk, settings, at_once, 1, PROMPT)
