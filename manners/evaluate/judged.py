@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 
@@ -69,10 +68,10 @@ class Compared:
         return self.against.version == self.start.version
 
     @property
-    def drawn(self) -> str:
-        """A name for the answers of these two: with another seed, or to other prompts, they are others."""
+    def drawn(self) -> tuple[tuple[Dialogue, str], ...]:
+        """What these two said: with another seed, or to other prompts, it is something else."""
         answers = [a for version in (self.against, self.policy) for some in version.answers for a in some]
-        return sha256(repr([(a.prompt, a.response.text) for a in answers]).encode()).hexdigest()[:16]
+        return tuple((a.prompt, a.response.text) for a in answers)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     judge = _judge(session, inputs)
     before, after = compared.against, compared.policy
     texts = text_measures.text_measures(before.answers, after.answers, settings.evaluate.bootstrap, settings.seed)
-    drawn = compared.drawn if judge.on_record is None else None
+    drawn = digest(compared.drawn) if judge.on_record is None else None
     attempt = history.attempt(session.store.rounds(), inputs.version, inputs.against, drawn)
     level = promotion.level(attempt)
     judgement = judged(judge, compared, texts, settings.evaluate, asked, level)

@@ -111,7 +111,7 @@ def not_used(settings: PretrainSettings, model: ModelSettings, row: int) -> list
     if settings.replay is None and settings.replay_share != plain.replay_share:
         found.append("pretrain.replay_share: there is no pretrain.replay")
     if settings.batch is not None and settings.batch % row:
-        taken = max(1, settings.batch // row) * row
+        taken = dial.rows_of(settings.batch, row) * row
         found.append(f"pretrain.batch: a step takes {taken:,} tokens, which are whole rows of {row:,}")
     if settings.start is None and model.context != other.context:
         found.append("model.context: a new model's row is pretrain.row, or follows from pretrain.depth")

@@ -142,11 +142,15 @@ def new_row(settings: PretrainSettings) -> int:
     return settings.row or (256 if depth <= 4 else 512 if depth <= 8 else 1024 if depth <= 20 else 2048)
 
 
+def rows_of(batch: int, row: int) -> int:
+    """Return the rows of a step of so many tokens: whole ones, and one at least."""
+    return max(1, batch // row)
+
+
 def recipe(settings: PretrainSettings, model: Shape, text: float = math.inf) -> Recipe:
     """Return how a model that begins from nothing is trained, on a text of so many tokens."""
     tokens = settings.tokens or min(PER_PARAMETER * (model.matrices + model.head), PASSES * text)
-    batch = settings.batch or _batch(tokens)
-    rows = max(1, batch // model.row)
+    rows = rows_of(settings.batch or _batch(tokens), model.row)
     steps = max(1, round(tokens / (rows * model.row)))
     short = min(max(1.0, BATCH_AT / max(1.0, tokens)) ** SHORT_POWER, SHORT_MOST)
     scale = settings.rate * short * math.sqrt(rows * model.row / BATCH_TOKENS) / math.sqrt(model.width)
@@ -179,8 +183,7 @@ def continued(settings: PretrainSettings, parameters: int, model: Shape, text: f
     """
     row = model.row
     tokens = settings.tokens or min(parameters, PASSES * text / fresh_share(settings))
-    batch = settings.batch or _batch(tokens)
-    rows = max(1, batch // row)
+    rows = rows_of(settings.batch or _batch(tokens), row)
     steps = max(1, round(tokens / (rows * row)))
     rate = settings.rate * FURTHER_RATE * math.sqrt(rows * row / BATCH_TOKENS) / math.sqrt(model.width)
     return Recipe(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import MetaData, func, select
+from sqlalchemy import func, select
 
 from manners.backup import snapshots
 from manners.backup.restore import restore
@@ -33,7 +33,7 @@ from manners.store.tables import VerdictRow, ViewRow
 from manners.types import VersionKind
 from manners.workspace import Workspace
 from tests.loop import calls
-from tests.store.test_migrations import FIRST, NOON, upgrade_to
+from tests.store.test_migrations import ASKED, NOON, leave
 from tests.web.conftest import NOWHERE, serve
 
 KILLS = 40
@@ -200,17 +200,8 @@ ACTS = (label, take_in, bring_prompts, train, copy_out, put_back, migrate)
 
 def old_store(path: Path) -> None:
     """Make a store as revision 0004 left it, with many views."""
-    engine = schema.connect(schema.to_url(path))
-    with engine.begin() as connection:
-        upgrade_to(connection, "0004")
-        tables = MetaData()
-        tables.reflect(connection)
-        for name in ("prompts", "responses", "comparisons", "annotators"):
-            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in FIRST[name]]
-            connection.execute(tables.tables[name].insert(), dated)
-        view = {"comparison_id": 1, "annotator_id": 1, "exchanged": False, "drawn": "random", "probability": 0.5}
-        connection.execute(tables.tables["views"].insert(), [view | {"created_at": NOON, "expires_at": NOON}] * OLD)
-    engine.dispose()
+    view = {"comparison_id": 1, "annotator_id": 1, "exchanged": False, "drawn": "random", "probability": 0.5}
+    leave(path, "0004", ASKED, views=[view | {"created_at": NOON, "expires_at": NOON}] * OLD)
 
 
 def check(world: World) -> None:

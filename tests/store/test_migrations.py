@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -66,6 +66,8 @@ FIRST: dict[str, list[dict[str, Any]]] = {
     "rounds": [{"policy_id": 1, "reward_id": 2, "outcome": "promoted", "metrics": {}}],
 }
 """Rows as revision 0001 kept them."""
+ASKED = ("prompts", "responses", "comparisons", "annotators")
+"""Tables of which a comparison without a verdict is made."""
 
 
 def upgrade_to(connection: Connection, revision: str) -> None:
@@ -77,18 +79,25 @@ def upgrade_to(connection: Connection, revision: str) -> None:
     command.upgrade(config, revision)
 
 
+def leave(database: str | Path, revision: str, first: Iterable[str], **more: list[dict[str, Any]]) -> None:
+    """Make a store as a revision left it, with the rows of `FIRST` of some tables, and more rows of others."""
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        upgrade_to(connection, revision)
+        tables = MetaData()
+        tables.reflect(connection)
+        for name in first:
+            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in FIRST[name]]
+            connection.execute(tables.tables[name].insert(), dated)
+        for name, rows in more.items():
+            connection.execute(tables.tables[name].insert(), rows)
+    engine.dispose()
+
+
 @pytest.fixture
 def first(database: str) -> str:
     """A store as revision 0001 left it, with data in it."""
-    engine = schema.connect(schema.to_url(database))
-    with engine.begin() as connection:
-        upgrade_to(connection, "0001")
-        tables = MetaData()
-        tables.reflect(connection)
-        for name, rows in FIRST.items():
-            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in rows]
-            connection.execute(tables.tables[name].insert(), dated)
-    engine.dispose()
+    leave(database, "0001", FIRST)
     return database
 
 
@@ -283,17 +292,8 @@ def test_where_a_revision_fails_the_old_store_is_as_it_was_and_comes_up_to_date_
 
 
 def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> None:
-    engine = schema.connect(schema.to_url(database))
-    with engine.begin() as connection:
-        upgrade_to(connection, "0004")
-        tables = MetaData()
-        tables.reflect(connection)
-        for name in ("prompts", "responses", "comparisons", "annotators"):
-            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in FIRST[name]]
-            connection.execute(tables.tables[name].insert(), dated)
-        view = {"comparison_id": 1, "annotator_id": 1, "exchanged": True, "drawn": "random", "probability": 0.5}
-        connection.execute(tables.tables["views"].insert(), view | {"created_at": NOON, "expires_at": NOON})
-    engine.dispose()
+    view = {"comparison_id": 1, "annotator_id": 1, "exchanged": True, "drawn": "random", "probability": 0.5}
+    leave(database, "0004", ASKED, views=[view | {"created_at": NOON, "expires_at": NOON}])
     ann = Annotator("Ann", AnnotatorKind.HUMAN)
     with closing(Store.open(database)) as store:
         with store.write() as connection:
@@ -307,17 +307,8 @@ def test_a_verdict_that_waits_for_a_view_of_before_is_taken(database: str) -> No
 
 
 def test_bets_of_before_do_not_know_up_to_which_verdict_they_were_placed(database: str) -> None:
-    engine = schema.connect(schema.to_url(database))
-    with engine.begin() as connection:
-        upgrade_to(connection, "0004")
-        tables = MetaData()
-        tables.reflect(connection)
-        for name in ("prompts", "responses", "comparisons", "annotators"):
-            dated = [row if name == "annotators" else row | {"created_at": NOON} for row in FIRST[name]]
-            connection.execute(tables.tables[name].insert(), dated)
-        placed = {"comparison_id": 1, "kind": "human", "stake": 0.5, "read": 2, "created_at": NOON}
-        connection.execute(tables.tables["bets"].insert(), placed)
-    engine.dispose()
+    placed = {"comparison_id": 1, "kind": "human", "stake": 0.5, "read": 2, "created_at": NOON}
+    leave(database, "0004", ASKED, bets=[placed])
     with closing(Store.open(database)) as store:
         assert store.comparisons()[0].bets == (Bet(AnnotatorKind.HUMAN, 0.5, 2, None),)
 

@@ -246,14 +246,20 @@ def test_a_choice_that_does_not_arrive_can_be_made_again(alone: Place, serving: 
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.RIGHT]
 
 
-def test_what_is_typed_while_a_skip_is_stored_stays_in_the_box(serving: Open, open_page: OpenPage) -> None:
-    page = open_page(f"{serving(Scripted(), 1.0)}/chat")
+def skipping(page: Page) -> Held:
+    """Say something more where a choice is asked for, and hold back the skip that it waits for."""
     begin(page)
     say(page, "First")
     expect(page.locator("#asking")).to_be_visible()
     choice = Held(page, "**/choose")
     say(page, "Second")
     choice.sent()
+    return choice
+
+
+def test_what_is_typed_while_a_skip_is_stored_stays_in_the_box(serving: Open, open_page: OpenPage) -> None:
+    page = open_page(f"{serving(Scripted(), 1.0)}/chat")
+    choice = skipping(page)
     page.get_by_label("Your message").press_sequentially(", or a third thought")
     choice.go()
     expect(page.locator(".turn.user")).to_have_text(["First", "Second"])
@@ -266,12 +272,7 @@ def test_what_waits_for_its_skip_is_said_into_no_other_conversation(
 ) -> None:
     engine = Scripted()
     page = open_page(f"{serving(engine, 1.0)}/chat")
-    begin(page)
-    say(page, "First")
-    expect(page.locator("#asking")).to_be_visible()
-    choice = Held(page, "**/choose")
-    say(page, "Second")
-    choice.sent()
+    choice = skipping(page)
     page.locator("#new").click()
     begin(page)
     expect(page.get_by_label("Your message")).to_have_value("")

@@ -237,6 +237,18 @@ def judged(place: Place) -> list[str]:
     return [one.prompt[-1].text for one in place.store.comparisons() for _ in one.verdicts]
 
 
+def taken_back_is_judged(
+    page: Page, place: Place, again: tuple[str, str, str], following: tuple[str, str, str]
+) -> None:
+    """Judge the pair taken back, which is on the screen: its verdict is the only one, and another pair comes."""
+    assert shown(page) == again
+    press(page, "1")
+    assert shown(page) == following
+    stored(page)
+    [text] = judged(place)
+    assert text in again[0]
+
+
 def test_what_was_being_said_stays_with_its_pair_while_another_is_taken_back(labelling: Page) -> None:
     press(labelling, "t")
     stored(labelling)
@@ -271,12 +283,7 @@ def test_what_is_taken_back_is_what_comes_whatever_was_on_its_way(labelling: Pag
     expect(labelling.locator("#said")).to_have_text("Taken back. Judge this pair again.")
     with labelling.expect_response("**/label/next"):
         third.go()
-    assert shown(labelling) == first
-    press(labelling, "1")
-    assert shown(labelling) == second
-    stored(labelling)
-    [text] = judged(alone)
-    assert text in first[0]
+    taken_back_is_judged(labelling, alone, first, second)
 
 
 def test_while_a_report_is_on_its_way_nothing_is_taken_back(labelling: Page, alone: Place) -> None:
@@ -296,12 +303,7 @@ def test_while_a_report_is_on_its_way_nothing_is_taken_back(labelling: Page, alo
     report.go(lost=True)
     expect(labelling.locator("#said")).to_have_text("Taken back. Judge this pair again.")
     expect(labelling.locator("#notice")).to_contain_text("Not reported")
-    assert shown(labelling) == first
-    press(labelling, "1")
-    assert shown(labelling) == second
-    stored(labelling)
-    [text] = judged(alone)
-    assert text in first[0]
+    taken_back_is_judged(labelling, alone, first, second)
 
 
 def test_what_somebody_is_reporting_stays_on_the_screen(labelling: Page, alone: Place) -> None:
