@@ -213,7 +213,8 @@ class Chats:
     def choose(self, annotator: Annotator, key: str, comparison: str, choice: Choice, seconds: float | None) -> str:
         """Store a verdict on the two answers of the latest turn, and go on with the one chosen; return its token.
 
-        A skip is stored too, and the first answer stands. Raises NoSuchChat, also where the pair is not the latest one.
+        A skip is stored too, and the first answer stands; but what was chosen before is not undone by one, which comes
+        from a page that does not know of it. Raises NoSuchChat, also where the pair is not the latest one.
         """
         with self._store.write() as connection:
             conversation = _conversation(connection, annotator, key, alone=True)
@@ -221,6 +222,7 @@ class Chats:
                 select(
                     MessageRow.id,
                     MessageRow.comparison_id,
+                    MessageRow.response_id,
                     ComparisonRow.left_id,
                     ComparisonRow.right_id,
                     ComparisonRow.created_at,
@@ -236,6 +238,8 @@ class Chats:
                 or token_of(latest.comparison_id, latest.created_at) != comparison
             ):
                 raise NoSuchChat("these two answers are not the latest ones of this conversation: open it again")
+            if choice is Choice.SKIP and _is_chosen(connection, latest.comparison_id):
+                return _tokens(connection, ResponseRow, [latest.response_id])[0]
             verdict = Verdict(choice, annotator, seconds=seconds)
             insert_verdicts(connection, [(latest.comparison_id, verdict)])
             chosen: int = latest.right_id if choice is Choice.RIGHT else latest.left_id
@@ -319,6 +323,13 @@ def _conversation(connection: Connection, annotator: Annotator, key: str, *, alo
     if row is None:
         raise NoSuchChat("there is no such conversation of yours: begin a new one")
     return int(row.id)
+
+
+def _is_chosen(connection: Connection, comparison: int) -> bool:
+    """Return whether the latest verdict on a pair that one person is asked about is a choice."""
+    query = select(VerdictRow.choice).where(VerdictRow.comparison_id == comparison, STANDING)
+    latest = connection.execute(query.order_by(VerdictRow.id.desc()).limit(1)).scalar()
+    return latest is not None and latest != Choice.SKIP.value
 
 
 def _own(connection: Connection, annotator: Annotator, response: str) -> int:

@@ -6,6 +6,7 @@ Plain functions, each within the caller's transaction.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,9 @@ LIFETIME = {
     TokenUse.INVITATION: timedelta(days=7),
 }
 LONGEST_LABEL = 200
+SECRET_BYTES = 32
+SECRET_LENGTH = math.ceil(SECRET_BYTES * 8 / 6)
+"""Characters of a secret as it is written."""
 _Issuer = aliased(AccountRow)
 
 
@@ -93,6 +97,11 @@ class Terms:
 PLAIN = Terms()
 
 
+def could_be(text: str) -> bool:
+    """Return whether a text may be a secret of ours: whatever has another length is nobody's, and is not looked up."""
+    return len(text) == SECRET_LENGTH
+
+
 def digest(secret: str) -> str:
     """Return what is stored of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -102,7 +111,7 @@ def insert_token(
     connection: Connection, use: TokenUse, account: int | None, role: AccountRole | None, label: str, terms: Terms
 ) -> str:
     """Store a new secret, and return it."""
-    secret = secrets.token_urlsafe(32)
+    secret = secrets.token_urlsafe(SECRET_BYTES)
     now = datetime.now(UTC)
     row = {
         "digest": digest(secret),

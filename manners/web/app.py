@@ -20,12 +20,14 @@ from manners.web.faults import Faults
 from manners.web.gate import Gate
 from manners.web.prefix import Prefix
 from manners.web.shapes import problem, what_is_wrong
-from manners.web.shield import Shield
+from manners.web.shield import Shield, too_many
 from manners.web.site import FOLDER, Site
 
 OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
 """Paths that need nobody to be signed in; every other route names its roles."""
 
+NOWHERE = (404, 405)
+"""What is answered where no route is."""
 RETRY_SECONDS = "2"
 """When to come again while the database is away or busy."""
 
@@ -88,6 +90,10 @@ async def _failed(request: Request, error: Exception) -> Response:
     """Say in one sentence what went wrong: as a page to a browser that asked for one, as JSON to a program."""
     match error:
         case StarletteHTTPException():
+            if error.status_code in NOWHERE and not hasattr(request.state, "visitor"):
+                site: Site = request.app.state.site
+                if (refusal := too_many(site, request)) is not None:  # no door has counted it
+                    return refusal
             return _error(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
         case RequestValidationError():
             param, message, too_many = what_is_wrong(error)

@@ -23,10 +23,10 @@ from manners.store.accounts import SPENT, Account, Pass
 from manners.store.audit import Event
 from manners.store.names import spelt
 from manners.store.programs import requester
-from manners.store.tokens import Scope, Terms, TokenUse, digest
+from manners.store.tokens import Scope, Terms, TokenUse, could_be, digest
 from manners.types import LOCAL, AccountRole, Annotator, AnnotatorKind
 from manners.web.gate import Gate
-from manners.web.limits import ENTRIES, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
+from manners.web.limits import ENTRIES, REMEMBERED, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
 from manners.web.shapes import AccountName, Password
 from manners.web.site import Here, Site, noted
 
@@ -153,15 +153,18 @@ async def _visitor(request: Request, site: Site) -> Visitor | None:
 
 
 async def _admitted(site: Site, secret: str, use: TokenUse) -> Pass | None:
-    if not secret:
+    if not could_be(secret):
         return None
-    now = time.monotonic()
-    found, until = site.remembered.get((use, secret), (None, 0.0))
-    if now >= until:
-        found = await to_thread.run_sync(site.accounts.admit, secret, use)
-        if len(site.remembered) > 10_000:
-            site.remembered.clear()
-        site.remembered[use, secret] = found, now + REMEMBERED_SECONDS
+    key = use, digest(secret)
+    found, until = site.remembered.pop(key, (None, 0.0))
+    if (now := time.monotonic()) >= until:
+        # Whoever was let in before does not wait behind those who try secrets out.
+        limiter = None if found else site.limits.trying
+        found, until = await to_thread.run_sync(site.accounts.admit, secret, use, limiter=limiter), now + REMEMBERED_SECONDS
+    if found is not None:  # of what lets nobody in nothing is kept, however many there are
+        site.remembered[key] = found, until
+        if len(site.remembered) > REMEMBERED:
+            del site.remembered[next(iter(site.remembered))]
     return found
 
 
@@ -208,7 +211,7 @@ def slow_guesses(request: Request, site: Site, name: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A dependency that counts an attempt to come in against its browser, where that is known, or its address."""
+    """A dependency that counts an attempt to come in against the account that its browser knows, or its address."""
 
     async def __call__(self) -> None:
         """Do nothing more: it was counted before the body was read."""
@@ -217,10 +220,13 @@ class Entry:
         """Count it, before its body is read, or anything else looked up or hashed; raises HTTPException 429 or 503."""
         site: Site = request.app.state.site
         secret = request.cookies.get(KNOWN, "")
-        account = await to_thread.run_sync(site.accounts.knew, secret) if secret else None
+        account = None
+        if could_be(secret):
+            account = await to_thread.run_sync(site.accounts.knew, secret, limiter=site.limits.trying)
         known = None if account is None else _Known(account, digest(secret))
         request.state.known = known
-        request.state.entrant = who = address_of(request) if known is None else known.mark
+        # By account and not by browser: whoever has signed in often has as many of these, and would have as many turns.
+        request.state.entrant = who = address_of(request) if known is None else f"account {known.account}"
         refuse_if(site.limits.take("entries", who, ENTRIES))
         site.limits.hold(request.scope, who, REQUEST_BYTES)
 
@@ -310,7 +316,7 @@ async def sign_out(request: Request, site: Here) -> Response:
     if found is not None:  # strangers get no turn among those who write
         await to_thread.run_sync(site.accounts.end, secret, limiter=site.limits.writing)
         await noted(request, Event.SIGNED_OUT, by=found.account.id)
-    site.remembered.pop((TokenUse.SESSION, secret), None)
+    site.remembered.pop((TokenUse.SESSION, digest(secret)), None)
     response = RedirectResponse(f"{site.prefix}/sign-in", 303)
     response.delete_cookie(COOKIE, path=site.prefix or "/")
     return response

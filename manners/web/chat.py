@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
@@ -25,7 +25,7 @@ from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.candidate import question
 from manners.web.gate import Gate
-from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS
+from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, RETRY, UNDER_WAY
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
 from manners.web.shapes import Number, Text, Token, problem
@@ -182,6 +182,8 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     chat_ask = settings.chat_ask if settings.seats > 1 else 0.0  # two answers are written side by side
     asks = question(lot, chat_ask, trial, before)
     count = 1 if asks is None else 2
+    if site.conversations.under_way(visitor.key) >= UNDER_WAY:
+        raise HTTPException(429, f"{UNDER_WAY} answers are being written for you: wait for one of them, or stop it", RETRY)
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
     wanted = GenerationRequest(

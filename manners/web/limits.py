@@ -19,7 +19,7 @@ from manners.web.hashing import Line
 T = TypeVar("T")
 
 REMEMBERED = 10_000
-"""Buckets kept; the ones used longest ago are forgotten first."""
+"""Buckets, and secrets, kept; the ones used longest ago are forgotten first."""
 RETRY = {"Retry-After": "1"}
 
 
@@ -39,6 +39,8 @@ ENTRIES = Rate(burst=60, a_second=1)
 """Attempts of one address to come in, under whatever name: a class behind one address has joined within a minute."""
 GENERATIONS = Rate(burst=30, a_second=2)
 """Answers that one account has drawn in the chat; for programs see `serve.answers_a_second`."""
+UNDER_WAY = 8
+"""Answers of the chat that are written for one account at once, with a reader or without."""
 CLEARINGS = Rate(burst=3, a_second=1 / 30)
 """How often the database is written anew for conversations that are deleted on the page, whoever deletes them."""
 DELETIONS = Rate(burst=10, a_second=0.2)
@@ -53,10 +55,13 @@ HELD_BY_ONE = 16_000_000
 """Bytes that the requests in progress of one account may hold, or of one address where nobody has signed in."""
 HELD_BY_ALL = 128_000_000
 """Bytes that all requests in progress may hold; parsed, they take three to four times as much."""
+TOO_MANY = "too many requests of yours are in progress: wait for one of them"
 WRITERS = 10
 """Threads that may wait for the database's lock at once: the others read meanwhile, and pages stay quick."""
 RECKONERS = 4
 """Threads for the dashboard, which reckons for a while where there is much."""
+TRIERS = 4
+"""Threads that look up secrets which have let nobody in so far."""
 HASHES = 1
 """Passwords hashed at once: each takes 64 MB (`hashing`)."""
 
@@ -73,6 +78,8 @@ class Limits:
     """What whoever writes into the database holds meanwhile."""
     reckoning: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RECKONERS))
     """What whoever looks at the dashboard holds meanwhile: one reckons, the others wait for it."""
+    trying: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TRIERS))
+    """What whoever comes with a secret that is not known holds meanwhile: most of those that are tried are wrong."""
     labelling: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2 * WRITERS))
     """What whoever labels holds meanwhile: these writes are committed many at once (`store.writer`)."""
     _buckets: OrderedDict[tuple[str, str], tuple[float, float]] = field(default_factory=OrderedDict)
@@ -81,10 +88,10 @@ class Limits:
     """Bytes, by whom."""
     _all: int = 0
 
-    def hold(self, scope: Scope, who: str, size: int) -> None:
+    def hold(self, scope: Scope, who: str, size: int, otherwise: str = TOO_MANY) -> None:
         """Let a request in progress take so many bytes, until it lets go; raises HTTPException 429 or 503."""
         if self._held[who] + size > HELD_BY_ONE:
-            raise HTTPException(429, "too many requests of yours are in progress: wait for one of them", RETRY)
+            raise HTTPException(429, otherwise, RETRY)
         if self._all + size > HELD_BY_ALL:
             raise HTTPException(503, "too many requests are in progress: try again in a moment", RETRY)
         scope["state"].setdefault("held", Counter())[who] += size

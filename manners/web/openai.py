@@ -10,7 +10,7 @@ import asyncio
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
 
-from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Phase, Token
+from manners.models.requests import Done, Event, Failed, GenerationRequest, Phase, Token
 from manners.store.programs import Programs
 from manners.types import AskedHow, Comparison, Response, Sampling
 from manners.web.auth import Chatter, refuse_if
@@ -30,6 +30,7 @@ from manners.web.limits import Rate
 from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, usage
 from manners.web.site import Here, Site
 
+TOO_LONG = "what is told of these tokens takes more than one may hold: stream it, or ask for fewer of them"
 ALIAS = "manners"
 """The model's name for whoever always wants the promoted policy."""
 RETRY_SECONDS = "5"
@@ -42,8 +43,8 @@ class _Growing:
     """An answer as it grows."""
 
     text: str = ""
-    tokens: list[DrawnToken] = field(default_factory=list)
-    """Of an answer that is given at once; a stream has given them and keeps none, however many there are."""
+    reports: list[str] = field(default_factory=list)
+    """On its tokens, as JSON, of an answer that is given at once; a stream has given them and keeps none."""
     done: Done | None = None
 
 
@@ -97,7 +98,7 @@ async def chat_completions(
     if body.stream:
         headers = {"x-accel-buffering": "no"}
         return StreamingResponse(_stream(site, reply, ask), media_type="text/event-stream", headers=headers)
-    return await _unless_left(request, _whole(site, reply, ask))
+    return await _unless_left(request, _whole(request, site, reply, ask))
 
 
 @dataclass(frozen=True)
@@ -161,28 +162,54 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _whole(site: Site, reply: _Reply, ask: _Ask | None) -> HTTPResponse:
-    """Collect the answers, and give them together."""
+async def _whole(request: Request, site: Site, reply: _Reply, ask: _Ask | None) -> HTTPResponse:
+    """Collect the answers, and give them together.
+
+    Reports on tokens are many times as long as these: they are held as what they are sent as, and against the limit of
+    whoever asked, until they are read.
+    """
     choices: dict[int, _Growing] = defaultdict(_Growing)
     async for event in _events(site, reply):
         if isinstance(event, Failed):
             return _failed(event)
         _collect(choices[event.index], event)
-        if isinstance(event, Token):
-            choices[event.index].tokens += event.logprobs
+        if isinstance(event, Token) and reply.body.logprobs:
+            report = ", ".join(json.dumps(one) for one in logprobs(event.logprobs)["content"])
+            site.limits.hold(request.scope, reply.generation.account, len(report), TOO_LONG)
+            choices[event.index].reports += [report] if report else []
     listed = [
         {
             "index": index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
             "finish_reason": finish(choice.done.finish_reason),
-            "logprobs": logprobs(choice.tokens) if reply.body.logprobs else None,
+            "logprobs": _place_of(reply, index) if reply.body.logprobs else None,
         }
         for index, choice in sorted(choices.items())
         if choice.done is not None
     ]
     pair = await ask.open(reply, choices) if ask else {}
     body = envelope("chat.completion", reply.identity, reply.model, listed, usage=_usage(choices), **pair)
-    return JSONResponse(body)
+    if not reply.body.logprobs:
+        return JSONResponse(body)
+    return StreamingResponse(_filled(reply, json.dumps(body), choices), media_type="application/json")
+
+
+def _place_of(reply: _Reply, index: int) -> str:
+    """Return what stands where the reports on an answer come: nobody knows it before, and no answer holds it."""
+    return f"{reply.identity} {index}"
+
+
+async def _filled(reply: _Reply, body: str, choices: Mapping[int, _Growing]) -> AsyncIterator[str]:
+    """Give a body with its reports, a little at a time: what is not read yet is not written on."""
+    for index, choice in sorted(choices.items()):
+        before, place, body = body.partition(json.dumps(_place_of(reply, index)))
+        yield before
+        if place:
+            yield '{"content": ['
+            for number, report in enumerate(choice.reports):
+                yield f", {report}" if number else report
+            yield '], "refusal": null}'
+    yield body
 
 
 async def _stream(site: Site, reply: _Reply, ask: _Ask | None) -> AsyncIterator[str]:

@@ -125,8 +125,10 @@ def _keep_tried(workspace: Workspace, store: Store) -> None:
 def uvicorn_of(app: FastAPI) -> uvicorn.Server:
     """Return a server of the application: with limits on connections, and log lines that are not repeated."""
     open_more_files()
+    site: Site = app.state.site
     config = uvicorn.Config(
         app,
+        proxy_headers=site.proxied,  # anybody on this machine could be anybody else, as far as the log and limits know
         http=Connection,
         ws="none",
         log_level="warning",

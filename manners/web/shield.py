@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -46,7 +47,11 @@ PROXIED = (
     "a proxy passed this on, and without accounts whoever comes through it would be the owner: make an account with "
     "`manners accounts add NAME`, or name the proxy with --base-url"
 )
-
+UNNAMED = (
+    "a proxy passed requests on, and none was named: all who come through it share the limits of one, and stand in the "
+    "log under its address; name it with --base-url"
+)
+log = logging.getLogger("manners.web")
 
 OPEN = ("/static/", "/sign-in", "/sign-out", "/join/", "/health")
 """What needs nobody to be signed in; see `app.OPEN`."""
@@ -104,7 +109,8 @@ class Shield:
 
         request = Request(scope)
         welcome = self._welcome(request)
-        refusal = self._refusal(request, bool(welcome)) or self._too_many(request)
+        is_open = request.scope["path"].startswith(OPEN)
+        refusal = self._refusal(request, bool(welcome)) or (too_many(self._site, request) if is_open else None)
         try:
             await (refusal or self._app)(scope, counted, with_headers)
         finally:
@@ -124,8 +130,10 @@ class Shield:
         }
 
     def _refusal(self, request: Request, welcome: bool) -> Response | None:
-        if self._site.local and not self._site.proxied and (name := _forwarded(request)):
-            return _refuse(403, f"{PROXIED} ({name})")
+        if not self._site.proxied and (name := _forwarded(request)):
+            if self._site.local:
+                return _refuse(403, f"{PROXIED} ({name})")
+            log.warning(UNNAMED)
         host = request.headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self._site.local and name not in self._hosts:
@@ -138,14 +146,13 @@ class Shield:
             return _refuse(413, TOO_LARGE)
         return _preflight(request) if welcome and request.method == "OPTIONS" else None
 
-    def _too_many(self, request: Request) -> Response | None:
-        """Refuse whoever asks for what is open to all without an end: nobody else counts it."""
-        if not request.scope["path"].startswith(OPEN):
-            return None
-        wait = self._site.limits.take("open", address_of(request), OPENED)
-        if not wait:
-            return None
-        return _refuse(429, "too many at once: try again in a moment", {"Retry-After": str(math.ceil(wait))})
+
+def too_many(site: Site, request: Request) -> Response | None:
+    """Refuse whoever asks without an end for what is open to all, or for what is not there: nobody else counts it."""
+    wait = site.limits.take("open", address_of(request), OPENED)
+    if not wait:
+        return None
+    return _refuse(429, "too many at once: try again in a moment", {"Retry-After": str(math.ceil(wait))})
 
 
 def _forwarded(request: Request) -> str | None:

@@ -76,8 +76,8 @@ class Site:
     """Which candidate is put beside the promoted policy, as the server was told."""
     proxied: bool = False
     """Whether a proxy was named, whose headers are believed."""
-    remembered: dict[tuple[TokenUse, str], tuple[Pass | None, float]] = field(default_factory=dict)
-    """Which secrets were looked up a moment ago, what they let in, and until when that is believed."""
+    remembered: dict[tuple[TokenUse, str], tuple[Pass, float]] = field(default_factory=dict)
+    """Which secrets have let somebody in, by digest, and until when that is believed without another look."""
     figures: Figures = field(default_factory=Figures)
     """What `/metrics` tells of the server."""
     templates: Jinja2Templates = field(

@@ -246,6 +246,63 @@ def test_a_choice_that_does_not_arrive_can_be_made_again(alone: Place, serving: 
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.RIGHT]
 
 
+def test_a_choice_that_lands_when_its_conversation_was_opened_again_is_asked_for_no_more(
+    alone: Place, serving: Open, open_page: OpenPage
+) -> None:
+    page = open_page(f"{serving(Scripted(), 1.0)}/chat")
+    begin(page)
+    say(page, "First")
+    ready(page)
+    choice = Held(page, "**/choose")
+    page.get_by_role("button", name="Right 2").click()
+    choice.sent()
+    page.locator("#new").click()
+    begin(page)
+    page.get_by_role("button", name="First").click()
+    expect(page.get_by_text("Which answer is better?")).to_be_visible()
+    choice.go()
+    expect(page.locator("#asking")).to_be_hidden()
+    expect(page.locator(".turn.assistant")).to_contain_text("1: Gladly.")
+    say(page, "Second")
+    expect(page.locator(".turn.user")).to_have_text(["First", "Second"])
+    (first, *_) = alone.store.comparisons()
+    assert [verdict.choice for verdict in first.verdicts] == [Choice.RIGHT]
+
+
+def test_a_skip_does_not_undo_what_was_chosen(alone: Place) -> None:
+    """As from another tab, which does not know of it, and says something more."""
+    one = talk(alone, Scripted(), 1.0)
+    (done,) = [event for event in one.say("Hi") if event["kind"] == "done"]
+
+    def choose(choice: str) -> str:
+        chosen = {"comparison": done["comparison"], "choice": choice}
+        return str(one.client.post(f"/chat/{one.key}/choose", json=chosen).json()["response"])
+
+    assert choose("skip") == done["responses"][0]
+    assert [choose(choice) for choice in ("right", "skip")] == [done["responses"][1]] * 2
+    assert choose("left") == done["responses"][0], "who chooses anew is heard"
+    (comparison,) = alone.store.comparisons()
+    assert [verdict.choice for verdict in comparison.verdicts] == [Choice.SKIP, Choice.RIGHT, Choice.LEFT]
+
+
+def test_one_account_has_only_so_many_answers_under_way(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "UNDER_WAY", 1)
+    engine = Scripted()
+    one = talk(alone, engine)
+    other = one.client.post("/chat/begin", json={}).json()["key"]
+    refused = list[tuple[int, str]]()
+
+    def meanwhile() -> None:
+        answer = TestClient(one.client.app, "http://127.0.0.1").post(f"/chat/{other}/say", json={"text": "Hi"})
+        refused.append((answer.status_code, answer.json()["error"]["message"]))
+
+    engine.meanwhile = meanwhile
+    assert one.say("Hi")[-1]["kind"] == "done"
+    assert refused == [(429, "1 answers are being written for you: wait for one of them, or stop it")]
+    engine.meanwhile = lambda: None
+    assert Talk(one.client, other).say("Hi")[-1]["kind"] == "done"
+
+
 def skipping(page: Page) -> Held:
     """Say something more where a choice is asked for, and hold back the skip that it waits for."""
     begin(page)

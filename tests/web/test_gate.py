@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import secrets
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
@@ -28,8 +29,9 @@ from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web import shield
 from manners.web.app import create_app
+from manners.web.auth import COOKIE
 from manners.web.gate import DEEPEST, MOST_VALUES, Gate, excess
-from manners.web.limits import HELD_BY_ONE, REQUEST_BYTES, STRANGERS
+from manners.web.limits import HELD_BY_ONE, REQUEST_BYTES, STRANGERS, TRIERS, Rate
 from manners.web.shapes import MOST_MESSAGES
 from manners.web.shield import LARGEST_BODY, LARGEST_FORM
 from manners.web.site import Site
@@ -328,3 +330,58 @@ def test_one_address_asks_without_a_key_only_so_often(app: FastAPI, monkeypatch:
     stranger = TestClient(app)
     answers = [stranger.get("/label").status_code for _ in range(int(STRANGERS.burst) + 5)]
     assert answers == [401] * int(STRANGERS.burst) + [429] * 5
+
+
+def test_secrets_that_let_nobody_in_are_neither_kept_nor_always_looked_up(
+    site: Site, app: FastAPI, anna: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = list[str]()
+    admit = Accounts.admit
+
+    def watched(self: Accounts, secret: str, use: TokenUse) -> Any:
+        looked_up.append(secret)
+        return admit(self, secret, use)
+
+    monkeypatch.setattr(Accounts, "admit", watched)
+    monkeypatch.setattr("manners.web.limits.Limits.take", lambda *_: 0.0)
+    assert anna.get("/chat/all").status_code == 200
+    stranger = TestClient(app)
+    likely = [secrets.token_urlsafe(32) for _ in range(50)]
+    for secret in ("x" * 32_000, "short", *likely):
+        assert stranger.get("/label", headers={"authorization": f"Bearer {secret}"}).status_code == 401
+        assert stranger.get("/label", headers={"cookie": f"{COOKIE}={secret}"}).status_code == 401
+    assert sorted(looked_up[1:]) == sorted(2 * likely)
+    assert len(site.remembered) == 1, "anna's"
+
+
+def test_who_was_let_in_before_does_not_wait_behind_those_who_try_secrets_out(
+    site: Site, app: FastAPI, anna: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manners.web.auth.REMEMBERED_SECONDS", 0.0)
+
+    async def crowd() -> tuple[int, bool]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+            known = {"authorization": anna.headers["authorization"]}
+            wrong = {"authorization": f"Bearer {secrets.token_urlsafe(32)}"}
+            assert (await client.get("/chat/all", headers=known)).status_code == 200
+            taken = [object() for _ in range(TRIERS)]
+            for one in taken:
+                await site.limits.trying.acquire_on_behalf_of(one)
+            tried = asyncio.create_task(client.get("/chat/all", headers=wrong))
+            status = (await client.get("/chat/all", headers=known)).status_code
+            waits = not tried.done()
+            for one in taken:
+                site.limits.trying.release_on_behalf_of(one)
+            assert (await tried).status_code == 401
+            return status, waits
+
+    assert run(crowd()) == (200, True)
+
+
+def test_what_is_not_there_is_not_asked_for_without_an_end(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shield, "OPENED", Rate(burst=5, a_second=1e-3))
+    stranger = TestClient(app, headers={"accept": "text/html"})
+    asked = [("GET", "/nothing"), ("PUT", "/label"), ("GET", "/v1/nothing")] * 2
+    assert [stranger.request(*one).status_code for one in asked] == [404, 405, 404, 404, 405, 429]
+    assert TestClient(app, client=("192.0.2.1", 1)).get("/nothing").status_code == 404, "nobody else"

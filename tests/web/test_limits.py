@@ -193,6 +193,33 @@ class Reporting(Scripted):
         yield Done(0, FinishReason.STOP, 3, 50, self.state.version)
 
 
+def test_reports_that_are_given_at_once_are_held_as_text_and_against_a_limit(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Reporting()
+    asked = ASKED | {"n": 1, "logprobs": True, "top_logprobs": 1}
+    held = list[int]()
+    hold = Limits.hold
+
+    def watched(self: Limits, scope: Any, who: str, size: int, *more: Any) -> None:
+        hold(self, scope, who, size, *more)
+        held.append(size)
+
+    monkeypatch.setattr(Limits, "hold", watched)
+    anna = client(replace(site, engine=engine), "anna")
+    answer = anna.post("/v1/chat/completions", json=asked)
+    told = answer.json()["choices"][0]["logprobs"]["content"]
+    assert [one["token"] for one in told] == [f"{number} " for number in range(50)]
+    assert told[7]["top_logprobs"] == [{"token": "7 ", "logprob": -1.0, "bytes": [55, 32]}]
+    assert engine.kept <= 2, "the last one may be on its way"
+    reports = held[-50:]
+    assert 0.9 * len(answer.content) < sum(reports) < len(answer.content) and site.limits._all == 0
+    monkeypatch.setattr(limits, "HELD_BY_ONE", limits.REQUEST_BYTES + 2000)
+    refused = anna.post("/v1/chat/completions", json=asked)
+    assert refused.status_code == 429 and "stream it" in refused.json()["error"]["message"]
+    assert site.limits._all == 0, "all of it is given back"
+
+
 def test_a_stream_keeps_no_reports_that_it_has_given(site: Site) -> None:
     engine = Reporting()
     asked = ASKED | {"n": 1, "stream": True, "logprobs": True, "top_logprobs": 1}

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from manners.settings import Settings
 from manners.store import Store
 from manners.store import accounts as stored
 from manners.store.accounts import Accounts
+from manners.store.audit import entries
 from manners.store.tables import AccountRow, TokenRow
 from manners.store.tokens import TokenUse
 from manners.terminal import shown_errors
@@ -274,6 +276,45 @@ def test_a_name_that_is_written_in_another_way_is_guessed_at_no_oftener(make: Ma
     # Her own first one counts, which came from the same address.
     assert [neighbour.post("/sign-in", data=one).status_code for one in wrong][-3:] == [403, 429, 429]
     assert zoe.post("/sign-in", data={"name": ways[1], "password": PASSWORD}).status_code == 303, "her browser is known"
+
+
+@pytest.mark.usefixtures("still")
+def test_who_has_many_browsers_has_one_turn_among_those_who_sign_in(
+    make: Make, alone: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make(local=False).app
+    browsers = list[TestClient]()
+    for name in ("anna", "anna", "zoe"):
+        if name not in {one.name for one in alone.accounts.all()}:
+            alone.accounts.add(name, AccountRole.OWNER, PASSWORD)
+        browsers.append(TestClient(app, base_url=HERE, client=("192.0.2.1", 1), follow_redirects=False))
+        assert browsers[-1].post("/sign-in", data={"name": name, "password": PASSWORD}).status_code == 303
+        browsers[-1].post("/sign-out")
+    waited = list[str]()
+    hashed = limits.Limits.hashed
+
+    async def watched(self: limits.Limits, request: Any, who: str, call: Callable[[], Any]) -> Any:
+        waited.append(who)
+        return await hashed(self, request, who, call)
+
+    monkeypatch.setattr(limits.Limits, "hashed", watched)
+    for browser in (*browsers, TestClient(app, base_url=HERE, client=("192.0.2.1", 1))):
+        assert browser.post("/sign-in", data={"name": "nobody", "password": PASSWORD}).status_code == 403
+    assert waited[0] == waited[1] and len(set(waited)) == 3 and waited[3] == "192.0.2.1"
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_where_a_request_comes_from_is_believed_of_a_proxy_that_was_named(
+    make: Make, alone: Place, proxied: bool
+) -> None:
+    site = replace(make(local=False).app.state.site, proxied=proxied)  # type: ignore[attr-defined]
+    application = create_app(site)
+    config = server.uvicorn_of(application).config
+    config.load()
+    client = TestClient(config.loaded_app, base_url=HERE, client=("127.0.0.1", 1))
+    wrong = {"name": "anna", "password": "wrong password"}
+    assert client.post("/sign-in", data=wrong, headers={"x-forwarded-for": "203.0.113.9"}).status_code == 403
+    assert entries(alone.store)[0].address == ("203.0.113.9" if proxied else "127.0.0.1")
 
 
 def test_the_owners_link_is_shown_on_a_terminal_and_written_to_no_file(

@@ -368,7 +368,10 @@ async function store(choice) {
     if (!final(error)) ask(question);
     throw new Error(`Your choice was not stored: ${error.message}`);
   }
-  if (visit !== here) return;
+  if (visit !== here) {
+    if (key === which) await open(which);  // opened again meanwhile, it may still ask
+    return;
+  }
   theirs.replaceWith(answered(html[responses.indexOf(response)], response, 0));
   notice(choice === "skip" ? "Skipped." : "Thank you. The conversation goes on with this answer.");
   at("words").focus();
