@@ -20,7 +20,7 @@ from manners.web.faults import Faults
 from manners.web.gate import Gate
 from manners.web.prefix import Prefix
 from manners.web.shapes import problem, what_is_wrong
-from manners.web.shield import Shield, too_many
+from manners.web.shield import Shield, too_often
 from manners.web.site import FOLDER, Site
 
 OPEN = frozenset({"/health", "/sign-in", "/sign-in/{secret}", "/join/{secret}", "/sign-out", "/static"})
@@ -92,7 +92,7 @@ async def _failed(request: Request, error: Exception) -> Response:
         case StarletteHTTPException():
             if error.status_code in NOWHERE and not hasattr(request.state, "visitor"):
                 site: Site = request.app.state.site
-                if (refusal := too_many(site, request)) is not None:  # no door has counted it
+                if (refusal := too_often(site, request)) is not None:  # no door has counted it
                     return refusal
             return _error(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
         case RequestValidationError():

@@ -156,15 +156,16 @@ async def _admitted(site: Site, secret: str, use: TokenUse) -> Pass | None:
     if not could_be(secret):
         return None
     key = use, digest(secret)
-    found, until = site.remembered.pop(key, (None, 0.0))
+    found, until = site.remembered.get(key, (None, 0.0))
     if (now := time.monotonic()) >= until:
         # Whoever was let in before does not wait behind those who try secrets out.
         limiter = None if found else site.limits.trying
-        found, until = await to_thread.run_sync(site.accounts.admit, secret, use, limiter=limiter), now + REMEMBERED_SECONDS
-    if found is not None:  # of what lets nobody in nothing is kept, however many there are
-        site.remembered[key] = found, until
-        if len(site.remembered) > REMEMBERED:
-            del site.remembered[next(iter(site.remembered))]
+        found = await to_thread.run_sync(site.accounts.admit, secret, use, limiter=limiter)
+        site.remembered.pop(key, None)
+        if found is not None:  # of what lets nobody in nothing is kept, however many there are
+            site.remembered[key] = found, now + REMEMBERED_SECONDS
+            if len(site.remembered) > REMEMBERED:
+                del site.remembered[next(iter(site.remembered))]
     return found
 
 

@@ -183,7 +183,8 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     asks = question(lot, chat_ask, trial, before)
     count = 1 if asks is None else 2
     if site.conversations.under_way(visitor.key) >= UNDER_WAY:
-        raise HTTPException(429, f"{UNDER_WAY} answers are being written for you: wait for one of them, or stop it", RETRY)
+        message = f"{UNDER_WAY} answers are being written for you: wait for one of them, or stop it"
+        raise HTTPException(429, message, RETRY)
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
     prompt = dialogue(said, body.text)
     wanted = GenerationRequest(

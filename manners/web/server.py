@@ -93,7 +93,7 @@ def serve(
         remember(workspace, site.base_url)
         if warning := _readable(host, site.base_url):
             print(warning, file=sys.stderr)
-        server = uvicorn_of(create_app(site))
+        server = uvicorn_of(create_app(site), proxied)
         _ = site.desk  # reads all that is open: made on first use, it would let all others wait
         engine.start()
         ended = threading.Event()
@@ -122,13 +122,12 @@ def _keep_tried(workspace: Workspace, store: Store) -> None:
         print(f"a candidate's card is as it was: {error}", file=sys.stderr)
 
 
-def uvicorn_of(app: FastAPI) -> uvicorn.Server:
+def uvicorn_of(app: FastAPI, proxied: bool = False) -> uvicorn.Server:
     """Return a server of the application: with limits on connections, and log lines that are not repeated."""
     open_more_files()
-    site: Site = app.state.site
     config = uvicorn.Config(
         app,
-        proxy_headers=site.proxied,  # anybody on this machine could be anybody else, as far as the log and limits know
+        proxy_headers=proxied,  # anybody on this machine could be anybody else, as far as the log and limits know
         http=Connection,
         ws="none",
         log_level="warning",

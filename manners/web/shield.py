@@ -110,7 +110,7 @@ class Shield:
         request = Request(scope)
         welcome = self._welcome(request)
         is_open = request.scope["path"].startswith(OPEN)
-        refusal = self._refusal(request, bool(welcome)) or (too_many(self._site, request) if is_open else None)
+        refusal = self._refusal(request, bool(welcome)) or (too_often(self._site, request) if is_open else None)
         try:
             await (refusal or self._app)(scope, counted, with_headers)
         finally:
@@ -147,8 +147,8 @@ class Shield:
         return _preflight(request) if welcome and request.method == "OPTIONS" else None
 
 
-def too_many(site: Site, request: Request) -> Response | None:
-    """Refuse whoever asks without an end for what is open to all, or for what is not there: nobody else counts it."""
+def too_often(site: Site, request: Request) -> Response | None:
+    """Count who asks for what is open to all, or is not there; return a refusal where it was too often."""
     wait = site.limits.take("open", address_of(request), OPENED)
     if not wait:
         return None

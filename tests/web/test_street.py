@@ -309,7 +309,7 @@ def test_where_a_request_comes_from_is_believed_of_a_proxy_that_was_named(
 ) -> None:
     site = replace(make(local=False).app.state.site, proxied=proxied)  # type: ignore[attr-defined]
     application = create_app(site)
-    config = server.uvicorn_of(application).config
+    config = server.uvicorn_of(application, proxied).config
     config.load()
     client = TestClient(config.loaded_app, base_url=HERE, client=("127.0.0.1", 1))
     wrong = {"name": "anna", "password": "wrong password"}
