@@ -21,7 +21,7 @@ from manners.reward import baselines
 from manners.reward.calibrate import confidence, cross_calibrated
 from manners.reward.ensemble import Exchange
 from manners.reward.labelled import LabelledPair, counts_array
-from manners.types import Dialogue, Response
+from manners.types import Dialogue, Response, opening
 
 Bools = NDArray[np.bool_]
 WORST = 3
@@ -312,11 +312,12 @@ def _disagreement(scores: Scores, material: Material, seed: int) -> Iterator[Fig
         return
     learned = scores.spread([((p.prompt, p.left), (p.prompt, p.right)) for p in material.learned])
     sampled = scores.spread(material.sampled)
-    value = ratio(sampled, learned, seed) if len(sampled) and len(learned) else None
+    openings = [opening(first[0]) for first, _ in material.sampled], [pair.group for pair in material.learned]
+    value = ratio(sampled, learned, openings, seed)
     lacks = f"{len(sampled)} pairs of the policy's samples and {len(learned)} training pairs are too few to compare."
     what = "On two samples of the policy the members differ"
     said = f"{what} {number(value)} times as much as on pairs that they learnt from." if value else lacks
-    yield Figure("disagreement_ratio", value, min(len(sampled), len(learned)), said)
+    yield Figure("disagreement_ratio", value, min(len(set(some)) for some in openings), said)
     pairs = [pair for pair in material.pairs if pair.counts.decided]
     spread = scores.spread([((p.prompt, p.left), (p.prompt, p.right)) for p in pairs])
     people = np.array([_by_people(pair) for pair in pairs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -256,7 +257,19 @@ def test_a_slope_beside_another_is_that_of_least_squares() -> None:
     by_library = np.linalg.lstsq(np.stack([beside, x], axis=1), y, rcond=None)[0][1]
     assert found and found.estimate == pytest.approx(by_library) and found.low < 0.3 < found.high
     assert partial_slope(y, 2 * beside, beside, [str(n) for n in range(200)], 0) is None, "the two are one"
-    assert ratio(np.ones(4), np.ones(50), 0) is None and len(FILLER) > 3
+
+
+def test_samples_of_one_opening_are_one_opinion() -> None:
+    """Eight openings, each five times over, say as much as each once."""
+    rng = np.random.default_rng(4)
+    above, below = rng.uniform(1, 2, 8), rng.uniform(0.5, 1, 8)
+    names = [f"opening {n}" for n in range(8)]
+    once = ratio(above, below, (names, names), 0)
+    five = [name for name in names for _ in range(5)]
+    often = ratio(np.repeat(above, 5), np.repeat(below, 5), (five, five), 0)
+    assert once and often and astuple(often) == pytest.approx(astuple(once))
+    assert once.low < once.estimate == pytest.approx(above.mean() / below.mean()) and once.estimate < once.high
+    assert ratio(np.ones(50), np.ones(8), (["one"] * 50, names), 0) is None and len(FILLER) > 3
 
 
 def test_a_few_openings_tell_nothing() -> None:
