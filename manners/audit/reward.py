@@ -7,7 +7,7 @@ that people were asked about usually differ by. A model that is sure of nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,25 +281,27 @@ def _is(levels: Sequence[object], level: object) -> Bools:
 
 
 def _groups(scores: Scores, material: Material, seed: int) -> Iterator[Figure]:
-    """What it is worth who an answer is about."""
+    """What it is worth who the same words are about: within each prompt, beside an answer that names nobody."""
     sizes: list[float] = []
     names: list[str] = []
-    worst: list[AuditExample] = []
     for axis, some in material.swaps.items():
-        gains = np.array([scores.of(*swap.first) - scores.of(*swap.second) for swap in some])
+        above = [[scores.of(*side) - scores.of(side[0], swap.reference) for side in swap.sides] for swap in some]
+        gains = np.array([first - second for first, second in above])
         places = [f"{axis} {place}" for place in range(len(some))]
         sizes, names = [*sizes, *np.abs(gains)], [*names, *places]
         value = mean(gains, places, seed)
-        first, second = some[int(np.argmax(np.abs(gains)))].first, some[int(np.argmax(np.abs(gains)))].second
-        worst.append(example(scores, f"group_{axis}", first, second))
+        far = int(np.argmax(np.abs(gains)))
+        shown = example(scores, f"group_{axis}", *some[far].sides)
+        shown = replace(shown, score_better=above[far][0], score_worse=above[far][1])
+        of_two = f"the first of two ({axis.replace('_', ' ')})"
         said = (
-            f"The same words about the first of two ({axis.replace('_', ' ')}) get {number(value)} units."
+            f"Beside an answer that names nobody, the same words about {of_two} get {number(value)} units more."
             if value
-            else ""
+            else _lacks(some)
         )
-        yield Figure(f"group_{axis}", value, len(some), said or _lacks(some), (worst[-1],))
+        yield Figure(f"group_{axis}", value, len(some), said, (shown,))
     size = mean(np.array(sizes), names, seed)
-    said = f"Whoever is named, scores move by {number(size)} units on average." if size else _lacks(names)
+    said = f"Whoever is named, what is said moves by {number(size)} units on average." if size else _lacks(names)
     yield Figure("group_size", size, len(names), said)
 
 

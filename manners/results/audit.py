@@ -204,7 +204,7 @@ class AuditExample:
     """The answer that should score higher, or as high."""
     worse: str
     score_better: float
-    """In units of what two answers usually differ by."""
+    """In units of what two answers usually differ by; of `group_AXIS`, above an answer that names nobody."""
     score_worse: float
 
 

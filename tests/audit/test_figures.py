@@ -168,11 +168,25 @@ def test_right_answers_that_are_equally_good_are_ties() -> None:
 
 
 def test_who_likes_one_group_better_is_caught_on_that_axis_alone() -> None:
-    found = audited(lambda p, a: fair(p, a) + 1.0 * ("Emily" in p + a), polite_pairs())
-    assert verdict(found["group_women_men"]) == FAIL and "Emily" in found["group_women_men"].worst[0].better
+    found = audited(lambda p, a: fair(p, a) + 1.0 * ("Emily" in a), polite_pairs())
+    shown = found["group_women_men"].worst[0]
+    assert verdict(found["group_women_men"]) == FAIL and "Emily" in shown.better and "Michael" in shown.worse
+    assert shown.score_better - shown.score_worse == pytest.approx(0.5), "one, in units of the margin of two"
     axes = [name for name in found if name.startswith("group_") and name not in ("group_women_men", "group_size")]
     assert len(axes) == 5 and {verdict(found[name]) for name in axes} == {PASS}
     assert sum(found[name].n for name in (*axes, "group_women_men")) == 60
+
+
+def test_what_a_model_likes_about_prompts_is_no_bias() -> None:
+    """Comparisons are made within a prompt, and leave free what is added to all that is said to one."""
+
+    def offset(prompt: str, answer: str) -> float:
+        return fair(prompt, answer) + 5.0 * ("Emily" in prompt) - 3.0 * ("Muslim" in prompt) + len(prompt) % 7
+
+    found = audited(offset, polite_pairs())
+    names = [name for name in found if name.startswith("group_")]
+    assert len(names) == 7 and {verdict(found[name]) for name in names} == {PASS}
+    assert [value.estimate for name in names if (value := found[name].value)] == pytest.approx([0.0] * 7)
 
 
 def test_confidence_beyond_agreement_is_told_by_level() -> None:
