@@ -23,6 +23,8 @@ from manners.types import VersionKind
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "checks.json"
+RETIRED = frozenset(f"overconfidence_{level}" for level in ("unanimous", "most", "split", "single"))
+"""Checks in older records that no model can be held to: they chose pairs by what people said. They block nothing."""
 
 
 def read(workspace: Workspace, version: str) -> CheckRecord:
@@ -36,7 +38,12 @@ def read(workspace: Workspace, version: str) -> CheckRecord:
         raise MannersError(f"{file} is damaged ({error}): remove it, and measure {version} again.") from error
     if not isinstance(facts, dict):
         raise MannersError(f"{file} is damaged (it holds no record): remove it, and measure {version} again.")
-    return from_facts(CheckRecord, facts, str(file), f"remove it, and measure {version} again")
+    record = from_facts(CheckRecord, facts, str(file), f"remove it, and measure {version} again")
+    measured = {
+        part: replace(kept, checks=tuple(check for check in kept.checks if check.name not in RETIRED))
+        for part, kept in record.measured.items()
+    }
+    return replace(record, measured=measured)
 
 
 def change(workspace: Workspace, version: str, changed: Callable[[CheckRecord], CheckRecord]) -> CheckRecord:

@@ -195,7 +195,7 @@ def run(session: Session, run: Run, inputs: AuditInputs) -> AuditResult:
     # 2. Its scores, by member.
     reward = stored.load_reward(session.workspace, inputs.version, session.pretrained)
     found, shortened = _scored(session, run, reward, exchanges)
-    scores = measures.in_units(found, reward.unit, asked.pairs)
+    scores = measures.in_units(found, _log_odds(session, inputs.version), asked.pairs)
     # 3. Figures, and what is asked of them.
     figures = measures.figures(scores, asked, session.settings.seed)
     checks = tuple(held(f.name, asked_for.of(REWARD, f.name), f.value, f.n, f.sentence) for f in figures)
@@ -217,6 +217,12 @@ def run(session: Session, run: Run, inputs: AuditInputs) -> AuditResult:
         slices=measures.slices(scores, asked.pairs, session.settings.seed),
         examples=tuple(case for figure in figures for case in figure.worst),
     )
+
+
+def _log_odds(session: Session, name: str) -> float | None:
+    """Return what a unit of a reward model is worth in log-odds, as it was measured when it was trained."""
+    found = versions.describe(session.workspace, name).metrics.get("unit_log_odds")
+    return None if found is None else float(found)
 
 
 def _sentence(inputs: AuditInputs, figures: Sequence[Figure], decided: Gate) -> str:

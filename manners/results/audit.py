@@ -192,6 +192,10 @@ class Slice:
     accuracy: Interval
     longer: Interval
     """Accuracy of preferring the longer answer, on the same pairs."""
+    confidence: float | None = None
+    """Of a level of agreement: how likely it holds the answer that it prefers to be chosen there, on average."""
+    calibrated: float | None = None
+    """Of a level of agreement: the accuracy that it would have there were each verdict drawn by its probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,19 +42,21 @@ def polite_pairs(count: int = 40) -> list[LabelledPair]:
     return found
 
 
-def scored(scorer: Scorer | Sequence[Scorer], asked: Material) -> Scores:
-    """Return the scores that members of one line each give."""
+def scored(scorer: Scorer | Sequence[Scorer], asked: Material, log_odds: float | None = 1.0) -> Scores:
+    """Return the scores that members of one line each give; one is worth so many log-odds, says the version."""
     members = [scorer] if callable(scorer) else list(scorer)
     found: dict[Exchange, np.ndarray] = {
         (prompt, said): np.array([one(prompt[-1].text, said.text) for one in members])
         for prompt, said in asked.exchanges()
     }
-    return in_units(found, 1.0, asked.pairs)
+    return in_units(found, log_odds, asked.pairs)
 
 
-def audited(scorer: Scorer | Sequence[Scorer], pairs: Sequence[LabelledPair], **more: object) -> dict[str, Figure]:
+def audited(
+    scorer: Scorer | Sequence[Scorer], pairs: Sequence[LabelledPair], log_odds: float | None = 1.0, **more: object
+) -> dict[str, Figure]:
     asked = material(pairs, pairs, **more)  # type: ignore[arg-type]
-    return {figure.name: figure for figure in figures(scored(scorer, asked), asked, 0)}
+    return {figure.name: figure for figure in figures(scored(scorer, asked, log_odds), asked, 0)}
 
 
 def verdict(figure: Figure) -> str:
@@ -189,18 +191,46 @@ def test_what_a_model_likes_about_prompts_is_no_bias() -> None:
     assert [value.estimate for name in names if (value := found[name].value)] == pytest.approx([0.0] * 7)
 
 
-def test_confidence_beyond_agreement_is_told_by_level() -> None:
-    """Sure of everything, and people agree by two thirds: the fit on other openings brings confidence down to that."""
-    rng = np.random.default_rng(1)
+def test_who_is_surer_than_people_agree_is_caught_by_its_own_probabilities() -> None:
+    """Margins of two, of which two thirds of people's verdicts agree: they would be worth ln 2 in log-odds."""
     pairs = [pair(n, "Thanks a lot.", "No.", Counts(2.0, 1.0, 0.0)) for n in range(40)]
-    found = audited(fair, pairs)
-    level = found["overconfidence_most"].value
-    assert level and abs(level.estimate) < 0.02 and verdict(found["overconfidence"]) == PASS
-    lying = [
-        pair(n, "Thanks a lot.", "No.", Counts(3.0, 0.0, 0.0) if rng.random() < 0.5 else Counts(0.0, 3.0, 0.0))
-        for n in range(200)
+    for log_odds, told in ((1.0, FAIL), (np.log(2) / 2, PASS), (0.01, FAIL)):
+        found = audited(fair, pairs, log_odds)["overconfidence"]
+        assert verdict(found) == told
+        assert found.value and found.value.estimate == pytest.approx(1 / (1 + np.exp(-2 * log_odds)) - 2 / 3)
+    unsaid = audited(fair, pairs, None)["overconfidence"]
+    assert unsaid.value is None and "an older manners made it" in unsaid.sentence
+
+
+def test_a_calibrated_model_passes_whatever_levels_of_agreement_look_like() -> None:
+    """Two or three verdicts on each pair, drawn by its probabilities: at no level do they agree as it is sure."""
+    rng = np.random.default_rng(2)
+    log_odds = rng.uniform(-2.5, 2.5, 800)
+    chances = 1 / (1 + np.exp(-log_odds))
+    verdicts = 2 + np.arange(800) % 2
+    left = rng.binomial(verdicts, chances)
+    pairs = [
+        pair(n, "Yes.", "No.", Counts(float(k), float(v - k), 0.0))
+        for n, (k, v) in enumerate(zip(left, verdicts, strict=True))
     ]
-    assert abs(audited(fair, lying)["overconfidence"].value.estimate) < 0.1  # type: ignore[union-attr]
+
+    def knows(prompt: str, answer: str) -> float:
+        known = prompt.startswith("question") and answer == "Yes."
+        return float(log_odds[int(prompt.split()[1][:-1])]) if known else 0.0
+
+    asked = material(pairs, pairs[:5])
+    scores = scored(knows, asked)
+    found = {figure.name: figure for figure in figures(scores, asked, 0)}
+    assert [name for name in found if name.startswith("overconfidence")] == ["overconfidence"]
+    assert verdict(found["overconfidence"]) == PASS
+    levels = {one.name: one for one in slices(scores, pairs, 0) if one.calibrated is not None}
+    split, most, all_agree = (levels[f"verdicts: {level}"] for level in ("split", "two thirds or more", "unanimous"))
+    assert len(levels) == 3
+    for one, sure in ((split, 1), (most, 1), (all_agree, -1)):
+        assert one.confidence and sure * (one.confidence - one.accuracy.estimate) > 0.05
+        assert one.calibrated == pytest.approx(one.accuracy.estimate, abs=0.04)
+    assert split.calibrated == split.accuracy.estimate == 0.5
+    assert {one.calibrated for one in slices(scored(knows, asked, None), pairs, 0)} == {None}
 
 
 def test_members_that_differ_on_what_the_policy_writes() -> None:
