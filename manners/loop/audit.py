@@ -32,7 +32,7 @@ from manners.reward import stored
 from manners.reward.ensemble import Exchange, RewardModel, score_rendered
 from manners.reward.groups import divided, uniform
 from manners.reward.labelled import LabelledPair
-from manners.reward.pairs import laid_out
+from manners.reward.pairs import laid_out, render_compared
 from manners.reward.verdicts import label, pooled
 from manners.settings_load import from_dict
 from manners.store.files.mapping import mapping_of
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 REWARD_MODEL, PAIRS_OF = "the reward model", "the file of its pairs"
 """What says in a run's checkpoints what it is about."""
 AT_ONCE = 128
-"""Exchanges that are scored between two occasions for a checkpoint: which stand together is fixed, as rounding is."""
+"""Exchanges that are scored between two occasions for a checkpoint, and more where as many have one prompt: which stand
+together is fixed, as rounding is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,17 +276,31 @@ def _samples(session: Session, run: Run, inputs: AuditInputs) -> list[tuple[Answ
 def _scored(
     session: Session, run: Run, reward: RewardModel, exchanges: Sequence[Exchange]
 ) -> tuple[dict[Exchange, Floats], int]:
-    """Return each member's score of every exchange, and how many were shortened."""
+    """Return each member's score of every exchange, and how many were shortened; answers to one prompt see the same."""
     renderer = session.pretrained.renderer
+    some = _by_prompt(exchanges)
     with steps("scoring what the audit asks", len(exchanges)) as advance:
 
-        def work(start: int) -> tuple[Any, int]:
-            rendered = [renderer.render(*exchange) for exchange in exchanges[start : start + AT_ONCE]]
+        def work(together: Sequence[Exchange]) -> tuple[Any, int]:
+            rendered = list(render_compared(renderer, together).values())
             advance(len(rendered))
             return score_rendered(reward, session.pretrained, rendered), sum(r.dropped > 0 for r in rendered)
 
-        starts = range(0, len(exchanges), AT_ONCE)
-        advance(min(len(exchanges), AT_ONCE * run.done("scores")))
-        done = list(run.each("scores", starts, work))
+        advance(sum(map(len, some[: run.done("scores")])))
+        done = list(run.each("scores", some, work))
     columns = [column for scores, _ in done for column in np.asarray(scores.double()).T]
-    return dict(zip(exchanges, columns, strict=True)), sum(cut for _, cut in done)
+    scored = [exchange for together in some for exchange in together]
+    return dict(zip(scored, columns, strict=True)), sum(cut for _, cut in done)
+
+
+def _by_prompt(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
+    """Divide distinct exchanges into parts of about `AT_ONCE`, all that is said to a prompt in one."""
+    by_prompt: dict[Dialogue, list[Exchange]] = {}
+    for exchange in exchanges:
+        by_prompt.setdefault(exchange[0], []).append(exchange)
+    found: list[list[Exchange]] = []
+    for some in by_prompt.values():
+        if not found or len(found[-1]) + len(some) > AT_ONCE:
+            found.append([])
+        found[-1].extend(some)
+    return found

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
+from torch import Tensor
 
 from manners.audit import gate
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
-from manners.loop import stages
+from manners.loop import audit, stages
 from manners.loop.options import AuditOptions
 from manners.loop.round import AUDIT
 from manners.settings import AuditSettings, Settings
+from manners.text import Rendered
+from manners.types import Response, Role, Turn
 from manners.workspace import Workspace
 from tests.loop import tiny
+from tests.worlds import tiny_pretrained
 
 
 def audited(workspace: Workspace, settings: Settings, **chosen: Any) -> dict[str, Any]:
@@ -139,3 +146,27 @@ def test_an_audit_that_fails_is_what_blocks(copy: Workspace, settings: Settings,
     with pytest.raises(Blocked, match=facts["gate"]["failed"][0]):
         stages.models_promote(copy, "policy-1")
     assert stages.models_promote(copy, "policy-1", "to show it")["overridden"]
+
+
+def test_answers_to_one_prompt_are_scored_behind_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for the prompt beside the short one, and none beside the long one; others may stand between."""
+    there = tiny_pretrained(context=128)
+    asked, other = (Turn(Role.USER, "the weather is fine today " * 8),), (Turn(Role.USER, "how long?"),)
+    short, long = Response("Yes.", "a"), Response("the oven is hot " * 20, "b")
+    alone = [there.renderer.render(asked, said).prompt_ids for said in (short, long)]
+    assert alone[0] != alone[1], "each by itself sees another prompt"
+    seen: list[Rendered] = []
+
+    def score(_: Any, __: Any, rendered: Sequence[Rendered]) -> Tensor:
+        seen.extend(rendered)
+        return torch.arange(len(seen) - len(rendered), len(seen)).float().unsqueeze(0)
+
+    monkeypatch.setattr(audit, "score_rendered", score)
+    monkeypatch.setattr(audit, "AT_ONCE", 1)
+    session = cast(Any, SimpleNamespace(pretrained=there))
+    run = cast(Any, SimpleNamespace(done=lambda name: 0, each=lambda name, items, work: map(work, items)))
+    found, cut = audit._scored(session, run, cast(Any, None), [(asked, short), (other, short), (asked, long)])
+    by_exchange = {exchange: seen[int(scores[0])] for exchange, scores in found.items()}
+    beside = there.renderer.render_beside(asked, [short, long])
+    assert [by_exchange[asked, said] for said in (short, long)] == beside and cut == 2
+    assert by_exchange[other, short] == there.renderer.render(other, short)
