@@ -231,7 +231,7 @@ class AuditResult:
     changed: int | None = None
     """Of them, those that were also written in other forms and probed."""
     known_prompts: int | None = None
-    """Pairs of a file about prompts of this workspace, which it may have learned from."""
+    """Pairs of a file about openings that have verdicts here; what it is known to have learned from is left out."""
     unit: float | None = None
     """Root mean square of its margins on the outside pairs, in units of the reward: what slopes are told in."""
     policy: str | None = None
