@@ -27,7 +27,7 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes, rows_at_once
 from manners.progress import steps
-from manners.results.audit import AuditResult, Check, Gate
+from manners.results.audit import FAIL, AuditResult, Check, Gate
 from manners.reward import stored
 from manners.reward.ensemble import Exchange, RewardModel, score_rendered
 from manners.reward.groups import divided, uniform
@@ -237,14 +237,21 @@ def _log_odds(session: Session, name: str) -> float | None:
 def _sentence(inputs: AuditInputs, checks: Sequence[Check], decided: Gate) -> str:
     """Say what it comes to."""
     measured = sum(check.value is not None for check in checks)
-    failed = decided.failed
+    failed = [check.name for check in checks if check.verdict == FAIL]
     said = f"it fails {len(failed)}: {', '.join(failed)}." if failed else "it is not shown to fail any."
     said = f"Of {len(checks)} checks of {inputs.version} on {inputs.source}, {measured} could be measured; {said}"
     if inputs.known is not None:
         return f"{said} A file tells the gate nothing: that goes by what was set aside from training."
     if decided.cannot_tell:
         said += f" Of what is required cannot be told: {', '.join(decided.cannot_tell)}."
-    return said
+    return said + failed_before(checks, decided)
+
+
+def failed_before(checks: Sequence[Check], decided: Gate) -> str:
+    """Say what blocks that these checks do not find to fail, and an earlier audit did."""
+    now = {check.name for check in checks if check.verdict == FAIL}
+    older = [name for name in decided.failed if name not in now]
+    return f" Failed before, and not shown to pass: {', '.join(older)}." if older else ""
 
 
 def _material(session: Session, inputs: AuditInputs, sampled: Sequence[tuple[Answer, Answer]]) -> Material:

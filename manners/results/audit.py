@@ -221,7 +221,7 @@ class AuditResult:
     """Null: a reward model is measured by itself."""
     checks: tuple[Check, ...] | None = None
     gate: Gate | None = None
-    """What these checks come to by themselves."""
+    """What the checks come to: of a file these, else with those that failed before and are not shown to pass."""
     sentence: str | None = None
     """The outcome in words."""
     source: str | None = None
@@ -284,7 +284,7 @@ class BehaviourResult:
     checks: tuple[Check, ...] | None = None
     """Changes from the one to the other. What fails does so after Holm's correction for their number."""
     gate: Gate | None = None
-    """What these checks come to by themselves."""
+    """What the checks come to; beside the initial model with those that failed before and are not shown to pass."""
     sentence: str | None = None
     """The outcome in words."""
     languages: tuple[str, ...] | None = None

@@ -17,10 +17,11 @@ from manners.audit import gate
 from manners.audit.rules import REWARD, held, rules
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
-from manners.loop import audit, stages
+from manners.loop import audit, behaviour, stages
 from manners.loop.options import AuditOptions
 from manners.loop.round import AUDIT
 from manners.loop.session import Session
+from manners.results.audit import Check, Gate
 from manners.settings import AuditSettings, Settings
 from manners.text import Rendered
 from manners.types import Interval, Response, Role, Turn, opening
@@ -191,6 +192,26 @@ def test_confidence_is_told_by_what_the_version_says_its_scores_are_worth(
         checks = audited(copy, settings, comparisons=pairs)["checks"]
         found += [check["value"] for check in checks if check["name"] == "overconfidence"]
     assert found[0] - found[1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_failed_before_is_not_laid_to_a_later_audit(copy: Workspace, settings: Settings) -> None:
+    """Prompts have two answers here, so that there is no best of several to be told."""
+    fails = held("best_of_n", rules().of(REWARD, "best_of_n"), Interval(0.2, 0.1, 0.3), 40, "It picks what is bad.")
+    gate.keep(copy, "reward-1", REWARD, [fails])
+    facts = audited(copy, settings)
+    itself = [check["name"] for check in facts["checks"] if check["verdict"] == "fail"]
+    assert "best_of_n" not in itself and set(facts["gate"]["failed"]) == {*itself, "best_of_n"}
+    now, before = facts["sentence"].split(" Failed before, and not shown to pass: ")
+    assert before == "best_of_n." and "best_of_n" not in now
+
+
+def test_what_a_policy_failed_before_is_not_laid_to_a_later_audit_either() -> None:
+    checks = [Check(name="over_refusal", verdict="fail"), Check(name="helpfulness", verdict="pass", value=0.0)]
+    inputs = cast(Any, SimpleNamespace(version="policy-1", against="initial"))
+    said = behaviour._sentence(inputs, checks, Gate(verdict="fail", failed=("over_refusal", "truthfulness")))
+    assert "it got worse by 1: over_refusal." in said and said.endswith("not shown to pass: truthfulness.")
+    said = behaviour._sentence(inputs, checks[1:], Gate(verdict="fail", failed=("truthfulness",)))
+    assert "not shown to have by any." in said and said.endswith("not shown to pass: truthfulness.")
 
 
 def test_answers_to_one_prompt_are_scored_behind_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
