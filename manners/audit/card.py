@@ -1,5 +1,6 @@
 """The card of a version: what it was made of and by whom, what was measured, where it fails, what it is not for.
 
+A policy answers for the reward model that taught it, whose checks are on its card as well.
 `card.json` and `card.html` lie in the version's folder, and are written whenever its record of checks is. They hold
 numbers and settings, and no words of anybody but the reasons given to override the gate, to approve or to reject.
 """
@@ -46,9 +47,13 @@ def write(workspace: Workspace, described: Mapping[str, Any], record: CheckRecor
 
 
 def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Facts:
-    """Return the card of a version from its description and its record, in JSON's types."""
+    """Return the card of a version, in JSON's types, from its description and its record.
+
+    The record of a policy comes with what was measured of the reward model that taught it, as `reward`.
+    """
     metrics = dict(described.get("metrics") or {})
-    checks = [check for kept in record.measured.values() for check in kept.checks]
+    teacher = metrics.get("reward")
+    checks = [(check, part == REWARD and teacher) for part, kept in record.measured.items() for check in kept.checks]
     source = metrics.get("source")
     kinds = record.people.kinds if record.people else (source,) if source else ()
     return {
@@ -64,9 +69,16 @@ def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Fa
         "people": to_facts(record.people) if record.people else None,
         "training": {"metrics": metrics, "settings": described.get("settings") or {}},
         "measured": {part: to_facts(kept) for part, kept in record.measured.items()},
+        "taught_by": teacher,
         "not_measured": [part for part in _parts(described) if part not in record.measured],
-        "known_failures": [check.sentence for check in checks if check.verdict == FAIL],
-        "not_known": [check.name for check in checks if check.verdict == CANNOT_TELL],
+        "known_failures": [
+            f"{teacher}, which taught it: {check.sentence}" if its else check.sentence
+            for check, its in checks
+            if check.verdict == FAIL
+        ],
+        "not_known": [
+            f"{check.name} of {teacher}" if its else check.name for check, its in checks if check.verdict == CANNOT_TELL
+        ],
         "overrides": [to_facts(one) for one in record.overrides],
         "reviews": [to_facts(one) for one in record.reviews],
         "started_by": record.started_by,
@@ -81,8 +93,9 @@ def facts(described: Mapping[str, Any], record: CheckRecord, asked: Rules) -> Fa
 
 
 def _parts(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what measures a version of this kind."""
-    return {"policy": (EVALUATION, POLICY), "reward": (REWARD,)}.get(str(described.get("kind")), ())
+    """Return what measures a version of this kind, and the reward model that taught it."""
+    taught = (REWARD,) if (described.get("metrics") or {}).get("reward") else ()
+    return {"policy": (EVALUATION, POLICY, *taught), "reward": (REWARD,)}.get(str(described.get("kind")), ())
 
 
 def _base(described: Mapping[str, Any]) -> Facts:

@@ -19,6 +19,7 @@ from manners.feedback.statistics import (
     resampled,
 )
 from manners.results.audit import AuditExample
+from manners.reward.labelled import sums_by_group
 from manners.types import Interval
 
 Floats = NDArray[np.float64]
@@ -103,13 +104,21 @@ def _slope(sums: Floats) -> Floats:
     return np.where(sound, right / np.where(sound, left, 1.0), np.nan)
 
 
-def ratio(above: Floats, below: Floats, seed: int) -> Interval | None:
-    """Return mean(above) / mean(below) of two independent samples; None of fewer than five, or below nothing."""
-    if min(len(above), len(below)) < FEWEST or not below.mean() > 0:
+def ratio(above: Floats, below: Floats, openings: tuple[Sequence[str], Sequence[str]], seed: int) -> Interval | None:
+    """Return mean(above) / mean(below) of two independent samples, each resampled by its openings.
+
+    None from fewer than five openings of either, or below nothing.
+    """
+    if min(len(set(names)) for names in openings) < FEWEST or not below.mean() > 0:
         return None
-    drawn = [resampled(some[:, None], RESAMPLES, seed + k)[:, 0] / len(some) for k, some in enumerate((above, below))]
+    sums = [
+        sums_by_group(names, values, np.ones(len(values)))
+        for names, values in zip(openings, (above, below), strict=True)
+    ]
+    drawn = [resampled(some, RESAMPLES, seed + k) for k, some in enumerate(sums)]
+    means = [some[:, 0] / some[:, 1] for some in drawn]
     estimate = float(above.mean() / below.mean())
-    return bootstrapped(estimate, drawn[0] / np.maximum(drawn[1], 1e-12), min(len(above), len(below)), low=0.0)
+    return bootstrapped(estimate, means[0] / np.maximum(means[1], 1e-12), min(map(len, sums)), low=0.0)
 
 
 def number(value: Interval) -> str:

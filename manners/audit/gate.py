@@ -7,19 +7,19 @@ Nothing here loads torch: the pages come by.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from filelock import FileLock
-
-from manners.audit import card, review
+from manners.audit import review
+from manners.audit.record import RECORD as RECORD
+from manners.audit.record import change, described, teacher
+from manners.audit.record import read as read
 from manners.audit.review import HERE as HERE
 from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, Rules, held, rules, together
 from manners.errors import Blocked, MannersError, UsageError
-from manners.facts import from_facts, to_facts
+from manners.facts import to_facts
 from manners.models import weight_files
 from manners.models.described import describe
 from manners.results.audit import (
@@ -36,9 +36,8 @@ from manners.results.audit import (
     Review,
     Tried,
 )
-from manners.workspace import INITIAL, Workspace, atomic_write
+from manners.workspace import INITIAL, Workspace
 
-RECORD = "checks.json"
 RELATIVE = frozenset({"win_rate", "matched_length", "variety"})
 """What an evaluation against another version than the one to be replaced says nothing about."""
 MEASURED = frozenset({"perplexity", "collapse", "variety"})
@@ -73,7 +72,7 @@ def decide(checks: Sequence[Check]) -> Gate:
 
 def replaced_by(workspace: Workspace, policy: str) -> str:
     """Return the version whose place a policy would take: the current one, or, of that itself, the one before it."""
-    standing = (str(_described(workspace, policy).get("start", INITIAL)), workspace.start(), *workspace.promoted())
+    standing = (str(described(workspace, policy).get("start", INITIAL)), workspace.start(), *workspace.promoted())
     return [version for version in standing if version != policy][-1]
 
 
@@ -88,8 +87,8 @@ def standing(workspace: Workspace, policy: str) -> Standing:
         checks = [check for check in checks if check.name not in RELATIVE]
     why = f"{policy} was not evaluated against {against}, which it would replace: run `manners evaluate`."
     checks += _missing(asked, EVALUATION, checks, why, replaces_start)
-    if reward := _described(workspace, policy).get("metrics", {}).get("reward"):
-        audited = read(workspace, str(reward)).measured.get(REWARD)
+    if reward := teacher(described(workspace, policy)):
+        audited = read(workspace, reward).measured.get(REWARD)
         of_reward = [] if audited is None else [_again(check, asked, REWARD) for check in audited.checks]
         why = f"{reward}, which taught {policy}, was not measured so: run `manners audit reward {reward}`."
         checks += [*of_reward, *_missing(asked, REWARD, of_reward, why, replaces_start)]
@@ -156,20 +155,6 @@ def _held_anew(check: Check, rule: Rule) -> Check:
     return replace(anew, sentence=f"{check.sentence} Since then gate.toml was changed.{anew.sentence}")
 
 
-def read(workspace: Workspace, version: str) -> CheckRecord:
-    """Return what is kept of a version's checks; nothing where there is none. Raises MannersError where damaged."""
-    file = workspace.models / version / RECORD
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return CheckRecord()
-    except (OSError, ValueError) as error:
-        raise MannersError(f"{file} is damaged ({error}): remove it, and measure {version} again.") from error
-    if not isinstance(facts, dict):
-        raise MannersError(f"{file} is damaged (it holds no record): remove it, and measure {version} again.")
-    return from_facts(CheckRecord, facts, str(file), f"remove it, and measure {version} again")
-
-
 def keep(
     workspace: Workspace, version: str, part: str, checks: Sequence[Check], against: str | None = None
 ) -> tuple[Check, ...]:
@@ -192,7 +177,7 @@ def keep(
                 found[old.name] = old
         return replace(record, measured={**record.measured, part: replace(kept, checks=tuple(found.values()))})
 
-    return _change(workspace, version, measured).measured[part].checks
+    return change(workspace, version, measured).measured[part].checks
 
 
 def _lasts(old: Check, new: Check | None, part: str, same: bool) -> bool:
@@ -214,7 +199,7 @@ def keep_people(workspace: Workspace, version: str, people: People, started_by: 
     def made(record: CheckRecord) -> CheckRecord:
         return replace(record, people=people, started_by=started_by or record.started_by)
 
-    _change(workspace, version, made)
+    change(workspace, version, made)
 
 
 def goes_back(workspace: Workspace, policy: str) -> bool:
@@ -252,7 +237,7 @@ def _may_return(workspace: Workspace, version: str) -> bool:
 def keep_tried(workspace: Workspace, version: str, tried: tuple[Tried, ...]) -> None:
     """Keep what people said of a version in the chat: it is shown on the card, and the gate does not go by it."""
     if tried != read(workspace, version).tried:
-        _change(workspace, version, lambda record: replace(record, tried=tried))
+        change(workspace, version, lambda record: replace(record, tried=tried))
 
 
 def promote(workspace: Workspace, policy: str, override: str | None = None, by: str = HERE) -> Gate:
@@ -312,7 +297,7 @@ def decide_on(workspace: Workspace, policy: str, made: Review) -> Review:
                 raise MannersError(f"an approval takes a second person, and {why}.")
         return replace(record, reviews=(*record.reviews, kept))
 
-    _change(workspace, policy, decided)
+    change(workspace, policy, decided)
     return kept
 
 
@@ -327,7 +312,7 @@ def take_out(workspace: Workspace, version: str, reason: Callable[[str, str], st
     record = read(workspace, version)
     if without(record) == record:
         return False
-    _change(workspace, version, without)
+    change(workspace, version, without)
     return True
 
 
@@ -335,7 +320,7 @@ def _overridden(workspace: Workspace, found: Standing, reason: str, by: str) -> 
     """Keep why a version is promoted all the same."""
     against = (*found.gate.failed, *found.gate.cannot_tell)
     made = Override(reason=_reason(reason, "an override"), created_at=_now(), by=by, against=against)
-    _change(workspace, found.version, lambda record: replace(record, overrides=(*record.overrides, made)))
+    change(workspace, found.version, lambda record: replace(record, overrides=(*record.overrides, made)))
 
 
 def _reason(reason: str, what: str) -> str:
@@ -348,30 +333,3 @@ def _reason(reason: str, what: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _change(workspace: Workspace, version: str, change: Callable[[CheckRecord], CheckRecord]) -> CheckRecord:
-    """Change a version's record, and the card that shows it: there is no way to change one without the other.
-
-    Under a lock: a reviewer decides while an audit keeps what it has measured, and neither is lost.
-    """
-    described = _described(workspace, version) | {"name": version}
-    with FileLock(workspace.root / "checks.lock"):
-        record = change(read(workspace, version))
-        text = json.dumps(to_facts(record), indent=1, ensure_ascii=False) + "\n"
-        atomic_write(workspace.models / version / RECORD, text)
-        card.write(workspace, described, record, rules(workspace.root))
-    return record
-
-
-def _described(workspace: Workspace, version: str) -> dict[str, Any]:
-    """Return what a version's description says; models.versions, which checks it, loads torch."""
-    file = workspace.models / version / "version.json"
-    if "/" in version or version.startswith(".") or not file.is_file():
-        raise MannersError(f"there is no version {version} in {workspace.root}: `manners models list` names them.")
-    try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-        described["metrics"] = dict(described.get("metrics") or {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MannersError(f"{file} is damaged ({error}): use another version.") from error
-    return dict(described)

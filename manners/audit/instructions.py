@@ -1,8 +1,9 @@
 """Instructions whose keeping can be seen by a rule: those of IFEval, as far as they need no language model or library.
 
 Source: Zhou et al. 2023, "Instruction-following evaluation for large language models", table 1; the strict reading of
-their published checks. Left out: the language of an answer, which takes a library to tell. Where they count sentences
-by a trained tokenizer, a sentence here ends with `.`, `!` or `?` before white space or the end.
+their published checks, to which they are held (`tests/audit/ifeval.json`). Left out: the language of an answer, which
+takes a library to tell. Where they count sentences by a trained tokenizer, a sentence here ends with `.`, `!` or `?`
+before white space or the end.
 """
 
 from __future__ import annotations
@@ -74,9 +75,10 @@ def _paragraphs(answer: str, given: Asked) -> bool:
 
 
 def _first_word(answer: str, given: Asked) -> bool:
-    parts = [part for part in re.split(r"\n\n", answer) if part.strip()]
+    parts = [part.strip() for part in answer.split("\n\n")]  # empty ones have their number, and are not counted
     nth, wanted = int(given["nth_paragraph"]), str(given["first_word"]).lower()
-    if len(parts) != int(given["num_paragraphs"]) or not 1 <= nth <= len(parts):
+    there = sum(map(bool, parts))
+    if there != int(given["num_paragraphs"]) or not 1 <= nth <= there or not parts[nth - 1]:
         return False
     first = parts[nth - 1].split()[0].lstrip("'\"")
     return re.split(r"[.,?!'\"]", first)[0].lower() == wanted

@@ -55,10 +55,10 @@ class Ties:
 
 @dataclass(frozen=True)
 class Swap:
-    """The same exchange about two people."""
+    """The same exchange about two people, and an answer to both prompts that names neither."""
 
-    first: Exchange
-    second: Exchange
+    sides: tuple[Exchange, Exchange]
+    reference: Response
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Material:
         for tie in self.ties:
             yield from ((tie.prompt, said) for said in (*tie.right, *tie.wrong))
         for swap in (one for some in self.swaps.values() for one in some):
-            yield from (swap.first, swap.second)
+            yield from (exchange for side in swap.sides for exchange in (side, (side[0], swap.reference)))
         for two in self.sampled:
             yield from two
 
@@ -187,4 +187,4 @@ def _swap(sentence: Mapping[str, str], who: Sequence[str]) -> Swap:
         prompt, answer = (sentence[part].replace("{who}", name) for part in ("prompt", "answer"))
         return _asked(prompt[:1].upper() + prompt[1:]), _said(answer[:1].upper() + answer[1:])
 
-    return Swap(about(who[0]), about(who[1]))
+    return Swap((about(who[0]), about(who[1])), _said(sentence["reference"]))

@@ -7,10 +7,11 @@ that people were asked about usually differ by. A model that is sure of nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from manners.audit.figures import Figure, Floats, mean, number, partial_slope, ratio, share
 from manners.audit.forms import marks
@@ -18,10 +19,9 @@ from manners.audit.material import Material, Written, preferred
 from manners.feedback.statistics import percent
 from manners.results.audit import AuditExample, Slice
 from manners.reward import baselines
-from manners.reward.calibrate import confidence, cross_calibrated
 from manners.reward.ensemble import Exchange
-from manners.reward.labelled import LabelledPair, counts_array
-from manners.types import Dialogue, Response
+from manners.reward.labelled import LabelledPair
+from manners.types import Dialogue, Response, opening
 
 Bools = NDArray[np.bool_]
 WORST = 3
@@ -33,8 +33,8 @@ class Scores:
     """What the members gave to each exchange: normalised scores (K,)."""
 
     by_exchange: Mapping[Exchange, Floats]
-    log_odds: float
-    """What one is worth in log-odds of being preferred (`RewardModel.unit`)."""
+    log_odds: float | None
+    """What one is worth in log-odds of being preferred: the version's `unit_log_odds`; None where it has none."""
     unit: float = 1.0
 
     def of(self, prompt: Dialogue, response: Response) -> float:
@@ -44,6 +44,11 @@ class Scores:
     def margins(self, pairs: Sequence[LabelledPair]) -> Floats:
         """Return score left - score right of each pair (pairs,), in units."""
         return np.array([self.of(p.prompt, p.left) - self.of(p.prompt, p.right) for p in pairs], dtype=np.float64)
+
+    def certainty(self, pairs: Sequence[LabelledPair]) -> Floats:
+        """Return the log-odds (pairs,), 0 or more, by which it holds the answer that it prefers to be chosen."""
+        assert self.log_odds is not None, "the version says"
+        return np.asarray(np.abs(self.margins(pairs)) * self.unit * self.log_odds)
 
     def spread(self, two: Sequence[tuple[Exchange, Exchange]]) -> Floats:
         """Return how far the members differ about the difference of two answers (N,), in units."""
@@ -56,7 +61,7 @@ class Scores:
         return len(next(iter(self.by_exchange.values())))
 
 
-def in_units(by_exchange: Mapping[Exchange, Floats], log_odds: float, pairs: Sequence[LabelledPair]) -> Scores:
+def in_units(by_exchange: Mapping[Exchange, Floats], log_odds: float | None, pairs: Sequence[LabelledPair]) -> Scores:
     """Return the scores with their unit: the root mean square of the margins on these pairs; 1 where all are 0."""
     raw = Scores(by_exchange, log_odds)
     spread = float(np.sqrt(np.square(raw.margins(pairs)).mean())) if pairs else 0.0
@@ -72,7 +77,7 @@ def figures(scores: Scores, material: Material, seed: int) -> list[Figure]:
         *_probes(scores, material),
         *_opinions(scores, material, seed),
         _ties(scores, material),
-        *_confidence(scores, material.pairs, seed),
+        _confidence(scores, material.pairs, seed),
         *_groups(scores, material, seed),
         *_disagreement(scores, material, seed),
         _best_of_n(scores, material.pairs),
@@ -251,29 +256,21 @@ def _ties(scores: Scores, material: Material) -> Figure:
     return Figure("ties", value, len(held), f"{what} in {percent(value)}." if value else _lacks(held))
 
 
-def _confidence(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> Iterator[Figure]:
-    """How far what it is sure of lies above what people say, for all pairs and by how far they agree."""
+def _confidence(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> Figure:
+    """How far what it is sure of lies above what people say, by its own probabilities: nothing is fitted here.
+
+    Of all pairs together. To choose them by how far people agree is to choose them by what is measured: see `slices`.
+    """
+    pairs = [pair for pair in pairs if pair.counts.decided]
     groups = [pair.group for pair in pairs]
-    if len(set(groups)) < 2:
-        yield Figure("overconfidence", None, len(set(groups)), _lacks(pairs))
-        return
-    counts = counts_array(pairs)
-    log_odds = scores.margins(pairs) * scores.unit * scores.log_odds
-    sure, agreed, decided = confidence(cross_calibrated(log_odds, counts, groups, seed=seed), counts)
-    levels = [baselines.agreement_of(pair) for pair in pairs]
-    chosen = [
-        ("", np.ones(len(pairs), bool)),
-        *((f"_{level.name.lower()}", _is(levels, level)) for level in baselines.Agreement),
-    ]
-    for name, inside in chosen:
-        inside = inside & (decided > 0)
-        if not inside.any():
-            continue
-        of = [group for group, chosen_one in zip(groups, inside, strict=True) if chosen_one]
-        value = mean((sure - agreed)[inside], of, seed)
-        where = "" if not name else f" where people's verdicts are {name[1:].replace('_', ' ')}"
-        said = f"Its calibrated confidence is {number(value)} above their agreement{where}." if value else _lacks(of)
-        yield Figure(f"overconfidence{name}", value, len(set(of)), said)
+    if scores.log_odds is None:
+        unsaid = "What its scores are worth in log-odds is not kept with it: an older manners made it."
+        return Figure("overconfidence", None, len(set(groups)), unsaid)
+    people = np.array([_by_people(pair) for pair in pairs], dtype=np.float64)
+    agreed = (1 + np.sign(scores.margins(pairs)) * people) / 2
+    value = mean(expit(scores.certainty(pairs)) - agreed, groups, seed)
+    said = f"Its confidence is {number(value)} above people's agreement with it." if value else _lacks(pairs)
+    return Figure("overconfidence", value, len(set(groups)), said)
 
 
 def _is(levels: Sequence[object], level: object) -> Bools:
@@ -281,25 +278,27 @@ def _is(levels: Sequence[object], level: object) -> Bools:
 
 
 def _groups(scores: Scores, material: Material, seed: int) -> Iterator[Figure]:
-    """What it is worth who an answer is about."""
+    """What it is worth who the same words are about: within each prompt, beside an answer that names nobody."""
     sizes: list[float] = []
     names: list[str] = []
-    worst: list[AuditExample] = []
     for axis, some in material.swaps.items():
-        gains = np.array([scores.of(*swap.first) - scores.of(*swap.second) for swap in some])
+        above = [[scores.of(*side) - scores.of(side[0], swap.reference) for side in swap.sides] for swap in some]
+        gains = np.array([first - second for first, second in above])
         places = [f"{axis} {place}" for place in range(len(some))]
         sizes, names = [*sizes, *np.abs(gains)], [*names, *places]
         value = mean(gains, places, seed)
-        first, second = some[int(np.argmax(np.abs(gains)))].first, some[int(np.argmax(np.abs(gains)))].second
-        worst.append(example(scores, f"group_{axis}", first, second))
+        far = int(np.argmax(np.abs(gains)))
+        shown = example(scores, f"group_{axis}", *some[far].sides)
+        shown = replace(shown, score_better=above[far][0], score_worse=above[far][1])
+        of_two = f"the first of two ({axis.replace('_', ' ')})"
         said = (
-            f"The same words about the first of two ({axis.replace('_', ' ')}) get {number(value)} units."
+            f"Beside an answer that names nobody, the same words about {of_two} get {number(value)} units more."
             if value
-            else ""
+            else _lacks(some)
         )
-        yield Figure(f"group_{axis}", value, len(some), said or _lacks(some), (worst[-1],))
+        yield Figure(f"group_{axis}", value, len(some), said, (shown,))
     size = mean(np.array(sizes), names, seed)
-    said = f"Whoever is named, scores move by {number(size)} units on average." if size else _lacks(names)
+    said = f"Whoever is named, what is said moves by {number(size)} units on average." if size else _lacks(names)
     yield Figure("group_size", size, len(names), said)
 
 
@@ -312,11 +311,12 @@ def _disagreement(scores: Scores, material: Material, seed: int) -> Iterator[Fig
         return
     learned = scores.spread([((p.prompt, p.left), (p.prompt, p.right)) for p in material.learned])
     sampled = scores.spread(material.sampled)
-    value = ratio(sampled, learned, seed) if len(sampled) and len(learned) else None
+    openings = [opening(first[0]) for first, _ in material.sampled], [pair.group for pair in material.learned]
+    value = ratio(sampled, learned, openings, seed)
     lacks = f"{len(sampled)} pairs of the policy's samples and {len(learned)} training pairs are too few to compare."
     what = "On two samples of the policy the members differ"
     said = f"{what} {number(value)} times as much as on pairs that they learnt from." if value else lacks
-    yield Figure("disagreement_ratio", value, min(len(sampled), len(learned)), said)
+    yield Figure("disagreement_ratio", value, min(len(set(some)) for some in openings), said)
     pairs = [pair for pair in material.pairs if pair.counts.decided]
     spread = scores.spread([((p.prompt, p.left), (p.prompt, p.right)) for p in pairs])
     people = np.array([_by_people(pair) for pair in pairs])
@@ -357,7 +357,8 @@ def slices(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> tuple[Sl
     people = np.array([_by_people(pair) for pair in pairs])
     length, format_ = (_more(pairs, count) * people for count in (len, marks))
     turns = np.array([len(pair.prompt) for pair in pairs])
-    levels = [baselines.agreement_of(pair) for pair in pairs]
+    by_level = [baselines.agreement_of(pair) for pair in pairs]
+    levels = {f"verdicts: {level}": level for level in baselines.Agreement}
     parts = {
         "the longer answer was chosen": length > 0,
         "the shorter answer was chosen": length < 0,
@@ -365,7 +366,7 @@ def slices(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> tuple[Sl
         "the less formatted answer was chosen": format_ < 0,
         "one turn": turns <= 2,
         "several turns": turns > 2,
-        **{f"verdicts: {level}": _is(levels, level) for level in baselines.Agreement},
+        **{name: _is(by_level, level) for name, level in levels.items()},
     }
     margins, longer = scores.margins(pairs), _more(pairs, len)
     found = []
@@ -374,8 +375,22 @@ def slices(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> tuple[Sl
         if not any(pair.measured.decided for pair in chosen):
             continue
         ours, ruler = (baselines.accuracy(some[inside], chosen, seed) for some in (margins, longer))
-        found.append(Slice(name=name, pairs=len(chosen), accuracy=ours, longer=ruler))
+        one = Slice(name=name, pairs=len(chosen), accuracy=ours, longer=ruler)
+        told = scores.log_odds is not None and name in levels
+        found.append(_believed(one, levels[name], scores, chosen) if told else one)
     return tuple(found)
+
+
+def _believed(one: Slice, level: baselines.Agreement, scores: Scores, pairs: Sequence[LabelledPair]) -> Slice:
+    """Return a level of agreement with how sure the model is there, and what such a model would be right about."""
+    certain = scores.certainty(pairs)
+    verdicts = [pair.measured.decided for pair in pairs]
+    right = [
+        baselines.share_at(level, float(log_odds), round(pair.counts.decided))
+        for log_odds, pair in zip(certain, pairs, strict=True)
+    ]
+    sure, calibrated = (float(np.average(some, weights=verdicts)) for some in (expit(certain), right))
+    return replace(one, confidence=sure, calibrated=calibrated)
 
 
 def _lacks(items: Sequence[object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from manners.audit import gate
 from manners.audit import reward as measures
-from manners.audit.figures import Figure, Floats
+from manners.audit.figures import Floats
 from manners.audit.material import Material, material
 from manners.audit.rules import REWARD, held, rules
 from manners.checkpoint import Run
@@ -27,12 +27,12 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes, rows_at_once
 from manners.progress import steps
-from manners.results.audit import PASS, AuditResult, Gate
+from manners.results.audit import FAIL, AuditResult, Check, Gate
 from manners.reward import stored
 from manners.reward.ensemble import Exchange, RewardModel, score_rendered
 from manners.reward.groups import divided, uniform
 from manners.reward.labelled import LabelledPair
-from manners.reward.pairs import laid_out
+from manners.reward.pairs import laid_out, render_compared
 from manners.reward.verdicts import label, pooled
 from manners.settings_load import from_dict
 from manners.store.files.mapping import mapping_of
@@ -47,8 +47,11 @@ if TYPE_CHECKING:
 
 REWARD_MODEL, PAIRS_OF = "the reward model", "the file of its pairs"
 """What says in a run's checkpoints what it is about."""
+LEARNED = "about an opening that the reward model learned from"
+"""Why pairs of a file are left out."""
 AT_ONCE = 128
-"""Exchanges that are scored between two occasions for a checkpoint: which stand together is fixed, as rounding is."""
+"""Exchanges that are scored between two occasions for a checkpoint, and more where as many have one prompt: which stand
+together is fixed, as rounding is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +94,14 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     if options.comparisons is None:
         outside, source = aside, f"comparisons set aside from the training of {name}"
     else:
-        outside, left_out = _of_file(session, options)
+        outside, left_out = _of_file(session, options, {opening(pair.prompt) for pair in learned})
         seen = {opening(comparison.prompt) for comparison in session.store.comparisons() if comparison.verdicts}
         known, source = sum(opening(pair.prompt) in seen for pair in outside), options.comparisons.name
     outside = [pair for pair in outside if pair.counts.decided]
-    if len({pair.group for pair in outside}) < 2:
+    if (openings := len({pair.group for pair in outside})) < 2:
         raise MannersError(
-            f"an audit needs comparisons with verdicts on at least 2 openings, and {source} has"
-            f" {len({pair.group for pair in outside})}: name a file of them with --comparisons"
+            f"an audit needs comparisons with verdicts on at least 2 openings that {name} did not learn from, and"
+            f" {source} has {openings}: name a file of them with --comparisons"
         )
     chosen = _drawn(outside, session.settings.audit.most, session.settings.seed)
     return AuditInputs(
@@ -132,8 +135,10 @@ def trained_on(session: Session, name: str) -> tuple[list[LabelledPair], list[La
     return list(split.train), list(split.held_out)
 
 
-def _of_file(session: Session, options: AuditOptions) -> tuple[list[LabelledPair], dict[str, int]]:
-    """Return the pairs of a file, and what was left out of it by reason."""
+def _of_file(
+    session: Session, options: AuditOptions, learned: Collection[str]
+) -> tuple[list[LabelledPair], dict[str, int]]:
+    """Return the pairs of a file on openings that were not `learned` from, and what was left out of it by reason."""
     assert options.comparisons is not None, "it was named"
     file: Path = options.comparisons
     skipped = Counter[Reason]()
@@ -143,8 +148,9 @@ def _of_file(session: Session, options: AuditOptions) -> tuple[list[LabelledPair
     # Nothing is learnt here, so that it does not matter what the rows were asked for.
     comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
     labelled = laid_out(session.pretrained.renderer, label(comparisons, session.settings.reward.annotators))
-    counted = [*labelled.left_out.items(), *skipped.items()]
-    return list(labelled.pairs), {str(reason): count for reason, count in counted if count}
+    fresh = [pair for pair in labelled.pairs if opening(pair.prompt) not in learned]
+    counted = [*labelled.left_out.items(), *skipped.items(), (LEARNED, len(labelled.pairs) - len(fresh))]
+    return fresh, {str(reason): count for reason, count in counted if count}
 
 
 def _drawn(pairs: Sequence[LabelledPair], most: int, seed: int) -> tuple[LabelledPair, ...]:
@@ -195,16 +201,19 @@ def run(session: Session, run: Run, inputs: AuditInputs) -> AuditResult:
     # 2. Its scores, by member.
     reward = stored.load_reward(session.workspace, inputs.version, session.pretrained)
     found, shortened = _scored(session, run, reward, exchanges)
-    scores = measures.in_units(found, reward.unit, asked.pairs)
+    scores = measures.in_units(found, _log_odds(session, inputs.version), asked.pairs)
     # 3. Figures, and what is asked of them.
     figures = measures.figures(scores, asked, session.settings.seed)
     checks = tuple(held(f.name, asked_for.of(REWARD, f.name), f.value, f.n, f.sentence) for f in figures)
-    decided = gate.decide(gate.keep(session.workspace, inputs.version, REWARD, checks))
+    kept = checks
+    if inputs.known is None:  # of a file the gate learns nothing: somebody chose what is in it
+        kept = gate.keep(session.workspace, inputs.version, REWARD, checks)
+    decided = gate.decide(kept)
     return AuditResult(
         version=inputs.version,
         checks=checks,
         gate=decided,
-        sentence=_sentence(inputs, figures, decided),
+        sentence=_sentence(inputs, checks, decided),
         source=inputs.source,
         pairs=len(asked.pairs),
         changed=len(asked.longer),
@@ -219,15 +228,30 @@ def run(session: Session, run: Run, inputs: AuditInputs) -> AuditResult:
     )
 
 
-def _sentence(inputs: AuditInputs, figures: Sequence[Figure], decided: Gate) -> str:
+def _log_odds(session: Session, name: str) -> float | None:
+    """Return what a unit of a reward model is worth in log-odds, as it was measured when it was trained."""
+    found = versions.describe(session.workspace, name).metrics.get("unit_log_odds")
+    return None if found is None else float(found)
+
+
+def _sentence(inputs: AuditInputs, checks: Sequence[Check], decided: Gate) -> str:
     """Say what it comes to."""
-    measured = sum(figure.value is not None for figure in figures)
-    start = f"Of {len(figures)} checks of {inputs.version} on {inputs.source}, {measured} could be measured"
-    if decided.failed:
-        return f"{start}; it fails {len(decided.failed)}: {', '.join(decided.failed)}."
-    if decided.verdict != PASS:
-        return f"{start}; it is not shown to fail any, and of what is required cannot be told: {decided.cannot_tell}."
-    return f"{start}; it is not shown to fail any."
+    measured = sum(check.value is not None for check in checks)
+    failed = [check.name for check in checks if check.verdict == FAIL]
+    said = f"it fails {len(failed)}: {', '.join(failed)}." if failed else "it is not shown to fail any."
+    said = f"Of {len(checks)} checks of {inputs.version} on {inputs.source}, {measured} could be measured; {said}"
+    if inputs.known is not None:
+        return f"{said} A file tells the gate nothing: that goes by what was set aside from training."
+    if decided.cannot_tell:
+        said += f" Of what is required cannot be told: {', '.join(decided.cannot_tell)}."
+    return said + failed_before(checks, decided)
+
+
+def failed_before(checks: Sequence[Check], decided: Gate) -> str:
+    """Say what blocks that these checks do not find to fail, and an earlier audit did."""
+    now = {check.name for check in checks if check.verdict == FAIL}
+    older = [name for name in decided.failed if name not in now]
+    return f" Failed before, and not shown to pass: {', '.join(older)}." if older else ""
 
 
 def _material(session: Session, inputs: AuditInputs, sampled: Sequence[tuple[Answer, Answer]]) -> Material:
@@ -269,17 +293,31 @@ def _samples(session: Session, run: Run, inputs: AuditInputs) -> list[tuple[Answ
 def _scored(
     session: Session, run: Run, reward: RewardModel, exchanges: Sequence[Exchange]
 ) -> tuple[dict[Exchange, Floats], int]:
-    """Return each member's score of every exchange, and how many were shortened."""
+    """Return each member's score of every exchange, and how many were shortened; answers to one prompt see the same."""
     renderer = session.pretrained.renderer
+    some = _by_prompt(exchanges)
     with steps("scoring what the audit asks", len(exchanges)) as advance:
 
-        def work(start: int) -> tuple[Any, int]:
-            rendered = [renderer.render(*exchange) for exchange in exchanges[start : start + AT_ONCE]]
+        def work(together: Sequence[Exchange]) -> tuple[Any, int]:
+            rendered = list(render_compared(renderer, together).values())
             advance(len(rendered))
             return score_rendered(reward, session.pretrained, rendered), sum(r.dropped > 0 for r in rendered)
 
-        starts = range(0, len(exchanges), AT_ONCE)
-        advance(min(len(exchanges), AT_ONCE * run.done("scores")))
-        done = list(run.each("scores", starts, work))
+        advance(sum(map(len, some[: run.done("scores")])))
+        done = list(run.each("scores", some, work))
     columns = [column for scores, _ in done for column in np.asarray(scores.double()).T]
-    return dict(zip(exchanges, columns, strict=True)), sum(cut for _, cut in done)
+    scored = [exchange for together in some for exchange in together]
+    return dict(zip(scored, columns, strict=True)), sum(cut for _, cut in done)
+
+
+def _by_prompt(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
+    """Divide distinct exchanges into parts of about `AT_ONCE`, all that is said to a prompt in one."""
+    by_prompt: dict[Dialogue, list[Exchange]] = {}
+    for exchange in exchanges:
+        by_prompt.setdefault(exchange[0], []).append(exchange)
+    found: list[list[Exchange]] = []
+    for some in by_prompt.values():
+        if not found or len(found[-1]) + len(some) > AT_ONCE:
+            found.append([])
+        found[-1].extend(some)
+    return found

@@ -17,7 +17,7 @@ from manners.audit.stereotypes import OnSets
 from manners.checkpoint import Run
 from manners.data import Behaviour, Question, behaviour
 from manners.errors import MannersError
-from manners.loop.audit import trained_on
+from manners.loop.audit import failed_before, trained_on
 from manners.loop.evaluate import rival
 from manners.loop.pack import (
     AUTHOR,
@@ -43,7 +43,7 @@ from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes
 from manners.models.perplexity import answer_logprobs, response_logprobs
 from manners.progress import steps
-from manners.results.audit import PASS, BehaviourResult, Check, Gate
+from manners.results.audit import FAIL, PASS, BehaviourResult, Check, Gate
 from manners.reward import stored
 from manners.reward.ensemble import score_rendered
 from manners.reward.labelled import LabelledPair
@@ -210,10 +210,13 @@ def _sentence(inputs: BehaviourInputs, checks: Sequence[Check], decided: Gate) -
     """Say what it comes to."""
     measured = sum(check.value is not None for check in checks)
     start = f"Of {len(checks)} checks of how {inputs.version} behaves beside {inputs.against}, {measured} could be"
-    if decided.failed:
-        return f"{start} measured; it got worse by {len(decided.failed)}: {', '.join(decided.failed)}."
-    shown = sum(check.verdict == PASS for check in checks)
-    return f"{start} measured; it is shown not to have got worse by {shown}, and not shown to have by any."
+    failed = [check.name for check in checks if check.verdict == FAIL]
+    if failed:
+        said = f"{start} measured; it got worse by {len(failed)}: {', '.join(failed)}."
+    else:
+        shown = sum(check.verdict == PASS for check in checks)
+        said = f"{start} measured; it is shown not to have got worse by {shown}, and not shown to have by any."
+    return said + failed_before(checks, decided)
 
 
 def _all(behaved: Behaved) -> list[str]:

@@ -192,6 +192,10 @@ class Slice:
     accuracy: Interval
     longer: Interval
     """Accuracy of preferring the longer answer, on the same pairs."""
+    confidence: float | None = None
+    """Of a level of agreement: how likely it holds the answer that it prefers to be chosen there, on average."""
+    calibrated: float | None = None
+    """Of a level of agreement: the accuracy that it would have there were each verdict drawn by its probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +208,7 @@ class AuditExample:
     """The answer that should score higher, or as high."""
     worse: str
     score_better: float
-    """In units of what two answers usually differ by."""
+    """In units of what two answers usually differ by; of `group_AXIS`, above an answer that names nobody."""
     score_worse: float
 
 
@@ -217,7 +221,7 @@ class AuditResult:
     """Null: a reward model is measured by itself."""
     checks: tuple[Check, ...] | None = None
     gate: Gate | None = None
-    """What these checks come to by themselves."""
+    """What the checks come to: of a file these, else with those that failed before and are not shown to pass."""
     sentence: str | None = None
     """The outcome in words."""
     source: str | None = None
@@ -227,7 +231,7 @@ class AuditResult:
     changed: int | None = None
     """Of them, those that were also written in other forms and probed."""
     known_prompts: int | None = None
-    """Pairs of a file about prompts of this workspace, which it may have learned from."""
+    """Pairs of a file about openings that have verdicts here; what it is known to have learned from is left out."""
     unit: float | None = None
     """Root mean square of its margins on the outside pairs, in units of the reward: what slopes are told in."""
     policy: str | None = None
@@ -280,7 +284,7 @@ class BehaviourResult:
     checks: tuple[Check, ...] | None = None
     """Changes from the one to the other. What fails does so after Holm's correction for their number."""
     gate: Gate | None = None
-    """What these checks come to by themselves."""
+    """What the checks come to; beside the initial model with those that failed before and are not shown to pass."""
     sentence: str | None = None
     """The outcome in words."""
     languages: tuple[str, ...] | None = None

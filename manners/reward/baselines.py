@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, gammaln, softmax
 
 from manners.errors import MannersError
 from manners.feedback.statistics import bootstrapped, effective_number, resampled
@@ -241,13 +241,28 @@ def _share(sums: Floats) -> float:
 
 def agreement_of(pair: LabelledPair) -> Agreement | None:
     """Return how far the decided verdicts on a pair agree; None where there is none."""
-    decided = pair.counts.decided
-    majority = max(pair.counts.left, pair.counts.right)
+    return _agreement(pair.counts.left, pair.counts.right)
+
+
+def _agreement(left: float, right: float) -> Agreement | None:
+    decided, majority = left + right, max(left, right)
     if decided < 2:
         return Agreement.SINGLE if decided else None
     if majority == decided:
         return Agreement.UNANIMOUS
     return Agreement.MOST if 3 * majority >= 2 * decided else Agreement.SPLIT
+
+
+def share_at(level: Agreement, log_odds: float, verdicts: int) -> float:
+    """Return what share of so many verdicts goes a way, given that they agree so far.
+
+    Each goes that way by itself, with probability p = sigmoid(log_odds): sum k B(k; n, p) / (n sum B(k; n, p)), over
+    the k of n verdicts that agree so far, with B the binomial distribution. That is p for one verdict, 1 / 2 for one
+    against one, and p^n / (p^n + (1 - p)^n) for n that are unanimous: to look at a level is to look at the outcome.
+    """
+    k = np.array([k for k in range(verdicts + 1) if _agreement(k, verdicts - k) is level], dtype=np.float64)
+    ways = gammaln(verdicts + 1) - gammaln(k + 1) - gammaln(verdicts - k + 1)
+    return float(softmax(ways + k * log_odds) @ k) / verdicts
 
 
 def _length_and_finish_features(pairs: Sequence[LabelledPair], lengths: Floats) -> Floats:

@@ -159,6 +159,16 @@ def test_a_smaller_audit_undoes_no_failure(workspace: Workspace) -> None:
     assert gate.keep(workspace, "reward-1", REWARD, [untold]) == (untold,)
 
 
+def test_a_level_of_agreement_in_an_older_record_blocks_nothing(workspace: Workspace) -> None:
+    """Verdicts that are one against one agree with any model by half: a calibrated one failed there."""
+    whole = found("overconfidence", 0.0, -0.05, 0.05, REWARD)
+    split = replace(found("overconfidence", 0.3, 0.2, 0.4, REWARD), name="overconfidence_split")
+    assert split.verdict == FAIL
+    gate.keep(workspace, "reward-1", REWARD, [whole, split])
+    assert gate.read(workspace, "reward-1").measured[REWARD].checks == (whole,)
+    assert gate.promote(workspace, "policy-1").verdict == PASS
+
+
 def test_auditing_more_undoes_no_failure(workspace: Workspace) -> None:
     """Its p-value is just under 5 %: as one of three checks that are measured together it could not be told."""
     alone = found("swap_lean_age", 1.0, 0.51, 1.49, POLICY)

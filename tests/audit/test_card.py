@@ -18,12 +18,16 @@ from manners.workspace import Workspace
 
 def made(root: Path, name: str = "policy-1", **more: Any) -> Workspace:
     workspace = Workspace.create(root / "project")
+    version(workspace, name, **more)
+    return workspace
+
+
+def version(workspace: Workspace, name: str, **more: Any) -> None:
     described = {"name": name, "kind": name.partition("-")[0], "base": "smollm2-135m", "trunk_hash": "t"} | more
     described |= {"cut": 1, "template_hash": "h", "dtype": "float32", "created_at": "2030-01-01"}
     (workspace.models / name).mkdir()
     save_file({}, workspace.models / name / "branch-0.safetensors")
     (workspace.models / name / "version.json").write_text(json.dumps(described), encoding="utf-8")
-    return workspace
 
 
 def card(workspace: Workspace, name: str = "policy-1") -> dict[str, Any]:
@@ -59,6 +63,32 @@ def test_what_fails_and_who_overrode_it_is_on_it_as_text(tmp_path: Path) -> None
     page = (workspace.models / "policy-1" / "card.html").read_text(encoding="utf-8")
     assert "Promoted against the gate" in page and "account 2" in page and "It forgot." in page
     assert "<script>" not in page and "&lt;script&gt;" in page and "http" not in page, "it refers to nothing outside"
+
+
+def test_what_its_reward_model_fails_is_on_a_policys_card_too(tmp_path: Path) -> None:
+    """It is what the gate blocks the policy for; and it is there whichever of the two was measured last."""
+    workspace = made(tmp_path, metrics={"reward": "reward-1"})
+    version(workspace, "reward-1")
+    version(workspace, "policy-2", metrics={"reward": "reward-2"})
+    for name in ("policy-1", "policy-2"):
+        gate.keep_people(workspace, name, People())
+    assert card(workspace)["not_measured"] == ["evaluation", "policy", "reward"]
+    asked = rules().of(REWARD, "length_slope")
+    bad = held("length_slope", asked, Interval(2.0, 1.5, 2.5), 40, "It likes length.")
+    untold = held("ties", rules().of(REWARD, "ties"), Interval(0.1, 0.0, 0.3), 12, "Ties.")
+    gate.keep(workspace, "reward-1", REWARD, [bad, untold])
+    assert gate.standing(workspace, "policy-1").gate.failed == ("length_slope",)
+    for _ in range(2):
+        found = card(workspace)
+        assert found["known_failures"] == [f"reward-1, which taught it: {bad.sentence}"]
+        assert found["not_known"] == ["ties of reward-1"] and "reward" not in found["not_measured"]
+        page = (workspace.models / "policy-1" / "card.html").read_text(encoding="utf-8")
+        assert "reward (reward-1, which taught it)" in page and "None is shown" not in page
+        gate.keep(workspace, "policy-1", EVALUATION, [])
+    other = card(workspace, "policy-2")
+    assert other["known_failures"] == [] and "reward" in other["not_measured"]
+    assert card(workspace, "reward-1")["known_failures"] == [bad.sentence]
+    assert "reward" not in gate.read(workspace, "policy-1").measured, "the record is the reward model's own"
 
 
 def test_a_gate_that_was_loosened_is_on_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -41,19 +42,21 @@ def polite_pairs(count: int = 40) -> list[LabelledPair]:
     return found
 
 
-def scored(scorer: Scorer | Sequence[Scorer], asked: Material) -> Scores:
-    """Return the scores that members of one line each give."""
+def scored(scorer: Scorer | Sequence[Scorer], asked: Material, log_odds: float | None = 1.0) -> Scores:
+    """Return the scores that members of one line each give; one is worth so many log-odds, says the version."""
     members = [scorer] if callable(scorer) else list(scorer)
     found: dict[Exchange, np.ndarray] = {
         (prompt, said): np.array([one(prompt[-1].text, said.text) for one in members])
         for prompt, said in asked.exchanges()
     }
-    return in_units(found, 1.0, asked.pairs)
+    return in_units(found, log_odds, asked.pairs)
 
 
-def audited(scorer: Scorer | Sequence[Scorer], pairs: Sequence[LabelledPair], **more: object) -> dict[str, Figure]:
+def audited(
+    scorer: Scorer | Sequence[Scorer], pairs: Sequence[LabelledPair], log_odds: float | None = 1.0, **more: object
+) -> dict[str, Figure]:
     asked = material(pairs, pairs, **more)  # type: ignore[arg-type]
-    return {figure.name: figure for figure in figures(scored(scorer, asked), asked, 0)}
+    return {figure.name: figure for figure in figures(scored(scorer, asked, log_odds), asked, 0)}
 
 
 def verdict(figure: Figure) -> str:
@@ -167,25 +170,67 @@ def test_right_answers_that_are_equally_good_are_ties() -> None:
 
 
 def test_who_likes_one_group_better_is_caught_on_that_axis_alone() -> None:
-    found = audited(lambda p, a: fair(p, a) + 1.0 * ("Emily" in p + a), polite_pairs())
-    assert verdict(found["group_women_men"]) == FAIL and "Emily" in found["group_women_men"].worst[0].better
+    found = audited(lambda p, a: fair(p, a) + 1.0 * ("Emily" in a), polite_pairs())
+    shown = found["group_women_men"].worst[0]
+    assert verdict(found["group_women_men"]) == FAIL and "Emily" in shown.better and "Michael" in shown.worse
+    assert shown.score_better - shown.score_worse == pytest.approx(0.5), "one, in units of the margin of two"
     axes = [name for name in found if name.startswith("group_") and name not in ("group_women_men", "group_size")]
     assert len(axes) == 5 and {verdict(found[name]) for name in axes} == {PASS}
     assert sum(found[name].n for name in (*axes, "group_women_men")) == 60
 
 
-def test_confidence_beyond_agreement_is_told_by_level() -> None:
-    """Sure of everything, and people agree by two thirds: the fit on other openings brings confidence down to that."""
-    rng = np.random.default_rng(1)
+def test_what_a_model_likes_about_prompts_is_no_bias() -> None:
+    """Comparisons are made within a prompt, and leave free what is added to all that is said to one."""
+
+    def offset(prompt: str, answer: str) -> float:
+        return fair(prompt, answer) + 5.0 * ("Emily" in prompt) - 3.0 * ("Muslim" in prompt) + len(prompt) % 7
+
+    found = audited(offset, polite_pairs())
+    names = [name for name in found if name.startswith("group_")]
+    assert len(names) == 7 and {verdict(found[name]) for name in names} == {PASS}
+    assert [value.estimate for name in names if (value := found[name].value)] == pytest.approx([0.0] * 7)
+
+
+def test_who_is_surer_than_people_agree_is_caught_by_its_own_probabilities() -> None:
+    """Margins of two, of which two thirds of people's verdicts agree: they would be worth ln 2 in log-odds."""
     pairs = [pair(n, "Thanks a lot.", "No.", Counts(2.0, 1.0, 0.0)) for n in range(40)]
-    found = audited(fair, pairs)
-    level = found["overconfidence_most"].value
-    assert level and abs(level.estimate) < 0.02 and verdict(found["overconfidence"]) == PASS
-    lying = [
-        pair(n, "Thanks a lot.", "No.", Counts(3.0, 0.0, 0.0) if rng.random() < 0.5 else Counts(0.0, 3.0, 0.0))
-        for n in range(200)
+    for log_odds, told in ((1.0, FAIL), (np.log(2) / 2, PASS), (0.01, FAIL)):
+        found = audited(fair, pairs, log_odds)["overconfidence"]
+        assert verdict(found) == told
+        assert found.value and found.value.estimate == pytest.approx(1 / (1 + np.exp(-2 * log_odds)) - 2 / 3)
+    unsaid = audited(fair, pairs, None)["overconfidence"]
+    assert unsaid.value is None and "an older manners made it" in unsaid.sentence
+
+
+def test_a_calibrated_model_passes_whatever_levels_of_agreement_look_like() -> None:
+    """Two or three verdicts on each pair, drawn by its probabilities: at no level do they agree as it is sure."""
+    rng = np.random.default_rng(2)
+    log_odds = rng.uniform(-2.5, 2.5, 800)
+    chances = 1 / (1 + np.exp(-log_odds))
+    verdicts = 2 + np.arange(800) % 2
+    left = rng.binomial(verdicts, chances)
+    pairs = [
+        pair(n, "Yes.", "No.", Counts(float(k), float(v - k), 0.0))
+        for n, (k, v) in enumerate(zip(left, verdicts, strict=True))
     ]
-    assert abs(audited(fair, lying)["overconfidence"].value.estimate) < 0.1  # type: ignore[union-attr]
+
+    def knows(prompt: str, answer: str) -> float:
+        known = prompt.startswith("question") and answer == "Yes."
+        return float(log_odds[int(prompt.split()[1][:-1])]) if known else 0.0
+
+    asked = material(pairs, pairs[:5])
+    scores = scored(knows, asked)
+    found = {figure.name: figure for figure in figures(scores, asked, 0)}
+    assert [name for name in found if name.startswith("overconfidence")] == ["overconfidence"]
+    assert verdict(found["overconfidence"]) == PASS
+    levels = {one.name: one for one in slices(scores, pairs, 0) if one.calibrated is not None}
+    split, most, all_agree = (levels[f"verdicts: {level}"] for level in ("split", "two thirds or more", "unanimous"))
+    assert len(levels) == 3
+    for one, sure in ((split, 1), (most, 1), (all_agree, -1)):
+        assert one.confidence and sure * (one.confidence - one.accuracy.estimate) > 0.05
+        assert one.calibrated == pytest.approx(one.accuracy.estimate, abs=0.04)
+    assert split.calibrated == split.accuracy.estimate == 0.5
+    assert {one.calibrated for one in slices(scored(knows, asked, None), pairs, 0)} == {None}
 
 
 def test_members_that_differ_on_what_the_policy_writes() -> None:
@@ -256,7 +301,19 @@ def test_a_slope_beside_another_is_that_of_least_squares() -> None:
     by_library = np.linalg.lstsq(np.stack([beside, x], axis=1), y, rcond=None)[0][1]
     assert found and found.estimate == pytest.approx(by_library) and found.low < 0.3 < found.high
     assert partial_slope(y, 2 * beside, beside, [str(n) for n in range(200)], 0) is None, "the two are one"
-    assert ratio(np.ones(4), np.ones(50), 0) is None and len(FILLER) > 3
+
+
+def test_samples_of_one_opening_are_one_opinion() -> None:
+    """Eight openings, each five times over, say as much as each once."""
+    rng = np.random.default_rng(4)
+    above, below = rng.uniform(1, 2, 8), rng.uniform(0.5, 1, 8)
+    names = [f"opening {n}" for n in range(8)]
+    once = ratio(above, below, (names, names), 0)
+    five = [name for name in names for _ in range(5)]
+    often = ratio(np.repeat(above, 5), np.repeat(below, 5), (five, five), 0)
+    assert once and often and astuple(often) == pytest.approx(astuple(once))
+    assert once.low < once.estimate == pytest.approx(above.mean() / below.mean()) and once.estimate < once.high
+    assert ratio(np.ones(50), np.ones(8), (["one"] * 50, names), 0) is None and len(FILLER) > 3
 
 
 def test_a_few_openings_tell_nothing() -> None:

@@ -94,3 +94,19 @@ def test_of_ifeval_nearly_all_can_be_checked(shared_data: Path) -> None:
     unread = {kind for kind, given in named if not readable(kind, given)}
     assert unread == {"language:response_language"}
     assert sum(readable(*one) for one in named) / len(named) > 0.95
+
+
+def test_ifevals_own_checks_say_the_same() -> None:
+    """Recorded by `benchmarks/peers/instructions.py`. Theirs also ask whether a library takes capitals for English."""
+    theirs = json.loads((Path(__file__).parent / "ifeval.json").read_text(encoding="utf-8"))
+    unlike = 0
+    for case in theirs["cases"]:
+        assert 0 < sum(case["kept"]) < len(theirs["answers"]), "some keep it and some do not"
+        for answer, kept in zip(theirs["answers"], case["kept"], strict=True):
+            ours = CHECKS[case["kind"]](answer, case["asked"])
+            foreign = case["kind"].startswith("change_case") and ours and not kept
+            assert ours == kept or foreign, (case["kind"], case["asked"], answer)
+            unlike += foreign
+    assert unlike < 6
+    untold = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+    assert {case["kind"] for case in theirs["cases"]} == set(CHECKS) - untold

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
+from torch import Tensor
 
 from manners.audit import gate
+from manners.audit.rules import REWARD, held, rules
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
-from manners.loop import stages
+from manners.loop import audit, behaviour, stages
 from manners.loop.options import AuditOptions
 from manners.loop.round import AUDIT
+from manners.loop.session import Session
+from manners.results.audit import Check, Gate
 from manners.settings import AuditSettings, Settings
+from manners.text import Rendered
+from manners.types import Interval, Response, Role, Turn, opening
 from manners.workspace import Workspace
 from tests.loop import tiny
+from tests.worlds import tiny_pretrained
 
 
 def audited(workspace: Workspace, settings: Settings, **chosen: Any) -> dict[str, Any]:
     return stages.perform(workspace, settings, AUDIT, AuditOptions(**chosen))
 
 
-def rows(file: Path, count: int = 12) -> Path:
-    """Write pairs on as many prompts, of which a person chose the one with `thanks`."""
+def rows(file: Path, count: int = 12, prompts: Sequence[str] = ()) -> Path:
+    """Write pairs on as many prompts, and on those that are named, of which a person chose the one with `thanks`."""
     some = [
-        {"prompt": f"what of {n}?", "chosen": f"Thanks for {n}. It is so.", "rejected": f"No {n}."}
-        for n in range(count)
+        {"prompt": prompt, "chosen": f"Thanks for {n}. It is so.", "rejected": f"No {n}."}
+        for n, prompt in enumerate([*(f"what of {n}?" for n in range(count)), *prompts])
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
     return file
@@ -63,8 +73,6 @@ def test_a_program_is_told_every_check_and_what_they_come_to(
     assert sum(name.startswith("probe_") for name in names) == 10
     assert set(facts["gate"]) == {"verdict", "failed", "cannot_tell"}
     assert facts["gate"]["failed"] == [c["name"] for c in facts["checks"] if c["verdict"] == "fail"]
-    kept = gate.read(copy, "reward-1").measured["reward"]
-    assert [check.name for check in kept.checks] == names
     shown = tiny.read_report(Path(stages.report(copy, settings)["facts"]).parent)["audit"]
     assert shown["sentence"] == facts["sentence"] and len(shown["checks"]) == len(names)
     page = copy.report_html.read_text(encoding="utf-8")
@@ -76,6 +84,9 @@ def test_without_a_file_it_measures_on_what_was_set_aside(copy: Workspace, setti
     facts = audited(copy, few)
     assert facts["source"] == "comparisons set aside from the training of reward-1"
     assert facts["pairs"] >= facts["changed"] and facts["changed"] <= 5
+    kept = gate.read(copy, "reward-1").measured["reward"]
+    assert [check.name for check in kept.checks] == [check["name"] for check in facts["checks"]]
+    assert "known_prompts" not in facts and "gate nothing" not in facts["sentence"]
     plan = stages.perform(copy, few, AUDIT, AuditOptions(), plan=True)
     assert plan["pairs"] == facts["pairs"] and plan["exchanges"] >= facts["exchanges"] > 100
     assert tiny.steady(audited(copy, few)) == tiny.steady(facts)
@@ -124,18 +135,104 @@ def test_options_that_do_not_go_together(chosen: dict[str, Any], said: str) -> N
 def test_too_few_openings_are_refused_before_anything_is_read(
     copy: Workspace, settings: Settings, tmp_path: Path
 ) -> None:
-    with pytest.raises(MannersError, match=r"at least 2 openings, and pairs\.jsonl has 1"):
+    with pytest.raises(MannersError, match=r"at least 2 openings .* pairs\.jsonl has 1"):
         audited(copy, settings, comparisons=rows(tmp_path / "pairs.jsonl", 1))
     with pytest.raises(MannersError, match="there is no version reward-9"):
         audited(copy, settings, version="reward-9")
     assert not (copy.runs / "audit").exists() and gate.read(copy, "reward-1").measured == {}
 
 
-def test_an_audit_that_fails_is_what_blocks(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
-    """A random model of four layers fails something; a promotion then names it, until a reason is given."""
-    facts = audited(copy, settings, comparisons=rows(tmp_path / "pairs.jsonl"))
-    assert facts["gate"]["failed"], "a model that babbles is no judge"
+def test_an_audit_that_fails_is_what_blocks(copy: Workspace, settings: Settings) -> None:
+    """Whoever is named, a random model is moved by it: a promotion then names that, until a reason is given."""
+    (copy.root / "gate.toml").write_text("version = 1\n[reward.group_size]\nmargin = 0.0\n", encoding="utf-8")
+    facts = audited(copy, settings)
+    assert "group_size" in facts["gate"]["failed"]
     copy.start_from("initial")
-    with pytest.raises(Blocked, match=facts["gate"]["failed"][0]):
+    with pytest.raises(Blocked, match="group_size"):
         stages.models_promote(copy, "policy-1")
     assert stages.models_promote(copy, "policy-1", "to show it")["overridden"]
+
+
+def test_a_file_tells_the_gate_nothing(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    """Whatever it is made to show: neither does a failure go by it, nor is what it fails kept."""
+    fails = held("opinion_flips", rules().of(REWARD, "opinion_flips"), Interval(0.9, 0.8, 1.0), 1, "It flips.")
+    gate.keep(copy, "reward-1", REWARD, [fails])
+    before = gate.read(copy, "reward-1")
+    facts = audited(copy, settings, comparisons=rows(tmp_path / "pairs.jsonl"))
+    assert gate.read(copy, "reward-1") == before and "A file tells the gate nothing" in facts["sentence"]
+    assert facts["pairs"] == 12 and facts["known_prompts"] == 0
+    assert facts["gate"]["failed"] == [c["name"] for c in facts["checks"] if c["verdict"] == "fail"]
+
+
+def test_of_a_file_what_the_model_learned_from_is_left_out(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    session = Session(copy, settings)
+    learned, aside = (
+        {opening(one.prompt): one.prompt[-1].text for one in some} for some in audit.trained_on(session, "reward-1")
+    )
+    assert len(learned) > 4 and len(aside) > 1 and not learned.keys() & aside.keys()
+    prompts = [*learned.values(), *(text.upper() for text in learned.values()), *aside.values()]
+    facts = audited(copy, settings, comparisons=rows(tmp_path / "pairs.jsonl", 3, prompts))
+    assert facts["left_out"] == {audit.LEARNED: 2 * len(learned)}
+    assert facts["pairs"] == 3 + len(aside) and facts["known_prompts"] == len(aside)
+    own = rows(tmp_path / "own.jsonl", 0, prompts[: len(learned)])
+    with pytest.raises(MannersError, match=r"that reward-1 did not learn from, and own\.jsonl has 0"):
+        audited(copy, settings, comparisons=own)
+
+
+def test_confidence_is_told_by_what_the_version_says_its_scores_are_worth(
+    copy: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    """One that is sure of everything is half surer than one that is sure of nothing, and nothing is fitted here."""
+    file, pairs = copy.models / "reward-1" / "version.json", rows(tmp_path / "pairs.jsonl")
+    described = json.loads(file.read_text(encoding="utf-8"))
+    found = []
+    for worth in (1e9, 1e-9):
+        described["metrics"]["unit_log_odds"] = worth
+        file.write_text(json.dumps(described), encoding="utf-8")
+        checks = audited(copy, settings, comparisons=pairs)["checks"]
+        found += [check["value"] for check in checks if check["name"] == "overconfidence"]
+    assert found[0] - found[1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_failed_before_is_not_laid_to_a_later_audit(copy: Workspace, settings: Settings) -> None:
+    """Prompts have two answers here, so that there is no best of several to be told."""
+    fails = held("best_of_n", rules().of(REWARD, "best_of_n"), Interval(0.2, 0.1, 0.3), 40, "It picks what is bad.")
+    gate.keep(copy, "reward-1", REWARD, [fails])
+    facts = audited(copy, settings)
+    itself = [check["name"] for check in facts["checks"] if check["verdict"] == "fail"]
+    assert "best_of_n" not in itself and set(facts["gate"]["failed"]) == {*itself, "best_of_n"}
+    now, before = facts["sentence"].split(" Failed before, and not shown to pass: ")
+    assert before == "best_of_n." and "best_of_n" not in now
+
+
+def test_what_a_policy_failed_before_is_not_laid_to_a_later_audit_either() -> None:
+    checks = [Check(name="over_refusal", verdict="fail"), Check(name="helpfulness", verdict="pass", value=0.0)]
+    inputs = cast(Any, SimpleNamespace(version="policy-1", against="initial"))
+    said = behaviour._sentence(inputs, checks, Gate(verdict="fail", failed=("over_refusal", "truthfulness")))
+    assert "it got worse by 1: over_refusal." in said and said.endswith("not shown to pass: truthfulness.")
+    said = behaviour._sentence(inputs, checks[1:], Gate(verdict="fail", failed=("truthfulness",)))
+    assert "not shown to have by any." in said and said.endswith("not shown to pass: truthfulness.")
+
+
+def test_answers_to_one_prompt_are_scored_behind_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for the prompt beside the short one, and none beside the long one; others may stand between."""
+    there = tiny_pretrained(context=128)
+    asked, other = (Turn(Role.USER, "the weather is fine today " * 8),), (Turn(Role.USER, "how long?"),)
+    short, long = Response("Yes.", "a"), Response("the oven is hot " * 20, "b")
+    alone = [there.renderer.render(asked, said).prompt_ids for said in (short, long)]
+    assert alone[0] != alone[1], "each by itself sees another prompt"
+    seen: list[Rendered] = []
+
+    def score(_: Any, __: Any, rendered: Sequence[Rendered]) -> Tensor:
+        seen.extend(rendered)
+        return torch.arange(len(seen) - len(rendered), len(seen)).float().unsqueeze(0)
+
+    monkeypatch.setattr(audit, "score_rendered", score)
+    monkeypatch.setattr(audit, "AT_ONCE", 1)
+    session = cast(Any, SimpleNamespace(pretrained=there))
+    run = cast(Any, SimpleNamespace(done=lambda name: 0, each=lambda name, items, work: map(work, items)))
+    found, cut = audit._scored(session, run, cast(Any, None), [(asked, short), (other, short), (asked, long)])
+    by_exchange = {exchange: seen[int(scores[0])] for exchange, scores in found.items()}
+    beside = there.renderer.render_beside(asked, [short, long])
+    assert [by_exchange[asked, said] for said in (short, long)] == beside and cut == 2
+    assert by_exchange[other, short] == there.renderer.render(other, short)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binom, binomtest, spearmanr
 
 from manners.errors import MannersError
 from manners.reward.baselines import (
@@ -22,6 +22,7 @@ from manners.reward.baselines import (
     length_and_finish,
     length_correlation,
     longer_wins,
+    share_at,
     shorter_wins,
 )
 from manners.reward.labelled import Counts, LabelledPair
@@ -55,6 +56,21 @@ def test_flipping_the_margins_flips_the_accuracy() -> None:
     there, back = accuracy(margins, pairs, 1), accuracy(-margins, pairs, 1)
     assert there.estimate == pytest.approx(1 - back.estimate)
     assert (there.low, there.high) == pytest.approx((1 - back.high, 1 - back.low))
+
+
+def test_what_agrees_at_a_level_by_hand() -> None:
+    """Four in five: alone, one against one, two and three of one mind, and two of three."""
+    told = math.log(4)
+    assert share_at(Agreement.SINGLE, told, 1) == pytest.approx(0.8)
+    assert share_at(Agreement.SPLIT, told, 2) == pytest.approx(0.5)
+    assert share_at(Agreement.UNANIMOUS, told, 2) == pytest.approx(0.64 / 0.68)
+    assert share_at(Agreement.UNANIMOUS, told, 3) == pytest.approx(0.512 / 0.52)
+    assert share_at(Agreement.MOST, told, 3) == pytest.approx(0.6)
+    k = np.array([1, 2, 5, 6])  # of seven, five or six are two thirds and not all: this way, or the other
+    chances = binom.pmf(k, 7, 0.8)
+    assert share_at(Agreement.MOST, told, 7) == pytest.approx(float(chances @ k / chances.sum() / 7))
+    assert share_at(Agreement.UNANIMOUS, 900.0, 200) == 1.0
+    assert share_at(Agreement.SPLIT, 0.0, 200) == pytest.approx(0.5)
 
 
 def test_interval_has_the_width_that_theory_gives() -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
 from manners.audit import gate
+from manners.audit.record import change
 from manners.cli import main
 from manners.errors import MannersError
 from manners.loop import tried
@@ -198,7 +199,7 @@ def test_what_a_reviewer_rejects_meanwhile_is_asked_about_no_more(alone: Place) 
 
 def reviewed(workspace: Workspace, name: str, decision: str) -> None:
     made = Review(decision=decision, reason="I read it", created_at="", by="account 1", against="policy-2", report=None)
-    gate._change(workspace, name, lambda record: replace(record, reviews=(*record.reviews, made)))
+    change(workspace, name, lambda record: replace(record, reviews=(*record.reviews, made)))
 
 
 def test_the_candidate_stands_on_either_side_as_often_whatever_the_lot() -> None:
