@@ -64,7 +64,7 @@ def _words(answer: str, given: Asked) -> bool:
 
 
 def _sentences(answer: str, given: Asked) -> bool:
-    return _related(len(re.findall(r"[.!?]+(?=\s|$)", answer)), given, "num_sentences")
+    return _related(len(re.findall(r"(?<![.!?])[.!?]++(?=\s|$)", answer)), given, "num_sentences")
 
 
 def _paragraphs(answer: str, given: Asked) -> bool:
@@ -83,8 +83,8 @@ def _first_word(answer: str, given: Asked) -> bool:
 
 
 def _bullets(answer: str, given: Asked) -> bool:
-    stars = re.findall(r"^\s*\*[^\*].*$", answer, re.MULTILINE)
-    return len(stars) + len(re.findall(r"^\s*-.*$", answer, re.MULTILINE)) == int(given["num_bullets"])
+    stars = re.findall(r"^[^\S\n]*+\*[^\*].*$", answer, re.MULTILINE)
+    return len(stars) + len(re.findall(r"^[^\S\n]*+-.*$", answer, re.MULTILINE)) == int(given["num_bullets"])
 
 
 def _highlighted(answer: str, given: Asked) -> bool:
@@ -101,13 +101,14 @@ def _json(answer: str, given: Asked) -> bool:
     text = re.sub(r"^```(?:json)?|```$", "", answer.strip(), flags=re.IGNORECASE)
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
 def _title(answer: str, given: Asked) -> bool:
-    return any(found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", answer))
+    lines = (line for line in answer.split("\n") if "<<" in line and ">>" in line)
+    return any(line[line.find("<<") : line.rfind(">>")].strip("<> ") for line in lines)
 
 
 def _chosen(answer: str, given: Asked) -> bool:
@@ -115,13 +116,13 @@ def _chosen(answer: str, given: Asked) -> bool:
 
 
 def _placeholders(answer: str, given: Asked) -> bool:
-    return len(re.findall(r"\[.*?\]", answer)) >= int(given["num_placeholders"])
+    return len(re.findall(r"\[[^\[\]\n]*+\]", answer)) >= int(given["num_placeholders"])
 
 
 def _postscript(answer: str, given: Asked) -> bool:
     marker = str(given["postscript_marker"]).strip()
-    wanted = {"P.P.S": r"\s*p\.\s?p\.\s?s.*$", "P.S.": r"\s*p\.\s?s\..*$"}
-    return bool(re.search(wanted.get(marker, rf"\s*{marker.lower()}.*$"), answer.lower(), re.MULTILINE))
+    wanted = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
+    return bool(re.search(wanted.get(marker, re.escape(marker.lower())), answer.lower()))
 
 
 def _keywords(answer: str, given: Asked) -> bool:
