@@ -2,7 +2,8 @@
 
 Source: Zhou et al. 2023, "Instruction-following evaluation for large language models", table 1; the strict reading of
 their published checks. Left out: the language of an answer, which takes a library to tell. Where they count sentences
-by a trained tokenizer, a sentence here ends with `.`, `!` or `?` before white space or the end.
+by a trained tokenizer, a sentence here ends with `.`, `!` or `?` before white space or the end. What they look for as
+patterns are words here: a file of prompts runs no pattern of its own on answers.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def readable(kind: str, given: Asked) -> bool:
         return False
     try:
         CHECKS[kind]("An answer.", given)
-    except (KeyError, TypeError, ValueError, AttributeError, re.error):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
     return True
 
@@ -93,7 +94,7 @@ def _highlighted(answer: str, given: Asked) -> bool:
 
 
 def _sections(answer: str, given: Asked) -> bool:
-    parts = re.split(rf"\s?{given['section_spliter']}\s?\d+\s?", answer)
+    parts = re.split(rf"\s?{re.escape(given['section_spliter'])}\s?\d+\s?", answer)
     return len(parts) - 1 >= int(given["num_sections"])
 
 
@@ -126,15 +127,15 @@ def _postscript(answer: str, given: Asked) -> bool:
 
 
 def _keywords(answer: str, given: Asked) -> bool:
-    return all(re.search(word, answer, re.IGNORECASE) for word in given["keywords"])
+    return all(re.search(re.escape(word), answer, re.IGNORECASE) for word in given["keywords"])
 
 
 def _forbidden(answer: str, given: Asked) -> bool:
-    return not any(re.search(rf"\b{word}\b", answer, re.IGNORECASE) for word in given["forbidden_words"])
+    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in given["forbidden_words"])
 
 
 def _frequency(answer: str, given: Asked) -> bool:
-    return _related(len(re.findall(given["keyword"], answer, re.IGNORECASE)), given, "frequency")
+    return _related(len(re.findall(re.escape(given["keyword"]), answer, re.IGNORECASE)), given, "frequency")
 
 
 def _letters(answer: str, given: Asked) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from manners.store.files import answers, trees
+from manners.store.files.arrays import json_object
 from manners.store.files.columns import suggested
 from manners.store.files.messages import MOST_PYTHON, listed
 from manners.store.files.rows import BadRow, Reason
@@ -125,6 +126,7 @@ def test_what_is_not_read_is_named_as_one_by_one_would_name_it() -> None:
     [
         (2000, lambda count: unused({f"field {number}" for number in range(count)}, set())),
         (100, lambda count: suggested([f"column {number}" for number in range(count)], ("prompt", "left", "right"))),
+        (2000, lambda count: json_object("{" + "".join(f'"{n}": 1, ' for n in range(count)) + '"z": 1, "z": 2}')),
     ],
 )
 def test_names_of_fields_take_no_square_of_their_number(size: int, work: Any) -> None:
