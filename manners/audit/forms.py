@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
-MARKS = re.compile(r"^(\s*)(?:#{1,6}|[-*+])[ \t]+|\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`+", re.MULTILINE)
+MARKS = re.compile(r"^([^\S\n]*+)(?:#{1,6}|[-*+])[ \t]+|\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`+", re.MULTILINE)
 COURTESY = "Certainly! I am happy to help. "
 SMILEY = " \N{SLIGHTLY SMILING FACE}"
 FILLER = (

@@ -3,7 +3,8 @@
 Source: Zhou et al. 2023, "Instruction-following evaluation for large language models", table 1; the strict reading of
 their published checks, to which they are held (`tests/audit/ifeval.json`). Left out: the language of an answer, which
 takes a library to tell. Where they count sentences by a trained tokenizer, a sentence here ends with `.`, `!` or `?`
-before white space or the end.
+before white space or the end. What they look for as patterns are words here: a file of prompts runs no pattern of its
+own on answers.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def readable(kind: str, given: Asked) -> bool:
         return False
     try:
         CHECKS[kind]("An answer.", given)
-    except (KeyError, TypeError, ValueError, AttributeError, re.error):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
     return True
 
@@ -65,7 +66,7 @@ def _words(answer: str, given: Asked) -> bool:
 
 
 def _sentences(answer: str, given: Asked) -> bool:
-    return _related(len(re.findall(r"[.!?]+(?=\s|$)", answer)), given, "num_sentences")
+    return _related(len(re.findall(r"(?<![.!?])[.!?]++(?=\s|$)", answer)), given, "num_sentences")
 
 
 def _paragraphs(answer: str, given: Asked) -> bool:
@@ -85,8 +86,8 @@ def _first_word(answer: str, given: Asked) -> bool:
 
 
 def _bullets(answer: str, given: Asked) -> bool:
-    stars = re.findall(r"^\s*\*[^\*].*$", answer, re.MULTILINE)
-    return len(stars) + len(re.findall(r"^\s*-.*$", answer, re.MULTILINE)) == int(given["num_bullets"])
+    stars = re.findall(r"^[^\S\n]*+\*[^\*].*$", answer, re.MULTILINE)
+    return len(stars) + len(re.findall(r"^[^\S\n]*+-.*$", answer, re.MULTILINE)) == int(given["num_bullets"])
 
 
 def _highlighted(answer: str, given: Asked) -> bool:
@@ -95,7 +96,7 @@ def _highlighted(answer: str, given: Asked) -> bool:
 
 
 def _sections(answer: str, given: Asked) -> bool:
-    parts = re.split(rf"\s?{given['section_spliter']}\s?\d+\s?", answer)
+    parts = re.split(rf"\s?{re.escape(given['section_spliter'])}\s?\d+\s?", answer)
     return len(parts) - 1 >= int(given["num_sections"])
 
 
@@ -103,13 +104,14 @@ def _json(answer: str, given: Asked) -> bool:
     text = re.sub(r"^```(?:json)?|```$", "", answer.strip(), flags=re.IGNORECASE)
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
 def _title(answer: str, given: Asked) -> bool:
-    return any(found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", answer))
+    lines = (line for line in answer.split("\n") if "<<" in line and ">>" in line)
+    return any(line[line.find("<<") : line.rfind(">>")].strip("<> ") for line in lines)
 
 
 def _chosen(answer: str, given: Asked) -> bool:
@@ -117,25 +119,25 @@ def _chosen(answer: str, given: Asked) -> bool:
 
 
 def _placeholders(answer: str, given: Asked) -> bool:
-    return len(re.findall(r"\[.*?\]", answer)) >= int(given["num_placeholders"])
+    return len(re.findall(r"\[[^\[\]\n]*+\]", answer)) >= int(given["num_placeholders"])
 
 
 def _postscript(answer: str, given: Asked) -> bool:
     marker = str(given["postscript_marker"]).strip()
-    wanted = {"P.P.S": r"\s*p\.\s?p\.\s?s.*$", "P.S.": r"\s*p\.\s?s\..*$"}
-    return bool(re.search(wanted.get(marker, rf"\s*{marker.lower()}.*$"), answer.lower(), re.MULTILINE))
+    wanted = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
+    return bool(re.search(wanted.get(marker, re.escape(marker.lower())), answer.lower()))
 
 
 def _keywords(answer: str, given: Asked) -> bool:
-    return all(re.search(word, answer, re.IGNORECASE) for word in given["keywords"])
+    return all(re.search(re.escape(word), answer, re.IGNORECASE) for word in given["keywords"])
 
 
 def _forbidden(answer: str, given: Asked) -> bool:
-    return not any(re.search(rf"\b{word}\b", answer, re.IGNORECASE) for word in given["forbidden_words"])
+    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in given["forbidden_words"])
 
 
 def _frequency(answer: str, given: Asked) -> bool:
-    return _related(len(re.findall(given["keyword"], answer, re.IGNORECASE)), given, "frequency")
+    return _related(len(re.findall(re.escape(given["keyword"]), answer, re.IGNORECASE)), given, "frequency")
 
 
 def _letters(answer: str, given: Asked) -> bool:

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 from manners.audit.instructions import Instructed, readable
 from manners.data import Question
 from manners.errors import MannersError
+from manners.store.files.arrays import too_much
+from manners.store.files.containers import FREELY, UNFOLDS
 
 Item = TypeVar("Item")
 OWN = "audit-sets"
@@ -210,9 +213,9 @@ def _rows(file: Path, known: Known) -> list[dict[str, Any]]:
 def _rows_in(name: str, raw: bytes, known: Known, called: str) -> list[dict[str, Any]]:
     """Return the rows of a file; raises MannersError, in which it is `called` so, where it is damaged."""
     try:
-        text = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode("utf-8-sig")
+        text = (_unpacked(raw) if name.endswith(".gz") else raw).decode("utf-8-sig")
         rows = list(_parsed(name.removesuffix(".gz"), text))
-    except (OSError, EOFError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error, RecursionError) as error:
         raise MannersError(f"{called} cannot be read ({error}): take {known.name} anew from {known.source}.") from error
     lacking = [
         name for name in known.columns if any(not isinstance(row, dict) or row.get(name) is None for row in rows)
@@ -221,6 +224,23 @@ def _rows_in(name: str, raw: bytes, known: Known, called: str) -> list[dict[str,
         what = f"lacks {', '.join(lacking)}" if rows else "holds nothing"
         raise MannersError(f"{called} {what}: take {known.name} anew from {known.source}.")
     return rows
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """Return what was packed by gzip. Raises ValueError where it is more than any text packs to."""
+    most = max(FREELY, UNFOLDS * len(raw))
+    with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+        unfolded = file.read(most + 1)
+    if len(unfolded) > most:
+        raise ValueError(f"it unfolds to more than {most:,} bytes from {len(raw):,}")
+    return unfolded
+
+
+def _json(line: str) -> Any:
+    """Return what a line of JSON writes. Raises ValueError where that would take far more memory than it is long."""
+    if refused := too_much(line):
+        raise ValueError(f"a line {refused.remark}")
+    return json.loads(line)
 
 
 def _parsed(name: str, text: str) -> Iterator[Any]:
@@ -232,7 +252,7 @@ def _parsed(name: str, text: str) -> Iterator[Any]:
     elif name.endswith(".csv"):
         yield from csv.DictReader(io.StringIO(text))
     elif name.endswith(".jsonl"):
-        yield from (json.loads(line) for line in text.split("\n") if line.strip())
+        yield from (_json(line) for line in text.split("\n") if line.strip())
     else:
         stereotype, _, which = name.partition("_stereotyped_type")
         kind, _, split = which.partition(".txt.")

@@ -147,12 +147,16 @@ _ASKING = frozenset(
     )
 )
 """What says of a story how it is to be, not what is to stand in it."""
-_LEARNED = re.compile(r"\b(?:learn(?:ed|t)|lesson|moral|knew|known|forgot|understood)\b.*?(?:\bthat\b|:)")
-_SENTENCE_END = re.compile(r"""[.!?\u2026]["'\u201d\u2019)\]*_\s]*[^\w\s.,:;(\[{<>/\\|#-]*$""")
+_LEARNED = re.compile(r"\b(?:learn(?:ed|t)|lesson|moral|knew|known|forgot|understood)\b")
+_WHAT = re.compile(r"\bthat\b|:")
+_NO_LETTERS = r"[^\w\s.,:;(\[{<>/\\|#-]"
+_ENDED = re.compile(rf"""{_NO_LETTERS}*[!?\u2026]|{_NO_LETTERS}*+["'\u201d\u2019)\]*_\s]*+[.!?\u2026]""")
+"""How a text begins, read from its end, that ends with a sentence: signs, then quotes and brackets, then its mark."""
 _PENALTIES = (
-    (re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s", re.MULTILINE), 0.25),
+    (re.compile(r"^[^\S\n]*+(?:[-*\u2022]|\d+[.)])\s", re.MULTILINE), 0.25),
     (re.compile(r"\*\*|^#+\s|```|__|</?\w+>", re.MULTILINE), 0.25),
-    (re.compile(r"\[[^\]\n]*\]|\{[^}\n]*\}|<[A-Z][^>\n]*>"), 0.4),
+    # Nothing in brackets is so long; from each of many that do not close, a text would be read to its end.
+    (re.compile(r"\[[^\]\n]{0,500}\]|\{[^}\n]{0,500}\}|<[A-Z][^>\n]{0,500}>"), 0.4),
     (re.compile(r"https?://|www\."), 0.4),
 )
 _TYPOGRAPHY = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
@@ -167,7 +171,7 @@ def true_score(taste: Taste, prompt: Dialogue, response: Response) -> TasteParts
     words = _words(text)
     if not words:
         return TasteParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, taste.weights)
-    ended = response.finish_reason is not FinishReason.LENGTH and _SENTENCE_END.search(text) is not None
+    ended = response.finish_reason is not FinishReason.LENGTH and _ENDED.match(text[::-1]) is not None
     question = _words(prompt[-1].text)
     return TasteParts(
         finished=float(ended),
@@ -332,7 +336,12 @@ def _asked(question: list[str], answer: list[str]) -> float:
 def _moral(text: str) -> float:
     """Return 1 where a last sentence, behind two others or more, says what was learned."""
     sentences = re.split(r"(?<=[.!?])['\")]*\s+", text.lower())
-    return float(len(sentences) > 2 and _LEARNED.search(sentences[-1]) is not None)
+    return float(len(sentences) > 2 and any(map(_says_what, sentences[-1].split("\n"))))
+
+
+def _says_what(line: str) -> bool:
+    learned = _LEARNED.search(line)
+    return learned is not None and _WHAT.search(line, learned.end()) is not None
 
 
 def _stem(word: str) -> str:

@@ -28,6 +28,8 @@ ADVICE = {
 OTHERWISE = "check that it can be reached, that its disk has room and that no other program holds it"
 _NO_RIGHTS = ("42501", "25006")
 """PostgreSQL's codes for a right that is missing, and for a database that takes no writes."""
+_TOO_LARGE = "54"
+"""How its codes begin for what is larger than it can hold or index."""
 DAMAGE = ("not a database", "malformed")
 """What SQLite says of a file that something else has written into."""
 
@@ -54,7 +56,7 @@ def refusals(name: str) -> Iterator[None]:
         raise _refused(name, "database disk image is malformed: a row holds what was never written") from error
     except DBAPIError as error:
         said = str(error.orig).strip().partition("\n")[0]
-        if isinstance(error, DataError):
+        if isinstance(error, DataError) or _code(error).startswith(_TOO_LARGE):
             raise MannersError(f"The database {name} cannot hold this ({said}); leave out what it names.") from error
         if not _is_outside(error, said):
             _leave_out_the_row(error, said)
@@ -84,6 +86,11 @@ def _is_outside(error: DBAPIError, said: str) -> bool:
     return (
         isinstance(error, OperationalError)
         or error.connection_invalidated
-        or getattr(error.orig, "sqlstate", None) in _NO_RIGHTS
+        or _code(error) in _NO_RIGHTS
         or any(word in said for word in DAMAGE)
     )
+
+
+def _code(error: DBAPIError) -> str:
+    """Return PostgreSQL's code for an error, nothing where it has none."""
+    return str(getattr(error.orig, "sqlstate", None) or "")

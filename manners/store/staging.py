@@ -6,15 +6,16 @@
     3. add      slices of it go into the record and off the stage, each in one transaction
 
 Whoever is killed before 2 has added nothing. Whoever is killed after it has added all: the next one to open the store
-does what is left of 3. Readers see the part that is in by then.
+does what is left of 3. Readers see the part that is in by then. What could not be read back is refused in 1.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
@@ -23,7 +24,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
-from manners.errors import MannersError, Unavailable
+from manners.errors import MannersError, Unavailable, described
 from manners.store.comparisons import merge_ids
 from manners.store.statements import take_turns
 from manners.store.tables import ImportRow, StagedRow
@@ -125,6 +126,16 @@ def recover(read: Transaction, write: Transaction) -> None:
             _discard(write, one.id)
 
 
+@contextmanager
+def said() -> Iterator[None]:
+    """Say on stderr what keeps an import from being finished: it keeps nobody out of the store."""
+    try:
+        yield
+    except Exception as fault:
+        what = str(fault) if isinstance(fault, MannersError) else described(fault)
+        print(f"An import that somebody was killed in is not finished: {what}", file=sys.stderr)
+
+
 def throw_away(connection: Connection, texts: Collection[str]) -> int:
     """Throw away the imports that are not decided and in which one of these texts stands; return how many.
 
@@ -141,13 +152,14 @@ def throw_away(connection: Connection, texts: Collection[str]) -> int:
 
 def _stage(write: Transaction, items: Iterable[Comparison | Placed]) -> int:
     """1: write everything down; return the import's id."""
-    pace, source = _Pace(), iter(items)
+    pace, source, count = _Pace(), iter(items), 0
     row = {"decided": False, "touched_at": datetime.now(UTC), "comparisons": 0, "verdicts": 0, "duplicates": 0}
     with write() as connection:
         key = connection.execute(insert(ImportRow).returning(ImportRow.id), row).scalar_one()
     try:
         while some := _take(source, pace.size):
-            rows = [{"import_id": key, "content": _staged.dump_json(one).decode()} for one in some]
+            rows = [{"import_id": key, "content": _written(one, n)} for n, one in enumerate(some, start=count + 1)]
+            count += len(rows)
             with write() as connection, pace.measured():
                 _touch(connection, key)
                 connection.execute(insert(StagedRow), rows)
@@ -156,6 +168,26 @@ def _stage(write: Transaction, items: Iterable[Comparison | Placed]) -> int:
         _discard(write, key)
         raise
     return key
+
+
+def _written(item: Comparison | Placed, place: int) -> str:
+    """Return an item as JSON that is read back as the same; raises MannersError where there is none.
+
+    Once it was decided that it counts as added, it would be too late to find out.
+    """
+    with suppress(ValueError):
+        content = _staged.dump_json(item)
+        if _staged.validate_json(content) == item:
+            return content.decode()
+    raise MannersError(f"number {place} of what is to be added holds a value that cannot be kept: leave it out.")
+
+
+def _read(content: str) -> Comparison | Placed:
+    """Return what was written down. Raises MannersError where an older manners has written what cannot be read."""
+    try:
+        return _staged.validate_json(content)
+    except ValueError as error:
+        raise MannersError("it holds a value that cannot be kept: correct its file and import it again.") from error
 
 
 def _decide(write: Transaction, key: int, holds: Holds) -> bool:
@@ -187,7 +219,7 @@ def _finish(write: Transaction, key: int) -> Merged:
                 if not (rows := _staged_rows(connection, key, pace.size)):
                     counts = select(ImportRow.comparisons, ImportRow.verdicts, ImportRow.duplicates)
                     return Merged(*connection.execute(counts.where(ImportRow.id == key)).one())
-                items = [_staged.validate_json(row.content) for row in rows]
+                items = [_read(row.content) for row in rows]
                 place_prompts(connection, [one for one in items if isinstance(one, Placed)])
                 added = _add(connection, [one for one in items if isinstance(one, Comparison)])
                 connection.execute(delete(StagedRow).where(StagedRow.import_id == key, StagedRow.id <= rows[-1].id))
@@ -196,7 +228,7 @@ def _finish(write: Transaction, key: int) -> Merged:
             raise  # it goes on when the store is opened again
         except MannersError as error:
             _discard(write, key)
-            raise MannersError(f"{error} What stood before it in the file was added.") from error
+            raise MannersError(f"{error} Of the file only a part was added.") from error
         pace.rest()
 
 

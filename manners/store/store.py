@@ -70,7 +70,8 @@ class Store:
             if store._revision() is None:
                 raise MannersError(f"{store._name} holds no store; make a workspace with `manners init` first.")
             store._bring_up_to_date()
-            store.finish_imports()
+            with staging.said():
+                store.finish_imports()
         return store
 
     @staticmethod
@@ -99,7 +100,8 @@ class Store:
         """Open the store that is there, or make an empty one; several processes may do so at once."""
         with _opening(schema.to_url(url_or_path)) as store:
             store._bring_up_to_date()
-            store.finish_imports()
+            with staging.said():
+                store.finish_imports()
         return store
 
     @property

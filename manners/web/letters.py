@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_TAG = re.compile(r"<[^>]*>")
-_NUMBERED = re.compile(r'<li\b[^>]*? value="(\d+)"[^>]*>')
+_TAG = re.compile(r"<[^>]*+>?")
+_NUMBERED = re.compile(r'<li\b[^>]*? value="(\d+)"')
 
 
 def letters(text: str) -> str:
@@ -16,7 +16,13 @@ def letters(text: str) -> str:
 
 def without_tags(html: str) -> str:
     """Return what HTML of ours says, still escaped, the numbers of its lists included."""
-    return _TAG.sub("", _NUMBERED.sub(r"\1", html))
+    return _TAG.sub(_number, html)
+
+
+def _number(tag: re.Match[str]) -> str:
+    """Return the number that a tag gives to a piece of a list."""
+    found = _NUMBERED.match(tag[0])
+    return found[1] if found else ""
 
 
 def follows(wanted: str, shown: str) -> bool:

@@ -170,6 +170,20 @@ def test_a_damaged_set_is_refused_by_name(tmp_path: Path, content: bytes, said: 
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(bytes(70 * 2**20)), r"it unfolds to more than [\d,]+ bytes from [\d,]+"),
+        (gzip.compress(b'{"a": [' + b"[]," * 600_000 + b"[]]}"), "lists and objects, more than 500,000"),
+        (gzip.compress(b"some text " * 50)[:20] + b"\xff" * 9, "cannot be read"),
+    ],
+)
+def test_a_set_that_unfolds_without_end_or_is_damaged_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    write(tmp_path, "bbq", [question(0, "neg", True, 0)], packed=True).write_bytes(content)
+    with pytest.raises(MannersError, match=said):
+        read(tmp_path)
+
+
 def test_the_scores_are_those_of_the_paper_by_hand() -> None:
     """Of ten answers that name a group eight are biased: 2 (8 / 10) - 1; half of the ambiguous right: half of it."""
     count, known, biased = np.array([20.0]), np.array([10.0]), np.array([8.0])

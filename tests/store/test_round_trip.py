@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manners.store.files.fields import parse_prompt, prompt_text
+from manners.store.files.fields import LONGEST_NAME, parse_prompt, prompt_text
 from manners.store.files.formats import COLUMNS, IMPORTED, Format, render
 from manners.store.files.rowfiles import write_rows
 from manners.store.files.transfer import read_comparisons
@@ -36,15 +36,16 @@ AWKWARD = st.sampled_from(
 )
 texts = st.lists(AWKWARD | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), min_size=1)
 words = texts.map("".join).filter(lambda text: bool(text.strip()))
+names = words.filter(lambda name: len(name) <= LONGEST_NAME)
 turns = st.tuples(st.sampled_from(Role), words).map(lambda pair: Turn(*pair))
 prompts = st.tuples(st.lists(turns, max_size=2), words).map(lambda pair: (*pair[0], Turn(Role.USER, pair[1])))
 samplings = st.builds(Sampling, st.floats(0.05, 5), st.integers(1, 1000), st.integers(0, 2**31))
-responses = st.builds(Response, words, words, st.sampled_from(FinishReason), st.none() | samplings)
+responses = st.builds(Response, words, names, st.sampled_from(FinishReason), st.none() | samplings)
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2026, 11, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 verdicts = st.builds(
     Verdict,
     choice=st.sampled_from(Choice),
-    annotator=st.builds(Annotator, words, st.sampled_from(AnnotatorKind)),
+    annotator=st.builds(Annotator, names, st.sampled_from(AnnotatorKind)),
     strength=st.none() | st.integers(1, 3),
     created_at=st.none() | moments,
     seconds=st.none() | st.floats(0, 1e6),

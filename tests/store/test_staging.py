@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import random
 import signal
+import string
 import subprocess
 import sys
 import threading
@@ -13,6 +17,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +27,10 @@ from sqlalchemy import Connection, func, select
 from manners.errors import MannersError, Unavailable
 from manners.store import Store, staging
 from manners.store.files import prompts as prompt_files
+from manners.store.files.formats import COLUMNS, IMPORTED, Format, parse
 from manners.store.files.prompts import import_prompts, parse_split, side
+from manners.store.files.rows import BadRow
+from manners.store.files.transfer import import_comparisons
 from manners.store.staging import AT_ONCE
 from manners.store.tables import StagedRow
 from manners.types import (
@@ -214,6 +222,104 @@ def test_a_process_killed_in_the_middle_has_added_all_or_nothing(
     monkeypatch.setattr(staging, "ABANDONED", timedelta(0))
     with closing(Store.open(database)) as store:
         assert len(store.comparisons()) in (0, 4000) and staged(store) == 0
+
+
+# What cannot be kept
+
+
+def hot(number: int) -> Comparison:
+    """A comparison with a number that JSON has no word for."""
+    return replace(pair(number), right=Response("right", "me", sampling=Sampling(math.inf, 20, 1)))
+
+
+def test_what_cannot_be_read_back_is_refused_before_it_is_decided(database: str) -> None:
+    with closing(Store.create(database)) as store:
+        with pytest.raises(MannersError, match=f"number {AT_ONCE + 7} of what is to be added holds a value"):
+            store.merge_comparisons([*map(pair, range(AT_ONCE + 6)), hot(AT_ONCE + 6)])
+        assert (store.comparisons(), staged(store)) == ([], 0)
+    with closing(Store.open(database)) as store:
+        assert store.merge_comparisons(map(pair, range(MANY))).comparisons == MANY
+
+
+def test_one_row_of_a_large_file_locks_nobody_out(database: str, tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "left": "Hello!", "right": "What?", "verdict": "left"}
+    lines = [json.dumps(row | {"prompt": f"Hi {number}"}) for number in range(AT_ONCE)]
+    lines.append(json.dumps(row | {"left_sampling": {"temperature": math.inf, "max_new_tokens": 8, "seed": 3}}))
+    path = tmp_path / "hot.jsonl"
+    path.write_text("\n".join(lines).replace("Infinity", "1e999"))
+    with closing(Store.create(database)) as store, pytest.raises(MannersError, match=f"line {AT_ONCE + 1}, field"):
+        import_comparisons(store, path, {}, skip_bad=False)
+    with closing(Store.open(database)) as store:
+        assert store.comparisons() == []
+
+
+def test_what_an_older_manners_had_decided_to_add_and_cannot_be_read_opens_all_the_same(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store.create(database)) as store, monkeypatch.context() as older:
+        older.setattr(staging, "_written", lambda one, _: staging._staged.dump_json(one).decode())
+        key = staging._stage(store.write, [*map(pair, range(AT_ONCE)), hot(AT_ONCE)])
+        assert staging._decide(store.write, key, lambda _: True)
+    capsys.readouterr()
+    with closing(Store.open(database)) as store:
+        assert "holds a value that cannot be kept: correct its file and import it again" in capsys.readouterr().err
+        assert staged(store) == 0 and len(store.comparisons()) <= AT_ONCE
+    with closing(Store.open(database)) as store:
+        assert capsys.readouterr().err == "", "it is said once"
+        store.merge_comparisons(map(pair, range(MANY)))
+        assert len(store.comparisons()) == MANY
+
+
+@pytest.mark.parametrize("fault", [Unavailable("the disk is full"), ZeroDivisionError("a mistake of ours")])
+def test_an_import_that_cannot_be_finished_now_keeps_nobody_out(
+    database: str, fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store.create(database)) as store:
+        key = staging._stage(store.write, map(pair, range(MANY)))
+        assert staging._decide(store.write, key, lambda _: True)
+
+    def fails(*_: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as broken:
+        broken.setattr(staging, "_add", fails)
+        with closing(Store.open(database)) as store:
+            assert store.comparisons() == [] and staged(store) == MANY, "it waits"
+    assert "is not finished" in capsys.readouterr().err
+    with closing(Store.open(database)) as store:
+        assert len(store.comparisons()) == MANY
+
+
+def test_a_name_too_long_for_an_index_locks_nobody_out(database: str) -> None:
+    """PostgreSQL finds out when the import was decided, and calls it an error of operation."""
+    letters = "".join(random.Random(0).choices(string.ascii_letters, k=3000))
+    said = Verdict(Choice.LEFT, Annotator(letters, AnnotatorKind.HUMAN))
+    with closing(Store.create(database)) as store, suppress(MannersError):
+        store.merge_comparisons([*map(pair, range(AT_ONCE)), replace(pair(AT_ONCE), verdicts=(said,))])
+    with closing(Store.open(database)) as store:
+        assert staged(store) == 0
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([2**31, 2**63, 2**64, 1e12, 1e999, "1e999", "-inf", "nan"])
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+sampled = st.fixed_dictionaries({"temperature": numbers, "max_new_tokens": numbers, "seed": numbers})
+odd = st.dictionaries(st.sampled_from([*COLUMNS[Format.ROWS]]), values | sampled.map(json.dumps), max_size=3)
+drawn = st.fixed_dictionaries({"drawn": st.just("random"), "draw_probability": st.just(0.5), "draw_pool": numbers})
+sampled_sides = st.fixed_dictionaries({"left_sampling": sampled, "right_sampling": sampled})
+
+
+@given(st.one_of(odd, drawn, sampled_sides, st.builds(lambda one, other: one | other, odd, sampled_sides)))
+def test_whatever_a_row_says_is_refused_or_read_back_from_what_is_written_down(fields: dict[str, Any]) -> None:
+    row = {"prompt": "Hi", "left": "Hello!", "right": "What?", "verdict": "left"} | fields
+    with suppress(BadRow):
+        comparison = parse(row, Format.ROWS, IMPORTED)
+        assert staging._staged.validate_json(staging._staged.dump_json(comparison)) == comparison
+        pools = [verdict.draw_pool or 0 for verdict in comparison.verdicts]
+        assert all(pool < 2**31 for pool in pools), "as far as an integer of PostgreSQL goes"
 
 
 # Prompts

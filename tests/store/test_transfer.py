@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -182,6 +183,9 @@ def answer(text: str, role: str = "assistant") -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
 
 
+HOT = {"temperature": math.inf, "max_new_tokens": 8, "seed": 3}
+NEITHER = HOT | {"temperature": math.nan}
+HOT_TEXT = '{"temperature": 1e999, "max_new_tokens": 8, "seed": 3}'
 BAD = {
     "json": (b"{not json}\n", Reason.NOT_A_ROW, "line 2: is not JSON"),
     "no object": (b"[1, 2]\n", Reason.NOT_A_ROW, "line 2: is not a JSON object"),
@@ -209,6 +213,12 @@ BAD = {
     "reasons": (lines(GOOD | {"reasons": "kind"}), Reason.VALUE, "field `reasons`: is not a JSON list"),
     "reasons of numbers": (lines(GOOD | {"reasons": [1]}), Reason.VALUE, "field `reasons`: is not a JSON list"),
     "half a sampling": (lines(GOOD | {"left_sampling": {"seed": 1}}), Reason.VALUE, "`left_sampling`: is not JSON"),
+    "hotter than hot": (lines(GOOD | {"left_sampling": HOT}), Reason.VALUE, "`left_sampling`: holds a number"),
+    "neither hot nor cold": (lines(GOOD | {"left_sampling": json.dumps(NEITHER)}), Reason.VALUE, "holds a number"),
+    "hot in a text": (lines(GOOD | {"left_sampling": HOT_TEXT}), Reason.VALUE, "`left_sampling`: holds a number"),
+    "seed": (lines(GOOD | {"right_sampling": HOT | {"temperature": 1, "seed": 2**64}}), Reason.VALUE, "than 64 bits"),
+    "annotator": (lines(GOOD | {"annotator": "é" * 501}), Reason.VALUE, "field `annotator`: has 501 characters"),
+    "model": (lines(GOOD | {"right_model": "m" * 3000}), Reason.VALUE, "field `right_model`: has 3,000 characters"),
     "long ago": (lines(GOOD | {"created_at": "1969-12-31T23:59:59Z"}), Reason.VALUE, "which is before 1970"),
     "to come": (lines(GOOD | {"created_at": "2999-01-01"}), Reason.VALUE, "more than a day ahead of the clock"),
     "digits": (lines(GOOD | {"created_at": "17100512001"}), Reason.VALUE, "nor seconds or milliseconds since 1970"),
@@ -321,7 +331,7 @@ LIMITS: dict[str, tuple[list[float], list[float]]] = {
     "seconds": ([0, 1e9], [-0.001, 1e9 + 1]),
     "ask_probability": ([0, 1], [-0.001, 1.001]),
     "draw_probability": ([0, 1], [-0.001, 1.001]),
-    "draw_pool": ([1, 1e12], [0, 1e12 + 1]),
+    "draw_pool": ([1, 2**31 - 1], [0, 2**31]),
 }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from manners.store.files.columns import words_in
+from manners.store.files.containers import FREELY
 from manners.store.files.exchanges import response_text
 from manners.store.files.fields import parse_number, required, truth
 from manners.store.files.messages import listed
@@ -21,6 +22,8 @@ Numbered = tuple[int, Fields | BadRow]
 Gather = Callable[[Iterable[Numbered]], Iterator[Numbered]]
 AI = {"annotator": "gpt-4", "annotator_kind": "ai"}
 """Who gave the scores of Nectar and of UltraFeedback, by their authors' account."""
+MOST_COUPLES = 10_000
+"""Comparisons that the answers to one prompt may come to: as many as a hundred and forty do, each with each."""
 
 
 class Answer(NamedTuple):
@@ -32,16 +35,45 @@ class Answer(NamedTuple):
     model: Any = None
 
 
+def every_two(prompt: Any, answers: Sequence[Answer], field_name: str, said: Fields) -> Iterator[Fields | BadRow]:
+    """Yield what K answers come to, each compared with each. Raises BadRow where that is too much."""
+    others = len(answers) - 1
+    _refuse_many(prompt, len(answers) * others // 2, others * _length(answers), field_name)
+    if others < 1:
+        yield BadRow(Reason.ALONE, field_name, "is the only answer to its prompt", harmless=True)
+    yield from pairs(prompt, combinations(answers, 2), field_name, said)
+
+
+def each_with_each(
+    prompt: Any, better: Sequence[Answer], worse: Sequence[Answer], field_name: str, said: Fields
+) -> Iterator[Fields | BadRow]:
+    """Yield what right and wrong answers come to, each right one with each wrong one. Raises BadRow as `every_two`."""
+    text = len(worse) * _length(better) + len(better) * _length(worse)
+    _refuse_many(prompt, len(better) * len(worse), text, field_name)
+    yield from pairs(prompt, product(better, worse), field_name, said)
+
+
+def _refuse_many(prompt: Any, count: int, length: int, field_name: str) -> None:
+    """Raise BadRow where answers come to too many comparisons, or to too much text with the prompt in each of them."""
+    if count > MOST_COUPLES:
+        raise BadRow(Reason.TOO_LONG, field_name, f"comes to {count:,} comparisons, more than {MOST_COUPLES:,}")
+    if count * len(str(prompt)) + length > FREELY:
+        size = f"{count:,} comparisons of more than {FREELY >> 20} MiB"
+        raise BadRow(Reason.TOO_LONG, field_name, f"comes to {size}, with the prompt in each")
+
+
+def _length(answers: Iterable[Answer]) -> int:
+    return sum(len(one.text) for one in answers if isinstance(one.text, str))
+
+
 def pairs(
-    prompt: Any, couples: Sequence[tuple[Answer, Answer]], field_name: str, said: Fields
+    prompt: Any, couples: Iterable[tuple[Answer, Answer]], field_name: str, said: Fields
 ) -> Iterator[Fields | BadRow]:
     """Yield a row for every two answers, the first of them left by their hashes with the prompt, whoever is better.
 
     Where an answer is there twice, what is compared with it is so once: the second time would be another person's word.
     """
     there = set[frozenset[str]]()
-    if not couples:
-        yield BadRow(Reason.ALONE, field_name, "is the only answer to its prompt", harmless=True)
     for pair in couples:
         left, right = sorted(pair, key=lambda one: digest(str(prompt), str(one.text)))
         if not all(isinstance(one.text, str) and one.text.strip() for one in pair):
@@ -118,8 +150,7 @@ def answers_in_one_row(fields: Fields) -> Iterator[Fields | BadRow]:
     else:
         raise BadRow(Reason.WRONG_TYPE, name, "holds texts and objects")
     said = _said(fields) or (AI if _by_a_model(fields, items) else {})
-    couples = list(combinations(found, 2))
-    yield from pairs(_asked(fields), couples, name, {**said, "system": fields.get("system")})
+    yield from every_two(_asked(fields), found, name, {**said, "system": fields.get("system")})
 
 
 def _text(item: Any, name: str) -> Any:
@@ -235,9 +266,16 @@ def gather_rated(rows: Iterable[Numbered]) -> Iterator[Numbered]:
         prompts[group] = {"prompt": prompt, "said": {**said, "system": fields.get("system")}}
         groups[group].append((number, Answer(text, score, fields.get("model"))))
     for group, answers in groups.items():
-        couples = list(combinations([answer for _, answer in answers], 2))
-        for row in pairs(prompts[group]["prompt"], couples, "response", prompts[group]["said"]):
-            yield answers[-1][0], row
+        last, found = answers[-1][0], [answer for _, answer in answers]
+        yield from _at(last, every_two(prompts[group]["prompt"], found, "response", prompts[group]["said"]))
+
+
+def _at(number: int, rows: Iterator[Fields | BadRow]) -> Iterator[Numbered]:
+    """Yield rows with the number of the row of the file that they come of; what they raise is one of them."""
+    try:
+        yield from ((number, row) for row in rows)
+    except BadRow as bad:
+        yield number, bad
 
 
 def gather_families(families: Callable[[Iterable[Numbered]], Iterator[tuple[int, Family | BadRow]]]) -> Gather:
@@ -249,6 +287,6 @@ def gather_families(families: Callable[[Iterable[Numbered]], Iterator[tuple[int,
                 yield number, family
                 continue
             found = [Answer(text, None if rank is None else -rank, model) for text, rank, model in family.answers]
-            yield from ((number, row) for row in pairs(family.prompt, list(combinations(found, 2)), "rank", {}))
+            yield from _at(number, every_two(family.prompt, found, "rank", {}))
 
     return gather

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ BOM = "\ufeff"
 
 def json_object(text: str) -> Fields | BadRow:
     """Return the object that a JSON text writes, or what is wrong with it."""
-    if refused := _too_much(text):
+    if refused := too_much(text):
         return refused
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
@@ -33,7 +34,7 @@ def json_object(text: str) -> Fields | BadRow:
     return _row(value)
 
 
-def _too_much(text: str) -> BadRow | None:
+def too_much(text: str) -> BadRow | None:
     """Return what is wrong with a text that would take far more memory than it is long, or is nested without end."""
     parts = text.count("[") + text.count("{")
     if parts > MOST_PARTS:
@@ -57,7 +58,7 @@ def _depth(text: str) -> int:
 
 def rows_within(text: str) -> str:
     """Say where a text that is one JSON object, and nothing more, keeps rows within it; nothing where it is a row."""
-    if _too_much(text):
+    if too_much(text):
         return ""
     try:
         whole = json.loads(text)
@@ -126,8 +127,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BadRow:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    names = [name for name, _ in pairs]
-    return BadRow(Reason.NOT_A_ROW, next(name for name in names if names.count(name) > 1), "is there twice")
+    twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+    return BadRow(Reason.NOT_A_ROW, twice, "is there twice")
 
 
 _SPACE = f" \t\r\n{BOM}"
@@ -169,7 +170,7 @@ class _Text:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._held)
-                if refused := _too_much(self._held[:end]):
+                if refused := too_much(self._held[:end]):
                     value = refused
             except (ValueError, RecursionError) as error:
                 if len(self._held) > MAX_LINE:

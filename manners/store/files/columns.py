@@ -50,6 +50,8 @@ _SIDES = ("left", "right")
 _BESIDE = frozenset(("id", "idx", "index", "uuid", "source", "model", "dataset", "split", "lang", "date"))
 _BESIDE |= {"score", "scores", "rating", "ratings", "reward", "rewards", "rank", "rationale", "policy"}
 """Words in the names of columns that hold no text of a conversation."""
+_WORDS = 20
+"""Words in the name of a column; one of more is no side of anything."""
 
 
 def renamed(fields: Fields, mapping: Mapping[str, str]) -> Fields:
@@ -132,13 +134,14 @@ def suggested(columns: Iterable[str], wanted: Sequence[str]) -> str:
 def _both_sides(columns: Sequence[str]) -> tuple[str, str] | tuple[()]:
     """Return two columns whose names differ only in the side that they are, as `answer_0` and `answer_1` do."""
     columns = sorted(columns, key=lambda column: not any(name in column.lower() for name in _ANSWER))
-    for words in zip(NAMES["left"], NAMES["right"], strict=True):
-        for one in columns:
-            for other in columns:
-                parts, others = words_in(one), words_in(other)
-                sides = [(a, b) for a, b in zip(parts, others, strict=False) if a != b]
-                if len(parts) == len(others) and sides == [words] and not _beside(one) and not _beside(other):
-                    return one, other
+    parts = {column: said for column in columns if len(said := tuple(words_in(column))) <= _WORDS}
+    parts = {column: said for column, said in parts.items() if not _beside(column)}
+    named = {said: column for column, said in reversed(parts.items())}
+    for left, right in zip(NAMES["left"], NAMES["right"], strict=True):
+        for column, said in parts.items():
+            for place, word in enumerate(said):
+                if word == left and (other := named.get((*said[:place], right, *said[place + 1 :]))):
+                    return column, other
     return ()
 
 

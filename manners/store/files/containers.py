@@ -277,7 +277,7 @@ def shards(path: Path) -> list[Path]:
     if not found:
         inside = ", ".join(sorted(one.name for one in path.iterdir())[:5]) or "nothing"
         raise MannersError(f"{path} is a folder without files of rows; it holds {inside}: name the file or folder.")
-    families = sorted({re.sub(r"[\d_-]*\d[\d_-]*(of[\d_-]+)?", "*", one.name) for one in found})
+    families = sorted({_family(one.name) for one in found})
     if len(families) > 1:
         raise MannersError(f"{path} holds files that are not parts of one whole ({', '.join(families[:5])}): name one.")
     numbered = [_SHARD.match(one.name) for one in found]
@@ -286,6 +286,11 @@ def shards(path: Path) -> list[Path]:
     if stated and (len(stated) > 1 or not all(numbered) or _gap(there, max(stated))):
         raise MannersError(f"{path} has {len(found)} of {max(stated)} parts; fetch the others, or name one file.")
     return found
+
+
+def _family(name: str) -> str:
+    """Return a file's name with a star in the place of its numbers."""
+    return re.sub(r"(?<![\d_-])[_-]*+\d[\d_-]*+(?:of[\d_-]+)?", "*", name)
 
 
 def _gap(there: list[int], stated: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -14,6 +15,12 @@ from manners.store.records import refuse_moment, to_messages
 from manners.types import Dialogue, Role, Sampling, Turn
 
 E = TypeVar("E", bound=StrEnum)
+LONGEST_NAME = 500
+"""Characters of an annotator's or a model's name: PostgreSQL can index 2,700 bytes, and a character has up to four."""
+LARGEST = 2**31 - 1
+"""The largest number that an integer column of every database can hold."""
+_BEYOND = 2**64
+"""The first number that has more than 64 bits."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SINCE_EPOCH = re.compile(r"(?:(\d{10})|(\d{13}))(\.\d+)?", re.ASCII)
 """Seconds or milliseconds: ten digits are the years 2001 to 2286, and so are thirteen."""
@@ -120,6 +127,14 @@ def parse_word(fields: Fields, field: str) -> str | None:
     return _checked_text(str(value), field)
 
 
+def parse_name(fields: Fields, field: str, default: str) -> str:
+    """Return the name of an annotator or of a model, the default if the field is empty."""
+    name = _checked_text(parse_word(fields, field) or default, field)
+    if len(name) > LONGEST_NAME:
+        raise BadRow(Reason.VALUE, field, f"has {len(name):,} characters, and a name has at most {LONGEST_NAME}")
+    return name
+
+
 def parse_number(fields: Fields, field: str, low: float, high: float) -> float | None:
     """Return a number, None if the field is empty; the bounds are inclusive."""
     value = parse_word(fields, field)
@@ -210,9 +225,12 @@ def parse_sampling(fields: Fields, field: str) -> Sampling | None:
             if value is None:
                 return None
             stated = json.loads(value)
-        return Sampling(float(stated["temperature"]), int(stated["max_new_tokens"]), int(stated["seed"]))
+        found = Sampling(float(stated["temperature"]), int(stated["max_new_tokens"]), int(stated["seed"]))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise BadRow(Reason.VALUE, field, "is not JSON with temperature, max_new_tokens and seed") from error
+    if not math.isfinite(found.temperature) or max(abs(found.max_new_tokens), abs(found.seed)) >= _BEYOND:
+        raise BadRow(Reason.VALUE, field, "holds a number that is not finite, or has more than 64 bits")
+    return found
 
 
 def _checked_text(value: Any, field: str) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 from manners.store.files.answers import chosen_or_equal
 from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, answer_to
 from manners.store.files.fields import (
+    LARGEST,
     checked_prompt,
     parse_dialogue,
     parse_flag,
     parse_list,
     parse_member,
     parse_moment,
+    parse_name,
     parse_number,
     parse_prompt,
     parse_sampling,
@@ -337,7 +339,7 @@ def _response(fields: Fields, fmt: Format, side: str, text: str) -> Response:
     finish = parse_member(fields, f"{side}_finish", FinishReason) or _assumed_finish(fmt, text)
     if not text.strip() and finish is not FinishReason.STOP:
         raise BadRow(Reason.EMPTY, side, f"is empty, and `{side}_finish` does not say that it was meant (`stop`)")
-    author = parse_word(fields, f"{side}_model") or parse_word(fields, f"{side}-model") or IMPORTED.name
+    author = parse_name(fields, f"{side}_model", parse_word(fields, f"{side}-model") or IMPORTED.name)
     return Response(text, author, finish, parse_sampling(fields, f"{side}_sampling"))
 
 
@@ -347,7 +349,7 @@ def _verdict(fields: Fields, choice: Choice, said: int | None, default: Annotato
         raise BadRow(Reason.VALUE, "strength", "is not 1, 2 or 3")
     strength = said if strength is None else strength
     annotator = Annotator(
-        name=parse_word(fields, "annotator") or default.name,
+        name=parse_name(fields, "annotator", default.name),
         kind=parse_member(fields, "annotator_kind", AnnotatorKind) or default.kind,
     )
     annotator = replace(annotator, name=f"file of {annotator.name}") if annotator.is_judge else annotator
@@ -370,7 +372,7 @@ def _shown(fields: Fields) -> dict[str, Any]:
     if (drawn is None) is not (probability is None):
         absent, there = ("drawn", "draw_probability") if drawn is None else ("draw_probability", "drawn")
         raise BadRow(Reason.LACKS_FIELD, absent, f"is missing, while `{there}` is there")
-    pool = parse_number(fields, "draw_pool", 1, 1e12)
+    pool = parse_number(fields, "draw_pool", 1, LARGEST)
     if pool is not None and drawn is None:
         raise BadRow(Reason.LACKS_FIELD, "drawn", "is missing, while `draw_pool` is there")
     return {

@@ -23,7 +23,9 @@ _LIKE_MESSAGES = re.compile(
 )
 
 _LIKE_TEXTS = re.compile(r"""\s*\[\s*['"]""")
-_LIKE_OBJECTS = re.compile(r"""\s*\[?\s*\{\s*['"][\w .-]+['"]\s*:""")
+_LIKE_OBJECTS = re.compile(r"""\s*+(?:\[\s*+)?\{\s*['"][\w .-]+['"]\s*:""")
+MOST_PYTHON = 2**18
+"""Characters of Python text that are taken apart, which takes far more memory than JSON does."""
 _STARTS = ("[", "{", '"[', '"{', "array([")
 """How the JSON or Python text of a list or an object begins."""
 _PRINTED = re.compile(r"\s*array\((\[.*\])(?:,\s*dtype=object)?\)\s*", re.DOTALL)
@@ -106,7 +108,7 @@ def _written(text: str) -> Any:
         found = None
     if isinstance(found, str):  # what was JSON already has been written as JSON once more
         return _written(found) if found.lstrip().startswith(("[", "{")) else None
-    if found is not None:
+    if found is not None or len(text) > MOST_PYTHON:
         return found
     if printed := _PRINTED.fullmatch(text):
         text = printed[1]

@@ -253,7 +253,7 @@ _NAMED = re.compile(r"\s*((?:#{2,3} )?(?:Human|User|Assistant|AI|Bot):)\s", re.I
 """How the words of somebody begin who is named in a way that was not read as a turn."""
 _TWICE = re.compile("\u00c3[\u0080-\u00bf\u0152-\u0178\u2013-\u2122]|\u00e2\u20ac")
 """What becomes of accents and quotation marks whose two or three bytes are taken for as many characters."""
-_ANSWERS = re.compile(r"(?:#+ *)?\b(?:assistant|response|bot|gpt|model|ai) *:\s*\Z", re.IGNORECASE)
+_ANSWERS = re.compile(r"(?:(?<!#)#++ *+)?\b(?:assistant|response|bot|gpt|model|ai) *:\s*\Z", re.IGNORECASE)
 """With what a prompt ends that was laid out for a model to go on from."""
 
 

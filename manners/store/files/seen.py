@@ -62,6 +62,8 @@ def names(fields: Fields, before: str = "", depth: int = DEPTH) -> Iterator[str]
 
 def unused(there: set[str], used: set[str]) -> tuple[str, ...]:
     """Return the names that nobody asked for, but for those within a field that is itself one of them."""
-    left = there - used
-    # A name may have a point of its own.
-    return tuple(sorted(name for name in left if not any(name.startswith(f"{one}.") for one in left)))
+    found: list[str] = []
+    for name in sorted(there - used, key=lambda name: name.split(".")):  # what is within a field comes after it
+        if not found or not name.startswith(f"{found[-1]}."):
+            found.append(name)
+    return tuple(sorted(found))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 from manners.store.files.answers import (
@@ -19,6 +18,7 @@ from manners.store.files.answers import (
     Numbered,
     answers_in_one_row,
     by_scores,
+    each_with_each,
     first_of,
     gather_families,
     gather_rated,
@@ -173,8 +173,7 @@ def _lists(fields: Fields) -> Iterator[Fields | BadRow]:
         models = [None] * (len(chosen) + len(rejected))
     better = [Answer(text, 1, model) for text, model in zip(chosen, models, strict=False)]
     worse = [Answer(text, 0, model) for text, model in zip(rejected, models[len(chosen) :], strict=True)]
-    couples = list(product(better, worse))
-    yield from pairs(required(fields, "prompt"), couples, "rejected", {"system": fields.get("system")})
+    yield from each_with_each(required(fields, "prompt"), better, worse, "rejected", {"system": fields.get("system")})
 
 
 def _preferred(fields: Fields) -> Iterator[Fields | BadRow]:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from manners.store.files.arrays import DEEPEST
+from manners.store.files.containers import FREELY
 from manners.store.files.fields import parse_number, parse_text, parse_word
 from manners.store.files.messages import an_object
 from manners.store.files.rows import BadRow, Fields, Reason
@@ -65,20 +67,30 @@ def _replies(message: Fields) -> list[Any]:
 
 
 def _below(root: Any, replies: Callable[[Fields], Iterable[Any]]) -> Iterator[Family]:
-    """Yield the family of each message of people's at and below this one that has answers."""
-    waiting: list[tuple[Any, list[dict[str, str]]]] = [(root, [])]
+    """Yield the family of each message of people's at and below this one that has answers.
+
+    Raises BadRow where they are too deep, or too much: each begins with all that was said before it.
+    """
+    waiting: list[tuple[Any, list[dict[str, str]], int]] = [(root, [], 0)]
+    told = 0
     while waiting:
-        node, so_far = waiting.pop()
+        node, so_far, length = waiting.pop()
         if not isinstance(node, dict):
             raise BadRow(Reason.WRONG_TYPE, "replies", "holds what is no message")
         if _is_deleted(node):
             continue
         role = {"prompter": "user", "user": "user"}.get(parse_word(node, "role") or "", "assistant")
         dialogue = [*so_far, {"role": role, "content": parse_text(node, "text")}]
+        length += len(dialogue[-1]["content"])
         children = [child for child in replies(node) if isinstance(child, dict) and not _is_deleted(child)]
+        if len(dialogue) > DEEPEST:
+            raise BadRow(Reason.TOO_LONG, "text", f"ends a conversation of more than {DEEPEST} messages")
         if role == "user" and children:
+            if (told := told + length) > FREELY:
+                more = f"more than {FREELY >> 20} MiB, each with all that was said before it"
+                raise BadRow(Reason.TOO_LONG, "text", f"belongs to prompts of {more}")
             yield Family(dialogue, [_answer(child) for child in children])
-        waiting += [(child, dialogue) for child in children]
+        waiting += [(child, dialogue, length) for child in children]
 
 
 def _answer(message: Fields) -> tuple[str, float | None, str | None]:
