@@ -259,6 +259,7 @@ class Member:
         order = random.Random(job.seed)
         self.batches = [b for _ in range(job.passes) for b in data.batches(job.which, settings.batch, order)]
         self.step = 0
+        self.usual = data.usual(job.which)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold; the order of the batches follows from the seed."""
@@ -326,7 +327,7 @@ def _finish(
 @torch.no_grad()
 def _loss(member: Member, data: ReadPairs, which: Sequence[int]) -> float:
     """Return a member's loss on some pairs, in nats a verdict."""
-    total = sum(sum(data.pairs[i].weights) for i in which)
+    total = data.weight(which)
     parts = [term for micro in data.micro_batches(which) for term in objective(member, data, micro, total)]
     return sum(float(term.loss()[0]) for term in parts)
 
@@ -337,14 +338,15 @@ def _step(member: Member, data: ReadPairs) -> int:
     number = member.step + 1
     last = len(member.batches)
     member.training.schedule(number, last)
-    total = sum(sum(data.pairs[i].weights) for i in batch)
+    total = data.weight(batch)
     for micro in data.micro_batches(ranks.share(batch)):
         member.training.learn(objective(member, data, micro, total))
     member.training.step(
         MannersError(
             f"the reward model's gradient is not finite at step {number} of {last}; lower reward.learning_rate, or look"
             " at the comparisons of that batch for broken text"
-        )
+        ),
+        weight=total / (len(batch) * member.usual),
     )
     member.step = number
     return len(batch)
