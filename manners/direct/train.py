@@ -98,15 +98,15 @@ def train(
     is nothing to learn from (see `reward.verdicts`), or a start-up check fails.
     """
     # 1. Single verdicts, as the reward model counts and reads them, on what can be said; the same groups set aside.
-    counted = label(
-        material.comparisons, settings.reward.annotators, settings.reward.user_share, settings.reward.account_share
-    )
+    chosen = settings.reward
+    shares = chosen.user_share, chosen.account_share
+    counted = label(material.comparisons, chosen.annotators, *shares, settings.serve)
     labelled, rendered = read(pretrained.renderer, counted)
     shut_out = pretrained.trunk.vocabulary.shut_out
     labelled = sayable(labelled, rendered, shut_out)
-    split = divided(labelled.pairs, settings.reward, settings.seed)
-    share = settings.reward.human_share
-    more = assisted(pretrained.renderer, material.comparisons, labelled, split, material.judges, share, shut_out)
+    split = divided(labelled.pairs, chosen, settings.seed)
+    beside = material.judges, chosen.human_share, shut_out
+    more = assisted(pretrained.renderer, material.comparisons, labelled, split, *beside)
     rendered = rendered | more.rendered
     reference = Branch(pretrained.trunk, trainable=False) if start is None else start
     with folder_beside(scratch) as folder:
