@@ -17,6 +17,7 @@ from manners.reward.groups import groups
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
 from manners.settings import ServeSettings
 from manners.store.files.formats import IMPORTED
+from manners.store.never import never_trained_on
 from manners.types import (
     DELETED,
     VERSUS,
@@ -48,8 +49,8 @@ def label(
     annotators: str | None = None,
     user_share: float = 1.0,
     account_share: float = 1.0,
-) -> Labelled:
     serve: ServeSettings | None = None,
+) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
     The same two answers to one prompt are one comparison (`pooled`). The latest verdict of an annotator on it counts; a
@@ -71,8 +72,8 @@ def label(
     found = sort_out(comparisons, kind)
     factors = user_factors(found.usable, user_share, account_share)
     named = groups([comparison for comparison, _ in found.usable])
-    pairs = [
     pool = pool_of(everything, serve or ServeSettings())
+    pairs = [
         labelled_pair(comparison, verdicts, factors, group, pool)
         for (comparison, verdicts), group in zip(found.usable, named, strict=True)
     ]
@@ -258,19 +259,9 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
 
 
 def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> LeftOut | None:
+    if never := never_trained_on(comparison):
+        return LeftOut(never.value)
     texts = comparison.left.text.strip(), comparison.right.text.strip()
-    if comparison.asked_how is AskedHow.EVALUATION:
-        return LeftOut.EVALUATION
-    if comparison.asked_how is AskedHow.CANDIDATE:
-        return LeftOut.CANDIDATE
-    if comparison.asked_how is AskedHow.GOLD:
-        return LeftOut.GOLD
-    if DELETED in texts:
-        return LeftOut.DELETED
-    if comparison.reported:
-        return LeftOut.REPORTED
-    if comparison.kept:
-        return LeftOut.KEPT
     if not all(texts):
         return LeftOut.EMPTY
     if texts[0] == texts[1]:
