@@ -19,7 +19,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.special import log_expit
 from transformers import PreTrainedModel
 
@@ -40,14 +39,13 @@ from manners.settings import ModelSettings, RewardSettings
 from manners.store.files.transfer import read_comparisons
 from manners.types import Comparison, Dialogue, Interval, Response
 
-Floats = NDArray[np.float64]
 PAGE = ROOT / "docs" / "reward.md"
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the step: of every tensor's peak."""
 SEEDS = (0, 1, 2)
 PAIRS = 504
 TOKENS = 256
-"""Of an exchange at most: pairs with a longer one are left out, so that all of it takes less than 40 minutes."""
+"""Of an exchange at most: pairs with a longer one are left out, which keeps the sweep short."""
 SETTINGS = RewardSettings(members=1, epochs=2, curve=False)
 """Two passes for every step: what differs is the step alone."""
 REWRITTEN = 8.0
