@@ -2,7 +2,7 @@
 
     for micro-batch in batch:
         found = training.learn(terms, part, whole)    gradients, summed in float32; what was seen on the way
-    training.step(otherwise)                          clipped, checked, one step; or `otherwise`, and no step
+    training.step(otherwise, weight)                  clipped, checked, one step; or `otherwise`, and no step
 
 Where several processes train as one (`ranks`) each brings its micro-batches' share, and the gradients are added up.
 A stage brings its terms, the order of its batches and its own sentence for a gradient that is not finite.
@@ -130,9 +130,11 @@ class Training:
             self._gather()
         return found
 
-    def step(self, otherwise: Exception) -> None:
+    def step(self, otherwise: Exception, weight: float = 1.0) -> None:
         """Take a step on the gradients so far, their norm scaled down, and drop them.
 
+        `weight` is what this batch counts for beside others: its gradients, of a mean over the batch, are multiplied
+        by it once their norm has been limited, so that the limit does not make a light batch and a heavy one alike.
         Raises `otherwise`, and takes no step, where they are not finite.
         """
         ranks.add_up(self.masters)
@@ -141,6 +143,9 @@ class Training:
                 if "unit" in group and master.grad is not None:
                     master.grad.mul_(group["unit"])
         norm = nn.utils.clip_grad_norm_(self.masters, self.max_norm)
+        if weight != 1:
+            for gradient in (master.grad for master in self.masters if master.grad is not None):
+                gradient.mul_(weight)
         sound = bool(torch.isfinite(norm))
         if sound:
             for optimiser in self._optimisers():

@@ -164,6 +164,23 @@ def test_gradients_of_bfloat16_micro_batches_are_summed_without_rounding() -> No
     assert training.masters[0].grad.tolist() == [1.5]
 
 
+def test_what_a_batch_weighs_counts_after_its_gradient_was_limited() -> None:
+    # Gradients of norm 8 are limited to 1: of a batch that weighs a quarter to 1 / 4, of one that weighs three to 3.
+    weight = nn.Parameter(torch.zeros(4))
+    training = Training([weight], 0.01, max_norm=1.0)
+    seen: list[Tensor] = []
+
+    def look() -> None:
+        assert weight.grad is not None
+        seen.append(weight.grad.clone())
+
+    vars(training.optimiser)["step"] = look
+    for share in (0.25, 3.0, 1.0):
+        training.learn([term(4 * weight.sum())])
+        training.step(Unfit(), share)
+    assert [float(one.norm()) for one in seen] == pytest.approx([0.25, 3.0, 1.0])
+
+
 # Terms
 
 

@@ -17,6 +17,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    DrawnHow,
     OpenComparison,
     Response,
     Role,
@@ -24,12 +25,15 @@ from manners.types import (
     Verdict,
 )
 
-SERVE = ServeSettings(overlap=1, agree=1, random_share=0.5, gold_share=0.0, repeat_share=0.05)
+SERVE = ServeSettings()
+"""As it is where nobody sets it: two verdicts a comparison, half of them drawn at random."""
+ONCE = replace(SERVE, overlap=1, agree=1)
 HARD = 0.4
 """Share of comparisons on which the members disagree."""
 RIGHT = {True: 0.5, False: 0.85}
 """How often a verdict goes the way of the model's margin, on a hard comparison and on others."""
 TRUTH = HARD * RIGHT[True] + (1 - HARD) * RIGHT[False]
+PEOPLE = 4
 
 
 @dataclass(frozen=True)
@@ -42,30 +46,32 @@ class Asked:
     truth: float = TRUTH
 
 
-def asked(openings: int, rng: np.random.Generator, share: float = 1 / 3) -> Asked:
-    """Let four people judge a share of three comparisons on each of some openings, as the queue puts them."""
+def asked(openings: int, rng: np.random.Generator, share: float = 1 / 3, serve: ServeSettings = SERVE) -> Asked:
+    """Let people give a share of all verdicts on three comparisons on each opening, as the queue puts them."""
     number = 3 * openings
     # An opening is mostly hard or mostly easy.
     chance = rng.beta(2 * HARD, 2 * (1 - HARD), openings)
     hard = rng.random(number) < np.repeat(chance, 3)
-    right = rng.random(number) < np.where(hard, RIGHT[True], RIGHT[False])
-    queue = Queue(SERVE, int(rng.integers(2**31)), lambda: 0.0)
+    queue = Queue(serve, int(rng.integers(2**31)), lambda: 0.0)
     for i in range(number):
         queue.add(OpenComparison(i + 1, prompt=i // 3))
     queue.set_spread({i + 1: float(np.exp(rng.normal(1.0 if h else -1.0, 0.5))) for i, h in enumerate(hard)})
     given: dict[int, list[Verdict]] = {}
-    people = [Annotator(f"person {n}", AnnotatorKind.HUMAN) for n in range(4)]
-    while len(given) < max(2, round(share * number)):
+    people = [Annotator(f"person {n}", AnnotatorKind.HUMAN) for n in range(PEOPLE)]
+    due = max(2, round(share * number * serve.overlap))
+    while due and people:
         who = people[int(rng.integers(len(people)))]
         draw = queue.draw(who.name)
         if draw is None:
+            people.remove(who)
             continue
-        choice = Choice.LEFT if right[draw.comparison - 1] else Choice.RIGHT
+        choice = Choice.LEFT if rng.random() < RIGHT[bool(hard[draw.comparison - 1])] else Choice.RIGHT
         said = Verdict(choice, who, drawn=draw.drawn, draw_probability=draw.probability, draw_pool=draw.pool)
         given.setdefault(draw.comparison, []).append(said)
         queue.judge(who.name, draw.comparison, choice)
+        due -= draw.drawn is not DrawnHow.REPEAT
     sides = Response("better", "x"), Response("worse", "x")
-    pairs = label(
+    comparisons = [
         Comparison(
             (Turn(Role.USER, f"opening {i // 3}"), Turn(Role.ASSISTANT, f"{i}"), Turn(Role.USER, "And then?")),
             *sides,
@@ -75,6 +81,7 @@ def asked(openings: int, rng: np.random.Generator, share: float = 1 / 3) -> Aske
             id=i + 1,
         )
         for i in range(number)
-    ).pairs
+    ]
+    pairs = label(comparisons, serve=serve).pairs
     # The model always prefers the left one.
     return Asked(np.ones(len(pairs)), list(pairs), [replace(pair, drawn=None) for pair in pairs])

@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 
 from benchmarks.evidence import Results
-from benchmarks.evidence._planted_queue import asked
+from benchmarks.evidence._planted_queue import ONCE, SERVE, asked
 from benchmarks.publish import ROOT, replace_between
 from manners.evaluate.compare import matched_win_rate, win_rate
 from manners.evaluate.text_measures import changes, perplexity_change
@@ -244,9 +244,10 @@ def of_evaluation(prompts: int, rng: Random) -> Held:
 
 def of_queue(openings: int, rng: Random) -> Held:
     """Try the accuracy where a queue drew the hard comparisons first, weighted and each verdict once."""
-    made = asked(openings, rng)
-    yield "accuracy, from a queue, weighted", holds(accuracy(made.margins, made.weighted, 0, RESAMPLES), made.truth)
-    yield "accuracy, from a queue, each once", holds(accuracy(made.margins, made.naive, 0, RESAMPLES), made.truth)
+    for serve, name in ((SERVE, "a queue"), (ONCE, "a queue for one verdict each")):
+        made = asked(openings, rng, serve=serve)
+        for how, pairs in (("weighted", made.weighted), ("each once", made.naive)):
+            yield f"accuracy, from {name}, {how}", holds(accuracy(made.margins, pairs, 0, RESAMPLES), made.truth)
 
 
 WORLDS: dict[Callable[[int, Random], Held], int] = {of_reward: 200, of_people: 200, of_evaluation: 200, of_queue: 600}

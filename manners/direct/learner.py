@@ -63,10 +63,6 @@ class Referred:
         counts = torch.tensor([self.pairs.pairs[i].weights for i in which], device=logprobs.device)
         return dpo(logprobs[:, 0], logprobs[:, 1], reference[:, 0], reference[:, 1], beta, counts, total)
 
-    def weight(self, which: Sequence[int]) -> float:
-        """Return what the verdicts on some pairs weigh."""
-        return sum(sum(self.pairs.pairs[i].weights) for i in which)
-
     def measured(self, speaker: Speaker, beta: float) -> tuple[dict[str, float], Float[Tensor, " pairs"]]:
         """Return means over all verdicts, and the log-odds of the left side of each pair."""
         logprobs, reference = self.pairs.all_scores(speaker), self.reference
@@ -110,6 +106,7 @@ class Learner:
         parameters = set_trainable([self.branch])
         self.training = Training(parameters, STEP if rate is None else rate, max_norm=1.0, units=own)
         order, pairs = random.Random(seed), course.learn.pairs
+        self.usual = pairs.usual(which)
         self.batches = [b for _ in range(passes) for b in pairs.batches(which, settings.batch, order)]
         self.step = 0
 

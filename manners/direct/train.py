@@ -98,15 +98,15 @@ def train(
     is nothing to learn from (see `reward.verdicts`), or a start-up check fails.
     """
     # 1. Single verdicts, as the reward model counts and reads them, on what can be said; the same groups set aside.
-    counted = label(
-        material.comparisons, settings.reward.annotators, settings.reward.user_share, settings.reward.account_share
-    )
+    chosen = settings.reward
+    shares = chosen.user_share, chosen.account_share
+    counted = label(material.comparisons, chosen.annotators, *shares, settings.serve)
     labelled, rendered = read(pretrained.renderer, counted)
     shut_out = pretrained.trunk.vocabulary.shut_out
     labelled = sayable(labelled, rendered, shut_out)
-    split = divided(labelled.pairs, settings.reward, settings.seed)
-    share = settings.reward.human_share
-    more = assisted(pretrained.renderer, material.comparisons, labelled, split, material.judges, share, shut_out)
+    split = divided(labelled.pairs, chosen, settings.seed)
+    beside = material.judges, chosen.human_share, shut_out
+    more = assisted(pretrained.renderer, material.comparisons, labelled, split, *beside)
     rendered = rendered | more.rendered
     reference = Branch(pretrained.trunk, trainable=False) if start is None else start
     with folder_beside(scratch) as folder:
@@ -236,7 +236,7 @@ def _step(course: Course, learner: Learner, done: Done, going: _Going) -> dict[s
     started = time.monotonic()
     batch, number, last = learner.batches[learner.step], learner.step + 1, len(learner.batches)
     rate = learner.training.schedule(number, last)
-    total = course.learn.weight(batch)
+    total = course.learn.pairs.weight(batch)
     found: dict[str, Tensor] = {}
     for micro in course.learn.pairs.micro_batches(ranks.share(batch)):
         for name, value in learner.training.learn(objective(course, learner, micro, total)).items():
@@ -246,7 +246,8 @@ def _step(course: Course, learner: Learner, done: Done, going: _Going) -> dict[s
         MannersError(
             f"the policy's gradient is not finite at step {number} of {last}; lower dpo.learning_rate, or look at the"
             " comparisons of that batch for broken text"
-        )
+        ),
+        weight=total / (len(batch) * learner.usual),
     )
     learner.step = number
     done.optimizer_steps += 1
@@ -271,8 +272,8 @@ def objective(course: Course, learner: Learner, micro: Sequence[int], total: flo
 @torch.no_grad()
 def _loss_on(course: Course, learner: Learner, which: Sequence[int]) -> float:
     """Return a policy's loss on some pairs, in nats a verdict."""
-    total, pairs = course.learn.weight(which), course.learn.pairs
-    beta = course.settings.dpo.beta
+    pairs, beta = course.learn.pairs, course.settings.dpo.beta
+    total = pairs.weight(which)
     return sum(float(course.learn.loss(learner.speaker, m, beta, total)[0]) for m in pairs.micro_batches(which))
 
 

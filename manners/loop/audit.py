@@ -127,7 +127,7 @@ def trained_on(session: Session, name: str) -> tuple[list[LabelledPair], list[La
     try:
         chosen = settings.reward
         comparisons = session.store.comparisons(as_of=version.watermark)
-        labelled = label(comparisons, chosen.annotators, chosen.user_share, chosen.account_share)
+        labelled = label(comparisons, chosen.annotators, chosen.user_share, chosen.account_share, settings.serve)
         pairs = laid_out(session.pretrained.renderer, labelled).pairs
         split = divided(pairs, chosen, settings.seed)
     except MannersError:

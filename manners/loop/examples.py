@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manners.errors import MannersError
 from manners.loop.session import Session
+from manners.reward.groups import divided
+from manners.reward.labelled import LabelledPair
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings, SFTSettings
 from manners.sft.examples import Example
@@ -23,9 +25,9 @@ from manners.types import Comparison, Dialogue, FinishReason, Response, Role, Tu
 
 STORE = "store"
 PREFERRED = (
-    "Of the answers to a prompt the one that is preferred most: with the most verdicts for it less those against it,"
-    " if that is above 0; a verdict for the other answer is one against it, and so is `both_bad`; the earlier one where"
-    " two are level. None that the length limit cut off."
+    "Of the answers to a prompt the one that is preferred most: with the most weight of verdicts for it less that of"
+    " those against it, if that is above 0; a verdict for the other answer is one against it, and so is `both_bad`; the"
+    " earlier one where two are level. None that the length limit cut off, and none that reward training sets aside."
 )
 """The rule by which the store gives examples."""
 _TALKS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat")
@@ -52,7 +54,7 @@ def gather(session: Session, comparisons: Sequence[Comparison]) -> Found:
     chosen = session.settings.sft
     if chosen.examples is not None:
         return of_file(Path(chosen.examples).expanduser(), chosen.columns, chosen.skip_bad)
-    return of_store(comparisons, session.settings.reward)
+    return of_store(comparisons, session.settings.reward, session.settings.seed)
 
 
 def in_a_file(chosen: SFTSettings) -> bool:
@@ -62,31 +64,16 @@ def in_a_file(chosen: SFTSettings) -> bool:
     return chosen.examples is not None
 
 
-def of_store(comparisons: Sequence[Comparison], reward: RewardSettings) -> Found:
-    """Take from the store what annotators preferred, by `PREFERRED`, of those verdicts that reward training counts."""
+def of_store(comparisons: Sequence[Comparison], reward: RewardSettings, seed: int) -> Found:
+    """Take from the store what annotators preferred, by `PREFERRED`, of those verdicts that reward training counts.
+
+    Of the prompts that it sets aside nothing: a model that has learned the preferred answers to these is a base on
+    which neither a reward model nor DPO is measured on anything unseen.
+    """
     labelled = label(comparisons, reward.annotators, reward.user_share, reward.account_share)
-    cut = set[tuple[Dialogue, str]]()
-    balance: dict[Dialogue, dict[str, float]] = {}
-    passed = Counter[str]()
-    for pair in labelled.pairs:
-        against_both = pair.both_bad
-        for side, won, lost in (
-            (pair.left, pair.counts.left, pair.counts.right),
-            (pair.right, pair.counts.right, pair.counts.left),
-        ):
-            if side.finish_reason is FinishReason.LENGTH:
-                cut.add((pair.prompt, side.text))
-                continue
-            answers = balance.setdefault(pair.prompt, {})
-            answers[side.text] = answers.get(side.text, 0.0) + won - lost - against_both
-    examples = list[Example]()
-    for prompt, answers in balance.items():
-        text = max(answers, key=answers.__getitem__)
-        if answers[text] > 0:
-            examples.append(Example((*prompt, Turn(Role.ASSISTANT, text)), every=False))
-        else:
-            passed["a prompt of whose answers none is preferred"] += 1
-    passed.update({"an answer that the length limit cut off": len(cut)} if cut else {})
+    aside = _set_aside(labelled.pairs, reward, seed)
+    examples, passed = preferred(pair for pair in labelled.pairs if pair.prompt not in aside)
+    passed.update({"a prompt that reward training sets aside": len(aside)} if aside else {})
     passed.update({f"a comparison left out: {reason}": n for reason, n in labelled.left_out.items()})
     if not examples:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in passed.items())
@@ -95,6 +82,39 @@ def of_store(comparisons: Sequence[Comparison], reward: RewardSettings) -> Found
             " sample.max_new_tokens where answers are cut off, or name a file of dialogues with sft.examples"
         )
     return Found(examples, STORE, passed)
+
+
+def _set_aside(pairs: Sequence[LabelledPair], reward: RewardSettings, seed: int) -> set[Dialogue]:
+    """Return the prompts that reward training sets aside; none where it would refuse these pairs."""
+    try:
+        return {pair.prompt for pair in divided(pairs, reward, seed).held_out}
+    except MannersError:
+        return set()
+
+
+def preferred(pairs: Iterable[LabelledPair]) -> tuple[list[Example], Counter[str]]:
+    """Return the answer to each prompt that is preferred most (`PREFERRED`), and what gives no example, by reason."""
+    cut = set[tuple[Dialogue, str]]()
+    balance: dict[Dialogue, dict[str, float]] = {}
+    for pair in pairs:
+        weights, ties = pair.weights, pair.counts.tie
+        against_both = weights.tie * pair.both_bad / ties if ties else 0.0
+        for side, won, lost in ((pair.left, weights.left, weights.right), (pair.right, weights.right, weights.left)):
+            if side.finish_reason is FinishReason.LENGTH:
+                cut.add((pair.prompt, side.text))
+                continue
+            answers = balance.setdefault(pair.prompt, {})
+            answers[side.text] = answers.get(side.text, 0.0) + won - lost - against_both
+    examples = list[Example]()
+    passed = Counter[str]()
+    for prompt, answers in balance.items():
+        text = max(answers, key=answers.__getitem__)
+        if answers[text] > 0:
+            examples.append(Example((*prompt, Turn(Role.ASSISTANT, text)), every=False))
+        else:
+            passed["a prompt of whose answers none is preferred"] += 1
+    passed.update({"an answer that the length limit cut off": len(cut)} if cut else {})
+    return examples, passed
 
 
 def of_file(path: Path, columns: Mapping[str, Any], skip_bad: bool) -> Found:

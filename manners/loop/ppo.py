@@ -16,7 +16,7 @@ from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.options import PPOOptions
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Prose, answerable, fitting, prompt_lengths, prose
+from manners.loop.prompts import Prose, answerable, draw_prompts, fitting, prompt_lengths, prose
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -76,7 +76,10 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
             " apart: set it to 0, or train a reward model with reward.camps = 2, which may find that there are none"
         )
     found = {use: fitting(session, use, answerable(session, use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)}
-    prompts, validation = (list(one.ids.values()) for one in found.values())
+    asked, watched = found[PromptUse.TRAIN], found[PromptUse.VALIDATE]
+    prompts = list(asked.ids.values())
+    drawn = draw_prompts(watched.prompts, session.settings.ppo.validation_prompts, session.settings.seed)
+    validation = [watched.ids[prompt] for prompt in drawn]
     if not prompts or not validation:
         raise MannersError(
             f"PPO needs prompts to train on ({len(prompts)} there) and others to choose the best version by"

@@ -14,7 +14,7 @@ from manners.errors import MannersError
 from manners.facts import Facts, to_facts
 from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.session import Session, digest
-from manners.store.comparisons import tried_openings
+from manners.store.comparisons import STRICTEST, stricter_openings, tried_openings
 from manners.templates import Refused
 from manners.text import TooLong
 from manners.types import Dialogue, PromptUse, opening
@@ -27,7 +27,8 @@ answers, while `sample.batch` changes nothing."""
 def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
     """Return the prompts of one use that may be answered.
 
-    None that was deleted, none from chats that are not shared, and none that the model's chat template refuses.
+    None that was deleted, none from chats that are not shared, none that begins as one of a stricter use does, and none
+    that the model's chat template refuses.
     """
     template = session.pretrained.renderer.template
     found = session.store.answerable(use, chats=session.settings.serve.share_chats)
@@ -183,7 +184,7 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
             f"the model's chat template refuses all {len(prompts)} prompts for `{use}` ({next(iter(refused))}); bring"
             " others, or name another template with model.chat_template"
         )
-    _tell_tried(session, use, [stored.dialogue for stored in prompts])
+    _tell_apart(session, use, [stored.dialogue for stored in prompts])
     found = short_enough(session, [stored.dialogue for stored in prompts])
     if found.too_long and not found.ids:
         raise _none_fits(session, use, found.too_long)
@@ -191,15 +192,18 @@ def _lengths(session: Session, use: PromptUse) -> tuple[list[int], PromptCount]:
     return lengths, PromptCount(len(lengths), len(found.shortened), found.too_long, counts(refused) or None)
 
 
-def _tell_tried(session: Session, use: PromptUse, prompts: Sequence[Dialogue]) -> None:
-    """Say on stderr how many prompts are not answered since they begin as one that measured a candidate."""
-    with session.store.read() as connection:
-        tried = tried_openings(connection)
-    if not tried or use is PromptUse.EVALUATE:
+def _tell_apart(session: Session, use: PromptUse, prompts: Sequence[Dialogue]) -> None:
+    """Say on stderr how many prompts are not answered since they begin as one that measures something."""
+    above = STRICTEST[: STRICTEST.index(use)]
+    if not above:  # whatever else begins alike gives way to what is evaluated on
         return
+    with session.store.read() as connection:
+        stricter, tried = stricter_openings(connection, use), tried_openings(connection)
     private = frozenset[Dialogue]() if session.settings.serve.share_chats else session.store.only_in_chats()
-    if aside := sum(opening(prompt) in tried and prompt not in private for prompt in prompts):
-        print(
-            f"{aside} prompts for `{use}` begin as one does on which a candidate was compared, and are left out",
-            file=sys.stderr,
-        )
+    openings = [opening(prompt) for prompt in prompts if prompt not in private]
+    for apart, which in (
+        (stricter, f"for `{'` or `'.join(above)}`"),
+        (tried - stricter, "on which a candidate was compared"),
+    ):
+        if aside := sum(one in apart for one in openings):
+            print(f"{aside} prompts for `{use}` begin as one does {which}, and are left out", file=sys.stderr)

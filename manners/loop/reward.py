@@ -104,9 +104,8 @@ def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
     settings = session.settings
     name = run.state.setdefault("version", session.next_version_name(VersionKind.REWARD))
     scratch = session.workspace.runs / "trunk-states"
-    trained = train_members(
-        settings.reward, settings.seed, session.pretrained, inputs.comparisons, run, scratch, inputs.judges
-    )
+    given = inputs.comparisons, run, scratch, inputs.judges, settings.serve
+    trained = train_members(settings.reward, settings.seed, session.pretrained, *given)
     # 2. Scores in units of what the start version's answers to one prompt differ by.
     drawn = reference.draw(session, session.start, trained.split)
     reward, unit = _normalised(session, trained, drawn)

@@ -62,8 +62,8 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
         print(f"the first: {laid.first}", file=sys.stderr)
     learned = sum(one.learned for one in laid.sequences)
     reward = session.settings.reward
-    chosen = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
-    chosen["reward.account_share"] = reward.account_share
+    chosen: Facts = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
+    chosen |= {"reward.account_share": reward.account_share, "reward.set_aside": reward.set_aside}
     decides = {
         **({**record.decides, **chosen} if record else {}),
         "the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})",

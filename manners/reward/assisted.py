@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from manners.feedback.admission import judged_by_others
+from manners.reward.drawing import Pool
 from manners.reward.ensemble import Exchange
 from manners.reward.groups import Split
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut
@@ -66,7 +67,7 @@ def assisted(
     usable = tuple((one, said) for one, said in usable if not objections[one.prompt])
     rendered = render_compared(renderer, ((one.prompt, side) for one, _ in usable for side in (one.left, one.right)))
     pairs = [
-        labelled_pair(one, said, {}, opening(one.prompt), 0)
+        labelled_pair(one, said, {}, opening(one.prompt), Pool())
         for one, said in usable
         if rendered[one.prompt, one.left].response_ids != rendered[one.prompt, one.right].response_ids
     ]

@@ -7,22 +7,62 @@ out of N weighs 1 / (N p) instead of 1.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from manners.reward.labelled import LabelledPair
-from manners.types import DrawnHow, Verdict
+from manners.feedback.queue import has_enough
+from manners.reward.labelled import VOLUNTEERED, LabelledPair
+from manners.settings import ServeSettings
+from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Comparison, DrawnHow, Verdict, latest_verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the queue may still give out: each annotator has a pool of their own."""
+
+    open: int = 0
+    """Comparisons that somebody may be given."""
+    met: Counter[Annotator] = field(default_factory=Counter)
+    """How many of these an annotator has judged."""
+    wrote: Counter[str] = field(default_factory=Counter)
+    """How many of these have an answer by an author: nobody judges their own."""
+
+    def left(self, annotator: Annotator) -> int:
+        """Return how many comparisons an annotator may still be given: judged by others too, until they have enough."""
+        return max(0, self.open - self.met[annotator] - self.wrote[annotator.name])
+
+
+def pool_of(comparisons: Iterable[Comparison], settings: ServeSettings) -> Pool:
+    """Return what the queue may still give out of some comparisons, by the record alone."""
+    found = [comparison for comparison in comparisons if _is_open(comparison, settings)]
+    met = Counter(annotator for one in found for annotator in {verdict.annotator for verdict in one.verdicts})
+    wrote = Counter(author for one in found for author in {one.left.author, one.right.author})
+    return Pool(len(found), met, wrote)
+
+
+def _is_open(comparison: Comparison, settings: ServeSettings) -> bool:
+    """Tell whether the queue gives a comparison out, those with a known verdict apart: they are drawn by themselves."""
+    how = comparison.asked_how
+    if how in (AskedHow.GOLD, AskedHow.CANDIDATE) or (how in VOLUNTEERED and not settings.share_chats):
+        return False
+    if comparison.reported or comparison.bets or DELETED in (comparison.left.text, comparison.right.text):
+        return False
+    people = (v.choice for v in latest_verdicts(comparison.verdicts) if v.annotator.kind is AnnotatorKind.HUMAN)
+    return not has_enough(people, settings)
 
 
 def draw_weight(given: Iterable[Verdict], left: int) -> float:
     """Return what an annotator's verdict on a comparison weighs, given all that they said of it in order of arrival.
 
     1 + f (1 / (N p) - 1), with N comparisons that they could have been given when they first were, p the probability
-    with which it was this one, and f the share of the other N - 1 that nobody has judged since (`left` are those that
-    wait now). While few are judged f is 1 and the weight is 1 / (N p); when all are, none was chosen over another,
-    and each weighs 1. What no queue drew weighs 1. Of a drawing before November 2026 N is not on record: a uniform one
-    weighs 1, one by disagreement 0. What was asked again counts as it was drawn first.
+    with which it was this one, and f the share of the other N - 1 that they could still be given (`left`, `Pool`).
+    While few are judged f is 1 and the weight is 1 / (N p); once they have no more to judge, none was chosen over
+    another, and each weighs 1. What others have judged is in their pool until it has enough verdicts. What no queue
+    drew weighs 1. Of a drawing before November 2026 N is not on record: a uniform one weighs 1, one by disagreement 0.
+    What was asked again counts as it was drawn first.
     Source: Farquhar, Gal & Rainforth 2021, "On statistical bias in active learning: how and when to fix it", equation
     for R_LURE, where N - m is the pool less the one drawn, and N - M what is left of it.
     """

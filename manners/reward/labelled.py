@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from manners.store.never import Never
 from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, Dialogue, Response, Verdict
 
 Floats = NDArray[np.float64]
@@ -73,12 +74,12 @@ class LabelledPair:
 class LeftOut(StrEnum):
     """Why a comparison is not learnt from; the values are what the report prints."""
 
-    EVALUATION = "asked for an evaluation"
-    CANDIDATE = "asked to compare a candidate with the promoted version"
-    GOLD = "a known verdict, asked to measure annotators"
-    DELETED = "deleted by the person whose words they were"
-    REPORTED = "reported, and kept away by a reviewer"
-    KEPT = "about a prompt kept for evaluation or validation"
+    EVALUATION = Never.EVALUATION.value
+    CANDIDATE = Never.CANDIDATE.value
+    GOLD = Never.GOLD.value
+    DELETED = Never.DELETED.value
+    REPORTED = Never.REPORTED.value
+    KEPT = Never.KEPT.value
     EMPTY = "an empty response"
     IDENTICAL = "identical responses"
     REFUSED = "a prompt that the chat template refuses"

@@ -139,15 +139,38 @@ class ReadPairs:
         self.store = StateStore(pretrained.trunk, rendered, pretrained.renderer.pad_id, file, title=title)
 
     def batches(self, which: Sequence[int], size: int, order: random.Random) -> list[list[int]]:
-        """Shuffle prompts and join their pairs, whole prompts together, into batches of about `size` pairs."""
-        prompts = self._by_prompt(which)
+        """Shuffle prompts and join their pairs, whole prompts together, into batches of at most `size` pairs.
+
+        Of a prompt with more pairs so many at a time are a batch of their own: each batch is one step.
+        """
+        full: list[list[int]] = []
+        prompts: list[list[int]] = []
+        for pairs in self._by_prompt(which):
+            whole = (len(pairs) - 1) // size * size
+            full += [pairs[at : at + size] for at in range(0, whole, size)]
+            prompts.append(pairs[whole:])
         order.shuffle(prompts)
         batches: list[list[int]] = []
         for pairs in prompts:
             if not batches or len(batches[-1]) + len(pairs) > size:
                 batches.append([])
             batches[-1].extend(pairs)
+        if full:
+            batches += full
+            order.shuffle(batches)
         return batches
+
+    def weight(self, which: Sequence[int]) -> float:
+        """Return what the verdicts on some pairs weigh."""
+        return sum(sum(self.pairs[i].weights) for i in which)
+
+    def usual(self, which: Sequence[int]) -> float:
+        """Return what the verdicts on one of some pairs weigh, on average.
+
+        A batch of them is a step of its mean loss, times its weight over that of as many usual pairs: what limits the
+        weight of a user, an account or a judge then limits their part in all steps, whoever they share batches with.
+        """
+        return self.weight(which) / len(which)
 
     def micro_batches(self, batch: Sequence[int]) -> list[list[int]]:
         """Split a batch by prompt, into parts of similar length that one forward and backward can hold."""

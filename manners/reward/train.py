@@ -35,7 +35,7 @@ from manners.reward.loss import preference_loss
 from manners.reward.pairs import ReadPairs, read, shortened
 from manners.reward.steps import STEP, units
 from manners.reward.verdicts import label
-from manners.settings import RewardSettings
+from manners.settings import RewardSettings, ServeSettings
 from manners.training import Loss, Term, Training
 from manners.types import Annotator, Comparison
 from manners.workspace import scratch_folder
@@ -86,16 +86,18 @@ def train(
     run: Run | None = None,
     scratch: Path | None = None,
     judges: AbstractSet[Annotator] = frozenset(),
+    serve: ServeSettings | None = None,
 ) -> Trained:
     """Train an ensemble of reward branches and score the pairs that were set aside.
 
     With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
     are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. The verdicts of `judges`
-    are trained on where people have none, and measure nothing. Raises MannersError when
-    there is nothing to learn from (see `reward.verdicts`), or no room for the states.
+    are trained on where people have none, and measure nothing. By `serve` the queue gives comparisons out
+    (`reward.drawing`). Raises MannersError when there is nothing to learn from (see `reward.verdicts`), or no room for
+    the states.
     """
     # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
-    counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share)
+    counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share, serve)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
     more = assisted(pretrained.renderer, comparisons, labelled, split, judges, settings.human_share)
@@ -257,6 +259,7 @@ class Member:
         own = [*units(self.branch), 1.0] if rate is None else None
         self.training = Training(parameters, STEP if rate is None else rate, max_norm=1.0, units=own)
         order = random.Random(job.seed)
+        self.usual = data.usual(job.which)
         self.batches = [b for _ in range(job.passes) for b in data.batches(job.which, settings.batch, order)]
         self.step = 0
 
@@ -326,7 +329,7 @@ def _finish(
 @torch.no_grad()
 def _loss(member: Member, data: ReadPairs, which: Sequence[int]) -> float:
     """Return a member's loss on some pairs, in nats a verdict."""
-    total = sum(sum(data.pairs[i].weights) for i in which)
+    total = data.weight(which)
     parts = [term for micro in data.micro_batches(which) for term in objective(member, data, micro, total)]
     return sum(float(term.loss()[0]) for term in parts)
 
@@ -337,14 +340,15 @@ def _step(member: Member, data: ReadPairs) -> int:
     number = member.step + 1
     last = len(member.batches)
     member.training.schedule(number, last)
-    total = sum(sum(data.pairs[i].weights) for i in batch)
+    total = data.weight(batch)
     for micro in data.micro_batches(ranks.share(batch)):
         member.training.learn(objective(member, data, micro, total))
     member.training.step(
         MannersError(
             f"the reward model's gradient is not finite at step {number} of {last}; lower reward.learning_rate, or look"
             " at the comparisons of that batch for broken text"
-        )
+        ),
+        weight=total / (len(batch) * member.usual),
     )
     member.step = number
     return len(batch)

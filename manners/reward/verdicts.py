@@ -12,10 +12,12 @@ from typing import TypeVar
 from manners.errors import MannersError
 from manners.feedback.admission import without_judges
 from manners.feedback.outliers import outlying
-from manners.reward.drawing import draw_weight
+from manners.reward.drawing import Pool, draw_weight, pool_of
 from manners.reward.groups import groups
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
+from manners.settings import ServeSettings
 from manners.store.files.formats import IMPORTED
+from manners.store.never import never_trained_on
 from manners.types import (
     DELETED,
     VERSUS,
@@ -47,6 +49,7 @@ def label(
     annotators: str | None = None,
     user_share: float = 1.0,
     account_share: float = 1.0,
+    serve: ServeSettings | None = None,
 ) -> Labelled:
     """Count the verdicts on each comparison, by the rules of this module.
 
@@ -57,8 +60,9 @@ def label(
     verdicts of one kind of annotator, as `reward.annotators` names it, are counted; None means the only kind there is.
     A user of the chat or of another program weighs at most `user_share` of all, and one account with all users of its
     programs at most `account_share` (`user_factors`). What this tool's own judges said counts for nothing here: an
-    admitted one's verdicts are added where something is trained (`reward.assisted`). Raises `MannersError` when several
-    kinds are present and none is named, or when nothing is left.
+    admitted one's verdicts are added where something is trained (`reward.assisted`). By `serve` the queue gives
+    comparisons out, which measurements must know (`reward.drawing`); None is its defaults. Raises `MannersError` when
+    several kinds are present and none is named, or when nothing is left.
     """
     everything = list(comparisons)
     if not everything:
@@ -68,8 +72,9 @@ def label(
     found = sort_out(comparisons, kind)
     factors = user_factors(found.usable, user_share, account_share)
     named = groups([comparison for comparison, _ in found.usable])
+    pool = pool_of(everything, serve or ServeSettings())
     pairs = [
-        labelled_pair(comparison, verdicts, factors, group, found.left_out[LeftOut.NO_VERDICT])
+        labelled_pair(comparison, verdicts, factors, group, pool)
         for (comparison, verdicts), group in zip(found.usable, named, strict=True)
     ]
     if alone := _judged_alone(everything, comparisons):
@@ -254,19 +259,9 @@ def _only_kind(comparisons: Sequence[Comparison]) -> AnnotatorKind | None:
 
 
 def _reason_left_out(comparison: Comparison, verdicts: Sequence[Verdict]) -> LeftOut | None:
+    if never := never_trained_on(comparison):
+        return LeftOut(never.value)
     texts = comparison.left.text.strip(), comparison.right.text.strip()
-    if comparison.asked_how is AskedHow.EVALUATION:
-        return LeftOut.EVALUATION
-    if comparison.asked_how is AskedHow.CANDIDATE:
-        return LeftOut.CANDIDATE
-    if comparison.asked_how is AskedHow.GOLD:
-        return LeftOut.GOLD
-    if DELETED in texts:
-        return LeftOut.DELETED
-    if comparison.reported:
-        return LeftOut.REPORTED
-    if comparison.kept:
-        return LeftOut.KEPT
     if not all(texts):
         return LeftOut.EMPTY
     if texts[0] == texts[1]:
@@ -289,9 +284,9 @@ def _weight(verdict: Verdict) -> float:
 
 
 def labelled_pair(
-    comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str, waiting: int
+    comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str, pool: Pool
 ) -> LabelledPair:
-    """Return a comparison with its verdicts counted, those of users by their factors, as one of so many that wait."""
+    """Return a comparison with its verdicts counted: those of users by their factors, those of a queue by its pool."""
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
@@ -300,7 +295,7 @@ def labelled_pair(
         return sum(_weight(v) * limited.get(v.annotator, 1.0) for v in verdicts if v.choice in choices)
 
     said = {v.annotator: [one for one in comparison.verdicts if one.annotator == v.annotator] for v in verdicts}
-    drawn = [(v, draw_weight(said[v.annotator], waiting)) for v in verdicts]
+    drawn = [(v, draw_weight(said[v.annotator], pool.left(v.annotator))) for v in verdicts]
 
     def measured(*choices: Choice) -> float:
         return float(sum(worth for v, worth in drawn if v.choice in choices))

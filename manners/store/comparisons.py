@@ -12,9 +12,12 @@ from sqlalchemy.orm import aliased
 from manners.store.bets import bets_by_comparison
 from manners.store.records import from_messages
 from manners.store.tables import ComparisonRow, FlagRow, PromptRow, ResponseRow
-from manners.store.texts import response_ids
+from manners.store.texts import GONE, response_ids
 from manners.store.verdicts import verdicts_by_comparison
 from manners.types import AskedHow, Comparison, FinishReason, PromptUse, Response, Sampling, opening
+
+STRICTEST = (PromptUse.EVALUATE, PromptUse.VALIDATE, PromptUse.TRAIN)
+"""Where an opening is on several sides, the first of these is its own."""
 
 
 def insert_comparisons(
@@ -106,8 +109,19 @@ def tried_openings(connection: Connection) -> frozenset[str]:
     return _openings(connection, PromptRow.id.in_(_tried()))
 
 
+def stricter_openings(connection: Connection, use: PromptUse) -> frozenset[str]:
+    """Return the openings of the prompts of stricter uses: what begins alike is on one side alone, the strictest."""
+    above = [one.value for one in STRICTEST[: STRICTEST.index(use)]]
+    return _openings(connection, PromptRow.use.in_(above))
+
+
+def openings_apart(connection: Connection, use: PromptUse) -> frozenset[str]:
+    """Return the openings that no prompt of a use may have: those of stricter uses, and those of candidates."""
+    return stricter_openings(connection, use) | tried_openings(connection)
+
+
 def _openings(connection: Connection, which: ColumnElement[bool]) -> frozenset[str]:
-    turns = connection.execute(select(PromptRow.turns).where(which)).scalars()
+    turns = connection.execute(select(PromptRow.turns).where(which, ~PromptRow.digest.startswith(GONE))).scalars()
     return frozenset(opening(from_messages(one)) for one in turns)
 
 

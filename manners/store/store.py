@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store import holdings, schema, staging, traces
-from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons, tried_openings
+from manners.store.comparisons import insert_comparisons, kept_openings, openings_apart, select_comparisons
 from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import run_lock
@@ -182,16 +182,17 @@ class Store:
     def answerable(self, use: PromptUse, *, chats: bool) -> list[Dialogue]:
         """Return the prompts of one use that a model may answer anew, by id.
 
-        What was deleted never is, nor what begins as a prompt does on which a candidate was compared; what only
-        people's conversations have brought in is with `chats` alone.
+        What was deleted never is, nor what begins as a prompt of a stricter use does (evaluation before validation,
+        validation before training) or as one on which a candidate was compared; what only people's conversations have
+        brought in is with `chats` alone.
         """
         query = select(PromptRow.turns).where(PromptRow.use == use.value).order_by(PromptRow.id)
         if not chats:
             query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
-            tried = tried_openings(connection)
+            apart = openings_apart(connection, use)
             dialogues = map(from_messages, connection.execute(query).scalars())
-            return [one for one in dialogues if one != TOMBSTONE and opening(one) not in tried]
+            return [one for one in dialogues if one != TOMBSTONE and opening(one) not in apart]
 
     def only_in_chats(self) -> frozenset[Dialogue]:
         """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""

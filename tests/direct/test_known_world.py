@@ -49,7 +49,7 @@ def learnt(world: KnownWorld, beta: float, folder: Path, temperature: float = 1.
     which = list(range(len(data.pairs.pairs)))
     for step in range(1, steps + 1):
         training.schedule(step, steps)
-        torch.autograd.backward(data.loss(Speaker(policy, temperature), which, beta, data.weight(which))[0])
+        torch.autograd.backward(data.loss(Speaker(policy, temperature), which, beta, data.pairs.weight(which))[0])
         training.step(ValueError())
     return policy
 

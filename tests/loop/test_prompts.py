@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from manners.errors import MannersError, UsageError
-from manners.loop import evaluate, stages
-from manners.loop.options import EvaluateOptions, SampleOptions
+from manners.loop import evaluate, ppo, stages
+from manners.loop.options import EvaluateOptions, PPOOptions, SampleOptions
 from manners.loop.prompts import draw_prompts
 from manners.loop.session import Session
 from manners.settings import Settings
@@ -43,6 +43,16 @@ def test_evaluation_draws_its_prompts(copy: Workspace, settings: Settings) -> No
     chosen = evaluate.inputs(session, EvaluateOptions(), {}).prompts
     assert chosen == draw_prompts(tiny.PROMPTS[PromptUse.EVALUATE], 4, settings.seed)
     assert chosen != tiny.PROMPTS[PromptUse.EVALUATE][:4]
+
+
+def test_ppo_draws_the_prompts_that_it_chooses_a_version_by(copy: Workspace, settings: Settings) -> None:
+    session = Session(copy, replace(settings, ppo=replace(settings.ppo, validation_prompts=3)))
+    known = tiny.PROMPTS[PromptUse.VALIDATE]
+    room = settings.sample.max_new_tokens
+    ids = {prompt: session.pretrained.renderer.prompt_ids(prompt, room)[0] for prompt in known}
+    chosen = ppo.inputs(session, PPOOptions(), {}).validation
+    assert chosen == [ids[prompt] for prompt in draw_prompts(known, 3, settings.seed)]
+    assert chosen != [ids[prompt] for prompt in known[:3]]
 
 
 def test_known_prompts_are_asked_again_of_a_new_policy_and_of_no_other(copy: Workspace, settings: Settings) -> None:

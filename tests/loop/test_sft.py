@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from manners.cli import main
 from manners.errors import MannersError
 from manners.loop import examples, stages
+from manners.loop.learning import labelled_of, split_of
 from manners.loop.round import COMMANDS, SFT, STAGES
 from manners.loop.session import Session
 from manners.loop.stage import execute
 from manners.models import versions
+from manners.reward.verdicts import label
 from manners.settings import SFTSettings
 from manners.store.files import parquet
 from manners.store.tables import WithdrawalRow
@@ -224,17 +226,48 @@ def test_the_store_gives_what_annotators_preferred(model: Path, tmp_path: Path) 
             compared("nobody?", "a", "b"),
         ]
     )
-    found = examples.of_store(session.store.comparisons(), session.settings.reward)
-    assert {one.dialogue[0].text: one.dialogue[1].text for one in found.examples} == {
+    found, passed = examples.preferred(label(session.store.comparisons()).pairs)
+    assert {one.dialogue[0].text: one.dialogue[1].text for one in found} == {
         "clear?": "good",
         "one against two?": "b",
         "three?": "a",  # a: 1 + 1, c: 2 - 1, b: -1 - 2
     }
-    assert all(not one.every for one in found.examples)
-    assert found.passed["a prompt of whose answers none is preferred"] == 3
-    assert found.passed["an answer that the length limit cut off"] == 3, "a, b and c, however often compared"
-    facts = execute(SFT, replace(session, settings=replace(session.settings, sft=replace(LEARN, epochs=1)))).facts
-    assert facts["source"] == "store" and facts["dialogues"] == 1 and facts["set_aside"] == 2
+    assert all(not one.every for one in found)
+    assert passed["a prompt of whose answers none is preferred"] == 3
+    assert passed["an answer that the length limit cut off"] == 3, "a, b and c, however often compared"
+
+
+def test_verdicts_weigh_what_they_weigh_in_reward_training() -> None:
+    """By hand: 1.5 of a strong one against 0.5 of a slight one; one of a labeller against less of a busy user."""
+    strong = compared("stronger?", "a", "b", Choice.LEFT, Choice.RIGHT)
+    slight, clear = (replace(v, strength=n) for v, n in zip(strong.verdicts, (1, 3), strict=True))
+    busy = [compared(f"chat {n}?", "a", "b", (Choice.LEFT, Choice.RIGHT)[n % 2], how=AskedHow.CHAT) for n in range(40)]
+    said = [
+        replace(strong, verdicts=(slight, clear)),
+        compared("both?", "a", "b", Choice.LEFT),
+        compared("both?", "a", "b", Choice.RIGHT, how=AskedHow.CHAT),
+        *busy,
+    ]
+    found, passed = examples.preferred(label(said, user_share=0.05).pairs)
+    known = {one.dialogue[0].text: one.dialogue[1].text for one in found}
+    assert (known["stronger?"], known["both?"]) == ("b", "a") and len(known) == 42 and not passed
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_what_reward_training_sets_aside_is_not_learned_from(model: Path, tmp_path: Path, share: float) -> None:
+    session = session_of(tmp_path, model, epochs=1)
+    reward = replace(session.settings.reward, set_aside=share)
+    session = replace(session, settings=replace(session.settings, reward=reward))
+    sides = (Choice.LEFT, Choice.RIGHT)
+    session.store.add_comparisons([compared(f"sun {n}?", FORM, "No.", sides[n % 2]) for n in range(30)])
+    inputs = SFT.work.inputs(session, SFT.options(), {})
+    split = split_of(session, labelled_of(session, None))  # what the reward model and DPO are measured on
+    learned = {one.dialogue[:-1] for one in inputs.found.examples}
+    assert learned == {pair.prompt for pair in split.train} and len(split.held_out) >= 2
+    assert inputs.found.passed["a prompt that reward training sets aside"] == len(split.held_out)
+    facts = execute(SFT, session).facts
+    assert facts["dialogues"] + facts["set_aside"] == len(split.train)
+    assert facts["left_out"]["a prompt that reward training sets aside"] == len(split.held_out)
 
 
 def test_a_store_whose_answers_were_all_cut_off_says_so(model: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
+from benchmarks.evidence.steps import rewritten
 from manners.checkpoint import Run
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
@@ -25,19 +25,6 @@ from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
 SETTINGS = RewardSettings(members=1, epochs=2, batch=8, set_aside=0.35, curve=False)
 PLANTED = comparisons(60, agreement=0.95)
-
-
-def rewritten(model: PreTrainedModel, by: float) -> PreTrainedModel:
-    """The same function in other numbers: values and up-projections times `by`, what reads them divided by it."""
-    with torch.no_grad():
-        for layer in model.model.layers:
-            attention, mlp = layer.self_attn, layer.mlp
-            for written, read in ((attention.v_proj, attention.o_proj), (mlp.up_proj, mlp.down_proj)):
-                written.weight.mul_(by)
-                read.weight.div_(by)
-            attention.q_proj.weight.mul_(by)
-            attention.k_proj.weight.div_(by)
-    return model
 
 
 def pretrained(by: float) -> Pretrained:

@@ -326,3 +326,24 @@ def test_the_receipt_counts_what_could_be_learned_from(store: Store) -> None:
     assert chats.effect(ANNA) == Effect(6, 2, "reward-1")
     reward(store, 4, "human")
     assert chats.effect(ANNA) == Effect(6, 3, "reward-4")
+
+
+def test_a_prompt_that_begins_as_one_for_a_stricter_use_is_not_answered_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(sharing(tmp_path, False), sample=SampleSettings(max_new_tokens=16))
+    session = Session(Workspace.create(tmp_path / "ws"), settings)
+    for use, texts in (
+        (PromptUse.EVALUATE, ["Hi there"]),
+        (PromptUse.VALIDATE, ["the weather", "hi THERE"]),
+        (PromptUse.TRAIN, ["hi  there", "The weather", "bread"]),
+    ):
+        session.store.add_prompts([(Turn(Role.USER, text),) for text in texts], use, "prompts.txt")
+    converse(session.store, ANNA, "hi there")  # which is not shared, and not answered for that
+    capsys.readouterr()
+    prompts.prompt_lengths(session, *PromptUse)
+    said = capsys.readouterr().err
+    assert "2 prompts for `train` begin as one does for `evaluate` or `validate`, and are left out" in said
+    assert "1 prompts for `validate` begin as one does for `evaluate`, and are left out" in said
+    assert said.count("are left out") == 2
+    session.store.close()

@@ -14,7 +14,7 @@ from manners.errors import MannersError, UsageError
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
 from manners.store import Store, VersionRecord
-from manners.store.files.prompts import export_prompts, import_prompts, parse_split, side
+from manners.store.files.prompts import STRICTER, export_prompts, import_prompts, parse_split, side
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import import_comparisons
 from manners.types import Dialogue, PromptUse, Role, Turn, VersionKind, opening
@@ -203,6 +203,32 @@ def test_a_prompt_of_its_own_file_takes_comparisons_out_too(store: Store, write:
     import_comparisons(store, write("p.jsonl", lines(*pairs(3), pairs(1)[0] | {"prompt": turns})), {}, skip_bad=False)
     result = import_prompts(store, write("kept.txt", b"Bread  1?\n"), {use: 1.0})
     assert (result.new, result.left_out_of_training) == (1, 2)
+
+
+def test_what_begins_as_a_prompt_for_a_stricter_use_does_is_neither_answered_nor_exported(
+    store: Store, write: Write, tmp_path: Path
+) -> None:
+    """By hand: evaluation comes before validation, and validation before training."""
+    texts = {
+        PromptUse.TRAIN: ["who  are you?", "what is LOVE?", "Hi"],
+        PromptUse.VALIDATE: ["What is love?", "WHO are you?"],
+        PromptUse.EVALUATE: ["Who are you?"],
+    }
+    for use, those in texts.items():
+        store.add_prompts([said(text) for text in those], use, "mine")
+    longer = [{"role": "user", "content": "Who ARE you?"}, *answer("A tool."), {"role": "user", "content": "Whose?"}]
+    rows = [{"prompt": prompt, "chosen": "x", "rejected": "y"} for prompt in (longer, "Bye")]
+    import_comparisons(store, write("pairs.jsonl", lines(*rows)), {}, skip_bad=False)
+    assert len(store.prompts(PromptUse.TRAIN)) == 5, "where an import puts the prompts of comparisons"
+    for use, left, gone in (
+        (PromptUse.TRAIN, ["Hi", "Bye"], 3),
+        (PromptUse.VALIDATE, ["What is love?"], 1),
+        (PromptUse.EVALUATE, ["Who are you?"], 0),
+    ):
+        assert [one[0].text for one in store.answerable(use, chats=True)] == left
+        exported = export_prompts(store, tmp_path / "out.jsonl", use)
+        assert (exported.rows, exported.left_out) == (len(left), {STRICTER: gone} if gone else {})
+    assert export_prompts(store, tmp_path / "out.jsonl").rows == 8
 
 
 def test_a_bad_row_stops_it_or_is_counted(store: Store, write: Write) -> None:

@@ -48,6 +48,7 @@ from manners.types import (
 )
 from tests.conftest import some
 from tests.store.conftest import by_file, statements
+from tests.store.test_store import report
 
 Write = Callable[[str, bytes], Path]
 TWO_VERSIONS = (("I will not.", "initial"), ("Gladly!", "policy-1"))
@@ -465,6 +466,41 @@ def test_what_was_deleted_is_left_out_and_counted(
     assert result.rows == 1
     assert result.left_out == {"deleted by the person whose words they were": 1}
     assert import_comparisons(fresh(), tmp_path / "out.jsonl", {}, skip_bad=False).verdicts == 1
+
+
+@pytest.mark.parametrize("fmt", list(Format))
+def test_what_others_train_on_holds_only_what_is_trained_on_here(store: Store, tmp_path: Path, fmt: Format) -> None:
+    """By hand: one comparison of each kind, and its reason; `rows` keeps them all."""
+    ann = Annotator("ann", AnnotatorKind.HUMAN)
+    left, right = Response("Yes.", "initial"), Response("No.", "policy-1")
+    kinds = {
+        "fine": AskedHow.RANDOM,
+        "kept": AskedHow.RANDOM,
+        "reported": AskedHow.RANDOM,
+        "known": AskedHow.GOLD,
+        "evaluated": AskedHow.EVALUATION,
+        "tried": AskedHow.CANDIDATE,
+    }
+    ids = store.add_comparisons(
+        Comparison((Turn(Role.USER, name),), left, right, how, 1.0, (Verdict(Choice.LEFT, ann),))
+        for name, how in kinds.items()
+    )
+    store.add_prompts([(Turn(Role.USER, "KEPT"),)], PromptUse.VALIDATE, "mine")
+    report(store, True, comparison=ids[2])
+    result = export_comparisons(store, tmp_path / "out.jsonl", fmt)
+    written = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    if fmt is Format.ROWS:
+        assert (result.rows, result.left_out) == (6, {})
+        return
+    assert result.rows == 1 and "fine" in written and not any(name in written for name in list(kinds)[1:])
+    assert result.left_out == {
+        "about a prompt kept for evaluation or validation": 1,
+        "reported, and kept away by a reviewer": 1,
+        "a known verdict, asked to measure annotators": 1,
+        "asked for an evaluation": 1,
+        "asked to compare a candidate with the promoted version": 1,
+    }
+    assert sum(result.left_out.values()) == sum(label(store.comparisons()).left_out.values())
 
 
 def test_kinds_of_annotators_are_not_mixed_up_on_the_way(

@@ -32,8 +32,9 @@ from manners.reward.verdicts import label
 from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store, gold
 from manners.store.files.formats import Format
-from manners.store.files.prompts import export_prompts
-from manners.store.files.transfer import TRIED, export_comparisons, import_comparisons, preview
+from manners.store.files.prompts import TRIED, export_prompts
+from manners.store.files.transfer import export_comparisons, import_comparisons, preview
+from manners.store.never import Never
 from manners.store.records import VersionRecord
 from manners.store.views import open_comparisons
 from manners.types import (
@@ -361,10 +362,10 @@ def test_training_leaves_them_out_and_counts_them_also_after_an_export(
     expected = {LeftOut.CANDIDATE: 3, LeftOut.KEPT: 1}
     found = label(alone.store.comparisons())
     assert found.left_out == expected and [pair.prompt[0].text for pair in found.pairs] == ["Another?"]
-    for name, fmt, gone in (("all.jsonl", Format.ROWS, {}), ("pairs.jsonl", Format.PAIRS, {LeftOut.CANDIDATE: 3})):
+    for name, fmt, gone in (("all.jsonl", Format.ROWS, {}), ("pairs.jsonl", Format.PAIRS, expected)):
         file = tmp_path / name
         written = export_comparisons(alone.store, file, fmt)
-        assert sum(written.left_out.values()) == sum(gone.values()) and all("candidate" in x for x in written.left_out)
+        assert written.left_out == gone
         with closing(Store.open(new_workspace(tmp_path / fmt).database)) as other:
             import_comparisons(other, file, {}, False)
             again = label(other.comparisons())
@@ -386,7 +387,8 @@ def test_what_was_asked_about_a_candidate_is_in_no_file_to_train_on_whatever_bec
     alone.store.add_comparisons([replace(one.turned(), asked_how=AskedHow.GOLD, id=None)])
     for fmt in (Format.PAIRS, Format.HH):
         written = export_comparisons(alone.store, tmp_path / f"{fmt}.jsonl", fmt)
-        assert written.left_out == {TRIED: 4} and "Candidate" not in (tmp_path / f"{fmt}.jsonl").read_text("utf-8")
+        assert written.left_out == {Never.CANDIDATE: 3, Never.GOLD: 1, Never.KEPT: 1}
+        assert "andidate" not in (tmp_path / f"{fmt}.jsonl").read_text("utf-8")
     # One prompt begins as one does that was asked about a candidate.
     for use, count, gone in ((PromptUse.TRAIN, 1, {TRIED: 4}), (None, 5, {})):
         exported = export_prompts(alone.store, tmp_path / "p.jsonl", use)

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select
 
 from manners.errors import MannersError, Unavailable, UsageError
-from manners.store.comparisons import tried_openings
+from manners.store.comparisons import STRICTEST, stricter_openings, tried_openings
 from manners.store.files.columns import refuse_absent_columns, refuse_unknown_fields, renamed
 from manners.store.files.containers import Layout, guesses
 from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, parse_asked
@@ -22,7 +22,7 @@ from manners.store.files.reading import KNOWN, Oddities, Reading, complaint, sur
 from manners.store.files.rowfiles import layouts, rows_of, suffix_of, write_rows
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.shapes import shape_of
-from manners.store.files.transfer import SKIP, TRIED, ExportResult
+from manners.store.files.transfer import SKIP, ExportResult
 from manners.store.records import from_messages
 from manners.store.staging import decided
 from manners.store.store import Store
@@ -35,8 +35,9 @@ TRIES = 5
 """How often an import begins anew where others bring in its prompts meanwhile."""
 Shares = Mapping[PromptUse, float]
 """What share of the openings each use gets; 1 in all."""
-STRICTEST = (PromptUse.EVALUATE, PromptUse.VALIDATE, PromptUse.TRAIN)
-"""Where an opening is on several sides, the first of these is its own."""
+TRIED = "asked to compare a candidate: for evaluation, and not to train on"
+STRICTER = "begins as a prompt for a stricter use does"
+"""Why a prompt is in no file of its use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,19 +356,23 @@ def _left_out(store: Store, kept: frozenset[str]) -> int:
 def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> ExportResult:
     """Write the prompts of one use, or of all, to a file; `.txt` holds single lines only.
 
-    Of those to train on, what begins as one does that was asked about a candidate is left out and counted.
+    Of one use, what begins as a prompt of a stricter one does is left out and counted, and of those to train on what
+    begins as one does that was asked about a candidate.
     """
     dialogues = [prompt.dialogue for prompt in store.prompts(use)]
-    found = len(dialogues)
-    if use is PromptUse.TRAIN:
+    left_out = Counter[str]()
+    if use is not None:
         with store.read() as connection:
-            tried = tried_openings(connection)
-        dialogues = [dialogue for dialogue in dialogues if opening(dialogue) not in tried]
+            stricter = stricter_openings(connection, use)
+            tried = tried_openings(connection) if use is PromptUse.TRAIN else frozenset[str]()
+        openings = [opening(dialogue) for dialogue in dialogues]
+        left_out.update(STRICTER if one in stricter else TRIED for one in openings if one in stricter | tried)
+        dialogues = [d for d, one in zip(dialogues, openings, strict=True) if one not in stricter | tried]
     texts = [prompt_text(dialogue) for dialogue in dialogues]
     if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
         raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
     write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
-    return ExportResult(len(texts), {TRIED: found - len(texts)} if found > len(texts) else {})
+    return ExportResult(len(texts), dict(left_out))
 
 
 def _fits_a_line(dialogue: Dialogue) -> bool:

@@ -15,17 +15,16 @@ from manners.store.files.nameless import Endings, Nameless, opinions, pair_diges
 from manners.store.files.reading import Reading, survey
 from manners.store.files.rowfiles import suffix_of, write_rows
 from manners.store.files.rows import BadRow, Fields, Reason
+from manners.store.never import Never, never_trained_on
 from manners.store.records import digest
 from manners.store.store import Store
 from manners.types import (
-    DELETED,
     VERSUS,
     Annotator,
     AskedHow,
     Choice,
     Comparison,
     Dialogue,
-    Verdict,
     latest_verdicts,
     opening,
 )
@@ -35,8 +34,6 @@ SKIP = "or leave such lines out with --skip-bad"
 
 OURS: Mapping[str, Choice] = MappingProxyType({})
 """No words for verdicts but our own."""
-TRIED = "asked to compare a candidate: for evaluation, and not to train on"
-"""Why something is in no file to train on."""
 Texts = tuple[Dialogue, str, str]
 """What an annotator sees: prompt, left, right."""
 
@@ -282,18 +279,13 @@ def _texts(comparison: Comparison) -> Texts:
     return comparison.prompt, comparison.left.text, comparison.right.text
 
 
-def _pair(comparison: Comparison) -> tuple[Dialogue, frozenset[str]]:
-    """Return what was asked about, whichever side each stood on."""
-    return comparison.prompt, frozenset((comparison.left.text, comparison.right.text))
-
-
 def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     """Write the comparisons of the store to a file whose suffix says what it is made of.
 
     `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged; of these, the
     ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh`, which others train
-    on, hold the verdicts that count and prefer one side, and none on what was asked about a candidate; the rest, and in
-    every format what was deleted, is counted by reason.
+    on, hold the verdicts that count and prefer one side, on what may be trained on here (`never_trained_on`); the rest,
+    and in every format what was deleted, is counted by reason.
     """
     if suffix_of(path) == ".txt":
         raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
@@ -302,24 +294,17 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
 
     def rows() -> Iterator[Fields]:
         nonlocal written
-        comparisons = store.comparisons()
-        tried = {_pair(one) for one in comparisons if one.asked_how is AskedHow.CANDIDATE}
-        for comparison in comparisons:
+        for comparison in store.comparisons():
+            never = never_trained_on(comparison)
             verdicts = comparison.verdicts if fmt is Format.ROWS else latest_verdicts(comparison.verdicts)
             for verdict in verdicts or (None,):
                 try:
-                    if _pair(comparison) in tried and fmt is not Format.ROWS:
-                        raise BadRow(Reason.VERDICT, "", TRIED)
-                    yield _rendered(comparison, verdict, fmt)
+                    if never and (fmt is not Format.ROWS or never is Never.DELETED):
+                        raise BadRow(Reason.VERDICT, "", never)
+                    yield render(comparison, verdict, fmt)
                     written += 1
                 except BadRow as bad:
                     left_out[bad.remark] += 1
 
     write_rows(path, COLUMNS[fmt], rows())
     return ExportResult(written, dict(left_out))
-
-
-def _rendered(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
-    if DELETED in (comparison.left.text, comparison.right.text):
-        raise BadRow(Reason.EMPTY, "", "deleted by the person whose words they were")
-    return render(comparison, verdict, fmt)
