@@ -55,8 +55,8 @@ def test_a_policy_that_learnt_nothing_wins_a_fifth_of_comparisons_with_the_best_
 ) -> None:
     """Of five answers drawn alike each is the best as often.
 
-    The same random numbers for both would make it an eighth: one of the policy's four answers is the pick itself, a tie,
-    and three are those that the pick was preferred to.
+    The same random numbers for both would make it an eighth: one of the policy's four answers is the pick itself, a
+    tie, and three are those that the pick was preferred to.
     """
     first, second = alike
     scores = [[worth(one.response) for one in some] for some in first]

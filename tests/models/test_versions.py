@@ -231,6 +231,7 @@ def test_an_exported_policy_draws_as_it_was_trained_whatever_its_base_was_set_to
     many = prompt.expand(6000, -1)
     torch.manual_seed(0)
     drawn = exported.generate(many, attention_mask=torch.ones_like(many), max_new_tokens=2)[:, prompt.shape[1] :]
+
     # By the base's own logits: all but what nobody sees, at the temperature.
     def fits(tokens: Tensor, read: Tensor, temperature: float) -> float:
         logits = model(input_ids=read).logits[0, -1].double().index_fill(0, torch.tensor([PAD, BOS, START]), -math.inf)

@@ -60,6 +60,7 @@ CURVES = {
     "response/finished",
     "response/distinct_2",
     "response/most_common",
+    "response/retokenised",
     "reward/ensemble_std",
     "reward/length_correlation",
     "time/rollout",
