@@ -220,8 +220,9 @@ class PPOSettings:
     """Episodes per optimiser step."""
     epochs: Annotated[int, Range(1, 100)] = 2
     """Passes over each rollout."""
-    learning_rate: Annotated[float, Range(0.0, 1.0)] = 1e-4
-    """Peak of AdamW's step for policy and value; warms up over a tenth of the updates, then falls linearly to zero."""
+    learning_rate: Annotated[float, Range(0.0, 1.0)] | None = None
+    """Peak of AdamW's step for policy and value; warms up over a tenth of the updates, then falls linearly to zero;
+    None: 0.05 % of a tensor's spread."""
     kl_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.08
     """Weight of the per-token KL penalty against the initial model, in reward units per nat."""
     kl_target: Annotated[float, Range(0.001, 10_000.0)] | None = None

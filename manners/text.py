@@ -20,7 +20,7 @@ from manners.shorten import Check, fitting_prompt, fitting_response, longest_end
 from manners.spelling import Spelling, spelt_bytes
 from manners.templates import Template, messages_of
 from manners.turns import Finishes, ending, own_bos, template_of
-from manners.types import Dialogue, FinishReason, Response, Role, Turn
+from manners.types import Dialogue, FinishReason, Response, Role, Sampling, Turn
 
 PADDING = 64
 """Tokens of padding that cost less than one forward more."""
@@ -271,6 +271,13 @@ class Renderer:
         if response.finish_reason is FinishReason.LENGTH:
             return ids or (self.end_id,)
         return (*ids, self.end_id)
+
+    def reads_back(self, ids: tuple[int, ...], finish: FinishReason) -> bool:
+        """Return whether the text of a drawn response is read in these tokens, and not in others or in none."""
+        try:
+            return self.response_ids(Response(self.decode(ids), "", finish, Sampling(1.0, len(ids), 0))) == ids
+        except MannersError:  # it spells what this tokenizer cannot write as text
+            return False
 
     def whole(self, prompt: Dialogue, response: Response) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids of a prompt and a response, however long they are; raises as `prompt_ids` and `text_ids`."""

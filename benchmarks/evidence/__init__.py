@@ -8,12 +8,14 @@ A module has a `main()` without arguments, which goes through its parts:
             results.part(f"bootstrap, n = {n}", {"n": n, "studies": 2000}, partial(simulate, n, 2000))
 
 Every part ends in the types of JSON in `results/coverage.json`, with seconds, settings, and a digest of the code that
-it ran. A part is not done again until settings or code have changed, so that a run that was stopped goes on, and
-`make evidence` (all modules, in the order of their names) is quick where nothing is new.
+it ran: the module, and what that imports of ours, to the end. A part is not done again until settings or that code
+have changed, so that a run that was stopped goes on, over commits too, and `make evidence` (all modules, in the order
+of their names) is quick where nothing is new.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 import time
@@ -22,25 +24,46 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from tests.test_layers import imports
+
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("manners", "benchmarks", "tests")
+KEEPERS = {"benchmarks.evidence", "benchmarks.publish"}
+"""What keeps results and shows them, and makes none."""
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 
 
 def digest(*scripts: Path) -> str:
-    """Return a digest of the package's code and of some scripts: the same for every commit that changes neither."""
-    sources = [*sorted((ROOT / "manners").rglob("*.py")), *scripts]
+    """Return a digest of some scripts and of what they import: the same for every commit that changes none of it."""
     found = sha256()
-    for path in sources:
+    for path in code_of(*scripts):
         found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
+
+
+def code_of(*scripts: Path) -> list[Path]:
+    """Return some scripts with all files of ours that they import, and that these import, inside functions too."""
+    modules = {name: path for package in PACKAGES for path in (ROOT / package).rglob("*.py") for name in [_name(path)]}
+    found, waiting = set[Path](), list(scripts)
+    while waiting:
+        if (path := waiting.pop()) not in found:
+            found.add(path)
+            named = set(imports(ast.parse(path.read_text(encoding="utf-8")), modules)) - KEEPERS
+            waiting += [modules[name] for name in named if name in modules]
+    return sorted(found)
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 class Results:
     """What an experiment has found so far, in a file that is written after every part."""
 
     def __init__(self, name: str, folder: Path = RESULTS, *beside: Path) -> None:
-        """Read the parts that are there; they rest on the package, on the script, and on what is named `beside`."""
+        """Read the parts that are there; they rest on the script and what is named `beside`, with all they import."""
         self.path = folder / f"{name}.json"
         script = folder.parent / f"{name}.py"
         self.code = digest(*([script] if script.exists() else []), *beside)

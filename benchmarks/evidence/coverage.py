@@ -8,7 +8,7 @@ alike and the same annotators.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -19,11 +19,26 @@ from scipy.stats import rankdata
 from benchmarks.evidence import Results
 from benchmarks.evidence._planted_queue import ONCE, SERVE, asked
 from benchmarks.publish import ROOT, replace_between
-from manners.evaluate.compare import matched_win_rate, win_rate
-from manners.evaluate.text_measures import changes, perplexity_change
+from manners.evaluate.compare import best_of_n_win_rate, head_to_head, matched_win_rate, win_rate
+from manners.evaluate.length import win_rate_at_equal_length
+from manners.evaluate.text_measures import (
+    changes,
+    mean_length,
+    most_common_answer_share,
+    perplexity_change,
+    share_finished,
+)
 from manners.feedback.agreement import alpha, left_share, pairwise
-from manners.feedback.statistics import pair_agreement
-from manners.reward.baselines import CurvePoint, accuracy, accuracy_gain, doubling_gain, length_correlation
+from manners.feedback.statistics import cluster_bootstrap, pair_agreement
+from manners.reward.baselines import (
+    Agreement,
+    CurvePoint,
+    accuracy,
+    accuracy_gain,
+    by_agreement,
+    doubling_gain,
+    length_correlation,
+)
 from manners.reward.calibrate import confidence, reliability
 from manners.reward.ceiling import ceiling
 from manners.reward.labelled import Counts, LabelledPair, counts_array
@@ -54,6 +69,10 @@ SURE = np.linspace(0.4, 1.6, len(PEOPLE))
 SIDES = Response("a", "x"), Response("b", "x")
 EVERYBODY = 100_000
 """Openings that the truth is computed from where no formula gives it."""
+FINISHED = 0.7
+"""Share of the answers that end by themselves."""
+USUAL = 0.4
+"""Share of the answers that are the one that everybody gets, a beta of 2 and 3 by prompt."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,8 @@ class Truth:
     """The ceiling."""
     agree: float
     """Chance that two different annotators agree."""
+    unanimous: float
+    """How often two who agree go the way of the best model's margin."""
 
 
 @cache
@@ -107,6 +128,8 @@ def truth() -> Truth:
     made = draw(EVERYBODY, np.random.default_rng(2**31))
     ranks = [rankdata(values) for values in (made.models[2], made.lengths)]
     p = made.chance.mean(axis=1)
+    asked_ = np.take_along_axis(made.chance, made.who, 1)
+    left, other = asked_.prod(axis=1), (1 - asked_).prod(axis=1)
     several = len(PEOPLE)
     agree = sum(
         ((q.sum(1) ** 2 - (q**2).sum(1)) / (several * (several - 1))).mean() for q in (made.chance, 1 - made.chance)
@@ -117,6 +140,7 @@ def truth() -> Truth:
         spearman=float(np.corrcoef(ranks)[0, 1]),
         best=float(np.maximum(p, 1 - p).mean()),
         agree=float(agree),
+        unanimous=float(np.where(made.models[2] > 0, left, other).sum() / (left + other).sum()),
     )
 
 
@@ -168,6 +192,9 @@ def of_reward(openings: int, rng: Random) -> Held:
     yield "accuracy of the reward model, of a rule", holds(found[2], known.right[2])
     gain = accuracy_gain(made.models[2], made.lengths, pairs, 0, RESAMPLES)
     yield "gain over a rule", holds(gain, known.right[2] - known.ruler)
+    for level in by_agreement(made.models[2], pairs, 0, RESAMPLES):
+        if level.level is Agreement.UNANIMOUS:
+            yield "accuracy where two agree", holds(level.accuracy, known.unanimous)
     # What three points on one line have for a slope, as the curve has it for twice as many verdicts.
     points = [CurvePoint(100 * 2**k, interval) for k, interval in enumerate(found)]
     if slope := doubling_gain(points):
@@ -206,40 +233,88 @@ def answers(lengths: Sequence[int], prompt: Dialogue, rng: Random) -> list[Answe
     found = []
     for length in lengths:
         words = tuple(int(w) for w in np.minimum(rng.geometric(0.03, length), 200))
-        reason = FinishReason.STOP if rng.random() < 0.7 else FinishReason.LENGTH
+        reason = FinishReason.STOP if rng.random() < FINISHED else FinishReason.LENGTH
         found.append(Answer(prompt, Response(str(words), "x", reason), (1,), words))
     return found
 
 
+def liked(rng: Random, prompts: int) -> Floats:
+    """Return what a version's four answers to each prompt are worth: some suit it better than the other version."""
+    found: Floats = rng.normal(0, 1, (prompts, 4)) + rng.normal(0, 1, (prompts, 1))
+    return found
+
+
+@cache
+def picked() -> tuple[float, float]:
+    """Return how often an answer is preferred to the best of four by score, and the best of three to a fourth one.
+
+    The best of the other version's; the best of three to an answer of the same version. Scores err.
+    """
+    rng = np.random.default_rng(2**31)
+    before, after = (liked(rng, EVERYBODY) for _ in range(2))
+    scores = before + rng.normal(0, 1, before.shape)
+    four, three = (np.take_along_axis(before, scores[:, :count].argmax(axis=1)[:, None], axis=1) for count in (4, 3))
+    return float(expit(2 * (after - four)).mean()), float(expit(2 * (three - before[:, 3:])).mean())
+
+
+def usual(prompts: int, rng: Random) -> list[float]:
+    """Return with which chance each of four answers to each prompt is the one that everybody gets."""
+    return [float(often) for often in rng.beta(2, 3, prompts) for _ in range(4)]
+
+
 def of_evaluation(prompts: int, rng: Random) -> Held:
     """Try the figures of the evaluation, on two versions that are equally good and write alike."""
-    before, after = [], []
-    taste: dict[tuple[Dialogue, str, str], float] = {}
+    before, after, gained = [], [], []
+    worth: dict[tuple[Dialogue, str], float] = {}
     for number in range(prompts):
         prompt = (Turn(Role.USER, str(number)),)
         size = 5 + 20 * rng.random()
         sides = [answers(list(rng.poisson(size, 4) + 2), prompt, rng) for _ in range(2)]
-        worth = [rng.normal(0, 1, 4) + rng.normal(0, 1) for _ in sides]
-        taste |= {
-            (prompt, a.response.text, b.response.text): float(expit(2 * (x - y)))
-            for a, x in zip(sides[1], worth[1], strict=True)
-            for b, y in zip(sides[0], worth[0], strict=True)
-        }
+        merits = [liked(rng, 1)[0] for _ in sides]
+        for side, values in zip(sides, merits, strict=True):
+            worth |= {(prompt, a.response.text): float(v) for a, v in zip(side, values, strict=True)}
         before.append(sides[0])
         after.append(sides[1])
+        gained.append(float((merits[1] - merits[0]).mean()))
 
     def prefers(prompt: Dialogue, first: Response, second: Response) -> float:
-        return taste[prompt, first.text, second.text]
+        return float(expit(2 * (worth[prompt, first.text] - worth[prompt, second.text])))
 
     yield "win rate", holds(win_rate(before, after, prefers), 0.5)
     matched = matched_win_rate(before, after, prefers, 0.1)
     yield "win rate at matched length", holds(matched.interval, 0.5)
+    yield "win rate by regression on length", holds(win_rate_at_equal_length(before, after, prefers).interval, 0.5)
+    scores = [[worth[a.prompt, a.response.text] + rng.normal(0, 1) for a in some] for some in before]
+    over_best, best = picked()
+    yield "win rate over the best of four", holds(head_to_head(before, scores, after, prefers), over_best)
+    yield "win rate of the best of three", holds(best_of_n_win_rate(before, scores, prefers), best)
+    yield "change of the taste", holds(cluster_bootstrap(gained, range(prompts), RESAMPLES, 0), 0.0)
+    spoken = [a for some in after for a in some]
+    yield "mean length", holds(mean_length(spoken, RESAMPLES, 0), 17.0)
+    yield "share finished", holds(share_finished(spoken, RESAMPLES, 0), FINISHED)
+    same = [
+        replace(a, response=SIDES[0]) if rng.random() < often else a
+        for a, often in zip(spoken, usual(prompts, rng), strict=True)
+    ]
+    yield "share of the most common answer", holds(most_common_answer_share(same, RESAMPLES, 0), USUAL)
     for name, change in changes(before, after, RESAMPLES, 0).items():
         yield f"change of {name.replace('_', '-')}", holds(change, 0.0)
     tokens = rng.integers(20, 200, prompts).astype(float)
     worse = tokens * rng.normal(0.02, 0.05, prompts) + rng.normal(0, 1, prompts)
     found = perplexity_change(3.0 * tokens, 3.0 * tokens + worse, tokens, RESAMPLES, 0)
     yield "change of perplexity", holds(found.change, float(np.expm1(0.02)))
+
+
+def of_training(openings: int, rng: Random) -> Held:
+    """Try the means of SFT, over tokens, and of DPO, over prompts: both take this bootstrap."""
+    group = np.repeat(np.arange(openings), 3)
+    tokens = rng.integers(20, 200, len(group)).astype(float)
+    loss = 2.0 + rng.normal(0, 0.5, openings)[group] + rng.normal(0, 0.3, len(group))
+    gained = -0.1 + rng.normal(0, 0.1, openings)[group] + rng.normal(0, 0.1, len(group))
+    yield "SFT: loss a token", holds(cluster_bootstrap(loss, group, RESAMPLES, 0, tokens), 2.0)
+    yield "SFT: change of the loss", holds(cluster_bootstrap(gained, group, RESAMPLES, 0, tokens), -0.1)
+    far = rng.gamma(1.5, 2.0, openings)
+    yield "DPO: KL of answers", holds(cluster_bootstrap(far, range(openings), RESAMPLES, 0), 3.0)
 
 
 def of_queue(openings: int, rng: Random) -> Held:
@@ -250,7 +325,13 @@ def of_queue(openings: int, rng: Random) -> Held:
             yield f"accuracy, from {name}, {how}", holds(accuracy(made.margins, pairs, 0, RESAMPLES), made.truth)
 
 
-WORLDS: dict[Callable[[int, Random], Held], int] = {of_reward: 200, of_people: 200, of_evaluation: 200, of_queue: 600}
+WORLDS: dict[Callable[[int, Random], Held], int] = {
+    of_reward: 200,
+    of_people: 200,
+    of_evaluation: 200,
+    of_training: 200,
+    of_queue: 600,
+}
 """With how many studies of each size."""
 
 

@@ -1,7 +1,10 @@
 """Which credit assignment learns everywhere? `python -m benchmarks.evidence.credit`: ways x planted worlds x seeds.
 
-Nothing but the way differs: the same episodes, the same rate. What is done is not done again: each run is a line of
-`results/credit.jsonl`, and one whose recipe has changed is run anew. The table goes to docs/ppo.md.
+Nothing but the way differs: the same episodes, the same rate. Unless others are named, two ways in six worlds, the
+reward being at the first, a middle or the last of 10 or 40 tokens, three seeds each: 36 runs of 3 to 6 seconds of a
+processor. What is done is not done again: each run is a line of `results/credit.jsonl`, and one whose recipe has
+changed is run anew. The table goes to docs/ppo.md, with how many runs ended below the initial model, and in how many
+worlds a way comes to nine tenths of the best one.
 """
 
 from __future__ import annotations
@@ -95,8 +98,10 @@ class Run:
 class Options:
     """What to run."""
 
-    ways: tuple[str, ...] = tuple(WAYS)
-    worlds: tuple[str, ...] = tuple(WORLDS)
+    ways: tuple[str, ...] = ("lambda 1", "lambda 1, 4 answers")
+    """Of those in `WAYS`."""
+    worlds: tuple[str, ...] = tuple(f"{place} of {n}" for n in (10, 40) for place in ("first", "middle", "last"))
+    """Of those in `tests.planted`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     results: Path = RESULTS
     page: Path | None = PAGE
@@ -213,7 +218,10 @@ def _warm_up(stack: ExitStack) -> None:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Return, by world and way, what was earned over the seeds' mean: by the version kept, and by the last policy."""
+    """Return, by world and way, what was earned over the seeds' mean: by the version kept, and by the last policy.
+
+    Below that, which share of the two criteria each way meets: no run below the initial model, nine tenths of the best.
+    """
     ways = [way for way in WAYS if any(run.way == way for run in runs)]
     lines = [f"| world | at the start | {' | '.join(ways)} | seeds |", "|---|" + "---|" * (len(ways) + 2)]
     for name in WORLDS:
@@ -226,7 +234,28 @@ def table(runs: Sequence[Run]) -> str:
             cells.append(f"{mean(r.kept for r in some):.2f} ({min(r.end for r in some):.2f})" if some else "")
         seeds = len({run.seed for run in here})
         lines.append(f"| {name} | {mean(run.start for run in here):.2f} | {' | '.join(cells)} | {seeds} |")
+    lines += [
+        f"| {words} | | {' | '.join(shares[way] for way in ways)} | |" for words, shares in criteria(runs).items()
+    ]
     return "\n".join(lines)
+
+
+def criteria(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Return for each criterion how many runs or worlds of a way meet it, and of how many.
+
+    Within a tenth of the best: of the best way's mean over the seeds, among the ways that were run in a world.
+    """
+    earned: dict[str, dict[str, float]] = {}
+    for run in runs:
+        here = [r.kept for r in runs if (r.world, r.way) == (run.world, run.way)]
+        earned.setdefault(run.world, {})[run.way] = mean(here)
+    below: dict[str, str] = {}
+    near: dict[str, str] = {}
+    for way in WAYS:
+        kept = [run.kept >= run.start for run in runs if run.way == way]
+        found = [here[way] >= 0.9 * max(here.values()) for here in earned.values() if way in here]
+        below[way], near[way] = (f"{sum(met)} of {len(met)}" for met in (kept, found))
+    return {"runs not below the start": below, "worlds within a tenth of the best way": near}
 
 
 if __name__ == "__main__":

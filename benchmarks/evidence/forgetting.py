@@ -30,7 +30,8 @@ from manners.text import Batch, Packed
 from manners.types import PromptUse
 
 AUDITS = 200
-RATE = PPOSettings().learning_rate
+RATE = 1e-4
+"""What the default comes to on SmolLM2, in absolute numbers, which are what is taken times of."""
 SETTINGS = PPOSettings(
     updates=6, batch=32, minibatch=16, validate_every=6, validation_prompts=4, forgetting_limit=1000.0
 )

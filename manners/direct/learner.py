@@ -17,15 +17,10 @@ from manners.models.branches import Branch, set_trainable
 from manners.models.pretrained import Pretrained
 from manners.models.trunk import States
 from manners.reward.pairs import ReadPairs
-from manners.reward.steps import units
+from manners.reward.steps import POLICY_STEP, units
 from manners.settings import Settings
 from manners.text import Packed
 from manners.training import Loss, Training
-
-STEP = 0.0005
-"""Peak of a step, as a share of a tensor's own spread, where `dpo.learning_rate` names none: 0.0001 for weights of 0.2,
-as SmolLM2 has them, and 0.00001 for weights of 0.02, which is usual. A reward model's is twenty times as far: it has
-nothing to stay close to."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ class Learner:
         rate = settings.learning_rate
         own = units(self.branch) if rate is None else None
         parameters = set_trainable([self.branch])
-        self.training = Training(parameters, STEP if rate is None else rate, max_norm=1.0, units=own)
+        self.training = Training(parameters, POLICY_STEP if rate is None else rate, max_norm=1.0, units=own)
         order, pairs = random.Random(seed), course.learn.pairs
         self.usual = pairs.usual(which)
         self.batches = [b for _ in range(passes) for b in pairs.batches(which, settings.batch, order)]

@@ -126,6 +126,8 @@ def best_of_n_win_rate(before: Answers, scores: ArrayLike, preference: Preferenc
 def head_to_head(before: Answers, scores: ArrayLike, after: Answers, preference: Preference) -> Interval:
     """Return the win rate of `after` over the best of the K answers of `before` by the reward model's scores (P, K).
 
+    The two must have been drawn independently: an answer that was drawn with the random numbers of one that was passed
+    over is much like it, and has lost already.
     What optimising the policy bought beyond choosing among the start version's answers, which needs no training:
     wholly above 0.5, PPO earned its keep. Gao, Schulman & Hilton 2023, "Scaling laws for reward model
     overoptimization", compare the two at equal KL; here the comparison is at the n that was drawn.

@@ -16,6 +16,7 @@ from manners.facts import Facts, to_facts
 from manners.loop import bets
 from manners.loop.evaluate import evaluation_prompts, rival
 from manners.loop.history import attempt
+from manners.loop.prompts import own_seed
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.answer import answer
@@ -85,7 +86,8 @@ def answers(
 ) -> list[Answer]:
     """Draw an answer to each prompt."""
     found: dict[int, Answer] = {}
-    drawn = answer(policy, model, prompts, 1, session.settings.sample, session.settings.seed, author)
+    seed = own_seed(session.settings.seed, author)
+    drawn = answer(policy, model, prompts, 1, session.settings.sample, seed, author)
     with steps(f"answers of {author}", len(prompts)) as advance:
         for batch in drawn:
             found |= dict(zip(batch.places, batch.answers, strict=True))

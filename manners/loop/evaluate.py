@@ -24,7 +24,7 @@ from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop import bets, history, tried
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Fitting, Prose, draw_prompts, fitting, parts, prompt_lengths, prose
+from manners.loop.prompts import Fitting, Prose, draw_prompts, fitting, own_seed, parts, prompt_lengths, prose
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions, whole
@@ -331,7 +331,7 @@ def _answered(
                     kl += float((logprobs[0] - logprobs[1])[some.generated.batch.keep].sum())
             return rows, kl
 
-        todo = parts(range(len(prompts)), session.settings.seed + 17)
+        todo = parts(range(len(prompts)), own_seed(session.settings.seed, author))
         advance(count * sum(len(places) for places, _ in todo[: run.done(what)]))
         for rows, kl in run.each(what, todo, work):
             for place, given, score in rows:

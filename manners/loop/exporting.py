@@ -52,7 +52,7 @@ def export(
     itself = described.kind is VersionKind.PRETRAIN
     policy = versions.load_policy(workspace, INITIAL if itself else version, session.pretrained, described.kind)
     if form == "gguf":
-        model, renderer = policy.assembled(session.pretrained.trunk), session.pretrained.renderer
+        model, renderer = policy.assembled(session.pretrained.trunk, exact=True), session.pretrained.renderer
         written = gguf_file.write(model, renderer, directory, number, version, described.base)
         return facts | {
             "file": str(written.file),
@@ -66,7 +66,8 @@ def export(
     if form == "lora":
         layers = lora_folder.write(policy, session.pretrained, directory, _FORMATS[number], version, described.base)
         return facts | {"base": described.base, "layers": layers, "loads_with": "peft.PeftModel"}
-    versions.export_policy(policy, session.pretrained, directory, _FORMATS[number])
+    temperature = session.settings.sample.temperature
+    versions.export_policy(policy, session.pretrained, directory, _FORMATS[number], temperature)
     return facts | {"loads_with": "AutoModelForCausalLM"}
 
 

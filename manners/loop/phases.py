@@ -27,7 +27,7 @@ from manners.feedback.statistics import bootstrapped, cluster_bootstrap, resampl
 from manners.loop.asking import answers
 from manners.loop.evaluate import judge_of, last_source
 from manners.loop.plan import Part, Plan, free_on
-from manners.loop.prompts import draw_prompts, parts, prose
+from manners.loop.prompts import draw_prompts, own_seed, parts, prose
 from manners.loop.session import LAID_OUT, Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions, whole
@@ -230,7 +230,7 @@ def _answers(
     branch = Branch(model.trunk, trainable=False)
     count, what = settings.evaluate.samples, f"answers of {name}"
     found: list[list[Answer]] = [[] for _ in prompts]
-    todo = parts(range(len(prompts)), settings.seed + 17)
+    todo = parts(range(len(prompts)), own_seed(settings.seed, name))
     with steps(what, len(prompts) * count) as advance:
 
         def work(part: tuple[list[int], int]) -> list[tuple[int, Answer]]:

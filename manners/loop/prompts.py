@@ -119,6 +119,16 @@ def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:
     return [(list(places[start:stop]), seed + number * 104_729) for number, (start, stop) in enumerate(pairwise(edges))]
 
 
+def own_seed(seed: int, version: str) -> int:
+    """Return the seed of what a version answers where versions are compared: each draws independently of the others.
+
+    With one seed for all, answer j of either version would take the same random numbers. Versions that are alike would
+    then give the same answers, and what was picked from those of one would stand beside what it was picked from. It is
+    by the name, so that a version answers the same whatever it is compared with.
+    """
+    return int(hashlib.sha256(f"{seed} {version}".encode()).hexdigest()[:8], 16)
+
+
 @dataclass(frozen=True)
 class Prose:
     """Plain text, by use."""

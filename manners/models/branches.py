@@ -130,10 +130,14 @@ class Branch(nn.Module):
         ]
         return torch.cat(parts)
 
-    def assembled(self, trunk: Trunk) -> PreTrainedModel:
-        """Return the whole model, trunk and branch, sharing the parameters of both; adapters are merged into copies."""
+    def assembled(self, trunk: Trunk, exact: bool = False) -> PreTrainedModel:
+        """Return the whole model, trunk and branch, sharing the parameters of both; adapters are merged into copies.
+
+        In the model's format, for drawing; or `exact`, in float32, for an export, which rounds the sum once or not at
+        all: what an adapter adds below half a step of a bfloat16 weight is gone where it is merged in bfloat16.
+        """
         whole = joined(self.model, trunk.whole, trunk.cut)
-        merge(whole)
+        merge(whole, torch.float32 if exact else None)
         return whole
 
     def own_tensors(self) -> dict[str, Tensor]:

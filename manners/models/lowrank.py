@@ -38,12 +38,13 @@ class LowRank(nn.Module):
         adapted: Tensor = self.base(x) + SCALE * ((x @ self.a.T) @ self.b.T)
         return adapted
 
-    def merged(self) -> nn.Module:
-        """Return one plain layer that does the same."""
-        product = SCALE * (self.b @ self.a).detach()
+    def merged(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """Return one plain layer that does the same, with its weight in a format; None: in that of the frozen one."""
+        dtype = dtype or self.base.weight.dtype
+        product = SCALE * (self.b.to(dtype) @ self.a.to(dtype)).detach()
         layer = copy.copy(self.base)
         layer._parameters = dict(self.base._parameters)
-        weight = self.base.weight.detach() + (product.T if self.transposed else product)
+        weight = self.base.weight.detach().to(dtype) + (product.T if self.transposed else product)
         layer.weight = nn.Parameter(weight, requires_grad=False)
         return layer
 
@@ -67,8 +68,8 @@ def adapt(model: PreTrainedModel, cut: int, rank: int) -> None:
         )
 
 
-def merge(model: PreTrainedModel) -> None:
-    """Replace every adapter by a plain layer."""
+def merge(model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
+    """Replace every adapter by a plain layer, whose weight is in a format; None: in the model's."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LowRank):
-            put(model, name, module.merged())
+            put(model, name, module.merged(dtype))

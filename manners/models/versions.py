@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from manners.errors import MannersError
 from manners.models.branches import Branch
@@ -153,21 +153,42 @@ def check_trunk(workspace: Workspace, version: Version, trunk: Trunk, model: str
 
 
 def export_policy(
-    branch: Branch, pretrained: Pretrained, folder: Path, dtype: torch.dtype | None = None
+    branch: Branch,
+    pretrained: Pretrained,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    temperature: float = 1.0,
 ) -> torch.dtype:
     """Write the merged model and tokenizer, for plain `AutoModelForCausalLM.from_pretrained`; return its number format.
 
     That is the one in which the initial model's maker keeps it, unless `dtype` says another. Its `generate` says what
-    is said here: tokens without text are suppressed, and the same ones end an answer. Its chat template is the one that
-    dialogues were laid out with, the plain layout included.
+    is said here, at this temperature: it draws from all tokens but those without text, and the same ones end an answer.
+    Its chat template is the one that dialogues were laid out with, the plain layout included.
     """
-    model = branch.assembled(pretrained.trunk)
+    model = branch.assembled(pretrained.trunk, exact=True)
     if model.generation_config is not None:
-        model.generation_config.suppress_tokens = pretrained.trunk.vocabulary.unseen.tolist() or None
-        model.generation_config.eos_token_id = sorted(pretrained.renderer.end_ids)
+        model.generation_config = _drawing(model.generation_config, pretrained, temperature)
     dtype = dtype or pretrained.stored
     save_whole(in_format(model, dtype), exported_tokenizer(pretrained.renderer), folder)
     return dtype
+
+
+def _drawing(base: GenerationConfig, pretrained: Pretrained, temperature: float) -> GenerationConfig:
+    """Return settings by which `generate` draws as is done here; of the base's the tokens and the lengths stay.
+
+    Whatever else its maker chose (top-k, penalties, words that are forced or forbidden) makes another policy of it.
+    """
+    kept = ("bos_token_id", "pad_token_id", "max_length", "max_new_tokens")
+    return GenerationConfig(
+        **{name: getattr(base, name, None) for name in kept},
+        eos_token_id=sorted(pretrained.renderer.end_ids),
+        suppress_tokens=pretrained.trunk.vocabulary.unseen.tolist() or None,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,  # where none is named, transformers takes 50
+        top_p=1.0,
+        repetition_penalty=1.0,
+    )
 
 
 def exported_tokenizer(renderer: Renderer, scoring: bool = False) -> PreTrainedTokenizerBase:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from manners.maths import masked_mean
+from manners.models.generate import Generated
 from manners.ppo.objective import explained_variance, kl_penalty
 from manners.ppo.rollout import HEAVIEST, Rollout, draw_weights
+from manners.text import Renderer
 from manners.types import FinishReason
 
 Metrics = dict[str, float]
@@ -26,9 +28,11 @@ DEVIATION = "policy/first_ratio_max_dev"
 """Largest |ratio - 1|, in the first minibatch of an update, before its step."""
 DEVIATION_99 = "policy/first_ratio_p99_dev"
 """Its 99th percentile."""
+RETOKENISED = "response/retokenised"
+"""Share of responses that are read in other tokens than were drawn."""
 
 
-def rollout_metrics(rollout: Rollout) -> Metrics:
+def rollout_metrics(rollout: Rollout, renderer: Renderer) -> Metrics:
     """What can be said of a rollout before anything is optimised on it."""
     keep = rollout.batch.keep
     draws = rollout.draws
@@ -53,6 +57,7 @@ def rollout_metrics(rollout: Rollout) -> Metrics:
         "response/finished": sum(finished) / len(finished),
         "response/distinct_2": distinct_2(responses),
         "response/most_common": most_common(responses),
+        RETOKENISED: retokenised(draws, renderer),
         "reward/ensemble_std": float(rollout.scored.std.mean()),
         "reward/length_correlation": float(torch.nan_to_num(correlation)),
         **rollout.noted,
@@ -73,6 +78,15 @@ def distinct_2(responses: Sequence[tuple[int, ...]]) -> float:
 def most_common(responses: Sequence[tuple[int, ...]]) -> float:
     """Share of the responses that are token for token alike: 1 where everyone gets the same answer."""
     return Counter(responses).most_common(1)[0][1] / len(responses)
+
+
+def retokenised(draws: Generated, renderer: Renderer) -> float:
+    """Share of responses whose text is read in other tokens than were drawn.
+
+    A reward model learns from texts, and PPO scores the tokens that were drawn: there it may reward a spelling.
+    """
+    rows = zip(draws.rendered, draws.finish, strict=True)
+    return mean(not renderer.reads_back(row.response_ids, finish) for row, finish in rows)
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """What stops a run before it wastes hours, or slows it down: checks at start-up, and warnings after every rollout.
 
 A warning is a pure function of the curves so far: a sentence, or None. What is done about it is a rule, the same for
-every run: the step is halved, again every PATIENCE updates as long as it lasts, or the run stops; for forgetting, which
-is measured now and then, once a measurement. The best version is kept in either case, and the report says what happened
-and when.
+every run: the step is halved, again every PATIENCE updates as long as it lasts, or the run stops, or it goes on; for
+forgetting, which is measured now and then, once a measurement. The best version is kept in any case, and the report
+says what happened and when.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from manners import ranks
 from manners.errors import MannersError
 from manners.ppo.course import Roles
-from manners.ppo.curves import Metrics, most_and_all
+from manners.ppo.curves import RETOKENISED, Metrics, most_and_all
 from manners.ppo.rollout import Rollout, micro_batches, sliced
 from manners.settings import PPOSettings
 from manners.text import collate
@@ -47,6 +47,8 @@ COLLAPSED_SHARE = 0.1
 things to everyone keeps less than this."""
 SAME_ANSWER = 0.5
 """Share of a batch that is the same response, token for token."""
+OTHER_TOKENS = 0.2
+"""Rise of the share of responses that are read in other tokens than were drawn that other words do not explain."""
 LENGTH_FACTOR = 2.0
 """Times longer or shorter than the answers at the start, or times fewer that end by themselves: more than a taste for
 brevity explains. The last is what is left to see where the limit leaves no room to become twice as long."""
@@ -69,6 +71,7 @@ class Act(StrEnum):
 
     HALVE = "the step was halved"
     STOP = "the run was stopped"
+    GO_ON = "the run went on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,7 @@ def look(
         ("value", Act.HALVE, value_divergence(rollouts)),
         ("length", Act.HALVE, length_drift(rollouts)),
         ("forgetting", Act.HALVE, forgetting(measured, settings.forgetting_limit)),
+        ("retokenised", Act.GO_ON, other_tokens(rollouts)),
     )
     lately = {w.sign for w in warned if update - w.update < PATIENCE}
     return tuple(Warned(update, sign, act, text) for sign, act, text in signs if text and sign not in lately)
@@ -258,6 +262,17 @@ def length_drift(rollouts: Sequence[Metrics]) -> str | None:
     if ended >= FINISHED_FLOOR and max(finished) < ended / LENGTH_FACTOR:
         return f"only {finished[-1]:.0%} of the responses end by themselves, of {ended:.0%} at the start"
     return None
+
+
+def other_tokens(rollouts: Sequence[Metrics]) -> str | None:
+    """Say that many more responses than at the start are read in other tokens than were drawn."""
+    shares = [point[RETOKENISED] for point in rollouts if RETOKENISED in point]  # older points of a curve have none
+    if len(shares) <= PATIENCE or min(shares[-PATIENCE:]) <= shares[0] + OTHER_TOKENS:
+        return None
+    return (
+        f"{shares[-1]:.0%} of the responses are read in other tokens than were drawn, after {shares[0]:.0%} at the"
+        " start: the reward may be for how they are spelt, which no reader sees"
+    )
 
 
 def forgetting(validated: Sequence[Metrics], limit: float) -> str | None:

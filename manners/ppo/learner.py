@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from manners.models.branches import Branch, set_trainable
 from manners.ppo.guard import Act, Warned
+from manners.reward.steps import POLICY_STEP, units
 from manners.settings import PPOSettings
 from manners.training import Training
 
@@ -159,10 +160,20 @@ class Learner:
 
 def begin(settings: PPOSettings, seed: int, policy: Branch, value_parts: Sequence[nn.Module]) -> Learner:
     """Return the state before the first update."""
-    training = Training(set_trainable([policy, *value_parts]), settings.learning_rate, settings.max_grad_norm)
+    rate = settings.learning_rate
+    own = _units(policy, value_parts) if rate is None else None
+    parameters = set_trainable([policy, *value_parts])
+    training = Training(parameters, POLICY_STEP if rate is None else rate, settings.max_grad_norm, own)
     generator = torch.Generator().manual_seed(seed)
     order = random.Random(seed)
     return Learner(policy, training, generator, order, settings.kl_coefficient)
+
+
+def _units(policy: Branch, value_parts: Sequence[nn.Module]) -> list[float]:
+    """Return what policy and value are measured in: a value head on the policy's branch as a reward model's head is."""
+    heads = [part for part in value_parts if isinstance(part, nn.Linear)]
+    branches = [part for part in value_parts if isinstance(part, Branch)]
+    return [*units(policy, *heads), *(unit for branch in branches for unit in units(branch))]
 
 
 def minibatches(settings: PPOSettings, generator: torch.Generator) -> Iterator[list[int]]:

@@ -171,7 +171,7 @@ def _update(
     )
     guard.check_scores(rollout, update)
     guard.check_drift(rollout, update, course.roles.pretrained.trunk.whole.dtype)
-    metrics = ranks.agreed(rollout_metrics(rollout))
+    metrics = ranks.agreed(rollout_metrics(rollout, course.roles.pretrained.renderer))
     if update == 1:
         metrics |= guard.check_first_rollout(rollout, course.roles, course.sample.temperature, course.from_reference)
     # 2. Warnings: nothing, or half the step from here on, or the end.

@@ -102,7 +102,8 @@ def export_reward(
             f"transformers has no sequence classification for {config.model_type}, so this reward model cannot be"
             " exported; export the policy, or score with `manners score`"
         ) from error
-    classifier.base_model.load_state_dict(_mean([b.assembled(trunk).base_model.state_dict() for b in chosen]))
+    states = [branch.assembled(trunk, exact=True).base_model.state_dict() for branch in chosen]
+    classifier.base_model.load_state_dict(_mean(states))
     head = next(m for n, m in classifier.named_modules() if n in ("score", "classifier") and isinstance(m, nn.Linear))
     with torch.no_grad():
         heads = [reward.members[k].scalar.weight.float() / reward.scales[k] for k in which]

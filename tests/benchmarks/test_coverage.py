@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.evidence.coverage import covered, of_evaluation, of_people, of_queue, of_reward, table
+from benchmarks.evidence.coverage import covered, of_evaluation, of_people, of_queue, of_reward, of_training, table
 from manners.feedback.statistics import FEWEST
 
 
@@ -18,7 +18,7 @@ def test_equal_versions_are_rarely_told_apart_on_few_prompts() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("world", "openings"), [(of_reward, 10), (of_people, 10), (of_people, 30), (of_evaluation, 30)]
+    ("world", "openings"), [(of_reward, 10), (of_people, 10), (of_people, 30), (of_evaluation, 30), (of_training, 30)]
 )
 def test_intervals_hold_the_truth(world, openings: int) -> None:  # type: ignore[no-untyped-def]
     for name, (held, studies) in covered(world, openings, 40).items():

@@ -73,15 +73,34 @@ def test_a_part_is_done_once_for_its_settings_and_its_code(tmp_path: Path, monke
     assert evidence.Results("made_up", tmp_path).part("one", {"n": 30}, work) == {"times": 3}
 
 
-def test_the_digest_is_of_the_code_and_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_is_of_the_script_and_of_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end, and inside functions; a commit that changes something else leaves the results as they are."""
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
-    code, script = tmp_path / "manners" / "a.py", tmp_path / "script.py"
-    code.parent.mkdir()
-    digests = set()
-    for text, other in (("1", "1"), ("2", "1"), ("2", "2")):
-        code.write_text(text, encoding="utf-8")
-        script.write_text(other, encoding="utf-8")
-        digests.add(evidence.digest(script))
-    assert len(digests) == 3
-    (tmp_path / "page.md").write_text("no code", encoding="utf-8")
-    assert evidence.digest(script) in digests
+    script = tmp_path / "benchmarks" / "script.py"
+    texts = {
+        script: "from benchmarks.evidence import Results\nfrom manners.near import thing\nimport numpy",
+        tmp_path / "manners" / "near.py": "def thing():\n    from manners.deep import far",
+        tmp_path / "manners" / "deep" / "far.py": "from manners import near",
+        tmp_path / "manners" / "apart.py": "1",
+        tmp_path / "benchmarks" / "evidence" / "__init__.py": "from manners import apart",
+    }
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    before = evidence.digest(script)
+    changing = set()
+    for path, text in texts.items():
+        path.write_text(text + "  # other", encoding="utf-8")
+        changing |= {path} if evidence.digest(script) != before else set()
+        path.write_text(text, encoding="utf-8")
+    assert changing == set(list(texts)[:3])
+
+
+def test_an_experiment_of_figures_does_not_rest_on_pages_or_ppo() -> None:
+    found = {path.relative_to(ROOT).as_posix() for path in evidence.code_of(evidence.FOLDER / "coverage.py")}
+    assert found >= {
+        "manners/evaluate/compare.py",
+        "benchmarks/evidence/_planted_queue.py",
+        "manners/feedback/queue.py",
+    }
+    assert not [name for name in found if name.startswith(("manners/web/", "manners/ppo/", "manners/cli/"))]

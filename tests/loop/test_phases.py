@@ -178,11 +178,12 @@ def test_one_model_under_two_names_has_lost_nothing_and_is_no_better(begun: Sess
     described_as(begun.workspace, "pretrain-1", name="pretrain-1", kind="pretrain")
     facts = stages.compare_phases(begun.workspace, begun.settings, "pretrain-1", "initial")
     for check in facts["forgetting"]["checks"]:
-        assert check["change"]["estimate"] == pytest.approx(0, abs=1e-6) or check["check"] in (
-            "distinct_2",
-            "self_similarity",
-        )
-    assert facts["forgetting"]["outcome"] == "not_shown" and facts["length_change"]["estimate"] == 0
+        if check["check"] in ("distinct_2", "self_similarity"):
+            assert check["verdict"] != "worse", "each draws answers of its own"
+        else:
+            assert check["change"]["estimate"] == pytest.approx(0, abs=1e-6)
+    assert facts["forgetting"]["outcome"] != "forgotten"
+    assert abs(facts["length_change"]["estimate"]) < 0.2 * facts["length_before"]
 
 
 def test_the_answers_of_a_phase_are_those_that_a_comparison_draws(begun: Session) -> None:

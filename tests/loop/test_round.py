@@ -100,12 +100,13 @@ def test_a_crowd_that_answers_at_random_gets_nothing_promoted(model: Path, tmp_p
 
 @pytest.mark.long
 def test_a_learning_rate_of_zero_changes_nothing(model: Path, tmp_path: Path) -> None:
+    """Each of the two draws answers of its own, so that one seed in twenty would call them different: not this one."""
     ppo = replace(tiny.SETTINGS.ppo, learning_rate=0.0)
-    facts = tiny.demo(tmp_path / "demo", tiny.settings(model, ppo=ppo))["evaluation"]
+    facts = tiny.demo(tmp_path / "demo", tiny.settings(model, seed=4, ppo=ppo))["evaluation"]
     low, high = facts["interval"]
     assert low <= 0.5 <= high
-    assert facts["win_rate"] == 0.5
-    assert facts["taste_after"] == facts["taste_before"]
+    assert facts["outcome"] == "cannot_tell"
+    assert facts["taste_change"]["low"] <= 0 <= facts["taste_change"]["high"]
     assert facts["perplexity_after"] == pytest.approx(facts["perplexity_before"])
     assert abs(facts["kl"]) < 1e-4
     assert facts["promoted"] is False

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from manners.errors import MannersError
 from manners.models import versions
 from manners.models.branches import Branch, set_trainable
+from manners.models.lowrank import SCALE, LowRank
 from manners.models.pretrained import Pretrained, load
 from manners.settings import ModelSettings
 from manners.text import collate
@@ -25,6 +26,7 @@ from manners.types import Role, Turn, VersionKind
 from manners.workspace import INITIAL, Workspace
 from tests.conftest import some
 from tests.models.exchanges import rendered, trained, version_of
+from tests.models.test_generate import goodness_of_fit
 from tests.worlds import (
     BOS,
     END,
@@ -200,6 +202,52 @@ def test_an_exported_policy_writes_no_token_that_nobody_sees(tmp_path: Path, lay
     assert model.generation_config is None or model.generation_config.suppress_tokens is None, "the base is as it was"
 
 
+HOSTILE = {
+    "temperature": 0.2,
+    "top_k": 3,
+    "top_p": 0.5,
+    "min_p": 0.2,
+    "typical_p": 0.3,
+    "repetition_penalty": 3.0,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[77]],
+    "begin_suppress_tokens": [78, 79],
+    "forced_bos_token_id": 80,
+    "min_new_tokens": 4,
+    "num_beams": 3,
+    "do_sample": True,
+}
+"""What a maker may have chosen for `generate`, all of which makes another policy of the one that was trained."""
+
+
+@torch.no_grad()
+def test_an_exported_policy_draws_as_it_was_trained_whatever_its_base_was_set_to(tmp_path: Path) -> None:
+    model: Any = tiny_model(initializer_range=0.3)
+    model.generation_config.update(**HOSTILE)
+    pretrained = with_words(model)
+    versions.export_policy(Branch(pretrained.trunk, trainable=False), pretrained, tmp_path / "out", temperature=0.7)
+    exported: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    prompt = torch.tensor([pretrained.renderer.prompt_ids((Turn(Role.USER, "how long?"),))[0]])
+    many = prompt.expand(6000, -1)
+    torch.manual_seed(0)
+    drawn = exported.generate(many, attention_mask=torch.ones_like(many), max_new_tokens=2)[:, prompt.shape[1] :]
+
+    # By the base's own logits: all but what nobody sees, at the temperature.
+    def fits(tokens: Tensor, read: Tensor, temperature: float) -> float:
+        logits = model(input_ids=read).logits[0, -1].double().index_fill(0, torch.tensor([PAD, BOS, START]), -math.inf)
+        return goodness_of_fit(tokens.tolist(), torch.softmax(logits / temperature, dim=0))
+
+    first, second = drawn.unbind(1)
+    commonest = first[first > END].mode().values
+    later = second[first == commonest]
+    assert fits(first, prompt, 0.7) > 1e-4 > fits(first, prompt, 1.0)
+    assert len(later) > 100 and fits(later, torch.cat([prompt, commonest.view(1, 1)], dim=1), 0.7) > 1e-4
+    kept = {name: getattr(exported.generation_config, name) for name in HOSTILE}
+    ours = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "do_sample": True}
+    assert kept == dict.fromkeys(HOSTILE) | ours
+    assert model.generation_config.top_k == 3, "the base is as it was"
+
+
 @pytest.mark.parametrize("rank", [None, 3])
 @pytest.mark.parametrize("layers", [2, "all"])
 @pytest.mark.parametrize("model_type", some(["llama", "qwen2", "gpt2", "gemma2"], 2))
@@ -257,6 +305,27 @@ def test_an_export_is_in_the_number_format_of_the_initial_models_files_or_in_the
         assert json.loads((tmp_path / str(asked) / "config.json").read_text())["dtype"] == str(expected)[6:]
     now = policy.assembled(pretrained.trunk).named_parameters()
     assert all(torch.equal(p, exact[name]) for name, p in now), "what was exported is as it was"
+
+
+@torch.no_grad()
+def test_what_adapters_add_to_narrow_weights_is_in_an_export_that_can_hold_it(tmp_path: Path) -> None:
+    """A change of less than half a step of a bfloat16 number is gone where it is added in bfloat16."""
+    model = tiny_model(hidden_size=128, intermediate_size=128, head_dim=32)
+    torch.nn.Module.to(model, dtype=torch.bfloat16)
+    pretrained = with_words(model, lora_rank=3)
+    policy = Branch(pretrained.trunk, trainable=True)
+    adapters = {name: module for name, module in policy.model.named_modules() if isinstance(module, LowRank)}
+    for module in adapters.values():
+        module.b.copy_(1e-4 * torch.randn(module.b.shape, generator=torch.Generator().manual_seed(1)))
+    for dtype in (torch.float32, torch.bfloat16):
+        versions.export_policy(policy, pretrained, tmp_path / str(dtype), dtype)
+        found = load_file(tmp_path / str(dtype) / "model.safetensors")
+        for name, module in adapters.items():
+            base, a, b = (tensor.double() for tensor in (module.base.weight, module.a, module.b))
+            exact = base + SCALE * b @ a
+            half = 1e-7 if dtype is torch.float32 else 2**-8
+            torch.testing.assert_close(found[f"{name}.weight"].double(), exact, rtol=1.01 * half, atol=1e-9)
+            assert (exact - base).abs().max() > 0
 
 
 def test_what_a_number_format_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -27,12 +27,13 @@ SAMPLE = SampleSettings(temperature=1.0, max_new_tokens=5)
 PROMPTS = [(START, *range(40 + i, 44 + i + i % 3), END) for i in range(24)]
 VALIDATION = [(START, *range(100 + i, 103 + i), END) for i in range(16)]
 UPDATES = 10
+RATE = 0.03
 SETTINGS = PPOSettings(
     updates=UPDATES,
     batch=64,
     minibatch=32,
     epochs=4,
-    learning_rate=0.03,
+    learning_rate=RATE,
     kl_coefficient=0.05,  # of rewards in the raw
     value_clip=0.2,
     unfinished_penalty=0.0,

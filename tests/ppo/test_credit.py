@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.evidence.credit import SETTINGS, WAYS, measured
+from benchmarks.evidence.credit import SETTINGS, WAYS, Options, Run, measured, table
 from manners.models.branches import Branch
 from manners.ppo import guard
 from manners.ppo.rollout import collect
@@ -23,6 +23,30 @@ def test_what_is_chosen_is_the_default() -> None:
     default = PPOSettings()
     assert (chosen.lam, chosen.answers, chosen.value) == (default.lam, default.answers, default.value)
     assert not WAYS[CHOSEN].critic and not WAYS[CHOSEN].warm
+
+
+def test_the_table_says_how_much_of_the_criterion_each_way_meets() -> None:
+    """By hand: in the first world one run of the first way ends below the start, and its mean is under nine tenths."""
+    ways = Options().ways
+    earned = {("first of 10", ways[0]): (1.0, -0.2), ("first of 10", ways[1]): (1.0, 1.4)}
+    earned |= {("last of 40", ways[0]): (1.5, 1.5), ("last of 40", ways[1]): (1.36, 1.36)}
+    runs = [
+        Run(way, name, seed, 0.0, kept, kept, 10.0)
+        for (name, way), some in earned.items()
+        for seed, kept in enumerate(some)
+    ]
+    assert table(runs).splitlines()[2:] == [
+        "| first of 10 | 0.00 | 0.40 (-0.20) | 1.20 (1.00) | 2 |",
+        "| last of 40 | 0.00 | 1.50 (1.50) | 1.36 (1.36) | 2 |",
+        "| runs not below the start | | 3 of 4 | 4 of 4 | |",
+        "| worlds within a tenth of the best way | | 1 of 2 | 2 of 2 | |",
+    ]
+
+
+def test_every_world_and_way_that_is_run_unless_others_are_named_is_there() -> None:
+    options = Options()
+    assert set(options.ways) < set(WAYS) and set(options.worlds) < set(WORLDS)
+    assert len(options.worlds) == 6 and options.seeds == (0, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["first of 10", "word before the end"])

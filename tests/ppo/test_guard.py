@@ -152,6 +152,7 @@ WELL: Metrics = {
     "response/most_common": 0.05,
     "response/length": 20.0,
     "response/finished": 0.8,
+    "response/retokenised": 0.1,
 }
 
 
@@ -182,6 +183,7 @@ def test_nothing_is_said_while_all_is_well(length: int) -> None:
         ({"response/length": 40.1}, ("length", Act.HALVE)),
         ({"response/length": 9.9}, ("length", Act.HALVE)),
         ({"response/length": 30.0, "response/finished": 0.39}, ("length", Act.HALVE)),
+        ({"response/retokenised": 0.31}, ("retokenised", Act.GO_ON)),
     ],
 )
 def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
@@ -199,6 +201,7 @@ def test_a_sign_must_last(point: Metrics, expected: tuple[str, Act]) -> None:
         {"response/length": 39.9},
         {"response/length": 10.1},
         {"response/length": 30.0, "response/finished": 0.41},
+        {"response/retokenised": 0.3},
     ],
 )
 def test_and_pass_its_limit(point: Metrics) -> None:

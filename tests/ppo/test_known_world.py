@@ -57,11 +57,12 @@ def test_ppo_reaches_the_known_optimum(coefficient: float, dtype: torch.dtype, t
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("estimator", "low", "high"), [("k1", 0.9, 1.0), ("k3", -1.0, 0.5)])
+@pytest.mark.parametrize(("estimator", "low", "high"), [("k1", 0.9, 1.0), ("k3", -0.1, 0.1)])
 def test_k1_in_the_reward_soon_leads_there_and_k3_does_not(
     estimator: KLEstimator, low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # k3 is unbiased, but the gradient of its expectation is not the policy gradient that it gives as a reward.
+    # No version of it is better than the initial model, which is kept.
     monkeypatch.setattr(rollout, "kl_penalty", lambda new, old, keep, _: kl_penalty(new, old, keep, estimator))
     world = known_world()
     policy = trained(world, world.reward, 1.0, tmp_path, updates=30).policy

@@ -15,7 +15,7 @@ from manners.ppo.learner import Best, Learner, Validation, begin
 from manners.settings import PPOSettings
 from tests.worlds import tiny_pretrained
 
-SETTINGS = PPOSettings()
+SETTINGS = PPOSettings(learning_rate=0.1)
 FOUND = Validation((0.5, 1.5), 1.0, 0.9, 2.0, 0.01)
 
 

@@ -20,10 +20,11 @@ from manners.models.generate import Generated, generate
 from manners.models.pretrained import Pretrained
 from manners.ppo import rollout
 from manners.ppo.course import Roles
-from manners.ppo.curves import rollout_metrics
+from manners.ppo.curves import retokenised, rollout_metrics
 from manners.ppo.rollout import Drawer, Drawn, Rollout, collect, draw, draw_weights, measure, micro_batches
 from manners.reward.ensemble import Scored
 from manners.settings import PPOSettings, SampleSettings
+from manners.text import Rendered, collate
 from manners.types import FinishReason
 from tests.ppo.scripted import LIKED, PROMPTS, likes, roles
 from tests.worlds import BOS, END, END_IDS, EOS, PAD, START, tiny_pretrained
@@ -152,11 +153,12 @@ def test_what_was_drawn_with_other_rounding_weighs_as_much_as_it_would_have_come
     torch.testing.assert_close(found.advantages[keep], by_hand[keep], atol=1e-3, rtol=1e-3)
     for name in ("logprobs", "kl", "rewards", "values", "returns"):
         torch.testing.assert_close(getattr(found, name), getattr(batch_of, name), atol=1e-4, rtol=1e-4)
-    curves = rollout_metrics(found)
+    curves = rollout_metrics(found, players.pretrained.renderer)
     assert curves["policy/draw_weight_max"] == pytest.approx(math.exp(3.0), rel=1e-3)
     assert curves["policy/draw_weight_cut"] == pytest.approx(float((expected > math.log(2.0))[keep].float().mean()))
     assert curves["policy/draw_weight_avg"] == pytest.approx(float(expected.exp().clamp(max=2)[keep].mean()), rel=1e-3)
-    assert rollout_metrics(batch_of)["policy/draw_weight_avg"] == pytest.approx(1.0, abs=1e-4)
+    curves = rollout_metrics(batch_of, players.pretrained.renderer)
+    assert curves["policy/draw_weight_avg"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_weighted_mean_over_what_was_drawn_is_the_mean_over_what_is_trained() -> None:
@@ -230,7 +232,22 @@ def test_shares_that_others_draw_make_the_same_rollout(edges: Sequence[int], lay
     assert not bool(shared.states[~attend].any()) or layers == "all"
     for name in ("scores", "logprobs", "drift", "kl", "rewards", "values", "advantages", "returns"):
         torch.testing.assert_close(getattr(shared, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
-    assert rollout_metrics(shared)["workers/count"] == 2.0 and "workers/count" not in rollout_metrics(whole)
+    now, before = (rollout_metrics(one, world.renderer) for one in (shared, whole))
+    assert now["workers/count"] == 2.0 and "workers/count" not in before
+
+
+def test_responses_that_are_read_in_other_tokens_than_were_drawn_are_counted(players: Roles) -> None:
+    """Of four the second spells a word by letters, and the third shows half a character; the fourth was cut off."""
+    renderer = players.pretrained.renderer
+    word = renderer.text_ids("the train")
+    letters = tuple(i for letter in "the train" for i in renderer.text_ids(letter))
+    [half, *_] = renderer.text_ids("\U0001f600")
+    assert renderer.decode(letters) == renderer.decode(word) and len(letters) > len(word)
+    said = [(*word, END), (*letters, END), (half, END), word]
+    rendered = tuple(Rendered(PROMPTS[0], ids) for ids in said)
+    finish = (*[FinishReason.STOP] * 3, FinishReason.LENGTH)
+    draws = Generated(rendered, finish, collate(rendered, 0), torch.zeros(4, len(letters) + 1), None)
+    assert retokenised(draws, renderer) == 0.5
 
 
 def test_what_camps_of_annotators_like_is_put_together_too(players: Roles, world: Pretrained) -> None:

@@ -31,7 +31,7 @@ from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed, Rendered, collate
 from tests.conftest import some
-from tests.ppo.scripted import SETTINGS, UPDATES, Likes, keep, liked_share, likes, run
+from tests.ppo.scripted import RATE, SETTINGS, UPDATES, Likes, keep, liked_share, likes, run
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
 SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
@@ -60,6 +60,7 @@ CURVES = {
     "response/finished",
     "response/distinct_2",
     "response/most_common",
+    "response/retokenised",
     "reward/ensemble_std",
     "reward/length_correlation",
     "time/rollout",
@@ -113,7 +114,7 @@ def test_it_learns_what_is_liked(
     world = tiny_pretrained(trainable_layers=trainable_layers, lora_rank=rank)
     initial = Branch(world.trunk, trainable=False)
     assert liked_share(initial, world) < 0.3
-    rate = SETTINGS.learning_rate * (1 if rank is None else 3)
+    rate = RATE * (1 if rank is None else 3)
     result = run(replace(SETTINGS, value=value, learning_rate=rate), world, likes(world), tmp_path)
     # Adapters of random layers cannot do what the final norm does: make some tokens likelier everywhere.
     assert liked_share(result.policy, world) > (0.8 if rank is None else 0.4)
@@ -362,7 +363,7 @@ def test_a_warning_halves_the_step_from_there_on(
     assert [(w.update, w.sign) for w in result.warned] == [(3, "value"), (6, "value")]
     assert result.stopped is None
     points = metrics.read(tmp_path)[1:]
-    rates = [p["lr"] / (SHORT.learning_rate * warm_up(p["step"], 8)) for p in points]
+    rates = [p["lr"] / (0.003 * warm_up(p["step"], 8)) for p in points]
     assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25])
 
 
