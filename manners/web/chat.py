@@ -24,6 +24,7 @@ from manners.types import Choice, Role
 from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.candidate import question
+from manners.web.faults import log
 from manners.web.gate import Gate
 from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS
 from manners.web.ongoing import Exchange, Ongoing, follow
@@ -269,6 +270,7 @@ def _leave_nothing(site: Site, deleted: Redacted) -> None:
 
     A large one is written anew when serving ends, and so is one that has been too often: nobody writes meanwhile.
     """
-    sweep(site.workspace, deleted.texts)
+    for where in sweep(site.workspace, deleted.texts).failed:
+        log.error(f"words that somebody has deleted may still be in {where}: look at it, and remove it")
     if site.store.is_small and not site.limits.take("clearings", "", CLEARINGS):
         site.store.clear_traces()
