@@ -26,7 +26,7 @@ from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.candidate import question
 from manners.web.faults import log
 from manners.web.gate import Gate
-from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS
+from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, REPORTS
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
 from manners.web.shapes import Number, Text, Token, problem
@@ -126,6 +126,7 @@ async def thumb(body: Thumb, visitor: Chatter, site: Here) -> HTTPResponse:
 @router.post("/chat/report")
 async def report(body: Complaint, visitor: Chatter, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
+    refuse_if(site.limits.take("reports", visitor.key, REPORTS))
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
     await to_thread.run_sync(flag, limiter=site.limits.writing)
     return JSONResponse({"reported": body.response})
