@@ -4,7 +4,7 @@ A report that shows them is removed, and made anew by `manners report`; so is a 
 when another was put in its place, for nobody can tell what it holds, and a copy from before its tables were changed. Of
 the facts of a run the examples with them are taken out; where a reason quotes them that somebody gave for promoting,
 approving or rejecting a version, a tombstone stands in its place. An unfinished run that holds them is dropped: with
-other words it would be another run, and refuse to go on.
+other words it would be another run, and refuse to go on. So is one that is damaged, for nobody can tell what it holds.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from manners.audit import gate
 from manners.errors import MannersError
+from manners.errors import described as in_kinds
 from manners.facts import Facts
+from manners.loop.judging import JOURNAL
 from manners.models import described
 from manners.store import Store, cases, deletions
 from manners.store.forget import forget, keys_of
@@ -35,6 +38,8 @@ UNPICKLED = b"X"
 """What stands before the length and the bytes of a text in a checkpoint."""
 SHORTEST = 4
 """Bytes of the shortest text that is looked for inside of others; a shorter one only as a whole."""
+UNREADABLE = (OSError, ValueError, RecursionError)
+"""What reading a file of JSON raises that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,39 @@ class Swept:
     """Removed, or with examples taken out."""
     runs: tuple[str, ...]
     """Unfinished, and dropped."""
+    failed: tuple[str, ...] = ()
+    """Where words may still be, each with what kept them from being taken out."""
 
 
-def sweep(workspace: Workspace, texts: Collection[str]) -> Swept:
-    """Take some texts out of all files that the workspace keeps beside its store; versions are numbers, and stay."""
-    runs = tuple(folder.name for folder in _folders(workspace.runs) if _holds(folder, texts))
-    for name in runs:
-        discard(workspace.runs / name)
-    changed = [file for file in sorted(workspace.runs.glob("*.json")) if _without_examples(file, texts)]
-    changed += _without_report(workspace, texts)
-    changed += _without_cases(workspace, texts)
-    changed += _without_older(workspace)
-    quotes = quoting(texts)
-    changed += _without_reasons(workspace, lambda _, reason: quotes(reason))
-    return Swept(tuple(file.name for file in changed), runs)
+def sweep(workspace: Workspace, texts: Collection[str], account: str | None = None) -> Swept:
+    """Take some texts out of all files that the workspace keeps beside its store; versions are numbers, and stay.
+
+    With them go the reasons that an account has given. What cannot be done keeps nothing else from being done: the
+    store has lost the words already, and with it whoever could say what is to be looked for.
+    """
+    runs, changed, failed = _folders(workspace.runs), list[Path](), list[str]()
+    for where, take_out in _steps(workspace, texts, account, runs):
+        try:
+            changed += take_out()
+        except Exception as fault:
+            failed.append(f"{where} ({fault if isinstance(fault, MannersError) else in_kinds(fault)})")
+    files, dropped = ([one.name for one in changed if (one in runs) is run] for run in (False, True))
+    return Swept(tuple(files), tuple(dropped), tuple(failed))
+
+
+def _steps(
+    workspace: Workspace, texts: Collection[str], account: str | None, runs: Iterable[Path]
+) -> Iterator[tuple[str, Callable[[], list[Path]]]]:
+    """Yield where words may be, and what takes them out there and returns what it has changed."""
+    for folder in runs:
+        yield f"runs/{folder.name}", partial(_without_run, folder, texts)
+    for file in sorted(workspace.runs.glob("*.json")):
+        yield f"runs/{file.name}", partial(_without_examples, file, texts)
+    yield f"runs/{JOURNAL}", partial(_without_answers, workspace, texts)
+    yield "the report", partial(_without_report, workspace, texts)
+    yield str(cases.FILE), partial(_without_cases, workspace, texts)
+    yield "older stores", partial(_without_older, workspace)
+    yield "models/", partial(_without_reasons, workspace, texts, account)
 
 
 def forget_person(workspace: Workspace, store: Store, name: str, user: str | None = None) -> Facts:
@@ -68,8 +92,7 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
     for key in (*accounts, *conversations):
         deletions.note(workspace.root, key)  # so that no backup of before brings them back
     gone = forget(store, name, user)
-    swept = sweep(workspace, gone.texts)
-    own = _without_reasons(workspace, lambda by, _: by == f"account {gone.account}") if user is None else []
+    swept = sweep(workspace, gone.texts, f"account {gone.account}" if user is None else None)
     done = store.clear_traces(always=True)
     facts: dict[str, Any] = {
         "forgotten": f"account {gone.account}" if user is None else f"a user of account {gone.account}",
@@ -77,10 +100,13 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
         "conversations": gone.conversations,
         "comparisons": len(gone.comparisons),
         "learned_by": gone.versions,
-        "files": [*swept.files, *(file.name for file in own)],
+        "files": swept.files,
         "runs_dropped": swept.runs,
         "database_written_anew": done,
     }
+    if swept.failed:
+        facts["failed"] = swept.failed
+        facts["remedy"] = "words may still be in what `failed` names, and nobody knows them any more: remove it"
     if workspace.url is not None:
         facts["out_of_reach"] = "the server's write-ahead log, its archives, replicas, dumps and what it logs"
     elif not done:
@@ -92,40 +118,63 @@ def _folders(runs: Path) -> list[Path]:
     return sorted(folder for folder in runs.glob("*") if any(folder.glob("checkpoint-*")))
 
 
+def _without_run(run: Path, texts: Collection[str]) -> list[Path]:
+    """Drop an unfinished run that holds one of these texts, or of which nobody can tell."""
+    if not texts or not _holds(run, texts):
+        return []
+    discard(run)
+    return [run]
+
+
 def _holds(run: Path, texts: Collection[str]) -> bool:
-    """Return whether a checkpoint of a run holds one of these texts, looked for as bytes: nothing is unpickled."""
+    """Return whether a checkpoint holds one of these texts, or is damaged; by bytes, for nothing is unpickled."""
     wanted = [UNPICKLED + len(text).to_bytes(4, "little") + text for text in _encoded(texts)]
-    return any(text in state for state in _states(run) for text in wanted)
+    return any(state is None or any(text in state for text in wanted) for state in _states(run))
 
 
-def _states(run: Path) -> Iterator[bytes]:
+def _states(run: Path) -> Iterator[bytes | None]:
+    """Yield what the checkpoints of a run hold, None for what cannot be read."""
     for file in run.glob("checkpoint-*/state.pt"):
         try:
             with zipfile.ZipFile(file) as archive:
-                for name in archive.namelist():
-                    if name.endswith("/data.pkl"):
-                        yield archive.read(name)
-        except (OSError, zipfile.BadZipFile):
-            yield file.read_bytes()
+                names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                yield from map(archive.read, names)
+                if not names:
+                    yield None
+        except FileNotFoundError:
+            continue  # the run goes on, and has put another one in its place
+        except Exception:  # a damaged archive raises half a dozen kinds
+            yield None
 
 
 def _encoded(texts: Iterable[str]) -> list[bytes]:
     return [text.encode("utf-8", "surrogatepass") for text in texts]
 
 
-def _without_examples(file: Path, texts: Collection[str]) -> bool:
-    """Take the examples with these texts out of a run's facts; return whether there were any."""
+def _without_examples(file: Path, texts: Collection[str]) -> list[Path]:
+    """Take the examples with these texts out of a run's facts; a damaged file goes as a whole where it says one."""
+    content = file.read_text(encoding="utf-8", errors="replace")
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # damaged: whoever reads it is told
-    if not isinstance(facts, dict):
-        return False
-    kept = _pruned(facts, texts)
+        facts = json.loads(content)
+        kept = _pruned(facts, texts) if isinstance(facts, dict) else facts
+    except UNREADABLE:
+        if not _says(content, {*texts, *(json.dumps(text)[1:-1] for text in texts)}):
+            return []  # whoever reads it is told
+        file.unlink()
+        return [file]
     if kept == facts:
-        return False
+        return []
     atomic_write(file, json.dumps(kept, indent=1) + "\n")
-    return True
+    return [file]
+
+
+def _without_answers(workspace: Workspace, texts: Collection[str]) -> list[Path]:
+    """Remove what a run of `judge` was answered that was stopped: a short question can be guessed by its hash."""
+    file = workspace.runs / JOURNAL
+    if not texts or not file.exists():
+        return []
+    file.unlink()
+    return [file]
 
 
 def _pruned(value: Any, texts: Collection[str]) -> Any:
@@ -148,12 +197,12 @@ def _says(value: Any, texts: Collection[str]) -> bool:
     return isinstance(value, list) and any(_says(one, texts) for one in value)
 
 
-def _without_reasons(workspace: Workspace, gone: Callable[[str, str], bool]) -> list[Path]:
-    """Put a tombstone in the place of reasons that are gone, by who gave them and what they say, with their cards."""
-    changed = []
+def _without_reasons(workspace: Workspace, texts: Collection[str], account: str | None) -> list[Path]:
+    """Put a tombstone in the place of reasons that an account has given or that quote texts, and on their cards."""
+    changed, quotes = [], quoting(texts)
     for name in described.every(workspace):
         with suppress(MannersError):  # damaged: whoever reads it is told
-            if gate.take_out(workspace, name, lambda by, reason: DELETED if gone(by, reason) else reason):
+            if gate.take_out(workspace, name, lambda by, why: DELETED if by == account or quotes(why) else why):
                 changed.append(workspace.models / name / gate.RECORD)
     return changed
 
@@ -175,7 +224,7 @@ def _without_cases(workspace: Workspace, texts: Collection[str]) -> list[Path]:
 def _in_line(line: str, texts: Collection[str]) -> bool:
     try:
         return _says(json.loads(line), texts)
-    except ValueError:
+    except UNREADABLE:
         return True  # nobody can tell what it holds; it is written anew from the store
 
 
@@ -194,9 +243,10 @@ def _without_report(workspace: Workspace, texts: Collection[str]) -> list[Path]:
         return []
     try:
         facts = json.loads(workspace.report_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        facts = {"examples": list(texts)}
-    if _pruned(facts, texts) == facts:
+        says = _pruned(facts, texts) != facts
+    except UNREADABLE:
+        says = bool(texts)
+    if not says:
         return []
     for file in both:
         file.unlink()

@@ -17,6 +17,9 @@ from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, PromptRow
 from manners.store.texts import GONE
 from manners.types import Annotator, Dialogue
 
+MOST_SHOWN = 50
+"""Reports that a reviewer is shown at once."""
+
 
 class FlagReason(StrEnum):
     """What is wrong with a text."""
@@ -54,21 +57,26 @@ def raise_flag(
     comparison: int | None = None,
     response: int | None = None,
 ) -> None:
-    """Report a comparison, or one response."""
-    row = {
-        "comparison_id": comparison,
-        "response_id": response,
-        "annotator_id": annotator_id(connection, annotator),
-        "reason": reason.value,
-        "note": note,
-        "created_at": datetime.now(UTC),
-    }
-    connection.execute(insert(FlagRow), row)
+    """Report a comparison, or one response; who reports again what they have reported says the same in other words."""
+    who, said = annotator_id(connection, annotator), {"reason": reason.value, "note": note}
+    same = FlagRow.comparison_id == comparison if response is None else FlagRow.response_id == response
+    already = update(FlagRow).where(same, FlagRow.annotator_id == who, FlagRow.resolved_at.is_(None)).values(said)
+    if not connection.execute(already).rowcount:
+        about = {"comparison_id": comparison, "response_id": response, "annotator_id": who}
+        connection.execute(insert(FlagRow), about | said | {"created_at": datetime.now(UTC)})
+
+
+def count_undecided(store: Store) -> int:
+    """Return how many reports nobody has decided about."""
+    with store.read() as connection:
+        query = select(func.count()).select_from(FlagRow).where(FlagRow.resolved_at.is_(None))
+        return connection.execute(query).scalar_one()
 
 
 def undecided(store: Store) -> list[Flag]:
-    """Return the reports that nobody has decided about, oldest first."""
+    """Return the first reports that nobody has decided about: of each person in turn, from their oldest on."""
     left, right, single = aliased(ResponseRow), aliased(ResponseRow), aliased(ResponseRow)
+    turn = func.row_number().over(partition_by=FlagRow.annotator_id, order_by=FlagRow.id)
     query = (
         select(
             FlagRow,
@@ -85,7 +93,8 @@ def undecided(store: Store) -> list[Flag]:
         .outerjoin(single, FlagRow.response_id == single.id)
         .outerjoin(PromptRow, PromptRow.id == func.coalesce(left.prompt_id, single.prompt_id))
         .where(FlagRow.resolved_at.is_(None))
-        .order_by(FlagRow.id)
+        .order_by(turn, FlagRow.id)
+        .limit(MOST_SHOWN)
     )
     with store.read() as connection:
         rows = connection.execute(query).all()

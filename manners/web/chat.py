@@ -24,8 +24,9 @@ from manners.types import Choice, Role
 from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.candidate import question
+from manners.web.faults import log
 from manners.web.gate import Gate
-from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, RETRY, UNDER_WAY
+from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, REPORTS, RETRY, UNDER_WAY
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
 from manners.web.shapes import Number, Text, Token, problem
@@ -125,6 +126,7 @@ async def thumb(body: Thumb, visitor: Chatter, site: Here) -> HTTPResponse:
 @router.post("/chat/report")
 async def report(body: Complaint, visitor: Chatter, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
+    refuse_if(site.limits.take("reports", visitor.key, REPORTS))
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
     await to_thread.run_sync(flag, limiter=site.limits.writing)
     return JSONResponse({"reported": body.response})
@@ -272,6 +274,7 @@ def _leave_nothing(site: Site, deleted: Redacted) -> None:
 
     A large one is written anew when serving ends, and so is one that has been too often: nobody writes meanwhile.
     """
-    sweep(site.workspace, deleted.texts)
+    for where in sweep(site.workspace, deleted.texts).failed:
+        log.error(f"words that somebody has deleted may still be in {where}: look at it, and remove it")
     if site.store.is_small and not site.limits.take("clearings", "", CLEARINGS):
         site.store.clear_traces()

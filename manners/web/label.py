@@ -18,8 +18,9 @@ from manners.store import cases, flags
 from manners.store.flags import FlagReason
 from manners.store.views import Given, JudgedAlready, NoSuchView, Shown, TooSoon
 from manners.types import Annotator, Choice, Role
-from manners.web.auth import Labeller, Reviewer
+from manners.web.auth import Labeller, Reviewer, refuse_if
 from manners.web.gate import Gate
+from manners.web.limits import REPORTS
 from manners.web.render import CUT_OFF, to_html
 from manners.web.shapes import Number, Short, Text, Token, problem
 from manners.web.site import Here, Site
@@ -126,6 +127,7 @@ async def undo(visitor: Labeller, site: Here, body: BeginBody | None = None) -> 
 @router.post("/label/flag")
 async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
     """Report a pair."""
+    refuse_if(site.limits.take("reports", visitor.key, REPORTS))
     try:
         report = partial(site.desk.flag, visitor.annotator, str(body.view), body.reason, body.note)
         await to_thread.run_sync(report, limiter=site.limits.labelling)
@@ -144,9 +146,12 @@ async def progress(visitor: Labeller, site: Here) -> Response:
 @router.get("/flags")
 async def flagged(request: Request, visitor: Reviewer, site: Here) -> Response:
     """List what was reported and not decided about."""
-    found = await to_thread.run_sync(flags.undecided, site.store)
-    shown = [(one, _as_reported(one)) for one in found]
-    return site.page(request, "flags.html.j2", flags=shown)
+
+    def render() -> Response:
+        shown = [(one, _as_reported(one)) for one in flags.undecided(site.store)]
+        return site.page(request, "flags.html.j2", flags=shown, more=flags.count_undecided(site.store) - len(shown))
+
+    return await to_thread.run_sync(render, limiter=site.limits.reckoning)
 
 
 @router.post("/flags/{token}")

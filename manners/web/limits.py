@@ -45,6 +45,8 @@ CLEARINGS = Rate(burst=3, a_second=1 / 30)
 """How often the database is written anew for conversations that are deleted on the page, whoever deletes them."""
 DELETIONS = Rate(burst=10, a_second=0.2)
 """Conversations that one account has deleted: for each, the files of the workspace are looked through."""
+REPORTS = Rate(burst=20, a_second=1 / 60)
+"""Reports of one account: each takes a pair, or an answer, away from everybody until a reviewer has decided."""
 STRANGERS = Rate(burst=300, a_second=20)
 """Requests of one address that nobody has signed in for, to pages where one must have."""
 OPENED = Rate(burst=1000, a_second=100)

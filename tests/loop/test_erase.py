@@ -28,7 +28,9 @@ from manners.backup.take import backup
 from manners.checkpoint import Run, unfinished
 from manners.cli import main
 from manners.facts import to_facts
+from manners.loop import erase
 from manners.loop.erase import sweep
+from manners.loop.judging import JOURNAL
 from manners.loop.reporting import collect, what_was_said
 from manners.loop.session import Session
 from manners.loop.stage import Costs, Finished
@@ -378,6 +380,76 @@ def test_damaged_files_stop_nothing(root: Path) -> None:
     (root / "runs" / "sample" / "checkpoint-1" / "state.pt").write_bytes(b"no archive")
     swept = sweep(Workspace.open(root), [SECRET])
     assert swept.runs == ("sample",) and swept.files == ("report.html", "report.json"), "nobody can tell what it says"
+
+
+def archive(how: str) -> bytes:
+    """A checkpoint's archive, damaged so that reading it raises each time another kind of error."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"so it goes " * 100)
+    raw = bytearray(written.getvalue())
+    listed = raw.index(b"PK\x01\x02")
+    begins = 30 + len("archive/data.pkl")
+    match how:
+        case "encrypted":
+            raw[listed + 8] |= 1
+        case "packed in another way":
+            raw[listed + 10] = 99
+        case "overwritten":
+            raw[begins : begins + 8] = b"\xff" * 8
+        case "shortened":
+            del raw[-30:]
+        case "of nothing":
+            raw = raw.replace(b"data.pkl", b"data.old")
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("how", ["encrypted", "packed in another way", "overwritten", "shortened", "of nothing"])
+def test_a_checkpoint_of_which_nobody_can_tell_is_dropped_and_stops_nothing(root: Path, how: str) -> None:
+    for state in (root / "runs" / "evaluate").glob("checkpoint-*/state.pt"):
+        state.write_bytes(archive("sound"))
+    assert sweep(Workspace.open(root), ["no words of it"]).runs == ()
+    (root / "runs" / "evaluate" / "checkpoint-1" / "state.pt").write_bytes(archive(how))
+    swept = sweep(Workspace.open(root), [SECRET])
+    assert swept.runs == ("evaluate", "sample") and not swept.failed
+    assert swept.files == ("sft.json", "report.html", "report.json")
+
+
+@pytest.mark.parametrize("step", ["discard", "atomic_write", "_without_older", "quoting", "_without_report"])
+def test_what_cannot_be_taken_out_is_said_and_keeps_nothing_else(
+    root: Path, step: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgot has lost the words by then: what is not looked through now never is."""
+
+    def fails(*_: object) -> None:
+        raise OSError(30, f"Read-only file system: {SECRET}")
+
+    places = {place.partition(":")[0] for place in found(root)} - {"store.db", "store.db-wal"}
+    monkeypatch.setattr(erase, step, fails)
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    out, err = capfd.readouterr()
+    facts = json.loads(out)
+    assert facts["failed"] and facts["database_written_anew"] and "7-3-1" not in out + err
+    left = {place.partition(":")[0] for place in found(root)}
+    assert len(left) < len(places) and not any(place.startswith("store.db") for place in left)
+    named = " ".join(facts["failed"]).replace("the report", "report.html report.json")
+    assert all(any(part in named for part in (place, place.rpartition("/checkpoint")[0] or place)) for place in left)
+
+
+def test_hashes_of_what_a_judge_was_asked_go_with_what_was_asked(root: Path) -> None:
+    """A short question can be guessed by its hash."""
+    file = root / "runs" / JOURNAL
+    file.write_text('{"key": "0123456789abcdef", "first": 0.7, "sampled": 0}\n')
+    assert sweep(Workspace.open(root), []).files == () and file.exists()
+    assert JOURNAL in sweep(Workspace.open(root), ["something else"]).files and not file.exists()
+
+
+@pytest.mark.parametrize("rest", ["", "[" * 100_000])
+def test_damaged_facts_go_where_they_say_it(root: Path, rest: str) -> None:
+    file = root / "runs" / "sft.json"
+    file.write_text(json.dumps({"examples": [SECRET]})[:-1] + rest)
+    assert "sft.json" not in sweep(Workspace.open(root), ["no words of it"]).files and file.exists()
+    assert "sft.json" in sweep(Workspace.open(root), [SECRET]).files and not file.exists()
 
 
 # What a report says
