@@ -260,6 +260,20 @@ def test_what_differs_is_named_and_nothing_is_lost(
     assert "this run has finished; leave out --resume to begin another" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["state.pt", "checkpoint.json"])
+def test_after_a_checkpoint_was_damaged_it_ends_as_if_it_had_never_been_stopped(
+    file: str, stopped: Workspace, settings: Settings, played: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the one before it: what was done after that is done again."""
+    older, newest = unfinished(stopped.runs / "ppo")
+    content = (newest / file).read_bytes()
+    (newest / file).write_bytes(content[: len(content) // 2])
+    calls.train_policy(Session(stopped, settings), resume=True)
+    assert contents(stopped.root) == after(played, "ppo")
+    said = capsys.readouterr().err
+    assert f"{newest} is damaged (" in said and f"going on from {older.name}" in said
+
+
 def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = Session(stopped, settings).pretrained
     swapped = replace(loaded, trunk=replace(loaded.trunk, hash="0123456789abcdef"))
