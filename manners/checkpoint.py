@@ -35,12 +35,18 @@ from manners.workspace import atomic_folder, discard
 RECORDS = (Answer, FinishReason, Response, Role, Sampling, Turn)
 """What a state may hold besides tensors and Python's own types; nothing else is ever unpickled."""
 
-OTHER_PROMPTS = "prompts came, went or got another use since, or a candidate was compared on one that begins alike"
+PROMPTS, PAIRS, JUDGES, AUDITED = "the prompts", "the labelled pairs", "the admitted judges", "the pairs"
+OF_THE_RECORD = frozenset({PROMPTS, PAIRS, JUDGES, AUDITED})
+"""What a run was begun with that is read from the record as it was then: no setting says why it is another now."""
+OTHER_PROMPTS = "some of them were deleted since, got another use, or may be answered now and might not then"
 """Why a run's prompts are others now, where no setting says why."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+
+class Changed(MannersError):
+    """The record has lost something that an unfinished run was begun with, so that nobody can go on with it."""
 
 
 class Damaged(Exception):
@@ -96,19 +102,22 @@ class Run:
         """Load the newest checkpoint that is sound, and return whether there is one.
 
         From an older one the run ends the same. Raises MannersError naming what differs, where it was made with other
-        settings or another model, and where none of them is sound.
+        settings or another model, and where none of them is sound; Changed where the record has lost what it was begun
+        with.
         """
         there = unfinished(self.folder)
         if not there:
             return False
         kept = _newest_sound(there)
-        for name, was, now in differing(kept.begun_with, self.begun_with):
-            gone = withdrawn(name) or (OTHER_PROMPTS if name == "the prompts" else "")
+        differs = differing(kept.begun_with, self.begun_with)
+        for name, was, now in differs:
+            gone = withdrawn(name) or (OTHER_PROMPTS if name == PROMPTS else "")
             since = f"{gone}; " if gone else f"now it is {now}: set it as it was, or "
-            raise MannersError(
+            refusal = MannersError(
                 f"the unfinished run in {self.folder} was begun with {name} = {was}, and {since}remove that folder"
                 " to begin anew"
             )
+            raise Changed(str(refusal)) if {one for one, *_ in differs} <= OF_THE_RECORD else refusal
         self.state = kept.state
         self.gone_on = f"{kept.folder.name} {kept.digest}"
         self._worked = kept.seconds

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from manners import metrics
-from manners.checkpoint import Run
+from manners.checkpoint import PROMPTS, Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.options import PPOOptions
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Prose, answerable, fitting, prompt_lengths, prose
+from manners.loop.prompts import Prose, answerable, as_begun, fitting, prompt_lengths, prose, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -42,6 +42,10 @@ from manners.types import PromptUse, VersionKind
 from manners.workspace import INITIAL
 
 
+BEGUN_AS = "the policy that it begins as"
+"""What `Inputs.decides` calls it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PolicyInputs(Inputs):
     """What a policy learns from."""
@@ -63,7 +67,11 @@ class PolicyInputs(Inputs):
 
 
 def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> PolicyInputs:
-    """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
+    """Take the newest reward model and the prompts; raises MannersError where any of them is missing.
+
+    A run that goes on has the prompts of when it was begun, and begins as what it was begun as: what came since is for
+    the next.
+    """
     if options.workers is not None:
         cluster.check()
     if not begun:  # a run that was begun so goes on so
@@ -75,7 +83,9 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
             f"ppo.worst_camp is {session.settings.ppo.worst_camp:g}, and {reward_name} tells no camps of annotators"
             " apart: set it to 0, or train a reward model with reward.camps = 2, which may find that there are none"
         )
-    found = {use: fitting(session, use, answerable(session, use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)}
+    upto = as_begun(session, begun)
+    uses = PromptUse.TRAIN, PromptUse.VALIDATE
+    found = {use: fitting(session, use, answerable(session, use, upto)) for use in uses}
     prompts, validation = (list(one.ids.values()) for one in found.values())
     if not prompts or not validation:
         raise MannersError(
@@ -83,12 +93,14 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
             f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
         )
     begin_as = session.start if session.settings.ppo.start == "initial" else session.workspace.current_policy()
+    begin_as = begun.get(BEGUN_AS, session.start) if begun else begin_as
     text = prose(session)
     decides = {
         "the reward model": reward_name,
-        "the prompts": digest((prompts, validation)),
+        PROMPTS: digest((prompts, validation)),
+        **until(upto),
         **text.decides,
-        **({} if begin_as == session.start else {"the policy that it begins as": begin_as}),
+        **({} if begin_as == session.start else {BEGUN_AS: begin_as}),
     }
     return PolicyInputs(
         decides=decides,

@@ -19,6 +19,7 @@ from manners.audit import gate
 from manners.audit.review import HERE
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
+from manners.checkpoint import Changed
 from manners.errors import MannersError, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
@@ -34,7 +35,7 @@ from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
-from manners.workspace import Workspace
+from manners.workspace import Workspace, discard
 
 IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
 LOOK = 60.0
@@ -183,12 +184,17 @@ def _begins(session: Session, stage: Stage) -> bool:
 
 
 def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = None) -> None:
-    """Have a stage do its part of this round, unless it has."""
+    """Have a stage do its part of this round, unless it has; anew, where the record has lost what it was begun with."""
     if history.is_done(session.workspace, stage.name, session.turn or 0):
         return
     print(f"round {session.turn} of {begun.rounds}: {stage.command}", file=sys.stderr)
     session.lay_out_as(bool(begun.lays_out))
-    execute(stage, session, options, resume=True, locked=True)
+    try:
+        execute(stage, session, options, resume=True, locked=True)
+    except Changed:
+        print(f"{stage.command} begins anew: something that it was begun with was deleted or changed", file=sys.stderr)
+        discard(session.workspace.runs / stage.name)
+        execute(stage, session, options, resume=True, locked=True)
 
 
 def _refuse_unjudged(session: Session, begun: Begun) -> None:

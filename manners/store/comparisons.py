@@ -101,9 +101,12 @@ def kept_openings(connection: Connection) -> frozenset[str]:
     return _openings(connection, (PromptRow.use != PromptUse.TRAIN.value) | PromptRow.id.in_(_tried()))
 
 
-def tried_openings(connection: Connection) -> frozenset[str]:
-    """Return the openings of the prompts on which a candidate was compared with the promoted version."""
-    return _openings(connection, PromptRow.id.in_(_tried()))
+def tried_openings(connection: Connection, newest: int | None = None) -> frozenset[str]:
+    """Return the openings of the prompts on which a candidate was compared with the promoted version.
+
+    With `newest`, the id of a comparison, in one up to that.
+    """
+    return _openings(connection, PromptRow.id.in_(_tried(newest)))
 
 
 def _openings(connection: Connection, which: ColumnElement[bool]) -> frozenset[str]:
