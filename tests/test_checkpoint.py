@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, refused where they do not fit, passed over where damaged, and the same to the bit."""
+"""Checkpoints: whole or not there, refused where they do not fit, passed over where damaged, the same to the bit."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from manners.loop.pack import (
     sets_of,
 )
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import as_begun, parts, until
+from manners.loop.prompts import parts
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -106,11 +106,10 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     if not any(counts(asked).values()):
         raise MannersError(f"nothing of what an audit asks fits into model.context = {session.settings.model.context}")
     taught_by = versions.describe(workspace, version).reward or version
-    upto = as_begun(session, begun)
-    learned, _ = trained_on(session, taught_by, upto)
+    learned, _ = trained_on(session, taught_by)
     what = digest((asked, few, again) if again else (asked, few))
     return BehaviourInputs(
-        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": what, **until(upto)},
+        decides={OF: version, BESIDE: against, "the reward model": reward, "what is asked": what},
         version=version,
         against=against,
         reward=reward,

@@ -41,7 +41,6 @@ from manners.training import training_bytes
 from manners.types import PromptUse, VersionKind
 from manners.workspace import INITIAL
 
-
 BEGUN_AS = "the policy that it begins as"
 """What `Inputs.decides` calls it."""
 

@@ -323,7 +323,7 @@ def killed_at_a_checkpoint(stage: str, root: Path, settings: Settings, number: i
         "reward",
         "ppo",
         "evaluation",
-        *(pytest.param(stage, marks=pytest.mark.long) for stage in ("dpo", "phases", "audit", "behaviour")),
+        *(pytest.param(stage, marks=pytest.mark.long) for stage in ("dpo", "phases", "audit")),
     ],
 )
 def test_what_comes_while_a_run_is_stopped_is_for_the_next(
@@ -334,7 +334,7 @@ def test_what_comes_while_a_run_is_stopped_is_for_the_next(
     session = killed_at_a_checkpoint(stage, root, settings, 1)
     for use, some in tiny.PROMPTS.items():
         session.store.add_prompts(tiny.prompts(len(some), f"late {use}"), use, "test")
-    left, right = Response("a", "policy-1"), Response("b", "initial")
+    left, right = Response("a", "one"), Response("b", "another")
     tried = Comparison(tiny.PROMPTS[PromptUse.TRAIN][0], left, right, AskedHow.CANDIDATE)
     session.store.add_comparisons([tried])
     STAGES[stage](session, True)
