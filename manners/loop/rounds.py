@@ -218,10 +218,10 @@ def _refuse_missing(session: Session, *stages: Stage) -> None:
     """Raise MannersError where what stages made in this round was removed: the version before it is another's."""
     for stage in stages:
         kind = VersionKind.REWARD if stage is REWARD else VersionKind.POLICY
-        newest = session.store.versions(kind)[-1].name
-        if newest not in versions.names(session.workspace, kind):
+        made = str((session.read_facts(stage.name) or {})["version"])
+        if made not in versions.names(session.workspace, kind):
             raise MannersError(
-                f"{session.workspace.models / newest} was removed in the middle of round {session.turn}: put it back"
+                f"{session.workspace.models / made} was removed in the middle of round {session.turn}: put it back"
                 f" from a backup, or remove {kept.facts_file(session.workspace, stage.name)} to have it trained anew"
             )
 

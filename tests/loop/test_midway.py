@@ -129,6 +129,19 @@ def test_a_way_back_in_the_middle_of_an_evaluation_has_it_made_anew_against_what
     assert "policy-2 was compared with policy-1, and would replace initial now: once more" in capsys.readouterr().err
 
 
+def test_what_a_round_says_it_has_made_and_a_restored_record_does_not_know_is_named(
+    looped: tuple[Path, Facts], model: Path, tmp_path: Path
+) -> None:
+    """The newest that the record knows is there, and is another round's."""
+    root = shutil.copytree(looped[0], tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model)).at(3)
+    facts = session.read_facts(REWARD.name) or {}
+    session.save_facts(REWARD.name, facts | {"version": "reward-4"})
+    with pytest.raises(MannersError, match=r"reward-4 was removed in the middle of round 3: .* or remove .*reward"):
+        rounds._refuse_missing(session, REWARD, PPO)
+    session.store.close()
+
+
 def taken_back(store: Store) -> None:
     """Take a verdict back."""
     with store.write() as connection:
@@ -151,7 +164,9 @@ def killed(root: Path, model: Path, owner: object, name: str, instead: Callable[
     return Session(Workspace.open(root), small(model))
 
 
-@pytest.mark.parametrize(("stage", "happens"), [(REWARD, taken_back), (PPO, deleted)])
+@pytest.mark.parametrize(
+    ("stage", "happens"), [(REWARD, taken_back), pytest.param(PPO, deleted, marks=pytest.mark.long)]
+)
 def test_what_is_deleted_while_a_stage_is_stopped_has_it_begun_anew_and_nobody_has_to_come(
     stage: Stage,
     happens: Callable[[Store], None],
