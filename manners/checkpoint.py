@@ -68,11 +68,22 @@ class Kept:
 class Run:
     """A stage's run: what it was begun with, and the state to go on from, which is empty at the beginning."""
 
-    def __init__(self, folder: Path, command: str, begun_with: Mapping[str, Any], every: float) -> None:
-        """Take the folder of the stage's checkpoints, and what decides how the run will end (in JSON's types)."""
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        begun_with: Mapping[str, Any],
+        every: float,
+        may_go_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the folder of the stage's checkpoints, and what decides how the run will end (in JSON's types).
+
+        `may_go_on` is asked before each checkpoint, and raises MannersError where another run has the workspace.
+        """
         self.folder = folder
         self.command = command
         self.every = every
+        self._may_go_on = may_go_on
         self.begun_with: dict[str, Any] = json.loads(json.dumps(begun_with))
         self.state: dict[str, Any] = {}
         self.gone_on = ""
@@ -131,6 +142,7 @@ class Run:
         if ranks.number():
             self._written = time.monotonic()
             return
+        self._may_go_on()
         there = unfinished(self.folder)
         number = number_of(there[-1]) + 1 if there else 1
         with atomic_folder(self.folder / f"checkpoint-{number}") as draft:

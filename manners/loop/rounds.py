@@ -138,7 +138,7 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
     if not _begins(session, REWARD):
-        if lacks := _wait(lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
+        if lacks := _wait(session, lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
             return lacks
         if not waiting.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
@@ -247,14 +247,17 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
         return waiting.for_judgements(workspace, Reading(store), session.settings, policy)
 
-    lacks = _wait(missing, step=step)
+    lacks = _wait(session, missing, step=step)
     if lacks is None:
         bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
     return lacks
 
 
-def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
-    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`)."""
+def _wait(session: Session, missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
+    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`).
+
+    Raises MannersError where another process has come to train meanwhile.
+    """
     said = ""
     while lacks := missing():
         if step:
@@ -263,6 +266,7 @@ def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | Non
             said = lacks.sentence
             print(f"{said} (Ctrl-C stops; `manners loop` goes on)", file=sys.stderr)
         time.sleep(LOOK)
+        session.keep_lock()
     return None
 
 

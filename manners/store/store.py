@@ -20,7 +20,7 @@ from manners.store.comparisons import insert_comparisons, kept_openings, select_
 from manners.store.prompts import how_far, select_answerable, select_prompts
 from manners.store.records import Holdings, Newest, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
-from manners.store.runlock import run_lock
+from manners.store.runlock import RunLock, run_lock
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import ComparisonRow, PromptRow, RoundRow, VerdictRow, VersionRow
@@ -122,7 +122,7 @@ class Store:
         """Whether that takes so little time that people can wait for it."""
         return traces.is_small(self._engine)
 
-    def run_lock(self, stage: str) -> AbstractContextManager[None]:
+    def run_lock(self, stage: str) -> AbstractContextManager[RunLock]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
         return run_lock(self._engine, self._name, stage)
 
