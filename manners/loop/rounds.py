@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from manners.audit import gate
@@ -25,11 +25,11 @@ from manners.evaluate import ask
 from manners.facts import Facts, to_facts
 from manners.loop import asking, bets, history, kept, waiting
 from manners.loop.history import Begun, Played, Reading
-from manners.loop.options import AuditOptions, SampleOptions
+from manners.loop.options import AuditOptions, PPOOptions, SampleOptions
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
-from manners.loop.stage import Options, Stage, execute, finished, refuse_another
+from manners.loop.stage import Options, Stage, execute, finished, planned, refuse_another
 from manners.loop.starter import starter
 from manners.loop.waiting import Waiting
 from manners.loop.when import parse
@@ -52,6 +52,8 @@ class Asked:
     when: str = ""
     step: bool = False
     """Whether to stop where something would be waited for, instead of waiting."""
+    along: PPOOptions = field(default_factory=PPOOptions)
+    """Which processes do the work of those stages that are shared; whoever goes on with the loop may have others."""
 
 
 def play(session: Session, asked: Asked) -> Facts:
@@ -69,7 +71,7 @@ def play(session: Session, asked: Asked) -> Facts:
         while not (stopped := stops(_played(session), begun, session)):
             number = history.turn(session.workspace, session.store.rounds())
             session = session.at(number, begun.started_by)
-            if lacks := _round(session, begun, step=asked.step):
+            if lacks := _round(session, begun, asked.along, step=asked.step):
                 return _facts(session, lacks, "")
             report(session, EVERY)
             reported = True
@@ -130,7 +132,7 @@ def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
     )
 
 
-def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
+def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> Waiting | None:
     """Play a round as far as it goes, and return what it waits for where it does not wait itself (`step`)."""
     settings, workspace, store = session.settings, session.workspace, session.store
     _refuse_unjudged(session, begun)
@@ -145,10 +147,10 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
                 " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
             )
-    _do(REWARD, session, begun)
+    _do(REWARD, session, begun, along)
     # 3. Teach the promoted policy what was learnt.
     _refuse_missing(session, REWARD)
-    _do(PPO, session, begun)
+    _do(PPO, session, begun, along)
     # 4. Judge what came of it.
     _refuse_missing(session, REWARD, PPO)
     if rules(workspace.root).required(OF_REWARD):
@@ -287,7 +289,7 @@ def plan(session: Session, asked: Asked) -> Facts:
     plans = []
     for stage in (SAMPLE, REWARD, PPO, EVALUATE):
         with suppress(MannersError):  # what a stage takes that lacks its prompts or verdicts is not known yet
-            plans.append(stage.work.plan(session, None).facts)
+            plans.append(planned(stage, session, asked.along if stage.shared else stage.options()).facts)
     ended = [finished(stage, session.workspace) for stage in (SAMPLE, REWARD, PPO, EVALUATE)]
     taken = [done.costs.seconds for done in ended if done]
     known = {comparison.prompt for comparison in session.store.comparisons()}

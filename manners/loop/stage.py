@@ -172,6 +172,13 @@ class Finished:
         return to_facts(self.result) | to_facts(self.costs)
 
 
+def planned(stage: Stage, session: Session, options: Options) -> Plan:
+    """Say what a run will take; of several processes of this machine, all of them."""
+    needed = stage.asked or options.plans
+    plan = stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None)
+    return plan.along(1 if options.cluster else options.together)
+
+
 def execute(
     stage: Stage, session: Session, options: Options | None = None, *, resume: bool = False, locked: bool = False
 ) -> Finished:
