@@ -133,7 +133,8 @@ def trained_on(
     settings = from_dict(version.settings)
     try:
         chosen = settings.reward
-        comparisons = session.store.comparisons(as_of=version.watermark, newest=upto and upto.comparison)
+        newest = None if upto is None else upto.comparison
+        comparisons = session.store.comparisons(as_of=version.watermark, newest=newest)
         labelled = label(comparisons, chosen.annotators, chosen.user_share, chosen.account_share)
         pairs = laid_out(session.pretrained.renderer, labelled).pairs
         split = divided(pairs, chosen, settings.seed)

@@ -39,6 +39,6 @@ def select_answerable(connection: Connection, use: PromptUse, chats: bool, upto:
         query = query.where(PromptRow.source != CHAT)
     if upto is not None:
         query = query.where(PromptRow.id <= upto.prompt)
-    tried = tried_openings(connection, upto and upto.comparison)
+    tried = tried_openings(connection, None if upto is None else upto.comparison)
     dialogues = map(from_messages, connection.execute(query).scalars())
     return [one for one in dialogues if one != TOMBSTONE and opening(one) not in tried]

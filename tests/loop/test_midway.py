@@ -21,7 +21,7 @@ from manners.loop import evaluate, history, rounds, waiting
 from manners.loop.history import Begun
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session
-from manners.loop.stage import ROUND, Finished, Options, Stage
+from manners.loop.stage import ROUND, Finished, Options, Stage, execute
 from manners.store import Store
 from manners.store.prompts import TOMBSTONE
 from manners.store.records import to_messages
@@ -176,12 +176,12 @@ def test_what_is_deleted_while_a_stage_is_stopped_has_it_begun_anew_and_nobody_h
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It ends as a round does in which that was gone before the stage began."""
-    really, save = rounds.execute, Run.save
+    save = Run.save
 
     def before(one: Stage, *rest: Any, **options: Any) -> Finished:
         if one is stage:
             raise Killed
-        return really(one, *rest, **options)
+        return execute(one, *rest, **options)
 
     def within(run: Run, more: Mapping[str, Any] = {}) -> None:
         save(run, more)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,8 +243,8 @@ def test_a_lock_that_was_lost_is_noticed_and_taken_again(
 ) -> None:
     with closing(Store.create(url)) as store, closing(Store.open(url)) as other, store.run_lock("ppo") as lock:
         lock.keep()
-        for ended in (lambda: terminate(server, url), lambda: server.control("restart", "-m", "fast")):
-            ended()
+        for end in (partial(terminate, server, url), partial(server.control, "restart", "-m", "fast")):
+            end()
             assert not capsys.readouterr().err
             lock.keep()
             assert "was lost, and is taken again" in capsys.readouterr().err
