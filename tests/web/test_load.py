@@ -112,7 +112,7 @@ def test_every_acknowledged_verdict_survives_a_database_that_is_started_anew(
     team: Place, server: Server, times: int
 ) -> None:
     """People go on: what was refused is sent again until it is taken, as the page does."""
-    people, each, restarts = 6, 25 * times, 3 * times
+    people, each, restarts = 6, 60 * times, 3 * times
     settings(team, repeat_share=0.0, overlap=1, agree=1)
     team.store.add_comparisons(pair(number) for number in range(2 * people * each))  # an answer that is lost has one
     keys = [team.key(f"person{number}") for number in range(people)]
@@ -138,7 +138,7 @@ def test_every_acknowledged_verdict_survives_a_database_that_is_started_anew(
     with serve(team.folder, "--upstream", NOWHERE, *at_once) as pages, ThreadPoolExecutor(people) as pool:
         labelling = [pool.submit(label, key, pages.url) for key in keys]
         for number in range(restarts):
-            away.until(away.acknowledged, people * each * number // restarts + 1)
+            away.until(away.acknowledged, people * each * number // (2 * restarts) + 1)  # half is left at the last
             before = len(away.refused)
             server.control("stop", "-m", "fast")
             try:
