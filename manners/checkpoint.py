@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,21 +35,55 @@ from manners.workspace import atomic_folder, discard
 RECORDS = (Answer, FinishReason, Response, Role, Sampling, Turn)
 """What a state may hold besides tensors and Python's own types; nothing else is ever unpickled."""
 
-OTHER_PROMPTS = "prompts came, went or got another use since, or a candidate was compared on one that begins alike"
+PROMPTS, PAIRS, JUDGES, AUDITED = "the prompts", "the labelled pairs", "the admitted judges", "the pairs"
+OF_THE_RECORD = frozenset({PROMPTS, PAIRS, JUDGES, AUDITED})
+"""What a run was begun with that is read from the record as it was then: no setting says why it is another now."""
+OTHER_PROMPTS = "some of them were deleted since, got another use, or may be answered now and might not then"
 """Why a run's prompts are others now, where no setting says why."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Changed(MannersError):
+    """The record has lost something that an unfinished run was begun with, so that nobody can go on with it."""
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written; says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint that is sound."""
+
+    folder: Path
+    begun_with: dict[str, Any]
+    digest: str
+    seconds: float
+    """Of work up to then."""
+    state: dict[str, Any]
+
+
 class Run:
     """A stage's run: what it was begun with, and the state to go on from, which is empty at the beginning."""
 
-    def __init__(self, folder: Path, command: str, begun_with: Mapping[str, Any], every: float) -> None:
-        """Take the folder of the stage's checkpoints, and what decides how the run will end (in JSON's types)."""
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        begun_with: Mapping[str, Any],
+        every: float,
+        may_go_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the folder of the stage's checkpoints, and what decides how the run will end (in JSON's types).
+
+        `may_go_on` is asked before each checkpoint, and raises MannersError where another run has the workspace.
+        """
         self.folder = folder
         self.command = command
         self.every = every
+        self._may_go_on = may_go_on
         self.begun_with: dict[str, Any] = json.loads(json.dumps(begun_with))
         self.state: dict[str, Any] = {}
         self.gone_on = ""
@@ -74,25 +110,28 @@ class Run:
             )
 
     def go_on(self) -> bool:
-        """Load the newest checkpoint, and return whether there is one.
+        """Load the newest checkpoint that is sound, and return whether there is one.
 
-        Raises MannersError naming what differs, where it was made with other settings or another model, and where it is
-        damaged.
+        From an older one the run ends the same. Raises MannersError naming what differs, where it was made with other
+        settings or another model, and where none of them is sound; Changed where the record has lost what it was begun
+        with.
         """
         there = unfinished(self.folder)
         if not there:
             return False
-        described = self._described(there[-1])
-        for name, was, now in differing(described["begun_with"], self.begun_with):
-            gone = withdrawn(name) or (OTHER_PROMPTS if name == "the prompts" else "")
+        kept = _newest_sound(there)
+        differs = differing(kept.begun_with, self.begun_with)
+        for name, was, now in differs:
+            gone = withdrawn(name) or (OTHER_PROMPTS if name == PROMPTS else "")
             since = f"{gone}; " if gone else f"now it is {now}: set it as it was, or "
-            raise MannersError(
+            refusal = MannersError(
                 f"the unfinished run in {self.folder} was begun with {name} = {was}, and {since}remove that folder"
                 " to begin anew"
             )
-        self.state = _state(there[-1] / "state.pt")
-        self.gone_on = f"{there[-1].name} {described['digest']}"
-        self._worked = float(described["seconds"])
+            raise Changed(str(refusal)) if {one for one, *_ in differs} <= OF_THE_RECORD else refusal
+        self.state = kept.state
+        self.gone_on = f"{kept.folder.name} {kept.digest}"
+        self._worked = kept.seconds
         return True
 
     def save(self, more: Mapping[str, Any] = {}) -> None:
@@ -103,6 +142,7 @@ class Run:
         if ranks.number():
             self._written = time.monotonic()
             return
+        self._may_go_on()
         there = unfinished(self.folder)
         number = number_of(there[-1]) + 1 if there else 1
         with atomic_folder(self.folder / f"checkpoint-{number}") as draft:
@@ -139,38 +179,53 @@ class Run:
         if self.folder.exists():
             discard(self.folder)
 
-    def _described(self, checkpoint: Path) -> dict[str, Any]:
-        """Read a checkpoint's description, and compare the digest."""
-        try:
-            described: dict[str, Any] = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
-            sound = described["digest"] == _digest(checkpoint / "state.pt") and "begun_with" in described
-        except (OSError, ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
-            raise MannersError(
-                f"{checkpoint} is damaged: remove it to go on from the checkpoint before it, or remove {self.folder} to"
-                " begin anew"
-            )
-        return described
-
 
 BROKEN = (EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)
 """What reading other bytes as a checkpoint may raise."""
 
 
-def _state(file: Path) -> dict[str, Any]:
-    """Read what a checkpoint holds, as data. Raises MannersError for what is no such file; nothing in it is run."""
+def _newest_sound(there: Sequence[Path]) -> Kept:
+    """Return the newest checkpoint that is sound; those after it are said and removed.
+
+    Left there, they would push the sound one out when the next is written. Raises MannersError where none is sound.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for checkpoint in reversed(there):
+        try:
+            kept = _read(checkpoint)
+        except Damaged as error:
+            damaged.append((checkpoint, str(error)))
+            continue
+        for one, why in damaged if not ranks.number() else ():
+            print(f"{one} is damaged ({why}), and is removed; going on from {checkpoint.name}", file=sys.stderr)
+            discard(one)
+        return kept
+    newest, why = damaged[0]
+    raise MannersError(
+        f"{newest} is damaged ({why}), and no checkpoint before it is sound: remove {newest.parent} to begin anew"
+    )
+
+
+def _read(checkpoint: Path) -> Kept:
+    """Read a checkpoint as data, of which nothing is run. Raises Damaged."""
+    try:
+        described = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+        begun_with, seconds = dict(described["begun_with"]), float(described["seconds"])
+        digest = _digest(checkpoint / "state.pt")
+        sound = digest == described["digest"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Damaged(getattr(error, "strerror", None) or type(error).__name__) from error
+    if not sound:
+        raise Damaged("its state is not what was written")
     try:
         with torch.serialization.safe_globals(list(RECORDS)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(found, dict):
+            state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
             raise TypeError("it holds no state")
     except (*BROKEN, pickle.UnpicklingError) as error:
-        raise MannersError(
-            f"{file} is no checkpoint of ours ({type(error).__name__}): remove {file.parent.parent} to begin anew"
-        ) from error
-    return found
+        raise Damaged(f"its state is no checkpoint of ours: {type(error).__name__}") from error
+    return Kept(checkpoint, begun_with, digest, seconds, state)
 
 
 def _digest(file: Path) -> str:

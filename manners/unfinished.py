@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 KEEP = 2
-"""Checkpoints that are kept: should the last one be damaged, the one before it is still there."""
+"""Checkpoints that are kept: should the last one be damaged, the run goes on from the one before it."""
 
 
 def unfinished(folder: Path) -> list[Path]:
@@ -16,13 +17,14 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def begun_with(folder: Path) -> dict[str, Any]:
-    """Return what a stage's unfinished run was begun with; nothing where none is unfinished, or it cannot be read."""
-    there = unfinished(folder)
-    try:
-        described = json.loads((there[-1] / "checkpoint.json").read_text(encoding="utf-8"))
-        return dict(described["begun_with"])
-    except (IndexError, OSError, ValueError, KeyError, TypeError):
-        return {}  # whoever goes on with it is told what is damaged
+    """Return what a stage's unfinished run was begun with, which each of its checkpoints says.
+
+    Nothing where none is unfinished, or none can be read: whoever goes on with it is told what is damaged.
+    """
+    for checkpoint in reversed(unfinished(folder)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["begun_with"])
+    return {}
 
 
 def number_of(checkpoint: Path) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, refused where they do not fit, and what they hold comes back to the bit."""
+"""Checkpoints: whole or not there, refused where they do not fit, passed over where damaged, the same to the bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manners import checkpoint as module
 from manners.checkpoint import KEEP, Run, unfinished
 from manners.errors import MannersError
 from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
-from manners.workspace import discard
+from manners.unfinished import begun_with
 
 BEGUN_WITH = {"seed": 3, "ppo.clip": 0.2, "model.trainable_layers": "all", "limits": (1, 2)}
 ANSWER = Answer(
@@ -151,29 +151,51 @@ def flip(file: Path) -> None:
     file.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize(
-    ("file", "harm"),
-    [
-        ("state.pt", flip),
-        ("state.pt", lambda file: file.write_bytes(file.read_bytes()[:-1])),
-        ("state.pt", Path.unlink),
-        ("checkpoint.json", lambda file: file.write_text("{")),
-        ("checkpoint.json", lambda file: file.write_text(json.dumps({"seconds": 1}))),
-        ("checkpoint.json", lambda file: file.write_text("[]")),
-        ("checkpoint.json", Path.unlink),
-    ],
-)
-def test_a_damaged_one_is_refused_and_the_one_before_it_is_there(tmp_path: Path, file: str, harm: Any) -> None:
+HARMS: list[tuple[str, Any]] = [
+    ("state.pt", flip),
+    ("state.pt", lambda file: file.write_bytes(file.read_bytes()[:-1])),
+    ("state.pt", Path.unlink),
+    ("checkpoint.json", lambda file: file.write_text("{")),
+    ("checkpoint.json", lambda file: file.write_text(json.dumps({"seconds": 1}))),
+    ("checkpoint.json", lambda file: file.write_text("[]")),
+    ("checkpoint.json", Path.unlink),
+]
+
+
+@pytest.mark.parametrize(("file", "harm"), HARMS)
+def test_a_damaged_one_is_said_and_the_one_before_it_is_gone_on_from(
+    tmp_path: Path, file: str, harm: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     going = run(tmp_path)
     for number in range(2):
         going.state["number"] = number
         going.save()
-    newest = unfinished(going.folder)[-1]
+    older, newest = unfinished(going.folder)
     harm(newest / file)
-    with pytest.raises(MannersError, match=rf"{re.escape(str(newest))} is damaged: remove it to go on from the"):
-        run(tmp_path).go_on()
-    discard(newest)
+    assert begun_with(going.folder) == json.loads(json.dumps(BEGUN_WITH)), "each says what the run was begun with"
+    again = run(tmp_path)
+    assert again.go_on() and again.state == {"number": 0}
+    said = capsys.readouterr().err
+    told = rf"{re.escape(str(newest))} is damaged \(.+\), and is removed; going on from {older.name}\n"
+    assert re.fullmatch(told, said)
+    again.save()
+    assert unfinished(going.folder) == [older, newest], "it does not push the sound one out"
     assert resumed(tmp_path) == {"number": 0}
+
+
+@pytest.mark.parametrize(("file", "harm"), HARMS)
+def test_where_none_is_sound_that_is_said_and_nothing_is_removed(tmp_path: Path, file: str, harm: Any) -> None:
+    going = run(tmp_path)
+    for number in range(2):
+        going.state["number"] = number
+        going.save()
+    there = unfinished(going.folder)
+    for checkpoint in there:
+        harm(checkpoint / file)
+    told = rf"^{re.escape(str(there[-1]))} is damaged \(.+\), and no checkpoint before it is sound: remove \S+ to begin"
+    with pytest.raises(MannersError, match=told):
+        run(tmp_path).go_on()
+    assert unfinished(going.folder) == there
 
 
 def test_a_half_written_one_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

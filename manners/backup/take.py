@@ -69,12 +69,9 @@ def last(workspace: Workspace) -> dict[str, Any] | None:
 
 def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
     place = snapshots.next_place(folder)
-    # Small files and the list of versions come first, the record next: what they name, it knows.
-    small = {name: (workspace.root / name).read_bytes() for name in FILES if (workspace.root / name).is_file()}
-    listed = _version_names(workspace)
     copied = 0
     with atomic_folder(place) as draft:
-        write_copy(workspace.database, draft / STORE)
+        small, listed = _copy(workspace, draft / STORE)
         with closing(Store.open(draft / STORE)) as store:
             recorded = {version.name for version in store.versions()}
             deleted = deletions.deleted(store) | deletions.noted(workspace.root)
@@ -164,18 +161,38 @@ def _verify(place: Path, folder: Path) -> None:
     check_copy(place / STORE)
 
 
+def _copy(workspace: Workspace, store: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Copy the record; return the small files with what stages found out, and the versions, from just before.
+
+    What they name, the copy knows: a run that ends meanwhile is not done in it. Where something was deleted meanwhile,
+    whose words they may hold, they are read again.
+    """
+    while True:
+        noted = deletions.noted(workspace.root)
+        small = dict[str, bytes]()
+        for file in (*(workspace.root / name for name in FILES), *sorted(workspace.runs.glob("[!.]*.json"))):
+            with suppress(FileNotFoundError):
+                small[file.relative_to(workspace.root).as_posix()] = file.read_bytes()
+        listed = _version_names(workspace)
+        write_copy(workspace.database, store)
+        if deletions.noted(workspace.root) == noted:
+            return small, listed
+        store.unlink()
+
+
 def _version_names(workspace: Workspace) -> list[str]:
     return sorted(one.name for one in workspace.models.glob("[!.]*") if one.is_dir())
 
 
 def _files(workspace: Workspace, versions: Iterable[str]) -> Iterator[Path]:
-    """Yield the files of the versions, and the curves and facts of runs; checkpoints of unfinished ones are not."""
+    """Yield the files of the versions, and the curves of runs, not their facts nor checkpoints of unfinished ones."""
     roots = [*(workspace.models / name for name in versions), workspace.runs]
     for root in roots:
         for file in sorted(root.rglob("*")):
             parts = file.relative_to(workspace.root).parts
             hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in parts)
-            if file.is_file() and not hidden:
+            facts = file.parent == workspace.runs and file.suffix == ".json"
+            if file.is_file() and not hidden and not facts:
                 yield file
 
 

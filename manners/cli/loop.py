@@ -8,10 +8,11 @@ from typing import Annotated
 from tyro.conf import arg
 
 from manners.cli.common import Common, Result
+from manners.loop.options import PPOOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loop(Common):
+class Loop(Common, PPOOptions):
     """Play rounds, unattended or waiting for people; what was stopped anywhere is gone on with by the same command."""
 
     rounds: Annotated[int, arg(metavar="N")] = 1
@@ -28,9 +29,11 @@ class Loop(Common):
 
     def run(self) -> Result:
         """Play them, or plan them."""
+        self.check(plan=self.plan, resume=self.resume)
         from manners.loop import rounds
         from manners.loop.session import Session
 
         session = Session(self.open(), self.settings())
-        asked = rounds.Asked(rounds=self.rounds, crowd=self.crowd, when=self.when, step=self.step)
+        along = PPOOptions(processes=self.processes, workers=self.workers, ray_address=self.ray_address)
+        asked = rounds.Asked(rounds=self.rounds, crowd=self.crowd, when=self.when, step=self.step, along=along)
         return rounds.plan(session, asked) if self.plan else rounds.play(session, asked)

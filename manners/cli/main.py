@@ -108,7 +108,8 @@ def _shared(parsed: Any) -> None:
         raise UsageError(f"--{alone[0].replace('_', '-')} is for one process: run it without torchrun.")
     if not (isinstance(parsed, stages.StageCommand) and parsed.stage.shared):
         raise UsageError(
-            "torchrun is for the stages that train (pretrain, sft, reward, dpo, ppo): run this without it."
+            "torchrun is for the stages that train (pretrain, sft, reward, dpo, ppo): run this without it; `manners"
+            " loop --processes N` starts others for those stages by itself."
         )
 
 

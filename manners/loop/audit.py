@@ -16,11 +16,11 @@ from manners.audit import reward as measures
 from manners.audit.figures import Floats
 from manners.audit.material import Material, material
 from manners.audit.rules import REWARD, held, rules
-from manners.checkpoint import Run
+from manners.checkpoint import AUDITED, Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import draw_prompts, fitting, parts
+from manners.loop.prompts import as_begun, draw_prompts, fitting, parts, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -35,6 +35,7 @@ from manners.reward.labelled import LabelledPair
 from manners.reward.pairs import laid_out, render_compared
 from manners.reward.verdicts import label, pooled
 from manners.settings_load import from_dict
+from manners.store import Newest
 from manners.store.files.mapping import mapping_of
 from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
@@ -66,6 +67,8 @@ class AuditInputs(Inputs):
     learned: tuple[LabelledPair, ...]
     known: int | None
     left_out: Mapping[str, int]
+    upto: Newest | None
+    """How far the record goes of whose prompts the policy is sampled."""
 
 
 def before_the_gate(workspace: Workspace, version: str | None) -> Facts:
@@ -84,12 +87,12 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
 
     A run that goes on is about what it was begun with.
     """
-    workspace = session.workspace
+    workspace, upto = session.workspace, as_begun(session, begun)
     name = options.version or begun.get(REWARD_MODEL) or versions.latest(workspace, VersionKind.REWARD)
     if options.comparisons is None and begun.get(PAIRS_OF):
         options = replace(options, comparisons=Path(begun[PAIRS_OF]))
     versions.fitting(workspace, name, VersionKind.REWARD, session.pretrained)
-    learned, aside = trained_on(session, name)
+    learned, aside = trained_on(session, name, upto)
     known, left_out = None, dict[str, int]()
     if options.comparisons is None:
         outside, source = aside, f"comparisons set aside from the training of {name}"
@@ -114,19 +117,27 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
         left_out=left_out,
         decides={
             REWARD_MODEL: name,
-            "the pairs": f"{len(chosen)} ({digest(chosen)})",
+            AUDITED: f"{len(chosen)} ({digest(chosen)})",
             PAIRS_OF: "" if options.comparisons is None else str(options.comparisons),
+            **until(upto),
         },
+        upto=upto,
     )
 
 
-def trained_on(session: Session, name: str) -> tuple[list[LabelledPair], list[LabelledPair]]:
-    """Return the pairs that a reward model learned from, and those set aside: by its settings, as they were."""
+def trained_on(
+    session: Session, name: str, upto: Newest | None = None
+) -> tuple[list[LabelledPair], list[LabelledPair]]:
+    """Return the pairs that a reward model learned from, and those set aside: by its settings, as they were.
+
+    With `upto`, what candidates' comparisons of later keep from training is not left out.
+    """
     version = versions.describe(session.workspace, name)
     settings = from_dict(version.settings)
     try:
         chosen = settings.reward
-        comparisons = session.store.comparisons(as_of=version.watermark)
+        newest = None if upto is None else upto.comparison
+        comparisons = session.store.comparisons(as_of=version.watermark, newest=newest)
         labelled = label(comparisons, chosen.annotators, chosen.user_share, chosen.account_share, settings.serve)
         pairs = laid_out(session.pretrained.renderer, labelled).pairs
         split = divided(pairs, chosen, settings.seed)
@@ -170,7 +181,7 @@ def plan(session: Session, inputs: AuditInputs) -> Plan:
     """Memory of drawing two samples to each prompt, or of scoring a batch, and how much is scored."""
     trunk, sample = session.pretrained.trunk, session.settings.sample
     asked = _material(session, inputs, ())
-    prompts = _prompts(session)
+    prompts = _prompts(session, inputs.upto)
     new = sample.max_new_tokens
     longest = session.pretrained.renderer.context
     distinct = max(1, min(-(-sample.batch // 2), len(prompts)))
@@ -258,9 +269,9 @@ def _material(session: Session, inputs: AuditInputs, sampled: Sequence[tuple[Ans
     return material(inputs.outside, inputs.outside[: session.settings.audit.pairs], inputs.learned, sampled)
 
 
-def _prompts(session: Session) -> list[Dialogue]:
+def _prompts(session: Session, upto: Newest | None) -> list[Dialogue]:
     """Return the prompts that the policy answers twice, of those that nothing is trained on."""
-    dialogues = [stored_prompt.dialogue for stored_prompt in session.store.prompts(PromptUse.EVALUATE)]
+    dialogues = [stored_prompt.dialogue for stored_prompt in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
     found = list[Dialogue]()
     with suppress(MannersError):  # none is there, or none leaves room for an answer: the members are not compared then
         found = fitting(session, PromptUse.EVALUATE, dialogues).prompts
@@ -269,7 +280,7 @@ def _prompts(session: Session) -> list[Dialogue]:
 
 def _samples(session: Session, run: Run, inputs: AuditInputs) -> list[tuple[Answer, Answer]]:
     """Have the policy answer each prompt twice, a part at a time; prompts with one and the same answer are left out."""
-    prompts = _prompts(session)
+    prompts = _prompts(session, inputs.upto)
     policy = versions.load_policy(session.workspace, inputs.policy, session.pretrained)
     sample = session.settings.sample
     with steps(f"samples of {inputs.policy}", 2 * len(prompts)) as advance:

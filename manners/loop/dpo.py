@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from manners import metrics
-from manners.checkpoint import Run
+from manners.checkpoint import PROMPTS, Run
 from manners.direct.train import Material, Trained
 from manners.direct.train import train as train_policy
 from manners.direct.watch import ANSWERS
@@ -34,6 +34,7 @@ from manners.results.direct import DirectResult
 from manners.reward import measure
 from manners.reward.groups import Split
 from manners.settings import Settings
+from manners.store import Newest
 from manners.text import Rendered
 from manners.training import training_bytes
 from manners.types import Interval, PromptUse, VersionKind
@@ -62,16 +63,14 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> DirectInpu
     Raises MannersError where there is nothing to learn from, or no prompt leaves room for an answer.
     """
     found = verdict_inputs(session, begun, "dpo")
-    asked = _asked(session, split_of(session, labelled_of(session, found)))
-    return DirectInputs(
-        **vars(found) | {"decides": {**found.decides, "the prompts": digest(asked.ids)}, "asked": asked}
-    )
+    asked = _asked(session, split_of(session, labelled_of(session, found)), found.upto)
+    return DirectInputs(**vars(found) | {"decides": {**found.decides, PROMPTS: digest(asked.ids)}, "asked": asked})
 
 
-def _asked(session: Session, split: Split) -> Asked:
+def _asked(session: Session, split: Split, upto: Newest | None = None) -> Asked:
     """Return the prompts to look with: for validation, or else those of pairs set aside; drawn by the seed."""
     count, seed = session.settings.dpo.validation_prompts, session.settings.seed
-    validation = fitting(session, PromptUse.VALIDATE, answerable(session, PromptUse.VALIDATE)).ids
+    validation = fitting(session, PromptUse.VALIDATE, answerable(session, PromptUse.VALIDATE, upto)).ids
     known = validation or short_enough(session, [pair.prompt for pair in split.held_out]).ids
     if not known:
         raise MannersError(

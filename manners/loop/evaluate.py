@@ -11,7 +11,7 @@ import numpy as np
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, Rules, rules
-from manners.checkpoint import Run
+from manners.checkpoint import PROMPTS, Run
 from manners.data import questions
 from manners.errors import MannersError
 from manners.evaluate import forgetting, promotion, text_measures
@@ -24,7 +24,18 @@ from manners.feedback.judges import Judge, TasteJudge, VerdictJudge
 from manners.loop import bets, history, tried
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Fitting, Prose, draw_prompts, fitting, own_seed, parts, prompt_lengths, prose
+from manners.loop.prompts import (
+    Fitting,
+    Prose,
+    as_begun,
+    draw_prompts,
+    fitting,
+    own_seed,
+    parts,
+    prompt_lengths,
+    prose,
+    until,
+)
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions, whole
@@ -40,7 +51,7 @@ from manners.results.evaluation import BesideExample, EvaluationResult, Forgetti
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.settings import Settings
-from manners.store import Outcome, Round
+from manners.store import Newest, Outcome, Round
 from manners.types import AnnotatorKind, Answer, Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
@@ -76,16 +87,18 @@ class EvaluationInputs(Inputs):
 def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> EvaluationInputs:
     """Take the newest policy, and the prompts for evaluation; raises MannersError where there is none.
 
-    A run that goes on compares with the version that it was begun with, unless another is named.
+    A run that goes on compares with the version that it was begun with, unless another is named, and on the prompts of
+    then.
     """
     name = versions.latest(session.workspace, VersionKind.POLICY)
     start = versions.describe(session.workspace, name).start
     reward = versions.reward_of(session.workspace, name)
-    found = evaluation_prompts(session)
+    upto = as_begun(session, begun)
+    found = evaluation_prompts(session, upto)
     prompts = draw_prompts(found.prompts, session.settings.evaluate.prompts, session.settings.seed)
     against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
     text = prose(session)
-    decides = {"the policy": name, "the reward model": reward, "the prompts": digest(prompts), **text.decides}
+    decides = {"the policy": name, "the reward model": reward, PROMPTS: digest(prompts), **until(upto), **text.decides}
     if against != start:  # as runs were begun before there was another
         decides[AGAINST] = against
     return EvaluationInputs(
@@ -258,9 +271,9 @@ def last_source(session: Session) -> AnnotatorKind:
     return AnnotatorKind(source or AnnotatorKind.HUMAN)
 
 
-def evaluation_prompts(session: Session) -> Fitting:
+def evaluation_prompts(session: Session, upto: Newest | None = None) -> Fitting:
     """Return the prompts that nothing is trained on or chosen by; raises MannersError where too few are there."""
-    dialogues = [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE)]
+    dialogues = [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
     found = fitting(session, PromptUse.EVALUATE, dialogues)
     if len(found.prompts) < 2:
         beside = f", and {found.too_long} that leave no room for a response" if found.too_long else ""

@@ -38,6 +38,7 @@ def keep(
 
     `kind` says what a branch is; a reward model is one.
     """
+    session.keep_lock()
     trunk = session.pretrained.trunk
     settings = replace(session.settings, model=session.pretrained.chosen or session.settings.model)
     reward = model if isinstance(model, RewardModel) else None

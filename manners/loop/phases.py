@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manners.checkpoint import Run
+from manners.checkpoint import PROMPTS, Run
 from manners.data import questions
 from manners.errors import MannersError
 from manners.evaluate import ask, forgetting
@@ -27,7 +27,7 @@ from manners.feedback.statistics import bootstrapped, cluster_bootstrap, resampl
 from manners.loop.asking import answers
 from manners.loop.evaluate import judge_of, last_source
 from manners.loop.plan import Part, Plan, free_on
-from manners.loop.prompts import draw_prompts, own_seed, parts, prose
+from manners.loop.prompts import as_begun, draw_prompts, own_seed, parts, prose, until
 from manners.loop.session import LAID_OUT, Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions, whole
@@ -70,7 +70,7 @@ class PhasesInputs(Inputs):
 
 
 def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> PhasesInputs:
-    """Load both, and find what fits both.
+    """Load both, and find what fits both; a run that goes on has the prompts that it was begun with.
 
     Raises MannersError for a version that is not there or writes nothing, for one phase under two names, and where too
     few prompts fit both.
@@ -88,7 +88,8 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
         if name not in (INITIAL, start):
             versions.describe(session.workspace, name)
     models = {name: _loaded(session, name) for name in (against, version)}
-    stored = [one.dialogue for one in session.store.prompts(PromptUse.EVALUATE)]
+    upto = as_begun(session, begun)
+    stored = [one.dialogue for one in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
     fitting = [prompt for prompt in stored if all(_fits(session, model, prompt) for model in models.values())]
     prompts = draw_prompts(fitting, session.settings.evaluate.prompts, session.settings.seed)
     if len(prompts) < 2:
@@ -105,7 +106,7 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     }
     named = {"the phase": version, "the other phase": against}
     return PhasesInputs(
-        decides={**named, **hashes, "the prompts": digest(prompts), **text.decides},
+        decides={**named, **hashes, PROMPTS: digest(prompts), **until(upto), **text.decides},
         version=version,
         against=against,
         models=models,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from manners import metrics
-from manners.checkpoint import Run
+from manners.checkpoint import PROMPTS, Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop.keep import keep
 from manners.loop.options import PPOOptions
 from manners.loop.plan import Part, Plan, make_plan
-from manners.loop.prompts import Prose, answerable, draw_prompts, fitting, prompt_lengths, prose
+from manners.loop.prompts import Prose, answerable, as_begun, draw_prompts, fitting, prompt_lengths, prose, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
@@ -41,6 +41,9 @@ from manners.training import training_bytes
 from manners.types import PromptUse, VersionKind
 from manners.workspace import INITIAL
 
+BEGUN_AS = "the policy that it begins as"
+"""What `Inputs.decides` calls it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyInputs(Inputs):
@@ -63,7 +66,11 @@ class PolicyInputs(Inputs):
 
 
 def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> PolicyInputs:
-    """Take the newest reward model and the prompts; raises MannersError where any of them is missing."""
+    """Take the newest reward model and the prompts; raises MannersError where any of them is missing.
+
+    A run that goes on has the prompts of when it was begun, and begins as what it was begun as: what came since is for
+    the next.
+    """
     if options.workers is not None:
         cluster.check()
     if not begun:  # a run that was begun so goes on so
@@ -75,8 +82,9 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
             f"ppo.worst_camp is {session.settings.ppo.worst_camp:g}, and {reward_name} tells no camps of annotators"
             " apart: set it to 0, or train a reward model with reward.camps = 2, which may find that there are none"
         )
-    found = {use: fitting(session, use, answerable(session, use)) for use in (PromptUse.TRAIN, PromptUse.VALIDATE)}
-    asked, watched = found[PromptUse.TRAIN], found[PromptUse.VALIDATE]
+    upto = as_begun(session, begun)
+    uses = PromptUse.TRAIN, PromptUse.VALIDATE
+    asked, watched = (fitting(session, use, answerable(session, use, upto)) for use in uses)
     prompts = list(asked.ids.values())
     drawn = draw_prompts(watched.prompts, session.settings.ppo.validation_prompts, session.settings.seed)
     validation = [watched.ids[prompt] for prompt in drawn]
@@ -86,12 +94,14 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
             f" ({len(validation)} there); `manners prompts import FILE --use train`, or `--use validate`, adds some"
         )
     begin_as = session.start if session.settings.ppo.start == "initial" else session.workspace.current_policy()
+    begin_as = begun.get(BEGUN_AS, session.start) if begun else begin_as
     text = prose(session)
     decides = {
         "the reward model": reward_name,
-        "the prompts": digest((prompts, validation)),
+        PROMPTS: digest((prompts, validation)),
+        **until(upto),
         **text.decides,
-        **({} if begin_as == session.start else {"the policy that it begins as": begin_as}),
+        **({} if begin_as == session.start else {BEGUN_AS: begin_as}),
     }
     return PolicyInputs(
         decides=decides,
@@ -100,8 +110,8 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
         prompts=prompts,
         validation=validation,
         prose=text,
-        skipped=sum(one.too_long for one in found.values()),
-        shortened=sum(len(one.shortened) for one in found.values()),
+        skipped=asked.too_long + watched.too_long,
+        shortened=len(asked.shortened) + len(watched.shortened),
         begin_as=begin_as,
         terms=None if options.workers is None else Terms(options.workers, options.ray_address),
     )

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from manners.data import own_text, plain_text
 from manners.errors import MannersError
 from manners.facts import Facts, to_facts
 from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.session import Session, digest
+from manners.loop.stage import NEWEST
+from manners.store import Newest
 from manners.store.comparisons import STRICTEST, stricter_openings, tried_openings
 from manners.templates import Refused
 from manners.text import TooLong
@@ -24,14 +27,29 @@ PART = 192
 answers, while `sample.batch` changes nothing."""
 
 
-def answerable(session: Session, use: PromptUse) -> list[Dialogue]:
-    """Return the prompts of one use that may be answered.
+def as_begun(session: Session, begun: Mapping[str, Any]) -> Newest | None:
+    """Return how far the record goes for a run: to where it went when the one that goes on was begun, or goes now.
+
+    None for a run of before that was kept, which is shown all there is.
+    """
+    if not begun:
+        return session.store.newest()
+    return Newest(*begun[NEWEST]) if NEWEST in begun else None
+
+
+def until(newest: Newest | None) -> Facts:
+    """Say in a run's checkpoints how far its record goes."""
+    return {} if newest is None else {NEWEST: [newest.prompt, newest.comparison]}
+
+
+def answerable(session: Session, use: PromptUse, upto: Newest | None = None) -> list[Dialogue]:
+    """Return the prompts of one use that may be answered; with `upto`, those that might when a run was begun.
 
     None that was deleted, none from chats that are not shared, none that begins as one of a stricter use does, and none
     that the model's chat template refuses.
     """
     template = session.pretrained.renderer.template
-    found = session.store.answerable(use, chats=session.settings.serve.share_chats)
+    found = session.store.answerable(use, chats=session.settings.serve.share_chats, upto=upto)
     return [prompt for prompt in found if not template.objection(prompt)]
 
 

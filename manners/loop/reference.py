@@ -12,6 +12,7 @@ from manners.models import versions
 from manners.models.answer import answer
 from manners.progress import steps
 from manners.reward.groups import Split
+from manners.store import Newest
 from manners.text import Rendered
 from manners.types import Dialogue, PromptUse
 
@@ -28,9 +29,9 @@ class Reference:
     places: list[int]
 
 
-def draw(session: Session, start: str, split: Split) -> Reference:
-    """Let the start version answer `PROMPTS`, by the same random numbers each time."""
-    prompts = prompts_of(session, split)
+def draw(session: Session, start: str, split: Split, upto: Newest | None = None) -> Reference:
+    """Let the start version answer `PROMPTS`, by the same random numbers each time; see `prompts_of`."""
+    prompts = prompts_of(session, split, upto)
     policy = versions.load_policy(session.workspace, start, session.pretrained)
     each = answers_each(prompts)
     sample, seed = session.settings.sample, session.settings.seed
@@ -42,15 +43,15 @@ def draw(session: Session, start: str, split: Split) -> Reference:
     return Reference(rendered, [place for batch in drawn for place in batch.places])
 
 
-def prompts_of(session: Session, split: Split) -> list[Dialogue]:
+def prompts_of(session: Session, split: Split, upto: Newest | None = None) -> list[Dialogue]:
     """Return the prompts of reference answers: those set aside, then those to validate by, then those trained on.
 
-    Of more than enough of a sort it takes those of the smallest hashes, so that most stay when others arrive. Raises
-    MannersError where none leaves room for an answer.
+    Of more than enough of a sort it takes those of the smallest hashes, so that most stay when others arrive; with
+    `upto`, of those that were there when a run was begun. Raises MannersError where none leaves room for an answer.
     """
     held_out, trained_on = ([pair.prompt for pair in pairs] for pairs in (split.held_out, split.train))
     chosen: dict[Dialogue, None] = {}
-    for some in (held_out, answerable(session, PromptUse.VALIDATE), trained_on):
+    for some in (held_out, answerable(session, PromptUse.VALIDATE, upto), trained_on):
         order = sorted(set(some) - chosen.keys(), key=lambda prompt: digest((session.settings.seed, prompt)))
         for prompt in order:
             if len(chosen) < PROMPTS and short_enough(session, [prompt]).prompts:

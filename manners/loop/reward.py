@@ -107,7 +107,7 @@ def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
     given = inputs.comparisons, run, scratch, inputs.judges, settings.serve
     trained = train_members(settings.reward, settings.seed, session.pretrained, *given)
     # 2. Scores in units of what the start version's answers to one prompt differ by.
-    drawn = reference.draw(session, session.start, trained.split)
+    drawn = reference.draw(session, session.start, trained.split, inputs.upto)
     reward, unit = _normalised(session, trained, drawn)
     # 3. Accuracy, calibration and rivals on what was set aside; whether annotators want different things.
     reward, told = camps.tell_apart(session, trained, reward, drawn, inputs.comparisons)

@@ -12,29 +12,30 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from manners.audit import gate
 from manners.audit.review import HERE
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
+from manners.checkpoint import Changed
 from manners.errors import MannersError, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
 from manners.loop import asking, bets, history, kept, waiting
 from manners.loop.history import Begun, Played, Reading
-from manners.loop.options import AuditOptions, SampleOptions
+from manners.loop.options import AuditOptions, PPOOptions, SampleOptions
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
-from manners.loop.stage import Options, Stage, execute, finished, refuse_another
+from manners.loop.stage import Options, Stage, execute, finished, planned, refuse_another
 from manners.loop.starter import starter
 from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
-from manners.workspace import Workspace
+from manners.workspace import Workspace, discard
 
 IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
 LOOK = 60.0
@@ -51,6 +52,8 @@ class Asked:
     when: str = ""
     step: bool = False
     """Whether to stop where something would be waited for, instead of waiting."""
+    along: PPOOptions = field(default_factory=PPOOptions)
+    """Which processes do the work of those stages that are shared; whoever goes on with the loop may have others."""
 
 
 def play(session: Session, asked: Asked) -> Facts:
@@ -68,7 +71,7 @@ def play(session: Session, asked: Asked) -> Facts:
         while not (stopped := stops(_played(session), begun, session)):
             number = history.turn(session.workspace, session.store.rounds())
             session = session.at(number, begun.started_by)
-            if lacks := _round(session, begun, step=asked.step):
+            if lacks := _round(session, begun, asked.along, step=asked.step):
                 return _facts(session, lacks, "")
             report(session, EVERY)
             reported = True
@@ -129,7 +132,7 @@ def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
     )
 
 
-def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
+def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> Waiting | None:
     """Play a round as far as it goes, and return what it waits for where it does not wait itself (`step`)."""
     settings, workspace, store = session.settings, session.workspace, session.store
     _refuse_unjudged(session, begun)
@@ -137,17 +140,17 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
     if not _begins(session, REWARD):
-        if lacks := _wait(lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
+        if lacks := _wait(session, lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
             return lacks
         if not waiting.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
                 " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
             )
-    _do(REWARD, session, begun)
+    _do(REWARD, session, begun, along)
     # 3. Teach the promoted policy what was learnt.
     _refuse_missing(session, REWARD)
-    _do(PPO, session, begun)
+    _do(PPO, session, begun, along)
     # 4. Judge what came of it.
     _refuse_missing(session, REWARD, PPO)
     if rules(workspace.root).required(OF_REWARD):
@@ -183,12 +186,17 @@ def _begins(session: Session, stage: Stage) -> bool:
 
 
 def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = None) -> None:
-    """Have a stage do its part of this round, unless it has."""
+    """Have a stage do its part of this round, unless it has; anew, where the record has lost what it was begun with."""
     if history.is_done(session.workspace, stage.name, session.turn or 0):
         return
     print(f"round {session.turn} of {begun.rounds}: {stage.command}", file=sys.stderr)
     session.lay_out_as(bool(begun.lays_out))
-    execute(stage, session, options, resume=True, locked=True)
+    try:
+        execute(stage, session, options, resume=True, locked=True)
+    except Changed:
+        print(f"{stage.command} begins anew: something that it was begun with was deleted or changed", file=sys.stderr)
+        discard(session.workspace.runs / stage.name)
+        execute(stage, session, options, resume=True, locked=True)
 
 
 def _refuse_unjudged(session: Session, begun: Begun) -> None:
@@ -212,10 +220,10 @@ def _refuse_missing(session: Session, *stages: Stage) -> None:
     """Raise MannersError where what stages made in this round was removed: the version before it is another's."""
     for stage in stages:
         kind = VersionKind.REWARD if stage is REWARD else VersionKind.POLICY
-        newest = session.store.versions(kind)[-1].name
-        if newest not in versions.names(session.workspace, kind):
+        made = str((session.read_facts(stage.name) or {})["version"])
+        if made not in versions.names(session.workspace, kind):
             raise MannersError(
-                f"{session.workspace.models / newest} was removed in the middle of round {session.turn}: put it back"
+                f"{session.workspace.models / made} was removed in the middle of round {session.turn}: put it back"
                 f" from a backup, or remove {kept.facts_file(session.workspace, stage.name)} to have it trained anew"
             )
 
@@ -241,14 +249,17 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
         return waiting.for_judgements(workspace, Reading(store), session.settings, policy)
 
-    lacks = _wait(missing, step=step)
+    lacks = _wait(session, missing, step=step)
     if lacks is None:
         bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
     return lacks
 
 
-def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
-    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`)."""
+def _wait(session: Session, missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
+    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`).
+
+    Raises MannersError where another process has come to train meanwhile.
+    """
     said = ""
     while lacks := missing():
         if step:
@@ -257,6 +268,7 @@ def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | Non
             said = lacks.sentence
             print(f"{said} (Ctrl-C stops; `manners loop` goes on)", file=sys.stderr)
         time.sleep(LOOK)
+        session.keep_lock()
     return None
 
 
@@ -277,7 +289,7 @@ def plan(session: Session, asked: Asked) -> Facts:
     plans = []
     for stage in (SAMPLE, REWARD, PPO, EVALUATE):
         with suppress(MannersError):  # what a stage takes that lacks its prompts or verdicts is not known yet
-            plans.append(stage.work.plan(session, None).facts)
+            plans.append(planned(stage, session, asked.along if stage.shared else stage.options()).facts)
     ended = [finished(stage, session.workspace) for stage in (SAMPLE, REWARD, PPO, EVALUATE)]
     taken = [done.costs.seconds for done in ended if done]
     known = {comparison.prompt for comparison in session.store.comparisons()}

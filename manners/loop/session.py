@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +24,7 @@ from manners.models.whole import load
 from manners.results import Machine
 from manners.settings import ModelSettings, Settings
 from manners.store import Store
+from manners.store.runlock import RunLock
 from manners.templates import CHATML
 from manners.workspace import INITIAL, Workspace
 
@@ -31,6 +32,8 @@ LAID_OUT = "weights are laid out for decoding"
 """What says in the state of a run how it was begun."""
 STARTED_BY = "started by"
 """What says in the state of a run who did."""
+LOCK = "lock"
+"""Where a session has the lock that a team's store holds for it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Session:
     def at(self, turn: int, begun_by: str = "") -> Session:
         """Return this session in a round of the loop, with the store and the model that are open already."""
         following = replace(self, turn=turn, begun_by=begun_by or self.begun_by)
-        vars(following).update({name: vars(self)[name] for name in ("store", "pretrained") if name in vars(self)})
+        vars(following).update({name: vars(self)[name] for name in ("store", "pretrained", LOCK) if name in vars(self)})
         return following
 
     @property
@@ -60,15 +63,31 @@ class Session:
         """The record of what people said; where there are versions there was one, and a lost one is not made anew."""
         return kept.open_store(self.workspace)
 
-    def run_lock(self, stage: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def run_lock(self, stage: str) -> Iterator[None]:
         """Hold the right to train: one process a workspace, while asking, importing and reading go on beside it.
 
-        A team's store holds the lock itself, for a lock file means little on the disk that several machines share.
+        A team's store holds a lock itself, for a lock file means little on the disk that several machines share. The
+        file is held too: on this machine it outlasts a server that is started anew.
 
         Raises:
             MannersError: at once, naming stage and process, when another training run holds it.
         """
-        return (self.workspace if self.workspace.url is None else self.store).run_lock(stage)
+        with ExitStack() as held:
+            if self.workspace.url is not None:
+                vars(self)[LOCK] = held.enter_context(self.store.run_lock(stage))
+                held.callback(vars(self).pop, LOCK)
+            held.enter_context(self.workspace.run_lock(stage))
+            yield
+
+    def keep_lock(self) -> None:
+        """See that a team's store still holds the lock for this process, and take it again where it does not.
+
+        Raises MannersError naming who holds it now.
+        """
+        lock: RunLock | None = vars(self).get(LOCK)
+        if lock is not None:
+            lock.keep()
 
     @cached_property
     def pretrained(self) -> Pretrained:
@@ -140,7 +159,7 @@ class Session:
             **decides,
         }
         folder = self.workspace.runs / stage
-        return Run(folder, f"manners {command}", begun_with, self.settings.checkpoint_every)
+        return Run(folder, f"manners {command}", begun_with, self.settings.checkpoint_every, self.keep_lock)
 
     def _on_model(self) -> Facts:
         """Say which model a run is on."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what follows loads torch, and the commands that only read m
 
 ROUND = "the round"
 """What says in a stage's facts and checkpoints which round of the loop it is of."""
+NEWEST = "the newest prompt and comparison"
+"""What says there how far the record went when it was begun: what came since is for the next run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +172,13 @@ class Finished:
         return to_facts(self.result) | to_facts(self.costs)
 
 
+def planned(stage: Stage, session: Session, options: Options) -> Plan:
+    """Say what a run will take; of several processes of this machine, all of them."""
+    needed = stage.asked or options.plans
+    plan = stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None)
+    return plan.along(1 if options.cluster else options.together)
+
+
 def execute(
     stage: Stage, session: Session, options: Options | None = None, *, resume: bool = False, locked: bool = False
 ) -> Finished:
@@ -233,7 +242,7 @@ def _begun_or_done(stage: Stage, session: Session, run: Run, resume: bool) -> Fi
         run.begin_anew()
     begun = resume and run.go_on()
     done = None if begun or not resume else finished(stage, session.workspace)
-    if done is not None and differing(done.costs.begun_with, run.begun_with):
+    if done is not None and {name for name, *_ in differing(done.costs.begun_with, run.begun_with)} - {NEWEST}:
         done = None
     _same(ranks.gathered({**run.begun_with, **versions(), "the checkpoint": run.gone_on, "finished": bool(done)}))
     if begun:

@@ -23,7 +23,7 @@ from manners.loop.options import (
 )
 from manners.loop.round import AUDIT, DPO, EVALUATE, EVERY, PPO, PRETRAIN, REWARD, SAMPLE, SFT
 from manners.loop.session import Session
-from manners.loop.stage import Options, Stage, execute
+from manners.loop.stage import Options, Stage, execute, planned
 from manners.loop.standing import models_list as models_list
 from manners.loop.standing import models_promote as models_promote
 from manners.loop.standing import models_rollback as models_rollback
@@ -57,9 +57,7 @@ def perform(
     if stage.beside and options.beside:
         stage = stage.beside
     if plan:
-        needed = stage.asked or options.plans
-        planned = stage.work.plan(session, stage.work.inputs(session, options, {}) if needed else None)
-        return planned.along(1 if options.cluster else options.together).facts
+        return planned(stage, session, options).facts
     if (instead := options.other(session)) is not None:
         return instead
     facts = execute(stage, session, options, resume=resume).facts

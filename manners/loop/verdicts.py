@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manners.errors import MannersError
+from manners.checkpoint import JUDGES, PAIRS, Changed
 from manners.facts import Facts
 from manners.loop.admitted import admitted
+from manners.loop.prompts import as_begun, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.reward.verdicts import label
+from manners.store import Newest
 from manners.types import Annotator, Comparison
 
-JUDGES = "the admitted judges"
-VERDICT, COMPARISON, PAIRS = "the newest verdict", "the newest comparison", "the labelled pairs"
+VERDICT, COMPARISON = "the newest verdict", "the newest comparison"
 """What says in a run's checkpoints how the record stood when it was begun."""
 
 
@@ -26,6 +27,8 @@ class VerdictInputs(Inputs):
     watermark: int
     """The newest verdict."""
     comparisons: list[Comparison]
+    upto: Newest | None = None
+    """How far the record goes of whose prompts some are answered."""
     judges: frozenset[Annotator] = frozenset()
     """Those whose verdicts are learned from beside people's: admitted by the record as it is here."""
 
@@ -33,18 +36,19 @@ class VerdictInputs(Inputs):
 def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> VerdictInputs:
     """Take the record as it is now, or as it was when the run that goes on was begun: what came since is for the next.
 
-    `stage` names the folder of the run. Raises MannersError where what it learned from was changed since.
+    `stage` names the folder of the run. Raises Changed where what it learned from was changed since.
     """
     watermark, comparisons = _as_begun(session, begun)
+    upto = as_begun(session, begun)
     pairs = _labelled(session, comparisons)
     _refuse_changed(session, begun, pairs, stage)
     newest = comparisons[-1].id if comparisons else 0
-    decides: Facts = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs}
+    decides: Facts = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs, **until(upto)}
     judges = frozenset[Annotator]()
     if session.settings.reward.annotators == "human+ai":
         judges = admitted(session, comparisons)
         decides[JUDGES] = ", ".join(sorted(judge.name for judge in judges)) or "none"
-    return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons, judges=judges)
+    return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons, upto=upto, judges=judges)
 
 
 def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
@@ -62,13 +66,13 @@ def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:
 
 
 def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str, stage: str) -> None:
-    """Raise MannersError where a run was begun with other pairs, and no setting says why."""
+    """Raise Changed where a run was begun with other pairs, and no setting says why."""
     settings = session.settings.reward
     folder = session.workspace.runs / stage
     chosen = {"reward.annotators": settings.annotators, "reward.user_share": settings.user_share}
     chosen["reward.account_share"] = settings.account_share
     if begun.get(PAIRS, pairs) != pairs and all(begun.get(name) == value for name, value in chosen.items()):
-        raise MannersError(
+        raise Changed(
             f"the unfinished run in {folder} was begun with {begun[PAIRS]}, and of what was there then {pairs} are left"
             " as they were: verdicts were taken back since, comparisons deleted or reported, or prompts kept for"
             " evaluation; remove that folder to begin anew with what there is now"

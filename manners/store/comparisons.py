@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.store.bets import bets_by_comparison
-from manners.store.records import from_messages
+from manners.store.records import Newest, from_messages
 from manners.store.tables import ComparisonRow, FlagRow, PromptRow, ResponseRow
 from manners.store.texts import GONE, response_ids
 from manners.store.verdicts import verdicts_by_comparison
@@ -104,20 +104,31 @@ def kept_openings(connection: Connection) -> frozenset[str]:
     return _openings(connection, (PromptRow.use != PromptUse.TRAIN.value) | PromptRow.id.in_(_tried()))
 
 
-def tried_openings(connection: Connection) -> frozenset[str]:
-    """Return the openings of the prompts on which a candidate was compared with the promoted version."""
-    return _openings(connection, PromptRow.id.in_(_tried()))
+def tried_openings(connection: Connection, newest: int | None = None) -> frozenset[str]:
+    """Return the openings of the prompts on which a candidate was compared with the promoted version.
+
+    With `newest`, the id of a comparison, in one up to that.
+    """
+    return _openings(connection, PromptRow.id.in_(_tried(newest)))
 
 
-def stricter_openings(connection: Connection, use: PromptUse) -> frozenset[str]:
-    """Return the openings of the prompts of stricter uses: what begins alike is on one side alone, the strictest."""
-    above = [one.value for one in STRICTEST[: STRICTEST.index(use)]]
-    return _openings(connection, PromptRow.use.in_(above))
+def stricter_openings(connection: Connection, use: PromptUse, newest: int | None = None) -> frozenset[str]:
+    """Return the openings of the prompts of stricter uses: what begins alike is on one side alone, the strictest.
+
+    With `newest`, the id of a prompt, of those up to that.
+    """
+    which = PromptRow.use.in_([one.value for one in STRICTEST[: STRICTEST.index(use)]])
+    return _openings(connection, which if newest is None else which & (PromptRow.id <= newest))
 
 
-def openings_apart(connection: Connection, use: PromptUse) -> frozenset[str]:
-    """Return the openings that no prompt of a use may have: those of stricter uses, and those of candidates."""
-    return stricter_openings(connection, use) | tried_openings(connection)
+def openings_apart(connection: Connection, use: PromptUse, upto: Newest | None = None) -> frozenset[str]:
+    """Return the openings that no prompt of a use may have: those of stricter uses, and those of candidates.
+
+    With `upto`, of what was there then.
+    """
+    if upto is None:
+        return stricter_openings(connection, use) | tried_openings(connection)
+    return stricter_openings(connection, use, upto.prompt) | tried_openings(connection, upto.comparison)
 
 
 def _openings(connection: Connection, which: ColumnElement[bool]) -> frozenset[str]:

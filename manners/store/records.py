@@ -64,6 +64,14 @@ class Holdings:
     versions: int
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """How far the record goes: what is of a higher number came later."""
+
+    prompt: int
+    comparison: int
+
+
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 """No verdict was given before that."""
 AHEAD = timedelta(days=1)

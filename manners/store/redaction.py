@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, literal
 from sqlalchemy.orm import InstrumentedAttribute
 
 from manners.store.annotators import is_annotator
+from manners.store.prompts import TOMBSTONE
 from manners.store.records import to_messages
 from manners.store.statements import chunks
-from manners.store.store import TOMBSTONE
 from manners.store.tables import (
     AnnotatorRow,
     ComparisonRow,

@@ -16,31 +16,17 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store import holdings, schema, staging, traces
-from manners.store.comparisons import insert_comparisons, kept_openings, openings_apart, select_comparisons
-from manners.store.records import Holdings, Outcome, Round, VersionRecord, from_messages
+from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
+from manners.store.prompts import how_far, select_answerable, select_prompts
+from manners.store.records import Holdings, Newest, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
-from manners.store.runlock import run_lock
+from manners.store.runlock import RunLock, run_lock
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import ComparisonRow, PromptRow, RoundRow, VerdictRow, VersionRow
 from manners.store.texts import CHAT, Placed, claim, prompt_digest, prompt_ids, response_ids
 from manners.store.verdicts import count_up_to, insert_verdicts
-from manners.types import (
-    DELETED,
-    AskedHow,
-    Comparison,
-    Dialogue,
-    PromptUse,
-    Role,
-    StoredPrompt,
-    Turn,
-    Verdict,
-    VersionKind,
-    opening,
-)
-
-TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
-"""The prompt that stands where one was deleted."""
+from manners.types import AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict, VersionKind
 
 
 class Store:
@@ -138,7 +124,7 @@ class Store:
         """Whether that takes so little time that people can wait for it."""
         return traces.is_small(self._engine)
 
-    def run_lock(self, stage: str) -> AbstractContextManager[None]:
+    def run_lock(self, stage: str) -> AbstractContextManager[RunLock]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
         return run_lock(self._engine, self._name, stage)
 
@@ -165,34 +151,31 @@ class Store:
                 ids += [stored[key][0] for key in keys]
         return ids
 
-    def prompts(self, use: PromptUse | None = None) -> list[StoredPrompt]:
-        """Return the prompts of one use, or of all, by id."""
-        query = select(PromptRow.id, PromptRow.turns, PromptRow.use).order_by(PromptRow.id)
-        if use is not None:
-            query = query.where(PromptRow.use == use.value)
+    def newest(self) -> Newest:
+        """Return how far prompts and comparisons go by now: what a run that is begun now may be gone on with."""
         with self.read() as connection:
-            rows = connection.execute(query)
-            return [StoredPrompt(row.id, from_messages(row.turns), PromptUse(row.use)) for row in rows]
+            return how_far(connection)
+
+    def prompts(self, use: PromptUse | None = None, *, upto: Newest | None = None) -> list[StoredPrompt]:
+        """Return the prompts of one use, or of all, by id; with `upto`, those that were there then."""
+        with self.read() as connection:
+            return select_prompts(connection, use, upto)
 
     def kept_openings(self) -> frozenset[str]:
         """Return the openings of all prompts that measure something: what is about them is never trained on."""
         with self.read() as connection:
             return kept_openings(connection)
 
-    def answerable(self, use: PromptUse, *, chats: bool) -> list[Dialogue]:
+    def answerable(self, use: PromptUse, *, chats: bool, upto: Newest | None = None) -> list[Dialogue]:
         """Return the prompts of one use that a model may answer anew, by id.
 
         What was deleted never is, nor what begins as a prompt of a stricter use does (evaluation before validation,
         validation before training) or as one on which a candidate was compared; what only people's conversations have
-        brought in is with `chats` alone.
+        brought in is with `chats` alone. With `upto`, what came since is left out, prompts and candidates' comparisons;
+        what was deleted since stays away.
         """
-        query = select(PromptRow.turns).where(PromptRow.use == use.value).order_by(PromptRow.id)
-        if not chats:
-            query = query.where(PromptRow.source != CHAT)
         with self.read() as connection:
-            apart = openings_apart(connection, use)
-            dialogues = map(from_messages, connection.execute(query).scalars())
-            return [one for one in dialogues if one != TOMBSTONE and opening(one) not in apart]
+            return select_answerable(connection, use, chats, upto)
 
     def only_in_chats(self) -> frozenset[Dialogue]:
         """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""

@@ -25,6 +25,8 @@ from manners.backup.take import backup, last
 from manners.cli import main
 from manners.errors import MannersError, UsageError
 from manners.loop.erase import forget_person
+from manners.loop.history import is_done
+from manners.loop.stage import ROUND
 from manners.store import Store, VersionRecord, deletions
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
@@ -644,6 +646,51 @@ def test_a_run_that_ends_while_a_backup_is_taken_is_in_it_whole_or_not_at_all(
         recorded = {one.name for one in store.versions()}
     there = {one.name for one in (tmp_path / "new" / "models").iterdir() if one.is_dir()}
     assert there == recorded == {"reward-1", "policy-1", "policy-2"}
+
+
+def test_a_stage_that_ends_while_a_backup_is_taken_is_not_done_in_it(
+    local: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it made is recorded after the record was copied: facts that name it would have an older one taken for it."""
+
+    def facts(stage: str, number: int) -> None:
+        said = {"version": f"{stage}-{number}", "begun_with": {ROUND: number}}
+        (local.runs / f"{stage}.json").write_text(json.dumps(said), encoding="utf-8")
+
+    def ends(database: str | Path, path: Path) -> None:
+        write_copy(database, path)
+        version(local, "reward-2")
+        with closing(Store.open(local.database)) as store:
+            store.add_version(VersionRecord("reward-2", VersionKind.REWARD, "models/reward-2"))
+        facts("reward", 2)
+        facts("ppo", 1)
+
+    facts("reward", 1)
+    monkeypatch.setattr("manners.backup.take.write_copy", ends)
+    backup(local, tmp_path / "bk")
+    restore(tmp_path / "bk", tmp_path / "new")
+    back = Workspace.open(tmp_path / "new")
+    assert not (back.models / "reward-2").exists()
+    assert is_done(back, "reward", 1) and not is_done(back, "reward", 2) and not is_done(back, "ppo", 1)
+
+
+def test_words_that_are_deleted_while_a_backup_is_taken_are_not_in_it(
+    local: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, copied = planted(local), list[Path]()
+
+    def meanwhile(database: str | Path, path: Path) -> None:
+        if not copied:  # what stages found out has been read by then
+            forget(local, key)
+            (local.runs / "sample.json").write_text('{"count": 3}', encoding="utf-8")
+        copied.append(path)
+        write_copy(database, path)
+
+    monkeypatch.setattr("manners.backup.take.write_copy", meanwhile)
+    backup(local, tmp_path / "bk")
+    assert len(copied) == 2 and holding(tmp_path / "bk", SENTENCE) == []
+    restore(tmp_path / "bk", tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "runs" / "sample.json").read_text()) == {"count": 3}
 
 
 def test_the_record_of_deletions_is_read_past_a_line_that_a_kill_cut_short(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_torchrun_does_the_same(taught: Path, chosen: Settings, tmp_path: Path) 
     [
         ("sample --crowd", "torchrun is for the stages that train"),
         ("demo", "torchrun is for the stages that train"),
-        ("loop --rounds 1", "torchrun is for the stages that train"),
+        ("loop --rounds 1", "run this without it; `manners loop --processes N` starts others"),
         ("sft --plan", "--plan is for one process"),
         ("ppo --workers 2", "--workers is for one process"),
         ("reward --processes 2 --ray-address auto", "--processes is for one process"),

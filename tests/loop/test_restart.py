@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ import torch
 from sqlalchemy import insert
 
 from manners import metrics
-from manners.checkpoint import unfinished
+from manners.checkpoint import Run, unfinished
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.feedback import crowd
@@ -32,7 +32,7 @@ from manners.reward import stored
 from manners.settings import DPOSettings, Settings, SFTSettings
 from manners.store import Store
 from manners.store.tables import WithdrawalRow
-from manners.types import Annotator, AnnotatorKind, Choice, Verdict
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Response, Verdict
 from manners.workspace import Workspace
 from tests.loop import calls, tiny
 
@@ -260,6 +260,20 @@ def test_what_differs_is_named_and_nothing_is_lost(
     assert "this run has finished; leave out --resume to begin another" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["state.pt", "checkpoint.json"])
+def test_after_a_checkpoint_was_damaged_it_ends_as_if_it_had_never_been_stopped(
+    file: str, stopped: Workspace, settings: Settings, played: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the one before it: what was done after that is done again."""
+    older, newest = unfinished(stopped.runs / "ppo")
+    content = (newest / file).read_bytes()
+    (newest / file).write_bytes(content[: len(content) // 2])
+    calls.train_policy(Session(stopped, settings), resume=True)
+    assert contents(stopped.root) == after(played, "ppo")
+    said = capsys.readouterr().err
+    assert f"{newest} is damaged (" in said and f"going on from {older.name}" in said
+
+
 def test_another_model_is_refused(stopped: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = Session(stopped, settings).pretrained
     swapped = replace(loaded, trunk=replace(loaded.trunk, hash="0123456789abcdef"))
@@ -283,6 +297,50 @@ def half_trained(played: dict[str, Path], settings: Settings, tmp_path: Path) ->
         with pytest.raises(Killed):
             calls.train_reward(Session(Workspace.open(root), settings))
     return Session(Workspace.open(root), settings)
+
+
+def killed_at_a_checkpoint(stage: str, root: Path, settings: Settings, number: int) -> Session:
+    """Kill a run just after it has written so many checkpoints; return what goes on with it."""
+    really, written = Run.save, list[int]()
+
+    def save(run: Run, more: Mapping[str, Any] = {}) -> None:
+        really(run, more)
+        written.append(1)
+        if len(written) == number:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save", save)
+        with pytest.raises(Killed):
+            STAGES[stage](Session(Workspace.open(root), settings), False)
+    assert unfinished(root / "runs" / stage)
+    return Session(Workspace.open(root), settings)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "reward",
+        "ppo",
+        "evaluation",
+        *(pytest.param(stage, marks=pytest.mark.long) for stage in ("dpo", "phases", "audit")),
+    ],
+)
+def test_what_comes_while_a_run_is_stopped_is_for_the_next(
+    stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    """Prompts of each use, and a candidate compared on a prompt that is trained on, which is answered no more then."""
+    root = shutil.copytree(played[stage], tmp_path / "killed")
+    session = killed_at_a_checkpoint(stage, root, settings, 1)
+    for use, some in tiny.PROMPTS.items():
+        session.store.add_prompts(tiny.prompts(len(some), f"late {use}"), use, "test")
+    left, right = Response("a", "one"), Response("b", "another")
+    tried = Comparison(tiny.PROMPTS[PromptUse.TRAIN][0], left, right, AskedHow.CANDIDATE)
+    session.store.add_comparisons([tried])
+    STAGES[stage](session, True)
+    expected = after(played, stage)
+    assert learned(root) == {name: one for name, one in expected.items() if name.startswith(("models", "runs"))}
+    assert contents(root)["rounds"] == expected["rounds"]
 
 
 @pytest.mark.long

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from manners.cli import main
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import history, rounds, stages
 from manners.loop import waiting as awaits
-from manners.loop.round import PPO
+from manners.loop.options import PPOOptions
+from manners.loop.round import PPO, STAGES
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
 from manners.loop.stage import execute
@@ -47,6 +49,8 @@ from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.loop.small_rounds import THREE, everything_wins, small, steady
 from tests.loop.test_restart import contents
+
+NAMES = [stage.name for stage in STAGES]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,6 +154,42 @@ def test_the_same_command_again_plays_nothing_more(looped: tuple[Path, Facts], m
 
 def run(*words: str | Path) -> int:
     return main(["loop", *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--workers", "2", "--processes", "2"], "--workers draw for one process that learns"),
+        (["--processes", "0"], "--processes N takes a number from 1 on"),
+        (["--ray-address", "auto"], "--ray-address says where processes are: name their number"),
+    ],
+)
+def test_processes_that_there_cannot_be_are_refused(
+    words: list[str], says: str, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "--workspace", fresh) == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_processes_train_as_one_in_the_stages_that_are_shared(
+    fresh: Path, looped: tuple[Path, Facts], model: Path, tmp_path: Path
+) -> None:
+    """Up to rounding the versions of the round are those of one process; a loop that goes on needs no others."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    two = Asked(rounds=1, crowd=True, along=PPOOptions(processes=2))
+    rounds.play(Session(Workspace.open(root), small(model)), two)
+    told = {name: json.loads((root / "runs" / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES}
+    assert {name: facts["processes"] for name, facts in told.items()} == {
+        "sample": 1,
+        "reward": 2,
+        "ppo": 2,
+        "evaluation": 1,
+    }
+    for file in ("reward-1/branch-0.safetensors", "policy-1/branch-0.safetensors"):
+        ours, theirs = (load_file(one / "models" / file) for one in (root, looped[0]))
+        assert max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.items()) < 1e-5
+    facts = rounds.play(Session(Workspace.open(root), small(model)), replace(THREE, rounds=2))
+    assert len(facts["rounds"]) == 2
 
 
 def test_a_second_loop_says_who_holds_the_lock(

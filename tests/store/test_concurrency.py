@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE, Popen
 
 import pytest
 
-from manners.store import Store
+from manners.cli import main
+from manners.errors import Unavailable
+from manners.store import Store, schema
 from manners.store.files.transfer import import_comparisons
 from manners.types import (
     Annotator,
@@ -24,6 +28,7 @@ from manners.types import (
     Turn,
     Verdict,
 )
+from manners.workspace import Workspace
 
 VERDICTS = 60
 PROCESS = """
@@ -42,6 +47,40 @@ def judge(store: Store, comparison: int, name: str) -> None:
         choice = Choice.LEFT if number % 2 else Choice.RIGHT
         store.add_verdicts([(comparison, Verdict(choice, Annotator(name, AnnotatorKind.HUMAN)))])
         store.add_prompts([(Turn(Role.USER, f"{name} {number}"),)], PromptUse.TRAIN, "chat")
+
+
+def test_who_writes_for_longer_than_others_wait_costs_them_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program holds the file: reading goes on, nothing is written by half, and later all goes on."""
+    monkeypatch.setattr(schema, "WAIT_SECONDS", 0.05)
+    workspace = Workspace.create(tmp_path / "ws")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\n", encoding="utf-8")
+    command = ["prompts", "import", str(prompts), "--use", "train", "--workspace", str(workspace.root)]
+    tie = Verdict(Choice.TIE, Annotator("anna", AnnotatorKind.HUMAN))
+    first = Comparison((Turn(Role.USER, "Hi"),), Response("a", "v1"), Response("b", "v1"), AskedHow.RANDOM)
+    with closing(Store.create(workspace.database)) as store:
+        [comparison] = store.add_comparisons([first])
+        with closing(sqlite3.connect(workspace.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            told = (
+                r"^The database .*store\.db refused \(database is locked\); check that .* no other program holds it\.$"
+            )
+            for write in (
+                lambda: store.add_verdicts([(comparison, tie)]),
+                lambda: store.add_prompts([first.prompt], PromptUse.TRAIN, "mine"),
+                lambda: store.merge_comparisons([first]),
+            ):
+                with pytest.raises(Unavailable, match=told):
+                    write()
+            assert main(command) == 1
+            assert capsys.readouterr().err.count("database is locked") == 1
+            assert [len(one.verdicts) for one in store.comparisons()] == [0] and len(store.prompts()) == 1
+            other.execute("ROLLBACK")
+        store.add_verdicts([(comparison, tie)])
+        assert main(command) == 0
+        assert [len(one.verdicts) for one in store.comparisons()] == [1] and len(store.prompts()) == 3
 
 
 @pytest.mark.long

@@ -37,6 +37,7 @@ from manners.types import (
     VersionKind,
 )
 from manners.workspace import Workspace
+from tests.conftest import some
 
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
 FIRST: dict[str, list[dict[str, Any]]] = {
@@ -334,6 +335,45 @@ def test_a_copy_is_kept_before_the_tables_are_changed(
     shutil.copyfile(kept, path)
     Store.open(full).close()
     assert kept.stat().st_ino == inode
+
+
+def said_of(store: Store) -> dict[tuple[str, str, str], list[Verdict]]:
+    """Every verdict, in order of arrival, by what it is about."""
+    return {(str(c.prompt), c.left.text, c.right.text): list(c.verdicts) for c in store.comparisons()}
+
+
+@pytest.mark.parametrize("revision", some((f"{n:04}" for n in range(1, int(schema.newest_revision()))), 2))
+def test_who_goes_back_to_a_copy_of_before_takes_along_what_was_said_since(
+    revision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/operations.md says: export with the newest, put the kept copy in place of the store, import."""
+    root = Workspace.create(tmp_path / "ws").root
+    path, copy, out = root / "store.db", root / f"store.db.revision-{revision}", str(tmp_path / "out.jsonl")
+    leave(path, "0001", FIRST)
+    if revision != "0001":  # on one connection that has read the older tables, they cannot be changed
+        engine = schema.connect(schema.to_url(path))
+        with engine.begin() as connection:
+            upgrade_to(connection, revision)
+        engine.dispose()
+    with closing(Store.open(path)) as store:
+        before = said_of(store)
+        [known] = store.comparisons()
+        ann, ben = Annotator("Ann", AnnotatorKind.HUMAN), Annotator("Ben", AnnotatorKind.HUMAN)
+        later = Verdict(Choice.BOTH_BAD, ben, 3, NOON, 0.5, ("rude",), 'ü,\n"no"', True, DrawnHow.RANDOM, 0.25, 9)
+        store.add_verdicts([(1, later), (1, Verdict(Choice.SKIP, ann)), (1, replace(later, choice=Choice.TIE))])
+        store.add_comparisons([replace(known, left=Response("new", "v2"), verdicts=(later,), id=None)])
+        expected = said_of(store)
+    assert copy.exists() and sum(map(len, before.values())) == 2 and sum(map(len, expected.values())) == 6
+    assert main(["comparisons", "export", out, "--workspace", str(root)]) == 0
+    copy.replace(path)
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    with closing(Store.open(path)) as store:
+        assert said_of(store) == before
+    for _ in range(2):  # what is there already is known
+        assert main(["comparisons", "import", out, "--workspace", str(root)]) == 0
+        with closing(Store.open(path)) as store:
+            assert said_of(store) == expected
 
 
 def test_without_room_for_the_copy_nothing_is_changed(full: str, monkeypatch: pytest.MonkeyPatch) -> None:

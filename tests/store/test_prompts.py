@@ -17,7 +17,7 @@ from manners.store import Store, VersionRecord
 from manners.store.files.prompts import STRICTER, export_prompts, import_prompts, parse_split, side
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import import_comparisons
-from manners.types import Dialogue, PromptUse, Role, Turn, VersionKind, opening
+from manners.types import AskedHow, Comparison, Dialogue, PromptUse, Response, Role, Turn, VersionKind, opening
 from tests.store.test_transfer import MESSAGES, answer, lines
 
 Write = Callable[[str, bytes], Path]
@@ -35,6 +35,24 @@ def said(text: str) -> Dialogue:
 
 def by_use(store: Store) -> dict[PromptUse, set[str]]:
     return {use: {opening(p.dialogue) for p in store.prompts(use)} for use in PromptUse}
+
+
+def test_prompts_as_they_were_know_nothing_of_what_came_since(store: Store) -> None:
+    """Neither prompts nor a candidate's comparison, by which a prompt is answered no more."""
+    left, right = Response("a", "policy-1"), Response("b", "policy-2")
+    store.add_prompts([said("bread?"), said("salt?")], PromptUse.TRAIN, "mine")
+    then = store.newest()
+    store.add_prompts([said("late?")], PromptUse.TRAIN, "mine")
+    store.add_prompts([said("later?")], PromptUse.EVALUATE, "mine")
+    store.add_comparisons([Comparison(said("bread?"), left, right, AskedHow.CANDIDATE)])
+    for upto, answered, there in (
+        (None, ["salt?", "late?"], ["bread?", "salt?", "late?", "later?"]),
+        (then, ["bread?", "salt?"], ["bread?", "salt?"]),
+    ):
+        found = store.answerable(PromptUse.TRAIN, chats=False, upto=upto)
+        assert [prompt[-1].text for prompt in found] == answered
+        assert [prompt.dialogue[-1].text for prompt in store.prompts(upto=upto)] == there
+    assert store.prompts(PromptUse.EVALUATE, upto=then) == [] and store.newest() != then
 
 
 def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path) -> None:

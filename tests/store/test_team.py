@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from manners.errors import MannersError, Unavailable
-from manners.store import Store, to_server_url
+from manners.store import Store, runlock, to_server_url
 from manners.store.schema import CONNECTIONS, connect, to_url
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from tests.postgres import GUEST, Server, wait_until_quiet
@@ -227,6 +229,64 @@ def test_one_process_trains_and_a_killed_one_trains_no_more(server: Server, url:
         # What is let go of is free for others, too: the session that held it has ended.
         with closing(Store.open(url)) as another, another.run_lock("ppo"):
             pass
+
+
+def terminate(server: Server, url: str) -> None:
+    """End the sessions that hold a lock in a database, as a pooler does, or a server that is started anew."""
+    held = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+    server.execute(held, str(to_url(url).database))
+    wait_until_quiet(url)
+
+
+def test_a_lock_that_was_lost_is_noticed_and_taken_again(
+    server: Server, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store.create(url)) as store, closing(Store.open(url)) as other, store.run_lock("ppo") as lock:
+        lock.keep()
+        for end in (partial(terminate, server, url), partial(server.control, "restart", "-m", "fast")):
+            end()
+            assert not capsys.readouterr().err
+            lock.keep()
+            assert "was lost, and is taken again" in capsys.readouterr().err
+            with pytest.raises(MannersError, match=f"^`ppo`, process {os.getpid()} on"):
+                other.run_lock("reward").__enter__()
+    with other.run_lock("reward"):
+        pass
+
+
+def test_a_lock_that_somebody_else_has_taken_meanwhile_is_theirs(server: Server, url: str) -> None:
+    with closing(Store.create(url)) as store, closing(Store.open(url)) as other, store.run_lock("ppo") as lock:
+        terminate(server, url)
+        told = f"was lost with its connection, and `reward`, process {os.getpid()} on .*, is training there now: wait"
+        with other.run_lock("reward"), pytest.raises(MannersError, match=told):
+            lock.keep()
+        lock.keep()
+        with pytest.raises(MannersError, match=r"^`ppo`, process"):
+            other.run_lock("reward").__enter__()
+
+
+def test_while_the_server_is_away_a_lock_is_waited_for(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store.create(url)) as store, store.run_lock("ppo") as lock:
+        tried = list[float]()
+
+        def sleep(seconds: float) -> None:
+            tried.append(seconds)
+            if len(tried) == 3:
+                server.control("start")
+
+        monkeypatch.setattr(runlock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+        server.control("stop", "-m", "fast")
+        lock.keep()
+        assert len(tried) == 3
+        server.control("stop", "-m", "fast")
+        monkeypatch.setattr(runlock, "PATIENCE", -1.0)
+        try:
+            with pytest.raises(Unavailable, match="check host and port in the URL, and that the server runs"):
+                lock.keep()
+        finally:
+            server.control("start")
 
 
 def test_each_schema_has_its_own_lock(server: Server, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from starlette.testclient import TestClient
 
 from manners.errors import MannersError, Unavailable
 from manners.settings import ServeSettings, Settings
-from manners.store import Store
+from manners.store import Store, schema
 from manners.store import accounts as stored
 from manners.store.accounts import Account, Accounts
 from manners.store.tokens import TokenUse
@@ -306,6 +307,26 @@ def test_a_verdict_is_taken_once_the_database_is_back(server: Server, tmp_path: 
         finally:
             server.control("start")
         assert away.status_code == 503 and away.headers["retry-after"] == "2"
+        assert here.post("/label/verdict", json=given).status_code == 200
+        assert [len(comparison.verdicts) for comparison in store.comparisons()] == [1]
+
+
+def test_a_verdict_is_taken_once_another_program_lets_go_of_the_file(
+    new_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "WAIT_SECONDS", 0.05)
+    workspace = new_workspace(tmp_path / "ws")
+    with closing(Store.open(workspace.database)) as store:
+        settings = Settings(serve=ServeSettings(shortest_view=0))
+        site = Site(workspace, settings, store, Accounts(store), True, HERE, Scripted())
+        here = TestClient(create_app(site), base_url=HERE)
+        store.add_comparisons([pair(1)])
+        given = {"view": here.post("/label/next").json()["pair"]["view"], "choice": "left"}
+        with closing(sqlite3.connect(workspace.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            away = here.post("/label/verdict", json=given)
+        assert away.status_code == 503 and away.headers["retry-after"] == "2"
+        assert "database is locked" in away.json()["error"]["message"]
         assert here.post("/label/verdict", json=given).status_code == 200
         assert [len(comparison.verdicts) for comparison in store.comparisons()] == [1]
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http import HTTPStatus
+from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import select
 
 from benchmarks.label import label_all, percentile
+from manners.store import Store
+from manners.store.accounts import Accounts
 from manners.store.tables import VerdictRow, ViewRow
-from tests.web.conftest import NOWHERE, Place, serve
+from manners.types import AccountRole
+from manners.workspace import Workspace
+from tests.postgres import Server
+from tests.web.conftest import NOWHERE, PATIENCE, Place, serve
 from tests.web.test_label import pair, settings
 
 PEOPLE, EACH = 20, 15
@@ -61,6 +72,89 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place, times: int) ->
         views = list(connection.execute(answered).scalars())
     assert set(acknowledged) <= set(views) and len(set(views)) == len(views)
     assert len(views) <= len(acknowledged) + 10 * times
+
+
+@pytest.fixture
+def team(server: Server, tmp_path: Path) -> Iterator[Place]:
+    """A workspace whose store is in a database that a test may take away."""
+    with server.database() as url, closing(Store.create(url)) as store:
+        accounts = Accounts(store)
+        accounts.add("olga", AccountRole.OWNER, "correct horse")
+        yield Place(Workspace.create(tmp_path / "team", url).root, store, accounts)
+
+
+class Away:
+    """The requests that were turned away, and the verdicts that were acknowledged."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.refused = list[httpx.Response]()
+        self.acknowledged = list[str]()
+        self.changed = threading.Condition()
+
+    def heard(self, answer: httpx.Response, view: str | None) -> None:
+        """Take note of an answer to a verdict on a view, or to another request."""
+        with self.changed:
+            if answer.status_code != HTTPStatus.OK:
+                self.refused.append(answer)
+            elif view is not None:
+                self.acknowledged.append(view)
+            self.changed.notify_all()
+
+    def until(self, heard: Sized, count: int) -> None:
+        """Wait until so much was heard."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(heard) >= count, PATIENCE), "nothing happens any more"
+
+
+@pytest.mark.long
+def test_every_acknowledged_verdict_survives_a_database_that_is_started_anew(
+    team: Place, server: Server, times: int
+) -> None:
+    """People go on: what was refused is sent again until it is taken, as the page does."""
+    people, each, restarts = 6, 60 * times, 3 * times
+    settings(team, repeat_share=0.0, overlap=1, agree=1)
+    team.store.add_comparisons(pair(number) for number in range(2 * people * each))  # an answer that is lost has one
+    keys = [team.key(f"person{number}") for number in range(people)]
+    away = Away()
+
+    def label(key: str, url: str) -> None:
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE) as client:
+
+            def send(path: str, given: dict[str, str]) -> httpx.Response:
+                while True:
+                    answer = client.post(path, json=given)
+                    if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+                        away.heard(answer, given.get("view"))
+                    if answer.status_code == HTTPStatus.OK:
+                        return answer
+                    time.sleep(0.1)
+
+            for _ in range(each):
+                shown = send("/label/next", {}).json()["pair"]
+                send("/label/verdict", {"view": shown["view"], "choice": "left"})
+
+    at_once = ("--set", "serve.shortest_view=0")
+    with serve(team.folder, "--upstream", NOWHERE, *at_once) as pages, ThreadPoolExecutor(people) as pool:
+        labelling = [pool.submit(label, key, pages.url) for key in keys]
+        for number in range(restarts):
+            away.until(away.acknowledged, people * each * number // (2 * restarts) + 1)  # half is left at the last
+            before = len(away.refused)
+            server.control("stop", "-m", "fast")
+            try:
+                away.until(away.refused, before + people)
+            finally:
+                server.control("start")
+        for one in labelling:
+            one.result()
+    assert len(away.refused) >= people * restarts
+    assert {(one.status_code, one.headers.get("retry-after")) for one in away.refused} == {(503, "2")}
+    with team.store.read() as connection:
+        answered = select(ViewRow.token).join(VerdictRow, VerdictRow.view_id == ViewRow.id)
+        views = list(connection.execute(answered).scalars())
+    assert sorted(views) == sorted(away.acknowledged) and len(set(views)) == people * each
+    judged = Counter((c.id, v.annotator.name) for c in team.store.comparisons() for v in c.verdicts)
+    assert len(judged) == people * each and set(judged.values()) == {1}
 
 
 def test_the_same_verdict_sent_twice_is_one(place: Place) -> None:
