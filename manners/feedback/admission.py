@@ -7,16 +7,16 @@ the two orders disagree. Everything here is a function of records; nobody is ask
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from manners.feedback.statistics import Floats, clustered_mean, clustered_share, wilson
+from manners.feedback.statistics import Floats, clustered_mean, clustered_share, first_two, wilson
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
 from manners.types import (
     Annotator,
@@ -24,7 +24,6 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
-    DrawnHow,
     Interval,
     latest_of,
     latest_verdicts,
@@ -66,7 +65,7 @@ class Case:
     left: float | None
     """1 where the judge chose the left answer, 0 the right one, None where it has no verdict."""
     people: tuple[float, ...] = ()
-    """The same of each person who chose a side."""
+    """The same of the first two people who chose a side (`fair`)."""
     longer: float = 0.0
     """How many times the left answer is twice as long as the right one."""
     own: int = 0
@@ -79,14 +78,13 @@ class Case:
 
     @property
     def agreement(self) -> float:
-        """The share of people that the judge agrees with."""
+        """The share of both that the judge agrees with."""
         return sum(self.left == one for one in self.people) / len(self.people)
 
     @property
     def among_people(self) -> float:
-        """The share of pairs of people that agree."""
-        pairs = [a == b for a, b in combinations(self.people, 2)]
-        return sum(pairs) / len(pairs)
+        """1 where both people agree, 0 where they differ."""
+        return float(self.people[0] == self.people[1])
 
     @property
     def apart(self) -> float:
@@ -150,21 +148,14 @@ def judge_verdicts(comparisons: Iterable[Comparison]) -> int:
 
 
 def fair(comparison: Comparison) -> tuple[float, ...]:
-    """Return 1 (left) or 0 of each person who chose a side, as far as that measures without bias.
+    """Return 1 (left) or 0 of the first two people who chose a side, as far as that measures fairly (`first_two`).
 
-    What was drawn because the reward model's members disagree, or with a known verdict, does not; nor do comparisons
-    that people came to by themselves.
+    Comparisons that people came to by themselves do not.
     """
     if comparison.asked_how not in (AskedHow.RANDOM, AskedHow.IMPORTED, AskedHow.EVALUATION):
         return ()
-    chosen = {v.annotator for v in comparison.verdicts if v.drawn in (DrawnHow.DISAGREEMENT, DrawnHow.GOLD)}
-    return tuple(
-        float(v.choice is Choice.LEFT)
-        for v in latest_verdicts(comparison.verdicts)
-        if v.annotator.kind is AnnotatorKind.HUMAN
-        and v.annotator not in chosen
-        and v.choice in (Choice.LEFT, Choice.RIGHT)
-    )
+    people = (v for v in comparison.verdicts if v.annotator.kind is AnnotatorKind.HUMAN)
+    return tuple(float(v.choice is Choice.LEFT) for v in first_two(people))
 
 
 def cases(comparisons: Iterable[Comparison], judge: Annotator, own: AbstractSet[str] = frozenset()) -> list[Case]:
