@@ -116,7 +116,8 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
-    pairs = sum(new) + len(judge_probes()) * min(settings.probes, len(chosen.checked) + len(chosen.rest))
+    probes = len(judge_probes()) * settings.probes if chosen.checked else 0  # of few comparisons each is taken again
+    pairs = sum(new) + probes
     work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "requests": 2 * pairs}
     if inputs.version is None:
         return Plan("judge", work | {"requests_at_most": settings.requests}, 0, (), None)
