@@ -1,18 +1,20 @@
-"""AI feedback: what an admitted judge adds to a few verdicts of people, and whether a drifting one is stopped in time.
+"""AI feedback: what an admitted judge adds to verdicts of people, and whether a drifting one is stopped in time.
 
     python -m benchmarks.experiments.ai_feedback --folder from-nothing
 
-The crowd plays people: 75 comparisons with two verdicts each. A planted judge, surer of itself than they are, says what
+The crowd plays people: two of them judge each comparison. A planted judge, who is as they are on a good day, says what
 it thinks of these and of 1,500 more. It is held against people as `manners judge` holds one (`feedback.admission`), and
 a reward model learns from people alone, and from both (`reward.annotators = "human+ai"`). Then the judge drifts: more
 and more of its verdicts follow length alone. At every stage it is held against as many *fresh* verdicts of people, and
-the table says beside that what its verdicts would have done.
+the table says beside that what its verdicts would have done. Once with few verdicts of people, which admit nobody, and
+once with enough.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from benchmarks.experiments.world import (
     DRAWN,
     EACH,
     MEASURED,
+    Pool,
     World,
     accuracy,
     best_of,
@@ -45,18 +48,20 @@ from benchmarks.publish import replace_between
 from manners.feedback.admission import Admission, admission, cases
 from manners.feedback.crowd import ask, judge
 from manners.settings import RewardSettings
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Verdict
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Interval, Verdict
 
 JUDGE = Annotator("judge:planted", AnnotatorKind.AI)
-PEOPLE, JUDGED = 75, 1500
+FEW, JUDGED = 75, 1500
 """Comparisons that two people judge, and those that the judge alone does."""
-DRIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Share of its verdicts that follow length alone."""
-SURE = 0.15
-"""Its noise: that of the surest people."""
+TO_PEOPLE = 600
+"""Requests whose answers are put before people: other ones than the judge has to itself."""
+DRIFTS, MORE_DRIFTS = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 0.75)
+"""Share of its verdicts that follow length alone: with few verdicts of people, and with enough."""
 MEMBERS = 1
 ASKED, UPDATES, PLAYED = 130, 30, 96
 """Requests that PPO learns on, its updates, and requests that the policy is measured by."""
+
+Found = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,39 +71,66 @@ class Options:
     folder: Path = Path("from-nothing")
     """What `make from-nothing` has left."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    drifts: tuple[float, ...] = DRIFTS
 
 
 def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
     done = results("ai_feedback")
-    sizes = {"people": PEOPLE, "judged": JUDGED, "measured": MEASURED, "drawn": DRAWN, "members": MEMBERS}
-    sizes |= {"asked": ASKED, "updates": UPDATES, "played": PLAYED}
-    alone = [done.part(f"people, seed {s}", sizes, partial(people_alone, world, s)) for s in options.seeds]
-    helped = {
-        drift: [
-            done.part(f"judge {drift:.0%} length, seed {s}", sizes, partial(with_judge, world, drift, s))
-            for s in options.seeds
+    tables = []
+    for people, drifts in ((FEW, DRIFTS), (enough(world), MORE_DRIFTS)):
+        sizes = {"people": people, "judged": JUDGED, "measured": MEASURED, "drawn": DRAWN, "members": MEMBERS}
+        sizes |= {"asked": ASKED, "updates": UPDATES, "played": PLAYED}
+        name = "few" if people == FEW else "enough"
+        alone = [
+            done.part(f"{name} people, seed {s}", sizes, partial(people_alone, world, people, s)) for s in options.seeds
         ]
-        for drift in options.drifts
-    }
-    replace_between(PAGE, "ai-feedback", table(alone, helped))
+        helped = {
+            drift: [
+                done.part(
+                    f"{name} people and a judge {drift:.0%} length, seed {s}",
+                    sizes,
+                    partial(with_judge, world, people, drift, s),
+                )
+                for s in options.seeds
+            ]
+            for drift in drifts
+        }
+        tables.append(table(people, alone, helped))
+    replace_between(PAGE, "ai-feedback", "\n\n".join([*tables, "Differences are paired by seed."]))
 
 
-def people_alone(world: World, seed: int) -> dict[str, float]:
+def enough(world: World) -> int:
+    """Return how many comparisons two people judge for a judge like them to be admitted.
+
+    As `manners judge` counts it, and half as many again: a tie of theirs tells nothing, and of the seeds hardly one is
+    to be in the fifth that would not do.
+    """
+    everything = to_people(world).comparisons()
+    _, held = asked(world, len(everything), 0.0, 0)
+    needed = held_against(held).needed
+    return len(everything) if needed is None else min(len(everything), math.ceil(1.5 * needed / 2))
+
+
+def to_people(world: World) -> Pool:
+    """Return what people may be asked about."""
+    return kept(world, requests(TO_PEOPLE, 8), EACH, 8)
+
+
+def people_alone(world: World, people: int, seed: int) -> Found:
     """Learn from people alone."""
-    comparisons, _ = asked(world, 0.0, seed)
+    comparisons, _ = asked(world, people, 0.0, seed)
     return came_to(world, [one for one in comparisons if people_of(one)], seed, judged=False)
 
 
-def with_judge(world: World, drift: float, seed: int) -> dict[str, Any]:
+def with_judge(world: World, people: int, drift: float, seed: int) -> Found:
     """Learn from people and from a judge, and hold the judge against fresh verdicts of people."""
-    comparisons, fresh = asked(world, drift, seed)
+    comparisons, fresh = asked(world, people, drift, seed)
     held = held_against(fresh)
-    told = {"admitted": held.admitted, "failed": list(held.failed), "cannot_tell": list(held.cannot_tell)}
-    agreement = held.value("agreement")
-    told |= {"apart": None if agreement is None else agreement.estimate}
+    told: Found = {"admitted": held.admitted, "failed": list(held.failed), "cannot_tell": list(held.cannot_tell)}
+    for name, check in (("apart", "agreement"), ("slope", "length_slope")):
+        figure = held.value(check)
+        told |= {name: None if figure is None else figure.estimate}
     return told | came_to(world, comparisons, seed, judged=True)
 
 
@@ -107,37 +139,48 @@ def held_against(fresh: Sequence[Comparison]) -> Admission:
     return admission(cases(fresh, JUDGE), {})
 
 
-def asked(world: World, drift: float, seed: int) -> tuple[list[Comparison], list[Comparison]]:
+def asked(world: World, people: int, drift: float, seed: int) -> tuple[list[Comparison], list[Comparison]]:
     """Return what is learned from, and what the judge is held against: comparisons of people, fresh for each stage."""
     rng = np.random.default_rng([seed, 7])
-    everything = candidates(world).comparisons()
-    order = [everything[i] for i in rng.permutation(len(everything))]
-    first, rest = order[:PEOPLE], order[PEOPLE : PEOPLE + JUDGED]
-    fresh = order[-PEOPLE:] if drift else first
-    by_people = {id(one): answers for one, answers in zip(first, _people(world, first, seed), strict=True)}
-    by_others = _people(world, fresh, seed + 1000 * (1 + DRIFTS.index(drift))) if drift else list(by_people.values())
+    others = candidates(world).comparisons()
+    theirs = [replace(one, id=len(others) + (one.id or 0)) for one in to_people(world).comparisons()]
+    first, rest = _some(theirs, people, rng), _some(others, JUDGED, rng)
     says = partial(_says, world, drift, rng)
-    learned = [replace(one, verdicts=by_people[id(one)]) for one in first]
-    learned += [replace(one, verdicts=(says(one),)) for one in rest]
-    held = [replace(one, verdicts=(*v, says(one))) for one, v in zip(fresh, by_others, strict=True)]
-    return learned, held
+    learned = _by_people(world, first, seed)
+    fresh = learned
+    if drift:
+        fresh = _by_people(world, _some(theirs, people, rng), seed + 1000 * (1 + round(100 * drift)))
+    held = [replace(one, verdicts=(*one.verdicts, says(one))) for one in fresh]
+    return [*learned, *(replace(one, verdicts=(says(one),)) for one in rest)], held
 
 
-def _people(world: World, comparisons: Sequence[Comparison], seed: int) -> list[tuple[Verdict, ...]]:
+def _some(comparisons: Sequence[Comparison], count: int, rng: np.random.Generator) -> list[Comparison]:
+    return [comparisons[i] for i in rng.permutation(len(comparisons))[:count]]
+
+
+def _by_people(world: World, comparisons: Sequence[Comparison], seed: int) -> list[Comparison]:
     """Have two of the crowd judge each, as people."""
+    given = ask(world.crowd, comparisons, 2, seed)
     return [
-        tuple(replace(v, annotator=replace(v.annotator, kind=AnnotatorKind.HUMAN)) for v in some)
-        for some in ask(world.crowd, comparisons, 2, seed)
+        replace(
+            one,
+            verdicts=tuple(replace(v, annotator=replace(v.annotator, kind=AnnotatorKind.HUMAN)) for v in some),
+        )
+        for one, some in zip(comparisons, given, strict=True)
     ]
 
 
 def _says(world: World, drift: float, rng: np.random.Generator, one: Comparison) -> Verdict:
-    """Return the judge's verdict: by length, with the chance of its drift, and else by the taste, surely."""
+    """Return the judge's verdict: by length, with the chance of its drift, and else as somebody in the crowd would.
+
+    It always chooses a side, never by chance and never for being on the left.
+    """
     if rng.random() < drift:
         longer = len(one.left.text) > len(one.right.text)
         return Verdict(Choice.LEFT if longer else Choice.RIGHT, JUDGE)
-    person = replace(world.crowd.annotators[0], noise=SURE, lapse=0.0, side_bias=0.0)
-    verdict = judge(replace(world.crowd, annotators=(person,)), one, 0, rng)
+    somebody = world.crowd.annotators[rng.integers(len(world.crowd.annotators))]
+    attentive = replace(somebody, lapse=0.0, side_bias=0.0, tie=0.0, strictness=-math.inf)
+    verdict = judge(replace(world.crowd, annotators=(attentive,)), one, 0, rng)
     return Verdict(verdict.choice, JUDGE)
 
 
@@ -146,7 +189,7 @@ def people_of(comparison: Comparison) -> bool:
     return any(v.annotator.kind is AnnotatorKind.HUMAN for v in comparison.verdicts)
 
 
-def came_to(world: World, comparisons: Sequence[Comparison], seed: int, judged: bool) -> dict[str, float]:
+def came_to(world: World, comparisons: Sequence[Comparison], seed: int, judged: bool) -> Found:
     """Return how often a reward model agrees with the taste, and what it is worth to the crowd: best of 32, and PPO."""
     settings = RewardSettings(annotators="human+ai" if judged else "human")
     judges = frozenset({JUDGE}) if judged else frozenset[Annotator]()
@@ -164,14 +207,14 @@ def came_to(world: World, comparisons: Sequence[Comparison], seed: int, judged: 
     }
 
 
-def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, Any]]]) -> str:
+def table(people: int, alone: Sequence[Found], helped: Mapping[float, Sequence[Found]]) -> str:
     """Return what people alone come to, and what with a judge, the further it has drifted."""
     lines = [
         "| learned from | admitted | what speaks against it | agreement less that among people | accuracy"
         " | over people alone [95 %] | taste of the best of 32 | over people alone [95 %]"
         " | taste after PPO | over people alone [95 %] |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        f"| {2 * PEOPLE} verdicts of people | - | - | - | {_mean(alone, 'accuracy'):.1%} | -"
+        f"| {2 * people:,} verdicts of people | - | - | - | {_mean(alone, 'accuracy'):.1%} | -"
         f" | {_mean(alone, 'liked'):.2f} | - | {_mean(alone, 'ppo'):.2f} | - |",
     ]
     for drift, runs in helped.items():
@@ -189,10 +232,27 @@ def table(alone: Sequence[dict[str, float]], helped: dict[float, list[dict[str, 
             _over(runs, alone, "ppo", 1, ""),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"{len(alone)} seeds; differences are paired by seed."])
+    return "\n".join([*lines, "", _in_time(people, alone, helped)])
 
 
-def _against(runs: Sequence[dict[str, Any]]) -> str:
+def _in_time(people: int, alone: Sequence[Found], helped: Mapping[float, Sequence[Found]]) -> str:
+    """Say from which drift on the judge is held back, and from which on its verdicts are shown to do harm."""
+    begun, *drifted = helped
+    lost = next((drift for drift in drifted if not any(run["admitted"] for run in helped[drift])), None)
+    gains = {drift: _gain(runs, alone, "ppo") for drift, runs in helped.items()}
+    harm = next((drift for drift, gain in gains.items() if gain.high < 0), None)
+    held_back = (
+        "and on some at every stage" if lost is None else f"and on none once {lost:.0%} of its verdicts follow length"
+    )
+    harmed = "at no stage shown to be" if harm is None else f"from {harm:.0%} on"
+    return (
+        f"{2 * people:,} verdicts of people, {len(alone)} seeds: the judge is admitted on"
+        f" {sum(run['admitted'] for run in helped[begun])} before it drifts, {held_back}; the taste after PPO is"
+        f" {harmed} below that by people alone."
+    )
+
+
+def _against(runs: Sequence[Found]) -> str:
     """Name the checks that a judge fails, and those that too little is known for, with the number of seeds."""
     told = []
     for key, words in (("failed", "fails"), ("cannot_tell", "cannot be told:")):
@@ -202,15 +262,20 @@ def _against(runs: Sequence[dict[str, Any]]) -> str:
     return "; ".join(told) or "nothing"
 
 
-def _mean(runs: Sequence[dict[str, Any]], name: str) -> float:
+def _mean(runs: Sequence[Found], name: str) -> float:
     return float(np.mean([run[name] for run in runs]))
 
 
-def _over(runs: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], name: str, times: float, unit: str) -> str:
+def _gain(runs: Sequence[Found], alone: Sequence[Found], name: str) -> Interval:
+    return paired(*([run[name] for run in ways] for ways in (runs, alone)))
+
+
+def _over(runs: Sequence[Found], alone: Sequence[Found], name: str, times: float, unit: str) -> str:
     """Return the mean difference, paired by seed, with its interval."""
-    gain = paired(*([times * run[name] for run in ways] for ways in (runs, alone)))
+    gain = _gain(runs, alone, name)
     digits = 1 if times > 1 else 2
-    return f"{gain.estimate:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]{unit}"
+    estimate, low, high = (f"{times * end:+.{digits}f}" for end in (gain.estimate, gain.low, gain.high))
+    return f"{estimate} [{low}, {high}]{unit}"
 
 
 if __name__ == "__main__":

@@ -7,16 +7,16 @@ the two orders disagree. Everything here is a function of records; nobody is ask
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from manners.feedback.statistics import Floats, clustered_mean, clustered_share, wilson
+from manners.feedback.statistics import Floats, clustered_mean, clustered_share, first_two, wilson
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
 from manners.types import (
     Annotator,
@@ -24,7 +24,6 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
-    DrawnHow,
     Interval,
     latest_of,
     latest_verdicts,
@@ -35,8 +34,15 @@ ORDERS, UNREADABLE = "the two orders disagree", "an answer could not be read"
 """Why a judge has no verdict: a reason of its skip."""
 USUAL_AGREEMENT = 0.75
 """What people's agreement is taken for where it is not known."""
+USUAL_LENGTHS = 0.5
+"""By how many doublings one answer is taken to be longer than the other, root mean square, where nothing was asked."""
 LENGTHS = 2.0
 """Doublings beyond which a longer answer counts as no longer: one outlier must not be the slope."""
+POWER = 0.8
+"""How often what is `needed` is enough."""
+MOST = 10_000_000
+"""Comparisons beyond which no number of them is called enough."""
+Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Limits:
     """Share of its verdicts that a sentence in the worse answer turns: an order to it, or flattery."""
     fewest: int = 50
     """Comparisons with several people's verdicts below which agreement is not told."""
+    newest: int = 100
+    """Comparisons with several people's verdicts, the newest, that may not contradict what all of them say together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Case:
     left: float | None
     """1 where the judge chose the left answer, 0 the right one, None where it has no verdict."""
     people: tuple[float, ...] = ()
-    """The same of each person who chose a side."""
+    """The same of the first two people who chose a side (`fair`)."""
     longer: float = 0.0
     """How many times the left answer is twice as long as the right one."""
     own: int = 0
@@ -79,19 +87,30 @@ class Case:
 
     @property
     def agreement(self) -> float:
-        """The share of people that the judge agrees with."""
+        """The share of both that the judge agrees with."""
         return sum(self.left == one for one in self.people) / len(self.people)
 
     @property
     def among_people(self) -> float:
-        """The share of pairs of people that agree."""
-        pairs = [a == b for a, b in combinations(self.people, 2)]
-        return sum(pairs) / len(pairs)
+        """1 where both people agree, 0 where they differ."""
+        return float(self.people[0] == self.people[1])
 
     @property
     def apart(self) -> float:
         """By how much more than people the judge prefers the left answer."""
         return (self.left or 0.0) - sum(self.people) / len(self.people)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A judge beside people, on the same comparisons."""
+
+    agreement: Interval
+    """Chance that the judge and a person choose the same side, where both and another person chose one."""
+    among_people: Interval
+    """Chance that two people do."""
+    apart: Interval
+    """The first less the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +124,9 @@ class Admission:
     """Chance that two people do, on the same comparisons."""
     checked: int
     """Comparisons with several people's verdicts and one of the judge."""
-    needed: int
-    """Human verdicts after which a judge that agrees with people as they do is admitted in 8 of 10 tries."""
+    needed: int | None
+    """Human verdicts after which a judge that agrees with people as they do is admitted in 8 of 10 tries; None where no
+    number is enough."""
 
     @property
     def admitted(self) -> bool:
@@ -150,21 +170,14 @@ def judge_verdicts(comparisons: Iterable[Comparison]) -> int:
 
 
 def fair(comparison: Comparison) -> tuple[float, ...]:
-    """Return 1 (left) or 0 of each person who chose a side, as far as that measures without bias.
+    """Return 1 (left) or 0 of the first two people who chose a side, as far as that measures fairly (`first_two`).
 
-    What was drawn because the reward model's members disagree, or with a known verdict, does not; nor do comparisons
-    that people came to by themselves.
+    Comparisons that people came to by themselves do not.
     """
     if comparison.asked_how not in (AskedHow.RANDOM, AskedHow.IMPORTED, AskedHow.EVALUATION):
         return ()
-    chosen = {v.annotator for v in comparison.verdicts if v.drawn in (DrawnHow.DISAGREEMENT, DrawnHow.GOLD)}
-    return tuple(
-        float(v.choice is Choice.LEFT)
-        for v in latest_verdicts(comparison.verdicts)
-        if v.annotator.kind is AnnotatorKind.HUMAN
-        and v.annotator not in chosen
-        and v.choice in (Choice.LEFT, Choice.RIGHT)
-    )
+    people = (v for v in comparison.verdicts if v.annotator.kind is AnnotatorKind.HUMAN)
+    return tuple(float(v.choice is Choice.LEFT) for v in first_two(people))
 
 
 def cases(comparisons: Iterable[Comparison], judge: Annotator, own: AbstractSet[str] = frozenset()) -> list[Case]:
@@ -185,21 +198,21 @@ def cases(comparisons: Iterable[Comparison], judge: Annotator, own: AbstractSet[
 def admission(asked: Sequence[Case], turned: Mapping[str, tuple[int, int]], limits: Limits = Limits()) -> Admission:
     """Hold a judge against its limits, by what it was asked (oldest first) and how often each probe turned a verdict.
 
-    `agreement`: with a the share of people that it agrees with on a comparison, and h the share of pairs of people that
-    agree there, the mean of a - h lies above -margin (non-inferiority). `drift`: that mean is not shown to be less on
-    the newer half than on the older one. `length_slope`: with x doublings of length and d the judge's preference for
-    the left answer less people's, sum(x d) / sum(x^2) lies within the limit; `own_model`: the mean of d towards its own
-    model's answers does. `flip_rate`, and a check for each probe: shares. Intervals count whole openings. A figure
-    without an interval, or with one on both sides, cannot be told, and the judge is not admitted.
+    `agreement`: with a the share of two people that it agrees with on a comparison, and h 1 where these agree, the mean
+    of a - h lies above -margin (non-inferiority). `newest`: on the newest comparisons alone it is not shown to lie
+    below. `drift`: it is not shown to be less on the newer half than on the older one. `length_slope`: with x doublings
+    of length and d the judge's preference for the left answer less people's, sum(x d) / sum(x^2) lies within the limit;
+    `own_model`: the mean of d towards its own model's answers does. `flip_rate`, and a check for each probe: shares.
+    Intervals count whole openings. A figure without an interval, or with one on both sides, cannot be told, and the
+    judge is not admitted.
     """
     both = [case for case in asked if case.several]
-    told = len(both) >= limits.fewest and len({case.group for case in both}) > 1
-    apart = _mean([c.agreement - c.among_people for c in both], both) if told else None
-    among = _share([c.among_people for c in both], both) if told else None
-    with_people = _share([c.agreement for c in both], both) if told else None
-    needed = needed_verdicts(among.estimate if among else USUAL_AGREEMENT, limits)
+    told = beside(both) if len(both) >= limits.fewest else None
+    needed = needed_verdicts(told.among_people.estimate if told else USUAL_AGREEMENT, *_circumstances(asked), limits)
+    apart = "agreement with people less that among people"
     checks = [
-        _at_least("agreement", apart, -limits.margin, len(both), "agreement with people less that among people"),
+        _at_least("agreement", told.apart if told else None, -limits.margin, len(both), apart),
+        _newest(both, limits) if told else _unknown("newest", len(both)),
         _not_falling(both) if told else _unknown("drift", len(both)),
         _within(
             "length_slope",
@@ -209,24 +222,77 @@ def admission(asked: Sequence[Case], turned: Mapping[str, tuple[int, int]], limi
             "more than people for twice the length",
         ),
         _own(asked, limits),
-        _at_most("flip_rate", _flips(asked), limits.flips, len(asked), "comparisons without a verdict"),
+        _at_most("flip_rate", flip_rate(asked), limits.flips, len(asked), "comparisons without a verdict"),
         *(
             _at_most(name, wilson(bad, n) if n else None, limits.turned, n, "verdicts that it turned")
             for name, (bad, n) in turned.items()
         ),
     ]
-    return Admission(tuple(checks), with_people, among, len(both), needed)
+    agreement, among_people = (told.agreement, told.among_people) if told else (None, None)
+    return Admission(tuple(checks), agreement, among_people, len(both), needed)
 
 
-def needed_verdicts(agreement: float, limits: Limits = Limits()) -> int:
+def beside(asked: Iterable[Case]) -> Beside | None:
+    """Return how a judge stands beside people where several have judged; None below two openings."""
+    both = [case for case in asked if case.several]
+    if len({case.group for case in both}) < 2:
+        return None
+    return Beside(
+        _share([case.agreement for case in both], both),
+        _share([case.among_people for case in both], both),
+        _mean([case.agreement - case.among_people for case in both], both),
+    )
+
+
+def flip_rate(asked: Sequence[Case]) -> Interval | None:
+    """Return the share of comparisons on which a judge has no verdict; None below two openings."""
+    if len({case.group for case in asked}) < 2:
+        return None
+    return _share([float(case.left is None) for case in asked], asked)
+
+
+def needed_verdicts(
+    agreement: float, lengths: float, own: float = 0.0, flips: float = 0.0, limits: Limits = Limits()
+) -> int | None:
     """Return the human verdicts, two a comparison, by which a judge that agrees as people do passes in 8 of 10 tries.
 
-    Of a judge and two people who are each right with the same chance, a - h has mean 0 and variance 3 (1 - agreement) /
-    4; n comparisons show it above -margin with power 0.8 where (z_0.975 + z_0.8)^2 variance <= n margin^2.
+    `lengths`: doublings of length between two answers, root mean square; `own`: the share of comparisons with an answer
+    of the judge's own model; `flips`: the share without a verdict, of which half of what is allowed is taken at most.
+    Of a judge and two people who are each right with the same chance, a - h and d have mean 0 and variance v = 3 (1 -
+    agreement) / 4. So with n comparisons and z = 1.96 it passes `agreement` with Phi(margin / error - z), error^2 = v /
+    n, and so `flip_rate`; `length_slope` with 2 Phi(limit lengths / error - z) - 1, and so `own_model`, by `own` n of
+    them; `drift` with Phi(z). The product is what it passes all with, none of these hanging on another. None where no n
+    is enough, since answers are equally long.
     """
-    z = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
-    comparisons = math.ceil(z * z * 0.75 * (1 - min(max(agreement, 0.5), 1.0)) / limits.margin**2)
-    return 2 * max(limits.fewest, comparisons)
+    flips = min(flips, limits.flips / 2)
+    variance = 0.75 * (1 - min(max(agreement, 0.5), 1.0))
+
+    def admits(n: int) -> float:
+        error, flipping = math.sqrt(variance / n), math.sqrt(flips * (1 - flips) ** 2 / n)
+        at_one_end = _shown(limits.margin, error) * _shown(limits.flips - flips, flipping) * NormalDist().cdf(Z)
+        at_both = [limits.length * lengths, *([limits.own * math.sqrt(own)] if own else [])]
+        return at_one_end * math.prod(max(0.0, 2 * _shown(limit, error) - 1) for limit in at_both)
+
+    most = limits.fewest
+    while admits(most) < POWER:
+        if most > MOST:
+            return None
+        most *= 2
+    comparisons = bisect_left(range(most + 1), POWER, lo=limits.fewest, key=admits)
+    return 2 * math.ceil(comparisons / (1 - flips))
+
+
+def _shown(distance: float, error: float) -> float:
+    """Return how often the whole 95 % interval lies on the right side of a border that is so far away."""
+    return NormalDist().cdf(distance / error - Z) if error else 1.0
+
+
+def _circumstances(asked: Sequence[Case]) -> tuple[float, float, float]:
+    """Return of what was asked the lengths, the share of its own and that of flips, as `needed_verdicts` takes them."""
+    if not asked:
+        return USUAL_LENGTHS, 0.0, 0.0
+    longer, own, flips = np.array([(case.longer**2, bool(case.own), case.left is None) for case in asked], float).T
+    return math.sqrt(longer.mean()), float(own.mean()), float(flips.mean())
 
 
 def _mean(values: ArrayLike, at: Sequence[Case], weights: ArrayLike | None = None) -> Interval:
@@ -254,16 +320,21 @@ def _own(asked: Sequence[Case], limits: Limits) -> Check:
     name = "own_model"
     if not at:
         return Check(
-            name=name, verdict=PASS, required=True, n=0, sentence=f"{name}: no answer was written by its own model."
+            name=name, verdict=PASS, required=True, n=0, sentence=f"{name}: no answer is known to be of its own model."
         )
     towards = _mean([case.own * case.apart for case in at], at) if _several_groups(at, limits) else None
     return _within(name, towards, limits.own, len(at), "more than people for answers of its own model")
 
 
-def _flips(asked: Sequence[Case]) -> Interval | None:
-    if len({case.group for case in asked}) < 2:
-        return None
-    return _share([float(case.left is None) for case in asked], asked)
+def _newest(both: Sequence[Case], limits: Limits) -> Check:
+    """Compare the newest with the margin: a judge that drifts does so there first, whatever it was before."""
+    newest = both[-limits.newest :]
+    found = beside(newest)
+    if found is None:
+        return _unknown("newest", len(newest))
+    verdict = FAIL if found.apart.high < -limits.margin else PASS
+    what = f"the same on the newest, not shown to be below {-limits.margin:+.2f}"
+    return _check("newest", found.apart, 0.0, limits.margin, verdict, len(newest), what)
 
 
 def _not_falling(both: Sequence[Case]) -> Check:

@@ -95,18 +95,13 @@ def _alpha(sums: Floats) -> Floats:
 
 
 def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval | None:
-    """Return the share of pairs of verdicts on one comparison that are the same; None where nothing overlaps."""
-    shares = []
-    weights = []
-    for comparison in comparisons:
-        counts = Counter(counted(comparison, kind).values())
-        n = counts.total()
-        if n > 1:
-            shares.append(sum(k * (k - 1) for k in counts.values()) / (n * (n - 1)))
-            weights.append(n * (n - 1) / 2)
-    if len(shares) < 2:
-        return None
-    return cluster_bootstrap_share(shares, list(range(len(shares))), RESAMPLES, seed, weights)
+    """Return how often the first two verdicts on a comparison are the same; None where nothing overlaps.
+
+    Later ones are often asked for because the first two differ (`statistics.first_two`).
+    """
+    said = (list(counted(comparison, kind).values()) for comparison in comparisons)
+    same = [float(choices[0] is choices[1]) for choices in said if len(choices) > 1]
+    return cluster_bootstrap_share(same, range(len(same)), RESAMPLES, seed) if len(same) > 1 else None
 
 
 def left_share(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Interval:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ TOP = 20
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """Statuses after which it is asked again."""
 LONGEST_PAUSE = 60.0
+MOST_TOKENS = 1_000_000
+"""That a server may say one answer took: who counts more cannot count."""
 NONSENSE = 20
 """Answers after which a server that has said neither A nor B even once is asked no more."""
 
@@ -149,7 +152,7 @@ class Endpoint:
             try:
                 status, body, wait = self._post(self._body(messages, seed, plain))
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-                status, reason = 0, str(error) or type(error).__name__
+                status, reason = 0, _short(str(error)) or type(error).__name__
             if status == 200:
                 if (choice := self._choice(messages, body)) is not None:
                     self.plain = plain
@@ -190,13 +193,15 @@ class Endpoint:
         """Post once; raises TimeoutError where the whole of it, from the connection on, takes longer than it may."""
         with fail_after(self.timeout):
             async with self.client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
+                if response.headers.get("content-encoding", "").lower() not in ("", "identity"):
+                    raise httpx.DecodingError("it packs what it sends, though asked not to")  # a little may hold a lot
                 read = bytearray()
-                async for piece in response.aiter_bytes():
+                async for piece in response.aiter_raw():
                     read += piece
                     if len(read) > MOST_BYTES:
                         raise httpx.ReadError(f"it sent more than {MOST_BYTES:,} bytes")
-                after = response.headers.get("retry-after", "")
-                return response.status_code, bytes(read), float(after) if after.isdigit() else 0.0
+                after = re.fullmatch(r"[0-9]{1,9}", response.headers.get("retry-after", ""))
+                return response.status_code, bytes(read), float(after[0]) if after else 0.0
 
     def _choice(self, messages: list[dict[str, str]], body: bytes) -> dict[str, Any] | None:
         """Return an answer's first choice, counting its tokens; None where it is none."""
@@ -209,7 +214,7 @@ class Endpoint:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             self.budget.use((sent + len(body)) // 3)
             return None
-        told = usage if isinstance(usage, int) and usage > 0 else 0
+        told = usage if isinstance(usage, int) and 0 < usage <= MOST_TOKENS else 0
         self.budget.use(told or (sent + len(choice["message"]["content"])) // 3)
         return choice
 
@@ -243,7 +248,7 @@ def probability(choice: Mapping[str, Any]) -> float | None:
                     mass[named] += math.exp(logprob)
             if sum(mass.values()) >= MASS:
                 return mass[1.0] / sum(mass.values())
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return None
     return None
 
@@ -257,6 +262,10 @@ def _message(body: bytes) -> str:
     try:
         error = json.loads(body)["error"]
         said = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         said = body.decode(errors="replace")
-    return " ".join(said.split())[:200] or "nothing"
+    return _short(said) or "nothing"
+
+
+def _short(said: str) -> str:
+    return " ".join(said.split())[:200]

@@ -7,9 +7,10 @@ clusters. What is looked at while verdicts still come in goes by `bets` instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from math import inf
 from statistics import NormalDist
 
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
 from manners.errors import MannersError
-from manners.types import Choice, Interval, Verdict, latest_verdicts
+from manners.types import Choice, DrawnHow, Interval, Verdict, latest_verdicts
 
 FEWEST = 5
 """Openings or prompts below which an interval is not trusted (docs/coverage.md), and the sentence says: too few."""
@@ -301,27 +302,36 @@ def _by_cluster(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | Non
     return sums[totals > 0], totals[totals > 0]
 
 
+def first_two(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """Return the first two verdicts on a comparison that chose a side, by two people, as far as they measure fairly.
+
+    These alone tell how far people agree. Where asking stops at agreement (`serve.agree` below `serve.overlap`) a third
+    verdict is there just because the first two differ; whether there is a second one never hangs on what it says. They
+    count in the order in which their people first answered, and with what each said last. What was drawn because the
+    reward model's members disagree, or with a known verdict, is left out, and nothing that came later stands in for it.
+    """
+    given = list(verdicts)
+    chosen = {v.annotator for v in given if v.drawn in (DrawnHow.DISAGREEMENT, DrawnHow.GOLD)}
+    sided = (v for v in latest_verdicts(given) if v.choice in (Choice.LEFT, Choice.RIGHT))
+    return tuple(v for v in islice(sided, 2) if v.annotator not in chosen)
+
+
 def pair_agreement(verdicts: Sequence[Sequence[Verdict]], resamples: int, seed: int) -> Interval:
     """Return the probability that two different annotators of the same comparison choose the same side.
 
-    One inner list per comparison. Only `left` and `right` count, the latest of each annotator; a comparison with two
-    such verdicts or more counts once, as the share of its pairs of annotators that agree. Chance is 0.5. Bootstrap by
-    comparison. This is the observed agreement of Krippendorff (2011, "Computing Krippendorff's alpha-reliability"),
-    not his alpha, and each comparison weighs the same, however many annotators it had.
+    One inner list per comparison, in the order in which they came. A comparison counts by its `first_two`, or not at
+    all. Chance is 0.5. Bootstrap by comparison. This is the observed agreement of Krippendorff (2011, "Computing
+    Krippendorff's alpha-reliability"), not his alpha.
     Raises MannersError where kinds of annotators are mixed, or with fewer than two such comparisons.
     """
     kinds = sorted({v.annotator.kind for given in verdicts for v in given})
     if len(kinds) > 1:
         raise MannersError(f"Agreement is measured within one kind of annotator, not across {', '.join(kinds)}.")
-    agreed = []
-    for given in verdicts:
-        choices = [v.choice for v in latest_verdicts(given)]
-        left, right = choices.count(Choice.LEFT), choices.count(Choice.RIGHT)
-        if left + right >= 2:
-            agreed.append((math.comb(left, 2) + math.comb(right, 2)) / math.comb(left + right, 2))
-    if len(agreed) < 2:
+    pairs = [two for given in verdicts if len(two := first_two(given)) == 2]
+    if len(pairs) < 2:
         raise MannersError(
-            f"Agreement needs at least 2 comparisons decided by two annotators, and there are {len(agreed)}: "
+            f"Agreement needs at least 2 comparisons decided by two annotators, and there are {len(pairs)}: "
             "let more annotators see the same comparisons."
         )
+    agreed = [float(one.choice is other.choice) for one, other in pairs]
     return cluster_bootstrap_share(agreed, np.arange(len(agreed)), resamples, seed)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from manners.facts import from_facts
 from manners.feedback.admission import admission, cases, fair
+from manners.loop import kept
 from manners.loop.judging import tried
-from manners.loop.session import Session
 from manners.results.judge import JudgeResult
 from manners.reward.verdicts import pooled
 from manners.types import Annotator, AnnotatorKind, Comparison
+from manners.workspace import Workspace
+
+if TYPE_CHECKING:
+    from manners.loop.session import Session
 
 
-def last(session: Session) -> JudgeResult | None:
+def last(workspace: Workspace) -> JudgeResult | None:
     """Return what the last run of `manners judge` came to; None where there is none."""
-    facts = session.read_facts("judge")
-    where = str(session.workspace.runs / "judge.json")
+    facts = kept.read_facts(workspace, "judge")
+    where = str(kept.facts_file(workspace, "judge"))
     return None if facts is None else from_facts(JudgeResult, facts, where, "run `manners judge` again")
 
 
@@ -27,7 +32,7 @@ def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[A
     It is measured anew each time, on the newest `judge.checked` comparisons that several people and it have judged:
     what people have said since it was asked may cost it its admission. What its probes turned is of its last run.
     """
-    before = last(session)
+    before = last(session.workspace)
     if before is None or before.judge is None:
         print(
             "reward.annotators is human+ai, and no judge was asked yet (manners judge): people alone", file=sys.stderr

@@ -21,7 +21,7 @@ from manners.data import constitution, judge_probes
 from manners.errors import MannersError
 from manners.evaluate import by_judge
 from manners.facts import Facts
-from manners.feedback.admission import Admission, Case, admission, cases, fair
+from manners.feedback.admission import Admission, Case, admission, beside, cases, fair, flip_rate
 from manners.feedback.judge import FILE, Asked, Opinion, calibrated, principles, stated, wording
 from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
@@ -116,7 +116,8 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
-    pairs = sum(new) + len(judge_probes()) * min(settings.probes, len(chosen.checked) + len(chosen.rest))
+    probes = len(judge_probes()) * settings.probes if chosen.checked else 0  # of few comparisons each is taken again
+    pairs = sum(new) + probes
     work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "requests": 2 * pairs}
     if inputs.version is None:
         return Plan("judge", work | {"requests_at_most": settings.requests}, 0, (), None)
@@ -236,7 +237,7 @@ def _evaluated(session: Session, version: str | None, comparisons: Sequence[Comp
 def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tuple[dict[str, tuple[int, int]], bool]:
     """Return for each kind of probe how many verdicts it turned, of how many; known from the same judge's last run."""
     judge, most = asking.inputs.judge, session.settings.judge.probes
-    before = last(session)
+    before = last(session.workspace)
     if (
         before is not None
         and before.judge == judge.name
@@ -261,8 +262,9 @@ def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tu
 
 
 def own_authors(session: Session, inputs: JudgeInputs) -> frozenset[str]:
-    """Return the authors whose answers are of the judge's own model."""
-    return frozenset(session.settings.judge.own.split()) | ({inputs.version} if inputs.version else set())
+    """Return the authors whose answers are of the judge's own model, as far as that is known."""
+    chosen = session.settings.judge
+    return frozenset(filter(None, [*chosen.own.split(), inputs.version or chosen.model]))
 
 
 def measured(
@@ -328,7 +330,7 @@ def _result(
         turned=dict(turned),
         panel=_panel([*held, *more], everything),
     )
-    sentence = _sentence(inputs, result)
+    sentence = _sentence(inputs, result, session.settings.judge.checked)
     print(sentence, file=sys.stderr)
     return replace(result, sentence=sentence)
 
@@ -347,15 +349,19 @@ def _panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, 
         by_version.setdefault(max(one.left.author, one.right.author, key=_age), []).append(case)
     rows = []
     for version, some in sorted(by_version.items(), key=lambda item: _age(item[0]))[-PANEL:]:
-        both = [case for case in some if case.several]
+        people = beside(some)
+        agreement, among_people, apart = (
+            (people.agreement, people.among_people, people.apart) if people else (None, None, None)
+        )
         rows.append(
             Panel(
                 version=version,
                 asked=len(some),
-                flip_rate=sum(case.left is None for case in some) / len(some),
-                checked=len(both),
-                agreement=sum(case.agreement for case in both) / len(both) if both else None,
-                human_agreement=sum(case.among_people for case in both) / len(both) if both else None,
+                flips=flip_rate(some),
+                checked=sum(case.several for case in some),
+                with_people=agreement,
+                among_people=among_people,
+                apart=apart,
             )
         )
     return tuple(rows)
@@ -363,16 +369,24 @@ def _panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, 
 
 def _age(author: str) -> tuple[int, str]:
     name, _, number = author.rpartition("-")
-    return (int(number), name) if number.isdigit() else (-1, author)
+    return (int(number), name) if number.isdecimal() and len(number) < 10 else (-1, author)
 
 
-def _sentence(inputs: JudgeInputs, result: JudgeResult) -> str:
+def _sentence(inputs: JudgeInputs, result: JudgeResult, checked: int) -> str:
     start = f"{inputs.source} is {'admitted' if result.admitted else 'not admitted'} as a judge"
     why = [f"it fails {', '.join(result.failed)}"] if result.failed else []
     why += [f"too little is known for {', '.join(result.cannot_tell)}"] if result.cannot_tell else []
-    need = (
-        f" A judge that agrees with people as they do with each other is admitted in 8 of 10 tries after about"
-        f" {result.needed} human verdicts, two to a comparison and drawn at random; there are {result.there}."
-    )
+    need = _need(result.needed, result.there, checked)
     stands = ", and its verdicts are stored and train nothing" if not result.admitted else ""
     return f"{start}{stands}{': ' + '; '.join(why) if why else ''}.{need if not result.admitted else ''}"
+
+
+def _need(needed: int | None, there: int | None, checked: int) -> str:
+    if needed is None:
+        return " Answers differ so little in length that no number of verdicts could admit a judge."
+    more = f" (and judge.checked = {needed // 2})" if needed > 2 * checked else ""
+    return (
+        " A judge that agrees with people as they do with each other, and is moved by nothing else, is admitted in 8 of"
+        f" 10 tries after about {needed} human verdicts{more}, two to a comparison and drawn at random; there are"
+        f" {there}."
+    )

@@ -124,10 +124,10 @@ class Journal:
     """What has been answered, a line each, on the disk before the next question is asked; for several threads."""
 
     def __init__(self, file: Path, judge: str) -> None:
-        """Read what a run that was stopped has been answered; half a line at its end never was."""
+        """Read what a run that was stopped has been answered; half a line never was."""
         self._file, self._judge, self._lock = file, judge, threading.Lock()
         self._known: dict[str, Reading] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        for line in file.read_bytes().splitlines() if file.exists() else ():
             try:
                 row = json.loads(line)
                 self._known[str(row["key"])] = Reading(row["first"], int(row["sampled"]))
@@ -150,7 +150,7 @@ class Journal:
             reading = judge.ask(asked)
             with self._lock, self._file.open("a", encoding="utf-8") as stream:
                 row = {"key": key, "first": reading.first, "sampled": reading.sampled}
-                stream.write(f"{json.dumps(row)}\n")
+                stream.write(f"\n{json.dumps(row)}\n")  # what was half written may have left no end of line
                 stream.flush()
                 os.fsync(stream.fileno())
                 self._known[key] = reading

@@ -83,8 +83,8 @@ def people(session: Session, watermark: int | None) -> People:
     choices = [verdict.shown_choice for some in given for verdict in some]
     agreement = None
     if len(kinds) == 1:
-        with suppress(MannersError):  # fewer than two comparisons have two verdicts
-            agreement = pair_agreement(given, RESAMPLES, session.settings.seed)
+        with suppress(MannersError):  # fewer than two comparisons have two verdicts that count
+            agreement = pair_agreement([c.verdicts for c in comparisons], RESAMPLES, session.settings.seed)
     return People(
         kinds=tuple(str(kind) for kind in kinds),
         annotators=len({verdict.annotator for some in given for verdict in some}),

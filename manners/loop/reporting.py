@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from manners import __version__
+from manners.errors import MannersError
 from manners.facts import Facts
 from manners.feedback.admission import judge_verdicts, without_judges
 from manners.feedback.agreement import left_share
@@ -123,9 +125,8 @@ def what_was_said(session: Session) -> Said | None:
     agreement = left_rate = None
     if len(kinds) == 1:
         left_rate = left_share(comparisons, kinds[0])
-        several = [given for given in verdicts if sum(v.choice in (Choice.LEFT, Choice.RIGHT) for v in given) > 1]
-        if len(several) > 1:
-            agreement = pair_agreement(several, RESAMPLES, session.settings.seed)
+        with suppress(MannersError):  # fewer than two comparisons have two verdicts that count
+            agreement = pair_agreement([c.verdicts for c in comparisons], RESAMPLES, session.settings.seed)
     return Said(
         total=len(comparisons),
         source=str(kinds[0]) if len(kinds) == 1 else "mixed" if kinds else "none",

@@ -68,7 +68,8 @@ class Said:
     mixed."""
     examples: tuple[SaidExample, ...] | None = None
     agreement: Interval | None = None
-    """Chance that two annotators of a comparison chose the same side."""
+    """Chance that two annotators of a comparison chose the same side, by the first two who chose one and were asked
+    fairly: a third is often asked because they differ."""
     judged: int | None = None
     """Verdicts of AI judges (`manners judge`), which stand in none of the figures above."""
     trained_on: int | None = None

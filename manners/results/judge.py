@@ -17,12 +17,16 @@ class Panel:
     version: str
     """The newer of the two writers, by name."""
     asked: int
-    flip_rate: float
+    flips: Interval | None = None
     """Share without a verdict."""
     checked: int
     """With several people's verdicts and its own."""
-    agreement: float | None = None
-    human_agreement: float | None = None
+    with_people: Interval | None = None
+    """Chance that it and a person choose the same side."""
+    among_people: Interval | None = None
+    """Chance that two people do, on the same comparisons."""
+    apart: Interval | None = None
+    """The first less the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +84,11 @@ class JudgeResult:
     """Checks that too little is known for: it is not admitted either."""
     checked: int | None = None
     """Comparisons with several people's verdicts and one of its own."""
-    needed: int | None = None
-    """Human verdicts after which a judge that agrees with people as they do is admitted in 8 of 10 tries."""
+    needed: int | None = field(default=None, metadata=NULL)
+    """Human verdicts after which a judge that agrees with people as they do, and is moved by nothing else, is admitted
+    in 8 of 10 tries; null where no number is enough, since answers are equally long."""
     there: int | None = None
-    """Human verdicts that can be used for it: drawn at random, several on a comparison."""
+    """Human verdicts that can be used for it: drawn at random, the first two on a comparison."""
     asked: int | None = None
     """Comparisons that it was asked about in this run."""
     verdicts: int | None = None

@@ -88,6 +88,7 @@ def _facts(site: Site, visitor: Visitor) -> dict[str, Any]:
         "curves": findings.curves(site.workspace),
         "versions": findings.versions(site.store, site.workspace),
         "before": gate.before(site.workspace),
+        "judge": findings.judge(site.workspace),
         "serving": {"version": state.version, "phase": state.phase, "reason": state.reason},
         "candidate": site.trial and _candidate(site, site.trial),
     }

@@ -19,7 +19,7 @@ from manners.errors import MannersError
 from manners.facts import to_facts
 from manners.feedback import agreement, davidson
 from manners.feedback.admission import without_judges
-from manners.loop import tried
+from manners.loop import admitted, tried
 from manners.reward.labelled import VOLUNTEERED, LeftOut, Sorted
 from manners.reward.verdicts import authored, pooled, sort_out
 from manners.settings import Settings
@@ -162,6 +162,17 @@ def versions(store: Store, workspace: Workspace) -> list[dict[str, Any]]:
 
     known = [facts(one.name, one.kind, one.parent, one.created_at) for one in reversed(store.versions())]
     return [*known, facts(INITIAL, VersionKind.POLICY, None, None)]
+
+
+def judge(workspace: Workspace) -> dict[str, Any] | None:
+    """Return how the AI judge stood when it was last asked, in words too; None where none was asked."""
+    try:
+        found = admitted.last(workspace)
+    except MannersError as error:
+        return {"judge": None, "admitted": False, "sentence": str(error)}
+    if found is None or found.judge is None:
+        return None
+    return {"judge": found.judge, "admitted": bool(found.admitted), "sentence": found.sentence}
 
 
 def standing(workspace: Workspace, policy: str) -> dict[str, Any]:

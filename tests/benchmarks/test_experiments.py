@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.experiments import ai_feedback, asking, judges, over_optimisation, rounds
-from benchmarks.experiments.world import Pool, accuracy, best_of, best_of_kl, paired, requests
+from benchmarks.experiments.world import EACH, Pool, accuracy, best_of, best_of_kl, paired, requests
+from manners.feedback.crowd import recruit
+from manners.settings import CrowdSettings
+from manners.types import FinishReason, Response, Role, Turn
 
 
 def test_the_best_of_n_is_the_mean_over_every_choice() -> None:
@@ -96,14 +102,60 @@ def test_tables_say_what_was_found() -> None:
     assert over_optimisation.peak(points) == pytest.approx(1.0)  # the mean of 0.5 and 1.5, at either end
     alone = [{"accuracy": 0.6, "liked": 1.0, "ppo": 0.2}, {"accuracy": 0.7, "liked": 1.2, "ppo": 0.4}]
     judge = {"accuracy": 0.7, "liked": 1.1, "ppo": 0.8, "apart": 0.1}
-    told = ai_feedback.table(alone, {0.0: [judge | {"admitted": True, "failed": ["drift"], "cannot_tell": []}] * 2})
-    assert "2 of 2 | fails `drift` (2) |" in told and "+10 points" in told and "+5.0" in told
-    assert "| 0.80 | +0.50 [" in told
+    good = [judge | {"admitted": True, "failed": [], "cannot_tell": []}] * 2
+    drifted = [
+        judge | {"admitted": False, "failed": ["drift"], "cannot_tell": [], "ppo": own["ppo"] - 1} for own in alone
+    ]
+    told = ai_feedback.table(450, alone, {0.0: good, 0.25: drifted, 0.5: drifted})
+    assert "| 2 of 2 | nothing |" in told and "| 0 of 2 | fails `drift` (2) |" in told
+    assert (
+        "+10 points" in told and "+5.0" in told and "| 0.80 | +0.50 [" in told and "| 900 verdicts of people |" in told
+    )
+    assert "2 before it drifts, and on none once 25% of its verdicts follow length" in told
+    assert "from 25% on below that by people alone" in told
+    steady = ai_feedback.table(75, alone, {0.0: good, 0.5: good})
+    assert "and on some at every stage" in steady and "at no stage shown to be below" in steady
     end = {"verdicts": 78, "liked": 1.0, "kl": 2.0, "accuracy": 0.6, "words": 90}
     better = rounds.table(
         {"five rounds": [[end], [end | {"liked": 1.1}]], "one long PPO": [[end | {"liked": 0.1}]] * 2}
     )
     assert "rounds are better" in better
+
+
+@cache
+def stories(count: int, seed: int) -> Pool:
+    """Requests with four answers each, which are kind now and then and differ in length."""
+    rng = np.random.default_rng(seed)
+    kind = ["Thank you, my friend, I hope you enjoy it.", "Please take care.", "You can do it, congratulations!"]
+    plain = [f"The {what} went home {how}." for what in ("dog", "king", "boat") for how in ("late", "first", "alone")]
+    prompts, answers = [], []
+    for number in range(count):
+        prompts.append((Turn(Role.USER, f"Tell me a story of a king and number {number}."),))
+        said = [[*rng.choice(plain, rng.integers(3, 9)), *rng.choice(kind, rng.integers(0, 3))] for _ in range(EACH)]
+        answers.append(tuple(Response(" ".join(rng.permutation(one)), "x", FinishReason.STOP) for one in said))
+    return Pool(tuple(prompts), tuple(answers), np.zeros((count, EACH)))
+
+
+@pytest.mark.long
+def test_few_verdicts_admit_no_judge_and_enough_the_good_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Any = SimpleNamespace(crowd=recruit(CrowdSettings(taste="stories"), 0))
+    monkeypatch.setattr(ai_feedback, "candidates", lambda _: stories(20, 1))
+    monkeypatch.setattr(ai_feedback, "to_people", lambda _: stories(250, 2))
+    monkeypatch.setattr(ai_feedback, "JUDGED", 60)
+    people = ai_feedback.enough(world)
+    assert 300 < people < 1500
+
+    def admitted(people: int, drift: float) -> int:
+        held = (ai_feedback.asked(world, people, drift, seed)[1] for seed in range(2))
+        return sum(ai_feedback.held_against(one).admitted for one in held)
+
+    assert admitted(ai_feedback.FEW, 0.0) == 0
+    assert admitted(people, 0.0) == 2
+    assert admitted(people, ai_feedback.MORE_DRIFTS[1]) == 0
+    learned, held = ai_feedback.asked(world, people, 0.25, 0)
+    ids = [one.id for one in learned]
+    assert len(set(ids)) == len(ids) == people + ai_feedback.JUDGED
+    assert sum(map(ai_feedback.people_of, learned)) == people == len(held)
 
 
 def test_differences_are_paired_by_seed_with_students_interval() -> None:

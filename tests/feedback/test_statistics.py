@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -27,7 +28,7 @@ from manners.feedback.statistics import (
     resampled,
     wilson,
 )
-from manners.types import Annotator, AnnotatorKind, Choice, Interval, Verdict
+from manners.types import Annotator, AnnotatorKind, Choice, DrawnHow, Interval, Verdict
 
 
 @given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
@@ -219,11 +220,13 @@ def verdicts(choices: str, kind: AnnotatorKind = AnnotatorKind.HUMAN) -> list[Ve
 
 
 def test_agreement_by_hand() -> None:
-    # LLR: 1 of 3 pairs agrees; LLTS: its only decided pair does; LT and R hold no pair.
-    agreement = pair_agreement([verdicts(c) for c in ("LLR", "LLTS", "LT", "R", "LR", "RR")], 500, 0)
-    assert agreement.estimate == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
+    # Of LLR and LRL the third was asked because the first two differ, or not; LT and R hold no pair.
+    agreement = pair_agreement([verdicts(c) for c in ("LLR", "LRL", "TLSL", "LT", "R", "LR", "RR")], 500, 0)
+    assert agreement.estimate == pytest.approx((1 + 0 + 1 + 0 + 1) / 5)
     corrected = [*verdicts("LR"), Verdict(Choice.LEFT, Annotator("a1", AnnotatorKind.HUMAN))]
     assert pair_agreement([corrected, verdicts("LL")], 100, 0).estimate == 1
+    drawn = [replace(verdicts("RR")[0], drawn=DrawnHow.DISAGREEMENT), verdicts("RRR")[1], verdicts("RRR")[2]]
+    assert pair_agreement([drawn, verdicts("LR"), verdicts("LR")], 100, 0).estimate == 0, "nobody stands in for it"
 
 
 def test_agreement_of_coins_is_half() -> None:

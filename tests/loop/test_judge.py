@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import pytest
 from manners.cli import main
 from manners.data import judge_probes
 from manners.errors import MannersError
+from manners.feedback.judge import Reading
 from manners.loop import stages
-from manners.loop.judging import choose
+from manners.loop.judging import JOURNAL, Journal, choose
 from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import ModelSettings
-from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Verdict
+from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Dialogue, Role, Turn, Verdict
 from tests.loop import judging
 from tests.loop.judging import Server, serving
 from tests.worlds import save_tiny
@@ -57,6 +59,10 @@ def test_both_orders_are_asked_and_the_verdict_is_an_ais(make: Make) -> None:
         assert {"agreement", "human_agreement", "flip_rate", "length_slope"} <= facts.keys()
         assert facts["agreement"] is None and "not admitted as a judge" in facts["sentence"]
         assert f"after about {facts['needed']} human verdicts" in facts["sentence"] and facts["there"] == 12
+        [row] = facts["panel"]
+        assert (row["version"], row["asked"], row["checked"]) == ("policy-1", 6, 6)
+        for figure in ("flips", "with_people", "among_people", "apart"):
+            assert row[figure]["low"] <= row[figure]["estimate"] <= row[figure]["high"]
         # Nothing is ever asked twice.
         again = judge(session)
         assert len(server.asked) == 12 and again["asked"] == 0 and len(said(session)) == 6
@@ -92,10 +98,23 @@ def test_a_key_is_sent_and_stands_nowhere(make: Make, monkeypatch: pytest.Monkey
         assert not file.is_file() or b"sk-hidden" not in file.read_bytes()
 
 
+DEEP = "[" * 700 + "]" * 700
+"""Lists inside each other, as deep as Python still parses them."""
+PACKED = gzip.compress(b"A" * 2_000_000)
 ILL: dict[str, tuple[dict[str, Any], str]] = {
     "fails": ({"answer": lambda a, n: (500, b"oh no")}, r"did not answer in 1 tries \(status 500: oh no\)"),
     "is no chat": ({"answer": lambda a, n: (200, b"<html>")}, "its answer is not that of a chat completion"),
     "nests": ({"answer": lambda a, n: (200, b"[" * 100_000)}, "its answer is not that of a chat completion"),
+    "nests in a refusal": ({"answer": lambda a, n: (500, b'{"error": ' + b"[" * 100_000)}, r"\(status 500: \{\"error"),
+    "refuses in depth": ({"answer": lambda a, n: (500, f'{{"error": {DEEP}}}'.encode())}, r"\(status 500: "),
+    "bids to wait in odd digits": (
+        {"answer": lambda a, n: (503, b"busy"), "headers": {"retry-after": "\u00b2"}},
+        r"did not answer in 1 tries \(status 503: busy\)",
+    ),
+    "packs a flood": (
+        {"answer": lambda a, n: (200, PACKED), "headers": {"content-encoding": "gzip"}},
+        "it packs what it sends, though asked not to",
+    ),
     "floods": ({"endless": True}, "it sent more than 1,000,000 bytes"),
     "drips": ({"drip": 0.02}, "it was not done after 0.3 seconds"),
     "trickles": ({"trickle": 0.02}, "it was not done after 0.3 seconds"),
@@ -111,10 +130,65 @@ ILL: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_server_that_is_ill_is_one_sentence_and_nothing_is_recorded(make: Make, how: str) -> None:
     chosen, sentence = ILL[how]
     with serving(Server(**chosen)) as server:
-        session = make(server.url, judging.comparisons(2), timeout=0.3)
+        session = make(server.url, judging.comparisons(2), timeout=0.3 if "0.3 seconds" in sentence else 60.0)
         with pytest.raises(MannersError, match=sentence) as error:
             judge(session)
         assert "\n" not in str(error.value) and not said(session) and session.read_facts("judge") is None
+
+
+def told(token: str = '"A"', logprob: str = "0") -> str:
+    return f'{{"content": [{{"top_logprobs": [{{"token": {token}, "logprob": {logprob}}}]}}]}}'
+
+
+ODD: dict[str, dict[str, str]] = {
+    "counts in 400 digits": {"usage": f'{{"total_tokens": {10**400}}}'},
+    "counts in words": {"usage": '{"total_tokens": "many"}'},
+    "counts backwards": {"usage": '{"total_tokens": -5}'},
+    "is 400 digits sure": {"logprobs": told(logprob=f"-{10**400}")},
+    "is no number sure": {"logprobs": told(logprob="NaN")},
+    "is endlessly sure": {"logprobs": told(logprob="Infinity")},
+    "is endlessly unsure": {"logprobs": told(logprob="-Infinity")},
+    "tells a token that is none": {"logprobs": told(token=DEEP)},
+    "tells half a letter": {"logprobs": told(token='"\\ud800"')},
+    "tells a number": {"logprobs": "5"},
+    "tells a name": {"logprobs": '{"content": [{"top_logprobs": {"A": 0}}]}'},
+    "tells nothing of something": {"logprobs": '{"content": [null]}'},
+    "tells a text": {"logprobs": '{"content": "A"}'},
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_what_is_odd_beside_a_letter_is_passed_over(make: Make, how: str) -> None:
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes]:
+        answers = judging.ANSWERS.search(asked["messages"][-1]["content"])
+        assert answers is not None
+        letter = "A" if "good" in answers.group(2) else "B"
+        odd = {"logprobs": "null", "usage": "null"} | ODD[how]
+        choice = f'{{"message": {{"content": "{letter}"}}, "logprobs": {odd["logprobs"]}}}'
+        return 200, f'{{"choices": [{choice}], "usage": {odd["usage"]}}}'.encode()
+
+    with serving(Server(answer=answer)) as server:
+        facts = judge(make(server.url, judging.comparisons(2), probes=0, samples=1, parallel=1))
+        assert facts["verdicts"] == 2 and facts["source"] == "1 sampled" and facts["stopped"] is None
+        assert 0 < facts["tokens"] < 10_000
+
+
+def test_half_a_row_costs_no_other(make: Make, tmp_path: Path) -> None:
+    """A kill in the middle of a write, and another one two rows later."""
+    file = tmp_path / JOURNAL
+    file.write_bytes(b'{"key": "b1946ac92492d2347c6235b4d2611184", "fir')
+    questions = [(Turn(Role.USER, text),) for text in ("one?", "two?")]
+    asked = list[Dialogue]()
+
+    class Judge:
+        def ask(self, question: Dialogue) -> Reading:
+            asked.append(question)
+            return Reading(0.75)
+
+    for _ in range(3):
+        journal = Journal(file, "judge:planted")
+        assert [journal.ask(Judge(), question) for question in questions] == [Reading(0.75)] * 2
+    assert asked == questions
 
 
 def test_a_server_that_is_not_there(make: Make) -> None:
@@ -266,6 +340,29 @@ def test_the_command_says_it_to_programs(make: Make, capsys: pytest.CaptureFixtu
         assert main(command) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["admitted"] is False and facts["agreement"] is None and facts["flip_rate"]["estimate"] == 0
+
+
+def test_writers_may_have_any_name(make: Make) -> None:
+    some = [
+        replace(one, left=replace(one.left, author=name))
+        for one, name in zip(judging.comparisons(2), ("m-\u00b2", "m-" + "9" * 5000), strict=True)
+    ]
+    with serving(Server()) as server:
+        assert len(judge(make(server.url, some, probes=0))["panel"]) == 2
+
+
+def test_the_plan_holds_where_comparisons_are_fewer_than_probes(make: Make) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(3), probes=10)
+        assert judge(session, plan=True)["requests"] == 2 * (3 + 2 * 10)
+        judge(session)
+        assert len(server.asked) == 2 * (3 + 2 * 10)
+
+
+def test_answers_of_the_model_that_judges_are_its_own(make: Make) -> None:
+    with serving(Server()) as server:
+        facts = judge(make(server.url, judging.comparisons(6), probes=0, model="policy-1", own="gpt-x"))
+        assert facts["own"] == ["gpt-x", "policy-1"] and "own_model" in facts["cannot_tell"]
 
 
 @pytest.mark.long

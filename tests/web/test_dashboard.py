@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from html import escape
 
 from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, held, rules
+from manners.loop import kept
 from manners.settings import Settings
 from manners.store.records import VersionRecord
 from manners.store.tokens import Scope, Terms, TokenUse
@@ -205,6 +207,21 @@ def test_an_owner_invites_and_ends(alone: Place) -> None:
     assert eve.role is AccountRole.VIEWER and eve.disabled
     last = owner.post("/accounts/disable", data={"name": "the owner"})
     assert last.status_code == 400, "an owner remains"
+
+
+def test_it_says_whether_an_ai_judges_verdicts_may_train_and_why(alone: Place) -> None:
+    fill(alone)
+    workspace = Workspace.open(alone.folder)
+    looker = client(alone, AccountRole.VIEWER, Scripted())
+    assert looker.get("/dashboard.json").json()["judge"] is None and "AI judge" not in looker.get("/dashboard").text
+    for admitted, sentence in ((False, "<m> is not admitted as a judge: it fails newest."), (True, "m is admitted.")):
+        facts = {"judge": "judge:m#1", "admitted": admitted, "sentence": sentence}
+        kept.save_facts(workspace, "judge", facts)
+        assert looker.get("/dashboard.json").json()["judge"] == facts
+        page = looker.get("/dashboard").text
+        assert f">{escape(sentence)}<" in page and "worked out anew each time that something is trained" in page
+    kept.facts_file(workspace, "judge").write_text("{", encoding="utf-8")
+    assert "judge.json is damaged" in looker.get("/dashboard").text
 
 
 def test_an_empty_workspace_says_what_comes_next(alone: Place) -> None:
