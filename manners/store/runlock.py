@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
 
+from manners.holder import Holder, this_machine
 from manners.store.refusals import refusals
 from manners.workspace import is_training
 
@@ -43,19 +43,30 @@ def run_lock(engine: Engine, name: str, stage: str) -> Iterator[None]:
         # Out of the pool: closing it then ends the session, and with it the lock.
         connection.detach()
         with refusals(name):
-            holder = _take(connection, stage)
-        if holder is not None:
-            raise is_training(holder, name)
+            if not _taken(connection, stage):
+                holder = _holder(connection) or Holder()  # who has let go of it since had it all the same
+                raise is_training(holder.words, name)
         yield
     finally:
         connection.close()
 
 
-def _take(connection: Connection, stage: str) -> str | None:
-    """Take the lock, or return who holds it."""
-    host = socket.gethostname().partition(".")[0]
-    connection.execute(_SIGN, {"signature": f"manners {stage}, process {os.getpid()} on {host}"})
-    if connection.execute(_TAKE, _KEY).scalar_one():
+def trained_by(engine: Engine, name: str) -> Holder | None:
+    """Return who holds the lock of the database called `name`; None where nobody does."""
+    with refusals(name), engine.connect() as connection:
+        return _holder(connection)
+
+
+def _taken(connection: Connection, stage: str) -> bool:
+    """Sign, and try to take the lock."""
+    signature = f"manners {stage}, process {os.getpid()} on {this_machine()}"
+    connection.execute(_SIGN, {"signature": signature})
+    return bool(connection.execute(_TAKE, _KEY).scalar_one())
+
+
+def _holder(connection: Connection) -> Holder | None:
+    signature = connection.execute(_HOLDER, _KEY).scalar()
+    if signature is None:
         return None
-    signed = re.fullmatch(r"manners (\w+), (process .+)", connection.execute(_HOLDER, _KEY).scalar() or "")
-    return f"`{signed[1]}`, {signed[2]}," if signed else "another run"
+    signed = re.fullmatch(r"manners (\w+), process (\d+) on (.+)", signature)
+    return Holder(signed[1], int(signed[2]), signed[3]) if signed else Holder()
