@@ -7,7 +7,7 @@ the pages and `manners status` come by.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
 from manners.store import Store
 from manners.store.records import Round
-from manners.types import MEASURES, Choice, Comparison
+from manners.types import MEASURES, Choice, Comparison, Verdict
 from manners.unfinished import unfinished
 from manners.workspace import Workspace, atomic_write
 
@@ -185,19 +185,20 @@ def _checks(workspace: Workspace, one: Round) -> list[Check]:
     return found
 
 
-def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
-    """Count the verdicts that something can be learnt from, of those that arrived after one and up to another.
+def teaching(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> Iterator[Verdict]:
+    """Yield the verdicts that something can be learnt from, of those that arrived after one and up to another.
 
     A skip is none; nor is what a judge says, who may be admitted or not (`manners judge`).
     """
-    arrived = (
-        v.arrived or 0
-        for c in comparisons
-        if c.asked_how not in MEASURES
-        for v in c.verdicts
-        if v.choice is not Choice.SKIP and not v.annotator.is_judge
-    )
-    return sum(after < number and (upto is None or number <= upto) for number in arrived)
+    for verdict in (v for c in comparisons if c.asked_how not in MEASURES for v in c.verdicts):
+        arrived, teaches = verdict.arrived or 0, verdict.choice is not Choice.SKIP and not verdict.annotator.is_judge
+        if teaches and after < arrived and (upto is None or arrived <= upto):
+            yield verdict
+
+
+def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
+    """Count these verdicts."""
+    return sum(1 for _ in teaching(comparisons, after=after, upto=upto))
 
 
 def command(workspace: Workspace) -> str | None:

@@ -59,6 +59,7 @@ def play(session: Session, asked: Asked) -> Facts:
     PPO begins as the promoted policy, whatever `ppo.start` says, with its KL measured against the start version: over
     all rounds. Raises MannersError at once, naming the process, where another one trains in this workspace.
     """
+    _refuse(asked)
     ppo = replace(session.settings.ppo, start="current")
     session = Session(session.workspace, replace(session.settings, ppo=ppo))
     _ = session.store
@@ -88,11 +89,12 @@ def _refuse(asked: Asked) -> None:
         raise UsageError("--rounds N takes a number from 1 on.")
     if asked.when:
         parse(asked.when)
+    if asked.when and asked.crowd:
+        raise UsageError("--when says how long people are waited for, and --crowd asks none: leave one of them out.")
 
 
 def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
-    _refuse(asked)
     before = history.read_begun(workspace)
     rounds = session.store.rounds()
     if before is None or (before.stopped and len(history.ended(rounds)) >= before.rounds):
