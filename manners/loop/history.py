@@ -167,7 +167,7 @@ def played(workspace: Workspace, seen: Reading) -> list[Played]:
                 interval=tuple(ends) if ends else None,
                 quality=(over.estimate, over.low, over.high) if over else None,
                 kl=one.metrics.get("kl"),
-                gate=gate.decide(checks),
+                gate=gate.decide(checks) if checks else Gate(),  # of a version that is gone nothing is known
                 outcome=str(one.outcome),
                 created_at=one.created_at.isoformat(timespec="seconds") if one.created_at else "",
             )
@@ -220,9 +220,10 @@ def attempt(rounds: Sequence[Round], policy: str, against: str, drawn: str | Non
 
     Each policy that was evaluated against that before this one's own first outcome is one, however that came to be
     current, and so is each further draw of its answers (`drawn`), another chance; people's verdicts add up: no other.
-    A round of long ago that does not say against what counts as well.
+    One that nobody judged is none. A round of long ago that does not say against what counts as well.
     """
-    of_place = (one for one in rounds if one.metrics.get("against", against) == against)
+    judged = (one for one in rounds if one.metrics.get("source") != "none")
+    of_place = (one for one in judged if one.metrics.get("against", against) == against)
     tried = dict.fromkeys((one.policy, one.metrics.get("drawn")) for one in of_place)
     return 1 + list(tried | {(policy, drawn): None}).index((policy, drawn))
 

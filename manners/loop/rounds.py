@@ -22,7 +22,8 @@ from manners.audit.rules import rules
 from manners.errors import MannersError, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
-from manners.loop import asking, bets, history, kept, waiting
+from manners.loop import asking, bets, history, kept, unjudged, waiting
+from manners.loop.asking import TooFew
 from manners.loop.history import Begun, Played, Reading
 from manners.loop.options import AuditOptions, SampleOptions
 from manners.loop.reporting import report
@@ -150,8 +151,11 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     # 3. Teach the promoted policy what was learnt.
     _refuse_missing(session, REWARD)
     _do(PPO, session, begun)
-    # 4. Judge what came of it.
+    # 4. Judge what came of it, unless that is what was there.
     _refuse_missing(session, REWARD, PPO)
+    if not _begins(session, EVALUATE) and (why := unjudged.nothing_found(session)):
+        unjudged.end(session, why)
+        return None
     if rules(workspace.root).required(OF_REWARD):
         _do(AUDIT, session, begun, AuditOptions())
     return _judge(session, begun, step=step)
@@ -161,8 +165,14 @@ def _judge(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     """Judge the round's policy against the version whose place it would take: again, where that changed meanwhile."""
     workspace, store = session.workspace, session.store
     while True:
-        if lacks := _judged_by_people(session, begun, step=step):
-            return lacks
+        try:
+            if lacks := _judged_by_people(session, begun, step=step):
+                return lacks
+        except TooFew as error:
+            if error.unused < session.settings.loop.judgements:
+                raise
+            unjudged.end(session, f"Nothing better can be shown: {error.what}.")
+            return None
         _do(EVALUATE, session, begun)
         if len(history.ended(store.rounds())) >= (session.turn or 0):
             return None
@@ -232,14 +242,17 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
         return None
     policy = versions.latest(workspace, VersionKind.POLICY)
     wanted = session.settings.loop.judgements
+    offered = set[str]()
 
     def missing() -> Waiting | None:
         against = gate.replaced_by(workspace, policy)
         asked = waiting.asked_about(workspace, store.comparisons(AskedHow.EVALUATION), policy)
-        if sum(against in (one.left.author, one.right.author) for one in asked) < wanted / 2:
+        there = sum(against in (one.left.author, one.right.author) for one in asked)
+        if there < wanted / 2 and against not in offered:
             # None is opened yet, or most are with a version that it would replace no more.
+            offered.add(against)
             session.lay_out_as(bool(begun.lays_out))
-            print(asking.open_for_people(session, wanted)["sentence"], file=sys.stderr)
+            _offer(session, wanted, there)
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
         return waiting.for_judgements(workspace, Reading(store), session.settings, policy)
 
@@ -247,6 +260,15 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
     if lacks is None:
         bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
     return lacks
+
+
+def _offer(session: Session, wanted: int, there: int) -> None:
+    """Open as many comparisons as can be; raises TooFew where neither these nor those that are there show anything."""
+    try:
+        print(asking.open_for_people(session, wanted, fewer=True)["sentence"], file=sys.stderr)
+    except TooFew:
+        if not ask.can_show(there):
+            raise
 
 
 def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
