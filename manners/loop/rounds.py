@@ -1,6 +1,6 @@
 """`manners loop`: round after round, until there are as many as were asked for or a budget is used up.
 
-sample -> wait for verdicts -> reward -> ppo -> audit, where the gate requires one -> judge -> evaluate -> report
+sample -> wait for verdicts -> reward -> ppo -> audits, where the gate requires one -> judge -> evaluate -> report
 
 Each step is the stage of the command of that name. What is done is read from the record (`loop.history`), so that a
 loop that was killed anywhere is started again by the same command, and goes on where it was.
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from manners.audit import gate
 from manners.audit.review import HERE
+from manners.audit.rules import POLICY as OF_POLICY
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
 from manners.errors import MannersError, UsageError
@@ -27,7 +28,7 @@ from manners.loop.asking import TooFew
 from manners.loop.history import Begun, Played, Reading
 from manners.loop.options import AuditOptions, SampleOptions
 from manners.loop.reporting import report
-from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
+from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, refuse_another
 from manners.loop.starter import starter
@@ -37,7 +38,7 @@ from manners.models import versions
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace
 
-IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
+IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, BEHAVIOUR, EVALUATE)
 LOOK = 60.0
 """Seconds between two looks at the store while something is waited for."""
 
@@ -156,8 +157,12 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     if not _begins(session, EVALUATE) and (why := unjudged.nothing_found(session)):
         unjudged.end(session, why)
         return None
-    if rules(workspace.root).required(OF_REWARD):
-        _do(AUDIT, session, begun, AuditOptions())
+    for part, stage, options in (
+        (OF_REWARD, AUDIT, AuditOptions()),
+        (OF_POLICY, BEHAVIOUR, AuditOptions(what="policy")),
+    ):
+        if rules(workspace.root).required(part):
+            _do(stage, session, begun, options)
     return _judge(session, begun, step=step)
 
 
