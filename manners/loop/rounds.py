@@ -8,6 +8,7 @@ loop that was killed anywhere is started again by the same command, and goes on 
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,15 +27,16 @@ from manners.facts import Facts, to_facts
 from manners.loop import asking, bets, history, kept, unjudged, waiting
 from manners.loop.asking import TooFew
 from manners.loop.history import Begun, Played, Reading
-from manners.loop.options import AuditOptions, SampleOptions
+from manners.loop.options import AuditOptions, JudgeOptions, SampleOptions
 from manners.loop.reporting import report
-from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, PPO, REWARD, SAMPLE
+from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, JUDGE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, refuse_another
 from manners.loop.starter import starter
 from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
+from manners.results.judge import JUDGED_BY
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace
 
@@ -148,6 +150,7 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
                 " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
             )
+        _ask_the_judge(session, begun)
     _do(REWARD, session, begun)
     # 3. Teach the promoted policy what was learnt.
     _refuse_missing(session, REWARD)
@@ -274,6 +277,26 @@ def _offer(session: Session, wanted: int, there: int) -> None:
     except TooFew:
         if not ask.can_show(there):
             raise
+
+
+def _ask_the_judge(session: Session, begun: Begun) -> None:
+    """Have the judge that was asked last judge what came since, where its verdicts may train.
+
+    One that fails ends no loop: what it has not judged it has not judged, and its answers so far are kept for the next
+    time.
+    """
+    before, url = session.read_facts(JUDGE.name), session.settings.judge.url
+    if session.settings.reward.annotators != "human+ai" or before is None:
+        return
+    version = before.get("begun_with", {}).get(JUDGED_BY)
+    if (version is None) is (url is None):
+        return  # settings name another one now than was asked
+    try:
+        _do(JUDGE, session, begun, JudgeOptions(version=version))
+    except MannersError as error:
+        print(f"round {session.turn} goes on without the judge: {error}", file=sys.stderr)
+        if history.of_round(session.workspace, JUDGE.name) == session.turn:
+            shutil.rmtree(session.workspace.runs / JUDGE.name)
 
 
 def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
