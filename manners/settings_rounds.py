@@ -80,6 +80,8 @@ class LoopSettings:
     """No round is begun so many hours after the loop was; None: no limit."""
     kl: Annotated[float, Range(0.0, 10_000.0)] | None = None
     """No round is begun once the promoted policy is so many nats per response from the start version."""
+    keep: Annotated[int, Range(1, 10_000)] | None = None
+    """After each round versions that nothing needs go, but for so many of the newest of each kind; None: none goes."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

@@ -25,8 +25,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from manners import __version__, restored
+from manners import __version__, holder, restored
 from manners.errors import MannersError
+from manners.holder import Holder
 from manners.partials import clear_partials as clear_partials
 from manners.partials import partial_name, remove
 
@@ -35,6 +36,9 @@ FORMAT = 1
 
 INITIAL = "initial"
 """Name of the policy that is the base model itself."""
+
+INSTANT = 0.2
+"""Seconds that the run lock is waited for: whoever looks who holds it has it for less (`holder.of_file`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +150,29 @@ class Workspace:
         Raises:
             MannersError: at once, naming stage and process id, when another training run holds it.
         """
-        lock = FileLock(self.root / "run.lock", timeout=0)
-        holder = self.root / "run.json"
+        lock = FileLock(self._lock_file, timeout=INSTANT)
         try:
             lock.acquire()
         except Timeout:
-            raise is_training(_signature(holder), self.root) from None
+            raise is_training(holder.signed(self._signature).words, self.root) from None
         try:
-            atomic_write(holder, json.dumps({"pid": os.getpid(), "stage": stage}) + "\n")
+            atomic_write(self._signature, json.dumps({"pid": os.getpid(), "stage": stage}) + "\n")
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            self._signature.unlink(missing_ok=True)
             lock.release()
+
+    def trained_by(self) -> Holder | None:
+        """Return who holds the lock file, without taking it; None where nobody does."""
+        return holder.of_file(self._lock_file, self._signature)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / "run.lock"
+
+    @property
+    def _signature(self) -> Path:
+        return self.root / "run.json"
 
     def start(self) -> str:
         """Return the name of the version that learning starts from: `initial` until another one was chosen.
@@ -373,13 +388,3 @@ def _to_disk(path: Path) -> None:
 def _marker(root: Path) -> Path:
     """Return the file that makes a folder a workspace."""
     return root / "workspace.json"
-
-
-def _signature(holder: Path) -> str:
-    """Return who has taken a lock file."""
-    try:
-        record = json.loads(holder.read_text(encoding="utf-8"))
-        return f"`{record['stage']}`, process {record['pid']},"
-    except (OSError, ValueError, KeyError):
-        # It took the lock an instant ago and has not signed yet.
-        return "another run"

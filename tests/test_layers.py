@@ -15,8 +15,9 @@ import manners
 ROOT = Path(manners.__file__).parent
 LAYERS = (
     "manners errors types docstrings facts results settings_values settings_rounds settings_upkeep settings"
-    " settings_load maths logs shorten sandbox templates template_files spelling turns text restored partials workspace"
-    " unfinished launched ranks checkpoint muon training memory metrics terminal markup progress data connecting",
+    " settings_load maths logs shorten sandbox templates template_files spelling turns text restored partials holder"
+    " workspace unfinished launched ranks checkpoint muon training memory metrics terminal markup progress data"
+    " connecting",
     "store models",
     "pretrain sft feedback reward ppo direct backup",
     "scale",

@@ -90,12 +90,7 @@ class ModelsPrune(Common):
         """Look, or remove."""
         from manners.loop import stages
 
-        workspace = self.open()
-        with closing(Store.open(workspace.database)) as store:
-            pruned = stages.models_prune(workspace, self.keep, self.yes)
-            for version in pruned["versions"] if self.yes else ():
-                _note(store, audit.Event.PRUNED, version["name"])
-        return pruned
+        return stages.models_prune(self.open(), self.keep, self.yes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,13 +129,24 @@ def plan(n: int, level: float = 0.95) -> AskPlan:
     return AskPlan(n, rate, sentence)
 
 
+def can_show(n: int, level: float = 0.95) -> bool:
+    """Return whether `n` decided comparisons can show any difference: they do where one version wins all of them."""
+    return bets.decide({1.0: n}, level) is Decision.BETTER
+
+
 def spent(asked: Iterable[Comparison]) -> set[Dialogue]:
     """Return the prompts on which nothing can be opened any more: somebody was asked about them."""
     return {one.prompt for one in asked if one.asked_how in VERSUS or not one.kept}
 
 
 def open_comparisons(
-    before: Sequence[Answer], after: Sequence[Answer], asked: Iterable[Comparison], n: int, seed: int
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    asked: Iterable[Comparison],
+    n: int,
+    seed: int,
+    *,
+    fewer: bool = False,
 ) -> list[Comparison]:
     """Return `n` comparisons of two versions, each on another unused prompt, with sides drawn by coin.
 
@@ -143,7 +154,8 @@ def open_comparisons(
     for comparisons that came with a file and that nothing is trained on, and those where both versions say the same, on
     which nothing can be decided. The rest are drawn uniformly without replacement; `ask_probability` is n over their
     number. One comparison per prompt, so that results are independent.
-    Raises MannersError where fewer than `n` prompts are left, or both versions bear the same name.
+    Raises MannersError where fewer than `n` prompts are left, unless `fewer` will do, or both versions bear the same
+    name.
     """
     used = spent(asked)
     pairs: dict[Dialogue, tuple[Response, Response]] = {}
@@ -154,11 +166,12 @@ def open_comparisons(
             raise MannersError(f"Both versions are called {new.response.author!r}: compare two different versions.")
         if new.prompt not in used and old.response.text.strip() != new.response.text.strip():
             pairs[new.prompt] = (old.response, new.response)
-    if n > len(pairs):
+    if n > len(pairs) and not fewer:
         raise MannersError(
             f"{n} comparisons were asked for, but only {len(pairs)} unused prompts have two different answers: "
             "ask for fewer, or add prompts for evaluation."
         )
+    n = min(n, len(pairs))
     rng = np.random.default_rng(seed)
     prompts = list(pairs)
     drawn = [prompts[i] for i in rng.permutation(len(prompts))[:n]]

@@ -33,37 +33,63 @@ from manners.store.files.formats import Format
 from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import OURS, comparisons_of
-from manners.types import Answer, AskedHow, Choice, Dialogue, VersionKind, opening
+from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, VersionKind, opening
 
 START_SHARE = 0.25
 """Of the comparisons opened for people, with the start version, where the policy would replace another."""
 
 
-def open_for_people(session: Session, count: int, against: str | None = None) -> Facts:
+class TooFew(MannersError):
+    """Two versions answer so few prompts differently that comparisons of these can show nothing."""
+
+    def __init__(self, what: str, unused: int) -> None:
+        """Take what was found, and how many prompts there were that nobody was asked about."""
+        super().__init__(f"{what}: import more with `manners prompts import FILE --use evaluate`")
+        self.what = what
+        self.unused = unused
+
+
+def open_for_people(session: Session, count: int, against: str | None = None, *, fewer: bool = False) -> Facts:
     """Open blind comparisons of the newest policy with the version that it would replace, and say what they can show.
 
-    Where that is not the version that both started from, a quarter of them are with the start version. Raises
-    MannersError where so few can show nothing.
+    Where that is not the version that both started from, a quarter of them are with the start version. With `fewer` it
+    is as many as there can be, where the two say the same to some prompts. Raises MannersError where so few can show
+    nothing; TooFew where it shows when both have answered.
     """
     name = versions.latest(session.workspace, VersionKind.POLICY)
     start = versions.describe(session.workspace, name).start
     other = rival(session, name, against)
     with_start = 0 if other == start else round(count * START_SHARE)
-    plan = _plan(count, with_start, level(attempt(session.store.rounds(), name, other)))
+    wanted, at = count - with_start, level(attempt(session.store.rounds(), name, other))
+    plan = _plan(count, with_start, at)
     prompts = evaluation_prompts(session).prompts
     policy = _of_policy(session, name, prompts)
-    known = session.store.comparisons()
-    opened = ask.open_comparisons(
-        _of_policy(session, other, prompts), policy, known, count - with_start, session.settings.seed
-    )
+    known, seed = session.store.comparisons(), session.settings.seed
+    opened = ask.open_comparisons(_of_policy(session, other, prompts), policy, known, wanted, seed, fewer=fewer)
     sentence = plan.sentence
+    if len(opened) < wanted:
+        if not ask.can_show(len(opened), at):
+            raise _too_few(len(opened), name, other, prompts, ask.spent(known))
+        plan = ask.plan(len(opened), at)
+        sentence = f"{plan.sentence} No other prompt has two different answers, so that they are fewer than {wanted}."
+    beside = list[Comparison]()
     if with_start:
         before = _of_policy(session, start, prompts)
-        opened += ask.open_comparisons(before, policy, [*known, *opened], with_start, session.settings.seed + 1)
-        sentence += f" They are with {other}; {with_start} more are with {called(start, start)}."
-    session.store.merge_comparisons(opened)  # on prompts that nobody was asked about: all are new
-    facts = {"opened": len(opened), "version": name, "against": other, "with_start": with_start}
+        asked = [*known, *opened]
+        beside = ask.open_comparisons(before, policy, asked, with_start, seed + 1, fewer=fewer)
+        sentence += f" They are with {other}; {len(beside)} more are with {called(start, start)}."
+    session.store.merge_comparisons([*opened, *beside])  # on prompts that nobody was asked about: all are new
+    facts = {"opened": len(opened) + len(beside), "version": name, "against": other, "with_start": len(beside)}
     return facts | asdict(plan) | {"sentence": sentence}
+
+
+def _too_few(different: int, name: str, other: str, prompts: Sequence[Dialogue], used: set[Dialogue]) -> TooFew:
+    unused = sum(prompt not in used for prompt in prompts)
+    return TooFew(
+        f"{name} and {other} answer {different} of {unused} prompts differently that nobody was asked about, too few to"
+        " show anything",
+        unused,
+    )
 
 
 def _plan(count: int, with_start: int, level: float) -> ask.AskPlan:

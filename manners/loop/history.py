@@ -7,26 +7,30 @@ the pages and `manners status` come by.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cached_property
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
 from manners.facts import NULL, Facts, from_facts, to_facts
+from manners.holder import Holder
 from manners.loop.stage import ROUND
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
 from manners.store import Store
 from manners.store.records import Round
-from manners.types import MEASURES, Choice, Comparison
+from manners.types import MEASURES, Choice, Comparison, Verdict
 from manners.unfinished import unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
+LOOP = "loop"
+"""What it holds the run lock as."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,29 @@ class Begun:
     """Whether weights are laid out for decoding, as was measured then: rounding may hang on it."""
     stopped: str = ""
     """Why it has ended; empty while it goes on."""
+    failed: str = ""
+    """Why the process that went on with it last has failed; empty where it has not."""
+    failed_at: str = ""
+    """UTC."""
     started_by: str = ""
     """Who began it, see `loop.starter`: whoever goes on with it starts no run of their own."""
+
+
+class State(StrEnum):
+    """How the loop stands, for those who look on."""
+
+    NONE = "none"
+    """None was begun."""
+    RUNNING = "running"
+    """A process plays a round."""
+    WAITING = "waiting"
+    """A process waits for people, or for a time."""
+    IDLE = "idle"
+    """No process goes on with it: it was interrupted or killed, or goes step by step."""
+    FAILED = "failed"
+    """The process that went on with it has failed."""
+    ENDED = "ended"
+    """All rounds are played, or a budget is used up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +133,17 @@ def write_begun(workspace: Workspace, begun: Begun) -> None:
     """Keep how the loop was begun."""
     workspace.runs.mkdir(exist_ok=True)
     atomic_write(workspace.runs / RECORD, json.dumps(to_facts(begun), indent=1) + "\n")
+
+
+def state(begun: Begun | None, holder: Holder | None, waits: bool) -> State:
+    """Return how the loop stands, by how it was begun, who trains in the workspace, and whether it waits."""
+    if begun is None:
+        return State.NONE
+    if holder is not None and holder.stage == LOOP:
+        return State.WAITING if waits else State.RUNNING
+    if begun.stopped:
+        return State.ENDED
+    return State.FAILED if begun.failed else State.IDLE
 
 
 def ended(rounds: Iterable[Round]) -> list[Round]:
@@ -167,7 +203,7 @@ def played(workspace: Workspace, seen: Reading) -> list[Played]:
                 interval=tuple(ends) if ends else None,
                 quality=(over.estimate, over.low, over.high) if over else None,
                 kl=one.metrics.get("kl"),
-                gate=gate.decide(checks),
+                gate=gate.decide(checks) if checks else Gate(),  # of a version that is gone nothing is known
                 outcome=str(one.outcome),
                 created_at=one.created_at.isoformat(timespec="seconds") if one.created_at else "",
             )
@@ -185,19 +221,20 @@ def _checks(workspace: Workspace, one: Round) -> list[Check]:
     return found
 
 
-def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
-    """Count the verdicts that something can be learnt from, of those that arrived after one and up to another.
+def teaching(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> Iterator[Verdict]:
+    """Yield the verdicts that something can be learnt from, of those that arrived after one and up to another.
 
     A skip is none; nor is what a judge says, who may be admitted or not (`manners judge`).
     """
-    arrived = (
-        v.arrived or 0
-        for c in comparisons
-        if c.asked_how not in MEASURES
-        for v in c.verdicts
-        if v.choice is not Choice.SKIP and not v.annotator.is_judge
-    )
-    return sum(after < number and (upto is None or number <= upto) for number in arrived)
+    for verdict in (v for c in comparisons if c.asked_how not in MEASURES for v in c.verdicts):
+        arrived, teaches = verdict.arrived or 0, verdict.choice is not Choice.SKIP and not verdict.annotator.is_judge
+        if teaches and after < arrived and (upto is None or arrived <= upto):
+            yield verdict
+
+
+def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
+    """Count these verdicts."""
+    return sum(1 for _ in teaching(comparisons, after=after, upto=upto))
 
 
 def command(workspace: Workspace) -> str | None:
@@ -219,9 +256,10 @@ def attempt(rounds: Sequence[Round], policy: str, against: str, drawn: str | Non
 
     Each policy that was evaluated against that before this one's own first outcome is one, however that came to be
     current, and so is each further draw of its answers (`drawn`), another chance; people's verdicts add up: no other.
-    A round of long ago that does not say against what counts as well.
+    One that nobody judged is none. A round of long ago that does not say against what counts as well.
     """
-    of_place = (one for one in rounds if one.metrics.get("against", against) == against)
+    judged = (one for one in rounds if one.metrics.get("source") != "none")
+    of_place = (one for one in judged if one.metrics.get("against", against) == against)
     tried = dict.fromkeys((one.policy, one.metrics.get("drawn")) for one in of_place)
     return 1 + list(tried | {(policy, drawn): None}).index((policy, drawn))
 

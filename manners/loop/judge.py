@@ -33,7 +33,7 @@ from manners.loop.session import Session
 from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.cost import head_bytes, layer_bytes, own_bytes
-from manners.results.judge import JudgeResult, Panel
+from manners.results.judge import JUDGED_BY, JudgeResult, Panel
 from manners.reward.verdicts import pooled
 from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, VersionKind, latest_of
 from manners.workspace import INITIAL, atomic_write
@@ -41,7 +41,7 @@ from manners.workspace import INITIAL, atomic_write
 if TYPE_CHECKING:
     from manners.loop.options import JudgeOptions
 
-WHO, VERSION, EVALUATED = "the judge", "the version that judges", "the policy that is evaluated"
+WHO, EVALUATED = "the judge", "the policy that is evaluated"
 KEY = "MANNERS_JUDGE_KEY"
 PARTS = "checked", "rest", "asked"
 """What a run is settled on: comparisons that people have judged, those to train on, and those of an evaluation."""
@@ -96,7 +96,7 @@ def _settled(session: Session, named: str | None = None, begun: Mapping[str, Any
             raise MannersError("judge.url names a server: say with judge.model which of its models is to judge")
         source, what = chosen.model, chosen.url
     else:
-        version = named or begun.get(VERSION) or INITIAL
+        version = named or begun.get(JUDGED_BY) or INITIAL
         trunk = session.pretrained.trunk
         source = f"{Path(session.pretrained.name).name}/{version}"
         what = f"{trunk.hash} {trunk.cut} {session.pretrained.renderer.template_hash}"
@@ -104,7 +104,7 @@ def _settled(session: Session, named: str | None = None, begun: Mapping[str, Any
     judge = Annotator(f"{JUDGE}{source}#{digest}", AnnotatorKind.AI)
     # How long it is waited for, and what may be spent, may change while a run is stopped.
     read = {f"judge.{name}": getattr(chosen, name) for name in ("own", "checked", "probes", "most", "samples")}
-    decides = {WHO: judge.name, VERSION: version, **read}
+    decides = {WHO: judge.name, JUDGED_BY: version, **read}
     return JudgeInputs(decides=decides, version=version, judge=judge, rules=rules)
 
 

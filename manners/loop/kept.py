@@ -7,6 +7,7 @@ from pathlib import Path
 
 from manners.errors import MannersError
 from manners.facts import Facts
+from manners.holder import Holder
 from manners.store import Store
 from manners.workspace import Workspace, atomic_write
 
@@ -15,6 +16,11 @@ def open_store(workspace: Workspace) -> Store:
     """Open the record of what people said; where there are versions there was one, and a lost one is not made anew."""
     had_one = any(workspace.models.glob("*-*/version.json"))
     return (Store.open if had_one else Store.open_or_create)(workspace.database)
+
+
+def trained_by(workspace: Workspace, store: Store) -> Holder | None:
+    """Return who holds the right to train, without taking it; None where nobody does. A team's store knows it."""
+    return workspace.trained_by() if workspace.url is None else store.trained_by()
 
 
 def save_facts(workspace: Workspace, name: str, facts: Facts) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from manners.errors import MannersError
 from manners.facts import Facts
-from manners.loop.round import EVERY
+from manners.loop import kept
+from manners.loop.round import EVERY, JUDGE
 from manners.loop.stage import to_resume
 from manners.models import described
 from manners.models.described import Version
+from manners.results.judge import JUDGED_BY
+from manners.settings import Settings
 from manners.settings_load import load
+from manners.store import Store, audit
 from manners.types import VersionKind
 from manners.workspace import INITIAL, Workspace, discard
 
@@ -72,35 +77,68 @@ def show(workspace: Workspace, name: str) -> Facts:
 
 
 def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
-    """Say which versions nothing needs, and with `yes` remove them, the newest first.
+    """Say which versions nothing needs (`unneeded`), and with `yes` remove them.
 
-    The newest `keep` of each kind stay, every policy that is promoted or can be rolled back to, the version that
-    learning starts from, the one that `model.name` names, and all that any of these grew on. What a version was, whose
-    answers are in the record, stays in the record.
+    What a version was, whose answers are in the record, stays in the record.
     Raises MannersError while something trains or is to be resumed, which may need any of them, and for fewer than one.
     """
     if keep < 1:
         raise MannersError(f"--keep is {keep}, but the newest version of each kind always stays: take 1 or more")
-    from manners.loop.session import Session  # which loads torch: nobody who only looks is to wait for that
-
     settings = load(workspace.toml).settings
-    with Session(workspace, settings).run_lock("prune") if yes else nullcontext():
-        if begun := to_resume(EVERY, workspace):
-            raise MannersError(f"a run was stopped and may need any version: finish it with `{begun[0]}`, then prune")
-        found = _found(workspace)
-        newest = [name for kind in VersionKind for name in described.names(workspace, kind)[-keep:]]
-        used = [workspace.start(), *workspace.promoted(), described.named_by(workspace, settings.model.name)]
-        needed = set(_ancestors(found, [*newest, *used]))
-        gone = [name for name in found if name not in needed]
-        rows: list[Facts] = [
-            {"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone
-        ]
-        for name in reversed(gone if yes else []):
-            discard(workspace.models / name)
+    with closing(kept.open_store(workspace)) as store:
+        lock = workspace if workspace.url is None else store
+        with lock.run_lock("prune") if yes else nullcontext():
+            if begun := to_resume(EVERY, workspace):
+                raise MannersError(
+                    f"a run was stopped and may need any version: finish it with `{begun[0]}`, then prune"
+                )
+            gone = unneeded(workspace, store, settings.model.name, keep)
+            found = _found(workspace)
+            rows: list[Facts] = [
+                {"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone
+            ]
+            if yes:
+                remove(workspace, store, gone)
     total = sum(row["bytes"] for row in rows)
-    facts: Facts = {"versions": rows, "kept": [name for name in found if name in needed], "removed": yes}
+    facts: Facts = {"versions": rows, "kept": [name for name in found if name not in gone], "removed": yes}
     facts["bytes_freed" if yes else "bytes_to_free"] = total
     return facts if yes or not rows else facts | {"next": f"manners models prune --keep {keep} --yes"}
+
+
+def keep_newest(workspace: Workspace, store: Store, settings: Settings) -> None:
+    """Remove what nothing needs where `loop.keep` says so, and say it: between two rounds of the loop, which trains.
+
+    Not beside a run that was stopped, which may need any version.
+    """
+    keep = settings.loop.keep
+    if keep is None or to_resume(EVERY, workspace):
+        return
+    if gone := unneeded(workspace, store, settings.model.name, keep):
+        remove(workspace, store, gone)
+        print(f"loop.keep is {keep}, and nothing needs {', '.join(gone)}: removed", file=sys.stderr)
+
+
+def unneeded(workspace: Workspace, store: Store, model: str, keep: int) -> list[str]:
+    """Return the versions that nothing needs.
+
+    The newest `keep` of each kind stay, every policy that is promoted or can be rolled back to, the version that
+    learning starts from, the one that `model` names, the candidate of the last server, the one that judged last, and
+    all that any of these grew on.
+    """
+    found = _found(workspace)
+    newest = [name for kind in VersionKind for name in described.names(workspace, kind)[-keep:]]
+    judged = (kept.read_facts(workspace, JUDGE.name) or {}).get("begun_with", {}).get(JUDGED_BY)
+    used = [workspace.start(), *workspace.promoted(), described.named_by(workspace, model)]
+    used += [name for name in (audit.candidate(store), judged) if name]
+    needed = set(_ancestors(found, [*newest, *used]))
+    return [name for name in found if name not in needed]
+
+
+def remove(workspace: Workspace, store: Store, versions: Sequence[str]) -> None:
+    """Remove versions, what grew on others first, and put that on record."""
+    for name in reversed(versions):
+        discard(workspace.models / name)
+        audit.record(store, audit.Deed(audit.Event.PRUNED, about=f"version {name}"))
 
 
 def _found(workspace: Workspace) -> dict[str, Version]:

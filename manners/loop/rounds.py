@@ -1,45 +1,49 @@
 """`manners loop`: round after round, until there are as many as were asked for or a budget is used up.
 
-sample -> wait for verdicts -> reward -> ppo -> audit, where the gate requires one -> judge -> evaluate -> report
+sample -> wait for verdicts -> reward -> ppo -> audits, where the gate requires one -> judge -> evaluate -> report
 
 Each step is the stage of the command of that name. What is done is read from the record (`loop.history`), so that a
-loop that was killed anywhere is started again by the same command, and goes on where it was.
+loop that was killed anywhere is started again by the same command, and goes on where it was. Nor does it take a person
+to start it again where the store was away for a while.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from manners.audit import gate
 from manners.audit.review import HERE
+from manners.audit.rules import POLICY as OF_POLICY
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
 from manners.checkpoint import Changed
-from manners.errors import MannersError, UsageError
+from manners.errors import MannersError, Unavailable, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
-from manners.loop import asking, bets, history, kept, waiting
-from manners.loop.history import Begun, Played, Reading
-from manners.loop.options import AuditOptions, PPOOptions, SampleOptions
+from manners.loop import asking, bets, history, kept, lineage, unjudged, waiting
+from manners.loop.asking import TooFew
+from manners.loop.history import LOOP, Begun, Played, Reading
+from manners.loop.options import AuditOptions, JudgeOptions, PPOOptions, SampleOptions
+from manners.loop.patience import LOOK, failure_kept, wait
 from manners.loop.reporting import report
-from manners.loop.round import AUDIT, EVALUATE, EVERY, PPO, REWARD, SAMPLE
+from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, JUDGE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, planned, refuse_another
 from manners.loop.starter import starter
 from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
+from manners.results.judge import JUDGED_BY
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace, discard
 
-IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, EVALUATE)
-LOOK = 60.0
-"""Seconds between two looks at the store while something is waited for."""
+IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, BEHAVIOUR, EVALUATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +64,46 @@ def play(session: Session, asked: Asked) -> Facts:
     """Play rounds, and return what became of them; begin with the one that is at work, if any.
 
     PPO begins as the promoted policy, whatever `ppo.start` says, with its KL measured against the start version: over
-    all rounds. Raises MannersError at once, naming the process, where another one trains in this workspace.
+    all rounds. A loop that is under way, and whose store is away or busy, goes on from the record when it is back:
+    that is looked at each minute. Raises MannersError at once, naming the process, where another one trains in this
+    workspace.
     """
+    _refuse(asked)
     ppo = replace(session.settings.ppo, start="current")
     session = Session(session.workspace, replace(session.settings, ppo=ppo))
     _ = session.store
-    with session.run_lock("loop"):
-        begun = _begin(session.workspace, session, asked)
-        reported = False
-        while not (stopped := stops(_played(session), begun, session)):
-            number = history.turn(session.workspace, session.store.rounds())
-            session = session.at(number, begun.started_by)
-            if lacks := _round(session, begun, asked.along, step=asked.step):
-                return _facts(session, lacks, "")
-            report(session, EVERY)
-            reported = True
-        history.write_begun(session.workspace, replace(begun, stopped=stopped))
-        if not reported:  # it may have been killed while it wrote the last one
-            report(session, EVERY)
-        return _facts(session, None, stopped)
+    begun: Begun | None = None
+    said = ""
+    while True:
+        try:
+            with session.run_lock(LOOP), failure_kept(session.workspace):
+                begun = _begin(session.workspace, session, asked)
+                return _play(session, begun, asked)
+        except Unavailable as error:
+            if begun is None or asked.step:
+                raise
+            if str(error) != said:
+                said = str(error)
+                print(f"{said} (the loop tries again each minute)", file=sys.stderr)
+            time.sleep(LOOK)
+
+
+def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
+    """Play rounds until none is to begin, or, where it was asked to step, until something would be waited for."""
+    reported = False
+    while not (stopped := stops(_played(session), begun, session)):
+        number = history.turn(session.workspace, session.store.rounds())
+        session = session.at(number, begun.started_by)
+        if lacks := _round(session, begun, asked.along, step=asked.step):
+            return _facts(session, lacks, "")
+        lineage.keep_newest(session.workspace, session.store, session.settings)
+        report(session, EVERY)
+        reported = True
+    history.write_begun(session.workspace, replace(begun, stopped=stopped))
+    if not reported:  # it may have been killed while it wrote the last one
+        lineage.keep_newest(session.workspace, session.store, session.settings)
+        report(session, EVERY)
+    return _facts(session, None, stopped)
 
 
 def _played(session: Session) -> list[Played]:
@@ -91,16 +116,17 @@ def _refuse(asked: Asked) -> None:
         raise UsageError("--rounds N takes a number from 1 on.")
     if asked.when:
         parse(asked.when)
+    if asked.when and asked.crowd:
+        raise UsageError("--when says how long people are waited for, and --crowd asks none: leave one of them out.")
 
 
 def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
-    _refuse(asked)
     before = history.read_begun(workspace)
     rounds = session.store.rounds()
     if before is None or (before.stopped and len(history.ended(rounds)) >= before.rounds):
         before = Begun(created_at=now())  # another loop; one that a budget has ended stays the same, with its budget
-    begun = replace(before, stopped="")
+    begun = replace(before, stopped="", failed="", failed_at="")
     if begun.lays_out is None:
         begun = replace(begun, lays_out=session.pretrained.trunk.compute.lays_out)
     begun = replace(begun, rounds=asked.rounds, crowd=asked.crowd, when=asked.when)
@@ -140,21 +166,29 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
     if not _begins(session, REWARD):
-        if lacks := _wait(session, lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
+        if lacks := wait(session, lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
             return lacks
         if not waiting.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
                 " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
             )
+        _ask_the_judge(session, begun)
     _do(REWARD, session, begun, along)
     # 3. Teach the promoted policy what was learnt.
     _refuse_missing(session, REWARD)
     _do(PPO, session, begun, along)
-    # 4. Judge what came of it.
+    # 4. Judge what came of it, unless that is what was there.
     _refuse_missing(session, REWARD, PPO)
-    if rules(workspace.root).required(OF_REWARD):
-        _do(AUDIT, session, begun, AuditOptions())
+    if not _begins(session, EVALUATE) and (why := unjudged.nothing_found(session)):
+        unjudged.end(session, why)
+        return None
+    for part, stage, options in (
+        (OF_REWARD, AUDIT, AuditOptions()),
+        (OF_POLICY, BEHAVIOUR, AuditOptions(what="policy")),
+    ):
+        if rules(workspace.root).required(part):
+            _do(stage, session, begun, options)
     return _judge(session, begun, step=step)
 
 
@@ -162,8 +196,14 @@ def _judge(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     """Judge the round's policy against the version whose place it would take: again, where that changed meanwhile."""
     workspace, store = session.workspace, session.store
     while True:
-        if lacks := _judged_by_people(session, begun, step=step):
-            return lacks
+        try:
+            if lacks := _judged_by_people(session, begun, step=step):
+                return lacks
+        except TooFew as error:
+            if error.unused < session.settings.loop.judgements:
+                raise
+            unjudged.end(session, f"Nothing better can be shown: {error.what}.")
+            return None
         _do(EVALUATE, session, begun)
         if len(history.ended(store.rounds())) >= (session.turn or 0):
             return None
@@ -238,38 +278,53 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
         return None
     policy = versions.latest(workspace, VersionKind.POLICY)
     wanted = session.settings.loop.judgements
+    offered = set[str]()
 
     def missing() -> Waiting | None:
         against = gate.replaced_by(workspace, policy)
         asked = waiting.asked_about(workspace, store.comparisons(AskedHow.EVALUATION), policy)
-        if sum(against in (one.left.author, one.right.author) for one in asked) < wanted / 2:
+        there = sum(against in (one.left.author, one.right.author) for one in asked)
+        if there < wanted / 2 and against not in offered:
             # None is opened yet, or most are with a version that it would replace no more.
+            offered.add(against)
             session.lay_out_as(bool(begun.lays_out))
-            print(asking.open_for_people(session, wanted)["sentence"], file=sys.stderr)
+            _offer(session, wanted, there)
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
         return waiting.for_judgements(workspace, Reading(store), session.settings, policy)
 
-    lacks = _wait(session, missing, step=step)
+    lacks = wait(session, missing, step=step)
     if lacks is None:
         bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
     return lacks
 
 
-def _wait(session: Session, missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
-    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`).
+def _offer(session: Session, wanted: int, there: int) -> None:
+    """Open as many comparisons as can be; raises TooFew where neither these nor those that are there show anything."""
+    try:
+        print(asking.open_for_people(session, wanted, fewer=True)["sentence"], file=sys.stderr)
+    except TooFew:
+        if not ask.can_show(there):
+            raise
 
-    Raises MannersError where another process has come to train meanwhile.
+
+def _ask_the_judge(session: Session, begun: Begun) -> None:
+    """Have the judge that was asked last judge what came since, where its verdicts may train.
+
+    One that fails ends no loop: what it has not judged it has not judged, and its answers so far are kept for the next
+    time.
     """
-    said = ""
-    while lacks := missing():
-        if step:
-            return lacks
-        if lacks.sentence != said:
-            said = lacks.sentence
-            print(f"{said} (Ctrl-C stops; `manners loop` goes on)", file=sys.stderr)
-        time.sleep(LOOK)
-        session.keep_lock()
-    return None
+    before, url = session.read_facts(JUDGE.name), session.settings.judge.url
+    if session.settings.reward.annotators != "human+ai" or before is None:
+        return
+    version = before.get("begun_with", {}).get(JUDGED_BY)
+    if (version is None) is (url is None):
+        return  # settings name another one now than was asked
+    try:
+        _do(JUDGE, session, begun, JudgeOptions(version=version))
+    except MannersError as error:
+        print(f"round {session.turn} goes on without the judge: {error}", file=sys.stderr)
+        if history.of_round(session.workspace, JUDGE.name) == session.turn:
+            shutil.rmtree(session.workspace.runs / JUDGE.name)
 
 
 def _facts(session: Session, lacks: Waiting | None, stopped: str) -> Facts:

@@ -5,19 +5,25 @@ Read from the record alone; nothing here loads torch: the pages and `manners sta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from manners.audit import gate
+from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
 from manners.feedback.queue import still_to_get
-from manners.loop.history import Begun, Reading, counted, is_done, of_round, played, read_begun, turn
+from manners.loop import kept
+from manners.loop.history import Begun, Reading, State, is_done, of_round, played, read_begun, state, teaching, turn
 from manners.loop.when import Look, When, parse, ready
+from manners.reward.groups import divided
+from manners.reward.verdicts import label
 from manners.settings import ServeSettings, Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.store.records import Round
 from manners.types import (
     DELETED,
     LOCAL,
@@ -25,6 +31,7 @@ from manners.types import (
     AnnotatorKind,
     AskedHow,
     Comparison,
+    Verdict,
     VersionKind,
     latest_verdicts,
 )
@@ -52,14 +59,14 @@ def look(workspace: Workspace, seen: Reading, settings: Settings) -> Look:
     """Look at the store: what came since the newest reward model, and what can still come from those who are here."""
     models = seen.store.versions(VersionKind.REWARD)
     rewards = [one for one in models if (workspace.root / one.path).is_dir()]  # what one that was removed knew is new
-    new = counted(seen.comparisons, after=rewards[-1].watermark if rewards else 0)
+    new = list(teaching(seen.comparisons, after=rewards[-1].watermark if rewards else 0))
     asked = [one for one in seen.comparisons if one.asked_how is AskedHow.RANDOM]
     wanted = _wanted(seen.store, asked, settings.serve)
-    since, now = _since(workspace, seen), datetime.now(UTC)
+    since, now = _since(workspace, seen, new), datetime.now(UTC)
     return Look(
         now=_on_the_wall(now),
         since=_on_the_wall(since),
-        verdicts=new,
+        verdicts=len(new),
         wanting=len(wanted),
         can_come=sum(wanted),
         behind=since - now > SKEW,
@@ -85,11 +92,15 @@ def _wants(comparison: Comparison, people: Collection[int | None], settings: Ser
     return min(still_to_get([v.choice for v in given], settings), len(set(people) - have))
 
 
-def _since(workspace: Workspace, seen: Reading) -> datetime:
-    """Return when the round at work began: with the end of the last, or with the loop."""
+def _since(workspace: Workspace, seen: Reading, new: Iterable[Verdict]) -> datetime:
+    """Return from when on a time counts: the round at work had begun, and something new had been given.
+
+    It begins with the end of the last one, or with the loop.
+    """
     begun = read_begun(workspace)
     moments = [datetime.fromisoformat(begun.created_at)] if begun and begun.created_at else []
     moments += [one.created_at.replace(tzinfo=UTC) for one in seen.rounds[-1:] if one.created_at]
+    moments += [min(given)] if (given := [one.created_at for one in new if one.created_at]) else []
     return max(moments, default=datetime.now(UTC))
 
 
@@ -106,9 +117,11 @@ def awaited(begun: Begun, settings: Settings) -> When:
 def for_verdicts(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Waiting | None:
     """Return what a round that has asked waits for; None where it can go on, or waiting would be in vain."""
     when, found = awaited(begun, settings), look(workspace, seen, settings)
-    if begun.crowd or ready(when, found) or not (found.verdicts or found.wanting):
+    if begun.crowd or not (found.verdicts or found.wanting):
         return None
     still = f"{found.wanting} comparisons want some still, on the labelling page"
+    if ready(when, found):
+        return _for_more(found, why, still) if (why := lacks(seen.comparisons, settings)) else None
     have, most = found.verdicts, found.verdicts + found.can_come
     if when.verdicts is None:
         so_far = f"{have} new verdict{'s' if have != 1 else ''} so far"
@@ -123,13 +136,36 @@ def for_verdicts(workspace: Workspace, seen: Reading, settings: Settings, begun:
     return Waiting(what="verdicts", have=have, need=when.verdicts, at_most=most, sentence=sentence)
 
 
+def lacks(comparisons: Sequence[Comparison], settings: Settings) -> str:
+    """Return in a sentence why there is too little yet to learn from; empty where there is enough.
+
+    Also where something else keeps a reward model from being trained, which more verdicts would not change.
+    """
+    with suppress(MannersError):
+        pairs = label(comparisons, settings.reward.annotators).pairs
+        try:
+            divided(pairs, settings.reward, settings.seed)
+        except MannersError as error:
+            return str(error)
+    return ""
+
+
+def _for_more(found: Look, why: str, still: str) -> Waiting | None:
+    """Return the wait for more verdicts than teach nothing yet; None where nobody who is here can give any."""
+    if not found.can_come:
+        return None
+    have, most = found.verdicts, found.verdicts + found.can_come
+    sentence = f"waiting for more verdicts: {have} new ones are there, and nothing can be learned yet ({why}); {still}"
+    return Waiting(what="verdicts", have=have, need=have + 1, at_most=most, sentence=sentence)
+
+
 def _behind(found: Look) -> str:
     """Say that the clock was set back, where it was: the time may be long in coming."""
     if not found.behind:
         return ""
     return (
-        f"; this machine's clock is behind the record, in which the last round ended {found.since:%Y-%m-%d %H:%M}, and"
-        ' only a time after that counts: set the clock right, or go on with --when "1 new verdict"'
+        f"; this machine's clock is behind the record, which has {found.since:%Y-%m-%d %H:%M} already, and only a time"
+        ' after that counts: set the clock right, or go on with --when "1 new verdict"'
     )
 
 
@@ -163,15 +199,30 @@ def waits_for(workspace: Workspace, seen: Reading, settings: Settings) -> Waitin
     begun = read_begun(workspace)
     if begun is None or begun.stopped:
         return None
-    number = turn(workspace, seen.rounds)
+    match before(workspace, seen.rounds):
+        case "reward":
+            return for_verdicts(workspace, seen, settings, begun)
+        case "evaluation":
+            policies = [one for one in seen.store.versions(VersionKind.POLICY) if (workspace.root / one.path).is_dir()]
+            return for_judgements(workspace, seen, settings, policies[-1].name) if policies else None
+    return None
+
+
+def before(workspace: Workspace, rounds: Sequence[Round]) -> str | None:
+    """Return the stage that the round at work has come to where something may be waited for before it; else None."""
+    number = turn(workspace, rounds)
     if not is_done(workspace, "sample", number):
         return None
     if not is_done(workspace, "reward", number) and of_round(workspace, "reward") != number:
-        return for_verdicts(workspace, seen, settings, begun)
-    if is_done(workspace, "ppo", number) and of_round(workspace, "evaluation") != number:
-        policies = [one for one in seen.store.versions(VersionKind.POLICY) if (workspace.root / one.path).is_dir()]
-        return for_judgements(workspace, seen, settings, policies[-1].name) if policies else None
-    return None
+        return "reward"
+    return "evaluation" if is_done(workspace, "ppo", number) and of_round(workspace, "evaluation") != number else None
+
+
+def stands(workspace: Workspace, store: Store) -> State:
+    """Return how the loop stands without reading what people said: it waits where it may have to (`before`)."""
+    begun = read_begun(workspace)
+    waits = begun is not None and not begun.crowd and before(workspace, store.rounds()) is not None
+    return state(begun, kept.trained_by(workspace, store), waits)
 
 
 def facts(workspace: Workspace, seen: Reading, settings: Settings) -> Facts:
@@ -179,10 +230,16 @@ def facts(workspace: Workspace, seen: Reading, settings: Settings) -> Facts:
     begun = read_begun(workspace)
     waiting = waits_for(workspace, seen, settings)
     rounds = played(workspace, seen)
+    holder = kept.trained_by(workspace, seen.store)
+    found = state(begun, holder, waiting is not None)
     return {
+        "state": str(found),
+        "process": holder.process if holder and found in (State.RUNNING, State.WAITING) else "",
         "current": workspace.current_policy(),
         "rounds": [to_facts(one) for one in rounds],
         "to_play": max(0, begun.rounds - len(rounds)) if begun and not begun.stopped else 0,
         "waiting_for": None if waiting is None else to_facts(waiting),
         "stopped": begun.stopped if begun else "",
+        "failed": begun.failed if begun else "",
+        "failed_at": begun.failed_at if begun else "",
     }

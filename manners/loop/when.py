@@ -40,7 +40,7 @@ class Look:
     now: datetime
     """By the clock on this machine's wall, without a time zone."""
     since: datetime
-    """When the waiting began, by the same clock."""
+    """From when on a time counts, by the same clock: the waiting had begun, and something new was there."""
     verdicts: int
     """New ones: what no reward model has learned from yet."""
     wanting: int
@@ -48,7 +48,7 @@ class Look:
     can_come: int = 0
     """Verdicts that these can get at most."""
     behind: bool = False
-    """Whether the clock says a time before that at which the waiting began: it was set back."""
+    """Whether the clock says a time before that: it was set back."""
 
 
 def parse(text: str) -> When:
@@ -78,8 +78,8 @@ def ready(when: When, look: Look) -> bool:
     """Return whether what was waited for is there.
 
     Verdicts: as many as were asked for, or all that those comparisons can get which were opened (some, at least), by
-    those who are here. A time: it came since the waiting began, and there is something new to learn. A clock that was
-    set back makes nothing ready: the time has to come again.
+    those who are here. A time: it came since the waiting began, when there was something new to learn already, so that
+    a night without a verdict is none. A clock that was set back makes nothing ready: the time has to come again.
     """
     if not look.verdicts:
         return False

@@ -9,6 +9,9 @@ from manners.facts import NULL
 from manners.results.audit import Check
 from manners.types import Interval
 
+JUDGED_BY = "the version that judges"
+"""What says in the facts of a run which version of the workspace judged; none where a server did."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:

@@ -127,6 +127,14 @@ def count(store: Store) -> int:
         return connection.execute(select(func.count()).select_from(AuditRow)).scalar_one()
 
 
+def candidate(store: Store) -> str | None:
+    """Return the version that the last server to start put beside the promoted policy; None where it put none there."""
+    query = select(AuditRow.about).where(AuditRow.event == Event.SERVED.value).order_by(AuditRow.id.desc())
+    with store.read() as connection:
+        what, _, version = (connection.execute(query.limit(1)).scalar_one_or_none() or "").partition(" ")
+    return version if what == "candidate" else None
+
+
 def settings_changed(store: Store, digest: str) -> None:
     """Append a line where the settings are others than those on record; nothing says what they were."""
     query = select(AuditRow.about).where(AuditRow.event == Event.SETTINGS_CHANGED.value).order_by(AuditRow.id.desc())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from manners.errors import MannersError, Unavailable
+from manners.holder import Holder, this_machine
 from manners.store.refusals import refusals
 from manners.workspace import is_training
 
@@ -46,11 +46,10 @@ class RunLock:
         """Take it; raises MannersError at once, naming stage, process and machine, when another training run has it."""
         self._engine = engine
         self._name = name
-        host = socket.gethostname().partition(".")[0]
-        self._signature = f"manners {stage}, process {os.getpid()} on {host}"
+        self._signature = f"manners {stage}, process {os.getpid()} on {this_machine()}"
         self._connection, holder = self._take()
         if self._connection is None:
-            raise is_training(_named(holder), name)
+            raise is_training(holder.words, name)
 
     def keep(self) -> None:
         """See that it is held still, and take it again where its session has ended: the server has started anew, say.
@@ -73,9 +72,9 @@ class RunLock:
                     print(f"the right to train in {self._name} was lost, and is taken again", file=sys.stderr)
                     return
                 # The server may not have missed yet who had it before: this process.
-                if holder != self._signature or time.monotonic() > until:
+                if not holder.is_me or time.monotonic() > until:
                     raise MannersError(
-                        f"the right to train in {self._name} was lost with its connection, and {_named(holder)} is"
+                        f"the right to train in {self._name} was lost with its connection, and {holder.words} is"
                         " training there now: wait for it to end, and go on from the last checkpoint"
                     )
             time.sleep(1.0)
@@ -86,8 +85,8 @@ class RunLock:
             self._connection.close()
             self._connection = None
 
-    def _take(self) -> tuple[Connection | None, str]:
-        """Take the lock, and return the connection that holds it; or None, and who else does, by their signature."""
+    def _take(self) -> tuple[Connection | None, Holder]:
+        """Take the lock, and return the connection that holds it; or None, and who else does."""
         with refusals(self._name):
             connection = self._engine.execution_options(isolation_level="AUTOCOMMIT").connect()
             # Out of the pool: closing it then ends the session, and with it the lock.
@@ -95,8 +94,8 @@ class RunLock:
             try:
                 connection.execute(_SIGN, {"signature": self._signature})
                 if connection.execute(_TAKE, _KEY).scalar_one():
-                    return connection, self._signature
-                holder = connection.execute(_HOLDER, _KEY).scalar() or ""
+                    return connection, Holder()
+                holder = _holder(connection) or Holder()  # who has let go of it since had it all the same
             except BaseException:
                 connection.close()
                 raise
@@ -114,7 +113,15 @@ def run_lock(engine: Engine, name: str, stage: str) -> Iterator[RunLock]:
         lock.end()
 
 
-def _named(signature: str) -> str:
-    """Return how a holder is called in a sentence."""
-    signed = re.fullmatch(r"manners (\w+), (process .+)", signature)
-    return f"`{signed[1]}`, {signed[2]}," if signed else "another run"
+def trained_by(engine: Engine, name: str) -> Holder | None:
+    """Return who holds the lock of the database called `name`; None where nobody does."""
+    with refusals(name), engine.connect() as connection:
+        return _holder(connection)
+
+
+def _holder(connection: Connection) -> Holder | None:
+    signature = connection.execute(_HOLDER, _KEY).scalar()
+    if signature is None:
+        return None
+    signed = re.fullmatch(r"manners (\w+), process (\d+) on (.+)", signature)
+    return Holder(signed[1], int(signed[2]), signed[3]) if signed else Holder()

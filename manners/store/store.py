@@ -15,12 +15,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
+from manners.holder import Holder
 from manners.store import holdings, schema, staging, traces
 from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
 from manners.store.prompts import how_far, select_answerable, select_prompts
 from manners.store.records import Holdings, Newest, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
-from manners.store.runlock import RunLock, run_lock
+from manners.store.runlock import RunLock, run_lock, trained_by
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import ComparisonRow, PromptRow, RoundRow, VerdictRow, VersionRow
@@ -127,6 +128,10 @@ class Store:
     def run_lock(self, stage: str) -> AbstractContextManager[RunLock]:
         """Hold the right to train in a PostgreSQL database, whatever else goes on in it; see `runlock`."""
         return run_lock(self._engine, self._name, stage)
+
+    def trained_by(self) -> Holder | None:
+        """Return who holds that right; None where nobody does."""
+        return trained_by(self._engine, self._name)
 
     def add_prompts(self, dialogues: Iterable[Dialogue], use: PromptUse, source: str) -> list[int]:
         """Store prompts and return their ids in order; a prompt that is there already keeps its id.

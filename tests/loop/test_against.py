@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,26 @@ from manners.audit.rules import EVALUATION, REWARD, held, rules
 from manners.data import plain_text
 from manners.errors import Blocked, MannersError, UsageError
 from manners.feedback.judges import TasteJudge
-from manners.loop import rounds, stages
-from manners.loop.history import Begun
+from manners.loop import asking, rounds, stages
+from manners.loop.asking import TooFew
+from manners.loop.history import Begun, attempt
 from manners.loop.options import EvaluateOptions
 from manners.loop.session import Session
 from manners.ppo.learner import Learner
 from manners.settings import Settings
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Dialogue, Interval, PromptUse, Response, Verdict
+from manners.store import Outcome
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    Answer,
+    AskedHow,
+    Choice,
+    Dialogue,
+    Interval,
+    PromptUse,
+    Response,
+    Verdict,
+)
 from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.ppo.scripted import keep
@@ -243,3 +256,65 @@ def test_people_are_asked_about_both_and_a_guard_can_block(second: Workspace, se
     assert facts["outcome"] == "better" and facts["promoted"] is False and facts["raters"] == 1
     assert "it is shown to be worse than the initial model" in facts["verdict"]
     assert second.current_policy() == "policy-1"
+
+
+def different(count: int) -> Callable[[Session, str, Sequence[Dialogue]], list[Answer]]:
+    """Have all versions say the same, but for the first so many prompts."""
+
+    def answers(_: Session, version: str, prompts: Sequence[Dialogue]) -> list[Answer]:
+        texts = [version if place < count else "The same." for place in range(len(prompts))]
+        return [Answer(prompt, Response(text, version), (), ()) for prompt, text in zip(prompts, texts, strict=True)]
+
+    return answers
+
+
+@pytest.fixture
+def judged_by_people(second: Workspace, settings: Settings) -> Session:
+    """policy-2 is to be judged against policy-1 on 24 of 72 prompts, a quarter of them against the start."""
+    taught_by_people(second)
+    session = Session(second, replace(settings, loop=replace(settings.loop, judgements=24))).at(1)
+    session.store.add_prompts(tiny.prompts(60, "tea"), PromptUse.EVALUATE, "test")
+    return session
+
+
+@pytest.mark.parametrize("count", [11, 21, 30])
+def test_where_two_say_the_same_to_some_prompts_people_judge_the_others(
+    count: int, judged_by_people: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = judged_by_people
+    monkeypatch.setattr(asking, "_of_policy", different(count))
+    for _ in range(2):  # a process that is started again opens no more
+        waiting = rounds._judged_by_people(session, Begun(rounds=1), step=True)
+        opened = session.store.comparisons(AskedHow.EVALUATION)
+        with_the_other = [one for one in opened if {one.left.author, one.right.author} == {"policy-1", "policy-2"}]
+        assert len(with_the_other) == min(18, count) and len(opened) == min(24, count)
+        assert waiting is not None and waiting.need == len(opened)
+        assert all(one.left.text != one.right.text for one in opened)
+
+
+def test_where_two_say_the_same_to_nearly_all_the_round_is_over(
+    judged_by_people: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three differ of 72: nobody could show anything by these, and more prompts would not help."""
+    session = judged_by_people
+    monkeypatch.setattr(asking, "_of_policy", different(3))
+    before = len(session.store.rounds())
+    assert rounds._judge(session, Begun(rounds=1), step=False) is None
+    assert not session.store.comparisons(AskedHow.EVALUATION)
+    ended = session.store.rounds()[-1]
+    assert len(session.store.rounds()) == before + 1 and ended.outcome is Outcome.REJECTED
+    assert "policy-2 and policy-1 answer 3 of 72 prompts differently" in ended.metrics["verdict"]
+    assert attempt(session.store.rounds(), "policy-3", "policy-1") == 1, "it was no try"
+
+
+def test_where_prompts_have_run_out_it_says_how_to_get_more(
+    judged_by_people: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = judged_by_people.settings
+    many = Session(judged_by_people.workspace, replace(chosen, loop=replace(chosen.loop, judgements=80))).at(1)
+    monkeypatch.setattr(asking, "_of_policy", different(3))
+    with pytest.raises(
+        TooFew, match=r"answer 3 of 72 prompts differently .*: import more with `manners prompts import"
+    ):
+        rounds._judge(many, Begun(rounds=1), step=False)
+    assert not many.store.comparisons(AskedHow.EVALUATION)

@@ -146,6 +146,20 @@ def test_nothing_is_pruned_beside_a_run_or_below_one(workspace: Workspace) -> No
         stages.models_prune(workspace, 1)
 
 
+def test_the_candidate_and_whoever_judged_last_stay(workspace: Workspace) -> None:
+    """With all that they grew on: a server that is started again, and the next round, look for them."""
+    assert stages.models_prune(workspace, 1)["versions"]
+    with closing(Store.open(workspace.database)) as store:
+        audit.record(store, audit.Deed(audit.Event.SERVED, about="candidate policy-4"))
+    judged = {"begun_with": {"the version that judges": "policy-1"}}
+    (workspace.runs / "judge.json").write_text(json.dumps(judged), encoding="utf-8")
+    assert stages.models_prune(workspace, 1)["versions"] == []
+    with closing(Store.open(workspace.database)) as store:
+        audit.record(store, audit.Deed(audit.Event.SERVED))
+    gone = [row["name"] for row in stages.models_prune(workspace, 1)["versions"]]
+    assert gone == ["policy-4", "reward-4"], "no server has a candidate any more"
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=10), st.sets(st.integers(0, 9), max_size=3))
 def test_a_line_is_closed(roots: list[tuple[int, int]], asked: set[int]) -> None:
     """What stands in it has all that it grew on in it, once, also where somebody has written a circle into a file."""

@@ -353,6 +353,14 @@ def test_it_says_nothing_of_the_kind_where_enough_can_come(opened: tuple[Workspa
     assert found and found.at_most == 3 and "at most" not in found.sentence
 
 
+def given(store: Store, moment: str) -> None:
+    """Anna judges all three comparisons at a moment in UTC, not always for the same side."""
+    who = Annotator("anna", AnnotatorKind.HUMAN)
+    at = datetime.fromisoformat(f"{moment}:00+00:00")
+    for one, choice in zip(store.comparisons(), (Choice.LEFT, Choice.RIGHT, Choice.LEFT), strict=True):
+        store.add_verdicts([(one.id or 0, Verdict(choice, who, created_at=at))])
+
+
 def test_a_clock_that_was_set_back_is_said(opened: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop was begun in what is the future now: a time of day would be waited for until then."""
     workspace, store = opened
@@ -386,7 +394,7 @@ def test_the_night_in_which_clocks_are_changed(
 ) -> None:
     """`--when 02:30` in Berlin, moments in UTC."""
     workspace, store = opened
-    say(store, 1, Annotator("anna", AnnotatorKind.HUMAN))
+    given(store, begun)
     history.write_begun(workspace, history.Begun(rounds=1, when="02:30", created_at=f"{begun}:00+00:00"))
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
@@ -398,6 +406,66 @@ def test_the_night_in_which_clocks_are_changed(
         time.tzset()
     assert (found is None) is goes_on
     assert found is None or "behind" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("judged", "now", "goes_on"),
+    [
+        ("2026-11-30T20:00", "2026-12-01T02:59", False),
+        ("2026-11-30T20:00", "2026-12-01T03:00", True),
+        ("2026-12-01T09:12", "2026-12-01T09:13", False),  # nothing was there in the night
+        ("2026-12-01T09:12", "2026-12-02T02:59", False),
+        ("2026-12-01T09:12", "2026-12-02T03:00", True),
+        ("2026-12-01T09:12", "2026-12-05T17:00", True),  # the machine was off since
+        ("2026-12-09T09:00", "2026-12-02T04:00", False),  # given while the clock was a week ahead
+    ],
+)
+def test_a_night_without_a_verdict_is_no_moment_to_learn(
+    judged: str, now: str, goes_on: bool, opened: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on a Monday morning, to learn at three in the night: what comes on Tuesday waits for Wednesday's."""
+    workspace, store = opened
+    given(store, judged)
+    history.write_begun(workspace, history.Begun(rounds=1, when="03:00", created_at="2026-11-30T10:00:00+00:00"))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    try:
+        monkeypatch.setattr(awaits, "datetime", at(now))
+        found = waiting(workspace, store, "03:00")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (found is None) is goes_on
+    assert found is None or ("which has 2026-12-09 09:00 already" in found.sentence) is (judged > now)
+
+
+def test_what_teaches_nothing_yet_is_waited_beyond(opened: tuple[Workspace, Store]) -> None:
+    """One verdict, or several for one side, cannot be learned from: it says why, and waits for another one."""
+    workspace, store = opened
+    first, second, _ = [one.id or 0 for one in store.comparisons()]
+    anna, ben = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
+    store.add_verdicts([(first, Verdict(Choice.LEFT, anna))])
+    found = waiting(workspace, store, "1 new verdict")
+    assert found and (found.what, found.have, found.need) == ("verdicts", 1, 2)
+    assert "all 1 verdicts that choose a side say `left`" in found.sentence
+    store.add_verdicts([(first, Verdict(Choice.RIGHT, ben))])
+    found = waiting(workspace, store, "1 new verdict")
+    assert found and found.need == 3 and "are about one prompt, so none can be set aside" in found.sentence
+    store.add_verdicts([(second, Verdict(Choice.RIGHT, anna))])
+    assert waiting(workspace, store, "1 new verdict") is None
+
+
+def test_a_loop_whose_verdicts_all_say_one_side_goes_on_waiting(fresh: Path, model: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    chosen = small(model)
+    session = Session(Workspace.open(root), replace(chosen, loop=replace(chosen.loop, judgements=10)))
+    session.store.add_prompts(tiny.prompts(4, "hill"), PromptUse.EVALUATE, "test")
+    asked = Asked(rounds=1, when="2 new verdicts", step=True)
+    assert rounds.play(session, asked)["waiting_for"]["have"] == 0
+    say(session.store, 3, Annotator("anna", AnnotatorKind.HUMAN))
+    told = rounds.play(session, asked)["waiting_for"]
+    assert (told["what"], told["have"], told["need"]) == ("verdicts", 3, 4)
+    assert "nothing can be learned yet (all 3 verdicts" in told["sentence"]
 
 
 def at(moment: str) -> type[datetime]:
@@ -543,7 +611,9 @@ def test_a_plan_says_what_is_left_and_does_nothing(
     assert contents(root) == before
 
 
-@pytest.mark.parametrize("words", [["--rounds", "0"], ["--rounds", "-1"], ["--when", "tomorrow"]])
+@pytest.mark.parametrize(
+    "words", [["--rounds", "0"], ["--rounds", "-1"], ["--when", "tomorrow"], ["--when", "03:00", "--crowd"]]
+)
 def test_what_cannot_be_asked_for_is_refused_in_a_sentence(
     words: list[str], looped: tuple[Path, Facts], capsys: pytest.CaptureFixture[str]
 ) -> None:
