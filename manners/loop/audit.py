@@ -66,6 +66,7 @@ class AuditInputs(Inputs):
     outside: tuple[LabelledPair, ...]
     learned: tuple[LabelledPair, ...]
     known: int | None
+    """Pairs of a file about openings that have verdicts here; None without a file, which the gate then hears of."""
     left_out: Mapping[str, int]
     upto: Newest | None
     """How far the record goes of whose prompts the policy is sampled."""

@@ -126,7 +126,7 @@ class AuditOptions(Options):
     """Say what has been measured of a policy and of the reward model that taught it, and exit with 1 where that blocks
     its promotion; nothing is measured."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Measure on a file of comparisons from outside, instead of those set aside from training."""
+    """Measure on a file of comparisons from outside, instead of those set aside from training: the gate is not told."""
     mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
     """Read the file's column COLUMN as our field FIELD."""
     skip_bad: bool = False
