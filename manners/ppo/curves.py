@@ -86,7 +86,7 @@ def retokenised(draws: Generated, renderer: Renderer) -> float:
     A reward model learns from texts, and PPO scores the tokens that were drawn: there it may reward a spelling.
     """
     rows = zip(draws.rendered, draws.finish, strict=True)
-    return mean(not renderer.reads_back(row.response_ids, finish) for row, finish in rows)
+    return sum(not renderer.reads_back(row.response_ids, finish) for row, finish in rows) / len(draws.finish)
 
 
 @dataclass

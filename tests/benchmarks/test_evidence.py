@@ -88,7 +88,7 @@ def test_the_digest_is_of_the_script_and_of_what_it_imports(tmp_path: Path, monk
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     before = evidence.digest(script)
-    changing = set()
+    changing = set[Path]()
     for path, text in texts.items():
         path.write_text(text + "  # other", encoding="utf-8")
         changing |= {path} if evidence.digest(script) != before else set()
