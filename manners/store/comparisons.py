@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from manners.store.bets import bets_by_comparison
@@ -64,19 +64,21 @@ def select_comparisons(
     With `newest`, those up to that id, and only of these is an opening kept where a candidate was compared on it.
     """
     left, right = aliased(ResponseRow), aliased(ResponseRow)
+    which = [] if asked_how is None else [ComparisonRow.asked_how == asked_how.value]
+    which += [] if newest is None else [ComparisonRow.id <= newest]
     query = (
         select(ComparisonRow, left.prompt_id, *_columns(left, "left"), *_columns(right, "right"))
         .join(left, ComparisonRow.left_id == left.id)
         .join(right, ComparisonRow.right_id == right.id)
+        .where(*which)
         .order_by(ComparisonRow.id)
     )
-    if asked_how is not None:
-        query = query.where(ComparisonRow.asked_how == asked_how.value)
-    if newest is not None:
-        query = query.where(ComparisonRow.id <= newest)
     verdicts = verdicts_by_comparison(connection, asked_how)
     bets = bets_by_comparison(connection)
-    rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use)).all()
+    # Each turn of a conversation is a prompt with all that was said before it, and most of them nobody compared.
+    needed = [PromptRow.id.in_(_prompts_of(*which)), PromptRow.use != PromptUse.TRAIN.value]
+    needed.append(PromptRow.id.in_(_tried(newest)))
+    rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use).where(or_(*needed))).all()
     prompts = {row.id: from_messages(row.turns) for row in rows}
     openings = {key: opening(prompt) for key, prompt in prompts.items()}
     tried = set(connection.execute(_tried(newest)).scalars())
@@ -139,9 +141,12 @@ def _openings(connection: Connection, which: ColumnElement[bool]) -> frozenset[s
 def _tried(newest: int | None = None) -> Select[int]:
     """Return the query for the prompts on which a candidate was compared, in a comparison up to the newest."""
     asked = ComparisonRow.asked_how == AskedHow.CANDIDATE.value
-    if newest is not None:
-        asked &= ComparisonRow.id <= newest
-    return select(ResponseRow.prompt_id).join(ComparisonRow, ComparisonRow.left_id == ResponseRow.id).where(asked)
+    return _prompts_of(asked if newest is None else asked & (ComparisonRow.id <= newest))
+
+
+def _prompts_of(*which: ColumnElement[bool]) -> Select[int]:
+    """Return the query for the prompts of the comparisons for which this holds."""
+    return select(ResponseRow.prompt_id).join(ComparisonRow, ComparisonRow.left_id == ResponseRow.id).where(*which)
 
 
 def _upheld(connection: Connection) -> tuple[set[int], set[int]]:

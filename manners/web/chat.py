@@ -26,11 +26,14 @@ from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.candidate import question
 from manners.web.faults import log
 from manners.web.gate import Gate
-from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, REPORTS, RETRY, UNDER_WAY
+from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, REPORTS, RETRY, STORED, UNDER_WAY
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
-from manners.web.shapes import Number, Text, Token, problem
+from manners.web.shapes import MOST_MESSAGES, Number, Text, Token, problem, size_of
+from manners.web.shield import LARGEST_BODY
 from manners.web.site import Here, Site, noted
+
+FULL = f"a conversation takes {MOST_MESSAGES:,} messages and {LARGEST_BODY / 1e6:.0f} MB at most: begin a new one"
 
 router = APIRouter(route_class=Gate)
 
@@ -127,6 +130,7 @@ async def thumb(body: Thumb, visitor: Chatter, site: Here) -> HTTPResponse:
 async def report(body: Complaint, visitor: Chatter, site: Here) -> HTTPResponse:
     """Report one answer to the reviewers."""
     refuse_if(site.limits.take("reports", visitor.key, REPORTS))
+    refuse_if(site.limits.take("stored", visitor.key, STORED, size_of(body)))
     flag = partial(Chats(site.store).flag, visitor.annotator, body.response, body.reason, body.note)
     await to_thread.run_sync(flag, limiter=site.limits.writing)
     return JSONResponse({"reported": body.response})
@@ -174,6 +178,10 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
         return _events(writing)
     if body.after not in (None, len(said)):
         return _moved_on()
+    prompt = dialogue(said, body.text)
+    size = sum(len(turn.text.encode()) for turn in prompt)
+    if len(prompt) > MOST_MESSAGES or size > LARGEST_BODY:
+        return JSONResponse(problem(FULL, code="too_long"), 413)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     seed, lot, side = _drawn(key, len(said), body.text)
@@ -188,7 +196,7 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
         message = f"{UNDER_WAY} answers are being written for you: wait for one of them, or stop it"
         raise HTTPException(429, message, RETRY)
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))
-    prompt = dialogue(said, body.text)
+    refuse_if(site.limits.take("stored", visitor.key, STORED, size))
     wanted = GenerationRequest(
         prompt,
         settings.max_new_tokens,

@@ -20,9 +20,9 @@ from manners.store.views import Given, JudgedAlready, NoSuchView, Shown, TooSoon
 from manners.types import Annotator, Choice, Role
 from manners.web.auth import Labeller, Reviewer, refuse_if
 from manners.web.gate import Gate
-from manners.web.limits import REPORTS
+from manners.web.limits import REPORTS, STORED
 from manners.web.render import CUT_OFF, to_html
-from manners.web.shapes import Number, Short, Text, Token, problem
+from manners.web.shapes import Number, Short, Text, Token, problem, size_of
 from manners.web.site import Here, Site
 
 REASONS = ("more correct", "more helpful", "clearer", "shorter", "kinder", "safer", "follows the instruction")
@@ -101,6 +101,7 @@ async def next_pair(visitor: Labeller, site: Here) -> Response:
 @router.post("/label/verdict")
 async def verdict(body: VerdictBody, visitor: Labeller, site: Here) -> Response:
     """Take a verdict; the same view answered again is answered once."""
+    refuse_if(site.limits.take("stored", visitor.key, STORED, size_of(body)))
     reasons = tuple(body.reasons)
     given = Given(str(body.view), body.choice, body.strength, reasons, body.comment, body.seconds)
     try:
@@ -128,6 +129,7 @@ async def undo(visitor: Labeller, site: Here, body: BeginBody | None = None) -> 
 async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
     """Report a pair."""
     refuse_if(site.limits.take("reports", visitor.key, REPORTS))
+    refuse_if(site.limits.take("stored", visitor.key, STORED, size_of(body)))
     try:
         report = partial(site.desk.flag, visitor.annotator, str(body.view), body.reason, body.note)
         await to_thread.run_sync(report, limiter=site.limits.labelling)

@@ -29,9 +29,10 @@ from manners.types import (
     Turn,
     Verdict,
 )
-from manners.web.auth import Program, Visitor
+from manners.web.auth import Program, Visitor, refuse_if
 from manners.web.gate import Gate
-from manners.web.shapes import Messages, Short, Text, problem
+from manners.web.limits import STORED
+from manners.web.shapes import Messages, Short, Text, problem, size_of
 from manners.web.site import Here
 
 router = APIRouter(prefix="/v1", route_class=Gate)
@@ -105,6 +106,7 @@ class JudgedComparison(Opinion):
 @router.post("/feedback")
 async def feedback(body: Feedback, visitor: Program, site: Here) -> HTTPResponse:
     """Take the verdict on a pair; a later one of the same user replaces it."""
+    refuse_if(site.limits.take("stored", visitor.key, STORED, size_of(body)))
     try:
         judge = partial(Programs(site.store).judge, visitor.key, body.pair_id, body.verdict(visitor))
         await to_thread.run_sync(judge, limiter=site.limits.writing)
@@ -121,8 +123,9 @@ async def comparisons(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> HTTPResponse:
     """Take a choice that was made elsewhere; sent again under its `Idempotency-Key`, it is the same one."""
-    content = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-    comparison = body.comparison(visitor)
+    said = body.model_dump_json().encode()
+    refuse_if(site.limits.take("stored", visitor.key, STORED, len(said)))
+    content, comparison = hashlib.sha256(said).hexdigest(), body.comparison(visitor)
     try:
         stored: tuple[int, bool] = await to_thread.run_sync(
             Programs(site.store).add, visitor.key, idempotency_key, content, comparison, limiter=site.limits.writing

@@ -156,6 +156,11 @@ def _logprob(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
 
 
+def size_of(body: BaseModel) -> int:
+    """Return about how many bytes a body takes where it is stored."""
+    return len(body.model_dump_json().encode())
+
+
 def problem(
     message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
 ) -> Any:

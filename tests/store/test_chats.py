@@ -22,6 +22,7 @@ from manners.models import versions
 from manners.reward import stored
 from manners.settings import ModelSettings, SampleSettings, ServeSettings, Settings
 from manners.store import Store, VersionRecord, gold
+from manners.store import comparisons as reading
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.records import token_of
@@ -263,6 +264,30 @@ def test_an_answer_to_what_was_said_before_is_refused(store: Store) -> None:
     with pytest.raises(MovedOn):
         chats.say(ANNA, key, read, "and?", [drawn("no")], 1.0)
     assert [said.text for said in chats.read(ANNA, key)] == [SECRET, "ah", "and?", "so"]
+
+
+def test_whoever_reads_comparisons_reads_no_turn_that_nobody_compared(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn is a prompt with all that was said before it; the dashboard reads every comparison."""
+    key = Chats(store).begin(ANNA)
+    for turn in range(12):
+        answers = [Response(f"{turn} {side}", "initial") for side in range(2 if turn == 5 else 1)]
+        Chats(store).say(ANNA, key, Chats(store).read(ANNA, key), f"and {turn}?", answers, 1.0)
+    kept = (Turn(Role.USER, "And 0?"),)
+    store.add_prompts([kept], PromptUse.EVALUATE, "file")
+    read = list[int]()
+    plain = reading.from_messages
+
+    def counted(messages: Sequence[Any]) -> Dialogue:
+        read.append(len(messages))
+        return plain(messages)
+
+    monkeypatch.setattr(reading, "from_messages", counted)
+    [found] = store.comparisons()
+    assert found.prompt[-1].text == "and 5?" and found.kept, "it begins as a prompt that is kept"
+    assert sorted(read) == [1, 11]
+    assert store.comparisons(AskedHow.RANDOM) == [] and len(read) == 3, "what is kept is looked at alone"
 
 
 def test_only_the_last_turn_can_be_chosen_on(store: Store) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, select
 from starlette.testclient import TestClient
 
 from manners.models.requests import Done, DrawnToken, Event, GenerationRequest, Token, TokenLogprob
@@ -20,11 +20,12 @@ from manners.settings import Settings
 from manners.store import Store, flags
 from manners.store import accounts as stored
 from manners.store.accounts import Accounts
+from manners.store.tables import ConversationRow, MessageRow, PromptRow, ResponseRow
 from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole, FinishReason
 from manners.web import app, limits, shield
 from manners.web.app import create_app
-from manners.web.limits import CLEARINGS, DELETIONS, Limits, Rate
+from manners.web.limits import CLEARINGS, DELETIONS, STORED, Limits, Rate
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.scripted import Scripted
@@ -173,6 +174,72 @@ def test_what_is_open_to_all_has_an_end_too_by_address(site: Site, monkeypatch: 
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 1
     assert elsewhere.get("/sign-in").status_code == 200, "nobody else"
     assert anna.get("/label").status_code == 200, "nor whoever has signed in, behind the same address"
+
+
+def account_of(site: Site, name: str) -> str:
+    return f"account {next(one.id for one in site.accounts.all() if one.name == name)}"
+
+
+def test_what_an_account_has_stored_for_good_has_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    anna, olga = client(site, "anna"), client(site, "olga")
+    assert not site.limits.take("stored", account_of(site, "anna"), STORED, STORED.burst - 4_000_000)
+    report: dict[str, Any] = dict(REPORT)
+    long = [report | {"prompt": f"{number} " + "x" * 1_500_000} for number in range(4)]
+    answers = [anna.post("/v1/comparisons", json=one) for one in long]
+    assert [one.status_code for one in answers] == [201, 201, 429, 429]
+    assert int(answers[-1].headers["retry-after"]) == pytest.approx((3 * 1.5e6 - 4e6) / STORED.a_second, abs=2)
+    assert olga.post("/v1/comparisons", json=long[2]).status_code == 201, "and nobody else's"
+
+
+def test_whatever_is_stored_counts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    anna = client(site, "anna")
+    view = anna.post("/label/next").json()["pair"]["view"]
+    key = anna.post("/chat/begin", json={}).json()["key"]
+    before = site.store.counts(), len(flags.undecided(site.store))
+    site.limits.take("stored", account_of(site, "anna"), STORED, STORED.burst)
+    for path, body in {
+        "/v1/comparisons": REPORT,
+        "/v1/feedback": {"pair_id": "p", "choice": "left", "comment": "because"},
+        "/label/verdict": {"view": view, "choice": "left", "comment": "because"},
+        "/label/flag": {"view": view, "reason": "wrong", "note": "because"},
+        "/chat/report": {"response": "1-1", "reason": "wrong", "note": "because"},
+        f"/chat/{key}/say": {"text": "Hi"},
+    }.items():
+        assert anna.post(path, json=body).status_code == 429, path
+    assert (site.store.counts(), len(flags.undecided(site.store))) == before
+
+
+def test_a_conversation_is_as_long_as_a_request_may_be_and_no_longer(site: Site) -> None:
+    anna = client(site, "anna")
+    key = anna.post("/chat/begin", json={}).json()["key"]
+    codes = [anna.post(f"/chat/{key}/say", json={"text": f"{n}" + "é" * 99_000}).status_code for n in range(12)]
+    assert codes == [200] * 10 + [413] * 2, "ten times 198 KB"
+    with site.store.read() as connection:
+        stored = [sum(len(one["content"].encode()) for one in turns) for turns in prompts(connection)]
+    assert max(stored) <= 2_000_000 and isinstance(site.engine, Scripted) and len(site.engine.asked) == 10
+    assert anna.post(f"/chat/{key}/say", json={"text": "Hi"}).status_code == 200, "a short message has room"
+    refused = anna.post(f"/chat/{key}/say", json={"text": "x" * 50_000})
+    assert "begin a new one" in refused.json()["error"]["message"]
+
+
+def prompts(connection: Connection) -> list[Any]:
+    return list(connection.execute(select(PromptRow.turns)).scalars())
+
+
+@pytest.mark.parametrize(("there", "code"), [(998, 200), (1000, 413)])
+def test_a_conversation_has_a_thousand_messages_at_most(site: Site, there: int, code: int) -> None:
+    anna = client(site, "anna")
+    key = anna.post("/chat/begin", json={}).json()["key"]
+    assert anna.post(f"/chat/{key}/say", json={"text": "Hi"}).status_code == 200
+    with site.store.write() as connection:
+        chat = connection.execute(select(ConversationRow)).one()
+        answer = connection.execute(select(ResponseRow.id).order_by(ResponseRow.id.desc()).limit(1)).scalar_one()
+        shared = {"conversation_id": chat.id, "comparison_id": None, "created_at": chat.created_at}
+        both: list[dict[str, Any]] = [{"text": "Hi", "response_id": None}, {"text": None, "response_id": answer}]
+        connection.execute(insert(MessageRow), [one | shared for one in both] * (there // 2 - 1))
+    assert anna.post(f"/chat/{key}/say", json={"text": "Hi"}).status_code == code
 
 
 class Reported(DrawnToken):
