@@ -18,7 +18,7 @@ from manners.models.states import kept_bytes
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.pairs import laid_out
-from manners.reward.train import SLICE, candidates
+from manners.reward.passes import SLICE, candidates
 from manners.reward.train import Trained as RewardTrained
 from manners.reward.verdicts import label
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from manners.results import Shortened
 from manners.reward.assisted import Assisted, assisted
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
-from manners.reward.groups import Split, divided, slice_off, subset
+from manners.reward.groups import Split, divided, subset
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.loss import preference_loss
 from manners.reward.pairs import ReadPairs, read, shortened
+from manners.reward.passes import Job, Plan, planned
 from manners.reward.steps import STEP, units
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -43,12 +44,6 @@ from manners.workspace import scratch_folder
 CURVE_SHARES = (0.25, 0.5)
 """Shares of the training verdicts at which the learning curve is measured, beside all of them: with as many steps, so
 that each costs what a member costs."""
-PASSES = (1, 2, 4, 8)
-"""Numbers of passes that the scout tries, one after the other, until one does worse than the one before it."""
-READ = 2048
-"""Pairs that it reads in several passes at most: who has more of them reads them once (Stiennon et al. 2020)."""
-SLICE = 0.2
-"""Share of the training groups that the scout does not learn from, and says by when to stop."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def train(
         # 3. A scout learns from a part of the pairs, for more and more passes, until the rest says that it is enough.
         # 4. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(learned, share, seed) for share in CURVE_SHARES] if settings.curve else []
-        plan = _plan(settings, learned, parts, seed)
+        plan = planned(settings, learned, parts, seed)
         done = _train_members(settings, pretrained, learn, held, plan, run, Path(folder))
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
@@ -122,7 +117,7 @@ def train(
         member_scores=scores,
         curve=curve,
         tried=tuple(done.tried),
-        passes=plan.settled(done),
+        passes=plan.settled(done.tried),
         steps=done.steps,
         optimizer_steps=done.optimizer_steps,
         pairs_per_second=done.pairs / max(done.seconds, 1e-9),
@@ -134,76 +129,6 @@ def train(
 def folder_beside(scratch: Path | None) -> AbstractContextManager[str | Path]:
     """Return a folder for the trunk's states that is gone afterwards."""
     return tempfile.TemporaryDirectory() if scratch is None else scratch_folder(scratch)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A branch to be trained: the seed of its head and order, which pairs it learns from, and how often."""
-
-    seed: int
-    which: list[int]
-    passes: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is trained, one job after another."""
-
-    scout: _Job
-    candidates: tuple[int, ...]
-    """Passes that the scout may make; none where `passes` are settled."""
-    passes: int
-    """Passes of all others, where there are no candidates."""
-    slice: list[int]
-    """Pairs that the scout does not learn from."""
-    jobs: list[_Job]
-    """The members, then the branches of the learning curve; how often they read their pairs is still to be said."""
-
-    def next(self, done: _Done) -> _Job | None:
-        """Return the next job, or None when all are done."""
-        losses = [loss for _, loss in done.tried]
-        if len(losses) < len(self.candidates) and losses[-1:] == sorted(losses)[:1]:
-            return replace(self.scout, passes=self.candidates[len(losses)])
-        rest = self.jobs[len(done.held_scores) :]
-        return replace(rest[0], passes=self.passes_of(rest[0], self.settled(done))) if rest else None
-
-    def passes_of(self, job: _Job, member: int) -> int:
-        """Return as many passes as make a job about as many steps as those of a member that makes so many passes.
-
-        On the learning curve fewer verdicts must not mean fewer steps, or it shows what steps buy, not verdicts.
-        """
-        return max(1, round(member * len(self.jobs[0].which) / len(job.which)))
-
-    @property
-    def most(self) -> int:
-        """Pairs that are passed over at most."""
-        members = max(self.candidates, default=self.passes)
-        scouted = sum(self.candidates) * len(self.scout.which)
-        return scouted + sum(self.passes_of(job, members) * len(job.which) for job in self.jobs)
-
-    def settled(self, done: _Done) -> int:
-        """Return the passes by which the scout did best."""
-        return min(done.tried, key=lambda one: one[1])[0] if done.tried else self.passes
-
-
-def candidates(settings: RewardSettings, pairs: int) -> tuple[int, ...]:
-    """Return the numbers of passes over so many training pairs that a scout tries; none where `reward.epochs` says."""
-    if settings.epochs is not None:
-        return ()
-    return tuple(passes for passes in PASSES if passes == 1 or passes * pairs <= READ)
-
-
-def _plan(
-    settings: RewardSettings, pairs: Sequence[LabelledPair], parts: Sequence[Sequence[LabelledPair]], seed: int
-) -> _Plan:
-    fit, off = slice_off(pairs, SLICE, seed)
-    place = {id(pair): i for i, pair in enumerate(pairs)}
-    every = list(range(len(pairs)))
-    off = [i for i in off if sum(pairs[i].counts)] or off  # people say when it is enough
-    jobs = [_Job(seed * 1000 + k, every, 0) for k in range(settings.members)]
-    jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part], 0) for part in parts]
-    scout = _Job(seed * 1000 + settings.members, fit, 0)
-    return _Plan(scout, candidates(settings, len(every)) if off else (), settings.epochs or 1, off, jobs)
 
 
 @dataclass
@@ -248,7 +173,7 @@ def _frozen(tensors: dict[str, Tensor], trunk: Trunk) -> ScalarBranch:
 class Member:
     """One branch and the tie parameter on their way, on the Davidson loss."""
 
-    def __init__(self, settings: RewardSettings, job: _Job, pretrained: Pretrained, data: ReadPairs) -> None:
+    def __init__(self, settings: RewardSettings, job: Job, pretrained: Pretrained, data: ReadPairs) -> None:
         """Copy the branch, draw its head, and lay out the batches of all passes."""
         self.branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(job.seed))
         self.log_tie = nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
@@ -275,7 +200,7 @@ def _train_members(
     pretrained: Pretrained,
     learn: ReadPairs,
     held: ReadPairs,
-    plan: _Plan,
+    plan: Plan,
     run: Run | None,
     folder: Path,
 ) -> _Done:
@@ -286,7 +211,7 @@ def _train_members(
         done.restore(saved["done"], pretrained.trunk)
     with steps("training the reward model", plan.most) as advance:
         advance(done.pairs)
-        while (job := plan.next(done)) is not None:
+        while (job := plan.next(done.tried, len(done.held_scores))) is not None:
             member = Member(settings, job, pretrained, learn)
             if saved.get("now"):
                 member.restore(saved.pop("now"))
@@ -306,7 +231,7 @@ def _train_members(
 
 
 def _finish(
-    done: _Done, plan: _Plan, job: _Job, member: Member, settings: RewardSettings, learn: ReadPairs, held: ReadPairs
+    done: _Done, plan: Plan, job: Job, member: Member, settings: RewardSettings, learn: ReadPairs, held: ReadPairs
 ) -> None:
     """Take what a trained branch leaves."""
     member.branch.requires_grad_(False)
@@ -314,7 +239,7 @@ def _finish(
     done.pairs += sum(len(batch) for batch in member.batches)
     if job.seed == plan.scout.seed:
         done.tried.append((job.passes, ranks.agreed(_loss(member, learn, plan.slice))))
-        if job.passes == plan.settled(done):
+        if job.passes == plan.settled(done.tried):
             done.scout = member.branch
         return
     if len(done.members) < settings.members:
