@@ -187,6 +187,8 @@ class RewardSettings:
     """Train on at most this many comparisons, drawn at random; None takes all."""
     curve: bool = True
     """Also train one member on 25 % and 50 % of the verdicts, to say what more comparisons would buy."""
+    augment: Annotated[float, Range(0.0, 0.5)] = 0.0
+    """Share of the pairs trained on that is made of answers at hand: worse ones, and others as good; 0: none."""
     camps: Annotated[int, Range(1, 8)] = 1
     """Camps of annotators who want different things, at most, as far as verdicts bear them out; 1: all are one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -63,11 +63,18 @@ class LabelledPair:
     """Verdicts weighted for how they were drawn (`reward.drawing`); None where each weighs 1."""
     unknown: int = field(default=0, repr=False)
     """Decided verdicts that weigh nothing in measurements: drawn by disagreement, before the pool was on record."""
+    made: bool = field(default=False, repr=False)
+    """Whether nobody has judged it: it was made of answers at hand (`reward.augment`)."""
 
     @property
     def measured(self) -> Counts:
         """What accuracy, its rivals and the ceiling are measured on."""
         return self.counts if self.drawn is None else self.drawn
+
+    def unmeasured(self, weights: Counts) -> LabelledPair:
+        """Return the pair as it is trained on by these weights, and nothing is measured on it."""
+        none = Counts(0.0, 0.0, 0.0)
+        return replace(self, counts=none, weights=weights, both_bad=0, shown_left=None, drawn=None)
 
 
 class LeftOut(StrEnum):

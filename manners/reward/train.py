@@ -27,6 +27,7 @@ from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.results import Shortened
 from manners.reward.assisted import Assisted, assisted
+from manners.reward.augment import Texts, augmented
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
 from manners.reward.groups import Split, divided, subset
@@ -71,6 +72,8 @@ class Trained:
     """What did not fit into the context, of the distinct responses with their prompts."""
     assisted: Assisted
     """What a judge added to the pairs that were trained on."""
+    made: Assisted
+    """What was made of them beside (`reward.augment`)."""
 
 
 def train(
@@ -81,20 +84,23 @@ def train(
     run: Run | None = None,
     scratch: Path | None = None,
     judges: AbstractSet[Annotator] = frozenset(),
+    texts: Texts | None = None,
 ) -> Trained:
     """Train an ensemble of reward branches and score the pairs that were set aside.
 
     With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
     are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. The verdicts of `judges`
-    are trained on where people have none, and measure nothing. Raises MannersError when
-    there is nothing to learn from (see `reward.verdicts`), or no room for the states.
+    are trained on where people have none, and measure nothing; nor does what `texts` makes of answers, which
+    `reward.augment` asks for. Raises MannersError when there is nothing to learn from (see `reward.verdicts`), or no
+    room for the states.
     """
     # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
     counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
     more = assisted(pretrained.renderer, comparisons, labelled, split, judges, settings.human_share)
-    learned, rendered = (*split.train, *more.pairs), rendered | more.rendered
+    made = augmented(pretrained.renderer, (*split.train, *more.pairs), settings.augment, seed, texts)
+    learned, rendered = (*split.train, *more.pairs, *made.pairs), rendered | more.rendered | made.rendered
     with folder_beside(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
         learn = ReadPairs(pretrained, learned, rendered, Path(folder) / "train", "reading pairs")
@@ -123,6 +129,7 @@ def train(
         pairs_per_second=done.pairs / max(done.seconds, 1e-9),
         shortened=shortened([*learn.rendered, *held.rendered]),
         assisted=more,
+        made=made,
     )
 
 
