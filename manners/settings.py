@@ -189,6 +189,8 @@ class RewardSettings:
     """Also train one member on 25 % and 50 % of the verdicts, to say what more comparisons would buy."""
     augment: Annotated[float, Range(0.0, 0.5)] = 0.0
     """Share of the pairs trained on that is made of answers at hand: worse ones, and others as good; 0: none."""
+    length_head: bool = False
+    """Explain verdicts by quality and length, a head for each, and score by quality alone, which is kept off length."""
     camps: Annotated[int, Range(1, 8)] = 1
     """Camps of annotators who want different things, at most, as far as verdicts bear them out; 1: all are one."""
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
 from manners.reward.groups import Split, divided, subset
 from manners.reward.labelled import Labelled, LabelledPair
+from manners.reward.length import WEIGHT, Pulls, log_lengths, pulls, ruler
 from manners.reward.loss import preference_loss
 from manners.reward.pairs import ReadPairs, read, shortened
 from manners.reward.passes import Job, Plan, planned
@@ -183,6 +185,7 @@ class Member:
     def __init__(self, settings: RewardSettings, job: Job, pretrained: Pretrained, data: ReadPairs) -> None:
         """Copy the branch, draw its head, and lay out the batches of all passes."""
         self.branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(job.seed))
+        self.ruler = ruler(data, job.which) if settings.length_head else None
         self.log_tie = nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
         parameters = [*set_trainable([self.branch]), self.log_tie]
         rate = settings.learning_rate
@@ -191,6 +194,10 @@ class Member:
         order = random.Random(job.seed)
         self.batches = [b for _ in range(job.passes) for b in data.batches(job.which, settings.batch, order)]
         self.step = 0
+
+    def pulls(self, data: ReadPairs, batch: Sequence[int]) -> Pulls | None:
+        """Return how the margins of a batch are pulled off length; None where length has no head of its own."""
+        return None if self.ruler is None else pulls(self.branch, data, batch)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold; the order of the batches follows from the seed."""
@@ -270,8 +277,9 @@ def _step(member: Member, data: ReadPairs) -> int:
     last = len(member.batches)
     member.training.schedule(number, last)
     total = sum(sum(data.pairs[i].weights) for i in batch)
+    by = member.pulls(data, batch)
     for micro in data.micro_batches(ranks.share(batch)):
-        member.training.learn(objective(member, data, micro, total))
+        member.training.learn(objective(member, data, micro, total, by))
     member.training.step(
         MannersError(
             f"the reward model's gradient is not finite at step {number} of {last}; lower reward.learning_rate, or look"
@@ -282,18 +290,32 @@ def _step(member: Member, data: ReadPairs) -> int:
     return len(batch)
 
 
-def objective(member: Member, data: ReadPairs, micro: Sequence[int], total: float) -> tuple[Term, ...]:
+def objective(
+    member: Member, data: ReadPairs, micro: Sequence[int], total: float, by: Pulls | None = None
+) -> tuple[Term, ...]:
     """Return the terms of a member's loss on some pairs of a batch whose verdicts weigh `total`.
 
-    Their losses are shares of the mean over the batch's verdicts: sums over these pairs, divided by `total`.
+    Their losses are shares of the mean over the batch's verdicts: sums over these pairs, divided by `total`. `by` says
+    how the batch's margins are pulled off length (`reward.length`); without it that is left out.
     """
 
-    def preference() -> Loss:
-        scores = data.scores(member.branch, micro)
-        weights = torch.tensor([data.pairs[i].weights for i in micro], device=scores.device)
-        return preference_loss(scores[:, 0], scores[:, 1], weights, member.log_tie, total)
+    @cache
+    def scores() -> Tensor:
+        return data.scores(member.branch, micro)
 
-    return (Term("preference", 1.0, "member", preference),)
+    def preference() -> Loss:
+        left, right = scores().unbind(dim=1)
+        if member.ruler is not None:
+            left = left + torch.from_numpy(member.ruler * log_lengths(data, micro)).to(left)
+        weights = torch.tensor([data.pairs[i].weights for i in micro], device=left.device)
+        return preference_loss(left, right, weights, member.log_tie, total)
+
+    def length() -> Loss:
+        pulled = torch.tensor([(by or {}).get(i, 0.0) for i in micro]).to(scores())
+        return (pulled * (scores()[:, 0] - scores()[:, 1])).sum(), {}
+
+    found = (Term("preference", 1.0, "member", preference),)
+    return found if by is None else (*found, Term("length", WEIGHT, "member", length))
 
 
 def _curve(
