@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, Dialogue, Response, Verdict
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Response, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +41,15 @@ class Counts(NamedTuple):
         return self.left + self.right
 
 
+class Voice(NamedTuple):
+    """One annotator's verdict on a pair."""
+
+    who: Annotator
+    choice: Choice
+    weight: float
+    """What it weighs in the loss."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
     """One comparison with its verdicts counted."""
@@ -65,6 +74,8 @@ class LabelledPair:
     """Decided verdicts that weigh nothing in measurements: drawn by disagreement, before the pool was on record."""
     made: bool = field(default=False, repr=False)
     """Whether nobody has judged it: it was made of answers at hand (`reward.augment`)."""
+    voices: tuple[Voice, ...] = field(default=(), repr=False)
+    """Who said what, which `weights` are made of."""
 
     @property
     def measured(self) -> Counts:
@@ -74,7 +85,7 @@ class LabelledPair:
     def unmeasured(self, weights: Counts) -> LabelledPair:
         """Return the pair as it is trained on by these weights, and nothing is measured on it."""
         none = Counts(0.0, 0.0, 0.0)
-        return replace(self, counts=none, weights=weights, both_bad=0, shown_left=None, drawn=None)
+        return replace(self, counts=none, weights=weights, both_bad=0, shown_left=None, drawn=None, voices=())
 
 
 class LeftOut(StrEnum):
@@ -131,3 +142,12 @@ def sums_by_group(groups: Sequence[str], *values: Floats) -> Floats:
     group: NDArray[np.int64]
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)
+
+
+def weights_of(voices: Sequence[Voice]) -> Counts:
+    """Return what the verdicts on a pair weigh: `both_bad` counts as a tie, as it prefers neither."""
+
+    def weight(*choices: Choice) -> float:
+        return sum(voice.weight for voice in voices if voice.choice in choices)
+
+    return Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from manners.reward.groups import Split, divided, subset
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.length import WEIGHT, Pulls, log_lengths, pulls, ruler
 from manners.reward.loss import preference_loss
+from manners.reward.noise import softened
 from manners.reward.pairs import ReadPairs, read, shortened
 from manners.reward.passes import Job, Plan, planned
 from manners.reward.steps import STEP, units
@@ -97,9 +98,11 @@ def train(
     room for the states.
     """
     # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
+    # What is trained on may be weighed by how often people are wrong.
     counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
+    split = replace(split, train=softened(split.train, settings))
     more = assisted(pretrained.renderer, comparisons, labelled, split, judges, settings.human_share)
     made = augmented(pretrained.renderer, (*split.train, *more.pairs), settings.augment, seed, texts)
     learned, rendered = (*split.train, *more.pairs, *made.pairs), rendered | more.rendered | made.rendered
