@@ -187,6 +187,14 @@ class RewardSettings:
     """Train on at most this many comparisons, drawn at random; None takes all."""
     curve: bool = True
     """Also train one member on 25 % and 50 % of the verdicts, to say what more comparisons would buy."""
+    augment: Annotated[float, Range(0.0, 0.5)] = 0.0
+    """Share of the pairs trained on that is made of answers at hand: worse ones, and others as good; 0: none."""
+    length_head: bool = False
+    """Explain verdicts by quality and length, a head for each, and score by quality alone, which is kept off length."""
+    reliability: bool = False
+    """Weigh verdicts in training by how reliable whoever gave them is, as agreement with others shows it."""
+    smoothing: bool = False
+    """Let a share of each verdict count for the other side in training: as often as people err, by their agreement."""
     camps: Annotated[int, Range(1, 8)] = 1
     """Camps of annotators who want different things, at most, as far as verdicts bear them out; 1: all are one."""
 
@@ -256,8 +264,9 @@ class PPOSettings:
     """Weight of the next-token loss on the same text, as in pre-training, in nats per token (PPO-ptx); 0: none."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
     """Largest rise of perplexity on plain text, as a share, of a version that is kept; past it the step is halved."""
-    pessimism: Annotated[float, Range(0.0, 100.0)] = 0.0
-    """Taken off an answer's score for each standard deviation by which the reward model's members differ about it."""
+    pessimism: Annotated[float, Range(0.0, 100.0)] | Literal["minimum"] = 0.0
+    """Taken off an answer's score for each standard deviation by which the reward model's members differ about it;
+    `minimum`: the score is that of the member that likes it least."""
     worst_camp: Annotated[float, Range(0.0, 1.0)] = 0.0
     """Between the mean of annotators (0) and whichever camp of theirs is served worst (1); see `reward.camps`."""
     validate_every: Annotated[int, Range(1, 1_000_000)] = 4

@@ -29,7 +29,8 @@ from manners.reward.assisted import Assisted, assisted
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled
 from manners.reward.pairs import ReadPairs, read, sayable, shortened
-from manners.reward.train import SLICE, candidates, folder_beside
+from manners.reward.passes import SLICE, candidates
+from manners.reward.train import folder_beside
 from manners.reward.verdicts import label
 from manners.settings import Settings
 from manners.training import Loss, Term

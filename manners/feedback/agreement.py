@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,7 +156,7 @@ def habits(
             if (right := (known or {}).get(comparison.id or 0)) and verdict.choice is not Choice.SKIP:
                 gold[who].append(right is verdict.choice)
             before[who] = verdict.choice
-    reliable = reliability(comparisons, kind)
+    reliable = reliability(counted(comparison, kind) for comparison in comparisons)
     return [
         Habits(
             who,
@@ -180,16 +180,17 @@ def _cannot_be_read(comparison: Comparison, verdict: Verdict) -> bool:
     return verdict.seconds * READ_A_SECOND < len(comparison.left.text) + len(comparison.right.text)
 
 
-def reliability(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> dict[Annotator, float]:
+def reliability(given: Iterable[Mapping[Annotator, Choice]]) -> dict[Annotator, float]:
     """Return for each annotator the chance of naming the better side where one side is better.
 
-    Dawid and Skene's model: each comparison has a true class out of left, right and tie, each annotator a table of
+    `given` has the choices on each comparison, as `counted` returns them; only those with several count. Dawid and
+    Skene's model: each comparison has a true class out of left, right and tie, each annotator a table of
     P(choice | class), fitted by expectation and maximisation from the majority, with `SMOOTHING` verdicts of each kind
     beforehand (twice as many where choice and class are the same). The figure is the mean of the left and the right
-    diagonal entry. Only comparisons with several verdicts count. Source: Dawid & Skene 1979, "Maximum likelihood
-    estimation of observer error-rates using the EM algorithm", equations 2.3 to 2.5.
+    diagonal entry. Source: Dawid & Skene 1979, "Maximum likelihood estimation of observer error-rates using the EM
+    algorithm", equations 2.3 to 2.5.
     """
-    rows = [found for comparison in comparisons if len(found := counted(comparison, kind)) > 1]
+    rows = [row for row in given if len(row) > 1]
     people = {who: number for number, who in enumerate(sorted({w for row in rows for w in row}, key=lambda w: w.name))}
     if not rows:
         return {}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from manners.audit.forms import FORMS
+from manners.audit.probes import probes
 from manners.direct.train import Trained as DirectTrained
 from manners.facts import Facts
 from manners.loop.laid_out import counts, refusals, tell
@@ -15,15 +17,18 @@ from manners.loop.session import Session
 from manners.loop.verdicts import VerdictInputs
 from manners.models.cost import states_bytes, trunk_work
 from manners.models.states import kept_bytes
+from manners.reward.augment import Texts, made_of
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled, LabelledPair
 from manners.reward.pairs import laid_out
-from manners.reward.train import SLICE, candidates
+from manners.reward.passes import SLICE, candidates
 from manners.reward.train import Trained as RewardTrained
 from manners.reward.verdicts import label
 
 LONGEST = 32
 """Exchanges, those of most characters, that are turned into tokens to find the longest."""
+TEXTS = Texts(probes, FORMS)
+"""What pairs are made of that nobody has judged (`reward.augment`)."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,17 @@ def split_of(session: Session, labelled: Labelled) -> Split:
 
 
 def to_learn(
-    session: Session, inputs: VerdictInputs | None, batch: int, passes: int | None, branches: int = 1
+    session: Session,
+    inputs: VerdictInputs | None,
+    batch: int,
+    passes: int | None,
+    branches: int = 1,
+    augment: float = 0.0,
 ) -> ToLearn:
     """Return what so many branches learn from, in batches of comparisons; None leaves the passes to a scout.
 
-    Says on stderr what the chat template refuses. Raises MannersError when there is nothing to learn from.
+    `augment` is the share of it that is made of answers (`reward.augment`). Says on stderr what the chat template
+    refuses. Raises MannersError when there is nothing to learn from.
     """
     labelled = labelled_of(session, inputs)
     refused = refusals(
@@ -63,16 +74,18 @@ def to_learn(
     )
     tell(refused, "comparisons")
     split = split_of(session, labelled)
-    pairs = (*split.train, *split.held_out)
-    learned = len(split.train)
+    train = (*split.train, *made_of(split.train, augment, session.settings.seed, TEXTS))
+    pairs = (*train, *split.held_out)
+    learned = len(train)
     # All candidates, and the most passes: what it takes at most.
     tried = candidates(replace(session.settings.reward, epochs=passes), learned)
     most = passes or tried[-1]
-    scouting = len(slice_off(split.train, SLICE, session.settings.seed)[0])
+    scouting = len(slice_off(train, SLICE, session.settings.seed)[0])
     prompt, response = longest_exchange(session, pairs)
     work: Facts = {
-        "comparisons": len(pairs),
-        "trained_on": learned,
+        "comparisons": len(split.train) + len(split.held_out),
+        "trained_on": len(split.train),
+        **({"made": learned - len(split.train)} if augment else {}),
         "optimizer_steps": sum(tried) * -(-scouting // batch) + most * branches * -(-learned // batch),
         "pair_passes": sum(tried) * scouting + most * branches * learned,
         "work_with_trunk": trunk_work(session.pretrained.trunk),

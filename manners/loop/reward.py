@@ -13,7 +13,7 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.loop import camps, reference
 from manners.loop.keep import keep
-from manners.loop.learning import learnt, to_learn
+from manners.loop.learning import TEXTS, learnt, to_learn
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.reference import Reference
 from manners.loop.session import Session
@@ -62,7 +62,7 @@ def plan(session: Session, inputs: VerdictInputs | None = None) -> Plan:
     """
     settings = session.settings.reward
     branches = settings.members + settings.curve * len(CURVE_SHARES)
-    found = to_learn(session, inputs, settings.batch, settings.epochs, branches)
+    found = to_learn(session, inputs, settings.batch, settings.epochs, branches, settings.augment)
     learning = memory_parts(session.pretrained.trunk, settings, found.prompt, found.response)
     drawing = [learning[0], *_drawing(session, found.split)]
     parts = max(learning, drawing, key=lambda some: sum(part.size for part in some))
@@ -104,7 +104,7 @@ def run(session: Session, run: Run, inputs: VerdictInputs) -> RewardResult:
     settings = session.settings
     name = run.state.setdefault("version", session.next_version_name(VersionKind.REWARD))
     scratch = session.workspace.runs / "trunk-states"
-    given = inputs.comparisons, run, scratch, inputs.judges, settings.serve
+    given = inputs.comparisons, run, scratch, inputs.judges, settings.serve, TEXTS
     trained = train_members(settings.reward, settings.seed, session.pretrained, *given)
     # 2. Scores in units of what the start version's answers to one prompt differ by.
     drawn = reference.draw(session, session.start, trained.split, inputs.upto)
@@ -130,6 +130,7 @@ def _result(session: Session, trained: Trained, reward: RewardModel, unit: Unit,
         **vars(measured),
         **curve,
         **learnt(trained, name),
+        made=len(trained.made.pairs) if settings.reward.augment else None,
         members=settings.reward.members,
         steps=trained.steps,
         ensemble_spread=float(margins.std(dim=0, correction=0).mean()),

@@ -83,8 +83,8 @@ class Rollout:
     draws: Generated
     scored: Scored
     scores: Float[Tensor, " B"]
-    """Mean over members, or what is served of camps (`ppo.camps`), less `ppo.pessimism` of their spread, less the
-    penalty for being cut off."""
+    """Mean over members, or what is served of camps (`ppo.camps`), less what `ppo.pessimism` takes off, less
+    the penalty for being cut off."""
     penalties: Float[Tensor, " B"]
     """For being cut off."""
     logprobs: Float[Tensor, "B T"]
@@ -155,7 +155,7 @@ def collect(
     _, (logprobs,), values = measure(draws, None, (roles.policy,), sample.temperature, roles.value, shared=True)
     cut_off = torch.tensor([f is FinishReason.LENGTH for f in draws.finish], device=scored.mean.device)
     penalties = settings.unfinished_penalty * cut_off
-    scores = reward_of(scored, served) - settings.pessimism * scored.std - penalties
+    scores = reward_of(scored, served) - doubt(scored, settings.pessimism) - penalties
     # 3. KL penalty per token, the score at the last one; advantages against the other answers and the learned baseline.
     keep = draws.batch.keep
     drift = torch.where(keep, logprobs - draws.logprobs, torch.zeros_like(logprobs))
@@ -195,6 +195,17 @@ def draw(
     )
     scored, (ref_logprobs,), _ = measure(draws, reward, (reference,), sample.temperature)
     return Drawn(draws, scored, ref_logprobs)
+
+
+def doubt(scored: Scored, pessimism: float | str) -> Float[Tensor, " N"]:
+    """Return what is taken off the members' mean for what they differ about: so many standard deviations.
+
+    Or all that is above the lowest of them, which is then the score (`minimum`). Source: Coste et al. 2023, "Reward
+    model ensembles help mitigate overoptimization", section 3.
+    """
+    if isinstance(pessimism, str):
+        return scored.mean - scored.members.amin(dim=0)
+    return pessimism * scored.std
 
 
 def draw_weights(drift: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:

@@ -243,6 +243,8 @@ class RewardResult(Learnt):
     """Accuracy against the number of verdicts."""
     doubling: str | None = None
     """What twice as many verdicts would buy."""
+    made: int | None = None
+    """Pairs that it learned from beside, made of answers and judged by nobody (`reward.augment`)."""
     members: int | None = None
     ensemble_spread: float | None = None
     """Mean over held-out pairs of the standard deviation of the members' margins, in units."""

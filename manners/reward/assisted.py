@@ -19,10 +19,10 @@ from manners.types import Annotator, AnnotatorKind, Comparison, opening
 
 @dataclass(frozen=True)
 class Assisted:
-    """Pairs that a judge has judged, weighed so that people keep their share."""
+    """Pairs beside people's that are trained on: what a judge has judged, or what was made (`reward.augment`)."""
 
     pairs: tuple[LabelledPair, ...] = ()
-    """Their counts are 0: they are verdicts that nothing is measured on."""
+    """Their counts are 0: nothing is measured on them."""
     weight: float = 0.0
     """Share of the whole weight that they have."""
     rendered: dict[Exchange, Rendered] = field(default_factory=dict, repr=False)
@@ -77,16 +77,5 @@ def assisted(
     if not judged or not human:
         return Assisted()
     factor = min(1.0, human * (1 - human_share) / (human_share * judged))
-    weighed = tuple(
-        replace(
-            pair,
-            counts=Counts(0.0, 0.0, 0.0),
-            weights=Counts(*(factor * w for w in pair.weights)),
-            both_bad=0,
-            shown_left=None,
-            drawn=None,
-        )
-        for pair in pairs
-        if factor
-    )
+    weighed = tuple(pair.unmeasured(Counts(*(factor * w for w in pair.weights))) for pair in pairs if factor)
     return Assisted(weighed, factor * judged / (human + factor * judged), rendered) if weighed else Assisted()

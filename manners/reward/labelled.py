@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manners.store.never import Never
-from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, Dialogue, Response, Verdict
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Dialogue, Response, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,15 @@ class Counts(NamedTuple):
         return self.left + self.right
 
 
+class Voice(NamedTuple):
+    """One annotator's verdict on a pair."""
+
+    who: Annotator
+    choice: Choice
+    weight: float
+    """What it weighs in the loss."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
     """One comparison with its verdicts counted."""
@@ -64,11 +73,20 @@ class LabelledPair:
     """Verdicts weighted for how they were drawn (`reward.drawing`); None where each weighs 1."""
     unknown: int = field(default=0, repr=False)
     """Decided verdicts that weigh nothing in measurements: drawn by disagreement, before the pool was on record."""
+    made: bool = field(default=False, repr=False)
+    """Whether nobody has judged it: it was made of answers at hand (`reward.augment`)."""
+    voices: tuple[Voice, ...] = field(default=(), repr=False)
+    """Who said what, which `weights` are made of."""
 
     @property
     def measured(self) -> Counts:
         """What accuracy, its rivals and the ceiling are measured on."""
         return self.counts if self.drawn is None else self.drawn
+
+    def unmeasured(self, weights: Counts) -> LabelledPair:
+        """Return the pair as it is trained on by these weights, and nothing is measured on it."""
+        none = Counts(0.0, 0.0, 0.0)
+        return replace(self, counts=none, weights=weights, both_bad=0, shown_left=None, drawn=None, voices=())
 
 
 class LeftOut(StrEnum):
@@ -125,3 +143,12 @@ def sums_by_group(groups: Sequence[str], *values: Floats) -> Floats:
     group: NDArray[np.int64]
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     return np.stack([np.bincount(group, value, minlength=len(names)) for value in values], axis=1)
+
+
+def weights_of(voices: Sequence[Voice]) -> Counts:
+    """Return what the verdicts on a pair weigh: `both_bad` counts as a tie, as it prefers neither."""
+
+    def weight(*choices: Choice) -> float:
+        return sum(voice.weight for voice in voices if voice.choice in choices)
+
+    return Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD))

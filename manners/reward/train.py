@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ from manners.models.trunk import Trunk
 from manners.progress import steps
 from manners.results import Shortened
 from manners.reward.assisted import Assisted, assisted
+from manners.reward.augment import Texts, augmented
 from manners.reward.baselines import CurvePoint, accuracy
 from manners.reward.ensemble import RewardModel
-from manners.reward.groups import Split, divided, slice_off, subset
+from manners.reward.groups import Split, divided, subset
 from manners.reward.labelled import Labelled, LabelledPair
+from manners.reward.length import WEIGHT, Pulls, log_lengths, pulls, ruler
 from manners.reward.loss import preference_loss
+from manners.reward.noise import softened
 from manners.reward.pairs import ReadPairs, read, shortened
+from manners.reward.passes import Job, Plan, planned
 from manners.reward.steps import STEP, units
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings, ServeSettings
@@ -43,12 +48,6 @@ from manners.workspace import scratch_folder
 CURVE_SHARES = (0.25, 0.5)
 """Shares of the training verdicts at which the learning curve is measured, beside all of them: with as many steps, so
 that each costs what a member costs."""
-PASSES = (1, 2, 4, 8)
-"""Numbers of passes that the scout tries, one after the other, until one does worse than the one before it."""
-READ = 2048
-"""Pairs that it reads in several passes at most: who has more of them reads them once (Stiennon et al. 2020)."""
-SLICE = 0.2
-"""Share of the training groups that the scout does not learn from, and says by when to stop."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class Trained:
     """What did not fit into the context, of the distinct responses with their prompts."""
     assisted: Assisted
     """What a judge added to the pairs that were trained on."""
+    made: Assisted
+    """What was made of them beside (`reward.augment`)."""
 
 
 def train(
@@ -87,21 +88,25 @@ def train(
     scratch: Path | None = None,
     judges: AbstractSet[Annotator] = frozenset(),
     serve: ServeSettings | None = None,
+    texts: Texts | None = None,
 ) -> Trained:
     """Train an ensemble of reward branches and score the pairs that were set aside.
 
     With a `run`, checkpoints are written, and the work goes on from the one that it holds, if any. The trunk's states
     are kept meanwhile in a folder beside `scratch`, or in the system's folder for such things. The verdicts of `judges`
-    are trained on where people have none, and measure nothing. By `serve` the queue gives comparisons out
-    (`reward.drawing`). Raises MannersError when there is nothing to learn from (see `reward.verdicts`), or no room for
-    the states.
+    are trained on where people have none, and measure nothing; nor does what `texts` makes of answers, which
+    `reward.augment` asks for. By `serve` the queue gives comparisons out (`reward.drawing`). Raises MannersError when
+    there is nothing to learn from (see `reward.verdicts`), or no room for the states.
     """
     # 1. Single verdicts, counted; what differs where the model reads it; whole groups set aside; perhaps a random part.
+    # What is trained on may be weighed by how often people are wrong.
     counted = label(comparisons, settings.annotators, settings.user_share, settings.account_share, serve)
     labelled, rendered = read(pretrained.renderer, counted)
     split = divided(labelled.pairs, settings, seed)
+    split = replace(split, train=softened(split.train, settings))
     more = assisted(pretrained.renderer, comparisons, labelled, split, judges, settings.human_share)
-    learned, rendered = (*split.train, *more.pairs), rendered | more.rendered
+    made = augmented(pretrained.renderer, (*split.train, *more.pairs), settings.augment, seed, texts)
+    learned, rendered = (*split.train, *more.pairs, *made.pairs), rendered | more.rendered | made.rendered
     with folder_beside(scratch) as folder:
         # 2. The trunk, once for every sequence, for all epochs and members.
         learn = ReadPairs(pretrained, learned, rendered, Path(folder) / "train", "reading pairs")
@@ -109,7 +114,7 @@ def train(
         # 3. A scout learns from a part of the pairs, for more and more passes, until the rest says that it is enough.
         # 4. Members: the same pairs in another order, from another head; measured on what was set aside.
         parts = [subset(learned, share, seed) for share in CURVE_SHARES] if settings.curve else []
-        plan = _plan(settings, learned, parts, seed)
+        plan = planned(settings, learned, parts, seed)
         done = _train_members(settings, pretrained, learn, held, plan, run, Path(folder))
     scores = torch.stack(done.held_scores[: settings.members])
     mean = scores.mean(dim=0)
@@ -124,88 +129,19 @@ def train(
         member_scores=scores,
         curve=curve,
         tried=tuple(done.tried),
-        passes=plan.settled(done),
+        passes=plan.settled(done.tried),
         steps=done.steps,
         optimizer_steps=done.optimizer_steps,
         pairs_per_second=done.pairs / max(done.seconds, 1e-9),
         shortened=shortened([*learn.rendered, *held.rendered]),
         assisted=more,
+        made=made,
     )
 
 
 def folder_beside(scratch: Path | None) -> AbstractContextManager[str | Path]:
     """Return a folder for the trunk's states that is gone afterwards."""
     return tempfile.TemporaryDirectory() if scratch is None else scratch_folder(scratch)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A branch to be trained: the seed of its head and order, which pairs it learns from, and how often."""
-
-    seed: int
-    which: list[int]
-    passes: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is trained, one job after another."""
-
-    scout: _Job
-    candidates: tuple[int, ...]
-    """Passes that the scout may make; none where `passes` are settled."""
-    passes: int
-    """Passes of all others, where there are no candidates."""
-    slice: list[int]
-    """Pairs that the scout does not learn from."""
-    jobs: list[_Job]
-    """The members, then the branches of the learning curve; how often they read their pairs is still to be said."""
-
-    def next(self, done: _Done) -> _Job | None:
-        """Return the next job, or None when all are done."""
-        losses = [loss for _, loss in done.tried]
-        if len(losses) < len(self.candidates) and losses[-1:] == sorted(losses)[:1]:
-            return replace(self.scout, passes=self.candidates[len(losses)])
-        rest = self.jobs[len(done.held_scores) :]
-        return replace(rest[0], passes=self.passes_of(rest[0], self.settled(done))) if rest else None
-
-    def passes_of(self, job: _Job, member: int) -> int:
-        """Return as many passes as make a job about as many steps as those of a member that makes so many passes.
-
-        On the learning curve fewer verdicts must not mean fewer steps, or it shows what steps buy, not verdicts.
-        """
-        return max(1, round(member * len(self.jobs[0].which) / len(job.which)))
-
-    @property
-    def most(self) -> int:
-        """Pairs that are passed over at most."""
-        members = max(self.candidates, default=self.passes)
-        scouted = sum(self.candidates) * len(self.scout.which)
-        return scouted + sum(self.passes_of(job, members) * len(job.which) for job in self.jobs)
-
-    def settled(self, done: _Done) -> int:
-        """Return the passes by which the scout did best."""
-        return min(done.tried, key=lambda one: one[1])[0] if done.tried else self.passes
-
-
-def candidates(settings: RewardSettings, pairs: int) -> tuple[int, ...]:
-    """Return the numbers of passes over so many training pairs that a scout tries; none where `reward.epochs` says."""
-    if settings.epochs is not None:
-        return ()
-    return tuple(passes for passes in PASSES if passes == 1 or passes * pairs <= READ)
-
-
-def _plan(
-    settings: RewardSettings, pairs: Sequence[LabelledPair], parts: Sequence[Sequence[LabelledPair]], seed: int
-) -> _Plan:
-    fit, off = slice_off(pairs, SLICE, seed)
-    place = {id(pair): i for i, pair in enumerate(pairs)}
-    every = list(range(len(pairs)))
-    off = [i for i in off if sum(pairs[i].counts)] or off  # people say when it is enough
-    jobs = [_Job(seed * 1000 + k, every, 0) for k in range(settings.members)]
-    jobs += [_Job(seed * 1000, [place[id(pair)] for pair in part], 0) for part in parts]
-    scout = _Job(seed * 1000 + settings.members, fit, 0)
-    return _Plan(scout, candidates(settings, len(every)) if off else (), settings.epochs or 1, off, jobs)
 
 
 @dataclass
@@ -250,9 +186,10 @@ def _frozen(tensors: dict[str, Tensor], trunk: Trunk) -> ScalarBranch:
 class Member:
     """One branch and the tie parameter on their way, on the Davidson loss."""
 
-    def __init__(self, settings: RewardSettings, job: _Job, pretrained: Pretrained, data: ReadPairs) -> None:
+    def __init__(self, settings: RewardSettings, job: Job, pretrained: Pretrained, data: ReadPairs) -> None:
         """Copy the branch, draw its head, and lay out the batches of all passes."""
         self.branch = ScalarBranch(pretrained.trunk, torch.Generator().manual_seed(job.seed))
+        self.ruler = ruler(data, job.which) if settings.length_head else None
         self.log_tie = nn.Parameter(torch.zeros((), device=pretrained.trunk.device))
         parameters = [*set_trainable([self.branch]), self.log_tie]
         rate = settings.learning_rate
@@ -262,6 +199,10 @@ class Member:
         self.usual = data.usual(job.which)
         self.batches = [b for _ in range(job.passes) for b in data.batches(job.which, settings.batch, order)]
         self.step = 0
+
+    def pulls(self, data: ReadPairs, batch: Sequence[int]) -> Pulls | None:
+        """Return how the margins of a batch are pulled off length; None where length has no head of its own."""
+        return None if self.ruler is None else pulls(self.branch, data, batch)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold; the order of the batches follows from the seed."""
@@ -278,7 +219,7 @@ def _train_members(
     pretrained: Pretrained,
     learn: ReadPairs,
     held: ReadPairs,
-    plan: _Plan,
+    plan: Plan,
     run: Run | None,
     folder: Path,
 ) -> _Done:
@@ -289,7 +230,7 @@ def _train_members(
         done.restore(saved["done"], pretrained.trunk)
     with steps("training the reward model", plan.most) as advance:
         advance(done.pairs)
-        while (job := plan.next(done)) is not None:
+        while (job := plan.next(done.tried, len(done.held_scores))) is not None:
             member = Member(settings, job, pretrained, learn)
             if saved.get("now"):
                 member.restore(saved.pop("now"))
@@ -309,7 +250,7 @@ def _train_members(
 
 
 def _finish(
-    done: _Done, plan: _Plan, job: _Job, member: Member, settings: RewardSettings, learn: ReadPairs, held: ReadPairs
+    done: _Done, plan: Plan, job: Job, member: Member, settings: RewardSettings, learn: ReadPairs, held: ReadPairs
 ) -> None:
     """Take what a trained branch leaves."""
     member.branch.requires_grad_(False)
@@ -317,7 +258,7 @@ def _finish(
     done.pairs += sum(len(batch) for batch in member.batches)
     if job.seed == plan.scout.seed:
         done.tried.append((job.passes, ranks.agreed(_loss(member, learn, plan.slice))))
-        if job.passes == plan.settled(done):
+        if job.passes == plan.settled(done.tried):
             done.scout = member.branch
         return
     if len(done.members) < settings.members:
@@ -341,8 +282,9 @@ def _step(member: Member, data: ReadPairs) -> int:
     last = len(member.batches)
     member.training.schedule(number, last)
     total = data.weight(batch)
+    by = member.pulls(data, batch)
     for micro in data.micro_batches(ranks.share(batch)):
-        member.training.learn(objective(member, data, micro, total))
+        member.training.learn(objective(member, data, micro, total, by))
     member.training.step(
         MannersError(
             f"the reward model's gradient is not finite at step {number} of {last}; lower reward.learning_rate, or look"
@@ -354,18 +296,32 @@ def _step(member: Member, data: ReadPairs) -> int:
     return len(batch)
 
 
-def objective(member: Member, data: ReadPairs, micro: Sequence[int], total: float) -> tuple[Term, ...]:
+def objective(
+    member: Member, data: ReadPairs, micro: Sequence[int], total: float, by: Pulls | None = None
+) -> tuple[Term, ...]:
     """Return the terms of a member's loss on some pairs of a batch whose verdicts weigh `total`.
 
-    Their losses are shares of the mean over the batch's verdicts: sums over these pairs, divided by `total`.
+    Their losses are shares of the mean over the batch's verdicts: sums over these pairs, divided by `total`. `by` says
+    how the batch's margins are pulled off length (`reward.length`); without it that is left out.
     """
 
-    def preference() -> Loss:
-        scores = data.scores(member.branch, micro)
-        weights = torch.tensor([data.pairs[i].weights for i in micro], device=scores.device)
-        return preference_loss(scores[:, 0], scores[:, 1], weights, member.log_tie, total)
+    @cache
+    def scores() -> Tensor:
+        return data.scores(member.branch, micro)
 
-    return (Term("preference", 1.0, "member", preference),)
+    def preference() -> Loss:
+        left, right = scores().unbind(dim=1)
+        if member.ruler is not None:
+            left = left + torch.from_numpy(member.ruler * log_lengths(data, micro)).to(left)
+        weights = torch.tensor([data.pairs[i].weights for i in micro], device=left.device)
+        return preference_loss(left, right, weights, member.log_tie, total)
+
+    def length() -> Loss:
+        pulled = torch.tensor([(by or {}).get(i, 0.0) for i in micro]).to(scores())
+        return (pulled * (scores()[:, 0] - scores()[:, 1])).sum(), {}
+
+    found = (Term("preference", 1.0, "member", preference),)
+    return found if by is None else (*found, Term("length", WEIGHT, "member", length))
 
 
 def _curve(

@@ -14,7 +14,7 @@ from manners.feedback.admission import without_judges
 from manners.feedback.outliers import outlying
 from manners.reward.drawing import Pool, draw_weight, pool_of
 from manners.reward.groups import groups
-from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted
+from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted, Voice, weights_of
 from manners.settings import ServeSettings
 from manners.store.files.formats import IMPORTED
 from manners.store.never import never_trained_on
@@ -290,9 +290,7 @@ def labelled_pair(
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
-
-    def weight(*choices: Choice) -> float:
-        return sum(_weight(v) * limited.get(v.annotator, 1.0) for v in verdicts if v.choice in choices)
+    voices = tuple(Voice(v.annotator, v.choice, _weight(v) * limited.get(v.annotator, 1.0)) for v in verdicts)
 
     said = {v.annotator: [one for one in comparison.verdicts if one.annotator == v.annotator] for v in verdicts}
     drawn = [(v, draw_weight(said[v.annotator], pool.left(v.annotator))) for v in verdicts]
@@ -306,7 +304,7 @@ def labelled_pair(
         left=comparison.left,
         right=comparison.right,
         counts=Counts(float(number[Choice.LEFT]), float(number[Choice.RIGHT]), ties),
-        weights=Counts(weight(Choice.LEFT), weight(Choice.RIGHT), weight(Choice.TIE, Choice.BOTH_BAD)),
+        weights=weights_of(voices),
         both_bad=number[Choice.BOTH_BAD],
         group=group,
         shown_left=float(sum(worth for v, worth in drawn if v.shown_choice is Choice.LEFT)),
@@ -314,4 +312,5 @@ def labelled_pair(
         if all(worth == 1 for _, worth in drawn)
         else Counts(measured(Choice.LEFT), measured(Choice.RIGHT), measured(Choice.TIE, Choice.BOTH_BAD)),
         unknown=sum(worth == 0 for v, worth in drawn if v.choice in (Choice.LEFT, Choice.RIGHT)),
+        voices=voices,
     )

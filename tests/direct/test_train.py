@@ -29,7 +29,7 @@ from manners.models.vocabulary import Vocabulary
 from manners.reward.groups import slice_off
 from manners.reward.labelled import LeftOut
 from manners.reward.measure import measure
-from manners.reward.train import SLICE
+from manners.reward.passes import SLICE
 from manners.settings import DPOSettings, RewardSettings, SampleSettings, Settings
 from manners.text import Renderer
 from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Role, Turn, Verdict

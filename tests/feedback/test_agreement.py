@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import expit, stdtrit
 
-from manners.feedback.agreement import alpha, habits, left_share, pairwise, reliability
+from manners.feedback.agreement import alpha, counted, habits, left_share, pairwise, reliability
 from manners.feedback.statistics import crossed_share, wilson
 from manners.types import (
     Annotator,
@@ -74,7 +74,7 @@ def test_reliability_tells_the_careful_from_the_careless() -> None:
     skill = [0.95, 0.9, 0.8, 0.5]
     truth = rng.integers(0, 2, 400)
     rows = [[(L, R)[t if rng.random() < s else 1 - t] for s in skill] for t in truth]
-    found = reliability(asked(rows), HUMAN)
+    found = reliability(counted(one, HUMAN) for one in asked(rows))
     assert [found[person(n)] for n in range(4)] == pytest.approx(skill, abs=0.06)
 
 

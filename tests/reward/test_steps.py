@@ -16,8 +16,9 @@ from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
 from manners.reward import train as module
 from manners.reward.groups import slice_off
+from manners.reward.passes import PASSES, READ, candidates
 from manners.reward.steps import units
-from manners.reward.train import PASSES, READ, Trained, candidates, train
+from manners.reward.train import Trained, train
 from manners.settings import RewardSettings
 from tests.conftest import some
 from tests.reward.planted import comparisons
