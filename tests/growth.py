@@ -19,7 +19,7 @@ def growth(work: Callable[[int], object], size: int) -> float:
         return 1.0
     tries = [(_seconds(work, size), _seconds(work, 2 * size)) for _ in range(4)]
     once, twice = (min(column) for column in zip(*tries, strict=True))
-    return min(first, twice) / max(once, LITTLE)
+    return float(min(first, twice) / max(once, LITTLE))
 
 
 def _seconds(work: Callable[[int], object], size: int) -> float:

@@ -32,6 +32,7 @@ from manners.models.surgery import layer_list
 from manners.reward import train as module
 from manners.reward.groups import set_aside
 from manners.reward.pairs import ReadPairs, read
+from manners.reward.passes import Job
 from manners.reward.steps import STEP
 from manners.reward.train import Member
 from manners.reward.verdicts import label
@@ -112,7 +113,7 @@ def once(world: World, factor: float, seed: int, settings: RewardSettings = SETT
     split = set_aside(data.pairs, settings.set_aside, seed)
     learn, held = ([place[p.prompt, p.left, p.right] for p in some] for some in (split.train, split.held_out))
     with patch.object(module, "STEP", factor * STEP):
-        member = Member(settings, module._Job(seed * 1000, learn, settings.epochs or 1), world.pretrained, data)
+        member = Member(settings, Job(seed * 1000, learn, settings.epochs or 1), world.pretrained, data)
     while member.step < len(member.batches):
         module._step(member, data)
     margins = torch.zeros(len(data.pairs))
@@ -167,11 +168,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = cache(partial(smollm2, folder=Path(folder)))
 
+        def trained(factor: float, by: float, seed: int) -> dict[str, Any]:
+            return once(world(by), factor, seed)
+
         def runs(factor: float, by: float) -> list[dict[str, Any]]:
             settings = {"pairs": PAIRS, "tokens": TOKENS, "passes": SETTINGS.epochs, "step": factor * STEP, "by": by}
             return [
                 results.part(
-                    f"{factor:g} x, matrices x {by:g}, seed {seed}", settings, lambda s=seed: once(world(by), factor, s)
+                    f"{factor:g} x, matrices x {by:g}, seed {seed}", settings, partial(trained, factor, by, seed)
                 )
                 for seed in SEEDS
             ]

@@ -14,9 +14,9 @@ from manners.evaluate import ask
 from manners.evaluate.promotion import called, level
 from manners.facts import Facts, to_facts
 from manners.loop import bets
-from manners.loop.evaluate import evaluation_prompts, rival
+from manners.loop.evaluate import rival
 from manners.loop.history import attempt
-from manners.loop.prompts import own_seed
+from manners.loop.prompts import evaluation_prompts, own_seed
 from manners.loop.session import Session
 from manners.models import versions
 from manners.models.answer import answer

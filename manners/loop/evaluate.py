@@ -25,11 +25,10 @@ from manners.loop import bets, history, tried
 from manners.loop.keep import ensure_rows
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import (
-    Fitting,
     Prose,
     as_begun,
     draw_prompts,
-    fitting,
+    evaluation_prompts,
     own_seed,
     parts,
     prompt_lengths,
@@ -51,7 +50,7 @@ from manners.results.evaluation import BesideExample, EvaluationResult, Forgetti
 from manners.reward import stored
 from manners.reward.ensemble import RewardModel
 from manners.settings import Settings
-from manners.store import Newest, Outcome, Round
+from manners.store import Outcome, Round
 from manners.types import AnnotatorKind, Answer, Dialogue, PromptUse, VersionKind
 from manners.workspace import INITIAL
 
@@ -269,19 +268,6 @@ def last_source(session: Session) -> AnnotatorKind:
     facts = session.read_facts("reward")
     source = facts and from_facts(RewardResult, facts, "runs/reward.json").source
     return AnnotatorKind(source or AnnotatorKind.HUMAN)
-
-
-def evaluation_prompts(session: Session, upto: Newest | None = None) -> Fitting:
-    """Return the prompts that nothing is trained on or chosen by; raises MannersError where too few are there."""
-    dialogues = [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
-    found = fitting(session, PromptUse.EVALUATE, dialogues)
-    if len(found.prompts) < 2:
-        beside = f", and {found.too_long} that leave no room for a response" if found.too_long else ""
-        raise MannersError(
-            f"evaluation needs at least 2 prompts of its own, {len(found.prompts)} are there{beside};"
-            " add some with `manners prompts import FILE --use evaluate`"
-        )
-    return found
 
 
 def _answers(session: Session, run: Run, inputs: EvaluationInputs) -> tuple[Compared, Forgetting]:

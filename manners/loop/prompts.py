@@ -108,6 +108,19 @@ def fitting(session: Session, use: PromptUse, prompts: Sequence[Dialogue]) -> Fi
     return found
 
 
+def evaluation_prompts(session: Session, upto: Newest | None = None) -> Fitting:
+    """Return the prompts that nothing is trained on or chosen by; raises MannersError where too few are there."""
+    dialogues = [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
+    found = fitting(session, PromptUse.EVALUATE, dialogues)
+    if len(found.prompts) < 2:
+        beside = f", and {found.too_long} that leave no room for a response" if found.too_long else ""
+        raise MannersError(
+            f"evaluation needs at least 2 prompts of its own, {len(found.prompts)} are there{beside};"
+            " add some with `manners prompts import FILE --use evaluate`"
+        )
+    return found
+
+
 def _none_fits(session: Session, use: PromptUse, count: int) -> MannersError:
     room, context = session.settings.sample.max_new_tokens, session.pretrained.renderer.context
     return MannersError(

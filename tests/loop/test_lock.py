@@ -11,7 +11,7 @@ import pytest
 
 from manners.checkpoint import Run, unfinished
 from manners.errors import MannersError
-from manners.loop import rounds
+from manners.loop import patience
 from manners.loop.session import Session
 from manners.loop.waiting import Waiting
 from manners.settings import Settings
@@ -69,7 +69,7 @@ def test_a_run_writes_nothing_where_another_has_come_to_train(server: Server, te
 def test_a_loop_that_waits_notices_at_its_next_look(
     server: Server, team: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "LOOK", 0.0)
+    monkeypatch.setattr(patience, "LOOK", 0.0)
     looks = list[int]()
 
     def missing() -> Waiting | None:
@@ -78,11 +78,11 @@ def test_a_loop_that_waits_notices_at_its_next_look(
         return MISSING if len(looks) < 3 else None
 
     with team.run_lock("loop"):
-        assert rounds._wait(team, missing, step=False) is None
+        assert patience.wait(team, missing, step=False) is None
         assert len(looks) == 3
         with (
             closing(Store.open(str(team.workspace.url))) as other,
             other.run_lock("ppo"),
             pytest.raises(MannersError, match=r"`ppo`, process .* is training there now"),
         ):
-            rounds._wait(team, lambda: MISSING, step=False)
+            patience.wait(team, lambda: MISSING, step=False)

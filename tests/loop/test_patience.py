@@ -22,7 +22,7 @@ from manners.loop.history import Begun, State
 from manners.loop.patience import LOOK
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
-from manners.store import Store
+from manners.store import Store, runlock
 from manners.types import AskedHow, PromptUse
 from manners.workspace import Workspace
 from tests.loop import tiny
@@ -81,11 +81,16 @@ def test_a_look_that_the_store_refuses_is_tried_again_and_said_once(
 
     monkeypatch.setattr(Store, "comparisons", comparisons)
     seen = list[State]()
+
+    def leave(why: str) -> None:
+        seen.append(stands())
+        away.append(why)
+
     minutes: list[Callable[[], object]] = [
-        lambda: (seen.append(stands()), away.append("The database is away; look.")),
+        lambda: leave("The database is away; look."),
         lambda: seen.append(stands()),
         lambda: back(AskedHow.RANDOM),
-        lambda: (seen.append(stands()), away.append("It is away again.")),
+        lambda: leave("It is away again."),
         lambda: back(AskedHow.EVALUATION),
     ]
     night = Night(monkeypatch, *minutes)
@@ -197,6 +202,7 @@ def test_a_server_that_is_started_anew_costs_a_minute(
     server: Server, fresh: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the run lock with it: the loop takes that again before it goes on, and says who it is."""
+    monkeypatch.setattr(runlock, "PATIENCE", 0.0)
     with server.database() as url:
         session = Session(Workspace.create(tmp_path / "team", url), small(model))
         with closing(Store.open(fresh / "store.db")) as store:
@@ -210,6 +216,14 @@ def test_a_server_that_is_started_anew_costs_a_minute(
             with suppress(Unavailable):
                 seen.append(session.store.trained_by())
 
+        def restart() -> None:
+            server.control("restart", "-m", "fast")
+            looks()
+
+        def judge(how: AskedHow) -> None:
+            looks()
+            judges(session, 10, how)
+
         def stop() -> None:
             server.control("stop", "-m", "fast")
             looks()
@@ -220,17 +234,17 @@ def test_a_server_that_is_started_anew_costs_a_minute(
 
         minutes: list[Callable[[], object]] = [
             looks,
-            lambda: (server.control("restart", "-m", "fast"), looks()),  # between two looks, which nothing else shows
-            looks,  # without the lock, which is taken again
+            restart,  # between two looks, which nothing else shows
+            looks,  # with the lock, which was taken again
             looks,
             stop,
             start,
-            lambda: (looks(), judges(session, 10, AskedHow.RANDOM)),
-            lambda: (looks(), judges(session, 10, AskedHow.EVALUATION)),
+            lambda: judge(AskedHow.RANDOM),
+            lambda: judge(AskedHow.EVALUATION),
         ]
         night = Night(monkeypatch, *minutes)
         facts = rounds.play(session, Asked(rounds=1))
         assert not night.minutes and len(facts["rounds"]) == 1
-        assert [holder is not None and holder.is_me for holder in seen] == [True, False, False, True, False, True, True]
+        assert [holder is not None and holder.is_me for holder in seen] == [True, False, True, True, False, True, True]
         assert session.store.trained_by() is None
         session.store.close()

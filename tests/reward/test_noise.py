@@ -117,7 +117,7 @@ def test_who_is_not_known_is_taken_for_as_reliable_as_the_rest() -> None:
 
 @pytest.mark.parametrize("setting", ["smoothing", "reliability"])
 def test_of_too_few_that_several_have_judged_nothing_is_said(setting: str) -> None:
-    settings = replace(SETTINGS, **{setting: True})
+    settings = replace(SETTINGS, smoothing=setting == "smoothing", reliability=setting == "reliability")
     alone = pairs_of(comparisons(200, SKILL, 1))
     with pytest.raises(MannersError, match=rf"reward\.{setting} goes by how far people agree.* but 0 of those"):
         softened(alone, settings)

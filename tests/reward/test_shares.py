@@ -19,6 +19,7 @@ from manners.models.pretrained import Pretrained
 from manners.reward import train as module
 from manners.reward.labelled import Counts, LabelledPair
 from manners.reward.pairs import ReadPairs
+from manners.reward.passes import Job
 from manners.reward.train import Member
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings, Settings
@@ -67,7 +68,7 @@ class Known(ReadPairs):
 
 def of_reward(world: Pretrained, data: Known, batch: int) -> dict[str, float]:
     settings = RewardSettings(batch=batch)
-    member = Member(settings, module._Job(0, list(range(len(data.pairs))), 1), world, data)
+    member = Member(settings, Job(0, list(range(len(data.pairs))), 1), world, data)
     member.training = Training([data.liked], 0.1, max_norm=1.0)
     return data.shares(member.training, len(member.batches), lambda: module._step(member, data))
 

@@ -25,7 +25,7 @@ from manners.store import Store, VersionRecord, gold
 from manners.store import comparisons as reading
 from manners.store.chats import Chats, Effect, MovedOn, NoSuchChat
 from manners.store.flags import FlagReason, raise_flag
-from manners.store.records import token_of
+from manners.store.records import from_messages, token_of
 from manners.store.tables import ComparisonRow, FlagRow, MessageRow, PromptRow, ResponseRow, VerdictRow, WithdrawalRow
 from manners.types import (
     DELETED,
@@ -277,7 +277,7 @@ def test_whoever_reads_comparisons_reads_no_turn_that_nobody_compared(
     kept = (Turn(Role.USER, "And 0?"),)
     store.add_prompts([kept], PromptUse.EVALUATE, "file")
     read = list[int]()
-    plain = reading.from_messages
+    plain = from_messages
 
     def counted(messages: Sequence[Any]) -> Dialogue:
         read.append(len(messages))

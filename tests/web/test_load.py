@@ -69,7 +69,7 @@ def test_every_acknowledged_verdict_survives_a_kill(place: Place, times: int) ->
                 acknowledged.append(shown["view"])
     with place.store.read() as connection:
         answered = select(ViewRow.token).join(VerdictRow, VerdictRow.view_id == ViewRow.id)
-        views = list(connection.execute(answered).scalars())
+        views = [str(token) for token in connection.execute(answered).scalars()]
     assert set(acknowledged) <= set(views) and len(set(views)) == len(views)
     assert len(views) <= len(acknowledged) + 10 * times
 
@@ -151,7 +151,7 @@ def test_every_acknowledged_verdict_survives_a_database_that_is_started_anew(
     assert {(one.status_code, one.headers.get("retry-after")) for one in away.refused} == {(503, "2")}
     with team.store.read() as connection:
         answered = select(ViewRow.token).join(VerdictRow, VerdictRow.view_id == ViewRow.id)
-        views = list(connection.execute(answered).scalars())
+        views = [str(token) for token in connection.execute(answered).scalars()]
     assert sorted(views) == sorted(away.acknowledged) and len(set(views)) == people * each
     judged = Counter((c.id, v.annotator.name) for c in team.store.comparisons() for v in c.verdicts)
     assert len(judged) == people * each and set(judged.values()) == {1}
