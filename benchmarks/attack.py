@@ -99,6 +99,7 @@ def measure(options: Options) -> Outcome:
             pair(number) for number in range(options.annotators * int(options.seconds) * 2 * options.rounds)
         )
         keys = {kind: [place.key(f"{kind}{n}") for n in range(count)] for kind, count in _people(options).items()}
+        place.accounts.set_role("hostile0", AccountRole.REVIEWER)  # who may look at the dashboard beside a long chat
         log = opened.enter_context((folder / "log").open("w+"))
         with serve(place.folder, stderr=log) as server:
             host = server.url.removeprefix("http://")

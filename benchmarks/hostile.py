@@ -1,7 +1,7 @@
 """A pool of hostile clients, for `benchmarks.attack`: `python -m benchmarks.hostile PORT SECONDS SIZE KEY...`.
 
-Eight kinds at once, from nine addresses of this machine, one of which the honest share. Prints how often what was
-answered, as JSON.
+Fifteen kinds at once, from nine addresses of this machine, one of which the honest share. The first key is a
+reviewer's, who may see the dashboard. Prints how often what was answered, as JSON.
 """
 
 from __future__ import annotations
@@ -13,10 +13,15 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(1, 10)]
 BODY = 1_900_000
 """Bytes of the large ones: just below what is taken at all."""
+KEY = 30_000
+"""Characters of a wrong key: a header takes 32 KB."""
+MESSAGE = 90_000
+"""Characters of a message in the long chat."""
 CHAT = "/v1/chat/completions"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -28,6 +33,7 @@ class Pool:
         """Take a port of this machine, and keys of accounts that they have."""
         self.port = port
         self.told = Counter[str]()
+        self._reviewer = keys[0]
         self._keys = itertools.cycle(keys)
         self._addresses = itertools.cycle(ADDRESSES)
 
@@ -46,12 +52,14 @@ class Pool:
         finally:
             writer.transport.abort()
 
-    def head(self, path: str, length: int, key: str | None, kind: str = "application/json") -> bytes:
-        """Return a request's header."""
+    def head(
+        self, path: str, length: int | None, key: str | None, kind: str = "application/json", more: str = ""
+    ) -> bytes:
+        """Return a request's header; one without a length asks for a page."""
         who = f"Authorization: Bearer {key}\r\n" if key else ""
-        return (
-            f"POST {path} HTTP/1.1\r\nHost: a\r\n{who}Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
-        )
+        what = "" if length is None else f"Content-Type: {kind}\r\nContent-Length: {length}\r\n"
+        how = "GET" if length is None else "POST"
+        return f"{how} {path} HTTP/1.1\r\nHost: a\r\n{who}{what}{more}\r\n".encode()
 
     async def hear(self, kind: str, reader: asyncio.StreamReader) -> None:
         """Note the status of an answer, and read it to its end or for two seconds."""
@@ -104,6 +112,38 @@ class Pool:
         body = json.dumps({"model": "manners", "messages": turns[:999] + turns[1:2], "max_tokens": 20}).encode()
         await self.send("long dialogue", CHAT, body, self.key)
 
+    async def come_with_wrong_keys(self, number: int) -> None:
+        """Send a key that nobody has, as long as a header may be, another one each time."""
+        await self.exchange("wrong key", "/v1/models", None, f"{number}".zfill(KEY))
+
+    async def look_for_nothing(self, number: int) -> None:
+        """Ask for pages that there are not."""
+        await self.exchange("no such page", f"/nowhere/{number}/{'x' * 500}", None, None)
+
+    async def report(self) -> None:
+        """Report one pair after another."""
+        key = self.key
+        said = await self.exchange("a pair to report", "/label/next", {}, key)
+        if pair := said.get("pair"):
+            body = {"view": pair["view"], "reason": "other", "note": "x" * 9000}
+            await self.exchange("report", "/label/flag", body, key)
+
+    async def chat_on(self) -> None:
+        """Go on with one conversation until it takes no more: each turn is stored with all that was said before it."""
+        key = self.key
+        chat = (await self.exchange("begin", "/chat/begin", {}, key)).get("key")
+        for turn in range(100 if chat else 0):
+            await self.exchange("long chat", f"/chat/{chat}/say", {"text": f"{turn} ".ljust(MESSAGE, "a")}, key)
+
+    async def look_on(self) -> None:
+        """Look at the dashboard, which reads all comparisons whenever there are others."""
+        await self.exchange("dashboard", "/dashboard", None, self._reviewer)
+
+    async def ask_for_reports(self) -> None:
+        """Ask for answers at once, with twenty other tokens beside each of theirs."""
+        body = asked("Hi", n=4, max_tokens=200, logprobs=True, top_logprobs=20)
+        await self.send("top_logprobs, at once", CHAT, body, self.key, wait=30)
+
     async def ask_for_many(self) -> None:
         """Ask for as many answers as there are seats."""
         await self.send(
@@ -117,6 +157,20 @@ class Pool:
         async with self.connection() as (reader, writer), asyncio.timeout(wait):
             writer.write(self.head(path, len(body), key, type_) + body)
             await self.hear(kind, reader)
+
+    async def exchange(self, kind: str, path: str, body: object, key: str | None) -> dict[str, Any]:
+        """Send a body, or ask for a page where it is None; return the object that is answered, or an empty one."""
+        content = b"" if body is None else json.dumps(body).encode()
+        head = self.head(path, None if body is None else len(content), key, more="Connection: close\r\n")
+        async with self.connection() as (reader, writer), asyncio.timeout(30):
+            writer.write(head + content)
+            answer = await reader.read()
+        first, _, said = answer.partition(b"\r\n\r\n")
+        self.told[f"{kind}: {first.split()[1].decode() if first else 'closed'}"] += 1
+        with suppress(ValueError):
+            found = json.loads(said)
+            return found if isinstance(found, dict) else {}
+        return {}
 
     async def _drip(self, kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, drop: bytes) -> None:
         hearing = asyncio.ensure_future(self.hear(kind, reader))
@@ -155,6 +209,12 @@ async def attack(pool: Pool, seconds: float, size: float) -> None:
         (10, 0.3, lambda: pool.guess(next(numbers))),
         (4, 1.0, lambda: pool.send_deep(next(numbers))),
         (4, 1.0, pool.talk_long),
+        (10, 0.1, lambda: pool.come_with_wrong_keys(next(numbers))),
+        (10, 0.1, lambda: pool.look_for_nothing(next(numbers))),
+        (4, 0.1, pool.report),
+        (2, 0.1, pool.chat_on),
+        (1, 0.5, pool.look_on),
+        (4, 0.5, pool.ask_for_reports),
         (20, 0.2, pool.ask_for_many),
     ]
     tasks = [

@@ -26,8 +26,8 @@ from manners.store.programs import Programs
 from manners.types import AskedHow, Comparison, Response, Sampling
 from manners.web.auth import Chatter, refuse_if
 from manners.web.gate import Gate
-from manners.web.limits import Rate
-from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, usage
+from manners.web.limits import STORED, Rate
+from manners.web.shapes import MOST_ANSWERS, ChatRequest, envelope, finish, logprobs, problem, size_of, usage
 from manners.web.site import Here, Site
 
 TOO_LONG = "what is told of these tokens takes more than one may hold: stream it, or ask for fewer of them"
@@ -91,6 +91,8 @@ async def chat_completions(
     # A full bucket holds any one request: whoever waits as long as they are told gets their answers.
     rate = Rate(MOST_ANSWERS, site.settings.serve.answers_a_second)
     refuse_if(site.limits.take("answers", visitor.key, rate, float(body.n or 1)))
+    if asks:  # a dialogue that two answers are compared on is stored
+        refuse_if(site.limits.take("stored", visitor.key, STORED, size_of(body)))
     # Where two answers are compared nothing may tell who wrote them.
     shown = ALIAS if asks else body.model
     reply = _Reply(body, _generation(site, body, visitor.key, asks), f"chatcmpl-{secrets.token_hex(12)}", shown)

@@ -208,6 +208,9 @@ def test_whatever_is_stored_counts(site: Site, monkeypatch: pytest.MonkeyPatch) 
         f"/chat/{key}/say": {"text": "Hi"},
     }.items():
         assert anna.post(path, json=body).status_code == 429, path
+    asks = {"x-ask-preference": "1"}
+    assert anna.post("/v1/chat/completions", json=ASKED, headers=asks).status_code == 429, "a pair is stored"
+    assert anna.post("/v1/chat/completions", json=ASKED).status_code == 200, "an answer is not"
     assert (site.store.counts(), len(flags.undecided(site.store))) == before
 
 
