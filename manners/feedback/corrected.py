@@ -102,7 +102,8 @@ def rogan_gladen(judged: ArrayLike, checked: ArrayLike, human: ArrayLike) -> Cor
     se + sp - 1 is not shown to be above 0 at that level, or people said only yes or only no, the judge says nothing:
     the interval is 0 to 1. q is of the unchecked values, which are independent of se and sp. People's own share is not
     used: unlike `prediction_powered` it may be wider than that. With about one error of each kind among those
-    checked it is wider than it need be (99 % of studies instead of 95).
+    checked it is wider than it need be (99 % of studies instead of 95). Ours: where all of it lies above 1 or below 0, the
+    judge errs otherwise here than where it was checked; the rate of that error is then taken for unknown, down to 0.
     Sources: Rogan & Gladen 1978, "Estimating prevalence from the results of a screening test"; Lang & Reiczigel 2014,
     "Confidence limits for prevalence of disease adjusted for estimated sensitivity and specificity", section 2.
     Raises MannersError below `FEWEST_CHECKED` checked values or with none beside them, ValueError for anything else
@@ -132,8 +133,17 @@ def rogan_gladen(judged: ArrayLike, checked: ArrayLike, human: ArrayLike) -> Cor
     centre = p + 2 * Z * Z * (p * of_se - (1 - p) * of_sp)
     plain = (float(f.mean()) + rejected / no - 1) / (hits / yes + rejected / no - 1)
     estimate = min(max(plain, 0.0), 1.0)
-    low, high = (min(max(end, 0.0), 1.0) for end in (centre - half, centre + half))
+    low, high = _within(centre - half, centre + half, wilson(float(f.sum()), more), se, sp)
     return Corrected(Interval(estimate, min(low, estimate), max(high, estimate)), alone, raw, n, more)
+
+
+def _within(low: float, high: float, said: Interval, se: float, sp: float) -> tuple[float, float]:
+    """Return an interval within 0 and 1; `said` is the judge's own share of yes, with its interval."""
+    if low > 1.0:  # more than it would say yes to if everything were one: it misses fewer here, none at most
+        return max(0.0, (said.low + sp - 1) / sp), 1.0
+    if high < 0.0:  # fewer than it would by mistake alone: it makes fewer here, none at the least
+        return 0.0, min(1.0, said.high / se)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _values(judged: ArrayLike, checked: ArrayLike, human: ArrayLike) -> tuple[Floats, Floats, Floats]:

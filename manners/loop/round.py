@@ -208,6 +208,10 @@ stands beside them."""
 EVERY: tuple[Stage, ...] = (*COMMANDS, *(stage.beside for stage in COMMANDS if stage.beside))
 """Every stage with a run and a part in the report: also those that the command of another runs."""
 
+ASKED = 360
+"""Prompts that a round played at once asks about, of those there are: with three answers each, 2,160 verdicts. The other
+160 of the demo would take its reward model a minute and a half, and teach it nothing that can be told (D-X10)."""
+
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     """Run one round: ask, learn what people like, teach it, judge the outcome, and report.
@@ -216,7 +220,7 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
     """
     from manners.loop.reporting import report
 
-    chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd)}
+    chosen: dict[str, Options] = {SAMPLE.name: SampleOptions(crowd=crowd, limit=ASKED)}
     for stage in STAGES:
         execute(stage, session, chosen.get(stage.name), resume=resume)
     return report(session, EVERY)

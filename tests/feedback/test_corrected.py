@@ -23,6 +23,19 @@ def test_a_rate_is_corrected_as_by_hand() -> None:
     assert found.raw == pytest.approx((40 + 24) / 150)
 
 
+def test_a_judge_that_errs_less_than_where_it_was_checked_makes_nothing_certain() -> None:
+    """Of 60 it names 57, and of those it was checked on it found 60 % of the yes: 57 are more than it could."""
+    checked = [1] * 60 + [0] * 40 + [0] * 98 + [1] * 2
+    human = [1] * 100 + [0] * 100
+    many = rogan_gladen([1] * 57 + [0] * 3, checked, human).corrected
+    assert many.estimate == many.high == 1.0
+    plainly = stats.binomtest(57, 60).proportion_ci(method="wilson").low
+    assert plainly - 0.02 < many.low < plainly, "some of them may be the 2 % that it takes for one"
+    few = rogan_gladen([0] * 60, [1] * 90 + [0] * 10 + [0] * 80 + [1] * 20, human).corrected
+    plainly = stats.binomtest(0, 60).proportion_ci(method="wilson").high
+    assert few.estimate == few.low == 0.0 and plainly < few.high < plainly / 0.85, "of ten it finds nine"
+
+
 def test_the_interval_of_a_large_study_is_the_delta_methods() -> None:
     # p = 0.5, se = 0.9, sp = 0.8, q = 0.45 + 0.1 = 0.55.
     checked = [1] * 9000 + [0] * 1000 + [0] * 8000 + [1] * 2000
