@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cached_property
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
 from manners.facts import NULL, Facts, from_facts, to_facts
+from manners.holder import Holder
 from manners.loop.stage import ROUND
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
@@ -27,6 +29,8 @@ from manners.unfinished import unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
+LOOP = "loop"
+"""What it holds the run lock as."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,29 @@ class Begun:
     """Whether weights are laid out for decoding, as was measured then: rounding may hang on it."""
     stopped: str = ""
     """Why it has ended; empty while it goes on."""
+    failed: str = ""
+    """Why the process that went on with it last has failed; empty where it has not."""
+    failed_at: str = ""
+    """UTC."""
     started_by: str = ""
     """Who began it, see `loop.starter`: whoever goes on with it starts no run of their own."""
+
+
+class State(StrEnum):
+    """How the loop stands, for those who look on."""
+
+    NONE = "none"
+    """None was begun."""
+    RUNNING = "running"
+    """A process plays a round."""
+    WAITING = "waiting"
+    """A process waits for people, or for a time."""
+    IDLE = "idle"
+    """No process goes on with it: it was interrupted or killed, or goes step by step."""
+    FAILED = "failed"
+    """The process that went on with it has failed."""
+    ENDED = "ended"
+    """All rounds are played, or a budget is used up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +133,17 @@ def write_begun(workspace: Workspace, begun: Begun) -> None:
     """Keep how the loop was begun."""
     workspace.runs.mkdir(exist_ok=True)
     atomic_write(workspace.runs / RECORD, json.dumps(to_facts(begun), indent=1) + "\n")
+
+
+def state(begun: Begun | None, holder: Holder | None, waits: bool) -> State:
+    """Return how the loop stands, by how it was begun, who trains in the workspace, and whether it waits."""
+    if begun is None:
+        return State.NONE
+    if holder is not None and holder.stage == LOOP:
+        return State.WAITING if waits else State.RUNNING
+    if begun.stopped:
+        return State.ENDED
+    return State.FAILED if begun.failed else State.IDLE
 
 
 def ended(rounds: Iterable[Round]) -> list[Round]:

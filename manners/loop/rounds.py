@@ -3,7 +3,8 @@
 sample -> wait for verdicts -> reward -> ppo -> audits, where the gate requires one -> judge -> evaluate -> report
 
 Each step is the stage of the command of that name. What is done is read from the record (`loop.history`), so that a
-loop that was killed anywhere is started again by the same command, and goes on where it was.
+loop that was killed anywhere is started again by the same command, and goes on where it was. Nor does it take a person
+to start it again where the store was away for a while.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,13 +22,14 @@ from manners.audit.review import HERE
 from manners.audit.rules import POLICY as OF_POLICY
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
-from manners.errors import MannersError, UsageError
+from manners.errors import MannersError, Unavailable, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
-from manners.loop import asking, bets, history, kept, unjudged, waiting
+from manners.loop import asking, bets, history, kept, lineage, unjudged, waiting
 from manners.loop.asking import TooFew
-from manners.loop.history import Begun, Played, Reading
+from manners.loop.history import LOOP, Begun, Played, Reading
 from manners.loop.options import AuditOptions, JudgeOptions, SampleOptions
+from manners.loop.patience import LOOK, failure_kept, wait
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, JUDGE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session, now
@@ -41,8 +43,6 @@ from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace
 
 IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, BEHAVIOUR, EVALUATE)
-LOOK = 60.0
-"""Seconds between two looks at the store while something is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +61,46 @@ def play(session: Session, asked: Asked) -> Facts:
     """Play rounds, and return what became of them; begin with the one that is at work, if any.
 
     PPO begins as the promoted policy, whatever `ppo.start` says, with its KL measured against the start version: over
-    all rounds. Raises MannersError at once, naming the process, where another one trains in this workspace.
+    all rounds. A loop that is under way, and whose store is away or busy, goes on from the record when it is back:
+    that is looked at each minute. Raises MannersError at once, naming the process, where another one trains in this
+    workspace.
     """
     _refuse(asked)
     ppo = replace(session.settings.ppo, start="current")
     session = Session(session.workspace, replace(session.settings, ppo=ppo))
     _ = session.store
-    with session.run_lock("loop"):
-        begun = _begin(session.workspace, session, asked)
-        reported = False
-        while not (stopped := stops(_played(session), begun, session)):
-            number = history.turn(session.workspace, session.store.rounds())
-            session = session.at(number, begun.started_by)
-            if lacks := _round(session, begun, step=asked.step):
-                return _facts(session, lacks, "")
-            report(session, EVERY)
-            reported = True
-        history.write_begun(session.workspace, replace(begun, stopped=stopped))
-        if not reported:  # it may have been killed while it wrote the last one
-            report(session, EVERY)
-        return _facts(session, None, stopped)
+    begun: Begun | None = None
+    said = ""
+    while True:
+        try:
+            with session.run_lock(LOOP), failure_kept(session.workspace):
+                begun = _begin(session.workspace, session, asked)
+                return _play(session, begun, step=asked.step)
+        except Unavailable as error:
+            if begun is None or asked.step:
+                raise
+            if str(error) != said:
+                said = str(error)
+                print(f"{said} (the loop tries again each minute)", file=sys.stderr)
+            time.sleep(LOOK)
+
+
+def _play(session: Session, begun: Begun, *, step: bool) -> Facts:
+    """Play rounds until none is to begin, or, with `step`, until something would be waited for."""
+    reported = False
+    while not (stopped := stops(_played(session), begun, session)):
+        number = history.turn(session.workspace, session.store.rounds())
+        session = session.at(number, begun.started_by)
+        if lacks := _round(session, begun, step=step):
+            return _facts(session, lacks, "")
+        lineage.keep_newest(session.workspace, session.store, session.settings)
+        report(session, EVERY)
+        reported = True
+    history.write_begun(session.workspace, replace(begun, stopped=stopped))
+    if not reported:  # it may have been killed while it wrote the last one
+        lineage.keep_newest(session.workspace, session.store, session.settings)
+        report(session, EVERY)
+    return _facts(session, None, stopped)
 
 
 def _played(session: Session) -> list[Played]:
@@ -103,7 +123,7 @@ def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     rounds = session.store.rounds()
     if before is None or (before.stopped and len(history.ended(rounds)) >= before.rounds):
         before = Begun(created_at=now())  # another loop; one that a budget has ended stays the same, with its budget
-    begun = replace(before, stopped="")
+    begun = replace(before, stopped="", failed="", failed_at="")
     if begun.lays_out is None:
         begun = replace(begun, lays_out=session.pretrained.trunk.compute.lays_out)
     begun = replace(begun, rounds=asked.rounds, crowd=asked.crowd, when=asked.when)
@@ -143,7 +163,7 @@ def _round(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
     # 2. Wait for verdicts, and learn from all there are.
     if not _begins(session, REWARD):
-        if lacks := _wait(lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
+        if lacks := wait(session, lambda: waiting.for_verdicts(workspace, Reading(store), settings, begun), step=step):
             return lacks
         if not waiting.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
@@ -264,7 +284,7 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
         bets.asked(session, policy)  # places the bets that are due: a look is on record before it says anything
         return waiting.for_judgements(workspace, Reading(store), session.settings, policy)
 
-    lacks = _wait(missing, step=step)
+    lacks = wait(session, missing, step=step)
     if lacks is None:
         bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
     return lacks
@@ -297,19 +317,6 @@ def _ask_the_judge(session: Session, begun: Begun) -> None:
         print(f"round {session.turn} goes on without the judge: {error}", file=sys.stderr)
         if history.of_round(session.workspace, JUDGE.name) == session.turn:
             shutil.rmtree(session.workspace.runs / JUDGE.name)
-
-
-def _wait(missing: Callable[[], Waiting | None], *, step: bool) -> Waiting | None:
-    """Look until nothing is missing, and say each time what is, where it is another; or return it (`step`)."""
-    said = ""
-    while lacks := missing():
-        if step:
-            return lacks
-        if lacks.sentence != said:
-            said = lacks.sentence
-            print(f"{said} (Ctrl-C stops; `manners loop` goes on)", file=sys.stderr)
-        time.sleep(LOOK)
-    return None
 
 
 def _facts(session: Session, lacks: Waiting | None, stopped: str) -> Facts:

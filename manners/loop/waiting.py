@@ -15,13 +15,15 @@ from manners.errors import MannersError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
 from manners.feedback.queue import still_to_get
-from manners.loop.history import Begun, Reading, is_done, of_round, played, read_begun, teaching, turn
+from manners.loop import kept
+from manners.loop.history import Begun, Reading, State, is_done, of_round, played, read_begun, state, teaching, turn
 from manners.loop.when import Look, When, parse, ready
 from manners.reward.groups import divided
 from manners.reward.verdicts import label
 from manners.settings import ServeSettings, Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.store.records import Round
 from manners.types import (
     DELETED,
     LOCAL,
@@ -98,9 +100,9 @@ def _since(workspace: Workspace, seen: Reading, new: Iterable[Verdict]) -> datet
     begun = read_begun(workspace)
     moments = [datetime.fromisoformat(begun.created_at)] if begun and begun.created_at else []
     moments += [one.created_at.replace(tzinfo=UTC) for one in seen.rounds[-1:] if one.created_at]
+    moments += [min(given)] if (given := [one.created_at for one in new if one.created_at]) else []
     return max(moments, default=datetime.now(UTC))
 
-    moments += [min(given)] if (given := [one.created_at for one in new if one.created_at]) else []
 
 def _on_the_wall(moment: datetime) -> datetime:
     """Return what the clock on this machine's wall shows at a moment."""
@@ -118,10 +120,10 @@ def for_verdicts(workspace: Workspace, seen: Reading, settings: Settings, begun:
     if begun.crowd or not (found.verdicts or found.wanting):
         return None
     still = f"{found.wanting} comparisons want some still, on the labelling page"
-    have, most = found.verdicts, found.verdicts + found.can_come
-    if when.verdicts is None:
     if ready(when, found):
         return _for_more(found, why, still) if (why := lacks(seen.comparisons, settings)) else None
+    have, most = found.verdicts, found.verdicts + found.can_come
+    if when.verdicts is None:
         so_far = f"{have} new verdict{'s' if have != 1 else ''} so far"
         sentence = f"waiting for {when}; {so_far}, {still}{_behind(found)}"
         return Waiting(what="time", have=have, need=1, at_most=most, sentence=sentence)
@@ -134,12 +136,10 @@ def for_verdicts(workspace: Workspace, seen: Reading, settings: Settings, begun:
     return Waiting(what="verdicts", have=have, need=when.verdicts, at_most=most, sentence=sentence)
 
 
-def _behind(found: Look) -> str:
-    """Say that the clock was set back, where it was: the time may be long in coming."""
 def lacks(comparisons: Sequence[Comparison], settings: Settings) -> str:
     """Return in a sentence why there is too little yet to learn from; empty where there is enough.
 
-    And where it is something else that keeps a reward model from being trained, which more verdicts do not change.
+    Also where something else keeps a reward model from being trained, which more verdicts would not change.
     """
     with suppress(MannersError):
         pairs = label(comparisons, settings.reward.annotators).pairs
@@ -159,6 +159,8 @@ def _for_more(found: Look, why: str, still: str) -> Waiting | None:
     return Waiting(what="verdicts", have=have, need=have + 1, at_most=most, sentence=sentence)
 
 
+def _behind(found: Look) -> str:
+    """Say that the clock was set back, where it was: the time may be long in coming."""
     if not found.behind:
         return ""
     return (
@@ -197,15 +199,30 @@ def waits_for(workspace: Workspace, seen: Reading, settings: Settings) -> Waitin
     begun = read_begun(workspace)
     if begun is None or begun.stopped:
         return None
-    number = turn(workspace, seen.rounds)
+    match before(workspace, seen.rounds):
+        case "reward":
+            return for_verdicts(workspace, seen, settings, begun)
+        case "evaluation":
+            policies = [one for one in seen.store.versions(VersionKind.POLICY) if (workspace.root / one.path).is_dir()]
+            return for_judgements(workspace, seen, settings, policies[-1].name) if policies else None
+    return None
+
+
+def before(workspace: Workspace, rounds: Sequence[Round]) -> str | None:
+    """Return the stage that the round at work has come to where something may be waited for before it; else None."""
+    number = turn(workspace, rounds)
     if not is_done(workspace, "sample", number):
         return None
     if not is_done(workspace, "reward", number) and of_round(workspace, "reward") != number:
-        return for_verdicts(workspace, seen, settings, begun)
-    if is_done(workspace, "ppo", number) and of_round(workspace, "evaluation") != number:
-        policies = [one for one in seen.store.versions(VersionKind.POLICY) if (workspace.root / one.path).is_dir()]
-        return for_judgements(workspace, seen, settings, policies[-1].name) if policies else None
-    return None
+        return "reward"
+    return "evaluation" if is_done(workspace, "ppo", number) and of_round(workspace, "evaluation") != number else None
+
+
+def stands(workspace: Workspace, store: Store) -> State:
+    """Return how the loop stands without reading what people said: it waits where it may have to (`before`)."""
+    begun = read_begun(workspace)
+    waits = begun is not None and not begun.crowd and before(workspace, store.rounds()) is not None
+    return state(begun, kept.trained_by(workspace, store), waits)
 
 
 def facts(workspace: Workspace, seen: Reading, settings: Settings) -> Facts:
@@ -213,10 +230,16 @@ def facts(workspace: Workspace, seen: Reading, settings: Settings) -> Facts:
     begun = read_begun(workspace)
     waiting = waits_for(workspace, seen, settings)
     rounds = played(workspace, seen)
+    holder = kept.trained_by(workspace, seen.store)
+    found = state(begun, holder, waiting is not None)
     return {
+        "state": str(found),
+        "process": holder.process if holder and found in (State.RUNNING, State.WAITING) else "",
         "current": workspace.current_policy(),
         "rounds": [to_facts(one) for one in rounds],
         "to_play": max(0, begun.rounds - len(rounds)) if begun and not begun.stopped else 0,
         "waiting_for": None if waiting is None else to_facts(waiting),
         "stopped": begun.stopped if begun else "",
+        "failed": begun.failed if begun else "",
+        "failed_at": begun.failed_at if begun else "",
     }

@@ -16,6 +16,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from manners.backup import record, snapshots
 from manners.backup.take import last as last_backup
+from manners.errors import MannersError, Unavailable
+from manners.loop import waiting
+from manners.loop.history import State
 from manners.models.requests import Done, Event, Failed, Phase, Token
 from manners.store import holdings, sound
 
@@ -49,6 +52,7 @@ class Figures:
         self._size = self._gauge("database_bytes", "Size of the database.")
         self._backup = self._gauge("last_backup_timestamp_seconds", "When the last backup was; 0 for never.")
         self._rehearsed = self._gauge("last_rehearsal_ok", "1 where the last rehearsed restore came back whole.")
+        self._loop = self._gauge("loop", "1 for how `manners loop` stands, 0 for how it does not.", "state")
         for state in ("waiting", "writing"):
             self.answers.labels(state)
         ProcessCollector(namespace="manners", registry=self.registry)
@@ -114,3 +118,16 @@ class Figures:
         made = snapshots.moment(backup["made_at"]) if backup else None
         self._backup.set(made.timestamp() if made else 0)
         self._rehearsed.set(rehearsed is not None and rehearsed.verified)
+        stands = _loop(site)
+        for one in State:
+            self._loop.labels(str(one)).set(one is stands)
+
+
+def _loop(site: Site) -> State:
+    """Return how the loop stands; one whose record is damaged goes on no more."""
+    try:
+        return waiting.stands(site.workspace, site.store)
+    except Unavailable:
+        raise
+    except MannersError:
+        return State.FAILED

@@ -24,7 +24,8 @@ router = APIRouter(route_class=Gate)
 async def page(request: Request, _: Looker, site: Here) -> Response:
     """Show it."""
     facts = await to_thread.run_sync(_facts, site, limiter=site.limits.reckoning)
-    return site.page(request, "rounds.html.j2", facts=facts, drawn=drawn(facts["rounds"]), wide=WIDE, high=HIGH)
+    curve, command = drawn(facts["rounds"]), history.command(site.workspace)
+    return site.page(request, "rounds.html.j2", facts=facts, drawn=curve, command=command, wide=WIDE, high=HIGH)
 
 
 @router.get("/rounds.json")

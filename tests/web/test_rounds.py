@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -101,6 +102,28 @@ def test_a_loop_that_has_ended_says_why(alone: Place) -> None:
     write_begun(workspace, Begun(rounds=2, created_at=DAY.isoformat(), stopped="2 rounds are played."))
     page = client(alone, AccountRole.OWNER, Scripted()).get("/rounds").text
     assert "The loop has ended: 2 rounds are played." in page and "<progress" not in page
+
+
+def test_the_page_says_whether_a_process_plays_and_how_the_last_one_ended(alone: Place) -> None:
+    workspace = fill(alone)
+    looker = client(alone, AccountRole.VIEWER, Scripted())
+    goes_on = "<code>manners loop --rounds 4 --when &#34;20 new verdicts&#34;</code> goes on"
+    assert looker.get("/rounds.json").json()["state"] == "idle"
+    assert "No process plays it now" in (page := looker.get("/rounds").text) and goes_on in page
+    with workspace.run_lock("loop"):
+        facts = looker.get("/rounds.json").json()
+        assert (facts["state"], facts["process"]) == ("waiting", f"process {os.getpid()}")
+        assert f"It is played by process {os.getpid()}." in (page := looker.get("/rounds").text) and goes_on not in page
+    with workspace.run_lock("ppo"):
+        assert looker.get("/rounds.json").json()["state"] == "idle"
+    why = "The database <refused>; check it."
+    begun = Begun(rounds=4, created_at=DAY.isoformat(), failed=why, failed_at=DAY.isoformat())
+    write_begun(workspace, begun)
+    facts = looker.get("/rounds.json").json()
+    assert (facts["state"], facts["process"], facts["failed"]) == ("failed", "", why)
+    page = looker.get("/rounds").text
+    assert "failed, 2030-01-31 12:00 UTC: The database &lt;refused&gt;; check it." in page
+    assert "manners loop --rounds 4</code> goes on" in page
 
 
 def test_a_workspace_without_a_loop_says_what_begins_one(alone: Place) -> None:

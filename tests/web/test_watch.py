@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from manners.backup import record
 from manners.backup.record import Rehearsal
 from manners.backup.take import backup
+from manners.loop.history import Begun, write_begun
 from manners.models.requests import Done, Event, Failed, Token
 from manners.settings import ServeSettings, Settings
 from manners.store.tokens import Scope
@@ -106,6 +107,33 @@ def test_what_was_done_is_what_it_counts(place: Place, tmp_path: Path) -> None:
     record.keep(site.workspace, rehearsal=Rehearsal("2026-01-01", place_of, 3, 0, True, "", 0.1))
     found = told(watcher.get("/metrics").text)
     assert found["manners_last_backup_timestamp_seconds", ()] > 1.7e9 and found["manners_last_rehearsal_ok", ()] == 1
+
+
+def test_how_the_loop_stands_is_a_figure(alone: Place) -> None:
+    site = site_of(alone, local=True)
+    watcher, workspace = client_of(site, client=HERE), site.workspace
+
+    def stands() -> list[str]:
+        found = told(watcher.get("/metrics").text)
+        states = {labels[0]: value for (name, labels), value in found.items() if name == "manners_loop"}
+        assert states.keys() == {"none", "running", "waiting", "idle", "failed", "ended"}
+        return [state for state, value in states.items() if value]
+
+    assert stands() == ["none"]
+    write_begun(workspace, Begun(rounds=3))
+    assert stands() == ["idle"]
+    with workspace.run_lock("loop"):
+        assert stands() == ["running"]
+        (workspace.runs / "sample.json").write_text('{"begun_with": {"the round": 1}}', encoding="utf-8")
+        assert stands() == ["waiting"]
+        write_begun(workspace, Begun(rounds=3, crowd=True))
+        assert stands() == ["running"], "the crowd is not waited for"
+    write_begun(workspace, Begun(rounds=3, failed="The disk is full."))
+    assert stands() == ["failed"]
+    write_begun(workspace, Begun(rounds=3, stopped="3 rounds are played."))
+    assert stands() == ["ended"]
+    (workspace.runs / "loop.json").write_text("{", encoding="utf-8")
+    assert stands() == ["failed"], "nothing can go on with it"
 
 
 async def _given(*events: Event) -> AsyncGenerator[Event]:
