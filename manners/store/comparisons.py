@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, insert, select
 from sqlalchemy.orm import aliased
 
 from manners.store.bets import bets_by_comparison
@@ -64,7 +64,7 @@ def select_comparisons(
     With `newest`, those up to that id, and only of these is an opening kept where a candidate was compared on it.
     """
     left, right = aliased(ResponseRow), aliased(ResponseRow)
-    which = [] if asked_how is None else [ComparisonRow.asked_how == asked_how.value]
+    which: list[ColumnElement[bool]] = [] if asked_how is None else [ComparisonRow.asked_how == asked_how.value]
     which += [] if newest is None else [ComparisonRow.id <= newest]
     query = (
         select(ComparisonRow, left.prompt_id, *_columns(left, "left"), *_columns(right, "right"))
@@ -76,9 +76,9 @@ def select_comparisons(
     verdicts = verdicts_by_comparison(connection, asked_how)
     bets = bets_by_comparison(connection)
     # Each turn of a conversation is a prompt with all that was said before it, and most of them nobody compared.
-    needed = [PromptRow.id.in_(_prompts_of(*which)), PromptRow.use != PromptUse.TRAIN.value]
-    needed.append(PromptRow.id.in_(_tried(newest)))
-    rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use).where(or_(*needed))).all()
+    compared = PromptRow.id.in_(_prompts_of(*which)) | PromptRow.id.in_(_tried(newest))
+    needed = compared | (PromptRow.use != PromptUse.TRAIN.value)
+    rows = connection.execute(select(PromptRow.id, PromptRow.turns, PromptRow.use).where(needed)).all()
     prompts = {row.id: from_messages(row.turns) for row in rows}
     openings = {key: opening(prompt) for key, prompt in prompts.items()}
     tried = set(connection.execute(_tried(newest)).scalars())
