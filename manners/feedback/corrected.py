@@ -103,7 +103,7 @@ def rogan_gladen(judged: ArrayLike, checked: ArrayLike, human: ArrayLike) -> Cor
     the interval is 0 to 1. q is of the unchecked values, which are independent of se and sp. People's own share is not
     used: unlike `prediction_powered` it may be wider than that. With about one error of each kind among those
     checked it is wider than it need be (99 % of studies instead of 95). Ours: where all of it lies above 1 or below 0,
-    the judge errs otherwise here than where it was checked; the rate of that error is then taken for unknown, down to 0.
+    the judge errs otherwise here than where it was checked; the rate of that error then counts as unknown, down to 0.
     Sources: Rogan & Gladen 1978, "Estimating prevalence from the results of a screening test"; Lang & Reiczigel 2014,
     "Confidence limits for prevalence of disease adjusted for estimated sensitivity and specificity", section 2.
     Raises MannersError below `FEWEST_CHECKED` checked values or with none beside them, ValueError for anything else

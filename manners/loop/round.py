@@ -210,7 +210,7 @@ EVERY: tuple[Stage, ...] = (*COMMANDS, *(stage.beside for stage in COMMANDS if s
 
 ASKED = 360
 """Prompts that a round played at once asks about: with three answers each, 2,160 verdicts. The demo has 160 more, which
-would take it a minute and a half, and teach its reward model nothing that can be told (D-X10)."""
+would take it a minute and a half, and teach its reward model nothing that can be told (D465)."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:

@@ -8,7 +8,7 @@ of each pair of a batch, and d those of log length, what is minimised beside is
 
 so that quality says nothing about length. Saved and scored is q alone.
 Source: Chen et al. 2024, "ODIN: Disentangled reward mitigates hacking in RLHF". There the second head is another row on
-the same features, and has to be kept from taking content with it; here it reads nothing but the length (D-X1). There
+the same features, and has to be kept from taking content with it; here it reads nothing but the length (D451). There
 correlations are those of single answers; here of pairs, since scores are free up to a shift per prompt, and without a
 mean, since sides are arbitrary.
 """

@@ -47,7 +47,7 @@ DELETIONS = Rate(burst=10, a_second=0.2)
 """Conversations that one account has deleted: for each, the files of the workspace are looked through."""
 STORED = Rate(burst=64_000_000, a_second=50_000)
 """Bytes of one account that are stored for good: afterwards a thousand comparisons a minute, of three kilobytes each. A
-turn of a chat counts with all that was said before it, as it is stored. A disk of 100 GB lasts three weeks (D-X2)."""
+turn of a chat counts with all that was said before it, as it is stored. A disk of 100 GB lasts three weeks (D458)."""
 REPORTS = Rate(burst=20, a_second=1 / 60)
 """Reports of one account: each takes a pair, or an answer, away from everybody until a reviewer has decided."""
 STRANGERS = Rate(burst=300, a_second=20)
