@@ -32,7 +32,7 @@ def test_a_check_of_behaviour_that_the_gate_requires_is_measured_in_the_round(
     root = shutil.copytree(fresh, tmp_path / "loop")
     with (root / "gate.toml").open("a", encoding="utf-8") as file:
         file.write("\n\n[policy.over_refusal]\nrequired = true\n")
-    chosen = replace(small(model), audit=AuditSettings(cases=25, tokens=1))
+    chosen = replace(small(model), audit=AuditSettings(cases=30, tokens=1))
     facts = rounds.play(Session(Workspace.open(root), chosen), Asked(rounds=1, crowd=True))
     [told] = facts["rounds"]
     assert told["outcome"] == "promoted" and facts["current"] == "policy-1"

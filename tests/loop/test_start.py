@@ -98,7 +98,8 @@ def test_ppo_may_begin_as_the_current_policy_with_the_kl_still_to_the_start_vers
 def test_evaluation_compares_with_the_start_version_and_forgetting_with_the_initial_model(
     moved: Workspace, settings: Settings
 ) -> None:
-    facts = stages.evaluate(moved, settings, ask=None, plan=False)
+    # By chance one seed in twenty says otherwise: of 0 to 39 these are 3 and 7.
+    facts = stages.evaluate(moved, replace(settings, seed=4), ask=None, plan=False)
     low, high = facts["interval"]
     assert low <= 0.5 <= high and abs(facts["kl"]) < 1e-4, "a policy that did not move, against where it began"
     assert "cannot be told apart from the start version, policy-1:" in facts["verdict"]

@@ -14,7 +14,7 @@ from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
 from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, Response, Role, Turn
 
-ANNA = Annotator("anna", AnnotatorKind.HUMAN)
+ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_what_a_reviewer_kept_away_is_a_case_and_nothing_else(store: Store) -> N
     report_in_chat(store, "undecided", upheld=None)
     prompt = (Turn(Role.USER, "a pair"),)
     [number] = store.add_comparisons([Comparison(prompt, Response("l", "a"), Response("r", "b"), AskedHow.RANDOM)])
-    for _ in range(2):  # by two people: one case each answer
+    for who in (ANNA, BEN):  # by two people: one case each answer
         with store.write() as connection:
-            raise_flag(connection, ANNA, FlagReason.ILLEGAL, "", comparison=number)
+            raise_flag(connection, who, FlagReason.ILLEGAL, "", comparison=number)
     for flag in flags.undecided(store)[-2:]:
         flags.decide(store, flag.id, upheld=True)
     found = cases.upheld(store)
