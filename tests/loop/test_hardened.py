@@ -49,6 +49,8 @@ def test_a_hardened_reward_model_is_a_version_as_any_other(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("setting", ["reliability", "smoothing"])
 def test_where_nobody_judged_what_others_did_training_is_refused(tmp_path: Path, setting: str) -> None:
-    session = opened(tmp_path, replace(PLAIN, **{setting: True}), each=1)
+    session = opened(
+        tmp_path, replace(PLAIN, reliability=setting == "reliability", smoothing=setting == "smoothing"), each=1
+    )
     with pytest.raises(MannersError, match=rf"set reward\.{setting}=false"):
         stages.perform(session.workspace, session.settings, REWARD)

@@ -37,7 +37,7 @@ def test_a_check_of_behaviour_that_the_gate_requires_is_measured_in_the_round(
     [told] = facts["rounds"]
     assert told["outcome"] == "promoted" and facts["current"] == "policy-1"
     checks = {check.name: check for check in gate.read(Workspace.open(root), "policy-1").measured["policy"].checks}
-    assert checks["over_refusal"].verdict == "pass" and checks["over_refusal"].n == 25
+    assert checks["over_refusal"].verdict == "pass" and checks["over_refusal"].n == 30
     audited = json.loads((root / "runs" / "behaviour.json").read_text(encoding="utf-8"))
     assert (audited["version"], audited["against"], audited["begun_with"]["the round"]) == ("policy-1", "initial", 1)
     assert not (root / "runs" / "audit.json").exists(), "nothing of the reward model was required"
