@@ -40,6 +40,7 @@ from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
 from manners.results.judge import JUDGED_BY
+from manners.store import cases
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace, discard
 
@@ -183,12 +184,12 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
     if not _begins(session, EVALUATE) and (why := unjudged.nothing_found(session)):
         unjudged.end(session, why)
         return None
-    for part, stage, options in (
-        (OF_REWARD, AUDIT, AuditOptions()),
-        (OF_POLICY, BEHAVIOUR, AuditOptions(what="policy")),
-    ):
-        if rules(workspace.root).required(part):
-            _do(stage, session, begun, options)
+    asked = rules(workspace.root)
+    if asked.required(OF_REWARD):
+        _do(AUDIT, session, begun, AuditOptions())
+    # What a reviewer has kept away is asked again of every version that is to go through the gate.
+    if asked.required(OF_POLICY) or cases.upheld(store):
+        _do(BEHAVIOUR, session, begun, AuditOptions(what="policy"))
     return _judge(session, begun, step=step)
 
 
