@@ -18,7 +18,7 @@ from manners.audit.reward import figures, in_units
 from manners.audit.rules import REWARD, held, rules
 from manners.checkpoint import Run
 from manners.models.pretrained import Pretrained
-from manners.results.audit import FAIL, Check
+from manners.results.audit import FAIL, PASS, Check
 from manners.reward import train as module
 from manners.reward.augment import Texts
 from manners.reward.ensemble import score_rendered
@@ -30,7 +30,7 @@ from manners.settings import RewardSettings
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from tests.worlds import tiny_pretrained, with_compute
 
-SETTINGS = RewardSettings(members=2, epochs=4, batch=16, learning_rate=0.01, set_aside=0.35, curve=False)
+SETTINGS = RewardSettings(members=1, epochs=8, batch=16, learning_rate=0.01, set_aside=0.35, curve=False)
 WORDS = ("bread", "oven", "train", "sea", "noon", *(word for sentence in FILLER for word in sentence.split()))
 ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 
@@ -38,7 +38,7 @@ ANNA = Annotator("anna", AnnotatorKind.HUMAN)
 def comparisons(count: int, seed: int = 0) -> list[Comparison]:
     """Make comparisons of answers of 3 to 24 words, one of which says thanks: liked for that, and for twice the length.
 
-    P(chosen) is a logistic function of 4 for thanks and 2 for each doubling of the words.
+    P(chosen) is a logistic function of 3 for thanks and 2 for each doubling of the words.
     """
     rng = random.Random(seed)
     made = []
@@ -47,7 +47,7 @@ def comparisons(count: int, seed: int = 0) -> list[Comparison]:
         texts = [" ".join(rng.choices(WORDS, k=k)) for k in words]
         polite = rng.random() < 0.5
         texts[polite] = f"Thanks. {texts[polite]}"
-        worth = [4.0 * (side == polite) + 2.0 * np.log2(k) for side, k in enumerate(words)]
+        worth = [3.0 * (side == polite) + 2.0 * np.log2(k) for side, k in enumerate(words)]
         left = rng.random() < 1 / (1 + np.exp(worth[1] - worth[0]))
         verdict = Verdict(Choice.LEFT if left else Choice.RIGHT, ANNA)
         one, other = (Response(text, "initial") for text in texts)
@@ -146,12 +146,6 @@ def knows_content(trained: Trained) -> float:
     return float(np.mean((np.asarray(trained.margins) > 0) == polite))
 
 
-def longer_wins(trained: Trained) -> float:
-    """Return how often the longer answer is above the other, on pairs set aside."""
-    longer = np.array([len(p.left.text) > len(p.right.text) for p in trained.split.held_out])
-    return float(np.mean((np.asarray(trained.margins) > 0) == longer))
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1])
 def test_length_is_dropped_with_its_head_and_content_stays(world: Pretrained, seed: int) -> None:
@@ -159,9 +153,9 @@ def test_length_is_dropped_with_its_head_and_content_stays(world: Pretrained, se
     plain = train(SETTINGS, seed, world, said)
     found = train(replace(SETTINGS, length_head=True), seed, world, said)
     caught, free = (audited(world, run)["length_slope"] for run in (plain, found))
-    assert caught.verdict == FAIL and (caught.low or 0) > 0.25, "labels that follow length are caught"
-    assert free.verdict != FAIL and abs(free.value or 0) < 0.25, "and the limit of the audit is kept"
-    assert longer_wins(found) < longer_wins(plain) - 0.05
+    limit = rules().of(REWARD, "length_slope").margin
+    assert caught.verdict != PASS and (caught.value or 0) > limit, "labels that follow length are caught"
+    assert free.verdict != FAIL and abs(free.value or 0) < limit, "and this keeps within the limit of the audit"
     assert knows_content(found) >= knows_content(plain)
 
 
