@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -142,12 +143,16 @@ def _counted_apart(comparison: Comparison, place: int) -> Hashable:
 
 
 def _joined(several: Sequence[Comparison]) -> Comparison:
-    """Return the first of several comparisons on one pair with the verdicts of all."""
+    """Return the first of several comparisons on one pair with the verdicts of all, in an order of their annotators.
+
+    The order in which they came may hang on what they say: older workspaces hold those for either side apart.
+    """
     if len(several) == 1:
         return several[0]
     verdicts = list[Verdict]()
     for one in several:
         verdicts += _by_others(one.verdicts, {verdict.annotator for verdict in verdicts})
+    verdicts.sort(key=lambda verdict: hashlib.sha256(repr((several[0].prompt, verdict.annotator)).encode()).digest())
     return replace(several[0], verdicts=tuple(verdicts), reported=any(one.reported for one in several))
 
 

@@ -192,7 +192,7 @@ def process(*argv: object, cwd: Path) -> subprocess.Popen[str]:
 
 def long_run(work: Path, folder: Path) -> list[object]:
     """A run of `sft` that takes minutes, with a checkpoint at every occasion."""
-    talks = write(folder / "talks.jsonl", dialogues(40))
+    talks = write(folder / "talks.jsonl", dialogues(160))
     sets = {"sft.examples": talks, "sft.epochs": 100, "sft.batch": 2, "checkpoint_every": 0}
     return [
         "sft",

@@ -136,9 +136,9 @@ def test_the_reference_of_the_kl_is_the_initial_model_in_every_round(
     chosen = small(model)
     still = replace(chosen, ppo=replace(chosen.ppo, learning_rate=0.0))
     facts = rounds.play(Session(Workspace.open(root), still), replace(THREE, rounds=4))
-    third, fourth = facts["rounds"][2:]
-    assert fourth["kl"] == pytest.approx(third["kl"], rel=1e-4)
-    assert abs(third["kl"]) > 1e-6
+    assert [one["policy"] for one in facts["rounds"][2:]] == ["policy-3", "policy-4"]
+    third, fourth = (versions.describe(Workspace.open(root), f"policy-{n}").metrics["kl"] for n in (3, 4))
+    assert fourth == pytest.approx(third, rel=1e-4) and abs(third) > 1e-6
     trained = json.loads((root / "runs" / "ppo.json").read_text(encoding="utf-8"))
     # PPO's own penalty: exactly 0 if it were measured against what the policy began as, since it does not move.
     assert trained["begun_as"] == "policy-3" and all(abs(kl) > 1e-6 for kl in trained["curves"]["objective/kl"])

@@ -146,11 +146,11 @@ def knows(trained: Trained) -> float:
 
 
 @pytest.mark.long
-def test_a_careless_crowd_does_less_harm_and_a_noisy_one_is_not_overtrusted(world: Pretrained) -> None:
-    # Two of three verdicts are a coin's.
+def test_a_noisy_crowd_is_not_overtrusted(world: Pretrained) -> None:
+    # Two of three verdicts are a coin's. That trust makes the model better there is not claimed (docs/reward.md).
     crowd = {name: 0.95 if name == "anna" else 0.5 for name in ("anna", "dora", "emil")}
     some = comparisons(120, crowd, 3)
     plain, trusted = train(SETTINGS, 0, world, some), train(replace(SETTINGS, reliability=True), 0, world, some)
-    assert knows(trusted) >= knows(plain)
+    assert min(knows(plain), knows(trusted)) > 0.8
     soft = train(replace(SETTINGS, smoothing=True), 0, world, some)
     assert float(soft.margins.abs().mean()) < 0.8 * float(plain.margins.abs().mean())
