@@ -49,8 +49,9 @@ def main() -> None:
     machine = reports[0]["machine"]
     readme = Path(__file__).parents[1] / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(START)
+    span = dict.fromkeys(f"{limit:.0f}" for limit in (min(minutes), max(minutes)))
     text = (
-        f"\nThe runs took {min(minutes):.0f} to {max(minutes):.0f} minutes and at most {memory:.1f} GB of memory, on"
+        f"\n{'Its' if len(reports) == 1 else 'Their'} stages took {' to '.join(span)} minutes and at most {memory:.1f} GB of memory, on"
         f" {machine['cores']} cores of {machine['cpu']}.\n"
     )
     if len(reports) > 1:

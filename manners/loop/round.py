@@ -209,8 +209,7 @@ EVERY: tuple[Stage, ...] = (*COMMANDS, *(stage.beside for stage in COMMANDS if s
 """Every stage with a run and a part in the report: also those that the command of another runs."""
 
 ASKED = 360
-"""Prompts that a round played at once asks about: with three answers each, 2,160 verdicts. The demo has 160 more, which
-would take it a minute and a half, and teach its reward model nothing that can be told (D465)."""
+"""Prompts that a round played at once asks about: with three answers each, 2,160 verdicts, in less time (D465)."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
