@@ -51,8 +51,8 @@ def main() -> None:
     before, _, rest = readme.read_text(encoding="utf-8").partition(START)
     span = dict.fromkeys(f"{limit:.0f}" for limit in (min(minutes), max(minutes)))
     text = (
-        f"\n{'Its' if len(reports) == 1 else 'Their'} stages took {' to '.join(span)} minutes and at most {memory:.1f} GB of memory, on"
-        f" {machine['cores']} cores of {machine['cpu']}.\n"
+        f"\n{'Its' if len(reports) == 1 else 'Their'} stages took {' to '.join(span)} minutes and at most"
+        f" {memory:.1f} GB of memory, on {machine['cores']} cores of {machine['cpu']}.\n"
     )
     if len(reports) > 1:
         spread = stdev(100 * report["evaluation"]["win_rate"] for report in reports)
