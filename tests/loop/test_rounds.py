@@ -374,6 +374,20 @@ def test_a_clock_that_was_set_back_is_said(opened: tuple[Workspace, Store], monk
     assert found and "clock" not in found.sentence
 
 
+def waits_at(
+    now: str, zone: str, opened: tuple[Workspace, Store], when: str, monkeypatch: pytest.MonkeyPatch
+) -> awaits.Waiting | None:
+    """What a loop waits for at a moment in UTC, on a machine in a time zone."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        monkeypatch.setattr(awaits, "datetime", at(now))
+        return waiting(*opened, when)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize(
     ("begun", "now", "goes_on"),
     [
@@ -396,14 +410,7 @@ def test_the_night_in_which_clocks_are_changed(
     workspace, store = opened
     given(store, begun)
     history.write_begun(workspace, history.Begun(rounds=1, when="02:30", created_at=f"{begun}:00+00:00"))
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        monkeypatch.setattr(awaits, "datetime", at(now))
-        found = waiting(workspace, store, "02:30")
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+    found = waits_at(now, "Europe/Berlin", opened, "02:30", monkeypatch)
     assert (found is None) is goes_on
     assert found is None or "behind" not in found.sentence
 
@@ -427,14 +434,7 @@ def test_a_night_without_a_verdict_is_no_moment_to_learn(
     workspace, store = opened
     given(store, judged)
     history.write_begun(workspace, history.Begun(rounds=1, when="03:00", created_at="2026-11-30T10:00:00+00:00"))
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    try:
-        monkeypatch.setattr(awaits, "datetime", at(now))
-        found = waiting(workspace, store, "03:00")
-    finally:
-        monkeypatch.undo()
-        time.tzset()
+    found = waits_at(now, "UTC", opened, "03:00", monkeypatch)
     assert (found is None) is goes_on
     assert found is None or ("which has 2026-12-09 09:00 already" in found.sentence) is (judged > now)
 

@@ -13,9 +13,7 @@ import torch
 
 from manners.audit.forms import FORMS
 from manners.audit.probes import probes
-from manners.checkpoint import Run
 from manners.models.pretrained import Pretrained
-from manners.reward import train as module
 from manners.reward.augment import Texts, augmented, made_of
 from manners.reward.ensemble import Exchange, RewardModel, score_rendered
 from manners.reward.groups import Split, divided
@@ -37,6 +35,7 @@ from manners.types import (
     Verdict,
     opening,
 )
+from tests.reward.killed import killed
 from tests.reward.planted import WORDS, comparisons, turned
 from tests.worlds import tiny_pretrained
 
@@ -179,27 +178,12 @@ def test_who_likes_brevity_learns_that_a_scrap_is_no_answer(world: Pretrained) -
     assert np.mean((np.asarray(found.margins) > 0) == shorter) > 0.85
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.long
 def test_a_run_that_was_killed_makes_the_same_pairs_and_ends_the_same(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, epochs=1, augment=0.4)
     whole = train(settings, 0, world, PLANTED, texts=TEXTS)
-    take, taken = module._step, iter(range(1000))
-
-    def dying(*given: object) -> int:
-        if next(taken) == 5:
-            raise Killed
-        return take(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "_step", dying)
-    with pytest.raises(Killed):
-        train(settings, 0, world, PLANTED, Run(tmp_path / "run", "manners reward", {}, 0.0), texts=TEXTS)
-    run = Run(tmp_path / "run", "manners reward", {}, 0.0)
-    assert run.go_on()
+    run = killed(lambda run: train(settings, 0, world, PLANTED, run, texts=TEXTS), 5, tmp_path / "run", monkeypatch)
     again = train(settings, 0, world, PLANTED, run, texts=TEXTS)
     assert again.made.pairs == whole.made.pairs and torch.equal(again.member_scores, whole.member_scores)

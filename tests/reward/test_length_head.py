@@ -16,10 +16,8 @@ from manners.audit.material import material
 from manners.audit.probes import probes
 from manners.audit.reward import figures, in_units
 from manners.audit.rules import REWARD, held, rules
-from manners.checkpoint import Run
 from manners.models.pretrained import Pretrained
 from manners.results.audit import FAIL, PASS, Check
-from manners.reward import train as module
 from manners.reward.augment import Texts
 from manners.reward.ensemble import score_rendered
 from manners.reward.length import correlation, log_lengths, ruler, slopes
@@ -28,6 +26,7 @@ from manners.reward.train import Trained, train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
+from tests.reward.killed import killed
 from tests.worlds import tiny_pretrained, with_compute
 
 SETTINGS = RewardSettings(members=1, epochs=8, batch=16, learning_rate=0.01, set_aside=0.35, curve=False)
@@ -159,26 +158,11 @@ def test_length_is_dropped_with_its_head_and_content_stays(world: Pretrained, se
     assert knows_content(found) >= knows_content(plain)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.long
 def test_a_run_that_was_killed_ends_as_one_that_never_was(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, epochs=2, members=1, length_head=True)
     whole = train(settings, 0, world, comparisons(60))
-    take, taken = module._step, iter(range(1000))
-
-    def dying(*given: object) -> int:
-        if next(taken) == 3:
-            raise Killed
-        return take(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "_step", dying)
-    with pytest.raises(Killed):
-        train(settings, 0, world, comparisons(60), Run(tmp_path / "run", "manners reward", {}, 0.0))
-    run = Run(tmp_path / "run", "manners reward", {}, 0.0)
-    assert run.go_on()
+    run = killed(lambda run: train(settings, 0, world, comparisons(60), run), 3, tmp_path / "run", monkeypatch)
     assert torch.equal(train(settings, 0, world, comparisons(60), run).member_scores, whole.member_scores)

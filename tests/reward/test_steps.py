@@ -9,18 +9,17 @@ import pytest
 import torch
 
 from benchmarks.evidence.steps import rewritten
-from manners.checkpoint import Run
 from manners.models.branches import ScalarBranch
 from manners.models.pretrained import Pretrained
 from manners.models.proof import proved
 from manners.models.trunk import grow_trunk
-from manners.reward import train as module
 from manners.reward.groups import slice_off
 from manners.reward.passes import PASSES, READ, candidates
 from manners.reward.steps import units
 from manners.reward.train import Trained, train
 from manners.settings import RewardSettings
 from tests.conftest import some
+from tests.reward.killed import killed
 from tests.reward.planted import comparisons
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
@@ -96,28 +95,13 @@ def test_the_slice_is_of_whole_groups(world: Pretrained) -> None:
     assert slice_off(one, 0.2, 0) == (list(range(len(pairs))), [])
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.long
 def test_a_run_that_was_killed_while_it_scouted_ends_as_one_that_never_was(
     world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SETTINGS, epochs=None)
     whole = train(settings, 0, world, PLANTED)
-    take, taken = module._step, iter(range(1000))
-
-    def dying(*given: object) -> int:
-        if next(taken) == 9:
-            raise Killed
-        return take(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "_step", dying)
-    with pytest.raises(Killed):
-        train(settings, 0, world, PLANTED, Run(tmp_path / "run", "manners reward", {}, 0.0))
-    run = Run(tmp_path / "run", "manners reward", {}, 0.0)
-    assert run.go_on()
+    run = killed(lambda run: train(settings, 0, world, PLANTED, run), 9, tmp_path / "run", monkeypatch)
     again = train(settings, 0, world, PLANTED, run)
     assert (again.tried, again.passes, again.optimizer_steps) == (whole.tried, whole.passes, whole.optimizer_steps)
     assert torch.equal(again.member_scores, whole.member_scores)
