@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import time
 import weakref
 from contextlib import closing, suppress
 from functools import cache
@@ -21,7 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -174,12 +175,29 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def use_wal(engine: Engine) -> None:
-    """Let readers go on while one connection writes (SQLite only; the file remembers it)."""
-    if engine.dialect.name == "sqlite":
-        with engine.connect() as connection:
-            cursor = connection.connection.cursor()
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.close()
+    """Let readers go on while one connection writes (SQLite only; the file remembers it).
+
+    Whoever writes is waited for here: SQLite itself does not wait where a file's mode changes, because it has read the
+    file by then and another may be waiting for that reader.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    until = time.monotonic() + WAIT_SECONDS
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        while not _is_wal(cursor, wait=time.monotonic() < until):
+            time.sleep(0.02)
+        cursor.close()
+
+
+def _is_wal(cursor: DBAPICursor, *, wait: bool) -> bool:
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not wait:
+            raise
+        return False
+    return True
 
 
 def current_revision(connection: Connection) -> str | None:

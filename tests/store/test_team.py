@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +150,20 @@ def test_a_url_means_psycopg(scheme: str) -> None:
     assert to_server_url(f"{scheme}://ann@host:5433/x?sslmode=require") == (
         "postgresql+psycopg://ann@host:5433/x?sslmode=require"
     )
+
+
+def test_a_new_file_waits_for_whoever_writes_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opened = threading.Thread(target=lambda: Store.create(path).close())
+        opened.start()
+        opened.join(0.5)
+        assert opened.is_alive()
+        other.execute("COMMIT")
+        opened.join()
+    with closing(sqlite3.connect(path)) as after:
+        assert after.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_processes_that_open_one_new_database_make_one_store(database: str) -> None:
