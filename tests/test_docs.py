@@ -59,8 +59,8 @@ def shown_commands(text: str) -> list[str]:
     return [part for part in parts if part.startswith("manners ")]
 
 
-def test_the_layout_in_the_readme_is_that_of_the_package() -> None:
-    layout = re.search(r"<!-- layout -->(.*)<!-- /layout -->", TEXTS["README.md"], re.DOTALL)
+def test_the_layout_on_the_page_of_the_architecture_is_that_of_the_package() -> None:
+    layout = re.search(r"<!-- layout -->(.*)<!-- /layout -->", TEXTS["docs/architecture.md"], re.DOTALL)
     assert layout is not None
     blocks: dict[str, set[str]] = {"": set()}
     folder = ""

@@ -17,7 +17,7 @@ from benchmarks.peers import nanogpt
 from benchmarks.peers.nanogpt import HeldOut, Model
 from benchmarks.time_to_loss import Options
 
-PIECE = Path(__file__).parents[2] / "README.md"
+PIECE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
 def test_beyond_the_edge() -> None:
