@@ -25,6 +25,8 @@ FEWEST = 5
 """Openings or prompts below which an interval is not trusted (docs/coverage.md), and the sentence says: too few."""
 CELLS = 4_000_000
 """Most entries of a matrix of resampling counts held at once; bounds memory to about 64 MB."""
+CHOSEN = frozenset({DrawnHow.DISAGREEMENT, DrawnHow.GOLD})
+"""How a queue draws what tells nothing fair of how far people agree: what models differ on, and what is known."""
 
 Floats = NDArray[np.float64]
 
@@ -311,7 +313,7 @@ def first_two(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     reward model's members disagree, or with a known verdict, is left out, and nothing that came later stands in for it.
     """
     given = list(verdicts)
-    chosen = {v.annotator for v in given if v.drawn in (DrawnHow.DISAGREEMENT, DrawnHow.GOLD)}
+    chosen = {v.annotator for v in given if v.drawn in CHOSEN}
     sided = (v for v in latest_verdicts(given) if v.choice in (Choice.LEFT, Choice.RIGHT))
     return tuple(v for v in islice(sided, 2) if v.annotator not in chosen)
 

@@ -88,8 +88,8 @@ def train(
     initial = Branch(pretrained.trunk, trainable=False)
     reference = initial if start is None else start
     policy = Branch(pretrained.trunk, trainable=True)
-    if (begun := begin_as or start) is not None:
-        policy.load_tensors(begun.own_tensors())
+    if begun := (begin_as or start or initial).own_tensors():  # the initial model has none: the policy is one already
+        policy.load_tensors(begun)
     value_parts, value = _value_function(settings, pretrained, policy, reward)
     roles = Roles(policy, reference, value, reward, pretrained)
     prose = PlainText(reference, pretrained, material.prose)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +26,7 @@ class Assisted:
     weight: float = 0.0
     """Share of the whole weight that they have."""
     rendered: dict[Exchange, Rendered] = field(default_factory=dict, repr=False)
+    """What the model reads of them, and of all else that is trained on behind the same prompts: in place of before."""
 
     def left_out(self, labelled: Labelled) -> dict[LeftOut, int]:
         """Return what is not learned from, less what the judge has judged."""
@@ -65,7 +66,7 @@ def assisted(
     usable = sort_out(asked, AnnotatorKind.AI).usable
     objections = renderer.template.objections(one.prompt for one, _ in usable)
     usable = tuple((one, said) for one, said in usable if not objections[one.prompt])
-    rendered = render_compared(renderer, ((one.prompt, side) for one, _ in usable for side in (one.left, one.right)))
+    rendered = _read_together(renderer, [one for one, _ in usable], split.train)
     pairs = [
         labelled_pair(one, said, {}, opening(one.prompt), Pool())
         for one, said in usable
@@ -79,3 +80,13 @@ def assisted(
     factor = min(1.0, human * (1 - human_share) / (human_share * judged))
     weighed = tuple(pair.unmeasured(Counts(*(factor * w for w in pair.weights))) for pair in pairs if factor)
     return Assisted(weighed, factor * judged / (human + factor * judged), rendered) if weighed else Assisted()
+
+
+def _read_together(
+    renderer: Renderer, judged: Sequence[Comparison], people: Iterable[LabelledPair]
+) -> dict[Exchange, Rendered]:
+    """Render what judges compared, and anew what people compared on the same prompts: all on a prompt see the same."""
+    prompts = {one.prompt for one in judged}
+    sides = [(one.prompt, side) for one in judged for side in (one.left, one.right)]
+    sides += [(pair.prompt, side) for pair in people if pair.prompt in prompts for side in (pair.left, pair.right)]
+    return render_compared(renderer, sides)

@@ -49,6 +49,8 @@ class Voice(NamedTuple):
     choice: Choice
     weight: float
     """What it weighs in the loss."""
+    fair: bool = True
+    """Whether it may tell how far people agree: no queue drew it in one of the ways of `statistics.CHOSEN`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from manners.errors import MannersError
 from manners.feedback.agreement import reliability
-from manners.reward.labelled import Counts, LabelledPair, weights_of
+from manners.reward.labelled import Counts, LabelledPair, Voice, weights_of
 from manners.settings import RewardSettings
 from manners.types import Annotator, Choice
 
@@ -40,15 +40,21 @@ def flip_rate(pairs: Sequence[LabelledPair]) -> float:
     """Return how often a verdict that chose a side is wrong, were all wrong alike: (1 - root(2 A - 1)) / 2.
 
     A is the chance that two people who chose a side of a pair chose the same, which two verdicts that are wrong with
-    probability e do with (1 - e)^2 + e^2. Where people differ in taste that counts as error too: it is the most that
-    may be wrong. At most 1/2. Raises MannersError as `softened`.
+    probability e do with (1 - e)^2 + e^2. Of each pair the first two tell it (`_first_two`): where asking stops at
+    agreement there is a third verdict just because they differ. Where people differ in taste that counts as error too:
+    it is the most that may be wrong. At most 1/2. Raises MannersError as `softened`.
     """
-    several = [pair.counts for pair in pairs if pair.counts.decided > 1]
+    several = [two for pair in pairs if len(two := _first_two(pair)) == 2]
     if len(several) < FEWEST_PAIRS:
         raise _too_few("smoothing", len(several))
-    alike = sum(n * (n - 1) for counts in several for n in counts[:2])
-    agreement = alike / sum(counts.decided * (counts.decided - 1) for counts in several)
+    agreement = sum(one.choice is other.choice for one, other in several) / len(several)
     return (1 - math.sqrt(max(0.0, 2 * agreement - 1))) / 2
+
+
+def _first_two(pair: LabelledPair) -> tuple[Voice, ...]:
+    """Return the first two verdicts that chose a side, as far as they measure fairly: `statistics.first_two`."""
+    sided = [voice for voice in pair.voices if voice.choice in (Choice.LEFT, Choice.RIGHT)]
+    return tuple(voice for voice in sided[:2] if voice.fair)
 
 
 def smoothed(pairs: Sequence[LabelledPair], rate: float) -> tuple[LabelledPair, ...]:
@@ -100,8 +106,9 @@ def _choices(pair: LabelledPair) -> dict[Annotator, Choice]:
 
 
 def _too_few(setting: str, pairs: int) -> MannersError:
+    chosen = " (a side by each of the first two, none of them drawn by disagreement)" if setting == "smoothing" else ""
     return MannersError(
         f"reward.{setting} goes by how far people agree: it takes {FEWEST_PAIRS} comparisons that several of them have"
-        f" judged, and people with {FEWEST_VERDICTS} such verdicts, but {pairs} of those that are learned from have"
-        f" verdicts of several; have more of them judged twice (serve.overlap), or set reward.{setting}=false"
+        f" judged{chosen}, and people with {FEWEST_VERDICTS} such verdicts, but {pairs} of those that are learned from"
+        f" are such; have more of them judged twice (serve.overlap), or set reward.{setting}=false"
     )

@@ -96,7 +96,9 @@ def export_reward(
     config.num_labels = 1
     config.pad_token_id = None  # one that is added has no row yet
     try:
-        classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        classifier = AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
     except ValueError as error:
         raise MannersError(
             f"transformers has no sequence classification for {config.model_type}, so this reward model cannot be"
@@ -120,12 +122,12 @@ def export_reward(
 
 
 def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of each tensor; those that all share stay as they are, to the bit."""
+    """Return the mean of each tensor, in float32; those that all share stay as they are, to the bit."""
     means = {}
     for name, first in states[0].items():
         every = [state[name] for state in states]
         shared = all(tensor.data_ptr() == first.data_ptr() for tensor in every)
-        means[name] = first if shared else torch.stack([t.float() for t in every]).mean(dim=0).to(first.dtype)
+        means[name] = first if shared else torch.stack([t.float() for t in every]).mean(dim=0)
     return means
 
 

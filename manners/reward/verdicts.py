@@ -13,6 +13,7 @@ from typing import TypeVar
 from manners.errors import MannersError
 from manners.feedback.admission import without_judges
 from manners.feedback.outliers import outlying
+from manners.feedback.statistics import CHOSEN
 from manners.reward.drawing import Pool, draw_weight, pool_of
 from manners.reward.groups import groups
 from manners.reward.labelled import VOLUNTEERED, Counts, Labelled, LabelledPair, LeftOut, Sorted, Voice, weights_of
@@ -295,14 +296,18 @@ def labelled_pair(
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
-    voices = tuple(Voice(v.annotator, v.choice, _weight(v) * limited.get(v.annotator, 1.0)) for v in verdicts)
-
     said = {v.annotator: [one for one in comparison.verdicts if one.annotator == v.annotator] for v in verdicts}
     drawn = [(v, draw_weight(said[v.annotator], pool.left(v.annotator))) for v in verdicts]
+
+    def voice(verdict: Verdict) -> Voice:
+        who = verdict.annotator
+        fair = all(one.drawn not in CHOSEN for one in said[who])
+        return Voice(who, verdict.choice, _weight(verdict) * limited.get(who, 1.0), fair)
 
     def measured(*choices: Choice) -> float:
         return float(sum(worth for v, worth in drawn if v.choice in choices))
 
+    voices = tuple(map(voice, verdicts))
     return LabelledPair(
         comparison_id=comparison.id,
         prompt=comparison.prompt,

@@ -95,6 +95,20 @@ def test_ppo_may_begin_as_the_current_policy_with_the_kl_still_to_the_start_vers
     assert facts["kl"] > 0.01
 
 
+def test_and_as_the_initial_model_where_the_start_version_was_taken_back(copy: Workspace, settings: Settings) -> None:
+    copy.start_from("policy-1")
+    copy.roll_back(never={"policy-1"})  # as `audit.gate.roll_back` does once it is rejected
+    assert (copy.start(), copy.current_policy()) == ("policy-1", "initial")
+    session = Session(copy, settings)
+    still = replace(settings.ppo, learning_rate=0.0, start="current")
+    facts = stages.train_policy(copy, replace(settings, ppo=still), plan=False)
+    made = versions.describe(copy, facts["version"])
+    assert (made.start, made.parent, facts["begun_as"]) == ("policy-1", "initial", "initial")
+    initial = dict(session.pretrained.trunk.whole.named_parameters())
+    found = versions.load_policy(copy, made.name, session.pretrained).own_tensors()
+    assert all(torch.equal(tensor, initial[name.removeprefix("model.")]) for name, tensor in found.items())
+
+
 def test_evaluation_compares_with_the_start_version_and_forgetting_with_the_initial_model(
     moved: Workspace, settings: Settings
 ) -> None:

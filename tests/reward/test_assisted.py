@@ -23,6 +23,8 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    FinishReason,
+    Response,
     Role,
     Turn,
     Verdict,
@@ -136,3 +138,26 @@ def test_a_judge_changes_what_is_learned_and_not_what_it_is_measured_on(world: P
     assert np.array_equal(alone.margins, same.margins) and not np.array_equal(alone.margins, more.margins)
     assert more.split == alone.split and len(more.assisted.pairs) == 80
     assert 0.4 < more.assisted.weight <= 0.5 and more.steps > alone.steps
+
+
+def test_what_people_and_a_judge_compared_on_a_prompt_is_read_behind_the_same_of_it() -> None:
+    """Answer B of people's pair A, B and C of a judge's A, C: C is long, and leaves the prompt less room."""
+    narrow = tiny_pretrained(context=64)
+    long = " and the oven is warm," * 20
+    people = [replace(one, prompt=(Turn(Role.USER, one.prompt[-1].text + long),)) for one in HUMAN]
+    c = Response("the train to the sea leaves at noon. " * 3, "initial", FinishReason.STOP)
+    judged = [replace(by_judge(replace(one, right=c)), id=1000 + one.id) for one in people if one.id is not None]
+    some = [*people, *judged]
+    labelled, before = read(narrow.renderer, label(some, "human+ai"))
+    split = divided(labelled.pairs, SETTINGS, 0)
+    found = assisted(narrow.renderer, some, labelled, split, {WHO}, 0.5)
+    rendered = before | found.rendered
+    assert found.pairs and {pair.prompt for pair in found.pairs} <= {pair.prompt for pair in split.train}
+    for pair in (*split.train, *found.pairs):
+        on_it = [one for one in (*split.train, *found.pairs) if one.prompt == pair.prompt]
+        prompts = {rendered[one.prompt, side].prompt_ids for one in on_it for side in (one.left, one.right)}
+        assert len(prompts) == 1
+    taken = {pair.prompt for pair in found.pairs}
+    answers = [(p.prompt, side) for p in split.train if p.prompt in taken for side in (p.left, p.right)]
+    assert all(len(rendered[one].prompt_ids) < len(before[one].prompt_ids) for one in answers), "shorter for C"
+    assert all(rendered[one].response_ids == before[one].response_ids for one in answers), "no answer reads otherwise"

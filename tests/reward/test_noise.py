@@ -12,7 +12,7 @@ import torch
 
 from manners.errors import MannersError
 from manners.models.pretrained import Pretrained
-from manners.reward.labelled import Counts, LabelledPair
+from manners.reward.labelled import Counts, LabelledPair, Voice
 from manners.reward.noise import LEAST, by_reliability, flip_rate, smoothed, softened, trust
 from manners.reward.train import Trained, train
 from manners.reward.verdicts import label
@@ -23,6 +23,7 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    DrawnHow,
     FinishReason,
     Response,
     Role,
@@ -58,10 +59,17 @@ def pairs_of(some: Sequence[Comparison]) -> tuple[LabelledPair, ...]:
     return label(some).pairs
 
 
+def agreeing(one: Comparison) -> bool:
+    return one.verdicts[0].choice is one.verdicts[1].choice
+
+
 def counted(left: int, right: int, tie: int = 0) -> LabelledPair:
+    """A pair with so many verdicts; those of one choice come after those of the one before."""
     counts = Counts(float(left), float(right), float(tie))
+    choices = [Choice.LEFT] * left + [Choice.RIGHT] * right + [Choice.TIE] * tie
+    voices = tuple(Voice(Annotator(f"p{n}", AnnotatorKind.HUMAN), choice, 1.0) for n, choice in enumerate(choices))
     prompt = (Turn(Role.USER, "?"),)
-    return LabelledPair(1, prompt, Response("a", "x"), Response("b", "x"), counts, counts, 0, "?")
+    return LabelledPair(1, prompt, Response("a", "x"), Response("b", "x"), counts, counts, 0, "?", voices=voices)
 
 
 def test_the_rate_by_hand() -> None:
@@ -69,14 +77,35 @@ def test_the_rate_by_hand() -> None:
     said = [counted(2, 0)] * 9 + [counted(0, 2, 1)] * 6 + [counted(1, 1)] * 5 + [counted(1, 0)] * 30
     assert flip_rate(said) == pytest.approx((1 - 0.5**0.5) / 2)
     assert flip_rate([counted(1, 1)] * 20) == 0.5 and flip_rate([counted(3, 0)] * 20) == 0
-    # Of three verdicts, two against one, one pair of three agrees.
-    assert flip_rate([counted(2, 1)] * 20) == 0.5
+    # A third is often there just because the first two differ, so it says nothing.
+    assert flip_rate([counted(2, 1)] * 20) == 0 and flip_rate([counted(1, 2)] * 20) == 0.5
 
 
 @pytest.mark.parametrize("skill", [0.95, 0.8])
 def test_the_rate_is_that_of_a_crowd_that_errs(skill: float) -> None:
     crowd = dict.fromkeys(SKILL, skill)
     assert flip_rate(pairs_of(comparisons(2000, crowd, 3))) == pytest.approx(1 - skill, abs=0.02)
+
+
+@pytest.mark.parametrize("skill", [0.9, 0.8])
+def test_where_asking_stops_at_agreement_the_rate_is_still_that_of_the_crowd(skill: float) -> None:
+    """The third is asked where the first two differ: `serve.overlap` = 3 and `serve.agree` = 2."""
+    asked = comparisons(4000, dict.fromkeys(SKILL, skill), 3)
+    stopped = [replace(one, verdicts=one.verdicts[: 2 if agreeing(one) else 3]) for one in asked]
+    assert flip_rate(pairs_of(stopped)) == pytest.approx(1 - skill, abs=0.02)
+
+
+def test_what_was_drawn_because_the_model_disagreed_tells_nothing_of_people() -> None:
+    """Of the hard ones people know nothing; nor does asking again make a verdict on one of them fair."""
+    easy = comparisons(1000, dict.fromkeys(SKILL, 0.9), 2)
+    hard = [
+        replace(one, verdicts=tuple(replace(v, drawn=DrawnHow.DISAGREEMENT) for v in one.verdicts))
+        for one in comparisons(1000, dict.fromkeys(SKILL, 0.5), 2, seed=1)
+    ]
+    assert flip_rate(pairs_of([*easy, *hard])) == flip_rate(pairs_of(easy)) == pytest.approx(0.1, abs=0.03)
+    again = [replace(one, verdicts=(*one.verdicts, replace(one.verdicts[0], drawn=DrawnHow.REPEAT))) for one in hard]
+    with pytest.raises(MannersError, match=r"none of them drawn by disagreement.* but 0 of those"):
+        flip_rate(pairs_of(again))
 
 
 def test_a_share_counts_for_the_other_side() -> None:

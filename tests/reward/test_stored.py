@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -217,3 +218,28 @@ def test_an_exported_reward_model_takes_the_number_format_asked_for(tmp_path: Pa
         theirs, shift = exported_scores(tmp_path / str(asked), rendered(pretrained), "right")
         error = float((theirs.float() - shift - ours).abs().max())
         assert error < (1e-4 if expected == torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("asked", [torch.float32, torch.float16])
+@pytest.mark.parametrize("member", [0, "average"])
+@torch.no_grad()
+def test_of_a_bfloat16_model_an_export_in_another_format_is_rounded_to_that_alone(
+    tmp_path: Path, member: Literal[0, "average"], asked: torch.dtype, rank: int | None
+) -> None:
+    """Adapters merged, a mean of members and a head by its scale are no bfloat16 numbers."""
+    pretrained = replace(tiny_pretrained(lora_rank=rank, dtype=torch.bfloat16), stored=torch.bfloat16)
+    assert pretrained.trunk.whole.config.dtype == pretrained.trunk.whole.dtype == torch.bfloat16
+    reward = reward_model(pretrained)
+    stored.export_reward(reward, member, pretrained, tmp_path / "out", dtype=asked)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    which = range(2) if member == "average" else [0]
+    heads = torch.stack([reward.members[k].scalar.weight.float() / reward.scales[k] for k in which]).mean(dim=0)
+    states = [reward.members[k].assembled(pretrained.trunk, exact=True).base_model.state_dict() for k in which]
+    expected = {f"model.{name}": torch.stack([s[name].float() for s in states]).mean(dim=0) for name in states[0]}
+    expected["score.weight"] = heads
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert torch.equal(found[name], wanted.to(asked)), name
+    finer = {name for name, wanted in expected.items() if not torch.equal(wanted, wanted.bfloat16().float())}
+    assert ("score.weight" in finer) and (len(finer) > 1) == (rank is not None or member == "average")
