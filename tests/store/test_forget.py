@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,23 @@ def test_an_import_under_way_that_holds_the_words_is_thrown_away(store: Store, p
     assert SECRET not in everything(store) and store.counts().comparisons == before
     with store.read() as connection:
         assert not connection.execute(select(StagedRow)).all() and not connection.execute(select(ImportRow)).all()
+
+
+def test_a_slice_that_is_on_its_way_is_looked_at_too(store: Store) -> None:
+    key = staging._stage(store.write, file_of())
+
+    def throw() -> int:
+        with store.write() as connection:
+            return staging.throw_away(connection, [SECRET])
+
+    with ThreadPoolExecutor(1) as thread:
+        with store.write() as connection:
+            staging._touch(connection, key)
+            connection.execute(insert(StagedRow), {"import_id": key, "content": json.dumps(SECRET, ensure_ascii=False)})
+            thrown = thread.submit(throw)
+            time.sleep(0.3)
+        assert thrown.result(30) == 1
+    assert SECRET not in everything(store)
 
 
 def test_an_import_that_has_decided_is_finished_first_and_what_its_file_says_stays(
