@@ -47,7 +47,7 @@ class Habits:
     reliability: float | None
     """Chance of naming the better side where there is one, by Dawid and Skene; None where nobody else has judged."""
     itself: Interval | None
-    """Share of repeats answered as before."""
+    """Share of repeats answered as before, skips left out."""
     gold: Interval | None
     """Share of known verdicts met."""
     unread: int = 0
@@ -151,9 +151,11 @@ def habits(
             if verdict.seconds is not None:
                 seconds[who].append(verdict.seconds)
                 unread[who] += _cannot_be_read(comparison, verdict)
+            if verdict.choice is Choice.SKIP:  # says nothing, and takes nothing back
+                continue
             if verdict.drawn is DrawnHow.REPEAT and who in before:
                 repeats[who].append(before[who] is verdict.choice)
-            if (right := (known or {}).get(comparison.id or 0)) and verdict.choice is not Choice.SKIP:
+            if right := (known or {}).get(comparison.id or 0):
                 gold[who].append(right is verdict.choice)
             before[who] = verdict.choice
     reliable = reliability(counted(comparison, kind) for comparison in comparisons)

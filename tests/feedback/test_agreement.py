@@ -22,6 +22,7 @@ from manners.types import (
     Choice,
     Comparison,
     DrawnHow,
+    Interval,
     Response,
     Role,
     Turn,
@@ -88,6 +89,19 @@ def test_habits_are_of_the_sides_shown() -> None:
     assert (found.verdicts, found.left.estimate, found.seconds) == (2, 0.5, 3.0)
     assert found.itself is not None and found.itself.estimate == 1.0
     assert found.gold is not None and found.gold.estimate == 0.0 and found.reliability is None
+
+
+def test_a_skipped_repeat_contradicts_nobody() -> None:
+    one, who = asked([[L]])[0], person(0)
+
+    def itself(*choices: Choice) -> Interval | None:
+        first, *again = choices
+        repeats = [Verdict(choice, who, drawn=DrawnHow.REPEAT) for choice in again]
+        [found] = habits([replace(one, verdicts=(Verdict(first, who), *repeats))], HUMAN)
+        return found.itself
+
+    assert itself(L, Choice.SKIP) is itself(Choice.SKIP, L) is None
+    assert itself(L, Choice.SKIP, L) == wilson(1, 1) and itself(L, Choice.SKIP, R) == wilson(0, 1)
 
 
 def test_what_nobody_can_have_read_is_counted() -> None:
