@@ -70,6 +70,20 @@ def test_agreement_by_hand() -> None:
     assert alpha(asked([[L, None], [None, R]]), HUMAN, 0) is None
 
 
+def test_a_pair_chosen_for_being_hard_tells_nothing_of_how_far_people_agree() -> None:
+    """Both of the first two must have been drawn fairly, and no third stands in."""
+    fair = asked([[L, L], [L, R], [T, Choice.BOTH_BAD], [Choice.SKIP, R, L]])
+    hard = [
+        replace(one, verdicts=(replace(first, drawn=drawn), *others))
+        for one in asked([[L, R, L], [R, L, None], [T, R, T]])
+        for first, *others in (one.verdicts, one.verdicts[::-1])
+        for drawn in (DrawnHow.DISAGREEMENT, DrawnHow.GOLD)
+    ]
+    found = pairwise([*fair, *hard], HUMAN, 0)
+    assert found is not None and found == pairwise(fair, HUMAN, 0) and found.estimate == 0.5
+    assert pairwise(hard, HUMAN, 0) is None
+
+
 def test_reliability_tells_the_careful_from_the_careless() -> None:
     rng = np.random.default_rng(1)
     skill = [0.95, 0.9, 0.8, 0.5]
