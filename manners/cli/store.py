@@ -245,8 +245,9 @@ class ComparisonsGold(StoreCommon):
 
     def run(self) -> Result:
         """Put it in."""
+        chats = self.settings().serve.share_chats
         with self.store() as store:
-            return asdict(gold.add(store, self.number, self.choice))
+            return asdict(gold.add(store, self.number, self.choice, chats=chats))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from manners.feedback.statistics import bootstrapped, cluster_bootstrap_share, crossed_share, resampled, wilson
+from manners.feedback.statistics import (
+    bootstrapped,
+    cluster_bootstrap_share,
+    crossed_share,
+    first_two,
+    resampled,
+    wilson,
+)
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -47,7 +54,7 @@ class Habits:
     reliability: float | None
     """Chance of naming the better side where there is one, by Dawid and Skene; None where nobody else has judged."""
     itself: Interval | None
-    """Share of repeats answered as before."""
+    """Share of repeats answered as before, skips left out."""
     gold: Interval | None
     """Share of known verdicts met."""
     unread: int = 0
@@ -57,10 +64,14 @@ class Habits:
 def counted(comparison: Comparison, kind: AnnotatorKind) -> dict[Annotator, Choice]:
     """Return the latest choice of each annotator of a kind, skips left out."""
     return {
-        v.annotator: Choice.TIE if v.choice is Choice.BOTH_BAD else v.choice
+        v.annotator: _agreed_about(v)
         for v in latest_verdicts(comparison.verdicts)
         if v.annotator.kind is kind and v.choice is not Choice.SKIP
     }
+
+
+def _agreed_about(verdict: Verdict) -> Choice:
+    return Choice.TIE if verdict.choice is Choice.BOTH_BAD else verdict.choice
 
 
 def alpha(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval | None:
@@ -97,10 +108,12 @@ def _alpha(sums: Floats) -> Floats:
 def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> Interval | None:
     """Return how often the first two verdicts on a comparison are the same; None where nothing overlaps.
 
-    Later ones are often asked for because the first two differ (`statistics.first_two`).
+    Later ones are often asked for because the first two differ, and what was drawn for being hard is no fair sample
+    (`statistics.first_two`).
     """
-    said = (list(counted(comparison, kind).values()) for comparison in comparisons)
-    same = [float(choices[0] is choices[1]) for choices in said if len(choices) > 1]
+    given = ([v for v in comparison.verdicts if v.annotator.kind is kind] for comparison in comparisons)
+    pairs = [two for some in given if len(two := first_two(some, (*CHOICES, Choice.BOTH_BAD))) == 2]
+    same = [float(_agreed_about(one) is _agreed_about(other)) for one, other in pairs]
     return cluster_bootstrap_share(same, range(len(same)), RESAMPLES, seed) if len(same) > 1 else None
 
 
@@ -151,9 +164,11 @@ def habits(
             if verdict.seconds is not None:
                 seconds[who].append(verdict.seconds)
                 unread[who] += _cannot_be_read(comparison, verdict)
+            if verdict.choice is Choice.SKIP:  # says nothing, and takes nothing back
+                continue
             if verdict.drawn is DrawnHow.REPEAT and who in before:
                 repeats[who].append(before[who] is verdict.choice)
-            if (right := (known or {}).get(comparison.id or 0)) and verdict.choice is not Choice.SKIP:
+            if right := (known or {}).get(comparison.id or 0):
                 gold[who].append(right is verdict.choice)
             before[who] = verdict.choice
     reliable = reliability(counted(comparison, kind) for comparison in comparisons)

@@ -7,7 +7,7 @@ clusters. What is looked at while verdicts still come in goes by `bets` instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -27,6 +27,7 @@ CELLS = 4_000_000
 """Most entries of a matrix of resampling counts held at once; bounds memory to about 64 MB."""
 CHOSEN = frozenset({DrawnHow.DISAGREEMENT, DrawnHow.GOLD})
 """How a queue draws what tells nothing fair of how far people agree: what models differ on, and what is known."""
+SIDES = (Choice.LEFT, Choice.RIGHT)
 
 Floats = NDArray[np.float64]
 
@@ -304,8 +305,8 @@ def _by_cluster(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | Non
     return sums[totals > 0], totals[totals > 0]
 
 
-def first_two(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
-    """Return the first two verdicts on a comparison that chose a side, by two people, as far as they measure fairly.
+def first_two(verdicts: Iterable[Verdict], choices: Collection[Choice] = SIDES) -> tuple[Verdict, ...]:
+    """Return the first two verdicts on a comparison with one of these choices, by two people, as far as both are fair.
 
     These alone tell how far people agree. Where asking stops at agreement (`serve.agree` below `serve.overlap`) a third
     verdict is there just because the first two differ; whether there is a second one never hangs on what it says. They
@@ -314,8 +315,8 @@ def first_two(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     """
     given = list(verdicts)
     chosen = {v.annotator for v in given if v.drawn in CHOSEN}
-    sided = (v for v in latest_verdicts(given) if v.choice in (Choice.LEFT, Choice.RIGHT))
-    return tuple(v for v in islice(sided, 2) if v.annotator not in chosen)
+    counting = (v for v in latest_verdicts(given) if v.choice in choices)
+    return tuple(v for v in islice(counting, 2) if v.annotator not in chosen)
 
 
 def pair_agreement(verdicts: Sequence[Sequence[Verdict]], resamples: int, seed: int) -> Interval:

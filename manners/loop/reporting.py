@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 QUOTED = ("examples", "worst")
 """Fields of a result that quote prompts and answers."""
+IN_CHATS = (AskedHow.CHAT, AskedHow.CANDIDATE)
+"""Comparisons whose answers were given in a conversation."""
 EXAMPLES = 6
 """Comparisons that the report shows."""
 RESAMPLES = 2000
@@ -66,7 +68,7 @@ def _result(done: Mapping[str, Finished], kind: type[Result]) -> Result:
 def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
     """Gather the facts of all stages; those that have not run are absent."""
     pretrained = session.pretrained
-    said = what_was_said(session)
+    said, private = what_was_said(session), _private_words(session)
     if said is not None:
         reward = _result(done, RewardResult)
         sampled = _result(done, SampleResult)
@@ -91,7 +93,7 @@ def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
         peak_memory_bytes=max([peak_memory(), *(one.costs.peak_memory_bytes for one in done.values())]),
         comparisons=said,
         stages={
-            name: _quotable(session, one.result)
+            name: _quotable(one.result, private)
             for name, one in done.items()
             if not isinstance(one.result, SampleResult)
         },
@@ -103,14 +105,28 @@ def _private(session: Session) -> frozenset[Dialogue]:
     return frozenset() if session.settings.serve.share_chats else session.store.only_in_chats()
 
 
-def _quotable(session: Session, result: Any) -> Any:
-    """Return a stage's result without the examples that quote chats: it may be from before they were private."""
+def _private_words(session: Session) -> frozenset[str]:
+    """Return what no report may quote: the last words of prompts of chats alone, and answers to them or in chats."""
+    if session.settings.serve.share_chats:
+        return frozenset()
+    prompts = _private(session)
+    theirs = [c for c in session.store.comparisons() if c.asked_how in IN_CHATS or c.prompt in prompts]
+    answers = {side.text for comparison in theirs for side in (comparison.left, comparison.right)}
+    return frozenset({prompt[-1].text for prompt in prompts} | answers) - {""}
+
+
+def _quotable(result: Any, private: frozenset[str]) -> Any:
+    """Return a stage's result without the examples that quote chats: it may be from before they were private.
+
+    By each of their texts: a probe of an audit is an answer to another prompt than the one that it is shown with.
+    """
     quoted = {name: found for name in QUOTED if (found := getattr(result, name, None))}
-    private = {prompt[-1].text for prompt in _private(session)} if quoted else ()
-    if not private:
-        return result
-    kept = {name: tuple(one for one in found if one.prompt not in private) for name, found in quoted.items()}
-    return replace(result, **kept)
+    kept = {name: tuple(one for one in found if private.isdisjoint(_texts(one))) for name, found in quoted.items()}
+    return replace(result, **kept) if private and kept else result
+
+
+def _texts(example: Any) -> Iterable[str]:
+    return (text for field in fields(example) if isinstance(text := getattr(example, field.name), str))
 
 
 def what_was_said(session: Session) -> Said | None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Row, insert, select
 
 from manners.errors import MannersError
+from manners.store.annotators import check_accounts
 from manners.store.comparisons import insert_comparisons
 from manners.store.statements import take_turns
 from manners.store.store import Store
@@ -16,10 +17,13 @@ from manners.store.texts import API, response_ids
 from manners.store.verdicts import insert_verdicts
 from manners.types import Comparison, Verdict
 
+OF_ACCOUNT = "account "
+"""How the name begins under which the requests of an account are kept."""
+
 
 def requester(account: int | None) -> str:
     """Return under what the requests of an account's programs are kept; None is whoever is at the machine."""
-    return "local" if account is None else f"account {account}"
+    return "local" if account is None else f"{OF_ACCOUNT}{account}"
 
 
 class UnknownPair(MannersError):
@@ -38,7 +42,7 @@ class Programs:
         self._store = store
 
     def open(self, account: str, comparison: Comparison) -> str:
-        """Store a comparison that is being shown, and return the name under which its verdict may come."""
+        """Store a comparison that is being shown; return the name under which its verdict may come. Raises Disabled."""
         name = f"pair_{secrets.token_urlsafe(18)}"
         with self._store.write() as connection:
             _insert(connection, account, name, "", comparison)
@@ -75,6 +79,7 @@ def _known(connection: Connection, account: str, name: str) -> Row[RequestRow] |
 
 def _insert(connection: Connection, account: str, name: str, content: str, comparison: Comparison) -> int:
     take_turns(connection)
+    check_accounts(connection, {int(account.removeprefix(OF_ACCOUNT))} if account.startswith(OF_ACCOUNT) else ())
     pairs = response_ids(connection, [comparison], API)
     [key] = insert_comparisons(connection, [comparison], pairs)
     insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])

@@ -123,7 +123,7 @@ def recover(read: Transaction, write: Transaction) -> None:
         if one.decided:
             _finish(write, one.id)
         elif datetime.now(UTC) - one.touched_at > ABANDONED:
-            _discard(write, one.id)
+            _abandon(write, one.id)
 
 
 @contextmanager
@@ -142,12 +142,32 @@ def throw_away(connection: Connection, texts: Collection[str]) -> int:
     Whoever is writing one down is told at its next slice, and has added nothing.
     """
     wanted = tuple(json.dumps(text, ensure_ascii=False) for text in texts if text)
+    undecided = select(ImportRow.id).where(ImportRow.decided.is_(False))
+    connection.execute(undecided.order_by(ImportRow.id).with_for_update())  # a slice on its way is waited for, and read
     query = select(StagedRow.import_id, StagedRow.content).join(ImportRow).where(ImportRow.decided.is_(False))
     rows = connection.execute(query.execution_options(yield_per=MOST_IN_SLICE))
     found = {row.import_id for row in rows if any(text in row.content for text in wanted)}
-    connection.execute(delete(StagedRow).where(StagedRow.import_id.in_(found)))
-    connection.execute(delete(ImportRow).where(ImportRow.id.in_(found)))
+    _drop(connection, found)
     return len(found)
+
+
+def _abandon(write: Transaction, key: int) -> None:
+    """Throw away an import that nobody writes any more.
+
+    All of it at once, and by what is there now: who had only stood still may have gone on since it was looked at, and
+    is told otherwise at its next slice, as by `throw_away`.
+    """
+    old = ImportRow.touched_at < datetime.now(UTC) - ABANDONED
+    still = select(ImportRow.id).where(ImportRow.id == key, ImportRow.decided.is_(False), old)
+    with write() as connection:
+        if connection.execute(still.with_for_update()).first() is not None:
+            _drop(connection, {key})
+
+
+def _drop(connection: Connection, keys: Collection[int]) -> None:
+    """Throw imports away, with what is staged of them: no slice can follow."""
+    connection.execute(delete(StagedRow).where(StagedRow.import_id.in_(keys)))
+    connection.execute(delete(ImportRow).where(ImportRow.id.in_(keys)))
 
 
 def _stage(write: Transaction, items: Iterable[Comparison | Placed]) -> int:
@@ -291,8 +311,9 @@ def _touch(connection: Connection, key: int, decided: bool = False) -> None:
     values = {"decided": decided, "touched_at": datetime.now(UTC)}
     if not connection.execute(update(ImportRow).where(ImportRow.id == key).values(values)).rowcount:
         raise MannersError(
-            "the file holds words of somebody who was forgotten meanwhile, and nothing of it was added: take them out,"
-            " or import it again if they may be kept"
+            "what was written down of the file was thrown away meanwhile, and nothing of it was added, for it had stood"
+            " still for an hour, or holds words of somebody who was forgotten meanwhile: import the file again, without"
+            " such words unless they may be kept"
         )
 
 

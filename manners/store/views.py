@@ -5,13 +5,13 @@ Plain functions, each within the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
@@ -28,7 +28,7 @@ from manners.store.tables import (
     ViewRow,
     WithdrawalRow,
 )
-from manners.store.texts import GONE
+from manners.store.texts import CHAT, GONE
 from manners.store.verdicts import STANDING, insert_answer, insert_view
 from manners.types import (
     DELETED,
@@ -131,6 +131,30 @@ class Judged:
     choice: Choice
 
 
+def is_of_all() -> ColumnElement[bool]:
+    """Return the condition that a comparison may be put before anybody, also where conversations are not shared.
+
+    It is from no conversation and from no program; nor a known verdict on such a pair alone; nor opened here, while
+    they were shared, on what nothing but conversations has brought in.
+    """
+    left, gold = aliased(ResponseRow), AskedHow.GOLD.value
+    elsewhere = {how.value for how in AskedHow} - {*PRIVATE, THEIRS, gold}
+    source = select(PromptRow.source).join(left, left.prompt_id == PromptRow.id)
+    return and_(
+        ComparisonRow.asked_how.not_in(PRIVATE),
+        source.where(left.id == ComparisonRow.left_id).correlate(ComparisonRow).scalar_subquery() != CHAT,
+        or_(ComparisonRow.asked_how != gold, ~_like_it(PRIVATE), _like_it(elsewhere)),
+    )
+
+
+def _like_it(asked_how: Iterable[str]) -> ColumnElement[bool]:
+    """Return the condition that the two answers of a comparison were also asked about in one of these ways."""
+    other = aliased(ComparisonRow)
+    same = (other.left_id == ComparisonRow.left_id) & (other.right_id == ComparisonRow.right_id)
+    asked_so = select(other.id).where(same, other.asked_how.in_(sorted(asked_how)))
+    return asked_so.correlate(ComparisonRow).exists()
+
+
 def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iterator[OpenComparison]:
     """Yield the comparisons with a higher id that may be asked about, in order; with `chats` conversations' too."""
     left, right = aliased(ResponseRow), aliased(ResponseRow)
@@ -151,7 +175,7 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
         .order_by(ComparisonRow.id)
     )
     if not chats:
-        query = query.where(ComparisonRow.asked_how.not_in(PRIVATE))
+        query = query.where(is_of_all())
     for row in connection.execute(query):
         authors = frozenset({row.one, row.other})
         pair = frozenset({row.left, row.right})

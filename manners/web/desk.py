@@ -119,9 +119,13 @@ class Desk:
             for comparison in comparisons:
                 self._queue.hold_back(comparison, comparison in kept)
 
-    def tally(self, annotator: Annotator) -> Tally:
-        """Return how much somebody has judged, and what is left for them."""
-        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    def tally(self, annotator: Annotator, day: timedelta | None = None) -> Tally:
+        """Return how much somebody has judged, and what is left for them; `day` is how long ago their day began.
+
+        Where it is not said, the day is that of UTC.
+        """
+        now = datetime.now(UTC)
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) if day is None else now - day
         with self._store.read() as connection:
             total, today = verdicts.count_of(connection, annotator, midnight)
         with self._lock:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -34,6 +35,8 @@ SENSITIVE = re.compile(
 
 View = Annotated[str, Field(pattern=r"^[-\w]{1,64}$")] | Number
 """The token of what was shown; a number where an older manners showed it, and the verdict waited in the browser."""
+Day = Annotated[int, Query(ge=0, le=90_000)]
+"""Seconds since a day began: no clock need agree with ours, and one day a year has 25 hours."""
 
 router = APIRouter(route_class=Gate)
 
@@ -139,9 +142,10 @@ async def flag(body: FlagBody, visitor: Labeller, site: Here) -> Response:
 
 
 @router.get("/label/progress")
-async def progress(visitor: Labeller, site: Here) -> Response:
-    """Say how far this person has come."""
-    far = await to_thread.run_sync(site.desk.tally, visitor.annotator)
+async def progress(visitor: Labeller, site: Here, day: Day | None = None) -> Response:
+    """Say how far this person has come; their day began `day` seconds ago, or else that of UTC counts."""
+    began = None if day is None else timedelta(seconds=day)
+    far = await to_thread.run_sync(site.desk.tally, visitor.annotator, began)
     return JSONResponse({"today": far.today, "total": far.total, "left": far.left})
 
 

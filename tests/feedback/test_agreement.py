@@ -22,6 +22,7 @@ from manners.types import (
     Choice,
     Comparison,
     DrawnHow,
+    Interval,
     Response,
     Role,
     Turn,
@@ -69,6 +70,20 @@ def test_agreement_by_hand() -> None:
     assert alpha(asked([[L, None], [None, R]]), HUMAN, 0) is None
 
 
+def test_a_pair_chosen_for_being_hard_tells_nothing_of_how_far_people_agree() -> None:
+    """Both of the first two must have been drawn fairly, and no third stands in."""
+    fair = asked([[L, L], [L, R], [T, Choice.BOTH_BAD], [Choice.SKIP, R, L]])
+    hard = [
+        replace(one, verdicts=(replace(first, drawn=drawn), *others))
+        for one in asked([[L, R, L], [R, L, None], [T, R, T]])
+        for first, *others in (one.verdicts, one.verdicts[::-1])
+        for drawn in (DrawnHow.DISAGREEMENT, DrawnHow.GOLD)
+    ]
+    found = pairwise([*fair, *hard], HUMAN, 0)
+    assert found is not None and found == pairwise(fair, HUMAN, 0) and found.estimate == 0.5
+    assert pairwise(hard, HUMAN, 0) is None
+
+
 def test_reliability_tells_the_careful_from_the_careless() -> None:
     rng = np.random.default_rng(1)
     skill = [0.95, 0.9, 0.8, 0.5]
@@ -88,6 +103,19 @@ def test_habits_are_of_the_sides_shown() -> None:
     assert (found.verdicts, found.left.estimate, found.seconds) == (2, 0.5, 3.0)
     assert found.itself is not None and found.itself.estimate == 1.0
     assert found.gold is not None and found.gold.estimate == 0.0 and found.reliability is None
+
+
+def test_a_skipped_repeat_contradicts_nobody() -> None:
+    one, who = asked([[L]])[0], person(0)
+
+    def itself(*choices: Choice) -> Interval | None:
+        first, *again = choices
+        repeats = [Verdict(choice, who, drawn=DrawnHow.REPEAT) for choice in again]
+        [found] = habits([replace(one, verdicts=(Verdict(first, who), *repeats))], HUMAN)
+        return found.itself
+
+    assert itself(L, Choice.SKIP) is itself(Choice.SKIP, L) is None
+    assert itself(L, Choice.SKIP, L) == wilson(1, 1) and itself(L, Choice.SKIP, R) == wilson(0, 1)
 
 
 def test_what_nobody_can_have_read_is_counted() -> None:

@@ -36,7 +36,7 @@ from manners.loop.session import Session
 from manners.loop.stage import Costs, Finished
 from manners.report import build
 from manners.results import ReportFacts, Said, SaidExample
-from manners.results.audit import REJECTED, Review
+from manners.results.audit import REJECTED, AuditExample, AuditResult, Review
 from manners.results.phases import AnsweredExample, SFTResult
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, cases, flags, staging, traces
@@ -488,6 +488,27 @@ def test_a_report_quotes_no_chat_from_the_facts_of_an_older_run(
     done = {"sft": Finished(SFTResult(examples=examples), Costs())}
     [sft] = collect(session, done).stages.values()
     assert isinstance(sft, SFTResult) and [one.prompt for one in sft.examples or ()] == [KEPT]
+    session.store.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_report_quotes_no_answer_of_a_chat_that_stands_behind_another_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """As a probe of an audit does, with the answer that was liked; the prompt is anybody's."""
+    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=shared)))
+    answers = [Response(f"{SECRET} {i}", "initial", FinishReason.STOP, Sampling(0.7, 9, i)) for i in range(2)]
+    Chats(session.store).say(ANNA, Chats(session.store).begin(ANNA), [], "And?", answers, 1.0)
+    others = f"{SECRET} 1", "of a file"
+    examples = tuple(
+        AuditExample(check="probe_other_prompt", prompt=KEPT, better="well", worse=text, score_better=0, score_worse=1)
+        for text in others
+    )
+    pretrained: Any = _Nothing()
+    monkeypatch.setitem(vars(session), "pretrained", pretrained)
+    [audit] = collect(session, {"audit": Finished(AuditResult(examples=examples), Costs())}).stages.values()
+    assert isinstance(audit, AuditResult)
+    assert [one.worse for one in audit.examples or ()] == [*others[not shared :]]
     session.store.close()
 
 

@@ -198,7 +198,7 @@ def test_deletion_takes_the_words_whatever_was_opened_on_them_here(store: Store,
     key = converse(store, ANNA)
     comment = Verdict(Choice.LEFT, BEN, comment=f"about {SECRET}")
     if how is AskedHow.GOLD:
-        number = gold.add(store, 1, Choice.LEFT).comparison
+        number = gold.add(store, 1, Choice.LEFT, chats=True).comparison
         store.add_verdicts([(number, comment)])
     else:
         [number] = store.add_comparisons([replace(asked(how), verdicts=(comment,))])

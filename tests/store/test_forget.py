@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,9 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from manners.errors import MannersError
-from manners.store import Store, audit, staging, traces
+from manners.store import Store, audit, staging, traces, views
 from manners.store.accounts import Accounts
+from manners.store.annotators import annotator_id
 from manners.store.audit import Deed, Event
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, held_back, raise_flag
@@ -45,6 +50,8 @@ from manners.types import (
     AskedHow,
     Choice,
     Comparison,
+    Draw,
+    DrawnHow,
     FinishReason,
     PromptUse,
     Response,
@@ -122,6 +129,44 @@ def test_nothing_of_a_person_is_left_but_what_they_chose(store: Store, people: A
         assert set(gone.comparisons) <= held_back(connection), "and nobody is asked about what is gone"
 
 
+def test_a_request_that_began_before_brings_nobody_back(store: Store, people: Accounts) -> None:
+    """Whom it lets in was looked up a second ago, and what is answered may have taken minutes."""
+    anna, user = person(store, "anna"), person(store, "anna", "u2")
+    prompt, sides = (Turn(Role.USER, "of all"),), (Response("a", "x"), Response("b", "x"))
+    [shown] = store.add_comparisons([Comparison(prompt, *sides, AskedHow.RANDOM)])
+    store.add_verdicts([(shown, Verdict(Choice.TIE, anna))])
+    sent = Comparison((Turn(Role.USER, SECRET),), *sides, AskedHow.API)
+
+    def show() -> None:
+        with store.write() as connection:
+            views.show(anna, Draw(shown, DrawnHow.RANDOM, 1.0, False, 1), timedelta(1), connection)
+
+    acts: list[Callable[[], object]] = [
+        show,
+        lambda: Chats(store).begin(anna),
+        lambda: store.add_verdicts([(shown, Verdict(Choice.LEFT, user))]),
+        lambda: Programs(store).open(requester(anna.account), sent),
+        lambda: Programs(store).add(requester(anna.account), None, "", replace(sent, verdicts=())),
+    ]
+    forget(store, "anna")
+    before = store.counts()
+    for act in acts:
+        with pytest.raises(MannersError, match="this account was disabled meanwhile"):
+            act()
+    assert store.counts() == before
+    assert "anna" not in everything(store) and SECRET not in everything(store)
+
+
+def test_a_request_that_is_being_written_is_waited_for(store: Store, people: Accounts) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with store.write() as connection:
+            annotator_id(connection, person(store, "anna"))
+            gone = thread.submit(forget, store, "anna")
+            time.sleep(0.3)
+        assert gone.result(30).users == 1
+    assert "anna" not in everything(store)
+
+
 def test_what_others_brought_in_too_stays_theirs(store: Store, people: Accounts) -> None:
     for name in ("anna", "ben"):
         by_program(store, name, "shared")
@@ -181,6 +226,23 @@ def test_an_import_under_way_that_holds_the_words_is_thrown_away(store: Store, p
     assert SECRET not in everything(store) and store.counts().comparisons == before
     with store.read() as connection:
         assert not connection.execute(select(StagedRow)).all() and not connection.execute(select(ImportRow)).all()
+
+
+def test_a_slice_that_is_on_its_way_is_looked_at_too(store: Store) -> None:
+    key = staging._stage(store.write, file_of())
+
+    def throw() -> int:
+        with store.write() as connection:
+            return staging.throw_away(connection, [SECRET])
+
+    with ThreadPoolExecutor(1) as thread:
+        with store.write() as connection:
+            staging._touch(connection, key)
+            connection.execute(insert(StagedRow), {"import_id": key, "content": json.dumps(SECRET, ensure_ascii=False)})
+            thrown = thread.submit(throw)
+            time.sleep(0.3)
+        assert thrown.result(30) == 1
+    assert SECRET not in everything(store)
 
 
 def test_an_import_that_has_decided_is_finished_first_and_what_its_file_says_stays(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,9 @@ def test_a_command_puts_a_known_verdict_in(tmp_path: Path, capsys: pytest.Captur
     ):
         assert main(["comparisons", "gold", *arguments, "--workspace", str(workspace.root)]) == 1
         assert says in capsys.readouterr().err
+    of_a_program = replace(with_verdict, asked_how=AskedHow.API, verdicts=())
+    (own,) = store.add_comparisons([of_a_program])
+    command = ["comparisons", "gold", str(own), "--choice", "left", "--workspace", str(workspace.root)]
+    assert main(command) == 1 and "share them (serve.share_chats)" in capsys.readouterr().err
+    assert main([*command, "--set", "serve.share_chats=true"]) == 0
     store.close()

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from manners.errors import MannersError, Unavailable
 from manners.store import Store, staging
@@ -32,7 +32,7 @@ from manners.store.files.prompts import import_prompts, parse_split, side
 from manners.store.files.rows import BadRow
 from manners.store.files.transfer import import_comparisons
 from manners.store.staging import AT_ONCE
-from manners.store.tables import StagedRow
+from manners.store.tables import ImportRow, StagedRow
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -188,6 +188,46 @@ def test_what_somebody_still_writes_is_not_thrown_away(database: str) -> None:
             yield from map(pair, range(AT_ONCE + 50, MANY))
 
         assert store.merge_comparisons(slowly()).comparisons == MANY
+
+
+def test_who_had_stood_still_for_too_long_is_told_and_has_added_nothing(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a laptop that slept: what was staged before is gone, and the rest alone would read as all of it."""
+    with closing(Store.create(database)) as store:
+
+        def asleep() -> Iterator[Comparison]:
+            yield from map(pair, range(AT_ONCE + 150))
+            with monkeypatch.context() as later:
+                later.setattr(staging, "ABANDONED", timedelta(0))
+                Store.open(database).close()
+            yield from map(pair, range(AT_ONCE + 150, MANY))
+
+        with pytest.raises(MannersError, match=r"stood still for an hour.*import the file again"):
+            store.merge_comparisons(asleep())
+        assert store.comparisons() == [] and staged(store) == 0
+        assert store.merge_comparisons(map(pair, range(MANY))).comparisons == MANY
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_who_goes_on_while_others_look_is_not_thrown_away(database: str, decides: bool) -> None:
+    """Between the look at what is old, and the write that would throw it away."""
+    with closing(Store.create(database)) as store:
+        key = staging._stage(store.write, map(pair, range(MANY)))
+        with store.write() as connection:
+            connection.execute(update(ImportRow).values(touched_at=datetime.now(UTC) - 2 * staging.ABANDONED))
+
+        @contextmanager
+        def late() -> Iterator[Connection]:
+            with store.write() as connection:
+                staging._touch(connection, key, decided=decides)
+            with store.write() as connection:
+                yield connection
+
+        staging.recover(store.read, late)
+        assert staged(store) == MANY
+        assert staging._decide(store.write, key, lambda _: True)
+        assert staging._finish(store.write, key).comparisons == MANY
 
 
 IMPORT = """

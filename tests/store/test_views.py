@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from manners.errors import MannersError
 from manners.store import Store, gold, views
+from manners.store.chats import Chats
 from manners.store.flags import FlagReason, held_back, undecided
+from manners.store.programs import Programs
 from manners.store.tables import VerdictRow, ViewRow
 from manners.store.verdicts import count_of
 from manners.store.views import Given, NoSuchView, Shown
@@ -25,6 +28,7 @@ from manners.types import (
     Draw,
     DrawnHow,
     OpenComparison,
+    PromptUse,
     Response,
     Role,
     Turn,
@@ -147,6 +151,30 @@ def test_what_may_be_asked_about_comes_in_order_and_conversations_only_where_the
         shared = [one.comparison for one in views.open_comparisons(connection, keys[0], chats=True)]
         assert shared == [keys[1], keys[2], known]
         assert own[0] == replace(own[2], comparison=keys[0], gold=False) and isinstance(own[0], OpenComparison)
+
+
+def test_what_is_somebodys_own_is_put_before_others_only_while_it_is_shared(store: Store) -> None:
+    """A pair of a chat, one opened on its words while these were shared, one of a program, and gold of each."""
+    chats, words = Chats(store), (Turn(Role.USER, "my secret"),)
+    chats.say(ANNA, chats.begin(ANNA), [], "my secret", [Response("a", "one"), Response("b", "other")], 1.0)
+    [said] = [one.id or 0 for one in store.comparisons()]
+    [sampled, free] = store.add_comparisons([replace(pair(0), prompt=words), pair(1)])
+    program, _ = Programs(store).add("local", None, "sent", pair(2, AskedHow.API))
+
+    def opened(*, chats: bool) -> set[int]:
+        with store.read() as connection:
+            return {one.comparison for one in views.open_comparisons(connection, 0, chats=chats)}
+
+    own = said, sampled, program
+    assert (opened(chats=False), opened(chats=True)) == ({free}, {free, *own})
+    copies = [gold.add(store, one, Choice.LEFT, chats=True).comparison for one in own]
+    known = gold.add(store, free, Choice.LEFT).comparison
+    assert (opened(chats=False), opened(chats=True)) == ({free, known}, {free, known, *own, *copies})
+    for one in (*own, *copies):
+        with pytest.raises(MannersError, match=f"comparison {one} is from somebody's chat or from another program"):
+            gold.add(store, one, Choice.LEFT)
+    store.add_prompts([words], PromptUse.TRAIN, "prompts.txt")
+    assert opened(chats=False) == {free, known, sampled, copies[1]}, "these words are the owner's by now"
 
 
 def test_a_pair_takes_as_few_statements_however_many_there_are(store: Store) -> None:

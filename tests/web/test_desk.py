@@ -155,6 +155,9 @@ def test_today_begins_at_midnight(workspace: Workspace, store: Store) -> None:
     store.add_verdicts(list(zip((first, second), given, strict=True)))
     tally = Desk(workspace, store, ONCE, 0).tally(ANNA)
     assert (tally.today, tally.total) == (1, 2) or datetime.now(UTC).date() != now.date()
+    since = datetime.now(UTC) - midnight + timedelta(hours=1)
+    tally = Desk(workspace, store, ONCE, 0).tally(ANNA, since)
+    assert (tally.today, tally.total) == (2, 2), "from when their day began"
 
 
 def test_what_is_reported_is_nobodys_until_it_is_allowed(workspace: Workspace, store: Store, clock: Clock) -> None:

@@ -9,18 +9,32 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from manners.models.requests import Phase
 from manners.settings_load import load
 from manners.store import gold
 from manners.store.files.formats import Format
 from manners.store.files.transfer import export_comparisons
-from manners.types import AccountRole, AskedHow, Choice, Comparison, FinishReason, Response, Role, Turn
+from manners.types import (
+    LOCAL,
+    AccountRole,
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    FinishReason,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.web.conftest import NOWHERE, Place, enter, serve
@@ -95,6 +109,25 @@ def exported(place: Place, folder: Path) -> dict[tuple[str, str], str]:
     found = {(row["annotator"], row["left"]): row["verdict"] for row in rows}
     assert len(found) == len(rows), "somebody has two verdicts on one comparison"
     return found
+
+
+def test_today_is_the_day_where_the_person_is(alone: Place, chromium: Browser) -> None:
+    """Six hours to the east before noon in UTC, six to the west after it: their midnight is not UTC's."""
+    now = datetime.now(UTC)
+    east = timedelta(hours=6 if now.hour < 12 else -6)
+    midnight = (now + east).replace(hour=0, minute=0, second=0, microsecond=0) - east
+    moments = (midnight - timedelta(minutes=30), midnight + timedelta(minutes=30))
+    given = [Verdict(Choice.LEFT, Annotator(LOCAL, AnnotatorKind.HUMAN), created_at=moment) for moment in moments]
+    keys = alone.store.add_comparisons(pair(number) for number in range(4))
+    alone.store.add_verdicts(list(zip(keys, given, strict=False)))
+    with pages(alone) as url:
+        context = chromium.new_context(timezone_id="Etc/GMT-6" if east > timedelta(0) else "Etc/GMT+6")
+        page = context.new_page()
+        page.goto(f"{url}/label")
+        expect(page.locator("#progress")).to_contain_text("1 today, 2 in all")
+        context.close()
+        for day, status in (("0", 200), ("90000", 200), ("90001", 400), ("-1", 400), ("1e3", 400), ("nan", 400)):
+            assert httpx.get(f"{url}/label/progress", params={"day": day}).status_code == status
 
 
 @pytest.mark.long

@@ -61,7 +61,8 @@ function send() {
 
 async function progress() {
   try {
-    const far = await call("label/progress");
+    const day = Math.floor((Date.now() - new Date().setHours(0, 0, 0, 0)) / 1000);  // since midnight where this person is
+    const far = await call(`label/progress?day=${day}`);
     at("undo").hidden = !far.total;
     at("progress").textContent = `${far.today} today, ${far.total} in all, ${far.left} left`;
   } catch { /* the outbox says that the server is away */ }
