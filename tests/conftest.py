@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
-from manners.store import Store
+from manners.store import Store, accounts
 from manners.workspace import Workspace
 from tests import postgres
 
@@ -25,6 +26,8 @@ settings.load_profile("manners")
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)]
 """What holds a store. A database on the server takes ten times as long to make as a file, so those tests are long."""
+HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""What passwords are hashed by: a hash that takes 64 MB and a fifth of a second of a core guards nobody here."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,10 +49,27 @@ def times(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("times"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `make test` start no PostgreSQL: whoever asks for the server is long."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_collection_finish() -> None:
     """Let torch, where a test has imported it, use one thread: tiny models are faster so, and the same."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_hasher() -> Iterator[PasswordHasher]:
+    """What passwords are hashed by outside of tests; here a hash takes no time."""
+    shipped = accounts._hasher
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "_hasher", HASHER)
+        yield shipped
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from manners.reward.ensemble import RewardModel, score_exchanges
 from manners.text import Renderer
 from manners.turns import template_of
 from manners.types import Dialogue, FinishReason, Response, Role, Sampling, Turn
+from tests.conftest import some
 from tests.families import FAMILIES, Family, tokenizer_of
 from tests.worlds import tiny_model
 
@@ -112,6 +113,7 @@ def test_a_thought_that_the_model_itself_drew_is_its_tokens_again() -> None:
     assert drawn[0] not in brought and renderer.decode(brought) == text
 
 
+@pytest.mark.parametrize("family", some(FAMILIES, 6), indirect=True)
 @torch.no_grad()
 def test_exports_lay_dialogues_out_as_here_and_score_them_alike(family: Family, tmp_path: Path) -> None:
     renderer = renderer_of(family)

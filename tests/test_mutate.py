@@ -125,6 +125,7 @@ def run(root: Path, *options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, facts
 
 
+@pytest.mark.long
 def test_what_weak_tests_let_through_survives_and_strong_ones_notice_it(planted: Path) -> None:
     code, weak = run(planted)
     assert (code, weak["n"], weak["killed"], weak["survived"], weak["noticed"]) == (1, 4, 1, 3, 0.25)
@@ -136,6 +137,7 @@ def test_what_weak_tests_let_through_survives_and_strong_ones_notice_it(planted:
     assert (code, strong["killed"], strong["survivors"]) == (0, 4, [])
 
 
+@pytest.mark.long
 def test_what_is_known_is_not_tried_again_and_known_survivors_are_counted_apart(planted: Path) -> None:
     found = planted / ".mutate_cache" / "found.jsonl"
     _, first = run(planted, "--n", "2", "--seed", "1")

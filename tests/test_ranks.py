@@ -103,12 +103,14 @@ def test_three_share_add_up_and_part(tmp_path: Path) -> None:
     assert all(lines[1:] == [] for _, lines in ended[1:]), "the others end there"
 
 
+@pytest.mark.long
 def test_who_is_left_says_so(tmp_path: Path) -> None:
     first, second = world(tmp_path, 2, "killed")
     assert second[0] == -9 and first[0] == 3
     assert "another process that trains along was lost" in first[1][1] and "--resume" in first[1][1]
 
 
+@pytest.mark.long
 def test_who_has_waited_in_vain_meets_nobody_any_more(tmp_path: Path) -> None:
     code = (
         "import os, sys, threading, time\nfrom manners import ranks\nfrom manners.errors import MannersError\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
@@ -88,6 +88,7 @@ def test_all_that_is_compared_sees_one_prompt_and_nothing_that_fits_is_shortened
     assert {one.prompt_ids for one, ids in zip(alone, whole, strict=True) if len(ids) == longest} == {kept}
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(RENDERERS), st.sampled_from([16, 24, 40, 64, 100]), prompts(), RESPONSES)
 def test_a_shortened_prompt_is_one_that_the_template_lays_out(
     kind: str, context: int, prompt: Dialogue, responses: list[Response]
@@ -152,6 +153,7 @@ def test_the_longest_end_is_the_longest(text: str, room: int) -> None:
     assert longest_end(text, lambda end: len(end) <= room) == (ends[0] if ends else "")
 
 
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(RENDERERS),
     turns=st.lists(TEXTS, min_size=1, max_size=41).filter(lambda texts: len(texts) % 2),

@@ -82,11 +82,6 @@ class Mixture:
     scales: Floats | None = None
     """(people,) c_u of those it was learned from; None where nobody is known."""
 
-    @property
-    def for_new(self) -> Mixture:
-        """The same, for people it was not learned from."""
-        return replace(self, scales=None)
-
     def logits(self, said: Said) -> Floats:
         """Return the log-odds of the left answer of each verdict in each camp; (N, G)."""
         scales = np.full(len(said), self.scale) if self.scales is None else self.scales[said.people]

@@ -64,20 +64,28 @@ def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
-def test_init_then_import_then_export(tmp_path: Path) -> None:
-    """A session in a shell: each command exits with 0 and prints one JSON object and nothing else."""
-    made = json.loads(shell("init", "project", "--json", cwd=tmp_path).stdout)
+def test_init_then_import_then_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command exits with 0 and prints one JSON object and nothing else; the import does so in a shell."""
+
+    def said(folder: Path, *argv: str) -> str:
+        monkeypatch.chdir(folder)
+        assert main(list(argv)) == 0
+        return capsys.readouterr().out
+
+    made = json.loads(said(tmp_path, "init", "project", "--json"))
     assert made == {"workspace": "project", "database": "project/store.db"}
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(pair) for pair in PAIRS))
     done = shell("comparisons", "import", file, "--workspace", "project", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout).items() >= {"comparisons": 2, "verdicts": 3}.items()
-    listed = json.loads(shell("comparisons", "list", "--limit", "1", "--json", cwd=tmp_path / "project").stdout)
+    listed = json.loads(said(tmp_path / "project", "comparisons", "list", "--limit", "1", "--json"))
     assert listed["total"] == 2
     assert [row["verdicts"] for row in listed["comparisons"]] == [{"human": {"left": 1, "tie": 1}}]
-    out = shell("responses", "export", "out.jsonl", "--workspace", "project", cwd=tmp_path)
-    assert (out.returncode, out.stdout) == (0, "responses: 4\nfile: out.jsonl\n")
+    exported = said(tmp_path, "responses", "export", "out.jsonl", "--workspace", "project")
+    assert exported == "responses: 4\nfile: out.jsonl\n"
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["response"] for row in rows] == ["Yes, it is.", "Go away.", "Hm.", "No, it is cold."]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -24,10 +25,24 @@ PASSWORD = "correct horse"
 Run = Callable[..., Any]
 
 
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two accounts, and its backup beside it, to be copied."""
+    folder = tmp_path_factory.mktemp("house")
+    workspace = str(folder / "ws")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO(f"{PASSWORD}\n" * 2))
+        for command in ("init", "accounts add olga --workspace", "accounts add anna --workspace"):
+            assert main([*shlex.split(command), workspace]) == 0
+    assert main(["backup", str(folder / "bk"), "--workspace", workspace]) == 0
+    (folder / "ws" / "backup.json").unlink()
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(house: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """A function that runs a command in a workspace, and returns its object, or its one sentence where it fails."""
-    assert main(["init", str(tmp_path / "ws")]) == 0
+    shutil.copytree(house / "ws", tmp_path / "ws")
     monkeypatch.chdir(tmp_path / "ws")
 
     def run(command: str, line: str = PASSWORD, code: int = 0) -> Any:
@@ -41,8 +56,6 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         assert said.out == "" and said.err.startswith("manners: ") and said.err.count("\n") == 1, said.err
         return said.err
 
-    for name in ("olga", "anna"):
-        run(f"accounts add {name}")
     return run
 
 
@@ -178,10 +191,12 @@ def test_whoever_was_not_forgotten_after_all_is_not_forgotten_by_a_restore(run: 
         ("backup ../bk --workspace ../nowhere", 1, "nowhere"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(run: Run, tmp_path: Path, command: str, code: int, says: str) -> None:
+def test_what_is_wrong_is_one_sentence(
+    run: Run, house: Path, tmp_path: Path, command: str, code: int, says: str
+) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("Dear")
-    run("backup ../bk")
+    shutil.copytree(house / "bk", tmp_path / "bk")
     before = run("accounts list")
     said = run(command, code=code)
     assert says in said and "secret" not in said

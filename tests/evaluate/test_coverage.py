@@ -66,7 +66,7 @@ def test_what_was_shown_before_did_not(prompts: int, false: float) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("gain", "spread"), WORLDS)
-@pytest.mark.parametrize("prompts", COUNTS)
+@pytest.mark.parametrize("prompts", COUNTS[::2])
 @pytest.mark.parametrize("by", [ours, balanced])
 def test_the_interval_covers_in_many_studies(
     by: Callable[[Rates], Interval], prompts: int, gain: float, spread: float

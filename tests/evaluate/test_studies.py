@@ -27,5 +27,5 @@ def test_more_is_found_than_by_the_first_verdict_alone() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", EQUAL)
 def test_at_most_one_of_twenty_decisions_is_false(name: str, times: int) -> None:
-    found = shares(WORLDS[name], 400 * times)
+    found = shares(WORLDS[name], 200 * times)
     assert 1 - found["bets"][Decision.CANNOT_TELL] <= 0.05

@@ -221,7 +221,7 @@ def test_judgements_are_of_the_sides_shown_and_of_one_kind() -> None:
     assert {one.prompt for one in judgements([replace(two, prompt=talk)], AnnotatorKind.HUMAN)} == {"hi"}
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(st.integers(0, 999))
 def test_exchanging_all_sides_changes_nothing_but_the_side_effect(seed: int) -> None:
     found = study({"a": 0.0, "b": 0.5}, 60, seed, side=0.5)

@@ -24,6 +24,7 @@ from manners.cli import main
 from manners.loop.session import Session
 from manners.settings import Settings
 from manners.workspace import Workspace
+from tests.conftest import some
 from tests.loop import calls, tiny
 from tests.loop.test_restart import Killed, dying_at
 
@@ -65,7 +66,8 @@ HEAVY = (
     "models export policy-1 exported",
     "score reward-1 answers.jsonl",
 )
-HALF = [(name, how) for at, name in enumerate(FILES) for how in DAMAGES[at % 2 :: 2]]
+THIRD = [(name, how) for at, name in enumerate(FILES) for how in DAMAGES[at % 3 :: 3]]
+QUARTER = [(name, how) for at, name in enumerate(FILES) for how in DAMAGES[at % 4 :: 4]]
 NEEDED = {
     ("store.db", "status"),
     ("store.db", "comparisons list"),
@@ -133,7 +135,7 @@ def broken(finished: Path, tmp_path: Path, settings: Settings, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [pytest.param(*one, marks=[] if one in HALF else pytest.mark.long) for one in product(FILES, DAMAGES)],
+    [pytest.param(*one, marks=[] if one in THIRD else pytest.mark.long) for one in product(FILES, DAMAGES)],
 )
 def test_a_damaged_file_is_one_sentence(
     broken: Path, name: str, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -160,7 +162,7 @@ def test_a_store_that_is_lost_is_made_anew_by_no_command(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "how"), HALF)
+@pytest.mark.parametrize(("name", "how"), QUARTER)
 def test_what_loads_a_model_says_one_sentence_too(
     broken: Path, name: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,8 +241,10 @@ def test_an_odd_configuration_is_one_sentence(
     assert code == 1 and sentence, odd
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json"])
-@pytest.mark.parametrize("how", DAMAGES)
+MODEL = ("tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json")
+
+
+@pytest.mark.parametrize(("name", "how"), some(product(MODEL, DAMAGES), 8))
 def test_a_damaged_model_is_one_sentence(
     broken: Path, model: Path, name: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,7 +276,7 @@ TEMPLATES = (
 )
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", some(TEMPLATES, 4))
 def test_a_template_that_raises_is_one_sentence(
     broken: Path, model: Path, template: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,7 +288,7 @@ def test_a_template_that_raises_is_one_sentence(
     assert says("evaluate", broken, lambda: capsys.readouterr().err)[0] in (0, 1)
 
 
-@pytest.mark.parametrize("page", [100, 1000, 4096, 5000, 9000, 20_000])
+@pytest.mark.parametrize("page", some([100, 1000, 4096, 5000, 9000, 20_000], 4))
 def test_a_store_with_a_hole_in_it_is_one_sentence_wherever_that_is(
     broken: Path, page: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from manners.loop import patience
 from manners.loop.session import Session
 from manners.loop.waiting import Waiting
 from manners.settings import Settings
-from manners.store import Store
+from manners.store import Store, runlock
 from manners.workspace import Workspace
 from tests.postgres import Server
 from tests.store.test_team import terminate
@@ -50,7 +50,9 @@ def test_on_one_machine_the_folder_is_locked_too(server: Server, team: Session) 
         pass
 
 
-def test_a_run_writes_nothing_where_another_has_come_to_train(server: Server, team: Session) -> None:
+def test_a_run_writes_nothing_where_another_has_come_to_train(
+    server: Server, team: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two folders on one database: those of two machines, say."""
     folder = team.workspace.runs / "ppo"
     with team.run_lock("ppo"), closing(Store.open(str(team.workspace.url))) as other:
@@ -60,7 +62,9 @@ def test_a_run_writes_nothing_where_another_has_come_to_train(server: Server, te
         run.save()
         lost(server, team)
         there = unfinished(folder)
-        with other.run_lock("loop"), pytest.raises(MannersError, match=r"`loop`, process .* is training there now"):
+        told = r"`loop`, process .* is training there now"
+        with monkeypatch.context() as patch, other.run_lock("loop"), pytest.raises(MannersError, match=told):
+            patch.setattr(runlock, "PATIENCE", -1.0)  # another process would not be waited for either
             run.save()
         assert unfinished(folder) == there and len(there) == 2
         run.save()
@@ -80,6 +84,7 @@ def test_a_loop_that_waits_notices_at_its_next_look(
     with team.run_lock("loop"):
         assert patience.wait(team, missing, step=False) is None
         assert len(looks) == 3
+        monkeypatch.setattr(runlock, "PATIENCE", -1.0)
         with (
             closing(Store.open(str(team.workspace.url))) as other,
             other.run_lock("ppo"),

@@ -214,8 +214,8 @@ def test_a_process_killed_again_and_again_ends_the_same(
     takes = time.monotonic() - begin
     kills = half_written = 0
     ended(root)
-    while kills < 10 * times or half_written < 3:
-        writing = kills % 3 == 2 or kills > 9
+    while kills < 5 * times or half_written < 2 * times:
+        writing = kills % 3 == 2 or kills > 5 * times
         if killed_after(in_a_process(stage, root, settings), draw.uniform(0, takes / 2), root, writing):
             kills += 1
             half_written += half_there(root)

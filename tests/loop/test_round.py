@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from manners.cli import main
+from manners.loop import round as loop_round
 from manners.loop import stages
 from manners.store import Outcome, Store
 from manners.types import AnnotatorKind, AskedHow, PromptUse
 from manners.workspace import Workspace
 from tests.loop import tiny
+from tests.report.test_keys import documented
 from tests.worlds import save_tiny
 
 DEMANDED = {
@@ -53,6 +57,28 @@ def test_the_report_has_what_programs_rely_on(finished: Path, model: Path) -> No
     assert facts["evaluation"]["verdict"].split(":")[0] in page
 
 
+def paths(facts: Any, name: str = "") -> Iterator[str]:
+    """Every key of a report, as the table writes it."""
+    if isinstance(facts, dict):
+        for key, value in facts.items():
+            yield f"{name}.{key}".lstrip(".")
+            yield from paths(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(facts, list):
+        for value in facts:
+            yield from paths(value, f"{name}[]")
+
+
+def test_a_demo_writes_no_other_keys(finished: Path) -> None:
+    rows = [line.split("|")[1:3] for line in documented().splitlines()[2:]]
+    kinds = {key.strip(" `"): kind.strip() for key, kind in rows}
+    written = set(paths(tiny.read_report(finished)))
+    inside = {key for key, kind in kinds.items() if kind == "interval" or kind.startswith("by name")}
+    parts = {stage.name for stage in loop_round.EVERY}
+    unknown = {key for key in written - kinds.keys() - parts if not any(key.startswith(f"{of}.") for of in inside)}
+    assert unknown == set()
+    assert kinds.keys() & written > {"reward.accuracy", "ppo.curves", "evaluation.matched.pairs", "reward.seconds"}
+
+
 def test_what_the_demo_leaves_in_its_workspace(finished: Path) -> None:
     store = Store.open(finished / "store.db")
     comparisons = store.comparisons()
@@ -70,6 +96,7 @@ def test_what_the_demo_leaves_in_its_workspace(finished: Path) -> None:
     store.close()
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_figures(finished: Path, model: Path, tmp_path: Path) -> None:
     again = tiny.demo(tmp_path / "again", tiny.settings(model))
     first = tiny.steady(tiny.read_report(finished))
@@ -77,14 +104,18 @@ def test_the_same_seed_gives_the_same_figures(finished: Path, model: Path, tmp_p
     assert len(json.dumps(first)) > 3000
 
 
-def test_a_demo_in_the_way_is_moved_aside_and_not_lost(model: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_demo_in_the_way_is_moved_aside_and_not_lost(
+    model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(finished, tmp_path / "demo")
+    monkeypatch.setattr(loop_round, "STAGES", ())
     few = {use: some[:6] for use, some in tiny.PROMPTS.items()}
     tiny.demo(tmp_path / "demo", tiny.settings(model, seed=4), few)
     assert tiny.read_report(tmp_path / "demo.previous") == tiny.read_report(finished)
     assert tiny.read_report(tmp_path / "demo")["seed"] == 4
 
 
+@pytest.mark.long
 def test_a_crowd_that_answers_at_random_gets_nothing_promoted(model: Path, tmp_path: Path) -> None:
     crowd = replace(tiny.SETTINGS.crowd, taste="random")
     facts = tiny.demo(tmp_path / "demo", tiny.settings(model, crowd=crowd))

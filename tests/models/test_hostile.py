@@ -28,6 +28,7 @@ from manners.settings_load import to_dict
 from manners.templates import Refused, Template
 from manners.types import VersionKind
 from manners.workspace import Workspace
+from tests.conftest import some
 from tests.models.test_adapters import adapter
 from tests.worlds import TEMPLATE, save_tiny
 
@@ -176,7 +177,7 @@ FOLDERS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("case", FOLDERS)
+@pytest.mark.parametrize("case", some(FOLDERS, 7))
 def test_code_in_a_folder_is_not_run_and_nobody_is_asked(tmp_path: Path, wire: Path, case: str) -> None:
     folder = save_tiny(tmp_path / "model")
     with_code(folder, wire)

@@ -160,7 +160,7 @@ def world() -> Pretrained:
 
 def test_what_is_set_aside_has_no_part_in_it(world: Pretrained) -> None:
     settings = replace(SETTINGS, epochs=1, reliability=True, smoothing=True)
-    some = comparisons(80, SKILL, 3)
+    some = comparisons(40, SKILL, 3)
     found, plain = train(settings, 0, world, some), train(replace(SETTINGS, epochs=1), 0, world, some)
     assert found.split.held_out == plain.split.held_out and not np.array_equal(found.margins, plain.margins)
     held = {pair.comparison_id for pair in found.split.held_out}

@@ -65,7 +65,7 @@ def test_what_differs_only_past_the_context_is_left_out_and_counted() -> None:
     world = tiny_pretrained(context=CONTEXT)
     alike = planted(LONG, replace(LONG, text=LONG.text + "thank you"))
     good = comparisons(20, agreement=1.0)
-    settings = RewardSettings(members=1, curve=False, set_aside=0.3)
+    settings = RewardSettings(members=1, epochs=1, curve=False, set_aside=0.3)
     trained = train(settings, 0, world, [*good, alike])
     assert trained.labelled.left_out == {LeftOut.ALIKE: 1}
     assert {pair.comparison_id for pair in trained.labelled.pairs} == {c.id for c in good}
@@ -81,7 +81,7 @@ def test_what_was_cut_is_counted_with_its_tokens() -> None:
     # 40 pairs of two sides that fit half the context each, and one side that does not fit.
     world = tiny_pretrained(context=CONTEXT)
     good = comparisons(40, agreement=1.0)
-    settings = RewardSettings(members=1, curve=False, set_aside=0.3)
+    settings = RewardSettings(members=1, epochs=1, curve=False, set_aside=0.3)
     fits = train(settings, 0, world, good)
     assert fits.shortened == Shortened(count=0, share=0.0, tokens=0)
     prompt = (Turn(Role.USER, "Hi"),)

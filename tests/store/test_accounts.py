@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import select, update
 
 from manners.errors import MannersError
@@ -30,6 +31,10 @@ def test_only_the_right_password_of_an_account_that_is_there_is_good(accounts: A
     assert accounts.check("nobody", PASSWORD) is None
     accounts.add("by link", AccountRole.ANNOTATOR)
     assert accounts.check("by link", "") is None
+
+
+def test_a_hash_takes_what_argon2_recommends(shipped_hasher: PasswordHasher) -> None:
+    assert not PasswordHasher().check_needs_rehash(shipped_hasher.hash(PASSWORD))
 
 
 def test_no_password_and_no_secret_is_stored(accounts: Accounts, store: Store) -> None:

@@ -20,6 +20,7 @@ from manners.errors import MannersError
 from manners.store.files import containers
 from manners.store.files.rowfiles import layouts, read_rows
 from manners.store.files.rows import BadRow
+from tests.conftest import some
 
 MEGA = 2**20
 MOST = 500 * MEGA
@@ -174,11 +175,11 @@ def test_no_file_takes_more_memory_than_it_may(tmp_path: Path, quiet_peak: int, 
         assert str(path) in said or "line" in said
 
 
-@pytest.mark.parametrize("case", [
-    "texts of zeros in packed pages", "a list of 50 million times nothing", "Arrow with packed zeros", "zeros in gz",
+@pytest.mark.parametrize("case", some([
+    "texts of zeros in packed pages", "a list of 50 million times nothing", "zeros in gz", "Arrow with packed zeros",
     "Arrow with packed zeros, by LZ4", "a stream of Arrow with packed zeros", "lines in gz", "zeros in zst",
     "Arrow with numbers of nothing", "a sheet of commas in zst",
-])  # fmt: skip
+], 4))  # fmt: skip
 def test_what_unfolds_to_too_much_is_refused_in_one_sentence(tmp_path: Path, case: str) -> None:
     with pytest.raises(MannersError, match=r"unfolds to more than [\d,]+ bytes from [\d,]+, as no text does"):
         list(read_rows(BOMBS[case](tmp_path)))

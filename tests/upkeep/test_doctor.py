@@ -35,6 +35,7 @@ from manners.types import VersionKind
 from manners.upkeep import checks, doctor
 from manners.upkeep.checks import FAIL, PASS, WARN, Check
 from manners.workspace import Workspace
+from tests.conftest import some
 
 NAMES = [
     "workspace",
@@ -346,16 +347,19 @@ def circle_for(file: Path) -> None:
 @pytest.mark.parametrize("odd", [folder_for, circle_for], ids=["folder", "circle"])
 @pytest.mark.parametrize(
     ("name", "check"),
-    [
-        ("workspace.json", "workspace"),
-        ("manners.toml", "settings"),
-        ("gate.toml", "settings"),
-        ("store.db", "database"),
-        ("models/policy-1/branch-0.safetensors", "versions"),
-        ("models/policy-1/version.json", "versions"),
-        ("models/current.json", "versions"),
-        ("backup.json", "backup"),
-    ],
+    some(
+        [
+            ("workspace.json", "workspace"),
+            ("manners.toml", "settings"),
+            ("gate.toml", "settings"),
+            ("store.db", "database"),
+            ("models/policy-1/branch-0.safetensors", "versions"),
+            ("models/policy-1/version.json", "versions"),
+            ("models/current.json", "versions"),
+            ("backup.json", "backup"),
+        ],
+        3,
+    ),
 )
 def test_one_odd_file_fails_its_own_check_and_the_report_is_whole(
     name: str, check: str, odd: Callable[[Path], None], workspace: Workspace, capsys: pytest.CaptureFixture[str]

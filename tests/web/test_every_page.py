@@ -82,8 +82,8 @@ def sound(page: Page, where: str) -> None:
 @pytest.mark.parametrize(
     ("width", "dark"),
     [
-        (1280, False),
         (390, True),
+        pytest.param(1280, False, marks=pytest.mark.long),
         pytest.param(1280, True, marks=pytest.mark.long),
         pytest.param(390, False, marks=pytest.mark.long),
     ],

@@ -158,11 +158,8 @@ WEBUI: dict[str, dict[str, Any]] = {
 """Bodies of open-webui's chat, and of the tasks beside it. Source: open-webui, `routers/openai.py`, `tasks.py`."""
 
 
-QUICK = ("parameters of a model", "continue this answer", "a title")
-ALL = [pytest.param(one, marks=() if one in QUICK else pytest.mark.long) for one in WEBUI]
-
-
-@pytest.mark.parametrize("what", ALL)
+@pytest.mark.long
+@pytest.mark.parametrize("what", WEBUI)
 def test_open_webuis_requests_are_answered(served: Served, what: str) -> None:
     body = WEBUI[what]
     headers = HEADERS | {"authorization": f"Bearer {served.key}"}

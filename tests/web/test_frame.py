@@ -14,14 +14,12 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from argon2 import PasswordHasher
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from manners.errors import MannersError, Unavailable
 from manners.settings import ServeSettings, Settings
 from manners.store import Store, schema
-from manners.store import accounts as stored
 from manners.store.accounts import Account, Accounts
 from manners.store.tokens import TokenUse
 from manners.types import AccountRole
@@ -62,11 +60,8 @@ def client(accounts: Accounts, tmp_path: Path) -> MakeClient:
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buckets do not fill again, and hashes take no time."""
+    """Buckets do not fill again."""
     monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(stored, "_hasher", quick)
-    monkeypatch.setattr(stored, "_nobody", lambda: quick.hash("nobody's"))
 
 
 def test_signing_in_and_out(accounts: Accounts, client: MakeClient) -> None:

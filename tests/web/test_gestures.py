@@ -38,7 +38,7 @@ def verdicts(place: Place) -> list[Verdict]:
 
 
 def held_key(page: Page) -> None:
-    for _ in range(30):
+    for _ in range(25):
         page.keyboard.down("1")
         page.wait_for_timeout(20)
     page.keyboard.up("1")
@@ -56,7 +56,7 @@ def double_click(page: Page) -> None:
 
 def enter_held_on_a_button(page: Page) -> None:
     page.locator("[data-choice=right]").focus()
-    for _ in range(30):
+    for _ in range(25):
         page.keyboard.down("Enter")
         page.wait_for_timeout(20)
     page.keyboard.up("Enter")
@@ -92,7 +92,7 @@ def test_a_gesture_judges_one_pair(labelling: Page, alone: Place) -> None:
         before = shown(labelling)
         ready(labelling)
         gesture(labelling)
-        labelling.wait_for_timeout(700)
+        labelling.wait_for_timeout(500)
         stored(labelling)
         assert len(verdicts(alone)) == count, gesture.__name__
         assert shown(labelling) != before
@@ -200,6 +200,7 @@ def test_two_tabs_with_a_backlog_lose_nothing(labelling: Page, alone: Place) -> 
     assert len(verdicts(alone)) == 2
 
 
+@pytest.mark.long
 def test_an_older_pages_backlog_is_sent(labelling: Page, alone: Place) -> None:
     with alone.store.read() as connection:
         token = connection.exec_driver_sql("SELECT token FROM views ORDER BY id").scalars().first()
@@ -211,6 +212,7 @@ def test_an_older_pages_backlog_is_sent(labelling: Page, alone: Place) -> None:
     assert [one.choice for one in verdicts(alone)] == [Choice.TIE]
 
 
+@pytest.mark.long
 def test_what_is_taken_back_comes_with_what_was_said(labelling: Page, alone: Place) -> None:
     before = shown(labelling)
     labelling.get_by_label("clearly").check()
@@ -249,6 +251,7 @@ def taken_back_is_judged(
     assert text in again[0]
 
 
+@pytest.mark.long
 def test_what_was_being_said_stays_with_its_pair_while_another_is_taken_back(labelling: Page) -> None:
     press(labelling, "t")
     stored(labelling)
@@ -266,6 +269,7 @@ def test_what_was_being_said_stays_with_its_pair_while_another_is_taken_back(lab
     expect(labelling.get_by_label("Comment")).to_have_value("half a thought")
 
 
+@pytest.mark.long
 def test_what_is_taken_back_is_what_comes_whatever_was_on_its_way(labelling: Page, alone: Place) -> None:
     with labelling.expect_response("**/label/next"):
         labelling.reload()
@@ -306,6 +310,7 @@ def test_while_a_report_is_on_its_way_nothing_is_taken_back(labelling: Page, alo
     taken_back_is_judged(labelling, alone, first, second)
 
 
+@pytest.mark.long
 def test_what_somebody_is_reporting_stays_on_the_screen(labelling: Page, alone: Place) -> None:
     verdict = Held(labelling, "**/label/verdict")
     press(labelling, "t")

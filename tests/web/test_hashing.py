@@ -15,10 +15,8 @@ from starlette.types import Message
 from manners.errors import Unavailable
 from manners.web.hashing import NICENESS, Aside, Line
 from manners.web.limits import Limits
+from tests.conftest import HASHER
 from tests.web.conftest import run
-
-QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-"""What it costs to look at a hash stands in the hash."""
 
 
 @pytest.fixture
@@ -31,10 +29,10 @@ def aside() -> Iterator[Aside]:
 
 
 def test_it_says_what_the_library_says_and_gives_way(aside: Aside) -> None:
-    hashed = QUICK.hash("correct hörse")
+    hashed = HASHER.hash("correct hörse")
     assert aside.verify(hashed, "correct hörse")
     assert not aside.verify(hashed, "wrong") and not aside.verify("no hash", "wrong")
-    assert not aside.verify(hashed, "\ud800\n") and aside.verify(QUICK.hash("two\nlines"), "two\nlines")
+    assert not aside.verify(hashed, "\ud800\n") and aside.verify(HASHER.hash("two\nlines"), "two\nlines")
     assert aside._process is not None
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, aside._process.pid) == min(19, ours + NICENESS)
@@ -49,7 +47,7 @@ def test_what_it_hashes_is_as_strong_as_everywhere(aside: Aside) -> None:
 
 
 def test_a_process_that_ends_is_told_and_started_again(aside: Aside) -> None:
-    hashed = QUICK.hash("correct horse")
+    hashed = HASHER.hash("correct horse")
     assert aside.verify(hashed, "correct horse")
     assert aside._process is not None
     aside._process.kill()
@@ -59,7 +57,7 @@ def test_a_process_that_ends_is_told_and_started_again(aside: Aside) -> None:
 
 
 def test_it_ends_with_whoever_asks(aside: Aside) -> None:
-    aside.verify(QUICK.hash("correct horse"), "wrong")
+    aside.verify(HASHER.hash("correct horse"), "wrong")
     assert aside._process is not None and aside._process.stdin is not None
     aside._process.stdin.close()  # as the system does where the server was killed
     assert aside._process.wait(20) == 0

@@ -300,6 +300,7 @@ def test_hostile_texts_run_nothing_and_break_nothing(alone: Place, open_page: Op
     assert sum(len(comparison.verdicts) for comparison in alone.store.comparisons()) == len(HOSTILE)
 
 
+@pytest.mark.long
 def test_a_page_is_there_while_no_model_is(alone: Place) -> None:
     with serve(alone.folder, "--set", "model.name=/nowhere") as server:
         assert httpx.get(f"{server.url}/label").status_code == 200

@@ -11,14 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from argon2 import PasswordHasher
 from sqlalchemy import Connection, insert, select
 from starlette.testclient import TestClient
 
 from manners.models.requests import Done, DrawnToken, Event, GenerationRequest, Token, TokenLogprob
 from manners.settings import Settings
 from manners.store import Store, flags
-from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.tables import ConversationRow, MessageRow, PromptRow, ResponseRow
 from manners.store.tokens import Scope, Terms, TokenUse
@@ -37,8 +35,7 @@ ASKED: dict[str, Any] = {"model": "manners", "messages": [{"role": "user", "cont
 
 
 @pytest.fixture
-def site(new_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(stored, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+def site(new_workspace: Callable[[Path], Workspace], tmp_path: Path) -> Iterator[Site]:
     workspace = new_workspace(tmp_path / "ws")
     store = Store.open(workspace.database)
     store.add_comparisons(pairs(*range(6)))

@@ -17,7 +17,6 @@ from urllib.parse import quote, urlencode
 
 import pytest
 import schemathesis
-from argon2 import PasswordHasher
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +25,6 @@ from starlette.testclient import TestClient
 
 from manners.settings import Settings
 from manners.store import Store
-from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
@@ -68,7 +66,6 @@ def application(workspace: Workspace, local: bool) -> FastAPI:
 def workspace(new_store: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace with an empty store, and nothing that limits how often."""
     monkeypatch.setattr(limits.Limits, "take", lambda *_: 0.0)
-    monkeypatch.setattr(stored, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
     empty = new_store()
     found = Workspace.create(tmp_path / "ws", empty if "postgresql" in empty else None)
     if isinstance(found.database, Path):

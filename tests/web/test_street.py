@@ -14,10 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 import uvicorn
-from argon2 import PasswordHasher
 from sqlalchemy import delete
 from starlette.testclient import TestClient
 
@@ -25,7 +23,6 @@ from manners.cli import main
 from manners.errors import MannersError
 from manners.settings import Settings
 from manners.store import Store
-from manners.store import accounts as stored
 from manners.store.accounts import Accounts
 from manners.store.audit import entries
 from manners.store.tables import AccountRow, TokenRow
@@ -40,7 +37,7 @@ from manners.web.app import create_app
 from manners.web.limits import SIGN_INS
 from manners.web.site import Site
 from manners.workspace import Workspace
-from tests.web.conftest import NOWHERE, Place, serve
+from tests.web.conftest import Place
 from tests.web.scripted import Scripted
 
 PASSWORD = "correct horse"
@@ -189,20 +186,20 @@ def test_a_proxy_is_named_by_its_address_or_by_how_it_is_reached(
     assert seen == [False, True, True]
 
 
-def test_an_account_added_while_it_serves_counts_at_once(alone: Place) -> None:
-    with serve(alone.folder, "--upstream", NOWHERE) as running, httpx.Client(base_url=running.url) as browser:
-        assert browser.get("/accounts").status_code == 200
-        with closing(Store.open(alone.folder / "store.db")) as elsewhere:
-            Accounts(elsewhere).add("olga", AccountRole.OWNER, PASSWORD)
-        for path in ("/accounts", "/label", "/chat/all", "/dashboard.json"):
-            assert browser.get(path).status_code == 401, path
-        assert browser.post("/sign-in", data={"name": "olga", "password": PASSWORD}).status_code == 303
-        assert browser.get("/accounts").status_code == 200
-        with closing(sqlite3.connect(alone.folder / "store.db")) as file, file:
-            file.execute("DELETE FROM tokens")  # as another program does, past what refers to an account
-            file.execute("DELETE FROM accounts")
-        time.sleep(1.1)  # longer than a session is believed
-        assert browser.get("/accounts").status_code == 401, "and is not forgotten when it is gone"
+def test_an_account_added_while_it_serves_counts_at_once(make: Make, alone: Place) -> None:
+    browser = make()
+    assert browser.get("/accounts").status_code == 200
+    with closing(Store.open(alone.folder / "store.db")) as elsewhere:
+        Accounts(elsewhere).add("olga", AccountRole.OWNER, PASSWORD)
+    for path in ("/accounts", "/label", "/chat/all", "/dashboard.json"):
+        assert browser.get(path).status_code == 401, path
+    assert browser.post("/sign-in", data={"name": "olga", "password": PASSWORD}).status_code == 303
+    assert browser.get("/accounts").status_code == 200
+    with closing(sqlite3.connect(alone.folder / "store.db")) as file, file:
+        file.execute("DELETE FROM tokens")  # as another program does, past what refers to an account
+        file.execute("DELETE FROM accounts")
+    time.sleep(1.1)  # longer than a session is believed
+    assert browser.get("/accounts").status_code == 401, "and is not forgotten when it is gone"
 
 
 def test_what_the_machines_owner_said_is_no_accounts(make: Make, alone: Place) -> None:
@@ -219,11 +216,8 @@ def test_what_the_machines_owner_said_is_no_accounts(make: Make, alone: Place) -
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buckets do not fill again, and hashes take no time."""
+    """Buckets do not fill again."""
     monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(stored, "_hasher", quick)
-    monkeypatch.setattr(stored, "_nobody", lambda: quick.hash("nobody's"))
 
 
 @pytest.mark.usefixtures("still")

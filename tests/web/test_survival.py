@@ -74,6 +74,7 @@ def test_an_answer_goes_on_while_another_conversation_is_read(serving: Open, ope
     whole(page, 60)
 
 
+@pytest.mark.long
 def test_an_answer_is_found_again_after_a_lost_connection(serving: Open, open_page: Callable[..., Page]) -> None:
     page = open_page(f"{serving(slow(), 0.0)}/chat")
     begin(page)
@@ -102,6 +103,7 @@ def test_an_answer_is_found_again_after_a_lost_connection(serving: Open, open_pa
     expect(page.get_by_text("The connection is lost")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_the_conversation_that_was_open_comes_again(serving: Open, open_page: Callable[..., Page]) -> None:
     page = open_page(f"{serving(slow(3), 0.0)}/chat")
     begin(page)
@@ -398,6 +400,7 @@ def test_who_is_signed_out_keeps_verdicts_and_words_and_reads_how_to_come_back(
         whole(chat, 3)
 
 
+@pytest.mark.long
 def test_a_reload_makes_no_second_invitation(place: Place, open_page: Callable[..., Page]) -> None:
     with pages(place) as url:
         page = enter(open_page(url + place.link("olga")))
@@ -496,6 +499,7 @@ def test_no_message_stays_of_a_conversation_that_is_gone(serving: Open, open_pag
     assert page.evaluate("Object.keys(localStorage).filter((name) => name.startsWith('manners-sent'))") == [lenas]
 
 
+@pytest.mark.long
 def test_what_begins_in_another_tab_while_conversations_are_listed_is_not_forgotten(
     serving: Open, open_page: Callable[..., Page]
 ) -> None:
