@@ -208,8 +208,8 @@ stands beside them."""
 EVERY: tuple[Stage, ...] = (*COMMANDS, *(stage.beside for stage in COMMANDS if stage.beside))
 """Every stage with a run and a part in the report: also those that the command of another runs."""
 
-ASKED = 360
-"""Prompts that a round played at once asks about: with three answers each, 2,160 verdicts, in less time (D465)."""
+ASKED = 220
+"""Prompts that a round played at once asks about: with four answers each, 1,320 comparisons, which are read once (D480)."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
