@@ -209,7 +209,7 @@ EVERY: tuple[Stage, ...] = (*COMMANDS, *(stage.beside for stage in COMMANDS if s
 """Every stage with a run and a part in the report: also those that the command of another runs."""
 
 ASKED = 220
-"""Prompts that a round played at once asks about: with four answers each, 1,320 comparisons, which are read once (D480)."""
+"""Prompts that a round played at once asks about: the demo's four answers to each make 1,320 comparisons (D480)."""
 
 
 def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
