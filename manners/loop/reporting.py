@@ -110,7 +110,8 @@ def _private_words(session: Session) -> frozenset[str]:
     if session.settings.serve.share_chats:
         return frozenset()
     prompts = _private(session)
-    theirs = [c for c in session.store.comparisons() if c.asked_how in IN_CHATS or c.prompt in prompts]
+    asked = session.store.comparisons() if prompts else [c for how in IN_CHATS for c in session.store.comparisons(how)]
+    theirs = [c for c in asked if c.asked_how in IN_CHATS or c.prompt in prompts]
     answers = {side.text for comparison in theirs for side in (comparison.left, comparison.right)}
     return frozenset({prompt[-1].text for prompt in prompts} | answers) - {""}
 
