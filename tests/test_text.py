@@ -68,6 +68,7 @@ def test_prompt_and_response_together_are_the_dialogue_that_the_template_lays_ou
     joined = [*rendered.prompt_ids, *rendered.response_ids]
     assert joined == list(whole)[: len(joined)]
     assert rendered.length == len(joined) and not rendered.shortened
+    assert rendered == Rendered(rendered.prompt_ids, rendered.response_ids), "nothing is dropped unless it is said"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
