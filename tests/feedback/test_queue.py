@@ -142,6 +142,14 @@ def test_whoever_asks_for_one_after_another_and_judges_none_keeps_few_of_them_fr
     assert all_of(made, "b") == [taken[-MOST_AT_ONCE]]
 
 
+def test_ten_pages_of_two_are_kept_for_one_person_and_no_more() -> None:
+    made = queue(count=21)
+    pages = [[made.draw("a"), made.draw("a")] for _ in range(10)]
+    assert made.left("b") == 1 and made.draw("a") is not None
+    first = pages[0][0]
+    assert first is not None and all_of(made, "b") == [first.comparison]
+
+
 def test_a_pair_with_a_known_verdict_is_not_asked_twice_under_two_numbers() -> None:
     serve = ServeSettings(gold_share=0.5, repeat_share=0, random_share=1.0, overlap=3, agree=3)
     for seed in range(20):

@@ -112,6 +112,14 @@ def test_pairs_bring_back_which_text_was_better(suffix: str, comparison: Compari
     assert back.verdicts[0].annotator == verdict.annotator != IMPORTED
 
 
+def test_what_people_wrote_can_be_read_in_the_file() -> None:
+    """JSON could spell each of these letters in six."""
+    judged = Verdict(Choice.LEFT, IMPORTED, reasons=("größer", "ясно"))
+    sides = (Response('[{"role": "user", "content": "naïve 🥖"}]', "one"), Response("Nein", "two"))
+    row = render(Comparison((Turn(Role.USER, "Hi"),), *sides, AskedHow.RANDOM, verdicts=(judged,)), judged, Format.ROWS)
+    assert row["reasons"] == '["größer", "ясно"]' and "naïve 🥖" in row["left"]
+
+
 @given(
     prompt=prompts
     | st.sampled_from(['[{"role": "user", "content": "x"}]', "[]", "[1", "{}"]).map(
