@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def nothing(prompt: str, answer: str, other: str | None) -> dict[str, str]:
     return {}
 
 
-NO_FORM = {"the same": str, "blank": lambda text: "  "}
+NO_FORM: dict[str, Callable[[str], str]] = {"the same": str, "blank": lambda text: "  "}
 
 
 def test_what_cannot_be_made_of_an_answer_is_not_made() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -196,10 +197,11 @@ def test_what_chance_alone_does_by_the_binomial_law() -> None:
 def test_ten_bins_unless_it_is_said_otherwise() -> None:
     rng = np.random.default_rng(0)
     p, outcomes, weights = rng.uniform(0.5, 1, 99), rng.integers(0, 2, 99).astype(np.float64), np.ones(99)
-    for measured in (
+    measures: list[Callable[..., object]] = [
         lambda *bins: expected_calibration_error(p, outcomes, weights, *bins),
         lambda *bins: chance_calibration_error(p, weights, *bins),
-    ):
+    ]
+    for measured in measures:
         assert measured() == measured(10) and measured() not in (measured(9), measured(11))
 
 

@@ -303,6 +303,8 @@ def test_a_bad_pair_is_named(
         {"prompt": "Hi", "chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
         {"prompt": MESSAGES, "chosen": answer("Hello!"), "rejected": answer("What?")},
         {"prompt": json.dumps(MESSAGES), "chosen": "Hello!", "rejected": "What?"},
+        {"messages": MESSAGES, "chosen": "Hello!", "rejected": "What?"},
+        {"context": "Hi", "chosen": answer("Hello!"), "rejected": answer("What?")},
         {"prompt": "Hi", "chosen": "Hello!", "rejected": answer("What?")},
         {"prompt": MESSAGES, "chosen": MESSAGES + answer("Hello!"), "rejected": "What?"},
         GOOD,
