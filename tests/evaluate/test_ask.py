@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -56,7 +55,7 @@ def test_what_the_plan_promises_is_found_in_eight_of_ten_tries() -> None:
     rate = plan(50).detectable_win_rate
     open_still, found = {0: 1.0}, 0.0
     for n in range(1, 51):
-        chances: Counter[int] = Counter()
+        chances = dict.fromkeys(range(n + 1), 0.0)
         for wins, chance in open_still.items():
             chances[wins + 1] += chance * rate
             chances[wins] += chance * (1 - rate)
