@@ -321,9 +321,8 @@ def test_a_batch_holds_every_sequence_whole_and_its_masks_never_look_at_ids(
 
 def test_a_segment_stands_behind_as_many_tokens_as_its_parts_have() -> None:
     assert Segment(9, 12, ((0, 2), (3, 7))).lead == 6 and Segment(9, 12).lead == 0
-    assert (
-        Packed(*[torch.zeros(1, 1)] * 3, spans=()).common == Batch(torch.zeros(1, 1), torch.ones(1, 1), 0).common == 0
-    )
+    some = torch.zeros(1, 1)
+    assert Packed(some, some, some, ()).common == Batch(some, some, 0).common == 0
 
 
 @given(sequences, st.data())
