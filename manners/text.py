@@ -20,7 +20,7 @@ from manners.shorten import Check, fitting_prompt, fitting_response, longest_end
 from manners.spelling import Spelling, spelt_bytes
 from manners.templates import Template, messages_of
 from manners.turns import Finishes, ending, own_bos, template_of
-from manners.types import Dialogue, FinishReason, Response, Role, Sampling, Turn
+from manners.types import Dialogue, FinishReason, Response, Role, Turn
 
 PADDING = 64
 """Tokens of padding that cost less than one forward more."""
@@ -267,15 +267,12 @@ class Renderer:
 
     def response_ids(self, response: Response) -> tuple[int, ...]:
         """Return the ids of a response; the end-of-turn token is there unless the length limit cut it off."""
-        ids = self._spelling.text(response.text, drawn=response.sampling is not None)
-        if response.finish_reason is FinishReason.LENGTH:
-            return ids or (self.end_id,)
-        return (*ids, self.end_id)
+        return self._said(response.text, response.finish_reason, drawn=response.sampling is not None)
 
     def reads_back(self, ids: tuple[int, ...], finish: FinishReason) -> bool:
         """Return whether the text of a drawn response is read in these tokens, and not in others or in none."""
         try:
-            return self.response_ids(Response(self.decode(ids), "", finish, Sampling(1.0, len(ids), 0))) == ids
+            return self._said(self.decode(ids), finish, drawn=True) == ids
         except MannersError:  # it spells what this tokenizer cannot write as text
             return False
 
@@ -338,6 +335,12 @@ class Renderer:
                 if raw.decode(errors="replace").replace("\0", "\ufffd") == text:
                     return raw
         return text.encode()
+
+    def _said(self, text: str, finish: FinishReason, drawn: bool) -> tuple[int, ...]:
+        ids = self._spelling.text(text, drawn)
+        if finish is FinishReason.LENGTH:
+            return ids or (self.end_id,)
+        return (*ids, self.end_id)
 
     def _ids(self, dialogue: Dialogue) -> tuple[int, ...]:
         return self._spelling.dialogue(messages_of(dialogue))

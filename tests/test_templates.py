@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from manners.turns import FIRST, template_of
 from manners.types import Dialogue, FinishReason, Role, Turn
 from tests.families import FAMILIES, tokenizer_of
 from tests.test_families import TALKS, renderer_of
-from tests.worlds import END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, TEMPLATE, tiny_renderer, tiny_tokenizer
+from tests.worlds import END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, TEMPLATE, tiny_tokenizer
 
 USER, ASSISTANT, SYSTEM = Role.USER, Role.ASSISTANT, Role.SYSTEM
 TOOL = TEMPLATE.replace("<s>", "")
@@ -294,15 +293,6 @@ def test_files_that_are_damaged_or_not_there_are_one_sentence_or_nothing(tmp_pat
 def test_the_plain_layout_stands_in_with_a_bos_where_texts_have_one() -> None:
     assert made(None, {}) == Template(PLAIN_TEMPLATE, {}, plain=True)
     assert made(None, {}, bos=True).source == "{{ bos_token }}" + PLAIN_TEMPLATE
-
-
-def test_versions_of_before_still_fit_where_nothing_is_laid_down() -> None:
-    def before(text: str, end: int, system: bool) -> str:
-        return hashlib.sha256(f"{text}|{end}|{system}".encode()).hexdigest()[:16]
-
-    assert tiny_renderer().template_hash == before(TEMPLATE, END, True)
-    assert tiny_renderer(NO_SYSTEM_TEMPLATE).template_hash == before(NO_SYSTEM_TEMPLATE, END, False)
-    assert tiny_renderer(None).template_hash == before(PLAIN_TEMPLATE, EOS, True)
 
 
 # 2. Where a turn ends

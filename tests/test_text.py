@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -10,13 +11,25 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import processors
+from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from manners.errors import MannersError
 from manners.models.compute import bucket_tokens
 from manners.models.packing import pack
-from manners.text import Batch, Rendered, Renderer, TooLong, collate, common_start, flat_buckets, length_buckets
+from manners.templates import PLAIN_TEMPLATE
+from manners.text import (
+    Batch,
+    Packed,
+    Rendered,
+    Renderer,
+    Segment,
+    TooLong,
+    collate,
+    common_start,
+    flat_buckets,
+    length_buckets,
+)
 from manners.types import Dialogue, FinishReason, Response, Role, Turn
 from tests.worlds import BOS, END, END_IDS, EOS, NO_SYSTEM_TEMPLATE, START, TEMPLATE, tiny_renderer, tiny_tokenizer
 
@@ -68,6 +81,7 @@ def test_prompt_and_response_together_are_the_dialogue_that_the_template_lays_ou
     joined = [*rendered.prompt_ids, *rendered.response_ids]
     assert joined == list(whole)[: len(joined)]
     assert rendered.length == len(joined) and not rendered.shortened
+    assert rendered == Rendered(rendered.prompt_ids, rendered.response_ids), "nothing is dropped unless it is said"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -88,6 +102,41 @@ def test_spaces_stay_as_the_model_wrote_them_even_where_its_tokenizer_would_tidy
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids) == "Wait, it's late."
     assert Renderer(tokenizer, END_IDS, 256).decode(ids) == text
+
+
+def test_what_was_drawn_is_read_back_unless_its_text_is_written_in_other_tokens_or_in_none() -> None:
+    renderer = tiny_renderer()
+    word = tuple(renderer.tokenizer.encode("bread", add_special_tokens=False))
+    letters = tuple(token for letter in "bread" for token in renderer.tokenizer.encode(letter))
+    assert word != letters and renderer.decode(word) == renderer.decode(letters) == "bread"
+    for ids, finish, back in (
+        ((*word, END), FinishReason.STOP, True),
+        (word, FinishReason.LENGTH, True),
+        ((END,), FinishReason.STOP, True),
+        (word, FinishReason.STOP, False),  # it does not end
+        ((*letters, END), FinishReason.STOP, False),
+        ((*word, START, END), FinishReason.STOP, False),  # no text shows the mark
+        ((*renderer.tokenizer.encode("\0"), END), FinishReason.STOP, False),  # U+FFFD in its place
+    ):
+        assert renderer.reads_back(ids, finish) is back, (ids, finish)
+    # One that knows "</s>" as its end alone, and drew it in two parts: that is nothing it could read.
+    parts = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "</": 2, "s>": 3, "x": 4}, unk_token="<unk>"))
+    parts.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=parts, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    renderer = Renderer(tokenizer, frozenset((1,)), 64)
+    assert renderer.decode((2, 3)) == "</s>" and renderer.reads_back((4, 1), FinishReason.STOP)
+    assert not renderer.reads_back((2, 3, 1), FinishReason.STOP)
+
+
+def test_a_token_shows_what_it_writes_and_a_special_one_its_name() -> None:
+    renderer, vocabulary = tiny_renderer(), tiny_tokenizer().get_vocab()
+    [first, *rest] = renderer.tokenizer.encode("é")  # two bytes, each a token that writes no character by itself
+    assert rest and renderer.token_text(first) == "\ufffd"
+    assert b"".join(map(renderer.token_bytes, (first, *rest))) == "é".encode()
+    assert (renderer.token_text(END), renderer.token_bytes(END)) == ("<|end|>", b"<|end|>")
+    assert (renderer.token_text(vocabulary["Ġ"]), renderer.token_bytes(vocabulary["Ġ"])) == (" ", b" ")
+    assert renderer.token_bytes(*renderer.tokenizer.encode("\0")) == b"\0"
 
 
 # Too long
@@ -154,6 +203,21 @@ def test_the_template_hash_changes_with_the_template_and_with_nothing_else() -> 
     assert tiny_renderer(context=20).template_hash == base
     others = {tiny_renderer(t).template_hash for t in (None, NO_SYSTEM_TEMPLATE, TEMPLATE.replace("\n", " "))}
     assert len({base, *others}) == 4
+
+
+def test_versions_of_before_still_fit_where_nothing_is_laid_down() -> None:
+    def before(text: str, end: int, system: bool) -> str:
+        return hashlib.sha256(f"{text}|{end}|{system}".encode()).hexdigest()[:16]
+
+    assert tiny_renderer().template_hash == before(TEMPLATE, END, True)
+    assert tiny_renderer(NO_SYSTEM_TEMPLATE).template_hash == before(NO_SYSTEM_TEMPLATE, END, False)
+    assert tiny_renderer(None).template_hash == before(PLAIN_TEMPLATE, EOS, True)
+
+
+def test_a_note_is_there_only_where_there_is_something_to_say() -> None:
+    assert tiny_renderer().notes == () and tiny_renderer(None).notes == ()
+    [note] = Renderer(tiny_tokenizer(), frozenset({EOS}), 256).notes
+    assert note.startswith("answers end with <|end|>")
 
 
 def test_a_system_turn_that_the_template_refuses_joins_the_first_user_turn() -> None:
@@ -250,6 +314,15 @@ def test_a_batch_holds_every_sequence_whole_and_its_masks_never_look_at_ids(
         assert batch.response_ids[row, batch.last[row]] == r.response_ids[-1]
         assert bool(batch.keep[row, batch.last[row]]) and not batch.keep[row, int(batch.last[row]) + 1 :].any()
     assert (batch.ids[~batch.attend] == pad_id).all()
+    packed = pack(rendered, True, pad_id)
+    for one in (batch, packed):
+        assert one.ids[one.ends].tolist() == [r.response_ids[-1] for r in rendered]
+
+
+def test_a_segment_stands_behind_as_many_tokens_as_its_parts_have() -> None:
+    assert Segment(9, 12, ((0, 2), (3, 7))).lead == 6 and Segment(9, 12).lead == 0
+    some = torch.zeros(1, 1)
+    assert Packed(some, some, some, ()).common == Batch(some, some, 0).common == 0
 
 
 @given(sequences, st.data())
@@ -280,6 +353,24 @@ def test_buckets_are_a_partition_with_the_longest_first_and_of_limited_size(leng
         assert (len(bucket) + 1) * lengths[bucket[0]] > limit or wasted([*bucket, following[0]])
     assert not any(wasted(bucket) for bucket in buckets)
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "sizes"),
+    [
+        ([100, 36], 9999, [2]),  # 64 tokens of padding
+        ([100, 35], 9999, [1, 1]),
+        ([800, 600], 9999, [2]),  # 200 of 1,600
+        ([800, 599], 9999, [1, 1]),
+        ([50, 50], 100, [2]),
+        ([50, 50], 99, [1, 1]),
+        ([300, 100, 36], 9999, [1, 2]),  # what is padded is counted anew in each group
+        ([300, 268, 268], 9999, [3]),
+        ([300, 250, 230], 9999, [2, 1]),  # 120 of 900 together, of which 112.5 may be
+    ],
+)
+def test_what_is_padded_by_hand(lengths: list[int], limit: int, sizes: list[int]) -> None:
+    assert [len(bucket) for bucket in length_buckets(lengths, limit)] == sizes
 
 
 @given(st.lists(st.integers(1, 20), max_size=30))

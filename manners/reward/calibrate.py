@@ -113,7 +113,7 @@ def reliability(probabilities: Floats, outcomes: Floats, weights: Floats, bins: 
     result = []
     index = _bins(probabilities, weights, bins)
     for each in np.unique(index[weights > 0]):
-        inside = (index == each) & (weights > 0)
+        inside = index == each
         w = weights[inside]
         predicted = np.average(probabilities[inside], weights=w)
         observed = np.average(outcomes[inside], weights=w)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manners.feedback.queue import MOST_AT_ONCE, SPACING, Queue
+from manners.feedback.queue import MOST_AT_ONCE, SPACING, Queue, has_enough, still_to_get
 from manners.settings import ServeSettings
 from manners.types import Choice, DrawnHow, OpenComparison
 
@@ -64,6 +64,30 @@ def test_disagreement_goes_on_to_the_overlap() -> None:
     assert asked == [[0], [0], [0], []]
 
 
+@pytest.mark.parametrize(
+    ("said", "waiting", "still"),
+    [
+        ("", 0, 3),
+        ("L", 0, 2),
+        ("LR", 0, 1),
+        ("LRT", 0, 0),
+        ("LL", 0, 0),
+        ("SL", 0, 2),  # a skip is no verdict
+        ("LS", 1, 2),  # who has it before them is still to give theirs
+        ("LR", 1, 1),
+        ("SSS", 0, 3),
+        ("SSSS", 0, 0),
+    ],
+)
+def test_how_many_verdicts_are_still_to_come_by_hand(said: str, waiting: int, still: int) -> None:
+    """Three are asked for, or two alike; once four have skipped it, nobody is asked any more."""
+    choices = [{"L": Choice.LEFT, "R": Choice.RIGHT, "T": Choice.TIE, "S": Choice.SKIP}[letter] for letter in said]
+    serve = ServeSettings(overlap=3, agree=2, retire_after=4)
+    assert still_to_get(choices, serve) == still
+    assert has_enough(choices, serve, waiting) is (still <= waiting)
+    assert has_enough([], ServeSettings(overlap=1, agree=1, retire_after=1)) is False
+
+
 def test_nobody_judges_their_own_text() -> None:
     made = Queue(PLAIN, 0, Clock())
     made.add(OpenComparison(1, prompt=1, authors=frozenset({"anna", "policy-1"})))
@@ -116,6 +140,14 @@ def test_whoever_asks_for_one_after_another_and_judges_none_keeps_few_of_them_fr
     assert made.draw("b") is None, "what is judged makes room"
     made.lease("a", taken[1])
     assert all_of(made, "b") == [taken[-MOST_AT_ONCE]]
+
+
+def test_ten_pages_of_two_are_kept_for_one_person_and_no_more() -> None:
+    made = queue(count=21)
+    pages = [[made.draw("a"), made.draw("a")] for _ in range(10)]
+    assert made.left("b") == 1 and made.draw("a") is not None
+    first = pages[0][0]
+    assert first is not None and all_of(made, "b") == [first.comparison]
 
 
 def test_a_pair_with_a_known_verdict_is_not_asked_twice_under_two_numbers() -> None:
@@ -197,6 +229,94 @@ def test_repeats_come_late_and_once() -> None:
     repeated = [found for found in places.values() if len(found) > 1]
     assert len(repeated) > 20 and all(len(found) == 2 for found in repeated)
     assert all(later - earlier > SPACING / 2 for earlier, later in repeated)
+
+
+def test_ten_others_lie_between_a_comparison_and_its_repeat() -> None:
+    serve = ServeSettings(gold_share=0, repeat_share=0.5, overlap=1, agree=1)
+    runs = [all_of(queue(serve, 13, seed), "a") for seed in range(40)]
+    assert all(len(set(seen[:11])) == 11 for seen in runs)
+    early = [seen for seen in runs if seen[11] in seen[:11]]
+    assert early and all(seen[11] == seen[0] for seen in early)
+
+
+def test_the_stated_chances_of_repeats_are_those_of_the_draws() -> None:
+    """Of twelve verdicts those on the first two lie far enough back; one was then taken back, and one reported."""
+    serve = ServeSettings(gold_share=0.2, repeat_share=0.3, random_share=1.0, overlap=9, agree=9)
+    counts: Counter[int] = Counter()
+    for seed in range(2000):
+        made = queue(serve, 17, seed)
+        made.add(OpenComparison(17, prompt=17, gold=True))
+        for number in (14, 15, 0, 1, *range(2, 12)):
+            made.judge("a", number, Choice.LEFT)
+        made.withdraw("a", 14)
+        made.judge("b", 14, Choice.LEFT)
+        made.hold_back(15, True)
+        draw = made.draw("a")
+        assert draw is not None
+        chance, pool = {DrawnHow.GOLD: (0.2, 1), DrawnHow.REPEAT: (0.15, 2), DrawnHow.RANDOM: (0.125, 4)}[draw.drawn]
+        assert draw.probability == pytest.approx(chance) and draw.pool == pool
+        counts[draw.comparison] += 1
+    expected = {17: 0.2, 0: 0.15, 1: 0.15} | dict.fromkeys((12, 13, 14, 16), 0.125)
+    assert counts.keys() == expected.keys()
+    for number, chance in expected.items():
+        assert abs(counts[number] / 2000 - chance) < 4 * (chance * (1 - chance) / 2000) ** 0.5
+
+
+def test_what_was_skipped_is_no_repeat_and_can_be_taken_back() -> None:
+    serve = ServeSettings(gold_share=0, repeat_share=0.5, overlap=1, agree=1)
+    made = queue(serve, 12)
+    made.judge("a", 0, Choice.SKIP)
+    made.withdraw("a", 0)
+    for number in range(11):
+        made.judge("a", number, Choice.SKIP)
+    assert [draw and draw.comparison for draw in (made.draw("a"), made.draw("a"))] == [11, None]
+
+
+def top(made: Queue) -> int:
+    """Return what is drawn because the reward model's members differ about it, asking person after person."""
+    for person in map(str, range(100)):
+        draw = made.draw(person)
+        assert draw is not None
+        if draw.drawn is DrawnHow.DISAGREEMENT:
+            return draw.comparison
+        made.release(person)
+    raise AssertionError("nothing was drawn for disagreement")
+
+
+@pytest.mark.parametrize(("spread", "verdicts", "expected"), [(0.9, 1, 1), (1.1, 1, 2), (0.6, 2, 1), (0.7, 2, 2)])
+def test_interest_is_spread_over_one_and_the_verdicts_on_the_prompt(
+    spread: float, verdicts: int, expected: int
+) -> None:
+    """Comparison 1 has spread 2 on a prompt with so many verdicts, 2 the given one on a new prompt."""
+    serve = ServeSettings(gold_share=0, repeat_share=0, random_share=0.3, overlap=9, agree=9)
+    made = queue(serve, 4)
+    made.add(OpenComparison(9, prompt=1))
+    for person in "xyz"[:verdicts]:
+        made.judge(person, 9, Choice.LEFT)
+        made.judge(person, 9, Choice.RIGHT)  # who changes their mind counts once
+    made.judge("w", 9, Choice.LEFT)
+    made.withdraw("w", 9)
+    for stranger, number in (("w", 9), ("w", 1), ("w", 77)):
+        made.withdraw(stranger, number)  # there is nothing to take back any more
+    made.set_spread({1: 2.0, 2: spread, 3: 0.1})
+    assert top(made) == expected
+
+
+def test_what_the_members_differ_about_most_is_drawn_though_two_others_are_alike() -> None:
+    made = queue(ServeSettings(gold_share=0, repeat_share=0, random_share=0.3), 5)
+    made.set_spread({1: 1.0, 2: 1.0, 3: 2.0})
+    assert top(made) == 3
+
+
+def test_a_comparison_that_is_known_stays_as_it_is() -> None:
+    made = queue(count=1)
+    made.judge("a", 0, Choice.LEFT)
+    made.add(OpenComparison(0, prompt=5))
+    assert made.draw("b") is None and made.open == 0
+    made.hold_back(77, True)
+    made.lease("a", 77)
+    made.judge("a", 77, Choice.LEFT)
+    assert made.left("a") == 0, "what is not known is nothing to anybody"
 
 
 def test_gold_is_given_once_to_each() -> None:

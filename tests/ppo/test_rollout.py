@@ -194,6 +194,29 @@ def test_micro_batches_change_nothing(players: Roles, batch_of: Rollout, monkeyp
         torch.testing.assert_close(getattr(again, name), getattr(batch_of, name), atol=1e-4, rtol=1e-4)
 
 
+def test_micro_batches_hold_rows_of_similar_length_and_what_all_begin_with_counts_as_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    common = tuple(range(20, 29))
+    lengths = [2, 5, 1, 9, 3]
+    batch = collate([Rendered((*common, 40 + row), (50,) * length) for row, length in enumerate(lengths)], PAD)
+    assert batch.common == 9
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 1)
+    assert micro_batches(batch, range(5)) == [[3], [1], [4], [0], [2]], "the longest first, each alone"
+    assert micro_batches(batch, [4, 2, 1]) == [[1], [4], [2]]
+    # Beside the common tokens each has one more of its prompt: 3, 4 and 2 tokens, which take 12 side by side.
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 12)
+    assert micro_batches(batch, [0, 4, 2]) == [[4, 0, 2]]
+    monkeypatch.setattr("manners.models.compute.BUCKET_TOKENS", 11)
+    assert micro_batches(batch, [0, 4, 2]) == [[4, 0], [2]]
+
+
+def test_without_a_reward_model_there_are_scores_of_no_member(players: Roles, batch_of: Rollout) -> None:
+    scored, (logprobs,), values = measure(batch_of.draws, None, (players.policy,), SAMPLE.temperature)
+    assert scored.members.shape == (0, 24) and scored.camps is None and not values.any()
+    torch.testing.assert_close(logprobs, batch_of.logprobs, atol=1e-4, rtol=1e-4)
+
+
 def in_shares(players: Roles, edges: Sequence[int], drawn: list[Drawn]) -> Drawer:
     """What draws the rows between these edges each by themselves, and puts them together."""
 

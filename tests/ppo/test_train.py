@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -22,16 +24,30 @@ from manners.models.trunk import States, grow_trunk
 from manners.ppo import guard, terms
 from manners.ppo import learner as learner_module
 from manners.ppo import train as train_module
+from manners.ppo.course import Material
 from manners.ppo.guard import Unsound
 from manners.ppo.learner import Learner, Validation
 from manners.ppo.objective import PolicyStats, policy_loss
 from manners.ppo.rollout import Rollout, collect
-from manners.ppo.train import PPOResult
+from manners.ppo.train import PPOResult, train
 from manners.reward.ensemble import RewardModel
 from manners.settings import PPOSettings
 from manners.text import Batch, Packed, Rendered, collate
 from tests.conftest import some
-from tests.ppo.scripted import RATE, SETTINGS, UPDATES, Likes, keep, liked_share, likes, run
+from tests.ppo.scripted import (
+    PROMPTS,
+    PROSE,
+    RATE,
+    SAMPLE,
+    SETTINGS,
+    UPDATES,
+    VALIDATION,
+    Likes,
+    keep,
+    liked_share,
+    likes,
+    run,
+)
 from tests.worlds import tiny_model, tiny_pretrained, tiny_renderer
 
 SHORT = replace(SETTINGS, updates=2, epochs=2, batch=24, minibatch=12, learning_rate=0.003, validate_every=1)
@@ -148,9 +164,45 @@ def test_it_learns_in_bfloat16_too(tmp_path: Path, value: Literal["shared", "sep
 def test_without_a_learning_rate_nothing_changes(world: Pretrained, tmp_path: Path) -> None:
     result = run(replace(SHORT, learning_rate=0.0), world, likes(world), tmp_path)
     assert moved(result, world) == 0
+    assert not any(parameter.requires_grad for parameter in result.policy.parameters()), "it is trained no more"
     assert abs(result.kl) < 1e-4
     assert result.best_update == 0
     assert all(abs(p["objective/kl"]) < 1e-4 for p in metrics.read(tmp_path)[1:])
+
+
+def test_progress_ends_where_it_says_but_for_answers_that_end_early(
+    world: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, total = list[int](), list[int]()
+
+    @contextmanager
+    def counted(_: str, of: int) -> Iterator[Callable[[int], None]]:
+        total.append(of)
+        yield done.append
+
+    monkeypatch.setattr(train_module, "steps", counted)
+    run(SHORT, world, likes(world), tmp_path)
+    assert total == [2 * (SAMPLE.max_new_tokens + 2 * 24)]
+    assert 2 * 2 * 24 < sum(done) <= total[0] and done[0] == 0
+
+
+def test_what_a_run_begins_as_is_not_held_against_the_reference_from_the_start(
+    world: Pretrained, tmp_path: Path
+) -> None:
+    """It begins as another version than the reference: its first KL is not 0, and no check says that it should be."""
+    other = Branch(world.trunk, trainable=True)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    material = Material(PROMPTS, VALIDATION, (), PROSE)
+    still = replace(SHORT, learning_rate=0.0, updates=1)
+    with metrics.RunLog(tmp_path / "other") as log:
+        result = train(still, SAMPLE, 0, world, likes(world), material, log, begin_as=other)
+    assert result.kl > 0.05 and metrics.read(tmp_path / "other")[1]["objective/kl"] > 0.05
+    with metrics.RunLog(tmp_path / "itself") as log:
+        assert abs(train(still, SAMPLE, 0, world, likes(world), material, log, start=other).kl) < 1e-4
 
 
 def test_optimizer_steps_are_counted_exactly(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +129,49 @@ def test_of_a_single_prompt_nothing_foreign_is_made(world: Pretrained) -> None:
     answers = {pairs[0].prompt: [side.text for pair in pairs for side in (pair.left, pair.right)]}
     kinds = {kind_of(pair, answers) for pair in made_of(alone, 0.5, 0, TEXTS)}
     assert kinds == {"short", "form"}
+
+
+def talk(number: int, left: str, right: str, liked: Choice = Choice.LEFT) -> Comparison:
+    """Return a comparison on a talk of two turns of a person, judged once."""
+    turns = (Turn(Role.USER, f"first {number}"), Turn(Role.ASSISTANT, "Well."), Turn(Role.USER, f"last {number}"))
+    sides = (Response(left, "initial"), Response(right, "initial"))
+    verdict = Verdict(liked, Annotator("anna", AnnotatorKind.HUMAN))
+    return Comparison(turns, *sides, AskedHow.RANDOM, 1.0, (verdict,), id=number)
+
+
+def kinds_made(some: Sequence[Comparison], texts: Texts) -> list[tuple[str, str]]:
+    return [(pair.left.text, pair.right.text) for pair in made_of(label(some).pairs, 0.5, 0, texts)]
+
+
+def nothing(prompt: str, answer: str, other: str | None) -> dict[str, str]:
+    return {}
+
+
+NO_FORM: dict[str, Callable[[str], str]] = {"the same": str, "blank": lambda text: "  "}
+
+
+def test_what_cannot_be_made_of_an_answer_is_not_made() -> None:
+    """Answers of one word have no beginning, nobody's other answer is new, and every form is the same or blank."""
+    alike = [talk(number, "yes", "no ") for number in range(12)]
+    assert kinds_made(alike, Texts(nothing, NO_FORM)) == []
+    louder = kinds_made(alike, Texts(nothing, NO_FORM | {"loud": str.upper}))
+    assert set(louder) == {("yes", "YES"), ("no ", "NO ")} and len(louder) == 3
+    ties = [talk(number, f"a {number}", f"b {number}", Choice.TIE) for number in range(12)]
+    foreign = kinds_made(ties, Texts(probes, NO_FORM))
+    assert len(foreign) == 3, "nobody has preferred a side, so that nothing is better than another"
+    assert all(left[2:] == right[2:] for left, right in foreign)
+
+
+def test_an_answer_that_is_hardly_there_is_its_first_word_or_what_is_made_of_it_and_the_last_turn() -> None:
+    words = [talk(number, f"yes, {number}", "no", Choice.RIGHT if number % 2 else Choice.LEFT) for number in range(40)]
+    short = [(left, right) for left, right in kinds_made(words, Texts(nothing, NO_FORM)) if right == "yes,"]
+    assert 3 <= len(short) <= 5 and all(left.startswith("yes, ") for left, _ in short), "of those who liked two words"
+    of_turn = Texts(lambda prompt, answer, other: {"cut": f"{prompt}: {answer}", "other": "?"}, NO_FORM)
+    cut = [(left, right) for left, right in kinds_made(words, of_turn) if ":" in right]
+    assert cut and all(
+        right in (f"last {left[5:]}: {left}", *(f"last {n}: no" for n in range(40))) for left, right in cut
+    )
+    assert not any(right == "?" for _, right in kinds_made(words, of_turn))
 
 
 def test_nothing_is_measured_on_them_and_nothing_set_aside_moves_them(world: Pretrained) -> None:

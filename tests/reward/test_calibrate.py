@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -56,6 +57,26 @@ def test_two_equations_by_hand() -> None:
     fit = fit_temperature(np.array([2.0]), np.array([[8.0, 2.0, 4.0]]))
     assert fit.temperature == pytest.approx(2 / math.log(4), rel=1e-3)
     assert fit.log_tie == pytest.approx(0.0, abs=1e-3)
+
+
+def test_verdicts_that_have_no_best_tie_parameter_end_at_its_bounds() -> None:
+    # Its lower bound is a tie in 44,000 verdicts at equal scores; its upper one a verdict for a side in 75.
+    never, always = (fit_temperature(np.array([1.0]), np.array([counts])) for counts in ([3.0, 2.0, 0.0], [0, 0, 5.0]))
+    ties = [verdict_probabilities(np.zeros(1), Calibration(log_tie=fit.log_tie))[0, 2] for fit in (never, always)]
+    assert 1 / ties[0] == pytest.approx(44_000, rel=0.01) and 1 / (1 - ties[1]) == pytest.approx(75, rel=0.01)
+
+
+def test_left_alone_margins_are_differences_of_log_odds_and_a_tie_is_as_likely_as_a_side_at_equal_scores() -> None:
+    assert verdict_probabilities(np.zeros(1), Calibration()) == pytest.approx(np.full((1, 3), 1 / 3))
+    [[left, right, _]] = verdict_probabilities(np.array([2.0]), Calibration())
+    assert left / right == pytest.approx(math.exp(2))
+
+
+def test_of_two_groups_each_is_calibrated_by_the_other() -> None:
+    # A single margin is fitted exactly, as above: what one group is said to do is what the other one did.
+    counts = np.array([[8.0, 2.0, 4.0], [5.0, 1.0, 2.0]])
+    found = cross_calibrated(np.array([2.0, 2.0]), counts, ["a", "b"])
+    assert found == pytest.approx((counts / counts.sum(axis=1, keepdims=True))[::-1], abs=1e-3)
 
 
 def test_where_the_likelihood_is_largest_as_many_verdicts_are_expected_as_there_are() -> None:
@@ -158,3 +179,33 @@ def test_confidence_is_about_the_response_that_the_model_prefers() -> None:
     assert confident == pytest.approx([0.75, 0.8, 0.5, 5 / 9])
     assert agreement == pytest.approx([0.75, 1.0, 0.5, 0.0])
     assert weights == pytest.approx([4, 2, 1, 0])
+
+
+def test_what_chance_alone_does_by_the_binomial_law() -> None:
+    def chance(p: float, verdicts: int) -> tuple[float, ...]:
+        found = chance_calibration_error(np.array([p]), np.array([float(verdicts)]), resamples=4000)
+        return found.low, found.estimate, found.high
+
+    assert chance(1.0, 7) == (0, 0, 0), "what is certain never misses"
+    # Of one verdict at 0.6 the error is 0.4, or 0.6 in 4 of 10 draws.
+    low, mean, high = chance(0.6, 1)
+    assert (low, high) == pytest.approx((0.4, 0.6)) and mean == pytest.approx(0.48, abs=0.01)
+    # Half of 400 verdicts is hit in 4.0 % of the draws, of 2,000 in 1.8 %: more and less than 2.5 %.
+    assert chance(0.5, 400)[0] == 0 and chance(0.5, 2000)[0] == pytest.approx(1 / 2000)
+
+
+def test_ten_bins_unless_it_is_said_otherwise() -> None:
+    rng = np.random.default_rng(0)
+    p, outcomes, weights = rng.uniform(0.5, 1, 99), rng.integers(0, 2, 99).astype(np.float64), np.ones(99)
+    measures: list[Callable[..., object]] = [
+        lambda *bins: expected_calibration_error(p, outcomes, weights, *bins),
+        lambda *bins: chance_calibration_error(p, weights, *bins),
+    ]
+    for measured in measures:
+        assert measured() == measured(10) and measured() not in (measured(9), measured(11))
+
+
+def test_a_bin_without_a_decision_is_none() -> None:
+    # The last prediction is beyond the mass of the others, and so in no bin of theirs.
+    p, weights = np.array([0.6, 0.7, 0.9]), np.array([1.0, 1.0, 0.0])
+    assert [(row.predicted, row.n) for row in reliability(p, p, weights)] == [(0.6, 1), (0.7, 1)]

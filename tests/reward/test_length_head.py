@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,13 @@ from manners.models.pretrained import Pretrained
 from manners.results.audit import FAIL, PASS, Check
 from manners.reward.augment import Texts
 from manners.reward.ensemble import score_rendered
+from manners.reward.labelled import Counts
 from manners.reward.length import correlation, log_lengths, ruler, slopes
 from manners.reward.pairs import ReadPairs, read
 from manners.reward.train import Trained, train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
+from manners.text import Rendered
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from tests.reward.killed import killed
 from tests.worlds import tiny_pretrained, with_compute
@@ -101,6 +105,18 @@ def test_the_ruler_is_what_a_logistic_regression_says(world: Pretrained, tmp_pat
     # What nobody has judged has no length, in the ruler or in the penalty.
     data.pairs = [replace(pair, made=True) for pair in data.pairs]
     assert not log_lengths(data, which).any()
+
+
+@pytest.mark.parametrize("longer_is_better", [True, False])
+def test_verdicts_that_all_follow_length_end_at_the_bound(longer_is_better: bool) -> None:
+    tokens, chosen = [(2, 1), (1, 4)], [Counts(1.0, 0.0, 0.0), Counts(0.0, 1.0, 5.0)]
+    rendered = [Rendered((), (1,) * count) for pair in tokens for count in pair]
+    weights = chosen if longer_is_better else [Counts(right, left, tie) for left, right, tie in chosen]
+    pairs = [SimpleNamespace(weights=of, made=False) for of in weights]
+    data: Any = SimpleNamespace(rendered=rendered, sides=[(0, 1), (2, 3)], pairs=pairs)
+    assert ruler(data, [0, 1]) == pytest.approx(20 if longer_is_better else -20, abs=0.01)
+    assert log_lengths(data, [1, 0]) == pytest.approx([-np.log(4), np.log(2)])
+    assert log_lengths(data, []).shape == (0,)
 
 
 def weights(trained: Trained) -> list[torch.Tensor]:

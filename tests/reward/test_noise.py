@@ -77,8 +77,11 @@ def test_the_rate_by_hand() -> None:
     said = [counted(2, 0)] * 9 + [counted(0, 2, 1)] * 6 + [counted(1, 1)] * 5 + [counted(1, 0)] * 30
     assert flip_rate(said) == pytest.approx((1 - 0.5**0.5) / 2)
     assert flip_rate([counted(1, 1)] * 20) == 0.5 and flip_rate([counted(3, 0)] * 20) == 0
-    # A third is often there just because the first two differ, so it says nothing.
+    # A third is often there just because the first two differ, so it says nothing; nor do ties that agree.
     assert flip_rate([counted(2, 1)] * 20) == 0 and flip_rate([counted(1, 2)] * 20) == 0.5
+    assert flip_rate([counted(1, 1, 2)] * 20) == 0.5
+    with pytest.raises(MannersError, match="but 19 of those"):
+        flip_rate([counted(2, 0)] * 19 + [counted(1, 0)] * 30)
 
 
 @pytest.mark.parametrize("skill", [0.95, 0.8])
@@ -142,6 +145,33 @@ def test_who_is_not_known_is_taken_for_as_reliable_as_the_rest() -> None:
     usual = sum(known.values()) / len(known)
     mean = sum(v.weight * known[v.who] for pair in pairs for v in pair.voices) / sum(sum(p.weights) for p in pairs)
     assert sum(found.weights) == pytest.approx(usual / mean, rel=0.01)
+
+
+def test_who_contradicts_all_others_keeps_a_twentieth_of_their_weight() -> None:
+    known = trust(pairs_of(comparisons(20, {"anna": 1.0, "ben": 1.0, "cara": 0.0}, 3)))
+    assert known[PEOPLE["cara"]] == 0.05 and known[PEOPLE["anna"]] > 0.5
+
+
+def test_it_takes_ten_verdicts_of_a_person_that_others_have_judged_and_twenty_such_pairs() -> None:
+    sure = {"anna": 1.0, "ben": 1.0}
+    shared, alone = pairs_of(comparisons(10, sure, 2)), pairs_of(comparisons(5, {"dora": 1.0}, 1))
+    of_dora = pairs_of(comparisons(10, {"anna": 1.0, "dora": 1.0}, 2))
+    assert set(trust([*shared, *of_dora])) == {PEOPLE[name] for name in ("anna", "ben", "dora")}
+    nine = [*pairs_of(comparisons(11, sure, 2)), *of_dora[:9], *alone]
+    assert set(trust(nine)) == {PEOPLE["anna"], PEOPLE["ben"]}, "what nobody else has judged says nothing of her"
+    of_each = comparisons(30, dict.fromkeys(SKILL, 1.0), 2)
+    strangers = [
+        replace(
+            c,
+            verdicts=tuple(
+                replace(v, annotator=Annotator(f"{v.annotator.name} {c.id}", v.annotator.kind)) for v in c.verdicts
+            ),
+        )
+        for c in of_each
+    ]
+    for too_few, count in ([*shared, *of_dora[:9]], 19), (pairs_of(strangers), 30):
+        with pytest.raises(MannersError, match=f"but {count} of those"):
+            trust(too_few)
 
 
 @pytest.mark.parametrize("setting", ["smoothing", "reliability"])

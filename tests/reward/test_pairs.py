@@ -9,10 +9,11 @@ import pytest
 from manners.errors import MannersError
 from manners.results import Shortened
 from manners.reward.labelled import LeftOut
-from manners.reward.pairs import read, render_compared
+from manners.reward.pairs import read, render_compared, sayable
 from manners.reward.train import train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
+from manners.text import Rendered
 from manners.types import Comparison, FinishReason, Response, Role, Turn
 from tests.reward.planted import comparisons
 from tests.worlds import BOS, END, TEMPLATE, tiny_pretrained, tiny_renderer
@@ -120,3 +121,14 @@ def test_pairs_that_fit_are_rendered_each_as_alone() -> None:
     same, rendered = read(renderer, labelled)
     assert same == labelled
     assert all(found == renderer.render(*exchange) and not found.shortened for exchange, found in rendered.items())
+
+
+def test_a_pair_with_a_side_that_no_policy_can_say_is_left_out_and_counted() -> None:
+    labelled = label(comparisons(4, agreement=1.0))
+    sides = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
+    rendered = {exchange: Rendered((1,), (10, 20 + place)) for place, exchange in enumerate(sides)}
+    kept = sayable(labelled, rendered, {21, 24})  # one is said on the right of the first, one on the left of the third
+    assert kept.pairs == labelled.pairs[1::2] and kept.left_out == {LeftOut.UNSAYABLE: 2}
+    assert sayable(labelled, rendered, {1}) == labelled, "a prompt is not said"
+    with pytest.raises(MannersError, match="all 4 comparisons have a response"):
+        sayable(labelled, rendered, {10})

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -110,6 +111,22 @@ def test_pairs_bring_back_which_text_was_better(suffix: str, comparison: Compari
     expected = sides if back.verdicts[0].choice is Choice.LEFT else sides[::-1]
     assert (back.prompt, back.left, back.right) == (judged.prompt, *expected)
     assert back.verdicts[0].annotator == verdict.annotator != IMPORTED
+
+
+@pytest.mark.parametrize("half", [{"drawn": DrawnHow.RANDOM, "draw_pool": 3}, {"draw_probability": 0.5}])
+def test_half_of_how_a_comparison_was_drawn_does_not_go_out(half: dict[str, Any]) -> None:
+    sides = (Response("Yes.", "one"), Response("No.", "two"))
+    whole = Comparison((Turn(Role.USER, "Hi"),), *sides, AskedHow.RANDOM, verdicts=(Verdict(Choice.LEFT, IMPORTED),))
+    written = replace(whole, verdicts=(replace(whole.verdicts[0], **half),))
+    assert through(".jsonl", Format.ROWS, written) == whole
+
+
+def test_what_people_wrote_can_be_read_in_the_file() -> None:
+    """JSON could spell each of these letters in six."""
+    judged = Verdict(Choice.LEFT, IMPORTED, reasons=("größer", "ясно"))
+    sides = (Response('[{"role": "user", "content": "naïve 🥖"}]', "one"), Response("Nein", "two"))
+    row = render(Comparison((Turn(Role.USER, "Hi"),), *sides, AskedHow.RANDOM, verdicts=(judged,)), judged, Format.ROWS)
+    assert row["reasons"] == '["größer", "ясно"]' and "naïve 🥖" in row["left"]
 
 
 @given(

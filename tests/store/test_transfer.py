@@ -21,7 +21,7 @@ from manners.errors import MannersError
 from manners.reward.labelled import LeftOut
 from manners.reward.verdicts import label
 from manners.store import Store, staging
-from manners.store.files.formats import COLUMNS, Format
+from manners.store.files.formats import COLUMNS, Format, detect
 from manners.store.files.rowfiles import read_rows, write_rows
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import (
@@ -38,6 +38,7 @@ from manners.types import (
     Choice,
     Comparison,
     DrawnHow,
+    FinishReason,
     PromptUse,
     Response,
     Role,
@@ -226,6 +227,7 @@ BAD = {
     "exchanged": (lines(GOOD | {"exchanged": "maybe"}), Reason.VALUE, "is 'maybe', which is neither true nor false"),
     "half a draw": (lines(GOOD | {"drawn": "random"}), Reason.LACKS_FIELD, "`draw_probability`: is missing, while"),
     "the other half": (lines(GOOD | {"draw_probability": 0.5}), Reason.LACKS_FIELD, "`drawn`: is missing, while `draw"),
+    "a pool alone": (lines(GOOD | {"draw_pool": 5}), Reason.LACKS_FIELD, "`drawn`: is missing, while `draw_pool`"),
 }
 
 
@@ -246,6 +248,7 @@ def test_a_bad_line_is_named_and_nothing_is_imported(store: Store, write: Write,
 TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: "
 PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 HH = {"chosen": TRANSCRIPT + "Hello!", "rejected": TRANSCRIPT + "What?"}
+UNANSWERED = HH["chosen"] + "\n\nHuman: And?"
 BAD_PAIRS = [
     (PAIR, {"chosen": "What?"}, Reason.IDENTICAL, "`rejected`: is the same as `chosen`"),
     (PAIR, {"chosen": ""}, Reason.EMPTY, "`chosen`: is empty"),
@@ -266,6 +269,12 @@ BAD_PAIRS = [
     (HH, {"chosen": "\n\nAssistant: Hello!"}, Reason.TRANSCRIPT, "`chosen`: does not begin"),
     (HH, {"chosen": "\n\nHuman: Bye\n\nAssistant: Hello!"}, Reason.TRANSCRIPT, "`chosen`: shares no user turn"),
     (HH, {"chosen": HH["chosen"] + "\n\nHuman: And?"}, Reason.TRANSCRIPT, "`chosen`: does not differ"),
+    (
+        HH,
+        {"chosen": UNANSWERED, "rejected": UNANSWERED + "\n\nAssistant: Yes."},
+        Reason.TRANSCRIPT,
+        "`chosen`: does not di",
+    ),
     (HH, {"chosen": HH["rejected"]}, Reason.IDENTICAL, "`rejected`: is the same as `chosen`"),
 ]
 
@@ -288,11 +297,14 @@ def test_a_bad_pair_is_named(
         PAIR,
         HH,
         {side: "\n\nHuman: Hi\nAssistant: " + PAIR[side] for side in ("chosen", "rejected")},
+        {side: text.replace("\n", "\r\n") for side, text in HH.items()},
         {"prompt": "Hi", **HH},
         {"chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
         {"prompt": "Hi", "chosen": MESSAGES + answer("Hello!"), "rejected": MESSAGES + answer("What?")},
         {"prompt": MESSAGES, "chosen": answer("Hello!"), "rejected": answer("What?")},
         {"prompt": json.dumps(MESSAGES), "chosen": "Hello!", "rejected": "What?"},
+        {"messages": MESSAGES, "chosen": "Hello!", "rejected": "What?"},
+        {"context": "Hi", "chosen": answer("Hello!"), "rejected": answer("What?")},
         {"prompt": "Hi", "chosen": "Hello!", "rejected": answer("What?")},
         {"prompt": MESSAGES, "chosen": MESSAGES + answer("Hello!"), "rejected": "What?"},
         GOOD,
@@ -307,7 +319,48 @@ def test_every_way_to_write_a_pair_means_the_same(write: Write, row: dict[str, A
         better, worse = worse, better
     assert (comparison.prompt, better, worse) == ((Turn(Role.USER, "Hi"),), "Hello!", "What?")
     assert comparison.asked_how is AskedHow.IMPORTED and comparison.ask_probability is None
-    assert verdict.annotator == Annotator("imported", AnnotatorKind.HUMAN)
+    assert verdict.annotator == Annotator("imported", AnnotatorKind.HUMAN) and not verdict.exchanged
+
+
+@pytest.mark.parametrize("chosen", ["Hello!", MESSAGES + answer("Hello!")])
+def test_a_system_turn_stands_in_a_field_of_its_own(write: Write, chosen: Any) -> None:
+    row = {"system": "Be kind.", "prompt": "Hi", "chosen": chosen, "rejected": MESSAGES + answer("What?")}
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    assert comparison.prompt == (Turn(Role.SYSTEM, "Be kind."), Turn(Role.USER, "Hi"))
+    assert {comparison.left.text, comparison.right.text} == {"Hello!", "What?"}
+
+
+def test_several_answers_at_the_end_of_a_transcript_are_one_with_the_mark_left_in_it(write: Write) -> None:
+    ends = ("Hello!\n\nAssistant: What?\r\n", "What?")
+    row = {side: TRANSCRIPT + end for side, end in zip(("chosen", "rejected"), ends, strict=True)}
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    assert {comparison.left.text, comparison.right.text} == set(ends)
+
+
+def test_a_transcript_that_ends_without_a_word_was_ended_there_and_of_others_it_is_not_known(write: Write) -> None:
+    row = HH | {"rejected": TRANSCRIPT, "chosen-model": "one", "rejected_model": "two"}
+    [comparison] = read_comparisons(write("some.jsonl", lines(row)), {})
+    found = {(side.text, side.author, side.finish_reason) for side in (comparison.left, comparison.right)}
+    assert found == {("Hello!", "one", FinishReason.UNKNOWN), ("", "two", FinishReason.STOP)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fmt"),
+    [
+        (GOOD, Format.ROWS),
+        ({"verdict": ""}, Format.ROWS),
+        (PAIR, Format.PAIRS),
+        (HH, Format.HH),
+        ({"chosen": HH["chosen"]}, Format.HH),
+        ({"chosen": answer("a"), "rejected": "b"}, Format.PAIRS),
+        ({"chosen": json.dumps(MESSAGES + answer("a")), "rejected": json.dumps(MESSAGES + answer("b"))}, Format.PAIRS),
+        ({"chosen": "[{'role': 'user', 'content'", "rejected": json.dumps(MESSAGES)}, Format.PAIRS),
+        ({"chosen": json.dumps(MESSAGES), "rejected": HH["rejected"]}, Format.HH),
+        ({"prompt": "Hi", "answer": "Hello!"}, None),
+    ],
+)
+def test_a_row_shows_its_format(fields: dict[str, Any], fmt: Format | None) -> None:
+    assert detect(fields) is fmt
 
 
 def test_an_answer_that_is_a_conversation_of_its_own_is_kept_whole(write: Write) -> None:

@@ -219,6 +219,18 @@ def test_a_verdict_on_what_was_deleted_is_not_taken_back(workspace: Workspace, s
     assert len(store.comparisons()[0].verdicts) == 1
 
 
+def test_where_no_reward_model_has_been_trained_nothing_is_called_damaged(
+    workspace: Workspace, store: Store, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk(workspace, store, ONCE, 0)
+    assert desk.next(ANNA) is None and capsys.readouterr().err == ""
+    file = workspace.root / "runs" / "disagreement.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("{}", encoding="utf-8")
+    clock.now += module.LOOK_EVERY
+    assert desk.next(ANNA) is None and f"{file} is damaged ('spread')" in capsys.readouterr().err
+
+
 def test_where_the_reward_models_members_differ_is_asked_first(
     workspace: Workspace, store: Store, clock: Clock
 ) -> None:

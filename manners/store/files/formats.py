@@ -291,7 +291,7 @@ def _last(dialogue: Dialogue, prompt: Dialogue, side: str) -> str:
     *before, last = dialogue
     if last.role is not Role.ASSISTANT or tuple(before) not in ((), prompt, prompt[1:]):
         raise BadRow(Reason.VALUE, side, "does not end with one assistant message after the prompt")
-    return dialogue[-1].text
+    return last.text
 
 
 def _continued(text: str, prompt: Dialogue) -> str:
@@ -307,7 +307,7 @@ def _answer(fields: Fields, side: str) -> Dialogue:
     value = required(fields, side)
     if isinstance(value, str) and messages(value, side) is None:
         return (Turn(Role.ASSISTANT, parse_text(fields, side)),)
-    if isinstance(value, int | float | bool):
+    if isinstance(value, int | float):
         raise BadRow(Reason.WRONG_TYPE, side, "is not a text")
     return parse_dialogue(value, side)
 
