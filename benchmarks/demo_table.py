@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -41,18 +42,27 @@ def row(report: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def taken(reports: Sequence[dict[str, Any]]) -> str:
+    """Say how many minutes stages took, by the number of threads that they had."""
+    minutes: dict[int, list[float]] = {}
+    for report in reports:
+        minutes.setdefault(report["machine"]["cores"], []).append(sum(report["seconds"].values()) / 60)
+    spans = {
+        threads: " to ".join(dict.fromkeys(f"{limit:.0f}" for limit in (min(some), max(some))))
+        for threads, some in sorted(minutes.items(), reverse=True)
+    }
+    return " and ".join(f"{span} minutes on {threads} thread{'s' * (threads > 1)}" for threads, span in spans.items())
+
+
 def main() -> None:
     """Put the table of the demos named on the command line into the README."""
     reports = [json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")) for folder in sys.argv[1:]]
-    minutes = [sum(report["seconds"].values()) / 60 for report in reports]
     memory = max(report["peak_memory_bytes"] for report in reports) / 1e9
-    machine = reports[0]["machine"]
     readme = Path(__file__).parents[1] / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    span = dict.fromkeys(f"{limit:.0f}" for limit in (min(minutes), max(minutes)))
     text = (
-        f"\n{'Its' if len(reports) == 1 else 'Their'} stages took {' to '.join(span)} minutes and at most"
-        f" {memory:.1f} GB of memory, on {machine['cores']} cores of {machine['cpu']}.\n"
+        f"\n{'Its' if len(reports) == 1 else 'Their'} stages took {taken(reports)} of"
+        f" {reports[0]['machine']['cpu']}, and at most {memory:.1f} GB of memory.\n"
     )
     if len(reports) > 1:
         spread = stdev(100 * report["evaluation"]["win_rate"] for report in reports)
