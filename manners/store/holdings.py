@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, select
 
-from manners.store.records import Holdings
+from manners.store.records import Holdings, Mark
 from manners.store.tables import (
+    AccountRow,
     AnnotatorRow,
     ComparisonRow,
     ConversationRow,
@@ -48,11 +49,15 @@ def verdicts(connection: Connection) -> dict[tuple[str, str], int]:
     return {(how, kind): count for how, kind, count in connection.execute(query)}
 
 
-def mark(connection: Connection) -> str:
+def mark(connection: Connection) -> Mark:
     """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
-    counts = [
+    come = [
         select(func.count()).select_from(table)
-        for table in (PromptRow, ComparisonRow, VerdictRow, WithdrawalRow, ViewRow, GoldRow, VersionRow)
+        for table in (PromptRow, ComparisonRow, VerdictRow, ViewRow, GoldRow, VersionRow)
     ]
-    counts += [select(func.count(column)) for column in (FlagRow.resolved_at, ConversationRow.deleted_at)]
-    return repr([connection.execute(query).scalar_one() for query in counts])
+    gone = [select(func.count()).select_from(WithdrawalRow)]
+    gone += [
+        select(func.count(column))
+        for column in (FlagRow.resolved_at, ConversationRow.deleted_at, AccountRow.disabled_at)
+    ]
+    return Mark(*(tuple(connection.execute(query).scalar_one() for query in queries) for queries in (come, gone)))

@@ -65,6 +65,14 @@ class Holdings:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """What is another one once the record is: what has `come`, and what is `gone` and not to be shown any more."""
+
+    come: tuple[int, ...]
+    gone: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Newest:
     """How far the record goes: what is of a higher number came later."""
 

@@ -19,7 +19,7 @@ from manners.holder import Holder
 from manners.store import holdings, schema, staging, traces
 from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
 from manners.store.prompts import how_far, select_answerable, select_prompts
-from manners.store.records import Holdings, Newest, Outcome, Round, VersionRecord, from_messages
+from manners.store.records import Holdings, Mark, Newest, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
 from manners.store.runlock import RunLock, run_lock, trained_by
 from manners.store.staging import Merged
@@ -257,7 +257,7 @@ class Store:
             wait_for_verdicts(connection)
         return newest
 
-    def mark(self) -> str:
+    def mark(self) -> Mark:
         """Return what is different once there are other prompts, comparisons, verdicts, views or versions."""
         with self.read() as connection:
             return holdings.mark(connection)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, insert, select, update
 from sqlalchemy.orm import aliased
 
 from manners.store.tables import AccountRow, TokenRow
@@ -61,6 +61,21 @@ SECRET_BYTES = 32
 SECRET_LENGTH = math.ceil(SECRET_BYTES * 8 / 6)
 """Characters of a secret as it is written."""
 _Issuer = aliased(AccountRow)
+_MAY_ISSUE = TokenRow.issuer_id.is_(None) | ((_Issuer.role == AccountRole.OWNER.value) & _Issuer.disabled_at.is_(None))
+# Each request asks who it is from: to build the query takes longer than to run it.
+_GOOD: Select[TokenRow, str, str] = (
+    select(TokenRow, AccountRow.name.label("account"), _Issuer.name.label("issuer"))
+    .outerjoin(AccountRow, TokenRow.account_id == AccountRow.id)
+    .outerjoin(_Issuer, TokenRow.issuer_id == _Issuer.id)
+    .where(
+        TokenRow.ended_at.is_(None),
+        TokenRow.expires_at.is_(None) | (TokenRow.expires_at > bindparam("now")),
+        TokenRow.account_id.is_(None) | AccountRow.disabled_at.is_(None),
+        _MAY_ISSUE,
+    )
+)
+"""What has not ended or run out by `now`, and whose issuer may still issue it, with both names."""
+_FOUND = _GOOD.where(TokenRow.digest == bindparam("secret"), TokenRow.use == bindparam("purpose"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,8 @@ def insert_token(
 
 def find(connection: Connection, secret: str, use: TokenUse) -> Row[TokenRow, str, str] | None:
     """Return the row of a secret that is good for a use, or None."""
-    return connection.execute(_good().where(TokenRow.digest == digest(secret), TokenRow.use == use.value)).first()
+    asked = {"now": datetime.now(UTC), "secret": digest(secret), "purpose": use.value}
+    return connection.execute(_FOUND, asked).first()
 
 
 def spend(connection: Connection, secret: str, use: TokenUse) -> Row[TokenRow, str, str] | None:
@@ -148,8 +164,9 @@ def end(connection: Connection, which: ColumnElement[bool]) -> int:
 
 def listed(connection: Connection, uses: Sequence[TokenUse], account: int | None = None) -> list[Token]:
     """Return the secrets for some uses that are good, of one account or of all, oldest first."""
-    query = _good().where(TokenRow.use.in_([use.value for use in uses])).order_by(TokenRow.id)
-    rows = connection.execute(query if account is None else query.where(TokenRow.account_id == account))
+    query = _GOOD.where(TokenRow.use.in_([use.value for use in uses])).order_by(TokenRow.id)
+    some = query if account is None else query.where(TokenRow.account_id == account)
+    rows = connection.execute(some, {"now": datetime.now(UTC)})
     return [
         Token(
             row.id,
@@ -169,22 +186,3 @@ def listed(connection: Connection, uses: Sequence[TokenUse], account: int | None
 def scopes_of(row: Row[TokenRow, str, str]) -> tuple[Scope, ...]:
     """Return what a row of `find` is good for: all that its account may do where it is no key."""
     return tuple(map(Scope, row.scopes.split())) if row.use == TokenUse.KEY.value else tuple(Scope)
-
-
-def _good() -> Select[TokenRow, str, str]:
-    """Return the query for what has not ended or run out, and whose issuer may still issue it, with both names."""
-    now = datetime.now(UTC)
-    may_issue = TokenRow.issuer_id.is_(None) | (
-        (_Issuer.role == AccountRole.OWNER.value) & _Issuer.disabled_at.is_(None)
-    )
-    return (
-        select(TokenRow, AccountRow.name.label("account"), _Issuer.name.label("issuer"))
-        .outerjoin(AccountRow, TokenRow.account_id == AccountRow.id)
-        .outerjoin(_Issuer, TokenRow.issuer_id == _Issuer.id)
-        .where(
-            TokenRow.ended_at.is_(None),
-            TokenRow.expires_at.is_(None) | (TokenRow.expires_at > now),
-            TokenRow.account_id.is_(None) | AccountRow.disabled_at.is_(None),
-            may_issue,
-        )
-    )

@@ -103,7 +103,7 @@ def _candidate(site: Site, trial: Trial) -> dict[str, Any]:
 
 
 def _computed(site: Site) -> Mapping[str, Any]:
-    """Return what follows from the verdicts, computed anew only when there are others."""
+    """Return what follows from the verdicts, computed anew when there are others, and how far it lags `behind` them."""
     return site.computed.get(site.store.mark(), partial(findings.findings, site.store, site.settings))
 
 

@@ -46,7 +46,9 @@ from manners.settings import ModelSettings
 NICENESS = 10
 """What the model's process gives way by: pages come first."""
 BEAT = 0.04
-"""Seconds between two pieces of one stream: what comes meanwhile is one piece, for each takes time from the pages."""
+"""Seconds between two pieces of one answer: what comes meanwhile is one piece, for each takes time from the pages."""
+MOST_BEATS = 8
+"""Beats between two pieces of a stream of many answers, at most: each piece then has some of all."""
 RESTARTS = 3
 """How often the process is started again within `PATIENCE`."""
 PATIENCE = 600.0
@@ -87,7 +89,7 @@ class _Waiter:
         if self.missing and self.events.qsize() < JOINED:
             self.many.clear()
         if self.events.empty():
-            self.due = self.loop.time() + BEAT
+            self.due = self.loop.time() + BEAT * min(MOST_BEATS, max(1, self.missing))
         return come
 
 

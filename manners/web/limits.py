@@ -54,6 +54,8 @@ STRANGERS = Rate(burst=300, a_second=20)
 """Requests of one address that nobody has signed in for, to pages where one must have."""
 OPENED = Rate(burst=1000, a_second=100)
 """Requests of one address to what is open to all: a hundred people behind one, with eight files to a page."""
+RECKONED = Rate(burst=5, a_second=0.05)
+"""Seconds of a core that go into the dashboard, whoever looks at it: then it is shown as it was (`site.Computed`)."""
 REQUEST_BYTES = 100_000
 """What a request in progress counts as, beside its body: its task, its texts, its answer."""
 HELD_BY_ONE = 16_000_000

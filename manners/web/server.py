@@ -47,6 +47,9 @@ LOOK_EVERY = 2.0
 """Seconds between two looks at which policy is promoted."""
 ENDING_SECONDS = 10
 """Of grace for answers that are being written when the server is told to stop."""
+SWITCH = 0.0005
+"""Seconds for which a thread that reckons keeps Python's lock while others want it, a tenth of what is usual: whoever
+answers requests gives the lock up at each read and write, some fifteen times until a first piece is sent."""
 
 
 def serve(
@@ -106,6 +109,7 @@ def serve(
             if open_browser:  # without a link that signs in: others see the command lines of this machine
                 webbrowser.open(f"{site.base_url}/")
             gc.freeze()  # what is there stays: to look through it for garbage takes a tenth of a second each time
+            sys.setswitchinterval(SWITCH)
             server.run(sockets=[listening])
         finally:
             ended.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,13 +23,14 @@ from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts, Pass
 from manners.store.audit import Deed, Event, record
+from manners.store.records import Mark
 from manners.store.tokens import TokenUse
 from manners.types import LOCAL as LOCAL
 from manners.web.candidate import Trial
 from manners.web.desk import Desk
 from manners.web.figures import Figures
 from manners.web.generation import Generator
-from manners.web.limits import Limits
+from manners.web.limits import RECKONED, Limits
 from manners.web.ongoing import Conversations
 from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
@@ -38,19 +40,32 @@ FOLDER = Path(__file__).parent
 
 @dataclass
 class Computed:
-    """Something that takes a while, kept until what it was computed from is different."""
+    """Something that takes a while, kept until what it was computed from is different, or until there is time again.
+
+    Where verdicts come in all the time, whoever looks would have it computed all the time.
+    """
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _mark: str = ""
+    _mark: Mark | None = None
     _found: dict[str, Any] = field(default_factory=dict)
+    _at: float = 0.0
+    _left: float = RECKONED.burst
+    """Seconds of a core that were left for it, at `_at`."""
 
-    def get(self, mark: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what was computed under this mark; who comes meanwhile waits for it."""
+    def get(self, mark: Mark, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what was computed, and how many seconds `behind` this mark it is; who comes meanwhile waits for it.
+
+        What was taken back or deleted is never shown again, whatever it takes.
+        """
         with self._lock:
-            if self._mark != mark:
+            now = time.monotonic()
+            left = min(RECKONED.burst, self._left + (now - self._at) * RECKONED.a_second)
+            gone = self._mark is None or self._mark.gone != mark.gone
+            if gone or (self._mark != mark and left > 0):
+                begin = time.thread_time()
                 self._found = compute()
-                self._mark = mark
-            return self._found
+                self._mark, self._at, self._left = mark, now, left - (time.thread_time() - begin)
+            return self._found | {"behind": None if self._mark == mark else now - self._at}
 
 
 @dataclass(frozen=True)

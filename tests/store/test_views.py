@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -208,5 +209,6 @@ def test_the_mark_changes_with_whatever_the_dashboard_is_computed_from(store: St
     gold.add(store, key, Choice.LEFT)
     marks.append(store.mark())
     assert len(set(marks)) == len(marks) and store.mark() == marks[-1]
+    assert [one.gone != before.gone for before, one in pairwise(marks)] == [False, False, False, True, False]
     with store.read() as connection:
         assert views.count_shown(connection) == (1, 1)

@@ -104,6 +104,23 @@ def test_what_comes_within_a_beat_is_one_piece_but_for_the_first_and_the_last(un
     assert len(pieces) <= 3 + took / BEAT
 
 
+def test_of_many_answers_pieces_come_once_in_as_many_beats() -> None:
+    dues = list[float]()
+
+    async def written(count: int) -> None:
+        waiter = engine_module._Waiter(0, asyncio.get_running_loop(), count)
+        waiter.take(Token(0, "first"))
+        begun = waiter.loop.time()
+        assert len(await waiter.next()) == 1
+        dues.append((waiter.due - begun) / BEAT)
+
+    for count in (1, 4, 100):
+        run(written(count))
+    wanted = (1, 4, engine_module.MOST_BEATS)
+    # `begun` is from before the look at the clock; and no earlier.
+    assert all(due >= beats for due, beats in zip(dues, wanted, strict=True)) and dues == sorted(dues)
+
+
 def test_the_end_is_waited_for_by_no_beat(unstarted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "BEAT", 3600.0)
 
