@@ -90,7 +90,8 @@ def measure(options: Options) -> Outcome:
         name = options.model or str(save_tiny(folder / "model"))
         tiny = "" if options.model else "trainable_layers = 2\ncontext = 256\n"
         workspace = Workspace.create(folder / "workspace")
-        lines = f'[model]\nname = "{name}"\ndevice = "cpu"\n{tiny}[serve]\nrepeat_share = 0.0\nshortest_view = 0\n'
+        served = "[serve]\nmax_new_tokens = 64\nrepeat_share = 0.0\nshortest_view = 0\n"
+        lines = f'[model]\nname = "{name}"\ndevice = "cpu"\n{tiny}{served}'
         (workspace.root / "manners.toml").write_text(lines, encoding="utf-8")
         store = opened.enter_context(closing(Store.open_or_create(workspace.database)))
         place = Place(workspace.root, store, Accounts(store))

@@ -20,8 +20,6 @@ BODY = 1_900_000
 """Bytes of the large ones: just below what is taken at all."""
 KEY = 30_000
 """Characters of a wrong key: a header takes 32 KB."""
-MESSAGE = 90_000
-"""Characters of a message in the long chat."""
 CHAT = "/v1/chat/completions"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -133,7 +131,7 @@ class Pool:
         key = self.key
         chat = (await self.exchange("begin", "/chat/begin", {}, key)).get("key")
         for turn in range(100 if chat else 0):
-            await self.exchange("long chat", f"/chat/{chat}/say", {"text": f"{turn} ".ljust(MESSAGE, "a")}, key)
+            await self.exchange("long chat", f"/chat/{chat}/say", {"text": f"{turn} and on"}, key)
 
     async def look_on(self) -> None:
         """Look at the dashboard, which reads all comparisons whenever there are others."""
@@ -166,7 +164,8 @@ class Pool:
             writer.write(head + content)
             answer = await reader.read()
         first, _, said = answer.partition(b"\r\n\r\n")
-        self.told[f"{kind}: {first.split()[1].decode() if first else 'closed'}"] += 1
+        status = first.split()[1].decode() if first else "closed"
+        self.told[f"{kind}: {status}{', and then not' if b'"failed"' in said else ''}"] += 1
         with suppress(ValueError):
             found = json.loads(said)
             return found if isinstance(found, dict) else {}
