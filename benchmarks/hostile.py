@@ -165,7 +165,8 @@ class Pool:
             answer = await reader.read()
         first, _, said = answer.partition(b"\r\n\r\n")
         status = first.split()[1].decode() if first else "closed"
-        self.told[f"{kind}: {status}{', and then not' if b'"failed"' in said else ''}"] += 1
+        broken = ", and then not" if b'"kind": "failed"' in said else ""
+        self.told[f"{kind}: {status}{broken}"] += 1
         with suppress(ValueError):
             found = json.loads(said)
             return found if isinstance(found, dict) else {}
