@@ -7,6 +7,7 @@ the pages and `manners status` come by.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,6 +44,11 @@ class Reading:
     def comparisons(self) -> list[Comparison]:
         """All of them."""
         return self.store.comparisons()
+
+    @cached_property
+    def arrivals(self) -> list[int]:
+        """When verdicts arrived that something can be learnt from, earliest first: what each round knew is counted."""
+        return sorted(verdict.arrived or 0 for verdict in teaching(self.comparisons))
 
     @cached_property
     def rounds(self) -> list[Round]:
@@ -193,12 +199,13 @@ def played(workspace: Workspace, seen: Reading) -> list[Played]:
         checks = _checks(workspace, one)
         over = next((c.interval for name in ("start", "win_rate") for c in checks if c.name == name), None)
         ends = one.metrics.get("interval")
+        mark = marks.get(one.reward)
         found.append(
             Played(
                 round=number,
                 policy=one.policy,
                 reward=one.reward,
-                verdicts=counted(seen.comparisons, upto=marks.get(one.reward)),
+                verdicts=len(seen.arrivals) if mark is None else bisect_right(seen.arrivals, mark),
                 win_rate=one.metrics.get("win_rate"),
                 interval=tuple(ends) if ends else None,
                 quality=(over.estimate, over.low, over.high) if over else None,
@@ -221,20 +228,20 @@ def _checks(workspace: Workspace, one: Round) -> list[Check]:
     return found
 
 
-def teaching(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> Iterator[Verdict]:
-    """Yield the verdicts that something can be learnt from, of those that arrived after one and up to another.
+def teaching(comparisons: Iterable[Comparison], *, after: int = 0) -> Iterator[Verdict]:
+    """Yield the verdicts that something can be learnt from, of those that arrived after one.
 
     A skip is none; nor is what a judge says, who may be admitted or not (`manners judge`).
     """
     for verdict in (v for c in comparisons if c.asked_how not in MEASURES for v in c.verdicts):
         arrived, teaches = verdict.arrived or 0, verdict.choice is not Choice.SKIP and not verdict.annotator.is_judge
-        if teaches and after < arrived and (upto is None or arrived <= upto):
+        if teaches and after < arrived:
             yield verdict
 
 
-def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
+def counted(comparisons: Iterable[Comparison], *, after: int = 0) -> int:
     """Count these verdicts."""
-    return sum(1 for _ in teaching(comparisons, after=after, upto=upto))
+    return sum(1 for _ in teaching(comparisons, after=after))
 
 
 def command(workspace: Workspace) -> str | None:
