@@ -20,13 +20,13 @@ from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
 from manners.facts import NULL, Facts, from_facts, to_facts
 from manners.holder import Holder
-from manners.loop.stage import ROUND
+from manners.loop.stage import LAST_ROUND, ROUND
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
 from manners.store import Store
 from manners.store.records import Round
 from manners.types import MEASURES, Choice, Comparison, Verdict
-from manners.unfinished import unfinished
+from manners.unfinished import begun_with, unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
@@ -175,11 +175,14 @@ def of_round(workspace: Workspace, stage: str) -> int | None:
 
 
 def is_done(workspace: Workspace, stage: str, turn: int) -> bool:
-    """Return whether a stage has done its part of a round."""
-    if unfinished(workspace.runs / stage):
+    """Return whether a stage has done its part of a round, also where somebody runs it by hand meanwhile, or has."""
+    folder = workspace.runs / stage
+    begun_as = begun_with(folder)
+    if unfinished(folder) and (not begun_as or ROUND in begun_as):
         return False
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return _number(json.loads((workspace.runs / f"{stage}.json").read_text(encoding="utf-8"))) == turn
+        facts = json.loads((workspace.runs / f"{stage}.json").read_text(encoding="utf-8"))
+        return turn in (_number(facts), facts.get(LAST_ROUND))
     return False
 
 
