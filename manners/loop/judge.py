@@ -27,7 +27,7 @@ from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
 from manners.loop import judging
 from manners.loop.admitted import last
-from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, opinions, probed, tried, unjudged
+from manners.loop.judging import JOURNAL, Chosen, Journal, Spending, alone, choose, opinions, probed, tried, unjudged
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
@@ -132,8 +132,7 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
 def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
     """Ask, measure, admit or not, and store every verdict at once."""
     settings, judge = session.settings.judge, inputs.judge
-    budget = Budget(settings.requests, settings.tokens)
-    with alone(session.workspace.runs), _asked(session, inputs, budget) as asker:
+    with alone(session.workspace.runs), _asked(session, run, inputs) as (asker, budget):
         # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
         comparisons = pooled(session.store.comparisons())
         chosen = _chosen(session, comparisons)
@@ -209,17 +208,18 @@ class _Asking:
 
 
 @contextmanager
-def _asked(session: Session, inputs: JudgeInputs, budget: Budget) -> Iterator[Asked]:
+def _asked(session: Session, run: Run, inputs: JudgeInputs) -> Iterator[tuple[Asked, Budget]]:
     chosen = session.settings.judge
+    budget = Spending(run.folder).budget(chosen.requests, chosen.tokens, begun=bool(run.gone_on))
     if inputs.version is not None:
         policy = versions.load_policy(session.workspace, inputs.version, session.pretrained)
-        yield LocalJudge(policy, session.pretrained)
+        yield LocalJudge(policy, session.pretrained), budget
         return
     assert chosen.url is not None and chosen.model is not None, "settled by the inputs"
     key = os.environ.get(KEY, "")
     server = Endpoint(chosen.url, chosen.model, key, chosen.timeout, chosen.retries, chosen.samples, budget)
     with server.connected():
-        yield server
+        yield server, budget
 
 
 def _chosen(session: Session, comparisons: Sequence[Comparison]) -> Chosen:

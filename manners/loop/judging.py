@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from manners.data import judge_probes
 from manners.errors import MannersError
 from manners.feedback.admission import fair, judged_by_others
 from manners.feedback.judge import Asked, Opinion, Reading, question
-from manners.feedback.judge_endpoint import Spent
+from manners.feedback.judge_endpoint import Budget, Spent
 from manners.progress import steps
 from manners.reward.groups import uniform
 from manners.reward.labelled import VOLUNTEERED
@@ -44,6 +44,9 @@ SET_ASIDE = "asked for an evaluation, with a candidate, or with a known verdict"
 JOURNAL = "judge-answers.jsonl"
 """In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run
 has ended, for its verdicts are in the store then."""
+
+SPENT = ".spent"
+"""In the folder of a run's checkpoints; hidden, for no backup takes a run that is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,34 @@ class Journal:
     def end(self) -> None:
         """Forget it: the verdicts are in the store."""
         self._file.unlink(missing_ok=True)
+
+
+class Spending:
+    """What a run has spent so far, a line each time, beside its checkpoints: it goes when they go."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of the run's checkpoints."""
+        self._file = folder / SPENT
+
+    def read(self) -> tuple[int, int]:
+        """Return how many requests the run has made so far, and how many tokens it took; half a line never was."""
+        for line in reversed(self._file.read_bytes().splitlines() if self._file.exists() else ()):
+            with suppress(ValueError, TypeError):
+                asked, used = json.loads(line)
+                return int(asked), int(used)
+        return 0, 0
+
+    def keep(self, asked: int, used: int) -> None:
+        """Write both down, before the request is sent; a kill loses none of it, and only a power cut may."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(f"\n{json.dumps([asked, used])}\n")
+
+    def budget(self, requests: int, tokens: int, begun: bool) -> Budget:
+        """Return what a run may spend, with what it has spent before it was stopped (`begun`)."""
+        if not begun:
+            self._file.unlink(missing_ok=True)  # of a run that was given up
+        return Budget(requests, tokens, *self.read(), self.keep)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from manners.data import judge_probes
 from manners.errors import MannersError
 from manners.feedback.judge import Reading
 from manners.loop import stages
-from manners.loop.judging import JOURNAL, Journal, choose
+from manners.loop.judging import JOURNAL, Journal, Spending, choose
 from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
@@ -250,6 +250,42 @@ def test_a_budget_ends_it_with_what_there_is(make: Make, limit: dict[str, int]) 
         while facts["waiting"]:  # what a budget ended goes on, and asks nothing twice
             facts = judge(session)
         assert len(said(session)) == 8 and len({json.dumps(one) for one in server.asked}) == len(server.asked) == 16
+
+
+@pytest.mark.parametrize("limit", [{"requests": 9}, {"tokens": 850}])
+def test_a_budget_is_the_runs_however_often_it_is_stopped(make: Make, limit: dict[str, int]) -> None:
+    """It fails at its fifth request and at its eighth, which count, and goes on both times."""
+
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes] | None:
+        return (500, b"oh no") if number in (5, 8) else None
+
+    with serving(Server(answer=answer)) as server:
+        session = make(server.url, judging.comparisons(8), probes=0, parallel=1, **limit)
+        for resume, asked in ((False, 5), (True, 8)):
+            with pytest.raises(MannersError, match="did not answer in 1 tries"):
+                judge(session, resume=resume)
+            assert len(server.asked) == asked
+        facts = judge(session, resume=True)
+        most = limit.get("requests", 11)  # nine that were answered took 900 tokens, and two failed
+        assert facts["requests"] == len(server.asked) == most and facts["tokens"] == 100 * (most - 2)
+        assert "budget" in facts["stopped"] and facts["verdicts"] == (most - 2) // 2
+        asked = len(server.asked)
+        again = judge(session)
+        assert again["requests"] == len(server.asked) - asked > 0, "another run has a budget of its own"
+
+
+def test_what_was_spent_is_known_whatever_a_kill_leaves_of_the_last_line(tmp_path: Path) -> None:
+    budget = Spending(tmp_path).budget(9, 9000, begun=False)
+    budget.ask()
+    budget.use(1234)
+    [file] = tmp_path.iterdir()
+    with file.open("ab") as stream:
+        stream.write(b"\n[2, 12")
+    again = Spending(tmp_path).budget(9, 9000, begun=True)
+    assert (again.asked, again.used) == (1, 1234)
+    again.ask()
+    assert Spending(tmp_path).read() == (2, 1234)
+    assert Spending(tmp_path).budget(9, 9000, begun=False).asked == 0, "a run that was given up has spent for itself"
 
 
 def test_who_is_asked_about_what() -> None:
