@@ -13,16 +13,19 @@ from typing import Any
 
 import pytest
 
+from manners.checkpoint import Run
 from manners.cli import main
 from manners.data import judge_probes
 from manners.errors import MannersError
 from manners.feedback.judge import Reading
+from manners.loop import judge as judge_module
 from manners.loop import stages
 from manners.loop.judging import JOURNAL, Journal, Spending, choose
 from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import ModelSettings
+from manners.store import Store
 from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Dialogue, Role, Turn, Verdict
 from tests.loop import judging
 from tests.loop.judging import Server, serving
@@ -288,6 +291,36 @@ def test_what_was_spent_is_known_whatever_a_kill_leaves_of_the_last_line(tmp_pat
     assert Spending(tmp_path).budget(9, 9000, begun=False).asked == 0, "a run that was given up has spent for itself"
 
 
+STORED = (Store, "add_verdicts"), (Session, "save_facts"), (Run, "end"), (judge_module, "forget")
+"""After each of these, in turn, a run is killed; the last two are when its facts are kept already."""
+
+
+@pytest.mark.parametrize("where", STORED, ids=[name for _, name in STORED])
+def test_killed_when_its_verdicts_are_stored_it_asks_nothing_again_and_tells_the_whole(
+    make: Make, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    owner, name = where
+    really = getattr(owner, name)
+
+    def dies(*given: Any, **named: Any) -> None:
+        really(*given, **named)
+        raise ZeroDivisionError
+
+    with serving(Server(prefers=lambda a, b: 0.5 + 0.4 * ("good" in a) - 0.4 * ("good" in b))) as server:
+        session = make(server.url, judging.comparisons(6), probes=3)
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(owner, name, dies)
+            judge(session)
+        asked, stored = len(server.asked), said(session)
+        assert asked == 24 and len(stored) == 6, "both orders of six, and of three with either kind of probe"
+        again = judge(session, resume=True)
+        assert len(server.asked) == asked and said(session) == stored
+        assert (again["asked"], again["verdicts"], again["requests"], again["tokens"]) == (6, 6, 24, 2400)
+        assert again["source"] == "probabilities" and {n for _, n in again["turned"].values()} == {3}
+        assert judge(session)["asked"] == 0 and len(server.asked) == asked
+        assert not list(session.workspace.runs.glob("*.jsonl"))
+
+
 def test_who_is_asked_about_what() -> None:
     several = [replace(c, id=n) for n, c in enumerate(judging.comparisons(5))]
     one = [replace(c, id=10 + n) for n, c in enumerate(judging.comparisons(2, people=1, start=10))]
@@ -449,6 +482,7 @@ def test_a_good_judge_is_admitted_and_goes_on_and_one_that_obeys_is_not(make: Ma
 
 KILLED = """
 import sys
+from manners.loop import judge as judge_module
 from manners.loop import stages
 from manners.loop.round import JUDGE
 from manners.settings_load import load
