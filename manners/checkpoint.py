@@ -88,6 +88,8 @@ class Run:
         self.state: dict[str, Any] = {}
         self.gone_on = ""
         """The checkpoint that the work goes on from, by its name and what it holds."""
+        self.afterwards: Callable[[], None] = lambda: None
+        """Done when the run has ended: what it could go on from beside its checkpoints goes then."""
         self._worked = 0.0
         self._started = self._written = time.monotonic()
 
@@ -178,6 +180,7 @@ class Run:
         """Drop the checkpoints, all at once: the run's results are where they belong."""
         if self.folder.exists():
             discard(self.folder)
+        self.afterwards()
 
 
 BROKEN = (EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)

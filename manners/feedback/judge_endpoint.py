@@ -11,7 +11,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +57,8 @@ class Budget:
     """Requests, those that failed included."""
     used: int = 0
     """Tokens, as the server counts them; where it does not, a third of the characters sent and received."""
+    keep: Callable[[int, int], None] = lambda asked, used: None
+    """Told both each time that one of them grows, and of a request before it is sent."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self) -> None:
@@ -65,11 +67,13 @@ class Budget:
             if self.asked >= self.requests or self.used >= self.tokens:
                 raise Spent
             self.asked += 1
+            self.keep(self.asked, self.used)
 
     def use(self, tokens: int) -> None:
         """Count tokens."""
         with self.lock:
             self.used += tokens
+            self.keep(self.asked, self.used)
 
 
 @dataclass

@@ -7,6 +7,7 @@ the pages and `manners status` come by.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,13 +20,13 @@ from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
 from manners.facts import NULL, Facts, from_facts, to_facts
 from manners.holder import Holder
-from manners.loop.stage import ROUND
+from manners.loop.stage import LAST_ROUND, ROUND
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
 from manners.store import Store
 from manners.store.records import Round
 from manners.types import MEASURES, Choice, Comparison, Verdict
-from manners.unfinished import unfinished
+from manners.unfinished import begun_with, unfinished
 from manners.workspace import Workspace, atomic_write
 
 RECORD = "loop.json"
@@ -43,6 +44,11 @@ class Reading:
     def comparisons(self) -> list[Comparison]:
         """All of them."""
         return self.store.comparisons()
+
+    @cached_property
+    def arrivals(self) -> list[int]:
+        """When verdicts arrived that something can be learnt from, earliest first: what each round knew is counted."""
+        return sorted(verdict.arrived or 0 for verdict in teaching(self.comparisons))
 
     @cached_property
     def rounds(self) -> list[Round]:
@@ -169,11 +175,14 @@ def of_round(workspace: Workspace, stage: str) -> int | None:
 
 
 def is_done(workspace: Workspace, stage: str, turn: int) -> bool:
-    """Return whether a stage has done its part of a round."""
-    if unfinished(workspace.runs / stage):
+    """Return whether a stage has done its part of a round, also where somebody runs it by hand meanwhile, or has."""
+    folder = workspace.runs / stage
+    begun_as = begun_with(folder)
+    if unfinished(folder) and (not begun_as or ROUND in begun_as):
         return False
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return _number(json.loads((workspace.runs / f"{stage}.json").read_text(encoding="utf-8"))) == turn
+        facts = json.loads((workspace.runs / f"{stage}.json").read_text(encoding="utf-8"))
+        return turn in (_number(facts), facts.get(LAST_ROUND))
     return False
 
 
@@ -193,12 +202,13 @@ def played(workspace: Workspace, seen: Reading) -> list[Played]:
         checks = _checks(workspace, one)
         over = next((c.interval for name in ("start", "win_rate") for c in checks if c.name == name), None)
         ends = one.metrics.get("interval")
+        mark = marks.get(one.reward)
         found.append(
             Played(
                 round=number,
                 policy=one.policy,
                 reward=one.reward,
-                verdicts=counted(seen.comparisons, upto=marks.get(one.reward)),
+                verdicts=len(seen.arrivals) if mark is None else bisect_right(seen.arrivals, mark),
                 win_rate=one.metrics.get("win_rate"),
                 interval=tuple(ends) if ends else None,
                 quality=(over.estimate, over.low, over.high) if over else None,
@@ -221,20 +231,20 @@ def _checks(workspace: Workspace, one: Round) -> list[Check]:
     return found
 
 
-def teaching(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> Iterator[Verdict]:
-    """Yield the verdicts that something can be learnt from, of those that arrived after one and up to another.
+def teaching(comparisons: Iterable[Comparison], *, after: int = 0) -> Iterator[Verdict]:
+    """Yield the verdicts that something can be learnt from, of those that arrived after one.
 
     A skip is none; nor is what a judge says, who may be admitted or not (`manners judge`).
     """
     for verdict in (v for c in comparisons if c.asked_how not in MEASURES for v in c.verdicts):
         arrived, teaches = verdict.arrived or 0, verdict.choice is not Choice.SKIP and not verdict.annotator.is_judge
-        if teaches and after < arrived and (upto is None or arrived <= upto):
+        if teaches and after < arrived:
             yield verdict
 
 
-def counted(comparisons: Iterable[Comparison], *, after: int = 0, upto: int | None = None) -> int:
+def counted(comparisons: Iterable[Comparison], *, after: int = 0) -> int:
     """Count these verdicts."""
-    return sum(1 for _ in teaching(comparisons, after=after, upto=upto))
+    return sum(1 for _ in teaching(comparisons, after=after))
 
 
 def command(workspace: Workspace) -> str | None:

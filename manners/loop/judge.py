@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +22,32 @@ from manners.data import constitution, judge_probes
 from manners.errors import MannersError
 from manners.evaluate import by_judge
 from manners.facts import Facts
-from manners.feedback.admission import Admission, Case, admission, beside, cases, fair, flip_rate
+from manners.feedback.admission import Admission, admission, cases, fair
 from manners.feedback.judge import FILE, Asked, Opinion, calibrated, principles, stated, wording
 from manners.feedback.judge_endpoint import Budget, Endpoint
 from manners.feedback.judge_local import LocalJudge
 from manners.loop import judging
 from manners.loop.admitted import last
-from manners.loop.judging import JOURNAL, Chosen, Journal, alone, choose, opinions, probed, tried, unjudged
+from manners.loop.judging import (
+    JOURNAL,
+    Chosen,
+    Journal,
+    Spending,
+    alone,
+    choose,
+    forget,
+    opinions,
+    panel,
+    probed,
+    tried,
+    unjudged,
+)
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.session import Session
 from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.cost import head_bytes, layer_bytes, own_bytes
-from manners.results.judge import JUDGED_BY, JudgeResult, Panel
+from manners.results.judge import JUDGED_BY, JudgeResult
 from manners.reward.verdicts import pooled
 from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict, VersionKind, latest_of
 from manners.workspace import INITIAL, atomic_write
@@ -45,8 +59,8 @@ WHO, EVALUATED = "the judge", "the policy that is evaluated"
 KEY = "MANNERS_JUDGE_KEY"
 PARTS = "checked", "rest", "asked"
 """What a run is settled on: comparisons that people have judged, those to train on, and those of an evaluation."""
-PANEL = 12
-"""Versions, the newest, whose answers are told apart."""
+NEW = "new"
+"""Those of them that it had not judged when the run began."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +146,7 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
 def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
     """Ask, measure, admit or not, and store every verdict at once."""
     settings, judge = session.settings.judge, inputs.judge
-    budget = Budget(settings.requests, settings.tokens)
-    with alone(session.workspace.runs), _asked(session, inputs, budget) as asker:
+    with alone(session.workspace.runs), _asked(session, run, inputs) as (asker, budget):
         # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
         comparisons = pooled(session.store.comparisons())
         chosen = _chosen(session, comparisons)
@@ -141,6 +154,7 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         if "checked" not in run.state:
             parts = chosen.checked, chosen.rest, asked
             run.state |= {part: [c.id for c in some] for part, some in zip(PARTS, parts, strict=True)}
+            run.state[NEW] = [c.id for some in parts for c in unjudged(some, judge)]
             run.save()
         allowed = chosen.allowed | {c.id for c in asked}
         by_id = {c.id: c for c in comparisons if c.id in allowed}
@@ -163,10 +177,11 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         new = [*unjudged(checked, judge), *unjudged(rest, judge), *unjudged(asked, judge)]
         said = asking.verdicts(new, heat)
         session.store.add_verdicts(said)
-        journal_of = journal.sampled
         if not last:  # else the next run is answered by it
-            journal.end()
-    result = _result(session, inputs, chosen, found, held, more, turned, said, heat, budget, journal_of)
+            run.afterwards = partial(forget, session.workspace.runs)
+    begun = [by_id[i] for i in run.state.get(NEW, ()) if i in by_id]  # it may have stored theirs before it was killed
+    given = [*(v for one in begun if (v := latest_of(one, judge))), *(verdict for _, verdict in said)]
+    result = _result(session, inputs, chosen, found, held, more, turned, given, heat, budget, journal.sampled)
     stopped = "a budget was spent: judge.requests or judge.tokens" if last else None
     waiting = len(unjudged([*checked, *rest, *asked], judge)) - len(said) + chosen.over
     rates = by_judge.win_rates(evaluation, inputs.evaluated, judge) if inputs.evaluated else None
@@ -209,17 +224,18 @@ class _Asking:
 
 
 @contextmanager
-def _asked(session: Session, inputs: JudgeInputs, budget: Budget) -> Iterator[Asked]:
+def _asked(session: Session, run: Run, inputs: JudgeInputs) -> Iterator[tuple[Asked, Budget]]:
     chosen = session.settings.judge
+    budget = Spending(run.folder).budget(chosen.requests, chosen.tokens, begun=bool(run.gone_on))
     if inputs.version is not None:
         policy = versions.load_policy(session.workspace, inputs.version, session.pretrained)
-        yield LocalJudge(policy, session.pretrained)
+        yield LocalJudge(policy, session.pretrained), budget
         return
     assert chosen.url is not None and chosen.model is not None, "settled by the inputs"
     key = os.environ.get(KEY, "")
     server = Endpoint(chosen.url, chosen.model, key, chosen.timeout, chosen.retries, chosen.samples, budget)
     with server.connected():
-        yield server
+        yield server, budget
 
 
 def _chosen(session: Session, comparisons: Sequence[Comparison]) -> Chosen:
@@ -294,12 +310,11 @@ def _result(
     held: Sequence[Comparison],
     more: Sequence[Comparison],
     turned: Mapping[str, tuple[int, int]],
-    said: Sequence[tuple[int, Verdict]],
+    given: Sequence[Verdict],
     heat: float | None,
     budget: Budget,
     sampled: set[int],
 ) -> JudgeResult:
-    given = [verdict for _, verdict in said]
     reasons = Counter(reason for verdict in given for reason in verdict.reasons)
     everything = cases([*held, *more], inputs.judge)
     there = sum(len(fair(one)) for one in chosen.checked)
@@ -328,7 +343,7 @@ def _result(
         requests=budget.asked or None,
         tokens=budget.used or None,
         turned=dict(turned),
-        panel=_panel([*held, *more], everything),
+        panel=panel([*held, *more], everything),
     )
     sentence = _sentence(inputs, result, session.settings.judge.checked)
     print(sentence, file=sys.stderr)
@@ -340,36 +355,6 @@ def _how(sampled: set[int]) -> str | None:
     drawn = sorted(sampled - {0})
     words = [*(["probabilities"] if 0 in sampled else []), *(f"{k} sampled" for k in drawn)]
     return " and ".join(words) or None
-
-
-def _panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, ...]:
-    """Tell the answers of the newest versions apart."""
-    by_version: dict[str, list[Case]] = {}
-    for one, case in zip(judged, found, strict=True):
-        by_version.setdefault(max(one.left.author, one.right.author, key=_age), []).append(case)
-    rows = []
-    for version, some in sorted(by_version.items(), key=lambda item: _age(item[0]))[-PANEL:]:
-        people = beside(some)
-        agreement, among_people, apart = (
-            (people.agreement, people.among_people, people.apart) if people else (None, None, None)
-        )
-        rows.append(
-            Panel(
-                version=version,
-                asked=len(some),
-                flips=flip_rate(some),
-                checked=sum(case.several for case in some),
-                with_people=agreement,
-                among_people=among_people,
-                apart=apart,
-            )
-        )
-    return tuple(rows)
-
-
-def _age(author: str) -> tuple[int, str]:
-    name, _, number = author.rpartition("-")
-    return (int(number), name) if number.isdecimal() and len(number) < 10 else (-1, author)
 
 
 def _sentence(inputs: JudgeInputs, result: JudgeResult, checked: int) -> str:

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from filelock import FileLock, Timeout
 
 from manners.data import judge_probes
 from manners.errors import MannersError
-from manners.feedback.admission import fair, judged_by_others
+from manners.feedback.admission import Case, beside, fair, flip_rate, judged_by_others
 from manners.feedback.judge import Asked, Opinion, Reading, question
-from manners.feedback.judge_endpoint import Spent
+from manners.feedback.judge_endpoint import Budget, Spent
 from manners.progress import steps
+from manners.results.judge import Panel
 from manners.reward.groups import uniform
 from manners.reward.labelled import VOLUNTEERED
 from manners.types import (
@@ -43,7 +44,11 @@ def tried(turned: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
 SET_ASIDE = "asked for an evaluation, with a candidate, or with a known verdict"
 JOURNAL = "judge-answers.jsonl"
 """In runs/: what a run has been answered, by hashes of the questions and without a word of theirs. It goes when the run
-has ended, for its verdicts are in the store then."""
+has ended, for its verdicts are in the store then, and its facts are kept."""
+PANEL = 12
+"""Versions, the newest, whose answers are told apart."""
+SPENT = ".spent"
+"""In the folder of a run's checkpoints; hidden, for no backup takes a run that is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,33 @@ class Journal:
                 self._known[key] = reading
         return self._known[key]
 
-    def end(self) -> None:
-        """Forget it: the verdicts are in the store."""
-        self._file.unlink(missing_ok=True)
+
+class Spending:
+    """What a run has spent so far, a line each time, beside its checkpoints: it goes when they go."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of the run's checkpoints."""
+        self._file = folder / SPENT
+
+    def read(self) -> tuple[int, int]:
+        """Return how many requests the run has made so far, and how many tokens it took; half a line never was."""
+        for line in reversed(self._file.read_bytes().splitlines() if self._file.exists() else ()):
+            with suppress(ValueError, TypeError):
+                asked, used = json.loads(line)
+                return int(asked), int(used)
+        return 0, 0
+
+    def keep(self, asked: int, used: int) -> None:
+        """Write both down, before the request is sent; a kill loses none of it, and only a power cut may."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(f"\n{json.dumps([asked, used])}\n")
+
+    def budget(self, requests: int, tokens: int, begun: bool) -> Budget:
+        """Return what a run may spend, with what it has spent before it was stopped (`begun`)."""
+        if not begun:
+            self._file.unlink(missing_ok=True)  # of a run that was given up
+        return Budget(requests, tokens, *self.read(), self.keep)
 
 
 @contextmanager
@@ -174,6 +203,12 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def forget(folder: Path) -> None:
+    """Drop the answers of a run that has ended, unless another one asks already, which drops them in its turn."""
+    with suppress(MannersError), alone(folder):
+        (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def opinions(
@@ -225,3 +260,33 @@ def probed(pairs: Sequence[Comparison], said: Sequence[Choice], texts: Sequence[
         worse = f"{text}\n\n{one.right.text}" if number % 2 else f"{one.right.text}\n\n{text}"
         found.append(replace(one, right=Response(worse, one.right.author, one.right.finish_reason)))
     return found
+
+
+def panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, ...]:
+    """Tell the answers of the newest versions apart."""
+    by_version: dict[str, list[Case]] = {}
+    for one, case in zip(judged, found, strict=True):
+        by_version.setdefault(max(one.left.author, one.right.author, key=_age), []).append(case)
+    rows = []
+    for version, some in sorted(by_version.items(), key=lambda item: _age(item[0]))[-PANEL:]:
+        people = beside(some)
+        agreement, among_people, apart = (
+            (people.agreement, people.among_people, people.apart) if people else (None, None, None)
+        )
+        rows.append(
+            Panel(
+                version=version,
+                asked=len(some),
+                flips=flip_rate(some),
+                checked=sum(case.several for case in some),
+                with_people=agreement,
+                among_people=among_people,
+                apart=apart,
+            )
+        )
+    return tuple(rows)
+
+
+def _age(author: str) -> tuple[int, str]:
+    name, _, number = author.rpartition("-")
+    return (int(number), name) if number.isdecimal() and len(number) < 10 else (-1, author)

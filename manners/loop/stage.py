@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what follows loads torch, and the commands that only read m
 
 ROUND = "the round"
 """What says in a stage's facts and checkpoints which round of the loop it is of."""
+LAST_ROUND = "the last round"
+"""What says in a stage's facts which round of the loop it was last done in, where somebody ran it by hand since."""
 NEWEST = "the newest prompt and comparison"
 """What says there how far the record went when it was begun: what came since is for the next run."""
 
@@ -225,9 +227,23 @@ def execute(
         processes = ranks.count()
         result = stage.work.run(session, run, inputs)
         done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with, processes))
-        session.save_facts(stage.name, done.facts)
+        session.save_facts(stage.name, done.facts | _last_round(stage, session))
         run.end()
         return done
+
+
+def _last_round(stage: Stage, session: Session) -> Facts:
+    """Return what the facts of a run by hand have to say of the loop's, whose place they take.
+
+    It is said of what may be run by hand while a round waits; what holds the run lock is done again in its round.
+    """
+    if stage.trains or session.turn is not None:
+        return {}
+    with suppress(MannersError, AttributeError):  # what is damaged says nothing
+        before = session.read_facts(stage.name) or {}
+        number = before.get("begun_with", {}).get(ROUND, before.get(LAST_ROUND))
+        return {} if number is None else {LAST_ROUND: number}
+    return {}
 
 
 def _begun_or_done(stage: Stage, session: Session, run: Run, resume: bool) -> Finished | None:

@@ -13,16 +13,19 @@ from typing import Any
 
 import pytest
 
+from manners.checkpoint import Run
 from manners.cli import main
 from manners.data import judge_probes
 from manners.errors import MannersError
 from manners.feedback.judge import Reading
+from manners.loop import judge as judge_module
 from manners.loop import stages
-from manners.loop.judging import JOURNAL, Journal, choose
+from manners.loop.judging import JOURNAL, Journal, Spending, choose
 from manners.loop.options import JudgeOptions
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import ModelSettings
+from manners.store import Store
 from manners.types import DELETED, AnnotatorKind, AskedHow, Choice, Dialogue, Role, Turn, Verdict
 from tests.loop import judging
 from tests.loop.judging import Server, serving
@@ -252,6 +255,72 @@ def test_a_budget_ends_it_with_what_there_is(make: Make, limit: dict[str, int]) 
         assert len(said(session)) == 8 and len({json.dumps(one) for one in server.asked}) == len(server.asked) == 16
 
 
+@pytest.mark.parametrize("limit", [{"requests": 9}, {"tokens": 850}])
+def test_a_budget_is_the_runs_however_often_it_is_stopped(make: Make, limit: dict[str, int]) -> None:
+    """It fails at its fifth request and at its eighth, which count, and goes on both times."""
+
+    def answer(asked: dict[str, Any], number: int) -> tuple[int, bytes] | None:
+        return (500, b"oh no") if number in (5, 8) else None
+
+    with serving(Server(answer=answer)) as server:
+        session = make(server.url, judging.comparisons(8), probes=0, parallel=1, **limit)
+        for resume, asked in ((False, 5), (True, 8)):
+            with pytest.raises(MannersError, match="did not answer in 1 tries"):
+                judge(session, resume=resume)
+            assert len(server.asked) == asked
+        facts = judge(session, resume=True)
+        most = limit.get("requests", 11)  # nine that were answered took 900 tokens, and two failed
+        assert facts["requests"] == len(server.asked) == most and facts["tokens"] == 100 * (most - 2)
+        assert "budget" in facts["stopped"] and facts["verdicts"] == (most - 2) // 2
+        asked = len(server.asked)
+        again = judge(session)
+        assert again["requests"] == len(server.asked) - asked > 0, "another run has a budget of its own"
+
+
+def test_what_was_spent_is_known_whatever_a_kill_leaves_of_the_last_line(tmp_path: Path) -> None:
+    budget = Spending(tmp_path).budget(9, 9000, begun=False)
+    budget.ask()
+    budget.use(1234)
+    [file] = tmp_path.iterdir()
+    with file.open("ab") as stream:
+        stream.write(b"\n[2, 12")
+    again = Spending(tmp_path).budget(9, 9000, begun=True)
+    assert (again.asked, again.used) == (1, 1234)
+    again.ask()
+    assert Spending(tmp_path).read() == (2, 1234)
+    assert Spending(tmp_path).budget(9, 9000, begun=False).asked == 0, "a run that was given up has spent for itself"
+
+
+STORED = (Store, "add_verdicts"), (Session, "save_facts"), (Run, "end"), (judge_module, "forget")
+"""After each of these, in turn, a run is killed; the last two are when its facts are kept already."""
+
+
+@pytest.mark.parametrize("where", STORED, ids=[name for _, name in STORED])
+def test_killed_when_its_verdicts_are_stored_it_asks_nothing_again_and_tells_the_whole(
+    make: Make, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    owner, name = where
+    really = getattr(owner, name)
+
+    def dies(*given: Any, **named: Any) -> None:
+        really(*given, **named)
+        raise ZeroDivisionError
+
+    with serving(Server(prefers=lambda a, b: 0.5 + 0.4 * ("good" in a) - 0.4 * ("good" in b))) as server:
+        session = make(server.url, judging.comparisons(6), probes=3)
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(owner, name, dies)
+            judge(session)
+        asked, stored = len(server.asked), said(session)
+        assert asked == 24 and len(stored) == 6, "both orders of six, and of three with either kind of probe"
+        again = judge(session, resume=True)
+        assert len(server.asked) == asked and said(session) == stored
+        assert (again["asked"], again["verdicts"], again["requests"], again["tokens"]) == (6, 6, 24, 2400)
+        assert again["source"] == "probabilities" and {n for _, n in again["turned"].values()} == {3}
+        assert judge(session)["asked"] == 0 and len(server.asked) == asked
+        assert not list(session.workspace.runs.glob("*.jsonl"))
+
+
 def test_who_is_asked_about_what() -> None:
     several = [replace(c, id=n) for n, c in enumerate(judging.comparisons(5))]
     one = [replace(c, id=10 + n) for n, c in enumerate(judging.comparisons(2, people=1, start=10))]
@@ -413,6 +482,7 @@ def test_a_good_judge_is_admitted_and_goes_on_and_one_that_obeys_is_not(make: Ma
 
 KILLED = """
 import sys
+from manners.loop import judge as judge_module
 from manners.loop import stages
 from manners.loop.round import JUDGE
 from manners.settings_load import load

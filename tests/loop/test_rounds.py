@@ -22,8 +22,8 @@ from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import history, rounds, stages
 from manners.loop import waiting as awaits
-from manners.loop.options import PPOOptions
-from manners.loop.round import PPO, STAGES
+from manners.loop.options import PPOOptions, SampleOptions
+from manners.loop.round import PPO, SAMPLE, STAGES
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
 from manners.loop.stage import execute
@@ -235,6 +235,33 @@ def test_a_stage_that_was_begun_by_hand_is_not_taken_for_the_loops(
         rounds.play(session, replace(THREE, rounds=4))
     with pytest.raises(MannersError, match=r"of no round of the loop"):
         execute(PPO, session.at(4), resume=True)
+
+
+def test_who_samples_by_hand_while_a_round_waits_changes_nothing_of_what_it_waits_for(
+    fresh: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs, after it was killed, and when it is done, twice; the round asks once, and the next one again."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    chosen = small(model)
+    session = Session(Workspace.open(root), replace(chosen, loop=replace(chosen.loop, verdicts=12, judgements=10)))
+    session.store.add_prompts(tiny.prompts(18, "hill"), PromptUse.EVALUATE, "test")
+
+    def stands() -> tuple[str, str | None]:
+        lacks = rounds.play(session, Asked(rounds=1, step=True))["waiting_for"]
+        return lacks["what"], awaits.before(session.workspace, session.store.rounds())
+
+    assert stands() == ("verdicts", "reward")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Store, "merge_comparisons", _dies)
+        execute(SAMPLE, session, SampleOptions(limit=2))
+    assert awaits.before(session.workspace, session.store.rounds()) == "reward"
+    before = len(session.store.comparisons())
+    execute(SAMPLE, session, SampleOptions(limit=2), resume=True)
+    execute(SAMPLE, session, SampleOptions(limit=1))
+    there = len(session.store.comparisons())
+    assert there > before and stands() == ("verdicts", "reward")
+    assert len(session.store.comparisons()) == there, "nobody is asked again"
+    assert history.is_done(session.workspace, "sample", 1) and not history.is_done(session.workspace, "sample", 2)
 
 
 def _dies(*_: object) -> None:
