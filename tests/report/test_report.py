@@ -211,6 +211,14 @@ def test_figures_shown_come_from_the_facts(page: str) -> None:
     assert "52.3 % (47.1 to 57.5 %)" in visible(render(changed)).replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_a_prompt_is_not_said_to_have_two_answers(page: str) -> None:
+    """Sampling makes three, the demo four, and a file brings what it has."""
+    assert "320 prompts were answered more than once, and 16 simulated annotators said" in visible(page)
+    assert "answers every prompt more than once" in visible(render({}))
+    for one in (page, render({})):
+        assert "answered twice" not in one and "two responses to every prompt" not in one
+
+
 def test_text_in_figures_stays_text_and_colours_follow_the_page(page: str) -> None:
     drawings = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert ">Reward model</text>" in drawings
