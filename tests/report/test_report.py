@@ -226,6 +226,23 @@ def test_text_in_figures_stays_text_and_colours_follow_the_page(page: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("against", "start", "named"),
+    [
+        ("initial", "initial", "the initial model"),
+        ("policy-1", "initial", "policy-1"),
+        ("sft-1", "sft-1", "the start version, sft-1"),
+    ],
+)
+def test_the_parts_of_the_taste_are_of_the_versions_that_were_compared(against: str, start: str, named: str) -> None:
+    facts = made_up_facts()
+    facts["evaluation"] |= {"version": "policy-2", "against": against, "start": start}
+    figure = re.search(r'aria-label="(Parts of the hidden taste[^"]*)".*?</svg>', render(facts), flags=re.DOTALL)
+    assert figure is not None
+    assert f">hollow: {named}; filled arrow head: policy-2</text>" in figure[0]
+    assert figure[1].startswith(f"Parts of the hidden taste, {named} and policy-2: ")
+
+
+@pytest.mark.parametrize(
     ("interval", "word"), [([0.51, 0.6], "Better"), ([0.49, 0.6], "Cannot tell"), ([0.3, 0.49], "Worse")]
 )
 def test_banner_follows_the_interval_alone(interval: list[float], word: str) -> None:
