@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from manners.docstrings import docstrings
-from manners.errors import UsageError
+from manners.errors import MannersError, UsageError
 from manners.settings import Settings
 from manners.settings_values import allowed, fits, stage_of
 
@@ -241,6 +241,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML ({error}): correct it or move it away.") from error
+
+
+def to_toml(value: object) -> str:
+    """Return a setting's value as TOML has it. Raises MannersError for a text that no TOML can hold."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{to_toml(name)} = {to_toml(inner)}' for name, inner in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(to_toml, value))}]"
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise MannersError(f"{value!r} cannot be written to a settings file: it is not Unicode.") from None
+    # TOML knows the escapes of JSON but for pairs of surrogates, and wants one for DEL as well.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _typed(name: str, value: object, where: str) -> Any:

@@ -278,12 +278,17 @@ def move_aside(root: Path) -> Path | None:
     Returns where the old workspace went, or None where there was none.
 
     Raises:
-        MannersError: a training run is going on in it, its store is a team's, or what is in the way is no workspace.
+        MannersError: a training run is going on in it, its store is a team's, what is in the way is no workspace, or
+            whoever asks stands in what would be moved or removed.
     """
+    root = root if root.name not in ("", "..") else root.resolve()
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
-    previous = root.with_name(f"{root.name}.previous")
     workspace = Workspace.open(root)
+    previous = Path(f"{root}.previous")
+    here = Path.cwd()
+    if gone := next((folder for folder in (root, previous) if folder.resolve() in (here, *here.parents)), None):
+        raise MannersError(f"{gone} has to make room for the demo, and you are in it: go elsewhere, or name a new one.")
     if workspace.url is not None:
         raise MannersError(f"{root} is a team's, with its store in {workspace.url}: name another folder for the demo.")
     with workspace.run_lock("demo"):

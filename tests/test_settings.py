@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import manners
-from manners.errors import UsageError
+from manners.errors import MannersError, UsageError
 from manners.settings import PPOSettings, RewardSettings, Settings
-from manners.settings_load import WITHDRAWN, Origin, describe, from_dict, known_fields, load, parse, to_dict
+from manners.settings_load import WITHDRAWN, Origin, describe, from_dict, known_fields, load, parse, to_dict, to_toml
 from manners.settings_values import allowed
 
 PACKAGE = Path(manners.__file__).parent
@@ -118,6 +119,20 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, says: str) -> None:
         load(toml)
     assert says in str(caught.value)
     assert str(toml) in str(caught.value)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example('"\\ \t\n\r\x00\x1b\x7f\x85\u2028 \N{FACE WITH TEARS OF JOY}')
+def test_any_text_is_written_so_that_it_is_read_as_it_was(text: str) -> None:
+    """Also in what TOML and JSON do not write alike: beyond U+FFFF, DEL, and tables."""
+    for value in (text, [text, "x"], {text: [text], "n": 1}, 3, 1e-07, True):
+        assert tomllib.loads(f"value = {to_toml(value)}")["value"] == value
+
+
+def test_what_is_no_unicode_is_written_to_no_file() -> None:
+    """A name on the disk may be any bytes: Python has half a pair of surrogates for those that it cannot read."""
+    with pytest.raises(MannersError, match=r"a.udcff.* cannot be written to a settings file"):
+        to_toml("a\udcff")
 
 
 def test_a_record_made_in_code_is_checked_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from manners.cli import main
 from manners.errors import MannersError
 from manners.workspace import FORMAT, Workspace, atomic_folder, atomic_write, move_aside, scratch_folder
 
@@ -258,6 +260,52 @@ def test_move_aside_keeps_one_previous(tmp_path: Path) -> None:
     (root / "thesis.tex").write_text("")
     with pytest.raises(MannersError, match="is not a workspace"):
         move_aside(root)
+
+
+@pytest.mark.parametrize(
+    ("where", "asked", "gone"),
+    [
+        ("demo", ".", "demo"),
+        ("demo", "../demo", "../demo"),
+        ("demo/models", "..", "demo"),
+        ("demo/models", "../../demo", "../../demo"),
+        ("demo.previous", "../demo", "../demo.previous"),
+    ],
+)
+def test_nobody_is_moved_aside_with_the_folder_they_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, asked: str, gone: str
+) -> None:
+    """The next demo would be made in the one that was moved, by a path that begins where we are."""
+    for name in ("demo", "demo.previous"):
+        atomic_write(Workspace.create(tmp_path / name).report_json, name)
+    monkeypatch.chdir(tmp_path / where)
+    named = tmp_path / gone if gone == "demo" else gone
+    with pytest.raises(MannersError, match=f"^{re.escape(str(named))} has to make room for the demo"):
+        move_aside(Path(asked))
+    assert names(tmp_path) == {"demo", "demo.previous"}
+    assert all((tmp_path / name / "report.json").read_text() == name for name in ("demo", "demo.previous"))
+
+
+def test_a_folder_is_moved_aside_by_any_path_that_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Workspace.create(tmp_path / "demo").root
+    monkeypatch.chdir(tmp_path)
+    assert move_aside(Path("demo/models/..")) == tmp_path / "demo.previous"
+    assert not root.exists()
+    Workspace.create(Path("demo"))
+    assert move_aside(Path("demo")) == Path("demo.previous")
+    assert names(tmp_path) == {"demo.previous"}
+    monkeypatch.chdir(tmp_path / "demo.previous" / "models")
+    assert move_aside(Path(".")) is None, "an empty folder makes room as it is"
+
+
+def test_a_demo_in_the_current_folder_is_refused_the_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Workspace.create(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["demo", "--workspace", "."]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.endswith("and you are in it: go elsewhere, or name a new one.")
 
 
 def test_promotions_that_come_between_each_other_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from manners.loop.round import PRETRAIN, SAMPLE, SFT, STAGES
 from manners.loop.session import Session, machine
 from manners.loop.stage import Finished, Options, Stage, execute, finished
 from manners.settings import Settings
-from manners.settings_load import Loaded, describe, differing, load
+from manners.settings_load import Loaded, describe, differing, load, to_toml
 from manners.types import Dialogue, PromptUse, Role, Turn
 from manners.workspace import Workspace, atomic_folder, atomic_write
 
@@ -175,7 +175,7 @@ def _toml(loaded: Loaded) -> str:
     for stage in stages:
         lines += [f"[{stage}]"] if stage else []
         rows = [row for row in changed if row.field.rpartition(".")[0] == stage]
-        lines += [f"{row.field.rpartition('.')[2]} = {json.dumps(row.value)}" for row in rows]
+        lines += [f"{row.field.rpartition('.')[2]} = {to_toml(row.value)}" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ from manners.data import demo_prompts
 from manners.loop import stages
 from manners.loop.session import Session
 from manners.settings import Settings
-from manners.settings_load import load
+from manners.settings_load import load, to_toml
 from manners.store.files.prompts import prompts_of
 from manners.store.files.transfer import import_comparisons
 from manners.types import Dialogue, PromptUse
@@ -100,7 +100,7 @@ def _toml(overrides: list[str]) -> str:
 def _value(text: str) -> str:
     """Return a value as TOML has it: numbers, flags and tables as they are, anything else a text."""
     bare = text in ("true", "false") or text.startswith(("{", "[")) or text.replace(".", "").replace("e-", "").isdigit()
-    return text if bare else json.dumps(text)
+    return text if bare else to_toml(text)
 
 
 def _prompts(folder: Path | None) -> dict[PromptUse, list[Dialogue]]:

@@ -244,7 +244,8 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
     """Make a policy the current one if the gate lets it through, or for a reason that is kept and shown on its card.
 
     Going back to the initial model, to the start version, or to one that was promoted before is no promotion.
-    Raises Blocked, naming every check that blocks, and MannersError for a version whose weights are not there.
+    Of any other the card is written anew, for `gate.toml` may have been changed since the measurement. Raises Blocked,
+    naming every check that blocks, and MannersError for a version whose weights are not there.
     """
     if policy != INITIAL:
         weight_files.check(workspace, describe(workspace, policy))
@@ -256,6 +257,8 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
         if override is None:
             raise blocked(found)
         _overridden(workspace, found, override, by)
+    else:
+        change(workspace, policy, lambda record: record)
     workspace.promote(policy)
     return found.gate
 

@@ -49,6 +49,7 @@ def report(session: Session, stages: Sequence[Stage]) -> Facts:
     return {
         "verdict": evaluation.verdict or "There is no evaluation yet: run `manners evaluate`.",
         "promoted": bool(evaluation.promoted),
+        "current": facts.current,
         "report": str(paths.html),
         "facts": str(paths.json),
     }
@@ -91,6 +92,7 @@ def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
         ),
         seconds={name: one.costs.seconds for name, one in done.items()},
         peak_memory_bytes=max([peak_memory(), *(one.costs.peak_memory_bytes for one in done.values())]),
+        current=session.workspace.current_policy(),
         comparisons=said,
         stages={
             name: _quotable(one.result, private)

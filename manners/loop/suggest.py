@@ -7,7 +7,6 @@ made smaller is, by the setting which the plan names for it.
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -28,6 +27,8 @@ from manners.models.cost import states_bytes
 from manners.models.paper import Outline, outline, paper, trunk_on_paper
 from manners.models.pretrained import pick_device
 from manners.settings import Settings
+from manners.settings_load import to_toml
+from manners.terminal import in_one_line
 from manners.workspace import Workspace
 
 MARGIN = 0.9
@@ -144,15 +145,15 @@ def as_toml(name: str, suggestions: Sequence[Suggestion]) -> str:
         "# shows what it would be now, and `manners settings` what else there is.",
         "",
         "[model]",
-        f"name = {json.dumps(name)}",
+        f"name = {to_toml(name)}",
     ]
     stages = dict.fromkeys(["model", *(s.field.partition(".")[0] for s in suggestions)])
     for stage in stages:
         lines += [] if stage == "model" else ["", f"[{stage}]"]
         for one in suggestions:
             if one.field.startswith(f"{stage}."):
-                lines += textwrap.wrap(one.reason, 110, initial_indent="# ", subsequent_indent="# ")
-                lines.append(f"{one.field.partition('.')[2]} = {json.dumps(one.value)}")
+                lines += textwrap.wrap(in_one_line(one.reason), 110, initial_indent="# ", subsequent_indent="# ")
+                lines.append(f"{one.field.partition('.')[2]} = {to_toml(one.value)}")
     return "\n".join(lines) + "\n"
 
 

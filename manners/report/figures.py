@@ -119,5 +119,8 @@ def _taste(evaluation: EvaluationResult) -> str:
         for name, part in (evaluation.taste_parts or {}).items()
         if finite(part.before) and finite(part.after)
     ]
+    was = called(evaluation.against or INITIAL, evaluation.start or INITIAL)
+    policy = evaluation.version or "policy"
     told = "; ".join(f"{name} from {number(before)} to {number(after)}" for name, before, after in parts)
-    return plots.before_after("taste", f"Parts of the hidden taste: {told}.", parts) if parts else ""
+    alt = f"Parts of the hidden taste, {was} and {policy}: {told}."
+    return plots.before_after("taste", alt, parts, was, policy) if parts else ""

@@ -21,6 +21,7 @@ from manners.markup import environment
 from manners.report import plots
 from manners.report.checks import checks, losses, rivals, standing
 from manners.report.figures import figures, panels
+from manners.report.versions import apart, promotion
 from manners.report.words import difference, duration, ends, number, pair, relative_change, size
 from manners.results import PolicyResult, ReportFacts, RewardResult, Said
 from manners.results.evaluation import EvaluationResult
@@ -79,6 +80,7 @@ def render(facts: ReportFacts) -> str:
     reward = _result(facts, "reward", RewardResult)
     ppo = _result(facts, "ppo", PolicyResult)
     evaluation = _result(facts, "evaluation", EvaluationResult)
+    start = evaluation.start or INITIAL
     shown = _plain(as_json(facts))
     return _template().render(
         facts=shown,
@@ -97,8 +99,10 @@ def render(facts: ReportFacts) -> str:
         format_duration=duration,
         source=said.source,
         judged_by=evaluation.source or said.source,
-        before=called(evaluation.against or INITIAL, evaluation.start or INITIAL),
-        start=called(evaluation.start or INITIAL, evaluation.start or INITIAL),
+        before=called(evaluation.against or INITIAL, start),
+        start=called(start, start),
+        promotion=promotion(evaluation, facts.current),
+        apart=apart(reward, ppo, evaluation),
     )
 
 

@@ -74,8 +74,8 @@ def dot_whiskers(name: str, alt: str, rows: Sequence[Row], reference: float, ref
     return _svg(figure, name, alt)
 
 
-def before_after(name: str, alt: str, parts: Sequence[tuple[str, float, float]]) -> str:
-    """Draw each part's mean before (hollow) and after (filled), joined by a line."""
+def before_after(name: str, alt: str, parts: Sequence[tuple[str, float, float]], hollow: str, filled: str) -> str:
+    """Draw each part's mean of one version (hollow) and of another (filled), joined by a line."""
     ends = [value for _, before, after in parts for value in (before, after)]
     room = max(0.08 * (max(ends) - min(ends)), 0.02)
     figure, axes = _canvas(_WIDE, 50 + 38 * len(parts))
@@ -88,7 +88,8 @@ def before_after(name: str, alt: str, parts: Sequence[tuple[str, float, float]])
         axes.plot(after, y, ">" if after >= before else "<", markersize=8, color=colour)
         _row_text(axes, y, label, f"{before:.2f} \N{RIGHTWARDS ARROW} {after:.2f}", emphasised=False)
     _rows_only(axes, len(parts))
-    axes.set_xlabel("hollow: initial model, filled arrow head: policy", fontsize=_FINE, color=SOFT)
+    told = f"hollow: {hollow}; filled arrow head: {filled}"
+    axes.set_xlabel(told, fontsize=_FINE, color=SOFT, parse_math=False, in_layout=False)
     return _svg(figure, name, alt)
 
 

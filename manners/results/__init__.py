@@ -346,6 +346,8 @@ class ReportFacts:
     """Of each stage that has run."""
     peak_memory_bytes: int | None = None
     """Most that any stage took: on the GPU, if one was used."""
+    current: str | None = None
+    """The version that answered when the report was written: the policy promoted last, or the start version."""
     comparisons: Said | None = None
     stages: Mapping[str, object] = field(default_factory=dict)
     """The result of each stage that has run, by name; written beside the other parts, with its `seconds`."""

@@ -11,7 +11,10 @@ from safetensors.torch import save_file
 
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, REWARD, held, rules
+from manners.cli import main
+from manners.errors import Blocked
 from manners.results.audit import People
+from manners.store import Store
 from manners.types import Interval
 from manners.workspace import Workspace
 
@@ -100,6 +103,28 @@ def test_a_gate_that_was_loosened_is_on_it(tmp_path: Path) -> None:
         "evaluation.win_rate: above 0.5, in place of above 0.5, no longer required",
         "reward.length_slope: at most 9 from 0, in place of at most 0.25 from 0",
     ]
+
+
+def test_a_gate_that_was_loosened_after_the_measurement_is_on_the_card_of_what_it_let_through(tmp_path: Path) -> None:
+    """Nothing is measured anew, and nothing overridden: the promotion alone says so."""
+    workspace = made(tmp_path)
+    won = held("win_rate", rules().of(EVALUATION, "win_rate"), Interval(0.6, 0.55, 0.65), 40, "It won.")
+    bad = held("perplexity", rules().of(EVALUATION, "perplexity"), Interval(0.3, 0.2, 0.4), 40, "It forgot.")
+    gate.keep(workspace, "policy-1", EVALUATION, [won, bad], "initial")
+    with pytest.raises(Blocked, match="fails: perplexity"):
+        gate.promote(workspace, "policy-1")
+    assert card(workspace)["gate_changes"] == []
+    text = "version = 1\n[evaluation.perplexity]\nmargin = 0.5\n"
+    (workspace.root / "gate.toml").write_text(text, encoding="utf-8")
+    Store.create(workspace.database).close()
+    assert main(["models", "promote", "policy-1", "--workspace", str(workspace.root), "--json"]) == 0
+    assert workspace.current_policy() == "policy-1"
+    found = card(workspace)
+    [changed] = found["gate_changes"]
+    assert changed.startswith("evaluation.perplexity: ") and "0.5" in changed
+    assert found["known_failures"] == [bad.sentence] and found["overrides"] == []
+    page = (workspace.models / "policy-1" / "card.html").read_text(encoding="utf-8")
+    assert changed in page
 
 
 @pytest.mark.parametrize(

@@ -486,7 +486,10 @@ def test_a_report_quotes_no_chat_from_the_facts_of_an_older_run(
     pretrained: Any = _Nothing()
     monkeypatch.setitem(vars(session), "pretrained", pretrained)
     done = {"sft": Finished(SFTResult(examples=examples), Costs())}
-    [sft] = collect(session, done).stages.values()
+    session.workspace.promote("policy-1")
+    facts = collect(session, done)
+    assert facts.current == "policy-1", "what answers is read when the report is made"
+    [sft] = facts.stages.values()
     assert isinstance(sft, SFTResult) and [one.prompt for one in sft.examples or ()] == [KEPT]
     session.store.close()
 

@@ -207,6 +207,18 @@ def test_init_writes_settings_with_their_reasons_and_settings_suggest_shows_the_
     assert all("this workspace (3 comparisons" in r["reason"] for r in shown if r["field"] == "model.context")
 
 
+def test_init_writes_the_name_of_a_model_beyond_the_basic_plane(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And any other that a folder may have: JSON's pairs of surrogates are no TOML, and neither is DEL as it is."""
+    model = save_tiny(tmp_path / 'a \N{ROCKET} "b" \x7f\x1b')
+    file = tmp_path / "\x7f\N{ROCKET}.jsonl"
+    pairs(tmp_path, [3, 8]).rename(file)
+    assert run("init", str(tmp_path / "work"), "--model", str(model), "--comparisons", str(file), "--json") == 0
+    capsys.readouterr()
+    assert load_settings(tmp_path / "work" / "manners.toml").settings.model.name == str(model)
+
+
 def test_init_that_cannot_choose_makes_nothing_and_a_workspace_keeps_its_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,10 +211,35 @@ def test_figures_shown_come_from_the_facts(page: str) -> None:
     assert "52.3 % (47.1 to 57.5 %)" in visible(render(changed)).replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_a_prompt_is_not_said_to_have_two_answers(page: str) -> None:
+    """Sampling makes three, the demo four, and a file brings what it has."""
+    assert "320 prompts were answered more than once, and 16 simulated annotators said" in visible(page)
+    assert "answers every prompt more than once" in visible(render({}))
+    for one in (page, render({})):
+        assert "answered twice" not in one and "two responses to every prompt" not in one
+
+
 def test_text_in_figures_stays_text_and_colours_follow_the_page(page: str) -> None:
     drawings = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert ">Reward model</text>" in drawings
     assert not re.search(r"#[0-9a-f]{6}[;\"]", drawings)
+
+
+@pytest.mark.parametrize(
+    ("against", "start", "named"),
+    [
+        ("initial", "initial", "the initial model"),
+        ("policy-1", "initial", "policy-1"),
+        ("sft-1", "sft-1", "the start version, sft-1"),
+    ],
+)
+def test_the_parts_of_the_taste_are_of_the_versions_that_were_compared(against: str, start: str, named: str) -> None:
+    facts = made_up_facts()
+    facts["evaluation"] |= {"version": "policy-2", "against": against, "start": start}
+    figure = re.search(r'aria-label="(Parts of the hidden taste[^"]*)".*?</svg>', render(facts), flags=re.DOTALL)
+    assert figure is not None
+    assert f">hollow: {named}; filled arrow head: policy-2</text>" in figure[0]
+    assert figure[1].startswith(f"Parts of the hidden taste, {named} and policy-2: ")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +251,47 @@ def test_banner_follows_the_interval_alone(interval: list[float], word: str) -> 
     page = render(facts)
     assert f"<title>{word} " in page
     assert re.search(rf'class="word">.*</span> {word} ', page)
+
+
+@pytest.mark.parametrize(
+    ("promoted", "current", "said"),
+    [
+        (True, "policy-2", "promoted policy-2. When this page was written, it was the one that answered."),
+        (True, "policy-1", "That has changed since then: when this page was written, policy-1 answered."),
+        (True, "initial", "That has changed since then: when this page was written, the initial model answered."),
+        (False, "policy-1", "did not promote policy-2. When this page was written, policy-1 still answered."),
+        (False, "policy-2", "did not promote policy-2. It was promoted all the same since then: when this page"),
+        (False, "policy-3", "did not promote policy-2. When this page was written, policy-3 answered."),
+        (None, "policy-1", "When this page was written, policy-1 answered."),
+        (True, None, "The evaluation promoted policy-2."),
+    ],
+)  # fmt: skip
+def test_what_answers_is_told_by_what_stood_when_the_page_was_written(
+    promoted: bool | None, current: str | None, said: str
+) -> None:
+    """An evaluation does not know of a roll-back, an override or a later round."""
+    evaluation = {"version": "policy-2", "against": "policy-1", "promoted": promoted, "win_rate": 0.6}
+    text = visible(render({"evaluation": evaluation} | ({"current": current} if current else {})))
+    assert said in text
+    assert "answers from now on" not in text and "stays in place" not in text
+
+
+def test_each_section_names_its_version_and_a_note_says_where_they_differ() -> None:
+    facts: dict[str, Any] = {
+        "reward": {"version": "reward-2", "accuracy": 0.7},
+        "ppo": {"version": "policy-2", "reward": "reward-1", "episodes": 8},
+        "evaluation": {"version": "policy-1", "win_rate": 0.6},
+    }
+    text = visible(render(facts))
+    for heading in (
+        "Before you ship policy-1", "may fool it reward-2", "How training went policy-2", "Side by side policy-1",
+    ):  # fmt: skip
+        assert heading in text
+    assert "What PPO trained is policy-2, and what was evaluated is policy-1" in text
+    assert "Policy-2 was trained against reward-1, and the reward model shown is reward-2." in text
+    facts["ppo"] |= {"version": "policy-1", "reward": "reward-2"}
+    one = visible(render(facts))
+    assert "what was evaluated is" not in one and "the reward model shown is" not in one
 
 
 def test_standing_by_hand() -> None:
