@@ -335,7 +335,8 @@ class ServeSettings:
     agree: Annotated[int, Range(1, 100)] = 2
     """It gets no more once this many chose the same."""
     random_share: Annotated[float, Range(0.3, 1.0)] = 0.5
-    """Share of comparisons drawn uniformly at random; the rest are those on which the reward model's members differ."""
+    """Share of comparisons drawn uniformly at random; the rest are those that a reward model chose, or on which
+    its members differ."""
     gold_share: Annotated[float, Range(0.0, 0.5)] = 0.1
     """Share of comparisons with a known verdict, where there are any, put in to measure annotators."""
     repeat_share: Annotated[float, Range(0.0, 0.5)] = 0.05

@@ -132,6 +132,9 @@ class AskedHow(StrEnum):
     CANDIDATE = "candidate"
     """The promoted version's answer to a turn of somebody's conversation and a candidate's, put before that person;
     neither it nor anything that begins with the same opening is ever trained on."""
+    ADVERSARIAL = "adversarial"
+    """The answer of many that a reward model likes best, where that is suspicious, and an ordinary one: chosen by the
+    model that is to learn from it, so that it is trained on and nothing is measured on it."""
 
 
 VERSUS = frozenset({AskedHow.EVALUATION, AskedHow.CANDIDATE})
@@ -147,6 +150,8 @@ class DrawnHow(StrEnum):
     """Uniformly among those that this annotator may judge; the only kind that measures without bias."""
     DISAGREEMENT = "disagreement"
     """The members of the reward model disagree about it most."""
+    ADVERSARIAL = "adversarial"
+    """It was opened for an adversarial round: before all others, but never by chance."""
     GOLD = "gold"
     REPEAT = "repeat"
     """The annotator has judged it before: it measures how far they agree with themselves."""
@@ -164,6 +169,8 @@ class OpenComparison:
     """Whether its verdict is known, and it measures annotators."""
     pair: frozenset[int] = frozenset()
     """The two responses: who has judged them is not asked about them again under another number."""
+    adversarial: bool = False
+    """Whether a reward model chose it: it comes before others, and is never drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +289,8 @@ class Comparison:
     was compared on; never trained on."""
     bets: tuple[Bet, ...] = ()
     """What it counts for in an evaluation, at most one for each kind of annotator."""
+    asked_by: str | None = None
+    """The reward model that chose its answers; None where none did, and where a file does not say."""
 
     def turned(self) -> Comparison:
         """Return the same comparison with its sides exchanged; what was said, and how it was shown, stays."""

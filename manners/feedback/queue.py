@@ -87,9 +87,10 @@ class Queue:
     """The open comparisons and who has seen them; for one thread at a time.
 
     Of all draws, `gold_share` have a known verdict and `repeat_share` were judged by the annotator before, where there
-    are any. Of the rest `random_share` are uniform among what the annotator may judge; the others are the comparison
-    with the largest spread / (1 + verdicts on its prompt), so that the reward model's members disagree and the prompt
-    is new.
+    are any. Of the rest `random_share` are uniform among what the annotator may judge; the others are the first that a
+    reward model chose (adversarial), or where there is none the comparison with the largest spread / (1 + verdicts on
+    its prompt), so that the reward model's members disagree and the prompt is new. Adversarial ones are never drawn
+    uniformly, nor again as a repeat: nothing is measured on them.
     """
 
     def __init__(self, settings: ServeSettings, seed: int | None, clock: Callable[[], float]) -> None:
@@ -99,7 +100,11 @@ class Queue:
         self._clock = clock
         self._states: dict[int, _State] = {}
         self._free = _Bag()
-        """Those that somebody may still be given, gold apart."""
+        """Those that somebody may still be given, gold and adversarial ones apart."""
+        self._first: list[int] = []
+        """Those that a reward model chose, the earliest first: the most suspicious of a round is opened first."""
+        self._first_free = set[int]()
+        """Those of them that somebody may still be given."""
         self._gold: list[int] = []
         self._spread: list[tuple[float, int]] = []
         """What the reward model's members differ about, most first."""
@@ -137,6 +142,8 @@ class Queue:
                 self._met[annotator].add(asked.comparison)
         if asked.gold:
             self._gold.append(asked.comparison)
+        elif asked.adversarial:
+            self._first.append(asked.comparison)
         self._sort_in(state)
 
     def writes_as(self, annotator: str, author: str) -> None:
@@ -215,44 +222,54 @@ class Queue:
         self._let_leases_end()
         settings = self._settings
         rng = self._rng
-        met = self._met[annotator]
         known = self._known(annotator)
-        if not known and not self._count(annotator):
+        if not known and not self._new(annotator):
             self._take_again(annotator)
             known = self._known(annotator)
         again = [one for one in self._judged[annotator][:-SPACING] if self._may_repeat(annotator, one)]
-        count = self._count(annotator)
+        new = self._new(annotator)
         gold = settings.gold_share if known else 0.0
         repeat = settings.repeat_share if again else 0.0
         lot = rng.random()
-        if lot < gold or (known and not count):
+        if lot < gold or (known and not new):
             chosen, drawn, pool = rng.choice(known), DrawnHow.GOLD, len(known)
-            probability = (gold if count else 1.0) / pool
-        elif not count:
+            probability = (gold if new else 1.0) / pool
+        elif not new:
             return None
         elif lot < gold + repeat:
             chosen, drawn, pool, probability = rng.choice(again), DrawnHow.REPEAT, len(again), repeat / len(again)
             self._repeated[annotator].add(chosen)
         else:
-            chosen, drawn, probability = self._draw_new(met, count)
-            probability, pool = probability * (1 - gold - repeat), count
+            chosen, drawn, probability, pool = self._draw_new(annotator)
+            probability *= 1 - gold - repeat
         self.lease(annotator, chosen)
         return Draw(chosen, drawn, probability, rng.random() < 0.5, pool)
 
     @property
     def open(self) -> int:
         """How many comparisons somebody may still be given, whoever that is; those with a known verdict apart."""
-        return len(self._free)
+        return len(self._free) + len(self._first_free)
 
     def left(self, annotator: str) -> int:
         """Return how many comparisons an annotator may still judge, those with a known verdict among them."""
         back = [self._states[one] for one in self._given_back[annotator]]
-        open_still = sum(one.asked.comparison in self._free or (one.asked.gold and not one.held_back) for one in back)
-        return self._count(annotator) + len(self._known(annotator)) + open_still
+        free = (self._free, self._first_free)
+        open_still = sum(
+            any(one.asked.comparison in some for some in free) or (one.asked.gold and not one.held_back) for one in back
+        )
+        return self._new(annotator) + len(self._known(annotator)) + open_still
+
+    def _new(self, annotator: str) -> int:
+        """Return how many of those whose verdict is not known an annotator may still judge, adversarial ones too."""
+        return self._count(annotator) + len(self._before_others(annotator))
 
     def _count(self, annotator: str) -> int:
-        """Return how many of those whose verdict is not known an annotator may still judge."""
+        """Return how many an annotator may be given by chance."""
         return len(self._free) - sum(one in self._free for one in self._met[annotator])
+
+    def _before_others(self, annotator: str) -> list[int]:
+        """Return the adversarial ones that an annotator may still judge, the first of which comes first."""
+        return [one for one in self._first if one in self._first_free and one not in self._met[annotator]]
 
     def _known(self, annotator: str) -> list[int]:
         """Return the comparisons with a known verdict that an annotator may still judge."""
@@ -262,16 +279,21 @@ class Queue:
         """Return the comparisons that ask about the same two responses, this one among them."""
         return self._asking.get(self._states[comparison].asked.pair, [comparison])
 
-    def _draw_new(self, met: set[int], count: int) -> tuple[int, DrawnHow, float]:
-        """Choose by the settings' shares; the probability counts both ways to the same comparison."""
-        top = self._most_interesting(met)
-        uniform = self._settings.random_share if top is not None else 1.0
-        if top is None or self._rng.random() < uniform:
-            drawn = DrawnHow.RANDOM
+    def _draw_new(self, annotator: str) -> tuple[int, DrawnHow, float, int]:
+        """Choose by the settings' shares; the probability counts both ways to the same comparison.
+
+        Return also among how many it was: adversarial ones and those that chance may give are apart.
+        """
+        met, count = self._met[annotator], self._count(annotator)
+        first = self._before_others(annotator)
+        top = first[0] if first else self._most_interesting(met)
+        uniform = 0.0 if not count else self._settings.random_share if top is not None else 1.0
+        if top is None or (count and self._rng.random() < uniform):
             chosen = next(one for one in self._free.draws(self._rng) if one not in met)
-        else:
-            drawn, chosen = DrawnHow.DISAGREEMENT, top
-        return chosen, drawn, uniform / count + (1 - uniform) * (chosen == top)
+            return chosen, DrawnHow.RANDOM, uniform / count + (1 - uniform) * (chosen == top), count
+        if first:
+            return top, DrawnHow.ADVERSARIAL, 1 - uniform, len(first)
+        return top, DrawnHow.DISAGREEMENT, uniform / count + 1 - uniform, count
 
     def _most_interesting(self, met: set[int]) -> int | None:
         best = 0.0
@@ -289,10 +311,11 @@ class Queue:
         """Put a comparison among those that somebody may be given, or take it away from them."""
         waiting = len(state.leases.keys() - state.verdicts.keys())
         is_done = has_enough(state.verdicts.values(), self._settings, waiting)
+        free: _Bag | set[int] = self._first_free if state.asked.adversarial else self._free
         if is_done or state.held_back or state.asked.gold:
-            self._free.discard(state.asked.comparison)
+            free.discard(state.asked.comparison)
         else:
-            self._free.add(state.asked.comparison)
+            free.add(state.asked.comparison)
 
     def _let_leases_end(self) -> None:
         now = self._clock()
@@ -325,4 +348,5 @@ class Queue:
 
     def _may_repeat(self, annotator: str, comparison: int) -> bool:
         state = self._states[comparison]
-        return not (state.held_back or state.asked.gold or comparison in self._repeated[annotator])
+        measures = not (state.asked.gold or state.asked.adversarial)
+        return measures and not state.held_back and comparison not in self._repeated[annotator]

@@ -25,8 +25,9 @@ FEWEST = 5
 """Openings or prompts below which an interval is not trusted (docs/coverage.md), and the sentence says: too few."""
 CELLS = 4_000_000
 """Most entries of a matrix of resampling counts held at once; bounds memory to about 64 MB."""
-CHOSEN = frozenset({DrawnHow.DISAGREEMENT, DrawnHow.GOLD})
-"""How a queue draws what tells nothing fair of how far people agree: what models differ on, and what is known."""
+CHOSEN = frozenset({DrawnHow.DISAGREEMENT, DrawnHow.ADVERSARIAL, DrawnHow.GOLD})
+"""How a queue draws what tells nothing fair of how far people agree: what models differ on or like, and what is
+known."""
 SIDES = (Choice.LEFT, Choice.RIGHT)
 
 Floats = NDArray[np.float64]

@@ -87,7 +87,8 @@ def of_store(comparisons: Sequence[Comparison], reward: RewardSettings, seed: in
 def _set_aside(pairs: Sequence[LabelledPair], reward: RewardSettings, seed: int) -> set[Dialogue]:
     """Return the prompts that reward training sets aside; none where it would refuse these pairs."""
     try:
-        return {pair.prompt for pair in divided(pairs, reward, seed).held_out}
+        split = divided(pairs, reward, seed)
+        return {pair.prompt for pair in (*split.held_out, *split.idle)}
     except MannersError:
         return set()
 

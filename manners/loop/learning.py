@@ -19,7 +19,7 @@ from manners.models.cost import states_bytes, trunk_work
 from manners.models.states import kept_bytes
 from manners.reward.augment import Texts, made_of
 from manners.reward.groups import Split, divided, slice_off
-from manners.reward.labelled import Labelled, LabelledPair
+from manners.reward.labelled import Labelled, LabelledPair, LeftOut
 from manners.reward.pairs import laid_out
 from manners.reward.passes import SLICE, candidates
 from manners.reward.train import Trained as RewardTrained
@@ -124,15 +124,17 @@ def states_on_disk(session: Session, pairs: Sequence[LabelledPair], longest: int
 
 def learnt(trained: RewardTrained | DirectTrained, version: str) -> dict[str, Any]:
     """Return what a run learned from and how, by the names of `results.Learnt`."""
-    beside = trained.assisted
+    beside, idle = trained.assisted, len(trained.split.idle)
+    left_out = beside.left_out(trained.labelled) | ({LeftOut.ASIDE: idle} if idle else {})
     return {
         "version": version,
         "trained_on": len(trained.split.train),
+        "adversarial": sum(not pair.measures for pair in trained.split.train) or None,
         **({"judged": len(beside.pairs), "judge_weight": beside.weight} if beside.pairs else {}),
         "set_aside": len(trained.split.held_out),
         "divided": trained.split.divided,
         "source": str(trained.labelled.kind),
-        "left_out": {str(reason): n for reason, n in beside.left_out(trained.labelled).items()},
+        "left_out": {str(reason): n for reason, n in left_out.items()},
         "users_limited": trained.labelled.limited,
         "users_outlying": trained.labelled.outlying,
         "shortened": trained.shortened,

@@ -77,11 +77,25 @@ class SampleOptions(Options):
     """Ask known prompts too, where none of the answers that were compared is of the current policy."""
     limit: Annotated[int | None, arg(metavar="N")] = None
     """Ask at most N prompts, drawn by the seed."""
+    adversarial: Annotated[int | None, arg(metavar="N")] = None
+    """Ask about N answers instead that the newest reward model likes best of many, and that are suspicious: its members
+    differ about them, or they repeat themselves, say the prompt again, were cut off."""
 
     def check(self, *, plan: bool, resume: bool) -> None:
-        """Refuse a limit that asks nobody."""
+        """Refuse a number that asks nobody, and what does not go together."""
         if self.limit is not None and self.limit < 1:
             raise UsageError("--limit N takes a number from 1 on.")
+        if self.adversarial is not None and self.adversarial < 1:
+            raise UsageError("--adversarial N takes a number from 1 on.")
+        if self.adversarial is not None and (self.again or self.limit is not None):
+            raise UsageError(
+                "--adversarial N says itself how many prompts are asked about: leave out --again and --limit."
+            )
+
+    @property
+    def beside(self) -> bool:
+        """Whether it is an adversarial round."""
+        return self.adversarial is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -143,11 +144,13 @@ def what_was_said(session: Session) -> Said | None:
     kinds = sorted({v.annotator.kind for given in verdicts for v in given})
     agreement = left_rate = None
     if len(kinds) == 1:
-        left_rate = left_share(comparisons, kinds[0])
+        fair = [c for c in comparisons if c.asked_how is not AskedHow.ADVERSARIAL]
+        left_rate = left_share(fair, kinds[0])
         with suppress(MannersError):  # fewer than two comparisons have two verdicts that count
-            agreement = pair_agreement([c.verdicts for c in comparisons], RESAMPLES, session.settings.seed)
+            agreement = pair_agreement([c.verdicts for c in fair], RESAMPLES, session.settings.seed)
     return Said(
         total=len(comparisons),
+        asked=dict(sorted(Counter(str(c.asked_how) for c in comparisons).items())),
         source=str(kinds[0]) if len(kinds) == 1 else "mixed" if kinds else "none",
         prompts=len({c.prompt for c in comparisons}),
         verdicts={str(choice): choices.count(choice) for choice in Choice},

@@ -27,7 +27,7 @@ from manners.loop.options import (
     TrainingOptions,
 )
 from manners.loop.stage import Options, Stage, Standing, execute, to_resume
-from manners.results import PolicyResult, RewardResult, SampleResult
+from manners.results import AdversarialResult, PolicyResult, RewardResult, SampleResult
 from manners.results.audit import AuditResult, BehaviourResult
 from manners.results.direct import DirectResult
 from manners.results.evaluation import EvaluationResult
@@ -83,6 +83,18 @@ SFT = Stage(
     options=TrainingOptions,
     section="From examples",
 )
+ADVERSARIAL = Stage(
+    name="adversarial",
+    command="sample",
+    summary="Find answers that the reward model likes for the wrong reasons, and open comparisons of them.",
+    reads=("sample", "crowd"),
+    trains=False,
+    module="manners.loop.adversarial",
+    result=AdversarialResult,
+    options=SampleOptions,
+    asked=" --adversarial {--adversarial}",
+    section="What the reward model likes too much",
+)
 SAMPLE = Stage(
     name="sample",
     command="sample",
@@ -92,6 +104,7 @@ SAMPLE = Stage(
     module="manners.loop.sample",
     result=SampleResult,
     options=SampleOptions,
+    beside=ADVERSARIAL,
     next=_answers_or_verdicts,
 )
 REWARD = Stage(

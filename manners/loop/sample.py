@@ -82,7 +82,8 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
             run.state |= _whom_to_ask_in_a_round(session, session.turn, inputs.limit)
     author = run.state["author"]
     # 2. Answers, all different; what was deleted meanwhile must not be stored again.
-    answers, alike = _answers(session, run, run.state["prompts"], author)
+    each = session.settings.sample.answers
+    answers, alike = answers_to(session, run, run.state["prompts"], author, each, session.seed, ATTEMPTS)
     there = set(answerable(session, PromptUse.TRAIN))
     answered = len(answers)
     answers = [given for given in answers if given[0].prompt in there]
@@ -95,7 +96,7 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
         for a, b in combinations(given, 2)
     ]
     if inputs.crowd:
-        comparisons = _judged_by_crowd(session, comparisons)
+        comparisons = judged_by_crowd(session, comparisons)
     run.save()
     session.store.merge_comparisons(comparisons)  # merged, for a process killed after this has stored them already
     # 4. What came of it.
@@ -175,7 +176,7 @@ def _whom_to_ask_in_a_round(session: Session, turn: int, limit: int | None) -> d
     return {"prompts": chosen, "author": author, **left}
 
 
-def _judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:
+def judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Put comparisons before the simulated annotators."""
     people = simulated.recruit(session.settings.crowd, session.settings.seed)
     each = session.settings.crowd.verdicts_per_comparison
@@ -183,32 +184,32 @@ def _judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> lis
     return [replace(c, verdicts=tuple(v)) for c, v in zip(comparisons, verdicts, strict=True)]
 
 
-def _answers(session: Session, run: Run, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
-    """Draw answers, all different, to each prompt, in the order of the prompts.
+def answers_to(
+    session: Session, run: Run, prompts: Sequence[Dialogue], author: str, count: int, seed: int, attempts: int
+) -> tuple[list[list[Answer]], int]:
+    """Draw so many answers to each prompt, and return the different ones, in the order of the prompts.
 
-    A prompt that got fewer than two different ones is asked anew, `ATTEMPTS` times in all. Return also the number of
-    prompts for which two could not be had.
+    A prompt that got fewer than two different ones is asked anew, up to so many `attempts` in all. Return also the
+    number of prompts for which two could not be had.
     """
     policy = versions.load_policy(session.workspace, author, session.pretrained)
     settings = session.settings.sample
-    seed = session.seed
 
     def draw(part: tuple[list[int], int], advance: Callable[[int], None]) -> list[tuple[int, Answer]]:
         places, part_seed = part
         chosen = [prompts[i] for i in places]
-        count = settings.answers
         drawn = answer(policy, session.pretrained, chosen, count, settings, part_seed, author, on_step=advance)
         return [(places[i], given) for some in drawn for i, given in zip(some.places, some.answers, strict=True)]
 
     found: dict[int, list[Answer]] = {}
     missing = list(range(len(prompts)))
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         wanted, missing = missing, []
         drawn: dict[int, dict[str, Answer]] = {place: {} for place in wanted}
-        with steps("answering" if attempt == 0 else "answering again", settings.answers * len(wanted)) as advance:
+        with steps("answering" if attempt == 0 else "answering again", count * len(wanted)) as advance:
             what = f"attempt {attempt}"
             todo = parts(wanted, seed + attempt * 7919)
-            advance(settings.answers * sum(len(places) for places, _ in todo[: run.done(what)]))
+            advance(count * sum(len(places) for places, _ in todo[: run.done(what)]))
             for answers in run.each(what, todo, partial(draw, advance=advance)):
                 for place, given in answers:
                     if text := given.response.text.strip():

@@ -73,9 +73,13 @@ def sample(
     resume: bool = False,
     again: bool = False,
     limit: int | None = None,
+    adversarial: int | None = None,
 ) -> Facts:
-    """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`."""
-    options = SampleOptions(crowd=crowd, again=again, limit=limit)
+    """Answer the training prompts and open comparisons, or say what that takes; see `loop.sample`.
+
+    With `adversarial`, comparisons of so many answers that a reward model likes too much: see `loop.adversarial`.
+    """
+    options = SampleOptions(crowd=crowd, again=again, limit=limit, adversarial=adversarial)
     return perform(workspace, settings, SAMPLE, options, plan=plan, resume=resume)
 
 

@@ -60,7 +60,7 @@ def look(workspace: Workspace, seen: Reading, settings: Settings) -> Look:
     models = seen.store.versions(VersionKind.REWARD)
     rewards = [one for one in models if (workspace.root / one.path).is_dir()]  # what one that was removed knew is new
     new = list(teaching(seen.comparisons, after=rewards[-1].watermark if rewards else 0))
-    asked = [one for one in seen.comparisons if one.asked_how is AskedHow.RANDOM]
+    asked = [one for one in seen.comparisons if one.asked_how in (AskedHow.RANDOM, AskedHow.ADVERSARIAL)]
     wanted = _wanted(seen.store, asked, settings.serve)
     since, now = _since(workspace, seen, new), datetime.now(UTC)
     return Look(

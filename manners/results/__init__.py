@@ -40,6 +40,30 @@ class SampleResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdversarialResult:
+    """What a reward model likes too much, and was opened for annotators."""
+
+    policy: str | None = None
+    """The version that answered."""
+    reward: str | None = None
+    """The reward model that chose."""
+    prompts: int | None = None
+    """Prompts that were answered, and got at least two different answers."""
+    responses: int | None = None
+    """Different answers that were scored."""
+    comparisons: int | None = None
+    """Comparisons that were opened: one answer that it likes best, and an ordinary one."""
+    members_differ: int | None = None
+    """Of these, those where the members differ by more than one unit about the answer that is liked."""
+    signs: Mapping[str, int] | None = None
+    """Of these, those whose liked answer shows what the ordinary one does not, by its name."""
+    suspicion: tuple[float, float] | None = None
+    """The largest and the smallest among them, in units of what answers to one prompt differ by."""
+    left_out: Mapping[str, int] | None = None
+    """Prompts that were not asked about, by reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SaidExample:
     """One of the comparisons, as the report shows it."""
 
@@ -57,6 +81,8 @@ class Said:
 
     total: int | None = None
     """Comparisons, those of evaluations apart."""
+    asked: Mapping[str, int] | None = None
+    """Comparisons, by how they came to be asked; nothing is measured on those that are `adversarial`."""
     source: str | None = None
     """Whose verdicts these are: `simulated`, `human`, `ai`, `mixed`, or `none`."""
     prompts: int | None = None
@@ -206,6 +232,8 @@ class Learnt(Measured):
     version: str | None = None
     trained_on: int | None = None
     """Comparisons."""
+    adversarial: int | None = None
+    """Those of them that a reward model chose (`manners sample --adversarial`): nothing is measured on them."""
     judged: int | None = None
     """Comparisons beside them that only an admitted judge has judged; they are trained on, and measure nothing."""
     judge_weight: float | None = None

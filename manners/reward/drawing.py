@@ -18,6 +18,9 @@ from manners.reward.labelled import VOLUNTEERED, LabelledPair
 from manners.settings import ServeSettings
 from manners.types import DELETED, Annotator, AnnotatorKind, AskedHow, Comparison, DrawnHow, Verdict, latest_verdicts
 
+BY_THEMSELVES = frozenset({AskedHow.GOLD, AskedHow.CANDIDATE, AskedHow.ADVERSARIAL})
+"""What is in nobody's pool: known verdicts and what a reward model chose are drawn by themselves, candidates never."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -44,9 +47,9 @@ def pool_of(comparisons: Iterable[Comparison], settings: ServeSettings) -> Pool:
 
 
 def _is_open(comparison: Comparison, settings: ServeSettings) -> bool:
-    """Tell whether the queue gives a comparison out, those with a known verdict apart: they are drawn by themselves."""
+    """Tell whether the queue draws a comparison from its pool: known and adversarial ones are drawn by themselves."""
     how = comparison.asked_how
-    if how in (AskedHow.GOLD, AskedHow.CANDIDATE) or (how in VOLUNTEERED and not settings.share_chats):
+    if how in BY_THEMSELVES or (how in VOLUNTEERED and not settings.share_chats):
         return False
     if comparison.reported or comparison.bets or DELETED in (comparison.left.text, comparison.right.text):
         return False

@@ -23,6 +23,8 @@ class Split:
     held_out: tuple[LabelledPair, ...]
     divided: int = 0
     """Pairs of groups that held too many, and were divided: what these begin with may be on both sides."""
+    idle: tuple[LabelledPair, ...] = ()
+    """Pairs of groups that are set aside on which nothing may be measured: they are on neither side."""
 
 
 def groups(comparisons: Sequence[Comparison]) -> list[str]:
@@ -62,13 +64,14 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     Whether a group is held out depends on its name and the seed alone, so that it stays held out when more comparisons
     arrive; but at least one group falls on each side, and of four or more at least two are held out, as calibration
     needs. And a group that holds more pairs than are to be held out is divided by opening, and what is still too large
-    by prompt.
+    by prompt. Pairs on which nothing may be measured have no part in that (`LabelledPair.measures`): a group of these
+    alone is trained on, and those of a group that is held out are on neither side.
     Raises `MannersError` when there are fewer than two groups, or when the verdicts are all one way, or when none that
     is held out chooses a side.
     """
     _check_two_ways(pairs)
     pairs, divided = _small_enough(pairs, share)
-    draw = {pair.group: uniform("set aside", seed, pair.group) for pair in pairs}
+    draw = {pair.group: uniform("set aside", seed, pair.group) for pair in pairs if pair.measures}
     if len(draw) < 2:
         raise MannersError(
             f"all {len(pairs)} comparisons are about one prompt, so none can be set aside to measure with; "
@@ -85,8 +88,9 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
         )
     return Split(
         train=tuple(pair for pair in pairs if pair.group not in held_out),
-        held_out=tuple(pair for pair in pairs if pair.group in held_out),
+        held_out=tuple(pair for pair in pairs if pair.group in held_out and pair.measures),
         divided=divided,
+        idle=tuple(pair for pair in pairs if pair.group in held_out and not pair.measures),
     )
 
 
@@ -110,8 +114,8 @@ def _small_enough(pairs: Sequence[LabelledPair], share: float) -> tuple[Sequence
     levels = [lambda pair: opening(pair.prompt), lambda pair: f"{pair.group}\0{pair.prompt}"]
     touched = set[int]()
     for finer in levels:
-        held = Counter(pair.group for pair in pairs)
-        parts: dict[str, set[str]] = {group: set() for group, n in held.items() if n > share * len(pairs)}
+        held = Counter(pair.group for pair in pairs if pair.measures)
+        parts: dict[str, set[str]] = {group: set() for group, n in held.items() if n > share * held.total()}
         for pair in pairs:
             if pair.group in parts:
                 parts[pair.group].add(finer(pair))

@@ -85,6 +85,11 @@ class LabelledPair:
         """What accuracy, its rivals and the ceiling are measured on."""
         return self.counts if self.drawn is None else self.drawn
 
+    @property
+    def measures(self) -> bool:
+        """Whether something may be measured on it: not where a reward model chose it, nor where nobody has judged."""
+        return any(self.counts)
+
     def unmeasured(self, weights: Counts) -> LabelledPair:
         """Return the pair as it is trained on by these weights, and nothing is measured on it."""
         none = Counts(0.0, 0.0, 0.0)
@@ -110,6 +115,7 @@ class LeftOut(StrEnum):
     JUDGE = "only verdicts of a judge that does not train"
     SKIPPED = "only skips"
     OUTLYING = "only verdicts of users who were set aside"
+    ASIDE = "chosen by a reward model, about a prompt that is set aside"
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,9 +120,10 @@ def pooled(comparisons: Iterable[Comparison], same: Callable[[Response], Hashabl
 
     All that is counted or learnt from goes through here: one pair of answers is one comparison, however often and in
     whatever order it is stored, and each verdict keeps the side that its annotator saw. Apart stay comparisons of an
-    evaluation, those with a candidate, those of users who came by themselves (`VOLUNTEERED`: their weight is limited)
-    and all others; known verdicts and deleted words stay as they are. Whoever gave a verdict without a name on two
-    comparisons of a pair is two people. Where one of them was reported, the pair was.
+    evaluation, those with a candidate, those that a reward model chose (nothing is measured on them), those of users
+    who came by themselves (`VOLUNTEERED`: their weight is limited) and all others; known verdicts and deleted words
+    stay as they are. Whoever gave a verdict without a name on two comparisons of a pair is two people. Where one of
+    them was reported, the pair was.
     """
     found: dict[Hashable, list[Comparison]] = {}
     for place, one in enumerate(comparisons):
@@ -138,7 +139,7 @@ def _counted_apart(comparison: Comparison, place: int) -> Hashable:
     """Return what two comparisons must share to be counted as one, their answers apart."""
     if comparison.asked_how is AskedHow.GOLD or DELETED in (comparison.left.text, comparison.right.text):
         return "alone", place
-    if comparison.asked_how in VERSUS:
+    if comparison.asked_how in VERSUS or comparison.asked_how is AskedHow.ADVERSARIAL:
         return comparison.asked_how
     return "volunteered" if comparison.asked_how in VOLUNTEERED else "asked"
 
@@ -292,7 +293,11 @@ def _weight(verdict: Verdict) -> float:
 def labelled_pair(
     comparison: Comparison, verdicts: Sequence[Verdict], factors: Mapping[Annotator, float], group: str, pool: Pool
 ) -> LabelledPair:
-    """Return a comparison with its verdicts counted: those of users by their factors, those of a queue by its pool."""
+    """Return a comparison with its verdicts counted: those of users by their factors, those of a queue by its pool.
+
+    Of one that a reward model chose they weigh in training alone.
+    """
+    by_model = comparison.asked_how is AskedHow.ADVERSARIAL
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
@@ -301,14 +306,14 @@ def labelled_pair(
 
     def voice(verdict: Verdict) -> Voice:
         who = verdict.annotator
-        fair = all(one.drawn not in CHOSEN for one in said[who])
+        fair = not by_model and all(one.drawn not in CHOSEN for one in said[who])
         return Voice(who, verdict.choice, _weight(verdict) * limited.get(who, 1.0), fair)
 
     def measured(*choices: Choice) -> float:
         return float(sum(worth for v, worth in drawn if v.choice in choices))
 
     voices = tuple(map(voice, verdicts))
-    return LabelledPair(
+    pair = LabelledPair(
         comparison_id=comparison.id,
         prompt=comparison.prompt,
         left=comparison.left,
@@ -324,3 +329,4 @@ def labelled_pair(
         unknown=sum(worth == 0 for v, worth in drawn if v.choice in (Choice.LEFT, Choice.RIGHT)),
         voices=voices,
     )
+    return replace(pair.unmeasured(pair.weights), unknown=0, voices=voices) if by_model else pair

@@ -33,6 +33,7 @@ def insert_comparisons(
             "right_id": right,
             "asked_how": comparison.asked_how.value,
             "ask_probability": comparison.ask_probability,
+            "asked_by": comparison.asked_by,
             "created_at": now,
         }
         for comparison, (left, right) in zip(comparisons, pairs, strict=True)
@@ -96,6 +97,7 @@ def select_comparisons(
             reported=row.id in reported or not reported_responses.isdisjoint((row.left_id, row.right_id)),
             kept=openings[row.prompt_id] in kept,
             bets=bets.get(row.id, ()),
+            asked_by=row.asked_by,
         )
         for row in connection.execute(query)
     ]

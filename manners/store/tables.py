@@ -104,6 +104,7 @@ class ComparisonRow(Table):
     asked_how: Mapped[str]
     ask_probability: Mapped[float | None]
     created_at: Mapped[datetime]
+    asked_by: Mapped[str | None]
 
 
 class AnnotatorRow(Table):

@@ -166,6 +166,7 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
             right.id.label("right"),
             left.author.label("one"),
             right.author.label("other"),
+            ComparisonRow.asked_how,
             GoldRow.id.label("gold"),
         )
         .join(left, ComparisonRow.left_id == left.id)
@@ -179,7 +180,8 @@ def open_comparisons(connection: Connection, after: int, *, chats: bool) -> Iter
     for row in connection.execute(query):
         authors = frozenset({row.one, row.other})
         pair = frozenset({row.left, row.right})
-        yield OpenComparison(row.id, row.prompt_id, authors, row.gold is not None, pair)
+        adversarial = row.asked_how == AskedHow.ADVERSARIAL.value
+        yield OpenComparison(row.id, row.prompt_id, authors, row.gold is not None, pair, adversarial)
 
 
 def judged(connection: Connection, after: int) -> Iterator[Judged]:

@@ -66,13 +66,13 @@ def findings(store: Store, settings: Settings) -> dict[str, Any]:
 
 
 def without(comparisons: Sequence[Comparison], aside: AbstractSet[Annotator]) -> list[Comparison]:
-    """Leave out what measures annotators, and what users who were set aside said where they came by themselves."""
+    """Leave out what measures annotators, what a model chose, and what users who were set aside said on their own."""
     return [
         replace(one, verdicts=tuple(v for v in one.verdicts if v.annotator not in aside))
         if aside and one.asked_how in VOLUNTEERED
         else one
         for one in comparisons
-        if one.asked_how is not AskedHow.GOLD
+        if one.asked_how not in (AskedHow.GOLD, AskedHow.ADVERSARIAL)
     ]
 
 

@@ -373,3 +373,91 @@ def test_what_another_page_may_show_comes_last() -> None:
     made.release("a")
     made.judge("a", first.comparison, Choice.LEFT)
     assert made.left("a") == 2
+
+
+def with_adversarial(serve: ServeSettings, seed: int, clock: Clock | None = None) -> Queue:
+    """Four comparisons, 1 of which the members differ about, and two that a reward model chose, 5 and then 6."""
+    made = Queue(serve, seed, clock or Clock())
+    for number in (1, 2, 3, 4):
+        made.add(OpenComparison(number, prompt=number))
+    for number in (5, 6):
+        made.add(OpenComparison(number, prompt=number, adversarial=True))
+    made.set_spread({1: 2.0, 6: 9.0})
+    return made
+
+
+def test_what_a_reward_model_chose_comes_before_disagreement_with_the_stated_chances() -> None:
+    """By hand: 0.8 of the draws are of new ones; of these 0.4 are uniform among four, and the rest is the first."""
+    serve = ServeSettings(gold_share=0.2, repeat_share=0, random_share=0.4, overlap=9, agree=9)
+    counts: Counter[int] = Counter()
+    for seed in range(3000):
+        made = with_adversarial(serve, seed)
+        made.add(OpenComparison(7, 7, gold=True))
+        draw = made.draw("a")
+        assert draw is not None
+        counts[draw.comparison] += 1
+        how = {5: DrawnHow.ADVERSARIAL, 7: DrawnHow.GOLD}.get(draw.comparison, DrawnHow.RANDOM)
+        chance, pool = {DrawnHow.ADVERSARIAL: (0.48, 2), DrawnHow.GOLD: (0.2, 1), DrawnHow.RANDOM: (0.08, 4)}[how]
+        assert (draw.drawn, draw.pool) == (how, pool) and draw.probability == pytest.approx(chance)
+    expected = {1: 0.08, 2: 0.08, 3: 0.08, 4: 0.08, 5: 0.48, 7: 0.2}
+    assert counts.keys() == expected.keys()
+    assert all(abs(counts[one] / 3000 - p) < 4 * (p * (1 - p) / 3000) ** 0.5 for one, p in expected.items())
+
+
+def test_once_adversarial_ones_are_judged_disagreement_comes_next() -> None:
+    serve = ServeSettings(gold_share=0, repeat_share=0, random_share=0.5, overlap=1, agree=1)
+    for seed in range(40):
+        made = with_adversarial(serve, seed)
+        seen = [draw for _ in range(6) if (draw := made.draw("a")) is not None]
+        assert sorted(draw.comparison for draw in seen) == [1, 2, 3, 4, 5, 6] and made.draw("a") is None
+        chosen = [draw.comparison for draw in seen if draw.drawn is not DrawnHow.RANDOM]
+        first = [one for one in chosen if one in (5, 6)]
+        assert first == [5, 6], "in the order in which they were opened, and never by chance"
+        assert chosen[:2] == [5, 6] and set(chosen[2:]) <= {1}
+
+
+def test_where_all_draws_are_by_chance_what_a_model_chose_comes_last_and_for_certain() -> None:
+    made = with_adversarial(PLAIN, 0)
+    seen = [draw for _ in range(6) if (draw := made.draw("a")) is not None]
+    assert {draw.comparison for draw in seen[:4]} == {1, 2, 3, 4}
+    assert [(draw.comparison, draw.drawn, draw.probability, draw.pool) for draw in seen[4:]] == [
+        (5, DrawnHow.ADVERSARIAL, 1.0, 2),
+        (6, DrawnHow.ADVERSARIAL, 1.0, 1),
+    ]
+
+
+def test_adversarial_ones_are_counted_leased_given_back_and_withdrawn_as_others_are() -> None:
+    made = Queue(PLAIN, 0, Clock())
+    for number in (5, 6):
+        made.add(OpenComparison(number, prompt=number, adversarial=True))
+
+    def given(annotator: str) -> int | None:
+        draw = made.draw(annotator)
+        assert draw is None or (draw.drawn, draw.probability) == (DrawnHow.ADVERSARIAL, 1.0)
+        return None if draw is None else draw.comparison
+
+    assert made.open == made.left("a") == 2
+    assert given("a") == 5 and (made.open, made.left("a"), made.left("b")) == (1, 1, 1)
+    assert given("b") == 6 and given("c") is None, "both are before somebody"
+    made.release("a")
+    assert made.left("a") == made.open == 1, "it may be on a page of theirs still, and is given to them again last"
+    assert given("c") == 5
+    made.judge("c", 5, Choice.LEFT)
+    made.judge("b", 6, Choice.LEFT)
+    assert made.open == made.left("d") == 0
+    made.withdraw("c", 5)
+    made.withdraw("b", 6)
+    made.hold_back(5, True)
+    assert made.open == 1 and given("d") == 6
+    made.hold_back(5, False)
+    assert given("d") == 5
+
+
+def test_what_a_reward_model_chose_is_never_repeated() -> None:
+    serve = ServeSettings(gold_share=0, repeat_share=0.5, random_share=0.5, overlap=9, agree=9)
+    for seed in range(10):
+        made = Queue(serve, seed, Clock())
+        for number in range(30):
+            made.add(OpenComparison(number, prompt=number, adversarial=number < 15))
+        seen = Counter(all_of(made, "a"))
+        assert all(seen[number] == 1 for number in range(15)) and max(seen.values()) == 2

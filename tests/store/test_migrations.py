@@ -15,9 +15,11 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, inspect, select, text
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from manners.cli import main
 from manners.errors import MannersError
+from manners.reward.drawing import draw_weight
 from manners.store import Outcome, Round, Store, VersionRecord, schema, views
 from manners.types import (
     Annotator,
@@ -71,13 +73,18 @@ ASKED = ("prompts", "responses", "comparisons", "annotators")
 """Tables of which a comparison without a verdict is made."""
 
 
-def upgrade_to(connection: Connection, revision: str) -> None:
-    """Make the tables as a revision had them."""
+def configured(connection: Connection) -> Config:
+    """Return what Alembic works by."""
     config = Config()
     config.set_main_option("script_location", str(schema.MIGRATIONS))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    return config
+
+
+def upgrade_to(connection: Connection, revision: str) -> None:
+    """Make the tables as a revision had them."""
+    command.upgrade(configured(connection), revision)
 
 
 def leave(database: str | Path, revision: str, first: Iterable[str], **more: list[dict[str, Any]]) -> None:
@@ -312,6 +319,72 @@ def test_bets_of_before_do_not_know_up_to_which_verdict_they_were_placed(databas
     leave(database, "0004", ASKED, bets=[placed])
     with closing(Store.open(database)) as store:
         assert store.comparisons()[0].bets == (Bet(AnnotatorKind.HUMAN, 0.5, 2, None),)
+
+
+def test_views_of_before_and_what_answers_them_stay_where_what_a_reward_model_chose_may_be_drawn(database: str) -> None:
+    """The table is made anew on SQLite: numbers, tokens, verdicts and the ways that were allowed stay."""
+    given = {"annotator_id": 1, "exchanged": True, "probability": 0.25, "created_at": NOON, "expires_at": NOON}
+    ways = ("repeat", "random", "disagreement", "gold")
+    rows = [given | {"comparison_id": 1, "drawn": how, "pool": 4 + i, "token": f"t{i}"} for i, how in enumerate(ways)]
+    said = [FIRST["verdicts"][0] | {"view_id": i, "exchanged": False, "created_at": NOON} for i in (2, 4)]
+    leave(database, "0009", ASKED, views=rows, verdicts=said)
+    ann = Annotator("Ann", AnnotatorKind.HUMAN)
+    with closing(Store.open(database)) as store:
+        [one] = store.comparisons()
+        drawn = [(v.drawn, v.draw_probability, v.draw_pool) for v in one.verdicts]
+        assert drawn == [(DrawnHow.RANDOM, 0.25, 5), (DrawnHow.GOLD, 0.25, 7)] and one.asked_by is None
+        with store.write() as connection:
+            assert views.answer(ann, views.Given("t0", Choice.LEFT), connection) == (1, Choice.RIGHT)
+            shown = views.show(ann, Draw(1, DrawnHow.ADVERSARIAL, 0.5, False, 1), timedelta(1), connection)
+            assert shown is not None
+            with pytest.raises(IntegrityError), connection.begin_nested():
+                connection.execute(text("UPDATE views SET drawn = 'otherwise'"))
+        check_foreign_keys(store)
+
+
+def check_foreign_keys(store: Store) -> None:
+    """Nothing refers to what is not there, and nothing can."""
+    with store.write() as connection:
+        with pytest.raises(IntegrityError), connection.begin_nested():
+            connection.execute(text("DELETE FROM views WHERE id = 2"))
+        if connection.dialect.name == "sqlite":
+            assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
+
+
+def test_back_from_what_a_reward_model_chose_every_verdict_is_there_and_nothing_new_is_measured(database: str) -> None:
+    """Down and up again: comparisons count as imported, and what a queue drew as by disagreement, without a pool."""
+    prompt = (Turn(Role.USER, "Hi?"),)
+    ann, ben = (Annotator(name, AnnotatorKind.HUMAN) for name in ("Ann", "Ben"))
+    queue = Verdict(Choice.LEFT, ann, 2, NOON, drawn=DrawnHow.ADVERSARIAL, draw_probability=0.5, draw_pool=3)
+    chance = replace(queue, drawn=DrawnHow.RANDOM, draw_probability=0.1, draw_pool=9)
+    sides = [Response(text, "v1", FinishReason.STOP) for text in "abcd"]
+    chosen = Comparison(
+        prompt,
+        sides[0],
+        sides[1],
+        AskedHow.ADVERSARIAL,
+        verdicts=(queue, Verdict(Choice.TIE, ben)),
+        asked_by="reward-1",
+    )
+    plain = Comparison(prompt, sides[2], sides[3], AskedHow.RANDOM, 1.0, (chance,))
+    with closing(Store.create(database)) as store:
+        store.add_comparisons([chosen, plain])
+        before = store.comparisons()
+    assert [one.asked_by for one in before] == ["reward-1", None]
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        command.downgrade(configured(connection), "0009")
+        columns = {column["name"] for column in inspect(connection).get_columns("comparisons")}
+        assert "asked_by" not in columns and schema.current_revision(connection) == "0009"
+    with engine.begin() as connection, pytest.raises(DatabaseError, match="append-only"):
+        connection.execute(text("UPDATE comparisons SET asked_how = 'random'"))
+    engine.dispose()
+    with closing(Store.open(database)) as store:
+        after = store.comparisons()
+    unknown = replace(before[0].verdicts[0], drawn=DrawnHow.DISAGREEMENT, draw_pool=None)
+    expected = replace(before[0], asked_how=AskedHow.IMPORTED, asked_by=None, verdicts=(unknown, before[0].verdicts[1]))
+    assert after == [expected, before[1]]
+    assert draw_weight([unknown], 10) == 0.0
 
 
 def test_a_copy_is_kept_before_the_tables_are_changed(

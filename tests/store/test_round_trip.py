@@ -66,6 +66,7 @@ comparisons = st.builds(
     right=responses,
     asked_how=st.sampled_from(AskedHow),
     ask_probability=st.none() | st.floats(0, 1),
+    asked_by=st.none() | names,
     verdicts=st.just(()) | shown.map(lambda verdict: (verdict,)),
 ).filter(lambda comparison: comparison.left.text != comparison.right.text)
 

@@ -51,6 +51,7 @@ FULL = Comparison(
     right=Response("", "v1", FinishReason.STOP, Sampling(0.7, 64, 4)),
     asked_how=AskedHow.RANDOM,
     ask_probability=0.25,
+    asked_by="reward-1",
     verdicts=(
         Verdict(Choice.LEFT, ANN, strength=3, created_at=NOON, seconds=4.5, reasons=("kind", "short"), comment="ok\n"),
         Verdict(Choice.TIE, MACHINE_ANN, created_at=NOON),
@@ -63,7 +64,7 @@ EXPECTED = {
     "annotators": "id name kind account_id",
     "audit": "id event account_id address about created_at",
     "bets": "id comparison_id kind stake read created_at upto",
-    "comparisons": "id left_id right_id asked_how ask_probability created_at",
+    "comparisons": "id left_id right_id asked_how ask_probability created_at asked_by",
     "conversations": "id key annotator_id consented_at created_at deleted_at",
     "flags": "id comparison_id response_id annotator_id reason note created_at upheld resolved_at",
     "gold": "id comparison_id choice created_at",

@@ -80,6 +80,7 @@ _SHOWN: dict[Format, dict[str, type]] = {
 _SIDE = {"model": str, "finish": str, "sampling": str}
 _COMMON: dict[str, type] = {"annotator": str, "annotator_kind": str, "strength": int, "created_at": str}
 _COMMON |= {"seconds": float, "reasons": str, "comment": str, "asked_how": str, "ask_probability": float}
+_COMMON |= {"asked_by": str}
 COLUMNS: dict[Format, dict[str, type]] = {
     fmt: _TEXT[fmt]
     | _COMMON
@@ -128,6 +129,7 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words = WORD
         asked_how=parse_member(fields, "asked_how", AskedHow) or AskedHow.IMPORTED,
         ask_probability=parse_number(fields, "ask_probability", 0, 1),
         verdicts=() if verdict is None else (verdict,),
+        asked_by=parse_name(fields, "asked_by", "") or None,
     )
     return comparison if fmt is Format.ROWS else in_order(comparison)
 
@@ -165,7 +167,7 @@ def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fiel
         fields |= _render_response(fmt, side, replace(response, author=IMPORTED.name) if blind else response)
     if comparison.asked_how is not AskedHow.IMPORTED:
         fields["asked_how"] = comparison.asked_how.value
-    fields["ask_probability"] = comparison.ask_probability
+    fields |= {"ask_probability": comparison.ask_probability, "asked_by": comparison.asked_by}
     return fields if verdict is None else fields | _render_verdict(verdict, fmt)
 
 

@@ -1,0 +1,116 @@
+"""Comparisons that a reward model chose are learnt from, and no figure is measured on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from manners.errors import MannersError
+from manners.feedback import agreement
+from manners.feedback.admission import fair
+from manners.feedback.statistics import first_two
+from manners.reward import measure, noise
+from manners.reward.ceiling import ceiling
+from manners.reward.drawing import pool_of
+from manners.reward.groups import set_aside
+from manners.reward.labelled import Counts
+from manners.reward.verdicts import label, pooled
+from manners.settings import ServeSettings
+from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, DrawnHow, Response, Role, Turn, Verdict
+from manners.web import findings
+from tests.reward import planted
+
+KIND = AnnotatorKind.HUMAN
+
+
+def chosen(one: Comparison, drawn: bool = False) -> Comparison:
+    """The same comparison as a reward model might have chosen it, with other answers and every verdict turned round."""
+    turned = planted.turned(one)
+    verdicts = turned.verdicts
+    if drawn:
+        verdicts = tuple(
+            replace(v, drawn=DrawnHow.ADVERSARIAL, draw_probability=0.5, draw_pool=7) for v in turned.verdicts
+        )
+    left, right = (replace(side, text=f"{side.text} again") for side in (one.left, one.right))
+    made = replace(
+        turned, left=left, right=right, verdicts=verdicts, asked_how=AskedHow.ADVERSARIAL, asked_by="reward-1"
+    )
+    return replace(made, id=(one.id or 0) + 1000)
+
+
+FAIR = planted.comparisons(60, 0.8)
+HARD = [chosen(one, drawn=bool(place % 2)) for place, one in enumerate(FAIR)]
+"""On the same prompts, and all the other way round: whatever counts them is far off."""
+
+
+def test_its_verdicts_weigh_in_the_loss_and_nowhere_else() -> None:
+    one = replace(HARD[0], verdicts=(*HARD[0].verdicts, Verdict(Choice.TIE, replace(planted.PEOPLE[0], name="Zoe"), 3)))
+    plain = label([replace(one, asked_how=AskedHow.RANDOM)]).pairs[0]
+    [pair] = label([one]).pairs
+    assert pair.weights == plain.weights and sum(pair.weights) == 4
+    assert pair.counts == pair.measured == Counts(0.0, 0.0, 0.0) and not pair.measures and plain.measures
+    assert (pair.both_bad, pair.unknown, pair.made) == (0, 0, False)
+    assert [voice.choice for voice in pair.voices] == [voice.choice for voice in plain.voices]
+    assert not any(voice.fair for voice in pair.voices) and all(voice.fair for voice in plain.voices)
+
+
+def test_nothing_that_is_measured_moves() -> None:
+    """Accuracy, its rivals, calibration, ceiling, agreement and how often people err: to the last digit."""
+    settled = set_aside(label(FAIR).pairs, 0.3, 5)
+    both = label([*FAIR, *HARD])
+    split = set_aside(both.pairs, 0.3, 5)
+    assert split.held_out == settled.held_out and split.divided == settled.divided == 0
+    margins = np.array([len(pair.left.text) - len(pair.right.text) for pair in split.held_out], dtype=np.float64)
+    before = measure.measure(margins, settled.train, settled.held_out, 0)
+    after = measure.measure(margins, split.train, split.held_out, 0)
+    assert after == before
+    assert ceiling(split.train, 0) == ceiling(settled.train, 0)
+    assert noise.flip_rate(split.train) == noise.flip_rate(settled.train)
+    by_chance = [replace(one, asked_how=AskedHow.RANDOM) for one in HARD]
+    moved = set_aside(label([*FAIR, *by_chance]).pairs, 0.3, 5)
+    assert len(moved.held_out) == 2 * len(settled.held_out), "asked at random, they would have counted"
+
+
+def test_it_is_trained_on_unless_its_opening_is_set_aside_and_then_it_is_counted() -> None:
+    prompt = (Turn(Role.USER, "of its own"),)
+    alone = replace(HARD[0], prompt=prompt)
+    for seed in range(20):
+        split = set_aside(label([*FAIR, *HARD[1:], alone]).pairs, 0.3, seed)
+        held = {pair.group for pair in split.held_out}
+        assert all(pair.measures for pair in split.held_out)
+        assert {pair.group for pair in split.train}.isdisjoint(held)
+        assert {pair.group for pair in split.idle} <= held and not any(pair.measures for pair in split.idle)
+        trained = [pair for pair in split.train if not pair.measures]
+        assert len(trained) + len(split.idle) == 60 and len(split.idle) == len(held - {FAIR[0].prompt[0].text})
+        assert prompt in {pair.prompt for pair in trained}, "of a group without a fair verdict nothing can be set aside"
+
+
+def test_the_same_pair_asked_at_random_too_is_measured_by_its_own_verdicts() -> None:
+    same = replace(planted.turned(FAIR[0]), asked_how=AskedHow.ADVERSARIAL, id=9000)
+    for order in ([FAIR[0], same], [same, FAIR[0]]):
+        assert len(pooled(order)) == 2
+        assert [pair.counts for pair in label(order).pairs if pair.measures] == [label(FAIR[:1]).pairs[0].counts]
+
+
+def test_it_is_in_nobodys_pool_and_tells_nothing_of_agreement_or_judges() -> None:
+    serve = ServeSettings(overlap=9, agree=9)
+    anna = replace(planted.PEOPLE[0], name="anna")
+    assert pool_of([*FAIR, *HARD], serve).left(anna) == pool_of(FAIR, serve).left(anna) == 60
+    assert first_two(chosen(FAIR[0], drawn=True).verdicts) == ()
+    assert all(fair(one) == () for one in HARD)
+    kept = findings.without([*FAIR, *HARD], frozenset())
+    assert agreement.pairwise(kept, KIND, 0) == agreement.pairwise(FAIR, KIND, 0)
+    assert findings.sources([*FAIR, *HARD]) == {KIND: {"random": 180, "adversarial": 180}}
+
+
+def test_with_nothing_else_there_is_nothing_to_measure_with() -> None:
+    with pytest.raises(MannersError):
+        set_aside(label(HARD).pairs, 0.3, 0)
+
+
+def test_an_answer_of_a_deleted_person_or_an_upheld_report_is_left_out_as_ever() -> None:
+    gone = replace(HARD[0], left=Response("[deleted]", "x"))
+    found = label([*FAIR, replace(HARD[1], reported=True), gone])
+    assert sum(found.left_out.values()) == 2 and all(pair.measures for pair in found.pairs)
