@@ -23,6 +23,8 @@ class Loop(Common, PPOOptions):
     """Learn at "200 new verdicts", at "monday 03:00" or at "03:00" every day, instead of at loop.verdicts new ones."""
     step: bool = False
     """Where something would be waited for, stop and say what."""
+    one_step: bool = False
+    """Do one stage of a round, and stop; where something would be waited for, say what."""
     plan: bool = False
     """Say what the rounds will need, and stop."""
     resume: Annotated[bool, arg(help="Go on with what was stopped; it does so without, too.")] = False
@@ -35,5 +37,7 @@ class Loop(Common, PPOOptions):
 
         session = Session(self.open(), self.settings())
         along = PPOOptions(processes=self.processes, workers=self.workers, ray_address=self.ray_address)
-        asked = rounds.Asked(rounds=self.rounds, crowd=self.crowd, when=self.when, step=self.step, along=along)
+        asked = rounds.Asked(
+            rounds=self.rounds, crowd=self.crowd, when=self.when, step=self.step, one=self.one_step, along=along
+        )
         return rounds.plan(session, asked) if self.plan else rounds.play(session, asked)

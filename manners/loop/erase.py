@@ -10,6 +10,7 @@ other words it would be another run, and refuse to go on. So is one that is dama
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from manners.audit import gate
 from manners.errors import MannersError
 from manners.errors import described as in_kinds
 from manners.facts import Facts
+from manners.loop import stepping
 from manners.loop.judging import JOURNAL
 from manners.models import described
 from manners.store import Store, cases, deletions
@@ -79,6 +81,7 @@ def _steps(
     for file in sorted(workspace.runs.glob("*.json")):
         yield f"runs/{file.name}", partial(_without_examples, file, texts)
     yield f"runs/{JOURNAL}", partial(_without_answers, workspace, texts)
+    yield "runs/step", partial(_without_log, workspace, texts)
     yield "the report", partial(_without_report, workspace, texts)
     yield str(cases.FILE), partial(_without_cases, workspace, texts)
     yield "older stores", partial(_without_older, workspace)
@@ -174,6 +177,15 @@ def _without_answers(workspace: Workspace, texts: Collection[str]) -> list[Path]
     if not texts or not file.exists():
         return []
     file.unlink()
+    return [file]
+
+
+def _without_log(workspace: Workspace, texts: Collection[str]) -> list[Path]:
+    """Empty what a step of the loop has said, where it says one of these texts: one that is at work holds the file."""
+    file = stepping.log(workspace)
+    if not file.exists() or not _says(file.read_text(encoding="utf-8", errors="replace"), texts):
+        return []
+    os.truncate(file, 0)
     return [file]
 
 

@@ -152,6 +152,16 @@ def state(begun: Begun | None, holder: Holder | None, waits: bool) -> State:
     return State.FAILED if begun.failed else State.IDLE
 
 
+def carried_on(begun: Begun | None, rounds: Iterable[Round], now: str) -> Begun:
+    """Return the loop that goes on, the one that was begun; or, where that has played all its rounds, a new one.
+
+    One that a budget has ended stays the same, with its budget.
+    """
+    if begun is None or (begun.stopped and len(ended(rounds)) >= begun.rounds):
+        return Begun(created_at=now)
+    return begun
+
+
 def ended(rounds: Iterable[Round]) -> list[Round]:
     """Return the rounds, in the order in which their policies first had an outcome, each as it ended at last.
 
@@ -184,6 +194,11 @@ def is_done(workspace: Workspace, stage: str, turn: int) -> bool:
         facts = json.loads((workspace.runs / f"{stage}.json").read_text(encoding="utf-8"))
         return turn in (_number(facts), facts.get(LAST_ROUND))
     return False
+
+
+def has_begun(workspace: Workspace, stage: str, turn: int) -> bool:
+    """Return whether a stage has begun its part of a round, or is done with it."""
+    return of_round(workspace, stage) == turn or is_done(workspace, stage, turn)
 
 
 def _number(facts: Facts) -> int | None:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from manners.audit import gate
 from manners.audit.review import HERE
@@ -26,8 +24,9 @@ from manners.checkpoint import Changed
 from manners.errors import MannersError, Unavailable, UsageError
 from manners.evaluate import ask
 from manners.facts import Facts, to_facts
-from manners.loop import asking, bets, history, kept, lineage, unjudged, waiting
+from manners.loop import asking, bets, coming, history, kept, lineage, unjudged, waiting
 from manners.loop.asking import TooFew
+from manners.loop.coming import IN_A_ROUND
 from manners.loop.history import LOOP, Begun, Played, Reading
 from manners.loop.options import AuditOptions, JudgeOptions, PPOOptions, SampleOptions
 from manners.loop.patience import LOOK, failure_kept, wait
@@ -44,7 +43,9 @@ from manners.store import cases
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import Workspace, discard
 
-IN_A_ROUND = (SAMPLE, REWARD, PPO, AUDIT, BEHAVIOUR, EVALUATE)
+
+class Stepped(Exception):
+    """A stage is done, and no more than that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Asked:
     when: str = ""
     step: bool = False
     """Whether to stop where something would be waited for, instead of waiting."""
+    one: bool = False
+    """Whether to stop when a stage is done as well; a step that waits for something says for what."""
     along: PPOOptions = field(default_factory=PPOOptions)
     """Which processes do the work of those stages that are shared; whoever goes on with the loop may have others."""
 
@@ -71,7 +74,7 @@ def play(session: Session, asked: Asked) -> Facts:
     """
     _refuse(asked)
     ppo = replace(session.settings.ppo, start="current")
-    session = Session(session.workspace, replace(session.settings, ppo=ppo))
+    session = Session(session.workspace, replace(session.settings, ppo=ppo), one=asked.one)
     _ = session.store
     begun: Begun | None = None
     said = ""
@@ -81,7 +84,7 @@ def play(session: Session, asked: Asked) -> Facts:
                 begun = _begin(session.workspace, session, asked)
                 return _play(session, begun, asked)
         except Unavailable as error:
-            if begun is None or asked.step:
+            if begun is None or asked.step or asked.one:
                 raise
             if str(error) != said:
                 said = str(error)
@@ -90,12 +93,21 @@ def play(session: Session, asked: Asked) -> Facts:
 
 
 def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
-    """Play rounds until none is to begin, or, where it was asked to step, until something would be waited for."""
+    """Play rounds until none is to begin, or, where it was asked to step, until something would be waited for.
+
+    Of one step the end of its round is a part: the report, and whether another round is to begin.
+    """
     reported = False
-    while not (stopped := stops(_played(session), begun, session)):
+    while not (stopped := stops(session, begun)):
+        if asked.one and reported:
+            return _facts(session, None, "")
         number = history.turn(session.workspace, session.store.rounds())
         session = session.at(number, begun.started_by)
-        if lacks := _round(session, begun, asked.along, step=asked.step):
+        try:
+            lacks = _round(session, begun, asked.along, step=asked.step or asked.one)
+        except Stepped:
+            return _facts(session, None, "")
+        if lacks:
             return _facts(session, lacks, "")
         lineage.keep_newest(session.workspace, session.store, session.settings)
         report(session, EVERY)
@@ -123,10 +135,8 @@ def _refuse(asked: Asked) -> None:
 
 def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
-    before = history.read_begun(workspace)
     rounds = session.store.rounds()
-    if before is None or (before.stopped and len(history.ended(rounds)) >= before.rounds):
-        before = Begun(created_at=now())  # another loop; one that a budget has ended stays the same, with its budget
+    before = history.carried_on(history.read_begun(workspace), rounds, now())
     begun = replace(before, stopped="", failed="", failed_at="")
     if begun.lays_out is None:
         begun = replace(begun, lays_out=session.pretrained.trunk.compute.lays_out)
@@ -141,22 +151,9 @@ def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
     return begun
 
 
-def stops(rounds: Sequence[Played], begun: Begun, session: Session) -> str:
+def stops(session: Session, begun: Begun) -> str:
     """Return in a sentence why no round is begun any more; empty where one is. A round at work is played to its end."""
-    if history.turn(session.workspace, session.store.rounds()) <= len(rounds):
-        return ""
-    following = session.at(len(rounds) + 1)
-    if any(_begins(following, stage) for stage in IN_A_ROUND) and len(rounds) < begun.rounds:
-        return ""
-    comparisons = session.store.comparisons()
-    return history.over(
-        rounds,
-        begun,
-        session.settings.loop,
-        verdicts=history.counted(comparisons),
-        current=session.workspace.current_policy(),
-        moment=datetime.now(UTC),
-    )
+    return coming.over(session.workspace, Reading(session.store), begun, session.settings.loop)
 
 
 def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> Waiting | None:
@@ -181,7 +178,7 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
     _do(PPO, session, begun, along)
     # 4. Judge what came of it, unless that is what was there.
     _refuse_missing(session, REWARD, PPO)
-    if not _begins(session, EVALUATE) and (why := unjudged.nothing_found(session)):
+    if not _begins(session, EVALUATE) and (why := coming.nothing_found(workspace)):
         unjudged.end(session, why)
         return None
     asked = rules(workspace.root)
@@ -221,13 +218,14 @@ def _judge(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
 
 def _begins(session: Session, stage: Stage) -> bool:
     """Return whether a stage of this round has begun already, or is done."""
-    number = session.turn or 0
-    at_work = history.of_round(session.workspace, stage.name) == number
-    return at_work or history.is_done(session.workspace, stage.name, number)
+    return history.has_begun(session.workspace, stage.name, session.turn or 0)
 
 
 def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = None) -> None:
-    """Have a stage do its part of this round, unless it has; anew, where the record has lost what it was begun with."""
+    """Have a stage do its part of this round, unless it has; anew, where the record has lost what it was begun with.
+
+    Raises Stepped where that was all that was asked for; the end of a round comes with its evaluation.
+    """
     if history.is_done(session.workspace, stage.name, session.turn or 0):
         return
     print(f"round {session.turn} of {begun.rounds}: {stage.command}", file=sys.stderr)
@@ -238,6 +236,8 @@ def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = 
         print(f"{stage.command} begins anew: something that it was begun with was deleted or changed", file=sys.stderr)
         discard(session.workspace.runs / stage.name)
         execute(stage, session, options, resume=True, locked=True)
+    if session.one and stage is not EVALUATE:
+        raise Stepped
 
 
 def _refuse_unjudged(session: Session, begun: Begun) -> None:
@@ -314,12 +314,9 @@ def _ask_the_judge(session: Session, begun: Begun) -> None:
     One that fails ends no loop: what it has not judged it has not judged, and its answers so far are kept for the next
     time.
     """
-    before, url = session.read_facts(JUDGE.name), session.settings.judge.url
-    if session.settings.reward.annotators != "human+ai" or before is None:
+    if not coming.asks_the_judge(session.workspace, session.settings):
         return
-    version = before.get("begun_with", {}).get(JUDGED_BY)
-    if (version is None) is (url is None):
-        return  # settings name another one now than was asked
+    version = (session.read_facts(JUDGE.name) or {}).get("begun_with", {}).get(JUDGED_BY)
     try:
         _do(JUDGE, session, begun, JudgeOptions(version=version))
     except MannersError as error:

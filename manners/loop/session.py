@@ -46,6 +46,8 @@ class Session:
     """The round of `manners loop` at work; None for a stage by itself."""
     begun_by: str = ""
     """Who began the loop; empty for a stage by itself."""
+    one: bool = False
+    """Whether the loop stops when a stage of it is done."""
 
     def at(self, turn: int, begun_by: str = "") -> Session:
         """Return this session in a round of the loop, with the store and the model that are open already."""

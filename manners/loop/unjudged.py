@@ -15,19 +15,6 @@ from manners.store import Outcome, Round
 from manners.types import VersionKind
 
 
-def nothing_found(session: Session) -> str:
-    """Say so where the newest policy is, to the bit, the version that it would replace; return nothing otherwise.
-
-    PPO keeps what it began as where no update did better on the validation prompts. Whoever judged the two would be
-    shown the same twice.
-    """
-    version = versions.describe(session.workspace, versions.latest(session.workspace, VersionKind.POLICY))
-    against = gate.replaced_by(session.workspace, version.name)
-    if version.metrics.get("best_update") != 0 or version.parent != against:
-        return ""
-    return f"Nothing better was found: {version.name} is {against}, as it was before PPO, so that nobody judged it."
-
-
 def end(session: Session, why: str) -> None:
     """Put on record that the round's policy is rejected, and that nobody judged it: it was no try (`history.attempt`).
 

@@ -40,6 +40,8 @@ class Event(StrEnum):
     PRUNED = "pruned"
     RESTORED = "restored"
     SERVED = "served"
+    STEP_BEGUN = "step_begun"
+    STEP_STOPPED = "step_stopped"
     SETTINGS_CHANGED = "settings_changed"
 
 

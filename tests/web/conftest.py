@@ -57,9 +57,13 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, *options: str, stderr: TextIO | None = None) -> Iterator[Server]:
-    """Run `manners serve` until the block ends, on a free port unless told which; its log goes on to `stderr`."""
-    command = [sys.executable, "-c", "from manners.cli import main; main()", "serve", "--workspace", str(folder)]
+def serve(folder: Path, *options: str, stderr: TextIO | None = None, first: str = "") -> Iterator[Server]:
+    """Run `manners serve` until the block ends, on a free port unless told which; its log goes on to `stderr`.
+
+    `first` is what its process is to do before anything else.
+    """
+    code = f"{first}\nfrom manners.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--workspace", str(folder)]
     command += [*(() if "--port" in options else ("--port", "0")), *options]
     begun = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -42,6 +42,8 @@ ROLES = {
     "/metrics": {OWNER, REVIEWER, VIEWER},
     "/rounds": {OWNER, REVIEWER, VIEWER},
     "/rounds.json": {OWNER, REVIEWER, VIEWER},
+    "/rounds/step": {OWNER},
+    "/rounds/stop": {OWNER},
     "/dashboard/promote": {OWNER},
     "/dashboard/rollback": {OWNER},
     "/accounts": {OWNER},

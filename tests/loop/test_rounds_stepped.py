@@ -1,0 +1,178 @@
+"""A loop that is taken step by step: each step is what was said before it, and all of them are what a loop is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manners.facts import Facts
+from manners.loop import coming, history, rounds, waiting
+from manners.loop.history import Begun, Reading
+from manners.loop.rounds import Asked
+from manners.loop.session import Session
+from manners.results.judge import JUDGED_BY
+from manners.settings import LoopSettings, Settings
+from manners.store import Store
+from manners.types import AskedHow, PromptUse
+from manners.workspace import Workspace
+from tests.loop import tiny
+from tests.loop.small_rounds import everything_wins, small, steady
+from tests.loop.test_rounds import judges
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _everything_wins() -> Iterator[None]:
+    with everything_wins():
+        yield
+
+
+def step(session: Session, rounds_: int, crowd: bool) -> tuple[str, Facts]:
+    """Take one step; return what was said to come, and what came of it."""
+    seen = Reading(session.store)
+    begun = replace(coming.loop(session.workspace, seen), crowd=crowd)
+    found = coming.step(session.workspace, seen, session.settings, begun)
+    return found.mark, rounds.play(session, Asked(rounds=rounds_, crowd=crowd, one=True))
+
+
+def done(root: Path) -> set[str]:
+    """Stages that have done their part, each with its round."""
+    found = set()
+    for name in ("sample", "reward", "ppo", "evaluation"):
+        if (file := root / "runs" / f"{name}.json").exists():
+            found.add(f"{json.loads(file.read_text(encoding='utf-8'))['begun_with']['the round']} {name}")
+    return found
+
+
+@pytest.mark.long
+def test_step_by_step_it_ends_as_a_loop_that_was_never_stopped(
+    looped: tuple[Path, Facts], fresh: Path, model: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    marks, before, facts = [], set[str](), Facts()
+    while not facts.get("stopped"):
+        session = Session(Workspace.open(root), small(model))
+        mark, facts = step(session, 3, True)
+        session.store.close()
+        assert done(root) - before == {mark}, "it was said what would be done, and that alone was"
+        before = done(root)
+        marks.append(mark)
+    stages = ("sample", "reward", "ppo", "evaluation")
+    assert marks == [f"{number} {stage}" for number in (1, 2, 3) for stage in stages]
+    assert "3 rounds are played" in facts["stopped"]
+    assert steady(root) == steady(looped[0])
+
+
+def test_with_people_a_step_opens_what_they_judge_and_the_next_one_decides(
+    fresh: Path, model: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    chosen = small(model)
+    chosen = replace(chosen, loop=replace(chosen.loop, verdicts=12, judgements=10))
+    session = Session(Workspace.open(root), chosen)
+    session.store.add_prompts(tiny.prompts(18, "hill"), PromptUse.EVALUATE, "test")
+
+    def waits() -> Any:
+        return waiting.waits_for(session.workspace, Reading(session.store), chosen)
+
+    assert step(session, 1, False)[0] == "1 sample"
+    assert waits().what == "verdicts"
+    assert step(session, 1, False)[1]["waiting_for"]["have"] == 0, "a step too soon says what it waits for"
+    judges(session, 9, AskedHow.RANDOM)
+    assert waits() is None
+    assert step(session, 1, False)[0] == "1 reward"
+    assert step(session, 1, False)[0] == "1 ppo" and not session.store.comparisons(AskedHow.EVALUATION)
+    mark, facts = step(session, 1, False)
+    assert (mark, facts["waiting_for"]["what"]) == ("1 asked", "judgements") and waits().what == "judgements"
+    judges(session, 10, AskedHow.EVALUATION)
+    mark, facts = step(session, 1, False)
+    assert mark == "1 evaluation" and len(facts["rounds"]) == 1 and "1 round is played" in facts["stopped"]
+    session.store.close()
+
+
+@pytest.mark.long
+def test_a_round_that_has_found_nothing_better_ends_with_a_step(fresh: Path, model: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model))
+    for mark in ("1 sample", "1 reward", "1 ppo"):
+        assert step(session, 1, True)[0] == mark
+    file = root / "models" / "policy-1" / "version.json"
+    described = json.loads(file.read_text(encoding="utf-8"))
+    described["metrics"]["best_update"] = 0
+    file.write_text(json.dumps(described), encoding="utf-8")
+    mark, facts = step(session, 1, True)
+    assert mark == "1 unjudged" and facts["rounds"][0]["outcome"] == "rejected"
+    session.store.close()
+
+
+# The record alone
+
+
+@pytest.fixture
+def record(tmp_path: Path, empty_file: Path) -> Iterator[tuple[Workspace, Store]]:
+    """A workspace in which nothing was done."""
+    workspace = Workspace.create(tmp_path / "work")
+    shutil.copyfile(empty_file, workspace.database)
+    with closing(Store.open(workspace.database)) as store:
+        yield workspace, store
+
+
+def next_of(workspace: Workspace, store: Store, settings: Settings | None = None) -> coming.Step:
+    seen = Reading(store)
+    return coming.step(workspace, seen, settings or Settings(), coming.loop(workspace, seen))
+
+
+def test_where_no_loop_was_begun_a_step_begins_one_of_one_round(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+    begun = coming.loop(workspace, Reading(store))
+    assert (begun.rounds, begun.crowd, begun.when) == (1, False, "") and begun.created_at
+    found = next_of(workspace, store, Settings(loop=LoopSettings(prompts=30)))
+    assert (found.round, found.name, found.sentence) == (1, "sample", "ask: initial answers up to 30 prompts")
+
+
+def test_a_loop_goes_on_as_it_was_begun_and_one_that_has_played_all_with_a_round_more(
+    looped: tuple[Path, Facts], tmp_path: Path
+) -> None:
+    workspace = Workspace.open(shutil.copytree(looped[0], tmp_path / "loop"))
+    with closing(Store.open(workspace.database)) as store:
+        seen, before = Reading(store), history.read_begun(workspace)
+        assert before is not None and before.stopped
+        begun = coming.loop(workspace, seen)
+        assert (begun.rounds, begun.crowd, begun.stopped) == (4, True, "") and begun.created_at >= before.created_at
+        assert not coming.over(workspace, seen, begun, LoopSettings())
+        used_up = coming.over(workspace, seen, begun, LoopSettings(most_verdicts=3))
+        assert "loop.most_verdicts is used up" in used_up
+        history.write_begun(workspace, replace(before, rounds=9, when="03:00", crowd=False))
+        begun = coming.loop(workspace, seen)
+        assert (begun.rounds, begun.when, begun.created_at) == (9, "03:00", before.created_at), "a budget goes on"
+        assert coming.step(workspace, seen, Settings(), begun).mark == "4 sample"
+
+
+def test_what_was_stopped_is_gone_on_with(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+    checkpoint = workspace.runs / "sample" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "checkpoint.json").write_text(json.dumps({"begun_with": {"the round": 1}}), encoding="utf-8")
+    history.write_begun(workspace, Begun(rounds=2, crowd=True, created_at="2030-01-31T12:00:00+00:00"))
+    found = next_of(workspace, store)
+    assert found.sentence.startswith("go on with what was stopped: ask: initial answers")
+    assert found.sentence.endswith("and the simulated crowd compares the answers")
+
+
+def test_the_judge_is_a_step_where_it_may_train(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+    (workspace.runs / "sample.json").write_text(json.dumps({"begun_with": {"the round": 1}}), encoding="utf-8")
+    assert next_of(workspace, store).name == "reward"
+    chosen = Settings()
+    chosen = replace(chosen, reward=replace(chosen.reward, annotators="human+ai"))
+    assert next_of(workspace, store, chosen).name == "reward", "no judge was asked yet"
+    (workspace.runs / "judge.json").write_text(json.dumps({"begun_with": {JUDGED_BY: "initial"}}), encoding="utf-8")
+    assert next_of(workspace, store, chosen).name == "judge"
+    elsewhere = replace(chosen, judge=replace(chosen.judge, url="http://127.0.0.1:9/v1"))
+    assert next_of(workspace, store, elsewhere).name == "reward", "settings name another one than was asked"
