@@ -184,7 +184,8 @@ class Draw:
     exchanged: bool
     """Whether the sides are shown the other way round."""
     pool: int | None = None
-    """How many comparisons they could have been given by this way of drawing; None where that is not known."""
+    """How many comparisons they could have been given by this way of drawing; None where that is not known, and of a
+    draw by chance that was made beside adversarial ones: it weighs as any of its pool."""
 
 
 class AccountRole(StrEnum):
@@ -223,7 +224,7 @@ class Verdict:
     draw_probability: float | None = None
     """With which the queue drew it then; None where no queue did."""
     draw_pool: int | None = None
-    """Out of how many the queue drew it; None where no queue did, or where that was not yet recorded."""
+    """Out of how many the queue drew it; None where no queue did, or where it is not recorded (`Draw.pool`)."""
     arrived: int | None = field(default=None, compare=False, repr=False)
     """Its place in the order in which the store's verdicts came; None before it is stored."""
 

@@ -279,10 +279,12 @@ class Queue:
         """Return the comparisons that ask about the same two responses, this one among them."""
         return self._asking.get(self._states[comparison].asked.pair, [comparison])
 
-    def _draw_new(self, annotator: str) -> tuple[int, DrawnHow, float, int]:
+    def _draw_new(self, annotator: str) -> tuple[int, DrawnHow, float, int | None]:
         """Choose by the settings' shares; the probability counts both ways to the same comparison.
 
-        Return also among how many it was: adversarial ones and those that chance may give are apart.
+        Return also among how many it was: adversarial ones and those that chance may give are apart. Beside adversarial
+        ones it is not said of a draw by chance (None): what misses of it to 1 / N went to none of the N, so that it must
+        not weigh 1 / (N p) (`reward.drawing`), but 1.
         """
         met, count = self._met[annotator], self._count(annotator)
         first = self._before_others(annotator)
@@ -290,7 +292,8 @@ class Queue:
         uniform = 0.0 if not count else self._settings.random_share if top is not None else 1.0
         if top is None or (count and self._rng.random() < uniform):
             chosen = next(one for one in self._free.draws(self._rng) if one not in met)
-            return chosen, DrawnHow.RANDOM, uniform / count + (1 - uniform) * (chosen == top), count
+            probability = uniform / count + (1 - uniform) * (chosen == top)
+            return chosen, DrawnHow.RANDOM, probability, None if first else count
         if first:
             return top, DrawnHow.ADVERSARIAL, 1 - uniform, len(first)
         return top, DrawnHow.DISAGREEMENT, uniform / count + 1 - uniform, count

@@ -64,7 +64,8 @@ def draw_weight(given: Iterable[Verdict], left: int) -> float:
     with which it was this one, and f the share of the other N - 1 that they could still be given (`left`, `Pool`).
     While few are judged f is 1 and the weight is 1 / (N p); once they have no more to judge, none was chosen over
     another, and each weighs 1. What others have judged is in their pool until it has enough verdicts. What no queue
-    drew weighs 1. Of a drawing before November 2026 N is not on record: a uniform one weighs 1, one by disagreement 0.
+    drew weighs 1. Where N is not on record, a uniform one weighs 1, one by disagreement 0: of drawings before November
+    2026, and of uniform ones beside what a reward model chose, whose p lacks 1 / N by draws that were of no pool.
     What was asked again counts as it was drawn first.
     Source: Farquhar, Gal & Rainforth 2021, "On statistical bias in active learning: how and when to fix it", equation
     for R_LURE, where N - m is the pool less the one drawn, and N - M what is left of it.

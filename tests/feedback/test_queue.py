@@ -397,7 +397,7 @@ def test_what_a_reward_model_chose_comes_before_disagreement_with_the_stated_cha
         assert draw is not None
         counts[draw.comparison] += 1
         how = {5: DrawnHow.ADVERSARIAL, 7: DrawnHow.GOLD}.get(draw.comparison, DrawnHow.RANDOM)
-        chance, pool = {DrawnHow.ADVERSARIAL: (0.48, 2), DrawnHow.GOLD: (0.2, 1), DrawnHow.RANDOM: (0.08, 4)}[how]
+        chance, pool = {DrawnHow.ADVERSARIAL: (0.48, 2), DrawnHow.GOLD: (0.2, 1), DrawnHow.RANDOM: (0.08, None)}[how]
         assert (draw.drawn, draw.pool) == (how, pool) and draw.probability == pytest.approx(chance)
     expected = {1: 0.08, 2: 0.08, 3: 0.08, 4: 0.08, 5: 0.48, 7: 0.2}
     assert counts.keys() == expected.keys()

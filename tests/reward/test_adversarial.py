@@ -10,15 +10,16 @@ import pytest
 from manners.errors import MannersError
 from manners.feedback import agreement
 from manners.feedback.admission import fair
+from manners.feedback.queue import Queue
 from manners.feedback.statistics import first_two
 from manners.reward import measure, noise
 from manners.reward.ceiling import ceiling
-from manners.reward.drawing import pool_of
+from manners.reward.drawing import draw_weight, pool_of
 from manners.reward.groups import set_aside
 from manners.reward.labelled import Counts
 from manners.reward.verdicts import label, pooled
 from manners.settings import ServeSettings
-from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, DrawnHow, Response, Role, Turn, Verdict
+from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, DrawnHow, OpenComparison, Response, Role, Turn, Verdict
 from manners.web import findings
 from tests.reward import planted
 
@@ -103,6 +104,22 @@ def test_it_is_in_nobodys_pool_and_tells_nothing_of_agreement_or_judges() -> Non
     kept = findings.without([*FAIR, *HARD], frozenset())
     assert agreement.pairwise(kept, KIND, 0) == agreement.pairwise(FAIR, KIND, 0)
     assert findings.sources([*FAIR, *HARD]) == {KIND: {"random": 180, "adversarial": 180}}
+
+
+def test_what_chance_gives_beside_it_weighs_as_what_chance_gives_without_it() -> None:
+    """Half the draws are of no pool then; weighing 1 / (N p), the others would count twice as much as later ones."""
+    serve = ServeSettings(gold_share=0, repeat_share=0, random_share=0.5, overlap=9, agree=9)
+    queue = Queue(serve, 1, lambda: 0.0)
+    for number in range(200):
+        queue.add(OpenComparison(number, number, adversarial=number < 30))
+    drawn = [draw for _ in range(100) if (draw := queue.draw("a")) is not None]
+    by_chance = [draw for draw in drawn if draw.drawn is DrawnHow.RANDOM]
+    said = (
+        Verdict(Choice.LEFT, planted.PEOPLE[0], drawn=d.drawn, draw_probability=d.probability, draw_pool=d.pool)
+        for d in by_chance
+    )
+    assert len(drawn) - len(by_chance) == 30 and {d.pool is None for d in by_chance} == {True, False}
+    assert [draw_weight([one], 100) for one in said] == pytest.approx([1.0] * 70)
 
 
 def test_with_nothing_else_there_is_nothing_to_measure_with() -> None:
