@@ -283,8 +283,8 @@ class Queue:
         """Choose by the settings' shares; the probability counts both ways to the same comparison.
 
         Return also among how many it was: adversarial ones and those that chance may give are apart. Beside adversarial
-        ones it is not said of a draw by chance (None): what misses of it to 1 / N went to none of the N, so that it must
-        not weigh 1 / (N p) (`reward.drawing`), but 1.
+        ones it is not said of a draw by chance (None): what its p lacks of 1 / N went to none of the N, so that it must
+        weigh 1 and not 1 / (N p) (`reward.drawing`).
         """
         met, count = self._met[annotator], self._count(annotator)
         first = self._before_others(annotator)

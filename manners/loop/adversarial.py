@@ -19,14 +19,14 @@ from manners.loop import sample
 from manners.loop.options import SampleOptions
 from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import answerable, draw_prompts, fitting, own_seed, prompt_lengths
-from manners.loop.session import Session
+from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions
 from manners.models.cost import head_bytes, layer_bytes, own_bytes, rows_at_once
 from manners.results import AdversarialResult
 from manners.reward import stored
 from manners.reward.ensemble import score_rendered
-from manners.reward.groups import divided
+from manners.reward.groups import divided, drawn_aside
 from manners.reward.pairs import render_compared
 from manners.reward.suspicion import liked
 from manners.reward.verdicts import label
@@ -136,8 +136,7 @@ def run(session: Session, run: Run, inputs: AdversarialInputs) -> AdversarialRes
     found = sorted(_liked_best(session, inputs.reward, answers), key=lambda one: -one.suspicion)
     chosen = found[: inputs.count]
     # 4. A comparison of each with an ordinary answer, the most suspicious first, judged at once by the crowd if asked.
-    coin = random.Random(f"adversarial {seed}")
-    comparisons = [_comparison(one, inputs.reward, coin.random() < 0.5) for one in chosen]
+    comparisons = [_comparison(one, inputs.reward, seed) for one in chosen]
     if inputs.crowd:
         comparisons = sample.judged_by_crowd(session, comparisons)
     run.save()
@@ -164,8 +163,9 @@ def run(session: Session, run: Run, inputs: AdversarialInputs) -> AdversarialRes
 def _whom_to_ask(session: Session, inputs: AdversarialInputs) -> dict[str, Any]:
     """Return the prompts that are answered, drawn by the seed, and a seed of their own for the answers.
 
-    None whose opening is set aside to measure with, for verdicts on it would teach nothing; none that was asked about
-    like this before with verdicts that the reward model has not learned from. Raises MannersError for too few.
+    None whose opening is set aside to measure with, or will be once it has been asked about by chance, for verdicts on
+    it would teach nothing then; none that was asked about like this before with verdicts that the reward model has not
+    learned from. Raises MannersError for too few.
     """
     comparisons = session.store.comparisons()
     before = [one for one in comparisons if one.asked_how is AskedHow.ADVERSARIAL]
@@ -173,7 +173,12 @@ def _whom_to_ask(session: Session, inputs: AdversarialInputs) -> dict[str, Any]:
     open_still = {one.prompt for one in before if not any((v.arrived or 0) <= learned for v in one.verdicts)}
     aside = _set_aside(session, comparisons)
     there = answerable(session, PromptUse.TRAIN)
-    teaching = [prompt for prompt in there if opening(prompt) not in aside]
+    share, drawn_by = session.settings.reward.set_aside, session.settings.seed
+    teaching = [
+        prompt
+        for prompt in there
+        if (first := opening(prompt)) not in aside and not drawn_aside(first, share, drawn_by)
+    ]
     wanted = fitting(session, PromptUse.TRAIN, [prompt for prompt in teaching if prompt not in open_still])
     if len(wanted.prompts) < inputs.count:
         raise MannersError(
@@ -223,8 +228,12 @@ def _signs(answer: Answer) -> frozenset[Sign]:
     return signs(answer.prompt[-1].text, answer.response)
 
 
-def _comparison(found: _Found, reward: str, exchanged: bool) -> Comparison:
-    """Return the comparison that is opened; which of its sides is liked nobody can tell."""
+def _comparison(found: _Found, reward: str, seed: int) -> Comparison:
+    """Return the comparison that is opened; which of its sides is liked nobody can tell.
+
+    Each has a coin of its own: what a run that goes on lacks by now turns no other round, which would be opened twice.
+    """
     prompt: Dialogue = found.best.prompt
+    exchanged = random.Random(f"adversarial {seed} {digest(prompt)}").random() < 0.5
     sides: list[Response] = [found.best.response, found.ordinary.response][:: -1 if exchanged else 1]
     return Comparison(prompt, sides[0], sides[1], AskedHow.ADVERSARIAL, asked_by=reward)

@@ -32,6 +32,7 @@ from manners.loop.options import AuditOptions, JudgeOptions, PPOOptions, SampleO
 from manners.loop.patience import LOOK, failure_kept, wait
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, JUDGE, PPO, REWARD, SAMPLE
+from manners.loop.sample import not_by_model
 from manners.loop.session import Session, now
 from manners.loop.stage import Options, Stage, execute, finished, planned, refuse_another
 from manners.loop.starter import starter
@@ -345,7 +346,7 @@ def plan(session: Session, asked: Asked) -> Facts:
             plans.append(planned(stage, session, asked.along if stage.shared else stage.options()).facts)
     ended = [finished(stage, session.workspace) for stage in (SAMPLE, REWARD, PPO, EVALUATE)]
     taken = [done.costs.seconds for done in ended if done]
-    known = {comparison.prompt for comparison in session.store.comparisons()}
+    known = {comparison.prompt for comparison in not_by_model(session.store.comparisons())}
     there = session.store.answerable(PromptUse.TRAIN, chats=session.settings.serve.share_chats)
     to_play = max(0, asked.rounds - len(_played(session)))
     seconds = sum(taken) if len(taken) == 4 else None

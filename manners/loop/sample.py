@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -129,7 +129,7 @@ def run(session: Session, run: Run, inputs: SampleInputs) -> SampleResult:
 def _whom_to_ask(session: Session, inputs: SampleInputs) -> dict[str, Any]:
     """Return the prompts that nobody was asked about yet, and who answers them; with `--again`, about this policy."""
     author = session.workspace.current_policy()
-    comparisons = session.store.comparisons()
+    comparisons = not_by_model(session.store.comparisons())
     asked = {c.prompt for c in comparisons if not inputs.again or author in (c.left.author, c.right.author)}
     prompts = [prompt for prompt in answerable(session, PromptUse.TRAIN) if prompt not in asked]
     found = fitting(session, PromptUse.TRAIN, prompts)
@@ -153,7 +153,7 @@ def _whom_to_ask_in_a_round(session: Session, turn: int, limit: int | None) -> d
     """
     author = session.workspace.current_policy()
     asked: dict[Dialogue, list[bool]] = {}
-    for c in session.store.comparisons():
+    for c in not_by_model(session.store.comparisons()):
         asked.setdefault(c.prompt, []).append(author in (c.left.author, c.right.author))
     found = fitting(session, PromptUse.TRAIN, answerable(session, PromptUse.TRAIN))
     fresh = [prompt for prompt in found.prompts if prompt not in asked]
@@ -174,6 +174,14 @@ def _whom_to_ask_in_a_round(session: Session, turn: int, limit: int | None) -> d
     left = {"too long": found.too_long, "over the limit": len(prompts) - len(chosen)}
     left |= {"shortened": len(found.shortened.intersection(chosen)), "known": 0 if fresh else len(chosen)}
     return {"prompts": chosen, "author": author, **left}
+
+
+def not_by_model(comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
+    """Leave out what a reward model chose: whose prompt it chose is still to be asked about as any other.
+
+    Else those on which the model is most suspicious would be missing where it is measured.
+    """
+    return (c for c in comparisons if c.asked_how is not AskedHow.ADVERSARIAL)
 
 
 def judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -14,6 +14,9 @@ from manners.reward.labelled import VOLUNTEERED, LabelledPair, counts_array
 from manners.settings import RewardSettings
 from manners.types import Annotator, Choice, Comparison, opening
 
+SET_ASIDE = "set aside"
+"""What the hash that draws groups is of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -71,7 +74,7 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     """
     _check_two_ways(pairs)
     pairs, divided = _small_enough(pairs, share)
-    draw = {pair.group: uniform("set aside", seed, pair.group) for pair in pairs if pair.measures}
+    draw = {pair.group: uniform(SET_ASIDE, seed, pair.group) for pair in pairs if pair.measures}
     if len(draw) < 2:
         raise MannersError(
             f"all {len(pairs)} comparisons are about one prompt, so none can be set aside to measure with; "
@@ -92,6 +95,11 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
         divided=divided,
         idle=tuple(pair for pair in pairs if pair.group in held_out and not pair.measures),
     )
+
+
+def drawn_aside(group: str, share: float, seed: int) -> bool:
+    """Tell whether a group is held out as soon as something may be measured on it, where it need not be divided."""
+    return uniform(SET_ASIDE, seed, group) < share
 
 
 def slice_off(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from manners.cli import main
 from manners.errors import MannersError, UsageError
 from manners.feedback import crowd
-from manners.loop import adversarial, reporting, sample, stages
+from manners.loop import adversarial, reporting, rounds, sample, stages
 from manners.loop.options import SampleOptions
 from manners.loop.round import EVERY
 from manners.loop.session import Session
@@ -40,6 +40,8 @@ from manners.types import (
     FinishReason,
     PromptUse,
     Response,
+    Role,
+    Turn,
     opening,
 )
 from manners.web import findings
@@ -92,11 +94,17 @@ def test_a_member_that_is_fooled_by_a_letter_is_found_out(copy: Workspace, setti
     assert facts["reward"] == "reward-1" and facts["prompts"] <= COUNT * adversarial.AMONG
 
 
-def test_which_side_is_liked_is_drawn_by_coin(copy: Workspace, settings: Settings, fooled: str) -> None:
-    ask(copy, settings, 8)
-    asked = adversarial_ones(Session(copy, settings))
-    left = [fooled in c.left.text for c in asked if (fooled in c.left.text) != (fooled in c.right.text)]
-    assert {True, False} == set(left)
+def test_which_side_is_liked_is_drawn_by_a_coin_of_its_own_prompt() -> None:
+    """One coin for all, and a prompt that was deleted while a run was stopped turned those after it: opened twice."""
+
+    def said(number: int, text: str) -> Answer:
+        return Answer((Turn(Role.USER, f"question {number}"),), Response(text, "initial"), (), ())
+
+    found = [adversarial._Found(said(n, "liked"), said(n, "ordinary"), 0.0, frozenset()) for n in range(400)]
+    opened = [adversarial._comparison(one, "reward-1", 7) for one in found]
+    assert abs(sum(one.left.text == "liked" for one in opened) - 200) < 4 * 10
+    assert opened[100:] == [adversarial._comparison(one, "reward-1", 7) for one in found[100:]]
+    assert opened != [adversarial._comparison(one, "reward-1", 8) for one in found]
 
 
 def test_signs_count_where_the_ordinary_answer_shows_none(copy: Workspace, settings: Settings) -> None:
@@ -186,6 +194,36 @@ def test_the_desk_shows_them_first_and_records_why_and_with_which_chance(copy: W
     assert [c.id for c, _ in chosen] == sorted(c.id or 0 for c in adversarial_ones(session))
     assert [(v.draw_probability, v.draw_pool) for _, v in chosen] == [(0.7, n) for n in range(COUNT, 0, -1)]
     assert {c.asked_how for c, v in drawn if v.drawn is DrawnHow.RANDOM} == {AskedHow.RANDOM}
+
+
+def test_a_prompt_that_a_model_chose_is_still_asked_about_by_chance(copy: Workspace, settings: Settings) -> None:
+    """Else those where it is most suspicious would be missing among what it is measured on."""
+    session = Session(copy, settings)
+    session.store.add_prompts(tiny.prompts(30, "noon"), PromptUse.TRAIN, "test")
+    ask(copy, settings, 8)
+    known = {c.prompt for c in session.store.comparisons(AskedHow.RANDOM)}
+    chosen = {c.prompt for c in adversarial_ones(session)} - known
+    left = rounds.plan(session, rounds.Asked(rounds=1))["fresh_prompts"]
+    sampled = stages.sample(copy, settings, crowd=False, plan=False)
+    asked = {c.prompt for c in session.store.comparisons(AskedHow.RANDOM)} - known
+    assert chosen and chosen <= asked and sampled["prompts"] == len(asked) == left
+
+
+def test_none_is_asked_about_that_is_set_aside_once_chance_has_asked_about_it(
+    copy: Workspace, settings: Settings
+) -> None:
+    """Of prompts without a verdict the hash says it beforehand; what was asked about them would be on neither side."""
+    session = Session(copy, settings)
+    session.store.add_prompts(tiny.prompts(30, "noon"), PromptUse.TRAIN, "test")
+    with pytest.raises(MannersError) as refused:
+        ask(copy, settings, 100)
+    there = int(str(refused.value).split("asked for, and ")[1].split()[0])
+    ask(copy, settings, there)
+    stages.sample(copy, settings, crowd=True, plan=False)
+    session.store.merge_comparisons(sample.judged_by_crowd(session, adversarial_ones(session)))
+    split = divided(label(session.store.comparisons()).pairs, settings.reward, settings.seed)
+    assert there > 24 and not split.idle and sum(not pair.measures for pair in split.train) == there
+    assert len({opening(pair.prompt) for pair in split.held_out}) + there == 54
 
 
 class Killed(Exception):

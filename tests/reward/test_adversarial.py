@@ -19,7 +19,18 @@ from manners.reward.groups import set_aside
 from manners.reward.labelled import Counts
 from manners.reward.verdicts import label, pooled
 from manners.settings import ServeSettings
-from manners.types import AnnotatorKind, AskedHow, Choice, Comparison, DrawnHow, OpenComparison, Response, Role, Turn, Verdict
+from manners.types import (
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    DrawnHow,
+    OpenComparison,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+)
 from manners.web import findings
 from tests.reward import planted
 
