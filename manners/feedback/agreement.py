@@ -146,9 +146,13 @@ def _sided(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Iterator[t
 def habits(
     comparisons: Sequence[Comparison], kind: AnnotatorKind, known: Mapping[int, Choice] | None = None
 ) -> list[Habits]:
-    """Return how each annotator of a kind works, busiest first; `known` has the verdicts of gold comparisons."""
-    lefts = Counter(who for who, is_left in _sided(comparisons, kind) if is_left)
-    sided, verdicts = Counter[Annotator](), Counter[Annotator]()
+    """Return how each annotator of a kind works, busiest first; `known` has the verdicts of gold comparisons.
+
+    What a reward model chose tells how much each has done and how fast, and nothing of sides and reliability.
+    """
+    fair = [one for one in comparisons if one.asked_how is not AskedHow.ADVERSARIAL]
+    lefts = Counter(who for who, is_left in _sided(fair, kind) if is_left)
+    sided, verdicts = Counter(who for who, _ in _sided(fair, kind)), Counter[Annotator]()
     seconds: defaultdict[Annotator, list[float]] = defaultdict(list)
     repeats: defaultdict[Annotator, list[bool]] = defaultdict(list)
     gold: defaultdict[Annotator, list[bool]] = defaultdict(list)
@@ -160,7 +164,6 @@ def habits(
             if who.kind is not kind:
                 continue
             verdicts[who] += 1
-            sided[who] += verdict.choice in (Choice.LEFT, Choice.RIGHT)
             if verdict.seconds is not None:
                 seconds[who].append(verdict.seconds)
                 unread[who] += _cannot_be_read(comparison, verdict)
@@ -171,7 +174,7 @@ def habits(
             if right := (known or {}).get(comparison.id or 0):
                 gold[who].append(right is verdict.choice)
             before[who] = verdict.choice
-    reliable = reliability(counted(comparison, kind) for comparison in comparisons)
+    reliable = reliability(counted(comparison, kind) for comparison in fair)
     return [
         Habits(
             who,

@@ -231,6 +231,7 @@ class Queue:
         gold = settings.gold_share if known else 0.0
         repeat = settings.repeat_share if again else 0.0
         lot = rng.random()
+        pool: int | None
         if lot < gold or (known and not new):
             chosen, drawn, pool = rng.choice(known), DrawnHow.GOLD, len(known)
             probability = (gold if new else 1.0) / pool

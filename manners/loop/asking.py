@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,12 @@ from manners.reward import stored
 from manners.reward.ensemble import Scored, score_rendered
 from manners.reward.measure import measure
 from manners.reward.pairs import read, shortened
-from manners.reward.verdicts import label, pooled
+from manners.reward.verdicts import label, to_measure_on
 from manners.store.files.formats import Format
 from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import OURS, comparisons_of
-from manners.types import Answer, AskedHow, Choice, Comparison, Dialogue, VersionKind, opening
+from manners.types import Answer, Choice, Comparison, Dialogue, VersionKind, opening
 
 START_SHARE = 0.25
 """Of the comparisons opened for people, with the start version, where the policy would replace another."""
@@ -146,8 +146,7 @@ def measure_on_file(
     skipped = Counter[Reason]()
     reading = survey(file, mapping, fmt, words)
     rows = comparisons_of(reading, skipped=skipped if skip_bad else None)
-    # Nothing is learnt here, so that it does not matter what the rows were asked for.
-    comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
+    comparisons, chosen = to_measure_on(rows)
     if not any(comparison.verdicts for comparison in comparisons):
         raise MannersError(f"{file} holds no verdict to measure with; name a file of comparisons that were judged")
     labelled, rendered = read(session.pretrained.renderer, label(comparisons, settings.reward.annotators))
@@ -170,7 +169,7 @@ def measure_on_file(
         pairs=len(labelled.pairs),
         known_prompts=known,
         shortened=shortened(dict.fromkeys(sides)),
-        left_out={str(reason): n for reason, n in labelled.left_out.items()},
+        left_out={str(reason): n for reason, n in (labelled.left_out | chosen).items()},
         skipped={str(reason): n for reason, n in skipped.items()},
         unused=reading.unused,
         notes=reading.notes,

@@ -33,14 +33,14 @@ from manners.reward.ensemble import Exchange, RewardModel, score_rendered
 from manners.reward.groups import divided, uniform
 from manners.reward.labelled import LabelledPair
 from manners.reward.pairs import laid_out, render_compared
-from manners.reward.verdicts import label, pooled
+from manners.reward.verdicts import label, to_measure_on
 from manners.settings_load import from_dict
 from manners.store import Newest
 from manners.store.files.mapping import mapping_of
 from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import OURS, comparisons_of
-from manners.types import Answer, AskedHow, Dialogue, PromptUse, VersionKind, opening
+from manners.types import Answer, Dialogue, PromptUse, VersionKind, opening
 from manners.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
         policy=_taught(session, name),
         source=source,
         outside=chosen,
-        learned=_drawn(learned, session.settings.audit.pairs, session.settings.seed),
+        learned=_drawn(
+            [pair for pair in learned if pair.measures], session.settings.audit.pairs, session.settings.seed
+        ),
         known=known,
         left_out=left_out,
         decides={
@@ -157,11 +159,15 @@ def _of_file(
     rows = comparisons_of(
         survey(file, mapping_of(options.mapping), None, OURS), skipped=skipped if options.skip_bad else None
     )
-    # Nothing is learnt here, so that it does not matter what the rows were asked for.
-    comparisons = pooled(replace(row, asked_how=AskedHow.IMPORTED) for row in rows)
+    comparisons, chosen = to_measure_on(rows)
     labelled = laid_out(session.pretrained.renderer, label(comparisons, session.settings.reward.annotators))
     fresh = [pair for pair in labelled.pairs if opening(pair.prompt) not in learned]
-    counted = [*labelled.left_out.items(), *skipped.items(), (LEARNED, len(labelled.pairs) - len(fresh))]
+    counted = [
+        *labelled.left_out.items(),
+        *chosen.items(),
+        *skipped.items(),
+        (LEARNED, len(labelled.pairs) - len(fresh)),
+    ]
     return fresh, {str(reason): count for reason, count in counted if count}
 
 

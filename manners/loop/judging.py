@@ -263,9 +263,11 @@ def probed(pairs: Sequence[Comparison], said: Sequence[Choice], texts: Sequence[
 
 
 def panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, ...]:
-    """Tell the answers of the newest versions apart."""
+    """Tell the answers of the newest versions apart; what a reward model chose of them tells nothing."""
     by_version: dict[str, list[Case]] = {}
     for one, case in zip(judged, found, strict=True):
+        if one.asked_how is AskedHow.ADVERSARIAL:
+            continue
         by_version.setdefault(max(one.left.author, one.right.author, key=_age), []).append(case)
     rows = []
     for version, some in sorted(by_version.items(), key=lambda item: _age(item[0]))[-PANEL:]:

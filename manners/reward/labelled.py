@@ -116,6 +116,7 @@ class LeftOut(StrEnum):
     SKIPPED = "only skips"
     OUTLYING = "only verdicts of users who were set aside"
     ASIDE = "chosen by a reward model, about a prompt that is set aside"
+    CHOSEN = "chosen by a reward model, on which nothing is measured"
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,10 @@ def by_reliability(pairs: Sequence[LabelledPair]) -> tuple[LabelledPair, ...]:
 def trust(pairs: Sequence[LabelledPair]) -> dict[Annotator, float]:
     """Return 2 r - 1, and `LEAST` at least, of each annotator with verdicts enough that others have judged too.
 
-    r is `agreement.reliability`, by the verdicts on these pairs alone: what is set aside has no part in it. Raises
-    MannersError as `softened`.
+    r is `agreement.reliability`, by the verdicts on these pairs alone: what is set aside has no part in it, nor what a
+    reward model chose. Raises MannersError as `softened`.
     """
-    rows = [row for pair in pairs if len(row := _choices(pair)) > 1]
+    rows = [row for pair in pairs if pair.measures and len(row := _choices(pair)) > 1]
     given = Counter(who for row in rows for who in row)
     known = {who: max(LEAST, 2 * r - 1) for who, r in reliability(rows).items() if given[who] >= FEWEST_VERDICTS}
     if len(rows) < FEWEST_PAIRS or not known:

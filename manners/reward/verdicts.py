@@ -135,6 +135,24 @@ def pooled(comparisons: Iterable[Comparison], same: Callable[[Response], Hashabl
     return [_joined(several) for several in found.values()]
 
 
+def to_measure_on(rows: Iterable[Comparison]) -> tuple[list[Comparison], dict[LeftOut, int]]:
+    """Return the comparisons of a file to measure with, whatever they were asked for, and what was left out.
+
+    Nothing is learnt of them; but on what a reward model chose nothing is measured in a file either. Raises
+    MannersError where there is nothing else.
+    """
+    every = pooled(
+        one if one.asked_how is AskedHow.ADVERSARIAL else replace(one, asked_how=AskedHow.IMPORTED) for one in rows
+    )
+    fair = [one for one in every if one.asked_how is not AskedHow.ADVERSARIAL]
+    if every and not fair:
+        raise MannersError(
+            "a reward model chose all comparisons of the file (asked_how is adversarial), and nothing is measured on"
+            " these: name a file of others"
+        )
+    return fair, {LeftOut.CHOSEN: len(every) - len(fair)} if len(fair) < len(every) else {}
+
+
 def _counted_apart(comparison: Comparison, place: int) -> Hashable:
     """Return what two comparisons must share to be counted as one, their answers apart."""
     if comparison.asked_how is AskedHow.GOLD or DELETED in (comparison.left.text, comparison.right.text):

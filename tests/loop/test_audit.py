@@ -17,11 +17,12 @@ from manners.audit import gate
 from manners.audit.rules import REWARD, held, rules
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
-from manners.loop import audit, behaviour, stages
+from manners.loop import asking, audit, behaviour, stages
 from manners.loop.options import AuditOptions
 from manners.loop.round import AUDIT
 from manners.loop.session import Session
 from manners.results.audit import Check, Gate
+from manners.reward.labelled import LeftOut
 from manners.settings import AuditSettings, Settings
 from manners.text import Rendered
 from manners.types import Interval, Response, Role, Turn, opening
@@ -177,6 +178,24 @@ def test_of_a_file_what_the_model_learned_from_is_left_out(copy: Workspace, sett
     own = rows(tmp_path / "own.jsonl", 0, prompts[: len(learned)])
     with pytest.raises(MannersError, match=r"that reward-1 did not learn from, and own\.jsonl has 0"):
         audited(copy, settings, comparisons=own)
+
+
+def test_what_a_reward_model_chose_is_measured_neither_in_a_file_nor_as_what_it_learned(
+    copy: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members differ most about it: beside it, they would seem to differ less about a policy's samples."""
+    session, file = Session(copy, settings), rows(tmp_path / "pairs.jsonl")
+    chosen = [json.loads(line) | {"asked_how": "adversarial"} for line in file.read_text("utf-8").splitlines()]
+    more = "".join(json.dumps(row | {"prompt": f"{row['prompt']} {n}"}) + "\n" for n, row in enumerate(chosen[:5]))
+    file.write_text(file.read_text("utf-8") + more, encoding="utf-8")
+    learned, aside = audit.trained_on(session, "reward-1")
+    by_model = [replace(pair.unmeasured(pair.weights), comparison_id=0) for pair in learned]
+    monkeypatch.setattr(audit, "trained_on", lambda *_: ([*learned, *by_model], aside))
+    found = audit.inputs(session, AuditOptions(comparisons=file), {})
+    assert len(found.outside) == 12 and found.left_out == {str(LeftOut.CHOSEN): 5}
+    assert found.learned and all(pair.measures for pair in found.learned)
+    measured = asking.measure_on_file(session, "reward-1", file, {}, None, False)
+    assert (measured["pairs"], measured["left_out"]) == (12, {str(LeftOut.CHOSEN): 5})
 
 
 def test_confidence_is_told_by_what_the_version_says_its_scores_are_worth(

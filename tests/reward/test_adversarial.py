@@ -9,17 +9,22 @@ import pytest
 
 from manners.errors import MannersError
 from manners.feedback import agreement
-from manners.feedback.admission import fair
+from manners.feedback.admission import cases, fair
 from manners.feedback.queue import Queue
 from manners.feedback.statistics import first_two
+from manners.loop.examples import preferred
+from manners.loop.judging import panel
 from manners.reward import measure, noise
 from manners.reward.ceiling import ceiling
 from manners.reward.drawing import draw_weight, pool_of
 from manners.reward.groups import set_aside
-from manners.reward.labelled import Counts
-from manners.reward.verdicts import label, pooled
+from manners.reward.labelled import Counts, LeftOut
+from manners.reward.verdicts import label, pooled, to_measure_on
 from manners.settings import ServeSettings
+from manners.store.files.formats import Format, parse
+from manners.store.files.rows import BadRow, Fields
 from manners.types import (
+    Annotator,
     AnnotatorKind,
     AskedHow,
     Choice,
@@ -131,6 +136,54 @@ def test_what_chance_gives_beside_it_weighs_as_what_chance_gives_without_it() ->
     )
     assert len(drawn) - len(by_chance) == 30 and {d.pool is None for d in by_chance} == {True, False}
     assert [draw_weight([one], 100) for one in said] == pytest.approx([1.0] * 70)
+
+
+def test_how_reliable_an_annotator_is_hangs_on_none_of_it() -> None:
+    """Those of the dashboard, and what `reward.reliability` weighs by; how much each has done and how fast it tells."""
+    alone, both = (agreement.habits(some, KIND) for some in (FAIR, [*FAIR, *HARD]))
+    assert [(one.annotator, one.reliability, one.left) for one in both] == [
+        (one.annotator, one.reliability, one.left) for one in alone
+    ]
+    assert [one.verdicts for one in both] == [2 * one.verdicts for one in alone]
+    assert noise.trust(label([*FAIR, *HARD]).pairs) == noise.trust(label(FAIR).pairs)
+
+
+def test_an_answer_that_most_found_bad_is_no_example_whoever_chose_it() -> None:
+    said = (Choice.LEFT, Choice.BOTH_BAD, Choice.BOTH_BAD)
+    verdicts = tuple(Verdict(choice, who) for choice, who in zip(said, planted.PEOPLE, strict=False))
+    one = replace(FAIR[0], verdicts=verdicts)
+    for how in (AskedHow.RANDOM, AskedHow.ADVERSARIAL):
+        assert preferred(label([replace(one, asked_how=how)]).pairs)[0] == []
+        liked = replace(one, asked_how=how, verdicts=verdicts[:1])
+        assert len(preferred(label([liked]).pairs)[0]) == 1
+
+
+def test_of_a_judges_answers_those_that_a_model_chose_tell_nothing_of_versions() -> None:
+    judge = Annotator("judge:one", AnnotatorKind.AI)
+    flip = Verdict(Choice.SKIP, judge)
+    judged = [replace(one, verdicts=(*one.verdicts, Verdict(Choice.LEFT, judge))) for one in FAIR]
+    chosen_too = [*judged, *(replace(one, verdicts=(flip,)) for one in HARD)]
+    assert panel(chosen_too, cases(chosen_too, judge)) == panel(judged, cases(judged, judge))
+
+
+def test_a_file_measures_nothing_on_what_a_model_chose_and_says_so() -> None:
+    rows = [*FAIR, *HARD]
+    fair, left_out = to_measure_on(rows)
+    assert {one.asked_how for one in fair} == {AskedHow.IMPORTED} and left_out == {LeftOut.CHOSEN: 60}
+    assert label(fair).pairs == label(replace(one, asked_how=AskedHow.IMPORTED) for one in FAIR).pairs
+    assert to_measure_on(FAIR)[1] == {}
+    with pytest.raises(MannersError, match="a reward model chose all comparisons of the file"):
+        to_measure_on(HARD)
+
+
+def test_a_row_that_was_drawn_as_adversarial_is_one_or_is_refused() -> None:
+    """Without the column `asked_how` it would be an import, which is measured."""
+    row: Fields = {"prompt": "a", "left": "b", "right": "c", "verdict": "left"}
+    row |= {"drawn": "adversarial", "draw_probability": 0.5, "draw_pool": 3}
+    assert parse(row, Format.ROWS, planted.PEOPLE[0]).asked_how is AskedHow.ADVERSARIAL
+    assert parse(row | {"asked_how": "adversarial"}, Format.ROWS, planted.PEOPLE[0]).asked_by is None
+    with pytest.raises(BadRow, match="adversarial"):
+        parse(row | {"asked_how": "random"}, Format.ROWS, planted.PEOPLE[0])
 
 
 def test_with_nothing_else_there_is_nothing_to_measure_with() -> None:

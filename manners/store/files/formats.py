@@ -126,12 +126,22 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words = WORD
         prompt=prompt,
         left=left,
         right=right,
-        asked_how=parse_member(fields, "asked_how", AskedHow) or AskedHow.IMPORTED,
+        asked_how=_asked_how(fields, verdict),
         ask_probability=parse_number(fields, "ask_probability", 0, 1),
         verdicts=() if verdict is None else (verdict,),
         asked_by=parse_name(fields, "asked_by", "") or None,
     )
     return comparison if fmt is Format.ROWS else in_order(comparison)
+
+
+def _asked_how(fields: Fields, verdict: Verdict | None) -> AskedHow:
+    """Return how a row says that it was asked: what a reward model chose says so of its drawing too. Raises BadRow."""
+    told = parse_member(fields, "asked_how", AskedHow)
+    if verdict is None or verdict.drawn is not DrawnHow.ADVERSARIAL:
+        return told or AskedHow.IMPORTED
+    if told not in (None, AskedHow.ADVERSARIAL):
+        raise BadRow(Reason.VALUE, "drawn", f"is adversarial, while `asked_how` is {told}")
+    return AskedHow.ADVERSARIAL
 
 
 def in_order(comparison: Comparison) -> Comparison:
