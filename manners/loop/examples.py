@@ -21,7 +21,7 @@ from manners.store.files.exchanges import EXCHANGE_FIELDS, messages_in, parse_ex
 from manners.store.files.fields import with_system
 from manners.store.files.rowfiles import places, read_rows
 from manners.store.files.rows import BadRow, Fields, Reason
-from manners.types import Comparison, Dialogue, FinishReason, Response, Role, Turn
+from manners.types import Choice, Comparison, Dialogue, FinishReason, Response, Role, Turn
 
 STORE = "store"
 PREFERRED = (
@@ -98,8 +98,8 @@ def preferred(pairs: Iterable[LabelledPair]) -> tuple[list[Example], Counter[str
     cut = set[tuple[Dialogue, str]]()
     balance: dict[Dialogue, dict[str, float]] = {}
     for pair in pairs:
-        weights, ties = pair.weights, pair.counts.tie
-        against_both = weights.tie * pair.both_bad / ties if ties else 0.0
+        weights, neither = pair.weights, [v.choice for v in pair.voices if v.choice in (Choice.TIE, Choice.BOTH_BAD)]
+        against_both = weights.tie * neither.count(Choice.BOTH_BAD) / len(neither) if neither else 0.0
         for side, won, lost in ((pair.left, weights.left, weights.right), (pair.right, weights.right, weights.left)):
             if side.finish_reason is FinishReason.LENGTH:
                 cut.add((pair.prompt, side.text))
