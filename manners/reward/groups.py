@@ -105,11 +105,15 @@ def drawn_aside(group: str, share: float, seed: int) -> bool:
 def slice_off(pairs: Sequence[LabelledPair], share: float, seed: int) -> tuple[list[int], list[int]]:
     """Return the places of pairs to learn from and of a slice to say when to stop: about `share` of the groups, whole.
 
-    Drawn by a seeded hash; at least one group falls on each side, and of a single group there is no slice.
+    Drawn by a seeded hash; at least one group falls on each side, and of a single group there is no slice. Where two or
+    more can be measured on, one of these is in the slice, for the others cannot say when to stop.
     """
     draw = {pair.group: uniform("slice", seed, pair.group) for pair in pairs}
     order = sorted(draw, key=draw.__getitem__)
     off = set(order[: min(max(1, sum(u < share for u in draw.values())), len(order) - 1)])
+    measuring = {pair.group for pair in pairs if pair.measures}
+    if len(measuring) > 1 and off.isdisjoint(measuring):
+        off.add(next(group for group in order if group in measuring))
     places: tuple[list[int], list[int]] = ([], [])
     for place, pair in enumerate(pairs):
         places[pair.group in off].append(place)

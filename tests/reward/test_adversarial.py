@@ -17,7 +17,7 @@ from manners.loop.judging import panel
 from manners.reward import measure, noise
 from manners.reward.ceiling import ceiling
 from manners.reward.drawing import draw_weight, pool_of
-from manners.reward.groups import set_aside
+from manners.reward.groups import set_aside, slice_off
 from manners.reward.labelled import Counts, LeftOut
 from manners.reward.verdicts import label, pooled, to_measure_on
 from manners.settings import ServeSettings
@@ -184,6 +184,16 @@ def test_a_row_that_was_drawn_as_adversarial_is_one_or_is_refused() -> None:
     assert parse(row | {"asked_how": "adversarial"}, Format.ROWS, planted.PEOPLE[0]).asked_by is None
     with pytest.raises(BadRow, match="adversarial"):
         parse(row | {"asked_how": "random"}, Format.ROWS, planted.PEOPLE[0])
+
+
+def test_it_never_says_alone_how_often_pairs_are_read() -> None:
+    """Four groups to measure on and forty without: the slice by which a scout stops has one of the four always."""
+    others = [replace(one, prompt=(Turn(Role.USER, f"another {n}"),)) for n, one in enumerate(HARD[:40])]
+    pairs = label([*FAIR[:4], *others]).pairs
+    for seed in range(40):
+        fit, off = slice_off(pairs, 0.2, seed)
+        assert any(pairs[i].measures for i in off) and any(pairs[i].measures for i in fit)
+        assert sorted([*fit, *off]) == list(range(44))
 
 
 def test_with_nothing_else_there_is_nothing_to_measure_with() -> None:
