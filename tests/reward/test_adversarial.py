@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from manners.reward.labelled import Counts, LeftOut
 from manners.reward.verdicts import label, pooled, to_measure_on
 from manners.settings import ServeSettings
 from manners.store.files.formats import Format, parse
-from manners.store.files.rows import BadRow, Fields
+from manners.store.files.rows import BadRow
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -178,7 +179,7 @@ def test_a_file_measures_nothing_on_what_a_model_chose_and_says_so() -> None:
 
 def test_a_row_that_was_drawn_as_adversarial_is_one_or_is_refused() -> None:
     """Without the column `asked_how` it would be an import, which is measured."""
-    row: Fields = {"prompt": "a", "left": "b", "right": "c", "verdict": "left"}
+    row: dict[str, Any] = {"prompt": "a", "left": "b", "right": "c", "verdict": "left"}
     row |= {"drawn": "adversarial", "draw_probability": 0.5, "draw_pool": 3}
     assert parse(row, Format.ROWS, planted.PEOPLE[0]).asked_how is AskedHow.ADVERSARIAL
     assert parse(row | {"asked_how": "adversarial"}, Format.ROWS, planted.PEOPLE[0]).asked_by is None
