@@ -34,6 +34,24 @@ MOST_DAYS = 36_500
 Name = Annotated[Positional[str], arg(metavar="NAME")]
 
 
+@contextmanager
+def _matrices_alone() -> Iterator[None]:
+    """Have numpy and scipy loaded so that one thread multiplies matrices.
+
+    Those of the dashboard are small, and a second thread would spin beside them and take a core from the model.
+    OpenBLAS reads the variable when it is loaded; processes that are started later do not inherit it.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Serve(Common):
     """Open the pages for labelling, chatting and looking on, and the server for other programs."""
@@ -60,7 +78,8 @@ class Serve(Common):
 
     def run(self) -> Result:
         """Serve until interrupted."""
-        from manners.web.server import serve
+        with _matrices_alone():
+            from manners.web.server import serve
         from manners.web.upstream import Upstream
 
         if self.upstream_model and not self.upstream:

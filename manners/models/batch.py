@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from itertools import chain
 
 import torch
@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from manners.errors import MannersError
 from manners.logs import complain
 from manners.models.decoder import Decoder
-from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, TokenLogprob
+from manners.models.reported import names, reported
+from manners.models.requests import Done, DrawnToken, Event, Failed, GenerationRequest, Said
 from manners.models.row import Row
 from manners.models.sampler import draw_tokens
 from manners.models.seats import CHANGE_SHARE, Seats
@@ -37,12 +38,10 @@ ROOM = 64
 """Columns of the cache taken at a time: more cost memory, fewer cost a copy of the cache more often."""
 READ_AT_ONCE = 256
 """Tokens of new prompts read between two steps, while those who are being answered wait; one prompt may be longer."""
-NAMED = 10_000
-"""Tokens whose text is kept: to find it takes the tokenizer as long as a row of a step."""
 COLDEST = 1e-30
 """Lowest temperature above 0 that logits are divided by: in float32 they stay finite, and what is drawn is the same."""
-_Names = Callable[[int], tuple[str, bytes]]
-"""Says what a token writes, as text and as bytes."""
+
+Tell = Callable[[Said], None]
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class RunningBatch:
         self.trunk = trunk
         self.renderer = renderer
         self.seats = seats
-        self._name = lru_cache(NAMED)(partial(_name, renderer))
+        self._names = names(renderer)
         self._waiting = Waiting[Row]()
         self._requests: dict[int, list[Row]] = {}
         """Of each request, the rows that have not left."""
@@ -166,7 +165,7 @@ class RunningBatch:
             if not row.ids:
                 self._waiting.add(row.request.account, row)
 
-    def end_resting(self, why: str) -> tuple[tuple[int, Event], ...]:
+    def end_resting(self, why: str) -> Said:
         """Fail the requests that are half written and rest, where nothing else is half written; tell them why."""
         if not self.idle(admit=False):
             return ()
@@ -175,10 +174,11 @@ class RunningBatch:
             self.cancel(key)
         return tuple((key, Failed(why)) for key in ended)
 
-    def step(self, admit: bool = True) -> tuple[tuple[int, Event], ...]:
+    def step(self, admit: bool = True, tell: Tell | None = None) -> Said:
         """Read the tokens drawn last, let rows leave and (with `admit`) enter, and draw a token for each.
 
-        What fails in one row fails its request alone. Without `admit` only answers that are half written go on.
+        What fails in one row fails its request alone. Without `admit` only answers that are half written go on. What
+        first tokens write is handed to `tell`, if there is one, before those of other answers are looked at.
         """
         try:
             # 1. Tokens that were drawn are read, if `read` has not done so.
@@ -187,12 +187,12 @@ class RunningBatch:
             self._change_seats(admit)
             # 3. Every row draws a token, with its own number.
             if self.running:
-                self._draw()
+                self._draw(tell)
         except Exception as error:
             self._fail_all(error)
         return self._said()
 
-    def read(self) -> tuple[tuple[int, Event], ...]:
+    def read(self) -> Said:
         """Read the tokens drawn last, which `step` then need not: whoever comes meanwhile enters with the next draw."""
         try:
             self._read()
@@ -200,7 +200,7 @@ class RunningBatch:
             self._fail_all(error)
         return self._said()
 
-    def _said(self) -> tuple[tuple[int, Event], ...]:
+    def _said(self) -> Said:
         """Hand over what happened."""
         events, self._events = self._events, []
         return tuple(events)
@@ -293,7 +293,7 @@ class RunningBatch:
                 self._begin_anew()
                 self._fail(sound, together)
 
-    def _draw(self) -> None:
+    def _draw(self, tell: Tell | None) -> None:
         """Draw a token for each row: all together, and where that fails, one by one."""
         seated = self._seated
         assert seated.decoder.logits is not None
@@ -309,11 +309,13 @@ class RunningBatch:
                 except Exception as error:
                     self._fail([seated.rows[seat]], error)
         chosen = token.tolist()
-        for seat, row in seated.take(token):
-            try:
-                self._advance(row, chosen[seat], logits[seat])
-            except Exception as error:
-                self._fail([row], error)
+        drawn = seated.take(token)
+        begin = [(seat, row) for seat, row in drawn if not row.ids]
+        if begin and tell is not None and len(begin) < len(drawn):
+            self._hand_out(begin, chosen, logits)
+            tell(self._said())
+            drawn = [one for one in drawn if one not in begin]
+        self._hand_out(drawn, chosen, logits)
 
     def _tokens(self, rows: Sequence[Row], logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
         """Draw a token for each of these rows; raises MannersError where there is nothing to draw from."""
@@ -329,11 +331,32 @@ class RunningBatch:
         drawn, _ = draw_tokens(said, uniform, top_p)
         return torch.where(greedy, vocabulary.likeliest(logits), drawn)
 
-    def _advance(self, row: Row, token: int, logits: Float[Tensor, " V"]) -> None:
+    def _hand_out(self, drawn: Sequence[tuple[int, Row]], chosen: Sequence[int], logits: Float[Tensor, "R V"]) -> None:
+        """Hand rows their tokens, and what is told of them: that of all at once, and where it fails one by one."""
+        told = dict[int, DrawnToken]()
+        with suppress(Exception):  # of one row, or of several: each is told its own
+            told = self._reported(drawn, chosen, logits)
+        for seat, row in drawn:
+            try:
+                told |= {} if seat in told else self._reported([(seat, row)], chosen, logits)
+                self._advance(row, chosen[seat], told.get(seat))
+            except Exception as error:
+                self._fail([row], error)
+
+    def _reported(
+        self, drawn: Sequence[tuple[int, Row]], chosen: Sequence[int], logits: Float[Tensor, "R V"]
+    ) -> dict[int, DrawnToken]:
+        """Return, of each seat whose request asks for it, what is told of its token."""
+        asked = [(seat, row.request.logprobs) for seat, row in drawn]
+        counts = {seat: count for seat, count in asked if count is not None}
+        if not counts:
+            return {}
+        tokens, rows = [chosen[seat] for seat in counts], logits[list(counts)]
+        found = reported(self._names, self.trunk.vocabulary, rows, tokens, list(counts.values()))
+        return dict(zip(counts, found, strict=True))
+
+    def _advance(self, row: Row, token: int, reported: DrawnToken | None) -> None:
         """Hand a row its token, and say what came of it."""
-        count = row.request.logprobs
-        said = None if count is None else self.trunk.vocabulary.at(logits.unsqueeze(0), 1.0)[0]
-        reported = None if said is None or count is None else _report(self._name, said, token, count)
         more, finish = row.take(token, reported, token in self.renderer.end_ids)
         if more is not None:
             self._events.append((row.key, more))
@@ -369,22 +392,3 @@ class RunningBatch:
 def _youngest(rows: Sequence[Row], account: str, but: Sequence[Row]) -> Row:
     """Return the row of an account that sat down last, and has not risen yet."""
     return next(row for row in reversed(rows) if row.request.account == account and row not in but)
-
-
-def _report(
-    name: Callable[[int], tuple[str, bytes]], logits: Float[Tensor, " V"], token: int, count: int
-) -> DrawnToken:
-    """Name a token and the `count` likeliest of what can be said, with log-probabilities."""
-    logprobs = logits.log_softmax(dim=-1)
-    values, places = logprobs.topk(min(count, len(logprobs)))
-
-    def named(token: int, logprob: float) -> TokenLogprob:
-        text, raw = name(token)
-        return TokenLogprob(text, logprob, raw)
-
-    top = tuple(map(named, places.tolist(), values.tolist()))
-    return DrawnToken(named(token, float(logprobs[token])), top)
-
-
-def _name(renderer: Renderer, token: int) -> tuple[str, bytes]:
-    return renderer.token_text(token), renderer.token_bytes(token)

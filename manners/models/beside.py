@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from manners.models.batch import Prepared, RunningBatch
-from manners.models.requests import Event, Failed
+from manners.models.batch import Prepared, RunningBatch, Tell
+from manners.models.requests import Failed, Said
 
 
 class Pair:
@@ -70,15 +70,24 @@ class Pair:
         for batch in self._batches:
             batch.go_on(key)
 
-    def end_resting(self, why: str) -> tuple[tuple[int, Event], ...]:
+    def end_resting(self, why: str) -> Said:
         """Fail what rests, where it is all that the promoted policy has half written, whatever the candidate does."""
         said = self._promoted.end_resting(why)
         self._drop(said)
         return said
 
-    def step(self, admit: bool) -> tuple[tuple[int, Event], ...]:
-        """Draw a token for every row of both; what fails in one of them fails its request in the other too."""
-        said = self._promoted.step(admit)
+    def step(self, admit: bool, tell: Tell | None = None) -> Said:
+        """Draw a token for every row of both; what fails in one of them fails its request in the other too.
+
+        What the first tokens of answers of the promoted policy write is handed to `tell` before all else.
+        """
+
+        def soon(first: Said) -> None:
+            self._drop(first)
+            if tell is not None:
+                tell(first)
+
+        said = self._promoted.step(admit, soon)
         self._drop(said)
         if self._candidate is not None:
             theirs = self._candidate.step()
@@ -87,9 +96,9 @@ class Pair:
             self._let_go()
         return said
 
-    def read(self) -> tuple[tuple[int, Event], ...]:
+    def read(self) -> Said:
         """Read what `step` drew; whose tokens cannot be read fails in both."""
-        said = tuple[tuple[int, Event], ...]()
+        said: Said = ()
         for batch in self._batches:
             theirs = batch.read()
             self._drop(theirs)
@@ -110,7 +119,7 @@ class Pair:
         if self._leaving and self._candidate is not None and self._candidate.empty:
             self._candidate = None
 
-    def _drop(self, said: tuple[tuple[int, Event], ...]) -> None:
+    def _drop(self, said: Said) -> None:
         for key, event in said:
             if isinstance(event, Failed):
                 self.cancel(key)

@@ -230,5 +230,7 @@ class EngineState:
     """The policy that can be asked beside the one in use; None for none, or none any more."""
 
 
-Report = EngineState | tuple[tuple[int, Event], ...]
-"""What comes from the model's process: its state, or events, each with its request's key."""
+Said = tuple[tuple[int, Event], ...]
+"""Events, each with its request's key."""
+Report = EngineState | Said
+"""What comes from the model's process: its state, or what was said."""

@@ -40,6 +40,7 @@ from manners.models.requests import (
     Phase,
     Report,
     Rest,
+    Said,
     Submit,
 )
 from manners.models.whole import load
@@ -132,7 +133,7 @@ class Serving:
         for ready in self._preparing.at_once():
             said += self._enter(ready)
         if self._ahead < MOST_AHEAD:
-            said += self._batch.step(self._wanted is None)
+            said += self._batch.step(self._wanted is None, self._tell)
         self._tell(said)
         # The longest part of a cycle comes last: who comes meanwhile is heard after it, and has the very next token.
         self._tell(self._batch.read())
@@ -188,7 +189,7 @@ class Serving:
             return None
         return max(0.0, self._due - time.monotonic())
 
-    def _enter(self, ready: Ready) -> tuple[tuple[int, Event], ...]:
+    def _enter(self, ready: Ready) -> Said:
         """Let a request that is laid out wait for its turn; return what is said where it cannot be answered."""
         if not self._preparing.is_wanted(ready.key):
             return ()
@@ -197,7 +198,7 @@ class Serving:
             return ()
         return ((ready.key, Failed(_reason(ready.outcome), refused=True)),)
 
-    def _take_over(self, version: str) -> tuple[tuple[int, Event], ...]:
+    def _take_over(self, version: str) -> Said:
         """Let another policy answer as soon as it may; return what is said to those for whom it does not wait."""
         said = self._batch.end_resting(UNREAD) if time.monotonic() >= self._due else ()
         if not self._batch.begun:

@@ -15,6 +15,7 @@ from manners.errors import MannersError
 from manners.store.audit import Event
 from manners.types import AccountRole, VersionKind
 from manners.web import findings
+from manners.web.apart import APART
 from manners.web.auth import Looker, Owner, Visitor
 from manners.web.candidate import Trial
 from manners.web.gate import Gate
@@ -104,7 +105,8 @@ def _candidate(site: Site, trial: Trial) -> dict[str, Any]:
 
 def _computed(site: Site) -> Mapping[str, Any]:
     """Return what follows from the verdicts, computed anew when there are others, and how far it lags `behind` them."""
-    return site.computed.get(site.store.mark(), partial(findings.findings, site.store, site.settings))
+    database = site.store.url.render_as_string(hide_password=False)
+    return site.computed.get(site.store.mark(), partial(APART.work, findings.of_database, database, site.settings))
 
 
 def _unnamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from manners.models.requests import (
     Message,
     Phase,
     Rest,
+    Said,
     Submit,
     joined,
 )
@@ -242,7 +243,7 @@ class Engine:
         ours.close()
         return "the server is stopping" if self._stopping else f"the model's process ended ({_how(process.exitcode)})"
 
-    def _hear(self, report: EngineState | tuple[tuple[int, Event], ...]) -> None:
+    def _hear(self, report: EngineState | Said) -> None:
         """Note the process's state, or hand events to those who wait for them."""
         if isinstance(report, EngineState):
             with self._lock:

@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +31,12 @@ from manners.workspace import INITIAL, Workspace
 
 CURVES = ("objective/scores", "objective/kl", "response/length", "val/explained_variance")
 """What of a run is drawn."""
+
+
+def of_database(database: str, settings: Settings) -> dict[str, Any]:
+    """Return the findings in a database: what a process of its own can do."""
+    with closing(Store.open(database)) as store:
+        return findings(store, settings)
 
 
 def findings(store: Store, settings: Settings) -> dict[str, Any]:

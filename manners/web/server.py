@@ -30,6 +30,7 @@ from manners.terminal import beneath
 from manners.types import AccountRole
 from manners.upkeep import schedule
 from manners.web.address import remember
+from manners.web.apart import APART
 from manners.web.app import create_app
 from manners.web.candidate import Trial
 from manners.web.connections import BACKLOG, IDLE_SECONDS, LARGEST_HEADER, Connection, open_more_files
@@ -116,6 +117,7 @@ def serve(
             engine.stop()
             _keep_tried(workspace, store)
             hashing.stop()
+            APART.stop()
 
 
 def _keep_tried(workspace: Workspace, store: Store) -> None:

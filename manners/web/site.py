@@ -52,19 +52,19 @@ class Computed:
     _left: float = RECKONED.burst
     """Seconds of a core that were left for it, at `_at`."""
 
-    def get(self, mark: Mark, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def get(self, mark: Mark, compute: Callable[[], tuple[dict[str, Any], float]]) -> dict[str, Any]:
         """Return what was computed, and how many seconds `behind` this mark it is; who comes meanwhile waits for it.
 
-        What was taken back or deleted is never shown again, whatever it takes.
+        `compute` says how many seconds of a core it took, too. What was taken back or deleted is never shown again,
+        whatever it takes.
         """
         with self._lock:
             now = time.monotonic()
             left = min(RECKONED.burst, self._left + (now - self._at) * RECKONED.a_second)
             gone = self._mark is None or self._mark.gone != mark.gone
             if gone or (self._mark != mark and left > 0):
-                begin = time.thread_time()
-                self._found = compute()
-                self._mark, self._at, self._left = mark, now, left - (time.thread_time() - begin)
+                self._found, took = compute()
+                self._mark, self._at, self._left = mark, now, left - took
             return self._found | {"behind": None if self._mark == mark else now - self._at}
 
 

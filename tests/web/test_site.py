@@ -23,9 +23,6 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def thread_time(self) -> float:
-        return self.spent
-
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -34,15 +31,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def taking(clock: Clock, seconds: float) -> Callable[[], dict[str, Any]]:
+def taking(clock: Clock, seconds: float) -> Callable[[], tuple[dict[str, Any], float]]:
     """Something that takes so many seconds of a core, and says how often it was computed."""
     times = list[int]()
 
-    def compute() -> dict[str, Any]:
+    def compute() -> tuple[dict[str, Any], float]:
         times.append(1)
         clock.now += seconds
         clock.spent += seconds
-        return {"times": len(times)}
+        return {"times": len(times)}, seconds
 
     return compute
 
