@@ -45,7 +45,7 @@ from manners.workspace import Workspace, discard
 
 
 class Stepped(Exception):
-    """A stage is done, and no more than that was asked for."""
+    """A stage is done, which it names, and no more than that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,8 @@ def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
         session = session.at(number, begun.started_by)
         try:
             lacks = _round(session, begun, asked.along, step=asked.step or asked.one)
-        except Stepped:
-            return _facts(session, None, "")
+        except Stepped as done:
+            return _facts(session, None, "") | {"step": str(done)}
         if lacks:
             return _facts(session, lacks, "")
         lineage.keep_newest(session.workspace, session.store, session.settings)
@@ -237,7 +237,7 @@ def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = 
         discard(session.workspace.runs / stage.name)
         execute(stage, session, options, resume=True, locked=True)
     if session.one and stage is not EVALUATE:
-        raise Stepped
+        raise Stepped(stage.name)
 
 
 def _refuse_unjudged(session: Session, begun: Begun) -> None:
