@@ -97,12 +97,12 @@ def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
 
     Of one step the end of its round is a part: the report, and whether another round is to begin.
     """
-    reported = False
+    reported, begun_by = False, _begun_by(session, begun)
     while not (stopped := stops(session, begun)):
         if asked.one and reported:
             return _facts(session, None, "")
         number = history.turn(session.workspace, session.store.rounds())
-        session = session.at(number, begun.started_by)
+        session = session.at(number, begun_by)
         try:
             lacks = _round(session, begun, asked.along, step=asked.step or asked.one)
         except Stepped as done:
@@ -117,6 +117,12 @@ def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
         lineage.keep_newest(session.workspace, session.store, session.settings)
         report(session, EVERY)
     return _facts(session, None, stopped)
+
+
+def _begun_by(session: Session, begun: Begun) -> str:
+    """Return whose the runs are that begin now: a single step is that of whoever takes it, where one is named."""
+    who = starter(session.store, session.workspace.root) if session.one else HERE
+    return begun.started_by if who == HERE else who
 
 
 def _played(session: Session) -> list[Played]:
