@@ -16,6 +16,7 @@ from manners.loop import history, kept, waiting
 from manners.loop.history import Begun, Reading
 from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, JUDGE, PPO, REWARD, SAMPLE
 from manners.loop.stage import Stage
+from manners.loop.waiting import Waiting
 from manners.models import described
 from manners.results.judge import JUDGED_BY
 from manners.settings import LoopSettings, Settings
@@ -91,6 +92,18 @@ def asks_the_judge(workspace: Workspace, settings: Settings) -> bool:
     return (before.get("begun_with", {}).get(JUDGED_BY) is None) is not (settings.judge.url is None)
 
 
+def waits(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Waiting | None:
+    """Return what a step of a loop could but wait for; None where there is something to do.
+
+    Before a policy's judgements are waited for it is audited, and comparisons with what is the current version by now
+    are opened, whatever others still lack. Raises MannersError as `step` does.
+    """
+    at_end = waiting.before(workspace, seen.rounds) == EVALUATE.name
+    if at_end and step(workspace, seen, settings, begun).name != EVALUATE.name:
+        return None
+    return waiting.at_work(workspace, seen, settings, begun)
+
+
 def step(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Step:
     """Return what a loop that waits for nothing does next, in the order of `rounds`.
 
@@ -116,7 +129,7 @@ def _stage(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun
     if lacks(REWARD):
         begins = not history.has_begun(workspace, REWARD.name, number)
         if begins and lacks(JUDGE) and asks_the_judge(workspace, settings):
-            return JUDGE.name, "ask the judge about what is new"
+            return JUDGE.name, "ask the judge about what is new; where it fails, learn without it"
         new = waiting.look(workspace, seen, settings).verdicts
         return REWARD.name, f"learn: a reward model is trained on all verdicts, {new} of them new"
     if lacks(PPO):
