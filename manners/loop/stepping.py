@@ -214,6 +214,15 @@ def stop(workspace: Workspace, mark: str) -> Taken:
     return stopped
 
 
+def clear(workspace: Workspace) -> None:
+    """Empty what a step has said. How one has ended was told by that, and is told no more; one at work says more."""
+    with log(workspace).open("ab") as said:
+        said.truncate(0)
+        with suppress(BlockingIOError):
+            fcntl.flock(said, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _signature(workspace).unlink(missing_ok=True)
+
+
 def log(workspace: Workspace) -> Path:
     """Return where a step says what it does."""
     return workspace.runs / "step" / "log.txt"

@@ -14,7 +14,7 @@ import pytest
 
 from manners.errors import MannersError
 from manners.holder import this_machine
-from manners.loop import stepping
+from manners.loop import erase, stepping
 from manners.loop.coming import ASKED, Step
 from manners.loop.history import Begun
 from manners.loop.stepping import Last, State
@@ -206,3 +206,13 @@ def test_it_is_done_only_if_it_did_what_it_was_begun_for(workspace: Workspace) -
     failed = ended(workspace, "round 1 goes on without the judge: away\n", DONE | {"step": "reward"}, name="judge")
     assert failed.said.startswith("`reward` was done in its place (")
     assert ended(workspace, "", DONE | {"step": "reward"}, name="reward").said == "it is done"
+
+
+@pytest.mark.parametrize("text", ["it rained\nin Bergen,\tall day", "She said: It rained in Bergen all day. And then?"])
+def test_of_one_whose_words_were_deleted_nothing_false_is_said(workspace: Workspace, text: str) -> None:
+    """A log has a text on one line, or an excerpt of it."""
+    log = "manners: `it rained in Bergen, all day` is longer than the context\n"
+    assert ended(workspace, log, None).state is State.FAILED
+    assert erase.sweep(workspace, ["something else"]).files == () and stepping.log(workspace).read_text("utf-8") == log
+    assert erase.sweep(workspace, [text]).files == ("log.txt",)
+    assert stepping.last(workspace) is None and stepping.log(workspace).read_bytes() == b""
