@@ -32,7 +32,7 @@ from manners.facts import from_facts, to_facts
 from manners.holder import Holder
 from manners.logs import FORMAT
 from manners.loop.coming import ASKED, Step
-from manners.loop.history import LOOP, Begun
+from manners.loop.history import LOOP, Begun, read_begun
 from manners.loop.starter import VARIABLE
 from manners.terminal import in_one_line
 from manners.workspace import INSTANT, Workspace, atomic_write
@@ -56,6 +56,7 @@ sys.exit(main())
 UNDER_WAY = "a step of the loop is under way: wait for it to end, or stop it"
 SAID = "manners: "
 """How the line begins in which a command says why it has failed."""
+FAULT = "Traceback (most recent call last):"
 INTERRUPTED = f"{SAID}interrupted."
 TAIL = 8192
 """Bytes of the log in which its last line is looked for."""
@@ -264,12 +265,23 @@ def _ended(workspace: Workspace, taken: Taken) -> Last:
         return Last(taken=taken, state=State.DONE, said=_came_to(workspace, taken, result))
     if line and line != INTERRUPTED:
         return Last(taken=taken, state=State.FAILED, said=line.removeprefix(SAID))
+    if fault := _fault(workspace, taken):
+        return Last(taken=taken, state=State.FAILED, said=fault)
     kept = "the next step goes on from the last checkpoint, if there is one"
     if line or taken.stopped_at:
         return Last(taken=taken, state=State.STOPPED, said=f"it was stopped: {kept}")
     perhaps = "" if taken.is_here else f", or runs unseen from here on {taken.host}"
     why = f"its process has ended without a word{perhaps} ({log(workspace)} has what it said before)"
     return Last(taken=taken, state=State.KILLED, said=f"{why}: {kept}")
+
+
+def _fault(workspace: Workspace, taken: Taken) -> str:
+    """Return which fault of manners has ended a step, as its loop has kept it; empty where none has."""
+    with suppress(MannersError):
+        begun = read_begun(workspace)
+        if begun is not None and begun.failed_at >= taken.begun_at and FAULT in _lines(workspace):
+            return begun.failed
+    return ""
 
 
 def _came_to(workspace: Workspace, taken: Taken, result: _Result) -> str:

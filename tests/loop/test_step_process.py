@@ -14,7 +14,7 @@ import pytest
 
 from manners.errors import MannersError
 from manners.holder import this_machine
-from manners.loop import erase, stepping
+from manners.loop import erase, history, stepping
 from manners.loop.coming import ASKED, Step
 from manners.loop.history import Begun
 from manners.loop.stepping import Last, State
@@ -196,6 +196,15 @@ def test_what_a_library_says_after_it_is_not_taken_for_a_kill(workspace: Workspa
 def test_of_one_that_ran_on_another_machine_it_is_not_said_that_it_was_killed(workspace: Workspace) -> None:
     assert "runs unseen" not in ended(workspace, "drawing\n", None, host=this_machine()).said
     assert "or runs unseen from here on elsewhere" in ended(workspace, "drawing\n", None, host="elsewhere").said
+
+
+def test_a_fault_of_ours_is_no_kill(workspace: Workspace) -> None:
+    log, then = "Traceback (most recent call last):\n  ...\nKeyError: 'x'\n", "2030-01-31T12:00:00+00:00"
+    history.write_begun(workspace, Begun(rounds=1, failed="a fault of manners: KeyError", failed_at=then))
+    found = ended(workspace, log, None, begun_at="2030-01-31T11:00:00+00:00")
+    assert (found.state, found.said) == (State.FAILED, "a fault of manners: KeyError")
+    assert ended(workspace, log, None, begun_at="2030-01-31T13:00:00+00:00").state is State.KILLED, "that was before"
+    assert ended(workspace, "drawing\n", None, begun_at="2030-01-31T11:00:00+00:00").state is State.KILLED
 
 
 def test_it_is_done_only_if_it_did_what_it_was_begun_for(workspace: Workspace) -> None:
