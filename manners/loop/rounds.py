@@ -180,10 +180,10 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
         _ask_the_judge(session, begun)
     _do(REWARD, session, begun, along)
     # 3. Teach the promoted policy what was learnt.
-    _refuse_missing(session, REWARD)
+    coming.refuse_missing(workspace, session.turn or 0, REWARD)
     _do(PPO, session, begun, along)
     # 4. Judge what came of it, unless that is what was there.
-    _refuse_missing(session, REWARD, PPO)
+    coming.refuse_missing(workspace, session.turn or 0, REWARD, PPO)
     if not _begins(session, EVALUATE) and (why := coming.nothing_found(workspace)):
         unjudged.end(session, why)
         return None
@@ -261,18 +261,6 @@ def _refuse_unjudged(session: Session, begun: Begun) -> None:
             f" {left} are left that nobody was asked about: lower it, or import more with"
             " `manners prompts import FILE --use evaluate`"
         )
-
-
-def _refuse_missing(session: Session, *stages: Stage) -> None:
-    """Raise MannersError where what stages made in this round was removed: the version before it is another's."""
-    for stage in stages:
-        kind = VersionKind.REWARD if stage is REWARD else VersionKind.POLICY
-        made = str((session.read_facts(stage.name) or {})["version"])
-        if made not in versions.names(session.workspace, kind):
-            raise MannersError(
-                f"{session.workspace.models / made} was removed in the middle of round {session.turn}: put it back"
-                f" from a backup, or remove {kept.facts_file(session.workspace, stage.name)} to have it trained anew"
-            )
 
 
 def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting | None:

@@ -275,3 +275,25 @@ def test_what_is_to_be_done_before_people_judge_is_no_waiting(record: tuple[Work
         encoding="utf-8",
     )
     assert coming_now() == ("audit", False), "it is audited first, also where comparisons were opened by hand"
+
+
+def test_what_the_loop_would_refuse_is_said_in_place_of_a_step(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+    checkpoint = workspace.runs / "ppo" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "checkpoint.json").write_text(json.dumps({"begun_with": {"seed": 0}}), encoding="utf-8")
+    with pytest.raises(MannersError, match="unfinished run that is of no round of the loop: go on with `manners ppo"):
+        next_of(workspace, store)
+    shutil.rmtree(checkpoint)
+    for name, made in (("sample", {}), ("reward", {"version": "reward-2"}), ("ppo", {"version": "policy-2"})):
+        facts = {"begun_with": {"the round": 1}} | made
+        (workspace.runs / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
+    version(workspace, store, "reward-1", VersionKind.REWARD)
+    version(workspace, store, "policy-1", VersionKind.POLICY)
+    with pytest.raises(MannersError, match="reward-2 was removed in the middle of round 1"):
+        next_of(workspace, store)
+    version(workspace, store, "reward-2", VersionKind.REWARD)
+    with pytest.raises(MannersError, match="policy-2 was removed in the middle of round 1"):
+        next_of(workspace, store)
+    version(workspace, store, "policy-2", VersionKind.POLICY)
+    assert next_of(workspace, store).sentence.endswith("comparisons of policy-2 are opened for people")
