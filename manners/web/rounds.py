@@ -14,7 +14,7 @@ from manners.errors import MannersError
 from manners.facts import Facts
 from manners.loop import coming, history, kept, stepping, waiting
 from manners.loop.coming import Step
-from manners.loop.history import Begun, Reading, State
+from manners.loop.history import LOOP, Begun, Reading, State
 from manners.loop.stepping import Last
 from manners.loop.waiting import Waiting
 from manners.settings import Settings
@@ -111,7 +111,8 @@ def _next(site: Site, seen: Reading, settings: Settings, last: Last | None) -> t
     if last is not None and last.runs:
         return stepping.UNDER_WAY
     if (holder := kept.trained_by(workspace, site.store)) is not None:
-        return f"{holder.words} is training here: a step can be taken when it has ended"
+        does = "plays the loop" if holder.stage == LOOP else "is training here"  # it may be waiting for people
+        return f"{holder.words} {does}: a step can be taken when it has ended"
     try:
         begun = coming.loop(workspace, seen)
         if (waits := coming.waits(workspace, seen, settings, begun)) is not None:

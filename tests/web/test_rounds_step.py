@@ -254,6 +254,8 @@ def test_where_another_process_trains_no_step_is_taken_and_it_is_named(alone: Pl
         assert "Take this step" not in page and f"process {os.getpid()}, is training here" in page
         refused = owner.post("/rounds/step", data={"shown": "1 sample"})
         assert refused.status_code == 400 and who in refused.json()["error"]["message"]
+    with Workspace.open(alone.folder).run_lock("loop"):
+        assert facts(owner)["no_step"].startswith(f"`loop`, process {os.getpid()}, plays the loop: a step can be taken")
     assert facts(owner)["last_step"] is None and "Take this step" in owner.get("/rounds").text
 
 
