@@ -12,10 +12,12 @@ from manners.audit import gate
 from manners.audit.rules import POLICY as OF_POLICY
 from manners.audit.rules import REWARD as OF_REWARD
 from manners.audit.rules import rules
+from manners.errors import MannersError
 from manners.loop import history, kept, waiting
 from manners.loop.history import Begun, Reading
 from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, JUDGE, PPO, REWARD, SAMPLE
-from manners.loop.stage import Stage
+from manners.loop.stage import Stage, refuse_another
+from manners.loop.waiting import Waiting
 from manners.models import described
 from manners.results.judge import JUDGED_BY
 from manners.settings import LoopSettings, Settings
@@ -91,12 +93,39 @@ def asks_the_judge(workspace: Workspace, settings: Settings) -> bool:
     return (before.get("begun_with", {}).get(JUDGED_BY) is None) is not (settings.judge.url is None)
 
 
+def waits(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Waiting | None:
+    """Return what a step of a loop could but wait for; None where there is something to do.
+
+    Before a policy's judgements are waited for it is audited, and comparisons with what is the current version by now
+    are opened, whatever others still lack. Raises MannersError as `step` does.
+    """
+    at_end = waiting.before(workspace, seen.rounds) == EVALUATE.name
+    if at_end and step(workspace, seen, settings, begun).name != EVALUATE.name:
+        return None
+    return waiting.at_work(workspace, seen, settings, begun)
+
+
+def refuse_missing(workspace: Workspace, turn: int, *stages: Stage) -> None:
+    """Raise MannersError where what stages made in a round was removed: the version before it is another round's."""
+    for stage in stages:
+        kind = VersionKind.REWARD if stage is REWARD else VersionKind.POLICY
+        made = (kept.read_facts(workspace, stage.name) or {}).get("version")
+        if made is not None and made not in described.names(workspace, kind):
+            raise MannersError(
+                f"{workspace.models / made} was removed in the middle of round {turn}: put it back"
+                f" from a backup, or remove {kept.facts_file(workspace, stage.name)} to have it trained anew"
+            )
+
+
 def step(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Step:
     """Return what a loop that waits for nothing does next, in the order of `rounds`.
 
-    Raises MannersError where a version that it would work with is not there or damaged.
+    Raises MannersError where a version that it would work with is not there or damaged, and where a run by hand is
+    unfinished that has to end before a loop goes on.
     """
     number = history.turn(workspace, seen.rounds)
+    for one in IN_A_ROUND:
+        refuse_another(one, workspace, number)
     stage, sentence = _stage(workspace, seen, settings, begun, number)
     if history.of_round(workspace, stage) == number:
         sentence = f"go on with what was stopped: {sentence}"
@@ -116,11 +145,13 @@ def _stage(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun
     if lacks(REWARD):
         begins = not history.has_begun(workspace, REWARD.name, number)
         if begins and lacks(JUDGE) and asks_the_judge(workspace, settings):
-            return JUDGE.name, "ask the judge about what is new"
+            return JUDGE.name, "ask the judge about what is new; where it fails, learn without it"
         new = waiting.look(workspace, seen, settings).verdicts
         return REWARD.name, f"learn: a reward model is trained on all verdicts, {new} of them new"
+    refuse_missing(workspace, number, REWARD)
     if lacks(PPO):
         return PPO.name, f"teach: PPO trains {current} on what the reward model says"
+    refuse_missing(workspace, number, PPO)
     policy = described.latest(workspace, VersionKind.POLICY)
     evaluating = history.has_begun(workspace, EVALUATE.name, number)
     if not evaluating and nothing_found(workspace):

@@ -10,7 +10,6 @@ other words it would be another run, and refuse to go on. So is one that is dama
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -181,11 +180,12 @@ def _without_answers(workspace: Workspace, texts: Collection[str]) -> list[Path]
 
 
 def _without_log(workspace: Workspace, texts: Collection[str]) -> list[Path]:
-    """Empty what a step of the loop has said, where it says one of these texts: one that is at work holds the file."""
+    """Empty what a step of the loop has said, where it says or quotes one of these texts."""
     file = stepping.log(workspace)
-    if not file.exists() or not _says(file.read_text(encoding="utf-8", errors="replace"), texts):
+    said = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    if not _says(said, texts) and not quoting(texts)(said):
         return []
-    os.truncate(file, 0)
+    stepping.clear(workspace)
     return [file]
 
 

@@ -46,7 +46,7 @@ from manners.workspace import Workspace, discard
 
 
 class Stepped(Exception):
-    """A stage is done, and no more than that was asked for."""
+    """A stage is done, which it names, and no more than that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +98,16 @@ def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
 
     Of one step the end of its round is a part: the report, and whether another round is to begin.
     """
-    reported = False
+    reported, begun_by = False, _begun_by(session, begun)
     while not (stopped := stops(session, begun)):
         if asked.one and reported:
             return _facts(session, None, "")
         number = history.turn(session.workspace, session.store.rounds())
-        session = session.at(number, begun.started_by)
+        session = session.at(number, begun_by)
         try:
             lacks = _round(session, begun, asked.along, step=asked.step or asked.one)
-        except Stepped:
-            return _facts(session, None, "")
+        except Stepped as done:
+            return _facts(session, None, "") | {"step": str(done)}
         if lacks:
             return _facts(session, lacks, "")
         lineage.keep_newest(session.workspace, session.store, session.settings)
@@ -118,6 +118,12 @@ def _play(session: Session, begun: Begun, asked: Asked) -> Facts:
         lineage.keep_newest(session.workspace, session.store, session.settings)
         report(session, EVERY)
     return _facts(session, None, stopped)
+
+
+def _begun_by(session: Session, begun: Begun) -> str:
+    """Return whose the runs are that begin now: a single step is that of whoever takes it, where one is named."""
+    who = starter(session.store, session.workspace.root) if session.one else HERE
+    return begun.started_by if who == HERE else who
 
 
 def _played(session: Session) -> list[Played]:
@@ -175,10 +181,10 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
         _ask_the_judge(session, begun)
     _do(REWARD, session, begun, along)
     # 3. Teach the promoted policy what was learnt.
-    _refuse_missing(session, REWARD)
+    coming.refuse_missing(workspace, session.turn or 0, REWARD)
     _do(PPO, session, begun, along)
     # 4. Judge what came of it, unless that is what was there.
-    _refuse_missing(session, REWARD, PPO)
+    coming.refuse_missing(workspace, session.turn or 0, REWARD, PPO)
     if not _begins(session, EVALUATE) and (why := coming.nothing_found(workspace)):
         unjudged.end(session, why)
         return None
@@ -238,7 +244,7 @@ def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = 
         discard(session.workspace.runs / stage.name)
         execute(stage, session, options, resume=True, locked=True)
     if session.one and stage is not EVALUATE:
-        raise Stepped
+        raise Stepped(stage.name)
 
 
 def _refuse_unjudged(session: Session, begun: Begun) -> None:
@@ -256,18 +262,6 @@ def _refuse_unjudged(session: Session, begun: Begun) -> None:
             f" {left} are left that nobody was asked about: lower it, or import more with"
             " `manners prompts import FILE --use evaluate`"
         )
-
-
-def _refuse_missing(session: Session, *stages: Stage) -> None:
-    """Raise MannersError where what stages made in this round was removed: the version before it is another's."""
-    for stage in stages:
-        kind = VersionKind.REWARD if stage is REWARD else VersionKind.POLICY
-        made = str((session.read_facts(stage.name) or {})["version"])
-        if made not in versions.names(session.workspace, kind):
-            raise MannersError(
-                f"{session.workspace.models / made} was removed in the middle of round {session.turn}: put it back"
-                f" from a backup, or remove {kept.facts_file(session.workspace, stage.name)} to have it trained anew"
-            )
 
 
 def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting | None:

@@ -197,8 +197,11 @@ def for_judgements(workspace: Workspace, seen: Reading, settings: Settings, poli
 def waits_for(workspace: Workspace, seen: Reading, settings: Settings) -> Waiting | None:
     """Return what the loop waits for; None where there is no loop, it has ended, or it is at work."""
     begun = read_begun(workspace)
-    if begun is None or begun.stopped:
-        return None
+    return None if begun is None or begun.stopped else at_work(workspace, seen, settings, begun)
+
+
+def at_work(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun) -> Waiting | None:
+    """Return what the round at work waits for in a loop that goes on; None where it waits for nothing."""
     match before(workspace, seen.rounds):
         case "reward":
             return for_verdicts(workspace, seen, settings, begun)

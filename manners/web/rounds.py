@@ -11,10 +11,12 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError
-from manners.facts import Facts, to_facts
+from manners.facts import Facts
 from manners.loop import coming, history, kept, stepping, waiting
 from manners.loop.coming import Step
-from manners.loop.history import Begun, Reading
+from manners.loop.history import LOOP, Begun, Reading, State
+from manners.loop.stepping import Last
+from manners.loop.waiting import Waiting
 from manners.settings import Settings
 from manners.settings_load import load
 from manners.store.audit import Event
@@ -63,9 +65,7 @@ async def stop(request: Request, visitor: Owner, site: Here, shown: Mark) -> Res
 
 
 def _take(site: Site, visitor: Visitor, shown: str) -> Step:
-    seen, settings = Reading(site.store), _settings(site)
-    waits = waiting.waits_for(site.workspace, seen, settings)
-    found = _next(site, seen, settings, None if waits is None else to_facts(waits))
+    found = _next(site, Reading(site.store), _settings(site), stepping.last(site.workspace))
     if isinstance(found, str):
         raise MannersError(found)
     step, begun = found
@@ -78,14 +78,16 @@ def _take(site: Site, visitor: Visitor, shown: str) -> Step:
 def _facts(site: Site, visitor: Visitor) -> Facts:
     seen, settings = Reading(site.store), _settings(site)
     facts = waiting.facts(site.workspace, seen, settings)
+    last = stepping.last(site.workspace)
+    if last is not None and last.runs and not facts["process"]:  # it is loading, and holds no right to train yet
+        facts |= {"state": str(State.RUNNING), "process": last.taken.process}
     if visitor.role is AccountRole.OWNER:
-        facts |= _stepping(site, _next(site, seen, settings, facts["waiting_for"]))
+        facts |= _stepping(_next(site, seen, settings, last), last)
     return facts
 
 
-def _stepping(site: Site, found: tuple[Step, Begun] | str) -> Facts:
+def _stepping(found: tuple[Step, Begun] | str, last: Last | None) -> Facts:
     """Return what owners see: the next step, or why there is none, and how the last one stands."""
-    last = stepping.last(site.workspace)
     facts: Facts = {"next_step": None, "no_step": "", "last_step": None}
     if isinstance(found, str):
         facts["no_step"] = found
@@ -98,17 +100,23 @@ def _stepping(site: Site, found: tuple[Step, Begun] | str) -> Facts:
     return facts
 
 
-def _next(site: Site, seen: Reading, settings: Settings, waits: Facts | None) -> tuple[Step, Begun] | str:
-    """Return the next step with the loop that it is one of, or in a sentence why none can be taken."""
+def _next(site: Site, seen: Reading, settings: Settings, last: Last | None) -> tuple[Step, Begun] | str:
+    """Return the next step with the loop that it is one of, or in a sentence why none can be taken.
+
+    `last` is the one before it.
+    """
     workspace = site.workspace
     if not site.store.is_writable or not os.access(workspace.root, os.W_OK):
         return READ_ONLY
+    if last is not None and last.runs:
+        return stepping.UNDER_WAY
     if (holder := kept.trained_by(workspace, site.store)) is not None:
-        return f"{holder.words} is training here: a step can be taken when it has ended"
-    if waits is not None:
-        return f"there is nothing to do but to wait {_for(waits)}"
+        does = "plays the loop" if holder.stage == LOOP else "is training here"  # it may be waiting for people
+        return f"{holder.words} {does}: a step can be taken when it has ended"
     try:
         begun = coming.loop(workspace, seen)
+        if (waits := coming.waits(workspace, seen, settings, begun)) is not None:
+            return f"there is nothing to do but to wait {_for(waits)}"
         return coming.over(workspace, seen, begun, settings.loop) or (
             coming.step(workspace, seen, settings, begun),
             begun,
@@ -117,13 +125,12 @@ def _next(site: Site, seen: Reading, settings: Settings, waits: Facts | None) ->
         return str(error)
 
 
-def _for(waits: Facts) -> str:
+def _for(waits: Waiting) -> str:
     """Say what is waited for, shortly."""
-    what = str(waits["what"])
-    if what == "time":
+    if waits.what == "time":
         return "for the time that --when has named"
-    missing = max(1, min(waits["need"], waits["at_most"]) - waits["have"])
-    return f"for {missing} more {what.removesuffix('s') if missing == 1 else what}"
+    missing = max(1, min(waits.need, waits.at_most) - waits.have)
+    return f"for {missing} more {waits.what.removesuffix('s') if missing == 1 else waits.what}"
 
 
 def _settings(site: Site) -> Settings:

@@ -17,7 +17,7 @@ from manners.checkpoint import Run
 from manners.errors import MannersError
 from manners.facts import Facts
 from manners.feedback.judges import Judge
-from manners.loop import evaluate, history, rounds, waiting
+from manners.loop import coming, evaluate, history, rounds, waiting
 from manners.loop.history import Begun
 from manners.loop.round import EVALUATE, PPO, REWARD, SAMPLE
 from manners.loop.session import Session
@@ -54,10 +54,10 @@ def test_what_a_round_has_made_and_somebody_removed_is_named(
     """The version before it is another round's: it would be taken for this one's."""
     root = shutil.copytree(looped[0], tmp_path / "loop")
     session = Session(Workspace.open(root), small(model)).at(3)
-    rounds._refuse_missing(session, REWARD, PPO)
+    coming.refuse_missing(session.workspace, session.turn or 0, REWARD, PPO)
     removed(version)(session.workspace)
     with pytest.raises(MannersError, match=rf"{version} was removed in the middle of round 3: .* or remove .*{file}"):
-        rounds._refuse_missing(session, REWARD, PPO)
+        coming.refuse_missing(session.workspace, session.turn or 0, REWARD, PPO)
     assert session.next_version_name(stage.name.replace("ppo", "policy")).endswith("-4"), "a name is given once"
     session.store.close()
 
@@ -138,7 +138,7 @@ def test_what_a_round_says_it_has_made_and_a_restored_record_does_not_know_is_na
     facts = session.read_facts(REWARD.name) or {}
     session.save_facts(REWARD.name, facts | {"version": "reward-4"})
     with pytest.raises(MannersError, match=r"reward-4 was removed in the middle of round 3: .* or remove .*reward"):
-        rounds._refuse_missing(session, REWARD, PPO)
+        coming.refuse_missing(session.workspace, session.turn or 0, REWARD, PPO)
     session.store.close()
 
 

@@ -12,15 +12,31 @@ from typing import Any
 
 import pytest
 
-from manners.facts import Facts
+from manners.errors import MannersError
+from manners.facts import Facts, to_facts
 from manners.loop import coming, history, rounds, waiting
 from manners.loop.history import Begun, Reading
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
+from manners.loop.stage import Stage
+from manners.models.described import Version
 from manners.results.judge import JUDGED_BY
 from manners.settings import LoopSettings, Settings
 from manners.store import Store
-from manners.types import AskedHow, PromptUse
+from manners.store.records import Outcome, Round, VersionRecord
+from manners.types import (
+    Annotator,
+    AnnotatorKind,
+    AskedHow,
+    Choice,
+    Comparison,
+    PromptUse,
+    Response,
+    Role,
+    Turn,
+    Verdict,
+    VersionKind,
+)
 from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.loop.small_rounds import everything_wins, small, steady
@@ -123,6 +139,24 @@ def record(tmp_path: Path, empty_file: Path) -> Iterator[tuple[Workspace, Store]
         yield workspace, store
 
 
+DAY = "2030-01-31T12:00:00+00:00"
+
+
+def compared(left: str, right: str, how: AskedHow, given: bool = False) -> Comparison:
+    """A comparison, with a person's verdict or without one."""
+    verdicts = (Verdict(Choice.LEFT, Annotator("olga", AnnotatorKind.HUMAN)),) if given else ()
+    sides = Response(f"of {left}", left), Response("of the other one", right)
+    return Comparison((Turn(Role.USER, "why?"),), *sides, how, 1.0, verdicts)
+
+
+def version(workspace: Workspace, store: Store, name: str, kind: VersionKind) -> None:
+    """A version that people's verdicts have taught, without weights."""
+    (workspace.models / name).mkdir()
+    about = Version(name, kind, "tiny", "", 1, "", "float32", DAY, metrics={"source": "human"})
+    (workspace.models / name / "version.json").write_text(json.dumps(to_facts(about)), encoding="utf-8")
+    store.add_version(VersionRecord(name, kind, f"models/{name}", None, {}, 0))
+
+
 def next_of(workspace: Workspace, store: Store, settings: Settings | None = None) -> coming.Step:
     seen = Reading(store)
     return coming.step(workspace, seen, settings or Settings(), coming.loop(workspace, seen))
@@ -176,3 +210,90 @@ def test_the_judge_is_a_step_where_it_may_train(record: tuple[Workspace, Store])
     assert next_of(workspace, store, chosen).name == "judge"
     elsewhere = replace(chosen, judge=replace(chosen.judge, url="http://127.0.0.1:9/v1"))
     assert next_of(workspace, store, elsewhere).name == "reward", "settings name another one than was asked"
+
+
+def test_a_judge_that_fails_has_the_next_stage_done_in_its_place(
+    record: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, store = record
+
+    def execute(stage: Stage, *_: object, **__: object) -> None:
+        if stage.name == "judge":
+            raise MannersError("nobody answers")
+
+    monkeypatch.setattr(rounds, "execute", execute)
+    monkeypatch.setattr(Session, "lay_out_as", lambda *_: None)
+    for name, facts in (("sample", {"the round": 1}), ("judge", {JUDGED_BY: "initial"})):
+        (workspace.runs / f"{name}.json").write_text(json.dumps({"begun_with": facts}), encoding="utf-8")
+    history.write_begun(workspace, Begun(rounds=1, crowd=True, created_at=DAY, lays_out=False))
+    store.add_comparisons([compared("initial", "initial", AskedHow.RANDOM, given=True)])
+    chosen = Settings()
+    session = Session(workspace, replace(chosen, reward=replace(chosen.reward, annotators="human+ai")))
+    mark, facts = step(session, 1, True)
+    assert (mark, facts["step"]) == ("1 judge", "reward"), "which the page says"
+    session.store.close()
+
+
+def test_a_loop_that_was_cut_short_in_the_middle_of_a_round_waits_on(record: tuple[Workspace, Store]) -> None:
+    """`manners loop` without --rounds ends one of more rounds; the round at work still waits for its verdicts."""
+    workspace, store = record
+    for name, kind in (("reward-1", VersionKind.REWARD), ("policy-1", VersionKind.POLICY)):
+        version(workspace, store, name, kind)
+    store.add_round(Round("policy-1", "reward-1", Outcome.REJECTED, {}))
+    (workspace.runs / "sample.json").write_text(json.dumps({"begun_with": {"the round": 2}}), encoding="utf-8")
+    store.add_comparisons([compared("initial", "initial", AskedHow.RANDOM)])
+    history.write_begun(workspace, Begun(rounds=1, created_at=DAY, stopped="1 round is played."))
+    seen = Reading(store)
+    assert waiting.waits_for(workspace, seen, Settings()) is None, "the loop has ended"
+    waits = coming.waits(workspace, seen, Settings(), coming.loop(workspace, seen))
+    assert waits is not None and waits.what == "verdicts"
+
+
+def test_what_is_to_be_done_before_people_judge_is_no_waiting(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+    for name in ("sample", "reward", "ppo"):
+        (workspace.runs / f"{name}.json").write_text(json.dumps({"begun_with": {"the round": 1}}), encoding="utf-8")
+    for name, kind in (("reward-1", VersionKind.REWARD), ("policy-1", VersionKind.POLICY)):
+        version(workspace, store, name, kind)
+    history.write_begun(workspace, Begun(rounds=1, created_at=DAY))
+
+    def coming_now() -> tuple[str, bool]:
+        seen = Reading(store)
+        begun = coming.loop(workspace, seen)
+        return next_of(workspace, store).name, coming.waits(workspace, seen, Settings(), begun) is not None
+
+    assert coming_now() == ("asked", False)
+    store.add_comparisons([compared("policy-1", "initial", AskedHow.EVALUATION)])
+    assert coming_now() == ("evaluation", True)
+    version(workspace, store, "policy-2", VersionKind.POLICY)
+    workspace.promote("policy-2")
+    (workspace.models / "policy-2" / "version.json").rename(workspace.root / "kept")  # the newest is policy-1 still
+    assert coming_now() == ("asked", False), "nobody was asked about it and the one that is current now"
+    workspace.roll_back()
+    (workspace.root / "gate.toml").write_text(
+        'version = 1\n[reward.probe]\nrequired = true\nbetter = "within"\nthreshold = 0.0\nmargin = 1.0\nwhy = "so"\n',
+        encoding="utf-8",
+    )
+    assert coming_now() == ("audit", False), "it is audited first, also where comparisons were opened by hand"
+
+
+def test_what_the_loop_would_refuse_is_said_in_place_of_a_step(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+    checkpoint = workspace.runs / "ppo" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "checkpoint.json").write_text(json.dumps({"begun_with": {"seed": 0}}), encoding="utf-8")
+    with pytest.raises(MannersError, match="unfinished run that is of no round of the loop: go on with `manners ppo"):
+        next_of(workspace, store)
+    shutil.rmtree(checkpoint)
+    for name, made in (("sample", {}), ("reward", {"version": "reward-2"}), ("ppo", {"version": "policy-2"})):
+        facts = {"begun_with": {"the round": 1}} | made
+        (workspace.runs / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
+    version(workspace, store, "reward-1", VersionKind.REWARD)
+    version(workspace, store, "policy-1", VersionKind.POLICY)
+    with pytest.raises(MannersError, match="reward-2 was removed in the middle of round 1"):
+        next_of(workspace, store)
+    version(workspace, store, "reward-2", VersionKind.REWARD)
+    with pytest.raises(MannersError, match="policy-2 was removed in the middle of round 1"):
+        next_of(workspace, store)
+    version(workspace, store, "policy-2", VersionKind.POLICY)
+    assert next_of(workspace, store).sentence.endswith("comparisons of policy-2 are opened for people")

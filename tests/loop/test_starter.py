@@ -98,6 +98,26 @@ def test_a_loop_is_that_of_whoever_began_it(store: Store, tmp_path: Path, monkey
     assert goes_on("Zoë") == "account 2", "nobody was named for it"
 
 
+def test_a_single_step_is_that_of_whoever_takes_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zoë takes a step of Olga's loop: what begins in it is hers, and she must not approve it."""
+    workspace, whose = Workspace.open(tmp_path / "ws"), list[str]()
+
+    def teach(session: Session, *_: object, **__: object) -> None:
+        run = Run(workspace.runs / "ppo", "manners ppo", {}, 0.0)
+        session.begin_as(run)
+        whose.append(session.started_by)
+        raise rounds.Stepped("ppo")
+
+    monkeypatch.setattr(rounds, "_round", teach)
+    history.write_begun(workspace, history.Begun(rounds=3, created_at="2030-01-31", lays_out=False))
+    for name in ("olga", "Zoë", ""):
+        monkeypatch.setenv(VARIABLE, name)
+        assert rounds.play(Session(workspace, Settings()), rounds.Asked(rounds=3, one=True))["step"] == "ppo"
+    assert whose == ["account 1", "account 2", "account 1"], "where nobody is named it is the loop's"
+
+
 def test_what_makes_a_policy_is_what_asks() -> None:
     assert {stage.name for stage in EVERY if stage.teaches} == {"ppo", "dpo"}
 

@@ -131,6 +131,10 @@ def test_a_step_runs_by_itself_and_the_page_says_how_it_ended(alone: Place, owne
     assert (last["state"], last["round"], last["said"]) == ("running", 1, "drawing responses: 3/9, 5 s")
     page = owner.get("/rounds").text
     assert "Under way" in page and last["said"] in page and "Stop it" in page and "Take this step" not in page
+    found, pid = facts(owner), stepping.last(Workspace.open(alone.folder)).taken.pid  # type: ignore[union-attr]
+    assert (found["state"], found["process"], found["next_step"]) == ("running", f"process {pid}", None)
+    assert f"It is played by process {pid}." in page and "No loop was begun" not in page
+    assert found["no_step"].startswith("a step of the loop is under way")
     refused = owner.post("/rounds/step", data={"shown": "1 sample"})
     assert refused.status_code == 400 and "a step of the loop is under way" in refused.text
     ends(alone, json.dumps(DONE))
@@ -161,7 +165,7 @@ def test_a_step_goes_on_with_the_loop_as_it_was_begun(alone: Place, owner: TestC
         (
             json.dumps(DONE | {"waiting_for": {"sentence": "waiting for verdicts: 0 of 200"}}),
             "done",
-            "it is done, and the loop is waiting for verdicts: 0 of 200",
+            "it was too early for that: the loop is waiting for verdicts: 0 of 200",
         ),
         (
             json.dumps(
@@ -193,6 +197,11 @@ def test_what_its_loop_says_why_it_failed_is_said_once(alone: Place, owner: Test
     history.write_begun(Workspace.open(alone.folder), begun)
     page = owner.get("/rounds").text
     assert page.count("nobody could judge") == 1 and "It failed, as it says above." in page
+    (alone.folder / "ends").unlink()
+    take(owner)
+    at_work(owner)
+    page = owner.get("/rounds").text
+    assert "It is played by" in page and "nobody could judge" not in page, "that was the one before"
 
 
 def test_it_is_stopped_and_gone_on_from(alone: Place, owner: TestClient) -> None:
@@ -245,6 +254,8 @@ def test_where_another_process_trains_no_step_is_taken_and_it_is_named(alone: Pl
         assert "Take this step" not in page and f"process {os.getpid()}, is training here" in page
         refused = owner.post("/rounds/step", data={"shown": "1 sample"})
         assert refused.status_code == 400 and who in refused.json()["error"]["message"]
+    with Workspace.open(alone.folder).run_lock("loop"):
+        assert facts(owner)["no_step"].startswith(f"`loop`, process {os.getpid()}, plays the loop: a step can be taken")
     assert facts(owner)["last_step"] is None and "Take this step" in owner.get("/rounds").text
 
 
