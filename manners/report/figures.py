@@ -51,7 +51,7 @@ def figures(said: Said, reward: RewardResult, evaluation: EvaluationResult) -> d
 PANELS = (
     ("objective/scores", "update", "Score", "by the reward model, normalised"),
     ("validate/score", "validate/update", "Score on validation prompts", "prompts that PPO never trains on"),
-    ("objective/kl", "update", "KL from the initial model", "nats per response"),
+    ("objective/kl", "update", "KL from {start}", "nats per response"),
     ("response/length", "update", "Response length", "tokens"),
     ("response/finished", "update", "Share finished", "ended by the policy itself"),
     ("response/distinct_2", "update", "Variety", "distinct-2"),
@@ -62,11 +62,12 @@ PANELS = (
 """Metric, its horizontal axis, title and unit of each small panel, in the order shown."""
 
 
-def panels(ppo: PolicyResult) -> list[tuple[str, str, str]]:
-    """Return title, unit and SVG of each metric that was recorded."""
+def panels(ppo: PolicyResult, start: str) -> list[tuple[str, str, str]]:
+    """Return title, unit and SVG of each metric that was recorded; `start` is what the start version is called."""
     curves = ppo.curves or {}
     drawn = []
-    for metric, across, title, unit in PANELS:
+    for metric, across, named, unit in PANELS:
+        title = named.format(start=start)
         values = curves.get(metric) or ()
         known = [value for value in values if value is not None]
         if known:

@@ -81,11 +81,12 @@ def render(facts: ReportFacts) -> str:
     ppo = _result(facts, "ppo", PolicyResult)
     evaluation = _result(facts, "evaluation", EvaluationResult)
     start = evaluation.start or INITIAL
+    kept_to = called(start, start) if evaluation.start else "the start version"
     shown = _plain(as_json(facts))
     return _template().render(
         facts=shown,
         figures={name: Markup(svg) for name, svg in figures(said, reward, evaluation).items()},
-        panels=[(title, note, Markup(svg)) for title, note, svg in panels(ppo)],
+        panels=[(title, note, Markup(svg)) for title, note, svg in panels(ppo, kept_to)],
         standing=standing(pair(evaluation.win_rate, evaluation.interval), HALF),
         checks=checks(evaluation),
         losses=losses(evaluation.forgetting),

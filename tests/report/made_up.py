@@ -45,6 +45,6 @@ def rivals(reward: Mapping[str, Any]) -> list[Check]:
     return report.rivals(from_facts(RewardResult, reward, "reward"))
 
 
-def panels(ppo: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def panels(ppo: Mapping[str, Any], start: str = "the initial model") -> list[tuple[str, str, str]]:
     """Return the small panels of a run."""
-    return report.panels(from_facts(PolicyResult, ppo, "ppo"))
+    return report.panels(from_facts(PolicyResult, ppo, "ppo"), start)

@@ -464,6 +464,13 @@ def test_unrecorded_metrics_have_no_panel() -> None:
     assert "from 0.100 to 0.300" in drawn[0][2]
 
 
+def test_the_kl_is_said_to_be_from_the_version_that_it_is_from() -> None:
+    facts = {"ppo": {"curves": {"update": [1, 2], "objective/kl": [0.1, 0.3]}}}
+    for start, called in (("initial", "the initial model"), ("policy-2", "the start version, policy-2")):
+        assert f"KL from {called}<" in render(facts | {"evaluation": {"start": start}})
+    assert "KL from the start version<" in render(facts), "before an evaluation says which one that is"
+
+
 def test_numbers_as_text() -> None:
     none = "\N{EN DASH}"
     assert [number(x) for x in (1234567, 0.1234, -3.14159, 24.31, 1234.5, None, math.nan, True)] == [
