@@ -177,7 +177,9 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
     store.add_prompts([(Turn(Role.USER, "from a file"),)], PromptUse.TRAIN, "prompts.txt")
     key = converse(store, ANNA, answers=("hm",))
 
-    def answer(_: Session, run: Run, prompts: Sequence[Dialogue], author: str) -> tuple[list[list[Answer]], int]:
+    def answer(
+        _: Session, run: Run, prompts: Sequence[Dialogue], author: str, *__: int
+    ) -> tuple[list[list[Answer]], int]:
         assert len(prompts) == 2
         Chats(store).delete(ANNA, key)
         return [[Answer(p, Response(text, author), (), ()) for text in ("x", "y")] for p in prompts], 0
@@ -185,7 +187,7 @@ def test_what_is_deleted_while_it_is_answered_is_not_stored_again(
     monkeypatch.setattr(
         prompts, "short_enough", lambda _, found: prompts.Fitting(dict.fromkeys(found, ()), frozenset(), 0)
     )
-    monkeypatch.setattr(sample, "_answers", answer)
+    monkeypatch.setattr(sample, "answers_to", answer)
     run = cast(Run, SimpleNamespace(state={}, save=lambda: None))
     facts = sample.run(session, run, SampleInputs(crowd=False, again=False, limit=None))
     assert (facts.prompts, facts.left_out) == (1, {"prompt deleted meanwhile": 1})

@@ -68,7 +68,14 @@ comparisons = st.builds(
     ask_probability=st.none() | st.floats(0, 1),
     asked_by=st.none() | names,
     verdicts=st.just(()) | shown.map(lambda verdict: (verdict,)),
-).filter(lambda comparison: comparison.left.text != comparison.right.text)
+).filter(
+    lambda comparison: (
+        comparison.left.text != comparison.right.text
+        and (comparison.asked_how is AskedHow.ADVERSARIAL)
+        >= any(verdict.drawn is DrawnHow.ADVERSARIAL for verdict in comparison.verdicts)
+    )
+)
+"""What only an adversarial comparison can be drawn as is drawn for no other."""
 
 
 def through(suffix: str, fmt: Format, comparison: Comparison) -> Comparison:

@@ -48,6 +48,8 @@ SCOPES = {
     "/dashboard.json": EXPORT,
     "/rounds": EXPORT,
     "/rounds.json": EXPORT,
+    "/rounds/step": ADMIN,
+    "/rounds/stop": ADMIN,
     "/metrics": METRICS,
     "/dashboard/promote": ADMIN,
     "/dashboard/rollback": ADMIN,
