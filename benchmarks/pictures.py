@@ -1,4 +1,4 @@
-"""Takes the pictures of the pages that the docs show, in a real browser before a real server.
+"""Takes the pictures of the pages and the report that the docs show, in a real browser before a real server.
 
     make demo && .venv/bin/python -m benchmarks.pictures --workspace demo
 
@@ -31,7 +31,7 @@ SERVED = "\n[serve]\nchat_ask = 1.0\nmax_new_tokens = 60\n"
 QUESTION = "How can I get a coffee stain out of a cotton shirt?"
 MINUTES = 300_000
 """What a model on two cores may take for two answers, in milliseconds."""
-WIDE, PHONE = (1280, 900), (390, 844)
+WIDE, PHONE, SHEET = (1280, 900), (390, 844), (1000, 1500)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def main(options: Options) -> None:
         place = _place(options.workspace, Path(folder) / "workspace")
         path = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        with _page(browser, (options.workspace / "report.html").absolute().as_uri(), SHEET) as page:
+            _take(page, "report")
         with closing(place.store), closing(browser), serve(place.folder) as server:
             _of_an_annotator(place, browser, server.url)
             _of_an_owner(place, browser, server.url)
