@@ -156,7 +156,7 @@ def what_was_said(session: Session) -> Said | None:
         verdicts={str(choice): choices.count(choice) for choice in Choice},
         annotators=len({v.annotator for given in verdicts for v in given}),
         left_rate=left_rate,
-        examples=tuple(_examples(_shown(session, comparisons)[:EXAMPLES])),
+        examples=tuple(_examples(_of_each_prompt(_shown(session, comparisons))[:EXAMPLES])),
         agreement=agreement,
         judged=judge_verdicts(everything) or None,
     )
@@ -173,6 +173,14 @@ def _shown(session: Session, comparisons: Sequence[Comparison]) -> list[Comparis
         and c.prompt not in private
         and DELETED not in (c.left.text, c.right.text)
     ]
+
+
+def _of_each_prompt(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return the first comparison of each prompt: four answers to one make six."""
+    first = dict[Dialogue, Comparison]()
+    for comparison in comparisons:
+        first.setdefault(comparison.prompt, comparison)
+    return list(first.values())
 
 
 def _examples(comparisons: Iterable[Comparison]) -> Iterable[SaidExample]:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from manners.evaluate import forgetting
 from manners.evaluate.promotion import HALF, called
-from manners.report.words import difference, interval, number, pair, relative_change, with_interval
+from manners.report.words import difference, interval, number, pair, points, relative_change, with_interval
 from manners.results import RewardResult
 from manners.results.evaluation import BestOfN, EvaluationResult, Forgetting, Reason
 from manners.types import Interval
@@ -94,13 +94,12 @@ STANDINGS = {"yes": Standing.YES, "no": Standing.NO}
 
 
 def rivals(reward: RewardResult) -> list[Check]:
-    """Return, for each rule that needs no model, whether the reward model's accuracy lies wholly above the rule's."""
-    accuracy = pair(reward.accuracy, reward.interval)
-    baselines = {name: interval(value) for name, value in (reward.baselines or {}).items()}
+    """Return, for each rule that needs no model, whether the reward model agrees with more of the same verdicts."""
+    gains = {name: interval(value) for name, value in (reward.gains or {}).items()}
     return [
-        Check(BASELINES.get(name, name.replace("_", " ")), _apart(accuracy, value), with_interval(value))
-        for name, value in baselines.items()
-        if accuracy and value
+        Check(BASELINES.get(name, name.replace("_", " ")), standing(gain, 0.0), points(gain))
+        for name, gain in gains.items()
+        if gain
     ]
 
 

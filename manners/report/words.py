@@ -42,6 +42,15 @@ def difference(value: Interval | Facts | None) -> str:
     return f"{estimate} ({low} to {high})"
 
 
+def points(value: Interval | Facts | None) -> str:
+    """Return a difference of two shares with its 95 % interval as text: `+10.8 points (+3.1 to +18.4)`."""
+    known = interval(value)
+    if known is None:
+        return "\N{EN DASH}"
+    estimate, low, high = (_signed(100 * end, 1) for end in (known.estimate, known.low, known.high))
+    return f"{estimate} points ({low} to {high})"
+
+
 def _signed(value: float, digits: int) -> str:
     """Return a number with its sign."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

@@ -217,7 +217,7 @@ def _people(record: CheckRecord) -> dict[str, Any]:
         return {}
     given = {f"verdicts in the record: {choice.replace('_', ' ')}": count for choice, count in people.verdicts.items()}
     found: dict[str, Any] = {"annotators": people.annotators, "comparisons in the record": people.comparisons, **given}
-    return found | {"agreement of two annotators": people.agreement}
+    return found | {"agreement of two who both chose a side": people.agreement}
 
 
 def _differing(other: Mapping[str, str], this: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -70,6 +70,10 @@ def made_up_facts() -> dict[str, Any]:
                 "longer_wins": around(0.421, 0.03), "shorter_wins": around(0.579, 0.03),
                 "length_and_finish": around(0.641, 0.028), "always_left": around(0.506, 0.03),
             },
+            "gains": {
+                "longer_wins": around(0.292, 0.04), "shorter_wins": around(0.134, 0.04),
+                "length_and_finish": around(0.072, 0.035), "always_left": around(0.207, 0.04),
+            },
             "ceiling": {
                 "low": 0.741, "high": 0.847, "fit": 0.803, "low_interval": [0.723, 0.759],
                 "high_interval": [0.834, 0.86], "fit_interval": [0.783, 0.823], "pairs": 612, "moments": 1,
@@ -337,14 +341,14 @@ def test_each_reason_of_the_rule_is_a_question_with_its_figure() -> None:
     assert "Policy-1 and the policy, measure by measure" in page and "Above 45 % against the initial model?" in page
 
 
-def test_reward_model_is_clear_of_a_rule_only_where_intervals_part() -> None:
+def test_reward_model_beats_a_rule_where_it_agrees_with_more_of_the_same_verdicts() -> None:
     reward = made_up_facts()["reward"]
     assert {check.standing for check in rivals(reward)} == {Standing.YES}
-    rule = "Length and finish flag"
-    reward["baselines"]["length_and_finish"] = around(0.67, 0.02)
-    assert [check.question for check in rivals(reward) if check.standing is Standing.UNCLEAR] == [rule]
-    reward["baselines"]["longer_wins"] = around(0.9, 0.02)
-    assert [check.question for check in rivals(reward) if check.standing is Standing.NO] == ["Longer wins"]
+    reward["gains"]["length_and_finish"] = around(0.018, 0.02)
+    reward["gains"]["longer_wins"] = around(-0.2, 0.02)
+    found = {check.question: (check.standing, check.evidence) for check in rivals(reward)}
+    assert found["Length and finish flag"] == (Standing.UNCLEAR, "+1.8 points (\N{MINUS SIGN}0.2 to +3.8)")
+    assert found["Longer wins"][0] is Standing.NO and found["Shorter wins"][0] is Standing.YES
 
 
 def test_simulated_verdicts_are_called_so_wherever_they_count(page: str) -> None:
@@ -371,7 +375,7 @@ def test_hostile_text_stays_text() -> None:
 
     facts = poisoned(made_up_facts())
     facts["evaluation"]["taste_parts"] = {name: {"before": 0.3, "after": 0.2} for name in (HOSTILE, "$\\frac{1}$ 漢字")}
-    facts["reward"]["baselines"][HOSTILE] = around(0.5, 0.1)
+    facts["reward"]["gains"][HOSTILE] = facts["reward"]["baselines"][HOSTILE] = around(0.5, 0.1)
     facts["comparisons"]["left_out"] = {HOSTILE: 3}
     page = render(facts)
     assert not {tag for tag, _ in Tags(page).found} & {"script", "img"}

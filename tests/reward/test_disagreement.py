@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,7 +24,7 @@ from manners.store import Store
 from manners.store.files.formats import Format
 from manners.store.files.transfer import export_comparisons, import_comparisons, read_comparisons
 from manners.store.records import digest, to_messages
-from manners.types import AnnotatorKind, Comparison
+from manners.types import AnnotatorKind, AskedHow, Comparison, Response, Role, Turn
 from manners.web.findings import findings
 from tests.conftest import some
 
@@ -132,3 +133,14 @@ def test_two_of_three_are_counted_as_such(store: Store, tmp_path: Path) -> None:
     import_comparisons(store, tmp_path / "in.jsonl", {}, skip_bad=False)
     [pair] = label(store.comparisons()).pairs
     assert sorted(pair.counts) == [0, 1, 2] and pair.counts == Counts(*pair.weights)
+
+
+def test_a_report_quotes_comparisons_of_different_prompts(store: Store) -> None:
+    prompts = [(Turn(Role.USER, text),) for text in ("first", "second", "third")]
+    answers = [Response(text, "initial") for text in ("a", "b", "c", "d")]
+    store.add_comparisons(
+        Comparison(prompt, one, two, AskedHow.RANDOM) for prompt in prompts for one, two in combinations(answers, 2)
+    )
+    said = what_was_said(cast(Session, SimpleNamespace(store=store, settings=Settings())))
+    assert said is not None and said.examples is not None
+    assert [one.prompt for one in said.examples] == ["first", "second", "third"]
