@@ -42,7 +42,7 @@ TESTS = {
     "reward/augment": "reward/test_augment.py",
     "reward/length": "reward/test_length_head.py",
     "reward/noise": "reward/test_noise.py",
-    "feedback/statistics": "feedback/test_statistics.py feedback/test_agreement.py",
+    "feedback/statistics": "feedback/test_statistics.py feedback/test_agreement.py evaluate/test_tried.py",
     "feedback/davidson": "feedback/test_davidson.py",
     "evaluate/compare": "evaluate/test_compare.py",
     "reward/pairs": "reward/test_pairs.py reward/test_train.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,9 +50,9 @@ class Rating:
     win_rate: Interval
     """Against the anchor, side and length equal, a tie being half a win."""
     verdicts: int
-    accounts: int = 0
+    accounts: int
     """Different accounts that gave them; an account's programs are that account, whatever users they name."""
-    others: int = 0
+    others: int
     """Different annotators without an account that gave them."""
 
 
@@ -240,8 +241,6 @@ def _derivatives(design: Floats, outcome: NDArray[np.int64], weights: Floats, fo
 def _to_flip(used: Sequence[Judgement], names: Sequence[str], best: Floats) -> int | None:
     """Return how many verdicts between the first two must turn round until they change places; None if none can."""
     order = sorted(range(len(names)), key=lambda k: -best[k])
-    if len(order) < 2:
-        return None
     first, second = (names[k] for k in order[:2])
     wins = [
         k
@@ -250,16 +249,10 @@ def _to_flip(used: Sequence[Judgement], names: Sequence[str], best: Floats) -> i
         and {one.left, one.right} == {first, second}
         and (one.left if one.choice is Choice.LEFT else one.right) == first
     ]
-    low, high = 1, len(wins)
     if not wins or not _flipped(used, wins, names, first, second):
         return None
-    while low < high:
-        middle = (low + high) // 2
-        if _flipped(used, wins[:middle], names, first, second):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    fewer = range(1, len(wins))
+    return 1 + bisect_left(fewer, True, key=lambda count: _flipped(used, wins[:count], names, first, second))
 
 
 def _flipped(used: Sequence[Judgement], which: Sequence[int], names: Sequence[str], first: str, second: str) -> bool:

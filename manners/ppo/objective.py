@@ -61,7 +61,7 @@ def beside(scores: Float[Tensor, " B"], prompts: Sequence[tuple[int, ...]]) -> F
     group = torch.tensor([places[prompt] for prompt in prompts], device=scores.device)
     counts = torch.bincount(group)[group]
     sums = torch.zeros(len(places), dtype=scores.dtype, device=scores.device).index_add(0, group, scores)[group]
-    return torch.where(counts > 1, (sums - scores) / (counts - 1).clamp(min=1), torch.zeros_like(scores))
+    return (sums - scores) / (counts - 1).clamp(min=1)  # a sum of one score less that score is 0 exactly
 
 
 def gae(

@@ -148,6 +148,14 @@ def test_versions_never_of_like_length_or_always_on_one_side_cannot_be_told(answ
     assert (few.prompts, few.can_tell, few.interval) == (9, False, Interval(1.0, 0.0, 1.0))
 
 
+def test_ten_prompts_of_like_length_are_enough(answer: Make) -> None:
+    # One of two answers wins on each of ten prompts; the weights of all answers are alike, so nothing is rounded.
+    before, after = versions(answer, [["!x"]] * 10, [["!!", "xx"]] * 10)
+    ten = matched_win_rate(before, after, by_letter, 0.1)
+    assert (ten.effective_prompts, ten.can_tell) == (10.0, True)
+    assert ten.interval.estimate == 0.5 and 0 < ten.interval.low < ten.interval.high < 1
+
+
 def test_answers_to_different_prompts_are_not_compared(answer: Make) -> None:
     with pytest.raises(ValueError, match="same prompt"):
         win_rate([[answer("p", "a")]], [[answer("q", "a")]], by_author)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import t
+from scipy.stats import poisson, t
 
 from manners.feedback.davidson import Judgement, Rating, Ratings, fit, judgements, rate
 from manners.types import (
@@ -167,6 +167,28 @@ def test_what_annotators_and_prompts_share_is_counted_once(monkeypatch: pytest.M
     assert side_width(found) == pytest.approx(expected, rel=0.06)
 
 
+def test_three_annotators_stand_for_others_as_far_as_three_can() -> None:
+    """The bootstrap's variance by going through all resamples, times 3/2, and Student's t of 3 - 1."""
+    # Two always prefer the left side and one the right, each on both orders: the versions are equal under any weights.
+    said = [(f"x{n}", one, other) for n in range(3) for one, other in (("a", "b"), ("b", "a")) for _ in range(3)]
+    found = [Judgement(one, other, R if who == "x2" else L, who, "p") for who, one, other in said]
+
+    def side(left: int, right: int) -> float:
+        """The side's effect at the top, where so many copies of either kind of annotator are drawn."""
+
+        def minus_log(p: NDArray[np.float64]) -> float:
+            norm = np.logaddexp.reduce([p[0] / 2, -p[0] / 2, p[1]])
+            return float(6 * (left + right) * norm - 3 * (left - right) * p[0] + np.square(p).sum() / (2 * 2.0**2))
+
+        return float(minimize(minus_log, np.zeros(2)).x[0])
+
+    chances = np.outer(poisson(2).pmf(np.arange(8)), poisson(1).pmf(np.arange(6)))
+    sides = np.array([[side(left, right) for right in range(6)] for left in range(8)])
+    chances /= chances.sum()
+    spread = (chances * (sides - (chances * sides).sum()) ** 2).sum() * 3 / 2
+    assert side_width(found) == pytest.approx(t(2).ppf(0.975) * spread**0.5, rel=0.15)
+
+
 def test_working_on_few_numbers_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = study({"a": 0.0, "b": 0.5}, 30, 1)
     whole = rate(found, "a", 0).ratings[0].win_rate
@@ -259,6 +281,15 @@ def test_a_narrow_lead_needs_few_verdicts_to_flip() -> None:
     lead = [Judgement("b", "a", L, "x1", "p1"), Judgement("a", "b", R, "x2", "p2")]
     found = rate(sides + lead, "a", 0)
     assert found.to_flip == 2  # turning one round leaves them equal
+
+
+def test_a_lead_won_against_others_is_not_flipped_by_the_one_verdict_between_the_two() -> None:
+    # Of 20 against c, a won all and b 12. One verdict puts a before b: turned round it takes nothing of those others.
+    won = [("a", "c")] * 20 + [("b", "c")] * 12 + [("c", "b")] * 8
+    sides = [(pair, L) if n % 2 else (pair[::-1], R) for n, pair in enumerate(won)]
+    beside = [Judgement(*pair, choice, f"x{n % 5}", f"p{n}") for n, (pair, choice) in enumerate(sides)]
+    assert rate(beside, "a", 0).to_flip is None
+    assert rate([*beside, Judgement("a", "b", L, "x0", "r")], "a", 0).to_flip is None
 
 
 @pytest.mark.long

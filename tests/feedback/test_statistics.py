@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
-from math import sqrt
+from math import log, sqrt
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from scipy import stats
 from manners.errors import MannersError
 from manners.feedback.statistics import (
     Decision,
+    bootstrapped,
     cluster_bootstrap,
     cluster_bootstrap_share,
     clustered_mean,
@@ -132,6 +133,17 @@ def test_the_ends_are_students_where_clusters_are_normal(clusters: int) -> None:
     exact = stats.t(clusters - 1, values.mean(), values.std(ddof=1) / sqrt(clusters)).interval(0.95)
     assert (found.low, found.high) == pytest.approx(exact, rel=0.15)
     assert found.low <= exact[0] + 0.02 and found.high >= exact[1] - 0.02
+
+
+def test_the_ends_are_quantiles_where_the_figures_are_skewed() -> None:
+    # An exponential of mean and standard deviation 1 is above x with chance exp(-x). Twenty clusters: sqrt(20/19) times
+    # Student's t of 19, 2.0930, is 2.1474, beyond which a normal lies with chance 0.01588: up to -log 0.01588 = 4.142,
+    # which is further than 2.147 standard deviations above the mean, and on the other side less far.
+    drawn = -np.log1p(-(np.arange(100_000) + 0.5) / 100_000)
+    up, down = bootstrapped(1.0, drawn, 20), bootstrapped(-1.0, -drawn, 20)
+    expected = 1 - 2.1474, -log(0.01588)
+    assert (up.low, up.high) == pytest.approx(expected, abs=2e-3)
+    assert (-down.high, -down.low) == pytest.approx(expected, abs=2e-3)
 
 
 def test_cluster_bootstrap_covers_where_values_in_a_cluster_are_alike() -> None:
@@ -256,6 +268,21 @@ def test_a_clustered_share_by_hand() -> None:
     assert clustered_share([1.0] * 10, np.arange(10)) == wilson(10, 10)
     with pytest.raises(MannersError, match="there are 1"):
         clustered_share([1.0, 0.0], ["a", "a"])
+
+
+def test_two_clusters_leave_a_degree_of_freedom_however_unequal() -> None:
+    # A win of weight 1, a loss of weight 3: mean 1/4; residuals 3/4, -3/4; V = 2 * (9/8) / 16 = 9/64; n = 4/3; t of 1.
+    found = clustered_share([1, 0], [0, 1], [1, 3])
+    n, z2 = (3 / 16) / (9 / 64), 12.706205**2
+    half = sqrt(z2 * (3 / 16 / n + z2 / (4 * n * n)))
+    ends = [(1 / 4 + z2 / (2 * n) + side * half) / (1 + z2 / n) for side in (-1, 1)]
+    assert [found.low, found.high] == pytest.approx(ends)
+
+
+def test_a_share_that_rounding_carries_past_one_is_one() -> None:
+    wins = sum([1 / 9] * 9)  # of nine answers to a prompt, each of which won
+    assert wins > 1
+    assert clustered_share([wins] * 10, np.arange(10)) == wilson(10, 10)
 
 
 def test_a_clustered_mean_is_a_mean_of_clusters_where_they_are_alike() -> None:
