@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +184,7 @@ class Workspace:
 
     def start_from(self, version: str) -> None:
         """Let learning start from a version from now on; what was promoted before started elsewhere, and goes."""
-        with self._promoting():
+        with self.promoting():
             atomic_write(self.standing_file, json.dumps({"history": [], "start": version}) + "\n")
 
     def current_policy(self) -> str:
@@ -195,9 +195,10 @@ class Workspace:
         """Return the policies that were promoted, oldest first; the last is the current one."""
         return list(self._standing().get("history", ()))
 
-    def promote(self, policy: str) -> None:
-        """Make a policy the current one; the one that is so already stays it, and is rolled back in one step."""
-        with self._promoting():
+    def promote(self, policy: str, check: Callable[[], None] = lambda: None) -> None:
+        """Make a policy the current one, once, if a `check` lets it while nobody else promotes, goes back or prunes."""
+        with self.promoting():
+            check()
             if policy != self.current_policy():
                 self._set_promoted([*self.promoted(), policy])
 
@@ -209,7 +210,7 @@ class Workspace:
         Raises:
             MannersError: the current one is the initial model.
         """
-        with self._promoting():
+        with self.promoting():
             was, before = self.current_policy(), self.before(never)
             if before is None:
                 what = "the initial model" if was == INITIAL else f"the start version, {was},"
@@ -227,7 +228,7 @@ class Workspace:
             before = [INITIAL]
         return None if before == promoted else before
 
-    def _promoting(self) -> FileLock:
+    def promoting(self) -> FileLock:
         """Return the lock under which it is read and written what was promoted: who comes second waits."""
         return FileLock(self.root / "promote.lock")
 
@@ -240,10 +241,7 @@ class Workspace:
         return self.models / "current.json"
 
     def _standing(self) -> dict[str, Any]:
-        """Return what was promoted, and where learning starts if not at the initial model.
-
-        Raises MannersError where the file does not say.
-        """
+        """Return what was promoted, and where learning starts, if it is said; raises MannersError where damaged."""
         file = self.standing_file
         if not file.exists():
             return {}
@@ -319,8 +317,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         MannersError: `path` exists already, or no space is left; nothing was written.
     """
-    if path.exists():
-        raise MannersError(f"{path} exists already: move it away or choose another name.")
+    refuse_taken(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _partial(path) as partial:
         partial.mkdir()
@@ -329,6 +326,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _to_disk(inner)
         partial.rename(path)
     _to_disk(path.parent)
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise MannersError where something is called so already, a link that leads nowhere among it."""
+    if os.path.lexists(path):
+        raise MannersError(f"{path} exists already: move it away or choose another name.")
 
 
 def discard(path: Path) -> None:

@@ -211,8 +211,9 @@ def goes_back(workspace: Workspace, policy: str) -> bool:
 def roll_back(workspace: Workspace) -> str:
     """Go back to the policy before the current one, past every one that a reviewer has rejected; return which it was.
 
-    It asks no gate, as a server that misbehaves must not wait, and a record that is damaged holds nobody up: its
-    version is passed by too. Raises MannersError where nothing was promoted.
+    It asks no gate, as a server that misbehaves must not wait, and neither a damaged record nor weights that are not
+    there hold anybody up: their version is passed by too, for a server that cannot load it would go on with the one
+    that misbehaves. Raises MannersError where nothing was promoted.
     """
     return workspace.roll_back(_no_return(workspace))
 
@@ -229,6 +230,8 @@ def _no_return(workspace: Workspace) -> set[str]:
 
 def _may_return(workspace: Workspace, version: str) -> bool:
     try:
+        if version != INITIAL:
+            weight_files.check(workspace, describe(workspace, version))
         return not review.is_rejected(read(workspace, version).reviews)
     except MannersError:
         return False
@@ -247,10 +250,14 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
     Of any other the card is written anew, for `gate.toml` may have been changed since the measurement. Raises Blocked,
     naming every check that blocks, and MannersError for a version whose weights are not there.
     """
-    if policy != INITIAL:
-        weight_files.check(workspace, describe(workspace, policy))
+
+    def there() -> None:
+        if policy != INITIAL:
+            weight_files.check(workspace, describe(workspace, policy))
+
+    there()
     if goes_back(workspace, policy):
-        workspace.promote(policy)
+        workspace.promote(policy, there)
         return Gate(verdict=PASS)
     found = standing(workspace, policy)
     if found.gate.blocks:
@@ -259,7 +266,7 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
         _overridden(workspace, found, override, by)
     else:
         change(workspace, policy, lambda record: record)
-    workspace.promote(policy)
+    workspace.promote(policy, there)
     return found.gate
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from manners.cli.common import Common, Result
+from manners.errors import UsageError
 from manners.store import Store, audit
 from manners.store.files.mapping import mapping_of
 
@@ -148,10 +149,22 @@ class ModelsExport(Common):
         """Merge and write."""
         from manners.loop import stages
 
-        workspace = self.open()
+        changing = (one for one in self.overrides if one.startswith(("model.", "sample.")))
+        if other := [one for one in changing if not one.startswith("model.device=")]:
+            raise UsageError(
+                f"--set {other[0]} has no part in an export, which goes by the settings that {self.version} was trained"
+                " with: only model.device is this machine's; leave it out."
+            )
+        workspace, device = self.open(), self.settings().model.device
         with closing(Store.open(workspace.database)) as store:
             written = stages.models_export(
-                workspace, self.version, self.directory, member=self.member, form=self.form, kind=self.kind
+                workspace,
+                self.version,
+                self.directory,
+                member=self.member,
+                form=self.form,
+                kind=self.kind,
+                device=device,
             )
             _note(store, audit.Event.EXPORTED, self.version)
         return written

@@ -16,21 +16,28 @@ from manners.models import gguf_file, lora_folder, versions
 from manners.models.gguf_file import Kind
 from manners.reward import stored
 from manners.settings import Settings
-from manners.settings_load import from_dict
+from manners.settings_load import from_dict, load
 from manners.types import VersionKind
-from manners.workspace import INITIAL, Workspace
+from manners.workspace import INITIAL, Workspace, refuse_taken
 
 Form = Literal["folder", "lora", "gguf"]
 _FORMATS: dict[Kind, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export(
-    workspace: Workspace, version: str, directory: Path | None, form: Form, kind: Kind | None, member: str | None
+    workspace: Workspace,
+    version: str,
+    directory: Path | None,
+    form: Form,
+    kind: Kind | None,
+    member: str | None,
+    device: str | None = None,
 ) -> Facts:
     """Write a version into a new folder, `exported/VERSION` (and the form) where none is named, all of it or nothing.
 
     `kind` is the number format of its weights, that of the initial model's files where it is not said; of a reward
-    model one member is written, or their `average`.
+    model one member is written, or their `average`. `device` is where it is put together, by the workspace's settings
+    of now where it is not said: the version may have been trained on a machine with another one.
     Raises MannersError for what a form cannot hold: a reward model, whole layers in an adapter, a family in GGUF.
     """
     described = versions.describe(workspace, version)
@@ -41,9 +48,10 @@ def export(
         raise MannersError(
             f"{version} is a reward model, which scores and writes nothing: only --as folder can hold it"
         )
-    directory = directory or Path("exported") / (version if form == "folder" else f"{version}-{form}")
+    directory = (directory or Path("exported") / (version if form == "folder" else f"{version}-{form}")).expanduser()
     _refuse_our_own(workspace, directory)
-    session = Session(workspace, _loads(described))
+    refuse_taken(directory)  # before the model is loaded, which takes longer
+    session = Session(workspace, _loads(described, device or load(workspace.toml).settings.model.device))
     number = kind or _kind_of(session.pretrained.stored)
     facts = {"version": version, "as": form, "directory": str(directory), "type": number}
     facts |= {"trained_in": session.settings.model.dtype}
@@ -74,7 +82,7 @@ def export(
 def _refuse_our_own(workspace: Workspace, directory: Path) -> None:
     """Refuse a folder among the versions or the runs, where it would be taken for one."""
     for ours in (workspace.models, workspace.runs):
-        if directory.expanduser().resolve().is_relative_to(ours.resolve()):
+        if directory.resolve().is_relative_to(ours.resolve()):
             raise MannersError(f"{directory} is in {ours}, which is for what manners keeps there: name another folder")
 
 
@@ -103,9 +111,9 @@ def _kind_of(dtype: torch.dtype) -> Kind:
     return "f32"
 
 
-def _loads(described: versions.Version) -> Settings:
-    """Return the settings by which the model of a version is loaded: one that is a whole model is its own."""
-    settings = from_dict(described.settings)
+def _loads(described: versions.Version, device: str) -> Settings:
+    """Return the settings by which the model of a version is loaded here: one that is a whole model is its own."""
+    settings = from_dict(described.settings | {"model": described.settings.get("model", {}) | {"device": device}})
     if described.kind is not VersionKind.PRETRAIN:
         return settings
     return replace(settings, model=replace(settings.model, name=described.name))

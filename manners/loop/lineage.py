@@ -92,13 +92,14 @@ def prune(workspace: Workspace, keep: int, yes: bool) -> Facts:
                 raise MannersError(
                     f"a run was stopped and may need any version: finish it with `{begun[0]}`, then prune"
                 )
-            gone = unneeded(workspace, store, settings.model.name, keep)
-            found = _found(workspace)
-            rows: list[Facts] = [
-                {"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone
-            ]
-            if yes:
-                remove(workspace, store, gone)
+            with workspace.promoting() if yes else nullcontext():  # what is promoted meanwhile would be removed
+                gone = unneeded(workspace, store, settings.model.name, keep)
+                found = _found(workspace)
+                rows: list[Facts] = [
+                    {"name": name, "kind": found[name].kind, "bytes": _size(workspace.models / name)} for name in gone
+                ]
+                if yes:
+                    remove(workspace, store, gone)
     total = sum(row["bytes"] for row in rows)
     facts: Facts = {"versions": rows, "kept": [name for name in found if name not in gone], "removed": yes}
     facts["bytes_freed" if yes else "bytes_to_free"] = total
@@ -113,8 +114,10 @@ def keep_newest(workspace: Workspace, store: Store, settings: Settings) -> None:
     keep = settings.loop.keep
     if keep is None or to_resume(EVERY, workspace):
         return
-    if gone := unneeded(workspace, store, settings.model.name, keep):
+    with workspace.promoting():
+        gone = unneeded(workspace, store, settings.model.name, keep)
         remove(workspace, store, gone)
+    if gone:
         print(f"loop.keep is {keep}, and nothing needs {', '.join(gone)}: removed", file=sys.stderr)
 
 

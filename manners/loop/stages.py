@@ -262,9 +262,10 @@ def models_export(
     member: str | None = None,
     form: Form = "folder",
     kind: Kind | None = None,
+    device: str | None = None,
 ) -> Facts:
     """Write a version for other programs: a folder for transformers, an adapter for peft, or a GGUF file.
 
     See `loop.exporting`.
     """
-    return exporting.export(workspace, version, directory, form, kind, member)
+    return exporting.export(workspace, version, directory, form, kind, member, device)

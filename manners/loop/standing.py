@@ -48,9 +48,14 @@ def models_promote(workspace: Workspace, version: str, override: str | None = No
 
 
 def models_rollback(workspace: Workspace) -> Facts:
-    """Go back to the policy that was the current one before, and that no reviewer has rejected."""
+    """Go back to the policy before the current one, past what a reviewer has rejected or whose weights are not there.
+
+    `passed_by` names those that were promoted between the two, where there are any: the newest first.
+    """
+    promoted = workspace.promoted()
     was = gate.roll_back(workspace)
-    return {"current": workspace.current_policy(), "was": was}
+    passed = promoted[len(workspace.promoted()) : -1][::-1]
+    return {"current": workspace.current_policy(), "was": was} | ({"passed_by": passed} if passed else {})
 
 
 def status(workspace: Workspace) -> Facts:

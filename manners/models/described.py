@@ -119,9 +119,15 @@ def every(workspace: Workspace) -> list[str]:
 
 
 def named_by(workspace: Workspace, model: str) -> str:
-    """Return the version that a model's name means, also where it is a path into `models/`; else the name itself."""
+    """Return the version that a model's name means, also where it is a path into `models/`; else the name itself.
+
+    A path that leads nowhere from here may be from another folder, or from before the workspace was moved: where it
+    ends as a version's does, it means that one.
+    """
     path, models = Path(model).expanduser(), workspace.models.resolve()
     with suppress(OSError, RuntimeError):  # a link in a circle leads nowhere
+        if not path.exists() and path.parent.name == models.name and (models / path.name).is_dir():
+            return path.name
         if path.exists() and (path := path.resolve()) != models and path.is_relative_to(models):
             return path.relative_to(models).parts[0]
     return model

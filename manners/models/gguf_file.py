@@ -102,10 +102,11 @@ def _family(model: PreTrainedModel) -> gguf.MODEL_ARCH:
             f" ({', '.join(FAMILIES)} are): export with --as folder, and convert that with llama.cpp's own program"
         )
     rope = config.rope_parameters
+    ropes = ("default", "llama3") if config.model_type == "llama" else ("default",)  # Qwen's code reads no factors
     square = _head(config) * config.num_attention_heads == config.hidden_size
     odd = [
         ("hidden_act", config.hidden_act, config.hidden_act == "silu"),
-        ("rope_type", rope["rope_type"], rope["rope_type"] in ("default", "llama3")),
+        ("rope_type", rope["rope_type"], rope["rope_type"] in ropes),
         ("partial_rotary_factor", rope.get("partial_rotary_factor"), rope.get("partial_rotary_factor") in (None, 1.0)),
         ("sliding_window", _window(config), _window(config) is None),
         ("head_dim", _head(config), config.model_type != "qwen2" or square),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from manners.errors import MannersError
 from manners.models.branches import Branch
@@ -25,7 +27,7 @@ def write(branch: Branch, pretrained: Pretrained, folder: Path, dtype: torch.dty
 
     peft scales the product of both matrices by lora_alpha / r, which is `SCALE` here.
     Raises MannersError for a version that owns whole layers, one whose base was given new tokens here, which no adapter
-    carries, and where the folder exists already.
+    carries, one with numbers that the format cannot hold, and where the folder exists already.
     """
     layers = {name: module for name, module in branch.model.named_modules() if isinstance(module, LowRank)}
     if not layers:
@@ -39,11 +41,7 @@ def write(branch: Branch, pretrained: Pretrained, folder: Path, dtype: torch.dty
             " brings none: export it with --as folder"
         )
     rank = next(iter(layers.values())).a.shape[0]
-    tensors = {
-        f"base_model.model.{name}.lora_{letter}.weight": matrix.detach().to("cpu", dtype).contiguous()
-        for name, layer in layers.items()
-        for letter, matrix in (("A", layer.a), ("B", layer.b))
-    }
+    tensors = _matrices(layers, dtype, version)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -61,3 +59,17 @@ def write(branch: Branch, pretrained: Pretrained, folder: Path, dtype: torch.dty
         (draft / ADAPTER).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         exported_tokenizer(pretrained.renderer).save_pretrained(draft)
     return len(layers)
+
+
+def _matrices(layers: Mapping[str, LowRank], dtype: torch.dtype, version: str) -> dict[str, Tensor]:
+    """Return both matrices of every layer, by peft's names; raises MannersError for a number that is too large."""
+    tensors = {
+        f"base_model.model.{name}.lora_{letter}.weight": matrix.detach().to("cpu", dtype).contiguous()
+        for name, layer in layers.items()
+        for letter, matrix in (("A", layer.a), ("B", layer.b))
+    }
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            said = str(dtype).removeprefix("torch.")
+            raise MannersError(f"{version} has numbers in {name} that {said} cannot hold; use --type bf16")
+    return tensors

@@ -6,6 +6,7 @@ each tensor lies (https://huggingface.co/docs/safetensors, "Format").
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def expected(workspace: Workspace, version: Version) -> list[Path]:
         raise MannersError(
             f"{folder / INDEX} is damaged: put {version.name} back from a backup, or use another version."
         ) from error
+
+
+def digest(workspace: Workspace, name: str) -> str:
+    """Hash what a version is loaded from: its description, and all tensors in its folder; `initial` has no folder."""
+    found, folder = hashlib.sha256(), workspace.models / name
+    for file in [folder / "version.json", *sorted(folder.glob("*.safetensors"))] if folder.is_dir() else []:
+        with file.open("rb") as stream:
+            found.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def wrong(file: Path) -> str:

@@ -102,23 +102,33 @@ def _join(ray: Any, address: str) -> None:
         ) from error
 
 
-def threads_each(cpus: Sequence[float], workers: int) -> int:
-    """Return the most processors that every worker can have, on machines with so many; 0 where there are too few."""
+def threads_each(cpus: Sequence[float], workers: int, gpus: Sequence[float] | None = None) -> int:
+    """Return the most processors that every worker can have, on machines with so many; 0 where there are too few.
+
+    With `gpus`, those of each machine, every worker also takes one of them.
+    """
     most = int(max(cpus, default=0))
-    return next((each for each in range(most, 0, -1) if sum(int(n) // each for n in cpus) >= workers), 0)
+    seats = [workers] * len(cpus) if gpus is None else [int(n) for n in gpus]
+
+    def room(each: int) -> int:
+        return sum(min(int(n) // each, free) for n, free in zip(cpus, seats, strict=True))
+
+    return next((each for each in range(most, 0, -1) if room(each) >= workers), 0)
 
 
-def divided_among(ray: Any, count: int, option: str) -> int:
+def divided_among(ray: Any, count: int, option: str, on_gpu: bool) -> int:
     """Return the processors that each of `count` processes has on a cluster; `option` is what has asked for them.
 
-    Raises MannersError where it has too few.
+    Raises MannersError where it has too few, or too few GPUs for one each: Ray would wait for more without a word.
     """
-    cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    each = threads_each(cpus, count)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = ([node.get(kind, 0) for node in nodes] for kind in ("CPU", "GPU"))
+    each = threads_each(cpus, count, gpus if on_gpu else None)
     if not each:
+        cards = f" and {sum(map(int, gpus))} GPUs, of which each takes one" if on_gpu else ""
         raise MannersError(
-            f"--{option} is {count}, and the Ray cluster has {sum(map(int, cpus))} processors; ask for no more {option}"
-            " than that"
+            f"--{option} is {count}, and the Ray cluster has {sum(map(int, cpus))} processors{cards}; ask for no more"
+            f" {option} than that"
         )
     return each
 

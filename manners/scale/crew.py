@@ -32,7 +32,6 @@ from manners.ppo.rollout import Drawn, micro_batches, sliced
 from manners.scale.cluster import divided_among, first_line, running
 from manners.scale.handover import Held, apart, fault, held, parcel, probe_of
 from manners.scale.workers import Kin, Parts, Share, Worker
-from manners.settings import SampleSettings
 from manners.text import Rendered
 
 START_SECONDS = 1800.0
@@ -94,11 +93,11 @@ def crew(
     time. `kind` is the worker's class. Raises MannersError where there is no Ray, no cluster, or no room for as many.
     """
     with running(terms.address, max(terms.workers, torch.get_num_threads()), store + ROOM) as ray:
-        each = divided_among(ray, terms.workers, "workers")
         on_gpu = pretrained.trunk.device.type == "cuda"
+        each = divided_among(ray, terms.workers, "workers", on_gpu)
         remote = ray.remote(num_cpus=each, num_gpus=int(on_gpu), max_restarts=0, max_task_retries=0)(kind)
         print(f"{terms.workers} workers, {each} threads each, draw and score the responses", file=sys.stderr)
-        found = Crew(ray, lambda: remote.remote(parts, each), pretrained, parts.sample, prompt)
+        found = Crew(ray, lambda: remote.remote(parts, each), pretrained, parts, prompt)
         found.begin(terms.workers)
         yield found
 
@@ -111,14 +110,14 @@ class Crew:
         ray: Any,
         hire: Callable[[], Any],
         pretrained: Pretrained,
-        sample: SampleSettings,
+        parts: Parts,
         prompt: tuple[int, ...],
     ) -> None:
         """Begin without workers; `hire` starts one."""
         self.ray = ray
         self.hire = hire
         self.pretrained = pretrained
-        self.sample = sample
+        self.parts = parts
         self.prompt = prompt
         self.tally = Tally()
         self.tolerance = FAR_OFF * tolerated(DRIFT_TOLERANCE, pretrained.trunk.whole.dtype)
@@ -216,7 +215,7 @@ class Crew:
         states, batch = sliced(draws.states, draws.batch, rows)
         device = self.pretrained.trunk.device
         batch = batch.to(device)
-        found = policy.logprobs(policy.hidden(states.to(device), batch), batch, self.sample.temperature)
+        found = policy.logprobs(policy.hidden(states.to(device), batch), batch, self.parts.sample.temperature)
         drawn = draws.logprobs[rows, : batch.keep.shape[1]].to(device)
         off = float((found - drawn)[batch.keep].abs().mean())
         if share.number != self._own.number or not off <= self.tolerance:
@@ -246,17 +245,17 @@ class Crew:
 
     def _why_not_begun(self, ref: Any) -> str | None:
         """Wait until a worker has loaded the model; raises MannersError for one that can never draw."""
-        ours = Kin.of(self.pretrained)
+        ours = Kin.of(self.pretrained, self.parts)
         try:
             theirs: Kin = self._answer(ref, START_SECONDS)
         except Failed as failed:
             if isinstance(failed.error, MannersError):
                 raise failed.error from None
             return str(failed)
-        if theirs != ours:
+        if unlike := ours.unlike(theirs):
             raise MannersError(
-                f"a worker has another program or model than the trainer ({theirs}, and here {ours}); install the same"
-                " versions on every machine of the cluster, and give all of them the workspace's own folder"
+                f"a worker has another program or model than the trainer ({unlike}); install the same versions on every"
+                " machine of the cluster, and give all of them the workspace's own folder"
             )
         return None
 

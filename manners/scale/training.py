@@ -28,7 +28,7 @@ def fit(address: str, processes: int, folder: Path, on_gpu: bool, work: Callable
     """
     with running(address, processes, 0) as ray, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns of what Ray does
-        each = divided_among(ray, processes, "processes")
+        each = divided_among(ray, processes, "processes", on_gpu)
         print(f"{processes} processes, {each} threads each, train on the Ray cluster", file=sys.stderr)
         for tried in range(RETRIES + 1):
             try:

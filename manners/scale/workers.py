@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import manners
-from manners.models import versions
+from manners.models import versions, weight_files
 from manners.models.branches import Branch
 from manners.models.pretrained import Pretrained
 from manners.models.whole import load
@@ -53,13 +53,28 @@ class Kin:
     model: str
     """Hash of the initial model and its cut."""
     template: str
+    reward: str
+    """Hash of the files of the reward model, whose scores nothing looks at once they are there."""
+    start: str
+    """Hash of those of the version that is the reference."""
 
     @classmethod
-    def of(cls, pretrained: Pretrained) -> Kin:
-        """Describe this process."""
+    def of(cls, pretrained: Pretrained, parts: Parts) -> Kin:
+        """Describe this process, and what it finds in the workspace."""
+        workspace = Workspace.look_at(parts.root)
         return cls(
-            manners.__version__, torch.__version__, pretrained.trunk.initial_hash, pretrained.renderer.template_hash
+            manners.__version__,
+            torch.__version__,
+            pretrained.trunk.initial_hash,
+            pretrained.renderer.template_hash,
+            weight_files.digest(workspace, parts.reward),
+            weight_files.digest(workspace, parts.start),
         )
+
+    def unlike(self, other: Kin) -> str:
+        """Name what another differs in, with both; empty where it does in nothing."""
+        pairs = ((name, mine, getattr(other, name)) for name, mine in vars(self).items())
+        return ", ".join(f"{name} {theirs[:20]} and here {mine[:20]}" for name, mine, theirs in pairs if mine != theirs)
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ class Worker:
         self.policy = Branch(self.pretrained.trunk, trainable=True)
         self.policy.requires_grad_(False)
         print(f"{self.pretrained.name} is loaded, with {parts.reward} and {parts.start}", file=sys.stderr)
-        return Kin.of(self.pretrained)
+        return Kin.of(self.pretrained, parts)
 
     def take(self, number: int, contents: Parcel, probe: Rendered) -> Held:
         """Load weights, and say what is in the model then."""

@@ -350,13 +350,13 @@ STAGES: list[tuple[str, str, tuple[object, ...], dict[str, object]]] = [
         "models export policy-2 out",
         "models_export",
         ("policy-2", Path("out")),
-        {"member": None, "form": "folder", "kind": None},
+        {"member": None, "form": "folder", "kind": None, "device": "auto"},
     ),
     (
         "models export reward-2 --member average --as gguf --type q8_0",
         "models_export",
         ("reward-2", None),
-        {"member": "average", "form": "gguf", "kind": "q8_0"},
+        {"member": "average", "form": "gguf", "kind": "q8_0", "device": "auto"},
     ),
     ("status", "status", (), {}),
 ]

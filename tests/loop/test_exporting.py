@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from manners.cli import main
 from manners.errors import MannersError
-from manners.loop import stages
+from manners.loop import exporting, stages
 from manners.loop.exporting import Form
 from manners.models import versions
 from manners.models.branches import Branch
@@ -118,6 +118,38 @@ def test_the_command_says_where_it_went(
     assert facts["file"] == "exported/policy-1-gguf/policy-1-q8_0.gguf" and facts["tensors_in_f16_instead"] == 4
     assert (tmp_path / facts["file"]).stat().st_size == facts["bytes"]
     assert main(line) == 1 and "exists already" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_there_is_refused_before_the_model_is_loaded(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the user's home too, and a link that leads nowhere, over which no folder can be put."""
+    monkeypatch.setattr(exporting, "Session", lambda *_: 1 / 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place in (tmp_path / "taken", Path("~/taken"), tmp_path / "link"):
+        with pytest.raises(MannersError, match=r"(taken|link) exists already"):
+            stages.models_export(workspace, "policy-1", place)
+
+
+def test_a_policy_that_was_trained_on_a_gpu_is_exported_without_one(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The device is that of the machine at hand; every other setting is that of the version."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    file = workspace.models / "policy-1" / "version.json"
+    before = file.read_text(encoding="utf-8")
+    file.write_text(before.replace('"device": "cpu"', '"device": "cuda"'), encoding="utf-8")
+    line = ["models", "export", "policy-1", str(tmp_path / "out"), "--workspace", str(workspace.root)]
+    try:
+        assert main([*line, "--set", "model.device=cuda"]) == 1
+        assert "model.device is cuda, which this machine does not have" in capsys.readouterr().err
+        assert main([*line, "--set", "sample.temperature=1.0"]) == 2
+        assert "--set sample.temperature=1.0 has no part in an export" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists() and main(line) == 0
+    finally:
+        file.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.parametrize("place", ["models/policy-2", "models/mine", "runs/x", "runs", "x/../models/x", "link/x"])

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from filelock import Timeout
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from manners.audit import gate
 from manners.cli import main
 from manners.errors import MannersError
-from manners.loop import stages
+from manners.loop import lineage, stages
 from manners.loop.lineage import _ancestors
 from manners.models import versions
 from manners.models.versions import Version
@@ -26,12 +30,12 @@ BYTES = 1000
 
 
 def version(workspace: Workspace, name: str, **said: Any) -> Version:
-    """Put a version there, with weights of 1000 bytes that nobody reads."""
+    """Put a version there, with weights of 1000 bytes that mean nothing."""
     kind = VersionKind(name.rpartition("-")[0])
     described = Version(name, kind, **{"base": "somebody/base"} | said, **STILL)
     folder = workspace.models / name
     folder.mkdir()
-    (folder / "branch-0.safetensors").write_bytes(bytes(BYTES))
+    save_file({"nothing": torch.zeros(BYTES, dtype=torch.uint8)}, folder / "branch-0.safetensors")
     versions.write_description(described, folder)
     return described
 
@@ -123,6 +127,35 @@ def test_what_is_removed_is_what_was_said_and_the_rest_can_be_rolled_back_to(
     assert not [file for file in workspace.models.iterdir() if file.name.startswith(".")]
 
 
+def test_who_promotes_and_who_prunes_wait_for_each_other(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at what nothing needs and its end nothing is promoted; whoever comes then looks once more."""
+    whole = lineage.unneeded
+
+    def looked(*args: Any) -> list[str]:
+        with pytest.raises(Timeout):
+            workspace.promoting().acquire(timeout=0)
+        return whole(*args)
+
+    monkeypatch.setattr(lineage, "unneeded", looked)
+    monkeypatch.setattr(gate, "goes_back", lambda *_: stages.models_prune(workspace, 1, yes=True)["removed"])
+    with pytest.raises(MannersError, match="there is no version policy-1"):
+        gate.promote(workspace, "policy-1")
+    assert workspace.promoted() == ["policy-2", "policy-3"]
+
+
+def test_a_roll_back_goes_past_what_cannot_be_loaded(workspace: Workspace) -> None:
+    """A server that is told to serve it would go on with the version that was to be taken back."""
+    workspace.promote("policy-4")
+    file = workspace.models / "policy-3" / "branch-0.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert gate.before(workspace) == "policy-2"
+    back = {"current": "policy-2", "was": "policy-4", "passed_by": ["policy-3"]}
+    assert stages.models_rollback(workspace) == back
+    shutil.rmtree(workspace.models / "policy-2")
+    workspace.promote("policy-5")
+    assert stages.models_rollback(workspace) == {"current": "initial", "was": "policy-5", "passed_by": ["policy-2"]}
+
+
 def test_what_the_settings_name_and_where_learning_starts_stay(workspace: Workspace) -> None:
     version(workspace, "sft-3")
     version(workspace, "sft-4")
@@ -175,7 +208,7 @@ def test_a_line_is_closed(roots: list[tuple[int, int]], asked: set[int]) -> None
         assert {root for root in (found[name].base, found[name].parent) if root in found} <= set(line)
 
 
-@pytest.mark.parametrize("how", ["whole", "relative", "link", "home"])
+@pytest.mark.parametrize("how", ["whole", "relative", "link", "home", "from elsewhere"])
 def test_a_model_that_is_named_by_its_path_stays(
     how: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +224,7 @@ def test_a_model_that_is_named_by_its_path_stays(
         "relative": "./models/../models/sft-2",
         "link": str(tmp_path / "link"),
         "home": "~/ws/models/sft-2",
+        "from elsewhere": "ws/models/sft-2",  # as it was typed beside the workspace
     }[how]
     assert "sft-2" not in stages.models_prune(workspace, 1)["kept"]
     atomic_write(workspace.toml, f'[model]\nname = "{name}"\n')

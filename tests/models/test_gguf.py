@@ -305,6 +305,8 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             "has rope_type = dynamic",
         ),
+        ("qwen2", NO_WINDOW | {"rope_parameters": LONG_ROPE}, "has rope_type = llama3, for which llama.cpp's qwen2"),
+        ("qwen3", {"rope_parameters": LONG_ROPE}, "has rope_type = llama3, for which llama.cpp's qwen3"),
     ],
 )
 def test_what_llama_cpp_has_no_code_for_is_refused_by_name(

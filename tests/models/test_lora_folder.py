@@ -55,6 +55,18 @@ def test_an_adapter_is_in_the_format_that_is_asked_for(tmp_path: Path) -> None:
         lora_folder.write(policy, pretrained, tmp_path / "out", torch.float32, "policy-1", "base")
 
 
+def test_a_number_that_the_format_cannot_hold_is_no_adapter(tmp_path: Path) -> None:
+    """Of a folder and of a GGUF file that is refused too; here it became infinite."""
+    pretrained = tiny_pretrained(lora_rank=3)
+    policy = trained(Branch(pretrained.trunk, trainable=True))
+    with torch.no_grad():
+        next(matrix for name, matrix in policy.own_tensors().items() if name.endswith(".b")).view(-1)[1] = 1e6
+    with pytest.raises(MannersError, match=r"policy-1 has numbers in .*lora_B.weight that float16 cannot hold; use --"):
+        lora_folder.write(policy, pretrained, tmp_path / "out", torch.float16, "policy-1", "base")
+    assert not list(tmp_path.iterdir())
+    lora_folder.write(policy, pretrained, tmp_path / "out", torch.bfloat16, "policy-1", "base")
+
+
 def test_whole_layers_and_new_tokens_are_no_adapter(tmp_path: Path) -> None:
     pretrained = tiny_pretrained()
     whole = Branch(pretrained.trunk, trainable=True)

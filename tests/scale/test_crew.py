@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import tyro
+from safetensors.torch import save_file
 
 from manners import cli
 from manners.cli import main
@@ -18,10 +20,11 @@ from manners.errors import MannersError, UsageError
 from manners.loop.options import PPOOptions
 from manners.models.branches import Branch
 from manners.models.cost import own_bytes
-from manners.scale.cluster import check, threads_each
+from manners.scale.cluster import check, divided_among, threads_each
 from manners.scale.cost import handed_over_bytes, returned_bytes, worker_bytes
-from manners.settings import RewardSettings, SampleSettings, Settings
-from manners.workspace import Workspace
+from manners.scale.workers import Kin, Parts
+from manners.settings import ModelSettings, RewardSettings, SampleSettings, Settings
+from manners.workspace import INITIAL, Workspace
 from tests.worlds import tiny_pretrained
 
 
@@ -41,6 +44,53 @@ from tests.worlds import tiny_pretrained
 )
 def test_workers_have_as_many_threads_as_there_is_room_for(cpus: list[float], workers: int, each: int) -> None:
     assert threads_each(cpus, workers) == each
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "on_gpu", "each"),
+    [
+        ([(8, 2)], 2, True, 4),
+        ([(8, 1), (2, 1)], 2, True, 2),
+        ([(8, 1), (8, 0)], 2, True, 0),
+        ([(8, 1), (8, 0)], 2, False, 8),
+        ([(8, 1)], 3, True, 0),
+    ],
+)
+def test_where_the_model_is_on_a_gpu_each_has_one_or_is_refused(
+    nodes: list[tuple[int, int]], count: int, on_gpu: bool, each: int
+) -> None:
+    """Ray waits for a GPU that there is not, for half an hour a worker and for ever under Ray Train."""
+    alive = [{"Alive": True, "Resources": {"CPU": cpus} | ({"GPU": gpus} if gpus else {})} for cpus, gpus in nodes]
+    ray = SimpleNamespace(nodes=lambda: alive)
+    if each:
+        assert divided_among(ray, count, "workers", on_gpu) == each
+        return
+    total = f"{sum(cpus for cpus, _ in nodes)} processors and 1 GPUs, of which each takes one"
+    with pytest.raises(MannersError, match=f"--workers is {count}, and the Ray cluster has {total}"):
+        divided_among(ray, count, "workers", on_gpu)
+
+
+def test_what_a_worker_finds_in_its_workspace_is_compared_too(tmp_path: Path) -> None:
+    """A machine with a copy of the folder, in which the reward model is another one, would score by that unseen."""
+    pretrained, roots = tiny_pretrained(), (tmp_path / "trainer", tmp_path / "worker")
+    for root in roots:
+        workspace = Workspace.create(root)
+        for name, value in (("reward-1", 1.0), ("reward-2", 1.0), ("policy-1", 1.0)):
+            folder = workspace.models / name
+            folder.mkdir()
+            (folder / "version.json").write_text("{}", encoding="utf-8")
+            save_file({"x": torch.full((3,), value)}, folder / "branch-0.safetensors")
+
+    def kin(root: Path, reward: str = "reward-1", start: str = "policy-1") -> Kin:
+        return Kin.of(pretrained, Parts(root, ModelSettings(), SampleSettings(), start, reward, lays_out=False))
+
+    ours = kin(roots[0])
+    assert not ours.unlike(kin(roots[1])) and not kin(roots[0], start=INITIAL).unlike(kin(roots[1], start=INITIAL))
+    (roots[1] / "models" / "reward-1" / "version.json").write_text('{"shifts": [2]}', encoding="utf-8")
+    assert ours.unlike(kin(roots[1])).startswith(f"reward {kin(roots[1]).reward[:20]} and here {ours.reward[:20]}")
+    assert not kin(roots[0], "reward-2").unlike(kin(roots[1], "reward-2"))
+    save_file({"x": torch.zeros(3)}, roots[1] / "models" / "policy-1" / "branch-0.safetensors")
+    assert kin(roots[0], "reward-2").unlike(kin(roots[1], "reward-2")).startswith("start ")
 
 
 def test_to_look_for_ray_does_not_load_it() -> None:
