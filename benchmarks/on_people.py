@@ -1,4 +1,4 @@
-"""What real people's verdicts teach: `python -m benchmarks.on_people`, two hours and more; what is done stays done.
+"""What real people's verdicts teach: `python -m benchmarks.on_people`, an hour and a quarter on two idle cores.
 
 Agreement and ceilings of four crowds; a plain reward model beside one that weighs or softens their verdicts, and one
 that tells annotators apart; and on Anthropic's harmless transcripts what each hardening does to accuracy on other

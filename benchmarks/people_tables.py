@@ -66,7 +66,12 @@ def crowds_table(
         cells = [name, told, share(ends(accuracy(mine, pairs, 0)))]
         if arm == "plain":
             top = ceiling(list(known[name].values()), 0)
-            cells += [share(ends(longer_wins(characters(pairs), pairs, 0))), _top(top and (top.low, top.high)), "", ""]
+            cells += [
+                share(ends(longer_wins(characters(pairs), pairs, 0))),
+                _top(None if top is None else (top.low, top.high)),
+                "",
+                "",
+            ]
             cells += ["; ".join(number(run["gain"], 3) for run in runs), ", ".join(str(run["camps"]) for run in runs)]
         else:
             cells += ["", "", points(accuracy_gain(mine, plain, pairs, 0)), number(ends(_nats(mine, plain, pairs)), 3)]
