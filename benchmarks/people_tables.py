@@ -162,5 +162,5 @@ def points(one: Interval | None) -> str:
     return number(None if one is None else [100 * end for end in (one.estimate, one.low, one.high)], 1)
 
 
-def _top(found: Sequence[float] | None) -> str:
-    return "-" if found is None else f"{found[0]:.1%} to {found[1]:.1%}"
+def _top(found: Sequence[float | None] | None) -> str:
+    return "-" if found is None or None in found else f"{found[0]:.1%} to {found[1]:.1%}"
