@@ -64,8 +64,17 @@ def run(root: Path, settings: Settings, prompts: dict[PromptUse, list[Dialogue]]
     return play(session, crowd=True, resume=resume)
 
 
-def row(report: dict[str, Any], commit: str, day: date, minutes: float) -> str:
-    """Write the line of a run."""
+def noted(file: Path, named: str) -> list[str]:
+    """Put a commit below those that a run was begun and went on with, unless it is the last of them; return all."""
+    known = file.read_text(encoding="utf-8").split() if file.exists() else []
+    if known[-1:] != [named]:
+        known.append(named)
+        file.write_text("\n".join(known) + "\n", encoding="utf-8")
+    return known
+
+
+def row(report: dict[str, Any], commit: str, day: date, minutes: float, went_on: bool = False) -> str:
+    """Write the line of a run; of one that was stopped the minutes are those since it went on."""
     found, machine = report["evaluation"], report["machine"]
     best = found["best_of_n"]
     ratio = [1 + found["perplexity_change"][name] for name in BOUNDS]
@@ -79,7 +88,7 @@ def row(report: dict[str, Any], commit: str, day: date, minutes: float) -> str:
         share(*(found["matched"][name] for name in BOUNDS)),
         f"n = {best['n']}: {share(*(best['head_to_head'][name] for name in BOUNDS))}",
         f"{ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}]",
-        f"{minutes:.1f}",
+        f"{minutes:.1f}{' since it went on' if went_on else ''}",
     )
     return f"| {' | '.join(cells)} |\n"
 
@@ -108,11 +117,12 @@ def commit() -> str:
 
 def main(options: Options) -> None:
     """Run, and append the line."""
-    begin, named = time.perf_counter(), commit()
-    root = options.workspace or Path(f"fresh-{options.seed}")
+    begin, root = time.perf_counter(), options.workspace or Path(f"fresh-{options.seed}")
+    earlier = root.exists()
+    commits = noted(root.with_name(f"{root.name}.commits"), commit())
     run(root, demo_settings(options.seed), {**demo_prompts(), PromptUse.EVALUATE: fresh_prompts()})
     report = json.loads((root / "report.json").read_text(encoding="utf-8"))
-    line = row(report, named, date.today(), (time.perf_counter() - begin) / 60)
+    line = row(report, " then ".join(commits), date.today(), (time.perf_counter() - begin) / 60, went_on=earlier)
     append(PAGE, line)
     print(line, end="")
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from manners.loop import stages
 from manners.loop.round import JUDGE
 from manners.loop.session import Session
 from manners.settings import JudgeSettings, Settings
+from manners.store import Store
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from manners.workspace import Workspace
 
@@ -42,6 +43,19 @@ def comparison(row: Mapping[str, Any], rng: random.Random) -> Comparison:
     )
     sides = Response(row["response_a"], row["model_a"]), Response(row["response_b"], row["model_b"])
     return Comparison((Turn(Role.USER, row["prompt"]),), *sides, AskedHow.IMPORTED, verdicts=verdicts)
+
+
+def fill(store: Store, drawn: Sequence[Comparison]) -> None:
+    """Put what was drawn into a store that is empty; exits where one holds others, by which the page would be wrong."""
+    if not store.counts().comparisons:
+        store.add_comparisons(drawn)
+    if {_told(one) for one in store.comparisons()} != {_told(one) for one in drawn}:
+        raise SystemExit("the folder holds pairs of another seed, number or set: name a folder of its own for these")
+
+
+def _told(one: Comparison) -> tuple[object, ...]:
+    people = [v for v in one.verdicts if v.annotator.kind is AnnotatorKind.HUMAN]
+    return one.prompt, one.left.text, one.right.text, *((v.annotator.name, v.choice) for v in people)
 
 
 def published(facts: Mapping[str, Any], of: int, drawn: int, seed: int, probes: int, machine: str) -> str:
@@ -90,8 +104,7 @@ def main() -> None:
     settings = Settings(judge=JudgeSettings(checked=chosen.count, probes=chosen.probes, most=0))
     workspace = Workspace.create(chosen.folder)
     session = Session(workspace, settings)
-    if not session.store.counts().comparisons:
-        session.store.add_comparisons([comparison(row, rng) for row in rows])
+    fill(session.store, [comparison(row, rng) for row in rows])
     facts = stages.perform(workspace, settings, JUDGE, resume=True)
     print(json.dumps(facts, indent=1))
     if chosen.page:

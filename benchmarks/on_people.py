@@ -1,4 +1,4 @@
-"""What real people's verdicts teach: `python -m benchmarks.on_people`, an hour on two cores; what is done stays done.
+"""What real people's verdicts teach: `python -m benchmarks.on_people`, an hour and a quarter on two idle cores.
 
 Agreement and ceilings of four crowds; a plain reward model beside one that weighs or softens their verdicts, and one
 that tells annotators apart; and on Anthropic's harmless transcripts what each hardening does to accuracy on other
@@ -21,19 +21,19 @@ import numpy as np
 import torch
 import tyro
 
-from benchmarks.evidence import Results
+from benchmarks.evidence import Results, contents
 from benchmarks.kept_states import KeptStates
-from benchmarks.people import CROWDS, by_opening, dense, looks_better, transcripts
-from benchmarks.publish import ROOT, here, replace_between
-from manners.audit.figures import mean as figure
+from benchmarks.people import CROWDS, TRANSCRIPTS, by_opening, dense, files_of, looks_better, rows, transcripts
+from benchmarks.people_tables import MEASURES, crowds_table, ends, hard_table, people_table
+from benchmarks.publish import ROOT, replace_between
 from manners.audit.material import Material, material, preferred
 from manners.errors import MannersError
 from manners.feedback.agreement import alpha, pairwise
 from manners.feedback.judges import PREFERS_LEFT
-from manners.feedback.statistics import Floats, clustered_mean
+from manners.feedback.statistics import Floats
 from manners.loop.learning import TEXTS
 from manners.models.pretrained import Pretrained, load
-from manners.reward.baselines import accuracy, accuracy_gain, characters, longer_wins
+from manners.reward.baselines import characters, longer_wins
 from manners.reward.camps import Said, find
 from manners.reward.ceiling import ceiling
 from manners.reward.ensemble import Exchange
@@ -42,10 +42,12 @@ from manners.reward.pairs import render_compared
 from manners.reward.train import Trained, train
 from manners.reward.verdicts import label
 from manners.settings import ModelSettings, RewardSettings
-from manners.types import AnnotatorKind, Choice, Comparison, Interval
+from manners.types import AnnotatorKind, Choice, Comparison
 
 PAGE = ROOT / "docs" / "experiments.md"
 RESULTS = ROOT / "benchmarks" / "results"
+LAST = "on-people-hard"
+"""Below the last table it says on what all of them were measured."""
 CROWD_ARMS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "`reward.reliability`": {"reliability": True},
@@ -58,7 +60,6 @@ HARD_ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 DRILLED = ("other_prompt", "cut", "one_character", "thought_process")
 """Probes of the kinds that `reward.augment` makes pairs of."""
-MEASURES = ("outside", "looks better", "drilled", "other probes", "turned", "length")
 MOST_STATES = 32
 """First components of the states in which annotators are told apart, as `loop.camps` has it; one for each 20 pairs."""
 
@@ -87,7 +88,8 @@ class Options:
     crowds: tuple[str, ...] = tuple(CROWDS)
     page: Path | None = None
     """Where tables go; None: docs/experiments.md, or nowhere if quick."""
-    results: Path = RESULTS
+    results: Path | None = None
+    """Where parts are kept; None: benchmarks/results, or nowhere if quick: it would write over a whole run's."""
     quick: bool = False
     """A tiny model and a few pairs of each set: shows that it runs, and finds nothing."""
 
@@ -124,6 +126,10 @@ class World:
         """Return the part of a crowd's comparisons that is learned from and measured on."""
         return dense(CROWDS[name](self.options.data), self.size.crowd)
 
+    def known(self, name: str) -> dict[int, LabelledPair]:
+        """Return these as pairs, by number."""
+        return {pair.comparison_id or 0: pair for pair in label(self.crowd(name)).pairs}
+
     def train(self, name: str, comparisons: Sequence[Comparison], seed: int, share: float, arm: Any) -> Trained:
         """Train a reward model on states that are kept."""
         settings = replace(RewardSettings(members=1, epochs=self.size.epochs, set_aside=share, curve=False), **arm)
@@ -158,11 +164,16 @@ class World:
 
 def main(options: Options) -> None:
     """Run what has not been run, and publish the tables."""
-    done = Results("on_people", options.results, ROOT / "benchmarks" / "people.py")
     with tempfile.TemporaryDirectory() as folder:
         world = World(options, Path(folder))
-        sizes = {"quick": options.quick, **vars(world.size)}
-        people = {name: done.part(f"{name}: people", {}, partial(said, options.data, name)) for name in options.crowds}
+        kept = options.results or (Path(folder) / "results" if options.quick else RESULTS)
+        done = Results("on_people", kept, Path(__file__))
+        files = {name: contents(*files_of(name, options.data)) for name in (*options.crowds, TRANSCRIPTS)}
+        sizes = {"quick": options.quick, **vars(world.size), "files": files}
+        people = {
+            name: done.part(f"{name}: people", {"file": files[name]}, partial(said, options.data, name))
+            for name in options.crowds
+        }
         crowds = {
             (name, arm): [
                 done.part(f"{name}: {arm}, seed {seed}", sizes, partial(crowd, world, name, arm, seed))
@@ -177,13 +188,13 @@ def main(options: Options) -> None:
         }
         tables = {
             "on-people": people_table(people),
-            "on-people-crowds": crowds_table(world, crowds, people),
-            "on-people-hard": hard_table(world, hard),
+            "on-people-crowds": crowds_table(crowds, {name: world.known(name) for name in options.crowds}),
+            LAST: hard_table(by_model(world, hard)),
         }
     page = options.page or (None if options.quick else PAGE)
     for name, text in tables.items():
         if page is not None:
-            replace_between(page, name, f"{text}\n\n{here()}")
+            replace_between(page, name, f"{text}\n\n{done.measured() if name == LAST else ''}".rstrip())
 
 
 def said(data: Path, name: str) -> dict[str, Any]:
@@ -193,12 +204,13 @@ def said(data: Path, name: str) -> dict[str, Any]:
     top = ceiling(pairs, 0)
     return {
         "pairs": len(comparisons),
+        "empty": sum(1 for _ in rows(files_of(name, data)[0])) - len(comparisons),
         "verdicts": sum(len(one.verdicts) for one in comparisons),
         "people": len({v.annotator for one in comparisons for v in one.verdicts}),
-        "agree": _ends(pairwise(comparisons, AnnotatorKind.HUMAN, 0)),
-        "alpha": _ends(alpha(comparisons, AnnotatorKind.HUMAN, 0)),
+        "agree": ends(pairwise(comparisons, AnnotatorKind.HUMAN, 0)),
+        "alpha": ends(alpha(comparisons, AnnotatorKind.HUMAN, 0)),
         "ceiling": None if top is None else [top.low, top.high],
-        "longer": _ends(longer_wins(characters(pairs), pairs, 0)),
+        "longer": ends(longer_wins(characters(pairs), pairs, 0)),
     }
 
 
@@ -227,7 +239,7 @@ def told_apart(world: World, name: str, trained: Trained, seed: int) -> dict[str
     with torch.no_grad():
         for bucket, states, batch in world.states(name).batches(world.pretrained, list(rendered.values())):
             ends[bucket] = member.ends(states, batch).cpu()
-        raw = np.asarray(member.of_ends(ends.to(world.pretrained.trunk.device)).cpu().double())
+        raw = np.asarray(member.ofends(ends.to(world.pretrained.trunk.device)).cpu().double())
     left, right = np.array([order[exchange] for exchange in exchanges]).reshape(-1, 2).T
     apart = np.asarray(ends.double())[left] - np.asarray(ends.double())[right]
     values, vectors = np.linalg.eigh(apart[:first].T @ apart[:first] / first)
@@ -246,7 +258,7 @@ def told_apart(world: World, name: str, trained: Trained, seed: int) -> dict[str
     aside = everything.of((at >= first) & known)
     found = find(everything.of(at < first), aside, len(who), 4, seed)
     camps = 1 if found.mixture is None else len(found.mixture.shares)
-    return {"gain": _ends(found.gain), "camps": camps, "known": len(aside), "people": len(set(people[at < first]))}
+    return {"gain": ends(found.gain), "camps": camps, "known": len(aside), "people": len(set(people[at < first]))}
 
 
 def hardened(world: World, arm: str, seed: int) -> dict[str, Any]:
@@ -272,6 +284,16 @@ def models(world: World, arm: str, found: Mapping[str, Any]) -> dict[str, Floats
     if len(raw) == 1:
         return {arm: raw[0]}
     return {"one member": raw[0], "mean of three": raw.mean(axis=0), "lowest of three": raw.min(axis=0)}
+
+
+def by_model(world: World, found: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, tuple[Floats, list[str]]]]]:
+    """Return what each model does, a seed after the other."""
+    done: dict[str, list[dict[str, tuple[Floats, list[str]]]]] = {}
+    for arm, runs in found.items():
+        for run in runs:
+            for name, scores in models(world, arm, run).items():
+                done.setdefault(name, []).append(measures(world, scores))
+    return done
 
 
 def measures(world: World, scores: Floats) -> dict[str, tuple[Floats, list[str]]]:
@@ -300,99 +322,6 @@ def measures(world: World, scores: Floats) -> dict[str, tuple[Floats, list[str]]
             gain = of[one.pair.prompt, new] - of[one.pair.prompt, old]
             found["length"].append((float(gain / doublings), one.pair.group))
     return {name: (np.array([v for v, _ in cases]), [g for _, g in cases]) for name, cases in found.items()}
-
-
-def people_table(found: Mapping[str, Any]) -> str:
-    """Return how far people agree, as Markdown."""
-    lines = [
-        "| set | pairs | verdicts | people | two agree | Krippendorff's alpha | ceiling | the longer one is chosen |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, one in found.items():
-        top = "-" if one["ceiling"] is None else f"{one['ceiling'][0]:.1%} to {one['ceiling'][1]:.1%}"
-        counts = [f"{one[key]:,}" for key in ("pairs", "verdicts", "people")]
-        cells = [name, *counts, _share(one["agree"]), _number(one["alpha"]), top, _share(one["longer"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def crowds_table(world: World, found: Mapping[tuple[str, str], Any], people: Mapping[str, Any]) -> str:
-    """Return what reward models make of people's verdicts, and whether they gain by knowing who judged, as Markdown."""
-    lines = [
-        "| set | trained | accuracy [95 %] | over plain, points | nats a verdict, less plain | ceiling"
-        " | knowing who judged: gain in nats, by seed | camps |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for (name, arm), runs in found.items():
-        known = {pair.comparison_id: pair for pair in label(world.crowd(name)).pairs}
-        if any("refused" in run for run in runs):
-            lines.append(f"| {name} | {arm} | refused: {runs[0].get('refused', '')} | | | | | |")
-            continue
-        pairs = [known[number] for run in runs for number in run["held"]]
-        mine, plain = (np.concatenate([run["margins"] for run in some]) for some in (runs, found[name, "plain"]))
-        cells = [name, arm, _share(_ends(accuracy(mine, pairs, 0)))]
-        if arm == "plain":
-            top, gains = people[name]["ceiling"], [_number(run["gain"], 3) for run in runs]
-            cells += ["", "", "-" if top is None else f"{top[0]:.1%} to {top[1]:.1%}", "; ".join(gains)]
-            cells.append(", ".join(str(run["camps"]) for run in runs))
-        else:
-            cells += [_points(accuracy_gain(mine, plain, pairs, 0)), _number(_ends(_nats(mine, plain, pairs)), 3)]
-            cells += ["", "", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def hard_table(world: World, found: Mapping[str, Sequence[Any]]) -> str:
-    """Return what each hardening does, as Markdown: means over seeds, and in brackets the difference to one member."""
-    by_model: dict[str, list[dict[str, tuple[Floats, list[str]]]]] = {}
-    for arm, runs in found.items():
-        for run in runs:
-            for name, scores in models(world, arm, run).items():
-                by_model.setdefault(name, []).append(measures(world, scores))
-    lines = [
-        "| reward model | people's verdicts on other conversations | worse answer longer and more formatted"
-        " | probes of drilled kinds | other probes | choices turned by a form | twice the length, units |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    plain = by_model["one member"]
-    for name, seeds in by_model.items():
-        cells = [name]
-        for measure in MEASURES:
-            groups = seeds[0][measure][1]
-            mine, theirs = (np.mean([one[measure][0] for one in some], axis=0) for some in (seeds, plain))
-            value, change = figure(mine, groups, 0), figure(mine - theirs, groups, 0)
-            written = _number(_ends(value)) if measure == "length" else _share(_ends(value))
-            if name != "one member" and change is not None:
-                written += f" ({_number(_ends(change)) if measure == 'length' else _points(change)})"
-            cells.append(written)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _nats(mine: Floats, plain: Floats, pairs: Sequence[LabelledPair]) -> Interval:
-    """Return how many nats a decided verdict costs more by some margins than by others."""
-    counts = np.array([pair.counts[:2] for pair in pairs])
-    losses = [(counts * np.logaddexp(0, np.stack([-m, m], axis=1))).sum(axis=1) for m in (mine, plain)]
-    decided = counts.sum(axis=1)
-    kept = decided > 0
-    apart = (losses[0] - losses[1])[kept] / decided[kept]
-    return clustered_mean(apart, [p.group for p, k in zip(pairs, kept, strict=True) if k], decided[kept])
-
-
-def _ends(one: Interval | None) -> list[float] | None:
-    return None if one is None else [one.estimate, one.low, one.high]
-
-
-def _share(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.1%} [{ends[1]:.1%}, {ends[2]:.1%}]"
-
-
-def _number(ends: Sequence[float] | None, digits: int = 2) -> str:
-    return "-" if ends is None else f"{ends[0]:+.{digits}f} [{ends[1]:+.{digits}f}, {ends[2]:+.{digits}f}]"
-
-
-def _points(one: Interval) -> str:
-    return f"{100 * one.estimate:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
 
 
 if __name__ == "__main__":

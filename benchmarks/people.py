@@ -55,11 +55,11 @@ def _answers(path: Path, of: str) -> list[Comparison]:
     ]
 
 
-def _arguments(folder: Path) -> list[Comparison]:
+def _arguments(pairs: Path, arguments: Path) -> list[Comparison]:
     """Read the arguments that people found more or less convincing: the debate and the stance are the prompt."""
-    written = {row["id"]: row for row in rows(folder / "arguments.jsonl.gz")}
+    written = {row["id"]: row for row in rows(arguments)}
     made = []
-    for number, row in enumerate(rows(folder / "pairs.jsonl.gz"), 1):
+    for number, row in enumerate(rows(pairs), 1):
         a, b = written[row["a"]], written[row["b"]]
         prompt = f"{a['debate']}: {a['stance']}. Argue for this."
         sides = [(side["text"], "debater") for side in (a, b)]
@@ -67,18 +67,34 @@ def _arguments(folder: Path) -> list[Comparison]:
     return made
 
 
+TRANSCRIPTS = "hh_rlhf_harmless"
+FILES: Mapping[str, Sequence[str]] = {
+    "llmfao_crowd_pairs": ("pairs.jsonl.gz",),
+    "pandalm_testset": ("pairs.jsonl",),
+    "open_instruct_human_eval": ("pairs.jsonl.gz",),
+    "ukpconvarg1_crowd_pairs": ("pairs.jsonl.gz", "arguments.jsonl.gz"),
+    TRANSCRIPTS: ("pairs.jsonl.gz",),
+}
+"""Of each set, the pairs first."""
+
+
+def files_of(name: str, data: Path) -> list[Path]:
+    """Return the files of a set, of which the first holds a pair a row."""
+    return [data / name / file for file in FILES[name]]
+
+
 CROWDS: Mapping[str, Callable[[Path], list[Comparison]]] = {
-    "llmfao_crowd_pairs": lambda data: _answers(data / "llmfao_crowd_pairs" / "pairs.jsonl.gz", "llmfao"),
-    "pandalm_testset": lambda data: _answers(data / "pandalm_testset" / "pairs.jsonl", "pandalm"),
-    "open_instruct_human_eval": lambda data: _answers(data / "open_instruct_human_eval" / "pairs.jsonl.gz", "tulu"),
-    "ukpconvarg1_crowd_pairs": lambda data: _arguments(data / "ukpconvarg1_crowd_pairs"),
+    "llmfao_crowd_pairs": lambda data: _answers(*files_of("llmfao_crowd_pairs", data), "llmfao"),
+    "pandalm_testset": lambda data: _answers(*files_of("pandalm_testset", data), "pandalm"),
+    "open_instruct_human_eval": lambda data: _answers(*files_of("open_instruct_human_eval", data), "tulu"),
+    "ukpconvarg1_crowd_pairs": lambda data: _arguments(*files_of("ukpconvarg1_crowd_pairs", data)),
 }
 """Sets with several verdicts on a pair, by people who can be told apart."""
 
 
 def transcripts(data: Path) -> list[Comparison]:
     """Return Anthropic's harmless transcripts: one verdict on each."""
-    found = read_comparisons(data / "hh_rlhf_harmless" / "pairs.jsonl.gz", {})
+    found = read_comparisons(*files_of(TRANSCRIPTS, data), {})
     return [replace(one, id=number) for number, one in enumerate(found, 1)]
 
 

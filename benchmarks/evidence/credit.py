@@ -2,9 +2,9 @@
 
 Nothing but the way differs: the same episodes, the same rate. Unless others are named, two ways in six worlds, the
 reward being at the first, a middle or the last of 10 or 40 tokens, three seeds each: 36 runs of 3 to 6 seconds of a
-processor. What is done is not done again: each run is a line of `results/credit.jsonl`, and one whose recipe has
-changed is run anew. The table goes to docs/ppo.md, with how many runs ended below the initial model, and in how many
-worlds a way comes to nine tenths of the best one.
+processor. What is done is not done again: each run is a line of `results/credit.jsonl`, and one whose settings or code
+have changed is run anew. The table goes to docs/ppo.md, with how many runs ended below the initial model, and in how
+many worlds a way comes to nine tenths of the best one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -27,6 +28,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.evidence import digest
 from benchmarks.publish import ROOT, replace_between
 from manners.maths import whiten
 from manners.metrics import RunLog
@@ -91,7 +93,7 @@ class Run:
     tokens: float
     """Mean length of its answers."""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """Settings that it was run with."""
+    """Settings that it was run with, and a digest of the code."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def main(options: Options) -> None:
                 f"{run.way} | {run.world} | {run.seed}: {run.start:.2f} -> {run.kept:.2f} ({run.end:.2f})",
                 file=sys.stderr,
             )
-    chosen = [r for r in done if r.recipe == _recipe(r.way)]
+    chosen = [r for r in done if r.way in WAYS and r.recipe == _recipe(r.way)]
     if options.page is not None:
         replace_between(options.page, "credit", table(chosen))
     print(table(chosen))
@@ -143,8 +145,15 @@ def read(file: Path) -> list[Run]:
 def _recipe(way: str) -> dict[str, Any]:
     chosen = WAYS[way]
     settings = asdict(replace(SETTINGS, **chosen.settings))
-    recipe: dict[str, Any] = json.loads(json.dumps(settings | {"critic": chosen.critic, "warm": chosen.warm}))
+    more = {"critic": chosen.critic, "warm": chosen.warm, "code": _code()}
+    recipe: dict[str, Any] = json.loads(json.dumps(settings | more))
     return recipe
+
+
+@cache
+def _code() -> str:
+    """What a run does hangs on more than its settings."""
+    return digest(Path(__file__))
 
 
 def measured(there: World, way: str, seed: int) -> Run:

@@ -79,8 +79,8 @@ def main(options: Options) -> None:
     done = results("ai_feedback")
     tables = []
     for people, drifts in ((FEW, DRIFTS), (enough(world), MORE_DRIFTS)):
-        sizes = {"people": people, "judged": JUDGED, "measured": MEASURED, "drawn": DRAWN, "members": MEMBERS}
-        sizes |= {"asked": ASKED, "updates": UPDATES, "played": PLAYED}
+        sizes: Found = {"people": people, "judged": JUDGED, "measured": MEASURED, "drawn": DRAWN, "members": MEMBERS}
+        sizes |= {"asked": ASKED, "updates": UPDATES, "played": PLAYED, "world": world.made_of}
         name = "few" if people == FEW else "enough"
         alone = [
             done.part(f"{name} people, seed {s}", sizes, partial(people_alone, world, people, s)) for s in options.seeds
@@ -97,7 +97,7 @@ def main(options: Options) -> None:
             for drift in drifts
         }
         tables.append(table(people, alone, helped))
-    replace_between(PAGE, "ai-feedback", "\n\n".join([*tables, "Differences are paired by seed."]))
+    replace_between(PAGE, "ai-feedback", "\n\n".join([*tables, f"Differences are paired by seed. {done.measured()}"]))
 
 
 def enough(world: World) -> int:
@@ -236,20 +236,20 @@ def table(people: int, alone: Sequence[Found], helped: Mapping[float, Sequence[F
 
 
 def _in_time(people: int, alone: Sequence[Found], helped: Mapping[float, Sequence[Found]]) -> str:
-    """Say from which drift on the judge is held back, and from which on its verdicts are shown to do harm."""
+    """Say at which drifts the judge is held back on every seed, and at which its verdicts are shown to do harm."""
     begun, *drifted = helped
-    lost = next((drift for drift in drifted if not any(run["admitted"] for run in helped[drift])), None)
-    gains = {drift: _gain(runs, alone, "ppo") for drift, runs in helped.items()}
-    harm = next((drift for drift, gain in gains.items() if gain.high < 0), None)
-    held_back = (
-        "and on some at every stage" if lost is None else f"and on none once {lost:.0%} of its verdicts follow length"
-    )
-    harmed = "at no stage shown to be" if harm is None else f"from {harm:.0%} on"
+    lost = [drift for drift in drifted if not any(run["admitted"] for run in helped[drift])]
+    harm = [drift for drift, runs in helped.items() if _gain(runs, alone, "ppo").high < 0]
+    held_back = f"and on none at {_stages(lost)} of its verdicts by length" if lost else "and on some at every stage"
     return (
         f"{2 * people:,} verdicts of people, {len(alone)} seeds: the judge is admitted on"
-        f" {sum(run['admitted'] for run in helped[begun])} before it drifts, {held_back}; the taste after PPO is"
-        f" {harmed} below that by people alone."
+        f" {sum(run['admitted'] for run in helped[begun])} before it drifts, {held_back}; the taste"
+        f" after PPO is shown to be below that by people alone at {_stages(harm)}."
     )
+
+
+def _stages(drifts: Sequence[float]) -> str:
+    return " and ".join(f"{drift:.0%}" for drift in drifts) or "no stage"
 
 
 def _against(runs: Sequence[Found]) -> str:

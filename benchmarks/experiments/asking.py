@@ -10,6 +10,7 @@ verdicts, order and heads; requests and answers are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -37,6 +38,7 @@ from benchmarks.experiments.world import (
 )
 from benchmarks.publish import replace_between
 from manners.feedback.queue import Queue
+from manners.feedback.statistics import bootstrapped
 from manners.settings import ServeSettings
 from manners.types import Comparison, OpenComparison
 
@@ -63,15 +65,19 @@ def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
     done = results("asking")
-    sizes = {"asked": CANDIDATES, "each": EACH, "measured": OTHERS, "members": MEMBERS}
+    sizes: dict[str, object] = {
+        "asked": CANDIDATES,
+        "each": EACH,
+        "measured": OTHERS,
+        "members": MEMBERS,
+        "steps": STEPS,
+    }
+    sizes |= {"world": world.made_of}
     found = {
-        way: [
-            done.part(f"{way}, seed {seed}", sizes | {"steps": STEPS}, partial(learned, world, way, seed))
-            for seed in options.seeds
-        ]
+        way: [done.part(f"{way}, seed {seed}", sizes, partial(learned, world, way, seed)) for seed in options.seeds]
         for way in WAYS
     }
-    replace_between(PAGE, "asking", table(found))
+    replace_between(PAGE, "asking", f"{table(found)} {done.measured()}")
 
 
 @cache
@@ -134,29 +140,43 @@ def table(found: dict[str, list[list[float]]]) -> str:
 
 
 def saved(chance: Floats, queue: Floats) -> str:
-    """Say how many verdicts fewer the queue needs for what all of them teach by chance, with an interval over seeds."""
+    """Say how many verdicts more or fewer the queue needs for what both ways come to, with an interval over seeds."""
     rng = np.random.default_rng(0)
     drawn = [rng.integers(len(chance), size=len(chance)) for _ in range(RESAMPLES)]
-    shares = sorted(_share(chance[rows].mean(axis=0), queue[rows].mean(axis=0)) for rows in drawn)
-    low, high = (shares[round(q * (RESAMPLES - 1))] for q in (0.025, 0.975))
-    estimate = _share(chance.mean(axis=0), queue.mean(axis=0))
+    ratios = [_log_ratio(chance[rows].mean(axis=0), queue[rows].mean(axis=0)) for rows in drawn]
+    found = bootstrapped(_log_ratio(chance.mean(axis=0), queue.mean(axis=0)), ratios, len(chance))
     told = (
-        "it saves verdicts" if low > 0 else "it costs verdicts" if high < 0 else "whether it saves any cannot be told"
+        "it saves verdicts"
+        if found.high < 0
+        else "it costs verdicts"
+        if found.low > 0
+        else "whether it saves any cannot be told"
     )
+    more, low, high = (math.expm1(end) for end in (found.estimate, found.low, found.high))
     return (
-        f"{len(chance)} seeds. For the accuracy that {STEPS[-1]} verdicts by chance come to, the queue needs"
-        f" {-estimate:+.0%} verdicts [{-high:+.0%}, {-low:+.0%}]: {told}."
+        f"{len(chance)} seeds. For the accuracy that both ways come to, the queue needs {more:+.0%} verdicts"
+        f" [{low:+.0%}, {high:+.0%}]: {told}."
     )
 
 
-def _share(chance: Floats, queue: Floats) -> float:
-    """Return the share of verdicts saved: negative where the queue never gets as far."""
-    goal = chance[-1]
-    best = np.maximum.accumulate(queue)
-    if best[-1] < goal:
-        back = np.maximum.accumulate(chance)
-        return 1 - STEPS[-1] / float(np.interp(best[-1], back, STEPS))
-    return 1 - float(np.interp(goal, best, STEPS)) / STEPS[-1]
+def _log_ratio(chance: Floats, queue: Floats) -> float:
+    """Return the logarithm of how many times the verdicts the queue needs for the most that both ways come to.
+
+    Both curves are read alike, so that exchanging them changes the sign and no more: of two ways that are the same
+    neither is ahead.
+    """
+    goal = min(chance.max(), queue.max())
+    return math.log(_first(goal, queue) / _first(goal, chance))
+
+
+def _first(goal: float, accuracies: Floats) -> float:
+    """Return after how many verdicts an accuracy is come to first, between two steps by a straight line."""
+    at = int(np.argmax(accuracies >= goal))
+    if at == 0:
+        return float(STEPS[0])
+    before = float(accuracies[:at].max())
+    back = at - 1
+    return STEPS[back] + (STEPS[at] - STEPS[back]) * (goal - before) / (float(accuracies[at]) - before)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ import numpy as np
 import tyro
 
 from benchmarks.experiments import PAGE, over_optimisation, results
-from benchmarks.experiments.over_optimisation import EVERY, TRAIN, UPDATES, climb, compared, peak, reward_of
+from benchmarks.experiments.over_optimisation import climb, compared, peak, reward_of
 from benchmarks.experiments.world import (
-    DRAWN,
     MEASURED,
     Pool,
     World,
@@ -43,10 +42,12 @@ from benchmarks.experiments.world import (
     written,
 )
 from benchmarks.publish import replace_between
+from manners.loop.session import digest
 from manners.ppo.guard import over_optimisation as noticed
 from manners.ppo.learner import UNMEASURED, Best, Validation
 from manners.reward.ensemble import RewardModel
 from manners.settings import RewardSettings
+from manners.types import Dialogue
 from manners.workspace import atomic_write
 
 ARM, NOISE = "one member, 25 % turned round", 0.25
@@ -87,19 +88,24 @@ def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
     done = results("judges")
-    sizes = {"train": TRAIN, "measured": MEASURED, "drawn": DRAWN, "updates": UPDATES, "every": EVERY, "seen": SEEN}
+    sizes = over_optimisation.sizes(world) | {"seen": SEEN, "others": OTHERS}
     kept_out = done.part("the member kept out", sizes, partial(kept_out_of, world))
     found = {
         name: [done.part(f"{name}, seed {seed}", sizes, partial(judge, world, name, seed)) for seed in options.seeds]
         for name in JUDGES
     }
-    replace_between(PAGE, "judges", table({"the member kept out, as it ships": [kept_out], **found}))
+    text = table({"the member kept out, as it ships": [kept_out], **found})
+    replace_between(PAGE, "judges", f"{text}\n\n{done.measured()}")
 
 
 @cache
 def run(world: World) -> tuple[Version, ...]:
-    """Return the versions of the run, each with its answers; drawn once, and kept beside the other answers."""
-    file = world.drawn / "over-optimised.json"
+    """Return the versions of the run, each with its answers; drawn once, and kept beside the other answers.
+
+    A run of other code, in another world or of another length is another run.
+    """
+    key = digest((results("over_optimisation").code, over_optimisation.sizes(world)))
+    file = world.drawn / f"over-optimised-{key}.json"
     if not file.exists():
         drawn = list[Pool]()
 
@@ -122,7 +128,7 @@ def run(world: World) -> tuple[Version, ...]:
 def judge(world: World, name: str, seed: int) -> dict[str, Any]:
     """Have a judge learn from other comparisons, and judge every version."""
     count, noise = JUDGES[name]
-    others = kept(world, requests(OTHERS, 11), 3, 11)
+    others = kept(world, others_than(compared(world).prompts), 3, 11)
     comparisons = others.comparisons()
     mine = np.random.default_rng(seed).permutation(len(comparisons))[:count]
     verdicts = judged(world, [comparisons[i] for i in sorted(mine)], 50 + seed, noise)
@@ -134,6 +140,11 @@ def judge(world: World, name: str, seed: int) -> dict[str, Any]:
         measured(world).liked[:, :SEEN],
     )
     return looked_at(world, model, first)
+
+
+def others_than(known: Sequence[Dialogue]) -> list[Dialogue]:
+    """Return as many requests as other judges learn from, none of which the reward has learned from."""
+    return [one for one in requests(OTHERS + len(known), 11) if one not in set(known)][:OTHERS]
 
 
 def kept_out_of(world: World) -> dict[str, Any]:

@@ -96,20 +96,31 @@ def main(options: Options) -> None:
     for arm in options.arms:
         for seed in options.seeds:
             work = partial(choose, world, arm, seed)
-            chosen.setdefault(arm, []).append(done.part(f"best of n, {arm}, seed {seed}", sizes(), work))
+            chosen.setdefault(arm, []).append(done.part(f"best of n, {arm}, seed {seed}", sizes(world), work))
         for seed in options.ppo_seeds:
             work = partial(climb, world, arm, seed)
-            climbed.setdefault(arm, []).append(done.part(f"PPO, {arm}, seed {seed}", sizes(), work))
+            climbed.setdefault(arm, []).append(done.part(f"PPO, {arm}, seed {seed}", sizes(world), work))
             if arm in options.held:
                 work = partial(climb, world, arm, seed, held=True)
-                held.setdefault(arm, []).append(done.part(f"PPO as it ships, {arm}, seed {seed}", sizes(), work))
-    replace_between(PAGE, "over-optimisation", table(chosen, climbed, held))
+                held.setdefault(arm, []).append(done.part(f"PPO as it ships, {arm}, seed {seed}", sizes(world), work))
+    said = (
+        f"Accuracy and best of n: means of {len(options.seeds)} seeds; PPO: a value for each of"
+        f" {len(options.ppo_seeds)}. {done.measured()}"
+    )
+    replace_between(PAGE, "over-optimisation", f"{table(chosen, climbed, held)}\n\n{said}")
     picture(chosen, climbed, held)
 
 
-def sizes() -> dict[str, Any]:
+def sizes(world: World) -> dict[str, Any]:
     """Return what decides the parts beside the code."""
-    return {"train": TRAIN, "measured": MEASURED, "drawn": DRAWN, "updates": UPDATES, "every": EVERY}
+    return {
+        "train": TRAIN,
+        "measured": MEASURED,
+        "drawn": DRAWN,
+        "updates": UPDATES,
+        "every": EVERY,
+        "world": world.made_of,
+    }
 
 
 @cache

@@ -58,12 +58,19 @@ def main(options: Options) -> None:
     """Run what has not been run, and publish the table."""
     world = open_world(options.folder)
     done = results("rounds")
-    sizes = {"rounds": ROUNDS, "asked": ASKED, "each": EACH, "updates": UPDATES, "measured": MEASURED}
+    sizes: dict[str, int | str] = {
+        "rounds": ROUNDS,
+        "asked": ASKED,
+        "each": EACH,
+        "updates": UPDATES,
+        "measured": MEASURED,
+    }
+    sizes |= {"world": world.made_of}
     found = {
         name: [done.part(f"{name}, seed {seed}", sizes, partial(play, world, seed, rounds)) for seed in options.seeds]
         for name, rounds in (("five rounds", ROUNDS), ("one long PPO", 1))
     }
-    replace_between(PAGE, "rounds", table(found))
+    replace_between(PAGE, "rounds", f"{table(found)} {done.measured()}")
 
 
 def play(world: World, seed: int, rounds: int) -> list[dict[str, float]]:

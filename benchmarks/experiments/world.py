@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from benchmarks.evidence import contents
 from benchmarks.publish import ROOT
 from manners.feedback.crowd import Crowd, ask, find_taste, recruit, true_score
 from manners.loop.prompts import prose
@@ -54,6 +55,7 @@ MEASURED, DRAWN = 48, 128
 """Requests that reward models and policies are measured by, and answers to each, of which the best are chosen."""
 CANDIDATES, EACH = 300, 4
 """Requests that may be asked about, and answers to each: six comparisons a request."""
+EXAMPLE = ROOT / "examples" / "from-nothing"
 BAND = 0.02
 """Difference of taste below which neither of two answers is the better one."""
 Floats = NDArray[np.float64]
@@ -71,6 +73,17 @@ class World:
     def pretrained(self) -> Pretrained:
         """The model that everything begins as."""
         return self.session.pretrained
+
+    @property
+    def made_of(self) -> str:
+        """What makes it this world and no other: whole model, template, settings, and what requests are written from.
+
+        It stands in the settings of every part, so that no table has parts of two worlds.
+        """
+        hashes = self.pretrained.trunk.initial_hash, self.pretrained.renderer.template_hash
+        sources = (EXAMPLE / name for name in ("stories.py", "grammar.toml", "words.toml"))
+        settings = self.session.settings
+        return digest((hashes, replace(settings, model=replace(settings.model, name="")), contents(*sources)))
 
     @property
     def crowd(self) -> Crowd:
@@ -143,7 +156,7 @@ def _stories() -> Any:
     """Return the example's generator, which is a script and no package."""
     name = "stories"
     if name not in sys.modules:
-        spec = spec_from_file_location(name, ROOT / "examples" / "from-nothing" / "stories.py")
+        spec = spec_from_file_location(name, EXAMPLE / "stories.py")
         assert spec is not None and spec.loader is not None
         sys.modules[name] = module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
@@ -173,7 +186,7 @@ def pool(world: World, prompts: Sequence[Dialogue], answers: Sequence[Sequence[R
 
 def kept(world: World, prompts: Sequence[Dialogue], each: int, seed: int) -> Pool:
     """Return answers of the version that everything begins as; drawn once."""
-    key = digest((world.pretrained.trunk.hash, prompts, each, seed, world.session.settings.sample))
+    key = digest((world.pretrained.trunk.initial_hash, prompts, each, seed, world.session.settings.sample))
     file = world.drawn / f"{key}.json"
     if not file.exists():
         drawn = draw(world, world.begun(), prompts, each, seed)

@@ -69,6 +69,12 @@ def test_a_part_is_done_once_for_its_settings_and_its_code(tmp_path: Path, monke
     assert evidence.Results("made_up", tmp_path).part("one", {"n": 30}, work) == {"times": 2}
     written = json.loads((tmp_path / "made_up.json").read_text(encoding="utf-8"))["parts"]["one"]
     assert written["settings"] == {"n": 30} and written["cpu"] and written["seconds"] >= 0
+    results = evidence.Results("made_up", tmp_path)
+    results.part("one", {"n": 30}, work)
+    results.parts["elsewhere"] = {**results.parts["one"], "cpu": "another", "cores": 7, "seconds": 120.0}
+    assert results.measured() == f"Measured on {written['cores']} cores of {written['cpu']}, in 0 minutes."
+    results.part("elsewhere", {"n": 30}, work)
+    assert results.measured().endswith("and 7 cores of another, in 2 minutes."), "wherever it is published"
     monkeypatch.setattr(evidence, "digest", lambda *_: "other code")
     assert evidence.Results("made_up", tmp_path).part("one", {"n": 30}, work) == {"times": 3}
 
@@ -87,6 +93,10 @@ def test_the_digest_is_of_the_script_and_of_what_it_imports(tmp_path: Path, monk
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    data = tmp_path / "manners" / "deep" / "texts.txt"
+    data.write_text("words", encoding="utf-8")
+    package = tmp_path / "manners" / "deep" / "__init__.py"
+    package.write_text("", encoding="utf-8")
     before = evidence.digest(script)
     changing = set[Path]()
     for path, text in texts.items():
@@ -94,6 +104,12 @@ def test_the_digest_is_of_the_script_and_of_what_it_imports(tmp_path: Path, monk
         changing |= {path} if evidence.digest(script) != before else set()
         path.write_text(text, encoding="utf-8")
     assert changing == set(list(texts)[:3])
+    data.write_text("other words", encoding="utf-8")
+    assert evidence.digest(script) == before, "nobody reads them"
+    script.write_text(texts[script] + "\nfrom manners.deep import words", encoding="utf-8")
+    before = evidence.digest(script)
+    data.write_text("words", encoding="utf-8")
+    assert evidence.digest(script) != before, "a package has texts, and a part may rest on them"
 
 
 def test_an_experiment_of_figures_does_not_rest_on_pages_or_ppo() -> None:

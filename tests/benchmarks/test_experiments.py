@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.experiments import ai_feedback, asking, judges, over_optimisation, rounds
+from benchmarks.experiments import ai_feedback, asking, judges, over_optimisation, rounds, world
 from benchmarks.experiments.world import EACH, Pool, accuracy, best_of, best_of_kl, paired, requests
 from manners.feedback.crowd import recruit
-from manners.settings import CrowdSettings
+from manners.models.pretrained import Pretrained
+from manners.settings import CrowdSettings, Settings
 from manners.types import FinishReason, Response, Role, Turn
+from tests.worlds import tiny_pretrained
 
 
 def test_the_best_of_n_is_the_mean_over_every_choice() -> None:
@@ -63,6 +67,69 @@ def test_verdicts_saved_are_read_off_the_curve() -> None:
     assert "needs -50% verdicts" in asking.saved(chance, twice) and "it saves verdicts" in asking.saved(chance, twice)
     assert "it costs verdicts" in asking.saved(twice, chance)
     assert "cannot be told" in asking.saved(chance, chance)
+    # 0.58 and 0.62 lie between steps, and the curve falls back between them: it is come to first on the way up.
+    bent = np.array([0.55, 0.6, 0.5, 0.64, 0.7, 0.7])
+    assert asking._first(0.58, bent) == pytest.approx(60 + 60 * 0.6)
+    assert asking._first(0.62, bent) == pytest.approx(180 + 60 * 0.5)
+    assert asking._first(0.7, bent) == 360 and asking._first(0.5, bent) == 60
+
+
+def test_of_two_ways_of_asking_that_are_the_same_neither_is_ahead() -> None:
+    """Flat ends, where the best of many noisy steps passes what the last one came to: exchanged, the sign changes."""
+    rng = np.random.default_rng(0)
+    curve = 0.79 - 0.09 * np.exp(-(np.array(asking.STEPS) - 60) / 110)
+    said = ""
+    for _ in range(40):
+        one, other = curve + rng.normal(0, 0.012, (2, 8, len(curve)))
+        said += asking.saved(one, other)
+        assert asking._log_ratio(one[0], other[0]) == pytest.approx(-asking._log_ratio(other[0], one[0]))
+    assert said.count("cannot be told") >= 36
+
+
+def test_no_request_is_of_two_uses() -> None:
+    """What is measured on is not learned from, and a judge learns from other requests than the reward."""
+    uses = {
+        "compared": requests(over_optimisation.TRAIN, 1),
+        "measured": requests(world.MEASURED, 2),
+        "validated": requests(40, 3),
+        "candidates": requests(world.CANDIDATES, 5),
+        "others": requests(asking.OTHERS, 6),
+        "to people": requests(ai_feedback.TO_PEOPLE, 8),
+        "played": requests(max(ai_feedback.PLAYED, rounds.MEASURED), 12),
+        "judges": judges.others_than(requests(over_optimisation.TRAIN, 1)),
+    }
+    assert len(uses["judges"]) == judges.OTHERS
+    for one, other in combinations(uses, 2):
+        assert not set(uses[one]) & set(uses[other]), (one, other)
+    asked = {*requests(rounds.ROUNDS * rounds.ASKED, 11), *requests(ai_feedback.ASKED, 11)}
+    assert not any(asked & set(uses[one]) for one in ("measured", "validated", "played"))
+
+
+def test_another_world_or_another_code_is_another_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its run that over-optimises another file: a table never has parts of two."""
+    tiny = tiny_pretrained()
+    chosen = Settings()
+
+    def made(pretrained: Pretrained, settings: Settings) -> world.World:
+        session: Any = SimpleNamespace(pretrained=pretrained, settings=settings)
+        return world.World(session, tmp_path)
+
+    same = made(tiny, replace(chosen, model=replace(chosen.model, name="another folder")))
+    assert same.made_of == made(tiny, chosen).made_of
+    other, digest = tiny_pretrained(num_hidden_layers=5), made(tiny, chosen).made_of
+    assert made(other, chosen).made_of != digest
+    assert made(tiny, replace(chosen, ppo=replace(chosen.ppo, updates=7))).made_of != digest
+    asked: list[str] = []
+
+    def climbed(there: world.World, arm: str, seed: int) -> dict[str, Any]:
+        asked.append(there.made_of)
+        return {"points": []}
+
+    monkeypatch.setattr(judges, "climb", climbed)
+    for code in ("one", "other", "one"):
+        monkeypatch.setattr(judges, "results", lambda name, code=code: SimpleNamespace(code=code))
+        assert judges.run(made(tiny, chosen)) == ()
+    assert len(asked) == 2
 
 
 def test_a_judge_that_sees_the_fall_stops_the_run_and_keeps_what_was_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +178,12 @@ def test_tables_say_what_was_found() -> None:
     assert (
         "+10 points" in told and "+5.0" in told and "| 0.80 | +0.50 [" in told and "| 900 verdicts of people |" in told
     )
-    assert "2 before it drifts, and on none once 25% of its verdicts follow length" in told
-    assert "from 25% on below that by people alone" in told
+    assert "2 before it drifts, and on none at 25% and 50% of its verdicts by length" in told
+    assert "shown to be below that by people alone at 25% and 50%." in told
+    back = ai_feedback.table(450, alone, {0.0: good, 0.25: drifted, 0.5: good})
+    assert "on none at 25% of its" in back and "alone at 25%." in back, "a stage says nothing of those behind it"
     steady = ai_feedback.table(75, alone, {0.0: good, 0.5: good})
-    assert "and on some at every stage" in steady and "at no stage shown to be below" in steady
+    assert "and on some at every stage;" in steady and "people alone at no stage." in steady
     end = {"verdicts": 78, "liked": 1.0, "kl": 2.0, "accuracy": 0.6, "words": 90}
     better = rounds.table(
         {"five rounds": [[end], [end | {"liked": 1.1}]], "one long PPO": [[end | {"liked": 0.1}]] * 2}
@@ -138,21 +207,21 @@ def stories(count: int, seed: int) -> Pool:
 
 @pytest.mark.long
 def test_few_verdicts_admit_no_judge_and_enough_the_good_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    world: Any = SimpleNamespace(crowd=recruit(CrowdSettings(taste="stories"), 0))
+    there: Any = SimpleNamespace(crowd=recruit(CrowdSettings(taste="stories"), 0))
     monkeypatch.setattr(ai_feedback, "candidates", lambda _: stories(20, 1))
     monkeypatch.setattr(ai_feedback, "to_people", lambda _: stories(250, 2))
     monkeypatch.setattr(ai_feedback, "JUDGED", 60)
-    people = ai_feedback.enough(world)
+    people = ai_feedback.enough(there)
     assert 300 < people < 1500
 
     def admitted(people: int, drift: float) -> int:
-        held = (ai_feedback.asked(world, people, drift, seed)[1] for seed in range(2))
+        held = (ai_feedback.asked(there, people, drift, seed)[1] for seed in range(2))
         return sum(ai_feedback.held_against(one).admitted for one in held)
 
     assert admitted(ai_feedback.FEW, 0.0) == 0
     assert admitted(people, 0.0) == 2
     assert admitted(people, ai_feedback.MORE_DRIFTS[1]) == 0
-    learned, held = ai_feedback.asked(world, people, 0.25, 0)
+    learned, held = ai_feedback.asked(there, people, 0.25, 0)
     ids = [one.id for one in learned]
     assert len(set(ids)) == len(ids) == people + ai_feedback.JUDGED
     assert sum(map(ai_feedback.people_of, learned)) == people == len(held)

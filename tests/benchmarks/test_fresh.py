@@ -92,10 +92,17 @@ def test_a_line_holds_what_was_measured_and_the_others_stay(tmp_path: Path) -> N
         "1.014 [1.011, 1.017]",
         "12.3",
     ]
+    assert " 12.3 since it went on |" in fresh.row(REPORT, "a", date(2026, 11, 28), 12.34, went_on=True)
     head = next(x for x in fresh.PAGE.read_text(encoding="utf-8").splitlines() if x.startswith("| date"))
     assert head.count("|") == line.count("|")
     with pytest.raises(SystemExit, match="no line"):
         fresh.append(fresh.PROMPTS, line)
+
+
+def test_a_run_that_went_on_names_every_commit_that_made_it(tmp_path: Path) -> None:
+    file = tmp_path / "fresh-7.commits"
+    found = [fresh.noted(file, named) for named in ("a", "a", "b+", "b+", "a")]
+    assert found == [["a"], ["a"], ["a", "b+"], ["a", "b+"], ["a", "b+", "a"]]
 
 
 def test_it_is_the_demo_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

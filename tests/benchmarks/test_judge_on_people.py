@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from manners.facts import to_facts
 from manners.feedback.admission import fair
 from manners.results.audit import CANNOT_TELL, FAIL, Check
 from manners.results.judge import JudgeResult
-from manners.types import Interval
+from manners.store import Store
+from manners.types import Annotator, AnnotatorKind, Choice, Interval, Verdict
 
 ROW = {
     "prompt": "Why?",
@@ -28,6 +30,19 @@ def test_which_two_annotators_count_is_drawn() -> None:
     first = [judge_on_people.comparison(ROW, rng) for _ in range(200)]
     assert {fair(one) for one in first} == {(1.0, 0.0), (0.0, 1.0)}
     assert {one.verdicts[0].annotator.name for one in first} == {"pandalm 1", "pandalm 2", "pandalm 3"}
+
+
+def test_a_folder_of_other_pairs_is_refused(tmp_path: Path) -> None:
+    store, rng = Store.open_or_create(tmp_path / "store.db"), random.Random(0)
+    drawn = [judge_on_people.comparison(ROW | {"prompt": f"Why {n}?"}, rng) for n in range(5)]
+    judge_on_people.fill(store, drawn)
+    first = store.comparisons()[0]
+    store.add_verdicts([(first.id or 0, Verdict(Choice.LEFT, Annotator("judge:x", AnnotatorKind.AI)))])
+    judge_on_people.fill(store, drawn)  # one that was stopped, or has judged, goes on
+    assert store.counts().comparisons == 5
+    for other in (drawn[:4], [*drawn[:4], judge_on_people.comparison(ROW, rng)]):
+        with pytest.raises(SystemExit, match="another seed"):
+            judge_on_people.fill(store, other)
 
 
 @pytest.mark.parametrize("known", [True, False])

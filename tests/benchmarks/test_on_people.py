@@ -5,19 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import on_people
+from benchmarks import on_people, people_tables
 from benchmarks.kept_states import KeptStates
 from benchmarks.on_people import QUICK, Options, World, main, measures
-from benchmarks.people import CROWDS, by_opening, dense, looks_better, transcripts
+from benchmarks.people import CROWDS, by_opening, dense, looks_better, rows, transcripts
 from manners.models.states import StateStore
+from manners.reward.baselines import characters, longer_wins
+from manners.reward.labelled import LabelledPair
 from manners.reward.train import train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -172,6 +176,68 @@ def test_measures_by_a_model_that_likes_length(data: Path, tmp_path: Path) -> No
     assert found["outside"][0].tolist() == right
 
 
+def planted(data: Path) -> dict[int, LabelledPair]:
+    return {pair.comparison_id or 0: pair for pair in label(CROWDS["pandalm_testset"](data)).pairs}
+
+
+def test_a_seed_that_is_refused_is_left_out_of_both_sides_and_counted(data: Path) -> None:
+    """Beside an accuracy stand the trivial rule and the ceiling of the same pairs."""
+    known = planted(data)
+    held = sorted(known)[:30]
+
+    def run(toward: float) -> dict[str, Any]:
+        margins = [toward * (1 if known[number].counts.left >= known[number].counts.right else -1) for number in held]
+        return {"held": held, "margins": margins, "gain": [0.1, -0.1, 0.3], "camps": 1}
+
+    runs = {("set", "plain"): [run(-1.0), run(1.0)], ("set", "soft"): [{"refused": "too few"}, run(1.0)]}
+    head, _, plain, soft = people_tables.crowds_table(runs, {"set": known}).splitlines()
+    assert "refused on 1 of 2 seeds: too few" in soft and "+0.0 [" in soft, "the seed of the one is that of the other"
+    pairs = [known[number] for number in held] * 2
+    rule = longer_wins(characters(pairs), pairs, 0)
+    cells = [cell.strip() for cell in plain.split("|")]
+    assert cells[4].startswith(f"{rule.estimate:.1%} [") and " to " in cells[5] and len(cells) == head.count("|") + 1
+    assert soft.count("|") == head.count("|")
+    none = people_tables.crowds_table({("set", "plain"): [{"refused": "why"}] * 2}, {"set": known}).splitlines()[-1]
+    assert "refused on 2 of 2 seeds: why" in none and none.count("|") == head.count("|")
+
+
+def test_what_ships_is_held_to_two_points_paired() -> None:
+    groups = [str(n) for n in range(200)]
+    right = np.array([1.0, 0.0] * 100)
+
+    def model(outside: np.ndarray) -> dict[str, tuple[np.ndarray, list[str]]]:
+        return {name: (outside if name == "outside" else np.ones(200), groups) for name in people_tables.MEASURES}
+
+    worse, unsure = right.copy(), right.copy()
+    worse[:40] = 0.0  # ten points
+    unsure[:20], unsure[20:26] = 1 - right[:20], 0.0  # a point and a half, by as many each way
+    plain = [model(right)] * 3
+    said = people_tables.hard_table(
+        {"one member": plain, "mean of three": plain, "worse": [model(worse)] * 3, "unsure": [model(unsure)] * 3}
+    )
+    assert "| *cases (conversations)* | 200 (200) | 200 (200) |" in said
+    assert "- mean of three, which ships: it is not below one member by 2 points" in said
+    assert "(by seed +0.0, +0.0, +0.0)" in said and "- worse: **it is** below" in said and "-10.0, -10.0" in said
+    assert "- unsure: it cannot be told whether it is below" in said
+    assert "100.0% [100.0%, 100.0%]" not in said, "of 200 cases without a fault not that there is none"
+
+
+def test_a_quick_run_leaves_what_a_whole_one_has_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(name: str, folder: Path, *_: Path) -> None:
+        asked.append(folder)
+        raise Stop
+
+    asked: list[Path] = []
+    monkeypatch.setattr(on_people, "Results", stop)
+    for quick in (True, False):
+        with pytest.raises(Stop):
+            main(Options(data=data, quick=quick))
+    assert asked[0] != asked[1] == on_people.RESULTS
+
+
 @pytest.mark.long
 def test_the_whole_of_it_quickly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
@@ -189,3 +255,9 @@ def test_the_whole_of_it_quickly(data: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(on_people, "train", None)
     main(options)
     assert page.read_text() == once
+    # Other files are other parts.
+    changed = tmp_path / "data"
+    shutil.copytree(data, changed)
+    write(changed / "pandalm_testset" / "pairs.jsonl", rows(data / "llmfao_crowd_pairs" / "pairs.jsonl.gz"))
+    with pytest.raises(TypeError):  # there is nothing to train with
+        main(replace(options, data=changed))

@@ -44,5 +44,12 @@ def test_the_rule_is_held_against_the_best_of_the_sweep() -> None:
     assert lines[4].startswith("| 2 | 0.6250 | +0.0000 [") and lines[5].startswith(
         "| 1, matrices times 8 and 0.125 | 0.6250 |"
     )
-    assert lines[-1] == "The rule is *not* within 0.01 nats of the best of the sweep, which is 2 times its step."
+    beyond = {1.0: [run(0.62, 0.72), run(0.62, 0.62)], 2.0: sweep[2.0]}
+    assert table(beyond, sweep[2.0]).splitlines()[-1] == (
+        "The rule is *not* within 0.01 nats of the best of the sweep, which is 2 times its step."
+    )
+    apart = {1.0: [run(0.58, 0.74), run(0.58, 0.64)], 2.0: sweep[2.0]}
+    assert table(apart, sweep[2.0]).splitlines()[-1].startswith("It cannot be told whether the rule is within"), (
+        "0.01 behind, by two pairs that differ"
+    )
     assert table(sweep | {1.0: sweep[2.0]}, sweep[2.0]).splitlines()[-1].startswith("The rule is within 0.01 nats")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.evidence import credit
 from benchmarks.evidence.credit import SETTINGS, WAYS, Options, Run, measured, table
 from manners.models.branches import Branch
 from manners.ppo import guard
@@ -41,6 +44,33 @@ def test_the_table_says_how_much_of_the_criterion_each_way_meets() -> None:
         "| runs not below the start | | 3 of 4 | 4 of 4 | |",
         "| worlds within a tenth of the best way | | 1 of 2 | 2 of 2 | |",
     ]
+
+
+def test_a_run_of_other_code_is_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not in the table beside those of this code."""
+    results, page = tmp_path / "results" / "credit.jsonl", tmp_path / "page.md"
+    page.write_text("<!-- credit -->\n<!-- /credit -->\n")
+    way = "lambda 1"
+    options = Options(ways=(way,), worlds=("first of 10",), seeds=(0,), results=results, page=page)
+
+    class InTurn:
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> InTurn:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def map(self, work: object, jobs: list[tuple[str, str, int]]) -> Iterator[Run]:
+            for name, chosen, seed in jobs:
+                yield Run(chosen, name, seed, 0.0, len(done), 0.0, 10.0, credit._recipe(chosen))
+                done.append(name)
+
+    done: list[str] = []
+    monkeypatch.setattr(credit, "ProcessPoolExecutor", InTurn)
+    for code, of in (("old", "0.00"), ("old", "0.00"), ("new", "1.00")):
+        monkeypatch.setattr(credit, "_code", lambda code=code: code)
+        credit.main(options)
+        assert f"| {of} (0.00) | 1 |" in page.read_text()
+    assert len(done) == 2
 
 
 def test_every_world_and_way_that_is_run_unless_others_are_named_is_there() -> None:
