@@ -284,8 +284,8 @@ def backups(workspace: Workspace, chosen: BackupSettings) -> Check:
             return Check("backup", FAIL, f"{what}: take another with `manners backup`.")
     except MannersError as error:
         return Check("backup", FAIL, f"The last backup, {place}, cannot be put back: {error}")
-    said = _age(found["made_at"], chosen, again)
-    return _rehearsed(rehearsed, chosen) or said if said.verdict == PASS else said
+    age = _age(found["made_at"], chosen, again)
+    return (_rehearsed(rehearsed, chosen) or age) if age.verdict == PASS else age
 
 
 def _rehearsed(rehearsed: Rehearsal | None, chosen: BackupSettings) -> Check | None:

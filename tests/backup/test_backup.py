@@ -686,7 +686,9 @@ def test_a_place_that_is_called_damaged_is_not_taken_for_damage(
     with closing(Store.open(workspace.database)) as store:
         store.add_verdicts([(1, said())])
     rights = os.access
-    monkeypatch.setattr(restoring.os, "access", lambda path, how: Path(path) != folder and rights(path, how))
+    monkeypatch.setattr(
+        "manners.backup.restore.os.access", lambda path, how: Path(path) != folder and rights(path, how)
+    )
     with pytest.raises(MannersError, match=r"cannot be written, so what stands in .* cannot be kept"):
         restore(folder, workspace.root)
     assert count(workspace.root / "store.db") == 6 and not list(workspace.root.glob("*.damaged"))

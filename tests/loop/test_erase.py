@@ -43,6 +43,7 @@ from manners.store import Store, cases, flags, staging, traces
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
+from manners.store.forget import forget
 from manners.store.tables import StagedRow
 from manners.store.tokens import TokenUse
 from manners.types import (
@@ -212,8 +213,6 @@ def test_a_kill_in_the_middle_of_forgetting_leaves_no_word_that_nobody_can_look_
 
     class Killed(BaseException):
         pass
-
-    forget = erase.forget
 
     def killed(*given: Any) -> None:
         if not before:

@@ -39,7 +39,7 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
-from manners.workspace import Workspace
+from manners.workspace import Workspace, scratch_folder
 from tests.conftest import some
 
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
@@ -420,7 +420,7 @@ def test_what_another_process_has_brought_up_to_date_is_no_copy_of_before(
     """Two commands begin at once; the second has seen the old revision, and copies when the first is through."""
     if "://" in full:
         pytest.skip("a team's server keeps its own copies")
-    path, before, scratch_folder = Path(full), dump(full), schema.scratch_folder
+    path, before = Path(full), dump(full)
 
     def first(kept: Path) -> Any:
         monkeypatch.setattr(schema, "scratch_folder", scratch_folder)
