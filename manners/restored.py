@@ -9,10 +9,11 @@ finishes what is left. The write-ahead log of the store that was goes first, or 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from filelock import FileLock
+
+from manners.partials import remove
 
 READY = ".restored"
 STALE = ("store.db-wal", "store.db-shm", "store.db-journal", "report.html", "report.json", "run.json")
@@ -32,7 +33,7 @@ def finish(root: Path) -> None:
         for one in sorted(ready.iterdir()):
             place = root / one.name
             if place.is_dir():
-                shutil.rmtree(place)
+                remove(place)
             one.replace(place)
         folder = os.open(root, os.O_RDONLY)
         try:

@@ -54,7 +54,7 @@ def restore(named: Path, root: Path, database: str | None = None) -> dict[str, A
     Raises MannersError where the workspace is served, trained in or open, holds other things, or the backup is damaged.
     """
     root = root.resolve()
-    place = snapshots.find(named.expanduser().resolve())
+    place = snapshots.find(named.expanduser().resolve(), root)
     snapshot = snapshots.read(place)
     folder = place.parent
     restored.finish(root)
@@ -109,6 +109,12 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold a folder for the restore alone; raises MannersError where it is in use, or holds other things."""
     if root.exists() and not _is_ours(root) and (not root.is_dir() or any(_others(root))):
         raise MannersError(f"{root} already holds other things: name a workspace, or a new or an empty folder.")
+    for one in (root / "models", root / "runs"):
+        if one.is_symlink() or os.path.ismount(one):
+            raise MannersError(
+                f"{one} leads to another disk, and a restore puts a whole folder in its place: move the folder itself"
+                " there, or restore into a new one with --workspace."
+            )
     root.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         # The names are those of `Workspace.run_lock` and of the server's lock.
@@ -165,7 +171,7 @@ def _put_aside(root: Path, folder: Path) -> tuple[Meanwhile, Path | None]:
             )
         return meanwhile, Path(backup(workspace, folder)["path"])
     except MannersError as error:
-        if not _is_damage(error):
+        if not _is_damage(error, folder, root, str(workspace.database)):
             raise
     if not (root / STORE).is_file():
         return Meanwhile(noted), None
@@ -173,8 +179,12 @@ def _put_aside(root: Path, folder: Path) -> tuple[Meanwhile, Path | None]:
     return Meanwhile(noted), root / f"{STORE}.damaged"
 
 
-def _is_damage(error: MannersError) -> bool:
-    return any(word in str(error) for word in ("damaged", "not a database", "holds no store", "There is no store"))
+def _is_damage(error: MannersError, *places: Path | str) -> bool:
+    """Return whether a store cannot be read; what places are called says nothing of it (`/srv/damaged-goods`)."""
+    said = str(error)
+    for place in sorted(map(str, places), key=len, reverse=True):
+        said = said.replace(place, "")
+    return any(word in said for word in ("damaged", "not a database", "holds no store", "There is no store"))
 
 
 def _make_ready(
@@ -197,6 +207,8 @@ def _make_ready(
         parts = Path(name).parts
         if name in missing or (parts[0] == "models" and len(parts) > 2 and parts[1] in halved):
             continue  # a version comes back whole, or not at all
+        if snapshots.is_passing(name):
+            continue  # older backups hold it, and with it perhaps words that are deleted by now
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
         snapshots.copy_private(place.parent / snapshots.OBJECTS / digest, draft / name)
     for name in ("models", "runs"):

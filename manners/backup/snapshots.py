@@ -30,6 +30,9 @@ from manners.workspace import scratch_folder
 OBJECTS = "objects"
 MANIFEST = "backup.json"
 STORE = "store.db"
+PASSING = ("runs/step/", "runs/judge-answers.jsonl")
+"""What a step that was begun on the page has said, and what a stopped `manners judge` was answered: they may say or
+betray words, and who deletes these takes them along. They are of a process, not of the workspace, and in no backup."""
 FORMAT = 1
 """Raised whenever an older manners could no longer read a backup."""
 
@@ -51,6 +54,8 @@ class Snapshot:
     """Keys of the conversations and accounts that were deleted by then."""
     workspace: str = ""
     """Where the workspace was: several may keep theirs in one folder. Old backups do not say."""
+    spoilt: tuple[str, ...] = ()
+    """Weights that were damaged or gone by then, as an earlier backup told: nothing is held against these."""
 
 
 def all_of(folder: Path) -> list[Path]:
@@ -87,14 +92,31 @@ def moment(said: object) -> datetime | None:
         return None
 
 
-def find(named: Path) -> Path:
-    """Return the backup that a path names: itself, or the latest in the folder. Raises MannersError for none."""
+def find(named: Path, workspace: Path) -> Path:
+    """Return the backup that a path names: itself, or the latest in the folder of what `workspace` may be.
+
+    That is not one which says that it is of another workspace, where any says that it is of this one. Raises
+    MannersError where there is none, and where nobody can tell which workspace is meant.
+    """
     if (named / MANIFEST).is_file():
         return named
     there = all_of(named)
     if not there:
         raise MannersError(f"{named} holds no backup: name a folder that `manners backup` has written to.")
+    of, mine = {one: _whose(one) for one in there}, str(workspace.resolve())
+    others = {whose for whose in of.values() if whose not in ("", mine)}
+    if mine in of.values():
+        return [one for one in there if of[one] not in others][-1]
+    if len(others) > 1:
+        raise MannersError(f"{named} holds backups of {len(others)} workspaces: name one of them, as {there[-1]}.")
     return there[-1]
+
+
+def _whose(backup: Path) -> str:
+    """Return the workspace that a backup is of; empty where it does not say, as where it is damaged."""
+    with suppress(MannersError):
+        return read(backup).workspace
+    return ""
 
 
 def read(backup: Path) -> Snapshot:
@@ -168,6 +190,11 @@ def is_sound(folder: Path, digest: str) -> bool:
     """Return whether a file is kept under its digest, and is what it was."""
     kept = folder / OBJECTS / digest
     return kept.is_file() and digest_of(kept) == digest
+
+
+def is_passing(name: str) -> bool:
+    """Return whether a file, by its path in the workspace, is of a process that was at work there."""
+    return name.startswith(PASSING)
 
 
 def copy_private(source: Path, target: Path) -> None:

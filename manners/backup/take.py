@@ -15,7 +15,7 @@ from manners import __version__
 from manners.backup import snapshots
 from manners.backup.snapshots import MANIFEST, STORE, Snapshot
 from manners.errors import MannersError
-from manners.store import Store, deletions
+from manners.store import Store, cases, deletions
 from manners.store.copies import check_copy, write_copy
 from manners.workspace import Workspace, atomic_folder, atomic_write, clear_partials, discard
 
@@ -96,6 +96,7 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
         versions_there = {Path(name).parts[:2] for name in files if name.startswith("models/") and name not in FILES}
         gone |= {parts for parts in versions_there if not workspace.root.joinpath(*parts).is_dir()}
         files = {name: one for name, one in files.items() if Path(name).parts[:2] not in gone or name in FILES}
+        spoilt = _spoilt(workspace, folder, files)
         digest = snapshots.digest_of(draft / STORE)
         snapshot = Snapshot(
             manners=__version__,
@@ -106,6 +107,7 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
             files=files,
             deleted=tuple(sorted(deleted)),
             workspace=str(workspace.root),
+            spoilt=tuple(spoilt),
         )
         (draft / MANIFEST).write_text(json.dumps(asdict(snapshot), indent=1) + "\n", encoding="utf-8")
         for one in draft.iterdir():
@@ -124,26 +126,24 @@ def _write(workspace: Workspace, folder: Path) -> dict[str, Any]:
         "files": len(files),
         "copied_bytes": copied + (place / STORE).stat().st_size,
         "left_out": sorted(_left_out(workspace)),
-        "spoilt": _spoilt(workspace, folder, files),
+        "spoilt": spoilt,
     }
 
 
 def _spoilt(workspace: Workspace, folder: Path, files: Mapping[str, str]) -> list[str]:
-    """Return the weights of versions that are there and are not what an earlier backup of the workspace holds.
+    """Return the weights of versions that are there and are not what the backups of the workspace so far hold.
 
-    Weights are written once: what differs, or is gone beside the rest of its version, is damage.
+    Weights are written once: what differs, or is gone beside the rest of its version, is damage. What a backup itself
+    says to have been damaged by then is nothing to hold them against: they may have been put right since.
     """
     there = {Path(name).parts[1] for name in files if name.startswith("models/")}
     found = set[str]()
-    for one in snapshots.of_workspace(folder, workspace.root)[:-1]:
-        for name, digest in snapshots.read(one).files.items():
+    for one in snapshots.of_workspace(folder, workspace.root):
+        earlier = snapshots.read(one)
+        for name in earlier.files.keys() - set(earlier.spoilt):
             parts = Path(name).parts
-            if (
-                parts[0] == "models"
-                and name.endswith(".safetensors")
-                and parts[1] in there
-                and files.get(name) != digest
-            ):
+            weights = parts[0] == "models" and name.endswith(".safetensors") and parts[1] in there
+            if weights and files.get(name) != earlier.files[name]:
                 found.add(name)
     return sorted(found)
 
@@ -189,10 +189,11 @@ def _files(workspace: Workspace, versions: Iterable[str]) -> Iterator[Path]:
     roots = [*(workspace.models / name for name in versions), workspace.runs]
     for root in roots:
         for file in sorted(root.rglob("*")):
-            parts = file.relative_to(workspace.root).parts
+            inside = file.relative_to(workspace.root)
+            parts = inside.parts
             hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in parts)
             facts = file.parent == workspace.runs and file.suffix == ".json"
-            if file.is_file() and not hidden and not facts:
+            if file.is_file() and not hidden and not facts and not snapshots.is_passing(inside.as_posix()):
                 yield file
 
 
@@ -202,7 +203,11 @@ def _left_out(workspace: Workspace) -> Iterator[str]:
         known = one.name in KNOWN or one.name.startswith(("store.db", ".")) or one.suffix == ".lock"
         if not known:
             yield one.name
+    for one in workspace.root.glob("audit/*"):
+        if one.relative_to(workspace.root) != cases.FILE:
+            yield str(one.relative_to(workspace.root))
     yield from (str(one.relative_to(workspace.root)) for one in workspace.runs.glob("*/checkpoint-*"))
+    yield from (name.rstrip("/") for name in snapshots.PASSING if (workspace.root / name).exists())
 
 
 def _now() -> str:

@@ -5,6 +5,9 @@ when another was put in its place, for nobody can tell what it holds, and a copy
 the facts of a run the examples with them are taken out; where a reason quotes them that somebody gave for promoting,
 approving or rejecting a version, a tombstone stands in its place. An unfinished run that holds them is dropped: with
 other words it would be another run, and refuse to go on. So is one that is damaged, for nobody can tell what it holds.
+
+Files are swept twice: before the store loses the words, or a kill in between would leave them there and nobody who
+knows them; and after, for what was written meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from manners.loop import stepping
 from manners.loop.judging import JOURNAL
 from manners.models import described
 from manners.store import Store, cases, deletions
-from manners.store.forget import forget, keys_of
+from manners.store.forget import forget, keys_of, words_of
 from manners.store.quoting import quoting
 from manners.types import DELETED
 from manners.workspace import Workspace, atomic_write, discard
@@ -53,6 +56,11 @@ class Swept:
     """Unfinished, and dropped."""
     failed: tuple[str, ...] = ()
     """Where words may still be, each with what kept them from being taken out."""
+
+    def then(self, later: Swept) -> Swept:
+        """Return what was found in both; what failed the first time and not the second has not."""
+        files, runs = (tuple(dict.fromkeys(both)) for both in (self.files + later.files, self.runs + later.runs))
+        return Swept(files, runs, later.failed)
 
 
 def sweep(workspace: Workspace, texts: Collection[str], account: str | None = None) -> Swept:
@@ -93,8 +101,10 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
     accounts = [deletions.of_account(account)] if user is None else []
     for key in (*accounts, *conversations):
         deletions.note(workspace.root, key)  # so that no backup of before brings them back
+    whose = f"account {account.split()[0]}" if user is None else None
+    first = sweep(workspace, words_of(store, name, user), whose)
     gone = forget(store, name, user)
-    swept = sweep(workspace, gone.texts, f"account {gone.account}" if user is None else None)
+    swept = first.then(sweep(workspace, gone.texts, whose))
     done = store.clear_traces(always=True)
     facts: dict[str, Any] = {
         "forgotten": f"account {gone.account}" if user is None else f"a user of account {gone.account}",

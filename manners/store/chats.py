@@ -299,6 +299,12 @@ class Chats:
             conversation = _conversation(connection, annotator, key, alone=True)
             return redact(connection, annotator, conversation)
 
+    def words(self, annotator: Annotator, key: str) -> frozenset[str]:
+        """Return the words that `delete` will take away, and leave them where they are. Raises NoSuchChat."""
+        with self._store.tried() as connection:
+            conversation = _conversation(connection, annotator, key, alone=True)
+            return redact(connection, annotator, conversation).texts
+
 
 def dialogue(said: Sequence[Said], text: str) -> Dialogue:
     """Return the prompt that somebody's next words make."""

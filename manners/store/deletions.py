@@ -22,7 +22,15 @@ from manners.store.forget import forget_again, forgotten
 from manners.store.redaction import redact
 from manners.store.statements import chunks, take_turns
 from manners.store.store import Store
-from manners.store.tables import AnnotatorRow, ConversationRow, MessageRow, PromptRow, ResponseRow
+from manners.store.tables import (
+    AnnotatorRow,
+    ConversationRow,
+    FlagRow,
+    MessageRow,
+    PromptRow,
+    ResponseRow,
+    VerdictRow,
+)
 from manners.types import DELETED
 
 FILE = "deletions.jsonl"
@@ -114,9 +122,11 @@ def apply_again(store: Store, keys: Iterable[str]) -> Reapplied:
 
 
 def _texts(connection: Connection) -> set[str]:
-    """Return all texts of prompts, responses and messages."""
+    """Return all texts of prompts, responses and messages, and what was remarked on them."""
     found = {text or "" for text in connection.execute(select(MessageRow.text)).scalars()}
     found |= set(connection.execute(select(ResponseRow.text)).scalars())
     for turns in connection.execute(select(PromptRow.turns)).scalars():
         found |= {turn["content"] for turn in turns}
+    found |= set(connection.execute(select(FlagRow.note)).scalars())
+    found |= set(connection.execute(select(VerdictRow.comment)).scalars())
     return found

@@ -17,7 +17,7 @@ from manners.store.annotators import annotator_of
 from manners.store.audit import Deed, Event, account_id, note
 from manners.store.names import SEPARATOR
 from manners.store.programs import requester
-from manners.store.redaction import Blanked, blank_texts, forget_comments, redact
+from manners.store.redaction import Blanked, blank_texts, forget_comments, forget_notes, redact
 from manners.store.statements import chunks, take_turns
 from manners.store.store import Store
 from manners.store.tables import (
@@ -72,6 +72,18 @@ def forget(store: Store, name: str, user: str | None = None, by: int | None = No
     with store.write() as connection:
         take_turns(connection)
         return _forget(connection, account, user, by)
+
+
+def words_of(store: Store, name: str, user: str | None = None) -> frozenset[str]:
+    """Return the words that `forget` will delete: to be looked for in files while the store still has them.
+
+    Raises as that does.
+    """
+    keys_of(store, name, user)
+    account = _account(store, name)
+    staging.recover(store.read, store.write)
+    with store.tried() as connection:
+        return _forget(connection, account, user, None).texts
 
 
 def forget_again(connection: Connection, key: str) -> Forgotten | None:
@@ -174,12 +186,10 @@ def _delete(
     versions, about = forget_comments(connection, VerdictRow.comparison_id, brought.comparisons)
     for chunk in chunks(requests):
         connection.execute(update(RequestRow).where(RequestRow.comparison_id.in_(chunk)).values(content=DELETED))
-    for chunk in chunks(people):
-        connection.execute(update(FlagRow).where(FlagRow.annotator_id.in_(chunk)).values(note=""))
-    for chunk in chunks(brought.comparisons):
-        connection.execute(update(FlagRow).where(FlagRow.comparison_id.in_(chunk)).values(note=""))
+    notes = forget_notes(connection, FlagRow.annotator_id, people)
+    notes |= forget_notes(connection, FlagRow.comparison_id, brought.comparisons)
     learned = sorted(set(versions).union(*(one.versions for one in told)))
-    texts = frozenset[str]().union(brought.texts, theirs, about, *(one.texts for one in told))
+    texts = frozenset[str]().union(brought.texts, theirs, about, notes, *(one.texts for one in told))
     return len(conversations), sorted(comparisons), learned, texts
 
 

@@ -55,13 +55,15 @@ def redact(connection: Connection, annotator: Annotator, conversation: int) -> R
     prompts, alone = _brought(connection, conversation)
     gone = blank_texts(connection, prompts, alone)
     comparisons |= gone.comparisons
-    _forget_notes(connection, annotator, comparisons, answers)
+    theirs = FlagRow.annotator_id.in_(select(AnnotatorRow.id).where(is_annotator(annotator)))
+    notes = forget_notes(connection, FlagRow.comparison_id, comparisons)
+    notes |= forget_notes(connection, FlagRow.response_id, answers, theirs)
     connection.execute(update(MessageRow).where(mine, MessageRow.text.is_not(None)).values(text=DELETED))
     now = datetime.now(UTC)
     connection.execute(update(ConversationRow).where(ConversationRow.id == conversation).values(deleted_at=now))
     leave_traces(connection)
     versions, comments = forget_comments(connection, VerdictRow.comparison_id, comparisons)
-    texts = frozenset(text for text in said if text) | gone.texts | comments
+    texts = frozenset(text for text in said if text) | gone.texts | comments | notes
     return Redacted(sorted(comparisons), versions, texts)
 
 
@@ -139,12 +141,19 @@ def _asked_about(connection: Connection, responses: set[int]) -> set[int]:
     return found
 
 
-def _forget_notes(connection: Connection, annotator: Annotator, comparisons: set[int], answers: set[int]) -> None:
-    """Blank what somebody wrote when reporting some answers, and what anybody wrote when reporting some comparisons."""
-    theirs = FlagRow.annotator_id.in_(select(AnnotatorRow.id).where(is_annotator(annotator)))
-    for column, keys, whose in ((FlagRow.comparison_id, comparisons, true()), (FlagRow.response_id, answers, theirs)):
-        for chunk in chunks(keys):
-            connection.execute(update(FlagRow).where(column.in_(chunk), whose).values(note=""))
+def forget_notes(
+    connection: Connection,
+    column: InstrumentedAttribute[int | None] | InstrumentedAttribute[int],
+    keys: Iterable[int],
+    whose: ColumnElement[bool] | None = None,
+) -> frozenset[str]:
+    """Blank what was written in the reports whose `column` is one of some keys, by anybody or by `whose`; return it."""
+    words: set[str] = set()
+    for chunk in chunks(keys):
+        given = column.in_(chunk) & (true() if whose is None else whose)
+        words |= set(connection.execute(select(FlagRow.note).where(given)).scalars())
+        connection.execute(update(FlagRow).where(given).values(note=""))
+    return frozenset(words - {""})
 
 
 def forget_comments(

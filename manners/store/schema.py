@@ -226,8 +226,10 @@ def upgrade(connection: Connection, name: str) -> None:
 
 
 def keep_before(engine: Engine) -> None:
-    """Keep a copy of a SQLite file of an older revision beside it, before its tables are changed; once a revision.
+    """Keep a copy of a SQLite file of an older revision beside it, before its tables are changed.
 
+    It takes the place of one that was kept when such a change failed, or before somebody went back: that one lacks what
+    came since. What another process has brought up to date meanwhile is not copied: that one has kept it as it was.
     On PostgreSQL the change is one transaction, and copies are the server's own business.
     """
     with engine.connect() as connection:
@@ -237,11 +239,12 @@ def keep_before(engine: Engine) -> None:
     path = Path(str(engine.url.database))
     refuse_newer(revision, str(path))
     kept = path.with_name(f"{path.name}{BEFORE}{revision}")
-    if kept.exists():
-        return
     with scratch_folder(kept) as scratch, closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
         private(scratch / path.name)
         connection.execute("VACUUM INTO ?", (str(scratch / path.name),))
+        with closing(sqlite3.connect(scratch / path.name)) as copy:
+            if copy.execute("SELECT version_num FROM alembic_version").fetchone() != (revision,):
+                return
         (scratch / path.name).replace(kept)
     print(f"{path} is of an older manners: a copy of it is {kept.name}, and it is brought up to date", file=sys.stderr)
 

@@ -363,6 +363,17 @@ class Store:
         with refusals(self._name), self._writer.begin() as connection:
             yield connection
 
+    @contextmanager
+    def tried(self) -> Iterator[Connection]:
+        """Yield a connection within a transaction that writes, of which nothing stays: to see what it would change."""
+        with self.write() as connection:
+            take_turns(connection)
+            step = connection.begin_nested()
+            try:
+                yield connection
+            finally:
+                step.rollback()
+
 
 @contextmanager
 def _opening(url: URL) -> Iterator[Store]:

@@ -20,6 +20,7 @@ from manners.audit import card, gate
 from manners.audit.rules import FILE as RULES
 from manners.audit.rules import rules
 from manners.backup import record, snapshots
+from manners.backup.record import Rehearsal
 from manners.backup.snapshots import OBJECTS, STORE, Snapshot
 from manners.backup.take import LAST
 from manners.backup.take import last as last_backup
@@ -186,12 +187,19 @@ def _damaged(workspace: Workspace) -> Iterator[str]:
 
 
 def _changed(workspace: Workspace, kept: Snapshot | None) -> Iterator[str]:
-    """Yield what of a version that is there differs from what the last backup holds, or is gone."""
-    for name, digest in (kept.files if kept else {}).items():
-        parts, file = Path(name).parts, workspace.root / name
+    """Yield what of a version that is there differs from what the last backup holds, or is gone.
+
+    What had been damaged by then is held against an earlier one, as the last says: it is so as long as nothing changes.
+    """
+    for name in dict.fromkeys([*kept.files, *kept.spoilt] if kept else ()):
+        parts, file, digest = Path(name).parts, workspace.root / name, kept.files.get(name) if kept else None
         if parts[0] != "models" or len(parts) < 3 or parts[-1] in CHANGING or not file.parents[len(parts) - 3].is_dir():
             continue
-        if not file.is_file():
+        if kept is not None and name in kept.spoilt:
+            if not file.is_file() or snapshots.digest_of(file) == digest:
+                what = f"{file} is not what an earlier backup holds of it"
+                yield f"{what}: the disk may be failing; put it back from there."
+        elif not file.is_file():
             yield f"{file} is gone, and the last backup holds it: put it back from there."
         elif snapshots.digest_of(file) != digest:
             yield f"{file} is not what the last backup holds of it: the disk may be failing; put it back from there."
@@ -276,7 +284,19 @@ def backups(workspace: Workspace, chosen: BackupSettings) -> Check:
             return Check("backup", FAIL, f"{what}: take another with `manners backup`.")
     except MannersError as error:
         return Check("backup", FAIL, f"The last backup, {place}, cannot be put back: {error}")
-    return _age(found["made_at"], chosen, again)
+    age = _age(found["made_at"], chosen, again)
+    return (_rehearsed(rehearsed, chosen) or age) if age.verdict == PASS else age
+
+
+def _rehearsed(rehearsed: Rehearsal | None, chosen: BackupSettings) -> Check | None:
+    """Return that a restore was rehearsed too long ago, where it is to be now and then; None where it was not."""
+    at = snapshots.moment(rehearsed.at) if rehearsed else None
+    if at is None or chosen.into is None or not chosen.rehearse:
+        return None
+    if timedelta(0) <= datetime.now(UTC) - at + SKEW <= timedelta(days=2 * chosen.rehearse) + SKEW:
+        return None
+    what = f"The last backup that was put back to see that it can be is of {at:%Y-%m-%d %H:%M} UTC"
+    return Check("backup", WARN, f"{what}: `manners backup DIR --rehearse`, or let `manners serve` run.")
 
 
 def _lacking(place: Path, snapshot: Snapshot) -> Iterator[str]:

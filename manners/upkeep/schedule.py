@@ -79,7 +79,7 @@ def rehearse(workspace: Workspace, folder: Path) -> Rehearsal:
     begun = time.monotonic()
     place, verdicts, versions = folder, 0, 0
     try:
-        place = snapshots.find(folder)
+        place = snapshots.find(folder, workspace.root)
         with scratch_folder(folder / "rehearsal") as scratch:
             scratch.chmod(0o700)
             found = restore(place, scratch)
@@ -87,6 +87,8 @@ def rehearse(workspace: Workspace, folder: Path) -> Rehearsal:
         problem = "" if found["verified"] else f"missing: {', '.join(found['missing'][:3]) or 'rows of the record'}"
     except (MannersError, OSError) as error:
         problem = str(error)
+    except Exception as error:  # what cannot be foreseen is the very thing that is rehearsed for; it may say words
+        problem = described(error)
     made = Rehearsal(
         at=_now().isoformat(timespec="seconds"),
         backup=str(place),

@@ -265,6 +265,7 @@ async def delete(request: Request, key: str, visitor: Chatter, site: Here) -> HT
         chats = Chats(site.store)
         chats.read(visitor.annotator, key)  # nobody notes down what is not theirs
         deletions.note(site.workspace.root, key)
+        sweep(site.workspace, chats.words(visitor.annotator, key))  # a server that is killed here is asked again
         deleted = chats.delete(visitor.annotator, key)
         for comparison in deleted.comparisons:
             site.desk.hold_back(comparison, True)

@@ -24,10 +24,12 @@ from manners.backup.restore import restore
 from manners.backup.take import backup, last
 from manners.cli import main
 from manners.errors import MannersError, UsageError
+from manners.loop import stepping
 from manners.loop.erase import forget_person
 from manners.loop.history import is_done
+from manners.loop.judging import JOURNAL
 from manners.loop.stage import ROUND
-from manners.store import Store, VersionRecord, deletions
+from manners.store import Store, VersionRecord, cases, deletions
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.copies import write_copy
@@ -46,6 +48,7 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
+from manners.upkeep import schedule
 from manners.web.remembered import has_accounts, remember_accounts
 from manners.workspace import Workspace
 from tests.store.test_chats import converse
@@ -311,6 +314,45 @@ def test_an_older_backup_leaves_no_copy_with_the_words_behind(local: Workspace, 
         assert holding(root, SENTENCE) == [] and not list(root.glob("store.db.revision-*"))
 
 
+def test_what_a_step_and_a_judge_have_said_is_in_no_backup_and_comes_out_of_none(
+    local: Workspace, tmp_path: Path
+) -> None:
+    """Where words are deleted both go; an older backup holds them as they were."""
+    assert (snapshots.PASSING[0], snapshots.PASSING[1]) == (
+        f"{stepping.log(local).parent.relative_to(local.root)}/",
+        f"runs/{JOURNAL}",
+    )
+    key = planted(local)
+    stepping.log(local).parent.mkdir()
+    for file in (stepping.log(local), local.runs / JOURNAL):
+        file.write_text(SENTENCE, encoding="utf-8")
+    made = backup(local, tmp_path / "bk")
+    place = Path(made["path"])
+    assert not [name for name in snapshots.read(place).files if name.startswith(snapshots.PASSING)]
+    assert made["left_out"] == ["runs/judge-answers.jsonl", "runs/step"]
+    said = json.loads((place / "backup.json").read_text())
+    for file in (stepping.log(local), local.runs / JOURNAL):
+        said["files"][str(file.relative_to(local.root))] = snapshots.keep(file, tmp_path / "bk")[0]
+        file.unlink()
+    (place / "backup.json").write_text(json.dumps(said))
+    forget(local, key)
+    found = restore(place, local.root)
+    assert found["verified"] and found["deleted_again"] == 1 and holding(local.root, SENTENCE) == []
+
+
+def test_a_reason_that_quotes_a_remark_does_not_come_back_either(local: Workspace, tmp_path: Path) -> None:
+    with closing(Store.open(local.database)) as store:
+        key = converse(store, ANNA, "Why?", ("Because.", "So"))
+        [chosen] = [one for one in store.comparisons() if one.asked_how is AskedHow.CHAT]
+        store.add_verdicts([(chosen.id or 0, Verdict(Choice.LEFT, ANNA, comment=SENTENCE))])
+    quoted = {"by": "account 7", "reason": f"Somebody says: {SENTENCE}"}
+    (local.models / "policy-1" / "checks.json").write_text(json.dumps({"reviews": [quoted]}), encoding="utf-8")
+    place = Path(backup(local, tmp_path / "bk")["path"])
+    forget(local, key)
+    restore(place, local.root)
+    assert holding(local.root, SENTENCE) == []
+
+
 def test_what_was_revoked_does_not_come_back_to_life(workspace: Workspace, tmp_path: Path) -> None:
     with closing(Store.open(workspace.database)) as store:
         accounts = Accounts(store)
@@ -479,7 +521,11 @@ def test_what_is_in_no_backup_is_named(local: Workspace, tmp_path: Path) -> None
     (local.root / "notes.txt").write_text("mine")
     (local.runs / "ppo" / "checkpoint-3").mkdir(parents=True)
     (local.root / "guidelines.md").write_text("Be fair.")
-    assert backup(local, tmp_path / "bk")["left_out"] == ["notes.txt", "runs/ppo/checkpoint-3"]
+    (local.root / "audit").mkdir()
+    (local.root / cases.FILE).write_text("")  # written anew from the record
+    (local.root / "audit" / "mine.jsonl").write_text("mine")
+    left_out = ["audit/mine.jsonl", "notes.txt", "runs/ppo/checkpoint-3"]
+    assert backup(local, tmp_path / "bk")["left_out"] == left_out
     restore(tmp_path / "bk", tmp_path / "new")
     assert (tmp_path / "new" / "guidelines.md").read_text() == "Be fair."
 
@@ -617,6 +663,51 @@ def test_folders_that_hold_other_things_are_left_alone(local: Workspace, tmp_pat
     with pytest.raises(MannersError, match="already holds other things"):
         restore(tmp_path / "bk", tmp_path / "letters")
     assert [one.name for one in (tmp_path / "letters").iterdir()] == ["a.txt"]
+
+
+def test_a_folder_of_several_workspaces_gives_each_its_own(local: Workspace, tmp_path: Path) -> None:
+    """The latest is another's; who asks for a new folder has to say which."""
+    other = fill(Workspace.create(tmp_path / "other"), 7)
+    for one in (local, other):
+        backup(one, tmp_path / "bk")
+    with pytest.raises(MannersError, match=r"holds backups of 2 workspaces: name one of them, as .*/backup-2"):
+        restore(tmp_path / "bk", tmp_path / "new")
+    found = restore(tmp_path / "bk", local.root)
+    assert (Path(found["from"]).name, found["verdicts"]) == ("backup-1", 5)
+    assert schedule.rehearse(other, tmp_path / "bk").backup.endswith("backup-2")
+
+
+def test_a_place_that_is_called_damaged_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come since the backup would be gone from the store, and nobody asked."""
+    workspace = fill(Workspace.create(tmp_path / "damaged-goods"))
+    folder = tmp_path / "bk"
+    backup(workspace, folder)
+    with closing(Store.open(workspace.database)) as store:
+        store.add_verdicts([(1, said())])
+    rights = os.access
+    monkeypatch.setattr(
+        "manners.backup.restore.os.access", lambda path, how: Path(path) != folder and rights(path, how)
+    )
+    with pytest.raises(MannersError, match=r"cannot be written, so what stands in .* cannot be kept"):
+        restore(folder, workspace.root)
+    assert count(workspace.root / "store.db") == 6 and not list(workspace.root.glob("*.damaged"))
+
+
+def test_a_folder_that_leads_to_another_disk_is_refused_before_anything_is_touched(
+    local: Workspace, tmp_path: Path
+) -> None:
+    backup(local, tmp_path / "bk")
+    local.models.rename(tmp_path / "large")
+    local.models.symlink_to(tmp_path / "large")
+    before = files(local.root)
+    with pytest.raises(MannersError, match="leads to another disk"):
+        restore(tmp_path / "bk", local.root)
+    assert files(Workspace.open(local.root).root) == before and restore(tmp_path / "bk", tmp_path / "new")["verified"]
+    (local.root / restored.READY / "models").mkdir(parents=True)  # as an older manners has left it
+    Workspace.open(local.root)
+    assert local.models.is_dir() and not local.models.is_symlink() and (tmp_path / "large" / "policy-1").is_dir()
 
 
 def test_a_backup_is_not_kept_where_what_is_deleted_later_would_stay(local: Workspace, tmp_path: Path) -> None:

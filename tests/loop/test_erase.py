@@ -43,6 +43,7 @@ from manners.store import Store, cases, flags, staging, traces
 from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
+from manners.store.forget import forget
 from manners.store.tables import StagedRow
 from manners.store.tokens import TokenUse
 from manners.types import (
@@ -204,6 +205,30 @@ def die(root: Path) -> None:
     os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_kill_in_the_middle_of_forgetting_leaves_no_word_that_nobody_can_look_for(
+    root: Path, before: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The files have lost them before the store does, and as long as the store has them `forget` can be repeated."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*given: Any) -> None:
+        if not before:
+            forget(*given)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erase, "forget", killed)
+        with pytest.raises(Killed):
+            main(["forget", "anna", "--workspace", str(root)])
+    assert not [one for one in found(root) if not one.startswith("store.db")]
+    if before:
+        assert found(root) and main(["forget", "anna", "--workspace", str(root)]) == 0 and found(root) == []
+    assert SECRET not in "".join(capfd.readouterr())
+
+
 def test_what_a_kill_and_a_restore_have_left_goes_too_and_no_backup_brings_it_back(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +275,21 @@ def test_a_conversation_deleted_on_the_page_is_in_no_byte_of_a_workspace_that_ha
         assert found(workspace.root) == [], "while it is being served"
     restore(tmp_path / "bk", workspace.root)
     assert found(workspace.root) == []
+
+
+def test_a_server_that_is_killed_while_somebody_deletes_has_left_nothing_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace.create(tmp_path / "ws")
+    monkeypatch.setattr("manners.web.chat._leave_nothing", lambda *_: None)  # it comes no further than the store
+    with closing(Store.create(workspace.database)) as store:
+        key = Chats(store).begin(OWNER)
+        Chats(store).say(OWNER, key, [], SECRET, [Response(SECRET, "initial")], 1.0)
+        plant(workspace.root)
+        site = Site(workspace, Settings(), store, Accounts(store), True, "http://127.0.0.1", Scripted())
+        client = TestClient(create_app(site), "http://127.0.0.1", client=("127.0.0.1", 1))
+        assert client.post(f"/chat/{key}/delete").status_code == 200
+        assert not [one for one in found(workspace.root) if not one.startswith("store.db")]
 
 
 def test_whoever_deletes_without_end_writes_the_database_anew_a_few_times(

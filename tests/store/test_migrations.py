@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -38,7 +39,7 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
-from manners.workspace import Workspace
+from manners.workspace import Workspace, scratch_folder
 from tests.conftest import some
 
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
@@ -404,10 +405,31 @@ def test_a_copy_is_kept_before_the_tables_are_changed(
     Store.open(full).close()
     assert kept.stat().st_ino == inode and not capsys.readouterr().err
     assert sorted(one.name for one in path.parent.glob(f"{path.name}.*")) == [kept.name]
-    # A second try, after one that failed in the middle, leaves the copy that is there.
+    # A second try, after one that failed or after somebody went back, keeps what has come since: the copy lacks it.
     shutil.copyfile(kept, path)
+    with closing(sqlite3.connect(path)) as older, older:
+        older.execute("INSERT INTO annotators (name, kind) VALUES ('of after the first try', 'human')")
+    before = dump(full)
     Store.open(full).close()
-    assert kept.stat().st_ino == inode
+    assert dump(str(kept)) == before and "of after the first try" in before
+
+
+def test_what_another_process_has_brought_up_to_date_is_no_copy_of_before(
+    full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands begin at once; the second has seen the old revision, and copies when the first is through."""
+    if "://" in full:
+        pytest.skip("a team's server keeps its own copies")
+    path, before = Path(full), dump(full)
+
+    def first(kept: Path) -> Any:
+        monkeypatch.setattr(schema, "scratch_folder", scratch_folder)
+        Store.open(full).close()
+        return scratch_folder(kept)
+
+    monkeypatch.setattr(schema, "scratch_folder", first)
+    Store.open(full).close()
+    assert dump(str(path.with_name(f"{path.name}.revision-0001"))) == before
 
 
 def said_of(store: Store) -> dict[tuple[str, str, str], list[Verdict]]:

@@ -225,6 +225,25 @@ def test_weights_that_the_disk_has_changed_are_told_by_the_last_backup(workspace
     assert found.verdict == FAIL and f"{file} is not what the last backup holds" in found.sentence
 
 
+def test_weights_that_were_damaged_before_the_last_backup_are_told_until_they_are_put_right(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """The last backup holds what was damaged, and is nothing to hold it against, nor what is put right."""
+    file = version(workspace) / "branch-0.safetensors"
+    sound = file.read_bytes()
+    backup(workspace, tmp_path / "backups")
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    for _ in range(2):
+        assert backup(workspace, tmp_path / "backups")["spoilt"] == ["models/policy-1/branch-0.safetensors"]
+        found = of_versions(workspace)
+        assert found.verdict == FAIL and f"{file} is not what an earlier backup holds" in found.sentence
+    file.write_bytes(sound)
+    assert of_versions(workspace).verdict == PASS
+    assert backup(workspace, tmp_path / "backups")["spoilt"] == [] and of_versions(workspace).verdict == PASS
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert "is not what the last backup holds" in of_versions(workspace).sentence
+
+
 def test_a_promoted_policy_of_another_model_fails(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     version(workspace)
     workspace.promote("policy-1")
@@ -268,6 +287,15 @@ def test_backups_that_are_none_old_gone_or_cannot_be_put_back(workspace: Workspa
     found = of_backups(workspace)
     assert found.verdict == FAIL and "the disk is full" in found.sentence
     record.keep(workspace, failure=None)
+    backup(workspace, tmp_path / "backups")
+    for days, verdict in ((13, PASS), (15, WARN), (-1, WARN)):
+        at = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+        record.keep(workspace, rehearsal=replace(rehearsed, at=at))
+        found = of_backups(workspace, into="x")
+        assert found.verdict == verdict, days
+        assert "--rehearse" in found.sentence or verdict == PASS
+        assert of_backups(workspace).verdict == of_backups(workspace, into="x", rehearse=0.0).verdict == PASS
+    (workspace.root / take.LAST).write_text(json.dumps(said))
     shutil.rmtree(place)
     assert of_backups(workspace).verdict == FAIL
     shutil.rmtree(place.parent)

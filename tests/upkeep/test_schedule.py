@@ -122,6 +122,25 @@ def test_a_fault_of_ours_ends_no_server_and_says_nobodys_words(
     assert "somebody" not in said
 
 
+def test_a_rehearsal_that_meets_a_fault_of_ours_is_one_that_failed(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the last one that went well would stand in the status, the doctor's report and the figures."""
+    assert len(look(workspace, chosen(tmp_path))) == 2
+
+    def faulty(*_: object) -> None:
+        raise ValueError("what somebody wrote")
+
+    monkeypatch.setattr(schedule, "restore", faulty)
+    later = datetime.now(UTC) + timedelta(days=8)
+    monkeypatch.setattr(schedule, "_now", lambda: later)
+    said = look(workspace, chosen(tmp_path))[-1]
+    made = record.rehearsal(workspace)
+    assert made is not None and not made.verified and "ValueError" in made.problem and "ValueError" in said
+    assert "somebody" not in made.problem + said
+    assert not [one for one in look(workspace, chosen(tmp_path)) if one.startswith("rehearsal")], "not for an hour"
+
+
 def test_a_backup_that_the_disk_has_changed_is_found_by_the_rehearsal(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
