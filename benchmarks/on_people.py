@@ -24,7 +24,7 @@ import tyro
 from benchmarks.evidence import Results, contents
 from benchmarks.kept_states import KeptStates
 from benchmarks.people import CROWDS, TRANSCRIPTS, by_opening, dense, files_of, looks_better, rows, transcripts
-from benchmarks.people_tables import MEASURES, crowds_table, ends, hard_table, people_table
+from benchmarks.people_tables import MEASURES, crowds_table, hard_table, people_table, three
 from benchmarks.publish import ROOT, replace_between
 from manners.audit.material import Material, material, preferred
 from manners.errors import MannersError
@@ -207,10 +207,10 @@ def said(data: Path, name: str) -> dict[str, Any]:
         "empty": sum(1 for _ in rows(files_of(name, data)[0])) - len(comparisons),
         "verdicts": sum(len(one.verdicts) for one in comparisons),
         "people": len({v.annotator for one in comparisons for v in one.verdicts}),
-        "agree": ends(pairwise(comparisons, AnnotatorKind.HUMAN, 0)),
-        "alpha": ends(alpha(comparisons, AnnotatorKind.HUMAN, 0)),
+        "agree": three(pairwise(comparisons, AnnotatorKind.HUMAN, 0)),
+        "alpha": three(alpha(comparisons, AnnotatorKind.HUMAN, 0)),
         "ceiling": None if top is None else [top.low, top.high],
-        "longer": ends(longer_wins(characters(pairs), pairs, 0)),
+        "longer": three(longer_wins(characters(pairs), pairs, 0)),
     }
 
 
@@ -239,7 +239,7 @@ def told_apart(world: World, name: str, trained: Trained, seed: int) -> dict[str
     with torch.no_grad():
         for bucket, states, batch in world.states(name).batches(world.pretrained, list(rendered.values())):
             ends[bucket] = member.ends(states, batch).cpu()
-        raw = np.asarray(member.ofends(ends.to(world.pretrained.trunk.device)).cpu().double())
+        raw = np.asarray(member.of_ends(ends.to(world.pretrained.trunk.device)).cpu().double())
     left, right = np.array([order[exchange] for exchange in exchanges]).reshape(-1, 2).T
     apart = np.asarray(ends.double())[left] - np.asarray(ends.double())[right]
     values, vectors = np.linalg.eigh(apart[:first].T @ apart[:first] / first)
@@ -258,7 +258,7 @@ def told_apart(world: World, name: str, trained: Trained, seed: int) -> dict[str
     aside = everything.of((at >= first) & known)
     found = find(everything.of(at < first), aside, len(who), 4, seed)
     camps = 1 if found.mixture is None else len(found.mixture.shares)
-    return {"gain": ends(found.gain), "camps": camps, "known": len(aside), "people": len(set(people[at < first]))}
+    return {"gain": three(found.gain), "camps": camps, "known": len(aside), "people": len(set(people[at < first]))}
 
 
 def hardened(world: World, arm: str, seed: int) -> dict[str, Any]:

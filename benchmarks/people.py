@@ -84,9 +84,9 @@ def files_of(name: str, data: Path) -> list[Path]:
 
 
 CROWDS: Mapping[str, Callable[[Path], list[Comparison]]] = {
-    "llmfao_crowd_pairs": lambda data: _answers(*files_of("llmfao_crowd_pairs", data), "llmfao"),
-    "pandalm_testset": lambda data: _answers(*files_of("pandalm_testset", data), "pandalm"),
-    "open_instruct_human_eval": lambda data: _answers(*files_of("open_instruct_human_eval", data), "tulu"),
+    "llmfao_crowd_pairs": lambda data: _answers(files_of("llmfao_crowd_pairs", data)[0], "llmfao"),
+    "pandalm_testset": lambda data: _answers(files_of("pandalm_testset", data)[0], "pandalm"),
+    "open_instruct_human_eval": lambda data: _answers(files_of("open_instruct_human_eval", data)[0], "tulu"),
     "ukpconvarg1_crowd_pairs": lambda data: _arguments(*files_of("ukpconvarg1_crowd_pairs", data)),
 }
 """Sets with several verdicts on a pair, by people who can be told apart."""
@@ -94,7 +94,7 @@ CROWDS: Mapping[str, Callable[[Path], list[Comparison]]] = {
 
 def transcripts(data: Path) -> list[Comparison]:
     """Return Anthropic's harmless transcripts: one verdict on each."""
-    found = read_comparisons(*files_of(TRANSCRIPTS, data), {})
+    found = read_comparisons(files_of(TRANSCRIPTS, data)[0], {})
     return [replace(one, id=number) for number, one in enumerate(found, 1)]
 
 

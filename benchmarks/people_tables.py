@@ -63,18 +63,18 @@ def crowds_table(
         runs, plains = zip(*both, strict=True)
         pairs = [known[name][number] for run in runs for number in run["held"]]
         mine, plain = (np.concatenate([run["margins"] for run in some]) for some in (runs, plains))
-        cells = [name, told, share(ends(accuracy(mine, pairs, 0)))]
+        cells = [name, told, share(three(accuracy(mine, pairs, 0)))]
         if arm == "plain":
             top = ceiling(list(known[name].values()), 0)
             cells += [
-                share(ends(longer_wins(characters(pairs), pairs, 0))),
+                share(three(longer_wins(characters(pairs), pairs, 0))),
                 _top(None if top is None else (top.low, top.high)),
                 "",
                 "",
             ]
             cells += ["; ".join(number(run["gain"], 3) for run in runs), ", ".join(str(run["camps"]) for run in runs)]
         else:
-            cells += ["", "", points(accuracy_gain(mine, plain, pairs, 0)), number(ends(_nats(mine, plain, pairs)), 3)]
+            cells += ["", "", points(accuracy_gain(mine, plain, pairs, 0)), number(three(_nats(mine, plain, pairs)), 3)]
             cells += ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -95,12 +95,12 @@ def hard_table(by_model: Mapping[str, Sequence[Measured]]) -> str:
         for measure in MEASURES:
             mine, theirs, groups = _paired(seeds, by_model[PLAIN], measure)
             if measure == "length":
-                written = number(ends(figure(mine, groups, 0)))
+                written = number(three(figure(mine, groups, 0)))
             else:
-                written = share(ends(clustered_share(mine, groups)))
+                written = share(three(clustered_share(mine, groups)))
             if name != PLAIN:
                 change = figure(mine - theirs, groups, 0)
-                written += f" ({number(ends(change)) if measure == 'length' else points(change)})"
+                written += f" ({number(three(change)) if measure == 'length' else points(change)})"
             cells.append(written)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(_kept(name, by_model) for name in by_model if name != PLAIN)])
@@ -142,7 +142,7 @@ def _nats(mine: Floats, plain: Floats, pairs: Sequence[LabelledPair]) -> Interva
     return clustered_mean(apart, [p.group for p, k in zip(pairs, kept, strict=True) if k], decided[kept])
 
 
-def ends(one: Interval | None) -> list[float] | None:
+def three(one: Interval | None) -> list[float] | None:
     """Return an interval in JSON's types."""
     return None if one is None else [one.estimate, one.low, one.high]
 
