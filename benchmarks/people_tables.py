@@ -163,4 +163,5 @@ def points(one: Interval | None) -> str:
 
 
 def _top(found: Sequence[float | None] | None) -> str:
-    return "-" if found is None or None in found else f"{found[0]:.1%} to {found[1]:.1%}"
+    low, high = found or (None, None)
+    return "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
