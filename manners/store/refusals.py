@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from manners.errors import MannersError, Unavailable
@@ -44,6 +44,10 @@ def refusals(name: str) -> Iterator[None]:
         yield
     except NoConnectionLeft as error:
         raise Unavailable(f"All connections to {name} are in use; try again when it is less busy.") from error
+    except PendingRollbackError as error:
+        if "reconnect" not in str(error):
+            raise
+        raise _refused(name, "the connection failed in the middle of a change") from error
     except OverflowError as error:
         if "SQLite" not in str(error):
             raise
