@@ -34,7 +34,7 @@ from manners.workspace import Workspace
 from tests.conftest import lack
 
 Found = TypeVar("Found")
-PATIENCE = 60.0
+PATIENCE = 300.0
 expect.set_options(timeout=1000 * PATIENCE)  # five seconds say how busy the machine is
 NOWHERE = "http://127.0.0.1:9/v1"
 """Nobody answers there: pages that need no model are served without one."""
