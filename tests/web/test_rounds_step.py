@@ -353,6 +353,7 @@ def test_the_last_line_of_a_long_log_is_found(tmp_path: Path) -> None:
     assert stepping._line(workspace) == "x" * stepping.LONGEST
 
 
+@pytest.mark.long
 def test_the_command_itself_is_what_runs(alone: Place, owner: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stepping, "CHILD", REAL)
     monkeypatch.setenv("MANNERS_LOG_FORMAT", "json")  # of the server; a step's log is for people
