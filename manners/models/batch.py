@@ -333,12 +333,12 @@ class RunningBatch:
 
     def _hand_out(self, drawn: Sequence[tuple[int, Row]], chosen: Sequence[int], logits: Float[Tensor, "R V"]) -> None:
         """Hand rows their tokens, and what is told of them: that of all at once, and where it fails one by one."""
-        told = dict[int, DrawnToken]()
+        together: dict[int, DrawnToken] | None = None
         with suppress(Exception):  # of one row, or of several: each is told its own
-            told = self._reported(drawn, chosen, logits)
+            together = self._reported(drawn, chosen, logits)
         for seat, row in drawn:
             try:
-                told |= {} if seat in told else self._reported([(seat, row)], chosen, logits)
+                told = self._reported([(seat, row)], chosen, logits) if together is None else together
                 self._advance(row, chosen[seat], told.get(seat))
             except Exception as error:
                 self._fail([row], error)
