@@ -26,29 +26,27 @@ def ends(value: Facts | None) -> str:
 
 def relative_change(value: Interval | Facts | None) -> str:
     """Return a relative change with its 95 % interval as text: `+1.2 % (-0.3 to +2.7 %)`, with true minus signs."""
-    known = interval(value)
-    if known is None:
-        return "\N{EN DASH}"
-    estimate, low, high = (_signed(100 * share, 1) for share in (known.estimate, known.low, known.high))
-    return f"{estimate}\N{NO-BREAK SPACE}% ({low} to {high}\N{NO-BREAK SPACE}%)"
+    percent = "\N{NO-BREAK SPACE}%"
+    return _change(value, 100, 1, percent, percent)
 
 
 def difference(value: Interval | Facts | None) -> str:
     """Return a difference of two means with its 95 % interval as text: `+0.186 (+0.150 to +0.221)`."""
-    known = interval(value)
-    if known is None:
-        return "\N{EN DASH}"
-    estimate, low, high = (_signed(end, 3) for end in (known.estimate, known.low, known.high))
-    return f"{estimate} ({low} to {high})"
+    return _change(value, 1, 3)
 
 
 def points(value: Interval | Facts | None) -> str:
     """Return a difference of two shares with its 95 % interval as text: `+10.8 points (+3.1 to +18.4)`."""
+    return _change(value, 100, 1, " points")
+
+
+def _change(value: Interval | Facts | None, times: int, digits: int, unit: str = "", unit_of_ends: str = "") -> str:
+    """Return what something changed by, with its 95 % interval, each `times` as much; a dash where it is not known."""
     known = interval(value)
     if known is None:
         return "\N{EN DASH}"
-    estimate, low, high = (_signed(100 * end, 1) for end in (known.estimate, known.low, known.high))
-    return f"{estimate} points ({low} to {high})"
+    estimate, low, high = (_signed(times * end, digits) for end in (known.estimate, known.low, known.high))
+    return f"{estimate}{unit} ({low} to {high}{unit_of_ends})"
 
 
 def _signed(value: float, digits: int) -> str:
