@@ -293,6 +293,11 @@ class Comparison:
     asked_by: str | None = None
     """The reward model that chose its answers; None where none did, and where a file does not say."""
 
+    @property
+    def by_model(self) -> bool:
+        """Whether a reward model chose it: it is trained on, and nothing is measured on it."""
+        return self.asked_how is AskedHow.ADVERSARIAL
+
     def turned(self) -> Comparison:
         """Return the same comparison with its sides exchanged; what was said, and how it was shown, stays."""
         verdicts = (replace(v, choice=v.choice.swapped(), exchanged=not v.exchanged) for v in self.verdicts)

@@ -150,7 +150,7 @@ def habits(
 
     What a reward model chose tells how much each has done and how fast, and nothing of sides and reliability.
     """
-    fair = [one for one in comparisons if one.asked_how is not AskedHow.ADVERSARIAL]
+    fair = [one for one in comparisons if not one.by_model]
     lefts = Counter(who for who, is_left in _sided(fair, kind) if is_left)
     sided, verdicts = Counter(who for who, _ in _sided(fair, kind)), Counter[Annotator]()
     seconds: defaultdict[Annotator, list[float]] = defaultdict(list)

@@ -168,7 +168,7 @@ def _whom_to_ask(session: Session, inputs: AdversarialInputs) -> dict[str, Any]:
     learned from. Raises MannersError for too few.
     """
     comparisons = session.store.comparisons()
-    before = [one for one in comparisons if one.asked_how is AskedHow.ADVERSARIAL]
+    before = [one for one in comparisons if one.by_model]
     learned = versions.describe(session.workspace, inputs.reward).watermark or 0
     open_still = {one.prompt for one in before if not any((v.arrived or 0) <= learned for v in one.verdicts)}
     aside = _set_aside(session, comparisons)

@@ -266,7 +266,7 @@ def panel(judged: Sequence[Comparison], found: Sequence[Case]) -> tuple[Panel, .
     """Tell the answers of the newest versions apart; what a reward model chose of them tells nothing."""
     by_version: dict[str, list[Case]] = {}
     for one, case in zip(judged, found, strict=True):
-        if one.asked_how is AskedHow.ADVERSARIAL:
+        if one.by_model:
             continue
         by_version.setdefault(max(one.left.author, one.right.author, key=_age), []).append(case)
     rows = []

@@ -19,7 +19,7 @@ from manners.reward.ensemble import RewardModel
 from manners.reward.stored import CAMPS
 from manners.reward.verdicts import pooled
 from manners.store import VersionRecord
-from manners.types import VERSUS, AskedHow, Choice, VersionKind, latest_verdicts
+from manners.types import VERSUS, Choice, VersionKind, latest_verdicts
 
 RESAMPLES = 2000
 """Behind the interval of the annotators' agreement."""
@@ -84,7 +84,7 @@ def people(session: Session, watermark: int | None) -> People:
     agreement = None
     if len(kinds) == 1:
         with suppress(MannersError):  # fewer than two comparisons have two verdicts that count
-            fair = [c.verdicts for c in comparisons if c.asked_how is not AskedHow.ADVERSARIAL]
+            fair = [c.verdicts for c in comparisons if not c.by_model]
             agreement = pair_agreement(fair, RESAMPLES, session.settings.seed)
     return People(
         kinds=tuple(str(kind) for kind in kinds),

@@ -144,7 +144,7 @@ def what_was_said(session: Session) -> Said | None:
     kinds = sorted({v.annotator.kind for given in verdicts for v in given})
     agreement = left_rate = None
     if len(kinds) == 1:
-        fair = [c for c in comparisons if c.asked_how is not AskedHow.ADVERSARIAL]
+        fair = [c for c in comparisons if not c.by_model]
         left_rate = left_share(fair, kinds[0])
         with suppress(MannersError):  # fewer than two comparisons have two verdicts that count
             agreement = pair_agreement([c.verdicts for c in fair], RESAMPLES, session.settings.seed)

@@ -181,7 +181,7 @@ def not_by_model(comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
 
     Else those on which the model is most suspicious would be missing where it is measured.
     """
-    return (c for c in comparisons if c.asked_how is not AskedHow.ADVERSARIAL)
+    return (c for c in comparisons if not c.by_model)
 
 
 def judged_by_crowd(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:

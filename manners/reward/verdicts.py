@@ -141,10 +141,8 @@ def to_measure_on(rows: Iterable[Comparison]) -> tuple[list[Comparison], dict[Le
     Nothing is learnt of them; but on what a reward model chose nothing is measured in a file either. Raises
     MannersError where there is nothing else.
     """
-    every = pooled(
-        one if one.asked_how is AskedHow.ADVERSARIAL else replace(one, asked_how=AskedHow.IMPORTED) for one in rows
-    )
-    fair = [one for one in every if one.asked_how is not AskedHow.ADVERSARIAL]
+    every = pooled(one if one.by_model else replace(one, asked_how=AskedHow.IMPORTED) for one in rows)
+    fair = [one for one in every if not one.by_model]
     if every and not fair:
         raise MannersError(
             "a reward model chose all comparisons of the file (asked_how is adversarial), and nothing is measured on"
@@ -157,7 +155,7 @@ def _counted_apart(comparison: Comparison, place: int) -> Hashable:
     """Return what two comparisons must share to be counted as one, their answers apart."""
     if comparison.asked_how is AskedHow.GOLD or DELETED in (comparison.left.text, comparison.right.text):
         return "alone", place
-    if comparison.asked_how in VERSUS or comparison.asked_how is AskedHow.ADVERSARIAL:
+    if comparison.asked_how in VERSUS or comparison.by_model:
         return comparison.asked_how
     return "volunteered" if comparison.asked_how in VOLUNTEERED else "asked"
 
@@ -315,7 +313,6 @@ def labelled_pair(
 
     Of one that a reward model chose they weigh in training alone.
     """
-    by_model = comparison.asked_how is AskedHow.ADVERSARIAL
     number = Counter(verdict.choice for verdict in verdicts)
     ties = float(number[Choice.TIE] + number[Choice.BOTH_BAD])
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
@@ -324,7 +321,7 @@ def labelled_pair(
 
     def voice(verdict: Verdict) -> Voice:
         who = verdict.annotator
-        fair = not by_model and all(one.drawn not in CHOSEN for one in said[who])
+        fair = not comparison.by_model and all(one.drawn not in CHOSEN for one in said[who])
         return Voice(who, verdict.choice, _weight(verdict) * limited.get(who, 1.0), fair)
 
     def measured(*choices: Choice) -> float:
@@ -347,4 +344,4 @@ def labelled_pair(
         unknown=sum(worth == 0 for v, worth in drawn if v.choice in (Choice.LEFT, Choice.RIGHT)),
         voices=voices,
     )
-    return replace(pair.unmeasured(pair.weights), unknown=0, voices=voices) if by_model else pair
+    return replace(pair.unmeasured(pair.weights), unknown=0, voices=voices) if comparison.by_model else pair
