@@ -66,7 +66,10 @@ def take_turns(
         else:
             second = measure(after, turns.threads, folder)
             first = measure(before, turns.threads, folder)
-        print(f"round {number + 1}: {first.speed:.3f} before, {second.speed:.3f} after", file=sys.stderr)
+        parts = ", ".join(
+            f"{part} {one.seconds:.1f} s and {second.parts[part].seconds:.1f} s" for part, one in first.parts.items()
+        )
+        print(f"round {number + 1}: {first.speed:.3f} before, {second.speed:.3f} after ({parts})", file=sys.stderr)
         yield first, second
 
 

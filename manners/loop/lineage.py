@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +24,13 @@ from manners.workspace import INITIAL, Workspace, discard
 
 
 def every(workspace: Workspace) -> Facts:
-    """Return all versions, each with what it grew on and what it takes, and which policy is the current one."""
-    found = _found(workspace)
-    rows = [
+    """Return all versions, each with what it grew on and what it takes, and which policy is the current one.
+
+    Those that are damaged stand apart in `damaged`, each with what is wrong with it, and hide no other; each is said.
+    """
+    found, damaged = _legible(workspace)
+    _say(damaged)
+    rows: list[Facts] = [
         {
             "name": version.name,
             "kind": version.kind,
@@ -41,7 +45,8 @@ def every(workspace: Workspace) -> Facts:
         }
         for version in found.values()
     ]
-    return {"current": workspace.current_policy(), "versions": rows}
+    facts: Facts = {"current": workspace.current_policy(), "versions": rows}
+    return facts | ({"damaged": damaged} if damaged else {})
 
 
 def show(workspace: Workspace, name: str) -> Facts:
@@ -50,10 +55,12 @@ def show(workspace: Workspace, name: str) -> Facts:
     `grew_on` is what it cannot be loaded without, began as or was trained against, nearest first, `watermark` the
     highest id of a verdict that it learned from, `left_out` what was not learned from, by reason, and `settings` all of
     them, as they were.
-    Raises MannersError for a version that is not there.
+    Versions that are damaged are not among those that it grew on or that grew from it; each is said.
+    Raises MannersError for a version that is not there, or is damaged itself.
     """
     version = described.describe(workspace, name)
-    found = _found(workspace)
+    found, damaged = _legible(workspace)
+    _say(damaged)
     grown = [other.name for other in found.values() if name in _roots(other)]
     return {
         "version": version.name,
@@ -145,10 +152,30 @@ def remove(workspace: Workspace, store: Store, versions: Sequence[str]) -> None:
 
 
 def _found(workspace: Workspace) -> dict[str, Version]:
-    """Return all versions, by name; raises MannersError for one that is damaged."""
-    found = {name: described.describe(workspace, name) for name in described.every(workspace)}
-    # A base that was named by its path is the version that it leads to.
-    return {name: replace(one, base=described.named_by(workspace, one.base)) for name, one in found.items()}
+    """Return all versions, by name; raises MannersError for one that is damaged, and may need any of the others."""
+    found, damaged = _legible(workspace)
+    if damaged:
+        raise MannersError(next(iter(damaged.values())))
+    return found
+
+
+def _legible(workspace: Workspace) -> tuple[dict[str, Version], dict[str, str]]:
+    """Return all versions that can be read, by name, and what is wrong with each of the others."""
+    found, damaged = dict[str, Version](), dict[str, str]()
+    for name in described.every(workspace):
+        try:
+            version = described.describe(workspace, name)
+        except (MannersError, OSError) as error:
+            damaged[name] = str(error)
+        else:  # a base that was named by its path is the version that it leads to
+            found[name] = replace(version, base=described.named_by(workspace, version.base))
+    return found, damaged
+
+
+def _say(damaged: Mapping[str, str]) -> None:
+    """Say on stderr what is wrong with each version that cannot be read."""
+    for name, sentence in damaged.items():
+        print(f"{name} cannot be read: {sentence}", file=sys.stderr)
 
 
 def _roots(version: Version) -> list[str]:

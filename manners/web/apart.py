@@ -7,19 +7,17 @@ when nobody has for `IDLE` seconds, since it takes some hundred megabytes.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from manners.errors import MannersError, Unavailable
 from manners.logs import complain
+from manners.web.spawned import spawned
 
 NICENESS = 19
 """What it gives way by: the model's process gives way by 10, and that which hashes passwords by 15."""
@@ -64,19 +62,8 @@ class Apart:
             process.kill()  # it keeps nothing
 
     def _start(self) -> Connection:
-        """Start the process. Ctrl-C is for the server: ours inherits the mask, and ends when the pipe does."""
-        resource_tracker.ensure_running()  # it would lift the mask
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            context = multiprocessing.get_context("spawn")
-            ours, its = context.Pipe()
-            process = context.Process(target=_serve, args=(its, self._idle), name="manners aside", daemon=True)
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        its.close()
-        self._process, self._connection = process, ours
-        return ours
+        self._process, self._connection = spawned("manners aside", _serve, self._idle)
+        return self._connection
 
     def _end(self) -> None:
         if self._process is not None and self._connection is not None:

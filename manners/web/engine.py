@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,7 +14,6 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,6 +41,7 @@ from manners.models.requests import (
     joined,
 )
 from manners.settings import ModelSettings
+from manners.web.spawned import spawned
 
 NICENESS = 10
 """What the model's process gives way by: pages come first."""
@@ -196,10 +195,6 @@ class Engine:
 
     def _run(self) -> None:
         """Keep the process running."""
-        # Ctrl-C reaches all processes of a terminal: ours inherits the mask, and ends when the pipe does. The tracker,
-        # which comes with the first process, is started before, since that lifts the mask.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         starts = deque[float](maxlen=RESTARTS + 1)
         while True:
             starts.append(time.monotonic())
@@ -221,17 +216,12 @@ class Engine:
 
     def _run_once(self) -> str:
         """Start the process, pass on what it says until it ends, and say how that was."""
-        context = multiprocessing.get_context("spawn")
-        ours, its = context.Pipe()
-        given = (its, self._workspace, self._model, self._wanted, self._seats, self._threads, self._beside)
-        process = context.Process(target=_begin, args=given, name="manners model", daemon=True)
+        given = (self._workspace, self._model, self._wanted, self._seats, self._threads, self._beside)
         with self._lock:
             if self._stopping:
                 return "the server is stopping"
-            process.start()
-            self._process = process
-            outbox = self._outbox
-        its.close()
+            self._process, ours = spawned("manners model", _begin, *given)
+            process, outbox = self._process, self._outbox
         sender = threading.Thread(target=_send, args=(ours, outbox), daemon=True)
         sender.start()
         with suppress(EOFError, OSError):

@@ -95,6 +95,28 @@ def test_a_version_shows_what_it_grew_on_and_what_it_had_learned_from(workspace:
         stages.models_show(workspace, "policy-9")
 
 
+def test_a_damaged_version_hides_no_other_and_nothing_is_pruned_beside_it(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [row["name"] for row in stages.models_list(workspace)["versions"]]
+    (workspace.models / "policy-4" / "version.json").write_text('{"name": "pol')
+    (workspace.models / "reward-2" / "version.json").write_bytes(b"\xff" * 100)
+    listed = stages.models_list(workspace)
+    assert [row["name"] for row in listed["versions"]] == [one for one in whole if one not in ("policy-4", "reward-2")]
+    assert sorted(listed["damaged"]) == ["policy-4", "reward-2"] and listed["current"] == "policy-3"
+    said = capsys.readouterr().err
+    assert all(f"{name} cannot be read: " in said and "version.json is damaged" in said for name in listed["damaged"])
+    shown = stages.models_show(workspace, "policy-3")
+    assert shown["grew_on"] == ["policy-2", "sft-1", "reward-3", "pretrain-1"] and "policy-4" in capsys.readouterr().err
+    for name in ("policy-4", "reward-2"):
+        with pytest.raises(MannersError, match="version.json is damaged"):
+            stages.models_show(workspace, name)
+    before = sizes(workspace)
+    with pytest.raises(MannersError, match="version.json is damaged"):
+        stages.models_prune(workspace, 1, True)
+    assert sizes(workspace) == before
+
+
 def test_a_dry_run_removes_nothing_and_says_what_would_be_freed(workspace: Workspace) -> None:
     before = sizes(workspace)
     facts = stages.models_prune(workspace, 1)
@@ -240,5 +262,5 @@ def test_a_version_is_what_its_folder_is_called(workspace: Workspace, capsys: py
     with pytest.raises(MannersError, match="there is no version policy-03"):
         stages.models_promote(workspace, "policy-03")
     shutil.copytree(workspace.models / "policy-3", workspace.models / "policy-9")
-    assert main(["models", "list", "--workspace", str(workspace.root)]) == 1
+    assert main(["models", "list", "--workspace", str(workspace.root)]) == 0
     assert "it describes policy-3, and its folder is policy-9" in capsys.readouterr().err
