@@ -232,7 +232,7 @@ class PPOSettings:
     """Peak of AdamW's step for policy and value; warms up over a tenth of the updates, then falls linearly to zero;
     None: 0.05 % of a tensor's spread."""
     kl_coefficient: Annotated[float, Range(0.0, 100.0)] = 0.08
-    """Weight of the per-token KL penalty against the initial model, in reward units per nat."""
+    """Weight of the per-token KL penalty against the start version, in reward units per nat."""
     kl_target: Annotated[float, Range(0.001, 10_000.0)] | None = None
     """Adapt the coefficient towards this KL, in nats per response; None keeps it fixed."""
     kl_horizon: Annotated[int, Range(1, 100_000_000)] = 2000
@@ -259,7 +259,7 @@ class PPOSettings:
     unfinished_penalty: Annotated[float, Range(0.0, 1000.0)] = 0.4
     """Taken off the score of a response that the length limit cut off, in reward units."""
     prose_coefficient: Annotated[float, Range(0.0, 1000.0)] = 1.0
-    """Weight, beside the policy loss, of the divergence from the initial model on plain text, in nats per token."""
+    """Weight, beside the policy loss, of the divergence from the start version on plain text, in nats per token."""
     ptx_coefficient: Annotated[float, Range(0.0, 1000.0)] = 0.0
     """Weight of the next-token loss on the same text, as in pre-training, in nats per token (PPO-ptx); 0: none."""
     forgetting_limit: Annotated[float, Range(0.0, 1000.0)] = 0.03
@@ -342,7 +342,7 @@ class ServeSettings:
     repeat_share: Annotated[float, Range(0.0, 0.5)] = 0.05
     """Share of comparisons that a person has judged before, to measure how far they agree with themselves."""
     lease: Annotated[float, Range(1.0, 1_440.0)] = 15.0
-    """Minutes for which a comparison that is shown to somebody is kept from others."""
+    """Minutes for which a comparison that is shown to somebody counts as one of its `serve.overlap` verdicts."""
     shortest_view: Annotated[int, Range(0, 10_000)] = 400
     """Milliseconds that a pair must have been visible before a verdict counts: a double click sees no second one."""
     retire_after: Annotated[int, Range(1, 100)] = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -37,6 +38,8 @@ from manners.types import Answer, Choice, Comparison, Dialogue, VersionKind, ope
 
 START_SHARE = 0.25
 """Of the comparisons opened for people, with the start version, where the policy would replace another."""
+NEXT = ""
+"""A policy that is not there yet, and has no name."""
 
 
 class TooFew(MannersError):
@@ -59,7 +62,7 @@ def open_for_people(session: Session, count: int, against: str | None = None, *,
     name = versions.latest(session.workspace, VersionKind.POLICY)
     start = versions.describe(session.workspace, name).start
     other = rival(session, name, against)
-    with_start = 0 if other == start else round(count * START_SHARE)
+    with_start = _with_start(count, other, start)
     wanted, at = count - with_start, level(attempt(session.store.rounds(), name, other))
     plan = _plan(count, with_start, at)
     prompts = evaluation_prompts(session).prompts
@@ -81,6 +84,21 @@ def open_for_people(session: Session, count: int, against: str | None = None, *,
     session.store.merge_comparisons([*opened, *beside])  # on prompts that nobody was asked about: all are new
     facts = {"opened": len(opened) + len(beside), "version": name, "against": other, "with_start": len(beside)}
     return facts | asdict(plan) | {"sentence": sentence}
+
+
+def fewest(session: Session) -> int:
+    """Return how few comparisons of the next policy can show that it is better, where it wins all of them.
+
+    Those with the start version are among them. It takes more from try to try for the same place.
+    """
+    current = session.workspace.current_policy()
+    at = level(attempt(session.store.rounds(), NEXT, current))
+    return next(n for n in itertools.count(1) if ask.can_show(n - _with_start(n, current, session.start), at))
+
+
+def _with_start(count: int, other: str, start: str) -> int:
+    """Return how many of the comparisons with a version that would be replaced are with the start version instead."""
+    return 0 if other == start else round(count * START_SHARE)
 
 
 def _too_few(different: int, name: str, other: str, prompts: Sequence[Dialogue], used: set[Dialogue]) -> TooFew:

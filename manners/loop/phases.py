@@ -58,7 +58,10 @@ class PhasesInputs(Inputs):
     against: str
     models: Mapping[str, Pretrained]
     """By name, the earlier one first."""
+    fitting: list[Dialogue]
+    """All prompts for evaluation that both can answer."""
     prompts: list[Dialogue]
+    """Of these, those that a run compares them on."""
     skipped: int
     """Prompts for evaluation that one of the two has no room for, or does not lay out."""
     paragraphs: list[str]
@@ -110,6 +113,7 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
         version=version,
         against=against,
         models=models,
+        fitting=fitting,
         prompts=prompts,
         skipped=len(stored) - len(fitting),
         paragraphs=paragraphs,
@@ -367,12 +371,14 @@ def _examples(before: _Phase, after: _Phase) -> tuple[PhasesExample, ...]:
 def open_for_people(session: Session, options: EvaluateOptions, count: int) -> Facts:
     """Open blind comparisons of two phases, and say what they can show; raises MannersError where that is nothing."""
     planned = ask.plan(count)
-    found = inputs(session, options, {})
+    found, known = inputs(session, options, {}), session.store.comparisons()
+    spent = ask.spent(known)
+    prompts = [prompt for prompt in found.fitting if prompt not in spent]
     before, after = (
-        answers(session, Branch(model.trunk, trainable=False), model, name, found.prompts)
+        answers(session, Branch(model.trunk, trainable=False), model, name, prompts)
         for name, model in found.models.items()
     )
-    opened = ask.open_comparisons(before, after, session.store.comparisons(), count, session.settings.seed)
+    opened = ask.open_comparisons(before, after, known, count, session.settings.seed)
     session.store.merge_comparisons(opened)  # on prompts that nobody was asked about: all are new
     named = {"opened": len(opened), "version": found.version, "against": found.against}
     return named | asdict(planned)

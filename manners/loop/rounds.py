@@ -262,6 +262,11 @@ def _refuse_unjudged(session: Session, begun: Begun) -> None:
             f" {left} are left that nobody was asked about: lower it, or import more with"
             " `manners prompts import FILE --use evaluate`"
         )
+    if need < (least := asking.fewest(session)):
+        raise MannersError(
+            f"nobody could judge round {session.turn}: with as few comparisons as loop.judgements = {need} not even a"
+            f" policy that wins all of them can be promoted; {least} are the fewest, and a few times as many will tell"
+        )
 
 
 def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting | None:

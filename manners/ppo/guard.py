@@ -35,7 +35,7 @@ SCORE_TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.25}
 """Largest change of a score, in units of the reward, from other neighbours in the batch; in bfloat16 rounding comes to
 0.1."""
 KL_TOLERANCE = 0.02
-"""Largest KL to the initial model before any training, in nats a token: both go through the same forward."""
+"""Largest KL to the start version before any training, in nats a token: both go through the same forward."""
 
 PATIENCE = 3
 """Updates in a row that must show a sign, where one batch alone may show it by chance."""
@@ -120,7 +120,7 @@ def check_first_rollout(
     kl = float((trained - initial)[batch.keep].mean())
     if from_reference and not abs(kl) <= KL_TOLERANCE:
         raise MannersError(
-            f"start-up check failed: KL to the initial model is {kl:.2g} nats a token before any training; start the"
+            f"start-up check failed: KL to the start version is {kl:.2g} nats a token before any training; start the"
             " policy from the reference"
         )
     alone = collate([rollout.draws.rendered[rows[0]]], pretrained.renderer.pad_id).to(pretrained.trunk.device)

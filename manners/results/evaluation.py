@@ -97,7 +97,7 @@ class Reason:
     margin: float | None = field(default=None, metadata=NULL)
     """What the interval is held against."""
     verdict: str
-    """`yes`, `no` or `cannot_tell`: a `no` blocks, `cannot_tell` only for `win_rate`."""
+    """`yes`, `no` or `cannot_tell`: a `no` blocks, `cannot_tell` only for `win_rate` and what `gate.toml` requires."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,9 +106,10 @@ def _choices(pair: LabelledPair) -> dict[Annotator, Choice]:
 
 
 def _too_few(setting: str, pairs: int) -> MannersError:
-    chosen = " (a side by each of the first two, none of them drawn by disagreement)" if setting == "smoothing" else ""
+    chosen = ", a side by each of the first two, none of them drawn by disagreement"
+    people = f", and somebody with {FEWEST_VERDICTS} such verdicts"
     return MannersError(
         f"reward.{setting} goes by how far people agree: it takes {FEWEST_PAIRS} comparisons that several of them have"
-        f" judged{chosen}, and people with {FEWEST_VERDICTS} such verdicts, but {pairs} of those that are learned from"
-        f" are such; have more of them judged twice (serve.overlap), or set reward.{setting}=false"
+        f" judged{chosen if setting == 'smoothing' else people}, but {pairs} of those that are learned from are such;"
+        f" have more of them judged twice (serve.overlap), or set reward.{setting}=false"
     )

@@ -78,8 +78,9 @@ class Conversations:
         return found if found is not None and found.exchange.annotator == annotator else None
 
     def under_way(self, account: str) -> int:
-        """Return how many answers are being written for an account, whoever reads them."""
-        return sum(one.exchange.wanted.account == account for one in self._ongoing.values())
+        """Return how many answers are being written for an account, whoever reads them: two where a turn asks."""
+        wanted = (one.exchange.wanted for one in self._ongoing.values())
+        return sum(one.count for one in wanted if one.account == account)
 
     def begin(self, exchange: Exchange, answer: Callable[[Ongoing], Coroutine[Any, Any, str]]) -> Ongoing:
         """Begin to answer; `answer` writes, and returns the last event.

@@ -109,10 +109,10 @@ def test_a_damaged_version_hides_no_other_and_nothing_is_pruned_beside_it(
     shown = stages.models_show(workspace, "policy-3")
     assert shown["grew_on"] == ["policy-2", "sft-1", "reward-3", "pretrain-1"] and "policy-4" in capsys.readouterr().err
     for name in ("policy-4", "reward-2"):
-        with pytest.raises(MannersError, match="version.json is damaged"):
+        with pytest.raises(MannersError, match=r"version\.json is damaged"):
             stages.models_show(workspace, name)
     before = sizes(workspace)
-    with pytest.raises(MannersError, match="version.json is damaged"):
+    with pytest.raises(MannersError, match=r"version\.json is damaged"):
         stages.models_prune(workspace, 1, True)
     assert sizes(workspace) == before
 

@@ -238,7 +238,8 @@ def test_people_judge_two_phases_blind(begun: Session) -> None:
     assert "open blind comparisons with `manners evaluate sft-1 --against initial --ask N`" in facts["verdict"]
     with pytest.raises(MannersError, match="ask for at least"):
         stages.compare_phases(workspace, settings, "sft-1", "initial", ask=2)
-    opened = stages.compare_phases(workspace, settings, "sft-1", "initial", ask=10)
+    few = replace(settings, evaluate=replace(settings.evaluate, prompts=4))  # of a run: people are asked about any
+    opened = stages.compare_phases(workspace, few, "sft-1", "initial", ask=10)
     assert (opened["opened"], opened["version"], opened["against"]) == (10, "sft-1", "initial")
     asked = store.comparisons(AskedHow.EVALUATION)
     assert {frozenset((c.left.author, c.right.author)) for c in asked} == {frozenset(("initial", "sft-1"))}

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from manners.cli import main
 from manners.errors import MannersError
+from manners.evaluate import ask, promotion
 from manners.facts import Facts
-from manners.loop import history, rounds, stages
+from manners.loop import asking, history, rounds, stages
 from manners.loop import waiting as awaits
 from manners.loop.options import PPOOptions, SampleOptions
 from manners.loop.round import PPO, SAMPLE, STAGES
@@ -31,6 +32,7 @@ from manners.models import versions
 from manners.settings import LoopSettings, Settings
 from manners.store import Outcome, Store
 from manners.store.accounts import Accounts
+from manners.store.records import Round, VersionRecord
 from manners.types import (
     LOCAL,
     AccountRole,
@@ -44,6 +46,7 @@ from manners.types import (
     Role,
     Turn,
     Verdict,
+    VersionKind,
 )
 from manners.workspace import Workspace
 from tests.loop import tiny
@@ -546,6 +549,26 @@ def test_a_round_that_nobody_could_judge_is_not_begun(fresh: Path, model: Path, 
         rounds.play(session, Asked(rounds=1))
     assert not session.store.comparisons() and not (root / "runs" / "sample.json").exists()
     rounds._refuse_unjudged(session.at(1), history.Begun(crowd=True))
+
+
+def test_a_round_that_too_few_would_judge_is_not_begun(fresh: Path, model: Path, tmp_path: Path) -> None:
+    """Ten judgements may promote the first policy, and not the tenth that is tried for one place, which takes 18."""
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    chosen = small(model)
+    session = Session(Workspace.open(root), replace(chosen, loop=replace(chosen.loop, judgements=10)))
+    session.store.add_prompts([(Turn(Role.USER, f"What is {n}?"),) for n in range(30)], PromptUse.EVALUATE, "test")
+    rounds._refuse_unjudged(session.at(1), history.Begun())
+    for number in range(1, 10):
+        for name, kind in ((f"reward-{number}", VersionKind.REWARD), (f"policy-{number}", VersionKind.POLICY)):
+            session.store.add_version(VersionRecord(name, kind, f"models/{name}", None, {}, 0))
+        session.store.add_round(Round(f"policy-{number}", f"reward-{number}", Outcome.REJECTED, {}))
+    with pytest.raises(MannersError, match=r"loop.judgements = 10 not even .* can be promoted; 18 are the fewest"):
+        rounds._refuse_unjudged(session.at(10), history.Begun())
+    ask.plan(18, promotion.level(10))
+    with pytest.raises(MannersError, match="ask for at least 18"):
+        ask.plan(17, promotion.level(10))
+    session.workspace.promote("policy-1")
+    assert asking.fewest(session) == 24, "six of them with the start version"
 
 
 def test_a_budget_of_hours_is_the_loops_not_the_commands(

@@ -96,7 +96,7 @@ def test_a_policy_that_is_not_the_reference(world: Pretrained) -> None:
         for parameter in players.policy.parameters():
             if parameter.requires_grad:
                 parameter.mul_(1.5)
-    with pytest.raises(MannersError, match=r"KL to the initial model is .* before any training"):
+    with pytest.raises(MannersError, match=r"KL to the start version is .* before any training"):
         guard.check_first_rollout(rolled_out(players), players, SAMPLE.temperature)
 
 

@@ -286,10 +286,14 @@ def test_a_skip_does_not_undo_what_was_chosen(alone: Place) -> None:
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.SKIP, Choice.RIGHT, Choice.LEFT]
 
 
-def test_one_account_has_only_so_many_answers_under_way(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "UNDER_WAY", 1)
+@pytest.mark.parametrize(("most", "asks"), [(1, 0.0), (2, 1.0)])
+def test_one_account_has_only_so_many_answers_under_way(
+    alone: Place, most: int, asks: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that asks has two of them."""
+    monkeypatch.setattr(chat, "UNDER_WAY", most)
     engine = Scripted()
-    one = talk(alone, engine)
+    one = talk(alone, engine, asks)
     other = one.client.post("/chat/begin", json={}).json()["key"]
     refused = list[tuple[int, str]]()
 
@@ -299,7 +303,7 @@ def test_one_account_has_only_so_many_answers_under_way(alone: Place, monkeypatc
 
     engine.meanwhile = meanwhile
     assert one.say("Hi")[-1]["kind"] == "done"
-    assert refused == [(429, "1 answers are being written for you: wait for one of them, or stop it")]
+    assert refused == [(429, f"{most} answers are being written for you: wait for one of them, or stop it")]
     engine.meanwhile = lambda: None
     assert Talk(one.client, other).say("Hi")[-1]["kind"] == "done"
 
