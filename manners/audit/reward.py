@@ -16,7 +16,7 @@ from scipy.special import expit
 from manners.audit.figures import Figure, Floats, mean, number, partial_slope, ratio, share
 from manners.audit.forms import marks
 from manners.audit.material import Material, Written, preferred
-from manners.feedback.statistics import percent
+from manners.feedback.statistics import FEWEST, percent
 from manners.results.audit import AuditExample, Slice
 from manners.reward import baselines
 from manners.reward.ensemble import Exchange
@@ -87,15 +87,19 @@ def figures(scores: Scores, material: Material, seed: int) -> list[Figure]:
 def _accuracy(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> Iterator[Figure]:
     """Agreement with people, beside two rules that need no model."""
     margins = scores.margins(pairs)
-    n = len({pair.group for pair in pairs})
-    found = baselines.accuracy(margins, pairs, seed)
+    n = baselines.openings(pairs)
+    found = baselines.accuracy(margins, pairs, seed) if n >= FEWEST else None
     wrong = sorted(zip(pairs, margins, strict=True), key=lambda one: _by_people(one[0]) * one[1])
     worst = [_case(scores, "accuracy", pair, preferred(pair)) for pair, m in wrong if _by_people(pair) * m < 0]
-    yield Figure("accuracy", found, n, f"It agrees with {percent(found)} of people's verdicts.", tuple(worst[:WORST]))
+    said = f"It agrees with {percent(found)} of people's verdicts." if found else _lacks(pairs)
+    yield Figure("accuracy", found, n, said, tuple(worst[:WORST]))
     for name, what, rule in (
         ("gain_over_longer", "preferring the longer answer", _more(pairs, lambda text: len(text))),
         ("gain_over_formatted", "preferring the answer with more marks of format", _more(pairs, marks)),
     ):
+        if found is None:
+            yield Figure(name, None, n, _lacks(pairs))
+            continue
         alone = baselines.accuracy(rule, pairs, seed)
         gain = baselines.accuracy_gain(margins, rule, pairs, seed)
         yield Figure(name, gain, n, f"Beside {what}, which agrees with {percent(alone)}, it gains {number(gain)}.")
@@ -323,7 +327,7 @@ def _disagreement(scores: Scores, material: Material, seed: int) -> Iterator[Fig
     wrong = (1 - np.sign(scores.margins(pairs)) * people) / 2
     groups = [pair.group for pair in pairs]
     found = baselines.length_correlation(spread, wrong, groups, seed)
-    enough = len(set(groups)) >= 5 and (found.low, found.high) != (-1.0, 1.0)
+    enough = len(set(groups)) >= FEWEST and (found.low, found.high) != (-1.0, 1.0)
     said = f"Where the members differ more it errs more: rank correlation {number(found)}." if enough else _lacks(pairs)
     yield Figure("disagreement_error", found if enough else None, len(set(groups)), said)
 
@@ -344,11 +348,8 @@ def _best_of_n(scores: Scores, pairs: Sequence[LabelledPair]) -> Figure:
             groups.append(some[0].group)
     value = share(np.array(won), groups)
     few = f"{len(won)} prompts have three or more answers with verdicts, too few to have it pick the best."
-    said = (
-        f"Its pick of three or more answers wins {percent(value)} of people's verdicts against the others."
-        if value
-        else few
-    )
+    what = "Its pick of three or more answers wins"
+    said = f"{what} {percent(value)} of people's verdicts against the others." if value else few
     return Figure("best_of_n", value, len(set(groups)), said)
 
 
@@ -372,7 +373,7 @@ def slices(scores: Scores, pairs: Sequence[LabelledPair], seed: int) -> tuple[Sl
     found = []
     for name, inside in parts.items():
         chosen = [pair for pair, is_in in zip(pairs, inside, strict=True) if is_in]
-        if not any(pair.measured.decided for pair in chosen):
+        if baselines.openings(chosen) < FEWEST:
             continue
         ours, ruler = (baselines.accuracy(some[inside], chosen, seed) for some in (margins, longer))
         one = Slice(name=name, pairs=len(chosen), accuracy=ours, longer=ruler)
@@ -394,4 +395,5 @@ def _believed(one: Slice, level: baselines.Agreement, scores: Scores, pairs: Seq
 
 
 def _lacks(items: Sequence[object]) -> str:
-    return f"{len(items)} cases are there, of fewer than 5 openings or with nothing that varies: too few to tell."
+    few = f"of fewer than {FEWEST} openings or with nothing that varies"
+    return f"{len(items)} cases are there, {few}: too few to tell."

@@ -53,6 +53,11 @@ class CurvePoint:
     accuracy: Interval
 
 
+def openings(pairs: Sequence[LabelledPair]) -> int:
+    """Return on how many openings there are verdicts that measure: on fewer than `FEWEST` they are too few to tell."""
+    return len({pair.group for pair in pairs if pair.measured.decided})
+
+
 def accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
     """Return the share of decided single verdicts that agree with the sign of the margin; a margin of 0 counts half.
 

@@ -22,6 +22,7 @@ from manners.reward.baselines import (
     length_and_finish,
     length_correlation,
     longer_wins,
+    openings,
     shorter_wins,
 )
 from manners.reward.calibrate import (
@@ -70,7 +71,7 @@ def measure(
         gains["length_and_finish"] = accuracy_gain(margins, ruler, held_out, seed)
     verdicts = round(sum(pair.counts.decided for pair in held_out))
     worth = effective_verdicts(held_out)
-    few = len({pair.group for pair in held_out if pair.measured.decided > 0}) < FEWEST
+    few = openings(held_out) < FEWEST
     best = max(rivals, key=lambda name: rivals[name].estimate)
     return Measured(
         accuracy=accurate.estimate,

@@ -320,3 +320,20 @@ def test_a_few_openings_tell_nothing() -> None:
     found = audited(fair, polite_pairs(4))
     untold = [name for name in found if name.startswith(("probe_", "turned_", "shift_", "length_"))]
     assert len(untold) > 30 and {verdict(found[name]) for name in untold} == {CANNOT_TELL}
+
+
+@pytest.mark.parametrize(("openings", "told"), [(1, CANNOT_TELL), (2, CANNOT_TELL), (4, CANNOT_TELL), (5, FAIL)])
+def test_a_few_openings_tell_nothing_of_agreement_with_people(openings: int, told: str) -> None:
+    """People like the longer answer, which has more marks, each time; the model likes the other one, each time."""
+    pairs = [
+        pair(n, f"- Thanks a lot for asking, number {n}.", "No.", Counts(3.0, 0.0, 0.0), f"question {n % openings}?")
+        for n in range(20)
+    ]
+    asked = material(pairs, pairs)
+    scores = scored(lambda prompt, answer: -float(len(answer)), asked)
+    found = {figure.name: figure for figure in figures(scores, asked, 0)}
+    for name in ("gain_over_longer", "gain_over_formatted", "accuracy"):
+        assert verdict(found[name]) == told or (name, openings) == ("accuracy", 5), "0 of 5 is not shown below a coin"
+        assert (found[name].value is None) is (told == CANNOT_TELL) and found[name].n == openings
+        assert ("fewer than 5 openings" in found[name].sentence) is (told == CANNOT_TELL)
+    assert bool(slices(scores, pairs, 0)) is (told == FAIL)
