@@ -350,7 +350,7 @@ class ServeSettings:
     chat_ask: Annotated[float, Range(0.0, 1.0)] = 0.15
     """Share of turns in a chat on which two answers are shown and the person is asked which is better."""
     share_chats: bool = False
-    """Whether comparisons from chats are also put before other annotators."""
+    """Whether comparisons from chats and programs are also put before other annotators, and quoted in reports."""
     allow_origins: str = ""
     """Sites whose pages may call `/v1` from a browser, with spaces between them (https://app.example.org), or `*`."""
     metrics: Literal["signed in", "this machine"] = "signed in"

@@ -21,6 +21,7 @@ from manners.loop.stage import Finished, Stage, finished
 from manners.report import build
 from manners.results import ModelFacts, ReportFacts, RewardResult, Said, SaidExample, SampleResult
 from manners.results.evaluation import EvaluationResult
+from manners.reward.labelled import VOLUNTEERED
 from manners.reward.verdicts import pooled
 from manners.types import DELETED, VERSUS, AskedHow, Choice, Comparison, Dialogue, latest_verdicts
 
@@ -28,8 +29,8 @@ Result = TypeVar("Result")
 
 QUOTED = ("examples", "worst")
 """Fields of a result that quote prompts and answers."""
-IN_CHATS = (AskedHow.CHAT, AskedHow.CANDIDATE)
-"""Comparisons whose answers were given in a conversation."""
+THEIRS = VOLUNTEERED | {AskedHow.CANDIDATE}
+"""Comparisons whose answers were given to somebody in a chat, or to a user of another program."""
 EXAMPLES = 6
 """Comparisons that the report shows."""
 RESAMPLES = 2000
@@ -104,23 +105,24 @@ def collect(session: Session, done: Mapping[str, Finished]) -> ReportFacts:
 
 
 def _private(session: Session) -> frozenset[Dialogue]:
-    """Return the prompts that no report may quote: those of chats alone, unless chats are shared."""
-    return frozenset() if session.settings.serve.share_chats else session.store.only_in_chats()
+    """Return the prompts that no report may quote: those of chats and programs alone, unless chats are shared."""
+    return frozenset() if session.settings.serve.share_chats else session.store.only_in_chats(programs=True)
 
 
 def _private_words(session: Session) -> frozenset[str]:
-    """Return what no report may quote: the last words of prompts of chats alone, and answers to them or in chats."""
+    """Return what no report may quote: the last words of private prompts, and answers to them or in `THEIRS`."""
     if session.settings.serve.share_chats:
         return frozenset()
     prompts = _private(session)
-    asked = session.store.comparisons() if prompts else [c for how in IN_CHATS for c in session.store.comparisons(how)]
-    theirs = [c for c in asked if c.asked_how in IN_CHATS or c.prompt in prompts]
+    read = session.store.comparisons
+    asked = read() if prompts else [c for how in sorted(THEIRS) for c in read(how)]
+    theirs = [c for c in asked if c.asked_how in THEIRS or c.prompt in prompts]
     answers = {side.text for comparison in theirs for side in (comparison.left, comparison.right)}
     return frozenset({prompt[-1].text for prompt in prompts} | answers) - {""}
 
 
 def _quotable(result: Any, private: frozenset[str]) -> Any:
-    """Return a stage's result without the examples that quote chats: it may be from before they were private.
+    """Return a stage's result without the examples that quote `THEIRS`: it may be from before these were private.
 
     By each of their texts: a probe of an audit is an answer to another prompt than the one that it is shown with.
     """
@@ -163,13 +165,13 @@ def what_was_said(session: Session) -> Said | None:
 
 
 def _shown(session: Session, comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons that a report may quote: nothing deleted, and of chats nothing unless they are shared."""
+    """Return the comparisons that a report may quote: nothing deleted, and nothing of `THEIRS` unless it is shared."""
     shared = session.settings.serve.share_chats
     private = _private(session)
     return [
         c
         for c in comparisons
-        if (shared or c.asked_how is not AskedHow.CHAT)
+        if (shared or c.asked_how not in THEIRS)
         and c.prompt not in private
         and DELETED not in (c.left.text, c.right.text)
     ]

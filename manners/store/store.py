@@ -25,7 +25,7 @@ from manners.store.runlock import RunLock, run_lock, trained_by
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
 from manners.store.tables import ComparisonRow, PromptRow, RoundRow, VerdictRow, VersionRow
-from manners.store.texts import CHAT, Placed, claim, prompt_digest, prompt_ids, response_ids
+from manners.store.texts import API, CHAT, Placed, claim, prompt_digest, prompt_ids, response_ids
 from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict, VersionKind
 
@@ -182,10 +182,11 @@ class Store:
         with self.read() as connection:
             return select_answerable(connection, use, chats, upto)
 
-    def only_in_chats(self) -> frozenset[Dialogue]:
-        """Return the prompts that nothing but people's conversations has brought in: they are theirs alone."""
+    def only_in_chats(self, programs: bool = False) -> frozenset[Dialogue]:
+        """Return the prompts that nothing but people's conversations, or these and `programs`, has brought in."""
+        theirs = PromptRow.source.in_((CHAT, API) if programs else (CHAT,))
         with self.read() as connection:
-            turns = connection.execute(select(PromptRow.turns).where(PromptRow.source == CHAT)).scalars().all()
+            turns = connection.execute(select(PromptRow.turns).where(theirs)).scalars().all()
         return frozenset(map(from_messages, turns))
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:

@@ -516,6 +516,50 @@ def test_a_report_quotes_chats_only_where_they_are_shared(tmp_path: Path, shared
     store.close()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_report_quotes_users_of_programs_only_where_chats_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Neither what was put before them, nor what an older audit made of it, nor who they are."""
+    session = Session(Workspace.create(tmp_path / "ws"), Settings(serve=ServeSettings(share_chats=shared)))
+    store = session.store
+    Accounts(store).add("olga", AccountRole.OWNER, "correct horse")
+    by_program(store, "olga", SECRET, "u-7")
+    asked = f"{SECRET} prompt"
+    sides = Response("eins", "x"), Response("zwei", "x")
+    opened = Comparison((Turn(Role.USER, asked),), *sides, AskedHow.RANDOM)
+    store.add_comparisons([opened, replace(opened, prompt=(Turn(Role.USER, KEPT),))])
+    texts = (asked, "IN CAPITALS"), (KEPT, f"{SECRET} left"), (KEPT, "well")
+    examples = tuple(
+        AuditExample(check="turned_upper", prompt=prompt, better=text, worse="no", score_better=0, score_worse=1)
+        for prompt, text in texts
+    )
+    pretrained: Any = _Nothing()
+    monkeypatch.setitem(vars(session), "pretrained", pretrained)
+    facts = collect(session, {"audit": Finished(AuditResult(examples=examples), Costs())})
+    build(ReportFacts(comparisons=facts.comparisons), tmp_path / "out")
+    assert bool(found(tmp_path / "out")) == bool(found(tmp_path / "out", "olga:u-7")) == shared
+    assert facts.comparisons is not None and facts.comparisons.total == 3, "they count all the same"
+    assert found(tmp_path / "out", KEPT)
+    [audit] = facts.stages.values()
+    assert isinstance(audit, AuditResult)
+    assert [(one.prompt, one.better) for one in audit.examples or ()] == [*texts[0 if shared else 2 :]]
+    store.close()
+
+
+def test_a_report_quotes_what_a_program_sent_and_a_file_brought_too(tmp_path: Path) -> None:
+    session = Session(Workspace.create(tmp_path / "ws"), Settings())
+    Accounts(session.store).add("olga", AccountRole.OWNER, "correct horse")
+    by_program(session.store, "olga", SECRET)
+    prompt = (Turn(Role.USER, f"{SECRET} prompt"),)
+    session.store.add_prompts([prompt], PromptUse.TRAIN, "prompts.txt")
+    session.store.add_comparisons([Comparison(prompt, Response("eins", "x"), Response("zwei", "x"), AskedHow.RANDOM)])
+    said = what_was_said(session)
+    assert said is not None
+    assert [(one.prompt, one.left) for one in said.examples or ()] == [(f"{SECRET} prompt", "eins")]
+    session.store.close()
+
+
 def test_a_report_quotes_no_chat_from_the_facts_of_an_older_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
