@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from manners.facts import from_facts
-from manners.feedback.admission import admission, cases, fair
+from manners.feedback.admission import admission, cases
 from manners.loop import kept
-from manners.loop.judging import tried
+from manners.loop.judging import chosen_of, tried
 from manners.results.judge import JudgeResult
 from manners.reward.verdicts import pooled
-from manners.types import Annotator, AnnotatorKind, Comparison
+from manners.types import Annotator, AnnotatorKind, Comparison, latest_of
 from manners.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def last(workspace: Workspace) -> JudgeResult | None:
 def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[Annotator]:
     """Return the judge whose verdicts train, if any, and say on stderr which and why.
 
-    It is measured anew each time, on the newest `judge.checked` comparisons that several people and it have judged:
-    what people have said since it was asked may cost it its admission. What its probes turned is of its last run.
+    It is measured anew each time, on the newest `judge.checked` comparisons that several people and it have judged, of
+    those that the command would ask about: what people have said since may cost it its admission, and nothing that is
+    kept for evaluation decides who trains. What its probes turned is of its last run.
     """
     before = last(session.workspace)
     if before is None or before.judge is None:
@@ -39,10 +40,8 @@ def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[A
         )
         return frozenset()
     judge = Annotator(before.judge, AnnotatorKind.AI)
-    both = [
-        one for one in pooled(comparisons) if len(fair(one)) > 1 and any(v.annotator == judge for v in one.verdicts)
-    ]
-    held = cases(both[-session.settings.judge.checked :], judge, frozenset(before.own or ()))
+    judged = [one for one in pooled(comparisons) if latest_of(one, judge) is not None]
+    held = cases(chosen_of(session, judged).checked, judge, frozenset(before.own or ()))
     found = admission(held, tried(before.turned or {}))
     why = [f"it fails {', '.join(found.failed)}"] if found.failed else []
     why += [f"too little is known for {', '.join(found.cannot_tell)}"] if found.cannot_tell else []

@@ -34,7 +34,7 @@ from manners.loop.judging import (
     Journal,
     Spending,
     alone,
-    choose,
+    chosen_of,
     forget,
     opinions,
     panel,
@@ -126,7 +126,7 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     """How much is asked at most, and the memory of reading a question."""
     inputs = inputs or _settled(session)
     comparisons = pooled(session.store.comparisons())
-    chosen = _chosen(session, comparisons)
+    chosen = chosen_of(session, comparisons)
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
@@ -149,7 +149,7 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
     with alone(session.workspace.runs), _asked(session, run, inputs) as (asker, budget):
         # 1. Whom to ask about, settled once: what comes meanwhile is for the next run.
         comparisons = pooled(session.store.comparisons())
-        chosen = _chosen(session, comparisons)
+        chosen = chosen_of(session, comparisons)
         asked = _evaluated(session, inputs.evaluated, comparisons)
         if "checked" not in run.state:
             parts = chosen.checked, chosen.rest, asked
@@ -238,16 +238,8 @@ def _asked(session: Session, run: Run, inputs: JudgeInputs) -> Iterator[tuple[As
         yield server, budget
 
 
-def _chosen(session: Session, comparisons: Sequence[Comparison]) -> Chosen:
-    settings = session.settings.judge
-    shared = session.settings.serve.share_chats
-    private = frozenset() if shared else session.store.only_in_chats()
-    return choose(comparisons, settings.checked, settings.most, shared, private)
-
-
 def _evaluated(session: Session, version: str | None, comparisons: Sequence[Comparison]) -> list[Comparison]:
-    shared = session.settings.serve.share_chats
-    return judging.evaluated(comparisons, version, shared, frozenset() if shared else session.store.only_in_chats())
+    return judging.evaluated(comparisons, version, *judging.private(session))
 
 
 def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tuple[dict[str, tuple[int, int]], bool]:

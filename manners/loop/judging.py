@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -34,6 +35,9 @@ from manners.types import (
     Dialogue,
     Response,
 )
+
+if TYPE_CHECKING:
+    from manners.loop.session import Session
 
 
 def tried(turned: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -91,6 +95,18 @@ def choose(
         left_out["judged by people, and older than the newest judge.checked"] = len(older)
     over = max(0, len(rest) - most)
     return Chosen(tuple(held[-checked:]), tuple(rest[:most]), over, dict(left_out), frozenset(allowed))
+
+
+def chosen_of(session: Session, comparisons: Iterable[Comparison]) -> Chosen:
+    """Choose as a workspace's settings say: whom the command asks about, and by what training admits, is one rule."""
+    settings = session.settings.judge
+    return choose(comparisons, settings.checked, settings.most, *private(session))
+
+
+def private(session: Session) -> tuple[bool, frozenset[Dialogue]]:
+    """Return whether people's chats are shared, and else which prompts are theirs alone."""
+    shared = session.settings.serve.share_chats
+    return shared, frozenset() if shared else session.store.only_in_chats()
 
 
 def _kept_from(one: Comparison, shared: bool, private: frozenset[Dialogue]) -> str | None:

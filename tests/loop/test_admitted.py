@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,12 @@ import pytest
 from manners.facts import to_facts
 from manners.loop import stages
 from manners.loop.admitted import admitted
+from manners.loop.judging import choose
 from manners.loop.round import REWARD
 from manners.loop.session import Session
 from manners.results.judge import JudgeResult
 from manners.settings import RewardSettings, Settings
-from manners.types import JUDGE, Annotator, AnnotatorKind, Choice, Comparison, Verdict
+from manners.types import JUDGE, Annotator, AnnotatorKind, AskedHow, Choice, Comparison, PromptUse, Verdict
 from manners.workspace import Workspace
 from tests.loop import judging, tiny
 
@@ -52,6 +53,38 @@ def test_a_judge_is_admitted_by_the_record_and_loses_it_by_fresh_verdicts(
     assert admitted(opened, [*good, *drifted]) == frozenset()
     said = capsys.readouterr().err
     assert "do not train" in said and "drift" in said
+
+
+def measuring(one: Comparison) -> Comparison:
+    return replace(one, asked_how=AskedHow.EVALUATION)
+
+
+def kept(one: Comparison) -> Comparison:
+    return replace(one, kept=True)
+
+
+def reported(one: Comparison) -> Comparison:
+    return replace(one, reported=True)
+
+
+def as_it_is(one: Comparison) -> Comparison:
+    return one
+
+
+@pytest.mark.parametrize("what", [measuring, kept, reported, as_it_is])
+def test_who_trains_is_decided_by_what_the_command_may_ask_about(
+    tmp_path: Path, what: Callable[[Comparison], Comparison]
+) -> None:
+    """The judge is good on all that the command asks about, and errs on the rest, where it would be refused."""
+    opened = session(tmp_path / "w", JudgeResult(judge=WHO.name, turned=TURNED, own=()))
+    good = judged(judging.comparisons(500), 0.97)
+    prompts = judging.comparisons(300, start=1000)
+    if what is as_it_is:  # but what nobody but somebody in a chat has said
+        opened.store.add_prompts([one.prompt for one in prompts], PromptUse.TRAIN, "chat")
+    rest = judged([replace(what(one), id=1000 + n) for n, one in enumerate(prompts)], 0.6)
+    assert admitted(opened, [*good, *rest]) == {WHO}
+    asked = choose(rest, 600, 600, shared=False, private=opened.store.only_in_chats())
+    assert not asked.checked and not asked.rest
 
 
 @pytest.mark.parametrize(
