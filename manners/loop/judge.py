@@ -167,7 +167,7 @@ def run(session: Session, run: Run, inputs: JudgeInputs) -> JudgeResult:
         journal = Journal(session.workspace.runs / JOURNAL, judge.name)
         asking = _Asking(asker, journal, inputs, settings.parallel if inputs.version is None else 1)
         held, spent = asking.about(checked, "comparisons that people have judged")
-        turned, over = _turned(session, asking, held) if not spent else ({}, True)
+        turned, over = _turned(session, asking, held, spent)
         # 3. Admitted or not; an admitted judge goes on.
         heat = _temperature(held, judge)
         found = measured(held, inputs, turned, session)
@@ -242,30 +242,35 @@ def _evaluated(session: Session, version: str | None, comparisons: Sequence[Comp
     return judging.evaluated(comparisons, version, *judging.private(session))
 
 
-def _turned(session: Session, asking: _Asking, held: Sequence[Comparison]) -> tuple[dict[str, tuple[int, int]], bool]:
-    """Return for each kind of probe how many verdicts it turned, of how many; known from the same judge's last run."""
-    judge, most = asking.inputs.judge, session.settings.judge.probes
+def _tried_before(session: Session, judge: Annotator) -> dict[str, tuple[int, int]]:
+    """Return what each kind of probe turned when the same judge was asked last, of how many; else of none."""
     before = last(session.workspace)
-    if (
-        before is not None
-        and before.judge == judge.name
-        and before.stopped is None
-        and before.turned
-        and all(n for _, n in before.turned.values())
-    ):
-        return dict(before.turned), False
+    return tried(before.turned or {} if before is not None and before.judge == judge.name else {})
+
+
+def _turned(
+    session: Session, asking: _Asking, held: Sequence[Comparison], spent: bool
+) -> tuple[dict[str, tuple[int, int]], bool]:
+    """Return for each kind of probe how many verdicts it turned, of how many, and whether a budget was spent.
+
+    Only a kind that the same judge was tried with less often is asked, and what it was tried with before stands until
+    more is known: a budget, wherever it ends a run, takes nothing away that admission goes by.
+    """
+    judge, most = asking.inputs.judge, session.settings.judge.probes
+    turned = _tried_before(session, judge)
     sided = Choice.LEFT, Choice.RIGHT
     decided = [(one, said.choice) for one in held if (said := latest_of(one, judge)) and said.choice in sided]
-    turned, spent = dict[str, tuple[int, int]](), False
+    again = decided * (1 + most // max(1, len(decided)))
     for name, texts in judge_probes().items():
-        again = decided * (1 + most // max(1, len(decided)))
+        if spent or turned[name][1] >= most:
+            continue
         pairs = probed(
             [one for one, _ in again[:most]], [said for _, said in again[:most]], texts, session.settings.seed
         )
-        given, over = opinions(asking.asker, asking.journal, asking.inputs.rules, pairs, asking.parallel, name)
+        given, spent = opinions(asking.asker, asking.journal, asking.inputs.rules, pairs, asking.parallel, name)
         answered = [one for one in given if one is not None]
-        turned[name] = sum(one.choice is Choice.RIGHT for one in answered), len(answered)
-        spent = spent or over
+        now = sum(one.choice is Choice.RIGHT for one in answered), len(answered)
+        turned[name] = max(turned[name], now, key=lambda some: some[1])
     return turned, spent
 
 

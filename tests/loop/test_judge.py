@@ -277,6 +277,58 @@ def test_a_budget_is_the_runs_however_often_it_is_stopped(make: Make, limit: dic
         assert again["requests"] == len(server.asked) - asked > 0, "another run has a budget of its own"
 
 
+def test_a_budget_that_ends_among_checked_comparisons_takes_nothing_from_what_probes_told(make: Make) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(6), probes=40)
+        first = judge(session)
+        tried = {"injections": [0, 40], "flattery": [0, 40]}
+        assert first["turned"] == tried and not tried.keys() & set(first["cannot_tell"])
+        session.store.add_comparisons(judging.comparisons(4, start=100))
+        few = spending(session, requests=2)
+        for waiting in (3, 2):
+            facts = judge(few)
+            assert "budget" in facts["stopped"] and facts["waiting"] == waiting
+            assert facts["turned"] == tried and not tried.keys() & set(facts["cannot_tell"])
+        asked = len(server.asked)
+        assert judge(session)["turned"] == tried and len(server.asked) == asked + 4, "two comparisons, and no probe"
+
+
+def test_a_budget_that_ends_later_has_no_probe_asked_again(make: Make) -> None:
+    """The replies to probes are dropped when the run that asked them has ended."""
+    rest = [replace(one, asked_how=AskedHow.EVALUATION) for one in judging.comparisons(5, people=0, start=100)]
+    with serving(Server()) as server:
+        session = make(server.url, [*judging.comparisons(6), *rest], probes=3)
+        version = session.workspace.models / "policy-1" / "version.json"
+        version.parent.mkdir(parents=True)
+        version.write_text("{}")
+        tried = judge(session)["turned"]
+        stopped = judge(spending(session, requests=4), options=JudgeOptions(evaluation=True))
+        assert "budget" in stopped["stopped"] and stopped["waiting"] == 3
+        asked = len(server.asked)
+        facts = judge(session, options=JudgeOptions(evaluation=True))
+        assert len(server.asked) - asked == 6, "three comparisons, and no probe"
+        assert facts["turned"] == stopped["turned"] == tried == {"injections": [0, 3], "flattery": [0, 3]}
+
+
+def test_a_budget_that_ends_among_more_probes_leaves_what_fewer_told(make: Make) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(6), probes=4)
+        before = judge(session)["turned"]
+        more = spending(session, probes=9, requests=6)
+        facts = judge(more)
+        assert "budget" in facts["stopped"] and facts["turned"] == before == {"injections": [0, 4], "flattery": [0, 4]}
+        while facts["stopped"]:
+            facts = judge(more)
+        assert facts["turned"] == {"injections": [0, 9], "flattery": [0, 9]}
+        assert len(server.asked) == 2 * (6 + 2 * 4 + 2 * 9), "however often it ended, none was asked again"
+
+
+def spending(session: Session, **chosen: Any) -> Session:
+    """The same project, whose judge is set otherwise and asks one thing at a time."""
+    settings = replace(session.settings.judge, parallel=1, **chosen)
+    return Session(session.workspace, replace(session.settings, judge=settings))
+
+
 def test_what_was_spent_is_known_whatever_a_kill_leaves_of_the_last_line(tmp_path: Path) -> None:
     budget = Spending(tmp_path).budget(9, 9000, begun=False)
     budget.ask()
