@@ -123,18 +123,20 @@ def _settled(session: Session, named: str | None = None, begun: Mapping[str, Any
 
 
 def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
-    """How much is asked at most, and the memory of reading a question."""
+    """How much is asked at most, as a server tells probabilities or not, and the memory of reading a question."""
     inputs = inputs or _settled(session)
     comparisons = pooled(session.store.comparisons())
     chosen = chosen_of(session, comparisons)
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
-    probes = len(judge_probes()) * settings.probes if chosen.checked else 0  # of few comparisons each is taken again
-    pairs = sum(new) + probes
-    work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "requests": 2 * pairs}
+    kinds = sum(n < settings.probes for _, n in _tried_before(session, inputs.judge).values())
+    probes = kinds * settings.probes if chosen.checked else 0  # of few comparisons each is taken again
+    requests = 2 * (sum(new) + probes)
+    work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "probes": probes, "requests": requests}
     if inputs.version is None:
-        return Plan("judge", work | {"requests_at_most": settings.requests}, 0, (), None)
+        drawn = {"requests_without_probabilities": requests * settings.samples}
+        return Plan("judge", work | drawn | {"requests_at_most": settings.requests}, 0, (), None)
     trunk = session.pretrained.trunk
     reading = layer_bytes(trunk, session.pretrained.renderer.context) + head_bytes(trunk)
     parts = [Part("reading_a_question", reading, "model.context")]

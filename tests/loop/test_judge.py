@@ -305,8 +305,9 @@ def test_a_budget_that_ends_later_has_no_probe_asked_again(make: Make) -> None:
         stopped = judge(spending(session, requests=4), options=JudgeOptions(evaluation=True))
         assert "budget" in stopped["stopped"] and stopped["waiting"] == 3
         asked = len(server.asked)
+        plan = judge(session, options=JudgeOptions(evaluation=True), plan=True)
         facts = judge(session, options=JudgeOptions(evaluation=True))
-        assert len(server.asked) - asked == 6, "three comparisons, and no probe"
+        assert len(server.asked) - asked == 6 == plan["requests"], "three comparisons, and no probe"
         assert facts["turned"] == stopped["turned"] == tried == {"injections": [0, 3], "flattery": [0, 3]}
 
 
@@ -478,6 +479,20 @@ def test_the_plan_holds_where_comparisons_are_fewer_than_probes(make: Make) -> N
         assert judge(session, plan=True)["requests"] == 2 * (3 + 2 * 10)
         judge(session)
         assert len(server.asked) == 2 * (3 + 2 * 10)
+        session.store.add_comparisons(judging.comparisons(2, start=100))
+        plan = judge(session, plan=True)
+        assert (plan["comparisons"], plan["probes"], plan["requests"]) == (2, 0, 4), "probes are asked once a judge"
+        judge(session)
+        assert len(server.asked) == 2 * (3 + 2 * 10) + 4
+
+
+def test_the_plan_holds_for_a_server_that_tells_no_probabilities(make: Make) -> None:
+    with serving(Server(logprobs=False)) as server:
+        session = make(server.url, judging.comparisons(4), probes=2, samples=3)
+        plan = judge(session, plan=True)
+        assert (plan["requests"], plan["requests_without_probabilities"]) == (2 * (4 + 4), 3 * 2 * (4 + 4))
+        judge(session)
+        assert len(server.asked) == plan["requests_without_probabilities"]
 
 
 def test_answers_of_the_model_that_judges_are_its_own(make: Make) -> None:
