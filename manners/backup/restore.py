@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +23,10 @@ from manners.store.copies import check_copy, load_copy, refuse_users, settle
 from manners.store.deletions import Reapplied
 from manners.store.quoting import quoting
 from manners.store.revoked import Disabled, revoke_again, revoked
+from manners.store.saying import UNREADABLE, without_examples, without_lines
 from manners.store.schema import BEFORE
 from manners.types import DELETED
 from manners.workspace import FORMAT, Workspace, atomic_folder, atomic_write
-
-LONG_ENOUGH = 12
-"""Characters from which on a deleted text is looked for within others; a shorter one only as a whole."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def _make_ready(
         snapshots.copy_private(place.parent / snapshots.OBJECTS / digest, draft / name)
     for name in ("models", "runs"):
         (draft / name).mkdir(exist_ok=True)
-    _blank(draft / "runs", applied.words)
+    _without_words(draft / "runs", applied.words)
     _blank_reasons(draft / "models", applied.words, meanwhile.deleted)
     _write_small(draft, meanwhile, url)
     return missing, applied
@@ -230,28 +228,17 @@ def _write_small(draft: Path, meanwhile: Meanwhile, url: str | None) -> None:
     atomic_write(draft / "workspace.json", text + "\n")
 
 
-def _blank(runs: Path, words: frozenset[str]) -> None:
-    """Put the tombstone in place of deleted texts in the facts and curves of runs."""
+def _without_words(runs: Path, words: frozenset[str]) -> None:
+    """Take deleted texts out of what stages found out, as whoever deletes them in a workspace does.
+
+    Here also out of curves, and out of what else lies in folders of runs: nobody is writing to it.
+    """
     if not words:
         return
-    long = sorted((one for one in words if len(one) >= LONG_ENOUGH), key=len, reverse=True)
-
-    def blanked(value: Any) -> Any:
-        if isinstance(value, str):
-            return DELETED if value in words or any(one in value for one in long) else value
-        if isinstance(value, Mapping):
-            return {name: blanked(item) for name, item in value.items()}
-        return [blanked(item) for item in value] if isinstance(value, list) else value
-
-    for file in [*runs.rglob("*.json"), *runs.rglob("*.jsonl")]:
-        text = file.read_text(encoding="utf-8")
-        parts = text.splitlines() if file.suffix == ".jsonl" else [text]
-        try:
-            found = [json.loads(part) for part in parts]
-        except ValueError:
-            continue
-        if (after := [blanked(one) for one in found]) != found:
-            file.write_text("".join(json.dumps(one) + "\n" for one in after), encoding="utf-8")
+    for file in [*runs.rglob("*.json")]:
+        without_examples(file, words)
+    for file in [*runs.rglob("*.jsonl")]:
+        without_lines(file, words)
 
 
 def _blank_reasons(models: Path, words: frozenset[str], deleted: frozenset[str]) -> None:
@@ -263,7 +250,7 @@ def _blank_reasons(models: Path, words: frozenset[str], deleted: frozenset[str])
             record = json.loads(file.read_text(encoding="utf-8"))
             found = [one for name in ("overrides", "reviews") for one in record.get(name, ())]
             gone = [one for one in found if one["by"] in people or quotes(one["reason"])]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (*UNREADABLE, KeyError, TypeError, AttributeError):
             continue  # damaged: whoever reads it is told
         for one in gone:
             one["reason"] = DELETED

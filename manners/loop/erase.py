@@ -31,19 +31,14 @@ from manners.models import described
 from manners.store import Store, cases, deletions
 from manners.store.forget import forget, keys_of, words_of
 from manners.store.quoting import quoting
+from manners.store.saying import UNREADABLE, pruned, says, without_examples, without_lines
 from manners.types import DELETED
-from manners.workspace import Workspace, atomic_write, discard
+from manners.workspace import Workspace, discard
 
 DAMAGED, BEFORE = "store.db.damaged", "store.db.revision-*"
 """What `manners restore` calls a store that it could not read, and copies from before tables were changed."""
-LISTS = ("examples", "samples", "worst")
-"""Fields of facts that hold texts of the store."""
 UNPICKLED = b"X"
 """What stands before the length and the bytes of a text in a checkpoint."""
-SHORTEST = 4
-"""Bytes of the shortest text that is looked for inside of others; a shorter one only as a whole."""
-UNREADABLE = (OSError, ValueError, RecursionError)
-"""What reading a file of JSON raises that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -164,20 +159,7 @@ def _encoded(texts: Iterable[str]) -> list[bytes]:
 
 
 def _without_examples(file: Path, texts: Collection[str]) -> list[Path]:
-    """Take the examples with these texts out of a run's facts; a damaged file goes as a whole where it says one."""
-    content = file.read_text(encoding="utf-8", errors="replace")
-    try:
-        facts = json.loads(content)
-        kept = _pruned(facts, texts) if isinstance(facts, dict) else facts
-    except UNREADABLE:
-        if not _says(content, {*texts, *(json.dumps(text)[1:-1] for text in texts)}):
-            return []  # whoever reads it is told
-        file.unlink()
-        return [file]
-    if kept == facts:
-        return []
-    atomic_write(file, json.dumps(kept, indent=1) + "\n")
-    return [file]
+    return [file] if without_examples(file, texts) else []
 
 
 def _without_answers(workspace: Workspace, texts: Collection[str]) -> list[Path]:
@@ -193,30 +175,10 @@ def _without_log(workspace: Workspace, texts: Collection[str]) -> list[Path]:
     """Empty what a step of the loop has said, where it says or quotes one of these texts."""
     file = stepping.log(workspace)
     said = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-    if not _says(said, texts) and not quoting(texts)(said):
+    if not says(said, texts) and not quoting(texts)(said):
         return []
     stepping.clear(workspace)
     return [file]
-
-
-def _pruned(value: Any, texts: Collection[str]) -> Any:
-    """Return facts without the examples in which one of these texts stands."""
-    if isinstance(value, dict):
-        return {
-            name: [one for one in inner if not _says(one, texts)]
-            if name in LISTS and isinstance(inner, list)
-            else _pruned(inner, texts)
-            for name, inner in value.items()
-        }
-    return [_pruned(one, texts) for one in value] if isinstance(value, list) else value
-
-
-def _says(value: Any, texts: Collection[str]) -> bool:
-    if isinstance(value, str):
-        return value in texts or any(len(text) >= SHORTEST and text in value for text in texts)
-    if isinstance(value, dict):
-        return any(_says(one, texts) for one in value.values())
-    return isinstance(value, list) and any(_says(one, texts) for one in value)
 
 
 def _without_reasons(workspace: Workspace, texts: Collection[str], account: str | None) -> list[Path]:
@@ -233,21 +195,7 @@ def _without_cases(workspace: Workspace, texts: Collection[str]) -> list[Path]:
     """Take the cases with these texts out of their file; the store has lost them already."""
     file = workspace.root / cases.FILE
     with cases.writing(workspace.root):  # whoever has read the store before they were deleted has written by then
-        if not file.exists():
-            return []
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if not _in_line(line, texts)]
-        if kept == lines:
-            return []
-        atomic_write(file, "".join(line + "\n" for line in kept))
-        return [file]
-
-
-def _in_line(line: str, texts: Collection[str]) -> bool:
-    try:
-        return _says(json.loads(line), texts)
-    except UNREADABLE:
-        return True  # nobody can tell what it holds; it is written anew from the store
+        return [file] if file.exists() and without_lines(file, texts) else []
 
 
 def _without_older(workspace: Workspace) -> list[Path]:
@@ -265,10 +213,10 @@ def _without_report(workspace: Workspace, texts: Collection[str]) -> list[Path]:
         return []
     try:
         facts = json.loads(workspace.report_json.read_text(encoding="utf-8"))
-        says = _pruned(facts, texts) != facts
+        quoted = pruned(facts, texts) != facts
     except UNREADABLE:
-        says = bool(texts)
-    if not says:
+        quoted = bool(texts)
+    if not quoted:
         return []
     for file in both:
         file.unlink()

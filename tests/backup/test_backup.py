@@ -18,14 +18,13 @@ from typing import Any
 import pytest
 
 from manners import restored
-from manners.backup import restore as restoring
 from manners.backup import snapshots
 from manners.backup.restore import restore
 from manners.backup.take import backup, last
 from manners.cli import main
 from manners.errors import MannersError, UsageError
 from manners.loop import stepping
-from manners.loop.erase import forget_person
+from manners.loop.erase import forget_person, sweep
 from manners.loop.history import is_done
 from manners.loop.judging import JOURNAL
 from manners.loop.stage import ROUND
@@ -794,8 +793,77 @@ def test_the_record_of_deletions_is_read_past_a_line_that_a_kill_cut_short(tmp_p
     assert stat.S_IMODE((tmp_path / deletions.FILE).stat().st_mode) == 0o600
 
 
-def test_short_words_are_blanked_whole_and_long_ones_within_others(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps({"x": ["yes", "yes, I do"], "y": f"so: {SENTENCE}"}))
-    restoring._blank(tmp_path, frozenset({"yes", SENTENCE}))
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert found["x"][1] == "yes, I do" and found["x"][0] == found["y"] != "yes"
+def in_runs(workspace: Workspace) -> dict[str, str]:
+    return {one.name: one.read_text(encoding="utf-8") for one in workspace.runs.glob("*.json")}
+
+
+SAID = ("PIN 4711", "ja", "policy", SENTENCE, 'a "quoted" ü line\nand another')
+"""What somebody says: short and long, a word of our own, and what JSON spells in other letters."""
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_a_restore_leaves_of_facts_what_deleting_leaves(local: Workspace, tmp_path: Path, text: str) -> None:
+    """Sound facts and damaged ones, each with the text alone, inside of another, and without it."""
+    with closing(Store.open(local.database)) as store:
+        key = converse(store, ANNA, text, ("Oh.", "Ah."))
+    for name, said in (("alone", text), ("inside", f"so: {text}, was it"), ("other", "what others ask")):
+        facts = {"version": "policy-1", "result": {"examples": [{"prompt": said}, {"prompt": "Question 0?"}]}}
+        for ascii_only in (True, False):
+            written = json.dumps(facts, ensure_ascii=ascii_only)
+            (local.runs / f"{name}-{ascii_only}.json").write_text(written, encoding="utf-8")
+            (local.runs / f"{name}-{ascii_only}-cut.json").write_text(written[:-3], encoding="utf-8")
+    place, before = backup(local, tmp_path / "bk")["path"], in_runs(local)
+    with closing(Store.open(local.database)) as store:
+        sweep(local, Chats(store).words(ANNA, key))
+    forget(local, key)
+    after = in_runs(local)
+    restore(Path(place), local.root)
+    assert in_runs(local) == after != before
+    whole = {name: json.loads(said) for name, said in after.items() if not name.endswith("-cut.json")}
+    assert len(whole) == 6 and {facts["version"] for facts in whole.values()} == {"policy-1"}
+    left = {name: [one["prompt"] for one in facts["result"]["examples"]] for name, facts in whole.items()}
+    for ascii_only in (True, False):
+        assert left[f"other-{ascii_only}.json"] == ["what others ask", "Question 0?"]
+        assert left[f"alone-{ascii_only}.json"] == ["Question 0?"]
+        assert (left[f"inside-{ascii_only}.json"] == ["Question 0?"]) == (text != "ja"), "which many words hold"
+        assert (f"inside-{ascii_only}-cut.json" in after) == (text == "ja")
+
+
+@pytest.mark.parametrize("rest", ["", "\xff", "[" * 100_000])
+def test_damaged_facts_come_back_unless_they_say_what_was_deleted(local: Workspace, tmp_path: Path, rest: str) -> None:
+    key = planted(local)
+    facts = (local.runs / "sample.json").read_bytes()[:-1] + b', "rest": ' + rest.encode("latin-1")
+    innocent = b'{"overrides": ' + rest.encode("latin-1")
+    (local.runs / "sample.json").write_bytes(facts)
+    (local.runs / "ppo.json").write_bytes(innocent)
+    (local.models / "policy-1" / "checks.json").write_bytes(innocent)
+    place = Path(backup(local, tmp_path / "bk")["path"])
+    forget(local, key)
+    found = restore(place, local.root)
+    assert found["verified"] and found["deleted_again"] == 1 and holding(local.root, SENTENCE) == []
+    assert not (local.runs / "sample.json").exists(), "nobody could say what else it holds"
+    assert (local.runs / "ppo.json").read_bytes() == innocent, "whoever reads it is told"
+
+
+def test_sound_facts_with_a_byte_that_is_no_letter_lose_what_was_deleted(local: Workspace, tmp_path: Path) -> None:
+    key = planted(local)
+    facts = (local.runs / "sample.json").read_bytes()
+    (local.runs / "sample.json").write_bytes(facts[:-1] + b', "file": "caf\xe9"}')
+    place = Path(backup(local, tmp_path / "bk")["path"])
+    forget(local, key)
+    restore(place, local.root)
+    found = json.loads((local.runs / "sample.json").read_text())
+    assert found["samples"] == [] and found["count"] == 3 and holding(local.root, SENTENCE) == []
+
+
+def test_lines_are_told_apart_by_their_ends_alone(local: Workspace, tmp_path: Path) -> None:
+    """A text may hold what else ends a line: U+2028 stands in JSON as it is."""
+    key = planted(local)
+    kept = '{"step": 1, "said": "two\u2028lines\x85"}\n'
+    said = json.dumps({"step": 2, "said": f"one\u2028{SENTENCE}"}, ensure_ascii=False)
+    (local.runs / "policy-1" / "metrics.jsonl").write_text(f"{kept}{said}\n", encoding="utf-8")
+    place = Path(backup(local, tmp_path / "bk")["path"])
+    forget(local, key)
+    restore(place, local.root)
+    assert holding(local.root, SENTENCE) == []
+    assert (local.runs / "policy-1" / "metrics.jsonl").read_text(encoding="utf-8") == kept

@@ -378,6 +378,15 @@ def test_a_reported_answer_that_became_a_case_goes_with_its_words(
     assert file.read_text(encoding="utf-8") == swept, "and the store has lost the same"
 
 
+def test_a_case_whose_text_has_a_separator_of_lines_in_it_stays(root: Path) -> None:
+    file = root / cases.FILE
+    file.parent.mkdir()
+    said = json.dumps({"prompt": [], "answer": f"{KEPT}\u2028and more"}, ensure_ascii=False) + "\n"
+    file.write_text(said, encoding="utf-8")
+    assert "cases.jsonl" not in sweep(Workspace.open(root), [SECRET]).files
+    assert file.read_text(encoding="utf-8") == said
+
+
 def test_what_a_case_was_written_of_before_the_deletion_does_not_stay(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +464,7 @@ def test_a_checkpoint_of_which_nobody_can_tell_is_dropped_and_stops_nothing(root
     assert swept.files == ("sft.json", "report.html", "report.json")
 
 
-@pytest.mark.parametrize("step", ["discard", "atomic_write", "_without_older", "quoting", "_without_report"])
+@pytest.mark.parametrize("step", ["discard", "without_examples", "_without_older", "quoting", "_without_report"])
 def test_what_cannot_be_taken_out_is_said_and_keeps_nothing_else(
     root: Path, step: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
