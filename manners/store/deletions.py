@@ -15,22 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from manners.store.annotators import annotator_of
 from manners.store.forget import forget_again, forgotten
 from manners.store.redaction import redact
 from manners.store.statements import chunks, take_turns
 from manners.store.store import Store
-from manners.store.tables import (
-    AnnotatorRow,
-    ConversationRow,
-    FlagRow,
-    MessageRow,
-    PromptRow,
-    ResponseRow,
-    VerdictRow,
-)
+from manners.store.tables import AnnotatorRow, ConversationRow
 from manners.types import DELETED
 
 FILE = "deletions.jsonl"
@@ -102,7 +94,6 @@ def apply_again(store: Store, keys: Iterable[str]) -> Reapplied:
         return Reapplied()
     with store.write() as connection:
         take_turns(connection)
-        before = _texts(connection)
         again = [forget_again(connection, key.removeprefix(of_account(""))) for key in wanted if " " in key]
         people = [one for one in again if one is not None]
         rows: list[Any] = []
@@ -114,19 +105,8 @@ def apply_again(store: Store, keys: Iterable[str]) -> Reapplied:
             )
             rows += connection.execute(query).all()
         learned_by = dict.fromkeys(version for one in people for version in one.versions)
-        for row in rows:
-            learned_by |= dict.fromkeys(redact(connection, annotator_of(row), row.id).versions)
-        gone = before - _texts(connection) - {DELETED, ""}
+        told = [redact(connection, annotator_of(row), row.id) for row in rows]
+        learned_by |= dict.fromkeys(version for one in told for version in one.versions)
+        gone = frozenset[str]().union(*(one.texts for one in people), *(one.texts for one in told)) - {DELETED, ""}
     conversations = len(rows) + sum(one.conversations for one in people)
-    return Reapplied(conversations, len(people), tuple(learned_by), frozenset(gone))
-
-
-def _texts(connection: Connection) -> set[str]:
-    """Return all texts of prompts, responses and messages, and what was remarked on them."""
-    found = {text or "" for text in connection.execute(select(MessageRow.text)).scalars()}
-    found |= set(connection.execute(select(ResponseRow.text)).scalars())
-    for turns in connection.execute(select(PromptRow.turns)).scalars():
-        found |= {turn["content"] for turn in turns}
-    found |= set(connection.execute(select(FlagRow.note)).scalars())
-    found |= set(connection.execute(select(VerdictRow.comment)).scalars())
-    return found
+    return Reapplied(conversations, len(people), tuple(learned_by), gone)

@@ -339,17 +339,23 @@ def test_what_a_step_and_a_judge_have_said_is_in_no_backup_and_comes_out_of_none
     assert found["verified"] and found["deleted_again"] == 1 and holding(local.root, SENTENCE) == []
 
 
-def test_a_reason_that_quotes_a_remark_does_not_come_back_either(local: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("remark", [{"comment": SENTENCE}, {"reasons": ("kinder", SENTENCE)}])
+def test_a_reason_that_quotes_a_remark_does_not_come_back_either(
+    local: Workspace, tmp_path: Path, remark: dict[str, Any]
+) -> None:
     with closing(Store.open(local.database)) as store:
         key = converse(store, ANNA, "Why?", ("Because.", "So"))
         [chosen] = [one for one in store.comparisons() if one.asked_how is AskedHow.CHAT]
-        store.add_verdicts([(chosen.id or 0, Verdict(Choice.LEFT, ANNA, comment=SENTENCE))])
+        store.add_verdicts([(chosen.id or 0, Verdict(Choice.LEFT, ANNA, **remark))])
     quoted = {"by": "account 7", "reason": f"Somebody says: {SENTENCE}"}
     (local.models / "policy-1" / "checks.json").write_text(json.dumps({"reviews": [quoted]}), encoding="utf-8")
+    facts = {"examples": [f"It says: {SENTENCE}", "what others say"]}
+    (local.runs / "audit.json").write_text(json.dumps(facts), encoding="utf-8")
     place = Path(backup(local, tmp_path / "bk")["path"])
     forget(local, key)
     restore(place, local.root)
     assert holding(local.root, SENTENCE) == []
+    assert json.loads((local.runs / "audit.json").read_text()) == {"examples": ["what others say"]}
 
 
 def test_what_was_revoked_does_not_come_back_to_life(workspace: Workspace, tmp_path: Path) -> None:
