@@ -15,6 +15,7 @@ from manners import __version__
 from manners.backup import snapshots
 from manners.backup.snapshots import MANIFEST, STORE, Snapshot
 from manners.errors import MannersError
+from manners.restored import STALE
 from manners.store import Store, cases, deletions
 from manners.store.copies import check_copy, write_copy
 from manners.workspace import Workspace, atomic_folder, atomic_write, clear_partials, discard
@@ -30,7 +31,8 @@ FILES = (
     deletions.FILE,
 )
 """What decides how the workspace behaves, beside its versions and runs."""
-KNOWN = (*FILES, "audit", "models", "runs", "store.db", "run.json", "backup.json", "upkeep.json", "serve.address")
+KNOWN = (*FILES, *STALE, "audit", "models", "runs", "store.db", "backup.json", "upkeep.json", "serve.address")
+"""What nobody is told of where it is left out: a backup has it otherwise, it is of a process, or it is written anew."""
 LAST = "backup.json"
 """In the workspace: when the last backup was."""
 

@@ -527,7 +527,8 @@ def test_what_is_in_no_backup_is_named(local: Workspace, tmp_path: Path) -> None
     (local.runs / "ppo" / "checkpoint-3").mkdir(parents=True)
     (local.root / "guidelines.md").write_text("Be fair.")
     (local.root / "audit").mkdir()
-    (local.root / cases.FILE).write_text("")  # written anew from the record
+    for anew in (local.root / cases.FILE, local.report_html, local.report_json):
+        anew.write_text("")
     (local.root / "audit" / "mine.jsonl").write_text("mine")
     left_out = ["audit/mine.jsonl", "notes.txt", "runs/ppo/checkpoint-3"]
     assert backup(local, tmp_path / "bk")["left_out"] == left_out
