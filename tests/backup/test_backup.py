@@ -519,7 +519,9 @@ def test_what_is_missing_is_named_and_the_next_backup_mends_it(local: Workspace,
 def test_a_model_that_is_elsewhere_is_named(local: Workspace, tmp_path: Path) -> None:
     local.toml.write_text(f'[model]\nname = "{tmp_path}/a-model"\n', encoding="utf-8")
     backup(local, tmp_path / "bk")
-    assert restore(tmp_path / "bk", tmp_path / "new")["missing"] == [f"model.name = {tmp_path}/a-model"]
+    found = restore(tmp_path / "bk", tmp_path / "new")
+    assert found["missing"] == [f"model.name = {tmp_path}/a-model"]
+    assert found["verified"] is True, "a model of elsewhere is part of no backup"
 
 
 def test_what_is_in_no_backup_is_named(local: Workspace, tmp_path: Path) -> None:
