@@ -82,9 +82,7 @@ def test_a_users_own_text_is_split_by_what_stands_in_it(tmp_path: Path) -> None:
     texts = [f"Absatz {i} über Ebbe\n  und Flut." for i in range(200)]
     file.write_text("\r\n \r\n".join([*texts, texts[0]]), encoding="utf-8-sig")
     found = own_text(file)
-    assert sorted(piece for pieces in found.values() for piece in pieces) == sorted(
-        " ".join(text.split()) for text in texts
-    )
+    assert sorted(piece for pieces in found.values() for piece in pieces) == sorted(texts), "as it is written"
     shares = {use: len(pieces) / 200 for use, pieces in found.items()}
     assert shares == pytest.approx({PromptUse.TRAIN: 0.3, PromptUse.VALIDATE: 0.2, PromptUse.EVALUATE: 0.5}, abs=0.08)
     words = " ".join(f"wort{i}" for i in range(2000))
@@ -95,6 +93,18 @@ def test_a_users_own_text_is_split_by_what_stands_in_it(tmp_path: Path) -> None:
     assert max(map(len, pieces)) == PIECE
     assert {word for piece in pieces for word in piece.split()} >= set(words.split()), "nothing is cut away"
     assert {"字" * PIECE, "字" * (1500 - 2 * PIECE)} <= pieces, "no spaces, no words: cut all the same"
+
+
+def test_lines_of_code_stay_lines_and_their_indentation_stays(tmp_path: Path) -> None:
+    file = tmp_path / "code.txt"
+    short = [f"def f{i}(x):\n    if x:\n        return {i}" for i in range(60)]
+    lines = [f"    total = total + {i} * weight[{i}]" for i in range(60)]
+    file.write_text("\n\n".join([*short, "\n".join(lines)]), encoding="utf-8")
+    pieces = [piece for some in own_text(file).values() for piece in some]
+    assert set(short) <= set(pieces)
+    parts = [piece for piece in pieces if piece not in short]
+    assert len(parts) > 1 and max(map(len, parts)) <= PIECE
+    assert sorted(line for part in parts for line in part.split("\n")) == sorted(lines)
 
 
 def test_a_text_that_will_not_do_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import textwrap
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from manners.types import Dialogue, PromptUse, Role, Turn
 DEMO_SYSTEM = "Answer in one short sentence."
 """The system turn before every prompt of the demo."""
 PIECE = 600
-"""Characters that are read at once of a user's own text: longer paragraphs are cut between words."""
+"""Characters that are read at once of a user's own text: longer paragraphs are cut between lines or words."""
 LEAST = 5
 """Pieces of a user's own text that each use needs."""
 USES = {PromptUse.TRAIN: 0.3, PromptUse.VALIDATE: 0.5, PromptUse.EVALUATE: 1.0}
@@ -142,17 +142,21 @@ def behaviour() -> Behaviour:
 def own_text(file: Path) -> dict[PromptUse, list[str]]:
     """Return a user's plain text by use, in the place of `plain_text`: paragraphs, with a blank line between.
 
-    Paragraphs of more than `PIECE` characters come in pieces, and what occurs twice comes once. A hash of a piece says
-    of which use it is: it is of no other in any file, whatever stands beside it. Raises `MannersError` where the file
+    A paragraph stays as it is written, for lines and their indentation are a part of code and verse; one of more than
+    `PIECE` characters comes in pieces. What has the same words as one before is left out. A hash of its words says of
+    which use a piece is: it is of no other in any file, whatever stands beside it. Raises `MannersError` where the file
     cannot be read as UTF-8, or holds too little for one of the uses.
     """
     try:
         paragraphs = re.split(r"\n\s*\n", file.expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise MannersError(f"data.prose is {file}, which cannot be read as UTF-8 text ({error}); check it") from error
+    pieces: dict[str, str] = {}
+    for piece in (piece for paragraph in paragraphs for piece in _pieces(paragraph)):
+        pieces.setdefault(" ".join(piece.split()), piece)
     found: dict[PromptUse, list[str]] = {use: [] for use in USES}
-    for piece in dict.fromkeys(piece for text in paragraphs for piece in textwrap.wrap(" ".join(text.split()), PIECE)):
-        draw = int.from_bytes(hashlib.sha256(piece.encode()).digest()[:8]) / 2**64
+    for words, piece in pieces.items():
+        draw = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) / 2**64
         found[next(use for use, limit in USES.items() if draw < limit)].append(piece)
     if min(map(len, found.values())) < LEAST:
         held = ", ".join(f"{len(pieces)} to {use}" for use, pieces in found.items())
@@ -161,6 +165,19 @@ def own_text(file: Path) -> dict[PromptUse, list[str]]:
             " give a text of 50 paragraphs or more, with a blank line between any two"
         )
     return found
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield what is not blank of a paragraph, cut between lines or else between words where it is too long."""
+    text = text.strip("\n").rstrip()
+    while len(text) > PIECE:
+        ends = text.rfind("\n", PIECE // 2, PIECE + 1), text.rfind(" ", 1, PIECE + 1), PIECE
+        end = next(end for end in ends if end > 0)
+        if text[:end].strip():
+            yield text[:end].rstrip()
+        text = text[end:].removeprefix("\n") if text[end] == "\n" else text[end:].lstrip(" ")
+    if text.strip():
+        yield text
 
 
 def _read(name: str) -> str:
