@@ -84,7 +84,8 @@ def documents(source: Source, told: Told | None = None) -> Iterator[Document]:
             _plain(path, source.separator, told) if path.name.lower().endswith(KNOWN) else _rows(path, source, told)
         )
         for document in pieces:
-            if document.text.strip():
+            whole = document.begins and document.ends
+            if document.text.strip() or not whole:  # a blank part may be what begins a text, or ends it
                 yield document
 
 

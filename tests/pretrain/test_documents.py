@@ -41,6 +41,17 @@ def test_what_is_cut_is_the_text_again(part: str, times: int) -> None:
     assert [document.begins for document in found] == [True] + [False] * (len(found) - 1)
 
 
+@pytest.mark.parametrize(
+    "text", ["a" * (LONGEST - 4) + "\n" * 9, "\n" * (LONGEST + 5) + "a", "word " * 3276 + "\n" * 20]
+)
+def test_a_text_that_begins_or_ends_with_blank_lines_begins_and_ends(tmp_path: Path, text: str) -> None:
+    """What stands for its beginning and its end would be missing with the blank part, and no model learned to stop."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    found = list(documents(Source(tmp_path / "a.jsonl")))
+    assert "".join(part.text for part in found) == text and len(found) == 2
+    assert [part.begins for part in found] == [True, False] and [part.ends for part in found] == [False, True]
+
+
 def test_a_long_document_is_cut_at_a_paragraph_then_a_line_then_a_word() -> None:
     half = "x" * (LONGEST // 2)
     for end in ("\n\n", "\n", " "):
