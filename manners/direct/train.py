@@ -28,7 +28,7 @@ from manners.results import Shortened
 from manners.reward.assisted import Assisted, assisted
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled
-from manners.reward.pairs import ReadPairs, read, sayable, shortened
+from manners.reward.pairs import ReadPairs, read, sayable, shortened, unended
 from manners.reward.passes import SLICE, candidates
 from manners.reward.train import folder_beside
 from manners.reward.verdicts import label
@@ -108,7 +108,7 @@ def train(
     split = divided(labelled.pairs, chosen, settings.seed)
     beside = material.judges, chosen.human_share, shut_out
     more = assisted(pretrained.renderer, material.comparisons, labelled, split, *beside)
-    rendered = rendered | more.rendered
+    rendered = unended(pretrained.renderer, rendered | more.rendered)
     reference = Branch(pretrained.trunk, trainable=False) if start is None else start
     with folder_beside(scratch) as folder:
         # 2. The trunk, once for every sequence; the reference, once for every response.

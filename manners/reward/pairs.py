@@ -100,6 +100,24 @@ def can_say(pair: LabelledPair, rendered: Mapping[Exchange, Rendered], shut_out:
     return all(shut_out.isdisjoint(rendered[pair.prompt, side].response_ids) for side in (pair.left, pair.right))
 
 
+def unended(renderer: Renderer, rendered: Mapping[Exchange, Rendered]) -> dict[Exchange, Rendered]:
+    """Return exchanges as a policy learns them: a response that was cut to fit does not end where it was cut.
+
+    A reward model reads an end there, where its score stands; a policy would learn to stop in mid-sentence, or not to.
+    """
+
+    def cut(response: Response, found: Rendered) -> bool:
+        ends = found.response_ids[-1] == renderer.end_id
+        return found.shortened and ends and len(found.response_ids) < len(renderer.response_ids(response))
+
+    return {
+        (prompt, response): replace(found, response_ids=found.response_ids[:-1], dropped=found.dropped + 1)
+        if cut(response, found)
+        else found
+        for (prompt, response), found in rendered.items()
+    }
+
+
 def shortened(rendered: Collection[Rendered]) -> Shortened:
     """Count what did not fit, among some exchanges, and the tokens that it lost."""
     dropped = [r.dropped for r in rendered if r.dropped]

@@ -29,10 +29,11 @@ from manners.models.vocabulary import Vocabulary
 from manners.reward.groups import slice_off
 from manners.reward.labelled import LeftOut
 from manners.reward.measure import measure
+from manners.reward.pairs import ReadPairs
 from manners.reward.passes import SLICE
 from manners.settings import DPOSettings, RewardSettings, SampleSettings, Settings
-from manners.text import Renderer
-from manners.types import Annotator, AnnotatorKind, Choice, Comparison, Role, Turn, Verdict
+from manners.text import Rendered, Renderer
+from manners.types import Annotator, AnnotatorKind, Choice, Comparison, FinishReason, Response, Role, Turn, Verdict
 from tests.conftest import some
 from tests.models.exchanges import trained as moved
 from tests.reward.planted import comparisons, turned
@@ -112,6 +113,28 @@ def test_margins_are_the_log_odds_of_whole_responses(world: Pretrained, trained:
     with torch.no_grad():
         left, right = (logprob(trained.policy, s) - logprob(reference, s) for s in (pair.left, pair.right))
     assert float(trained.margins[0]) == pytest.approx(0.3 * (left - right), abs=1e-3)
+
+
+def test_an_answer_that_was_cut_to_fit_does_not_end_where_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's context cut it: nobody said that it ends there, and a policy must not learn it."""
+    small = tiny_pretrained(context=96)
+    long = Response("the bread takes long " * 20, "b", FinishReason.STOP)
+    given = [*PLANTED[:20], replace(PLANTED[20], left=long)]
+    read_as: dict[Any, Rendered] = {}
+
+    def noted(pretrained: Pretrained, pairs: Any, rendered: Any, *rest: Any) -> ReadPairs:
+        read_as.update(rendered)
+        return ReadPairs(pretrained, pairs, rendered, *rest)
+
+    monkeypatch.setattr("manners.direct.train.ReadPairs", noted)
+    trained = run_of(small, tmp_path, given, passes=1)
+    end = small.renderer.end_id
+    cut = read_as[PLANTED[20].prompt, long]
+    assert cut.shortened and end not in cut.response_ids and cut.length == 95
+    assert all(one.response_ids[-1] == end for one in read_as.values() if one is not cut)
+    assert trained.shortened.count == 1 and trained.shortened.tokens == cut.dropped
 
 
 def test_a_crowd_that_tosses_coins_teaches_nothing(world: Pretrained, tmp_path: Path) -> None:
