@@ -21,7 +21,7 @@ from manners.store.files.exchanges import EXCHANGE_FIELDS, messages_in, parse_ex
 from manners.store.files.fields import with_system
 from manners.store.files.rowfiles import places, read_rows
 from manners.store.files.rows import BadRow, Fields, Reason
-from manners.types import Choice, Comparison, Dialogue, FinishReason, Response, Role, Turn
+from manners.types import Choice, Comparison, Dialogue, FinishReason, Response, Role, Sampling, Turn
 
 STORE = "store"
 PREFERRED = (
@@ -97,6 +97,7 @@ def preferred(pairs: Iterable[LabelledPair]) -> tuple[list[Example], Counter[str
     """Return the answer to each prompt that is preferred most (`PREFERRED`), and what gives no example, by reason."""
     cut = set[tuple[Dialogue, str]]()
     balance: dict[Dialogue, dict[str, float]] = {}
+    drawn: dict[tuple[Dialogue, str], Sampling | None] = {}
     for pair in pairs:
         weights, neither = pair.weights, [v.choice for v in pair.voices if v.choice in (Choice.TIE, Choice.BOTH_BAD)]
         against_both = weights.tie * neither.count(Choice.BOTH_BAD) / len(neither) if neither else 0.0
@@ -106,12 +107,14 @@ def preferred(pairs: Iterable[LabelledPair]) -> tuple[list[Example], Counter[str
                 continue
             answers = balance.setdefault(pair.prompt, {})
             answers[side.text] = answers.get(side.text, 0.0) + won - lost - against_both
+            drawn[pair.prompt, side.text] = drawn.get((pair.prompt, side.text)) or side.sampling
     examples = list[Example]()
     passed = Counter[str]()
     for prompt, answers in balance.items():
         text = max(answers, key=answers.__getitem__)
         if answers[text] > 0:
-            examples.append(Example((*prompt, Turn(Role.ASSISTANT, text)), every=False))
+            learned = (*prompt, Turn(Role.ASSISTANT, text))
+            examples.append(Example(learned, every=False, drawn=drawn[prompt, text]))
         else:
             passed["a prompt of whose answers none is preferred"] += 1
     passed.update({"an answer that the length limit cut off": len(cut)} if cut else {})

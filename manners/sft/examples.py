@@ -15,7 +15,7 @@ from itertools import pairwise
 from manners.errors import MannersError
 from manners.templates import Refused
 from manners.text import Renderer
-from manners.types import Dialogue, FinishReason, Response, Role, opening
+from manners.types import Dialogue, FinishReason, Response, Role, Sampling, opening
 
 
 class LeftOut(StrEnum):
@@ -39,6 +39,8 @@ class Example:
     dialogue: Dialogue
     every: bool = True
     """Whether all of its assistant turns are, and not the last one only."""
+    drawn: Sampling | None = None
+    """How the model drew the last one, which is read in the tokens that were drawn then; None for other texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,10 @@ def _sequences(renderer: Renderer, example: Example, number: int) -> tuple[list[
     places = [place for place, turn in enumerate(dialogue) if turn.role is Role.ASSISTANT]
     rows = list[tuple[tuple[int, ...], list[tuple[int, int]]]]()
     for place in reversed(places if example.every else places[-1:]):
+        drawn = example.drawn if place == places[-1] else None
+        said = Response(dialogue[place].text, "", FinishReason.STOP, drawn)
         try:
-            prompt, answer = renderer.whole(dialogue[:place], Response(dialogue[place].text, "", FinishReason.STOP))
+            prompt, answer = renderer.whole(dialogue[:place], said)
         except Refused:
             gone.append(LeftOut.REFUSED)
             continue

@@ -23,6 +23,7 @@ from manners.loop.stage import execute
 from manners.models import versions
 from manners.reward.verdicts import label
 from manners.settings import SFTSettings
+from manners.sft.examples import lay_out
 from manners.store.files import parquet
 from manners.store.tables import WithdrawalRow
 from manners.types import (
@@ -35,10 +36,13 @@ from manners.types import (
     PromptUse,
     Response,
     Role,
+    Sampling,
     Turn,
     Verdict,
 )
+from tests.families import FAMILIES
 from tests.loop import tiny
+from tests.test_families import renderer_of
 from tests.worlds import save_tiny
 
 FORM = "Yes, thank you."
@@ -251,6 +255,21 @@ def test_verdicts_weigh_what_they_weigh_in_reward_training() -> None:
     found, passed = examples.preferred(label(said, user_share=0.05).pairs)
     known = {one.dialogue[0].text: one.dialogue[1].text for one in found}
     assert (known["stronger?"], known["both?"]) == ("b", "a") and len(known) == 42 and not passed
+
+
+def test_an_answer_that_the_model_drew_is_learned_in_the_tokens_that_it_drew() -> None:
+    """As reward training and DPO read it: a thought that is a token of its own is taught as that token."""
+    renderer = renderer_of(FAMILIES["qwen-3"])
+    encode = renderer.tokenizer.encode
+    drawn = (*encode("<think>\nwell\n</think>\n\nAn hour.", add_special_tokens=False), renderer.end_id)
+    comparison = compared("how long?", renderer.decode(drawn), "No.", Choice.LEFT)
+    said = replace(comparison.left, sampling=Sampling(1.0, 64, 0))
+    found, _ = examples.preferred(label([replace(comparison, left=said)]).pairs)
+    [row] = lay_out(renderer, found).sequences
+    [(start, stop)] = row.spans
+    assert row.ids[start:stop] == drawn
+    [brought] = lay_out(renderer, examples.preferred(label([comparison]).pairs)[0]).sequences
+    assert drawn[0] not in brought.ids[brought.spans[0][0] :], "what a file says is letters"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3])
