@@ -143,6 +143,12 @@ def test_an_instruction_and_its_input_are_one_prompt_and_it_is_said(tmp_path: Pa
     assert found.note == "columns are read so: `instruction` and `input` as prompt, `output` as response"
 
 
+def test_a_system_message_that_says_nothing_is_none(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "system", "content": ""}, *talk("sun?", FORM)]}]
+    [one] = examples.of_file(write(tmp_path / "rows.jsonl", rows), {}, skip_bad=False).examples
+    assert one.dialogue == (Turn(Role.USER, "sun?"), Turn(Role.ASSISTANT, FORM))
+
+
 def test_a_system_column_comes_first_and_parquet_is_read(tmp_path: Path) -> None:
     rows = [{"system": "Be kind.", "prompt": "So?", "response": FORM}]
     parquet.write_rows(tmp_path / "rows.parquet", {"system": str, "prompt": str, "response": str}, rows)

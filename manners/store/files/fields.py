@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from manners.store.files.messages import listed, messages, said, transcript
+from manners.store.files.messages import Said, listed, messages, said, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import refuse_moment, to_messages
 from manners.types import Dialogue, Role, Sampling, Turn
@@ -96,15 +96,20 @@ def checked_prompt(prompt: Dialogue, field: str) -> Dialogue:
 def parse_dialogue(value: Any, field: str) -> Dialogue:
     """Return the dialogue that messages write: `{"role", "content"}`, `{"from", "value"}`, or with content in parts.
 
-    A message without content is an empty turn, and a system message without content is none.
+    A message without content is an empty turn, and a system message that says nothing is none.
     """
     found = messages(value, field)
     if found is None:
         raise BadRow(Reason.WRONG_TYPE, field, "is neither a text nor a list of messages")
-    turns = [turn for turn in (said(message, field) for message in found) if turn and turn != (Role.SYSTEM, None)]
+    turns = [turn for turn in (said(message, field) for message in found) if turn and not _says_nothing(turn)]
     if not turns:
         raise BadRow(Reason.EMPTY, field, "is an empty list")
     return tuple(Turn(role, "" if text is None else _checked_text(text, field)) for role, text in turns)
+
+
+def _says_nothing(turn: Said) -> bool:
+    role, text = turn
+    return role is Role.SYSTEM and (text is None or (isinstance(text, str) and not text.strip()))
 
 
 def parse_member(fields: Fields, field: str, members: type[E], reason: Reason = Reason.VALUE) -> E | None:
