@@ -18,10 +18,12 @@ from manners.settings import RewardSettings, SFTSettings
 from manners.sft.examples import Example
 from manners.store.files.columns import check_mapping, renamed, speaks_for
 from manners.store.files.exchanges import EXCHANGE_FIELDS, messages_in, parse_exchange, parse_messages
-from manners.store.files.fields import with_system
+from manners.store.files.fields import parse_member, with_system
+from manners.store.files.messages import messages, said
 from manners.store.files.rowfiles import places, read_rows
 from manners.store.files.rows import BadRow, Fields, Reason
-from manners.types import Choice, Comparison, Dialogue, FinishReason, Response, Role, Sampling, Turn
+from manners.store.files.seen import Seen, names, unused
+from manners.types import Choice, Comparison, Dialogue, FinishReason, Role, Sampling, Turn
 
 STORE = "store"
 PREFERRED = (
@@ -44,6 +46,8 @@ class Found:
     """Rows, answers or prompts that give no example, by reason."""
     note: str = ""
     """How the columns of a file were read, where that was a guess."""
+    unused: tuple[str, ...] = ()
+    """What is in a file, columns and fields of messages, and was not read."""
 
 
 def gather(session: Session, comparisons: Sequence[Comparison]) -> Found:
@@ -133,24 +137,26 @@ def of_file(path: Path, columns: Mapping[str, Any], skip_bad: bool) -> Found:
     examples = list[Example]()
     passed = Counter[str]()
     note = first = ""
+    there, used = set[str](), set[str]()
     for line, fields in read_rows(path):
         try:
             if isinstance(fields, BadRow):
                 raise fields
             ours, guessed = _under_our_names(renamed(fields, mapping))
             note = note or guessed
-            examples.append(_example(ours))
+            there.update(names(ours))
+            examples.append(_example(Seen(ours, used)))
         except BadRow as bad:
-            said = f"{places(path, [line])}" + (f", field {bad.field}" if bad.field else "") + f": {bad.remark}"
+            told = f"{places(path, [line])}" + (f", field {bad.field}" if bad.field else "") + f": {bad.remark}"
             if not skip_bad:
-                said = said.replace("--map ", "sft.columns: ")
-                raise MannersError(f"{said}; correct it, or set sft.skip_bad to leave such rows out") from bad
-            first = first or said
+                told = told.replace("--map ", "sft.columns: ")
+                raise MannersError(f"{told}; correct it, or set sft.skip_bad to leave such rows out") from bad
+            first = first or told
             passed[str(bad.reason)] += 1
     if not examples:
         why = f"none of its {passed.total()} rows can be read: {first}" if passed else "it is empty"
         raise MannersError(f"{path} holds no examples ({why})")
-    return Found(examples, str(path), passed, note)
+    return Found(examples, str(path), passed, note, unused(there, used))
 
 
 def tell(found: Found) -> None:
@@ -159,21 +165,38 @@ def tell(found: Found) -> None:
     print(f"{len(found.examples):,} examples from {found.source}{rule}", file=sys.stderr)
     if found.note:
         print(found.note, file=sys.stderr)
+    if found.unused:
+        print(f"not read: {', '.join(found.unused)}", file=sys.stderr)
     for reason, count in found.passed.items():
         print(f"{count:,} passed over: {reason}", file=sys.stderr)
 
 
 def _example(fields: Fields) -> Example:
-    if fields.get("response") is None and (name := messages_in(fields)):
-        return Example(with_system(parse_messages(fields, name), fields))
-    prompt, response = parse_exchange(fields, "file")
-    return Example((*prompt, Turn(Role.ASSISTANT, _text(response))), every=False)
-
-
-def _text(response: Response) -> str:
-    if response.finish_reason is FinishReason.LENGTH:
+    if parse_member(fields, "finish_reason", FinishReason) is FinishReason.LENGTH:
         raise BadRow(Reason.VALUE, "finish_reason", "says that the response was cut off, which would teach to stop")
-    return response.text
+    if fields.get("response") is None and (name := messages_in(fields)):
+        return _taught(with_system(parse_messages(fields, name), fields), messages(fields[name], name) or [], name)
+    prompt, response = parse_exchange(fields, "file")
+    return Example((*prompt, Turn(Role.ASSISTANT, response.text)), every=False)
+
+
+def _taught(dialogue: Dialogue, written: Sequence[Any], name: str) -> Example:
+    """Return a dialogue up to the last answer that is to be learned: one of weight 0 is not, as OpenAI's files say it.
+
+    No message of an assistant is passed over on the way from messages to turns, so that they are in one order.
+    """
+    spoken = [message for message in written if (one := said(message, name)) and one[0] is Role.ASSISTANT]
+    weights = [1 if message.get("weight") is None else message["weight"] for message in spoken]
+    if strange := [weight for weight in weights if weight not in (0, 1)]:
+        raise BadRow(Reason.VALUE, name, f"has a message of weight {strange[0]!r}, which is neither 0 nor 1")
+    if all(weights):
+        return Example(dialogue)
+    if not any(weights):
+        raise BadRow(Reason.VALUE, name, "has no message to learn: the weight of all of an assistant's is 0")
+    places = [place for place, turn in enumerate(dialogue) if turn.role is Role.ASSISTANT]
+    ignored = frozenset(place for place, weight in zip(places, weights, strict=True) if not weight)
+    last = max(place for place in places if place not in ignored)
+    return Example(dialogue[: last + 1], ignored=ignored)
 
 
 def _under_our_names(fields: Fields) -> tuple[Fields, str]:
@@ -190,15 +213,16 @@ def _under_our_names(fields: Fields) -> tuple[Fields, str]:
         return fields, ""
     if "prompt" in wanted and fields.get("instruction") is not None and isinstance(fields.get("input"), str):
         parts = [str(fields["instruction"]), fields["input"]]
-        fields = {**fields, "prompt": "\n\n".join(part for part in parts if part.strip())}
-        said = ["`instruction` and `input` as prompt"]
+        rest = {name: value for name, value in fields.items() if name not in ("instruction", "input")}
+        fields = {**rest, "prompt": "\n\n".join(part for part in parts if part.strip())}
+        guessed = ["`instruction` and `input` as prompt"]
         wanted.remove("prompt")
-        free: Sequence[str] = [name for name in fields if name not in ("instruction", "input", *_FIELDS)]
     else:
-        said, free = [], [name for name in fields if name not in _FIELDS]
+        guessed = []
+    free = [name for name in fields if name not in _FIELDS]
     for field in wanted:
-        speaking = [name for name in free if speaks_for(field, name) and fields[name] is not None]
+        speaking = [name for name in free if speaks_for(field, name) and fields.get(name) is not None]
         if len(speaking) == 1:
-            fields = {**fields, field: fields[speaking[0]]}
-            said.append(f"`{speaking[0]}` as {field}")
-    return fields, f"columns are read so: {', '.join(said)}" if said else ""
+            fields = renamed(fields, {speaking[0]: field})
+            guessed.append(f"`{speaking[0]}` as {field}")
+    return fields, f"columns are read so: {', '.join(guessed)}" if guessed else ""

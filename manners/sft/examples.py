@@ -39,6 +39,8 @@ class Example:
     dialogue: Dialogue
     every: bool = True
     """Whether all of its assistant turns are, and not the last one only."""
+    ignored: frozenset[int] = frozenset()
+    """Places of assistant turns that are not, of those before the last one."""
     drawn: Sampling | None = None
     """How the model drew the last one, which is read in the tokens that were drawn then; None for other texts."""
 
@@ -122,7 +124,8 @@ def _sequences(renderer: Renderer, example: Example, number: int) -> tuple[list[
     """
     dialogue = example.dialogue
     gone = [LeftOut.UNANSWERED] * (dialogue[-1].role is not Role.ASSISTANT)
-    places = [place for place, turn in enumerate(dialogue) if turn.role is Role.ASSISTANT]
+    spoken = (place for place, turn in enumerate(dialogue) if turn.role is Role.ASSISTANT)
+    places = [place for place in spoken if place not in example.ignored]
     rows = list[tuple[tuple[int, ...], list[tuple[int, int]]]]()
     for place in reversed(places if example.every else places[-1:]):
         drawn = example.drawn if place == places[-1] else None

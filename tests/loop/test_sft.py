@@ -43,7 +43,7 @@ from manners.types import (
 from tests.families import FAMILIES
 from tests.loop import tiny
 from tests.test_families import renderer_of
-from tests.worlds import save_tiny
+from tests.worlds import save_tiny, tiny_renderer
 
 FORM = "Yes, thank you."
 GPT = {"from": "gpt", "value": FORM}
@@ -143,10 +143,35 @@ def test_an_instruction_and_its_input_are_one_prompt_and_it_is_said(tmp_path: Pa
     assert found.note == "columns are read so: `instruction` and `input` as prompt, `output` as response"
 
 
+def test_a_message_of_weight_0_is_read_and_not_learned(tmp_path: Path) -> None:
+    said = talk("sun 1?", "No.", "sun 2?", FORM, "sun 3?", "No.")
+    rows = [
+        {"messages": [{**one, "weight": int(one["content"] == FORM)} if n % 2 else one for n, one in enumerate(said)]}
+    ]
+    [one] = examples.of_file(write(tmp_path / "rows.jsonl", rows), {}, skip_bad=False).examples
+    assert [turn.text for turn in one.dialogue] == ["sun 1?", "No.", "sun 2?", FORM]
+    renderer = tiny_renderer()
+    [row] = lay_out(renderer, [one]).sequences
+    assert [renderer.decode(row.ids[start:stop]) for start, stop in row.spans] == [FORM]
+
+
 def test_a_system_message_that_says_nothing_is_none(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "system", "content": ""}, *talk("sun?", FORM)]}]
     [one] = examples.of_file(write(tmp_path / "rows.jsonl", rows), {}, skip_bad=False).examples
     assert one.dialogue == (Turn(Role.USER, "sun?"), Turn(Role.ASSISTANT, FORM))
+
+
+def test_what_is_in_a_file_and_not_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Any] = [
+        {"article": "Long.", "question": "sun?", "answer": FORM},
+        {"conversations": [{"from": "human", "value": "sun?"}, {**GPT, "thinking": "Hm."}], "tools": []},
+        {"instruction": "Add.", "input": "1 2", "output": "3", "system": "Be kind.", "history": [["a", "b"]]},
+    ]
+    found = examples.of_file(write(tmp_path / "rows.jsonl", rows), {}, skip_bad=False)
+    assert found.unused == ("article", "history", "messages.thinking", "tools")
+    examples.tell(found)
+    assert "not read: article, history, messages.thinking, tools" in capsys.readouterr().err
+    assert not examples.of_file(write(tmp_path / "rows.jsonl", dialogues(3)), {}, skip_bad=False).unused
 
 
 def test_a_system_column_comes_first_and_parquet_is_read(tmp_path: Path) -> None:
@@ -168,6 +193,9 @@ def test_a_system_column_comes_first_and_parquet_is_read(tmp_path: Path) -> None
         ([{"messages": [{"role": "tool", "content": "x"}]}], r"line 1, field messages: has the role 'tool'"),
         (["x"], r"line 1"),
         ([{"prompt": "So?", "response": "So", "finish_reason": "length"}], r"says that the response was cut off"),
+        ([{"messages": talk("So?", "So"), "finish_reason": "length"}], r"says that the response was cut off"),
+        ([{"messages": [*talk("So?"), {**talk("", "So")[1], "weight": 0}]}], r"has no message to learn"),
+        ([{"messages": [*talk("So?"), {**talk("", "So")[1], "weight": 0.5}]}], r"weight 0.5, which is neither 0 nor 1"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_with_its_line(rows: list[Any], said: str, tmp_path: Path) -> None:
