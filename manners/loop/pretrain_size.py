@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from manners.loop.session import Session
 from manners.models.found import Found
 from manners.pretrain import baselines, dial, vocabulary
 from manners.pretrain.dial import Recipe, Shape
+from manners.pretrain.documents import KNOWN, files
 from manners.pretrain.forward import HEAD_NUMBERS, has_short_head
 from manners.pretrain.model import groups
 from manners.pretrain.train import GPU_MICRO_TOKENS, MICRO_TOKENS
@@ -108,6 +110,12 @@ def not_used(settings: PretrainSettings, model: ModelSettings, row: int) -> list
     found = []
     if settings.start is not None and settings.depth != plain.depth:
         found.append("pretrain.depth: a model that goes on keeps its layers")
+    texts = [Path(text).expanduser() for text in (settings.text, settings.replay) if text is not None]
+    plain_text = {file.name.lower().endswith(KNOWN) for text in texts for file in files(text)}
+    if settings.column != plain.column and False not in plain_text:
+        found.append("pretrain.column: no file is one of rows")
+    if settings.separator != plain.separator and True not in plain_text:
+        found.append("pretrain.separator: no file is one of plain text")
     if settings.replay is None and settings.replay_share != plain.replay_share:
         found.append("pretrain.replay_share: there is no pretrain.replay")
     if settings.batch is not None and settings.batch % row:

@@ -157,13 +157,18 @@ def test_settings_that_change_nothing_are_said(
 ) -> None:
     model = replace(CHOSEN.model, trainable_layers=2, lora_rank=4, dtype="bfloat16", recompute=True, context=64)
     path = str(done[0].parent / "stories.txt")
-    new = replace(CHOSEN, model=model, pretrain=replace(SMALL, text=path, replay_share=0.3))
+    new = replace(CHOSEN, model=model, pretrain=replace(SMALL, text=path, replay_share=0.3, column="story"))
     told = stages.perform(Workspace.create(tmp_path), new, PRETRAIN, plan=True)["not_used"]
-    named = ["pretrain.replay_share", "model.context", "model.dtype", "model.trainable_layers", "model.lora_rank"]
-    assert [one.partition(":")[0] for one in told] == [*named, "model.recompute"]
+    named = ["column", "replay_share"], ["context", "dtype", "trainable_layers", "lora_rank", "recompute"]
+    wanted = [f"{part}.{name}" for part, some in zip(("pretrain", "model"), named, strict=True) for name in some]
+    assert [one.partition(":")[0] for one in told] == wanted
     went_on = replace(CHOSEN, pretrain=replace(SMALL, text=path, start=str(done[0] / "models" / "pretrain-1"), **GO_ON))
     told = stages.perform(Workspace.create(tmp_path), went_on, PRETRAIN, plan=True)["not_used"]
     assert told == ["pretrain.depth: a model that goes on keeps its layers"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in STORIES))
+    tables = replace(CHOSEN, pretrain=replace(SMALL, text=str(tmp_path / "rows.jsonl")))
+    told = stages.perform(Workspace.create(tmp_path), tables, PRETRAIN, plan=True)["not_used"]
+    assert told == ["pretrain.separator: no file is one of plain text"]
     plain = replace(CHOSEN, pretrain=replace(PretrainSettings(), text=path))
     assert "not_used" not in stages.perform(Workspace.create(tmp_path), plain, PRETRAIN, plan=True)
     stages.perform(Workspace.create(tmp_path), went_on, PRETRAIN)
