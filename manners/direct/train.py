@@ -28,7 +28,7 @@ from manners.results import Shortened
 from manners.reward.assisted import Assisted, assisted
 from manners.reward.groups import Split, divided, slice_off
 from manners.reward.labelled import Labelled
-from manners.reward.pairs import ReadPairs, read, sayable, shortened, unended
+from manners.reward.pairs import ReadPairs, read, sayable, shortened, sides_said, unended
 from manners.reward.passes import SLICE, candidates
 from manners.reward.train import folder_beside
 from manners.reward.verdicts import label
@@ -104,8 +104,9 @@ def train(
     counted = label(material.comparisons, chosen.annotators, *shares, settings.serve)
     labelled, rendered = read(pretrained.renderer, counted)
     shut_out = pretrained.trunk.vocabulary.shut_out
-    labelled = sayable(labelled, rendered, shut_out)
     split = divided(labelled.pairs, chosen, settings.seed)
+    labelled = sayable(labelled, rendered, shut_out)
+    split = sides_said(split, rendered, shut_out)
     beside = material.judges, chosen.human_share, shut_out
     more = assisted(pretrained.renderer, material.comparisons, labelled, split, *beside)
     rendered = unended(pretrained.renderer, rendered | more.rendered)

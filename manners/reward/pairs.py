@@ -20,6 +20,7 @@ from manners.models.states import StateStore
 from manners.models.trunk import States
 from manners.results import Shortened
 from manners.reward.ensemble import Exchange
+from manners.reward.groups import Split
 from manners.reward.labelled import Labelled, LabelledPair, LeftOut
 from manners.text import Packed, Rendered, Renderer, length_buckets
 from manners.types import Dialogue, Response
@@ -93,6 +94,23 @@ def sayable(labelled: Labelled, rendered: Mapping[Exchange, Rendered], shut_out:
     if gone := len(labelled.pairs) - len(kept):
         labelled = replace(labelled, pairs=kept, left_out={**labelled.left_out, LeftOut.UNSAYABLE: gone})
     return labelled
+
+
+def sides_said(split: Split, rendered: Mapping[Exchange, Rendered], shut_out: AbstractSet[int]) -> Split:
+    """Return the two sides, drawn from all pairs, without those that no policy can say a side of.
+
+    To draw from what can be said would set other groups aside than reward training does, which learns from them.
+    Raises MannersError where nothing is left to learn from, or to measure with.
+    """
+    sides = (split.train, split.held_out, split.idle)
+    train, held_out, idle = (tuple(pair for pair in side if can_say(pair, rendered, shut_out)) for side in sides)
+    if not train or not any(pair.measured.decided for pair in held_out):
+        which = "to measure with" if train else "to learn from"
+        raise MannersError(
+            f"of the comparisons {which} none is left that the model's tokenizer has tokens for and whose verdicts"
+            " choose a side; bring more, or use another model"
+        )
+    return replace(split, train=train, held_out=held_out, idle=idle)
 
 
 def can_say(pair: LabelledPair, rendered: Mapping[Exchange, Rendered], shut_out: AbstractSet[int]) -> bool:

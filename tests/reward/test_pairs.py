@@ -8,8 +8,9 @@ import pytest
 
 from manners.errors import MannersError
 from manners.results import Shortened
+from manners.reward.groups import divided
 from manners.reward.labelled import LeftOut
-from manners.reward.pairs import read, render_compared, sayable
+from manners.reward.pairs import read, render_compared, sayable, sides_said
 from manners.reward.train import train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -121,6 +122,22 @@ def test_pairs_that_fit_are_rendered_each_as_alone() -> None:
     same, rendered = read(renderer, labelled)
     assert same == labelled
     assert all(found == renderer.render(*exchange) and not found.shortened for exchange, found in rendered.items())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_no_policy_can_say_sets_no_other_groups_aside(seed: int) -> None:
+    """Of few groups another would take the place of one that is gone: one that a reward model has learned from."""
+    labelled = label(comparisons(12, agreement=0.5))
+    labelled = replace(labelled, pairs=tuple(replace(pair, group=str(n)) for n, pair in enumerate(labelled.pairs)))
+    split = divided(labelled.pairs, RewardSettings(set_aside=0.2), seed)
+    sides = [(pair.prompt, side) for pair in labelled.pairs for side in (pair.left, pair.right)]
+    rendered = {exchange: Rendered((1,), (10, 20 + place)) for place, exchange in enumerate(sides)}
+    gone = split.held_out[0]
+    [token] = {rendered[gone.prompt, gone.left].response_ids[-1]}
+    kept = sides_said(split, rendered, {token})
+    assert kept.train == split.train and kept.held_out == split.held_out[1:]
+    with pytest.raises(MannersError, match="of the comparisons to learn from none is left"):
+        sides_said(split, rendered, {10})
 
 
 def test_a_pair_with_a_side_that_no_policy_can_say_is_left_out_and_counted() -> None:
