@@ -15,6 +15,7 @@ from manners.feedback.statistics import (
     crossed_share,
     first_two,
     resampled,
+    unvaried,
     wilson,
 )
 from manners.types import (
@@ -78,11 +79,14 @@ def alpha(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> 
     """Return Krippendorff's alpha for nominal values, by bootstrap over comparisons; None where nothing overlaps.
 
     1 - D_o / D_e, with D_o the disagreement of pairs of verdicts within comparisons, each comparison of m verdicts
-    weighing m pairs / (m - 1), and D_e that of pairs drawn from all verdicts. 1 is agreement, 0 what chance gives.
+    weighing m pairs / (m - 1), and D_e that of pairs drawn from all verdicts. 1 is agreement, 0 what chance gives. As
+    in `pairwise`, a comparison counts where its first two verdicts were drawn fairly. Where all comparisons are agreed
+    about alike, as where nobody differs, no resample does: D_o then reaches as far as `unvaried` says.
     Source: Krippendorff 2011, "Computing Krippendorff's alpha-reliability", section D.
     """
-    rows = [Counter(counted(comparison, kind).values()) for comparison in comparisons]
-    counts = np.array([[row[choice] for choice in CHOICES] for row in rows if row.total() > 1], dtype=np.float64)
+    fair = (comparison for comparison in comparisons if len(_first_two(comparison, kind)) == 2)
+    rows = [Counter(counted(comparison, kind).values()) for comparison in fair]
+    counts = np.array([[row[choice] for choice in CHOICES] for row in rows], dtype=np.float64)
     if len(counts) < 2:
         return None
     size = counts.sum(axis=1)
@@ -91,8 +95,13 @@ def alpha(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) -> 
     whole = float(_alpha(sums.sum(axis=0, keepdims=True))[0])
     if np.isnan(whole):
         return None
-    drawn = _alpha(resampled(sums, RESAMPLES, seed))
-    return bootstrapped(whole, drawn, len(sums), -1.0, 1.0)
+    found = bootstrapped(whole, _alpha(resampled(sums, RESAMPLES, seed)), len(sums), -1.0, 1.0)
+    if np.ptp(apart / size) > 0:
+        return found
+    differ = unvaried(float(apart[0] / size[0]), len(sums), 0.0, 1.0)
+    n, total = float(size.sum()), counts.sum(axis=0)
+    low, high = (float(end) for end in _alpha(np.array([[n * end, *total] for end in (differ.high, differ.low)])))
+    return Interval(whole, max(-1.0, min(found.low, low)), min(1.0, max(found.high, high)))
 
 
 def _alpha(sums: Floats) -> Floats:
@@ -111,10 +120,14 @@ def pairwise(comparisons: Sequence[Comparison], kind: AnnotatorKind, seed: int) 
     Later ones are often asked for because the first two differ, and what was drawn for being hard is no fair sample
     (`statistics.first_two`).
     """
-    given = ([v for v in comparison.verdicts if v.annotator.kind is kind] for comparison in comparisons)
-    pairs = [two for some in given if len(two := first_two(some, (*CHOICES, Choice.BOTH_BAD))) == 2]
+    pairs = [two for comparison in comparisons if len(two := _first_two(comparison, kind)) == 2]
     same = [float(_agreed_about(one) is _agreed_about(other)) for one, other in pairs]
     return cluster_bootstrap_share(same, range(len(same)), RESAMPLES, seed) if len(same) > 1 else None
+
+
+def _first_two(comparison: Comparison, kind: AnnotatorKind) -> tuple[Verdict, ...]:
+    """Return what the first two of a kind said of a comparison, a tie too, as far as both were drawn fairly."""
+    return first_two((v for v in comparison.verdicts if v.annotator.kind is kind), (*CHOICES, Choice.BOTH_BAD))
 
 
 def left_share(comparisons: Sequence[Comparison], kind: AnnotatorKind) -> Interval:

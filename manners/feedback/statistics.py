@@ -172,6 +172,17 @@ def bootstrapped(estimate: float, drawn: ArrayLike, clusters: float, low: float 
     )
 
 
+def unvaried(value: float, groups: float, low: float, high: float) -> Interval:
+    """Return a figure within low and high that so many groups all have alike, with a 95 % interval.
+
+    Groups that have another may be a share of 1 - 0.025^(1 / groups) of all, and none have come (the bound of Clopper &
+    Pearson 1934, "The use of confidence or fiducial limits", of none among so many); those are taken to have the worst,
+    and the best. A bootstrap would give a point: no resample differs from another.
+    """
+    unseen = 1 - float(0.025 ** (1 / groups))
+    return Interval(value, value - unseen * (value - low), value + unseen * (high - value))
+
+
 def resampled(sums: Floats, resamples: int, seed: int) -> Floats:
     """Return (resamples, V): the sums over as many clusters as there are, drawn with replacement, of sums (C, V)."""
     rng = np.random.default_rng(seed)

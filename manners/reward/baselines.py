@@ -17,13 +17,16 @@ from scipy.optimize import minimize
 from scipy.special import expit, gammaln, softmax
 
 from manners.errors import MannersError
-from manners.feedback.statistics import bootstrapped, effective_number, resampled
+from manners.feedback.statistics import bootstrapped, effective_number, resampled, unvaried
 from manners.reward.labelled import Floats, LabelledPair, counts_array, sums_by_group
 from manners.types import FinishReason, Interval
 
 RESAMPLES = 2000
 RIDGE = 1e-3
 """Penalty per verdict on the squared coefficients of `length_and_finish`: keeps them finite where classes separate."""
+
+ALIKE = 1e-12
+"""Figures of groups that differ by less are the same."""
 
 
 class Agreement(StrEnum):
@@ -61,20 +64,23 @@ def openings(pairs: Sequence[LabelledPair]) -> int:
 def accuracy(margins: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int = RESAMPLES) -> Interval:
     """Return the share of decided single verdicts that agree with the sign of the margin; a margin of 0 counts half.
 
-    A share of exactly 0 or 1 does not vary under resampling; there the open end is the Clopper-Pearson bound on the
-    number of groups, 0.025^(1/groups) from it. Raises `MannersError` when no verdict decided.
+    Where it is the same in every group, as where all are right or all margins are 0, resampling shows no spread: the
+    ends are then those of `unvaried`. Raises `MannersError` when no verdict decided.
     """
     return _known(_accuracy(_agreeing(margins, pairs), pairs, seed, resamples), pairs, 0.0)
 
 
 def _accuracy(agreeing: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
-    sums = _decided_sums(pairs, agreeing)
-    estimate = _share(sums)
-    if estimate in (0.0, 1.0):
-        bound = float(0.025 ** (1 / effective_number(sums[:, 1])))
-        return Interval(estimate, *((bound, 1.0) if estimate else (0.0, 1 - bound)))
+    return _by_group(_decided_sums(pairs, agreeing), 0.0, seed, resamples)
+
+
+def _by_group(sums: Floats, low: float, seed: int, resamples: int) -> Interval:
+    """Return the share of (groups, 2) sums, of a figure from `low` to 1 and of weight, resampled by group."""
+    estimate, worth = _share(sums), effective_number(sums[:, 1])
+    if np.ptp(sums[:, 0] / sums[:, 1]) < ALIKE:
+        return unvaried(estimate, worth, low, 1.0)
     drawn = resampled(sums, resamples, seed)
-    return bootstrapped(estimate, drawn[:, 0] / drawn[:, 1], effective_number(sums[:, 1]), 0.0, 1.0)
+    return bootstrapped(estimate, drawn[:, 0] / drawn[:, 1], worth, low, 1.0)
 
 
 def accuracy_gain(
@@ -85,10 +91,7 @@ def accuracy_gain(
 
 
 def _gain(gained: Floats, pairs: Sequence[LabelledPair], seed: int, resamples: int) -> Interval:
-    sums = _decided_sums(pairs, gained)
-    drawn = resampled(sums, resamples, seed)
-    gain = bootstrapped(_share(sums), drawn[:, 0] / drawn[:, 1], effective_number(sums[:, 1]), -1.0, 1.0)
-    return _known(gain, pairs, -1.0)
+    return _known(_by_group(_decided_sums(pairs, gained), -1.0, seed, resamples), pairs, -1.0)
 
 
 def characters(pairs: Sequence[LabelledPair]) -> Floats:

@@ -82,6 +82,17 @@ def test_a_pair_chosen_for_being_hard_tells_nothing_of_how_far_people_agree() ->
     found = pairwise([*fair, *hard], HUMAN, 0)
     assert found is not None and found == pairwise(fair, HUMAN, 0) and found.estimate == 0.5
     assert pairwise(hard, HUMAN, 0) is None
+    assert alpha([*fair, *hard], HUMAN, 0) == alpha(fair, HUMAN, 0)
+
+
+def test_a_few_comparisons_without_a_difference_are_no_certainty() -> None:
+    """Coins fall so as well: two comparisons that were agreed about, or that were not, had an interval of no width."""
+    for rows, estimate in (([[L, L], [R, R]], 1.0), ([[L, R], [R, L]], -0.5)):
+        found = alpha(asked(rows), HUMAN, 0)
+        assert found is not None and found.estimate == estimate and not found.excludes(0.0)
+    # D_o of none among 20 is at most 1 - 0.025^(1/20); of 40 verdicts, half for either side, D_e is 20/39.
+    many = alpha(asked([[L, L], [R, R]] * 10), HUMAN, 0)
+    assert many is not None and many.low == pytest.approx(1 - (1 - 0.025 ** (1 / 20)) * 39 / 20) and many.high == 1.0
 
 
 def test_reliability_tells_the_careful_from_the_careless() -> None:

@@ -109,7 +109,19 @@ def test_gain_over_a_baseline_is_paired() -> None:
     # They differ on 10 pairs only, all in the same direction: narrower than either accuracy.
     half = 1.96 * math.sqrt(0.1 * 0.9 / 100)
     assert (gain.low, gain.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.012)
-    assert accuracy_gain(margins, margins, pairs, 0) == Interval(0.0, 0.0, 0.0)
+    assert accuracy_gain(margins, margins, pairs, 0).estimate == 0.0
+
+
+def test_a_gain_that_is_the_same_everywhere_is_not_certainty() -> None:
+    """A rule without an opinion, and a model that is right on all of so few openings: one coin in 32 is."""
+    few, many = ([pair(str(i), 1, 0) for i in range(n)] for n in (5, 20))
+    bound = 0.025 ** (1 / 5)
+    gain = accuracy_gain(np.ones(5), np.zeros(5), few, 0)
+    assert (gain.estimate, gain.low, gain.high) == pytest.approx((0.5, 0.5 - 1.5 * (1 - bound), 1 - 0.5 * bound))
+    assert gain.low < 0 < accuracy_gain(np.ones(20), np.zeros(20), many, 0).low
+    assert accuracy(np.zeros(5), few, 0).low == pytest.approx(0.5 * bound)
+    busy = [pair("busy", 200, 0), *few]
+    assert not accuracy_gain(np.ones(6), np.zeros(6), busy, 0).excludes(0.0), "one opening has nearly all verdicts"
 
 
 def test_trivial_baselines() -> None:
