@@ -182,7 +182,7 @@ class Measured:
     ece: float | None = field(default=None, metadata=NULL)
     """The same after it, out of fold; null where there is one group only."""
     ece_by_luck: Interval | None = field(default=None, metadata=NULL)
-    """What a perfectly calibrated model would show on as many verdicts."""
+    """What a perfectly calibrated model would show on as many verdicts, which are alike within an opening."""
     temperature: float | None = None
     tie_parameter: float | None = None
     """Davidson's nu."""

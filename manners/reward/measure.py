@@ -121,7 +121,7 @@ def _calibration(margins: Floats, pairs: Sequence[LabelledPair], seed: int) -> d
     after = confidence(cross_calibrated(margins, counts, groups, seed=seed), counts)
     return facts | {
         "ece": expected_calibration_error(*after),
-        "ece_by_luck": chance_calibration_error(after[0], after[2], seed=seed),
+        "ece_by_luck": chance_calibration_error(*after, groups, seed=seed),
         "reliability": tuple(reliability(*after)),
     }
 

@@ -132,7 +132,7 @@ def test_temperature_mends_an_overconfident_model() -> None:
     mended = confidence(cross_calibrated(margins, counts, [str(i) for i in range(2000)]), counts)
     assert expected_calibration_error(*raw) > 0.08
     assert expected_calibration_error(*mended) < 0.02
-    chance = chance_calibration_error(mended[0], mended[2])
+    chance = chance_calibration_error(*mended, [str(i) for i in range(2000)])
     assert 0 < chance.low < chance.estimate < chance.high < 0.03
     assert not chance.low <= expected_calibration_error(*raw) <= chance.high
 
@@ -181,17 +181,28 @@ def test_confidence_is_about_the_response_that_the_model_prefers() -> None:
     assert weights == pytest.approx([4, 2, 1, 0])
 
 
-def test_what_chance_alone_does_by_the_binomial_law() -> None:
-    def chance(p: float, verdicts: int) -> tuple[float, ...]:
-        found = chance_calibration_error(np.array([p]), np.array([float(verdicts)]), resamples=4000)
+def test_what_chance_alone_does_by_hand() -> None:
+    def chance(outcomes: list[float], groups: str) -> tuple[float, ...]:
+        found = chance_calibration_error(np.full(2, 0.6), np.array(outcomes), np.ones(2), list(groups), resamples=4000)
         return found.low, found.estimate, found.high
 
-    assert chance(1.0, 7) == (0, 0, 0), "what is certain never misses"
-    # Of one verdict at 0.6 the error is 0.4, or 0.6 in 4 of 10 draws.
-    low, mean, high = chance(0.6, 1)
-    assert (low, high) == pytest.approx((0.4, 0.6)) and mean == pytest.approx(0.48, abs=0.01)
-    # Half of 400 verdicts is hit in 4.0 % of the draws, of 2,000 in 1.8 %: more and less than 2.5 %.
-    assert chance(0.5, 400)[0] == 0 and chance(0.5, 2000)[0] == pytest.approx(1 / 2000)
+    assert chance([0.6, 0.6], "ab") == (0, 0, 0), "what never misses has no luck"
+    # Both in one bin, and each 0.4 too high or too low: together by 0.4, or not at all.
+    low, mean, high = chance([1.0, 1.0], "ab")
+    assert (low, high) == pytest.approx((0.0, 0.4)) and mean == pytest.approx(0.2, abs=0.02)
+    assert chance([1.0, 1.0], "aa") == pytest.approx((0.4, 0.4, 0.4)), "those of one opening go together"
+
+
+def test_a_calibrated_model_is_within_luck_where_verdicts_on_a_pair_are_alike() -> None:
+    """Of four verdicts each, all alike: drawn one by one, half of such models stood outside."""
+    outside = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        p = rng.uniform(0.55, 0.95, 80)
+        said = (rng.random(80) < p).astype(np.float64), np.full(80, 4.0)
+        found = chance_calibration_error(p, *said, [str(n) for n in range(80)], seed=seed)
+        outside += expected_calibration_error(p, *said) > found.high
+    assert outside <= 6
 
 
 def test_ten_bins_unless_it_is_said_otherwise() -> None:
@@ -199,7 +210,7 @@ def test_ten_bins_unless_it_is_said_otherwise() -> None:
     p, outcomes, weights = rng.uniform(0.5, 1, 99), rng.integers(0, 2, 99).astype(np.float64), np.ones(99)
     measures: list[Callable[..., object]] = [
         lambda *bins: expected_calibration_error(p, outcomes, weights, *bins),
-        lambda *bins: chance_calibration_error(p, weights, *bins),
+        lambda *bins: chance_calibration_error(p, outcomes, weights, [str(n) for n in range(99)], *bins),
     ]
     for measured in measures:
         assert measured() == measured(10) and measured() not in (measured(9), measured(11))
