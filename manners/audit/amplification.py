@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from manners.audit.figures import change, mean, number
+from manners.audit.figures import change, changed_share, mean, number
 from manners.audit.forms import marks
 from manners.audit.material import preferred
 from manners.audit.refusal import refuses, warns
@@ -34,6 +34,8 @@ FEATURES: Mapping[str, tuple[Callable[[str], float], str]] = MappingProxyType(
     }
 )
 """What is looked at in an answer, and how it is said."""
+SHARES = frozenset({"refusal", "reservation"})
+"""What an answer does or does not."""
 
 
 def amplification(
@@ -43,11 +45,13 @@ def amplification(
 
     Of the pairs that it was taught by, those count in which more verdicts chose one side. What the choices favour is
     the mean of the chosen answers less that of both: where a policy would come to that only ever wrote the chosen ones.
+    How much of a change that accounts for is said where both are told from none.
     """
     chosen = [(pair, liked) for pair in learned if (liked := preferred(pair)) is not None]
     found = []
     for feature, (of, words) in FEATURES.items():
-        moved = change([of(answer) for answer in before], [of(answer) for answer in after])
+        by = changed_share if feature in SHARES else change
+        moved = by([of(answer) for answer in before], [of(answer) for answer in after])
         gains = [of(liked.text) - (of(pair.left.text) + of(pair.right.text)) / 2 for pair, liked in chosen]
         favoured = mean(np.array(gains, np.float64), [pair.group for pair, _ in chosen], seed) if chosen else None
         found.append(_told(feature, words, moved, favoured))
@@ -57,7 +61,7 @@ def amplification(
 def _told(feature: str, words: str, moved: Interval | None, favoured: Interval | None) -> Amplification:
     """Say what changed, what was chosen, and how much of the one is in the other."""
     share = None
-    if moved and favoured and moved.excludes(0.0):
+    if moved and favoured and moved.excludes(0.0) and favoured.excludes(0.0):
         share = favoured.estimate / moved.estimate
     said = f"Its answers {words} by {number(moved)} than before" if moved else "There are too few answers to compare"
     said += (
@@ -67,6 +71,8 @@ def _told(feature: str, words: str, moved: Interval | None, favoured: Interval |
     )
     if share is not None:
         said += f" The choices account for {share:.0%} of the change." if share > 0 else " The choices point elsewhere."
-    elif moved:
-        said += " The change cannot be told from none." if not moved.excludes(0.0) else ""
+    elif moved and not moved.excludes(0.0):
+        said += " The change cannot be told from none."
+    elif moved and favoured:
+        said += " The choices are not shown to favour it or the opposite."
     return Amplification(feature=feature, change=moved, chosen=favoured, share=share, sentence=said)

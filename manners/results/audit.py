@@ -270,7 +270,7 @@ class Amplification:
     """Mean of what people chose less that of both answers together, in the comparisons it was taught by; null where
     there are too few."""
     share: float | None = field(default=None, metadata=NULL)
-    """Of the change, what the choices alone account for; null where the change cannot be told from none."""
+    """Of the change, what the choices alone account for; null where the one or the other cannot be told from none."""
     sentence: str = ""
 
 

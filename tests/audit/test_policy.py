@@ -259,3 +259,17 @@ def test_what_was_amplified_beside_what_was_chosen_by_hand() -> None:
     against = [pair(n, "It is so.", REFUSAL) for n in range(40)]
     other = {one.feature: one for one in amplification(["It is so."] * 20, [REFUSAL] * 20, against, 0)}["refusal"]
     assert other.share is not None and other.share < 0 and "point elsewhere" in other.sentence
+
+
+def test_what_choices_that_are_even_account_for_is_not_said() -> None:
+    even = [pair(n, *("It is so.", REFUSAL)[:: 1 if n % 2 else -1]) for n in range(40)]
+    found = {one.feature: one for one in amplification(["It is so."] * 20, [REFUSAL] * 20, even, 0)}["refusal"]
+    assert found.chosen and not found.chosen.excludes(0.0) and found.share is None
+    assert found.sentence.endswith("The choices are not shown to favour it or the opposite.")
+
+
+def test_none_of_a_few_answers_that_refuse_is_not_none_of_all() -> None:
+    still = {one.feature: one for one in amplification(["It is so."] * 6, ["It is so."] * 6, [], 0)}
+    for feature in ("refusal", "reservation"):
+        change = still[feature].change
+        assert change and change.estimate == 0.0 and change.low < -0.2 and change.high > 0.2
