@@ -42,6 +42,8 @@ RELATIVE = frozenset({"win_rate", "matched_length", "variety"})
 """What an evaluation against another version than the one to be replaced says nothing about."""
 MEASURED = frozenset({"perplexity", "collapse", "variety"})
 """What an evaluation measures of texts, whoever judges."""
+BESIDE_NONE = frozenset({"perplexity", "start"})
+"""What an evaluation measures in which the version that would be replaced has no part."""
 REPLAYED = frozenset({"cases", "cases_score"})
 """What is measured anew whole, without chance: every case there is, each by the likeliest answer."""
 LONGEST = 1000
@@ -185,12 +187,13 @@ def _lasts(old: Check, new: Check | None, part: str, same: bool) -> bool:
 
     Of an audit it does, but for what is measured anew whole (`REPLAYED`): a case whose words were deleted, or that was
     taken back, fails no longer. Of an evaluation it does where the version compared with is the same, or has no part in
-    it, as in perplexity; and not where people judge, of which no `n` is kept: the newest word is that of all verdicts.
+    it (`BESIDE_NONE`). Not where people judge, of which no `n` is kept: the newest word is that of all verdicts. Nor
+    where the start version itself is compared with, so that `win_rate` has the word on it.
     """
     if part != EVALUATION:
         return old.name not in REPLAYED
     counted = old.n is not None and new is not None and new.n is not None
-    return (counted or old.name in MEASURED) and (same or old.name == "perplexity")
+    return (counted or old.name in MEASURED) and (same or old.name in BESIDE_NONE)
 
 
 def keep_people(workspace: Workspace, version: str, people: People, started_by: str | None = None) -> None:

@@ -226,13 +226,19 @@ def test_a_smaller_evaluation_undoes_no_failure(workspace: Workspace, name: str)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_beside_another_version_a_failure_is_another_question_but_for_perplexity(
+def test_beside_another_version_a_failure_is_another_question_unless_that_has_no_part_in_it(
     workspace: Workspace, name: str
 ) -> None:
     fails, untold, _ = guards(name)
     gate.keep(workspace, "policy-1", EVALUATION, [fails], "initial")
-    stays = name == "perplexity"
+    stays = name in ("perplexity", "start")
     assert gate.keep(workspace, "policy-1", EVALUATION, [untold], "policy-2") == (fails if stays else untold,)
+
+
+def test_where_the_start_version_would_be_replaced_its_own_check_goes(workspace: Workspace) -> None:
+    gate.keep(workspace, "policy-1", EVALUATION, [guards("start")[0]], "policy-2")
+    won = found("win_rate", 0.6, 0.55, 0.65)
+    assert gate.keep(workspace, "policy-1", EVALUATION, [won], "initial") == (won,)
 
 
 @pytest.mark.parametrize("name", FIGURES)
