@@ -130,8 +130,8 @@ def plan(session: Session, inputs: JudgeInputs | None = None) -> Plan:
     asked = _evaluated(session, inputs.evaluated, comparisons)
     new = [len(unjudged(some, inputs.judge)) for some in (chosen.checked, chosen.rest, asked)]
     settings = session.settings.judge
-    kinds = sum(n < settings.probes for _, n in _tried_before(session, inputs.judge).values())
-    probes = kinds * settings.probes if chosen.checked else 0  # of few comparisons each is taken again
+    tries = min(settings.probes, len(chosen.checked))
+    probes = tries * sum(n < tries for _, n in _tried_before(session, inputs.judge).values())
     requests = 2 * (sum(new) + probes)
     work: Facts = {"judge": inputs.judge.name, "comparisons": sum(new), "probes": probes, "requests": requests}
     if inputs.version is None:
@@ -255,20 +255,19 @@ def _turned(
 ) -> tuple[dict[str, tuple[int, int]], bool]:
     """Return for each kind of probe how many verdicts it turned, of how many, and whether a budget was spent.
 
-    Only a kind that the same judge was tried with less often is asked, and what it was tried with before stands until
-    more is known: a budget, wherever it ends a run, takes nothing away that admission goes by.
+    Each is tried on a comparison of its own, for what turns a verdict once does so again. Only a kind that the same
+    judge was tried with on fewer is asked, and what it was tried with before stands until more is known: a budget,
+    wherever it ends a run, takes nothing away that admission goes by.
     """
-    judge, most = asking.inputs.judge, session.settings.judge.probes
+    judge = asking.inputs.judge
     turned = _tried_before(session, judge)
     sided = Choice.LEFT, Choice.RIGHT
     decided = [(one, said.choice) for one in held if (said := latest_of(one, judge)) and said.choice in sided]
-    again = decided * (1 + most // max(1, len(decided)))
+    tries = decided[: session.settings.judge.probes]
     for name, texts in judge_probes().items():
-        if spent or turned[name][1] >= most:
+        if spent or turned[name][1] >= len(tries):
             continue
-        pairs = probed(
-            [one for one, _ in again[:most]], [said for _, said in again[:most]], texts, session.settings.seed
-        )
+        pairs = probed([one for one, _ in tries], [said for _, said in tries], texts, session.settings.seed)
         given, spent = opinions(asking.asker, asking.journal, asking.inputs.rules, pairs, asking.parallel, name)
         answered = [one for one in given if one is not None]
         now = sum(one.choice is Choice.RIGHT for one in answered), len(answered)

@@ -279,7 +279,7 @@ def test_a_budget_is_the_runs_however_often_it_is_stopped(make: Make, limit: dic
 
 def test_a_budget_that_ends_among_checked_comparisons_takes_nothing_from_what_probes_told(make: Make) -> None:
     with serving(Server()) as server:
-        session = make(server.url, judging.comparisons(6), probes=40)
+        session = make(server.url, judging.comparisons(40), probes=40)
         first = judge(session)
         tried = {"injections": [0, 40], "flattery": [0, 40]}
         assert first["turned"] == tried and not tried.keys() & set(first["cannot_tell"])
@@ -313,7 +313,7 @@ def test_a_budget_that_ends_later_has_no_probe_asked_again(make: Make) -> None:
 
 def test_a_budget_that_ends_among_more_probes_leaves_what_fewer_told(make: Make) -> None:
     with serving(Server()) as server:
-        session = make(server.url, judging.comparisons(6), probes=4)
+        session = make(server.url, judging.comparisons(9), probes=4)
         before = judge(session)["turned"]
         more = spending(session, probes=9, requests=6)
         facts = judge(more)
@@ -321,7 +321,7 @@ def test_a_budget_that_ends_among_more_probes_leaves_what_fewer_told(make: Make)
         while facts["stopped"]:
             facts = judge(more)
         assert facts["turned"] == {"injections": [0, 9], "flattery": [0, 9]}
-        assert len(server.asked) == 2 * (6 + 2 * 4 + 2 * 9), "however often it ended, none was asked again"
+        assert len(server.asked) == 2 * (9 + 2 * 4 + 2 * 9), "however often it ended, none was asked again"
 
 
 def spending(session: Session, **chosen: Any) -> Session:
@@ -476,14 +476,13 @@ def test_writers_may_have_any_name(make: Make) -> None:
 def test_the_plan_holds_where_comparisons_are_fewer_than_probes(make: Make) -> None:
     with serving(Server()) as server:
         session = make(server.url, judging.comparisons(3), probes=10)
-        assert judge(session, plan=True)["requests"] == 2 * (3 + 2 * 10)
+        assert judge(session, plan=True)["requests"] == 2 * (3 + 2 * 3)
         judge(session)
-        assert len(server.asked) == 2 * (3 + 2 * 10)
-        session.store.add_comparisons(judging.comparisons(2, start=100))
+        assert len(server.asked) == 2 * (3 + 2 * 3)
         plan = judge(session, plan=True)
-        assert (plan["comparisons"], plan["probes"], plan["requests"]) == (2, 0, 4), "probes are asked once a judge"
-        judge(session)
-        assert len(server.asked) == 2 * (3 + 2 * 10) + 4
+        assert (plan["comparisons"], plan["probes"], plan["requests"]) == (0, 0, 0), "probes are asked once a judge"
+        session.store.add_comparisons(judging.comparisons(2, start=100))
+        assert judge(session, plan=True)["requests"] == 2 * (2 + 2 * 5), "but on more comparisons, where there are"
 
 
 def test_the_plan_holds_for_a_server_that_tells_no_probabilities(make: Make) -> None:
@@ -493,6 +492,17 @@ def test_the_plan_holds_for_a_server_that_tells_no_probabilities(make: Make) -> 
         assert (plan["requests"], plan["requests_without_probabilities"]) == (2 * (4 + 4), 3 * 2 * (4 + 4))
         judge(session)
         assert len(server.asked) == plan["requests_without_probabilities"]
+
+
+def test_a_probe_is_tried_on_a_comparison_of_its_own_and_anew_where_there_are_more(make: Make) -> None:
+    """Ten tries on three comparisons are three: what turns a verdict once does so again."""
+    with serving(Server(prefers=lambda a, b: 0.9 if "good" in a else 0.1)) as server:
+        session = make(server.url, judging.comparisons(3), probes=5)
+        assert {n for _, n in judge(session)["turned"].values()} == {3}
+        session.store.add_comparisons(judging.comparisons(3, start=100))
+        assert {n for _, n in judge(session)["turned"].values()} == {5}
+        asked = len(server.asked)
+        assert {n for _, n in judge(session)["turned"].values()} == {5} and len(server.asked) == asked
 
 
 def test_answers_of_the_model_that_judges_are_its_own(make: Make) -> None:
