@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
-from manners.feedback.statistics import Decision, clustered_share, effective_number, percent
-from manners.types import AnnotatorKind, Answer, Dialogue, Interval, Response
+from manners.feedback.statistics import Decision, clustered_share, effective_number, numbered, percent
+from manners.types import AnnotatorKind, Answer, Dialogue, Interval, Response, opening
 
 Preference = Callable[[Dialogue, Response, Response], float]
 Answers = Sequence[Sequence[Answer]]
@@ -44,7 +44,8 @@ class Matched:
     prompts: int
     """Prompts with at least one such pair."""
     effective_prompts: float
-    """How many equally weighted prompts they are worth after balancing; 0 where balance cannot be had."""
+    """How many equally weighted prompts they are worth after balancing, those of one opening counting as one; 0 where
+    balance cannot be had."""
     length_difference: float
     """Mean of after minus before among the pairs as weighted, in tokens: what matching left over."""
 
@@ -57,14 +58,14 @@ class Matched:
 def win_rate(before: Answers, after: Answers, preference: Preference, level: float = 0.95) -> Interval:
     """Return how often an answer of `after` is preferred to one of `before` to the same prompt; chance is 0.5.
 
-    The mean over prompts of the mean over all pairs of one answer each; ties count half. Prompts are the clusters of
-    its interval (`clustered_share`), because the pairs of a prompt share its answers. Exchanging the versions gives
-    1 - w, for a preference without side bias.
+    The mean over prompts of the mean over all pairs of one answer each; ties count half. Openings are the clusters of
+    its interval (`clustered_share`), because the pairs of a prompt share its answers, and prompts of one opening what
+    they are about. Exchanging the versions gives 1 - w, for a preference without side bias.
     """
     means = [
         np.mean([preference(a.prompt, a.response, b.response) for a, b in pairs]) for pairs in all_pairs(before, after)
     ]
-    return clustered_share(means, np.arange(len(means)), level=level)
+    return clustered_share(means, openings(after), level=level)
 
 
 def matched_win_rate(before: Answers, after: Answers, preference: Preference, tolerance: float) -> Matched:
@@ -74,8 +75,9 @@ def matched_win_rate(before: Answers, after: Answers, preference: Preference, to
     be the longer, so the pairs are then balanced: those with the longer `after` and those with the shorter one are
     given equal total weight, which makes a preference for mere length come to 0.5. Balance is unattainable where one
     of the two is absent; then, or below `FEWEST_PROMPTS` effective prompts (Kish), the interval is [0, 1]. The weights
-    are held fixed in the interval by prompt, which ignores what balancing gains and so tends to be wide.
+    are held fixed in the interval by opening, which ignores what balancing gains and so tends to be wide.
     """
+    first = openings(after)
     wins = []
     prompts = []
     shares = []
@@ -89,9 +91,10 @@ def matched_win_rate(before: Answers, after: Answers, preference: Preference, to
             differences.append(a.length - b.length)
     gap = np.array(differences, float)
     weights = _balanced(np.array(shares), gap)
-    worth = effective_number(np.bincount(prompts, weights)) if prompts else 0.0
+    groups = [first[number] for number in prompts]
+    worth = effective_number(np.bincount(groups, weights)) if groups else 0.0
     if worth >= FEWEST_PROMPTS:
-        interval = clustered_share(wins, prompts, weights)
+        interval = clustered_share(wins, groups, weights)
     else:
         interval = Interval(float(np.average(wins, weights=weights)) if worth else 0.5, 0.0, 1.0)
     left_over = float(np.average(gap, weights=weights)) if worth else 0.0
@@ -120,7 +123,7 @@ def best_of_n_win_rate(before: Answers, scores: ArrayLike, preference: Preferenc
         for prompt, answers in enumerate(before):
             chosen, other = answers[best[prompt]], answers[left_out]
             means[prompt] += preference(chosen.prompt, chosen.response, other.response) / count
-    return clustered_share(means, np.arange(len(means)))
+    return clustered_share(means, openings(before))
 
 
 def head_to_head(before: Answers, scores: ArrayLike, after: Answers, preference: Preference) -> Interval:
@@ -197,6 +200,11 @@ def all_pairs(before: Answers, after: Answers) -> list[list[tuple[Answer, Answer
         if not of_prompt or any(a.prompt != b.prompt for a, b in of_prompt):
             raise ValueError(f"entry {number}: both versions must have answers, and to the same prompt")
     return pairs
+
+
+def openings(answers: Answers) -> list[int]:
+    """Return a number for each prompt, from 0 on, the same for those of one opening: they are not independent."""
+    return numbered(opening(of_prompt[0].prompt) for of_prompt in answers)
 
 
 def _checked(scores: ArrayLike) -> NDArray[np.float64]:

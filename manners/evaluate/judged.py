@@ -352,7 +352,7 @@ def taste_facts(taste: Taste, before: Answered, after: Answered, resamples: int,
         found |= {
             f"{name}_before": mean(0, part),
             f"{name}_after": mean(1, part),
-            f"{name}_change": cluster_bootstrap(by_prompt, range(len(by_prompt)), resamples, seed),
+            f"{name}_change": cluster_bootstrap(by_prompt, compare.openings(after.answers), resamples, seed),
         }
     for name in PARTS + tuple(name for name in ("figures", "asked", "moral") if getattr(taste.weights, name)):
         part = attrgetter(name)

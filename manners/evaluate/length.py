@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, stdtrit
 
-from manners.evaluate.compare import FEWEST_PROMPTS, Answers, Preference, all_pairs
+from manners.evaluate.compare import FEWEST_PROMPTS, Answers, Preference, all_pairs, openings
 from manners.feedback.statistics import Floats, effective_number, wilson
 from manners.types import Interval
 
@@ -35,7 +35,8 @@ def win_rate_at_equal_length(before: Answers, after: Answers, preference: Prefer
     """Return the win rate that a regression of all pairs' outcomes on their difference in length has at no difference.
 
     With lengths a of the new and b of the old answer, P(new preferred) = sigmoid(alpha + beta (a - b) / (a + b)), ties
-    counting half; what is returned is sigmoid(alpha). Every prompt weighs the same (`regression`). It assumes that the
+    counting half; what is returned is sigmoid(alpha). Every prompt weighs the same, and those of one opening are left
+    out together (`regression`). It assumes that the
     chance follows this curve, the same on all prompts; that the pairs away from equal length can speak for it; and that
     length is a cause of the preference, not a mark of it: where a version writes more because it has more to say, the
     regression takes that away with the length. `compare.matched_win_rate` assumes no curve, but speaks only of the
@@ -51,27 +52,31 @@ def win_rate_at_equal_length(before: Answers, after: Answers, preference: Prefer
             prompts.append(number)
     difference, where = np.array(gap), np.array(prompts)
     shorter, longer = (len(np.unique(where[side])) for side in (difference <= 0, difference >= 0))
-    interval, slope = regression(won, difference, where)
+    interval, slope = regression(won, difference, where, np.array(openings(after))[where])
     found = AtEqualLength(interval, slope / 5, shorter, longer)
     if found.can_tell:
         return found
     return AtEqualLength(Interval(interval.estimate, 0.0, 1.0), slope / 5, shorter, longer)
 
 
-def regression(outcomes: ArrayLike, difference: ArrayLike, clusters: ArrayLike) -> tuple[Interval, float]:
+def regression(
+    outcomes: ArrayLike, difference: ArrayLike, items: ArrayLike, clusters: ArrayLike | None = None
+) -> tuple[Interval, float]:
     """Return sigmoid(alpha) with its 95 % interval, and beta, of P(outcome) = sigmoid(alpha + beta difference).
 
-    outcomes: (N,) in [0, 1]; difference: (N,); clusters: (N,) ids. Every cluster has weight one, shared among its
-    members. Fractional outcomes make it a quasi-likelihood (Papke & Wooldridge 1996, "Econometric methods for
-    fractional response variables"). Firth's penalty (1993, "Bias reduction of maximum likelihood estimates") keeps it
-    finite where length decides everything. The variance leaves out one cluster at a time, in one Newton step each, so
-    that whatever the members of a cluster share is in it; the interval is symmetric in logits, with Student's t of one
-    degree of freedom less than clusters. Where all outcomes are alike, it is Wilson's with the number of clusters.
+    outcomes: (N,) in [0, 1]; difference: (N,); items, clusters: (N,) ids, each item being a cluster of its own if these
+    are not said. Every item has weight one, shared among its members. Fractional outcomes make it a quasi-likelihood
+    (Papke & Wooldridge 1996, "Econometric methods for fractional response variables"). Firth's penalty (1993, "Bias
+    reduction of maximum likelihood estimates") keeps it finite where length decides everything. The variance leaves out
+    one cluster at a time, in one Newton step each, so that whatever the members of a cluster share is in it; the
+    interval is symmetric in logits, with Student's t of one degree of freedom less than clusters. Where all outcomes
+    are alike, it is Wilson's with the number of clusters.
     """
     y = np.asarray(outcomes, float)
-    _, index, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
-    count = len(sizes)
-    weight = 1 / sizes[index]
+    _, item, sizes = np.unique(np.asarray(items), return_inverse=True, return_counts=True)
+    _, index = np.unique(np.asarray(items if clusters is None else clusters), return_inverse=True)
+    count = int(index.max()) + 1
+    weight = 1 / sizes[item]
     x = np.stack([np.ones(len(y)), np.asarray(difference, float)], axis=1)
     theta = np.zeros(2)
     for _ in range(100):
@@ -85,7 +90,7 @@ def regression(outcomes: ArrayLike, difference: ArrayLike, clusters: ArrayLike) 
             break
     estimate, slope = float(expit(theta[0])), float(theta[1])
     if y.min() == y.max() and y[0] in (0, 1):
-        n = effective_number(np.ones(count))
+        n = effective_number(np.bincount(index, weight))
         return wilson(float(y[0]) * n, n), slope
     half = float(stdtrit(max(count - 1, 1), 0.975)) * _standard_error(x, y, p, weight, index, count)
     low, high = (float(expit(theta[0] + sign * half)) for sign in (-1, 1))

@@ -1,6 +1,7 @@
 """What a version's answers look like, and how well it still predicts plain text: pure functions with intervals.
 
-Each takes answers to many prompts, several per prompt or one; the prompt is what is resampled. None is good or bad
+Each takes answers to many prompts, several per prompt or one; what is resampled is the opening, which is the prompt
+where no two begin alike. None is good or bad
 by itself: read it beside the same figure for the initial model.
 """
 
@@ -20,9 +21,10 @@ from manners.feedback.statistics import (
     Estimate,
     cluster_bootstrap,
     cluster_bootstrap_share,
+    numbered,
     paired_bootstrap_difference,
 )
-from manners.types import Answer, FinishReason, Interval
+from manners.types import Answer, FinishReason, Interval, opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,13 @@ class PerplexityChange:
 
 
 def mean_length(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
-    """Return the mean length in tokens, the end-of-turn token included; bootstrap by prompt."""
-    return cluster_bootstrap([a.length for a in answers], _prompt_ids(answers), resamples, seed)
+    """Return the mean length in tokens, the end-of-turn token included; bootstrap by opening."""
+    return cluster_bootstrap([a.length for a in answers], _openings(answers), resamples, seed)
 
 
 def share_finished(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
-    """Return the share of answers that the model ended itself, not the length limit; bootstrap by prompt."""
-    return cluster_bootstrap_share([a.finished for a in answers], _prompt_ids(answers), resamples, seed)
+    """Return the share of answers that the model ended itself, not the length limit; bootstrap by opening."""
+    return cluster_bootstrap_share([a.finished for a in answers], _openings(answers), resamples, seed)
 
 
 def most_common_answer_share(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
@@ -54,7 +56,7 @@ def most_common_answer_share(answers: Sequence[Answer], resamples: int, seed: in
     """
     texts = [a.response.text.strip() for a in answers]
     common = Counter(texts).most_common(1)[0][0] if texts else ""
-    return cluster_bootstrap_share([text == common for text in texts], _prompt_ids(answers), resamples, seed)
+    return cluster_bootstrap_share([text == common for text in texts], _openings(answers), resamples, seed)
 
 
 def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
@@ -62,8 +64,8 @@ def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
 
     N-grams do not cross answers, and the end-of-turn token is left out, so that finishing does not change the figure.
     It falls as answers get longer or more numerous: compare it only between equally many answers of like length.
-    Interval: estimate +- t times the jackknife's standard error over P prompts, within [0, 1]; a bootstrap would
-    repeat prompts, hence n-grams, and be biased downwards. Answers without any n-gram give 0 within [0, 1].
+    Interval: estimate +- t times the jackknife's standard error over P openings, within [0, 1]; a bootstrap would
+    repeat them, hence n-grams, and be biased downwards. Answers without any n-gram give 0 within [0, 1].
     Sources: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5;
     Efron & Stein 1981, "The jackknife estimate of variance" (it errs on the wide side).
     """
@@ -108,9 +110,9 @@ def changes(
 
     before, after: for each of P prompts, in the same order, a version's answers. What makes the answers to a prompt
     long in both versions cancels out. Length and finishing: mean over prompts of the difference of their means, with a
-    bootstrap by prompt. Distinct-2: difference of the two figures over all answers, +- t times the jackknife's
-    standard error of that difference, each prompt left out of both versions at once. Raises MannersError below two
-    prompts.
+    bootstrap by opening. Distinct-2: difference of the two figures over all answers, +- t times the jackknife's
+    standard error of that difference, each opening left out of both versions at once. Raises MannersError below two
+    openings.
     """
     distinct = distinct_change(before, after).interval
     return {
@@ -165,19 +167,19 @@ def perplexity_change(
 
 
 def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.float64]]:
-    """Return the share of different n-grams, and (P,) what it is without each prompt; 0 where there are no n-grams."""
-    prompts = _prompt_ids(answers)
-    grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(prompts, default=-1))]
-    for answer, prompt in zip(answers, prompts, strict=True):
+    """Return the share of different n-grams, and (P,) what it is without each opening; 0 where there are no n-grams."""
+    places = _openings(answers)
+    grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(places, default=-1))]
+    for answer, place in zip(answers, places, strict=True):
         ids = _spoken(answer)
-        grams[prompt].update(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
+        grams[place].update(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
     if len(grams) < 2:
-        raise MannersError(f"Diversity needs answers to at least 2 prompts, and there are {len(grams)}.")
+        raise MannersError(f"Diversity needs answers to prompts of at least 2 openings, and there are {len(grams)}.")
     total = sum(g.total() for g in grams)
-    prompts_with = Counter(gram for g in grams for gram in g)
-    different = len(prompts_with)
-    # Without a prompt, its n-grams are gone from the total, and those that only it has from the different ones.
-    kept = np.array([different - sum(prompts_with[gram] == 1 for gram in g) for g in grams])
+    openings_with = Counter(gram for g in grams for gram in g)
+    different = len(openings_with)
+    # Without an opening, its n-grams are gone from the total, and those that only it has from the different ones.
+    kept = np.array([different - sum(openings_with[gram] == 1 for gram in g) for g in grams])
     without = kept / np.maximum(1, [total - g.total() for g in grams])
     return different / max(1, total), np.asarray(without, float)
 
@@ -189,7 +191,7 @@ def _spoken(answer: Answer) -> tuple[int, ...]:
 
 
 def _jackknife_error(without: NDArray[np.float64]) -> float:
-    """Return the jackknife's standard error, from the values (P,) without each prompt."""
+    """Return the jackknife's standard error, from the values (P,) without each opening."""
     return math.sqrt((len(without) - 1) * float(np.var(without)))
 
 
@@ -202,14 +204,14 @@ def _paired(
 ) -> Interval:
     """Return the mean over prompts of the change of a measure's mean."""
     old, new = ([np.mean([measure(a) for a in answers]) for answers in version] for version in (before, after))
-    return paired_bootstrap_difference(old, new, np.arange(len(old)), resamples, seed)
+    groups = _openings([answers[0] for answers in after])
+    return paired_bootstrap_difference(old, new, groups, resamples, seed)
 
 
 def _perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:
     return math.exp(min(700.0, float(np.sum(nll)) / float(np.sum(tokens))))
 
 
-def _prompt_ids(answers: Sequence[Answer]) -> list[int]:
-    """Return a number for each answer, the same for answers to the same prompt, counting from 0."""
-    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(a.prompt for a in answers))}
-    return [numbers[a.prompt] for a in answers]
+def _openings(answers: Sequence[Answer]) -> list[int]:
+    """Return a number for each answer, the same for answers to prompts of one opening, counting from 0."""
+    return numbered(opening(answer.prompt) for answer in answers)

@@ -303,6 +303,12 @@ def effective_number(weights: ArrayLike) -> float:
     return float(w.sum() ** 2 / (w * w).sum()) if w.any() else 0.0
 
 
+def numbered(names: Iterable[str]) -> list[int]:
+    """Return a number for each name, the same for the same, counting from 0 in the order in which they first come."""
+    places: dict[str, int] = {}
+    return [places.setdefault(name, len(places)) for name in names]
+
+
 def _by_cluster(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
     """Return sum(w v) and sum(w) of each cluster with any weight, two arrays (C,)."""
     v = np.asarray(values, float)

@@ -18,6 +18,7 @@ from manners.checkpoint import PROMPTS, Run
 from manners.data import questions
 from manners.errors import MannersError
 from manners.evaluate import ask, forgetting
+from manners.evaluate.compare import openings
 from manners.evaluate.forgetting import Reading
 from manners.evaluate.judged import Answered, Compared, Rates, rated
 from manners.evaluate.reading import read
@@ -40,7 +41,7 @@ from manners.results.evaluation import Forgetting
 from manners.results.phases import PhasesExample, PhasesResult
 from manners.templates import Refused
 from manners.text import TooLong
-from manners.types import Answer, Dialogue, FinishReason, Interval, PromptUse
+from manners.types import Answer, Dialogue, FinishReason, Interval, PromptUse, opening
 from manners.workspace import INITIAL
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     stored = [one.dialogue for one in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
     fitting = [prompt for prompt in stored if all(_fits(session, model, prompt) for model in models.values())]
     prompts = draw_prompts(fitting, session.settings.evaluate.prompts, session.settings.seed)
-    if len(prompts) < 2:
+    if (there := len({opening(prompt) for prompt in prompts})) < 2:
         raise MannersError(
-            f"comparing two phases takes at least 2 prompts for evaluation that both can answer, and {len(prompts)} of"
-            f" {len(stored)} are that; add some with `manners prompts import FILE --use evaluate`"
+            "comparing two phases takes prompts for evaluation with at least 2 openings that both can answer, and there"
+            f" are {there} among {len(stored)} prompts; add some with `manners prompts import FILE --use evaluate`"
         )
     text = prose(session)
     unseen = text.by_use[PromptUse.EVALUATE]
@@ -324,7 +325,8 @@ def _texts(before: _Phase, after: _Phase, resamples: int, seed: int) -> dict[str
     facts: dict[str, Any] = {}
     for name, of in (("length", lambda one: len(one.response.text)), ("finished", lambda one: one.finished)):
         old, new = ([float(np.mean([of(one) for one in some])) for some in phase.answers] for phase in (before, after))
-        change = cluster_bootstrap([b - a for a, b in zip(old, new, strict=True)], range(len(old)), resamples, seed)
+        groups = openings(after.answers)
+        change = cluster_bootstrap([b - a for a, b in zip(old, new, strict=True)], groups, resamples, seed)
         facts |= {f"{name}_before": float(np.mean(old)), f"{name}_after": float(np.mean(new)), f"{name}_change": change}
     return facts
 

@@ -112,10 +112,10 @@ def evaluation_prompts(session: Session, upto: Newest | None = None) -> Fitting:
     """Return the prompts that nothing is trained on or chosen by; raises MannersError where too few are there."""
     dialogues = [stored.dialogue for stored in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
     found = fitting(session, PromptUse.EVALUATE, dialogues)
-    if len(found.prompts) < 2:
+    if (there := len({opening(prompt) for prompt in found.prompts})) < 2:
         beside = f", and {found.too_long} that leave no room for a response" if found.too_long else ""
         raise MannersError(
-            f"evaluation needs at least 2 prompts of its own, {len(found.prompts)} are there{beside};"
+            f"evaluation needs prompts of its own with at least 2 openings, {there} are there{beside};"
             " add some with `manners prompts import FILE --use evaluate`"
         )
     return found

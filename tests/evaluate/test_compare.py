@@ -20,6 +20,8 @@ from manners.evaluate.compare import (
     verdict_sentence,
     win_rate,
 )
+from manners.evaluate.length import win_rate_at_equal_length
+from manners.evaluate.text_measures import changes
 from manners.types import Answer, Dialogue, Interval, Response
 
 Make = Callable[..., Answer]
@@ -75,6 +77,24 @@ def test_each_prompt_counts_once_and_ties_count_half(answer: Make) -> None:
     # On the first prompt a win and a tie, on the second eight wins: (3/4 + 1) / 2, not 9.5 / 10.
     before, after = versions(answer, [["!", ""], ["", "", "", ""]], [["!"], ["!", "!!"]])
     assert win_rate(before, after, by_letter).estimate == 0.875
+
+
+def test_prompts_of_one_opening_are_not_independent(answer: Make) -> None:
+    """Ten prompts of one opening suit the new version, ten of another neither: of two openings nothing can be told."""
+    alike = [first + " " * spaces for first in ("First", "Second") for spaces in range(10)]
+    for prompts, told in ((alike, False), ([str(n) for n in range(20)], True)):
+        before = [[answer(prompt, "a", "old")] for prompt in prompts]
+        after, longer = (
+            [[answer(prompt, text if n < 10 else "a", "new")] for n, prompt in enumerate(prompts)]
+            for text in ("!", "aa")
+        )
+        rate = win_rate(before, after, by_letter)
+        assert rate.estimate == 0.75 and rate.excludes(0.5) is told
+        length = changes(before, longer, 200, 0)["length"]
+        assert length.estimate == 0.5 and length.excludes(0.0) is told
+        found = win_rate_at_equal_length(before, after, by_letter).interval
+        assert (found.high - found.low > 0.9) is not told
+        assert matched_win_rate(before, after, by_author, 0.1).effective_prompts == (20 if told else 2)
 
 
 @settings(max_examples=25, deadline=None)

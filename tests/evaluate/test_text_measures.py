@@ -47,7 +47,7 @@ def test_distinct_2_leaves_out_the_end_token_and_does_not_cross_answers(answer: 
     cut_off = [answer("p", "", ids=(1, 2)), answer("q", "", ids=(3, 4))]
     assert distinct_n(ended) == distinct_n(cut_off)
     assert distinct_n(ended, n=3).estimate == 0.0  # no trigram at all
-    with pytest.raises(MannersError, match="at least 2 prompts"):
+    with pytest.raises(MannersError, match="at least 2 openings"):
         distinct_n(ended[:1])
 
 

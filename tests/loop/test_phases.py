@@ -115,7 +115,7 @@ def test_what_is_no_phase_is_one_sentence(begun: Session, copy: Workspace, model
     with pytest.raises(UsageError, match="VERSION is compared with that of --against: it does not go with --reward"):
         options.check(plan=False, resume=False)
     few = tiny.settings(model, sample=replace(begun.settings.sample, max_new_tokens=10_000))
-    with pytest.raises(MannersError, match="takes at least 2 prompts for evaluation that both can answer, and 0 of 12"):
+    with pytest.raises(MannersError, match="at least 2 openings that both can answer, and there are 0 among 12"):
         stages.compare_phases(begun.workspace, few, "sft-1", "initial")
 
 
