@@ -318,7 +318,7 @@ def _slope(asked: Sequence[Case], limits: Limits) -> Interval | None:
 def _own(asked: Sequence[Case], limits: Limits) -> Check:
     at = [case for case in asked if case.left is not None and case.people and case.own]
     name = "own_model"
-    if not at:
+    if not any(case.own for case in asked):
         return Check(
             name=name, verdict=PASS, required=True, n=0, sentence=f"{name}: no answer is known to be of its own model."
         )

@@ -114,6 +114,15 @@ def test_of_nothing_nothing_is_told(nothing: list[Case]) -> None:
     assert any(check.sentence == "own_model: no answer is known to be of its own model." for check in found.checks)
 
 
+def test_of_its_own_answers_that_cannot_be_compared_nothing_is_told() -> None:
+    """It has no verdict on any of them, or people have none: that is not to have no answers of its own."""
+    others = [replace(case, own=0) for case in world({}, 400)]
+    for own in (Case("own", None, (1.0, 1.0), 1.0, 1), Case("own", 1.0, (), 1.0, -1)):
+        found = admission([*others, *[own] * 20], KEPT)
+        assert "own_model" in found.cannot_tell and not found.admitted
+        assert not any("no answer is known" in check.sentence for check in found.checks)
+
+
 def test_what_the_margin_needs_is_what_it_takes() -> None:
     # The variance of a - h by hand: people and judge right with chance r each, all 8 outcomes.
     right = 0.9
