@@ -341,5 +341,10 @@ def _inside(path: str) -> str:
 
 
 def sign_in_address(site: Site, request: Request) -> str:
-    """Return where a page leads that nobody may see yet."""
-    return f"{site.prefix}/sign-in?then={quote(request.url.path)}"
+    """Return where a page leads that nobody may see yet: from there back to it.
+
+    What a form is sent to can be opened by nobody, and begins with the name of the page that the form is on.
+    """
+    path, query = request.url.path, f"?{request.url.query}" if request.url.query else ""
+    then = path + query if request.method in ("GET", "HEAD") else f"/{path.split('/')[1]}"
+    return f"{site.prefix}/sign-in?then={quote(then)}"

@@ -80,6 +80,29 @@ def test_signing_in_and_out(accounts: Accounts, client: MakeClient) -> None:
     assert browser.get("/").status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("method", "asked", "page"),
+    [
+        ("GET", "/review?version=policy%202&a=%26", "/review?version=policy%202&a=%26"),
+        ("POST", "/accounts/disable", "/accounts"),
+        ("POST", "/flags/1-ab", "/flags"),
+        ("POST", "/me/password", "/me"),
+    ],
+)
+def test_a_session_that_has_run_out_leads_back_to_the_page(
+    accounts: Accounts, client: MakeClient, method: str, asked: str, page: str
+) -> None:
+    """With what it was asked for; and never to where a form is sent, which is no page."""
+    accounts.add("olga", AccountRole.OWNER, PASSWORD)
+    browser = client()
+    browser.headers["accept"] = "text/html"
+    leads = httpx.URL(browser.request(method, asked).headers["location"])
+    assert leads.path == "/sign-in"
+    form = {"name": "olga", "password": PASSWORD, "then": leads.params["then"]}
+    assert browser.post("/sign-in", data=form).headers["location"] == page
+    assert browser.get(page).status_code in (200, 400), "a page, or what it says of a version that is not there"
+
+
 def test_a_cookie_travels_over_https_only_where_there_is_https(accounts: Accounts, client: MakeClient) -> None:
     accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
     browser = client(base_url="https://labels.example.org/team")
