@@ -170,9 +170,14 @@ async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
 async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPResponse:
     """Answer, piece by piece, also when nobody reads any more; what is said is kept with its answer.
 
-    What is being answered already is said once, however often it is sent.
+    What is being answered already is said once, however often it is sent: from the look whether it is to its beginning
+    nothing is waited for, in which another request would begin it.
     """
     said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
+    before = await to_thread.run_sync(Chats(site.store).asked_before, visitor.annotator, key)
+    trial = site.trial
+    if trial is not None and not await to_thread.run_sync(trial.asks, site.engine.state, site.workspace):
+        trial = None
     writing = site.conversations.of(visitor.annotator, key)
     if writing is not None and (len(writing.exchange.said), writing.exchange.text) == (body.after, body.text):
         return _events(writing)
@@ -185,14 +190,10 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
     seed, lot, side = _drawn(key, len(said), body.text)
-    trial = site.trial
-    if trial is not None and not await to_thread.run_sync(trial.asks, site.engine.state, site.workspace):
-        trial = None
-    before = await to_thread.run_sync(Chats(site.store).asked_before, visitor.annotator, key)
     chat_ask = settings.chat_ask if settings.seats > 1 else 0.0  # two answers are written side by side
     asks = question(lot, chat_ask, trial, before)
     count = 1 if asks is None else 2
-    if site.conversations.under_way(visitor.key) >= UNDER_WAY:
+    if site.conversations.under_way(visitor.key) + count > UNDER_WAY:
         message = f"{UNDER_WAY} answers are being written for you: wait for one of them, or stop it"
         raise HTTPException(429, message, RETRY)
     refuse_if(site.limits.take("generations", visitor.key, GENERATIONS, float(count)))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 from sqlalchemy import select
@@ -286,11 +287,11 @@ def test_a_skip_does_not_undo_what_was_chosen(alone: Place) -> None:
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.SKIP, Choice.RIGHT, Choice.LEFT]
 
 
-@pytest.mark.parametrize(("most", "asks"), [(1, 0.0), (2, 1.0)])
+@pytest.mark.parametrize(("most", "asks"), [(1, 0.0), (3, 1.0)])
 def test_one_account_has_only_so_many_answers_under_way(
     alone: Place, most: int, asks: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A turn that asks has two of them."""
+    """A turn that asks has two of them, and two more are four."""
     monkeypatch.setattr(chat, "UNDER_WAY", most)
     engine = Scripted()
     one = talk(alone, engine, asks)
@@ -306,6 +307,22 @@ def test_one_account_has_only_so_many_answers_under_way(
     assert refused == [(429, f"{most} answers are being written for you: wait for one of them, or stop it")]
     engine.meanwhile = lambda: None
     assert Talk(one.client, other).say("Hi")[-1]["kind"] == "done"
+
+
+def test_what_is_sent_twice_at_once_is_said_once(alone: Place) -> None:
+    """As by a page that is loaded anew while its message is on its way."""
+    engine = Scripted(pause=0.2)
+    app = create_app(site_of(alone, engine, 0.0))
+
+    async def twice() -> list[str]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            key = (await client.post("/chat/begin", json={})).json()["key"]
+            said = (client.post(f"/chat/{key}/say", json={"text": "Hi", "after": 0}) for _ in range(2))
+            return [answer.text.strip().rpartition("data: ")[2] for answer in await asyncio.gather(*said)]
+
+    one, other = asyncio.run(twice())
+    assert one == other and json.loads(one)["kind"] == "done"
+    assert len(engine.asked) == 1
 
 
 def skipping(page: Page) -> Held:
