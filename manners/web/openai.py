@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as HTTPResponse
 
+from manners.errors import MannersError, Unavailable
 from manners.models.requests import Done, Event, Failed, GenerationRequest, Phase, Token
 from manners.store.programs import Programs
 from manners.types import AskedHow, Comparison, Response, Sampling
@@ -221,8 +222,7 @@ async def _stream(site: Site, reply: _Reply, ask: _Ask | None) -> AsyncIterator[
         yield _piece(reply, index, {"role": "assistant", "content": ""})
     async for event in _events(site, reply):
         if isinstance(event, Failed):
-            kind = "invalid_request_error" if event.refused else "server_error"
-            yield f"data: {json.dumps(problem(event.message, kind))}\n\n"
+            yield _broken(event.message, event.refused)
             return
         _collect(choices[event.index], event)
         if isinstance(event, Token):
@@ -230,7 +230,11 @@ async def _stream(site: Site, reply: _Reply, ask: _Ask | None) -> AsyncIterator[
             yield _piece(reply, event.index, {"content": event.text}, logprobs=reported)
         else:
             yield _piece(reply, event.index, {}, finish_reason=finish(event.finish_reason))
-    pair = await ask.open(reply, choices) if ask else {}
+    try:
+        pair = await ask.open(reply, choices) if ask else {}
+    except MannersError as error:  # the header of an answer that is all right has been sent
+        yield _broken(str(error), not isinstance(error, Unavailable))
+        return
     counted = reply.body.stream_options is not None and reply.body.stream_options.include_usage
     if counted or pair:
         tail = pair | ({"usage": _usage(choices)} if counted else {})
@@ -277,6 +281,11 @@ def _generation(site: Site, body: ChatRequest, account: str, asks: bool) -> Gene
 def _piece(reply: _Reply, index: int, delta: dict[str, Any], **more: Any) -> str:
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
     return _data(envelope("chat.completion.chunk", reply.identity, reply.model, [choice]))
+
+
+def _broken(message: str, refused: bool) -> str:
+    """Return the piece that ends a stream of which no more comes."""
+    return _data(problem(message, "invalid_request_error" if refused else "server_error"))
 
 
 def _data(body: dict[str, Any]) -> str:

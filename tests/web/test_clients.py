@@ -16,8 +16,11 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from starlette.testclient import TestClient
 
+from manners.errors import MannersError, Unavailable
 from manners.models.requests import Event, GenerationRequest
 from manners.settings import ServeSettings, Settings
+from manners.store.programs import Programs
+from manners.types import Comparison
 from manners.web.app import create_app
 from manners.web.site import Site
 from manners.web.upstream import Upstream
@@ -69,6 +72,30 @@ def test_a_client_that_leaves_frees_its_seats_within_a_second(alone: Place, stre
             client.sendall(head.encode() + body)
             assert engine.begun.wait(PATIENCE)
         assert engine.ended.wait(1.0), "it goes on writing for nobody"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(Unavailable("the database is away"), "server_error"), (MannersError("disabled"), "invalid_request_error")],
+)
+def test_a_stream_whose_comparison_cannot_be_stored_says_so(
+    alone: Place, monkeypatch: pytest.MonkeyPatch, error: MannersError, kind: str
+) -> None:
+    """It has begun as one that is all right; broken off without a word, its client would wait for the pair."""
+
+    def refuse(self: Programs, account: str, comparison: Comparison) -> str:
+        raise error
+
+    monkeypatch.setattr(Programs, "open", refuse)
+    site = Site(
+        Workspace.open(alone.folder), Settings(), alone.store, alone.accounts, True, "http://127.0.0.1", Scripted()
+    )
+    client = TestClient(create_app(site), "http://127.0.0.1")
+    body = {"model": "manners", "messages": BREAD, "n": 2, "stream": True}
+    answer = client.post("/v1/chat/completions", json=body, headers={"X-Ask-Preference": "1"})
+    *_, last = answer.text.strip().split("\n\n")
+    told = json.loads(last.removeprefix("data: "))["error"]
+    assert (told["message"], told["type"]) == (str(error), kind)
 
 
 def test_top_p_of_nothing_takes_the_likeliest_token(served: Served) -> None:
