@@ -79,6 +79,8 @@ class JudgedComparison(Opinion):
 
     @model_validator(mode="after")
     def _can_be_compared(self) -> JudgedComparison:
+        if not (self.left.text.strip() and self.right.text.strip()):
+            raise ValueError("left and right are two answers, and one of them has no word")
         if self.left.text.strip() == self.right.text.strip():
             raise ValueError("left and right say the same, so neither can be better")
         if self.dialogue[-1].role is not Role.USER:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manners.errors import MannersError
 from manners.store.files.fields import LONGEST_NAME, parse_prompt, prompt_text
 from manners.store.files.formats import COLUMNS, IMPORTED, Format, render
 from manners.store.files.rowfiles import write_rows
@@ -97,6 +98,36 @@ def test_rows_bring_back_everything_but_the_authors_of_an_open_evaluation(suffix
         left, right = (replace(side, author=IMPORTED.name) for side in (comparison.left, comparison.right))
         expected = replace(comparison, left=left, right=right)
     assert through(suffix, Format.ROWS, comparison) == expected
+
+
+QUIET, SAID = Turn(Role.SYSTEM, ""), Turn(Role.USER, "Hi")
+ONE, OTHER = Response("Yes.", "policy-1"), Response("No.", "policy-1")
+
+
+@pytest.mark.parametrize("suffix", some([".csv", ".jsonl", ".parquet"], 1))
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Comparison((QUIET, SAID), ONE, OTHER, AskedHow.API),
+        Comparison((SAID, Turn(Role.ASSISTANT, ""), SAID), ONE, OTHER, AskedHow.CHAT),
+        Comparison((Turn(Role.USER, ""),), ONE, OTHER, AskedHow.API),
+        Comparison((SAID,), ONE, ONE, AskedHow.API),
+        Comparison((SAID,), replace(ONE, text="\n", finish_reason=FinishReason.LENGTH), OTHER, AskedHow.API),
+    ],
+    ids=["empty system turn", "empty answer before", "nothing asked", "the same twice", "cut off at once"],
+)
+def test_what_was_asked_here_comes_back_though_a_file_of_others_would_lack_something(
+    suffix: str, asked: Comparison
+) -> None:
+    written = replace(asked, verdicts=(Verdict(Choice.TIE, IMPORTED),))
+    assert through(suffix, Format.ROWS, written) == written
+
+
+def test_a_cell_that_was_lost_is_none_that_was_empty(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.csv"
+    path.write_text("prompt,left,right,verdict,asked_how\n,Yes.,No.,left,random\n")
+    with pytest.raises(MannersError, match="field `prompt`: has an empty turn"):
+        list(read_comparisons(path, {}))
 
 
 @pytest.mark.parametrize("text", ['[{"role": "user", and so on', '[{"role": "user", "content": "x"}]', "[]", "[1"])

@@ -292,6 +292,7 @@ def test_a_key_sent_many_times_at_once_is_one_comparison(served: Served) -> None
     ("changed", "says"),
     [
         ({"left": {"text": "Sourdough. "}}, "say the same"),
+        ({"left": {"text": " "}}, "has no word"),
         ({"created_at": "2030-01-31T12:00:00"}, "time zone"),
         ({"created_at": "9999-12-31T23:59:59Z"}, "ahead of the clock"),
         ({"created_at": "0001-01-01T00:00:00Z"}, "before 1970"),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from manners.store.files.messages import Said, listed, messages, said, transcript
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.records import refuse_moment, to_messages
-from manners.types import Dialogue, Role, Sampling, Turn
+from manners.types import AskedHow, Dialogue, Role, Sampling, Turn
 
 E = TypeVar("E", bound=StrEnum)
 LONGEST_NAME = 500
@@ -46,7 +46,15 @@ def parse_prompt(fields: Fields) -> Dialogue:
     prompt = _dialogue(required(fields, "prompt"), "prompt")
     if len(prompt) > 1 and prompt[-1].role is Role.ASSISTANT and not prompt[-1].text.strip():
         prompt = prompt[:-1]
-    return with_system(checked_prompt(prompt, "prompt"), fields)
+    return with_system(checked_prompt(prompt, "prompt", whole=not was_asked(fields)), fields)
+
+
+def was_asked(fields: Fields) -> bool:
+    """Return whether a row says how it was asked about here: then nothing was lost where a turn is empty.
+
+    Programs send such turns, models end at once, and two answers may be the same. A cell that is empty was lost.
+    """
+    return bool(fields.get("prompt")) and fields.get("asked_how") not in (None, "", AskedHow.IMPORTED)
 
 
 def with_system(prompt: Dialogue, fields: Fields) -> Dialogue:
@@ -78,17 +86,17 @@ def prompt_text(prompt: Dialogue) -> str:
     """Return what `parse_prompt` reads back: the text of a single user turn, or the JSON text of a list of messages."""
     text = prompt[0].text
     try:
-        single = len(prompt) == 1 and prompt == _dialogue(text, "prompt")
+        single = len(prompt) == 1 and bool(text) and prompt == _dialogue(text, "prompt")
     except BadRow:
         single = False
     return text if single else json.dumps(to_messages(prompt), ensure_ascii=False)
 
 
-def checked_prompt(prompt: Dialogue, field: str) -> Dialogue:
-    """Return the dialogue if it can be answered: it ends with a user turn and no turn is empty."""
+def checked_prompt(prompt: Dialogue, field: str, *, whole: bool = True) -> Dialogue:
+    """Return the dialogue if it can be answered: it ends with a user turn and, to be whole, has no empty one."""
     if prompt[-1].role is not Role.USER:
         raise BadRow(Reason.VALUE, field, "does not end with a user turn")
-    if not all(turn.text.strip() for turn in prompt):
+    if whole and not all(turn.text.strip() for turn in prompt):
         raise BadRow(Reason.EMPTY, field, "has an empty turn")
     return prompt
 

@@ -26,6 +26,7 @@ from manners.store.files.fields import (
     parse_word,
     prompt_text,
     required,
+    was_asked,
     with_system,
 )
 from manners.store.files.mapping import Words
@@ -118,7 +119,7 @@ def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words = WORD
     """
     prompt, texts = (_transcripts if fmt is Format.HH else _sides)(fields, fmt)
     left, right = (_response(fields, fmt, side, text) for side, text in zip(SIDES[fmt], texts, strict=True))
-    if left.text == right.text:
+    if left.text == right.text and not was_asked(fields):
         raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
     choice, strength = _choice(fields, words) if fmt is Format.ROWS else (chosen_or_equal(fields), None)
     verdict = None if choice is None else _verdict(fields, choice, strength, annotator, fmt)
@@ -287,7 +288,7 @@ def _sides(fields: Fields, fmt: Format) -> tuple[Dialogue, tuple[str, str]]:
     texts = [answer_to(fields.get("prompt"), _last(dialogue, prompt, side)) for side, dialogue in answers.items()]
     if fmt is Format.PAIRS:
         texts = [_continued(text, prompt) for text in texts]
-    return checked_prompt(prompt, "prompt"), (texts[0], texts[1])
+    return checked_prompt(prompt, "prompt", whole=not was_asked(fields)), (texts[0], texts[1])
 
 
 def _asked(fields: Fields) -> Fields:
@@ -349,8 +350,8 @@ def _assumed_finish(fmt: Format, text: str) -> FinishReason:
 
 def _response(fields: Fields, fmt: Format, side: str, text: str) -> Response:
     finish = parse_member(fields, f"{side}_finish", FinishReason) or _assumed_finish(fmt, text)
-    if not text.strip() and finish is not FinishReason.STOP:
-        raise BadRow(Reason.EMPTY, side, f"is empty, and `{side}_finish` does not say that it was meant (`stop`)")
+    if not text.strip() and finish is FinishReason.UNKNOWN:
+        raise BadRow(Reason.EMPTY, side, f"is empty, and `{side}_finish` does not say how it ended (`stop`, `length`)")
     author = parse_name(fields, f"{side}_model", parse_word(fields, f"{side}-model") or IMPORTED.name)
     return Response(text, author, finish, parse_sampling(fields, f"{side}_sampling"))
 
