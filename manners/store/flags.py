@@ -14,7 +14,7 @@ from manners.store.annotators import annotator_id
 from manners.store.records import from_messages, number_of, token_of
 from manners.store.store import Store
 from manners.store.tables import AnnotatorRow, ComparisonRow, FlagRow, PromptRow, ResponseRow
-from manners.store.texts import GONE
+from manners.store.texts import GONE, answers_of, is_gone
 from manners.types import Annotator, Dialogue
 
 MOST_SHOWN = 50
@@ -57,13 +57,18 @@ def raise_flag(
     comparison: int | None = None,
     response: int | None = None,
 ) -> None:
-    """Report a comparison, or one response; who reports again what they have reported says the same in other words."""
+    """Report a comparison, or one response; who reports again what they have reported says the same in other words.
+
+    What was deleted meanwhile is reported without the note.
+    """
+    about = ResponseRow.id == response if comparison is None else answers_of(comparison)
+    note = "" if note and is_gone(connection, about) else note
     who, said = annotator_id(connection, annotator), {"reason": reason.value, "note": note}
     same = FlagRow.comparison_id == comparison if response is None else FlagRow.response_id == response
     already = update(FlagRow).where(same, FlagRow.annotator_id == who, FlagRow.resolved_at.is_(None)).values(said)
     if not connection.execute(already).rowcount:
-        about = {"comparison_id": comparison, "response_id": response, "annotator_id": who}
-        connection.execute(insert(FlagRow), about | said | {"created_at": datetime.now(UTC)})
+        row = {"comparison_id": comparison, "response_id": response, "annotator_id": who}
+        connection.execute(insert(FlagRow), row | said | {"created_at": datetime.now(UTC)})
 
 
 def count_undecided(store: Store) -> int:

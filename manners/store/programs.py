@@ -14,7 +14,7 @@ from manners.store.statements import take_turns
 from manners.store.store import Store
 from manners.store.tables import RequestRow
 from manners.store.texts import API, response_ids
-from manners.store.verdicts import insert_verdicts
+from manners.store.verdicts import insert_answer, insert_verdicts
 from manners.types import Comparison, Verdict
 
 OF_ACCOUNT = "account "
@@ -54,7 +54,7 @@ class Programs:
             row = _known(connection, account, name)
             if row is None:
                 raise UnknownPair(f"there is no pair {name}: send the pair_id that came with the two answers")
-            insert_verdicts(connection, [(row.comparison_id, verdict)])
+            insert_answer(connection, row.comparison_id, verdict)
 
     def add(self, account: str, name: str | None, content: str, comparison: Comparison) -> tuple[int, bool]:
         """Store a comparison with its verdict once under a name; return its number, and whether it is new.

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, select, union, update
 
 from manners.store.records import digest, to_messages
 from manners.store.statements import chunks, insert_new
-from manners.store.tables import PromptRow, ResponseRow
+from manners.store.tables import ComparisonRow, PromptRow, ResponseRow
 from manners.types import AskedHow, Comparison, Dialogue, PromptUse, Response
 
 CHAT = "chat"
@@ -76,6 +76,22 @@ def claim(connection: Connection, digests: Iterable[str], source: str) -> None:
     for chunk in chunks(digests):
         known = PromptRow.digest.in_(chunk) & PromptRow.source.in_(theirs)
         connection.execute(update(PromptRow).where(known).values(source=source))
+
+
+def answers_of(comparison: int) -> ColumnElement[bool]:
+    """Return the condition that a response is one of a comparison's two."""
+    columns = ComparisonRow.left_id, ComparisonRow.right_id
+    sides = (select(column).where(ComparisonRow.id == comparison) for column in columns)
+    return ResponseRow.id.in_(union(*sides))
+
+
+def is_gone(connection: Connection, answers: ColumnElement[bool]) -> bool:
+    """Return whether the words of some answers were deleted; whoever would delete them waits for this transaction.
+
+    Who looks at an answer while it is deleted may say its words again, in a remark that nobody would look for any more.
+    """
+    digests = connection.execute(select(ResponseRow.digest).where(answers).with_for_update(read=True)).scalars()
+    return any(one.startswith(GONE) for one in digests)
 
 
 def prompt_digest(dialogue: Dialogue) -> str:

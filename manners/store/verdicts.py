@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from manners.store.annotators import annotator_id, annotator_ids, annotator_of, is_annotator
 from manners.store.tables import AnnotatorRow, ComparisonRow, VerdictRow, ViewRow, WithdrawalRow
+from manners.store.texts import answers_of, is_gone
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Draw, DrawnHow, Verdict
 
 STANDING = VerdictRow.id.not_in(select(WithdrawalRow.verdict_id))
@@ -35,8 +37,10 @@ def insert_verdicts(connection: Connection, verdicts: Sequence[tuple[int, Verdic
     connection.execute(insert(VerdictRow), rows)
 
 
-def insert_answer(connection: Connection, comparison: int, view: int, verdict: Verdict) -> None:
-    """Append the verdict that answers a view."""
+def insert_answer(connection: Connection, comparison: int, verdict: Verdict, view: int | None = None) -> None:
+    """Append a verdict on what was put before somebody; without its remarks where the words were deleted meanwhile."""
+    if (verdict.comment or verdict.reasons) and is_gone(connection, answers_of(comparison)):
+        verdict = replace(verdict, comment="", reasons=())
     who = annotator_id(connection, verdict.annotator)
     connection.execute(insert(VerdictRow), _verdict_row(comparison, who, verdict, view, datetime.now(UTC)))
 

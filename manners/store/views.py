@@ -308,7 +308,7 @@ def answer(
         comment=given.comment,
         exchanged=view.exchanged,
     )
-    insert_answer(connection, view.comparison_id, view.id, verdict)
+    insert_answer(connection, view.comparison_id, verdict, view.id)
     return view.comparison_id, verdict.choice
 
 

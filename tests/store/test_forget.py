@@ -205,6 +205,33 @@ def test_names_that_begin_alike_and_namesakes_in_files_are_other_people(store: S
     assert "ann in a file" in left and "ann:u1 in a file" in left
 
 
+def test_nothing_is_remarked_on_what_is_gone(store: Store, people: Accounts) -> None:
+    """It was on somebody's screen when it was deleted: what they chose counts, and what they wrote may say it again."""
+    key, ben = chat(store, "anna", "some words"), person(store, "ben")
+    [asked] = store.comparisons()
+    assert asked.id is not None
+    with store.write() as connection:
+        view = views.show(ben, Draw(asked.id, DrawnHow.RANDOM, 1.0, False), timedelta(minutes=1), connection)
+    assert view is not None
+    Chats(store).delete(person(store, "anna"), key)
+    with store.write() as connection:
+        views.answer(ben, views.Given(view.view, Choice.LEFT, None, (SECRET,), SECRET), connection)
+        views.flag(ben, view.view, FlagReason.OTHER, SECRET, connection)
+    assert SECRET not in everything(store)
+    assert [verdict.choice for verdict in store.comparisons()[0].verdicts] == [Choice.LEFT]
+
+
+def test_nor_by_another_user_of_the_program(store: Store, people: Accounts) -> None:
+    programs, account = Programs(store), requester(person(store, "anna").account)
+    sides = Response("one", "gpt"), Response("other", "gpt")
+    pair = programs.open(account, Comparison((Turn(Role.USER, "some words"),), *sides, AskedHow.API))
+    programs.judge(account, pair, Verdict(Choice.LEFT, person(store, "anna", "zed")))
+    forget(store, "anna", "zed")
+    programs.judge(account, pair, Verdict(Choice.RIGHT, person(store, "anna", "yve"), comment=SECRET))
+    assert SECRET not in everything(store)
+    assert [verdict.choice for verdict in store.comparisons()[0].verdicts] == [Choice.LEFT, Choice.RIGHT]
+
+
 def file_of(*prompts: str) -> list[Comparison]:
     """Comparisons as a file brings them, more of them than are added at once."""
     sides = Response("eins", "x"), Response("zwei", "x")
