@@ -88,7 +88,7 @@ def words_of(store: Store, name: str, user: str | None = None) -> frozenset[str]
 
 def forget_again(connection: Connection, key: str) -> Forgotten | None:
     """Forget an account that a copy of the store has brought back, by its key, whoever it is; None where it has not."""
-    for account in connection.execute(select(AccountRow).where(AccountRow.name.not_like("[forgotten %"))).all():
+    for account in connection.execute(select(AccountRow).where(~_IS_FORGOTTEN)).all():
         if key_of(account) == key:
             now = datetime.now(UTC)
             still = (AccountRow.id == account.id) & AccountRow.disabled_at.is_(None)
@@ -120,7 +120,7 @@ def keys_of(store: Store, name: str, user: str | None = None) -> tuple[str, list
 def forgotten(store: Store) -> list[str]:
     """Return the keys of the accounts that a store knows to be forgotten."""
     with store.read() as connection:
-        rows = connection.execute(select(AccountRow).where(AccountRow.name.like("[forgotten %"))).all()
+        rows = connection.execute(select(AccountRow).where(_IS_FORGOTTEN)).all()
     return [key_of(row) for row in rows]
 
 
@@ -251,5 +251,8 @@ def _rename(
 
 
 def _tombstone(key: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[str]:
-    """Return the name of somebody without one."""
+    """Return the name of somebody without one; no account can be called so (`names`)."""
     return literal("[forgotten ") + cast(key, Text()) + literal("]")
+
+
+_IS_FORGOTTEN = AccountRow.name == _tombstone(AccountRow.id)

@@ -23,8 +23,8 @@ RESERVED = (
     *("anonymous", "nobody", "everybody", "everyone", "somebody"),
 )
 """Names of the machine's owner, of kinds and versions, and those that claim a right."""
-NUMBERED = ("policy", "reward", "sft", "pretrain", "imported", "annotator", "user")
-"""What is numbered here: versions, and annotators without a name."""
+NUMBERED = ("policy", "reward", "sft", "pretrain", "imported", "annotator", "user", "forgotten")
+"""What is numbered here: versions, and annotators without a name, or who have none any more."""
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )

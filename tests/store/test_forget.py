@@ -25,7 +25,7 @@ from manners.store.annotators import annotator_id
 from manners.store.audit import Deed, Event
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, held_back, raise_flag
-from manners.store.forget import forget
+from manners.store.forget import forget, forgotten
 from manners.store.programs import OtherContent, Programs, requester
 from manners.store.tables import (
     AccountRow,
@@ -203,6 +203,17 @@ def test_names_that_begin_alike_and_namesakes_in_files_are_other_people(store: S
     left = everything(store)
     assert "of ann." not in left and "of anna." in left and "of annabel." in left and "anna:u1" in left
     assert "ann in a file" in left and "ann:u1 in a file" in left
+
+
+def test_nobody_takes_the_name_that_somebody_will_have_who_is_forgotten(store: Store, people: Accounts) -> None:
+    anna = person(store, "anna").account
+    for name in (f"[forgotten {anna}]", f"Forgotten {anna}"):
+        with pytest.raises(MannersError, match="is reserved"):
+            people.add(name, AccountRole.ANNOTATOR)
+    people.add("[forgotten me]", AccountRole.ANNOTATOR)
+    assert forgotten(store) == []
+    assert forget(store, "anna").account == anna
+    assert [key.split()[0] for key in forgotten(store)] == [str(anna)], "and whoever is only called so is not"
 
 
 def test_nothing_is_remarked_on_what_is_gone(store: Store, people: Accounts) -> None:
