@@ -292,10 +292,10 @@ def answer(
     said = {row.view_id: row.choice for row in connection.execute(_JUDGED, given_already)}
     if view.id in said:
         return view.comparison_id, Choice(said[view.id])
-    visible = datetime.now(UTC) - view.created_at
-    if given.seconds is not None:
-        visible = min(visible, timedelta(seconds=given.seconds))
-    if visible < shortest:
+    passed = datetime.now(UTC) - view.created_at
+    known = [passed] if passed >= timedelta(0) else []  # where the clock was set back it says nothing
+    known += [] if given.seconds is None else [timedelta(seconds=given.seconds)]
+    if min(known, default=shortest) < shortest:
         raise TooSoon(f"this pair was not visible for {shortest / timedelta(milliseconds=1):.0f} ms: look at it first")
     if said and view.drawn != DrawnHow.REPEAT.value:
         raise JudgedAlready("you have judged this pair already, on another page: that verdict stands")

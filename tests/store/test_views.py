@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from manners.store.flags import FlagReason, held_back, undecided
 from manners.store.programs import Programs
 from manners.store.tables import VerdictRow, ViewRow
 from manners.store.verdicts import count_of
-from manners.store.views import Given, NoSuchView, Shown
+from manners.store.views import Given, NoSuchView, Shown, TooSoon
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -86,6 +88,24 @@ def test_a_row_is_the_same_whether_the_page_or_a_file_brings_the_verdict(store: 
         # How long it was kept for somebody, and the moment of showing, which a file does not say.
         assert apart <= {"id", "comparison_id", "view_id", "created_at", "expires_at", "token"}
     assert verdicts[0]["created_at"] == verdicts[1]["created_at"] == given.created_at
+
+
+@pytest.mark.parametrize(
+    ("passed", "seconds", "refused"),
+    [(-3600.0, 20.0, False), (-3600.0, 0.1, True), (-3600.0, None, False), (0.1, 20.0, True), (20.0, 20.0, False)],
+)
+def test_a_clock_that_was_set_back_refuses_no_verdict(
+    store: Store, monkeypatch: pytest.MonkeyPatch, passed: float, seconds: float | None, refused: bool
+) -> None:
+    """The page would drop it, and with it whatever was on a screen: what the page says still counts."""
+    [key] = store.add_comparisons([pair(0)])
+    view = show(store, key, False).view
+    moment = datetime.now(UTC) + timedelta(seconds=passed)
+    monkeypatch.setattr(views, "datetime", SimpleNamespace(now=lambda zone: moment))
+    given, shortest = Given(view, Choice.LEFT, seconds=seconds), timedelta(milliseconds=400)
+    with nullcontext() if not refused else pytest.raises(TooSoon), store.write() as connection:
+        views.answer(ANNA, given, connection, shortest=shortest)
+    assert len(store.comparisons()[0].verdicts) == (not refused)
 
 
 def test_a_token_is_drawn_at_random_and_never_again(store: Store) -> None:
