@@ -19,6 +19,8 @@ from manners.types import Annotator, Dialogue
 
 MOST_SHOWN = 50
 """Reports that a reviewer is shown at once."""
+_STANDS = FlagRow.upheld.is_(None) | FlagRow.upheld
+"""The condition that a report was not dismissed."""
 
 
 class FlagReason(StrEnum):
@@ -136,13 +138,19 @@ def decide(store: Store, flag: str, upheld: bool) -> list[int]:
         return list(connection.execute(about).scalars())
 
 
+def is_reported(connection: Connection, comparison: int) -> bool:
+    """Return whether a comparison, or an answer of it, was reported and the report not dismissed."""
+    on_answers = FlagRow.response_id.in_(select(ResponseRow.id).where(answers_of(comparison)))
+    query = select(FlagRow.id).where(_STANDS, (FlagRow.comparison_id == comparison) | on_answers).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def held_back(connection: Connection) -> set[int]:
     """Return the comparisons that nobody is to be shown: they, or an answer, reported and not dismissed; or deleted."""
-    stands = FlagRow.upheld.is_(None) | FlagRow.upheld
-    reported = select(FlagRow.response_id).where(FlagRow.response_id.is_not(None), stands)
+    reported = select(FlagRow.response_id).where(FlagRow.response_id.is_not(None), _STANDS)
     answers = reported.union(select(ResponseRow.id).where(ResponseRow.digest.startswith(GONE)))
     on_answers = select(ComparisonRow.id).where(
         ComparisonRow.left_id.in_(answers) | ComparisonRow.right_id.in_(answers)
     )
-    query = select(FlagRow.comparison_id).where(FlagRow.comparison_id.is_not(None), stands).union(on_answers)
+    query = select(FlagRow.comparison_id).where(FlagRow.comparison_id.is_not(None), _STANDS).union(on_answers)
     return {comparison for comparison in connection.execute(query).scalars() if comparison is not None}

@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from manners.errors import MannersError
 from manners.store.annotators import IS_NAMED, annotator_of, is_annotator, named
-from manners.store.flags import FlagReason, held_back, raise_flag
+from manners.store.flags import FlagReason, held_back, is_reported, raise_flag
 from manners.store.records import from_messages
 from manners.store.tables import (
     AnnotatorRow,
@@ -315,8 +315,8 @@ def answer(
 def withdraw(annotator: Annotator, connection: Connection, *, view: str | None = None) -> tuple[Draw, Beside] | None:
     """Take back the verdict on a view, or the latest that came from any.
 
-    Return what is to be shown again, sides as before, and what was said about it. A verdict on words that were deleted
-    stays: there is nothing to judge again.
+    Return what is to be shown again, sides as before, and what was said about it. A verdict on what nobody is to be
+    shown stays (words that were deleted, a pair that somebody has reported): there is nothing to judge again.
     """
     query = (
         select(
@@ -340,6 +340,8 @@ def withdraw(annotator: Annotator, connection: Connection, *, view: str | None =
         query = query.where(ViewRow.token == view)
     row = connection.execute(query).first()
     if row is None or connection.execute(_texts(), {"comparison": row.comparison_id}).one().gone:
+        return None
+    if is_reported(connection, row.comparison_id):
         return None
     connection.execute(insert(WithdrawalRow), {"verdict_id": row.id, "created_at": datetime.now(UTC)})
     draw = Draw(row.comparison_id, DrawnHow(row.drawn), row.probability, row.exchanged, row.pool)

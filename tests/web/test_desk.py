@@ -219,6 +219,25 @@ def test_a_verdict_on_what_was_deleted_is_not_taken_back(workspace: Workspace, s
     assert len(store.comparisons()[0].verdicts) == 1
 
 
+@pytest.mark.parametrize("about", ["pair", "answer"])
+def test_undoing_shows_nobody_what_was_reported_meanwhile(
+    workspace: Workspace, store: Store, clock: Clock, about: str
+) -> None:
+    [key] = store.add_comparisons(pairs(0))
+    desk = Desk(workspace, store, replace(ONCE, overlap=3, agree=3), 0)
+    shown = desk.next(ANNA)
+    assert shown is not None
+    desk.judge(ANNA, Given(shown.view, Choice.LEFT))
+    with store.write() as connection:
+        answer = connection.execute(select(ResponseRow.id).where(ResponseRow.text == "r0")).scalar_one()
+        on = {"comparison": key} if about == "pair" else {"response": answer}
+        flags.raise_flag(connection, BEN, FlagReason.ILLEGAL, "", **on)
+    assert desk.undo(ANNA) is None and len(store.comparisons()[0].verdicts) == 1
+    [flag] = flags.undecided(store)
+    flags.decide(store, flag.id, False)
+    assert number(desk.undo(ANNA)) == 0 and not store.comparisons()[0].verdicts, "it was dismissed"
+
+
 def test_where_no_reward_model_has_been_trained_nothing_is_called_damaged(
     workspace: Workspace, store: Store, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
