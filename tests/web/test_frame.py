@@ -112,6 +112,12 @@ def test_a_cookie_travels_over_https_only_where_there_is_https(accounts: Account
     assert answer.headers["location"] == "/team/"
 
 
+@pytest.mark.parametrize("page", ["/label", "/chat"])
+def test_a_page_that_its_script_fills_says_so_without(client: MakeClient, page: str) -> None:
+    said = client(local=True).get(page).text.partition("<noscript>")[2].partition("</noscript>")[0]
+    assert "JavaScript" in said
+
+
 @pytest.mark.parametrize("then", ["//evil.example", "https://evil.example", "/\\evil.example", "evil"])
 def test_a_sign_in_leads_nowhere_else(accounts: Accounts, client: MakeClient, then: str) -> None:
     accounts.add("anna", AccountRole.ANNOTATOR, PASSWORD)
