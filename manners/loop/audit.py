@@ -23,6 +23,7 @@ from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import as_begun, draw_prompts, fitting, parts, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
+from manners.loop.verdicts import named
 from manners.models import versions
 from manners.models.answer import answer
 from manners.models.cost import drawing_bytes, head_bytes, layer_bytes, own_bytes, rows_at_once
@@ -120,7 +121,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
         left_out=left_out,
         decides={
             REWARD_MODEL: name,
-            AUDITED: f"{len(chosen)} ({digest(chosen)})",
+            AUDITED: named(str(len(chosen)), chosen, begun.get(AUDITED)),
             PAIRS_OF: "" if options.comparisons is None else str(options.comparisons),
             **until(upto),
         },
@@ -133,14 +134,14 @@ def trained_on(
 ) -> tuple[list[LabelledPair], list[LabelledPair]]:
     """Return the pairs that a reward model learned from, and those set aside: by its settings, as they were.
 
-    With `upto`, what candidates' comparisons of later keep from training is not left out.
+    With `upto`, what candidates' comparisons of later keep from training is not left out, and bets of later are none.
     """
     version = versions.describe(session.workspace, name)
     settings = from_dict(version.settings)
     try:
         chosen = settings.reward
-        newest = None if upto is None else upto.comparison
-        comparisons = session.store.comparisons(as_of=version.watermark, newest=newest)
+        newest, bet = (None, None) if upto is None else (upto.comparison, upto.bet)
+        comparisons = session.store.comparisons(as_of=version.watermark, newest=newest, newest_bet=bet)
         labelled = label(comparisons, chosen.annotators, chosen.user_share, chosen.account_share, settings.serve)
         pairs = laid_out(session.pretrained.renderer, labelled).pairs
         split = divided(pairs, chosen, settings.seed)

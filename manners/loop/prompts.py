@@ -39,7 +39,9 @@ def as_begun(session: Session, begun: Mapping[str, Any]) -> Newest | None:
 
 def until(newest: Newest | None) -> Facts:
     """Say in a run's checkpoints how far its record goes."""
-    return {} if newest is None else {NEWEST: [newest.prompt, newest.comparison]}
+    if newest is None:
+        return {}
+    return {NEWEST: [newest.prompt, newest.comparison, *([] if newest.bet is None else [newest.bet])]}
 
 
 def answerable(session: Session, use: PromptUse, upto: Newest | None = None) -> list[Dialogue]:

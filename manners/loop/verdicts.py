@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manners.checkpoint import JUDGES, PAIRS, Changed
@@ -12,6 +12,7 @@ from manners.loop.admitted import admitted
 from manners.loop.prompts import as_begun, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
+from manners.reward.labelled import LabelledPair
 from manners.reward.verdicts import label
 from manners.store import Newest
 from manners.types import Annotator, Comparison
@@ -38,9 +39,9 @@ def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> Ve
 
     `stage` names the folder of the run. Raises Changed where what it learned from was changed since.
     """
-    watermark, comparisons = _as_begun(session, begun)
     upto = as_begun(session, begun)
-    pairs = _labelled(session, comparisons)
+    watermark, comparisons = _as_begun(session, begun, upto)
+    pairs = _labelled(session, comparisons, begun)
     _refuse_changed(session, begun, pairs, stage)
     newest = comparisons[-1].id if comparisons else 0
     decides: Facts = {VERDICT: watermark, COMPARISON: newest, PAIRS: pairs, **until(upto)}
@@ -51,18 +52,30 @@ def verdict_inputs(session: Session, begun: Mapping[str, Any], stage: str) -> Ve
     return VerdictInputs(decides=decides, watermark=watermark, comparisons=comparisons, upto=upto, judges=judges)
 
 
-def _as_begun(session: Session, begun: Mapping[str, Any]) -> tuple[int, list[Comparison]]:
+def named(what: str, pairs: Sequence[LabelledPair], begun: object) -> str:
+    """Say what there is with a digest of its pairs, by which a run knows whether they are those it was begun with.
+
+    How verdicts were drawn is not in it: what they weigh in measurements hangs on what may still be asked. It was once,
+    and a run that was `begun` then goes on.
+    """
+    weighed = (pair if pair.drawn_left is None else replace(pair, shown_left=pair.drawn_left) for pair in pairs)
+    before = f"{what} ({digest(tuple(weighed))})"
+    return before if begun == before else f"{what} ({digest(tuple(pairs))})"
+
+
+def _as_begun(session: Session, begun: Mapping[str, Any], upto: Newest | None) -> tuple[int, list[Comparison]]:
     """Return the newest verdict and the comparisons of a run: of now, or of when the one that goes on was begun."""
     watermark = int(begun.get(VERDICT, session.store.watermark()))
-    return watermark, session.store.comparisons(as_of=watermark, newest=begun.get(COMPARISON))
+    bet = None if upto is None else upto.bet
+    return watermark, session.store.comparisons(as_of=watermark, newest=begun.get(COMPARISON), newest_bet=bet)
 
 
-def _labelled(session: Session, comparisons: Sequence[Comparison]) -> str:
+def _labelled(session: Session, comparisons: Sequence[Comparison], begun: Mapping[str, Any]) -> str:
     """Say how many pairs and verdicts there are to learn from, with a digest of them."""
     settings = session.settings.reward
     pairs = label(comparisons, settings.annotators, settings.user_share, settings.account_share).pairs
     verdicts = round(sum(sum(pair.counts) for pair in pairs))
-    return f"{verdicts} verdicts on {len(pairs)} comparisons ({digest(pairs)})"
+    return named(f"{verdicts} verdicts on {len(pairs)} comparisons", pairs, begun.get(PAIRS))
 
 
 def _refuse_changed(session: Session, begun: Mapping[str, Any], pairs: str, stage: str) -> None:

@@ -231,7 +231,7 @@ def _agreeing(margins: Floats, pairs: Sequence[LabelledPair]) -> Floats:
 
 def _shown_left(pairs: Sequence[LabelledPair]) -> Floats:
     """Return what weight of each pair's verdicts chose the side that was shown on the left."""
-    return np.array([pair.measured.left if pair.shown_left is None else pair.shown_left for pair in pairs])
+    return np.array([pair.measured_left for pair in pairs])
 
 
 def _decided_sums(pairs: Sequence[LabelledPair], values: Floats) -> Floats:

@@ -70,9 +70,11 @@ class LabelledPair:
     group: str
     """What is set aside as one, see `groups`."""
     shown_left: float | None = None
-    """What weight of verdicts chose the side shown on the left; None where the sides were shown as they stand."""
+    """How many verdicts chose the side shown on the left; None where the sides were shown as they stand."""
     drawn: Counts | None = field(default=None, repr=False)
     """Verdicts weighted for how they were drawn (`reward.drawing`); None where each weighs 1."""
+    drawn_left: float | None = field(default=None, repr=False)
+    """`shown_left`, weighted likewise; None where each weighs 1."""
     unknown: int = field(default=0, repr=False)
     """Decided verdicts that weigh nothing in measurements: drawn by disagreement, before the pool was on record."""
     made: bool = field(default=False, repr=False)
@@ -86,6 +88,13 @@ class LabelledPair:
         return self.counts if self.drawn is None else self.drawn
 
     @property
+    def measured_left(self) -> float:
+        """What weight of verdicts chose the side that was shown on the left: a rival that accuracy has."""
+        if self.shown_left is None:
+            return self.measured.left
+        return self.shown_left if self.drawn_left is None else self.drawn_left
+
+    @property
     def measures(self) -> bool:
         """Whether something may be measured on it: not where a reward model chose it, nor where nobody has judged."""
         return any(self.counts)
@@ -93,7 +102,8 @@ class LabelledPair:
     def unmeasured(self, weights: Counts) -> LabelledPair:
         """Return the pair as it is trained on by these weights, and nothing is measured on it."""
         none = Counts(0.0, 0.0, 0.0)
-        return replace(self, counts=none, weights=weights, both_bad=0, shown_left=None, drawn=None, voices=())
+        bare = replace(self, shown_left=None, drawn=None, drawn_left=None, voices=())
+        return replace(bare, counts=none, weights=weights, both_bad=0)
 
 
 class LeftOut(StrEnum):

@@ -318,6 +318,8 @@ def labelled_pair(
     limited = factors if comparison.asked_how in VOLUNTEERED else {}
     said = {v.annotator: [one for one in comparison.verdicts if one.annotator == v.annotator] for v in verdicts}
     drawn = [(v, draw_weight(said[v.annotator], pool.left(v.annotator))) for v in verdicts]
+    shown_left = [worth for v, worth in drawn if v.shown_choice is Choice.LEFT]
+    alike = all(worth == 1 for _, worth in drawn)
 
     def voice(verdict: Verdict) -> Voice:
         who = verdict.annotator
@@ -337,10 +339,11 @@ def labelled_pair(
         weights=weights_of(voices),
         both_bad=number[Choice.BOTH_BAD],
         group=group,
-        shown_left=float(sum(worth for v, worth in drawn if v.shown_choice is Choice.LEFT)),
+        shown_left=float(len(shown_left)),
         drawn=None
-        if all(worth == 1 for _, worth in drawn)
+        if alike
         else Counts(measured(Choice.LEFT), measured(Choice.RIGHT), measured(Choice.TIE, Choice.BOTH_BAD)),
+        drawn_left=None if alike else float(sum(shown_left)),
         unknown=sum(worth == 0 for v, worth in drawn if v.choice in (Choice.LEFT, Choice.RIGHT)),
         voices=voices,
     )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, select
 
-from manners.store.statements import chunks, insert_new
+from manners.store.statements import chunks, insert_new, take_turns
 from manners.store.tables import BetRow
 from manners.types import AnnotatorKind, Bet
 
@@ -19,6 +19,7 @@ from manners.types import AnnotatorKind, Bet
 def place(connection: Connection, bets: Sequence[tuple[int, Bet]]) -> None:
     """Store bets, each with the id of its comparison, but for those of which another one was placed before."""
     now = datetime.now(UTC)
+    take_turns(connection, BetRow)
     for chunk in chunks(bets):
         rows = [
             {
@@ -34,10 +35,14 @@ def place(connection: Connection, bets: Sequence[tuple[int, Bet]]) -> None:
         insert_new(connection, BetRow, rows)
 
 
-def bets_by_comparison(connection: Connection) -> dict[int, tuple[Bet, ...]]:
-    """Return the bets of each comparison that has any, in the order in which they were placed."""
+def bets_by_comparison(connection: Connection, newest: int | None = None) -> dict[int, tuple[Bet, ...]]:
+    """Return the bets of each comparison that has any, in the order in which they were placed.
+
+    With `newest`, the number of a bet, those up to that.
+    """
     found: defaultdict[int, tuple[Bet, ...]] = defaultdict(tuple)
-    for row in connection.execute(select(BetRow).order_by(BetRow.id)):
+    query = select(BetRow).order_by(BetRow.id)
+    for row in connection.execute(query if newest is None else query.where(BetRow.id <= newest)):
         found[row.comparison_id] += (Bet(AnnotatorKind(row.kind), row.stake, row.read, row.upto),)
     return found
 

@@ -58,11 +58,12 @@ def merge_ids(connection: Connection, comparisons: Sequence[Comparison]) -> tupl
 
 
 def select_comparisons(
-    connection: Connection, asked_how: AskedHow | None, newest: int | None = None
+    connection: Connection, asked_how: AskedHow | None, newest: int | None = None, newest_bet: int | None = None
 ) -> list[Comparison]:
     """Return the comparisons by id, with their bets, and with the verdicts not taken back in order of arrival.
 
-    With `newest`, those up to that id, and only of these is an opening kept where a candidate was compared on it.
+    With `newest`, those up to that id, and only of these is an opening kept where a candidate was compared on it. With
+    `newest_bet`, bets up to that id.
     """
     left, right = aliased(ResponseRow), aliased(ResponseRow)
     which: list[ColumnElement[bool]] = [] if asked_how is None else [ComparisonRow.asked_how == asked_how.value]
@@ -75,7 +76,7 @@ def select_comparisons(
         .order_by(ComparisonRow.id)
     )
     verdicts = verdicts_by_comparison(connection, asked_how)
-    bets = bets_by_comparison(connection)
+    bets = bets_by_comparison(connection, newest_bet)
     # Each turn of a conversation is a prompt with all that was said before it, and most of them nobody compared.
     compared = PromptRow.id.in_(_prompts_of(*which)) | PromptRow.id.in_(_tried(newest))
     needed = compared | (PromptRow.use != PromptUse.TRAIN.value)

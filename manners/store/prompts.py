@@ -6,7 +6,7 @@ from sqlalchemy import Connection, func, select
 
 from manners.store.comparisons import openings_apart
 from manners.store.records import Newest, from_messages
-from manners.store.tables import ComparisonRow, PromptRow
+from manners.store.tables import BetRow, ComparisonRow, PromptRow
 from manners.store.texts import CHAT
 from manners.types import DELETED, Dialogue, PromptUse, Role, StoredPrompt, Turn, opening
 
@@ -15,10 +15,9 @@ TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
 
 
 def how_far(connection: Connection) -> Newest:
-    """Return how far prompts and comparisons go; none of a lower number comes later, for their writers take turns."""
-    highest = (func.coalesce(func.max(row.id), 0) for row in (PromptRow, ComparisonRow))
-    prompt, comparison = (connection.execute(select(one)).scalar_one() for one in highest)
-    return Newest(prompt, comparison)
+    """Return how far prompts, comparisons and bets go; none of a lower number comes later: writers take turns."""
+    highest = (func.coalesce(func.max(row.id), 0) for row in (PromptRow, ComparisonRow, BetRow))
+    return Newest(*(connection.execute(select(one)).scalar_one() for one in highest))
 
 
 def select_prompts(connection: Connection, use: PromptUse | None, upto: Newest | None) -> list[StoredPrompt]:

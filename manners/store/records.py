@@ -78,6 +78,8 @@ class Newest:
 
     prompt: int
     comparison: int
+    bet: int | None = None
+    """None where a run of before bets were kept goes by all there are."""
 
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)

@@ -157,7 +157,7 @@ class Store:
         return ids
 
     def newest(self) -> Newest:
-        """Return how far prompts and comparisons go by now: what a run that is begun now may be gone on with."""
+        """Return how far prompts, comparisons and bets go by now: what a run begun now may be gone on with."""
         with self.read() as connection:
             return how_far(connection)
 
@@ -233,15 +233,20 @@ class Store:
                 insert_verdicts(connection, some)
 
     def comparisons(
-        self, asked_how: AskedHow | None = None, *, as_of: int | None = None, newest: int | None = None
+        self,
+        asked_how: AskedHow | None = None,
+        *,
+        as_of: int | None = None,
+        newest: int | None = None,
+        newest_bet: int | None = None,
     ) -> list[Comparison]:
         """Return the comparisons asked in one way, or in all, by id, with their verdicts in order of arrival.
 
         With `as_of`, a watermark, later verdicts are left out; what was taken back or deleted since stays away. With
-        `newest`, the id of a comparison, so are later comparisons, and what those about a candidate keep from training.
+        `newest` and `newest_bet`, ids, so are later comparisons with what they keep from training, and later bets.
         """
         with self.read() as connection:
-            found = select_comparisons(connection, asked_how, newest)
+            found = select_comparisons(connection, asked_how, newest, newest_bet)
             if as_of is None:
                 return found
             counts = count_up_to(connection, as_of)

@@ -92,7 +92,8 @@ def test_what_is_learnt_from_does_not_depend_on_how_it_was_drawn() -> None:
     plain, drawn = labelled(None, None, None), labelled(DrawnHow.DISAGREEMENT, 0.5, 20)
     assert plain.drawn is None and plain.measured == plain.counts
     assert (drawn.counts, drawn.weights) == (plain.counts, plain.weights)
-    assert drawn.measured.left == pytest.approx(0.1) == pytest.approx(drawn.shown_left or 0.0)
+    assert drawn.measured.left == pytest.approx(0.1) == pytest.approx(drawn.measured_left)
+    assert plain.measured_left == 1.0 == plain.shown_left == drawn.shown_left
     assert drawn.measured.right == 1.0
     assert repr(drawn) != "" and "measured" not in repr(drawn) and "drawn=" not in repr(drawn)
     unknown = labelled(DrawnHow.DISAGREEMENT, 0.5, None)

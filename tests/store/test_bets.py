@@ -36,6 +36,16 @@ def test_the_first_bet_of_each_kind_holds(store: Store) -> None:
     assert [c.bets for c in store.comparisons(as_of=0)] == [(PEOPLE, MODEL), (MODEL,)]
 
 
+def test_with_the_newest_bet_of_then_later_ones_are_none(store: Store) -> None:
+    one, other = store.add_comparisons([ASKED, ASKED])
+    assert store.newest().bet == 0
+    place(store, (one, PEOPLE))
+    then = store.newest()
+    place(store, (one, MODEL), (other, MODEL))
+    assert [c.bets for c in store.comparisons(newest_bet=then.bet)] == [(PEOPLE,), ()]
+    assert [c.bets for c in store.comparisons()] == [(PEOPLE, MODEL), (MODEL,)]
+
+
 def test_taking_back_the_verdicts_does_not_take_back_the_bet(store: Store) -> None:
     [key] = store.add_comparisons([ASKED])
     place(store, (key, PEOPLE))
