@@ -14,6 +14,7 @@ from manners.facts import Facts
 from manners.loop import examples
 from manners.loop.keep import keep
 from manners.loop.plan import Disk, Part, Plan, make_plan
+from manners.loop.prompts import as_begun, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
 from manners.loop.verdicts import VERDICT, VerdictInputs, verdict_inputs
@@ -28,6 +29,7 @@ from manners.sft import measure
 from manners.sft.data import as_rows
 from manners.sft.examples import LaidOut, Learned, LeftOut, answer_of, lay_out, prompt_of
 from manners.sft.train import Split, Trained, split, train
+from manners.store import Newest
 from manners.templates import CHATML
 from manners.text import Rendered, TooLong
 from manners.training import training_bytes
@@ -52,10 +54,12 @@ class SFTInputs(Inputs):
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
     """Gather the examples, and lay them out by the model's template, or by ChatML where it has none.
 
-    Those of the store are what it held when the run that goes on was begun: verdicts that came since are for the next.
+    Those of the store, and what is kept from training, are what it held when the run that goes on was begun: what came
+    since is for the next.
     """
     record = _record(session, begun)
-    found, laid, parts = _gathered(session, record)
+    upto = record.upto if record else as_begun(session, begun)
+    found, laid, parts = _gathered(session, record, upto)
     for reason, count in laid.left_out.items():
         print(f"{count:,} left out: {reason}", file=sys.stderr)
     if laid.first:
@@ -65,7 +69,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
     chosen: Facts = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
     chosen |= {"reward.account_share": reward.account_share, "reward.set_aside": reward.set_aside}
     decides = {
-        **({**record.decides, **chosen} if record else {}),
+        **({**record.decides, **chosen} if record else until(upto)),
         "the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})",
     }
     return SFTInputs(decides=decides, found=found, laid=laid, parts=parts)
@@ -83,11 +87,13 @@ def _record(session: Session, begun: Mapping[str, Any]) -> VerdictInputs | None:
         raise MannersError(f"{error}; or name a file of dialogues with sft.examples") from error
 
 
-def _gathered(session: Session, record: VerdictInputs | None) -> tuple[examples.Found, LaidOut, Split]:
+def _gathered(
+    session: Session, record: VerdictInputs | None, upto: Newest | None = None
+) -> tuple[examples.Found, LaidOut, Split]:
     found = examples.gather(session, record.comparisons if record else ())
     examples.tell(found)
     session.give_template()
-    laid = lay_out(session.pretrained.renderer, found.examples, session.store.kept_openings())
+    laid = lay_out(session.pretrained.renderer, found.examples, session.store.kept_openings(upto))
     return found, laid, split(laid, session.settings.sft, session.settings.seed)
 
 

@@ -104,11 +104,6 @@ def select_comparisons(
     ]
 
 
-def kept_openings(connection: Connection) -> frozenset[str]:
-    """Return the openings of the prompts that are kept for validation or evaluation, or had a candidate compared."""
-    return _openings(connection, (PromptRow.use != PromptUse.TRAIN.value) | PromptRow.id.in_(_tried()))
-
-
 def tried_openings(connection: Connection, newest: int | None = None) -> frozenset[str]:
     """Return the openings of the prompts on which a candidate was compared with the promoted version.
 

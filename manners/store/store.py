@@ -17,7 +17,7 @@ from sqlalchemy.orm import aliased
 from manners.errors import MannersError
 from manners.holder import Holder
 from manners.store import holdings, schema, staging, traces
-from manners.store.comparisons import insert_comparisons, kept_openings, select_comparisons
+from manners.store.comparisons import insert_comparisons, openings_apart, select_comparisons
 from manners.store.prompts import how_far, select_answerable, select_prompts
 from manners.store.records import Holdings, Mark, Newest, Outcome, Round, VersionRecord, from_messages
 from manners.store.refusals import refusals
@@ -166,10 +166,10 @@ class Store:
         with self.read() as connection:
             return select_prompts(connection, use, upto)
 
-    def kept_openings(self) -> frozenset[str]:
-        """Return the openings of all prompts that measure something: what is about them is never trained on."""
+    def kept_openings(self, upto: Newest | None = None) -> frozenset[str]:
+        """Return the openings of prompts that measure something (with `upto`, did then): nothing is trained on them."""
         with self.read() as connection:
-            return kept_openings(connection)
+            return openings_apart(connection, PromptUse.TRAIN, upto)
 
     def answerable(self, use: PromptUse, *, chats: bool, upto: Newest | None = None) -> list[Dialogue]:
         """Return the prompts of one use that a model may answer anew, by id.

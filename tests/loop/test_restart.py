@@ -323,20 +323,26 @@ def killed_at_a_checkpoint(stage: str, root: Path, settings: Settings, number: i
         "reward",
         "ppo",
         "evaluation",
+        "sft",
         *(pytest.param(stage, marks=pytest.mark.long) for stage in ("dpo", "phases", "audit")),
     ],
 )
 def test_what_comes_while_a_run_is_stopped_is_for_the_next(
     stage: str, played: dict[str, Path], settings: Settings, tmp_path: Path
 ) -> None:
-    """Prompts of each use, and a candidate compared on a prompt that is trained on, which is answered no more then."""
+    """Prompts of each use, and a candidate compared on a prompt that is trained on, which is answered no more then.
+
+    A prompt of an example of `sft` is kept for evaluation by then, and on another one a candidate was compared.
+    """
     root = shutil.copytree(played[stage], tmp_path / "killed")
     session = killed_at_a_checkpoint(stage, root, settings, 1)
     for use, some in tiny.PROMPTS.items():
         session.store.add_prompts(tiny.prompts(len(some), f"late {use}"), use, "test")
+    an_example, another = tiny.prompts(2, "sun")
+    session.store.add_prompts([an_example], PromptUse.EVALUATE, "test")
     left, right = Response("a", "one"), Response("b", "another")
-    tried = Comparison(tiny.PROMPTS[PromptUse.TRAIN][0], left, right, AskedHow.CANDIDATE)
-    session.store.add_comparisons([tried])
+    tried = [Comparison(one, left, right, AskedHow.CANDIDATE) for one in (tiny.PROMPTS[PromptUse.TRAIN][0], another)]
+    session.store.add_comparisons(tried)
     STAGES[stage](session, True)
     expected = after(played, stage)
     assert learned(root) == {name: one for name, one in expected.items() if name.startswith(("models", "runs"))}

@@ -330,7 +330,7 @@ def test_a_store_whose_answers_were_all_cut_off_says_so(model: Path, tmp_path: P
         execute(SFT, session)
 
 
-@pytest.mark.parametrize("late", ["a verdict", "a comparison"])
+@pytest.mark.parametrize("late", ["a verdict", "a comparison", "a candidate"])
 def test_what_people_say_while_a_run_is_unfinished_is_for_the_next(model: Path, tmp_path: Path, late: str) -> None:
     def begun(root: Path) -> Session:
         session = session_of(root, model, epochs=1)
@@ -344,6 +344,8 @@ def test_what_people_say_while_a_run_is_unfinished_is_for_the_next(model: Path, 
     part.run_of(SFT.name, SFT.command, SFT.reads, inputs.decides).save()
     if late == "a verdict":
         part.store.add_verdicts([(1, Verdict(Choice.RIGHT, Annotator("otto", AnnotatorKind.HUMAN)))] * 1)
+    elif late == "a candidate":
+        part.store.add_comparisons([compared("sun 3?", FORM, "No.", how=AskedHow.CANDIDATE)])
     else:
         part.store.add_comparisons([compared("moon?", "Never.", "No.", Choice.LEFT)])
     execute(SFT, Session(part.workspace, part.settings), resume=True)
