@@ -23,7 +23,7 @@ from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import answerable, draw_prompts, fitting, short_enough
 from manners.loop.session import Session, digest
 from manners.loop.stage import Options
-from manners.loop.verdicts import VerdictInputs, verdict_inputs
+from manners.loop.verdicts import QUEUE, VerdictInputs, serving, verdict_inputs
 from manners.models import versions
 from manners.models.branches import HEAD_CHUNK
 from manners.models.cost import drawing_bytes, head_bytes, own_bytes, rows_at_once, step_bytes
@@ -64,7 +64,8 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> DirectInpu
     """
     found = verdict_inputs(session, begun, "dpo")
     asked = _asked(session, split_of(session, labelled_of(session, found)), found.upto)
-    return DirectInputs(**vars(found) | {"decides": {**found.decides, PROMPTS: digest(asked.ids)}, "asked": asked})
+    decides = {**found.decides, **serving(session, begun, *QUEUE), PROMPTS: digest(asked.ids)}
+    return DirectInputs(**vars(found) | {"decides": decides, "asked": asked})
 
 
 def _asked(session: Session, split: Split, upto: Newest | None = None) -> Asked:

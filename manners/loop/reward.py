@@ -18,7 +18,7 @@ from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.reference import Reference
 from manners.loop.session import Session
 from manners.loop.stage import Options
-from manners.loop.verdicts import VerdictInputs, verdict_inputs
+from manners.loop.verdicts import QUEUE, VerdictInputs, serving, verdict_inputs
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, step_bytes
 from manners.models.packing import pack
 from manners.models.trunk import Trunk
@@ -52,7 +52,8 @@ class Unit:
 
 def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> VerdictInputs:
     """Take the record as it is now, or as it was when the run that goes on was begun."""
-    return verdict_inputs(session, begun, "reward")
+    found = verdict_inputs(session, begun, "reward")
+    return replace(found, decides={**found.decides, **serving(session, begun, *QUEUE)})
 
 
 def plan(session: Session, inputs: VerdictInputs | None = None) -> Plan:

@@ -17,7 +17,7 @@ from manners.loop.plan import Disk, Part, Plan, make_plan
 from manners.loop.prompts import as_begun, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs, Options
-from manners.loop.verdicts import VERDICT, VerdictInputs, verdict_inputs
+from manners.loop.verdicts import VERDICT, VerdictInputs, serving, verdict_inputs
 from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes, text_head_bytes
@@ -69,7 +69,7 @@ def inputs(session: Session, _: Options, begun: Mapping[str, Any]) -> SFTInputs:
     chosen: Facts = {"reward.annotators": reward.annotators, "reward.user_share": reward.user_share}
     chosen |= {"reward.account_share": reward.account_share, "reward.set_aside": reward.set_aside}
     decides = {
-        **({**record.decides, **chosen} if record else until(upto)),
+        **({**record.decides, **chosen, **serving(session, begun, "share_chats")} if record else until(upto)),
         "the examples": f"{len(laid.examples)} dialogues, {learned} tokens ({digest(laid.sequences)})",
     }
     return SFTInputs(decides=decides, found=found, laid=laid, parts=parts)

@@ -20,6 +20,10 @@ from manners.types import Annotator, Comparison
 VERDICT, COMPARISON = "the newest verdict", "the newest comparison"
 """What says in a run's checkpoints how the record stood when it was begun."""
 
+QUEUE = ("overlap", "agree", "retire_after", "share_chats")
+"""Settings of the server that say what the queue may still give out, and with it what a verdict weighs in measurements;
+the last one too, which prompts of chats are answered."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictInputs(Inputs):
@@ -61,6 +65,15 @@ def named(what: str, pairs: Sequence[LabelledPair], begun: object) -> str:
     weighed = (pair if pair.drawn_left is None else replace(pair, shown_left=pair.drawn_left) for pair in pairs)
     before = f"{what} ({digest(tuple(weighed))})"
     return before if begun == before else f"{what} ({digest(tuple(pairs))})"
+
+
+def serving(session: Session, begun: Mapping[str, Any], *names: str) -> Facts:
+    """Return those settings of the server that decide how a run ends; the others may change while it is stopped.
+
+    Of a run of before they were kept nobody knows what they were, and it goes on with what they are now.
+    """
+    values = {f"serve.{name}": getattr(session.settings.serve, name) for name in names}
+    return {name: value for name, value in values.items() if not begun or name in begun}
 
 
 def _as_begun(session: Session, begun: Mapping[str, Any], upto: Newest | None) -> tuple[int, list[Comparison]]:

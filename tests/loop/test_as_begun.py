@@ -1,4 +1,4 @@
-"""A run that was stopped ends by the queue as it was when it was begun."""
+"""A run that was stopped ends by the queue as it was when it was begun, and by the server's settings of then."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from manners.checkpoint import PAIRS
+from manners.errors import MannersError
 from manners.loop.round import REWARD
 from manners.loop.session import Session
 from manners.loop.stage import NEWEST
 from manners.loop.verdicts import named
 from manners.reward.verdicts import label
-from manners.settings import DPOSettings, Settings, SFTSettings
+from manners.settings import DPOSettings, ServeSettings, Settings, SFTSettings
 from manners.store import Store, bets, flags
 from manners.types import (
     Annotator,
@@ -171,15 +172,46 @@ def test_a_report_on_what_is_not_learned_from_stops_no_run(stopped: Session, tra
     assert weights(stopped.workspace.root) == weights(trained)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "was"),
+    [("overlap", 3, "2"), ("agree", 3, "2"), ("retire_after", 4, "3"), ("share_chats", True, "False")],
+)
+def test_a_setting_of_the_queue_that_is_another_is_named(name: str, value: Any, was: str, stopped: Session) -> None:
+    other = replace(stopped.settings, serve=replace(stopped.settings.serve, **{name: value}))
+    with pytest.raises(MannersError, match=rf"begun with serve\.{name} = {was}, and now it is {value}: set it"):
+        calls.train_reward(Session(stopped.workspace, other), resume=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stage", "name", "value"), [("dpo", "overlap", 3), ("sft", "share_chats", True)])
+def test_a_setting_of_the_queue_is_named_by_other_stages_too(
+    stage: str, name: str, value: Any, asked: Path, chosen: Settings, tmp_path: Path
+) -> None:
+    root = shutil.copytree(asked, tmp_path / "stopped")
+    session = killed_at_a_checkpoint(stage, root, chosen, 1)
+    other = replace(chosen, serve=replace(chosen.serve, **{name: value}))
+    with pytest.raises(MannersError, match=rf"begun with serve\.{name} = "):
+        STAGES[stage](Session(session.workspace, other), True)
+
+
+def test_settings_of_the_server_that_decide_nothing_may_change(stopped: Session, trained: Path) -> None:
+    serve = ServeSettings(port=1, seats=2, lease=3.0, shortest_view=0)
+    calls.train_reward(Session(stopped.workspace, replace(stopped.settings, serve=serve)), resume=True)
+    assert weights(stopped.workspace.root) == weights(trained)
+
+
 def test_a_run_that_older_code_has_begun_goes_on(stopped: Session, trained: Path) -> None:
-    """It named its pairs with what they weigh, and knew no newest bet."""
+    """It named its pairs with what they weigh, said nothing of the server's settings, and knew no newest bet."""
 
     def older(begun: dict[str, Any]) -> None:
+        for name in [name for name in begun if name.startswith("serve.")]:
+            del begun[name]
         begun[PAIRS] = BY_OLDER_CODE[True]
         begun[NEWEST] = begun[NEWEST][:2]
 
     begun_as(stopped.workspace.root, REWARD.name, older)
-    calls.train_reward(stopped, resume=True)
+    other = replace(stopped.settings, serve=ServeSettings(overlap=3))
+    calls.train_reward(Session(stopped.workspace, other), resume=True)
     assert weights(stopped.workspace.root) == weights(trained)
 
 
