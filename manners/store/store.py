@@ -186,8 +186,7 @@ class Store:
         """Return the prompts that nothing but people's conversations, or these and `programs`, has brought in."""
         theirs = PromptRow.source.in_((CHAT, API) if programs else (CHAT,))
         with self.read() as connection:
-            turns = connection.execute(select(PromptRow.turns).where(theirs)).scalars().all()
-        return frozenset(map(from_messages, turns))
+            return frozenset(map(from_messages, connection.scalars(select(PromptRow.turns).where(theirs))))
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.

@@ -28,7 +28,7 @@ from manners.web.app import create_app
 from manners.web.render import to_html
 from manners.web.site import Site
 from manners.workspace import Workspace
-from tests.web.conftest import Held, Place
+from tests.web.conftest import Held, Place, run
 from tests.web.hostile import HOSTILE
 from tests.web.scripted import Scripted
 from tests.web.test_openai import listening
@@ -320,7 +320,7 @@ def test_what_is_sent_twice_at_once_is_said_once(alone: Place) -> None:
             said = (client.post(f"/chat/{key}/say", json={"text": "Hi", "after": 0}) for _ in range(2))
             return [answer.text.strip().rpartition("data: ")[2] for answer in await asyncio.gather(*said)]
 
-    one, other = asyncio.run(twice())
+    one, other = run(twice())
     assert one == other and json.loads(one)["kind"] == "done"
     assert len(engine.asked) == 1
 
