@@ -67,7 +67,9 @@ def take_turns(
             second = measure(after, turns.threads, folder)
             first = measure(before, turns.threads, folder)
         parts = ", ".join(
-            f"{part} {one.seconds:.1f} s and {second.parts[part].seconds:.1f} s" for part, one in first.parts.items()
+            f"{part} {first.parts[part].seconds:.1f} s and {second.parts[part].seconds:.1f} s"
+            for part in first.parts
+            if part in second.parts
         )
         print(f"round {number + 1}: {first.speed:.3f} before, {second.speed:.3f} after ({parts})", file=sys.stderr)
         yield first, second

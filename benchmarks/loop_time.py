@@ -64,7 +64,8 @@ def table(seconds: float, demo: float, rounds: list[Mapping[str, Any]]) -> str:
     """Write a row for each round, and what all of them took."""
     rows = [
         f"| {number['round']} | {number['verdicts']:,} | {rate(number['win_rate'], number['interval'])}"
-        f" | {rate(*quality(number))} | {number['kl']:.1f} | {number['outcome']} |"
+        f" | {rate(*quality(number))} | {'not told' if number['kl'] is None else format(number['kl'], '.1f')}"
+        f" | {number['outcome']} |"
         for number in rounds
     ]
     return "\n".join(

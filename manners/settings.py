@@ -313,7 +313,7 @@ class EvaluateSettings:
     length_tolerance: Annotated[float, Range(0.0, 1.0)] = 0.1
     """Two answers are of matched length when their lengths in tokens differ by at most this share of the longer."""
     bootstrap: Annotated[int, Range(100, 1_000_000)] = 2000
-    """Resamples of the prompts behind every interval but those of win rates, which need none."""
+    """Resamples of the prompts' openings behind every interval but those of win rates, which need none."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

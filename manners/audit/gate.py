@@ -87,6 +87,8 @@ def standing(workspace: Workspace, policy: str) -> Standing:
     checks = [] if evaluated is None else [_again(check, asked, EVALUATION) for check in evaluated.checks]
     if evaluated is None or evaluated.against != against:
         checks = [check for check in checks if check.name not in RELATIVE]
+    if replaces_start:  # `win_rate` has the word on it
+        checks = [check for check in checks if check.name != "start"]
     why = f"{policy} was not evaluated against {against}, which it would replace: run `manners evaluate`."
     checks += _missing(asked, EVALUATION, checks, why, replaces_start)
     if reward := teacher(described(workspace, policy)):
@@ -187,11 +189,13 @@ def _lasts(old: Check, new: Check | None, part: str, same: bool) -> bool:
 
     Of an audit it does, but for what is measured anew whole (`REPLAYED`): a case whose words were deleted, or that was
     taken back, fails no longer. Of an evaluation it does where the version compared with is the same, or has no part in
-    it (`BESIDE_NONE`). Not where people judge, of which no `n` is kept: the newest word is that of all verdicts. Nor
-    where the start version itself is compared with, so that `win_rate` has the word on it.
+    it (`BESIDE_NONE`). Not where people judge, of which no `n` is kept: the newest word is that of all verdicts. A
+    comparison with the start version itself measures no `start`, and takes away none.
     """
     if part != EVALUATION:
         return old.name not in REPLAYED
+    if old.name == "start" and new is None:
+        return True
     counted = old.n is not None and new is not None and new.n is not None
     return (counted or old.name in MEASURED) and (same or old.name in BESIDE_NONE)
 

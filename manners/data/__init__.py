@@ -171,8 +171,9 @@ def _pieces(text: str) -> Iterator[str]:
     """Yield what is not blank of a paragraph, cut between lines or else between words where it is too long."""
     text = text.strip("\n").rstrip()
     while len(text) > PIECE:
-        ends = text.rfind("\n", PIECE // 2, PIECE + 1), text.rfind(" ", 1, PIECE + 1), PIECE
-        end = next(end for end in ends if end > 0)
+        half = PIECE // 2
+        late = text.rfind("\n", half, PIECE + 1), text.rfind(" ", half, PIECE + 1)
+        end = next(end for end in (*late, text.rfind("\n", 1, half), PIECE) if end > 0)
         if text[:end].strip():
             yield text[:end].rstrip()
         text = text[end:].removeprefix("\n") if text[end] == "\n" else text[end:].lstrip(" ")

@@ -58,7 +58,7 @@ class _Measured:
     loss: Estimate
     margin: float
     items: int
-    """Paragraphs, questions or prompts."""
+    """Paragraphs, questions, prompts, or openings of prompts: what its interval counts."""
 
 
 def forgetting(
@@ -151,7 +151,7 @@ def _sampled(before: Sequence[Sequence[Answer]], after: Sequence[Sequence[Answer
     was, became = (distinct_n([a for answers in version for a in answers], 2).estimate for version in (before, after))
     change = distinct_change(before, after)
     fall = Estimate(-change.value, change.error, change.freedom)
-    found = [_Measured("distinct_2", was, became, change.interval, fall, VARIETY * was, len(before))]
+    found = [_Measured("distinct_2", was, became, change.interval, fall, VARIETY * was, round(change.freedom) + 1)]
     old, new = self_similarity(before), self_similarity(after)
     several = ~np.isnan(old) & ~np.isnan(new)
     if several.sum() >= 2:

@@ -33,6 +33,7 @@ from manners.loop.prompts import (
     parts,
     prompt_lengths,
     prose,
+    refuse_alike,
     until,
 )
 from manners.loop.session import Session, digest
@@ -95,6 +96,7 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     upto = as_begun(session, begun)
     found = evaluation_prompts(session, upto)
     prompts = draw_prompts(found.prompts, session.settings.evaluate.prompts, session.settings.seed)
+    refuse_alike(prompts, session.settings.evaluate)
     against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
     text = prose(session)
     decides = {"the policy": name, "the reward model": reward, PROMPTS: digest(prompts), **until(upto), **text.decides}

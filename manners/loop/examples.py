@@ -18,7 +18,7 @@ from manners.settings import RewardSettings, SFTSettings
 from manners.sft.examples import Example
 from manners.store.files.columns import check_mapping, renamed, speaks_for
 from manners.store.files.exchanges import EXCHANGE_FIELDS, messages_in, parse_exchange, parse_messages
-from manners.store.files.fields import parse_member, with_system
+from manners.store.files.fields import with_system
 from manners.store.files.messages import messages, said
 from manners.store.files.rowfiles import places, read_rows
 from manners.store.files.rows import BadRow, Fields, Reason
@@ -172,7 +172,7 @@ def tell(found: Found) -> None:
 
 
 def _example(fields: Fields) -> Example:
-    if parse_member(fields, "finish_reason", FinishReason) is FinishReason.LENGTH:
+    if fields.get("finish_reason") == FinishReason.LENGTH:
         raise BadRow(Reason.VALUE, "finish_reason", "says that the response was cut off, which would teach to stop")
     if fields.get("response") is None and (name := messages_in(fields)):
         return _taught(with_system(parse_messages(fields, name), fields), messages(fields[name], name) or [], name)

@@ -28,7 +28,7 @@ from manners.feedback.statistics import bootstrapped, cluster_bootstrap, resampl
 from manners.loop.asking import answers
 from manners.loop.evaluate import judge_of, last_source
 from manners.loop.plan import Part, Plan, free_on
-from manners.loop.prompts import as_begun, draw_prompts, own_seed, parts, prose, until
+from manners.loop.prompts import as_begun, draw_prompts, own_seed, parts, prose, refuse_alike, until
 from manners.loop.session import LAID_OUT, Session, digest
 from manners.loop.stage import Inputs
 from manners.models import versions, whole
@@ -96,7 +96,7 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     stored = [one.dialogue for one in session.store.prompts(PromptUse.EVALUATE, upto=upto)]
     fitting = [prompt for prompt in stored if all(_fits(session, model, prompt) for model in models.values())]
     prompts = draw_prompts(fitting, session.settings.evaluate.prompts, session.settings.seed)
-    if (there := len({opening(prompt) for prompt in prompts})) < 2:
+    if (there := len({opening(prompt) for prompt in fitting})) < 2:
         raise MannersError(
             "comparing two phases takes prompts for evaluation with at least 2 openings that both can answer, and there"
             f" are {there} among {len(stored)} prompts; add some with `manners prompts import FILE --use evaluate`"
@@ -188,6 +188,7 @@ class _Phase:
 def run(session: Session, run: Run, inputs: PhasesInputs) -> PhasesResult:
     """Have both answer and read, measure the two beside each other, and ask whoever judges in this project."""
     settings = session.settings
+    refuse_alike(inputs.prompts, settings.evaluate)
     # 1. One after the other: answers, and nats for each paragraph and question.
     before, after = (_phase(session, run, name, model, inputs) for name, model in inputs.models.items())
     run.save()

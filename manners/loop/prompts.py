@@ -16,6 +16,7 @@ from manners.facts import Facts, to_facts
 from manners.loop.laid_out import counts, refusals, tell
 from manners.loop.session import Session, digest
 from manners.loop.stage import NEWEST
+from manners.settings import EvaluateSettings
 from manners.store import Newest
 from manners.store.comparisons import STRICTEST, stricter_openings, tried_openings
 from manners.templates import Refused
@@ -143,6 +144,16 @@ def draw_prompts(prompts: Sequence[Dialogue], count: int, seed: int) -> list[Dia
 
     chosen = set(sorted(prompts, key=number)[:count])
     return [prompt for prompt in prompts if prompt in chosen]
+
+
+def refuse_alike(prompts: Sequence[Dialogue], settings: EvaluateSettings) -> None:
+    """Raise MannersError where all prompts that were drawn begin alike: an interval takes two openings."""
+    if len({opening(prompt) for prompt in prompts}) < 2:
+        raise MannersError(
+            f"all {len(prompts)} prompts for evaluation that were drawn begin alike, and what is measured takes 2"
+            f" openings: raise evaluate.prompts ({settings.prompts} now), or add prompts that begin otherwise with"
+            " `manners prompts import FILE --use evaluate`"
+        )
 
 
 def parts(places: Sequence[int], seed: int) -> list[tuple[list[int], int]]:

@@ -258,7 +258,9 @@ def _begun_or_done(stage: Stage, session: Session, run: Run, resume: bool) -> Fi
         run.begin_anew()
     begun = resume and run.go_on()
     done = None if begun or not resume else finished(stage, session.workspace)
-    if done is not None and {name for name, *_ in differing(done.costs.begun_with, run.begun_with)} - {NEWEST}:
+    recorded = {} if done is None else done.costs.begun_with
+    unknown = {name for name in run.begun_with if name.startswith("serve.") and name not in recorded}  # of before
+    if done is not None and {name for name, *_ in differing(recorded, run.begun_with)} - {NEWEST, *unknown}:
         done = None
     _same(ranks.gathered({**run.begun_with, **versions(), "the checkpoint": run.gone_on, "finished": bool(done)}))
     if begun:

@@ -80,13 +80,27 @@ def documents(source: Source, told: Told | None = None) -> Iterator[Document]:
     told = Told() if told is None else told
     for path in files(source.path, told):
         told.files += 1
-        pieces = (
-            _plain(path, source.separator, told) if path.name.lower().endswith(KNOWN) else _rows(path, source, told)
-        )
-        for document in pieces:
-            whole = document.begins and document.ends
-            if document.text.strip() or not whole:  # a blank part may be what begins a text, or ends it
-                yield document
+        plain = path.name.lower().endswith(KNOWN)
+        yield from _worded(_plain(path, source.separator, told) if plain else _rows(path, source, told))
+
+
+def _worded(parts: Iterator[Document]) -> Iterator[Document]:
+    """Yield the parts that say something; one that does not goes with the part before it, or else with the one after.
+
+    A text without a word is none. Blanks of many parts are no longer than two.
+    """
+    held: Document | None = None
+    for part in parts:
+        if held is None or held.ends or (held.text.strip() and part.text.strip()):
+            if held is not None and held.text.strip():
+                yield held
+            held = part
+        else:
+            said = held.text if held.text.strip() else part.text
+            text = held.text + part.text if len(held.text) < 2 * LONGEST else said
+            held = Document(text, ends=part.ends, begins=held.begins)
+    if held is not None and held.text.strip():
+        yield held
 
 
 def files(path: Path, told: Told | None = None) -> list[Path]:

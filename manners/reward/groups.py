@@ -72,7 +72,7 @@ def set_aside(pairs: Sequence[LabelledPair], share: float, seed: int) -> Split:
     Raises `MannersError` when there are fewer than two groups, or when the verdicts are all one way, or when none that
     is held out chooses a side.
     """
-    _check_two_ways(pairs)
+    check_two_ways(pairs)
     pairs, divided = _small_enough(pairs, share)
     draw = {pair.group: uniform(SET_ASIDE, seed, pair.group) for pair in pairs if pair.measures}
     if len(draw) < 2:
@@ -164,7 +164,8 @@ def divided(pairs: Sequence[LabelledPair], settings: RewardSettings, seed: int) 
     return replace(split, train=tuple(split.train[i] for i in drawn))
 
 
-def _check_two_ways(pairs: Sequence[LabelledPair]) -> None:
+def check_two_ways(pairs: Sequence[LabelledPair]) -> None:
+    """Raise MannersError where verdicts choose no side, or all the same one."""
     left, right, tie = (round(n) for n in counts_array(pairs).sum(axis=0))
     if left + right == 0:
         raise MannersError(

@@ -20,7 +20,7 @@ from manners.models.states import StateStore
 from manners.models.trunk import States
 from manners.results import Shortened
 from manners.reward.ensemble import Exchange
-from manners.reward.groups import Split
+from manners.reward.groups import Split, check_two_ways
 from manners.reward.labelled import Labelled, LabelledPair, LeftOut
 from manners.text import Packed, Rendered, Renderer, length_buckets
 from manners.types import Dialogue, Response
@@ -110,6 +110,7 @@ def sides_said(split: Split, rendered: Mapping[Exchange, Rendered], shut_out: Ab
             f"of the comparisons {which} none is left that the model's tokenizer has tokens for and whose verdicts"
             " choose a side; bring more, or use another model"
         )
+    check_two_ways(train)
     return replace(split, train=train, held_out=held_out, idle=idle)
 
 

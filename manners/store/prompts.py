@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from manners.store.comparisons import openings_apart
 from manners.store.records import Newest, from_messages
-from manners.store.tables import BetRow, ComparisonRow, PromptRow
-from manners.store.texts import CHAT
-from manners.types import DELETED, Dialogue, PromptUse, Role, StoredPrompt, Turn, opening
+from manners.store.tables import BetRow, ComparisonRow, PromptRow, ResponseRow
+from manners.store.texts import API, CHAT
+from manners.types import DELETED, AskedHow, Dialogue, PromptUse, Role, StoredPrompt, Turn, opening
 
 TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
 """The prompt that stands where one was deleted."""
@@ -41,3 +41,22 @@ def select_answerable(connection: Connection, use: PromptUse, chats: bool, upto:
     apart = openings_apart(connection, use, upto)
     dialogues = map(from_messages, connection.execute(query).scalars())
     return [one for one in dialogues if one != TOMBSTONE and opening(one) not in apart]
+
+
+def select_private(connection: Connection, *, programs: bool) -> frozenset[Dialogue]:
+    """Return the prompts that nothing but people's conversations, or these and `programs`, has brought in.
+
+    What came by `/v1` an older store calls `comparisons`, as it calls what came with a file: it is a program's where
+    programs have asked about it, and no file has.
+    """
+    theirs: ColumnElement[bool] = PromptRow.source.in_((CHAT, API) if programs else (CHAT,))
+    if programs:
+        asked = PromptRow.id.in_(_asked(AskedHow.API)) & PromptRow.id.not_in(_asked(AskedHow.IMPORTED))
+        theirs |= (PromptRow.source == "comparisons") & asked
+    return frozenset(map(from_messages, connection.scalars(select(PromptRow.turns).where(theirs))))
+
+
+def _asked(how: AskedHow) -> Select[int]:
+    """Select the prompts of comparisons that were asked in one way."""
+    query = select(ResponseRow.prompt_id).join(ComparisonRow, ComparisonRow.left_id == ResponseRow.id)
+    return query.where(ComparisonRow.asked_how == how.value)

@@ -18,14 +18,14 @@ from manners.errors import MannersError
 from manners.holder import Holder
 from manners.store import holdings, schema, staging, traces
 from manners.store.comparisons import insert_comparisons, openings_apart, select_comparisons
-from manners.store.prompts import how_far, select_answerable, select_prompts
-from manners.store.records import Holdings, Mark, Newest, Outcome, Round, VersionRecord, from_messages
+from manners.store.prompts import how_far, select_answerable, select_private, select_prompts
+from manners.store.records import Holdings, Mark, Newest, Outcome, Round, VersionRecord
 from manners.store.refusals import refusals
 from manners.store.runlock import RunLock, run_lock, trained_by
 from manners.store.staging import Merged
 from manners.store.statements import chunks, take_turns, wait_for_verdicts
-from manners.store.tables import ComparisonRow, PromptRow, RoundRow, VerdictRow, VersionRow
-from manners.store.texts import API, CHAT, Placed, claim, prompt_digest, prompt_ids, response_ids
+from manners.store.tables import ComparisonRow, RoundRow, VerdictRow, VersionRow
+from manners.store.texts import Placed, claim, prompt_digest, prompt_ids, response_ids
 from manners.store.verdicts import count_up_to, insert_verdicts
 from manners.types import AskedHow, Comparison, Dialogue, PromptUse, StoredPrompt, Verdict, VersionKind
 
@@ -184,9 +184,8 @@ class Store:
 
     def only_in_chats(self, programs: bool = False) -> frozenset[Dialogue]:
         """Return the prompts that nothing but people's conversations, or these and `programs`, has brought in."""
-        theirs = PromptRow.source.in_((CHAT, API) if programs else (CHAT,))
         with self.read() as connection:
-            return frozenset(map(from_messages, connection.scalars(select(PromptRow.turns).where(theirs))))
+            return select_private(connection, programs=programs)
 
     def add_comparisons(self, comparisons: Iterable[Comparison]) -> list[int]:
         """Store what is put before annotators, with the verdicts that are there already, and return the ids in order.

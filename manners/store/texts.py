@@ -90,8 +90,8 @@ def is_gone(connection: Connection, answers: ColumnElement[bool]) -> bool:
 
     Who looks at an answer while it is deleted may say its words again, in a remark that nobody would look for any more.
     """
-    digests = connection.execute(select(ResponseRow.digest).where(answers).with_for_update(read=True)).scalars()
-    return any(one.startswith(GONE) for one in digests)
+    query = select(ResponseRow.digest).where(answers).order_by(ResponseRow.id).with_for_update(read=True)
+    return any(one.startswith(GONE) for one in connection.scalars(query))
 
 
 def prompt_digest(dialogue: Dialogue) -> str:

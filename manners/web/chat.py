@@ -171,13 +171,14 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
     """Answer, piece by piece, also when nobody reads any more; what is said is kept with its answer.
 
     What is being answered already is said once, however often it is sent: from the look whether it is to its beginning
-    nothing is waited for, in which another request would begin it.
+    nothing is waited for, in which another request would begin it. What was said is read just before: an answer that
+    ends in between would else be neither in it nor on its way.
     """
-    said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     before = await to_thread.run_sync(Chats(site.store).asked_before, visitor.annotator, key)
     trial = site.trial
     if trial is not None and not await to_thread.run_sync(trial.asks, site.engine.state, site.workspace):
         trial = None
+    said = await to_thread.run_sync(Chats(site.store).read, visitor.annotator, key)
     writing = site.conversations.of(visitor.annotator, key)
     if writing is not None and (len(writing.exchange.said), writing.exchange.text) == (body.after, body.text):
         return _events(writing)

@@ -47,9 +47,17 @@ def test_what_is_cut_is_the_text_again(part: str, times: int) -> None:
 def test_a_text_that_begins_or_ends_with_blank_lines_begins_and_ends(tmp_path: Path, text: str) -> None:
     """What stands for its beginning and its end would be missing with the blank part, and no model learned to stop."""
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
-    found = list(documents(Source(tmp_path / "a.jsonl")))
-    assert "".join(part.text for part in found) == text and len(found) == 2
-    assert [part.begins for part in found] == [True, False] and [part.ends for part in found] == [False, True]
+    [found] = documents(Source(tmp_path / "a.jsonl"))
+    assert found.text == text and found.begins and found.ends, "the blank part is no text of its own"
+
+
+def test_a_long_text_without_a_word_is_none(tmp_path: Path) -> None:
+    blank = written(
+        tmp_path, "a.txt", f"one\n{MARK}\n{' ' * (5 * LONGEST)}\n{MARK}\n{'b' * LONGEST}{' ' * (5 * LONGEST)}c"
+    )
+    *first, last = documents(Source(blank, separator=MARK))
+    assert [part.text.strip() for part in first] == ["one", "b" * LONGEST] and last.text.strip() == "c"
+    assert [part.begins for part in (*first, last)] == [True, True, False] and last.ends
 
 
 def test_a_long_document_is_cut_at_a_paragraph_then_a_line_then_a_word() -> None:

@@ -38,15 +38,16 @@ def parse_text(fields: Fields, field: str) -> str:
     return _checked_text(required(fields, field), field)
 
 
-def parse_prompt(fields: Fields) -> Dialogue:
+def parse_prompt(fields: Fields, *, shown: bool = False) -> Dialogue:
     """Return the dialogue in the field `prompt`: a text, messages, the JSON text of such a list, or a transcript.
 
     What the field `system` says comes first. An assistant's turn without a word at the end is where the answer goes.
+    One that was `shown` here is taken as it was, turns without a word among it.
     """
-    prompt = _dialogue(required(fields, "prompt"), "prompt")
+    prompt = _dialogue(required(fields, "prompt"), "prompt", shown=shown)
     if len(prompt) > 1 and prompt[-1].role is Role.ASSISTANT and not prompt[-1].text.strip():
         prompt = prompt[:-1]
-    return with_system(checked_prompt(prompt, "prompt", whole=not was_asked(fields)), fields)
+    return with_system(checked_prompt(prompt, "prompt", whole=not shown), fields)
 
 
 def was_asked(fields: Fields) -> bool:
@@ -69,15 +70,15 @@ def with_system(prompt: Dialogue, fields: Fields) -> Dialogue:
     return prompt
 
 
-def _dialogue(value: Any, field: str) -> Dialogue:
+def _dialogue(value: Any, field: str, *, shown: bool = False) -> Dialogue:
     if (texts := listed(value)) and all(isinstance(text, str) for text in texts):
         if len(texts) > 1:
             raise BadRow(Reason.VALUE, field, f"is a list of {len(texts)} texts, and does not say who speaks")
         value = texts[0]
     if not isinstance(value, str):
-        return parse_dialogue(value, field)
+        return parse_dialogue(value, field, shown=shown)
     if (found := messages(value, field)) is not None:
-        return parse_dialogue(found, field)
+        return parse_dialogue(found, field, shown=shown)
     turns = transcript(_checked_text(value, field), field)
     return tuple(Turn(role, text) for role, text in turns) if turns else (Turn(Role.USER, value),)
 
@@ -101,15 +102,16 @@ def checked_prompt(prompt: Dialogue, field: str, *, whole: bool = True) -> Dialo
     return prompt
 
 
-def parse_dialogue(value: Any, field: str) -> Dialogue:
+def parse_dialogue(value: Any, field: str, *, shown: bool = False) -> Dialogue:
     """Return the dialogue that messages write: `{"role", "content"}`, `{"from", "value"}`, or with content in parts.
 
-    A message without content is an empty turn, and a system message that says nothing is none.
+    A message without content is an empty turn, and a system message that says nothing is none, unless it was `shown`.
     """
     found = messages(value, field)
     if found is None:
         raise BadRow(Reason.WRONG_TYPE, field, "is neither a text nor a list of messages")
-    turns = [turn for turn in (said(message, field) for message in found) if turn and not _says_nothing(turn)]
+    written = filter(None, (said(message, field) for message in found))
+    turns = [turn for turn in written if shown or not _says_nothing(turn)]
     if not turns:
         raise BadRow(Reason.EMPTY, field, "is an empty list")
     return tuple(Turn(role, "" if text is None else _checked_text(text, field)) for role, text in turns)

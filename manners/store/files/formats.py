@@ -281,7 +281,7 @@ def _sides(fields: Fields, fmt: Format) -> tuple[Dialogue, tuple[str, str]]:
     one, other = SIDES[fmt]
     answers = {side: _answer(fields, side) for side in (one, other)}
     both = all(dialogue[0].role is not Role.ASSISTANT for dialogue in answers.values())
-    stated = None if both and fields.get("prompt") is None else parse_prompt(_asked(fields))
+    stated = None if both and fields.get("prompt") is None else parse_prompt(_asked(fields), shown=was_asked(fields))
     prompt = with_system(_shared_prompt(answers[one], answers[other], one), fields) if both else stated
     if prompt is None or not set(stated or ()) <= set(prompt):
         raise BadRow(Reason.VALUE, "prompt", f"is not what `{one}` and `{other}` share")
@@ -350,7 +350,7 @@ def _assumed_finish(fmt: Format, text: str) -> FinishReason:
 
 def _response(fields: Fields, fmt: Format, side: str, text: str) -> Response:
     finish = parse_member(fields, f"{side}_finish", FinishReason) or _assumed_finish(fmt, text)
-    if not text.strip() and finish is FinishReason.UNKNOWN:
+    if not text.strip() and finish is FinishReason.UNKNOWN and not was_asked(fields):
         raise BadRow(Reason.EMPTY, side, f"is empty, and `{side}_finish` does not say how it ended (`stop`, `length`)")
     author = parse_name(fields, f"{side}_model", parse_word(fields, f"{side}-model") or IMPORTED.name)
     return Response(text, author, finish, parse_sampling(fields, f"{side}_sampling"))

@@ -218,7 +218,7 @@ async function takeBack(view) {
   pair = null;
   try {
     const { pair: again } = await post("undo", { view });
-    if (!again) { notice("There is nothing to take back."); return; }
+    if (!again) { notice("Nothing is taken back: there is no verdict of yours, or its pair was reported or deleted since."); return; }
     if (before) ahead.unshift(Promise.resolve({ ...before, given: beside() }));
     show(again);
     at("said").textContent = "Taken back. Judge this pair again.";
