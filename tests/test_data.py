@@ -107,6 +107,14 @@ def test_lines_of_code_stay_lines_and_their_indentation_stays(tmp_path: Path) ->
     assert sorted(line for part in parts for line in part.split("\n")) == sorted(lines)
 
 
+def test_a_long_line_behind_a_short_one_leaves_that_whole(tmp_path: Path) -> None:
+    file = tmp_path / "titles.txt"
+    short = [f"Paragraph {i} of many." for i in range(60)]
+    file.write_text("\n\n".join([*short, "Title of it\n" + "y" * (2 * PIECE)]), encoding="utf-8")
+    pieces = {piece for some in own_text(file).values() for piece in some}
+    assert "Title of it" in pieces and "y" * PIECE in pieces
+
+
 def test_a_text_that_will_not_do_is_refused_in_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     with pytest.raises(MannersError, match="cannot be read as UTF-8 text"):

@@ -24,7 +24,7 @@ from manners.evaluate.forgetting import (
     forgetting,
 )
 from manners.results.evaluation import Forgetting, ForgettingCheck
-from manners.types import Answer
+from manners.types import Answer, Role, Turn
 from tests.conftest import some
 
 Make = Callable[..., Answer]
@@ -155,6 +155,21 @@ def test_one_answer_to_a_prompt_leaves_likeness_out(answer: Make) -> None:
     one = [answers[:1] for answers in said(answer, 200, 0)]
     assert "self_similarity" not in named(forgetting(BEFORE, BEFORE, ASKED, one, one))
     assert "distinct_2" in named(forgetting(BEFORE, BEFORE, ASKED, one, one))
+
+
+def test_variety_in_two_conversations_is_too_little_to_tell(answer: Make) -> None:
+    """Six turns of each begin alike: an interval over two openings, however many prompts."""
+
+    def turn(one: Answer, number: int) -> Answer:
+        return replace(one, prompt=(Turn(Role.USER, f"opening {number % 2}"), *one.prompt))
+
+    before, stuck = (
+        [[turn(one, number) for one in answers] for number, answers in enumerate(said(answer, words, 0, 12))]
+        for words in (200, 3)
+    )
+    assert named(forgetting(BEFORE, BEFORE, ASKED, before, stuck))["distinct_2"].verdict == CANNOT_TELL
+    apart = [said(answer, words, 0, 12) for words in (200, 3)]
+    assert named(forgetting(BEFORE, BEFORE, ASKED, *apart))["distinct_2"].verdict == WORSE
 
 
 def test_too_little_to_tell_is_said() -> None:

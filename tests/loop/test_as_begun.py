@@ -215,6 +215,18 @@ def test_a_run_that_older_code_has_begun_goes_on(stopped: Session, trained: Path
     assert weights(stopped.workspace.root) == weights(trained)
 
 
+def test_a_run_that_older_code_has_finished_is_not_done_again(trained: Path, chosen: Settings, tmp_path: Path) -> None:
+    """What the server's settings were then nobody knows, so it is compared on none of them."""
+    root = shutil.copytree(trained, tmp_path / "older")
+    file = root / "runs" / "reward.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    assert facts["begun_with"].pop("serve.overlap") == 2
+    file.write_text(json.dumps(facts), encoding="utf-8")
+    other = replace(chosen, serve=ServeSettings(overlap=3))
+    calls.train_reward(Session(Workspace.open(root), other), resume=True)
+    assert weights(root) == weights(trained) and len(list((root / "models").glob("reward-*"))) == 1
+
+
 def test_pairs_that_no_queue_gave_out_are_named_as_older_code_named_them() -> None:
     """A demo that older code has played passes over its reward training, and does not train anew."""
     what = "24 verdicts on 16 comparisons"

@@ -208,6 +208,12 @@ def test_what_cannot_be_read_is_one_sentence_with_its_line(rows: list[Any], said
     assert len(found.examples) == 1 and found.passed.total() == len(rows)
 
 
+def test_messages_may_say_otherwise_how_they_ended(tmp_path: Path) -> None:
+    rows = [{"messages": talk("So?", "So"), "finish_reason": word} for word in ("eos", "end_turn", "tool_calls")]
+    found = examples.of_file(write(tmp_path / "rows.jsonl", rows), {}, skip_bad=False)
+    assert len(found.examples) == 3
+
+
 def test_a_file_that_is_not_there_and_columns_that_are_not(tmp_path: Path) -> None:
     with pytest.raises(MannersError, match=r"sft.examples is .*gone.jsonl, but there is no such file"):
         examples.of_file(tmp_path / "gone.jsonl", {}, skip_bad=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from manners.cli import main
 from manners.errors import MannersError, UsageError
@@ -17,6 +18,7 @@ from manners.store import Store, VersionRecord
 from manners.store.files.prompts import STRICTER, export_prompts, import_prompts, parse_split, side
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import import_comparisons
+from manners.store.tables import PromptRow
 from manners.types import AskedHow, Comparison, Dialogue, PromptUse, Response, Role, Turn, VersionKind, opening
 from tests.store.test_transfer import MESSAGES, answer, lines
 
@@ -53,6 +55,16 @@ def test_prompts_as_they_were_know_nothing_of_what_came_since(store: Store) -> N
         assert [prompt[-1].text for prompt in found] == answered
         assert [prompt.dialogue[-1].text for prompt in store.prompts(upto=upto)] == there
     assert store.prompts(PromptUse.EVALUATE, upto=then) == [] and store.newest() != then
+
+
+def test_what_programs_brought_is_theirs_also_in_an_older_store(store: Store) -> None:
+    """There it had the source of what came with a file; what a file brought too is the owner's."""
+    sides = Response("a", "one"), Response("b", "two")
+    asked = {"theirs": [AskedHow.API], "both": [AskedHow.API, AskedHow.IMPORTED], "ours": [AskedHow.IMPORTED]}
+    store.add_comparisons([Comparison(said(text), *sides, how) for text, hows in asked.items() for how in hows])
+    with store.write() as connection:
+        connection.execute(update(PromptRow).values(source="comparisons"))
+    assert store.only_in_chats(programs=True) == {said("theirs")} and not store.only_in_chats()
 
 
 def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path) -> None:

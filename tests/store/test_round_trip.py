@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manners.errors import MannersError
+from manners.store.files.exchanges import parse_asked
 from manners.store.files.fields import LONGEST_NAME, parse_prompt, prompt_text
 from manners.store.files.formats import COLUMNS, IMPORTED, Format, render
 from manners.store.files.rowfiles import write_rows
+from manners.store.files.rows import BadRow
 from manners.store.files.transfer import read_comparisons
 from manners.types import (
     Annotator,
@@ -121,6 +123,14 @@ def test_what_was_asked_here_comes_back_though_a_file_of_others_would_lack_somet
 ) -> None:
     written = replace(asked, verdicts=(Verdict(Choice.TIE, IMPORTED),))
     assert through(suffix, Format.ROWS, written) == written
+
+
+def test_what_was_asked_here_is_no_prompt_to_ask_again_where_it_lacks_something() -> None:
+    """Only comparisons come back as they were; a prompt to be answered anew is held to what others' files are."""
+    row = {"prompt": [{"role": "system", "content": " "}, {"role": "user", "content": "Hi"}], "asked_how": "api"}
+    assert parse_asked(row) == (Turn(Role.USER, "Hi"),)
+    with pytest.raises(BadRow, match="has an empty turn"):
+        parse_asked(row | {"prompt": [{"role": "user", "content": ""}]})
 
 
 def test_a_cell_that_was_lost_is_none_that_was_empty(tmp_path: Path) -> None:
