@@ -322,7 +322,7 @@ def test_a_few_openings_tell_nothing() -> None:
     assert len(untold) > 30 and {verdict(found[name]) for name in untold} == {CANNOT_TELL}
 
 
-@pytest.mark.parametrize(("openings", "told"), [(1, CANNOT_TELL), (2, CANNOT_TELL), (4, CANNOT_TELL), (5, FAIL)])
+@pytest.mark.parametrize(("openings", "told"), [(1, CANNOT_TELL), (2, CANNOT_TELL), (4, CANNOT_TELL), (6, FAIL)])
 def test_a_few_openings_tell_nothing_of_agreement_with_people(openings: int, told: str) -> None:
     """People like the longer answer, which has more marks, each time; the model likes the other one, each time."""
     pairs = [
@@ -333,7 +333,7 @@ def test_a_few_openings_tell_nothing_of_agreement_with_people(openings: int, tol
     scores = scored(lambda prompt, answer: -float(len(answer)), asked)
     found = {figure.name: figure for figure in figures(scores, asked, 0)}
     for name in ("gain_over_longer", "gain_over_formatted", "accuracy"):
-        assert verdict(found[name]) == told or (name, openings) == ("accuracy", 5), "0 of 5 is not shown below a coin"
+        assert verdict(found[name]) == told
         assert (found[name].value is None) is (told == CANNOT_TELL) and found[name].n == openings
         assert ("fewer than 5 openings" in found[name].sentence) is (told == CANNOT_TELL)
     assert bool(slices(scores, pairs, 0)) is (told == FAIL)
