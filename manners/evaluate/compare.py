@@ -6,7 +6,7 @@ preference says how far the first of two responses is preferred to the second: 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,7 +204,12 @@ def all_pairs(before: Answers, after: Answers) -> list[list[tuple[Answer, Answer
 
 def openings(answers: Answers) -> list[int]:
     """Return a number for each prompt, from 0 on, the same for those of one opening: they are not independent."""
-    return numbered(opening(of_prompt[0].prompt) for of_prompt in answers)
+    return openings_of(of_prompt[0] for of_prompt in answers)
+
+
+def openings_of(answers: Iterable[Answer]) -> list[int]:
+    """Return a number for each answer, from 0 on, the same for answers to prompts of one opening."""
+    return numbered(opening(answer.prompt) for answer in answers)
 
 
 def _checked(scores: ArrayLike) -> NDArray[np.float64]:

@@ -21,13 +21,13 @@ class AtEqualLength:
     slope: float
     """By how many logits a new answer gains that is half as long again as the old one."""
     shorter: int
-    """Prompts with a pair whose new answer is no longer than the old one."""
+    """Openings of prompts with a pair whose new answer is no longer than the old one."""
     longer: int
-    """Prompts with a pair whose new answer is no shorter."""
+    """Openings of prompts with a pair whose new answer is no shorter."""
 
     @property
     def can_tell(self) -> bool:
-        """Whether there are enough prompts on either side of equal length; the interval is [0, 1] otherwise."""
+        """Whether there are enough openings on either side of equal length; the interval is [0, 1] otherwise."""
         return min(self.shorter, self.longer) >= FEWEST_PROMPTS
 
 
@@ -36,13 +36,12 @@ def win_rate_at_equal_length(before: Answers, after: Answers, preference: Prefer
 
     With lengths a of the new and b of the old answer, P(new preferred) = sigmoid(alpha + beta (a - b) / (a + b)), ties
     counting half; what is returned is sigmoid(alpha). Every prompt weighs the same, and those of one opening are left
-    out together (`regression`). It assumes that the
-    chance follows this curve, the same on all prompts; that the pairs away from equal length can speak for it; and that
-    length is a cause of the preference, not a mark of it: where a version writes more because it has more to say, the
-    regression takes that away with the length. `compare.matched_win_rate` assumes no curve, but speaks only of the
-    prompts on which both versions happen to write equally long, which are not all alike. Where fewer than
-    `FEWEST_PROMPTS` prompts have a pair on one side of equal length, it would be guessed from the other side alone:
-    the interval is then [0, 1].
+    out together (`regression`). It assumes that the chance follows this curve, the same on all prompts; that the pairs
+    away from equal length can speak for it; and that length is a cause of the preference, not a mark of it: where a
+    version writes more because it has more to say, the regression takes that away with the length.
+    `compare.matched_win_rate` assumes no curve, but speaks only of the prompts on which both versions happen to write
+    equally long, which are not all alike. Where fewer than `FEWEST_PROMPTS` openings have a pair on one side of equal
+    length, it would be guessed from the other side alone: the interval is then [0, 1].
     """
     won, gap, prompts = [], [], []
     for number, pairs in enumerate(all_pairs(before, after)):
@@ -51,8 +50,9 @@ def win_rate_at_equal_length(before: Answers, after: Answers, preference: Prefer
             gap.append((a.length - b.length) / (a.length + b.length))
             prompts.append(number)
     difference, where = np.array(gap), np.array(prompts)
-    shorter, longer = (len(np.unique(where[side])) for side in (difference <= 0, difference >= 0))
-    interval, slope = regression(won, difference, where, np.array(openings(after))[where])
+    groups = np.array(openings(after))[where]
+    shorter, longer = (len(np.unique(groups[side])) for side in (difference <= 0, difference >= 0))
+    interval, slope = regression(won, difference, where, groups)
     found = AtEqualLength(interval, slope / 5, shorter, longer)
     if found.can_tell:
         return found

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from manners.errors import MannersError
+from manners.evaluate.compare import openings_of
 from manners.feedback.statistics import (
     Estimate,
     cluster_bootstrap,
     cluster_bootstrap_share,
-    numbered,
     paired_bootstrap_difference,
 )
-from manners.types import Answer, FinishReason, Interval, opening
+from manners.types import Answer, FinishReason, Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class PerplexityChange:
 
 def mean_length(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
     """Return the mean length in tokens, the end-of-turn token included; bootstrap by opening."""
-    return cluster_bootstrap([a.length for a in answers], _openings(answers), resamples, seed)
+    return cluster_bootstrap([a.length for a in answers], openings_of(answers), resamples, seed)
 
 
 def share_finished(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
     """Return the share of answers that the model ended itself, not the length limit; bootstrap by opening."""
-    return cluster_bootstrap_share([a.finished for a in answers], _openings(answers), resamples, seed)
+    return cluster_bootstrap_share([a.finished for a in answers], openings_of(answers), resamples, seed)
 
 
 def most_common_answer_share(answers: Sequence[Answer], resamples: int, seed: int) -> Interval:
@@ -56,7 +56,7 @@ def most_common_answer_share(answers: Sequence[Answer], resamples: int, seed: in
     """
     texts = [a.response.text.strip() for a in answers]
     common = Counter(texts).most_common(1)[0][0] if texts else ""
-    return cluster_bootstrap_share([text == common for text in texts], _openings(answers), resamples, seed)
+    return cluster_bootstrap_share([text == common for text in texts], openings_of(answers), resamples, seed)
 
 
 def distinct_n(answers: Sequence[Answer], n: int = 2) -> Interval:
@@ -168,7 +168,7 @@ def perplexity_change(
 
 def _distinct(answers: Sequence[Answer], n: int) -> tuple[float, NDArray[np.float64]]:
     """Return the share of different n-grams, and (P,) what it is without each opening; 0 where there are no n-grams."""
-    places = _openings(answers)
+    places = openings_of(answers)
     grams = [Counter[tuple[int, ...]]() for _ in range(1 + max(places, default=-1))]
     for answer, place in zip(answers, places, strict=True):
         ids = _spoken(answer)
@@ -204,14 +204,9 @@ def _paired(
 ) -> Interval:
     """Return the mean over prompts of the change of a measure's mean."""
     old, new = ([np.mean([measure(a) for a in answers]) for answers in version] for version in (before, after))
-    groups = _openings([answers[0] for answers in after])
+    groups = openings_of([answers[0] for answers in after])
     return paired_bootstrap_difference(old, new, groups, resamples, seed)
 
 
 def _perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:
     return math.exp(min(700.0, float(np.sum(nll)) / float(np.sum(tokens))))
-
-
-def _openings(answers: Sequence[Answer]) -> list[int]:
-    """Return a number for each answer, the same for answers to prompts of one opening, counting from 0."""
-    return numbered(opening(answer.prompt) for answer in answers)

@@ -40,9 +40,9 @@ class RegressedRate:
     slope: float | None = None
     """Logits that a new answer gains by being half as long again as the old one."""
     shorter: int | None = None
-    """Prompts with a pair whose new answer is no longer than the old one."""
+    """Openings of prompts with a pair whose new answer is no longer than the old one."""
     longer: int | None = None
-    """Prompts with a pair whose new answer is no shorter."""
+    """Openings of prompts with a pair whose new answer is no shorter."""
 
     @property
     def rate(self) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.special import expit, xlogy
 
 from manners.evaluate.compare import matched_win_rate
 from manners.evaluate.length import regression, win_rate_at_equal_length
-from manners.types import Answer, Dialogue, Interval, Response
+from manners.types import Answer, Dialogue, Interval, Response, Role, Turn
 
 Make = Callable[..., Answer]
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -125,6 +126,19 @@ def test_what_no_pair_speaks_for_cannot_be_told(answer: Make) -> None:
     [[one], [other]] = [[[answer("p", text)]] for text in ("xx", "xy")]
     single = win_rate_at_equal_length([one], [other], lambda *_: 0.5)
     assert (single.can_tell, single.interval) == (False, Interval(0.5, 0.0, 1.0))
+
+
+def test_two_conversations_are_too_few_to_tell_however_many_turns(answer: Make) -> None:
+    rng = np.random.default_rng(3)
+    before, after = version(answer, rng, "old", 20, 60), version(answer, rng, "new", 35, 90)
+
+    def turns(answers: list[list[Answer]]) -> list[list[Answer]]:
+        first = [Turn(Role.USER, text) for text in ("Bread?", "Salt?")]
+        return [[replace(a, prompt=(first[n % 2], *a.prompt)) for a in some] for n, some in enumerate(answers)]
+
+    found = win_rate_at_equal_length(turns(before), turns(after), longer)
+    assert (found.shorter, found.longer, found.can_tell) == (2, 2, False)
+    assert (found.interval.low, found.interval.high) == (0.0, 1.0)
 
 
 def test_matching_speaks_of_other_prompts_than_the_regression(answer: Make) -> None:
