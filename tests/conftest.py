@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from tests import postgres
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("manners", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("manners")
+# A shell that starts the tests in the background has them pass over Ctrl-C, and what they interrupt inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)]
 """What holds a store. A database on the server takes ten times as long to make as a file, so those tests are long."""
