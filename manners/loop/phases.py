@@ -324,9 +324,9 @@ def _questions_of_both(before: Reading, after: Reading) -> tuple[Reading, Readin
 def _texts(before: _Phase, after: _Phase, resamples: int, seed: int) -> dict[str, Any]:
     """Return length in characters and share finished of both, and the changes, by the names of the result."""
     facts: dict[str, Any] = {}
+    groups = openings(after.answers)
     for name, of in (("length", lambda one: len(one.response.text)), ("finished", lambda one: one.finished)):
         old, new = ([float(np.mean([of(one) for one in some])) for some in phase.answers] for phase in (before, after))
-        groups = openings(after.answers)
         change = cluster_bootstrap([b - a for a, b in zip(old, new, strict=True)], groups, resamples, seed)
         facts |= {f"{name}_before": float(np.mean(old)), f"{name}_after": float(np.mean(new)), f"{name}_change": change}
     return facts

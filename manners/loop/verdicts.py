@@ -62,9 +62,12 @@ def named(what: str, pairs: Sequence[LabelledPair], begun: object) -> str:
     How verdicts were drawn is not in it: what they weigh in measurements hangs on what may still be asked. It was once,
     and a run that was `begun` then goes on.
     """
+    now = f"{what} ({digest(tuple(pairs))})"
+    if begun in (None, now):
+        return now
     weighed = (pair if pair.drawn_left is None else replace(pair, shown_left=pair.drawn_left) for pair in pairs)
     before = f"{what} ({digest(tuple(weighed))})"
-    return before if begun == before else f"{what} ({digest(tuple(pairs))})"
+    return before if begun == before else now
 
 
 def serving(session: Session, begun: Mapping[str, Any], *names: str) -> Facts:
