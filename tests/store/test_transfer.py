@@ -434,6 +434,15 @@ def test_where_a_text_stands_does_not_depend_on_who_won(write: Write, fmt: Forma
     assert abs(first - 100) < 4 * 50**0.5
 
 
+def test_a_text_stands_where_it_always_stood(write: Write) -> None:
+    """Left is the side whose SHA-256, with the prompt's, is the smaller: by hashlib, and never to change."""
+    rows = [{"prompt": "Hi", "chosen": f"{n} yes", "rejected": f"{n} no"} for n in range(12)]
+    found = read_comparisons(write("some.jsonl", lines(*rows)), {})
+    assert [c.left.text for c in found] == [
+        f"{n} {side}" for n, side in enumerate(3 * ["no"] + 7 * ["yes"] + ["no", "yes"])
+    ]
+
+
 def test_a_pair_stands_as_an_older_import_left_it(store: Store, write: Write) -> None:
     path = write("some.jsonl", lines(PAIR | {"annotator": "ann"}))
     [parsed] = read_comparisons(path, {})
