@@ -222,12 +222,15 @@ class Found:
     def get(self, mutant: Mutant) -> bool | None:
         """Return whether a mutant was noticed, None where that is not known of the files as they are."""
         row = self.rows.get(self._key(mutant.module, mutant.start, mutant.new))
-        known = row is not None and all(_digest(self.root / name) == of for name, of in row["rests_on"].items())
-        return bool(row["killed"]) if row is not None and known else None
+        if row is None or any(_digest(self.root / name) != of for name, of in row["rests_on"].items()):
+            return None
+        if not row["killed"] and not row["rests_on"].keys() >= set(_files(mutant.module)):
+            return None
+        return bool(row["killed"])
 
     def put(self, mutant: Mutant, ran: Ran, tested: Path) -> None:
         """Write down what became of a mutant in a copy: a kill rests on the file that noticed, a survivor on all."""
-        files = [f"tests/{name}" for name in TESTS[mutant.module].split()]
+        files = _files(mutant.module)
         noticed = [name for name in files if ran.failed.startswith(name)]
         rests_on = {name: _digest(tested / name) for name in [f"manners/{mutant.module}.py", *(noticed or files)]}
         row = {**asdict(mutant), "killed": not ran.passed, "by": ran.failed, "rests_on": rests_on}
@@ -239,6 +242,10 @@ class Found:
     @staticmethod
     def _key(module: str, start: int, new: str) -> str:
         return f"{module}:{start}:{new}"
+
+
+def _files(module: str) -> list[str]:
+    return [f"tests/{name}" for name in TESTS[module].split()]
 
 
 def _digest(path: Path) -> str:

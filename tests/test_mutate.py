@@ -160,3 +160,14 @@ def test_tests_that_fail_anyway_are_no_measure(planted: Path) -> None:
     command = [sys.executable, str(ROOT / "tests" / "mutate.py"), "--root", str(planted), "--modules", "maths"]
     done = subprocess.run(command, cwd=planted, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "fail without any change: tests/test_maths.py::test_no" in done.stderr
+
+
+def test_a_survivor_is_tried_again_where_its_module_has_another_test_file(
+    planted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [first, *_] = mutants("maths", MODULE.encode())
+    mutate.Found(planted).put(first, mutate.Ran(passed=True, failed="", seconds=1.0, loaded=()), planted)
+    assert mutate.Found(planted).get(first) is False
+    (planted / "tests" / "test_more.py").write_text(STRONG, encoding="utf-8")
+    monkeypatch.setitem(mutate.TESTS, "maths", "test_maths.py test_more.py")
+    assert mutate.Found(planted).get(first) is None

@@ -10,7 +10,7 @@ from manners.errors import MannersError
 from manners.results import Shortened
 from manners.reward.groups import divided
 from manners.reward.labelled import LeftOut
-from manners.reward.pairs import read, render_compared, sayable, sides_said
+from manners.reward.pairs import read, render_compared, sayable, sides_said, unended
 from manners.reward.train import train
 from manners.reward.verdicts import label
 from manners.settings import RewardSettings
@@ -149,3 +149,13 @@ def test_a_pair_with_a_side_that_no_policy_can_say_is_left_out_and_counted() -> 
     assert sayable(labelled, rendered, {1}) == labelled, "a prompt is not said"
     with pytest.raises(MannersError, match="all 4 comparisons have a response"):
         sayable(labelled, rendered, {10})
+
+
+def test_a_policy_learns_no_end_where_a_response_was_cut_to_fit() -> None:
+    renderer = tiny_renderer(context=CONTEXT)
+    _, rendered = read(renderer, label([planted(SHORT, LONG)]))
+    learned = unended(renderer, rendered)
+    whole, cut = rendered[TALK, SHORT], rendered[TALK, LONG]
+    assert learned[TALK, SHORT] == whole and whole.response_ids[-1] == END
+    assert learned[TALK, LONG].response_ids == cut.response_ids[:-1] and cut.response_ids[-1] == END
+    assert learned[TALK, LONG].dropped == cut.dropped + 1, "the end that is not learned is a token left out, too"
