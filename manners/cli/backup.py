@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,12 @@ class Backup(Common):
         if self.keep is not None and self.keep < 1:
             raise UsageError(f"--keep cannot be {self.keep}: one backup stays, at least.")
         workspace = self.open()
-        made = backup(workspace, self.directory)
+        try:
+            made = backup(workspace, self.directory)
+        except Exception as error:  # nobody reads what a timer of the system says
+            with suppress(MannersError, OSError):  # where nothing can be kept, why it failed is still said
+                record.keep(workspace, failure=schedule.failed(error))
+            raise
         record.keep(workspace, failure=None)
         _noted(workspace, audit.Event.EXPORTED)
         if self.rehearse:  # before any goes: one that cannot be put back is no reason to

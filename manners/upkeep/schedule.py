@@ -122,16 +122,20 @@ def spoilt(names: Sequence[str]) -> str:
     )
 
 
+def failed(error: Exception) -> Failure:
+    """Return what is kept of a backup that could not be taken; a fault of ours may say somebody's words."""
+    foreseen = isinstance(error, MannersError | OSError)
+    return Failure(_now().isoformat(timespec="seconds"), str(error) if foreseen else type(error).__name__)
+
+
 def _tried(work: Callable[[], str], workspace: Workspace) -> str:
-    """Do it, and keep whether it failed; a server goes on either way."""
+    """Do it, and keep whether it failed; a server goes on either way, whatever ends it."""
     try:
         said, failure = work(), None
-    except (MannersError, OSError) as error:
-        said = f"backup: failed, and is tried again in an hour: {error}"
-        failure = Failure(_now().isoformat(timespec="seconds"), str(error))
-    except Exception as error:  # a fault of ours ends neither the server nor the schedule; it may say somebody's words
-        said = f"backup: failed, and is tried again in an hour: {described(error)}"
-        failure = Failure(_now().isoformat(timespec="seconds"), type(error).__name__)
+    except Exception as error:
+        failure = failed(error)
+        why = error if isinstance(error, MannersError | OSError) else described(error)
+        said = f"backup: failed, and is tried again in an hour: {why}"
     record.keep(workspace, failure=failure)
     return said
 

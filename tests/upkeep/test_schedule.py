@@ -20,10 +20,11 @@ from manners.backup.take import backup
 from manners.backup.thin import thin
 from manners.cli import main
 from manners.errors import MannersError
+from manners.loop import standing
 from manners.settings import BackupSettings
 from manners.store import Store, audit
 from manners.types import PromptUse, Role, Turn
-from manners.upkeep import schedule
+from manners.upkeep import checks, schedule
 from manners.upkeep.schedule import is_due, look
 from manners.workspace import Workspace
 
@@ -107,6 +108,30 @@ def test_a_backup_that_fails_is_said_kept_and_tried_again(
     monkeypatch.setattr(schedule, "_now", lambda: later)
     assert len(look(workspace, chosen(tmp_path))) == 2
     assert record.failure(workspace) is None
+
+
+def test_a_backup_by_a_timer_of_the_system_that_fails_is_kept_until_one_does_not(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["backup", str(tmp_path / "backups"), "--workspace", str(workspace.root)]
+    (tmp_path / "backups").write_text("a file where a folder should be")
+    assert main(command) == 1
+    failed = standing.status(workspace)["backup_failed"]
+    assert "already holds other things" in failed["problem"] and snapshots.moment(failed["at"])
+    found = checks.backups(workspace, BackupSettings())
+    assert found.verdict == checks.FAIL and "already holds other things" in found.sentence
+    (tmp_path / "backups").unlink()
+    assert main(command) == 0
+    assert "backup_failed" not in standing.status(workspace)
+
+    def faulty(*_: object) -> None:
+        raise ValueError("what somebody wrote")
+
+    monkeypatch.setattr(take, "backup", faulty)
+    with pytest.raises(ValueError, match="what somebody wrote"):
+        main(command)
+    kept = record.failure(workspace)
+    assert kept is not None and kept.problem == "ValueError"
 
 
 def test_a_fault_of_ours_ends_no_server_and_says_nobodys_words(
