@@ -160,16 +160,10 @@ def _found(workspace: Workspace) -> dict[str, Version]:
 
 
 def _legible(workspace: Workspace) -> tuple[dict[str, Version], dict[str, str]]:
-    """Return all versions that can be read, by name, and what is wrong with each of the others."""
-    found, damaged = dict[str, Version](), dict[str, str]()
-    for name in described.every(workspace):
-        try:
-            version = described.describe(workspace, name)
-        except (MannersError, OSError) as error:
-            damaged[name] = str(error)
-        else:  # a base that was named by its path is the version that it leads to
-            found[name] = replace(version, base=described.named_by(workspace, version.base))
-    return found, damaged
+    """Return `described.legible`, where a base that was named by its path is the version that it leads to."""
+    found, damaged = described.legible(workspace)
+    based = {name: replace(one, base=described.named_by(workspace, one.base)) for name, one in found.items()}
+    return based, damaged
 
 
 def _say(damaged: Mapping[str, str]) -> None:

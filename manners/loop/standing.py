@@ -5,7 +5,7 @@ Nothing here loads torch, so that a look takes no longer than the record does.
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -68,12 +68,15 @@ def status(workspace: Workspace) -> Facts:
 def _status(workspace: Workspace, store: Store, settings: Settings) -> Facts:
     seen, counts = history.Reading(store), store.counts()
     rewards, policies = (described.names(workspace, kind) for kind in (VersionKind.REWARD, VersionKind.POLICY))
-    here = _grown_here(workspace, settings.model.name)
-    used = max([described.describe(workspace, name).watermark or 0 for name in [*rewards, *policies]], default=0)
+    found, broken = described.legible(workspace)
+    here = {name for name, one in found.items() if not described.grew_elsewhere(workspace, one, settings.model.name)}
+    here |= broken.keys()  # what grew on another model is of no use next, and what is damaged says so when it is used
+    used = max([one.watermark or 0 for one in store.versions() if one.name in (*rewards, *policies)], default=0)
     results, damaged = _results(workspace)
+    damaged = [*broken.values(), *damaged]
     verdicts = sum(counts.verdicts.values())
     scoring, writing = (tuple(name for name in some if name in here) for some in (rewards, policies))
-    judged = waiting.asked_about(workspace, seen.comparisons, policies[-1]) if policies else []
+    judged = waiting.asked_about(workspace, seen.comparisons, policies[-1]) if {*policies[-1:]} & found.keys() else []
     to_judge = ask.to_judge(judged, settings.serve)
     standing = Standing(counts.comparisons, verdicts, scoring, writing, results, to_judge)
     facts: dict[str, Any] = {
@@ -99,20 +102,6 @@ def _status(workspace: Workspace, store: Store, settings: Settings) -> Facts:
     if damaged:
         facts["damaged"] = damaged
     return facts | {"next": going or _next(workspace, standing)}
-
-
-def _grown_here(workspace: Workspace, model: str) -> set[str]:
-    """Return the versions that grew on the initial model, as far as names tell; a damaged one says so when it is used.
-
-    What grew on another model is there, and of no use for the next step.
-    """
-    found = set[str]()
-    for name in described.every(workspace):
-        with suppress(MannersError):
-            if described.grew_elsewhere(workspace, described.describe(workspace, name), model):
-                continue
-        found.add(name)
-    return found
 
 
 def _results(workspace: Workspace) -> tuple[dict[str, object], list[str]]:

@@ -118,6 +118,17 @@ def every(workspace: Workspace) -> list[str]:
     return [name for kind in VersionKind for name in names(workspace, kind)]
 
 
+def legible(workspace: Workspace) -> tuple[dict[str, Version], dict[str, str]]:
+    """Return all versions that can be read, by name, and what is wrong with each of the others."""
+    found, damaged = dict[str, Version](), dict[str, str]()
+    for name in every(workspace):
+        try:
+            found[name] = describe(workspace, name)
+        except (MannersError, OSError) as error:
+            damaged[name] = str(error)
+    return found, damaged
+
+
 def named_by(workspace: Workspace, model: str) -> str:
     """Return the version that a model's name means, also where it is a path into `models/`; else the name itself.
 

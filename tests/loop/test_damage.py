@@ -56,3 +56,14 @@ def test_a_field_of_the_wrong_kind_in_a_version_is_named(copy: Workspace, field:
         versions.describe(copy, "reward-1")
     file.write_text(json.dumps(described | {"a later field": 1}), encoding="utf-8")
     assert versions.describe(copy, "reward-1").name == "reward-1"
+
+
+@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("name", ["reward-1", "policy-1"])
+def test_a_damaged_version_is_named_by_status_and_all_else_is_said(copy: Workspace, name: str, content: str) -> None:
+    sound = stages.status(copy)
+    (copy.models / name / "version.json").write_text(content, encoding="utf-8")
+    found = stages.status(copy)
+    [said] = found.pop("damaged")
+    assert said.startswith(f"{copy.models / name}/version.json is damaged (") and said.endswith("use another version.")
+    assert found == sound
