@@ -19,6 +19,7 @@ from manners.loop.plan import Part, Plan, make_plan
 from manners.loop.prompts import Prose, answerable, as_begun, draw_prompts, fitting, prompt_lengths, prose, until
 from manners.loop.session import Session, digest
 from manners.loop.stage import Inputs
+from manners.loop.verdicts import serving
 from manners.models import versions
 from manners.models.cost import drawing_bytes, own_bytes, rows_at_once, states_bytes, step_bytes
 from manners.models.trunk import Trunk
@@ -100,6 +101,7 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
         "the reward model": reward_name,
         PROMPTS: digest((prompts, validation)),
         **until(upto),
+        **serving(session, begun, "share_chats"),
         **text.decides,
         **({} if begin_as == session.start else {BEGUN_AS: begin_as}),
     }

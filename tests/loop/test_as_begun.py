@@ -6,13 +6,14 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from manners.checkpoint import PAIRS
+from manners.checkpoint import PAIRS, Changed
 from manners.errors import MannersError
 from manners.loop.round import REWARD
 from manners.loop.session import Session
@@ -21,6 +22,7 @@ from manners.loop.verdicts import named
 from manners.reward.verdicts import label
 from manners.settings import DPOSettings, ServeSettings, Settings, SFTSettings
 from manners.store import Store, bets, flags
+from manners.store.chats import Chats
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -192,6 +194,21 @@ def test_a_setting_of_the_queue_is_named_by_other_stages_too(
     other = replace(chosen, serve=replace(chosen.serve, **{name: value}))
     with pytest.raises(MannersError, match=rf"begun with serve\.{name} = "):
         STAGES[stage](Session(session.workspace, other), True)
+
+
+def test_a_policy_that_learns_from_chats_goes_on_only_with_them(
+    trained: Path, chosen: Settings, tmp_path: Path
+) -> None:
+    """Not as one whose record has changed, whose work the loop would throw away."""
+    root = shutil.copytree(trained, tmp_path / "stopped")
+    with closing(Store.open(root / "store.db")) as store:
+        Chats(store).say(ANNA, Chats(store).begin(ANNA), [], "cheese?", [Response("Yes.", "initial")], 1.0)
+    shared = replace(chosen, serve=ServeSettings(share_chats=True))
+    session = killed_at_a_checkpoint("ppo", root, shared, 1)
+    with pytest.raises(MannersError, match=r"begun with serve\.share_chats = True, and now it is False") as refused:
+        calls.train_policy(Session(session.workspace, chosen), resume=True)
+    assert not isinstance(refused.value, Changed)
+    assert calls.train_policy(session, resume=True)["prompts"] == len(tiny.PROMPTS[PromptUse.TRAIN]) + 1
 
 
 def test_settings_of_the_server_that_decide_nothing_may_change(stopped: Session, trained: Path) -> None:
