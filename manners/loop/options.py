@@ -288,8 +288,15 @@ class EvaluateOptions(Options):
         """Whether two phases are compared."""
         return self.version is not None
 
+    def begins(self, session: Session) -> None:
+        """Place the bets that waited, where people's verdicts are all there will be."""
+        if self.close:
+            from manners.loop import asking
+
+            asking.close(session, self.version)
+
     def other(self, session: Session) -> Facts | None:
-        """Open comparisons for people, or measure a reward model on a file; the judgement after `close` is a run's."""
+        """Open comparisons for people, or measure a reward model on a file."""
         from manners.loop import asking
 
         if self.ask is not None:
@@ -298,8 +305,6 @@ class EvaluateOptions(Options):
 
                 return phases.open_for_people(session, self, self.ask)
             return asking.open_for_people(session, self.ask, self.against)
-        if self.close:
-            asking.close(session, self.version)
         if self.reward is None or self.comparisons is None:
             return None
         mapping = mapping_of(self.mapping)

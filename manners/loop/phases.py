@@ -101,6 +101,8 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
             "comparing two phases takes prompts for evaluation with at least 2 openings that both can answer, and there"
             f" are {there} among {len(stored)} prompts; add some with `manners prompts import FILE --use evaluate`"
         )
+    if options.ask is None:  # people are asked about any
+        refuse_alike(prompts, session.settings.evaluate)
     text = prose(session)
     unseen = text.by_use[PromptUse.EVALUATE]
     paragraphs = [one for one in unseen if all(_reads_whole(model, one) for model in models.values())]
@@ -188,7 +190,6 @@ class _Phase:
 def run(session: Session, run: Run, inputs: PhasesInputs) -> PhasesResult:
     """Have both answer and read, measure the two beside each other, and ask whoever judges in this project."""
     settings = session.settings
-    refuse_alike(inputs.prompts, settings.evaluate)
     # 1. One after the other: answers, and nats for each paragraph and question.
     before, after = (_phase(session, run, name, model, inputs) for name, model in inputs.models.items())
     run.save()

@@ -65,6 +65,9 @@ class Options:
         """Do what is asked for instead of a run, and return what came of it; None where a run is asked for."""
         return None
 
+    def begins(self, session: Session) -> None:
+        """Do what cannot be taken back, now that nothing refuses the run any more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -224,6 +227,7 @@ def execute(
         if stage.teaches:
             session.begin_as(run)
         announce(stage.work.plan(session, inputs).along(ranks.place().beside, loaded=True))
+        options.begins(session)
         processes = ranks.count()
         result = stage.work.run(session, run, inputs)
         done = Finished(result, Costs(run.seconds, peak_memory(), run.begun_with, processes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def test_people_judge_what_people_taught_and_come_before_an_ai_annotator(
     assert "10 of the unanswered have too few verdicts so far" in facts["verdict"]
     assert "10 comparisons of policy-1 that lack" in stages.status(workspace)["next"], "one verdict each of two"
 
+    _refused_it_closes_nothing(taught)
     facts = stages.evaluate(workspace, settings, ask=None, plan=False, close=True)
     low, high = facts["interval"]
     assert 0.5 < low < facts["win_rate"] == high == 1
@@ -103,6 +105,19 @@ def test_people_judge_what_people_taught_and_come_before_an_ai_annotator(
     assert stages.train_reward(workspace, settings, plan=True)["comparisons"] == 24
 
     _an_ai_annotator_has_no_say(taught, monkeypatch)
+
+
+def _refused_it_closes_nothing(taught: Session) -> None:
+    """Bets are for good: none is placed where another process trains, nor where a run is to be gone on with first."""
+    unfinished = taught.workspace.runs / "evaluation" / "checkpoint-1"
+    with taught.workspace.run_lock("ppo"), pytest.raises(MannersError, match="is training in"):
+        stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False, close=True)
+    unfinished.mkdir(parents=True)
+    (unfinished / "checkpoint.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(MannersError, match="holds an unfinished run"):
+        stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False, close=True)
+    shutil.rmtree(unfinished.parent)
+    assert not any(one.bets for one in taught.store.comparisons(AskedHow.EVALUATION))
 
 
 def _an_ai_annotator_has_no_say(taught: Session, monkeypatch: pytest.MonkeyPatch) -> None:
