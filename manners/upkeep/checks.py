@@ -150,13 +150,11 @@ def versions(workspace: Workspace, store: Soundness | None) -> Check:
     there = described.every(workspace)
     try:
         _refuse_dead_link(workspace.standing_file)
-        standing = [workspace.start(), *workspace.promoted()]
+        lost = _lost(workspace)
     except MannersError as error:
         return Check("versions", FAIL, str(error))
-    gone = [name for name in dict.fromkeys(standing) if name != INITIAL and not _has_folder(workspace, name)]
-    if gone:
-        what = f"{gone[-1]} was promoted, and {workspace.models / gone[-1]} is not there: put it back from a backup"
-        return Check("versions", FAIL, f"{what}, or `manners models rollback`.")
+    if lost:
+        return Check("versions", FAIL, lost)
     kept = _kept(workspace)
     damage = [*_damaged(workspace), *_changed(workspace, kept)]
     if damage:
@@ -166,6 +164,21 @@ def versions(workspace: Workspace, store: Soundness | None) -> Check:
     if odd:
         return Check("versions", WARN, f"{'; '.join(odd)}.")
     return Check("versions", PASS, f"{len(there)} version{'s' * (len(there) != 1)}, each with its weights and its row.")
+
+
+def _lost(workspace: Workspace) -> str:
+    """Return which version is gone that was promoted or that learning starts from, the newest; empty where none is.
+
+    To go back is a remedy for the current one alone: from another it would take back what is sound.
+    """
+    start, promoted = workspace.start(), workspace.promoted()
+    gone = [name for name in (start, *promoted) if name != INITIAL and not _has_folder(workspace, name)]
+    if not gone:
+        return ""
+    name = gone[-1]
+    what = f"{name} was promoted" if name in promoted else f"learning starts from {name}"
+    back = ", or `manners models rollback`" if name == workspace.current_policy() and promoted else ""
+    return f"{what}, and {workspace.models / name} is not there: put it back from a backup{back}."
 
 
 def _has_folder(workspace: Workspace, name: str) -> bool:
@@ -263,11 +276,12 @@ def backups(workspace: Workspace, chosen: BackupSettings) -> Check:
     """Return whether there is a backup, all that it says it holds is there, it is not old, and could be put back."""
     rehearsed = record.rehearsal(workspace)
     again = "" if rehearsed is None else f", and one was put back to see that it can be on {rehearsed.at}"
+    anew = "take and rehearse another with `manners backup DIR --rehearse`"
     if rehearsed is not None and snapshots.moment(rehearsed.at) is None:
-        return Check("backup", FAIL, f"{record.FILE} does not say when the last rehearsal was: take another backup.")
+        return Check("backup", FAIL, f"{record.FILE} does not say when the last rehearsal was: {anew}.")
     if rehearsed is not None and not rehearsed.verified:
         said = f"The rehearsal of {rehearsed.at} could not put {rehearsed.backup} back ({rehearsed.problem})"
-        return Check("backup", FAIL, f"{said}: take another with `manners backup`.")
+        return Check("backup", FAIL, f"{said}: {anew}.")
     if failed := record.failure(workspace):
         return Check("backup", FAIL, f"The backup of {failed.at} failed ({failed.problem})")
     found = last_backup(workspace)

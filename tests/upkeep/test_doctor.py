@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -211,6 +212,26 @@ def test_versions_that_are_gone_or_unknown_or_damaged(workspace: Workspace) -> N
     workspace.promote("policy-1")
     found = of_versions(workspace)
     assert found.verdict == FAIL and "policy-1 was promoted" in found.sentence and "rollback" in found.sentence
+
+
+def test_a_rollback_is_advised_only_where_it_takes_back_what_is_gone(workspace: Workspace) -> None:
+    for name in ("policy-1", "policy-2"):
+        version(workspace, name)
+        workspace.promote(name)
+    kept = (workspace.models / "policy-1").rename(workspace.root / "kept")
+    found = of_versions(workspace)
+    assert found.verdict == FAIL and found.sentence.startswith("policy-1 was promoted")
+    assert "models rollback" not in found.sentence, "it would take back policy-2, which is sound"
+    kept.rename(workspace.models / "policy-1")
+    shutil.rmtree(workspace.models / "policy-2")
+    found = of_versions(workspace)
+    assert found.sentence.startswith("policy-2 was promoted") and "`manners models rollback`" in found.sentence
+    assert main(["models", "rollback", "--workspace", str(workspace.root)]) == 0
+    assert of_versions(workspace).verdict == WARN and workspace.current_policy() == "policy-1"
+    workspace.start_from("policy-1")
+    shutil.rmtree(workspace.models / "policy-1")
+    found = of_versions(workspace)
+    assert found.sentence.startswith("learning starts from policy-1") and "models rollback" not in found.sentence
 
 
 def test_weights_that_the_disk_has_changed_are_told_by_the_last_backup(workspace: Workspace, tmp_path: Path) -> None:
@@ -554,6 +575,18 @@ def test_a_backup_that_is_one_no_more_fails(how: str, workspace: Workspace, tmp_
     spoilt(place, workspace)[how]()
     found = of_backups(workspace)
     assert found.verdict == FAIL and "\n" not in found.sentence
+
+
+@pytest.mark.parametrize("at", ["2026-01-01", "yesterday"])
+def test_what_is_advised_where_a_rehearsal_failed_is_the_remedy(at: str, workspace: Workspace, tmp_path: Path) -> None:
+    backup(workspace, tmp_path / "backups")
+    record.keep(workspace, rehearsal=Rehearsal(at, "x", 0, 0, verified=False, problem="gone", seconds=0.1))
+    found = of_backups(workspace)
+    [command] = re.findall("`manners (.+)`", found.sentence)
+    assert found.verdict == FAIL
+    words = [str(tmp_path / "backups") if word == "DIR" else word for word in command.split()]
+    assert main([*words, "--workspace", str(workspace.root)]) == 0
+    assert of_backups(workspace).verdict == PASS
 
 
 def test_a_moment_without_a_zone_is_utc(workspace: Workspace, tmp_path: Path) -> None:
