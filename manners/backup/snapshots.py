@@ -134,6 +134,19 @@ def read(backup: Path) -> Snapshot:
     return found
 
 
+def is_another(folder: Path, backup: Path, held: Snapshot) -> bool:
+    """Return whether the version in a folder is another one than a backup holds of that name: made at another time.
+
+    A description that cannot be read says nothing.
+    """
+    files = folder / "version.json", backup.parent / OBJECTS / held.files.get(f"models/{folder.name}/version.json", "")
+    try:
+        now, then = (json.loads(file.read_text(encoding="utf-8"))["created_at"] for file in files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return bool(now != then)
+
+
 def deleted_by_then(folder: Path) -> set[str]:
     """Return what any backup in a folder knows to be deleted; one that cannot be read knows nothing."""
     found = set[str]()

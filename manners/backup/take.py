@@ -136,7 +136,8 @@ def _spoilt(workspace: Workspace, folder: Path, files: Mapping[str, str]) -> lis
     """Return the weights of versions that are there and are not what the backups of the workspace so far hold.
 
     Weights are written once: what differs, or is gone beside the rest of its version, is damage. What a backup itself
-    says to have been damaged by then is nothing to hold them against: they may have been put right since.
+    says to have been damaged by then is nothing to hold them against: they may have been put right since. Nor is
+    another version of that name: after a restore, or in a new workspace in its place, names are given once more.
     """
     there = {Path(name).parts[1] for name in files if name.startswith("models/")}
     found = set[str]()
@@ -145,7 +146,8 @@ def _spoilt(workspace: Workspace, folder: Path, files: Mapping[str, str]) -> lis
         for name in earlier.files.keys() - set(earlier.spoilt):
             parts = Path(name).parts
             weights = parts[0] == "models" and name.endswith(".safetensors") and parts[1] in there
-            if weights and files.get(name) != earlier.files[name]:
+            differs = weights and files.get(name) != earlier.files[name]
+            if differs and not snapshots.is_another(workspace.models / parts[1], one, earlier):
                 found.add(name)
     return sorted(found)
 

@@ -41,6 +41,8 @@ OLD = timedelta(days=7)
 """Since when a backup that nobody takes on a schedule is an old one."""
 CHANGING = (gate.RECORD, card.JSON, card.HTML)
 """What changes in a version's folder when it is measured again; its weights and its description do not."""
+Kept = tuple[Path, Snapshot]
+"""A backup, and what it holds."""
 
 
 @dataclass(frozen=True)
@@ -199,16 +201,22 @@ def _damaged(workspace: Workspace) -> Iterator[str]:
             yield said(error)
 
 
-def _changed(workspace: Workspace, kept: Snapshot | None) -> Iterator[str]:
+def _changed(workspace: Workspace, kept: Kept | None) -> Iterator[str]:
     """Yield what of a version that is there differs from what the last backup holds, or is gone.
 
     What had been damaged by then is held against an earlier one, as the last says: it is so as long as nothing changes.
     """
-    for name in dict.fromkeys([*kept.files, *kept.spoilt] if kept else ()):
-        parts, file, digest = Path(name).parts, workspace.root / name, kept.files.get(name) if kept else None
-        if parts[0] != "models" or len(parts) < 3 or parts[-1] in CHANGING or not file.parents[len(parts) - 3].is_dir():
+    if kept is None:
+        return
+    place, held = kept
+    for name in dict.fromkeys([*held.files, *held.spoilt]):
+        parts, file, digest = Path(name).parts, workspace.root / name, held.files.get(name)
+        if parts[0] != "models" or len(parts) < 3 or parts[-1] in CHANGING:
             continue
-        if kept is not None and name in kept.spoilt:
+        folder = workspace.models / parts[1]
+        if not folder.is_dir() or snapshots.is_another(folder, place, held):
+            continue
+        if name in held.spoilt:
             if not file.is_file() or snapshots.digest_of(file) == digest:
                 what = f"{file} is not what an earlier backup holds of it"
                 yield f"{what}: the disk may be failing; put it back from there."
@@ -218,7 +226,7 @@ def _changed(workspace: Workspace, kept: Snapshot | None) -> Iterator[str]:
             yield f"{file} is not what the last backup holds of it: the disk may be failing; put it back from there."
 
 
-def _forgotten(workspace: Workspace, store: Soundness | None, kept: Snapshot | None) -> Iterator[str]:
+def _forgotten(workspace: Workspace, store: Soundness | None, kept: Kept | None) -> Iterator[str]:
     """Yield what was promoted where the workspace does not say any more that anything was."""
     if os.path.lexists(where := workspace.standing_file):
         return
@@ -227,14 +235,14 @@ def _forgotten(workspace: Workspace, store: Soundness | None, kept: Snapshot | N
         yield f"{known[-1]} was promoted once, and {where}, which says what is, is not there: put it back from a backup"
 
 
-def _promoted_by(workspace: Workspace, kept: Snapshot | None) -> list[str]:
+def _promoted_by(workspace: Workspace, kept: Kept | None) -> list[str]:
     """Return what had been promoted by the last backup, as far as that can be read."""
-    name = workspace.standing_file.relative_to(workspace.root).as_posix()
-    found, digest = last_backup(workspace), kept.files.get(name) if kept else None
-    if found is None or digest is None:
+    if kept is None:
         return []
+    place, held = kept
+    name = workspace.standing_file.relative_to(workspace.root).as_posix()
     with suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads((Path(found["path"]).parent / OBJECTS / digest).read_text(encoding="utf-8"))
+        said = json.loads((place.parent / OBJECTS / held.files[name]).read_text(encoding="utf-8"))
         return [str(name) for name in said["history"] or [said.get("start", INITIAL)] if name != INITIAL]
     return []
 
@@ -253,11 +261,13 @@ def _unknown(workspace: Workspace, store: Soundness | None, there: Sequence[str]
         yield f"{'; '.join(odd)}: put folders back from a backup; the next training records what is"
 
 
-def _kept(workspace: Workspace) -> Snapshot | None:
-    """Return what the last backup holds; None where there is none that can be read, as another check says."""
-    found = last_backup(workspace)
+def _kept(workspace: Workspace) -> Kept | None:
+    """Return the last backup with what it holds; None where there is none that can be read, as another check says."""
+    if (found := last_backup(workspace)) is None:
+        return None
+    place = Path(found["path"])
     with suppress(MannersError, OSError):
-        return None if found is None else snapshots.read(Path(found["path"]))
+        return place, snapshots.read(place)
     return None
 
 

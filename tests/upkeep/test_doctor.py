@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from manners.backup import record, snapshots, take
 from manners.backup.record import Failure, Rehearsal
+from manners.backup.restore import restore
 from manners.backup.take import backup
 from manners.cli import main
 from manners.errors import MannersError
@@ -263,6 +264,24 @@ def test_weights_that_were_damaged_before_the_last_backup_are_told_until_they_ar
     assert backup(workspace, tmp_path / "backups")["spoilt"] == [] and of_versions(workspace).verdict == PASS
     file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     assert "is not what the last backup holds" in of_versions(workspace).sentence
+
+
+def test_a_name_that_is_given_again_is_no_damage(workspace: Workspace, tmp_path: Path) -> None:
+    """An older backup is put back, and training makes another policy-2 than later backups hold."""
+    version(workspace)
+    older = backup(workspace, tmp_path / "backups")["path"]
+    version(workspace, "policy-2")
+    backup(workspace, tmp_path / "backups")
+    restore(Path(older), workspace.root)
+    folder = version(workspace, "policy-2")
+    (folder / "version.json").write_text(json.dumps(POLICY | {"name": "policy-2", "created_at": "2026-02-01"}))
+    save_file({"weights": torch.ones(100)}, file := folder / "branch-0.safetensors")
+    assert of_versions(workspace).verdict == PASS
+    assert main(["backup", str(tmp_path / "backups"), "--workspace", str(workspace.root)]) == 0
+    assert of_versions(workspace).verdict == PASS
+    save_file({"weights": torch.zeros(100)}, file)
+    assert f"{file} is not what the last backup holds" in of_versions(workspace).sentence
+    assert backup(workspace, tmp_path / "backups")["spoilt"] == ["models/policy-2/branch-0.safetensors"]
 
 
 def test_a_promoted_policy_of_another_model_fails(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
