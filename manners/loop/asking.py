@@ -16,7 +16,7 @@ from manners.evaluate.promotion import called, level
 from manners.facts import Facts, to_facts
 from manners.loop import bets
 from manners.loop.evaluate import rival
-from manners.loop.history import attempt
+from manners.loop.history import attempt, policy_at_work
 from manners.loop.prompts import evaluation_prompts, own_seed
 from manners.loop.session import Session
 from manners.models import versions
@@ -53,13 +53,13 @@ class TooFew(MannersError):
 
 
 def open_for_people(session: Session, count: int, against: str | None = None, *, fewer: bool = False) -> Facts:
-    """Open blind comparisons of the newest policy with the version that it would replace, and say what they can show.
+    """Open blind comparisons of the newest policy, or a round's, with the version that it would replace.
 
     Where that is not the version that both started from, a quarter of them are with the start version. With `fewer` it
-    is as many as there can be, where the two say the same to some prompts. Raises MannersError where so few can show
-    nothing; TooFew where it shows when both have answered.
+    is as many as there can be, where the two say the same to some prompts. What they can show is said; raises
+    MannersError where so few can show nothing, TooFew where it shows when both have answered.
     """
-    name = versions.latest(session.workspace, VersionKind.POLICY)
+    name = policy_at_work(session.workspace, session.turn)
     start = versions.describe(session.workspace, name).start
     other = rival(session, name, against)
     with_start = _with_start(count, other, start)

@@ -72,13 +72,13 @@ def loop(workspace: Workspace, seen: Reading) -> Begun:
     return replace(going, rounds=most, crowd=before.crowd, when=before.when)
 
 
-def nothing_found(workspace: Workspace) -> str:
-    """Say so where the newest policy is, to the bit, the version that it would replace; return nothing otherwise.
+def nothing_found(workspace: Workspace, policy: str) -> str:
+    """Say so where a round's policy is, to the bit, the version that it would replace; return nothing otherwise.
 
     PPO keeps what it began as where no update did better on the validation prompts. Whoever judged the two would be
     shown the same twice.
     """
-    version = described.describe(workspace, described.latest(workspace, VersionKind.POLICY))
+    version = described.describe(workspace, policy)
     against = gate.replaced_by(workspace, version.name)
     if version.metrics.get("best_update") != 0 or version.parent != against:
         return ""
@@ -152,9 +152,9 @@ def _stage(workspace: Workspace, seen: Reading, settings: Settings, begun: Begun
     if lacks(PPO):
         return PPO.name, f"teach: PPO trains {current} on what the reward model says"
     refuse_missing(workspace, number, PPO)
-    policy = described.latest(workspace, VersionKind.POLICY)
+    policy = history.policy_at_work(workspace, number)
     evaluating = history.has_begun(workspace, EVALUATE.name, number)
-    if not evaluating and nothing_found(workspace):
+    if not evaluating and nothing_found(workspace, policy):
         return UNJUDGED, f"end the round: PPO has found nothing better than {gate.replaced_by(workspace, policy)}"
     asked = rules(workspace.root)
     if asked.required(OF_REWARD) and lacks(AUDIT):

@@ -85,12 +85,12 @@ class EvaluationInputs(Inputs):
 
 
 def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> EvaluationInputs:
-    """Take the newest policy, and the prompts for evaluation; raises MannersError where there is none.
+    """Take the newest policy, or a round's, and the prompts for evaluation; raises MannersError where there is none.
 
     A run that goes on compares with the version that it was begun with, unless another is named, and on the prompts of
     then.
     """
-    name = versions.latest(session.workspace, VersionKind.POLICY)
+    name = history.policy_at_work(session.workspace, session.turn)
     start = versions.describe(session.workspace, name).start
     reward = versions.reward_of(session.workspace, name)
     upto = as_begun(session, begun)

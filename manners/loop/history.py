@@ -20,12 +20,14 @@ from manners.audit.rules import EVALUATION, REWARD
 from manners.errors import MannersError
 from manners.facts import NULL, Facts, from_facts, to_facts
 from manners.holder import Holder
+from manners.loop import kept
 from manners.loop.stage import LAST_ROUND, ROUND
+from manners.models import described
 from manners.results.audit import Check, Gate
 from manners.settings import LoopSettings
 from manners.store import Store
 from manners.store.records import Round
-from manners.types import MEASURES, Choice, Comparison, Verdict
+from manners.types import MEASURES, Choice, Comparison, Verdict, VersionKind
 from manners.unfinished import begun_with, unfinished
 from manners.workspace import Workspace, atomic_write
 
@@ -201,6 +203,16 @@ def has_begun(workspace: Workspace, stage: str, turn: int) -> bool:
     return of_round(workspace, stage) == turn or is_done(workspace, stage, turn)
 
 
+def policy_at_work(workspace: Workspace, turn: int | None) -> str:
+    """Return the policy that is judged: in a round the one that its PPO made, also where another came by hand since.
+
+    Outside of one it is the newest. Raises MannersError where there is none.
+    """
+    of_round = turn is not None and is_done(workspace, "ppo", turn)
+    made = (kept.read_facts(workspace, "ppo") or {}).get("version") if of_round else None
+    return str(made or described.latest(workspace, VersionKind.POLICY))
+
+
 def _number(facts: Facts) -> int | None:
     number = facts["begun_with"].get(ROUND)
     return number if isinstance(number, int) else None
@@ -241,8 +253,8 @@ def _checks(workspace: Workspace, one: Round) -> list[Check]:
     found = list[Check]()
     for version, part in ((one.policy, EVALUATION), (one.reward, REWARD)):
         with suppress(MannersError):
-            kept = gate.read(workspace, version).measured.get(part)
-            found += kept.checks if kept else ()
+            known = gate.read(workspace, version).measured.get(part)
+            found += known.checks if known else ()
     return found
 
 

@@ -185,7 +185,8 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
     _do(PPO, session, begun, along)
     # 4. Judge what came of it, unless that is what was there.
     coming.refuse_missing(workspace, session.turn or 0, REWARD, PPO)
-    if not _begins(session, EVALUATE) and (why := coming.nothing_found(workspace)):
+    policy = history.policy_at_work(workspace, session.turn)
+    if not _begins(session, EVALUATE) and (why := coming.nothing_found(workspace, policy)):
         unjudged.end(session, why)
         return None
     asked = rules(workspace.root)
@@ -193,7 +194,7 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
         _do(AUDIT, session, begun, AuditOptions())
     # What a reviewer has kept away is asked again of every version that is to go through the gate.
     if asked.required(OF_POLICY) or cases.upheld(store):
-        _do(BEHAVIOUR, session, begun, AuditOptions(what="policy"))
+        _do(BEHAVIOUR, session, begun, AuditOptions(what="policy", version=policy))
     return _judge(session, begun, step=step)
 
 
@@ -212,7 +213,7 @@ def _judge(session: Session, begun: Begun, *, step: bool) -> Waiting | None:
         _do(EVALUATE, session, begun)
         if len(history.ended(store.rounds())) >= (session.turn or 0):
             return None
-        policy = versions.latest(workspace, VersionKind.POLICY)
+        policy = history.policy_at_work(workspace, session.turn)
         against, current = (session.read_facts(EVALUATE.name) or {}).get("against"), gate.replaced_by(workspace, policy)
         if against == current:
             raise MannersError(
@@ -277,7 +278,7 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
     reward = versions.latest(workspace, VersionKind.REWARD)
     if versions.describe(workspace, reward).source is AnnotatorKind.SIMULATED:
         return None
-    policy = versions.latest(workspace, VersionKind.POLICY)
+    policy = history.policy_at_work(workspace, session.turn)
     wanted = session.settings.loop.judgements
     offered = set[str]()
 

@@ -7,12 +7,12 @@ import sys
 from manners.audit import gate
 from manners.audit.rules import EVALUATION, held, rules
 from manners.facts import scalars, to_facts
+from manners.loop import history
 from manners.loop.round import EVALUATE
 from manners.loop.session import Session
 from manners.models import versions
 from manners.results.evaluation import EvaluationResult
 from manners.store import Outcome, Round
-from manners.types import VersionKind
 
 
 def end(session: Session, why: str) -> None:
@@ -21,7 +21,7 @@ def end(session: Session, why: str) -> None:
     The round comes last: until it is there, a process that is started again comes by here again.
     """
     workspace, store = session.workspace, session.store
-    version = versions.describe(workspace, versions.latest(workspace, VersionKind.POLICY))
+    version = versions.describe(workspace, history.policy_at_work(workspace, session.turn))
     against = gate.replaced_by(workspace, version.name)
     check = held("win_rate", rules(workspace.root).of(EVALUATION, "win_rate"), None, None, why)
     gate.keep(workspace, version.name, EVALUATION, [check], against)

@@ -16,7 +16,19 @@ from manners.evaluate import ask
 from manners.facts import Facts, to_facts
 from manners.feedback.queue import still_to_get
 from manners.loop import kept
-from manners.loop.history import Begun, Reading, State, is_done, of_round, played, read_begun, state, teaching, turn
+from manners.loop.history import (
+    Begun,
+    Reading,
+    State,
+    is_done,
+    of_round,
+    played,
+    policy_at_work,
+    read_begun,
+    state,
+    teaching,
+    turn,
+)
 from manners.loop.when import Look, When, parse, ready
 from manners.reward.groups import divided
 from manners.reward.verdicts import label
@@ -206,8 +218,9 @@ def at_work(workspace: Workspace, seen: Reading, settings: Settings, begun: Begu
         case "reward":
             return for_verdicts(workspace, seen, settings, begun)
         case "evaluation":
-            policies = [one for one in seen.store.versions(VersionKind.POLICY) if (workspace.root / one.path).is_dir()]
-            return for_judgements(workspace, seen, settings, policies[-1].name) if policies else None
+            policy = policy_at_work(workspace, turn(workspace, seen.rounds))
+            there = (workspace.models / policy).is_dir()
+            return for_judgements(workspace, seen, settings, policy) if there else None
     return None
 
 

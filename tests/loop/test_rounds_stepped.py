@@ -85,6 +85,15 @@ def test_step_by_step_it_ends_as_a_loop_that_was_never_stopped(
     assert steady(root) == steady(looped[0])
 
 
+def by_hand(session: Session) -> None:
+    """A policy that DPO might have made in the middle of a round, newer than the round's own."""
+    policy = shutil.copytree(session.workspace.models / "policy-1", session.workspace.models / "policy-2")
+    said = json.loads((policy / "version.json").read_text(encoding="utf-8")) | {"name": "policy-2"}
+    said["metrics"]["method"] = "dpo"
+    (policy / "version.json").write_text(json.dumps(said), encoding="utf-8")
+    session.store.add_version(VersionRecord("policy-2", VersionKind.POLICY, "models/policy-2", None, {}, 0))
+
+
 def test_with_people_a_step_opens_what_they_judge_and_the_next_one_decides(
     fresh: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -104,11 +113,14 @@ def test_with_people_a_step_opens_what_they_judge_and_the_next_one_decides(
     assert waits() is None
     assert step(session, 1, False)[0] == "1 reward"
     assert step(session, 1, False)[0] == "1 ppo" and not session.store.comparisons(AskedHow.EVALUATION)
+    by_hand(session)
     mark, facts = step(session, 1, False)
     assert (mark, facts["waiting_for"]["what"]) == ("1 asked", "judgements") and waits().what == "judgements"
+    assert "judge policy-1" in waits().sentence
     judges(session, 10, AskedHow.EVALUATION)
     mark, facts = step(session, 1, False)
-    assert mark == "1 evaluation" and len(facts["rounds"]) == 1 and "1 round is played" in facts["stopped"]
+    assert mark == "1 evaluation" and "1 round is played" in facts["stopped"]
+    assert [one["policy"] for one in facts["rounds"]] == ["policy-1"], "the round's own, whatever came by hand"
     session.store.close()
 
 
@@ -118,12 +130,14 @@ def test_a_round_that_has_found_nothing_better_ends_with_a_step(fresh: Path, mod
     session = Session(Workspace.open(root), small(model))
     for mark in ("1 sample", "1 reward", "1 ppo"):
         assert step(session, 1, True)[0] == mark
+    by_hand(session)
     file = root / "models" / "policy-1" / "version.json"
     described = json.loads(file.read_text(encoding="utf-8"))
     described["metrics"]["best_update"] = 0
     file.write_text(json.dumps(described), encoding="utf-8")
     mark, facts = step(session, 1, True)
     assert mark == "1 unjudged" and facts["rounds"][0]["outcome"] == "rejected"
+    assert facts["rounds"][0]["policy"] == "policy-1"
     session.store.close()
 
 
