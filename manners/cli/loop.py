@@ -15,12 +15,15 @@ from manners.loop.options import PPOOptions
 class Loop(Common, PPOOptions):
     """Play rounds, unattended or waiting for people; what was stopped anywhere is gone on with by the same command."""
 
-    rounds: Annotated[int, arg(metavar="N")] = 1
-    """Go on until the workspace has N rounds, those that it has among them."""
+    rounds: Annotated[int | None, arg(metavar="N")] = None
+    """Go on until the workspace has N rounds, those that it has among them; if left out, as many as the loop that was
+    stopped was to have, or 1."""
     crowd: bool = False
-    """Have the simulated crowd give its verdicts at once; they are recorded as simulated."""
-    when: Annotated[str, arg(metavar="MOMENT")] = ""
-    """Learn at "200 new verdicts", at "monday 03:00" or at "03:00" every day, instead of at loop.verdicts new ones."""
+    """Have the simulated crowd give its verdicts at once; they are recorded as simulated. With neither this nor
+    --when, a loop that was stopped goes on as it was begun."""
+    when: Annotated[str | None, arg(metavar="MOMENT")] = None
+    """Learn at "200 new verdicts", at "monday 03:00" or at "03:00" every day, instead of at loop.verdicts new ones; ""
+    takes that back."""
     step: bool = False
     """Where something would be waited for, stop and say what."""
     one_step: bool = False

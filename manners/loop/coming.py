@@ -45,13 +45,17 @@ class Step:
         return f"{self.round} {self.name}"
 
 
+def is_at_work(workspace: Workspace, number: int) -> bool:
+    """Return whether a round has begun."""
+    return any(history.has_begun(workspace, stage.name, number) for stage in IN_A_ROUND)
+
+
 def over(workspace: Workspace, seen: Reading, begun: Begun, limits: LoopSettings) -> str:
     """Return in a sentence why no round is begun any more; empty where one is. A round at work is played to its end."""
     rounds = history.played(workspace, seen)
     if history.turn(workspace, seen.rounds) <= len(rounds):
         return ""
-    number = len(rounds) + 1
-    if any(history.has_begun(workspace, stage.name, number) for stage in IN_A_ROUND) and len(rounds) < begun.rounds:
+    if is_at_work(workspace, len(rounds) + 1) and len(rounds) < begun.rounds:
         return ""
     return history.over(
         rounds,

@@ -42,7 +42,7 @@ from manners.models import versions
 from manners.results.judge import JUDGED_BY
 from manners.store import cases
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
-from manners.workspace import Workspace, discard
+from manners.workspace import discard
 
 
 class Stepped(Exception):
@@ -53,10 +53,12 @@ class Stepped(Exception):
 class Asked:
     """What a loop may be asked for."""
 
-    rounds: int
-    """How many rounds the workspace is to have in the end, with those that it has."""
+    rounds: int | None = None
+    """How many rounds the workspace is to have in the end, with those that it has; where it is not said, as many as the
+    loop that goes on, up to the end of the round at work, or one."""
     crowd: bool = False
-    when: str = ""
+    """Whether the crowd answers; where neither it nor `when` is said, as the loop that goes on was begun."""
+    when: str | None = None
     step: bool = False
     """Whether to stop where something would be waited for, instead of waiting."""
     one: bool = False
@@ -82,7 +84,9 @@ def play(session: Session, asked: Asked) -> Facts:
     while True:
         try:
             with session.run_lock(LOOP), failure_kept(session.workspace):
-                begun = _begin(session.workspace, session, asked)
+                before, begun = begun, _begin(session, asked)
+                if before is None and (begun.crowd, begun.when) != (asked.crowd, asked.when or ""):
+                    print(f"going on as it was begun: `{history.command(session.workspace)}`", file=sys.stderr)
                 return _play(session, begun, asked)
         except Unavailable as error:
             if begun is None or asked.step or asked.one:
@@ -132,7 +136,7 @@ def _played(session: Session) -> list[Played]:
 
 def _refuse(asked: Asked) -> None:
     """Raise UsageError for what cannot be asked."""
-    if asked.rounds < 1:
+    if asked.rounds is not None and asked.rounds < 1:
         raise UsageError("--rounds N takes a number from 1 on.")
     if asked.when:
         parse(asked.when)
@@ -140,21 +144,36 @@ def _refuse(asked: Asked) -> None:
         raise UsageError("--when says how long people are waited for, and --crowd asks none: leave one of them out.")
 
 
-def _begin(workspace: Workspace, session: Session, asked: Asked) -> Begun:
+def _begin(session: Session, asked: Asked) -> Begun:
     """Return how the loop was begun: it goes on where one is unfinished, else one begins now."""
-    rounds = session.store.rounds()
-    before = history.carried_on(history.read_begun(workspace), rounds, now())
-    begun = replace(before, stopped="", failed="", failed_at="")
+    workspace = session.workspace
+    begun = replace(_asked(session, asked), stopped="", failed="", failed_at="")
     if begun.lays_out is None:
         begun = replace(begun, lays_out=session.pretrained.trunk.compute.lays_out)
-    begun = replace(begun, rounds=asked.rounds, crowd=asked.crowd, when=asked.when)
-    number = history.turn(workspace, rounds)
+    number = history.turn(workspace, session.store.rounds())
     for stage in IN_A_ROUND:  # before anything else is done
         refuse_another(stage, workspace, number)
     who = starter(session.store, workspace.root)
     if begun.started_by in ("", HERE):  # nobody is named for it yet
         begun = replace(begun, started_by=who)
     history.write_begun(workspace, begun)
+    return begun
+
+
+def _asked(session: Session, asked: Asked) -> Begun:
+    """Return the loop that goes on, or a new one, with what is asked for in place of what it was begun with.
+
+    What nobody says stays as it was, also of a loop that was cut short in the middle of a round. Whoever names the
+    crowd waits for no moment, and the other way round.
+    """
+    workspace, seen = session.workspace, Reading(session.store)
+    if coming.is_at_work(workspace, history.turn(workspace, seen.rounds)):
+        begun = coming.loop(workspace, seen)
+    else:
+        begun = history.carried_on(history.read_begun(workspace), seen.rounds, now())
+    begun = replace(begun, rounds=asked.rounds or begun.rounds or 1)
+    if asked.crowd or asked.when is not None:
+        return replace(begun, crowd=asked.crowd, when=asked.when or "")
     return begun
 
 
@@ -348,7 +367,7 @@ def plan(session: Session, asked: Asked) -> Facts:
     taken = [done.costs.seconds for done in ended if done]
     known = {comparison.prompt for comparison in not_by_model(session.store.comparisons())}
     there = session.store.answerable(PromptUse.TRAIN, chats=session.settings.serve.share_chats)
-    to_play = max(0, asked.rounds - len(_played(session)))
+    to_play = max(0, _asked(session, asked).rounds - len(_played(session)))
     seconds = sum(taken) if len(taken) == 4 else None
     return {
         "rounds_to_play": to_play,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from manners.cli import main
 from manners.errors import MannersError
 from manners.facts import Facts, to_facts
 from manners.loop import coming, history, rounds, waiting
@@ -249,7 +250,7 @@ def test_a_judge_that_fails_has_the_next_stage_done_in_its_place(
 
 
 def test_a_loop_that_was_cut_short_in_the_middle_of_a_round_waits_on(record: tuple[Workspace, Store]) -> None:
-    """`manners loop` without --rounds ends one of more rounds; the round at work still waits for its verdicts."""
+    """`manners loop --rounds 1` ends one of more rounds; the round at work still waits for its verdicts."""
     workspace, store = record
     for name, kind in (("reward-1", VersionKind.REWARD), ("policy-1", VersionKind.POLICY)):
         version(workspace, store, name, kind)
@@ -311,3 +312,57 @@ def test_what_the_loop_would_refuse_is_said_in_place_of_a_step(record: tuple[Wor
         next_of(workspace, store)
     version(workspace, store, "policy-2", VersionKind.POLICY)
     assert next_of(workspace, store).sentence.endswith("comparisons of policy-2 are opened for people")
+
+
+def test_what_is_not_said_is_as_the_loop_was_begun_that_was_stopped(record: tuple[Workspace, Store]) -> None:
+    workspace, store = record
+
+    def asked(**said: Any) -> tuple[int, bool, str]:
+        session = Session(workspace, Settings())
+        found = rounds._asked(session, Asked(**said))
+        session.store.close()
+        return found.rounds, found.crowd, found.when
+
+    assert asked() == (1, False, "")
+    history.write_begun(workspace, Begun(rounds=5, when="03:00", created_at=DAY))
+    assert asked() == (5, False, "03:00") and asked(rounds=8) == (8, False, "03:00")
+    assert asked(when="9 new verdicts") == (5, False, "9 new verdicts") and asked(when="") == (5, False, "")
+    assert asked(crowd=True) == (5, True, "")
+    history.write_begun(workspace, Begun(rounds=5, crowd=True, created_at=DAY, stopped="loop.hours is used up."))
+    assert asked() == (5, True, "") and asked(when="") == (5, False, "")
+    for name, kind in (("reward-1", VersionKind.REWARD), ("policy-1", VersionKind.POLICY)):
+        version(workspace, store, name, kind)
+    store.add_round(Round("policy-1", "reward-1", Outcome.REJECTED, {}))
+    history.write_begun(workspace, Begun(rounds=1, crowd=True, created_at=DAY, stopped="1 round is played."))
+    assert asked() == (1, False, ""), "all are played, and nothing more is"
+    (workspace.runs / "sample.json").write_text(json.dumps({"begun_with": {"the round": 2}}), encoding="utf-8")
+    assert asked() == (2, True, ""), "it was cut short: the round at work is played to its end"
+
+
+def test_the_command_alone_goes_on_with_the_loop_as_it_was_begun(
+    fresh: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    session = Session(Workspace.open(root), small(model))
+    rounds.play(session, Asked(rounds=3, crowd=True, one=True))
+    begun = history.read_begun(session.workspace)
+    assert "going on" not in capsys.readouterr().err
+    assert rounds.play(session, Asked(one=True))["step"] == "reward"
+    assert history.read_begun(session.workspace) == begun
+    assert "going on as it was begun: `manners loop --rounds 3 --crowd`" in capsys.readouterr().err
+    session.store.close()
+
+
+def test_the_command_asks_for_what_it_says_alone(
+    record: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list[Asked]()
+
+    def play(_: Session, asked: Asked) -> Facts:
+        found.append(asked)
+        return {}
+
+    monkeypatch.setattr(rounds, "play", play)
+    for words in ([], ["--rounds", "2", "--when", ""]):
+        assert main(["loop", *words, "--workspace", str(record[0].root)]) == 0
+    assert found == [Asked(), Asked(rounds=2, when="")]

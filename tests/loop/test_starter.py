@@ -83,7 +83,7 @@ def test_a_loop_is_that_of_whoever_began_it(store: Store, tmp_path: Path, monkey
         monkeypatch.setenv(VARIABLE, name)
         session = Session(workspace, Settings())
         vars(session)["pretrained"] = SimpleNamespace(trunk=SimpleNamespace(compute=SimpleNamespace(lays_out=False)))
-        begun = rounds._begin(workspace, session, rounds.Asked(rounds=3))
+        begun = rounds._begin(session, rounds.Asked(rounds=3))
         following = session.at(1, begun.started_by).at(2)
         following.begin_as(Run(workspace.runs / "ppo", "manners ppo", {}, 0.0))
         session.store.close()
