@@ -195,7 +195,8 @@ def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> 
         if not waiting.look(workspace, Reading(store), settings).verdicts:
             raise MannersError(
                 "there is no new verdict to learn from, and no comparison that could get one: add prompts with"
-                " `manners prompts import FILE`, or let a comparison have more verdicts (serve.overlap)"
+                " `manners prompts import FILE` and `manners sample`, which opens comparisons of them, or let a"
+                " comparison have more verdicts (serve.overlap)"
             )
         _ask_the_judge(session, begun)
     _do(REWARD, session, begun, along)

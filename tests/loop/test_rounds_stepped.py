@@ -366,3 +366,17 @@ def test_the_command_asks_for_what_it_says_alone(
     for words in ([], ["--rounds", "2", "--when", ""]):
         assert main(["loop", *words, "--workspace", str(record[0].root)]) == 0
     assert found == [Asked(), Asked(rounds=2, when="")]
+
+
+def test_where_nothing_can_be_learned_it_says_how_more_comparisons_are_opened(
+    record: tuple[Workspace, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round has asked: prompts alone would change nothing in it."""
+    workspace, _ = record
+    monkeypatch.setattr(Session, "lay_out_as", lambda *_: None)
+    (workspace.runs / "sample.json").write_text(json.dumps({"begun_with": {"the round": 1}}), encoding="utf-8")
+    history.write_begun(workspace, Begun(rounds=1, created_at=DAY, lays_out=False))
+    session = Session(workspace, Settings())
+    with pytest.raises(MannersError, match="FILE` and `manners sample`, which opens comparisons of them"):
+        rounds.play(session, Asked(rounds=1, step=True))
+    session.store.close()
