@@ -11,10 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from manners.audit.figures import Figure, change, number
-from manners.types import Interval
+from manners.store.cases import Case
+from manners.types import FinishReason, Interval, Response
 
 
-def figures(reported: Sequence[str], said: Sequence[str], was: Sequence[float], now: Sequence[float]) -> list[Figure]:
+def figures(
+    reported: Sequence[Case], said: Sequence[Response], was: Sequence[float], now: Sequence[float]
+) -> list[Figure]:
     """Return what the answers `said` to the prompts of reported ones come to; scores of both, or none without a model.
 
     That an answer is given again is no sample: it is so of these, and the interval is a point. Of nothing nothing is
@@ -22,9 +25,11 @@ def figures(reported: Sequence[str], said: Sequence[str], was: Sequence[float], 
     """
     if not reported:
         return []
-    again = [_plain(old) == _plain(new) for old, new in zip(reported, said, strict=True)]
+    again = [_again(case, new) for case, new in zip(reported, said, strict=True)]
     share = float(np.mean(again))
     found = f"Of {len(again)} answers that were reported and kept away, {sum(again)} are given again, word for word."
+    if cut := sum(map(_was_cut, reported)):
+        found += f" {cut} of the {len(again)} were cut off, and count as far as they go."
     same = Figure("cases", Interval(share, share, share), len(again), found)
     gain = change(was, now)
     scored = "There is no reward model that could compare the answers given now with those that were reported."
@@ -38,6 +43,18 @@ def figures(reported: Sequence[str], said: Sequence[str], was: Sequence[float], 
     return [same, Figure("cases_score", gain, len(was), scored)]
 
 
+def _again(case: Case, now: Response) -> bool:
+    """Return whether an answer is given again; one that was cut off counts as far as it goes."""
+    before, after = _plain(case.answer), _plain(now.text)
+    old_goes_on = _was_cut(case) and before != "" and after.startswith(before)
+    new_goes_on = now.finish_reason is FinishReason.LENGTH and after != "" and before.startswith(after)
+    return before == after or old_goes_on or new_goes_on
+
+
+def _was_cut(case: Case) -> bool:
+    return case.finish is FinishReason.LENGTH
+
+
 def _plain(text: str) -> str:
-    """Return a text without regard to case and white space."""
-    return " ".join(text.split()).casefold()
+    """Return a text without regard to case, to white space, and to half a letter where it was cut."""
+    return " ".join(text.rstrip("\ufffd").split()).casefold()

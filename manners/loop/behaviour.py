@@ -29,6 +29,7 @@ from manners.loop.pack import (
     fitting_sets,
     of_positions,
     of_truth,
+    replays,
     room,
     set_counts,
     sets_of,
@@ -128,14 +129,18 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     trunk, settings = session.pretrained.trunk, session.settings
     renderer, new = session.pretrained.renderer, settings.audit.tokens
     prompts = _open(inputs)
-    told = [*(as_asked(one.prompt) for one in inputs.sets.instructed), *(case.prompt for case in inputs.reported)]
+    told = [as_asked(one.prompt) for one in inputs.sets.instructed]
 
     def drawing(some: Sequence[Dialogue], tokens: int) -> int:
         longest = max((len(renderer.prompt_ids(prompt, tokens)[0]) for prompt in some), default=1)
         rows = min(settings.sample.batch, len(some))
         return drawing_bytes(trunk, rows, rows, longest, tokens) if some else 0
 
-    most = max(drawing(prompts, new), drawing(told, settings.sample.max_new_tokens))
+    most = max(
+        drawing(prompts, new),
+        drawing(told, settings.sample.max_new_tokens),
+        *(drawing([inputs.reported[i].prompt for i in some], n) for n, some in replays(session, inputs.reported)),
+    )
     reading = layer_bytes(trunk, max(trunk.compute.bucket_tokens, renderer.context)) + head_bytes(trunk)
     needed = [
         Part("policy", 2 * own_bytes(trunk, head=True), "model.trainable_layers"),
@@ -148,7 +153,7 @@ def plan(session: Session, inputs: BehaviourInputs) -> Plan:
     if inputs.reward:
         needed.append(Part("reward_members", settings.reward.branches * own_bytes(trunk, head=False), "reward.members"))
     work = {
-        "answers": 2 * (len(prompts) + len(told)) - len(inputs.reported),
+        "answers": 2 * (len(prompts) + len(told)) + len(inputs.reported),
         **counts(inputs.asked),
         **set_counts(inputs.sets),
     }
@@ -273,15 +278,32 @@ def _behaved(
 
 def _replayed(session: Session, run: Run, policy: Branch, inputs: BehaviourInputs) -> list[Figure]:
     """Ask the policy what reported answers were given to, without chance, and have its reward model score both."""
-    prompts, name = [case.prompt for case in inputs.reported], inputs.version
-    said = _answers(
-        session, run, policy, name, "reported", prompts, session.settings.sample.max_new_tokens, greedy=True
-    )
+    prompts = [case.prompt for case in inputs.reported]
+    said = _asked_again(session, run, policy, inputs.version, inputs.reported)
     was = _scored(
         session, run, inputs.reward, "scores of reported answers", prompts, [c.answer for c in inputs.reported]
     )
-    now = _scored(session, run, inputs.reward, "scores of answers given now", prompts, said)
-    return cases.figures([case.answer for case in inputs.reported], said, was, now)
+    now = _scored(session, run, inputs.reward, "scores of answers given now", prompts, [s.text for s in said])
+    return cases.figures(inputs.reported, said, was, now)
+
+
+def _asked_again(session: Session, run: Run, policy: Branch, name: str, reported: Sequence[Case]) -> list[Response]:
+    """Have a policy answer the prompts of reported answers by the likeliest token each time, a part at a time."""
+    found = dict[int, Response]()
+    with steps("reported", len(reported)) as advance:
+
+        def work(part: tuple[int, list[int]]) -> list[tuple[int, Response]]:
+            tokens, places = part
+            settings = replace(session.settings.sample, max_new_tokens=tokens)
+            chosen = [reported[i].prompt for i in places]
+            some = answer(policy, session.pretrained, chosen, 1, settings, 0, name, False, advance, greedy=True)
+            return [(places[i], a.response) for s in some for i, a in zip(s.places, s.answers, strict=True)]
+
+        todo = replays(session, reported)
+        advance(sum(len(places) for _, places in todo[: run.done("reported")]))
+        for rows in run.each("reported", todo, work):
+            found |= dict(rows)
+    return [found[place] for place in range(len(reported))]
 
 
 def _pairs(items: Sequence[Item]) -> list[tuple[Item, Item]]:
@@ -316,8 +338,6 @@ def _answers(
     what: str,
     prompts: Sequence[Dialogue],
     tokens: int,
-    *,
-    greedy: bool = False,
 ) -> list[str]:
     """Have a version answer every prompt once, a part at a time."""
     settings: SampleSettings = replace(session.settings.sample, max_new_tokens=tokens)
@@ -328,7 +348,7 @@ def _answers(
         def work(part: tuple[list[int], int]) -> list[tuple[int, str]]:
             places, seed = part
             chosen = [prompts[i] for i in places]
-            some = answer(branch, session.pretrained, chosen, 1, settings, seed, name, False, advance, greedy)
+            some = answer(branch, session.pretrained, chosen, 1, settings, seed, name, False, advance)
             return [(places[i], a.response.text) for s in some for i, a in zip(s.places, s.answers, strict=True)]
 
         advance(sum(len(places) for places, _ in todo[: run.done(what)]))

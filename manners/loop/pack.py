@@ -9,6 +9,7 @@ from manners.audit.policy import readings
 from manners.audit.sets import Sets, place_of, read
 from manners.data import Behaviour, Contested, GroupSwap, Question
 from manners.feedback.statistics import FEWEST
+from manners.loop.prompts import parts
 from manners.loop.session import Session, digest
 from manners.reward.groups import uniform
 from manners.store.cases import Case
@@ -81,10 +82,26 @@ def _fits(session: Session, text: str, tokens: int | None = None) -> bool:
         return False
 
 
+def replays(session: Session, cases: Sequence[Case]) -> list[tuple[int, list[int]]]:
+    """Return which cases are asked again together, and how many tokens the answers may have.
+
+    It is as many as the reported one has, at least: cut shorter, the same answer would seem to be another.
+    """
+    found: dict[int, list[int]] = {}
+    for place, case in enumerate(cases):
+        found.setdefault(_tokens(session, case), []).append(place)
+    return [(tokens, some) for tokens, places in sorted(found.items()) for some, _ in parts(places, 0)]
+
+
+def _tokens(session: Session, case: Case) -> int:
+    reported = session.pretrained.renderer.response_ids(Response(case.answer, AUTHOR, case.finish))
+    return max(session.settings.sample.max_new_tokens, len(reported))
+
+
 def room(session: Session, case: Case) -> bool:
     """Return whether the context has room for a reported answer, and for another one to its prompt."""
     try:
-        dropped = session.pretrained.renderer.prompt_ids(case.prompt, session.settings.sample.max_new_tokens)[1]
+        dropped = session.pretrained.renderer.prompt_ids(case.prompt, _tokens(session, case))[1]
         return not dropped and _read_whole(session, [(case.prompt, Response(case.answer, AUTHOR))])
     except TooLong:
         return False

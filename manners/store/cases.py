@@ -20,7 +20,7 @@ from manners.store.records import from_messages, to_messages
 from manners.store.store import Store
 from manners.store.tables import ComparisonRow, FlagRow, PromptRow, ResponseRow
 from manners.store.texts import GONE
-from manners.types import Dialogue
+from manners.types import Dialogue, FinishReason
 from manners.workspace import atomic_write
 
 FILE = Path("audit", "cases.jsonl")
@@ -35,6 +35,8 @@ class Case:
     author: str
     """Who wrote it: a version, or whoever a file names."""
     reason: FlagReason
+    finish: FinishReason = FinishReason.UNKNOWN
+    """Why it ends where it does: one that was cut off is known again by its beginning."""
 
 
 def upheld(store: Store) -> list[Case]:
@@ -43,7 +45,7 @@ def upheld(store: Store) -> list[Case]:
     A report on a pair does not say which answer it means: both are cases.
     """
     query = (
-        select(PromptRow.turns, ResponseRow.text, ResponseRow.author, FlagRow.reason)
+        select(PromptRow.turns, ResponseRow.text, ResponseRow.author, FlagRow.reason, ResponseRow.finish_reason)
         .select_from(FlagRow)
         .outerjoin(ComparisonRow, FlagRow.comparison_id == ComparisonRow.id)
         .join(ResponseRow, ResponseRow.id.in_([FlagRow.response_id, ComparisonRow.left_id, ComparisonRow.right_id]))
@@ -55,7 +57,8 @@ def upheld(store: Store) -> list[Case]:
         rows = connection.execute(query).all()
     found: dict[tuple[Dialogue, str], Case] = {}
     for row in rows:
-        case = Case(from_messages(row.turns), row.text, row.author, FlagReason(row.reason))
+        reason, finish = FlagReason(row.reason), FinishReason(row.finish_reason)
+        case = Case(from_messages(row.turns), row.text, row.author, reason, finish)
         found.setdefault((case.prompt, case.answer), case)
     return list(found.values())
 

@@ -20,6 +20,8 @@ from manners.loop.options import AuditOptions
 from manners.loop.pack import drawn
 from manners.loop.round import AUDIT
 from manners.loop.session import Session
+from manners.models import versions
+from manners.models.answer import answer
 from manners.models.branches import Branch
 from manners.settings import AuditSettings, Settings
 from manners.store import Store, flags
@@ -125,6 +127,30 @@ def test_what_was_reported_is_asked_again(copy: Workspace, settings: Settings) -
     assert {"cases", "cases_score"} <= {check.name for check in gate.standing(copy, "policy-1").checks}
     said = (copy.runs / "behaviour.json").read_text(encoding="utf-8")
     assert "reported" in said and "reported too" not in said, "no result quotes what was reported"
+
+
+@pytest.mark.long
+def test_an_answer_longer_than_those_drawn_here_is_known_again(copy: Workspace, settings: Settings) -> None:
+    """The policy's own words, reported in a chat that lets it say more than `sample.max_new_tokens`."""
+    few = replace(settings, audit=AuditSettings(cases=5, tokens=4))
+    session = Session(copy, few)
+    policy = versions.load_policy(copy, "policy-1", session.pretrained)
+    longer = replace(few.sample, max_new_tokens=3 * few.sample.max_new_tokens)
+    with closing(Store.open(copy.database)) as store:
+        prompts = [one.dialogue for one in store.prompts(PromptUse.TRAIN)[:3]]
+        drawn = answer(policy, session.pretrained, prompts, 1, longer, 0, "policy-1", greedy=True)
+        given = [one for batch in drawn for one in batch.answers]
+        assert all(len(one.response_ids) > few.sample.max_new_tokens for one in given)
+        numbers = store.add_comparisons(
+            Comparison(one.prompt, one.response, Response("never said", "b"), AskedHow.RANDOM) for one in given
+        )
+        with store.write() as connection:
+            for number in numbers:
+                raise_flag(connection, Annotator("anna", AnnotatorKind.HUMAN), FlagReason.WRONG, "", comparison=number)
+        for flag in flags.undecided(store):
+            flags.decide(store, flag.id, upheld=True)
+    [found] = [check for check in audited(copy, few)["checks"] if check["name"] == "cases"]
+    assert (found["verdict"], found["value"], found["n"]) == ("fail", 0.5, 6), "three said again, three never said"
 
 
 def test_the_sets_are_listed_with_where_they_come_from(

@@ -12,7 +12,7 @@ import pytest
 from manners.store import Store, cases, flags
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
-from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, Response, Role, Turn
+from manners.types import Annotator, AnnotatorKind, AskedHow, Comparison, FinishReason, Response, Role, Turn
 
 ANNA, BEN = (Annotator(name, AnnotatorKind.HUMAN) for name in ("anna", "ben"))
 
@@ -40,17 +40,18 @@ def test_what_a_reviewer_kept_away_is_a_case_and_nothing_else(store: Store) -> N
     report_in_chat(store, "dismissed", upheld=False)
     report_in_chat(store, "undecided", upheld=None)
     prompt = (Turn(Role.USER, "a pair"),)
-    [number] = store.add_comparisons([Comparison(prompt, Response("l", "a"), Response("r", "b"), AskedHow.RANDOM)])
+    left, right = Response("l", "a", FinishReason.LENGTH), Response("r", "b")
+    [number] = store.add_comparisons([Comparison(prompt, left, right, AskedHow.RANDOM)])
     for who in (ANNA, BEN):  # by two people: one case each answer
         with store.write() as connection:
             raise_flag(connection, who, FlagReason.ILLEGAL, "", comparison=number)
     for flag in flags.undecided(store)[-2:]:
         flags.decide(store, flag.id, upheld=True)
     found = cases.upheld(store)
-    assert [(one.prompt[-1].text, one.answer, one.author, one.reason) for one in found] == [
-        ("first", "answer to first", "policy-1", FlagReason.WRONG),
-        ("a pair", "l", "a", FlagReason.ILLEGAL),
-        ("a pair", "r", "b", FlagReason.ILLEGAL),
+    assert [(one.prompt[-1].text, one.answer, one.author, one.reason, one.finish) for one in found] == [
+        ("first", "answer to first", "policy-1", FlagReason.WRONG, FinishReason.UNKNOWN),
+        ("a pair", "l", "a", FlagReason.ILLEGAL, FinishReason.LENGTH),
+        ("a pair", "r", "b", FlagReason.ILLEGAL, FinishReason.UNKNOWN),
     ]
 
 
