@@ -14,7 +14,7 @@ from typing import Any
 
 from manners.audit import review
 from manners.audit.record import RECORD as RECORD
-from manners.audit.record import change, described, teacher
+from manners.audit.record import change, described, redact, teacher
 from manners.audit.record import read as read
 from manners.audit.review import HERE as HERE
 from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, Rules, held, rules, together
@@ -326,11 +326,7 @@ def take_out(workspace: Workspace, version: str, reason: Callable[[str, str], st
         reviews = tuple(replace(one, reason=reason(one.by, one.reason)) for one in record.reviews)
         return replace(record, overrides=overrides, reviews=reviews)
 
-    record = read(workspace, version)
-    if without(record) == record:
-        return False
-    change(workspace, version, without)
-    return True
+    return redact(workspace, version, without)
 
 
 def _overridden(workspace: Workspace, found: Standing, reason: str, by: str) -> None:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,9 @@ def _steps(
     yield "the report", partial(_without_report, workspace, texts)
     yield str(cases.FILE), partial(_without_cases, workspace, texts)
     yield "older stores", partial(_without_older, workspace)
-    yield "models/", partial(_without_reasons, workspace, texts, account)
+    quotes = cache(partial(quoting, texts))
+    for name in described.every(workspace) if texts or account else ():
+        yield f"models/{name}/{gate.RECORD}", partial(_without_reasons, workspace, name, quotes, account)
 
 
 def forget_person(workspace: Workspace, store: Store, name: str, user: str | None = None) -> Facts:
@@ -181,14 +182,13 @@ def _without_log(workspace: Workspace, texts: Collection[str]) -> list[Path]:
     return [file]
 
 
-def _without_reasons(workspace: Workspace, texts: Collection[str], account: str | None) -> list[Path]:
-    """Put a tombstone in the place of reasons that an account has given or that quote texts, and on their cards."""
-    changed, quotes = [], quoting(texts)
-    for name in described.every(workspace):
-        with suppress(MannersError):  # damaged: whoever reads it is told
-            if gate.take_out(workspace, name, lambda by, why: DELETED if by == account or quotes(why) else why):
-                changed.append(workspace.models / name / gate.RECORD)
-    return changed
+def _without_reasons(
+    workspace: Workspace, version: str, quotes: Callable[[], Callable[[str], bool]], account: str | None
+) -> list[Path]:
+    """Put a tombstone in the place of reasons that an account has given or that quote texts, and on their card."""
+    says = quotes()
+    changed = gate.take_out(workspace, version, lambda by, why: DELETED if by == account or says(why) else why)
+    return [workspace.models / version / gate.RECORD] if changed else []
 
 
 def _without_cases(workspace: Workspace, texts: Collection[str]) -> list[Path]:

@@ -22,7 +22,7 @@ import torch
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
-from manners.audit import gate
+from manners.audit import card, gate, record
 from manners.backup.restore import restore
 from manners.backup.take import backup
 from manners.checkpoint import Run, unfinished
@@ -358,6 +358,59 @@ def test_a_reason_that_quotes_somebody_goes_with_them_and_a_reviewers_own_with_t
         assert found(root) == [] and found(root, "mine alone") == []
         assert main(["restore", made["path"], "--workspace", str(root), "--json"]) == 0, capfd.readouterr().err
         capfd.readouterr()
+
+
+def reasoned(root: Path) -> Workspace:
+    """A version that was rejected in somebody's words."""
+    workspace = Workspace.open(root)
+    version(workspace, "policy-1")
+    word = Review(decision=REJECTED, reason=f"it says: {SECRET}", created_at="", by="account 1", against="initial")
+    gate.decide_on(workspace, "policy-1", word)
+    assert {one.partition(":")[0] for one in found(root) if one.startswith("models/")} == {
+        f"models/policy-1/{name}" for name in ("card.html", "card.json", "checks.json")
+    }
+    return workspace
+
+
+def test_a_reason_goes_from_the_card_too_where_the_gate_cannot_be_read(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A card shows what of gate.toml was changed: it cannot be written then, and does not stay with the words."""
+    workspace = reasoned(root)
+    (root / "gate.toml").write_text("version = 1\n[reward.accuracy\n", encoding="utf-8")
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    assert "failed" not in json.loads(capfd.readouterr().out)
+    assert [one.reason for one in gate.read(workspace, "policy-1").reviews] == [DELETED] and found(root) == []
+    (root / "gate.toml").unlink()
+    gate.keep(workspace, "policy-1", "policy", [], "initial")
+    assert DELETED in (root / "models" / "policy-1" / "card.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("at", ["_write", "atomic_write", "write"])
+def test_a_kill_between_record_and_card_leaves_no_reason(root: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is given again, and looks for what is still there."""
+    workspace = reasoned(root)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(card if at == "write" else record, at, killed)
+        sweep(workspace, [SECRET])
+    sweep(workspace, [SECRET])
+    assert not [one for one in found(root) if one.startswith("models/")]
+
+
+def test_a_record_of_which_nobody_can_tell_is_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    workspace = reasoned(root)
+    version(workspace, "policy-2")
+    gate.keep(workspace, "policy-2", "policy", [], "initial")
+    file = root / "models" / "policy-1" / "checks.json"
+    file.write_text(file.read_text(encoding="utf-8")[:-3], encoding="utf-8")
+    assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+    [failed] = json.loads(capfd.readouterr().out)["failed"]
+    assert failed.startswith("models/policy-1/checks.json (") and "is damaged" in failed
+    assert {one.partition(":")[0] for one in found(root)} == {"models/policy-1/checks.json"}
 
 
 def test_a_reported_answer_that_became_a_case_goes_with_its_words(
