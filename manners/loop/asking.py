@@ -64,7 +64,13 @@ def open_for_people(session: Session, count: int, against: str | None = None, *,
     other = rival(session, name, against)
     with_start = _with_start(count, other, start)
     wanted, at = count - with_start, level(attempt(session.store.rounds(), name, other))
-    plan = _plan(count, with_start, at)
+    if not ask.can_show(wanted, at):
+        some = f"of {count} comparisons {with_start} are with the start version, and " if with_start else ""
+        least = _least(other, start, at)
+        raise MannersError(
+            f"{some}{wanted} comparisons cannot show any difference at level {at:g}: ask for at least {least}"
+        )
+    plan = ask.plan(wanted, at)
     prompts = evaluation_prompts(session).prompts
     policy = _of_policy(session, name, prompts)
     known, seed = session.store.comparisons(), session.settings.seed
@@ -93,7 +99,12 @@ def fewest(session: Session) -> int:
     """
     current = session.workspace.current_policy()
     at = level(attempt(session.store.rounds(), NEXT, current))
-    return next(n for n in itertools.count(1) if ask.can_show(n - _with_start(n, current, session.start), at))
+    return _least(current, session.start, at)
+
+
+def _least(other: str, start: str, level: float) -> int:
+    """Return how few comparisons can show anything, those with the start version among them."""
+    return next(n for n in itertools.count(1) if ask.can_show(n - _with_start(n, other, start), level))
 
 
 def _with_start(count: int, other: str, start: str) -> int:
@@ -108,15 +119,6 @@ def _too_few(different: int, name: str, other: str, prompts: Sequence[Dialogue],
         " show anything",
         unused,
     )
-
-
-def _plan(count: int, with_start: int, level: float) -> ask.AskPlan:
-    """Return what the comparisons with the version to be replaced can show."""
-    try:
-        return ask.plan(count - with_start, level)
-    except MannersError as error:
-        beside = f"of {count} comparisons {with_start} are with the start version, and " if with_start else ""
-        raise MannersError(f"{beside}{error}") from error
 
 
 def _of_policy(session: Session, version: str, prompts: Sequence[Dialogue]) -> list[Answer]:

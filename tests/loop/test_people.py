@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 
 from manners.errors import MannersError
 from manners.evaluate.compare import WHO
-from manners.loop import stages
+from manners.loop import asking, stages
 from manners.loop.session import Session
 from manners.models import versions
 from manners.ppo.learner import Learner
+from manners.settings import Settings
 from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict
 from manners.workspace import Workspace
 from tests.loop import tiny
@@ -138,3 +140,22 @@ def _an_ai_annotator_has_no_say(taught: Session, monkeypatch: pytest.MonkeyPatch
     assert "by the verdicts of one person, policy-1 wins 10 of 10" in facts["verdict"]
     assert f"10 verdicts of {WHO[AnnotatorKind.AI]} are left out" in facts["verdict"]
     assert facts["promoted"] is True, "what an AI annotator thinks has no say beside people"
+
+
+@pytest.mark.parametrize(("tried", "least"), [(1, 13), (2, 16), (3, 18)])
+def test_the_number_that_is_advised_can_be_asked_for(
+    copy: Workspace, settings: Settings, tried: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter is with the start version; of the rest 10, 12 and 14 are the fewest that can show anything."""
+    second = shutil.copytree(copy.models / "policy-1", copy.models / "policy-2")
+    file = second / "version.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"name": "policy-2"}), encoding="utf-8")
+    copy.promote("policy-1")
+    monkeypatch.setattr(asking, "attempt", lambda *_: tried)
+    monkeypatch.setattr(asking, "evaluation_prompts", lambda _: 1 / 0)
+    session = Session(copy, settings)
+    for count in (2, 10, least - 1):
+        with pytest.raises(MannersError, match=f"ask for at least {least}$"):
+            asking.open_for_people(session, count)
+    with pytest.raises(ZeroDivisionError):
+        asking.open_for_people(session, least)
