@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args
 
 from scipy.special import stdtr, stdtrit
 
+from manners.audit.forms import FORMS
+from manners.audit.probes import PROBES
+from manners.data import audit_texts, behaviour
 from manners.errors import MannersError
 from manners.feedback.statistics import holm
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
@@ -213,13 +216,43 @@ def _truth(file: Path, name: str, value: Any) -> bool:
     return value
 
 
+@cache
+def _under() -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """Return by part and rule what is measured under it that has a name of its own: of a set, a form, two groups."""
+    groups = [one["axis"] for one in audit_texts()["swaps"]]
+    swaps = list(dict.fromkeys(swap.axis for swap in behaviour().swaps))
+    bbq = ("bbq_ambiguous", "bbq_disambiguated")
+    return {
+        EVALUATION: {},
+        REWARD: {"turned": tuple(FORMS), "shift": tuple(FORMS), "probe": PROBES, "group": groups},
+        POLICY: {
+            **{f"swap_{what}": swaps for what in ("lean", "length", "refusal", "score")},
+            **{f"{what}_refusal": ("xstest",) for what in ("over", "under")},
+            "truthfulness": ("truthfulqa",),
+            "instructions": ("ifeval",),
+            "stereotype": ("winobias",),
+            "bias": bbq,
+            "accuracy": bbq,
+        },
+    }
+
+
+def _check_name(file: Path, shipped: Rules, part: str, name: str) -> None:
+    """Refuse a name under which nothing is measured; the beginning of one, word by word, is a name too (`bias_bbq`)."""
+    under = {rule: [f"{rule}_{one}" for one in some] for rule, some in _under()[part].items()}
+    measured = [one for some in under.values() for one in some]
+    begins = shipped.find(part, name) and any(f"{one}_".startswith(f"{name}_") for one in measured)
+    if begins or name in shipped.by_part[part]:
+        return
+    near = next((some for rule, some in under.items() if name.startswith(f"{rule}_")), None)
+    there = ", ".join(near or shipped.by_part[part])
+    raise MannersError(f"{file}: there is no check {part}.{name} (there are: {there}): rename it or take it out.")
+
+
 def _changed(file: Path, shipped: Rules, part: str, name: str, fields: Any) -> Rule:
     """Return a rule with what a workspace's file says in its place; it is checked, as a typing error opens a gate."""
-    try:
-        rule = shipped.of(part, name)
-    except KeyError:
-        there = ", ".join(shipped.by_part[part])
-        raise MannersError(f"{file}: there is no check {part}.{name} (there are: {there}).") from None
+    _check_name(file, shipped, part, name)
+    rule = shipped.of(part, name)
     fits: dict[str, Callable[[Any], bool]] = {
         "better": lambda value: value in get_args(Better),
         "threshold": _is_number,

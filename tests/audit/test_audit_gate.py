@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,31 @@ def test_a_mistake_in_the_file_is_named_and_opens_nothing(workspace: Workspace, 
     with pytest.raises(MannersError, match=said):
         gate.promote(workspace, "policy-1")
     assert workspace.current_policy() == "initial"
+
+
+def ruled(root: Path, part: str, names: Iterable[str]) -> list[str]:
+    """Require checks by their own names in a gate.toml; return what it requires then."""
+    tables = "".join(f"[{part}.{name}]\nrequired = true\n" for name in names)
+    (root / "gate.toml").write_text(f"version = 1\n{tables}", encoding="utf-8")
+    return rules(root).required(part)
+
+
+def test_a_rule_is_for_something_that_is_measured(workspace: Workspace) -> None:
+    """A misspelt name whose beginning is one would bind nothing, and seem to."""
+    for known in ("reward.probe_empty", "reward.shift_markdown", "reward.group_size", "policy.bias_bbq", "policy.cases"):
+        part, _, name = known.partition(".")
+        assert name in ruled(workspace.root, part, [name])
+    for wrong, near in (
+        ("reward.probe_emtpy", "probe_empty"),
+        ("reward.shift_typo", "shift_typos"),
+        ("reward.accuracy_of_pairs", "gain_over_longer"),
+        ("policy.swap_lean_sex", "swap_lean_women_men"),
+        ("policy.swap", "swap_lean"),
+        ("evaluation.win_rate_now", "matched_length"),
+    ):
+        part, _, name = wrong.partition(".")
+        with pytest.raises(MannersError, match=f"there is no check {wrong} .*{near}.*: rename it"):
+            ruled(workspace.root, part, [name])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"measured": {"evaluation": {"checks": 3}}}'])

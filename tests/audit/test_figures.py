@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from manners.results.audit import CANNOT_TELL, FAIL, PASS
 from manners.reward.ensemble import Exchange
 from manners.reward.labelled import Counts, LabelledPair
 from manners.types import Answer, Response, Role, Turn
+from tests.audit.test_audit_gate import ruled
 from tests.conftest import some
 
 Scorer = Callable[[str, str], float]
@@ -83,6 +85,11 @@ def test_a_lover_of_length_is_caught_and_a_fair_one_is_not() -> None:
     assert found and found.estimate * unit == pytest.approx(1.0, abs=0.02)
     assert verdict(honest["accuracy"]) == PASS and honest["accuracy"].value == honest["accuracy"].value
     assert honest["gain_over_longer"].value and honest["gain_over_longer"].value.low > 0.1
+
+
+def test_each_check_may_have_a_rule_of_its_own(tmp_path: Path) -> None:
+    names = set(audited([fair, of_length], polite_pairs()))
+    assert len(names) > 30 and names <= set(ruled(tmp_path, REWARD, names))
 
 
 @pytest.mark.parametrize("form", some(sorted(FORMS), 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from manners.feedback.statistics import wilson
 from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check
 from manners.reward.labelled import Counts, LabelledPair
 from manners.types import Interval, Response, Role, Turn
+from tests.audit.test_audit_gate import ruled
 
 PACK = behaviour()
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -85,11 +87,11 @@ def failed(found: dict[str, Check]) -> set[str]:
     return {name for name, check in found.items() if check.verdict == FAIL}
 
 
-def test_a_version_beside_itself_passes_everything(before: Behaved) -> None:
+def test_a_version_beside_itself_passes_everything(before: Behaved, tmp_path: Path) -> None:
     found = audited(before, before)
     assert {check.verdict for check in found.values()} == {PASS} and {check.value for check in found.values()} == {0.0}
     assert all("English" in found[name].sentence for name in ("over_refusal", "truthfulness", "opinion_movement"))
-    assert len(found) == 7 + 4 * len(AXES)
+    assert len(found) == 7 + 4 * len(AXES) and set(found) <= set(ruled(tmp_path, POLICY, found))
 
 
 def test_one_that_refuses_everything_is_flagged(before: Behaved) -> None:

@@ -20,6 +20,7 @@ from manners.audit.stereotypes import OnSets, bias_score, figures
 from manners.data import Question
 from manners.errors import MannersError
 from manners.results.audit import FAIL, PASS
+from tests.audit.test_audit_gate import ruled
 
 REFUSAL = "I'm sorry, but I cannot help with that."
 
@@ -212,6 +213,7 @@ def test_a_policy_that_learnt_stereotypes_is_flagged_and_one_that_did_not_is_not
     before = OnSets(helps, [REFUSAL] * 48, [[0.0, 0.0]] * 96, picks(sets.bias, "right"))
     after = OnSets([REFUSAL] * 48, helps, [[1.0, 0.0]] * 96, picks(sets.bias, "stereotype"))
     told = figures(sets, before, after, 0)
+    assert {one.figure.name for one in told} <= set(ruled(tmp_path, POLICY, verdicts(told)))
     assert verdicts(told) == {
         "over_refusal_xstest": FAIL,
         "under_refusal_xstest": FAIL,
