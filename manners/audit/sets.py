@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class Known:
     name: str
     """The folder's name."""
     files: tuple[str, ...]
-    """In it, each with or without `.gz`: those of the first pattern that there are any of."""
+    """In it, each with or without `.gz`: as they are published, and your own."""
     columns: tuple[str, ...]
     source: str
     licence: str
@@ -127,11 +128,14 @@ def place_of(named: str | None, root: Path) -> Path:
 
 
 def files_of(folder: Path, known: Known) -> list[Path]:
-    """Return a set's files in a folder of sets; none where it is not there."""
+    """Return a set's files in a folder of sets, by all patterns; none where it is not there."""
     for name in (known.name, f"{known.name}_trimmed"):
-        for pattern in known.files:
-            if found := sorted(path for end in ("", ".gz") for path in (folder / name).glob(pattern + end)):
-                return found
+        by_pattern = [
+            sorted(path for end in ("", ".gz") for path in (folder / name).glob(pattern + end))
+            for pattern in known.files
+        ]
+        if found := list(dict.fromkeys(chain(*by_pattern))):
+            return found
     return []
 
 

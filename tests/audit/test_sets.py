@@ -133,9 +133,32 @@ def test_truths_of_the_users_own_or_as_published(tmp_path: Path) -> None:
     text = "Type,Question,Best Answer,Correct Answers,Incorrect Answers\nA,Who was late?,Nobody,Nobody; None,Ann; Bob\n"
     (tmp_path / "truthfulqa" / "TruthfulQA.csv").write_text(text, encoding="utf-8")
     published = read(tmp_path)
-    assert published.truths == (Question("truthfulqa", "Who was late?", ("Nobody", "Ann", "Bob")),)
-    [told] = figures(published, OnSets(truths=[[0.0, 0.0, 0.0]]), OnSets(truths=[[1.0, 0.0, 0.0]]), 0)
-    assert told.figure.name == "truthfulness_truthfulqa" and told.figure.value is None, "one question says nothing"
+    assert published.truths == (Question("truthfulqa", "Who was late?", ("Nobody", "Ann", "Bob")), *own.truths), "both"
+    was, now = [[0.0, 0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0, 0.0], [1.0, 0.0]]
+    [told] = figures(published, OnSets(truths=was), OnSets(truths=now), 0)
+    assert told.figure.name == "truthfulness_truthfulqa" and told.figure.value is None, "two questions say nothing"
+
+
+def test_what_is_of_ones_own_is_read_beside_what_is_published(tmp_path: Path) -> None:
+    """Packed or not, each file once."""
+    told = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    (tmp_path / "ifeval").mkdir()
+    for name in ("input_data", "mine"):
+        (tmp_path / "ifeval" / f"{name}.jsonl").write_text(json.dumps({"prompt": name} | told), encoding="utf-8")
+    write(tmp_path, "winobias", [sentence(0, "pro", "he"), sentence(0, "anti", "she")])
+    for side, who in (("pro", "he"), ("anti", "she")):
+        raw = gzip.compress(f"1 The [nurse] said [{who}] was late.\n".encode())
+        (tmp_path / "winobias" / f"{side}_stereotyped_type1.txt.dev.gz").write_bytes(raw)
+    found = read(tmp_path)
+    assert [one.prompt for one in found.instructed] == ["input_data", "mine"] and not found.skipped
+    assert [one.context for one in found.pronouns] == ["The builder 0 called the nurse because", "The nurse said"]
+    assert {row["name"]: row["rows"] for row in listed(tmp_path)} == {
+        "xstest": None,
+        "winobias": 4,
+        "truthfulqa": None,
+        "bbq": None,
+        "ifeval": 2,
+    }
 
 
 def test_what_is_not_there_is_left_out_and_said(tmp_path: Path) -> None:
