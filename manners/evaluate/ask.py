@@ -189,9 +189,9 @@ def due_bets(
 
     A comparison bets once for each kind of annotator. For people that is when it has all the verdicts that the queue
     lets it have (`serve.overlap`, or fewer where `serve.agree` are alike), with the mean of the verdicts up to then,
-    whatever has come since; with `closing` it is now, with all there are. Other kinds are not asked by the queue:
-    theirs bet as soon as they are looked at. Of each annotator the latest verdict before the bet counts, a skip is no
-    answer, and a comparison that nobody answered places no bet.
+    whatever has come since, or with the first answer after enough have skipped it; with `closing` it is now, with all
+    there are. Other kinds are not asked by the queue: theirs bet as soon as they are looked at. Of each annotator the
+    latest verdict before the bet counts, a skip is no answer, and a comparison that nobody answered places no bet.
 
     Who closes must not choose the moment by what the verdicts say that are not counted yet; nothing shows it to them.
     """
@@ -204,11 +204,16 @@ def due_bets(
             verdicts = _of_kind(comparison, kind)
             read = len(verdicts)
             if kind is AnnotatorKind.HUMAN:
-                ends = (n for n in range(1, read + 1) if has_enough(_choices(verdicts[:n]), settings))
+                ends = (n for n in range(1, read + 1) if _is_complete(_choices(verdicts[:n]), settings))
                 read = next(ends, read if closing else 0)
             if sides := [SIDE[choice] for choice in _choices(verdicts[:read]) if choice is not Choice.SKIP]:
                 found.append((comparison.id, Bet(kind, sum(sides) / len(sides), read, verdicts[read - 1].arrived)))
     return found
+
+
+def _is_complete(choices: Sequence[Choice], settings: ServeSettings) -> bool:
+    """Return whether a comparison gets no more verdicts and has one: somebody may still answer what enough skipped."""
+    return has_enough(choices, settings) and any(choice is not Choice.SKIP for choice in choices)
 
 
 def to_judge(comparisons: Iterable[Comparison], settings: ServeSettings) -> int:

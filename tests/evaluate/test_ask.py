@@ -152,6 +152,8 @@ def read(given: Sequence[Comparison], overlap: int = 1, agree: int = 100, close:
         ("NNO", 3, 2, 1, 2),  # the queue asks nobody once two agree, so there is nothing to wait for
         ("SNO", 2, 2, 0, 3),  # a skip is no answer
         ("SNSS", 2, 2, 1, 4),  # three have skipped it: nobody is asked any more
+        ("SSSNO", 2, 2, 1, 4),  # three have skipped it, and somebody had it before them
+        ("SSSS", 2, 2, None, 0),
         ("N", 2, 2, None, 0),
         ("SSS", 2, 2, None, 0),
         ("", 2, 2, None, 0),
