@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from manners.loop.options import AuditOptions
 
 REWARD_MODEL, PAIRS_OF = "the reward model", "the file of its pairs"
+COLUMNS, BAD_LINES = "what its columns mean", "whether its bad lines are left out"
 """What says in a run's checkpoints what it is about."""
 LEARNED = "about an opening that the reward model learned from"
 """Why pairs of a file are left out."""
@@ -91,8 +92,7 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
     """
     workspace, upto = session.workspace, as_begun(session, begun)
     name = options.version or begun.get(REWARD_MODEL) or versions.latest(workspace, VersionKind.REWARD)
-    if options.comparisons is None and begun.get(PAIRS_OF):
-        options = replace(options, comparisons=Path(begun[PAIRS_OF]))
+    options = _of_the_file(options, begun)
     versions.fitting(workspace, name, VersionKind.REWARD, session.pretrained)
     learned, aside = trained_on(session, name, upto)
     known, left_out = None, dict[str, int]()
@@ -123,10 +123,22 @@ def inputs(session: Session, options: AuditOptions, begun: Mapping[str, Any]) ->
             REWARD_MODEL: name,
             AUDITED: named(str(len(chosen)), chosen, begun.get(AUDITED)),
             PAIRS_OF: "" if options.comparisons is None else str(options.comparisons),
+            **({COLUMNS: list(options.mapping)} if options.mapping else {}),
+            **({BAD_LINES: True} if options.skip_bad else {}),
             **until(upto),
         },
         upto=upto,
     )
+
+
+def _of_the_file(options: AuditOptions, begun: Mapping[str, Any]) -> AuditOptions:
+    """Return the options with the file named from wherever it goes on, and read as it was when the run was begun."""
+    if options.comparisons is not None:
+        return replace(options, comparisons=options.comparisons.absolute())
+    if not begun.get(PAIRS_OF):
+        return options
+    mapping, skip_bad = tuple(begun.get(COLUMNS, ())), bool(begun.get(BAD_LINES))
+    return replace(options, comparisons=Path(begun[PAIRS_OF]), mapping=mapping, skip_bad=skip_bad)
 
 
 def trained_on(

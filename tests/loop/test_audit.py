@@ -180,6 +180,25 @@ def test_of_a_file_what_the_model_learned_from_is_left_out(copy: Workspace, sett
         audited(copy, settings, comparisons=own)
 
 
+def test_a_run_goes_on_with_its_file_as_it_was_read_when_it_began(
+    copy: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--resume` alone, from another folder: names of columns and what becomes of bad lines are the run's."""
+    lines = rows(tmp_path / "pairs.jsonl").read_text(encoding="utf-8").replace('"prompt"', '"question"')
+    (tmp_path / "pairs.jsonl").write_text(f"{lines}no row\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    session = Session(copy, settings)
+    chosen = AuditOptions(comparisons=Path("pairs.jsonl"), mapping=("question=prompt",), skip_bad=True)
+    first = audit.inputs(session, chosen, {})
+    begun = json.loads(json.dumps(first.decides))
+    monkeypatch.chdir(copy.root)
+    again = audit.inputs(session, AuditOptions(), begun)
+    assert (again.outside, again.left_out, again.decides) == (first.outside, first.left_out, first.decides)
+    assert len(again.outside) == 12 and sum(again.left_out.values()) == 1
+    plain = audit.inputs(session, AuditOptions(comparisons=rows(tmp_path / "plain.jsonl")), {})
+    assert plain.decides.keys() == first.decides.keys() - {audit.COLUMNS, audit.BAD_LINES}, "older runs go on"
+
+
 def test_what_a_reward_model_chose_is_measured_neither_in_a_file_nor_as_what_it_learned(
     copy: Workspace, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
