@@ -17,6 +17,7 @@ from typing import Any
 
 Asked = Mapping[str, Any]
 """What an instruction says beside its kind: numbers, words."""
+WORDS = "length_constraints:number_words"
 YES_NO = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
@@ -38,8 +39,8 @@ class Instructed:
     @property
     def words(self) -> int:
         """Words that an answer must have at least."""
-        wanted = (a.get("num_words") for a in self.asked if a.get("relation") == "at least")
-        return max((int(count) for count in wanted if count), default=0)
+        asked = (a for kind, a in zip(self.kinds, self.asked, strict=True) if kind == WORDS)
+        return max((int(a["num_words"]) for a in asked if a["relation"] == "at least"), default=0)
 
 
 def readable(kind: str, given: Asked) -> bool:
@@ -48,9 +49,22 @@ def readable(kind: str, given: Asked) -> bool:
         return False
     try:
         CHECKS[kind]("An answer.", given)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def _text(given: Asked, name: str) -> str:
+    if not isinstance(value := given[name], str):
+        raise TypeError(name)
+    return value
+
+
+def _texts(given: Asked, name: str) -> list[str]:
+    """Return a list of texts; of one that is not, letters would be looked for, or what is looked for only sometimes."""
+    if not isinstance(value := given[name], list) or not all(isinstance(word, str) for word in value):
+        raise TypeError(name)
+    return value
 
 
 def _related(count: int, given: Asked, number: str, relation: str = "relation") -> bool:
@@ -77,7 +91,7 @@ def _paragraphs(answer: str, given: Asked) -> bool:
 
 def _first_word(answer: str, given: Asked) -> bool:
     parts = [part.strip() for part in answer.split("\n\n")]  # empty ones have their number, and are not counted
-    nth, wanted = int(given["nth_paragraph"]), str(given["first_word"]).lower()
+    nth, wanted = int(given["nth_paragraph"]), _text(given, "first_word").lower()
     there = sum(map(bool, parts))
     if there != int(given["num_paragraphs"]) or not 1 <= nth <= there or not parts[nth - 1]:
         return False
@@ -96,7 +110,7 @@ def _highlighted(answer: str, given: Asked) -> bool:
 
 
 def _sections(answer: str, given: Asked) -> bool:
-    parts = re.split(rf"\s?{re.escape(given['section_spliter'])}\s?\d+\s?", answer)
+    parts = re.split(rf"\s?{re.escape(_text(given, 'section_spliter'))}\s?\d+\s?", answer)
     return len(parts) - 1 >= int(given["num_sections"])
 
 
@@ -123,25 +137,26 @@ def _placeholders(answer: str, given: Asked) -> bool:
 
 
 def _postscript(answer: str, given: Asked) -> bool:
-    marker = str(given["postscript_marker"]).strip()
+    marker = _text(given, "postscript_marker").strip()
     wanted = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
     return bool(re.search(wanted.get(marker, re.escape(marker.lower())), answer.lower()))
 
 
 def _keywords(answer: str, given: Asked) -> bool:
-    return all(re.search(re.escape(word), answer, re.IGNORECASE) for word in given["keywords"])
+    return all(re.search(re.escape(word), answer, re.IGNORECASE) for word in _texts(given, "keywords"))
 
 
 def _forbidden(answer: str, given: Asked) -> bool:
-    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in given["forbidden_words"])
+    words = _texts(given, "forbidden_words")
+    return not any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in words)
 
 
 def _frequency(answer: str, given: Asked) -> bool:
-    return _related(len(re.findall(re.escape(given["keyword"]), answer, re.IGNORECASE)), given, "frequency")
+    return _related(len(re.findall(re.escape(_text(given, "keyword")), answer, re.IGNORECASE)), given, "frequency")
 
 
 def _letters(answer: str, given: Asked) -> bool:
-    return _related(answer.lower().count(str(given["letter"]).lower()), given, "let_frequency", "let_relation")
+    return _related(answer.lower().count(_text(given, "letter").lower()), given, "let_frequency", "let_relation")
 
 
 def _capital_words(answer: str, given: Asked) -> bool:
@@ -150,7 +165,7 @@ def _capital_words(answer: str, given: Asked) -> bool:
 
 
 def _ends(answer: str, given: Asked) -> bool:
-    return answer.strip().strip('"').lower().endswith(str(given["end_phrase"]).strip().lower())
+    return answer.strip().strip('"').lower().endswith(_text(given, "end_phrase").strip().lower())
 
 
 def _quoted(answer: str, given: Asked) -> bool:
@@ -165,12 +180,12 @@ def _two(answer: str, given: Asked) -> bool:
 
 
 def _repeats(answer: str, given: Asked) -> bool:
-    return answer.strip().lower().startswith(str(given["prompt_to_repeat"]).strip().lower())
+    return answer.strip().lower().startswith(_text(given, "prompt_to_repeat").strip().lower())
 
 
 CHECKS: Mapping[str, Callable[[str, Asked], bool]] = {
     "punctuation:no_comma": lambda answer, given: "," not in answer,
-    "length_constraints:number_words": _words,
+    WORDS: _words,
     "length_constraints:number_sentences": _sentences,
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:nth_paragraph_first_word": _first_word,

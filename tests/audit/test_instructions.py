@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_an_answer_is_worth_the_share_that_it_keeps_and_an_empty_one_nothing() -
     one = Instructed("Write.", ("punctuation:no_comma", "length_constraints:number_words"), asked)
     assert [one.kept(text) for text in ("two words", "one", "one, two", "a,", " ")] == [1, 0.5, 0.5, 0, 0]
     assert one.words == 2
+    assert Instructed("Write.", ("punctuation:no_comma",), ({"relation": "at least", "num_words": "many"},)).words == 0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,13 @@ def test_an_answer_is_worth_the_share_that_it_keeps_and_an_empty_one_nothing() -
         ("length_constraints:number_words", {"relation": "about", "num_words": 3}),
         ("length_constraints:number_words", {"relation": "at least", "num_words": "many"}),
         ("keywords:existence", {"keywords": None}),
+        ("keywords:existence", {"keywords": ["Paris", 2024]}),  # the number is not looked at before Paris is found
+        ("keywords:existence", {"keywords": "Paris"}),  # its letters would be
+        ("keywords:forbidden_words", {"forbidden_words": "Paris"}),
+        ("keywords:forbidden_words", {"forbidden_words": ["answer", 2024]}),
+        ("keywords:frequency", {"keyword": 2024, "relation": "at least", "frequency": 1}),
+        ("keywords:letter_frequency", {"letter": None, "let_relation": "at least", "let_frequency": 1}),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": math.inf}),
     ],
 )
 def test_what_cannot_be_checked_is_known_for_it(kind: str, given: Asked) -> None:
