@@ -255,16 +255,32 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
 
     Going back to the initial model, to the start version, or to one that was promoted before is no promotion.
     Of any other the card is written anew, for `gate.toml` may have been changed since the measurement. Raises Blocked,
-    naming every check that blocks, and MannersError for a version whose weights are not there.
+    naming every check that blocks, and MannersError for a version whose weights are not there. Both also where it is so
+    only once nobody else can promote: another version may have been promoted since, or this one rejected.
     """
 
     def there() -> None:
         if policy != INITIAL:
             weight_files.check(workspace, describe(workspace, policy))
 
+    def still_back() -> None:
+        there()
+        if not goes_back(workspace, policy):
+            raise MannersError(f"{policy} was rejected, or rolled back, meanwhile: look at it, and promote it again.")
+
+    def still_through() -> None:
+        there()
+        now = standing(workspace, policy)
+        if now.against != found.against:
+            raise MannersError(
+                f"{policy} was to replace {found.against}, and would {now.against} now: promote it again."
+            )
+        if _blocking(now) - _blocking(found):
+            raise blocked(now)
+
     there()
     if goes_back(workspace, policy):
-        workspace.promote(policy, there)
+        workspace.promote(policy, still_back)
         return Gate(verdict=PASS)
     found = standing(workspace, policy)
     if found.gate.blocks:
@@ -273,14 +289,17 @@ def promote(workspace: Workspace, policy: str, override: str | None = None, by: 
         _overridden(workspace, found, override, by)
     else:
         change(workspace, policy, lambda record: record)
-    workspace.promote(policy, there)
+    workspace.promote(policy, still_through)
     return found.gate
+
+
+def _blocking(found: Standing) -> set[str]:
+    return {*found.gate.failed, *found.gate.cannot_tell}
 
 
 def blocked(found: Standing) -> Blocked:
     """Return the refusal to let a version through."""
-    gate = found.gate
-    names = {*gate.failed, *gate.cannot_tell}
+    gate, names = found.gate, _blocking(found)
     said = " ".join(check.sentence for check in found.checks if check.name in names)
     parts = [("fails", gate.failed), ("cannot tell, which is required", gate.cannot_tell)]
     what = "; ".join(f"{how}: {', '.join(names)}" for how, names in parts if names)

@@ -13,12 +13,12 @@ import pytest
 from safetensors.torch import save_file
 
 import manners
-from manners.audit import gate
+from manners.audit import gate, record
 from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, held, rules, together
 from manners.cli import main
 from manners.errors import Blocked, MannersError, UsageError
 from manners.loop import stages
-from manners.results.audit import CANNOT_TELL, FAIL, PASS, Check, Gate
+from manners.results.audit import CANNOT_TELL, FAIL, PASS, REJECTED, Check, Gate, Review
 from manners.store import Store
 from manners.types import Interval
 from manners.workspace import Workspace
@@ -289,6 +289,46 @@ def test_cases_that_are_required_are_not_there_before_one_is(workspace: Workspac
         gate.promote(workspace, "policy-1")
 
 
+@pytest.mark.parametrize("override", [None, "the judges fell ill"])
+@pytest.mark.parametrize("meanwhile", ["another is promoted", "it is rejected"])
+def test_what_happens_while_a_policy_is_promoted_is_held_against_it_too(
+    workspace: Workspace, meanwhile: str, override: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both promotions were let through against the same version; or a reviewer says no at the last moment."""
+    policy = "policy-1" if override is None else "policy-2"
+    kept, done = record.change, list[str]()
+
+    def change(*args: Any) -> Any:
+        if not done:
+            done.append(meanwhile)
+            if meanwhile == "another is promoted":
+                workspace.promote("policy-3")
+            else:
+                word = Review(decision=REJECTED, reason="It lies.", created_at="", by="account 1", against="initial")
+                gate.decide_on(workspace, policy, word)
+        return kept(*args)
+
+    version(workspace, "policy-3")
+    monkeypatch.setattr(gate, "change", change)
+    before = "policy-3" if meanwhile == "another is promoted" else "initial"
+    said = "was to replace initial, and would policy-3 now" if before == "policy-3" else "fails: review"
+    with pytest.raises(MannersError, match=said):
+        gate.promote(workspace, policy, override)
+    assert done and workspace.current_policy() == before
+
+
+def test_who_goes_back_to_what_is_rejected_meanwhile_does_not(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("policy-1", "policy-2"):
+        workspace.promote(name)
+    answers = iter([True, False])
+    monkeypatch.setattr(gate, "goes_back", lambda *_: next(answers))
+    with pytest.raises(MannersError, match="was rejected, or rolled back, meanwhile"):
+        gate.promote(workspace, "policy-1")
+    assert workspace.current_policy() == "policy-2"
+
+
 def test_an_override_needs_a_reason_and_is_kept(workspace: Workspace) -> None:
     for reason in ("", "   ", "x" * 1001):
         with pytest.raises(UsageError, match="takes a reason"):
@@ -333,7 +373,13 @@ def ruled(root: Path, part: str, names: Iterable[str]) -> list[str]:
 
 def test_a_rule_is_for_something_that_is_measured(workspace: Workspace) -> None:
     """A misspelt name whose beginning is one would bind nothing, and seem to."""
-    for known in ("reward.probe_empty", "reward.shift_markdown", "reward.group_size", "policy.bias_bbq", "policy.cases"):
+    for known in (
+        "reward.probe_empty",
+        "reward.shift_markdown",
+        "reward.group_size",
+        "policy.bias_bbq",
+        "policy.cases",
+    ):
         part, _, name = known.partition(".")
         assert name in ruled(workspace.root, part, [name])
     for wrong, near in (
