@@ -8,7 +8,7 @@ numbers and settings, and no words of anybody but the reasons given to override 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, PackageLoader, Template
 
 from manners import __version__
-from manners.audit.rules import EVALUATION, PEOPLE, POLICY, REWARD, Rules, rules
+from manners.audit.rules import EVALUATION, PEOPLE, POLICY, REWARD, Rule, Rules, rules
 from manners.facts import Facts, to_facts
 from manners.markup import environment
 from manners.results.audit import CANNOT_TELL, FAIL, CheckRecord
@@ -136,11 +136,26 @@ def _changes(asked: Rules) -> list[str]:
     for part, some in asked.by_part.items():
         for name, rule in some.items():
             was = shipped.of(part, name)
-            if rule != was:
-                needed = {(False, True): ", now required", (True, False): ", no longer required"}
-                change = needed.get((was.required, rule.required), "")
-                found.append(f"{part}.{name}: {rule.words()}, in place of {was.words()}{change}")
+            if differs := [*_differences(rule, was)]:
+                found.append(f"{part}.{name}: {'; '.join(differs)}")
     return found
+
+
+def _differences(rule: Rule, was: Rule) -> Iterator[str]:
+    """Yield what a rule asks that another does not; what the words for both do not show is named by its field."""
+    words, before = rule.words(), was.words()
+    if words != before:
+        yield f"{words}, in place of {before}"
+    for field in ("fails", "weight") if words != before else ("threshold", "margin", "fails", "weight"):
+        now, then = getattr(rule, field), getattr(was, field)
+        if now != then:
+            yield f"{field} {_number(now)}, in place of {_number(then)}"
+    if rule.required != was.required:
+        yield "now required" if rule.required else "no longer required"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 @cache

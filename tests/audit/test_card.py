@@ -100,9 +100,31 @@ def test_a_gate_that_was_loosened_is_on_it(tmp_path: Path) -> None:
     (workspace.root / "gate.toml").write_text(loose, encoding="utf-8")
     gate.keep(workspace, "reward-1", REWARD, [])
     assert card(workspace, "reward-1")["gate_changes"] == [
-        "evaluation.win_rate: above 0.5, in place of above 0.5, no longer required",
+        "evaluation.win_rate: no longer required",
         "reward.length_slope: at most 9 from 0, in place of at most 0.25 from 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "field", "said"),
+    [
+        ("evaluation.start", "fails = 0.3", "evaluation.start: fails 0.3, in place of 0.5"),
+        ("evaluation.win_rate", "fails = 0.3", "evaluation.win_rate: fails 0.3, in place of none"),
+        ("policy.helpfulness", "weight = 0.5", "policy.helpfulness: weight 0.5, in place of 3"),
+        ("evaluation.win_rate", 'better = "below"', "evaluation.win_rate: at most 0.5, in place of above 0.5"),
+        (
+            "evaluation.variety",
+            "threshold = 0.2\nmargin = 0.1\nweight = 2",
+            "evaluation.variety: threshold 0.2, in place of 0.1; margin 0.1, in place of 0; weight 2, in place of 1",
+        ),
+    ],
+)
+def test_whatever_is_asked_otherwise_is_on_it(tmp_path: Path, rule: str, field: str, said: str) -> None:
+    """What is let through is not all: `fails` and `weight` say what blocks."""
+    workspace = made(tmp_path, "reward-1")
+    (workspace.root / "gate.toml").write_text(f"version = 1\n[{rule}]\n{field}\n", encoding="utf-8")
+    gate.keep(workspace, "reward-1", REWARD, [])
+    assert card(workspace, "reward-1")["gate_changes"] == [said]
 
 
 def test_a_gate_that_was_loosened_after_the_measurement_is_on_the_card_of_what_it_let_through(tmp_path: Path) -> None:
