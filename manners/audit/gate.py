@@ -17,7 +17,7 @@ from manners.audit.record import RECORD as RECORD
 from manners.audit.record import change, described, redact, teacher
 from manners.audit.record import read as read
 from manners.audit.review import HERE as HERE
-from manners.audit.rules import EVALUATION, POLICY, REWARD, Rule, Rules, held, rules, together
+from manners.audit.rules import ALONE, CONFIDENCE, EVALUATION, FAILS, POLICY, REWARD, Rule, Rules, held, rules, together
 from manners.errors import Blocked, MannersError, UsageError
 from manners.facts import to_facts
 from manners.models import weight_files
@@ -149,14 +149,19 @@ def _again(check: Check, asked: Rules, part: str) -> Check:
         # Older records have the larger of the two as the threshold, and do not say which.
         before = check.threshold if check.before is None else check.before
         rule = replace(rule, threshold=max(rule.threshold, before))
-    if (rule.threshold, rule.margin) == (check.threshold, check.margin):
-        return replace(check, verdict=rule.verdict(check.interval), required=rule.required)
+    if ALONE in check.sentence:  # as it was before the correction for others, which `together` makes anew
+        check = replace(check, verdict=FAIL, sentence=check.sentence.replace(ALONE, FAILS))
+    asks = (rule.threshold, rule.margin, rule.verdict(check.interval))
+    if asks == (check.threshold, check.margin, check.verdict):
+        return replace(check, required=rule.required)
     return _held_anew(check, rule)
 
 
 def _held_anew(check: Check, rule: Rule) -> Check:
-    anew = held(check.name, rule, check.interval, check.n, "")
-    return replace(anew, sentence=f"{check.sentence} Since then gate.toml was changed.{anew.sentence}")
+    anew = held(check.name, rule, check.interval, check.n, "", check.level or CONFIDENCE)
+    return replace(
+        anew, before=check.before, sentence=f"{check.sentence} Since then gate.toml was changed.{anew.sentence}"
+    )
 
 
 def keep(

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from manners.audit.forms import FORMS
 from manners.audit.probes import PROBES
@@ -26,10 +26,10 @@ PEOPLE = ("review", "two_person")
 """What the file says of people, before its tables."""
 VERSION = 1
 """Of the form of the file: raised when a name or the meaning of a field changes."""
-POWER = (1.96 + 0.84) / (2 * 1.96)
-"""What a distance must be, in widths of the 95 % interval, to be found in 8 of 10 tries: (z_0.975 + z_0.8) standard
-errors, of which the interval holds 2 z_0.975."""
 LEVEL = 0.05
+CONFIDENCE = 0.95
+"""Of intervals, where nothing else is said."""
+FAILS = "; FAILS."
 ALONE = "; cannot tell: alone it fails, but not after a correction for the number of checks."
 Better = Literal["above", "below", "within"]
 
@@ -140,13 +140,15 @@ class Rules:
         return [name for name, rule in self.by_part[part].items() if rule.required]
 
 
-def held(name: str, rule: Rule, value: Interval | None, n: int | None, sentence: str) -> Check:
+def held(
+    name: str, rule: Rule, value: Interval | None, n: int | None, sentence: str, level: float = CONFIDENCE
+) -> Check:
     """Return a figure held against its rule; the sentence gets what was asked, and what could have been found.
 
-    Where nothing was measured the sentence says why.
+    Where nothing was measured the sentence says why. The interval is at `level`.
     """
     verdict = rule.verdict(value)
-    detectable = None if value is None else POWER * (value.high - value.low)
+    detectable = None if value is None else _detectable(value.high - value.low, level)
     said = {PASS: "passes", FAIL: "FAILS", CANNOT_TELL: "cannot tell"}[verdict]
     asked = f" Asked: {rule.words()}; {said}."
     if detectable is not None and verdict == CANNOT_TELL:
@@ -158,12 +160,19 @@ def held(name: str, rule: Rule, value: Interval | None, n: int | None, sentence:
         high=value.high if value else None,
         threshold=rule.threshold,
         margin=rule.margin,
+        level=None if level == CONFIDENCE else level,
         verdict=verdict,
         required=rule.required,
         n=n,
         detectable=detectable,
         sentence=sentence + asked,
     )
+
+
+def _detectable(width: float, level: float) -> float:
+    """Return what is found in 8 of 10 tries: z + 0.84 standard errors, of which an interval of a level holds 2 z."""
+    z = round(float(ndtri((1 + level) / 2)), 2)  # as tables have it: 1.96 for 95 %
+    return (z + 0.84) / (2 * z) * width
 
 
 def together(checks: Sequence[Check], asked: Sequence[Rule]) -> tuple[Check, ...]:
@@ -177,7 +186,7 @@ def together(checks: Sequence[Check], asked: Sequence[Rule]) -> tuple[Check, ...
     ps = [asked[i].p_value(interval, checks[i].n or 2) for i in measured if (interval := checks[i].interval)]
     corrected = dict(zip(measured, holm(ps, [asked[i].weight for i in measured]), strict=True))
     return tuple(
-        replace(check, verdict=CANNOT_TELL, sentence=check.sentence.replace("; FAILS.", ALONE, 1))
+        replace(check, verdict=CANNOT_TELL, sentence=ALONE.join(check.sentence.rsplit(FAILS, 1)))
         if check.verdict == FAIL and corrected.get(place, 1.0) > LEVEL
         else check
         for place, check in enumerate(checks)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from manners.audit.review import NAME
-from manners.audit.rules import EVALUATION, Rule, Rules, held, rules
+from manners.audit.rules import CONFIDENCE, EVALUATION, Rule, Rules, held, rules
 from manners.feedback.statistics import percent
 from manners.results.audit import CANNOT_TELL as UNTOLD
 from manners.results.audit import FAIL, PASS, Check
@@ -100,19 +100,27 @@ def reasons(evidence: Evidence, asked: Rules | None = None) -> tuple[Reason, ...
     )
 
 
-def checks(found: Sequence[Reason], asked: Rules, n: Mapping[str, int], alike_before: float) -> tuple[Check, ...]:
+def checks(
+    found: Sequence[Reason], asked: Rules, n: Mapping[str, int], alike_before: float, level: float = CONFIDENCE
+) -> tuple[Check, ...]:
     """Return an evaluation's reasons as the gate keeps them; n says by name on how much they were measured.
 
-    `alike_before` is the version before's share of its most common answer.
+    `alike_before` is the version before's share of its most common answer; `level` is that of the win rate's interval.
     """
-    before = {"collapse": alike_before}
+    before, at = {"collapse": alike_before}, {"win_rate": level}
     return tuple(
-        _check(reason, asked.of(EVALUATION, reason.check), n.get(reason.check), before.get(reason.check))
+        _check(
+            reason,
+            asked.of(EVALUATION, reason.check),
+            n.get(reason.check),
+            before.get(reason.check),
+            at.get(reason.check, CONFIDENCE),
+        )
         for reason in found
     )
 
 
-def _check(reason: Reason, rule: Rule, n: int | None, before: float | None) -> Check:
+def _check(reason: Reason, rule: Rule, n: int | None, before: float | None, level: float) -> Check:
     what = SENTENCES.get(reason.check, reason.check)
     if reason.check == "judge":
         told = held("judge", rule, None, None, what)
@@ -122,8 +130,8 @@ def _check(reason: Reason, rule: Rule, n: int | None, before: float | None) -> C
         value = Interval(reason.value, reason.low, reason.high)
     if before is not None:
         rule = replace(rule, threshold=max(rule.threshold, before))
-    figure = "nothing was measured." if value is None else f"{percent(value)}."
-    return replace(held(reason.check, rule, value, n, f"{what}: {figure}"), before=before)
+    figure = "nothing was measured." if value is None else f"{percent(value, level)}."
+    return replace(held(reason.check, rule, value, n, f"{what}: {figure}", level), before=before)
 
 
 SENTENCES = {

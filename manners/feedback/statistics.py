@@ -128,9 +128,9 @@ def _wilson(share: float, n: float, z: float) -> Interval:
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
-def percent(rate: Interval) -> str:
-    """Return a rate with its interval as it stands in a sentence."""
-    return f"{100 * rate.estimate:.1f} % (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
+def percent(rate: Interval, level: float = 0.95) -> str:
+    """Return a rate with its interval, which is at `level`, as it stands in a sentence."""
+    return f"{100 * rate.estimate:.1f} % ({100 * level:.4g} % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
 def cluster_bootstrap(

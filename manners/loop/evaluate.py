@@ -194,7 +194,7 @@ def run(session: Session, run: Run, inputs: EvaluationInputs) -> EvaluationResul
     decides = inputs.against == current
     if decides:
         alike = texts.before["most_common_answer"].estimate
-        checks = promotion.checks(judgement.reasons, asked, measured_on(judge, compared), alike)
+        checks = promotion.checks(judgement.reasons, asked, measured_on(judge, compared), alike, level)
         gate.keep(session.workspace, inputs.version, EVALUATION, checks, inputs.against)
     found = gate.standing(session.workspace, inputs.version).gate
     promoted = not found.blocks if decides else None

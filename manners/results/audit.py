@@ -27,6 +27,8 @@ class Check:
     """How far from it the figure may lie."""
     before: float | None = None
     """Of `collapse` in an evaluation: what it was of the version before, which is let through where that is more."""
+    level: float | None = None
+    """Of the interval, where it is not 0.95: of `win_rate`, once a policy is not the first to be tried for a place."""
     verdict: str = CANNOT_TELL
     """`pass`, `fail`, or `cannot_tell` where the interval lies on both sides or nothing was measured."""
     required: bool = False

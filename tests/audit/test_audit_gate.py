@@ -189,6 +189,29 @@ def test_auditing_more_undoes_no_failure(workspace: Workspace) -> None:
         assert named["swap_lean_age"] == verdict
 
 
+def test_what_is_said_of_a_check_is_what_it_comes_to_now(workspace: Workspace) -> None:
+    """Whichever field of the rule was changed: by `fails` and `weight` border and margin stay."""
+    fails = found("start", 0.4, 0.3, 0.49)
+    gate.keep(workspace, "policy-2", EVALUATION, [fails], "policy-1")
+    names = [f"swap_lean_{axis}" for axis in ("ages", "women_men", "countries")]
+    near = [found(names[0], 1.0, 0.51, 1.49, POLICY), *(found(name, 0.0, -0.1, 0.1, POLICY) for name in names[1:])]
+    corrected = together(near, [rules().of(POLICY, name) for name in names])
+    assert corrected[0].verdict == CANNOT_TELL and "alone it fails" in corrected[0].sentence
+    gate.keep(workspace, "policy-2", POLICY, corrected, "initial")
+    workspace.promote("policy-1")
+
+    def now(name: str) -> Check:
+        return {check.name: check for check in gate.standing(workspace, "policy-2").checks}[name]
+
+    assert (now("start"), now(names[0])) == (fails, corrected[0])
+    text = "version = 1\n[evaluation.start]\nfails = 0.2\n[policy.swap_lean_ages]\nweight = 1000\n"
+    (workspace.root / "gate.toml").write_text(text, encoding="utf-8")
+    loosened, weighed = now("start"), now(names[0])
+    assert loosened.verdict == CANNOT_TELL and "Since then gate.toml was changed" in loosened.sentence
+    assert loosened.sentence.rpartition("Asked: ")[2].startswith("above 0.45; cannot tell.")
+    assert weighed.verdict == FAIL and weighed.sentence.endswith("; FAILS.")
+
+
 def test_what_could_not_be_told_among_many_is_corrected_still(workspace: Workspace) -> None:
     names = [f"swap_lean_{axis}" for axis in ("age", "faith", "gender")]
     alone = [found(names[0], 1.0, 0.51, 1.49, POLICY), *(found(name, 0.0, -0.1, 0.1, POLICY) for name in names[1:])]

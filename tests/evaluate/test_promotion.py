@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from manners.audit.rules import rules
+from manners.audit import gate
+from manners.audit.rules import EVALUATION, rules
 from manners.evaluate import judged as judging
 from manners.evaluate.judged import Answered, Compared, Judgement
-from manners.evaluate.promotion import Evidence, checks, promoted, promotion_words, reasons
+from manners.evaluate.promotion import Evidence, checks, level, promoted, promotion_words, reasons
 from manners.evaluate.text_measures import PerplexityChange, text_measures
 from manners.feedback.judges import Judge, VerdictJudge
 from manners.feedback.statistics import Decision
@@ -33,6 +35,8 @@ from manners.types import (
     Turn,
     Verdict,
 )
+from manners.workspace import Workspace
+from tests.audit.test_audit_gate import version
 
 Make = Callable[..., Answer]
 
@@ -158,6 +162,22 @@ def test_on_how_much_each_check_is_measured(answer: Make) -> None:
     assert judged_too == texts | {"win_rate": 40, "start": 40, "matched_length": 40}
     kept = checks(reasons(SOUND), rules(), texts, SOUND.alike_before)
     assert {check.name: check.n for check in kept} == dict.fromkeys(judged_too) | texts
+
+
+def test_a_later_try_says_by_which_interval_it_is_judged(tmp_path: Path) -> None:
+    """The third for a place is held to 99.2 %: 2.64 standard errors on either side, where it is 1.96 at 95 %."""
+    evidence = replace(SOUND, win_rate=Interval(0.6, 0.6 - 2.64 * 0.05, 0.6 + 2.64 * 0.05))
+    found = {check.name: check for check in checks(reasons(evidence), rules(), {}, SOUND.alike_before, level(3))}
+    rate = found.pop("win_rate")
+    assert "60.0 % (99.17 % interval 46.8 to 73.2)" in rate.sentence and rate.level == level(3)
+    assert rate.detectable == pytest.approx((2.64 + 0.84) * 0.05)
+    assert all("(95 % interval" in check.sentence and check.level is None for check in found.values() if check.value)
+    workspace = Workspace.create(tmp_path / "project")
+    version(workspace, "policy-1")
+    gate.keep(workspace, "policy-1", EVALUATION, [rate], "initial")
+    (workspace.root / "gate.toml").write_text("version = 1\n[evaluation.win_rate]\nthreshold = 0.55\n")
+    again = gate.standing(workspace, "policy-1").checks[0]
+    assert again.threshold == 0.55 and (again.level, again.detectable) == (rate.level, rate.detectable)
 
 
 def test_worse_than_the_current_version_is_not_promoted_though_better_than_the_start(answer: Make) -> None:
