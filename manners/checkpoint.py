@@ -1,7 +1,8 @@
 """Checkpoints: what a run needs to go on after it was killed, and to end as if it had never been.
 
     runs/ppo/checkpoint-7/state.pt           tensors, counters, random states, answers so far
-    runs/ppo/checkpoint-7/checkpoint.json    what the run was begun with, the digest of state.pt, seconds of work so far
+    runs/ppo/checkpoint-7/checkpoint.json    what the run was begun with and the version that it makes, the digest of
+                                             state.pt, seconds of work so far
 
 One folder a stage, in it the last KEEP checkpoints of its unfinished run. A checkpoint is whole or not there. It is
 written at the first occasion that comes `every` seconds after the one before: when, and how often, changes nothing
@@ -28,7 +29,7 @@ from manners.errors import MannersError
 from manners.settings_load import differing, withdrawn
 from manners.types import Answer, FinishReason, Response, Role, Sampling, Turn
 from manners.unfinished import KEEP as KEEP
-from manners.unfinished import number_of
+from manners.unfinished import VERSION, number_of
 from manners.unfinished import unfinished as unfinished
 from manners.workspace import atomic_folder, discard
 
@@ -151,6 +152,7 @@ class Run:
             torch.save({**self.state, **more}, draft / "state.pt")
             described = {
                 "begun_with": self.begun_with,
+                VERSION: self.state.get(VERSION),
                 "digest": _digest(draft / "state.pt"),
                 "seconds": self.seconds,
             }

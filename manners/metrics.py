@@ -22,7 +22,7 @@ class RunLog:
         """Begin a folder anew, or go on after the first `keep` bytes of its curves, which a checkpoint speaks of.
 
         Of several processes that train as one the first writes; the others have the points. Raises MannersError where
-        they are not there any more.
+        they are not there any more, or are another run's.
         """
         file = folder / "metrics.jsonl"
         self._lines: BinaryIO | None = None
@@ -33,10 +33,10 @@ class RunLog:
             return
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-        elif not file.is_file() or file.stat().st_size < keep:
+        elif not _ends_there(file, keep):
             raise MannersError(
-                f"{file} is shorter than when the run was stopped: restore it, or remove the run's checkpoints to begin"
-                " anew"
+                f"{file} is shorter than when the run was stopped, or another run's: restore it, or remove the run's"
+                " checkpoints to begin anew"
             )
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = file.open("ab")
@@ -71,6 +71,15 @@ class RunLog:
         if self._lines is not None:
             self._lines.close()
             self._board.close()
+
+
+def _ends_there(file: Path, keep: int) -> bool:
+    """Return whether a line of a file ends after so many bytes."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as lines:
+        lines.seek(keep - 1)
+        return lines.read(1) == b"\n"
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -258,7 +258,7 @@ class Workspace:
     def next_version_name(self, kind: str, recorded: Iterable[str] = ()) -> str:
         """Return the name of the next version of a kind, one above the highest there is: `reward-1`, `policy-3`.
 
-        `recorded` are names that the store knows: one whose folder was removed is not given again.
+        `recorded` are names that the store or an unfinished run knows: one that has no folder is not given either.
         """
         known = [*recorded, *(folder.name for folder in self.models.glob(f"{kind}-*"))]
         taken = [re.fullmatch(rf"{re.escape(kind)}-(\d+)", name) for name in known]

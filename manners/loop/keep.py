@@ -36,7 +36,7 @@ def keep(
 ) -> None:
     """Write the version's folder, then its row; `parent` is the version that a policy began as.
 
-    `kind` says what a branch is; a reward model is one.
+    `kind` says what a branch is; a reward model is one. Raises MannersError where another run has taken the name.
     """
     session.keep_lock()
     trunk = session.pretrained.trunk
@@ -65,9 +65,14 @@ def keep(
         template=session.pretrained.renderer.template.text,
     )
     branches = (*model.members, *(witness.members if witness else ())) if isinstance(model, RewardModel) else (model,)
-    if name not in versions.names(session.workspace, version.kind):  # or a process was killed after it had written it
+    if name not in versions.names(session.workspace, version.kind):
         camps = {CAMPS: vars(reward.camps)} if reward and reward.camps else {}
         versions.save(session.workspace, version, branches, camps)
+    elif not versions.holds(session.workspace, name, branches):  # as where a process was killed after it had written it
+        raise MannersError(
+            f"{session.workspace.models / name} is there already, and another run has made it: move that folder out of"
+            " models/ and run this again with --resume, or give this run up by removing its checkpoints in runs/"
+        )
     started_by = session.started_by if version.kind is VersionKind.POLICY else None
     gate.keep_people(session.workspace, name, people(session, watermark), started_by)
     ensure_rows(session)

@@ -26,6 +26,7 @@ from manners.settings import ModelSettings, Settings
 from manners.store import Store
 from manners.store.runlock import RunLock
 from manners.templates import CHATML
+from manners.unfinished import names_held
 from manners.workspace import INITIAL, Workspace
 
 LAID_OUT = "weights are laid out for decoding"
@@ -139,8 +140,9 @@ class Session:
         run.state[STARTED_BY] = vars(self)["started_by"] = run.state.get(STARTED_BY) or self.started_by
 
     def next_version_name(self, kind: str) -> str:
-        """Return the name of the next version of a kind: no other one has it, or had it."""
-        return self.workspace.next_version_name(kind, [version.name for version in self.store.versions()])
+        """Return the name of the next version of a kind: no other one has it, had it, or is to have it."""
+        known = names_held(self.workspace.runs).union(version.name for version in self.store.versions())
+        return self.workspace.next_version_name(kind, known)
 
     @property
     def start(self) -> str:

@@ -56,6 +56,20 @@ def save(
     return workspace.models / version.name
 
 
+def holds(workspace: Workspace, name: str, branches: Sequence[Branch]) -> bool:
+    """Return whether a version's folder holds these branches, to the bit."""
+    for index, branch in enumerate(branches):
+        file = workspace.models / name / f"branch-{index}.safetensors"
+        try:
+            there = load_file(file)
+        except (OSError, SafetensorError):
+            return False
+        own = branch.own_tensors()
+        if own.keys() != there.keys() or not all(torch.equal(there[key], own[key].cpu()) for key in own):
+            return False
+    return True
+
+
 def write_description(version: Version, draft: Path) -> None:
     """Write version.json into the folder that is to become the version's."""
     described = asdict(version)

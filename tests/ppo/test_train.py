@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manners import metrics
+from manners.errors import MannersError
 from manners.maths import warm_up
 from manners.models.branches import Branch, ScalarBranch
 from manners.models.perplexity import PlainText
@@ -486,6 +487,21 @@ def test_the_coefficient_adapts_to_the_target(world: Pretrained, tmp_path: Path)
     settings = replace(SHORT, kl_target=5.0, kl_horizon=48, kl_coefficient=0.5)
     run(settings, world, likes(world), tmp_path)
     assert metrics.read(tmp_path)[1]["objective/kl_coefficient"] == pytest.approx(0.5 * 0.9)
+
+
+def test_curves_of_another_run_are_not_cut_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    with metrics.RunLog(tmp_path) as log:
+        log.write(1, {"lr": 0.5})
+        first = log.position()
+        log.write(2, {"lr": 0.25})
+    file = tmp_path / "metrics.jsonl"
+    whole = file.read_bytes()
+    for position in (first - 1, first + 1, len(whole) + 1):
+        with pytest.raises(MannersError, match="shorter than when the run was stopped, or another run's: restore it"):
+            metrics.RunLog(tmp_path, position)
+        assert file.read_bytes() == whole
+    with metrics.RunLog(tmp_path, first) as log:
+        assert log.points == [{"step": 1, "lr": 0.5}]
 
 
 def test_a_run_begins_its_curves_anew(tmp_path: Path) -> None:
