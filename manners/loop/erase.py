@@ -26,12 +26,14 @@ from manners.errors import described as in_kinds
 from manners.facts import Facts
 from manners.loop import stepping
 from manners.loop.judging import JOURNAL
+from manners.loop.round import PPO
 from manners.models import described
 from manners.store import Store, cases, deletions
 from manners.store.forget import forget, keys_of, words_of
 from manners.store.quoting import quoting
 from manners.store.saying import UNREADABLE, pruned, says, without_examples, without_lines
 from manners.types import DELETED
+from manners.unfinished import says_version
 from manners.workspace import Workspace, discard
 
 DAMAGED, BEFORE = "store.db.damaged", "store.db.revision-*"
@@ -135,7 +137,12 @@ def _without_run(run: Path, texts: Collection[str]) -> list[Path]:
 
 
 def _holds(run: Path, texts: Collection[str]) -> bool:
-    """Return whether a checkpoint holds one of these texts, or is damaged; by bytes, for nothing is unpickled."""
+    """Return whether a checkpoint holds one of these texts, or is damaged; by bytes, for nothing is unpickled.
+
+    Before checkpoints said which version is made, PPO's held prompts as tokens, and nobody can tell which.
+    """
+    if run.name == PPO.name and not says_version(run):
+        return True
     wanted = [UNPICKLED + len(text).to_bytes(4, "little") + text for text in _encoded(texts)]
     return any(state is None or any(text in state for text in wanted) for state in _states(run))
 

@@ -98,8 +98,8 @@ class Learner:
     """The last finished one."""
     episodes: int = 0
     optimizer_steps: int = 0
-    queue: list[tuple[int, ...]] = field(default_factory=list)
-    """Prompts left of the current pass."""
+    queue: list[int] = field(default_factory=list)
+    """Places of the prompts left of the current pass; never the prompts: a checkpoint is to hold nobody's words."""
     warned: list[Warned] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     """What is known of what each camp of annotators has gained (`ppo.camps`)."""
@@ -112,9 +112,9 @@ class Learner:
     def next_prompts(self, prompts: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
         """Take the next `count` prompts of an endless shuffled pass over all of them."""
         while len(self.queue) < count:
-            self.queue = self.queue + self.order.sample(list(prompts), len(prompts))
+            self.queue = self.queue + self.order.sample(range(len(prompts)), len(prompts))
         chosen, self.queue = self.queue[:count], self.queue[count:]
-        return chosen
+        return [prompts[place] for place in chosen]
 
     def heed(self, warnings: Sequence[Warned]) -> None:
         """Do what the warnings demand."""
@@ -146,10 +146,11 @@ class Learner:
             "warned": [(w.update, w.sign, w.act.value, w.sentence) for w in self.warned],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` was made from, to the bit."""
+    def restore(self, state: dict[str, Any], prompts: Sequence[tuple[int, ...]]) -> None:
+        """Become what `state` was made from, on these prompts, to the bit."""
         for name in COUNTERS:
             setattr(self, name, state.get(name, getattr(self, name)))  # an older checkpoint knows no camps
+        self.queue = [one if isinstance(one, int) else prompts.index(one) for one in state["queue"]]  # and held prompts
         self.training.restore(state)
         self.generator.set_state(state["generator"])
         self.order.setstate(state["order"])

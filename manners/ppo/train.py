@@ -119,7 +119,7 @@ def _go(course: Course, learner: Learner, log: RunLog, run: Run | None) -> None:
     """Make all updates that are left, or those until a warning stops the run, with versions offered on the way."""
     settings, updates = course.settings, course.updates
     if run is not None and "learner" in run.state:
-        learner.restore(run.state.pop("learner"))
+        learner.restore(run.state.pop("learner"), course.material.prompts)
     else:
         found = _validate(course)
         learner.offer(0, found, settings.forgetting_limit)

@@ -133,3 +133,33 @@ def test_a_version_that_another_run_has_made_is_not_taken_for_this_ones(
     (taken.workspace.models / "policy-1").rename(taken.workspace.root / "moved")
     assert STAGES["dpo"](taken, True)[VERSION] == "policy-1"
     assert policy(taken.workspace.root, "policy-1") == alone["dpo"]
+
+
+def numbers(state: Any) -> Iterator[tuple[int, ...]]:
+    """Every row of whole numbers in what a checkpoint holds, be it a list or a tensor."""
+    if isinstance(state, dict):
+        for value in state.values():
+            yield from numbers(value)
+    elif isinstance(state, torch.Tensor):
+        if not state.is_floating_point():
+            yield tuple(state.flatten().tolist())
+    elif isinstance(state, list | tuple):
+        if state and all(isinstance(one, int) for one in state):
+            yield tuple(state)
+        for value in state:
+            yield from numbers(value)
+
+
+@pytest.mark.parametrize("stage", ["reward", "ppo", "dpo"])
+def test_no_checkpoint_of_what_trains_holds_a_prompt_as_tokens(stage: str, root: Path, chosen: Settings) -> None:
+    """Nobody could find words there that are to be deleted."""
+    session = killed_at_a_checkpoint(stage, root, chosen, 1)
+    dialogues = [dialogue for use in PromptUse for dialogue in tiny.PROMPTS[use]]
+    prompts = fitting(session, PromptUse.TRAIN, dialogues).ids.values()
+    checkpoint = unfinished(root / "runs" / stage)[-1]
+    rows = list(numbers(torch.load(checkpoint / "state.pt", weights_only=True)))
+    assert rows and len(set(prompts)) > 20
+    for ids in prompts:
+        said = ",".join(map(str, ids))
+        assert not any(said in ",".join(map(str, row)) for row in rows)
+    session.store.close()

@@ -465,6 +465,21 @@ def test_a_short_text_is_no_reason_to_drop_what_only_resembles_it(root: Path) ->
     assert sweep(Workspace.open(root), [SECRET]).runs == ("sample",)
 
 
+def test_a_run_of_ppo_goes_where_one_of_its_checkpoints_may_hold_prompts_as_tokens(root: Path) -> None:
+    """Older code wrote those down, and did not write down which version is made."""
+    run = Run(root / "runs" / "ppo", "manners ppo", {}, 0.0)
+    run.state |= {"version": "policy-1", "queue": [3, 1]}
+    run.save()
+    run.save()
+    assert sweep(Workspace.open(root), ["no words of it"]).runs == ()
+    file = unfinished(run.folder)[0] / "checkpoint.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    assert said.pop("version") == "policy-1"
+    file.write_text(json.dumps(said), encoding="utf-8")
+    assert sweep(Workspace.open(root), []).runs == (), "nothing is deleted"
+    assert sweep(Workspace.open(root), ["no words of it"]).runs == ("ppo",)
+
+
 @pytest.mark.parametrize("text", ["x", "é", "a" * 300, "a" * 70_000, 'q"\\\n\x00', "\ud800", "日本"])
 def test_a_checkpoint_that_torch_wrote_is_known_by_its_texts(tmp_path: Path, text: str) -> None:
     workspace = Workspace.create(tmp_path / "ws")

@@ -53,9 +53,9 @@ def test_a_state_of_the_time_before_the_shared_loop_is_restored(world: Pretraine
     }
     again = learner(world, seed=0)
     assert again.state().keys() == old.keys() | {"gains"}
-    again.restore(old)
+    again.restore(old, [(3,), (4,), (1, 2)])
     assert (again.coefficient, again.step_factor, again.update) == (0.2, 0.5, 4)
-    assert (again.episodes, again.optimizer_steps, again.queue) == (256, 32, [(1, 2), (3,)])
+    assert (again.episodes, again.optimizer_steps, again.queue) == (256, 32, [2, 0])
     assert all(torch.equal(a, b) for a, b in zip(again.training.parameters, parameters, strict=True))
     moments = again.training.optimiser.state_dict()["state"]
     for place, held in optimiser.state_dict()["state"].items():
@@ -64,6 +64,19 @@ def test_a_state_of_the_time_before_the_shared_loop_is_restored(world: Pretraine
     assert again.order.random() == order.random()
     assert (again.best.update, again.best.validation, again.best.top) == (2, FOUND, FOUND)
     assert again.warned == [Warned(3, "value", Act.HALVE, "it explains nothing")]
+
+
+def test_prompts_come_in_the_order_that_was_drawn_and_no_state_holds_them(world: Pretrained) -> None:
+    """As they did when they stood in the queue themselves: what was trained then is trained again to the bit."""
+    prompts = [(7, number) for number in range(5)]
+    before, order = learner(world, seed=3), random.Random(3)
+    queue = [prompt for _ in range(3) for prompt in order.sample(prompts, len(prompts))]
+    assert before.next_prompts(prompts, 7) == queue[:7]
+    state = before.state()
+    assert len(state["queue"]) == 3 and all(isinstance(one, int) for one in state["queue"])
+    again = learner(world, seed=0)
+    again.restore(state, prompts)
+    assert again.next_prompts(prompts, 8) == queue[7:]
 
 
 def test_the_version_that_is_kept_is_in_the_format_of_the_model() -> None:
