@@ -58,8 +58,8 @@ from manners.workspace import INITIAL
 if TYPE_CHECKING:  # by way of `asking`, which reads prompts as they are read here, it imports this module
     from manners.loop.options import EvaluateOptions
 
-AGAINST = "the version compared with"
-"""What `Inputs.decides` calls it."""
+POLICY, AGAINST = "the policy", "the version compared with"
+"""What `Inputs.decides` calls them."""
 EXAMPLES = 12
 """Prompts whose answers before and after the report shows, and as many on which the policy was liked least."""
 
@@ -87,10 +87,10 @@ class EvaluationInputs(Inputs):
 def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any]) -> EvaluationInputs:
     """Take the newest policy, or a round's, and the prompts for evaluation; raises MannersError where there is none.
 
-    A run that goes on compares with the version that it was begun with, unless another is named, and on the prompts of
-    then.
+    A run that goes on compares the policy that it was begun with, with the version of then unless another is named, and
+    on the prompts of then.
     """
-    name = history.policy_at_work(session.workspace, session.turn)
+    name = begun.get(POLICY) or history.policy_at_work(session.workspace, session.turn)
     start = versions.describe(session.workspace, name).start
     reward = versions.reward_of(session.workspace, name)
     upto = as_begun(session, begun)
@@ -99,7 +99,7 @@ def inputs(session: Session, options: EvaluateOptions, begun: Mapping[str, Any])
     refuse_alike(prompts, session.settings.evaluate)
     against = rival(session, name, options.against or (begun.get(AGAINST, start) if begun else None))
     text = prose(session)
-    decides = {"the policy": name, "the reward model": reward, PROMPTS: digest(prompts), **until(upto), **text.decides}
+    decides = {POLICY: name, "the reward model": reward, PROMPTS: digest(prompts), **until(upto), **text.decides}
     if against != start:  # as runs were begun before there was another
         decides[AGAINST] = against
     return EvaluationInputs(

@@ -44,6 +44,7 @@ from manners.workspace import INITIAL
 
 BEGUN_AS = "the policy that it begins as"
 """What `Inputs.decides` calls it."""
+REWARD_MODEL = "the reward model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,14 @@ class PolicyInputs(Inputs):
 def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> PolicyInputs:
     """Take the newest reward model and the prompts; raises MannersError where any of them is missing.
 
-    A run that goes on has the prompts of when it was begun, and begins as what it was begun as: what came since is for
-    the next.
+    A run that goes on has the reward model and the prompts of when it was begun, and begins as what it was begun as:
+    what came since is for the next.
     """
     if options.workers is not None:
         cluster.check()
     if not begun:  # a run that was begun so goes on so
-        _refuse_apart(session.settings.ppo)
-    reward_name = versions.latest(session.workspace, VersionKind.REWARD)
+        refuse_apart(session.settings.ppo)
+    reward_name = _reward_model(session, begun)
     reward = stored.load_reward(session.workspace, reward_name, session.pretrained)
     if session.settings.ppo.worst_camp and reward.camps is None:
         raise MannersError(
@@ -98,7 +99,7 @@ def inputs(session: Session, options: PPOOptions, begun: Mapping[str, Any]) -> P
     begin_as = begun.get(BEGUN_AS, session.start) if begun else begin_as
     text = prose(session)
     decides = {
-        "the reward model": reward_name,
+        REWARD_MODEL: reward_name,
         PROMPTS: digest((prompts, validation)),
         **until(upto),
         **serving(session, begun, "share_chats"),
@@ -123,7 +124,7 @@ def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     """Memory and steps of PPO."""
     ppo = session.settings.ppo
     if inputs is None:
-        _refuse_apart(ppo)
+        refuse_apart(ppo)
     prompts = prompt_lengths(session, PromptUse.TRAIN, PromptUse.VALIDATE)
     updates = updates_over(ppo, len(inputs.prompts) if inputs else prompts.counts[PromptUse.TRAIN].fit)
     work: Facts = {
@@ -152,7 +153,19 @@ def plan(session: Session, inputs: PolicyInputs | None = None) -> Plan:
     return make_plan(session, "ppo", work, needed)
 
 
-def _refuse_apart(ppo: PPOSettings) -> None:
+def _reward_model(session: Session, begun: Mapping[str, Any]) -> str:
+    """Return the newest reward model, or the one of the run that goes on; raises MannersError where that is gone."""
+    workspace = session.workspace
+    name = str(begun.get(REWARD_MODEL) or versions.latest(workspace, VersionKind.REWARD))
+    if begun and name not in versions.names(workspace, VersionKind.REWARD):
+        raise MannersError(
+            f"the unfinished run in {workspace.runs / 'ppo'} was begun with {name}, which is not in {workspace.models}"
+            " any more: put it back from a backup, or remove the run's folder to begin anew with the newest one"
+        )
+    return name
+
+
+def refuse_apart(ppo: PPOSettings) -> None:
     """Raise MannersError for settings that do not go together."""
     if ppo.kl_target is not None and ppo.kl_coefficient == 0:
         raise MannersError(

@@ -135,6 +135,30 @@ def test_a_version_that_another_run_has_made_is_not_taken_for_this_ones(
     assert policy(taken.workspace.root, "policy-1") == alone["dpo"]
 
 
+def test_ppo_goes_on_with_the_reward_model_that_it_was_begun_with(
+    root: Path, alone: dict[str, dict[str, Any]], chosen: Settings
+) -> None:
+    session = killed_at_a_checkpoint("ppo", root, chosen, 1)
+    assert calls.train_reward(session)[VERSION] == "reward-2"
+    gone = (session.workspace.models / "reward-1").rename(root / "gone")
+    with pytest.raises(MannersError, match=r"runs/ppo was begun with reward-1, which is not in .*models any more: put"):
+        STAGES["ppo"](session, True)
+    gone.rename(session.workspace.models / "reward-1")
+    assert STAGES["ppo"](session, True)["reward"] == "reward-1"
+    assert policy(root, "policy-1") == alone["ppo"]
+    assert calls.train_policy(session)["reward"] == "reward-2", "the next one learns from the newest"
+    session.store.close()
+
+
+def test_an_evaluation_goes_on_with_the_policy_that_it_was_begun_with(root: Path, chosen: Settings) -> None:
+    calls.train_policy(Session(Workspace.open(root), chosen))
+    session = killed_at_a_checkpoint("evaluation", root, chosen, 1)
+    assert calls.train_policy(session)[VERSION] == "policy-2"
+    assert calls.evaluate(session, resume=True)[VERSION] == "policy-1"
+    assert calls.evaluate(session)[VERSION] == "policy-2"
+    session.store.close()
+
+
 def numbers(state: Any) -> Iterator[tuple[int, ...]]:
     """Every row of whole numbers in what a checkpoint holds, be it a list or a tensor."""
     if isinstance(state, dict):
