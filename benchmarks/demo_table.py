@@ -1,22 +1,36 @@
-"""The README's table: one row for each demo, from its `report.json`.
+"""A table of demos, one row for each, from its `report.json`; with `--publish` it takes the place of the README's.
 
 for seed in 0 1 2; do manners demo --seed $seed --workspace demo-$seed; done
-python benchmarks/demo_table.py demo-0 demo-1 demo-2
+python benchmarks/demo_table.py demo-0 demo-1 demo-2 --publish
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+from tyro.conf import Positional, arg
+
+README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures: demo -->\n", "<!-- /figures: demo -->"
 HEAD = """| seed | win rate | at matched length | taste | content | perplexity | reward model | best rule |
 |---|---|---|---|---|---|---|---|
 """
+
+
+@dataclass(frozen=True)
+class Options:
+    """Put demos side by side."""
+
+    demos: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR")]
+    """Their workspaces."""
+    publish: bool = False
+    """Put the table into the README, in place of the one there."""
 
 
 def share(estimate: float, low: float, high: float) -> str:
@@ -54,25 +68,30 @@ def taken(reports: Sequence[dict[str, Any]]) -> str:
     return " and ".join(f"{span} minutes on {threads} thread{'s' * (threads > 1)}" for threads, span in spans.items())
 
 
-def main() -> None:
-    """Put the table of the demos named on the command line into the README."""
-    reports = [json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")) for folder in sys.argv[1:]]
+def table(reports: Sequence[dict[str, Any]]) -> str:
+    """Write the table, what the demos took, and how far seeds are apart, where each has a seed of its own."""
     memory = max(report["peak_memory_bytes"] for report in reports) / 1e9
-    readme = Path(__file__).parents[1] / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
     text = (
         f"\n{'Its' if len(reports) == 1 else 'Their'} stages took {taken(reports)} of"
         f" {reports[0]['machine']['cpu']}, and at most {memory:.1f} GB of memory.\n"
     )
-    if len(reports) > 1:
+    if len({report["seed"] for report in reports}) == len(reports) > 1:  # else they differ by more than their seed
         spread = stdev(100 * report["evaluation"]["win_rate"] for report in reports)
         text += (
             f"From seed to seed the win rate has a standard deviation of {spread:.1f} points. No interval in the table"
             " holds that: each is of one run, over its prompts.\n"
         )
-    table = HEAD + "".join(row(report) for report in reports) + text
-    readme.write_text(before + START + table + END + rest.partition(END)[2], encoding="utf-8")
-    print(table)
+    return HEAD + "".join(row(report) for report in reports) + text
+
+
+def main() -> None:
+    """Print the table of the demos named on the command line, and put it into the README where that is asked for."""
+    options = tyro.cli(Options)
+    found = table([json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in options.demos])
+    if options.publish:
+        before, _, rest = README.read_text(encoding="utf-8").partition(START)
+        README.write_text(before + START + found + END + rest.partition(END)[2], encoding="utf-8")
+    print(found)
 
 
 if __name__ == "__main__":
