@@ -100,6 +100,17 @@ class Training:
         self.max_norm = max_norm
         self._steps = 0
 
+    def lower(self, setting: str) -> str:
+        """Say how a setting makes steps smaller: of a rate in units, below what it comes to, as the mean over weights.
+
+        It is in absolute numbers, so that setting one in place of none may as well make steps larger.
+        """
+        found = [(g["unit"], sum(p.numel() for p in g["params"])) for g in self.optimiser.param_groups if "unit" in g]
+        if not found:
+            return f"lower {setting}"
+        usual = self.rate * sum(unit * size for unit, size in found) / sum(size for _, size in found)
+        return f"set {setting}, which is none and comes to {usual:.2g} here, to less than that"
+
     def schedule(self, step: int, steps: int, factor: float = 1.0) -> float:
         """Set and return the rate of a step, from 1, of so many: peak * `maths.warm_up` * factor."""
         rate = self.rate * warm_up(step, steps) * factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -336,3 +337,17 @@ def test_groups_go_on_from_a_checkpoint_to_the_bit(dtype: torch.dtype) -> None:
     taught_all(again, 6, STEPS)
     assert all(torch.equal(one, two) for one, two in zip(whole, again.parameters, strict=True))
     assert all(p.dtype == dtype for p in again.parameters)
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 2.0), st.integers(1, 50)), min_size=1, max_size=5))
+def test_the_rate_to_go_below_is_the_mean_of_those_that_the_weights_have(of: list[tuple[float, int]]) -> None:
+    """As each weight by itself has a peak: its unit times the rate."""
+    parameters = [weights(count=size) for _, size in of]
+    training = Training(parameters, 0.0005, max_norm=1.0, units=[unit for unit, _ in of])
+    training.set(0.0005)
+    groups = training.optimiser.param_groups
+    each = [group["lr"] for group in groups for p in group["params"] for _ in range(p.numel())]
+    said = training.lower("ppo.learning_rate")
+    found = re.fullmatch(r"set ppo\.learning_rate, which is none and comes to (\S+) here, to less than that", said)
+    assert found and float(found[1]) == pytest.approx(sum(each) / len(each), rel=0.06)
+    assert Training(parameters, 0.0005, max_norm=1.0).lower("ppo.learning_rate") == "lower ppo.learning_rate"

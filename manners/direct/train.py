@@ -246,8 +246,8 @@ def _step(course: Course, learner: Learner, done: Done, going: _Going) -> dict[s
     found = ranks.summed(found)
     learner.training.step(
         MannersError(
-            f"the policy's gradient is not finite at step {number} of {last}; lower dpo.learning_rate, or look at the"
-            " comparisons of that batch for broken text"
+            f"the policy's gradient is not finite at step {number} of {last};"
+            f" {learner.training.lower('dpo.learning_rate')}, or look at the comparisons of that batch for broken text"
         ),
         weight=total / (len(batch) * learner.usual),
     )

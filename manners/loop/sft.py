@@ -233,7 +233,7 @@ def advice(trained: Trained) -> str | None:
     """Say what the losses after each pass say of `sft.epochs`; None where they say nothing."""
     best = min(range(len(trained.losses)), key=trained.losses.__getitem__) + 1
     if min(trained.losses) >= trained.before.loss:
-        return "no pass made the loss on what was set aside smaller: look at the examples, or lower sft.learning_rate"
+        return f"no pass made the loss on what was set aside smaller: look at the examples, or {trained.lower}"
     if best < len(trained.losses):
         return f"the loss on what was set aside was lowest after pass {best}: set sft.epochs to {best}"
     return None

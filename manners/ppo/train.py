@@ -246,7 +246,7 @@ def _step(course: Course, rollout: Rollout, rows: list[int], learner: Learner, p
     training.step(
         guard.Unsound(
             f"the loss or its gradient is not finite at update {update}, episodes {sorted(rows)[:8]} of the batch;"
-            " lower ppo.learning_rate"
+            f" {training.lower('ppo.learning_rate')}"
         )
     )
     learner.optimizer_steps += 1

@@ -287,8 +287,9 @@ def _step(member: Member, data: ReadPairs) -> int:
         member.training.learn(objective(member, data, micro, total, by))
     member.training.step(
         MannersError(
-            f"the reward model's gradient is not finite at step {number} of {last}; lower reward.learning_rate, or look"
-            " at the comparisons of that batch for broken text"
+            f"the reward model's gradient is not finite at step {number} of {last};"
+            f" {member.training.lower('reward.learning_rate')}, or look at the comparisons of that batch for broken"
+            " text"
         ),
         weight=total / (len(batch) * member.usual),
     )

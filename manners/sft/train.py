@@ -51,6 +51,8 @@ class Trained:
     """Tokens that the loss was taken on, over all passes."""
     tokens_per_second: float
     """All tokens of the sequences counted, those of prompts too."""
+    lower: str
+    """What to set for smaller steps."""
 
 
 def split(laid: LaidOut, settings: SFTSettings, seed: int) -> Split:
@@ -110,6 +112,7 @@ def train(
         optimizer_steps=len(learner.batches),
         tokens=settings.epochs * sum(one.learned for one in parts.train),
         tokens_per_second=passed / max(learner.seconds, 1e-9),
+        lower=learner.training.lower("sft.learning_rate"),
     )
 
 
@@ -173,8 +176,8 @@ def _step(learner: Learner, data: ReadExamples) -> int:
         learner.training.learn(objective(learner.branch, data, micro, total))
     learner.training.step(
         MannersError(
-            f"the gradient is not finite at step {number} of {last} of learning from examples; lower sft.learning_rate,"
-            " or look at the dialogues of that batch for broken text"
+            f"the gradient is not finite at step {number} of {last} of learning from examples;"
+            f" {learner.training.lower('sft.learning_rate')}, or look at the dialogues of that batch for broken text"
         )
     )
     learner.step = number

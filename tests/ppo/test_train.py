@@ -478,8 +478,15 @@ def test_a_loss_that_is_not_finite_takes_no_step(
         return loss * torch.inf, stats
 
     monkeypatch.setattr(terms, "policy_loss", broken)
-    with pytest.raises(Unsound, match=r"not finite at update 1, episodes \[(\d+, ){7}\d+\] of the batch; lower"):
-        run(SHORT, world, likes(world), tmp_path)
+    for rate, advice in (
+        (0.01, "lower ppo.learning_rate$"),
+        (None, r"set ppo.learning_rate, which is none and comes to 0\."),
+    ):
+        settings = replace(SHORT, learning_rate=rate)
+        with pytest.raises(
+            Unsound, match=rf"not finite at update 1, episodes \[(\d+, ){{7}}\d+\] of the batch; {advice}"
+        ):
+            run(settings, world, likes(world), tmp_path)
 
 
 def test_the_coefficient_adapts_to_the_target(world: Pretrained, tmp_path: Path) -> None:
