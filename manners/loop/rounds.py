@@ -30,6 +30,7 @@ from manners.loop.coming import IN_A_ROUND
 from manners.loop.history import LOOP, Begun, Played, Reading
 from manners.loop.options import AuditOptions, JudgeOptions, PPOOptions, SampleOptions
 from manners.loop.patience import LOOK, failure_kept, wait
+from manners.loop.ppo import refuse_apart
 from manners.loop.reporting import report
 from manners.loop.round import AUDIT, BEHAVIOUR, EVALUATE, EVERY, JUDGE, PPO, REWARD, SAMPLE
 from manners.loop.sample import not_by_model
@@ -40,6 +41,7 @@ from manners.loop.waiting import Waiting
 from manners.loop.when import parse
 from manners.models import versions
 from manners.results.judge import JUDGED_BY
+from manners.scale import cluster
 from manners.store import cases
 from manners.types import AnnotatorKind, AskedHow, PromptUse, VersionKind
 from manners.workspace import discard
@@ -135,13 +137,15 @@ def _played(session: Session) -> list[Played]:
 
 
 def _refuse(asked: Asked) -> None:
-    """Raise UsageError for what cannot be asked."""
+    """Raise UsageError for what cannot be asked, and MannersError where there is no Ray for those who are to help."""
     if asked.rounds is not None and asked.rounds < 1:
         raise UsageError("--rounds N takes a number from 1 on.")
     if asked.when:
         parse(asked.when)
     if asked.when and asked.crowd:
         raise UsageError("--when says how long people are waited for, and --crowd asks none: leave one of them out.")
+    if asked.along.workers is not None or asked.along.ray_address is not None:
+        cluster.check()
 
 
 def _begin(session: Session, asked: Asked) -> Begun:
@@ -185,6 +189,7 @@ def stops(session: Session, begun: Begun) -> str:
 def _round(session: Session, begun: Begun, along: PPOOptions, *, step: bool) -> Waiting | None:
     """Play a round as far as it goes, and return what it waits for where it does not wait itself (`step`)."""
     settings, workspace, store = session.settings, session.workspace, session.store
+    _refuse_apart(session)
     _refuse_unjudged(session, begun)
     # 1. Ask: the promoted policy answers prompts, and comparisons are opened.
     _do(SAMPLE, session, begun, SampleOptions(crowd=begun.crowd, limit=settings.loop.prompts))
@@ -266,6 +271,12 @@ def _do(stage: Stage, session: Session, begun: Begun, options: Options | None = 
         execute(stage, session, options, resume=True, locked=True)
     if session.one and stage is not EVALUATE:
         raise Stepped(stage.name)
+
+
+def _refuse_apart(session: Session) -> None:
+    """Raise MannersError for settings that PPO, unless it has begun, would refuse: before the round costs anything."""
+    if not _begins(session, PPO):
+        refuse_apart(session.settings.ppo)
 
 
 def _refuse_unjudged(session: Session, begun: Begun) -> None:
@@ -360,6 +371,7 @@ def plan(session: Session, asked: Asked) -> Facts:
     """Say what the rounds will take: memory by stage, seconds as the last round took them, and prompts left."""
     _refuse(asked)
     session = session.at(history.turn(session.workspace, session.store.rounds()))
+    _refuse_apart(session)
     plans = []
     for stage in (SAMPLE, REWARD, PPO, EVALUATE):
         with suppress(MannersError):  # what a stage takes that lacks its prompts or verdicts is not known yet

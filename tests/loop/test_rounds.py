@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,7 +28,7 @@ from manners.loop.options import PPOOptions, SampleOptions
 from manners.loop.round import PPO, SAMPLE, STAGES
 from manners.loop.rounds import Asked
 from manners.loop.session import Session
-from manners.loop.stage import execute
+from manners.loop.stage import ROUND, execute
 from manners.models import versions
 from manners.settings import LoopSettings, Settings
 from manners.store import Outcome, Store
@@ -171,6 +172,41 @@ def test_processes_that_there_cannot_be_are_refused(
     words: list[str], says: str, fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words, "--workspace", fresh) == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["play", "plan"])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--workers", "2"], "take Ray, which is not installed: run `pip install"),
+        (["--processes", "2", "--ray-address", "auto"], "take Ray, which is not installed: run `pip install"),
+        (["--set", "ppo.kl_target=6", "--set", "ppo.kl_coefficient=0"], "ppo.kl_target adapts ppo.kl_coefficient"),
+    ],
+)
+def test_what_ppo_would_refuse_is_refused_before_a_round_has_cost_anything(
+    words: list[str],
+    plan: list[str],
+    says: str,
+    fresh: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    assert run("--crowd", *words, *plan, "--workspace", root) == 1 and says in capsys.readouterr().err
+    assert not list(root.glob("runs/sample*"))
+
+
+def test_a_round_whose_ppo_has_begun_goes_on_with_its_settings(fresh: Path, model: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(fresh, tmp_path / "loop")
+    chosen = replace(small(model), ppo=replace(small(model).ppo, answers=3, batch=4))
+    session = Session(Workspace.open(root), chosen).at(1)
+    with pytest.raises(MannersError, match=r"make ppo\.batch a multiple of ppo\.answers"):
+        rounds._refuse_apart(session)
+    (checkpoint := root / "runs" / "ppo" / "checkpoint-1").mkdir(parents=True)
+    (checkpoint / "checkpoint.json").write_text(json.dumps({"begun_with": {ROUND: 1}}), encoding="utf-8")
+    rounds._refuse_apart(session)
 
 
 @pytest.mark.long
