@@ -35,6 +35,7 @@ from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
 from manners.store.files.transfer import OURS, comparisons_of
 from manners.types import Answer, Choice, Comparison, Dialogue, VersionKind, opening
+from manners.workspace import INITIAL
 
 START_SHARE = 0.25
 """Of the comparisons opened for people, with the start version, where the policy would replace another."""
@@ -141,12 +142,17 @@ def answers(
     return [found[i] for i in range(len(prompts))]
 
 
-def close(session: Session, version: str | None = None) -> None:
-    """Take the verdicts on a version's comparisons as all there will be, and place the bets that waited.
+def close(session: Session, version: str | None = None, against: str | None = None) -> None:
+    """Take the verdicts on what is compared as all there will be, and place the bets that waited; on nothing else.
 
-    Of the newest policy, where no version is named.
+    That is a phase with another, or, where none is named, the newest policy with its rival and with the start version.
     """
-    bets.asked(session, version or versions.latest(session.workspace, VersionKind.POLICY), closing=True)
+    if version is not None:
+        bets.close(session, version, [against or INITIAL])
+        return
+    policy = versions.latest(session.workspace, VersionKind.POLICY)
+    start = versions.describe(session.workspace, policy).start
+    bets.close(session, policy, [rival(session, policy, against), start])
 
 
 def measure_on_file(

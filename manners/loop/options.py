@@ -293,7 +293,7 @@ class EvaluateOptions(Options):
         if self.close:
             from manners.loop import asking
 
-            asking.close(session, self.version)
+            asking.close(session, self.version, self.against)
 
     def other(self, session: Session) -> Facts | None:
         """Open comparisons for people, or measure a reward model on a file."""

@@ -327,7 +327,8 @@ def _judged_by_people(session: Session, begun: Begun, *, step: bool) -> Waiting 
 
     lacks = wait(session, missing, step=step)
     if lacks is None:
-        bets.asked(session, policy, closing=True)  # nobody who is here can give more, whatever was said
+        others = gate.replaced_by(workspace, policy), workspace.start()
+        bets.close(session, policy, others)  # nobody who is here can give more, whatever was said
     return lacks
 
 

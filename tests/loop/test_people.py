@@ -16,7 +16,7 @@ from manners.loop.session import Session
 from manners.models import versions
 from manners.ppo.learner import Learner
 from manners.settings import Settings
-from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Verdict
+from manners.types import Annotator, AnnotatorKind, AskedHow, Choice, Comparison, Response, Role, Turn, Verdict
 from manners.workspace import Workspace
 from tests.loop import tiny
 from tests.ppo.scripted import keep
@@ -82,7 +82,9 @@ def test_people_judge_what_people_taught_and_come_before_an_ai_annotator(
     assert "10 comparisons of policy-1 that lack" in stages.status(workspace)["next"], "one verdict each of two"
 
     _refused_it_closes_nothing(taught)
+    _of_another_study(taught)
     facts = stages.evaluate(workspace, settings, ask=None, plan=False, close=True)
+    assert [c.bets for c in _of_another_study(taught)] == [()], "that waits for more verdicts still"
     low, high = facts["interval"]
     assert 0.5 < low < facts["win_rate"] == high == 1
     assert (facts["source"], facts["promoted"], facts["raters"]) == ("human", True, 1)
@@ -120,6 +122,32 @@ def _refused_it_closes_nothing(taught: Session) -> None:
         stages.evaluate(taught.workspace, taught.settings, ask=None, plan=False, close=True)
     shutil.rmtree(unfinished.parent)
     assert not any(one.bets for one in taught.store.comparisons(AskedHow.EVALUATION))
+def _of_another_study(taught: Session) -> list[Comparison]:
+    """Return a comparison of the policy with a version that it is not evaluated against; Anna alone has answered."""
+    prompt = (Turn(Role.USER, "What is kept for another study?"),)
+    left, right = (Response(text, author) for text, author in (("This.", "policy-1"), ("That.", "dpo-1")))
+    once = replace(Comparison(prompt, left, right, AskedHow.EVALUATION), verdicts=(Verdict(Choice.LEFT, ANNA),))
+    taught.store.merge_comparisons([once])
+    return [c for c in taught.store.comparisons(AskedHow.EVALUATION) if c.prompt == prompt]
+
+
+def test_who_closes_a_study_closes_no_other(model: Path, tmp_path: Path) -> None:
+    session = tiny.project(tmp_path / "project", model)
+    prompts = [(Turn(Role.USER, f"Which is better, {i}?"),) for i in range(3)]
+    pairs = ("sft-1", "initial"), ("sft-2", "sft-1"), ("initial", "sft-1")
+    studies = [
+        replace(
+            Comparison(prompt, Response("Yes.", left), Response("No.", right), AskedHow.EVALUATION),
+            verdicts=(Verdict(Choice.RIGHT, ANNA),),
+        )
+        for prompt, (left, right) in zip(prompts, pairs, strict=True)
+    ]
+    session.store.merge_comparisons(studies)
+    asking.close(session, "sft-1", "initial")
+    placed = {c.prompt: [bet.stake for bet in c.bets] for c in session.store.comparisons()}
+    assert [placed[prompt] for prompt in prompts] == [[-1.0], [], [-1.0]], "Anna likes the right one"
+    asking.close(session, "sft-1", "sft-2")
+    assert all(len(c.bets) == 1 for c in session.store.comparisons())
 
 
 def _an_ai_annotator_has_no_say(taught: Session, monkeypatch: pytest.MonkeyPatch) -> None:
