@@ -150,6 +150,20 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return asdict(settings)
 
 
+def as_toml(settings: Settings) -> str:
+    """Return the settings that differ from the defaults as a `manners.toml` holds them, stage by stage."""
+    values, lines, section = _flat(to_dict(settings)), list[str](), ""
+    for name, field in known_fields().items():
+        stage, _, bare = name.rpartition(".")
+        if values[name] == field.default:
+            continue
+        if stage != section:
+            lines += ["", f"[{stage}]"]
+            section = stage
+        lines.append(f"{bare} = {to_toml(values[name])}")
+    return "\n".join(lines).lstrip() + "\n"
+
+
 def from_dict(record: Mapping[str, Any]) -> Settings:
     """Return the settings that `to_dict` wrote; a field it lacks (an older version's record) takes its default.
 

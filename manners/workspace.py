@@ -34,6 +34,8 @@ from manners.partials import partial_name, remove
 FORMAT = 1
 """Raised whenever an older manners could no longer read the folder."""
 
+NO_SETTINGS = "# Settings that differ from the defaults; `manners settings` lists them all.\n"
+
 INITIAL = "initial"
 """Name of the policy that is the base model itself."""
 
@@ -80,8 +82,8 @@ class Workspace:
         return self.root / "report.json"
 
     @classmethod
-    def create(cls, root: Path, url: str | None = None) -> Workspace:
-        """Make a workspace in a new or empty folder; one that is already there is opened as it is.
+    def create(cls, root: Path, url: str | None = None, toml: str = NO_SETTINGS) -> Workspace:
+        """Make a workspace with this `manners.toml` in a new or empty folder; one that is there is opened as it is.
 
         Raises:
             MannersError: the folder holds other things, cannot be written, or keeps its store elsewhere than at `url`.
@@ -103,9 +105,7 @@ class Workspace:
         workspace.models.mkdir(exist_ok=True)
         workspace.runs.mkdir(exist_ok=True)
         if not workspace.toml.exists():
-            atomic_write(
-                workspace.toml, "# Settings that differ from the defaults; `manners settings` lists them all.\n"
-            )
+            atomic_write(workspace.toml, toml)
         return workspace
 
     @staticmethod

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 import manners
 from manners.errors import MannersError, UsageError
 from manners.settings import PPOSettings, RewardSettings, Settings
-from manners.settings_load import WITHDRAWN, Origin, describe, from_dict, known_fields, load, parse, to_dict, to_toml
+from manners.settings_load import (
+    WITHDRAWN,
+    Origin,
+    as_toml,
+    describe,
+    from_dict,
+    known_fields,
+    load,
+    parse,
+    to_dict,
+    to_toml,
+)
 from manners.settings_values import allowed
 
 PACKAGE = Path(manners.__file__).parent
@@ -143,6 +154,32 @@ def test_a_record_made_in_code_is_checked_too() -> None:
         RewardSettings(members=True)
     with pytest.raises(UsageError, match=r"^seed cannot be -1"):
         Settings(seed=-1)
+
+
+def test_settings_are_written_so_that_they_are_read_as_they_were(tmp_path: Path) -> None:
+    assert as_toml(Settings()).strip() == ""
+    # By hand, in the values that TOML has: whole numbers and others, texts, lists, tables.
+    by_hand = """
+        seed = 5
+        [model]
+        name = "a \\"b\\" é"
+        template_arguments = {thinking = false, depth = 2}
+        [sample]
+        temperature = 0.5
+        [reward]
+        curve = false
+        annotators = ["human", "ai"]
+        learning_rate = 0.0005
+        [ppo]
+        updates = 3
+    """
+    (tmp_path / "by-hand.toml").write_text(by_hand, encoding="utf-8")
+    settings = load(tmp_path / "by-hand.toml").settings
+    (tmp_path / "written.toml").write_text(as_toml(settings), encoding="utf-8")
+    assert load(tmp_path / "written.toml").settings == settings
+    written = tomllib.loads(as_toml(settings))
+    assert set(written) == {"seed", "model", "sample", "reward", "ppo"}
+    assert written["model"]["name"] == 'a "b" é'
 
 
 def test_json_round_trip() -> None:

@@ -13,7 +13,7 @@ from manners.cli.common import Common, Result
 from manners.errors import Blocked, MannersError, UsageError
 from manners.settings_load import describe, load
 from manners.store import Store, to_server_url
-from manners.workspace import Workspace, atomic_write
+from manners.workspace import NO_SETTINGS, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Demo(Common):
         from manners.loop.round import demo
 
         chosen = () if self.seed is None else (f"seed={self.seed}",)
-        toml = Workspace(self.workspace).toml if self.resume else DEMO_TOML
+        kept = Workspace(self.workspace).toml
+        toml = kept if self.resume and kept.exists() else DEMO_TOML
         settings = load(toml, (*self.overrides, *chosen)).settings
         return demo(self.workspace, settings, resume=self.resume)
 
@@ -60,12 +61,11 @@ class Init(Common):
             # Before the folder remembers it: a database that cannot be used is not written down.
             with closing(Store.open_or_create(url)) as store:
                 _refuse_versions_elsewhere(store, root, url)
-        workspace = Workspace.create(root, url)
+        workspace = Workspace.create(root, url, chosen["toml"] if chosen else NO_SETTINGS)
         Store.open_or_create(workspace.database).close()
         made = {"workspace": workspace.root, "database": workspace.database}
         if chosen is None:
             return made
-        atomic_write(workspace.toml, chosen["toml"])
         return made | {"toml": workspace.toml, "settings": chosen["settings"]}
 
     def _chosen(self, root: Path) -> dict[str, Any] | None:

@@ -34,7 +34,8 @@ from manners.results.evaluation import EvaluationResult
 from manners.results.judge import JudgeResult
 from manners.results.phases import PhasesResult, SFTResult
 from manners.results.pretrain import PretrainResult
-from manners.workspace import Workspace, atomic_write, move_aside
+from manners.settings_load import as_toml, load
+from manners.workspace import Workspace, move_aside
 
 if TYPE_CHECKING:
     from manners.loop.session import Session
@@ -241,18 +242,18 @@ def play(session: Session, *, crowd: bool, resume: bool = False) -> Facts:
 def demo(root: Path, settings: Settings, *, resume: bool = False) -> Facts:
     """Run the whole loop once with a simulated crowd, in a workspace of its own that stays for inspection.
 
-    The workspace gets a copy of the demo's own settings; `settings` are those, with what the user changed.
+    With `resume`, go on with the one that is there, or begin where there is none. `settings` are the demo's own, with
+    what the user changed; a new workspace keeps them, for all that is done in it later.
     """
     from manners.loop.session import Session
 
+    toml = DEMO_TOML.read_text(encoding="utf-8") if settings == load(DEMO_TOML).settings else as_toml(settings)
     previous = None if resume else move_aside(root)
     if previous is not None:
         print(f"the demo that was in {root} is now in {previous}", file=sys.stderr)
         if to_resume(EVERY, Workspace.open(previous)):
             print(f"it was not finished: `manners demo --workspace {previous} --resume` goes on", file=sys.stderr)
-    session = Session(Workspace.create(root), settings)
-    if not resume:
-        atomic_write(session.workspace.toml, DEMO_TOML.read_text(encoding="utf-8"))
+    session = Session(Workspace.create(root, toml=toml), settings)
     for use, dialogues in demo_prompts().items():
         session.store.add_prompts(dialogues, use, "demo")
     return play(session, crowd=True, resume=resume)

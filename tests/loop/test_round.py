@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from manners.cli import main
+from manners.data import DEMO_TOML
 from manners.loop import round as loop_round
 from manners.loop import stages
+from manners.loop.session import Session
+from manners.settings import Settings
+from manners.settings_load import load
 from manners.store import Outcome, Store
 from manners.types import AnnotatorKind, AskedHow, PromptUse
 from manners.workspace import Workspace
@@ -113,6 +117,33 @@ def test_a_demo_in_the_way_is_moved_aside_and_not_lost(
     tiny.demo(tmp_path / "demo", tiny.settings(model, seed=4), few)
     assert tiny.read_report(tmp_path / "demo.previous") == tiny.read_report(finished)
     assert tiny.read_report(tmp_path / "demo")["seed"] == 4
+    for folder, seed in (("demo", 4), ("demo.previous", tiny.SETTINGS.seed)):
+        kept = load(tmp_path / folder / "manners.toml").settings
+        assert kept == tiny.settings(model, seed), "what goes on in it goes on with these"
+
+
+@pytest.mark.parametrize("options", [[], ["--seed", "0"], ["--seed", "7"], ["--seed", "7", "--set", "ppo.updates=3"]])
+def test_a_demo_goes_on_with_what_was_chosen_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(loop_round, "STAGES", ())
+    seen = list[Settings]()
+
+    def played(session: Session, **_: bool) -> dict[str, str]:
+        seen.append(session.settings)
+        return {}
+
+    monkeypatch.setattr(loop_round, "play", played)
+    demo = ["demo", "--workspace", str(tmp_path / "demo")]
+    assert main([*demo, "--resume", *options]) == 0, "there is none yet, so one begins"
+    assert main([*demo, "--resume"]) == 0
+    assert main([*demo, *options]) == 0
+    first = seen[0]
+    assert seen == [first] * 3
+    assert (first.sample.max_new_tokens, first.reward.curve) == (32, False), "those of a demo, not the defaults"
+    assert (first.seed, first.ppo.updates) == (7 if "7" in options else 0, 3 if "ppo.updates=3" in options else 12)
+    as_it_ships = (tmp_path / "demo" / "manners.toml").read_text() == DEMO_TOML.read_text()
+    assert as_it_ships == ("7" not in options), "with its comments"
 
 
 @pytest.mark.long
