@@ -14,13 +14,14 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, s
 
 from manners.cli.common import Common, Result
 from manners.errors import UsageError
+from manners.settings import ModelSettings
 from manners.store import Store, audit, gold
 from manners.store.files.fields import prompt_text
 from manners.store.files.formats import IMPORTED, Format
 from manners.store.files.mapping import mapping_of, words_of
 from manners.store.files.prompts import export_prompts, import_prompts, parse_split, prompts_of
 from manners.store.files.reading import survey
-from manners.store.files.rowfiles import write_rows
+from manners.store.files.rowfiles import suffix_of, write_rows
 from manners.store.files.transfer import export_comparisons, import_comparisons, preview
 from manners.types import (
     DELETED,
@@ -57,11 +58,11 @@ class StoreCommon(Common):
         finally:
             store.close()
 
-    def refused(self, file: Path, rows: Iterable[tuple[int, Dialogue]], what: str) -> Result:
+    def refused(self, file: Path, rows: Iterable[tuple[int, Dialogue]], what: str, model: ModelSettings) -> Result:
         """Count what the model's chat template refuses of a file's rows, by reason, and name them on stderr."""
         from manners.loop.laid_out import counts, of_file, tell
 
-        found = of_file(rows, self.settings().model)
+        found = of_file(rows, model)
         tell(found, what, file)
         return {"refused_by_template": counts(found)} if found else {}
 
@@ -102,12 +103,12 @@ class PromptsImport(StoreCommon):
         if self.use and self.split:
             raise UsageError("--use puts all prompts on one side, --split divides them: give one of the two.")
         shares = {self.use or PromptUse.TRAIN: 1.0} if self.split is None else parse_split(self.split)
-        mapping = mapping_of(self.mapping)
+        mapping, model = mapping_of(self.mapping), self.settings().model
         with self.store() as store:
             found = import_prompts(
                 store, self.file, shares, mapping, skip_known=self.skip_known, skip_bad=self.skip_bad
             )
-        return {**asdict(found), **self.refused(self.file, prompts_of(self.file, mapping), "prompts")}
+        return {**asdict(found), **self.refused(self.file, prompts_of(self.file, mapping), "prompts", model)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +152,12 @@ class ResponsesExport(StoreCommon):
 
     def run(self) -> Result:
         """Write them."""
+        if suffix_of(self.file) == ".txt":
+            raise UsageError(f"{self.file} cannot hold responses: choose a name that ends in .csv, .jsonl or .parquet.")
         with self.store() as store:
             records = responses_of(store.comparisons())
+            write_rows(self.file, RESPONSE_COLUMNS, records)
             audit.record(store, audit.Deed(audit.Event.EXPORTED, about="responses"))
-        if self.file.suffix == ".txt":
-            raise UsageError(f"{self.file} cannot hold responses: choose a name that ends in .csv, .jsonl or .parquet.")
-        write_rows(self.file, RESPONSE_COLUMNS, records)
         return {"responses": len(records), "file": self.file}
 
 
@@ -193,17 +194,16 @@ class ComparisonsImport(StoreCommon):
 
     def run(self) -> Result:
         """Add them, or say what would be added."""
-        mapping = mapping_of(self.mapping)
-        words = words_of(self.verdict)
+        mapping, words, model = mapping_of(self.mapping), words_of(self.verdict), self.settings().model
         annotator = Annotator(self.annotator, self.annotator_kind)
         if self.dry_run:
             found = preview(self.file, mapping, self.format, annotator, self._kept(), words)
             counts = {name: value for name, value in asdict(found).items() if name != "rows"}
-            refused = self.refused(self.file, self._rows(mapping, words), "comparisons")
+            refused = self.refused(self.file, self._rows(mapping, words), "comparisons", model)
             return {"rows": [comparison_record(row) for row in found.rows], **counts, **refused}
         with self.store() as store:
             result = import_comparisons(store, self.file, mapping, self.skip_bad, self.format, annotator, words)
-        return {**asdict(result), **self.refused(self.file, self._rows(mapping, words), "comparisons")}
+        return {**asdict(result), **self.refused(self.file, self._rows(mapping, words), "comparisons", model)}
 
     def _rows(self, mapping: Mapping[str, str], words: Mapping[str, Choice]) -> Iterator[tuple[int, Dialogue]]:
         """Yield the prompt of each row; nothing is read before one is asked for."""

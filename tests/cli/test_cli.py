@@ -90,6 +90,28 @@ def test_init_then_import_then_export(
     assert [row["response"] for row in rows] == ["Yes, it is.", "Go away.", "Hm.", "No, it is cold."]
 
 
+def test_an_import_that_is_refused_adds_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toml = (project / "manners.toml").read_text()
+    (project / "manners.toml").write_text("[ppo]\nclap = 0.3\n")
+    for what in ("prompts", "comparisons"):
+        assert main([what, "import", str(project / "pairs.jsonl"), "--workspace", str(project)]) == 2
+        assert "ppo.clap is not a setting" in capsys.readouterr().err
+    (project / "manners.toml").write_text(toml)
+    for what in ("prompts", "comparisons"):
+        assert main([what, "list", "--workspace", str(project), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["total"] == 0
+
+
+def test_an_export_that_is_refused_is_not_in_the_log(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("prompts", "responses", "comparisons"):
+        for file in ("out.txt", "none/out.jsonl", "out.jsonl.zst"):
+            refused = main([what, "export", str(project / file), "--workspace", str(project)]) != 0
+            assert refused == ((what, file) != ("prompts", "out.txt"))
+    capsys.readouterr()
+    assert main(["log", "--workspace", str(project), "--json"]) == 0
+    assert [line["about"] for line in json.loads(capsys.readouterr().out)["log"]] == ["prompts"]
+
+
 @pytest.mark.long
 def test_a_team_works_on_one_database(server: Server, tmp_path: Path) -> None:
     """The folder remembers where its store is, and every command finds it; nothing of it is kept in the folder."""
