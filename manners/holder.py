@@ -1,4 +1,7 @@
-"""Who holds the right to train in a workspace: as they have signed, and found out without taking it from anybody."""
+"""Who holds the right to train in a workspace: as they have signed, and found out without taking it from anybody.
+
+And how to hold a whole folder, in which nobody then trains or serves.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,18 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from manners.errors import MannersError
+
+RUN_LOCK, SERVE_LOCK = "run.lock", "serve.lock"
+INSTANT = 0.2
+"""Seconds that a lock is waited for: whoever looks who holds it has it for less (`of_file`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +81,15 @@ def of_file(lock: Path, signature: Path) -> Holder | None:
     finally:
         os.close(handle)
     return None
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold a folder: nobody serves it or trains in it meanwhile. Raises MannersError where somebody does."""
+    with ExitStack() as held:
+        for name, what in ((SERVE_LOCK, "is being served"), (RUN_LOCK, "is being trained in")):
+            try:
+                held.enter_context(FileLock(root / name, timeout=INSTANT))
+            except Timeout:
+                raise MannersError(f"{root} {what}: stop that first, and run again.") from None
+        yield

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,6 @@ NO_SETTINGS = "# Settings that differ from the defaults; `manners settings` list
 
 INITIAL = "initial"
 """Name of the policy that is the base model itself."""
-
-INSTANT = 0.2
-"""Seconds that the run lock is waited for: whoever looks who holds it has it for less (`holder.of_file`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ class Workspace:
         Raises:
             MannersError: at once, naming stage and process id, when another training run holds it.
         """
-        lock = FileLock(self._lock_file, timeout=INSTANT)
+        lock = FileLock(self._lock_file, timeout=holder.INSTANT)
         try:
             lock.acquire()
         except Timeout:
@@ -168,7 +165,7 @@ class Workspace:
 
     @property
     def _lock_file(self) -> Path:
-        return self.root / "run.lock"
+        return self.root / holder.RUN_LOCK
 
     @property
     def _signature(self) -> Path:
@@ -276,23 +273,25 @@ def move_aside(root: Path) -> Path | None:
     Returns where the old workspace went, or None where there was none.
 
     Raises:
-        MannersError: a training run is going on in it, its store is a team's, what is in the way is no workspace, or
-            whoever asks stands in what would be moved or removed.
+        MannersError: somebody serves or trains in what would be moved or removed, its store is a team's, it is no
+            workspace, or whoever asks stands in it.
     """
     root = root if root.name not in ("", "..") else root.resolve()
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
-    workspace = Workspace.open(root)
     previous = Path(f"{root}.previous")
+    there = [Workspace.open(folder) for folder in (root, previous) if folder == root or folder.exists()]
     here = Path.cwd()
     if gone := next((folder for folder in (root, previous) if folder.resolve() in (here, *here.parents)), None):
         raise MannersError(f"{gone} has to make room for the demo, and you are in it: go elsewhere, or name a new one.")
-    if workspace.url is not None:
-        raise MannersError(f"{root} is a team's, with its store in {workspace.url}: name another folder for the demo.")
-    with workspace.run_lock("demo"):
+    if team := next((one for one in there if one.url is not None), None):
+        raise MannersError(f"{team.root} is a team's, with its store in {team.url}: name another folder for the demo.")
+    with ExitStack() as held:
+        for one in there:
+            held.enter_context(holder.alone(one.root))
         if previous.exists():
-            shutil.rmtree(Workspace.open(previous).root)
-    root.rename(previous)
+            shutil.rmtree(previous)
+        root.rename(previous)
     return previous
 
 

@@ -262,6 +262,36 @@ def test_move_aside_keeps_one_previous(tmp_path: Path) -> None:
         move_aside(root)
 
 
+@pytest.mark.parametrize("used", ["demo", "demo.previous"])
+@pytest.mark.parametrize(("lock", "says"), [("serve.lock", "is being served"), ("run.lock", "is being trained in")])
+def test_what_somebody_uses_is_neither_moved_nor_removed(tmp_path: Path, used: str, lock: str, says: str) -> None:
+    """A process of its own holds the lock, as a server or a training run does."""
+    for name in ("demo", "demo.previous"):
+        atomic_write(Workspace.create(tmp_path / name).report_json, name)
+    holds = (
+        "import fcntl, sys; held = open(sys.argv[1], 'w'); fcntl.flock(held, fcntl.LOCK_EX); print(flush=True)\n"
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holds, str(tmp_path / used / lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(MannersError, match=f"^{re.escape(str(tmp_path / used))} {says}: stop that first"):
+            move_aside(tmp_path / "demo")
+        other.stdin.close()
+    assert all((tmp_path / name / "report.json").read_text() == name for name in ("demo", "demo.previous"))
+    assert move_aside(tmp_path / "demo") == tmp_path / "demo.previous"
+    assert (tmp_path / "demo.previous" / "report.json").read_text() == "demo"
+
+
+def test_a_teams_workspace_is_neither_moved_nor_removed(tmp_path: Path) -> None:
+    Workspace.create(tmp_path / "demo")
+    Workspace.create(tmp_path / "demo.previous", "postgresql+psycopg://ann@host/x")
+    with pytest.raises(MannersError, match=r"demo\.previous is a team's"):
+        move_aside(tmp_path / "demo")
+    assert names(tmp_path) == {"demo", "demo.previous"}
+
+
 @pytest.mark.parametrize(
     ("where", "asked", "gone"),
     [

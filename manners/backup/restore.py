@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from manners import __version__, restored
+from manners import __version__, holder, restored
 from manners.backup import snapshots
 from manners.backup.snapshots import STORE, Snapshot
 from manners.backup.take import backup
@@ -114,15 +112,7 @@ def _alone(root: Path) -> Iterator[None]:
                 " there, or restore into a new one with --workspace."
             )
     root.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        # The names are those of `Workspace.run_lock` and of the server's lock.
-        for name, what in (("serve.lock", "is being served"), ("run.lock", "is being trained in")):
-            lock = FileLock(root / name, timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise MannersError(f"{root} {what}: stop that first, and run again.") from None
-            held.callback(lock.release)
+    with holder.alone(root):
         yield
 
 

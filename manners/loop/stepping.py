@@ -35,7 +35,7 @@ from manners.loop.coming import ASKED, Step
 from manners.loop.history import LOOP, Begun, read_begun
 from manners.loop.starter import VARIABLE
 from manners.terminal import in_one_line
-from manners.workspace import INSTANT, Workspace, atomic_write
+from manners.workspace import Workspace, atomic_write
 
 NICENESS = 15
 """What a step gives way by to those who are served: the model's process gives way by 10."""
@@ -246,7 +246,7 @@ def _now() -> str:
 
 def _lock(said: IO[bytes]) -> None:
     """Take the lock; raises MannersError where another step has it. Who looks at it shares it for an instant."""
-    until = time.monotonic() + INSTANT
+    until = time.monotonic() + holder.INSTANT
     while True:
         try:
             fcntl.flock(said, fcntl.LOCK_EX | fcntl.LOCK_NB)

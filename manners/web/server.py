@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
 from manners.errors import MannersError
+from manners.holder import SERVE_LOCK
 from manners.logs import Counted
 from manners.loop import tried
 from manners.settings import Settings
@@ -225,7 +226,7 @@ def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.
 @contextmanager
 def _only_server(workspace: Workspace) -> Iterator[None]:
     """Hold the right to serve a workspace: the queue of what is asked next lives in one process."""
-    lock = FileLock(workspace.root / "serve.lock", timeout=0)
+    lock = FileLock(workspace.root / SERVE_LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:
