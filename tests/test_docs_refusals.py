@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from manners.reward.steps import STEP
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 QUOTED = re.findall(r"^> (.+)$", PAGE, re.MULTILINE)
@@ -46,6 +48,12 @@ def test_each_sentence_quoted_is_one_that_the_code_says(sentence: str) -> None:
 
 def test_the_page_quotes_many_and_none_twice() -> None:
     assert len(QUOTED) > 30 and len(set(QUOTED)) == len(QUOTED)
+
+
+def test_the_rate_that_is_advised_where_a_gradient_is_not_finite_is_a_lower_one() -> None:
+    """Lower than what the usual model, of weights of 0.02, learns at by default."""
+    [advised] = re.findall(r"reward\.learning_rate=([\d.]+)", PAGE)
+    assert float(advised) < STEP * 0.02 == pytest.approx(0.0002)
 
 
 def test_sentences_are_found_with_what_is_filled_in() -> None:
