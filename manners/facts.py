@@ -40,7 +40,7 @@ def scalars(record: Any) -> Facts:
 
 
 def from_facts(
-    kind: type[Record], facts: Mapping[str, Any], where: str, remedy: str = "run that stage again"
+    kind: type[Record], facts: Mapping[str, Any], where: str, remedy: str = "remove it, and run that stage again"
 ) -> Record:
     """Return the record that `to_facts` wrote; fields that are missing take their defaults.
 

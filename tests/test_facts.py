@@ -106,5 +106,7 @@ def test_a_count_alone_of_what_was_shortened_is_read() -> None:
 
 def test_facts_of_another_version_are_read_as_far_as_they_go() -> None:
     assert from_facts(Example, {"count": 2, "a later fact": [1]}, "here") == Example(count=2)
-    with pytest.raises(MannersError, match=r"^runs/x\.json is damaged \(count: .*\): run that stage again\.$"):
+    with pytest.raises(
+        MannersError, match=r"^runs/x\.json is damaged \(count: .*\): remove it, and run that stage again\.$"
+    ):
         from_facts(Example, {"count": "many"}, "runs/x.json")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 def last(workspace: Workspace) -> JudgeResult | None:
     """Return what the last run of `manners judge` came to; None where there is none."""
     facts = kept.read_facts(workspace, "judge")
-    where = str(kept.facts_file(workspace, "judge"))
-    return None if facts is None else from_facts(JudgeResult, facts, where, "run `manners judge` again")
+    return None if facts is None else from_facts(JudgeResult, facts, str(kept.facts_file(workspace, "judge")))
 
 
 def admitted(session: Session, comparisons: Sequence[Comparison]) -> frozenset[Annotator]:

@@ -37,9 +37,9 @@ def read_facts(workspace: Workspace, name: str) -> Facts | None:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MannersError(f"{file} is damaged ({error}): run that stage again.") from error
+        raise MannersError(f"{file} is damaged ({error}): remove it, and run that stage again.") from error
     if not isinstance(facts, dict):
-        raise MannersError(f"{file} is damaged (it holds no facts): run that stage again.")
+        raise MannersError(f"{file} is damaged (it holds no facts): remove it, and run that stage again.")
     return facts
 
 

@@ -24,9 +24,10 @@ def test_damaged_facts_are_named_by_status_and_refused_by_the_report(
     (copy.runs / f"{name}.json").write_text(content, encoding="utf-8")
     found = stages.status(copy)
     [said] = found["damaged"]
-    assert said.startswith(f"{copy.runs / name}.json is damaged (") and said.endswith("run that stage again.")
+    assert said.startswith(f"{copy.runs / name}.json is damaged (")
+    assert said.endswith("): remove it, and run that stage again.")
     assert found["policies"] == ["policy-1"] and found["next"]
-    with pytest.raises(MannersError, match=rf"{name}\.json is damaged .*: run that stage again\.$"):
+    with pytest.raises(MannersError, match=rf"{name}\.json is damaged .*: remove it, and run that stage again\.$"):
         stages.report(copy, settings)
 
 

@@ -215,6 +215,20 @@ def test_nonsense_is_no_verdict_and_nothing_but_nonsense_ends_it(make: Make) -> 
         assert not said(session)
 
 
+@pytest.mark.parametrize("damage", ["{", '{"checked": "many"}'])
+def test_what_is_damaged_of_the_last_run_has_a_remedy_that_works(make: Make, damage: str) -> None:
+    with serving(Server()) as server:
+        session = make(server.url, judging.comparisons(6), probes=0)
+        whole = judge(session)
+        file = session.workspace.runs / "judge.json"
+        file.write_text(damage, encoding="utf-8")
+        for resume in (False, True):
+            with pytest.raises(MannersError, match=rf"^{file} is damaged .*: remove it, and run that stage again\.$"):
+                judge(session, resume=resume)
+        file.unlink()
+        assert judge(session)["agreement"] == whole["agreement"] and len(said(session)) == 6
+
+
 def test_it_is_asked_again_and_goes_on_where_it_was(make: Make) -> None:
     dead = {"now": True}
 
