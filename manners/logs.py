@@ -81,7 +81,7 @@ def complain(error: BaseException) -> None:
     Never what it says, which may be the words of whoever was served.
     """
     if times := _repeats.times(_place(error)):
-        print(described(error), file=sys.stderr)
+        fail(described(error))
         if times > 1:
             print(f"[{times} times since it was last said]", file=sys.stderr)
 
@@ -156,6 +156,14 @@ class _Objects(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         said = record.getMessage() + (f" ({described(error)})" if error else "")
         self._lines.say(record.levelname.lower(), said)
+
+
+def fail(line: str) -> None:
+    """Write on stderr what has failed: as it is, or as an object of level `error`."""
+    if isinstance(sys.stderr, JsonLines):
+        sys.stderr.say("error", line)
+    else:
+        print(line, file=sys.stderr)
 
 
 @contextmanager

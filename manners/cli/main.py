@@ -21,7 +21,7 @@ from manners.cli import backup, forget, loop, models, project, serve, stages, st
 from manners.cli.common import show
 from manners.errors import Blocked, MannersError, UsageError
 from manners.launched import told
-from manners.logs import written
+from manners.logs import fail, written
 from manners.loop.round import COMMANDS
 from manners.settings_load import load
 from manners.terminal import in_one_line, shown_errors
@@ -123,5 +123,5 @@ def _refused(error: OSError) -> str:
 
 def _fail(reason: MannersError | str, code: int) -> int:
     """Tell the reason in one line on stderr."""
-    print(f"manners: {in_one_line(' '.join(str(reason).split()))}", file=sys.stderr)
+    fail(f"manners: {in_one_line(' '.join(str(reason).split()))}")
     return code

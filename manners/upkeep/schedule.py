@@ -21,6 +21,7 @@ from manners.backup.take import backup
 from manners.backup.take import last as last_backup
 from manners.backup.thin import thin
 from manners.errors import MannersError, described
+from manners.logs import fail
 from manners.settings import BackupSettings
 from manners.store import Store, audit
 from manners.workspace import Workspace, scratch_folder
@@ -29,6 +30,8 @@ LOOK = 60.0
 """Seconds between two looks."""
 AGAIN = timedelta(hours=1)
 """After which a backup or a rehearsal that failed is tried once more."""
+BAD = ("backup: failed", "cannot be put back", "is not what an earlier backup holds")
+"""What says of a sentence that something is wrong."""
 
 
 def follow(workspace: Workspace, chosen: BackupSettings, ended: threading.Event) -> None:
@@ -38,10 +41,13 @@ def follow(workspace: Workspace, chosen: BackupSettings, ended: threading.Event)
         pause = LOOK
         try:
             for sentence in look(workspace, chosen):
-                print(sentence, file=sys.stderr)
+                if any(bad in sentence for bad in BAD):
+                    fail(sentence)
+                else:
+                    print(sentence, file=sys.stderr)
         except Exception as error:  # also where nothing can be kept: a full disk ends no schedule
             pause = AGAIN.total_seconds()
-            print(f"backup: nothing could be looked at, tried again in an hour: {described(error)}", file=sys.stderr)
+            fail(f"backup: nothing could be looked at, tried again in an hour: {described(error)}")
 
 
 def look(workspace: Workspace, chosen: BackupSettings) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,10 @@ import pytest
 from manners import logs
 from manners.cli import main
 from manners.logs import JsonLines, written
+from manners.settings import BackupSettings
 from manners.types import AccountRole
+from manners.upkeep import schedule
+from manners.workspace import Workspace
 from tests.web.conftest import NOWHERE, Place, serve
 
 SECRET = "the code is 7-3-1, says Zoë"
@@ -86,7 +90,29 @@ def test_records_of_loggers_say_kind_and_place_of_an_error_and_not_its_words(
 def test_a_command_that_fails_says_so_in_an_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--workspace", str(tmp_path), "--log-format", "json"]) == 1
     [only] = objects(capsys.readouterr().err)
-    assert "is not a workspace" in only["message"]
+    assert "is not a workspace" in only["message"] and only["level"] == "error"
+
+
+class Once(threading.Event):
+    """An event that is set once somebody has waited for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        before = self.is_set()
+        self.set()
+        return before
+
+
+def test_a_backup_that_fails_is_an_error(
+    new_workspace: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, beneath, ended = new_workspace(tmp_path / "project"), io.StringIO(), Once()
+    monkeypatch.setattr(sys, "stderr", beneath)
+    monkeypatch.setattr(schedule, "LOOK", 0.0)
+    monkeypatch.setattr(schedule, "_backup", lambda *_: 1 / 0)
+    with written("json"):
+        schedule.follow(workspace, BackupSettings(into=str(tmp_path / "kept")), ended)
+    [said] = objects(beneath.getvalue())
+    assert said["level"] == "error" and said["message"].startswith("backup: failed, and is tried again in an hour")
 
 
 def test_a_process_that_is_started_writes_as_it_was_told() -> None:
