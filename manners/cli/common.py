@@ -96,12 +96,13 @@ def _lines(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _print_table(records: list[dict[str, Any]]) -> None:
-    """Print records of the same fields, one a row; wide where nobody looks on."""
+    """Print records, one a row, each field in its column; wide where nobody looks on."""
     table = Table(box=None, pad_edge=False)
-    for column in records[0]:
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    for column in columns:
         table.add_column(column, overflow="fold")
     for record in records:
-        table.add_row(*(shorten(_text(item), CELL, placeholder=" ...") for item in record.values()))
+        table.add_row(*(shorten(_text(record.get(name)), CELL, placeholder=" ...") for name in columns))
     _console().print(table)
 
 

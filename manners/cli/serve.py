@@ -337,7 +337,12 @@ class AccountsList(AccountsCommon):
 
 def _ask_password() -> str:
     """Read a password, unseen on a terminal, and from one line of input otherwise."""
-    return getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    try:
+        return getpass.getpass("Password: ")
+    except EOFError:
+        raise MannersError("no password was typed, and nothing was changed: run it again.") from None
 
 
 Accounts = (

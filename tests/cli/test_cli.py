@@ -90,6 +90,21 @@ def test_init_then_import_then_export(
     assert [row["response"] for row in rows] == ["Yes, it is.", "Go away.", "Hm.", "No, it is cold."]
 
 
+@pytest.mark.parametrize("command", ["add", "password"])
+def test_who_types_no_password_is_told_so(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Ctrl-D at the prompt: Python says so by an error of its own."""
+
+    def closed(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", closed)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert main(["accounts", command, "anna", "--workspace", str(project)]) == 1
+    assert capsys.readouterr().err == "manners: no password was typed, and nothing was changed: run it again.\n"
+
+
 def test_an_import_that_is_refused_adds_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toml = (project / "manners.toml").read_text()
     (project / "manners.toml").write_text("[ppo]\nclap = 0.3\n")
@@ -486,6 +501,9 @@ def test_a_summary_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("checks:\n  accuracy: Half.") and out.count("Half.") == 100 and out.endswith("  ties: Few.\n")
     assert max(map(len, out.splitlines())) <= 200
+    show({"rows": [{"id": 1, "reason": "so"}, {"id": 2, "when": 3}, {"reason": "no", "id": 4}]}, False)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [["id", "reason", "when"], ["1", "so", "none"], ["2", "none", "3"], ["4", "no", "none"]]
     show({"text": "word " * 100}, True)
     assert capsys.readouterr().out.count("word") == 100
 
