@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from manners.cli.common import Common, Result
 from manners.errors import Blocked, MannersError, UsageError
 from manners.settings_load import describe, load
 from manners.store import Store, to_server_url
+from manners.store.files.mapping import mapping_of
 from manners.workspace import NO_SETTINGS, Workspace
 
 
@@ -51,6 +52,8 @@ class Init(Common):
     """Write a manners.toml for this model, the data and this machine, with the reason for each value."""
     comparisons: Annotated[Path | None, arg(metavar="FILE")] = None
     """The comparisons that will be imported: context and length of answers are taken from them."""
+    mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
+    """Read the file's column COLUMN as our field FIELD."""
 
     def run(self) -> Result:
         """Make the folder and an empty store."""
@@ -70,6 +73,8 @@ class Init(Common):
 
     def _chosen(self, root: Path) -> dict[str, Any] | None:
         """Choose settings, before anything is made; None where none are asked for."""
+        if self.comparisons is None and self.mapping:
+            raise UsageError("--map says how to read the FILE of --comparisons: name one.")
         if self.model is None and self.comparisons is None:
             return None
         if Workspace.is_at(root):
@@ -84,7 +89,7 @@ class Init(Common):
         name = str(there.absolute()) if there is not None and there.exists() else self.model
         named = () if name is None else (f"model.name={name}",)
         settings = load(None, (*self.overrides, *named)).settings
-        found = suggest.for_file(settings, root, self.comparisons)
+        found = suggest.for_file(settings, root, self.comparisons, mapping_of(self.mapping))
         return {"toml": suggest.as_toml(settings.model.name, found), "settings": found}
 
 

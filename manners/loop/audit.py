@@ -37,10 +37,10 @@ from manners.reward.pairs import laid_out, render_compared
 from manners.reward.verdicts import label, to_measure_on
 from manners.settings_load import from_dict
 from manners.store import Newest
-from manners.store.files.mapping import mapping_of
+from manners.store.files.mapping import mapping_of, words_of
 from manners.store.files.reading import survey
 from manners.store.files.rows import Reason
-from manners.store.files.transfer import OURS, comparisons_of
+from manners.store.files.transfer import comparisons_of
 from manners.types import Answer, Dialogue, PromptUse, VersionKind, opening
 from manners.workspace import Workspace
 
@@ -169,9 +169,8 @@ def _of_file(
     assert options.comparisons is not None, "it was named"
     file: Path = options.comparisons
     skipped = Counter[Reason]()
-    rows = comparisons_of(
-        survey(file, mapping_of(options.mapping), None, OURS), skipped=skipped if options.skip_bad else None
-    )
+    reading = survey(file, mapping_of(options.mapping), None, words_of(options.verdict))
+    rows = comparisons_of(reading, skipped=skipped if options.skip_bad else None)
     comparisons, chosen = to_measure_on(rows)
     labelled = laid_out(session.pretrained.renderer, label(comparisons, session.settings.reward.annotators))
     fresh = [pair for pair in labelled.pairs if opening(pair.prompt) not in learned]

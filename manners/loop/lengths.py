@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -58,10 +58,10 @@ def renderer_of(tokenizer: PreTrainedTokenizerBase, model: ModelSettings) -> Ren
     return Renderer(tokenizer, frozenset(() if end is None else (int(end),)), ENDLESS, template)
 
 
-def of_file(file: Path, renderer: Renderer) -> AtHand:
-    """Measure a file of comparisons, without storing anything; rows that cannot be read are counted and said."""
+def of_file(file: Path, renderer: Renderer, mapping: Mapping[str, str]) -> AtHand:
+    """Measure a file of comparisons, whatever the verdicts; rows that cannot be read are counted and said."""
     skipped = Counter[Reason]()
-    comparisons = list(read_comparisons(file, {}, skipped=skipped))
+    comparisons = list(read_comparisons(file, mapping, skipped=skipped, words=None))
     left_out = f", {sum(skipped.values()):,} rows of it left out that cannot be read" if skipped else ""
     if not comparisons:
         raise MannersError(f"{file} holds no comparison that can be read{left_out}; `--dry-run` of an import says why")

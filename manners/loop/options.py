@@ -143,6 +143,8 @@ class AuditOptions(Options):
     """Measure on a file of comparisons from outside, instead of those set aside from training: the gate is not told."""
     mapping: Annotated[UseAppendAction[tuple[str, ...]], arg(name="map", metavar="COLUMN=FIELD")] = ()
     """Read the file's column COLUMN as our field FIELD."""
+    verdict: Annotated[UseAppendAction[tuple[str, ...]], arg(name="verdict", metavar="WORD=VERDICT")] = ()
+    """Read the file's WORD as our VERDICT; a number goes by its sign where both signs are given."""
     skip_bad: bool = False
     """Leave the file's bad lines out, and count them by reason."""
     every: Annotated[bool, arg(name="all")] = False
@@ -166,8 +168,8 @@ class AuditOptions(Options):
                 f"manners audit {self.what}: what can be audited is a reward model, `manners audit reward`, or a"
                 " policy, `manners audit policy`."
             )
-        if self.comparisons is None and (self.mapping or self.skip_bad):
-            raise UsageError("--map and --skip-bad say how to read the FILE of --comparisons: name one.")
+        if self.comparisons is None and (self.mapping or self.verdict or self.skip_bad):
+            raise UsageError("--map, --verdict and --skip-bad say how to read the FILE of --comparisons: name one.")
         if self.what == "policy" and self.comparisons:
             raise UsageError("--comparisons FILE is for a reward model: manners audit reward.")
         if self.what != "policy" and (self.against or self.short):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -114,13 +114,15 @@ def suggest(outline: Outline, data: AtHand, machine: Machine, settings: Settings
     ]
 
 
-def for_file(settings: Settings, folder: Path, comparisons: Path | None) -> list[Suggestion]:
+def for_file(
+    settings: Settings, folder: Path, comparisons: Path | None, mapping: Mapping[str, str]
+) -> list[Suggestion]:
     """Return what to set for a model, and for the comparisons of a file that are to be imported, if there is one."""
     described = outline(settings.model.name)
     data = (
         AtHand("no data")
         if comparisons is None
-        else of_file(comparisons, renderer_of(described.tokenizer, settings.model))
+        else of_file(comparisons, renderer_of(described.tokenizer, settings.model), mapping)
     )
     return suggest(described, data, machine_of(settings.model.device, folder), settings)
 

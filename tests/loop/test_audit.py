@@ -165,6 +165,16 @@ def test_a_file_tells_the_gate_nothing(copy: Workspace, settings: Settings, tmp_
     assert facts["gate"]["failed"] == [c["name"] for c in facts["checks"] if c["verdict"] == "fail"]
 
 
+def test_a_file_is_read_in_its_own_words(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
+    theirs = [{"prompt": f"what of {n}?", "left": f"Thanks for {n}.", "right": f"No {n}."} for n in range(12)]
+    (tmp_path / "theirs.jsonl").write_text("".join(json.dumps(row | {"verdict": "A"}) + "\n" for row in theirs))
+    file, session = tmp_path / "theirs.jsonl", Session(copy, settings)
+    with pytest.raises(MannersError, match="--verdict WORD=VERDICT says what another means"):
+        audit.inputs(session, AuditOptions(comparisons=file), {})
+    found = audit.inputs(session, AuditOptions(comparisons=file, verdict=("A=left",)), {})
+    assert len(found.outside) == 12 and all(pair.counts.left == 1 for pair in found.outside)
+
+
 def test_of_a_file_what_the_model_learned_from_is_left_out(copy: Workspace, settings: Settings, tmp_path: Path) -> None:
     session = Session(copy, settings)
     learned, aside = (

@@ -59,7 +59,7 @@ def reasons(found: list[Suggestion]) -> dict[str, str]:
 def test_context_and_length_of_answers_come_from_the_data(tmp_path: Path) -> None:
     words = [*range(1, 20), 40]  # of 40 responses, 39 are shorter than the last
     described = outline(str(save_tiny(tmp_path / "model")))
-    data = of_file(pairs(tmp_path, words), renderer_of(described.tokenizer, ModelSettings()))
+    data = of_file(pairs(tmp_path, words), renderer_of(described.tokenizer, ModelSettings()), {})
     lengths = [tokens(f"bread {n}?", "noon " * n) for n in words]
     short = tokens("", "sea")[1]
     assert sorted(data.exchanges) == sorted((prompt, max(answer, short)) for prompt, answer in lengths)
@@ -79,7 +79,7 @@ def test_a_context_is_never_longer_than_the_model_and_says_what_is_shortened(tmp
     described = outline(str(save_tiny(tmp_path / "model", max_position_embeddings=96)))
     found = suggest.suggest(
         described,
-        of_file(pairs(tmp_path, [3, 4, 200]), renderer_of(described.tokenizer, ModelSettings())),
+        of_file(pairs(tmp_path, [3, 4, 200]), renderer_of(described.tokenizer, ModelSettings()), {}),
         PLENTY,
         Settings(),
     )
@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_made_smaller_by_what_the_plan_names_until_it_fits(
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "vocab_size": 32_000}
     config = AutoConfig.for_model("llama", num_hidden_layers=6, max_position_embeddings=256, **sizes)
     described = Outline(config, tiny_tokenizer())
-    data = of_file(pairs(tmp_path, [3, 8, 20]), renderer_of(described.tokenizer, ModelSettings()))
+    data = of_file(pairs(tmp_path, [3, 8, 20]), renderer_of(described.tokenizer, ModelSettings()), {})
     data = replace(data, distinct=400)
     seen = list[dict[str, Any]]()
     unlimited = reasons(suggest.suggest(described, data, PLENTY, Settings()))["model.trainable_layers"]
@@ -173,7 +173,7 @@ def test_what_validation_draws_is_made_smaller_by_its_own_setting(tmp_path: Path
 
 def test_states_that_the_disk_cannot_hold_are_computed_anew(tmp_path: Path) -> None:
     described = outline(str(save_tiny(tmp_path / "model")))
-    data = of_file(pairs(tmp_path, [3, 8]), renderer_of(described.tokenizer, ModelSettings()))
+    data = of_file(pairs(tmp_path, [3, 8]), renderer_of(described.tokenizer, ModelSettings()), {})
     assert "model.trunk_states" not in chosen(suggest.suggest(described, data, PLENTY, Settings()))
     found = suggest.suggest(described, data, Machine(CPU, 10**12, 100), Settings())
     assert chosen(found)["model.trunk_states"] == "recomputed"
@@ -205,6 +205,29 @@ def test_init_writes_settings_with_their_reasons_and_settings_suggest_shows_the_
     shown = json.loads(capsys.readouterr().out)["settings"]
     assert {row["field"]: row["suggested"] for row in shown} == flat == {row["field"]: row["now"] for row in shown}
     assert all("this workspace (3 comparisons" in r["reason"] for r in shown if r["field"] == "model.context")
+
+
+def test_init_reads_columns_of_other_names_and_whatever_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lengths hang on no verdict: those of the same dialogues in our own words are chosen for."""
+    model, own, theirs = save_tiny(tmp_path / "model"), tmp_path / "own.jsonl", tmp_path / "theirs.csv"
+    said = [(f"bread {n}?", "noon " * n, "sea") for n in (3, 8, 20)]
+    names = "prompt", "left", "right"
+    own.write_text("".join(json.dumps(dict(zip(names, one, strict=True)) | {"verdict": "left"}) + "\n" for one in said))
+    theirs.write_text("question,answer 1,answer 2,who\n" + "".join(f"{','.join(one)},A wins\n" for one in said))
+    maps = [f"--map={column}={ours}" for column, ours in zip(("question", "answer 1", "answer 2"), names, strict=True)]
+    maps += ["--map=who=verdict"]
+    found = []
+    for folder, file, options in (("a", own, []), ("b", theirs, maps)):
+        command = ("init", str(tmp_path / folder), "--model", str(model), "--comparisons", str(file))
+        assert run(*command, *options, "--json") == 0
+        rows = json.loads(capsys.readouterr().out)["settings"]
+        found.append({row["field"]: row["value"] for row in rows})
+        assert f"{file.name} (3 comparisons)" in " ".join(row["reason"] for row in rows)
+    assert found[0] == found[1] and "sample.max_new_tokens" in found[0]
+    assert run("init", str(tmp_path / "c"), "--model", str(model), *maps) == 2
+    assert "--map says how to read the FILE of --comparisons" in capsys.readouterr().err
 
 
 def test_init_writes_the_name_of_a_model_beyond_the_basic_plane(

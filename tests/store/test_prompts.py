@@ -67,6 +67,17 @@ def test_what_programs_brought_is_theirs_also_in_an_older_store(store: Store) ->
     assert store.only_in_chats(programs=True) == {said("theirs")} and not store.only_in_chats()
 
 
+@pytest.mark.parametrize("said_of_it", [{"verdict": "A wins"}, {"verdict": -2, "strength": 9}, {}, {"winner": "a"}])
+def test_prompts_are_taken_out_of_comparisons_whatever_the_verdicts(
+    store: Store, write: Write, said_of_it: dict[str, Any]
+) -> None:
+    good = {"prompt": "bread?", "left": "Yes.", "right": "No.", "verdict": "left"}
+    odd = {"prompt": "salt?", "left": "Yes.", "right": "No.", **said_of_it}
+    found = import_prompts(store, write("p.jsonl", lines(good, odd)), TRAIN)
+    assert (found.new, found.taken_from, found.notes) == (2, "rows", ())
+    assert by_use(store)[PromptUse.TRAIN] == {"bread?", "salt?"}
+
+
 def test_prompts_come_in_and_go_out(store: Store, fresh: Callable[[], Store], write: Write, tmp_path: Path) -> None:
     plain = write("p.txt", "Tell me a joke.\r\n\nWarum „so“?\n[1]\nTell me a joke.\n".encode())
     result = import_prompts(store, plain, TRAIN)

@@ -110,18 +110,18 @@ def _writes_messages(text: str) -> bool:
         return True
 
 
-def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words = WORDS) -> Comparison:
+def parse(fields: Fields, fmt: Format, annotator: Annotator, words: Words | None = WORDS) -> Comparison:
     """Return the comparison that a row describes, with its verdict if it has one. Raises BadRow.
 
-    `annotator` stands for what the row does not say, and `words` say which word is which verdict. In `pairs` and `hh`
-    the order of the two responses is that of their hashes with the prompt, whichever was chosen: the same in every
+    `annotator` stands for what the row does not say, and `words` say which word is which verdict; without them none is
+    read. In `pairs` and `hh` the order of the two responses is that of their hashes with the prompt: the same in every
     import, and the same for those who disagree. A pair with equal scores is a tie.
     """
     prompt, texts = (_transcripts if fmt is Format.HH else _sides)(fields, fmt)
     left, right = (_response(fields, fmt, side, text) for side, text in zip(SIDES[fmt], texts, strict=True))
     if left.text == right.text and not was_asked(fields):
         raise BadRow(Reason.IDENTICAL, SIDES[fmt][1], f"is the same as `{SIDES[fmt][0]}`")
-    choice, strength = _choice(fields, words) if fmt is Format.ROWS else (chosen_or_equal(fields), None)
+    choice, strength = (None, None) if words is None else _choice(fields, fmt, words)
     verdict = None if choice is None else _verdict(fields, choice, strength, annotator, fmt)
     comparison = Comparison(
         prompt=prompt,
@@ -335,11 +335,12 @@ def answer_text(text: str) -> str:
     return text if plain else json.dumps(message, ensure_ascii=False)
 
 
-def _choice(fields: Fields, words: Words) -> tuple[Choice | None, int | None]:
+def _choice(fields: Fields, fmt: Format, words: Words) -> tuple[Choice | None, int | None]:
+    if fmt is not Format.ROWS:
+        return chosen_or_equal(fields), None
     if "verdict" not in fields:
         raise BadRow(Reason.LACKS_FIELD, "verdict", "is missing")
-    said = fields["verdict"]
-    word = str(said).lower() if isinstance(said, bool) else parse_word(fields, "verdict")
+    word = str(fields["verdict"]).lower() if isinstance(fields["verdict"], bool) else parse_word(fields, "verdict")
     return (None, None) if word is None or not word.strip() else words.read(word)
 
 

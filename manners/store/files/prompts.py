@@ -262,7 +262,7 @@ def look(path: Path, mapping: Mapping[str, str]) -> Asked:
             compares = _compares(ours) if compares is None else compares
     if theirs:
         refuse_absent_columns(path, mapping, theirs)
-    reading = survey(path, mapping, None, {}) if compares else None
+    reading = survey(path, mapping, None, None) if compares else None
     notes = tuple(guesses(files) + oddities.notes()) if reading is None else reading.notes
     return Asked(path, mapping, files, frozenset(columns), reading, notes)
 

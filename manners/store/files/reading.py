@@ -48,7 +48,8 @@ class Reading:
     shape: Shape | None
     """The published data set that it is written like."""
     mapping: Mapping[str, str]
-    words: Words
+    words: Words | None
+    """None where verdicts are not read."""
     files: tuple[Layout, ...]
     there: frozenset[str]
     """The names of all fields in the file."""
@@ -160,10 +161,11 @@ class Oddities:
         return told + [f"{count} rows have {what}" for what, count in self.marks.items()]
 
 
-def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Mapping[str, Choice]) -> Reading:
+def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Mapping[str, Choice] | None) -> Reading:
     """Read a file through and return how to read it: in the format stated, or that of most of its first rows.
 
-    Raises MannersError where there is none, and where a column of the mapping, or a field it names, does not exist.
+    `words` say which word of the file is which verdict; where they are None, verdicts are not read. Raises MannersError
+    where there is no format, and where a column of the mapping, or a field it names, does not exist.
     """
     refuse_unknown_fields(mapping, KNOWN)
     files = tuple(layouts(path))
@@ -197,8 +199,8 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
     if found is Format.HH and any(speaks_for("prompt", column) for column in columns - {"chosen", "rejected"}):
         raise _stranger(path, columns, "prompt")
     shape = None if isinstance(found, Format) else next(shape for shape in SHAPES if shape.name == found)
-    by_sign = shape is None and below_zero and not words
-    meant = {**(shape.words if shape else {}), **(BY_SIGN if by_sign else {}), **words}
+    by_sign = shape is None and below_zero and words is not None and not words
+    meant = {**(shape.words if shape else {}), **(BY_SIGN if by_sign else {}), **(words or {})}
     notes = guesses(files)
     if by_sign:
         notes.append(
@@ -206,7 +208,9 @@ def survey(path: Path, mapping: Mapping[str, str], fmt: Format | None, words: Ma
         )
     notes += oddities.notes()
     form = found if isinstance(found, Format) else Format.ROWS
-    return Reading(path, form, shape, mapping, Words(meant), files, frozenset(there), tuple(notes))
+    return Reading(
+        path, form, shape, mapping, None if words is None else Words(meant), files, frozenset(there), tuple(notes)
+    )
 
 
 def _told(fields: Fields) -> Format | str | None:

@@ -158,9 +158,9 @@ def read_comparisons(
     fmt: Format | None = None,
     annotator: Annotator = IMPORTED,
     skipped: Counter[Reason] | None = None,
-    words: Mapping[str, Choice] = OURS,
+    words: Mapping[str, Choice] | None = OURS,
 ) -> Iterator[Comparison]:
-    """Yield the comparisons of a file without a store; each nameless verdict is another person's.
+    """Yield the comparisons of a file without a store; each nameless verdict is another person's (see `survey`).
 
     Raises MannersError at the first bad row; where `skipped` is given, bad rows are counted in it instead, and so is
     what a sound file may hold and no comparison comes of.
