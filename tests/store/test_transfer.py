@@ -74,17 +74,19 @@ def opinions(comparisons: list[Comparison]) -> Counter[tuple[str, ...]]:
 def test_an_open_evaluation_goes_out_blind_and_its_verdicts_find_their_way_back(
     store: Store, tmp_path: Path, name: str
 ) -> None:
-    old, new = (Response(text, author, sampling=Sampling(0.7, 8, 3)) for text, author in TWO_VERSIONS)
+    # Each version draws by a seed of its own, the same for all of its answers.
+    old, new = (Response(text, author, sampling=Sampling(0.7, 8, 770 + len(author))) for text, author in TWO_VERSIONS)
     store.add_comparisons([Comparison(PROMPT, new, old, AskedHow.EVALUATION, 0.5)])
     assert export_comparisons(store, tmp_path / name, Format.ROWS).rows == 1
     [row] = [fields for _, fields in read_rows(tmp_path / name) if isinstance(fields, dict)]
-    assert not {author for _, author in TWO_VERSIONS} & {str(value) for value in row.values()}
+    told = [str(side.sampling and side.sampling.seed) for side in (old, new)] + [author for _, author in TWO_VERSIONS]
+    assert not [value for value in row.values() if any(one in str(value) for one in told)]
 
     write_rows(tmp_path / f"said-{name}", COLUMNS[Format.ROWS], [row | {"verdict": "left", "annotator": "anna"}])
     result = import_comparisons(store, tmp_path / f"said-{name}", {}, skip_bad=False)
     assert (result.comparisons, result.verdicts) == (0, 1)
     [comparison] = store.comparisons()
-    assert (comparison.left.author, comparison.right.author) == ("policy-1", "initial")
+    assert (comparison.left, comparison.right) == (new, old)
     assert [verdict.choice for verdict in comparison.verdicts] == [Choice.LEFT]
     export_comparisons(store, tmp_path / name, Format.ROWS)
     assert "policy-1" in str(list(read_rows(tmp_path / name))), "once it is judged, the record is whole"

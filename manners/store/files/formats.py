@@ -157,9 +157,9 @@ def in_order(comparison: Comparison) -> Comparison:
 def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fields:
     """Return the row of one verdict, leaving out what `parse` assumes by itself.
 
-    A comparison of an evaluation that nobody has judged does not say who wrote what, since people may label the file.
-    Raises BadRow when the format cannot hold it: `pairs` and `hh` need a left or right, `hh` a dialogue that can be
-    read back from its transcript.
+    A comparison of an evaluation that nobody has judged does not say who wrote what, or how it was drawn, since people
+    may label the file. Raises BadRow when the format cannot hold it: `pairs` and `hh` need a left or right, `hh` a
+    dialogue that can be read back from its transcript.
     """
     fields: dict[str, Any] = {}
     sides = (comparison.left, comparison.right)
@@ -175,7 +175,9 @@ def render(comparison: Comparison, verdict: Verdict | None, fmt: Format) -> Fiel
         fields |= _render_sides(comparison.prompt, sides[0].text, sides[1].text, fmt)
     blind = verdict is None and comparison.asked_how is AskedHow.EVALUATION
     for side, response in zip(SIDES[fmt], sides, strict=True):
-        fields |= _render_response(fmt, side, replace(response, author=IMPORTED.name) if blind else response)
+        # Each version draws by a seed of its own.
+        shown = replace(response, author=IMPORTED.name, sampling=None) if blind else response
+        fields |= _render_response(fmt, side, shown)
     if comparison.asked_how is not AskedHow.IMPORTED:
         fields["asked_how"] = comparison.asked_how.value
     fields |= {"ask_probability": comparison.ask_probability, "asked_by": comparison.asked_by}
