@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from manners.errors import MannersError
@@ -60,7 +62,7 @@ def node(text: str, role: str, rank: int | None, *replies: dict[str, Any]) -> di
     return {"text": text, "role": role, "rank": rank, "lang": "en", "replies": list(replies)}
 
 
-def message(name: str, parent: str | None, text: str, role: str, rank: float | None) -> dict[str, Any]:
+def message(name: Any, parent: Any, text: str, role: str, rank: float | None) -> dict[str, Any]:
     return {"message_id": name, "parent_id": parent, "text": text, "role": role, "rank": rank, "lang": "en"}
 
 
@@ -622,3 +624,31 @@ def test_what_is_no_comparison_of_ours_is_told_with_a_mapping(
     with pytest.raises(MannersError) as caught:
         preview(path, {})
     assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "parent"), [(int, int), (int, float), (float, int), (str, float), (int, str)])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_messages_may_be_numbered_and_tables_write_whole_numbers_as_fractions(
+    tmp_path: Path, suffix: str, name: Callable[[int], Any], parent: Callable[[int], Any]
+) -> None:
+    """A column of whole numbers in which the first message has none is one of fractions to whoever writes it."""
+    rows = [
+        message(name(10), None, "Hi", "prompter", None),
+        message(name(2), parent(10), "A", "assistant", 1),
+        message(name(3), parent(10), "B", "assistant", 0),
+        message(name(4), parent(3), "More?", "prompter", None),
+        message(name(5), parent(4), "C", "assistant", 1),
+        message(name(6), parent(4), "D", "assistant", 0),
+    ]
+    path = tmp_path / f"some{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0]])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {(one.prompt[-1].text, *opinion(one)) for one in read_comparisons(path, {})}
+    assert found == {("Hi", "B", "A", ">"), ("More?", "D", "C", ">")}

@@ -41,7 +41,7 @@ def message_families(rows: Iterable[tuple[int, Fields | BadRow]]) -> Iterator[tu
             yield number, fields
             continue
         try:
-            name, parent = parse_word(fields, "message_id"), parse_word(fields, "parent_id")
+            name, parent = _name(fields, "message_id"), _name(fields, "parent_id")
             if name is None or name in known:
                 raise BadRow(Reason.VALUE, "message_id", "is missing, or another message has it too")
         except BadRow as bad:
@@ -52,14 +52,21 @@ def message_families(rows: Iterable[tuple[int, Fields | BadRow]]) -> Iterator[tu
     for parent, children in replies.items():
         if parent is not None and parent not in known:
             for child in children:
-                number = known[child["message_id"]]
+                number = known[_name(child, "message_id")]
                 yield number, BadRow(Reason.ALONE, "parent_id", "names a message that the file lacks", harmless=True)
     for root in replies[None]:
-        number = known[root["message_id"]]
+        number = known[_name(root, "message_id")]
         try:
-            yield from ((number, family) for family in _below(root, lambda one: replies.get(one["message_id"], [])))
+            below = _below(root, lambda one: replies.get(_name(one, "message_id"), []))
+            yield from ((number, family) for family in below)
         except BadRow as bad:
             yield number, bad
+
+
+def _name(fields: Fields, field: str) -> str | None:
+    """Return what a message is called; tables write whole numbers as `1.0` in a column that has none in some row."""
+    word = parse_word(fields, field)
+    return word.removesuffix(".0") if word and word[:-2].isdecimal() else word
 
 
 def _replies(message: Fields) -> list[Any]:
