@@ -13,9 +13,11 @@ from manners.store.files import answers, trees
 from manners.store.files.arrays import json_object
 from manners.store.files.columns import suggested
 from manners.store.files.messages import MOST_PYTHON, listed
+from manners.store.files.prompts import _moving
 from manners.store.files.rows import BadRow, Reason
 from manners.store.files.seen import unused
 from manners.store.files.transfer import preview
+from manners.types import Dialogue, PromptUse, Role, Turn
 from tests.growth import growth
 
 MANY = 200
@@ -131,6 +133,13 @@ def test_what_is_not_read_is_named_as_one_by_one_would_name_it() -> None:
 )
 def test_names_of_fields_take_no_square_of_their_number(size: int, work: Any) -> None:
     assert growth(work, size) < 3
+
+
+def test_prompts_to_be_divided_take_no_square_where_as_many_are_kept_already() -> None:
+    def kept(about: str, count: int) -> dict[Dialogue, PromptUse]:
+        return {(Turn(Role.USER, f"{about} {number}"),): PromptUse.EVALUATE for number in range(count)}
+
+    assert growth(lambda count: _moving(kept("of the store", count), kept("of the file", count)), 400) < 3
 
 
 def test_a_bad_row_among_the_answers_is_named_by_its_line(tmp_path: Path) -> None:

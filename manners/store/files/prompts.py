@@ -312,7 +312,8 @@ def _moving(stored: Mapping[Dialogue, PromptUse], wanted: Mapping[Dialogue, Prom
     elsewhere = {opening(dialogue): use for dialogue, use in wanted.items() if use is not PromptUse.TRAIN}
     for use, dialogues in _by_use(stored).items():
         if use is not PromptUse.TRAIN:  # what is kept already stays where it is
-            elsewhere = {first: to for first, to in elsewhere.items() if first not in set(map(opening, dialogues))}
+            kept = set(map(opening, dialogues))
+            elsewhere = {first: to for first, to in elsewhere.items() if first not in kept}
     train = _by_use(stored)[PromptUse.TRAIN]
     return {dialogue: elsewhere[first] for dialogue in train if (first := opening(dialogue)) in elsewhere}
 
