@@ -83,8 +83,10 @@ class Reading:
             "separator": " or ".join(sorted(separators - {""})),
         }
 
-    def items(self, annotator: Annotator, nameless: Nameless, endings: Endings | None = None) -> Iterator[Line]:
-        """Yield what stands in each line; each nameless verdict on a pair is another person's."""
+    def items(
+        self, annotator: Annotator, nameless: Nameless | None = None, endings: Endings | None = None
+    ) -> Iterator[Line]:
+        """Yield what stands in each line; with `nameless`, each nameless verdict on a pair is another person's."""
         rows = (
             (number, row if isinstance(row, BadRow) else Seen(renamed(row, self.mapping), self.used))
             for number, row in rows_of(self.files)
@@ -97,7 +99,8 @@ class Reading:
                 if endings is not None:
                     known = endings.known(comparison)
                     comparison = known if self.format is Format.ROWS else in_order(known)
-                if annotator.name == IMPORTED.name and parse_word(fields, "annotator") is None:
+                unnamed = annotator.name == IMPORTED.name and parse_word(fields, "annotator") is None
+                if nameless is not None and unnamed:
                     comparison = nameless.numbered(comparison)
                 yield line, comparison
             except BadRow as bad:
@@ -105,7 +108,7 @@ class Reading:
 
     def prompts(self) -> Iterator[tuple[int, Dialogue]]:
         """Yield the prompt of each row that can be read, with its number."""
-        for line, item in self.items(IMPORTED, Nameless()):
+        for line, item in self.items(IMPORTED):
             if not isinstance(item, BadRow):
                 yield line, item.prompt
 

@@ -53,7 +53,7 @@ class Preview:
     """Good rows and bad ones, or what they come to where a row holds several answers."""
     ties: int
     duplicates: int
-    """Rows that say what an earlier row of the file says."""
+    """Rows that say what an earlier row of the file says; without a name, an import takes each as another person's."""
     left_out_of_training: int
     """Comparisons about a prompt that is kept, or that the file asks about a candidate, by its opening turn."""
     unsupported_roles: int
@@ -118,7 +118,7 @@ def preview(
     openings: dict[str, str] = {}
     tried: set[str] = set()
     total = ties = duplicates = 0
-    for line, item in reading.items(annotator, Nameless()):
+    for line, item in reading.items(annotator):
         total += 1
         if isinstance(item, BadRow):
             (harmless if item.harmless else problems)[item.reason] += 1
