@@ -224,7 +224,7 @@ class ComparisonsExport(StoreCommon):
     file: File
     """A .jsonl, .csv or .parquet file."""
     format: EnumChoicesFromValues[Format] = Format.ROWS
-    """rows holds everything; pairs (prompt/chosen/rejected) and hh (transcripts) what prefers a side and may teach."""
+    """rows holds all verdicts; pairs (prompt/chosen/rejected) and hh (transcripts) those for a side that may teach."""
 
     def run(self) -> Result:
         """Write them."""

@@ -282,10 +282,10 @@ def _texts(comparison: Comparison) -> Texts:
 def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
     """Write the comparisons of the store to a file whose suffix says what it is made of.
 
-    `rows` holds everything: every verdict that was ever given, and comparisons that nobody has judged; of these, the
-    ones of an evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh`, which others train
-    on, hold the verdicts that count and prefer one side, on what may be trained on here (`never_trained_on`); the rest,
-    and in every format what was deleted, is counted by reason.
+    `rows` holds every verdict that was not taken back, and comparisons that nobody has judged; of these, the ones of an
+    evaluation do not say who wrote what (`import_comparisons` knows). `pairs` and `hh`, which others train on, hold the
+    verdicts that count and prefer one side, on what may be trained on here (`never_trained_on`). The rest is counted by
+    reason, and so is, in every format, what was deleted, and what was reported and kept away: no row says that.
     """
     if suffix_of(path) == ".txt":
         raise MannersError(f"{path} cannot hold comparisons; choose a name that ends in .csv, .jsonl or .parquet.")
@@ -296,10 +296,12 @@ def export_comparisons(store: Store, path: Path, fmt: Format) -> ExportResult:
         nonlocal written
         for comparison in store.comparisons():
             never = never_trained_on(comparison)
+            if fmt is Format.ROWS and never is not Never.DELETED:
+                never = Never.REPORTED if comparison.reported else None
             verdicts = comparison.verdicts if fmt is Format.ROWS else latest_verdicts(comparison.verdicts)
             for verdict in verdicts or (None,):
                 try:
-                    if never and (fmt is not Format.ROWS or never is Never.DELETED):
+                    if never:
                         raise BadRow(Reason.VERDICT, "", never)
                     yield render(comparison, verdict, fmt)
                     written += 1
