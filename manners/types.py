@@ -96,6 +96,11 @@ class Annotator:
         return self.kind is AnnotatorKind.AI and self.name.startswith(JUDGE)
 
     @property
+    def in_file(self) -> Annotator:
+        """Whom a file means by them: our own judges are asked here, and no file speaks for one."""
+        return replace(self, name=f"file of {self.name}") if self.is_judge else self
+
+    @property
     def key(self) -> str:
         """A text that no two annotators of one kind share."""
         return self.name if self.account is None else f"{self.account}\0{self.name}"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.orm import aliased
 
 from manners.store.annotators import annotator_id, annotator_ids, annotator_of, is_annotator
 from manners.store.tables import AnnotatorRow, ComparisonRow, VerdictRow, ViewRow, WithdrawalRow
@@ -106,23 +107,28 @@ def unknown_verdicts(
 ) -> tuple[list[tuple[int, Verdict]], int]:
     """Return the verdicts on these comparisons that are not stored yet, and how many are.
 
-    A record that was written elsewhere names no account: what it has of somebody of that name is known where an account
-    of that name has said it, and is somebody else's where none has.
+    Comparisons of the same responses in the same order, asked about in the same way, are one in a record that was
+    written elsewhere, also where they are several here. It names no account: what it has of somebody of that name is
+    known where an account of that name has said it, and is somebody else's where none has; and so with a judge of ours.
     """
+    same = aliased(ComparisonRow)
+    alike = (same.left_id == ComparisonRow.left_id) & (same.right_id == ComparisonRow.right_id)
     query = (
-        select(VerdictRow.comparison_id, AnnotatorRow.name, AnnotatorRow.kind, VerdictRow.choice, VerdictRow.created_at)
-        .join(AnnotatorRow)
-        .where(VerdictRow.comparison_id.in_(set(ids)))
+        select(ComparisonRow.id, AnnotatorRow.name, AnnotatorRow.kind, VerdictRow.choice, VerdictRow.created_at)
+        .join(same, alike & (same.asked_how == ComparisonRow.asked_how))
+        .join(VerdictRow, VerdictRow.comparison_id == same.id)
+        .join(AnnotatorRow, VerdictRow.annotator_id == AnnotatorRow.id)
+        .where(ComparisonRow.id.in_(set(ids)))
     )
     times: dict[tuple[int, Annotator, Choice], set[datetime | None]] = defaultdict(set)
     for row in connection.execute(query):
         annotator = Annotator(row.name, AnnotatorKind(row.kind))
-        times[row.comparison_id, annotator, Choice(row.choice)].add(row.created_at)
+        times[row.id, annotator.in_file, Choice(row.choice)].add(row.created_at)
     unknown: list[tuple[int, Verdict]] = []
     duplicates = 0
     for key, comparison in zip(ids, comparisons, strict=True):
         for verdict in comparison.verdicts:
-            seen = times[key, verdict.annotator, verdict.choice]
+            seen = times[key, verdict.annotator.in_file, verdict.choice]
             if verdict.created_at in seen or (seen and verdict.created_at is None):
                 duplicates += 1
             else:

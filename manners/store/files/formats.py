@@ -368,10 +368,9 @@ def _verdict(fields: Fields, choice: Choice, said: int | None, default: Annotato
         name=parse_name(fields, "annotator", default.name),
         kind=parse_member(fields, "annotator_kind", AnnotatorKind) or default.kind,
     )
-    annotator = replace(annotator, name=f"file of {annotator.name}") if annotator.is_judge else annotator
     return Verdict(
         choice=choice,
-        annotator=annotator,
+        annotator=annotator.in_file,
         strength=None if strength is None else int(strength),
         created_at=parse_moment(fields, "created_at"),
         seconds=parse_number(fields, "seconds", 0, 1e9),

@@ -75,7 +75,7 @@ def _number(annotator: Annotator, number: int) -> Annotator:
 class Endings:
     """Texts that differ only in how their lines end are one text: spreadsheets write `\\r\\n` where `\\n` was.
 
-    The store's text stands and, of those that it does not have, the first of the file.
+    The store's text stands, the very same where it has that, and of those that it does not have the first of the file.
     """
 
     def __init__(self, stored: Iterable[Comparison]) -> None:
@@ -84,16 +84,25 @@ class Endings:
         self._prompts: dict[Dialogue, Dialogue] = {}
         for comparison in stored:
             self.known(comparison)
+            self._prompts[comparison.prompt] = comparison.prompt
+            self._texts |= {side.text: side.text for side in (comparison.left, comparison.right)}
 
     def known(self, comparison: Comparison) -> Comparison:
         """Return a comparison with the texts that are known already in place of its own."""
-        plain = tuple(Turn(turn.role, _plain(turn.text)) for turn in comparison.prompt)
-        prompt = self._prompts.setdefault(plain, comparison.prompt)
+        prompt = self._prompt(comparison.prompt)
         sides = (comparison.left, comparison.right)
-        left, right = (replace(side, text=self._texts.setdefault(_plain(side.text), side.text)) for side in sides)
+        left, right = (replace(side, text=self._text(side.text)) for side in sides)
         if (prompt, left, right) == (comparison.prompt, *sides) or left.text == right.text:
             return comparison
         return replace(comparison, prompt=prompt, left=left, right=right)
+
+    def _prompt(self, said: Dialogue) -> Dialogue:
+        if said in self._prompts:
+            return self._prompts[said]
+        return self._prompts.setdefault(tuple(Turn(turn.role, _plain(turn.text)) for turn in said), said)
+
+    def _text(self, said: str) -> str:
+        return self._texts[said] if said in self._texts else self._texts.setdefault(_plain(said), said)
 
 
 def _plain(text: str) -> str:
