@@ -113,7 +113,7 @@ class PromptsImport(StoreCommon):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsExport(StoreCommon):
-    """Write the prompts to a file whose suffix says what it is made of."""
+    """Write the prompts, without those of chats and programs, to a file whose suffix says what it is made of."""
 
     file: File
     """A .jsonl, .csv, .parquet or .txt file."""

@@ -29,7 +29,7 @@ from manners.store.tables import (
     VerdictRow,
     VersionRow,
 )
-from manners.store.texts import CHAT, response_ids
+from manners.store.texts import response_ids
 from manners.store.verdicts import STANDING, insert_verdicts
 from manners.types import (
     DELETED,
@@ -196,7 +196,7 @@ class Chats:
                 raise MovedOn("the conversation has moved on: open it again and send your message once more")
             left, right = answers[0], answers[-1]
             asked = Comparison(prompt, left, right, asked_how, probability)
-            [pair] = response_ids(connection, [asked], CHAT)
+            [pair] = response_ids(connection, [asked])
             two = len(answers) == 2 and pair[0] != pair[1]
             comparison = insert_comparisons(connection, [asked], [pair])[0] if two else None
             now = datetime.now(UTC)

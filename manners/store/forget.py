@@ -33,11 +33,11 @@ from manners.store.tables import (
     TokenRow,
     VerdictRow,
 )
-from manners.store.texts import API, BROUGHT, CHAT
+from manners.store.texts import API, BROUGHT, CHAT, COMPARISONS
 from manners.store.traces import leave_traces
 from manners.types import DELETED
 
-OURS = (API, CHAT, "comparisons")
+OURS = (API, CHAT, COMPARISONS)
 """Sources of a prompt that no file of the owner's was; an older store calls what came by `/v1` `comparisons`."""
 
 

@@ -13,7 +13,7 @@ from manners.store.comparisons import insert_comparisons
 from manners.store.statements import take_turns
 from manners.store.store import Store
 from manners.store.tables import RequestRow
-from manners.store.texts import API, response_ids
+from manners.store.texts import response_ids
 from manners.store.verdicts import insert_answer, insert_verdicts
 from manners.types import Comparison, Verdict
 
@@ -80,7 +80,7 @@ def _known(connection: Connection, account: str, name: str) -> Row[RequestRow] |
 def _insert(connection: Connection, account: str, name: str, content: str, comparison: Comparison) -> int:
     take_turns(connection)
     check_accounts(connection, {int(account.removeprefix(OF_ACCOUNT))} if account.startswith(OF_ACCOUNT) else ())
-    pairs = response_ids(connection, [comparison], API)
+    pairs = response_ids(connection, [comparison])
     [key] = insert_comparisons(connection, [comparison], pairs)
     insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])
     row = {"account": account, "key": name, "content": content, "comparison_id": key, "created_at": datetime.now(UTC)}

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 from manners.store.comparisons import openings_apart
 from manners.store.records import Newest, from_messages
 from manners.store.tables import BetRow, ComparisonRow, PromptRow, ResponseRow
-from manners.store.texts import API, CHAT
+from manners.store.texts import API, CHAT, COMPARISONS
 from manners.types import DELETED, AskedHow, Dialogue, PromptUse, Role, StoredPrompt, Turn, opening
 
 TOMBSTONE: Dialogue = (Turn(Role.USER, DELETED),)
@@ -52,7 +52,7 @@ def select_private(connection: Connection, *, programs: bool) -> frozenset[Dialo
     theirs: ColumnElement[bool] = PromptRow.source.in_((CHAT, API) if programs else (CHAT,))
     if programs:
         asked = PromptRow.id.in_(_asked(AskedHow.API)) & PromptRow.id.not_in(_asked(AskedHow.IMPORTED))
-        theirs |= (PromptRow.source == "comparisons") & asked
+        theirs |= (PromptRow.source == COMPARISONS) & asked
     return frozenset(map(from_messages, connection.scalars(select(PromptRow.turns).where(theirs))))
 
 

@@ -144,8 +144,8 @@ class Store:
             take_turns(connection)
             for chunk in chunks(dialogues):
                 keys = [prompt_digest(dialogue) for dialogue in chunk]
-                wanted = {key: (dialogue, use) for key, dialogue in zip(keys, chunk, strict=True)}
-                stored = prompt_ids(connection, wanted, source)
+                wanted = [Placed(key, use, dialogue, source) for key, dialogue in zip(keys, chunk, strict=True)]
+                stored = prompt_ids(connection, wanted)
                 claim(connection, keys, source)
                 for key, dialogue in zip(keys, chunk, strict=True):
                     if stored[key][1] is not use:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +20,13 @@ CHAT = "chat"
 """Source of a prompt that nobody but people in their conversations has brought in."""
 API = "api"
 """Source of a prompt that a program has brought in by `/v1`, and nobody else before."""
+COMPARISONS = "comparisons"
+"""Source of a prompt that came with comparisons of a file, or that was asked about here."""
 GONE = "deleted "
 """With what the digest begins of a text that was deleted."""
-BROUGHT = frozenset({AskedHow.IMPORTED, AskedHow.API})
-"""Comparisons whose prompt came from outside; all others are opened here, on words that are there already."""
+BROUGHT = {AskedHow.IMPORTED: COMPARISONS, AskedHow.API: API}
+"""Comparisons whose prompt came from outside, with its source; all others are opened here, on words that are there."""
+_IN_CHATS = {AskedHow.CHAT, AskedHow.CANDIDATE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +48,27 @@ class Placed:
 def place_prompts(connection: Connection, prompts: Sequence[Placed]) -> None:
     """Store those of these prompts that are new, and give each the use that it is to have, whatever it has."""
     for some in chunks(prompts):
-        for source in {one.source for one in some if not one.moves}:
-            ours = [one for one in some if one.source == source]
-            new = {one.digest: (one.dialogue, one.use) for one in ours if one.dialogue is not None}
-            prompt_ids(connection, new, source)
-            claim(connection, new, source)
+        new = [one for one in some if not one.moves]
+        prompt_ids(connection, new)
+        for source in {one.source for one in new} - {CHAT}:
+            claim(connection, [one.digest for one in new if one.source == source], source)
         for use in PromptUse:
             theirs = PromptRow.digest.in_([one.digest for one in some if one.use is use])
             connection.execute(update(PromptRow).where(theirs, PromptRow.use != use.value).values(use=use.value))
 
 
-def prompt_ids(
-    connection: Connection, prompts: Mapping[str, tuple[Dialogue, PromptUse]], source: str
-) -> dict[str, tuple[int, PromptUse]]:
-    """Return id and use of each prompt by digest; those that are new enter with the use given here."""
+def prompt_ids(connection: Connection, prompts: Collection[Placed]) -> dict[str, tuple[int, PromptUse]]:
+    """Return id and use of each prompt by digest; those that are new enter with the use and the source given here."""
     now = datetime.now(UTC)
     rows = [
-        {"digest": key, "turns": to_messages(dialogue), "use": use.value, "source": source, "created_at": now}
-        for key, (dialogue, use) in prompts.items()
+        {"digest": one.digest, "turns": to_messages(one.dialogue), "use": one.use.value, "source": one.source}
+        for one in prompts
+        if one.dialogue is not None
     ]
-    insert_new(connection, PromptRow, rows)
-    query = select(PromptRow.digest, PromptRow.id, PromptRow.use).where(PromptRow.digest.in_(prompts))
-    return {row.digest: (row.id, PromptUse(row.use)) for row in connection.execute(query)}
+    insert_new(connection, PromptRow, [row | {"created_at": now} for row in rows])
+    wanted = PromptRow.digest.in_({one.digest for one in prompts})
+    rows_there = connection.execute(select(PromptRow.digest, PromptRow.id, PromptRow.use).where(wanted))
+    return {row.digest: (row.id, PromptUse(row.use)) for row in rows_there}
 
 
 def claim(connection: Connection, digests: Iterable[str], source: str) -> None:
@@ -105,20 +109,33 @@ def response_digest(prompt: str, response: Response) -> str:
     return digest(prompt, response.text, response.author, response.finish_reason.value, sampling)
 
 
-def response_ids(
-    connection: Connection, comparisons: Sequence[Comparison], source: str = "comparisons"
-) -> list[tuple[int, int]]:
+def source_of(asked: AbstractSet[AskedHow], file: str = COMPARISONS) -> str:
+    """Return where a new prompt comes from that was asked about in these ways: a `file`, a program, or a conversation.
+
+    A record that was written elsewhere holds people's conversations too, and they stay theirs.
+    """
+    if AskedHow.IMPORTED in asked:
+        return file
+    if AskedHow.API in asked:
+        return API
+    return CHAT if asked & _IN_CHATS else file
+
+
+def response_ids(connection: Connection, comparisons: Sequence[Comparison]) -> list[tuple[int, int]]:
     """Return the ids of the left and the right response of each comparison, storing the prompts and texts that are new.
 
-    A new prompt comes from `source`, and may be trained on unless its comparison belongs to an evaluation.
+    A new prompt may be trained on unless its comparison belongs to an evaluation; `source_of` says where it comes from.
     """
     keys = [prompt_digest(comparison.prompt) for comparison in comparisons]
     uses = {AskedHow.EVALUATION: PromptUse.EVALUATE}
-    prompts: dict[str, tuple[Dialogue, PromptUse]] = {}
-    for key, comparison in zip(keys, comparisons, strict=True):
-        prompts.setdefault(key, (comparison.prompt, uses.get(comparison.asked_how, PromptUse.TRAIN)))
-    stored = prompt_ids(connection, prompts, source)
-    claim(connection, {key for key, c in zip(keys, comparisons, strict=True) if c.asked_how in BROUGHT}, source)
+    prompts: dict[str, Placed] = {}
+    asked: defaultdict[str, set[AskedHow]] = defaultdict(set)
+    for key, one in zip(keys, comparisons, strict=True):
+        prompts.setdefault(key, Placed(key, uses.get(one.asked_how, PromptUse.TRAIN), one.prompt))
+        asked[key].add(one.asked_how)
+    stored = prompt_ids(connection, [replace(one, source=source_of(asked[key])) for key, one in prompts.items()])
+    for how, source in BROUGHT.items():
+        claim(connection, [key for key, hows in asked.items() if how in hows], source)
     pairs = []
     rows: dict[str, Mapping[str, Any]] = {}
     now = datetime.now(UTC)

@@ -32,7 +32,7 @@ from manners.reward.verdicts import label
 from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store, gold
 from manners.store.files.formats import Format
-from manners.store.files.prompts import TRIED, export_prompts
+from manners.store.files.prompts import PRIVATE, TRIED, export_prompts
 from manners.store.files.transfer import export_comparisons, import_comparisons, preview
 from manners.store.never import Never
 from manners.store.records import VersionRecord
@@ -390,8 +390,8 @@ def test_what_was_asked_about_a_candidate_is_in_no_file_to_train_on_whatever_bec
         written = export_comparisons(alone.store, tmp_path / f"{fmt}.jsonl", fmt)
         assert written.left_out == {Never.CANDIDATE: 3, Never.GOLD: 1, Never.KEPT: 1}
         assert "andidate" not in (tmp_path / f"{fmt}.jsonl").read_text("utf-8")
-    # One prompt begins as one does that was asked about a candidate.
-    for use, count, gone in ((PromptUse.TRAIN, 1, {TRIED: 4}), (None, 5, {})):
+    # Three are from chats, and one of the others begins as one does that was asked about a candidate.
+    for use, count, gone in ((PromptUse.TRAIN, 1, {PRIVATE: 3, TRIED: 1}), (None, 2, {PRIVATE: 3})):
         exported = export_prompts(alone.store, tmp_path / "p.jsonl", use)
         assert (exported.rows, exported.left_out) == (count, gone)
     export_comparisons(alone.store, tmp_path / "rows.jsonl", Format.ROWS)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select
@@ -17,18 +17,19 @@ from manners.store.files.containers import Layout, guesses
 from manners.store.files.exchanges import MESSAGE_FIELDS, PROMPT_FIELDS, parse_asked
 from manners.store.files.fields import prompt_text
 from manners.store.files.formats import IMPORTED, detect
-from manners.store.files.nameless import Nameless
 from manners.store.files.reading import KNOWN, Oddities, Reading, complaint, survey
 from manners.store.files.rowfiles import layouts, rows_of, suffix_of, write_rows
 from manners.store.files.rows import BadRow, Fields, Reason
 from manners.store.files.shapes import shape_of
 from manners.store.files.transfer import SKIP, ExportResult
+from manners.store.never import Never
+from manners.store.prompts import TOMBSTONE, select_private
 from manners.store.records import from_messages
 from manners.store.staging import decided
 from manners.store.store import Store
 from manners.store.tables import PromptRow, VersionRow
-from manners.store.texts import Placed, prompt_digest
-from manners.types import VERSUS, Dialogue, PromptUse, opening
+from manners.store.texts import Placed, prompt_digest, source_of
+from manners.types import VERSUS, AskedHow, Dialogue, PromptUse, opening
 
 PROMPT_COLUMNS: dict[str, type] = {"prompt": str}
 TRIES = 5
@@ -38,6 +39,9 @@ Shares = Mapping[PromptUse, float]
 TRIED = "asked to compare a candidate: for evaluation, and not to train on"
 STRICTER = "begins as a prompt for a stricter use does"
 """Why a prompt is in no file of its use."""
+PRIVATE = "brought in by people in their conversations, or by programs, and by nobody else"
+UNREADABLE = "not read back as it is: it has a turn without words"
+"""Why a prompt is in no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class Asked:
     comparisons: Reading | None
     """How its comparisons are read, where it holds such and the prompts are taken out of them."""
     notes: tuple[str, ...]
+    asked: defaultdict[Dialogue, set[AskedHow]] = field(default_factory=lambda: defaultdict(set))
+    """How the prompts of its comparisons were asked about, which grows as rows are read."""
 
     @property
     def taken_from(self) -> str:
@@ -95,9 +101,12 @@ class Asked:
     def items(self) -> Iterator[tuple[int, Dialogue | BadRow]]:
         """Yield the prompt of each row with its number; what no prompt comes of for a good reason is passed over."""
         if self.comparisons is not None:
-            for line, one in self.comparisons.items(IMPORTED, Nameless()):
-                if not isinstance(one, BadRow) or not one.harmless:
-                    yield line, one if isinstance(one, BadRow) else one.prompt
+            for line, one in self.comparisons.items(IMPORTED):
+                if not isinstance(one, BadRow):
+                    self.asked[one.prompt].add(one.asked_how)
+                    yield line, one.prompt
+                elif not one.harmless:
+                    yield line, one
             return
         for line, fields in rows_of(self.files):
             try:
@@ -167,7 +176,7 @@ def import_prompts(
     kept = store.kept_openings()
     for _ in range(TRIES):
         plan = _plan(store, distinct, shares, skip_known)
-        if store.place_prompts(plan.placed(path.name), plan.holds):
+        if store.place_prompts(plan.placed(asked), plan.holds):
             break
     else:
         raise Unavailable(f"others have brought in prompts of {path} at the same time, {TRIES} times: run it again")
@@ -206,12 +215,11 @@ class _Plan:
     is_trained: bool
     """Whether there was a version."""
 
-    def placed(self, source: str) -> list[Placed]:
+    def placed(self, file: Asked) -> list[Placed]:
         """Return what is to be written: the file's prompts, and those that move."""
-        ours = {
-            dialogue: self.moving.get(dialogue, self.stored.get(dialogue, use)) for dialogue, use in self.wanted.items()
-        }
-        new = [Placed(prompt_digest(dialogue), use, dialogue, source) for dialogue, use in ours.items()]
+        ours = {one: self.moving.get(one, self.stored.get(one, use)) for one, use in self.wanted.items()}
+        sources = {one: source_of(file.asked[one], file.path.name) for one in ours}
+        new = [Placed(prompt_digest(one), use, one, sources[one]) for one, use in ours.items()]
         return new + [Placed(prompt_digest(dialogue), to) for dialogue, to in self.moving.items()]
 
     def holds(self, connection: Connection) -> bool:
@@ -357,23 +365,33 @@ def _left_out(store: Store, kept: frozenset[str]) -> int:
 def export_prompts(store: Store, path: Path, use: PromptUse | None = None) -> ExportResult:
     """Write the prompts of one use, or of all, to a file; `.txt` holds single lines only.
 
-    Of one use, what begins as a prompt of a stricter one does is left out and counted, and of those to train on what
-    begins as one does that was asked about a candidate.
+    Left out and counted is what was deleted, what people's conversations or programs alone have brought in, and what no
+    import would read back. Of one use, so is what begins as a prompt of a stricter one does, and of those to train on
+    what begins as one does that was asked about a candidate.
     """
-    dialogues = [prompt.dialogue for prompt in store.prompts(use)]
-    left_out = Counter[str]()
-    if use is not None:
-        with store.read() as connection:
-            stricter = stricter_openings(connection, use)
-            tried = tried_openings(connection) if use is PromptUse.TRAIN else frozenset[str]()
-        openings = [opening(dialogue) for dialogue in dialogues]
-        left_out.update(STRICTER if one in stricter else TRIED for one in openings if one in stricter | tried)
-        dialogues = [d for d, one in zip(dialogues, openings, strict=True) if one not in stricter | tried]
-    texts = [prompt_text(dialogue) for dialogue in dialogues]
-    if suffix_of(path) == ".txt" and not all(map(_fits_a_line, dialogues)):
+    with store.read() as connection:
+        private = select_private(connection, programs=True)
+        stricter = frozenset[str]() if use is None else stricter_openings(connection, use)
+        tried = tried_openings(connection) if use is PromptUse.TRAIN else frozenset[str]()
+
+    def why_not(one: Dialogue) -> str:
+        theirs = Never.DELETED if one == TOMBSTONE else PRIVATE if one in private else ""
+        apart = STRICTER if opening(one) in stricter else TRIED if opening(one) in tried else ""
+        return theirs or apart or ("" if _is_read_back(one) else UNREADABLE)
+
+    told = [(prompt.dialogue, why_not(prompt.dialogue)) for prompt in store.prompts(use)]
+    written = [dialogue for dialogue, why in told if not why]
+    if suffix_of(path) == ".txt" and not all(map(_fits_a_line, written)):
         raise MannersError(f"{path} cannot hold prompts of several lines or turns; choose a name that ends in .jsonl.")
-    write_rows(path, PROMPT_COLUMNS, ({"prompt": text} for text in texts))
-    return ExportResult(len(texts), dict(left_out))
+    write_rows(path, PROMPT_COLUMNS, ({"prompt": prompt_text(dialogue)} for dialogue in written))
+    return ExportResult(len(written), dict(Counter(why for _, why in told if why)))
+
+
+def _is_read_back(dialogue: Dialogue) -> bool:
+    try:
+        return parse_asked({"prompt": prompt_text(dialogue)}) == dialogue
+    except BadRow:
+        return False
 
 
 def _fits_a_line(dialogue: Dialogue) -> bool:
