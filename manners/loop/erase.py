@@ -120,7 +120,7 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
     if workspace.url is not None:
         facts["out_of_reach"] = "the server's write-ahead log, its archives, replicas, dumps and what it logs"
     elif not done:
-        facts["next"] = "another program holds the database: run `manners forget` again when it has ended"
+        facts["next"] = "another program holds the database: `manners serve` writes it anew when it begins and ends"
     return facts
 
 
