@@ -114,6 +114,8 @@ def forget_person(workspace: Workspace, store: Store, name: str, user: str | Non
         "runs_dropped": swept.runs,
         "database_written_anew": done,
     }
+    if gone.unnamed:
+        facts["unnamed"] = gone.unnamed
     if swept.failed:
         facts["failed"] = swept.failed
         facts["remedy"] = "words may still be in what `failed` names, and nobody knows them any more: remove it"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, Row, Text, cast, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, literal, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from manners.errors import MannersError
@@ -56,6 +56,8 @@ class Forgotten:
     """Those that may have learned from verdicts on them."""
     texts: frozenset[str] = field(repr=False)
     """The words themselves, to be looked for in files."""
+    unnamed: int = 0
+    """Where one user was: pairs of the account that may be theirs: no user was named, and nobody has judged them."""
 
 
 def forget(store: Store, name: str, user: str | None = None, by: int | None = None) -> Forgotten:
@@ -113,6 +115,8 @@ def keys_of(store: Store, name: str, user: str | None = None) -> tuple[str, list
         Accounts(store).disable(name)
     with store.read() as connection:
         people = _people(connection, account, user)
+        if user is not None and not people and not _requests(connection, account, people, user):
+            raise MannersError(f"no user {user} of {account.name} was asked or has answered here; check the name")
         open_ones = ConversationRow.annotator_id.in_(people), ConversationRow.deleted_at.is_(None)
         return key_of(account), list(connection.execute(select(ConversationRow.key).where(*open_ones)).scalars())
 
@@ -126,19 +130,21 @@ def forgotten(store: Store) -> list[str]:
 
 def _forget(connection: Connection, account: Row[AccountRow], user: str | None, by: int | None) -> Forgotten:
     people = _people(connection, account, user)
-    requests = _requests(connection, account.id, None if user is None else people)
+    requests = _requests(connection, account, people, user)
     found = _delete(connection, people, requests)
     staging.throw_away(connection, found[-1])
     _rename(connection, AnnotatorRow.id, people, AnnotatorRow.name)
+    theirs = RequestRow.account == requester(account.id)
+    named = theirs if user is None else theirs & (RequestRow.user == user)
+    connection.execute(update(RequestRow).where(named).values(user=None))
     if user is None:
         _rename(connection, AccountRow.id, [account.id], AccountRow.name)
         connection.execute(update(AccountRow).where(AccountRow.id == account.id).values(password_hash=None))
         connection.execute(update(TokenRow).where(TokenRow.account_id == account.id).values(label=""))
-        theirs = RequestRow.account == requester(account.id)
         connection.execute(update(RequestRow).where(theirs).values(key=_tombstone(RequestRow.id)))
     note(connection, Deed(Event.ACCOUNT_FORGOTTEN, by, about=f"account {account.id}"))
     leave_traces(connection)
-    return Forgotten(account.id, len(people), *found)
+    return Forgotten(account.id, len(people), *found, unnamed=0 if user is None else _unnamed(connection, theirs))
 
 
 def _account(store: Store, name: str) -> Row[AccountRow]:
@@ -152,24 +158,28 @@ def _account(store: Store, name: str) -> Row[AccountRow]:
 def _people(connection: Connection, account: Row[AccountRow], user: str | None) -> set[int]:
     """Return the annotators that an account is, with the users of its programs, or one of these alone.
 
-    By the account's id: whom a file calls the same is somebody else. Raises MannersError where there is no such user.
+    By the account's id: whom a file calls the same is somebody else.
     """
     who = AnnotatorRow.account_id == account.id
     if user is not None:
         who &= AnnotatorRow.name == f"{account.name}{SEPARATOR}{user}"
-    people = set(connection.execute(select(AnnotatorRow.id).where(who)).scalars())
-    if user is not None and not people:
-        raise MannersError(f"no user {user} of {account.name} has given a verdict here; check the name")
-    return people
+    return set(connection.execute(select(AnnotatorRow.id).where(who)).scalars())
 
 
-def _requests(connection: Connection, account: int, people: set[int] | None) -> set[int]:
-    """Return the comparisons that came by `/v1` under an account, or those of some of its users alone."""
-    query = select(RequestRow.comparison_id).where(RequestRow.account == requester(account))
-    if people is not None:
-        given = select(VerdictRow.comparison_id).where(VerdictRow.annotator_id.in_(people))
-        query = query.where(RequestRow.comparison_id.in_(given))
+def _requests(connection: Connection, account: Row[AccountRow], people: set[int], user: str | None) -> set[int]:
+    """Return the comparisons that came by `/v1` under an account, or those that one user was asked or has judged."""
+    query = select(RequestRow.comparison_id).where(RequestRow.account == requester(account.id))
+    if user is not None:
+        judged = select(VerdictRow.comparison_id).where(VerdictRow.annotator_id.in_(people))
+        query = query.where(RequestRow.comparison_id.in_(judged) | (RequestRow.user == user))
     return set(connection.execute(query).scalars())
+
+
+def _unnamed(connection: Connection, theirs: ColumnElement[bool]) -> int:
+    """Count the pairs of some requests that have words still, and of which nobody knows whose."""
+    judged = select(VerdictRow.id).where(VerdictRow.comparison_id == RequestRow.comparison_id).exists()
+    open_ones = theirs & RequestRow.user.is_(None) & (RequestRow.content != DELETED) & ~judged
+    return connection.execute(select(func.count()).select_from(RequestRow).where(open_ones)).scalar_one()
 
 
 def _delete(

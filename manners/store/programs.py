@@ -41,11 +41,14 @@ class Programs:
         """Keep them in a store."""
         self._store = store
 
-    def open(self, account: str, comparison: Comparison) -> str:
-        """Store a comparison that is being shown; return the name under which its verdict may come. Raises Disabled."""
+    def open(self, account: str, comparison: Comparison, user: str | None = None) -> str:
+        """Store a comparison that is being shown to a user; return the name under which its verdict may come.
+
+        Raises Disabled.
+        """
         name = f"pair_{secrets.token_urlsafe(18)}"
         with self._store.write() as connection:
-            _insert(connection, account, name, "", comparison)
+            _insert(connection, account, name, "", comparison, user)
         return name
 
     def judge(self, account: str, name: str, verdict: Verdict) -> None:
@@ -77,12 +80,14 @@ def _known(connection: Connection, account: str, name: str) -> Row[RequestRow] |
     return connection.execute(query).first()
 
 
-def _insert(connection: Connection, account: str, name: str, content: str, comparison: Comparison) -> int:
+def _insert(
+    connection: Connection, account: str, name: str, content: str, comparison: Comparison, user: str | None = None
+) -> int:
     take_turns(connection)
     check_accounts(connection, {int(account.removeprefix(OF_ACCOUNT))} if account.startswith(OF_ACCOUNT) else ())
     pairs = response_ids(connection, [comparison])
     [key] = insert_comparisons(connection, [comparison], pairs)
     insert_verdicts(connection, [(key, verdict) for verdict in comparison.verdicts])
-    row = {"account": account, "key": name, "content": content, "comparison_id": key, "created_at": datetime.now(UTC)}
-    connection.execute(insert(RequestRow), row)
+    row = {"account": account, "key": name, "content": content, "comparison_id": key, "user": user}
+    connection.execute(insert(RequestRow), row | {"created_at": datetime.now(UTC)})
     return key

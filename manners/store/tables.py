@@ -257,7 +257,8 @@ class MessageRow(Table):
 class RequestRow(Table):
     """What a program sent under a key of its own choice: sent again, it is the same comparison.
 
-    `account` is `account N`, or `local` where there are no accounts.
+    `account` is `account N`, or `local` where there are no accounts; `user` whose words they are, as the program said
+    when it asked for two answers.
     """
 
     __tablename__ = "requests"
@@ -267,6 +268,7 @@ class RequestRow(Table):
     content: Mapped[str]
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
     created_at: Mapped[datetime]
+    user: Mapped[str | None]
 
 
 class AccountRow(Table):

@@ -136,7 +136,11 @@ class _Ask:
         )
         comparison = Comparison(wanted.prompt, left, right, AskedHow.API, self.probability)
         pair = await to_thread.run_sync(
-            Programs(self.site.store).open, self.account, comparison, limiter=self.site.limits.writing
+            Programs(self.site.store).open,
+            self.account,
+            comparison,
+            reply.body.user or None,
+            limiter=self.site.limits.writing,
         )
         return {"x_pair": {"pair_id": pair, "order": [0, 1]}}
 

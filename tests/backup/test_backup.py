@@ -301,7 +301,7 @@ def test_an_older_backup_leaves_no_copy_with_the_words_behind(local: Workspace, 
     with closing(sqlite3.connect(place / "store.db")) as older:
         older.executescript(
             "DROP TABLE staged; DROP TABLE imports; ALTER TABLE bets DROP COLUMN upto;"
-            " ALTER TABLE comparisons DROP COLUMN asked_by;"
+            " ALTER TABLE comparisons DROP COLUMN asked_by; ALTER TABLE requests DROP COLUMN user;"
             " UPDATE alembic_version SET version_num = '0007'"
         )
     manifest = json.loads((place / "backup.json").read_text())

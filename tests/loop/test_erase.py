@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ from manners.store.accounts import Accounts
 from manners.store.chats import Chats
 from manners.store.flags import FlagReason, raise_flag
 from manners.store.forget import forget
+from manners.store.programs import Programs, requester
 from manners.store.tables import StagedRow
 from manners.store.tokens import TokenUse
 from manners.types import (
@@ -186,6 +188,38 @@ def test_after_forget_no_byte_of_the_workspace_says_it(root: Path, capfd: pytest
     assert main(["log", "--workspace", str(root), "--json"]) == 0
     [line] = json.loads(capfd.readouterr().out)["log"]
     assert line["event"] == "account_forgotten"
+
+
+def test_where_another_program_holds_the_database_what_is_said_to_write_it_anew_does(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(traces, "PATIENCE_SECONDS", 0.05)
+    with closing(sqlite3.connect(root / "store.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM prompts").fetchone()
+        assert main(["forget", "anna", "--workspace", str(root), "--json"]) == 0
+        assert found(root), "as the reader still sees it"
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["database_written_anew"] is False and "`manners serve` writes it anew when it begins" in facts["next"]
+    assert is_due(root)
+    monkeypatch.setattr("manners.web.server.serve", lambda *_, **__: None)
+    assert main(["serve", "--workspace", str(root)]) == 0
+    assert not is_due(root)
+    assert found(root) == [] and found(root, "anna") == []
+
+
+def is_due(root: Path) -> bool:
+    """Whether the database is still to be written anew."""
+    with closing(Store.open(root / "store.db")) as store:
+        return traces.has_traces(store._engine)
+
+
+def test_forgetting_one_user_says_how_many_pairs_may_be_theirs(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with closing(Store.open(root / "store.db")) as store:
+        asked = Comparison((Turn(Role.USER, "?"),), Response("a", "x"), Response("b", "x"), AskedHow.API)
+        Programs(store).open(requester(person(store, "anna").account), asked)
+    assert main(["forget", "anna", "--user", "u1", "--workspace", str(root), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["unnamed"] == 1
 
 
 def die(root: Path) -> None:

@@ -310,6 +310,41 @@ def test_one_user_of_a_program_is_forgotten_and_the_program_goes_on(store: Store
         forget(store, "anna", "nobody")
 
 
+def opened(store: Store, words: str, user: str | None) -> str:
+    """A pair as `X-Ask-Preference` opens it, that nobody has judged yet."""
+    sides = Response(f"{words} left", "gpt"), Response(f"{words} right", "gpt")
+    asked = Comparison((Turn(Role.USER, f"{words} prompt"),), *sides, AskedHow.API)
+    return Programs(store).open(requester(person(store, "anna").account), asked, user)
+
+
+def test_what_a_user_was_asked_and_did_not_judge_goes_with_them_and_what_is_of_nobody_is_counted(
+    store: Store, people: Accounts
+) -> None:
+    opened(store, SECRET, "zed.7")
+    pair = opened(store, f"{SECRET}, once more", "zed.7")
+    Programs(store).judge(requester(person(store, "anna").account), pair, Verdict(Choice.TIE, person(store, "anna")))
+    for words, user in (("hello", "yve"), ("whose", None), ("whose too", None)):
+        opened(store, words, user)
+    judged = opened(store, "answered", None)
+    by_yve = Verdict(Choice.LEFT, person(store, "anna", "yve"))
+    Programs(store).judge(requester(person(store, "anna").account), judged, by_yve)
+    gone = forget(store, "anna", "zed.7")
+    left = everything(store)
+    assert SECRET not in left and "zed.7" not in left
+    assert all(f"{words} left" in left for words in ("hello", "whose", "whose too", "answered"))
+    assert (len(gone.comparisons), gone.unnamed) == (2, 2)
+    with pytest.raises(MannersError, match=r"no user zed\.7 of anna"):
+        forget(store, "anna", "zed.7")
+    assert forget(store, "anna", "yve").unnamed == 2 and "hello" not in everything(store)
+    assert forget(store, "anna").unnamed == 0 and "whose" not in everything(store)
+
+
+def test_with_an_account_the_names_go_that_its_programs_gave(store: Store, people: Accounts) -> None:
+    opened(store, SECRET, "zed.7")
+    forget(store, "anna")
+    assert SECRET not in everything(store) and "zed.7" not in everything(store)
+
+
 def test_somebody_stays_owner_and_strangers_are_named(store: Store, people: Accounts) -> None:
     with pytest.raises(MannersError, match="olga is the only owner"):
         forget(store, "olga")

@@ -22,6 +22,8 @@ from manners.cli import main
 from manners.errors import MannersError
 from manners.reward.drawing import draw_weight
 from manners.store import Outcome, Round, Store, VersionRecord, schema, views
+from manners.store.programs import Programs
+from manners.store.tables import RequestRow
 from manners.types import (
     Annotator,
     AnnotatorKind,
@@ -320,6 +322,30 @@ def test_bets_of_before_do_not_know_up_to_which_verdict_they_were_placed(databas
     leave(database, "0004", ASKED, bets=[placed])
     with closing(Store.open(database)) as store:
         assert store.comparisons()[0].bets == (Bet(AnnotatorKind.HUMAN, 0.5, 2, None),)
+
+
+def test_of_pairs_of_before_nobody_knows_whose_words_they_hold_and_back_there_of_none(database: str) -> None:
+    sent = {"account": "local", "key": "k1", "content": "", "comparison_id": 1, "created_at": NOON}
+    leave(database, "0010", ASKED, requests=[sent])
+    [known] = asked_for(database)
+    assert known == ("k1", None)
+    with closing(Store.open(database)) as store:
+        [one] = store.comparisons()
+        Programs(store).open("local", replace(one, asked_how=AskedHow.API), "u-7")
+    assert [user for _, user in asked_for(database)] == [None, "u-7"]
+    engine = schema.connect(schema.to_url(database))
+    with engine.begin() as connection:
+        command.downgrade(configured(connection), "0010")
+        assert "user" not in {column["name"] for column in inspect(connection).get_columns("requests")}
+    engine.dispose()
+    assert [user for _, user in asked_for(database)] == [None, None], "two pairs are there"
+
+
+def asked_for(database: str) -> list[tuple[str, str | None]]:
+    """The key and the user of each request, by id."""
+    query = select(RequestRow.key, RequestRow.user).order_by(RequestRow.id)
+    with closing(Store.open(database)) as store, store.read() as connection:
+        return [(row.key, row.user) for row in connection.execute(query)]
 
 
 def test_views_of_before_and_what_answers_them_stay_where_what_a_reward_model_chose_may_be_drawn(database: str) -> None:

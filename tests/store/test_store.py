@@ -71,7 +71,7 @@ EXPECTED = {
     "imports": "id decided touched_at comparisons verdicts duplicates",
     "messages": "id conversation_id text response_id comparison_id created_at",
     "prompts": "id digest turns use source created_at",
-    "requests": "id account key content comparison_id created_at",
+    "requests": "id account key content comparison_id created_at user",
     "responses": "id prompt_id digest text author finish_reason sampling created_at",
     "rounds": "id policy_id reward_id outcome metrics created_at",
     "staged": "id import_id content",

@@ -83,7 +83,7 @@ def test_a_stream_whose_comparison_cannot_be_stored_says_so(
 ) -> None:
     """It has begun as one that is all right; broken off without a word, its client would wait for the pair."""
 
-    def refuse(self: Programs, account: str, comparison: Comparison) -> str:
+    def refuse(self: Programs, account: str, comparison: Comparison, user: str | None) -> str:
         raise error
 
     monkeypatch.setattr(Programs, "open", refuse)

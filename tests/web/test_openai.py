@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from openai.types.chat import ChatCompletionMessageParam
+from sqlalchemy import select
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
@@ -27,6 +28,7 @@ from manners.models.requests import Phase
 from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.store.tables import RequestRow
 from manners.store.tokens import TokenUse
 from manners.types import AccountRole, Annotator, AnnotatorKind, AskedHow, Choice, Comparison
 from manners.web.app import create_app
@@ -220,15 +222,18 @@ def test_two_answers_open_a_comparison_and_feedback_answers_it(served: Served, s
     before = len(stored(served))
     headers = {"X-Ask-Preference": "1", "X-Ask-Probability": "0.25"}
     if streamed:
-        *pieces, last = list(ask(served, n=2, stream=True, extra_headers=headers, model="initial"))
+        *pieces, last = list(ask(served, n=2, stream=True, extra_headers=headers, model="initial", user="u1"))
         pair = last.model_extra["x_pair"]
         models = {p.model for p in [*pieces, last]}
     else:
-        reply = ask(served, n=2, extra_headers=headers, model="initial")
+        reply = ask(served, n=2, extra_headers=headers, model="initial", user="u1")
         pair = reply.model_extra["x_pair"]
         models = {reply.model}
     assert models == {"manners"}  # nothing says who wrote them
     assert len(stored(served)) == before + 1 and not stored(served)[-1].verdicts
+    with served.store.read() as connection:
+        whose = connection.execute(select(RequestRow.user).where(RequestRow.key == pair["pair_id"])).scalar_one()
+    assert whose == "u1", "so that the words can go with them"
     body = {"pair_id": pair["pair_id"], "choice": "right", "user": "u1", "reasons": ["clear"], "strength": 2}
     assert served.post("feedback", body).json() == {
         "object": "feedback",
