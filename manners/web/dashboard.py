@@ -59,7 +59,7 @@ async def promote(
     by = gate.HERE if visitor.account is None else f"account {visitor.account}"
     await to_thread.run_sync(gate.promote, site.workspace, version, override.strip() or None, by)
     await noted(request, Event.PROMOTED, f"version {version}")
-    site.engine.load(version)
+    site.engine.load(site.workspace.current_policy())  # which may have been rolled back meanwhile
     return RedirectResponse(f"{site.prefix}/dashboard", 303)
 
 

@@ -85,10 +85,11 @@ def serve(
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         seats = settings.serve.seats
+        version = trial.against if trial else workspace.current_policy()
         engine = upstream or Engine(
             workspace.root,
             settings.model,
-            trial.against if trial else workspace.current_policy(),
+            version,
             seats,
             beside=trial.beside(seats) if trial else None,
         )
@@ -103,7 +104,7 @@ def serve(
         engine.start()
         ended = threading.Event()
         _keep_tried(workspace, store)
-        threading.Thread(target=follow_promotions, args=(workspace, engine, ended), daemon=True).start()
+        threading.Thread(target=follow_promotions, args=(workspace, engine, ended, version), daemon=True).start()
         threading.Thread(target=schedule.follow, args=(workspace, settings.backup, ended), daemon=True).start()
         try:
             # Not before all is ready: an interrupt that comes while it is made may be lost in a destructor.
@@ -212,9 +213,11 @@ def _host_of(url: str) -> str:
     return parts.hostname
 
 
-def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.Event) -> None:
-    """Serve whatever policy is promoted, also by another process, until the event is set."""
-    seen = workspace.current_policy()
+def follow_promotions(workspace: Workspace, engine: Generator, ended: threading.Event, seen: str) -> None:
+    """Serve whatever policy is promoted, also by another process, until the event is set.
+
+    `seen` is the version that the engine was given: another one may have been promoted since.
+    """
     while not ended.wait(LOOK_EVERY):
         # While the file that says so is damaged, the policy that was promoted before goes on.
         with suppress(MannersError):

@@ -6,7 +6,9 @@ import json
 import re
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
+import pytest
 from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
@@ -30,6 +32,8 @@ from manners.types import (
     Verdict,
     VersionKind,
 )
+from manners.web import dashboard
+from manners.web import site as site_module
 from manners.web.app import create_app
 from manners.web.site import Site
 from manners.workspace import Workspace
@@ -150,6 +154,27 @@ def test_an_owner_promotes_and_rolls_back(alone: Place) -> None:
     assert (workspace.current_policy(), engine.state.version) == ("initial", "initial")
     wrong = owner.post("/dashboard/promote", data={"version": "policy-9"})
     assert wrong.status_code == 400 and "no policy policy-9" in wrong.json()["error"]["message"]
+
+
+def test_a_rollback_that_comes_before_the_promotion_is_through_is_what_is_served(
+    alone: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another process, while the page's promotion is being put on record."""
+    fill(alone)
+    engine = Scripted()
+    owner = client(alone, AccountRole.OWNER, engine)
+    workspace = Workspace.open(alone.folder)
+    version(workspace, "policy-1")
+    record = site_module.noted
+
+    async def meanwhile(*given: Any, **named: Any) -> None:
+        workspace.roll_back()
+        await record(*given, **named)
+
+    monkeypatch.setattr(dashboard, "noted", meanwhile)
+    reason = {"version": "policy-1", "override": "read all of its answers"}
+    assert owner.post("/dashboard/promote", data=reason).status_code == 303
+    assert (workspace.current_policy(), engine.state.version) == ("initial", "initial")
 
 
 def test_promotion_asks_first_and_says_whether_the_version_was_evaluated(alone: Place) -> None:

@@ -249,7 +249,7 @@ def test_what_another_process_promotes_is_served(
     monkeypatch.setattr(server, "LOOK_EVERY", 0.01)
     scripted = Scripted()
     ended = threading.Event()
-    following = threading.Thread(target=server.follow_promotions, args=(workspace, scripted, ended))
+    following = threading.Thread(target=server.follow_promotions, args=(workspace, scripted, ended, INITIAL))
     following.start()
     try:
         for version in ("policy-1", "policy-2"):
@@ -280,7 +280,7 @@ def test_a_rollback_lets_what_runs_end_on_its_version_and_gives_the_rest_to_the_
     until(lambda: engine.state.version == "policy-1" and phase(engine) is Phase.READY)
     whole = run(collect(engine, ENDLESS))
     ended = threading.Event()
-    following = threading.Thread(target=server.follow_promotions, args=(workspace, engine, ended))
+    following = threading.Thread(target=server.follow_promotions, args=(workspace, engine, ended, "policy-1"))
     following.start()
 
     async def in_the_middle() -> tuple[list[Event], list[Event]]:

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from manners.cli import main
 from manners.errors import MannersError
-from manners.settings import Settings
+from manners.settings import ModelSettings, Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
 from manners.store.audit import entries
@@ -36,7 +36,7 @@ from manners.web import site as site_module
 from manners.web.app import create_app
 from manners.web.limits import SIGN_INS
 from manners.web.site import Site
-from manners.workspace import Workspace
+from manners.workspace import INITIAL, Workspace
 from tests.web.conftest import Place
 from tests.web.scripted import Scripted
 
@@ -73,6 +73,31 @@ def test_the_desk_reads_what_is_open_before_anybody_comes(
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: order.append("served"))
     started(alone.folder)
     assert order == ["read", "served"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_promoted_while_the_server_starts_is_served(
+    alone: Place, started: Callable[..., str], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """After the model was told what to answer with, and before anybody looks whether that is another one by now."""
+    workspace, told = Workspace.open(alone.folder), list[str]()
+
+    def engine(root: Path, model: ModelSettings, version: str, *_: Any, **__: Any) -> SimpleNamespace:
+        told.append(version)
+        if late:
+            workspace.promote("policy-1")
+        return SimpleNamespace(start=lambda: None, stop=lambda: None, load=told.append)
+
+    def run(*_: Any, **__: Any) -> None:
+        end = time.monotonic() + (30.0 if late else 0.3)
+        while len(told) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(server, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(server, "Engine", engine)
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    started(alone.folder)
+    assert told == [INITIAL, *(["policy-1"] if late else [])]
 
 
 def lose(place: Place, how: str) -> None:
