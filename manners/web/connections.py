@@ -11,7 +11,8 @@ once a second:
     idle        75 s between two requests (uvicorn's)                                 closed
 
 Where there are too many, the one is closed that has waited longest without a request: of the address itself, or of the
-one that has most. Only where all of them are at work, the newcomer is refused.
+one that has most. Only where all of them are at work, the newcomer is refused. For a proxy whose word is taken for who
+asks, only how many there may be in all is a limit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import h11
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from manners.web.limits import network_of
@@ -31,13 +33,15 @@ from manners.web.limits import network_of
 HEADER_SECONDS = 10.0
 BODY_SECONDS = 30.0
 READING_SECONDS = 30.0
+READ_MEANWHILE = 48_000
+"""Bytes that a client takes in that time, or it does not read."""
 IDLE_SECONDS = 75
 """Longer than proxies keep theirs (nginx: 60), or one of them sends a request into a connection that is closed."""
 LARGEST_HEADER = 32_768
 """Bytes of a request's line and headers."""
 MOST_CONNECTIONS = 2000
 MOST_OF_ONE = 500
-"""Connections of one address: a school behind one has browsers that open six each."""
+"""Connections of one address that is no proxy's: a school behind one has browsers that open six each."""
 FILES = 400
 """Files that the rest of the process may have open: the database, pages, the model's pipe."""
 BACKLOG = 128
@@ -61,7 +65,9 @@ class Connection(H11Protocol):
         self.asked = 0.0
         """When the latest header was complete."""
         self.stuck: float | None = None
-        """Since when nothing more can be written, or the last bytes are on their way."""
+        """Since when nothing more can be written, or the last bytes are on their way, and few of them were taken."""
+        self.unread = 0
+        """How many bytes waited then."""
         self._known: object = None
 
     @property
@@ -82,7 +88,7 @@ class Connection(H11Protocol):
         self.opened = self.active = self.loop.time()
         here = _HERE.setdefault(self.loop, Counter())
         here[self.address] += 1
-        if here[self.address] > MOST_OF_ONE:
+        if here[self.address] > MOST_OF_ONE and not self._is_proxy():
             self._make_room(self.address, 429)
         elif len(self.server_state.connections) > most_connections():
             self._make_room(here.most_common(1)[0][0], 503)
@@ -105,11 +111,6 @@ class Connection(H11Protocol):
         super().on_response_complete()
         self._note()
 
-    def pause_writing(self) -> None:
-        """Wait until the client has taken some of what waits for it."""
-        super().pause_writing()
-        self.stuck = self.loop.time()
-
     def resume_writing(self) -> None:
         """Write on."""
         super().resume_writing()
@@ -119,8 +120,10 @@ class Connection(H11Protocol):
         """Close a connection that has kept us waiting for too long."""
         now = self.loop.time()
         if self.closing or self.flow.write_paused:
-            self.stuck = self.stuck or now
-            if now - self.stuck > READING_SECONDS:
+            waits = self.transport.get_write_buffer_size()
+            if self.stuck is None or self.unread - waits >= READ_MEANWHILE:
+                self.stuck, self.unread = now, waits
+            elif now - self.stuck > READING_SECONDS:
                 self.transport.abort()
         elif not self.waits:
             return  # the application works, or reads the body, with a time limit of its own
@@ -138,6 +141,12 @@ class Connection(H11Protocol):
             self._known, self.asked, self.begun = self.cycle, self.active, None
         if self.waits and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self.begun = self.begun or self.active
+
+    def _is_proxy(self) -> bool:
+        """Return whether whoever connects passes on what others ask: its connections are those of many."""
+        if not isinstance(self.app, ProxyHeadersMiddleware) or self.client is None:
+            return False
+        return self.client[0] in self.app.trusted_hosts
 
     def _make_room(self, address: str, status: int) -> None:
         """Close the one of an address that has waited longest without a request, first of those that never sent any."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +32,7 @@ PATIENCE = 60.0
 class Served:
     """The application behind uvicorn as `manners serve` configures it, in a thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, proxied: bool = False) -> None:
         workspace = Workspace.create(folder)
         self.store = Store.create(workspace.database)
         accounts = Accounts(self.store)
@@ -40,7 +42,7 @@ class Served:
         site = Site(workspace, Settings(), self.store, accounts, False, "http://127.0.0.1", self.scripted)
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
-        self.server = server.uvicorn_of(create_app(site))
+        self.server = server.uvicorn_of(create_app(site), proxied)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
         self.thread.start()
         until(lambda: self.server.started)
@@ -157,18 +159,61 @@ def test_a_line_too_long_is_refused(served: Served) -> None:
     connection.close()
 
 
-def test_who_does_not_read_is_let_go(served: Served) -> None:
-    served.scripted.lines = ("word " * 200_000,)
+def asking(served: Served, room: int, *, stream: bool = False) -> socket.socket:
+    """A connection that has asked for an answer, and has little room for it."""
     connection = served.connect()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    body = b'{"model":"manners","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    asked = {"model": "manners", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
+    body = json.dumps(asked).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_who_does_not_read_is_let_go(served: Served) -> None:
+    served.scripted.lines = ("word " * 200_000,)
+    connection = asking(served, 4096, stream=True)
     until(lambda: bool(served.connections) and served.connections[0].flow.write_paused)
     until(lambda: not served.connections)
     connection.close()
     assert served.health() == 200
+
+
+def test_who_reads_slowly_is_not_let_go(served: Served) -> None:
+    """What waits becomes less all the time, and never so little that more could be written."""
+    long = "x" * 8_000_000
+    served.scripted.lines = (long,)
+    connection = asking(served, 65_536)
+    found, begun = b"", time.monotonic()
+    while time.monotonic() - begun < 3.5:  # some looks, and several times as long as a client may take nothing
+        found += connection.recv(65_536)
+        time.sleep(0.05)
+    assert served.connections[0].flow.write_paused, "or nothing is shown"
+    found += said(connection)
+    assert long.encode() in found
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_the_connections_of_a_proxy_are_those_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxied: bool
+) -> None:
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(connections, "MOST_OF_ONE", 20)
+    one = Served(tmp_path / "ws", proxied=proxied)
+    come = list[socket.socket]()
+    try:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            come += [one.connect(address) for _ in range(30)]
+        assert one.health() == 200, "all of them were seen, as they came"
+        found = Counter(each.address for each in one.connections)
+        assert found["127.0.0.2"] == 20, "nobody believes what it passes on"
+        assert found["127.0.0.1"] in ((30, 31) if proxied else (19, 20)), "the last one may have left"
+    finally:
+        for connection in come:
+            connection.close()
+        one.stop()
 
 
 def test_idle_connections_shut_nobody_out(served: Served) -> None:
