@@ -168,13 +168,18 @@ class Accounts:
     ) -> str:
         """Return a new secret for an account, or for whoever takes up an invitation with a role.
 
+        A session more than an account may have ends its oldest one.
+
         Raises MannersError where there is no such account, and where its issuer may issue nothing (any more).
         """
         with self._store.write() as connection:
             if terms.issuer is not None and use is not TokenUse.SESSION:
                 _check_issuer(connection, terms.issuer)
             whose = None if account is None else _known(connection, account).id
-            return tokens.insert_token(connection, use, whose, role, label, terms)
+            secret = tokens.insert_token(connection, use, whose, role, label, terms)
+            if use is TokenUse.SESSION and whose is not None:
+                tokens.end_oldest_sessions(connection, whose)
+            return secret
 
     def admit(self, secret: str, use: TokenUse) -> Pass | None:
         """Return what a session, a key or a sign-in link lets in, or None if it is not good (any more)."""

@@ -56,6 +56,8 @@ LIFETIME = {
     TokenUse.SIGN_IN: timedelta(hours=1),
     TokenUse.INVITATION: timedelta(days=7),
 }
+MOST_SESSIONS = 20
+"""Of one account: more browsers than a person has."""
 LONGEST_LABEL = 200
 SECRET_BYTES = 32
 SECRET_LENGTH = math.ceil(SECRET_BYTES * 8 / 6)
@@ -160,6 +162,15 @@ def end(connection: Connection, which: ColumnElement[bool]) -> int:
     """End the secrets that a condition names, and return how many."""
     query = update(TokenRow).where(which, TokenRow.ended_at.is_(None))
     return connection.execute(query.values(ended_at=datetime.now(UTC))).rowcount
+
+
+def end_oldest_sessions(connection: Connection, account: int) -> None:
+    """End the sessions of an account but for its newest ones."""
+    theirs = (TokenRow.account_id == account) & (TokenRow.use == TokenUse.SESSION.value)
+    good = select(TokenRow.id).where(theirs, TokenRow.ended_at.is_(None), TokenRow.expires_at > datetime.now(UTC))
+    last = connection.execute(good.order_by(TokenRow.id.desc()).offset(MOST_SESSIONS - 1).limit(1)).scalar()
+    if last is not None:
+        end(connection, theirs & (TokenRow.id < last))
 
 
 def listed(connection: Connection, uses: Sequence[TokenUse], account: int | None = None) -> list[Token]:

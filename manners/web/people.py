@@ -149,4 +149,5 @@ async def _page(request: Request, site: Site, **shown: str) -> Response:
     tokens = await to_thread.run_sync(site.accounts.tokens)
     about: dict[str, Any] = {"accounts": accounts, "tokens": tokens, "roles": list(AccountRole), "scopes": list(Scope)}
     about |= {"plain": PROGRAMS, "days": LIFETIME[TokenUse.KEY].days}
-    return site.page(request, "accounts.html.j2", **about, shown=shown)
+    fill = partial(site.page, request, "accounts.html.j2", **about, shown=shown)
+    return await to_thread.run_sync(fill)  # a house of many has thousands of forms on it

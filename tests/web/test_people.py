@@ -251,6 +251,23 @@ def test_nobody_ends_what_is_not_theirs(place: Place, browser: Browser) -> None:
     assert anna.get("/label").status_code == 401
 
 
+def test_an_account_has_twenty_sessions_and_a_new_one_ends_the_oldest(place: Place, browser: Browser) -> None:
+    def by_link() -> TestClient:
+        one = browser()
+        assert one.post(place.link("anna")).status_code == 303
+        return one
+
+    anna, ben = [by_link() for _ in range(20)], signed_in(browser, "ben")
+    assert all(one.get("/label").status_code == 200 for one in anna)
+    anna += [by_link() for _ in range(2)]
+    browser().app.state.site.remembered.clear()  # type: ignore[attr-defined]
+    assert [one.get("/label").status_code for one in anna] == [401] * 2 + [200] * 20
+    assert ben.get("/label").status_code == 200, "nobody else's"
+    assert len(place.accounts.tokens(TokenUse.SESSION, account="anna")) == 20
+    keys = [place.accounts.issue(TokenUse.KEY, "anna") for _ in range(22)]
+    assert all(place.accounts.admit(one, TokenUse.KEY) for one in keys), "of keys an owner makes as many as it takes"
+
+
 def test_a_password_is_changed_by_who_knows_it(place: Place, browser: Browser) -> None:
     here, there = signed_in(browser, "anna"), signed_in(browser, "anna")
     key = place.accounts.issue(TokenUse.KEY, "anna")
