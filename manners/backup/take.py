@@ -31,7 +31,18 @@ FILES = (
     deletions.FILE,
 )
 """What decides how the workspace behaves, beside its versions and runs."""
-KNOWN = (*FILES, *STALE, "audit", "models", "runs", "store.db", "backup.json", "upkeep.json", "serve.address")
+KNOWN = (
+    *FILES,
+    *STALE,
+    "audit",
+    "models",
+    "runs",
+    "store.db",
+    "backup.json",
+    "upkeep.json",
+    "serve.address",
+    "draws.secret",
+)
 """What nobody is told of where it is left out: a backup has it otherwise, it is of a process, or it is written anew."""
 LAST = "backup.json"
 """In the workspace: when the last backup was."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -24,6 +23,7 @@ from manners.types import Choice, Role
 from manners.web.answering import answer, ending
 from manners.web.auth import Chatter, Exporter, refuse_if
 from manners.web.candidate import question
+from manners.web.draws import drawn
 from manners.web.faults import log
 from manners.web.gate import Gate
 from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, REPORTS, RETRY, STORED, UNDER_WAY
@@ -190,7 +190,7 @@ async def say(key: str, body: Words, visitor: Chatter, site: Here) -> HTTPRespon
         return JSONResponse(problem(FULL, code="too_long"), 413)
     settings = site.settings.serve
     temperature = site.settings.sample.temperature  # what people judge is drawn as what is trained on
-    seed, lot, side = _drawn(key, len(said), body.text)
+    seed, lot, side = _drawn(site.secret, key, len(said), body.text)
     chat_ask = settings.chat_ask if settings.seats > 1 else 0.0  # two answers are written side by side
     asks = question(lot, chat_ask, trial, before)
     count = 1 if asks is None else 2
@@ -231,13 +231,13 @@ async def stop(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
     return JSONResponse({"stopped": found is not None})
 
 
-def _drawn(key: str, after: int, text: str) -> tuple[int, float, int]:
+def _drawn(secret: bytes, key: str, after: int, text: str) -> tuple[int, float, int]:
     """Return the seed of an answer, a number in [0, 1) that says whether two are written, and the side of a candidate.
 
-    Both follow from what is said and where: an answer that ended with its server is drawn again when it is asked for
-    again. A conversation's key is random, and so are these.
+    All follow from what is said and where: an answer that ended with its server is drawn again when it is asked for
+    again. They follow from the workspace's secret too: else whoever chats could tell the candidate's side.
     """
-    digest = hashlib.sha256(f"{key} {after} {text}".encode()).digest()
+    digest = drawn(secret, f"chat {key} {after} {text}")
     return int.from_bytes(digest[:4]) >> 1, (int.from_bytes(digest[4:12]) >> 11) / 2**53, digest[12] & 1
 
 

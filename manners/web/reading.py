@@ -146,10 +146,10 @@ def _once(pairs: Sequence[Pair], seen: set[tuple[str, str, str]]) -> list[Pair]:
     return found
 
 
-def drawn(worst: Sequence[Pair], others: Sequence[Pair], key: str) -> list[Shown]:
-    """Return the pairs to be read, in an order and with sides that follow from a key: loading the page anew shows no
+def drawn(worst: Sequence[Pair], others: Sequence[Pair], seed: bytes) -> list[Shown]:
+    """Return the pairs to be read, in an order and with sides that follow from a seed: loading the page anew shows no
     side again the other way round, and where the worst stand is not to be seen."""
-    chance = random.Random(hashlib.sha256(key.encode()).digest())
+    chance = random.Random(seed)
     read = [*worst[:WORST], *chance.sample(list(others), min(RANDOM, len(others)))]
     chance.shuffle(read)
     return [Shown(pair, chance.random() < 0.5) for pair in read]

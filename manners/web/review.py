@@ -18,6 +18,7 @@ from manners.store.audit import Event
 from manners.types import Role
 from manners.web import reading
 from manners.web.auth import Reviewer, Visitor
+from manners.web.draws import drawn
 from manners.web.gate import Gate
 from manners.web.reading import RANDOM, WORST, Report, Shown
 from manners.web.render import to_html
@@ -128,8 +129,8 @@ def _look(site: Site, visitor: Visitor, policy: str) -> Looked:
     found = reading.report(site.workspace)
     about = found if found is not None and found.is_about(policy, against) else None
     worst, others = reading.pairs(about, site.store, policy, against)
-    key = f"{policy} {against} {about.digest if about else ''} {visitor.key}"
-    return Looked(policy, against, about, reading.drawn(worst, others, key))
+    seed = drawn(site.secret, f"review {policy} {against} {about.digest if about else ''} {visitor.key}")
+    return Looked(policy, against, about, reading.drawn(worst, others, seed))
 
 
 def _facts(site: Site, visitor: Visitor, version: str) -> dict[str, Any]:

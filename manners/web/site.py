@@ -28,6 +28,7 @@ from manners.store.tokens import TokenUse
 from manners.types import LOCAL as LOCAL
 from manners.web.candidate import Trial
 from manners.web.desk import Desk
+from manners.web.draws import secret_of
 from manners.web.figures import Figures
 from manners.web.generation import Generator
 from manners.web.limits import RECKONED, Limits
@@ -103,6 +104,11 @@ class Site:
     def desk(self) -> Desk:
         """What is put before annotators."""
         return Desk(self.workspace, self.store, self.settings.serve)
+
+    @cached_property
+    def secret(self) -> bytes:
+        """What is drawn with where a browser knows all the rest (`draws`)."""
+        return secret_of(self.workspace)
 
     def is_local(self) -> bool:
         """Return whether whoever can reach the server is its owner: until somebody makes the first account."""

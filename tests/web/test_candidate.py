@@ -205,7 +205,7 @@ def reviewed(workspace: Workspace, name: str, decision: str) -> None:
 
 
 def test_the_candidate_stands_on_either_side_as_often_whatever_the_lot() -> None:
-    drawn = [chat._drawn(f"conversation {number}", 0, "Hello") for number in range(2000)]
+    drawn = [chat._drawn(b"secret", f"conversation {number}", 0, "Hello") for number in range(2000)]
     for part in (drawn, [one for one in drawn if one[1] < 0.1], [one for one in drawn if one[0] % 2]):
         sides = Counter(side for *_, side in part)
         assert sides.keys() == {0, 1} and abs(sides[0] - sides[1]) < 3 * len(part) ** 0.5

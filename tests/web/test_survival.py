@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import httpx
 import pytest
@@ -253,9 +254,10 @@ def test_a_message_that_is_sent_again_is_said_once(alone: Place) -> None:
 
 
 def test_the_same_words_at_the_same_place_are_answered_alike_and_others_are_not() -> None:
-    drawn = [_drawn(f"key{n}", 0, "Hello") for n in range(2000)]
-    assert drawn == [_drawn(f"key{n}", 0, "Hello") for n in range(2000)] and len(set(drawn)) == 2000
-    assert len({_drawn("key", after, text) for after in (0, 2) for text in ("Hello", "hello", "Hello ")}) == 6
+    draw = partial(_drawn, b"secret")
+    drawn = [draw(f"key{n}", 0, "Hello") for n in range(2000)]
+    assert drawn == [draw(f"key{n}", 0, "Hello") for n in range(2000)] and len(set(drawn)) == 2000
+    assert len({draw("key", after, text) for after in (0, 2) for text in ("Hello", "hello", "Hello ")}) == 6
     assert all(0 <= seed < 2**31 and 0 <= lot < 1 for seed, lot, _ in drawn)
     assert kstest([lot for _, lot, _ in drawn], "uniform").pvalue > 1e-3, "a share of turns asks, as the setting says"
 
