@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -69,19 +69,16 @@ def serve(
 
     A `trial` puts a candidate beside the policy in the chat.
 
-    Raises MannersError where no port is free, where another server serves it, where others than this machine could
-    come in although there are no accounts, where there are accounts but no owner, and where there were some once.
+    Raises MannersError where no port is free, where another server serves it, where others than this machine, or other
+    sites' pages, could come in although there are no accounts, where there are accounts but no owner, and where there
+    were some once.
     """
     hashing = Aside()
     accounts = Accounts(store, hashing)
     owner = _first_owner(accounts, workspace)
     reached = {"--host": host} | ({} if base_url is None else {"--base-url": _host_of(base_url)})
-    for option, name in reached.items():
-        if owner is None and not _is_loopback(name):
-            raise MannersError(
-                f"{name} lets others in, and there are no accounts: make one with `manners accounts add NAME`, or"
-                f" leave out {option}"
-            )
+    if owner is None:
+        _refuse_others(reached, settings.serve.allow_origins)
     with _only_server(workspace), _listen(host, settings.serve.port) as listening:
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         seats = settings.serve.seats
@@ -201,6 +198,21 @@ def _first_owner(accounts: Accounts, workspace: Workspace) -> str | None:
     if found and not owners:
         raise MannersError("there are accounts, but no owner: make one with `manners accounts add NAME --role owner`")
     return owners[0] if owners else None
+
+
+def _refuse_others(reached: Mapping[str, str], allow_origins: str) -> None:
+    """Raise MannersError where others could come in although there are no accounts: each of them would be the owner."""
+    for option, name in reached.items():
+        if not _is_loopback(name):
+            raise MannersError(
+                f"{name} lets others in, and there are no accounts: make one with `manners accounts add NAME`, or"
+                f" leave out {option}"
+            )
+    if allow_origins.strip():
+        raise MannersError(
+            "serve.allow_origins lets pages of other sites ask with a key, and without accounts there are none: make an"
+            " account with `manners accounts add NAME`, or leave the setting empty"
+        )
 
 
 def _host_of(url: str) -> str:

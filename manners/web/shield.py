@@ -67,7 +67,8 @@ class Shield:
         """Stand before an application."""
         self._app = app
         self._site = site
-        self._origins = frozenset(site.settings.serve.allow_origins.split())
+        # Without accounts there is no key to ask for, and whoever asks is the owner: the server does not start then.
+        self._origins = frozenset[str]() if site.local else frozenset(site.settings.serve.allow_origins.split())
         self._hosts = LOOPBACK | {urlsplit(site.base_url).hostname or ""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

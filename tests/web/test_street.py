@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from manners.cli import main
 from manners.errors import MannersError
-from manners.settings import ModelSettings, Settings
+from manners.settings import ModelSettings, ServeSettings, Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
 from manners.store.audit import entries
@@ -52,12 +52,18 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setattr(server, "Engine", lambda *_, **__: nothing)
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
 
-    def start(folder: Path, host: str = "127.0.0.1", base_url: str | None = None, terminal: bool = False) -> str:
+    def start(
+        folder: Path,
+        host: str = "127.0.0.1",
+        base_url: str | None = None,
+        terminal: bool = False,
+        allow_origins: str = "",
+    ) -> str:
         said = io.StringIO()
         said.isatty = lambda: terminal  # type: ignore[method-assign]
         monkeypatch.setattr(sys, "stderr", said)
         workspace = Workspace.open(folder)
-        settings = Settings()
+        settings = Settings(serve=ServeSettings(allow_origins=allow_origins))
         with shown_errors(), closing(Store.open(workspace.database)) as store:  # as the command does
             server.serve(workspace, store, settings, host=host, base_url=base_url, open_browser=False)
         return said.getvalue()
@@ -187,6 +193,21 @@ FORWARDED = {
     "cf-connecting-ip": "203.0.113.9",
     "true-client-ip": "203.0.113.9",
 }
+
+
+@pytest.mark.parametrize("named", ["*", "https://app.example.org https://b.example"])
+def test_other_sites_pages_come_with_a_key_or_not_at_all(alone: Place, started: Callable[..., str], named: str) -> None:
+    with pytest.raises(MannersError, match="without accounts there are none: make an account"):
+        started(alone.folder, allow_origins=named)
+    settings, workspace = Settings(serve=ServeSettings(allow_origins=named)), Workspace.open(alone.folder)
+    site = Site(workspace, settings, alone.store, alone.accounts, True, HERE, Scripted())
+    page = {"origin": "https://b.example", "sec-fetch-site": "cross-site", "authorization": "Bearer made-up"}
+    judged = {"prompt": "Bread?", "left": {"text": "a"}, "right": {"text": "b"}, "choice": "left"}
+    refused = TestClient(create_app(site), HERE).post("/v1/comparisons", json=judged, headers=page)
+    assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+    assert alone.store.comparisons() == []
+    alone.accounts.add("olga", AccountRole.OWNER, PASSWORD)
+    assert "manners is at" in started(alone.folder, allow_origins=named)
 
 
 @pytest.mark.parametrize("header", FORWARDED)
