@@ -26,7 +26,16 @@ from manners.store.programs import requester
 from manners.store.tokens import Scope, Terms, TokenUse, could_be, digest
 from manners.types import LOCAL, AccountRole, Annotator, AnnotatorKind
 from manners.web.gate import Gate
-from manners.web.limits import ENTRIES, REMEMBERED, REQUEST_BYTES, REQUESTS, SIGN_INS, STRANGERS, network_of
+from manners.web.limits import (
+    ENTRIES,
+    LARGEST_FORM,
+    REMEMBERED,
+    REQUEST_BYTES,
+    REQUESTS,
+    SIGN_INS,
+    STRANGERS,
+    network_of,
+)
 from manners.web.shapes import AccountName, Password
 from manners.web.site import Here, Site, noted
 
@@ -227,9 +236,10 @@ class Entry:
         known = None if account is None else _Known(account, digest(secret))
         request.state.known = known
         # By account and not by browser: whoever has signed in often has as many of these, and would have as many turns.
-        request.state.entrant = who = address_of(request) if known is None else f"account {known.account}"
+        request.state.entrant = who = address_of(request) if known is None else f"browsers of {known.account}"
         refuse_if(site.limits.take("entries", who, ENTRIES))
-        site.limits.hold(request.scope, who, REQUEST_BYTES)
+        size = LARGEST_FORM if known is None else REQUEST_BYTES
+        site.limits.hold(request.scope, who, size, stranger=known is None)
 
 
 ENTRY = Depends(Entry())

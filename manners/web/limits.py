@@ -59,9 +59,13 @@ RECKONED = Rate(burst=5, a_second=0.05)
 REQUEST_BYTES = 100_000
 """What a request in progress counts as, beside its body: its task, its texts, its answer."""
 HELD_BY_ONE = 16_000_000
-"""Bytes that the requests in progress of one account may hold, or of one address where nobody has signed in."""
+"""Bytes that the requests in progress of one account may hold."""
 HELD_BY_ALL = 128_000_000
-"""Bytes that all requests in progress may hold; parsed, they take three to four times as much."""
+"""Bytes that all requests in progress of accounts may hold; parsed, they take three to four times as much."""
+HELD_BY_STRANGERS = 16_000_000
+"""Bytes that the forms of all who have not signed in may hold: apart, so that they are in the way of nobody who has."""
+LARGEST_FORM = 20_000
+"""Bytes that somebody may send who has not signed in, a name and a password, and what such a form counts as."""
 TOO_MANY = "too many requests of yours are in progress: wait for one of them"
 WRITERS = 10
 """Threads that may wait for the database's lock at once: the others read meanwhile, and pages stay quick."""
@@ -93,17 +97,18 @@ class Limits:
     """Of each: what is left in it, and when that was counted."""
     _held: Counter[str] = field(default_factory=Counter)
     """Bytes, by whom."""
-    _all: int = 0
+    _all: Counter[bool] = field(default_factory=Counter)
+    """Bytes, by whether strangers hold them."""
 
-    def hold(self, scope: Scope, who: str, size: int, otherwise: str = TOO_MANY) -> None:
+    def hold(self, scope: Scope, who: str, size: int, otherwise: str = TOO_MANY, *, stranger: bool = False) -> None:
         """Let a request in progress take so many bytes, until it lets go; raises HTTPException 429 or 503."""
         if self._held[who] + size > HELD_BY_ONE:
             raise HTTPException(429, otherwise, RETRY)
-        if self._all + size > HELD_BY_ALL:
+        if self._all[stranger] + size > (HELD_BY_STRANGERS if stranger else HELD_BY_ALL):
             raise HTTPException(503, "too many requests are in progress: try again in a moment", RETRY)
-        scope["state"].setdefault("held", Counter())[who] += size
+        scope["state"].setdefault("held", Counter())[who, stranger] += size
         self._held[who] += size
-        self._all += size
+        self._all[stranger] += size
 
     async def hashed(self, request: Request, who: str, call: Callable[[], T]) -> T:
         """Return what a call returns that hashes a password, once it is its turn.
@@ -117,9 +122,9 @@ class Limits:
 
     def let_go(self, scope: Scope) -> None:
         """Give back what a request held: it is answered."""
-        for who, size in scope["state"].pop("held", {}).items():
+        for (who, stranger), size in scope["state"].pop("held", {}).items():
             self._held[who] -= size
-            self._all -= size
+            self._all[stranger] -= size
             if not self._held[who]:
                 del self._held[who]
 

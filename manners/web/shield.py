@@ -15,16 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manners.web.auth import address_of, from_elsewhere
 from manners.web.connections import BODY_SECONDS
-from manners.web.limits import OPENED
+from manners.web.limits import LARGEST_FORM, OPENED
 from manners.web.shapes import problem
 from manners.web.site import Site
 
 LARGEST_BODY = 2_000_000
 """Bytes of a request: a long conversation, and far more than a verdict."""
-LARGEST_FORM = 20_000
-"""Bytes that somebody may send who has not signed in: a name, a password."""
+FORM_SECONDS = 10.0
+"""For the form of somebody who has not signed in: strangers hold little at once, and none of it for long."""
 TOO_LARGE = f"a request takes at most {LARGEST_BODY / 1e6:.0f} MB: send less"
-TOO_SLOW = f"the body did not come within {BODY_SECONDS:.0f} s: send it again"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 HEADERS = {
     "content-security-policy": (
@@ -79,21 +78,22 @@ class Shield:
         received = 0
         complete = False
         state = scope.setdefault("state", {})
-        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        begun = asyncio.get_running_loop().time()
 
         async def counted() -> Message:
             nonlocal received, complete
             if complete:  # what comes now is that the client has left
                 return await receive()
+            known = state.get("visitor")
+            seconds = BODY_SECONDS if known else FORM_SECONDS
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(begun + seconds):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, TOO_SLOW) from None
+                raise HTTPException(408, f"the body did not come within {seconds:.0f} s: send it again") from None
             size = len(message.get("body", b""))
             received += size
             complete = not message.get("more_body", False)
-            known = state.get("visitor")
             if received > (LARGEST_BODY if known else LARGEST_FORM):
                 raise HTTPException(413, TOO_LARGE if known else "sign in first, or send less")
             if known:

@@ -27,13 +27,13 @@ from manners.store import Store
 from manners.store.accounts import Accounts
 from manners.store.tokens import Scope, Terms, TokenUse
 from manners.types import AccountRole
-from manners.web import shield
+from manners.web import limits, shield
 from manners.web.app import create_app
-from manners.web.auth import COOKIE
+from manners.web.auth import COOKIE, KNOWN
 from manners.web.gate import DEEPEST, MOST_VALUES, Gate, excess
-from manners.web.limits import HELD_BY_ONE, REQUEST_BYTES, STRANGERS, TRIERS, Rate
+from manners.web.limits import HELD_BY_ONE, LARGEST_FORM, REQUEST_BYTES, STRANGERS, TRIERS, Rate
 from manners.web.shapes import MOST_MESSAGES
-from manners.web.shield import LARGEST_BODY, LARGEST_FORM
+from manners.web.shield import LARGEST_BODY
 from manners.web.site import Site
 from manners.workspace import Workspace
 from tests.conftest import some
@@ -303,7 +303,46 @@ def test_requests_in_progress_hold_only_so_much(
 
     refused, health, looked = run(crowd())
     assert set(refused) == {429} and 20 <= len(refused) <= 21 and (health, looked) == (200, 200)
-    assert not site.limits._held and site.limits._all == 0, "all of it is given back"
+    assert not site.limits._held and not site.limits._all.total(), "all of it is given back"
+
+
+def test_strangers_forms_are_in_nobodys_way(site: Site, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From many addresses, each of which sends few: those who have signed in are let in, and so are their browsers."""
+    monkeypatch.setattr(limits, "HELD_BY_STRANGERS", 3 * LARGEST_FORM)
+    monkeypatch.setattr(limits, "HELD_BY_ALL", 3 * REQUEST_BYTES)
+    session = site.accounts.issue(TokenUse.SESSION, "anna")
+    headers, go = {"content-type": "application/x-www-form-urlencoded"}, asyncio.Event()
+
+    def at(address: str, **cookies: str) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", cookies=cookies)
+
+    async def sign_in(client: httpx.AsyncClient, *, slow: bool = False) -> int:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"name=anna&"
+            if slow:
+                await go.wait()
+            yield b"password=wrong"
+
+        async with client:
+            return (await client.post("/sign-in", content=body(), headers=headers)).status_code
+
+    async def crowd() -> tuple[int, int, int, list[int]]:
+        slow = [asyncio.create_task(sign_in(at(f"192.0.2.{n}"), slow=True)) for n in range(3)]
+        while len(site.limits._held) < 3:
+            await asyncio.sleep(0.01)
+        async with at("192.0.2.9", **{COOKIE: session}) as client:
+            labels = (await client.get("/label")).status_code
+        known = await sign_in(at("192.0.2.9", **{KNOWN: session}))
+        stranger = await sign_in(at("192.0.2.9"))
+        go.set()
+        return labels, known, stranger, await asyncio.gather(*slow)
+
+    assert run(crowd()) == (200, 403, 503, [403] * 3)
+    assert not site.limits._held and not site.limits._all.total(), "all of it is given back"
+    monkeypatch.setattr(shield, "FORM_SECONDS", 0.05)
+    go = asyncio.Event()
+    assert run(sign_in(at("192.0.2.1"), slow=True)) == 408, "and none is waited for as long as a body"
 
 
 def test_who_waits_to_write_keeps_nobody_from_reading(site: Site, app: FastAPI, anna: TestClient) -> None:
