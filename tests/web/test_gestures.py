@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from manners.store.flags import undecided
 from manners.types import Choice, Verdict
+from manners.web.shapes import problem
 from tests.web.conftest import Held, Place
 from tests.web.scripted import Scripted
 from tests.web.test_chat import Open, begin, serving
@@ -198,6 +200,42 @@ def test_two_tabs_with_a_backlog_lose_nothing(labelling: Page, alone: Place) -> 
     stored(labelling)
     stored(other)
     assert len(verdicts(alone)) == 2
+
+
+PROXYS: tuple[dict[str, Any], ...] = (
+    {"status": 403, "content_type": "text/html", "body": "<h1>Forbidden</h1>"},
+    {"status": 404, "json": {"error": "nothing here"}},
+    {"status": 409, "json": {"error": {"message": "conflict", "code": 409}}},
+    {"status": 200, "content_type": "text/html", "body": "<h1>Sign in to the house first</h1>"},
+    {"status": 200, "json": {"view": "another"}},
+    {"status": 200, "json": None},
+)
+"""What something before the server may answer in its place."""
+
+
+def test_what_answers_in_the_servers_place_takes_no_verdict(labelling: Page, alone: Place) -> None:
+    sent = 0
+
+    def answer(route: Route) -> None:
+        nonlocal sent
+        sent += 1
+        if sent > len(PROXYS):
+            route.continue_()
+        else:
+            route.fulfill(**PROXYS[sent - 1])
+
+    labelling.route("**/label/verdict", answer)
+    press(labelling, "1")
+    expect(labelling.locator("#notice")).to_contain_text("1 verdict not stored yet")
+    stored(labelling)
+    expect(labelling.locator("#notice")).to_be_hidden()
+    assert len(verdicts(alone)) == 1 and sent == len(PROXYS) + 1
+    labelling.unroute("**/label/verdict")
+    gone = problem("it is gone", param="view", code="view_not_found")
+    labelling.route("**/label/verdict", lambda route: route.fulfill(status=404, json=gone))
+    press(labelling, "1")
+    expect(labelling.locator("#notice")).to_contain_text("One verdict was refused: it is gone.")
+    stored(labelling)
 
 
 @pytest.mark.long

@@ -71,7 +71,7 @@ function busy(how) {
 }
 
 const call = (path, body) => asking.call(`chat/${path}`, body);
-const final = ({ status }) => status < 500 && status !== 429;  // it would be refused again
+const final = ({ ours, status }) => ours && status < 500 && status !== 429;  // it would be refused again
 
 // Why nobody answers yet is said beside what else happens, and neither takes the other's place.
 const notices = { said: "", model: "", list: "", room: "" };

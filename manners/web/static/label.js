@@ -1,12 +1,12 @@
 // One pair after another. The next one is fetched while this one is read; a verdict waits in the browser until the
 // server has stored it, also when the server is away or the page is closed.
 import { CHOICES, fill, fillRaw, gestures, shortcut, writing } from "./answers.js";
-import { call, visitor } from "./asking.js";
+import { call, strange, visitor } from "./asking.js";
 import { outbox } from "./outbox.js";
 
 const at = (id) => document.getElementById(id);
 const SAID = { left: "Left is better", right: "Right is better", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
-const FINAL = [400, 403, 404, 409, 413, 422];  // the verdict itself is refused, and would be again
+const FINAL = [400, 404, 409, 413, 422];  // from the server itself: this verdict is refused, and would be again
 const RETRY = 2000;
 const waiting = outbox(visitor);
 const screen = `manners-screen ${visitor}`;  // what this tab shows, for when it is loaded anew
@@ -37,10 +37,11 @@ function notice(text, about = "") {
 async function flush() {
   for (let verdicts = waiting.all(); verdicts.length; verdicts = waiting.all()) {
     try {
-      await post("verdict", verdicts[0]);
+      const taken = await post("verdict", verdicts[0]);
+      if (taken?.view !== verdicts[0].view) throw strange();
       notice("", "outbox");
     } catch (error) {
-      if (!FINAL.includes(error.status)) {
+      if (!error.ours || !FINAL.includes(error.status)) {
         const count = `${verdicts.length} verdict${verdicts.length > 1 ? "s" : ""}`;
         notice(signedOut(error) ? `${signedOut(error)} ${count} ${verdicts.length > 1 ? "wait" : "waits"} in this browser until then.`
           : `${count} not stored yet: ${error.message}. Trying again.`, "outbox");
