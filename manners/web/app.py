@@ -19,6 +19,7 @@ from manners.web.auth import Anybody, NotSignedIn, sign_in_address
 from manners.web.faults import Faults
 from manners.web.gate import Gate
 from manners.web.prefix import Prefix
+from manners.web.sending import Sending
 from manners.web.shapes import problem, what_is_wrong
 from manners.web.shield import Shield, too_often
 from manners.web.site import FOLDER, Site
@@ -39,6 +40,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.router.route_class = Gate
     app.add_middleware(Faults)
+    app.add_middleware(Sending, limits=site.limits)
     app.add_middleware(Shield, site=site)
     app.add_middleware(watch.Watched, figures=site.figures)
     app.add_middleware(Prefix, prefix=site.prefix)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -16,7 +19,7 @@ from manners.loop.erase import sweep
 from manners.models.requests import GenerationRequest, Phase
 from manners.store import deletions
 from manners.store.audit import Event
-from manners.store.chats import Chats, dialogue
+from manners.store.chats import Chats, NoSuchChat, Summary, dialogue
 from manners.store.flags import FlagReason
 from manners.store.redaction import Redacted
 from manners.types import Choice, Role
@@ -26,7 +29,7 @@ from manners.web.candidate import question
 from manners.web.draws import drawn
 from manners.web.faults import log
 from manners.web.gate import Gate
-from manners.web.limits import CLEARINGS, DELETIONS, GENERATIONS, REPORTS, RETRY, STORED, UNDER_WAY
+from manners.web.limits import BEGUN, CLEARINGS, DELETIONS, EXPORTS, GENERATIONS, REPORTS, RETRY, STORED, UNDER_WAY
 from manners.web.ongoing import Exchange, Ongoing, follow
 from manners.web.render import to_html
 from manners.web.shapes import MOST_MESSAGES, Number, Text, Token, problem, size_of
@@ -87,31 +90,46 @@ async def state(visitor: Chatter, site: Here) -> HTTPResponse:
 @router.get("/chat/all")
 async def conversations(visitor: Chatter, site: Here) -> HTTPResponse:
     """List one's own conversations."""
-    found = await to_thread.run_sync(Chats(site.store).all, visitor.annotator)
-    return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
+
+    def listed() -> HTTPResponse:
+        found = Chats(site.store).all(visitor.annotator)
+        return JSONResponse({"conversations": [{"key": one.key, "title": one.title} for one in found]})
+
+    return await to_thread.run_sync(listed)
 
 
 @router.get("/chat/export")
 async def export(request: Request, visitor: Exporter, site: Here) -> HTTPResponse:
-    """Give all of one's own conversations as a file."""
+    """Give all of one's own conversations as a file; each is read once those before it are."""
+    refuse_if(site.limits.take("exports", visitor.key, EXPORTS))
+    site.limits.hold(request.scope, visitor.key, LARGEST_BODY)
+    chats = Chats(site.store)
+    found = await to_thread.run_sync(chats.all, visitor.annotator)
 
-    def collect() -> list[dict[str, Any]]:
-        chats = Chats(site.store)
-        found = []
-        for one in chats.all(visitor.annotator):
-            said = chats.read(visitor.annotator, one.key)
-            turns = [{"role": turn.role, "content": turn.text, "thumb": turn.thumb} for turn in said]
-            found.append({"key": one.key, "created_at": one.created_at.isoformat(), "turns": turns})
-        return found
+    def told(one: Summary) -> str:
+        said = chats.read(visitor.annotator, one.key)
+        turns = [{"role": turn.role, "content": turn.text, "thumb": turn.thumb} for turn in said]
+        whole = {"key": one.key, "created_at": one.created_at.isoformat(), "turns": turns}
+        return json.dumps(whole, ensure_ascii=False)
 
-    body = {"conversations": await to_thread.run_sync(collect)}
+    async def pieces() -> AsyncIterator[str]:
+        yield '{"conversations": ['
+        before = ""
+        for one in found:
+            with suppress(NoSuchChat):  # it is deleted meanwhile
+                yield before + await to_thread.run_sync(told, one)
+                before = ", "
+        yield "]}"
+
     await noted(request, Event.EXPORTED, "conversations")
-    return JSONResponse(body, headers={"content-disposition": 'attachment; filename="conversations.json"'})
+    headers = {"content-disposition": 'attachment; filename="conversations.json"'}
+    return StreamingResponse(pieces(), media_type="application/json", headers=headers)
 
 
 @router.post("/chat/begin")
 async def begin(visitor: Chatter, site: Here) -> HTTPResponse:
     """Begin a conversation; whoever sends this has agreed to its being kept."""
+    refuse_if(site.limits.take("conversations", visitor.key, BEGUN))
     return JSONResponse(
         {"key": await to_thread.run_sync(Chats(site.store).begin, visitor.annotator, limiter=site.limits.writing)}
     )
@@ -163,7 +181,8 @@ async def read(key: str, visitor: Chatter, site: Here) -> HTTPResponse:
         shown, writing = await to_thread.run_sync(render), None
     if writing is not None and len(shown["turns"]) > len(writing.exchange.said):  # it is stored, and about to end
         writing = None
-    return JSONResponse(shown | {"ongoing": writing and writing.exchange.text})
+    shown["ongoing"] = writing and writing.exchange.text
+    return await to_thread.run_sync(JSONResponse, shown)
 
 
 @router.post("/chat/{key}/say")

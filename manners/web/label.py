@@ -88,17 +88,13 @@ async def begin(body: BeginBody, visitor: Labeller, site: Here) -> Response:
     Else whoever reloads could choose what to judge, without a skip on record.
     """
     show = partial(site.desk.begin, view=None if body.view is None else str(body.view))
-    return JSONResponse(
-        {"pair": await to_thread.run_sync(_pair, show, visitor.annotator, limiter=site.limits.labelling)}
-    )
+    return await to_thread.run_sync(_pair, show, visitor.annotator, limiter=site.limits.labelling)
 
 
 @router.post("/label/next")
 async def next_pair(visitor: Labeller, site: Here) -> Response:
     """Give a pair to judge; `pair` is null where there is none now."""
-    return JSONResponse(
-        {"pair": await to_thread.run_sync(_pair, site.desk.next, visitor.annotator, limiter=site.limits.labelling)}
-    )
+    return await to_thread.run_sync(_pair, site.desk.next, visitor.annotator, limiter=site.limits.labelling)
 
 
 @router.post("/label/verdict")
@@ -123,9 +119,7 @@ async def undo(visitor: Labeller, site: Here, body: BeginBody | None = None) -> 
     """Take back a verdict, the latest if none is named; give its pair again with what was said beside the choice."""
     view = None if body is None or body.view is None else str(body.view)
     take = partial(site.desk.undo, view=view)
-    return JSONResponse(
-        {"pair": await to_thread.run_sync(_pair, take, visitor.annotator, limiter=site.limits.labelling)}
-    )
+    return await to_thread.run_sync(_pair, take, visitor.annotator, limiter=site.limits.labelling)
 
 
 @router.post("/label/flag")
@@ -173,11 +167,14 @@ async def decide(token: Token, visitor: Reviewer, site: Here, upheld: Annotated[
     return RedirectResponse(f"{site.prefix}/flags", 303)
 
 
-def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> dict[str, Any] | None:
-    """Return what the page needs of the comparison that is shown to somebody, if there is one."""
+def _pair(show: Callable[[Annotator], Shown | None], annotator: Annotator) -> Response:
+    """Tell the page of the comparison that is shown to somebody; of null where there is none."""
     shown = show(annotator)
-    if shown is None:
-        return None
+    return JSONResponse({"pair": None if shown is None else _told(shown)})
+
+
+def _told(shown: Shown) -> dict[str, Any]:
+    """Return what the page needs of a comparison."""
     texts = [*(turn.text for turn in shown.prompt), shown.left, shown.right]
     return {
         "view": shown.view,

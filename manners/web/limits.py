@@ -41,6 +41,10 @@ GENERATIONS = Rate(burst=30, a_second=2)
 """Answers that one account has drawn in the chat; for programs see `serve.answers_a_second`."""
 UNDER_WAY = 8
 """Answers of the chat that are written for one account at once, with a reader or without."""
+BEGUN = Rate(burst=100, a_second=0.1)
+"""Conversations that one account begins: all of them are listed each time."""
+EXPORTS = Rate(burst=5, a_second=1 / 60)
+"""Exports of one account: each reads all that it ever said in the chat."""
 CLEARINGS = Rate(burst=3, a_second=1 / 30)
 """How often the database is written anew for conversations that are deleted on the page, whoever deletes them."""
 DELETIONS = Rate(burst=10, a_second=0.2)

@@ -17,9 +17,10 @@ import pytest
 from manners.settings import Settings
 from manners.store import Store
 from manners.store.accounts import Accounts
+from manners.store.chats import Chats
 from manners.store.tokens import TokenUse
-from manners.types import AccountRole
-from manners.web import connections, server, shield
+from manners.types import AccountRole, Annotator, AnnotatorKind, Response
+from manners.web import connections, sending, server, shield
 from manners.web.app import create_app
 from manners.web.site import Site
 from manners.workspace import Workspace
@@ -39,10 +40,10 @@ class Served:
         accounts.add("anna", AccountRole.ANNOTATOR, None)
         self.key = accounts.issue(TokenUse.KEY, "anna")
         self.scripted = Scripted()
-        site = Site(workspace, Settings(), self.store, accounts, False, "http://127.0.0.1", self.scripted)
+        self.site = Site(workspace, Settings(), self.store, accounts, False, "http://127.0.0.1", self.scripted)
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
-        self.server = server.uvicorn_of(create_app(site), proxied)
+        self.server = server.uvicorn_of(create_app(self.site), proxied)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
         self.thread.start()
         until(lambda: self.server.started)
@@ -166,7 +167,7 @@ def asking(served: Served, room: int, *, stream: bool = False) -> socket.socket:
     asked = {"model": "manners", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
     body = json.dumps(asked).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.key}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
 
@@ -180,18 +181,37 @@ def test_who_does_not_read_is_let_go(served: Served) -> None:
     assert served.health() == 200
 
 
+def test_what_nobody_reads_counts_until_it_is_read(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READING_SECONDS", 10 * PATIENCE)
+    chats, anna = Chats(served.store), Annotator("anna", AnnotatorKind.HUMAN, 1)
+    key = chats.begin(anna)
+    chats.say(anna, key, [], "x" * 2_000_000, [Response("Gladly.", "initial")], 1.0)
+    served.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # what the system holds is not ours
+    connection = served.connect()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    head = f"GET /chat/{key} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.key}\r\nConnection: close\r\n\r\n"
+    connection.sendall(head.encode())
+    until(lambda: bool(served.connections) and served.connections[0].flow.write_paused)
+    time.sleep(0.3)
+    assert served.site.limits._held["account 1"] > 2_000_000
+    assert served.connections[0].transport.get_write_buffer_size() < 3 * sending.PIECE
+    assert b"x" * 2_000_000 in said(connection)
+    until(lambda: not served.site.limits._held)
+
+
 def test_who_reads_slowly_is_not_let_go(served: Served) -> None:
     """What waits becomes less all the time, and never so little that more could be written."""
     long = "x" * 8_000_000
     served.scripted.lines = (long,)
+    served.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # or the system takes it in large steps
     connection = asking(served, 65_536)
     found, begun = b"", time.monotonic()
     while time.monotonic() - begun < 3.5:  # some looks, and several times as long as a client may take nothing
         found += connection.recv(65_536)
         time.sleep(0.05)
-    assert served.connections[0].flow.write_paused, "or nothing is shown"
-    found += said(connection)
-    assert long.encode() in found
+    paused = [one.flow.write_paused for one in served.connections]
+    assert long.encode() in found + said(connection)
+    assert paused == [True], "or nothing is shown"
 
 
 @pytest.mark.parametrize("proxied", [False, True])
