@@ -133,6 +133,8 @@ def longest_end(text: str, fits: Callable[[str], bool]) -> str:
     A text of more characters may be one of fewer tokens now and then: what is returned fits, and may be short of the
     longest by as many.
     """
+    if fits(text):  # without the system turn beside which it did not
+        return text
     low, high = 1, len(text)
     while low < high:
         middle = (low + high) // 2

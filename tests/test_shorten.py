@@ -108,7 +108,7 @@ def test_a_shortened_prompt_is_one_that_the_template_lays_out(
     for before in (system, ()):  # the system turn goes only where nothing of the question fits beside it
         ends = [
             whole_ids(kind, (*before, replace(turns[-1], text=turns[-1].text[at:])))
-            for at in range(1, len(turns[-1].text))
+            for at in range(len(turns[-1].text))
         ]
         if any(len(ids) <= room for ids in ends):
             assert kept in ends
@@ -147,9 +147,19 @@ def test_a_response_longer_than_half_the_context_is_whole_where_everything_fits(
     assert rendered.response_ids == ids and not rendered.shortened
 
 
+def test_a_question_that_fits_is_whole_where_the_system_turn_beside_it_does_not() -> None:
+    renderer = tiny_renderer(context=64)
+    question = (Turn(Role.USER, "How do I bake bread?"),)
+    answer = Response("Wait.", "a", FinishReason.STOP)
+    alone = renderer.render(question, answer)
+    assert not alone.shortened
+    beside = renderer.render((Turn(Role.SYSTEM, "Be very kind. " * 20), *question), answer)
+    assert beside.prompt_ids == alone.prompt_ids
+
+
 @given(st.text(max_size=50), st.integers(-1, 60))
 def test_the_longest_end_is_the_longest(text: str, room: int) -> None:
-    ends = [text[at:] for at in range(1, len(text)) if len(text[at:]) <= room]
+    ends = [text[at:] for at in range(len(text)) if len(text[at:]) <= room]
     assert longest_end(text, lambda end: len(end) <= room) == (ends[0] if ends else "")
 
 
