@@ -260,9 +260,11 @@ class Renderer:
         ending = longest_ending(self._ids, self._size, prompt, self.context - reserve, check)
         if len(ending.ids) + reserve <= self.context:
             return ending.ids, ending.dropped
+        shorter = "shorten the prompt, " if reserve < self.context else ""
         raise TooLong(
             f"a prompt's last turn takes {len(ending.ids)} tokens and {reserve} are reserved for the response, but"
-            f" model.context is {self.context}; shorten the prompt or raise model.context"
+            f" model.context is {self.context}; {shorter}ask for fewer tokens (`max_tokens` of a request, or"
+            " sample.max_new_tokens or serve.max_new_tokens) or raise model.context"
         )
 
     def response_ids(self, response: Response) -> tuple[int, ...]:

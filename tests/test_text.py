@@ -162,6 +162,8 @@ def test_a_system_turn_is_never_dropped() -> None:
 def test_a_last_turn_that_does_not_fit_is_refused_with_both_figures_and_the_setting() -> None:
     with pytest.raises(TooLong, match=r"last turn takes \d+ tokens and 7 are reserved.*model\.context is 10"):
         tiny_renderer(context=10).prompt_ids(TALK[-1:], reserve=7)
+    with pytest.raises(TooLong, match=r"model\.context is 10; ask for fewer tokens"):  # the shortest would not fit
+        tiny_renderer(context=10).prompt_ids(TALK[-1:], reserve=10)
     last = ids_by_library(TALK[-1:])
     assert tiny_renderer(context=len(last) + 7).prompt_ids(TALK, reserve=7) == (last, 2), "it fits to the token"
     with pytest.raises(TooLong):
