@@ -41,11 +41,17 @@ class SampleInputs(Inputs):
 
 
 def inputs(session: Session, options: SampleOptions, begun: Mapping[str, Any]) -> SampleInputs:
-    """Take whether the crowd answers, and which prompts are asked."""
-    decides: dict[str, object] = {"--crowd": options.crowd}
-    if options.again or options.limit is not None:  # runs of the time before these options are gone on with
-        decides |= {"--again": options.again, "--limit": options.limit}
-    return SampleInputs(decides=decides, crowd=options.crowd, again=options.again, limit=options.limit)
+    """Take whether the crowd answers, and which prompts are asked.
+
+    A run that goes on does as it was begun; an option that is given anew, and is another by now, is refused by it.
+    """
+    crowd = options.crowd or bool(begun.get("--crowd"))
+    again = options.again or bool(begun.get("--again"))
+    limit: int | None = begun.get("--limit") if options.limit is None else options.limit
+    decides: dict[str, object] = {"--crowd": crowd}
+    if again or limit is not None:  # runs of the time before these options are gone on with
+        decides |= {"--again": again, "--limit": limit}
+    return SampleInputs(decides=decides, crowd=crowd, again=again, limit=limit)
 
 
 def plan(session: Session, _: SampleInputs | None = None) -> Plan:

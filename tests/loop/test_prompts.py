@@ -8,12 +8,16 @@ from dataclasses import replace
 import pytest
 
 from manners.errors import MannersError, UsageError
+from manners.facts import Facts
 from manners.loop import evaluate, ppo, stages
 from manners.loop.options import EvaluateOptions, PPOOptions, SampleOptions
 from manners.loop.prompts import draw_prompts
+from manners.loop.round import SAMPLE
 from manners.loop.session import Session
+from manners.loop.stage import execute, to_resume
 from manners.settings import Settings
-from manners.types import PromptUse
+from manners.store import Store
+from manners.types import AnnotatorKind, PromptUse
 from manners.workspace import Workspace
 from tests.loop import tiny
 
@@ -78,6 +82,33 @@ def test_known_prompts_are_asked_again_of_a_new_policy_and_of_no_other(copy: Wor
     assert {c.ask_probability for c in rest} == {1.0}
     with pytest.raises(MannersError, match="all were answered by policy-1"):
         again(None)
+
+
+def test_a_killed_run_is_gone_on_with_by_the_command_that_status_names(
+    copy: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(options: SampleOptions, *, resume: bool) -> Facts:
+        return execute(SAMPLE, Session(copy, settings), options, resume=resume).facts
+
+    stages.models_promote(copy, "policy-1", "a test")
+    begun = SampleOptions(crowd=True, again=True, limit=5)
+    before = len(Session(copy, settings).store.comparisons())
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Store, "merge_comparisons", _dies)
+        sample(begun, resume=False)
+    assert to_resume([SAMPLE], copy) == ["manners sample --resume"]
+    with pytest.raises(MannersError, match="--limit"):
+        sample(SampleOptions(limit=4), resume=True)
+    sample(SampleOptions(), resume=True)
+    new = Session(copy, settings).store.comparisons()[before:]
+    assert {c.prompt for c in new} <= set(draw_prompts(tiny.PROMPTS[PromptUse.TRAIN], 5, settings.seed))
+    assert {c.left.author for c in new} == {"policy-1"}, "known prompts, of the new policy"
+    assert new and all(verdict.annotator.kind is AnnotatorKind.SIMULATED for c in new for verdict in c.verdicts)
+    assert all(c.verdicts for c in new)
+
+
+def _dies(*_: object) -> None:
+    raise ZeroDivisionError
 
 
 def test_a_limit_asks_somebody() -> None:
