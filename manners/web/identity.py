@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path
 
 NEUTRAL = "[model]"
 LAG = 40
 """Fewest characters held back while an answer is streamed: more than any of `NAMES` has."""
 OURS = re.compile(r"initial|manners|upstream|(?:policy|reward)-\d+")
 """What versions are called here: words that an answer may hold, and names that `NAMES` takes out."""
+ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""How a model is called where it was published: by whom, and how."""
 NAMES = (
     r"chat[ -]?gpt",
     r"gpt-?\d[\w.-]{0,12}",
@@ -34,11 +36,16 @@ NAMES = (
 
 
 def names_of(model: str) -> list[str]:
-    """Return what a model may be called by its id, folder or file; nothing for a version of ours."""
+    """Return what a model may be called by its id, folder or file; nothing for a version of ours.
+
+    Whoever names a folder, a file or a server's model may have taken any word, which answers hold for what it means: of
+    letters alone, a name is one only in an id.
+    """
     if OURS.fullmatch(model):
         return []
-    last = PurePath(model).name
-    return [model, last, last.removesuffix(".gguf")]
+    path = Path(model)
+    published = ID.fullmatch(model) is not None and not path.exists()
+    return [name for name in (model, path.name, path.name.removesuffix(".gguf")) if published or not name.isalpha()]
 
 
 class Neutral:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,8 +72,19 @@ def test_our_own_versions_are_words_that_stay(ours: str) -> None:
 
 def test_a_model_goes_by_its_id_its_folder_and_its_file() -> None:
     neutral = Neutral([*names_of("acme/secret-13b"), *names_of("/models/tiny.gguf")])
-    said = "I am secret-13b (acme/secret-13b), not tiny, nor tiny.gguf: the initial acme."
-    assert (
-        neutral.feed(said) + neutral.rest()
-        == f"I am {NEUTRAL} ({NEUTRAL}), not {NEUTRAL}, nor {NEUTRAL}: the initial acme."
-    )
+    said = "I am secret-13b (acme/secret-13b), not tiny.gguf: the initial acme."
+    assert neutral.feed(said) + neutral.rest() == f"I am {NEUTRAL} ({NEUTRAL}), not {NEUTRAL}: the initial acme."
+
+
+def test_a_word_that_a_folder_a_file_or_a_server_s_model_is_called_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("~/models/mine", "models/mine", "mine", "/models/mine.gguf", str(tmp_path / "models" / "mine")):
+        neutral = Neutral(names_of(name))
+        said = f"The choice is mine, by {name}."
+        expected = said if name == "mine" else f"The choice is mine, by {NEUTRAL}."
+        assert neutral.feed(said) + neutral.rest() == expected
+    neutral = Neutral([*names_of("assistant"), *names_of("acme/zephyr")])
+    assert neutral.feed("Zephyr is no assistant.") + neutral.rest() == f"{NEUTRAL} is no assistant."
