@@ -16,10 +16,8 @@ from tyro.conf import EnumChoicesFromValues, Positional, UseAppendAction, arg, s
 from manners.cli.common import Common, Result
 from manners.errors import MannersError
 from manners.settings import Settings
-from manners.settings_load import to_dict
 from manners.store import Store, audit
 from manners.store import accounts as stored
-from manners.store.records import digest
 from manners.store.tokens import LIFETIME, PROGRAMS, Scope, Terms, TokenUse
 from manners.types import AccountRole
 from manners.web.address import link
@@ -92,9 +90,6 @@ class Serve(Common):
         workspace = self.open()
         trial = self._trial(workspace, settings)
         store = Store.open(workspace.database)
-        store.clear_traces()  # where the last server was killed before it could
-        audit.settings_changed(store, digest(to_dict(settings))[:16])
-        audit.record(store, audit.Deed(audit.Event.SERVED, about=f"candidate {trial.version}" if trial else ""))
         try:
             serve(
                 workspace,
@@ -109,7 +104,6 @@ class Serve(Common):
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
         finally:
-            store.clear_traces()  # of what was deleted meanwhile
             store.close()
         return {}
 

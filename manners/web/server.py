@@ -24,8 +24,10 @@ from manners.holder import SERVE_LOCK
 from manners.logs import Counted
 from manners.loop import tried
 from manners.settings import Settings
-from manners.store import Store
+from manners.settings_load import to_dict
+from manners.store import Store, audit
 from manners.store.accounts import Accounts
+from manners.store.records import digest
 from manners.store.tokens import TokenUse
 from manners.terminal import beneath
 from manners.types import AccountRole
@@ -79,7 +81,8 @@ def serve(
     reached = {"--host": host} | ({} if base_url is None else {"--base-url": _host_of(base_url)})
     if owner is None:
         _refuse_others(reached, settings.serve.allow_origins)
-    with _only_server(workspace), _listen(host, settings.serve.port) as listening:
+    lock, listens = _only_server(workspace), _listen(host, settings.serve.port)
+    with lock, listens as listening, _on_record(store, settings, trial):
         address = f"http://{_shown(host)}:{listening.getsockname()[1]}"
         seats = settings.serve.seats
         version = trial.against if trial else workspace.current_policy()
@@ -250,6 +253,21 @@ def _only_server(workspace: Workspace) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _on_record(store: Store, settings: Settings, trial: Trial | None) -> Iterator[None]:
+    """Put on record what is served; before and after, nothing stays in the database of what was deleted.
+
+    One that is refused must not: the candidate of the last one to be on record is kept from `manners models prune`.
+    """
+    store.clear_traces()  # where the last server was killed before it could
+    audit.settings_changed(store, digest(to_dict(settings))[:16])
+    audit.record(store, audit.Deed(audit.Event.SERVED, about=f"candidate {trial.version}" if trial else ""))
+    try:
+        yield
+    finally:
+        store.clear_traces()  # of what was deleted meanwhile
 
 
 @contextmanager

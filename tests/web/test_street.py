@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 import uvicorn
+from filelock import FileLock
 from sqlalchemy import delete
 from starlette.testclient import TestClient
 
 from manners.cli import main
 from manners.errors import MannersError
 from manners.settings import ModelSettings, ServeSettings, Settings
-from manners.store import Store
+from manners.store import Store, audit
 from manners.store.accounts import Accounts
 from manners.store.audit import entries
 from manners.store.tables import AccountRow, TokenRow
@@ -104,6 +105,20 @@ def test_what_is_promoted_while_the_server_starts_is_served(
     monkeypatch.setattr(uvicorn.Server, "run", run)
     started(alone.folder)
     assert told == [INITIAL, *(["policy-1"] if late else [])]
+
+
+def test_a_server_that_is_refused_leaves_on_record_what_the_running_one_serves(
+    alone: Place, started: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else nothing would keep that one's candidate from being pruned."""
+    with FileLock(alone.folder / "serve.lock"):
+        audit.record(alone.store, audit.Deed(audit.Event.SERVED, about="candidate policy-4"))
+        assert main(["serve", "--workspace", str(alone.folder)]) == 1
+    assert "is being served already" in capsys.readouterr().err
+    assert main(["serve", "--workspace", str(alone.folder), "--host", "0.0.0.0"]) == 1, "nobody may come in"
+    assert audit.candidate(alone.store) == "policy-4"
+    started(alone.folder)
+    assert audit.candidate(alone.store) is None
 
 
 def lose(place: Place, how: str) -> None:
