@@ -124,6 +124,8 @@ class Engine:
         self._beside = beside
         self._process: BaseProcess | None = None
         self._stopping = False
+        self._again = threading.Event()
+        """Set where the process has failed and there is something to do after it: another policy to load, or to end."""
         self._keys = itertools.count()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -141,6 +143,7 @@ class Engine:
         """End the process; requests that run fail."""
         with self._lock:
             self._stopping = True
+            self._again.set()
             if self._process is not None:
                 self._process.kill()  # it keeps nothing
         if self._thread.is_alive():
@@ -150,13 +153,17 @@ class Engine:
         """Change to another policy once those answers that are being written, and read, are finished.
 
         `state.version` tells when that has happened; where it cannot be loaded, `state.reason` says why and the old
-        one goes on. A candidate was one beside the old one: from now on there is none.
+        one goes on. Where nothing could be loaded before, the process is started again with it. A candidate was one
+        beside the old one: from now on there is none.
         """
         with self._lock:
             if version == self._wanted:
                 return
             self._wanted = version
-            self._outbox.put(Load(version))
+            if self._state.phase is Phase.FAILED:
+                self._again.set()
+            else:
+                self._outbox.put(Load(version))
             gone, self._beside = self._beside, None
             self._state = replace(self._state, candidate=None)
         if gone is not None:
@@ -212,7 +219,13 @@ class Engine:
             for waiter in waiters.values():
                 self._hand_over(waiter.loop, [(waiter, Failed(state.reason))])
             if state.phase is Phase.FAILED:
-                return
+                self._again.wait()
+                with self._lock:
+                    self._again.clear()
+                    if self._stopping:
+                        return
+                    self._state = EngineState(Phase.LOADING, self._wanted)
+                starts.clear()
 
     def _run_once(self) -> str:
         """Start the process, pass on what it says until it ends, and say how that was."""
@@ -243,7 +256,9 @@ class Engine:
                 if self._beside is None:  # it may not have heard yet that there is none any more
                     report = replace(report, candidate=None)
                 self._state = report
-                if report.reason:  # another policy could not be loaded: not to be tried again after a restart
+                if report.phase is Phase.FAILED and self._wanted != report.version:  # asked for while that one loaded
+                    self._again.set()
+                elif report.reason:  # another policy could not be loaded: not to be tried again after a restart
                     self._wanted = report.version
             if failed:
                 print(f"{report.reason}: nobody is asked about it", file=sys.stderr)

@@ -343,6 +343,25 @@ def test_a_model_that_cannot_be_loaded_is_told_with_its_reason(place: tuple[Work
     engine.stop()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["once it has failed", "while it loads"])
+def test_another_policy_is_served_where_the_first_cannot_be_loaded(
+    place: tuple[Workspace, ModelSettings], when: str
+) -> None:
+    workspace, settings = place
+    engine = Engine(workspace.root, settings, "policy-9", seats=4, threads=1)
+    engine.start()
+    if when == "once it has failed":
+        until(lambda: engine.state.phase is Phase.FAILED)
+        assert "policy-9" in engine.state.reason
+    engine.load(INITIAL)
+    until(lambda: engine.state.phase is Phase.READY)
+    assert (engine.state.version, engine.state.reason) == (INITIAL, "")
+    assert sum(isinstance(event, Done) for event in run(collect(engine, REQUEST))) == 3
+    engine.stop()
+    assert phase(engine) is Phase.FAILED and not engine._thread.is_alive()
+
+
 PARENT = """
 import asyncio, signal, sys, time
 from pathlib import Path
