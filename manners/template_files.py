@@ -10,6 +10,8 @@ from manners.templates import DEFAULT
 
 PROCESSOR = "chat_template.json"
 """Where processors keep a template; a tokenizer without one of its own shares it."""
+TEMPLATES = ("special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/*.jinja", PROCESSOR)
+"""What templates are read from beside the tokenizer's configuration."""
 
 
 def of_folder(folder: Path) -> tuple[object, dict[str, str]]:

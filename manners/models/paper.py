@@ -51,22 +51,43 @@ def outline(name: str) -> Outline:
 
     Raises MannersError in the sentences with which the model itself would be refused.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        check_folder(path)
-    source = str(embedded_folder()) if name == EMBEDDED else str(path) if path.is_dir() else name
-    with readable(name), quiet_transformers():
+    with quiet_transformers():
+        if name == EMBEDDED:
+            return _of_model(str(embedded_folder()), name)
+        path = Path(name).expanduser()
         if path.suffix == ".gguf":
-            if not path.is_file():
-                raise MannersError(f"model.name is {name}, but there is no such file; check the path")
-            folder, file = str(path.parent), path.name
-            config = AutoConfig.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
-            return Outline(config, AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False))
-        if path.is_dir() and is_adapter(source):
-            base = outline(base_of(name, source))
-            return replace(base, tokenizer=beside_adapter(source, base.tokenizer)[0])
+            return _of_gguf(path, name)
+        if path.is_dir():
+            check_folder(path)
+            read = _of_adapter if is_adapter(str(path)) else _of_model
+            return read(str(path), name)
+        try:
+            return _of_model(name, name)
+        except MannersError:
+            if is_adapter(name):
+                return _of_adapter(name, name)
+            raise
+
+
+def _of_model(source: str, name: str) -> Outline:
+    with readable(name):
         config = read_config(source, name)
         return Outline(config, read_tokenizer(source))
+
+
+def _of_adapter(source: str, name: str) -> Outline:
+    with readable(name):
+        base = outline(base_of(name, source))
+        return replace(base, tokenizer=beside_adapter(source, base.tokenizer)[0])
+
+
+def _of_gguf(path: Path, name: str) -> Outline:
+    if not path.is_file():
+        raise MannersError(f"model.name is {name}, but there is no such file; check the path")
+    with readable(name):
+        folder, file = str(path.parent), path.name
+        config = AutoConfig.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+        return Outline(config, AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False))
 
 
 def trunk_on_paper(config: PreTrainedConfig, chosen: ModelSettings, device: torch.device) -> Trunk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from manners.errors import MannersError
 from manners.models import versions
 from manners.models.branches import Branch
+from manners.models.paper import outline
 from manners.models.pretrained import load
 from manners.settings import ModelSettings
+from manners.turns import template_of
 from tests.worlds import TEMPLATE, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 RANK, ALPHA = 2, 6
@@ -163,6 +166,30 @@ def test_an_adapter_that_brings_a_template_and_no_tokens_is_laid_out_by_it(
     loaded = load(settings(folder))
     assert loaded.renderer.template.source == (folder / "chat_template.jinja").read_text() != TEMPLATE
     assert loaded.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("brings", ["template", "tokenizer"])
+def test_an_adapter_by_its_id_is_laid_out_as_one_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brings: str
+) -> None:
+    """Laid into the hub's cache as its client does: `refs/main` names the one snapshot."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    commit, place = "0" * 40, tmp_path / "cache" / "models--acme--lora"
+    (place / "refs").mkdir(parents=True)
+    (place / "snapshots").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    folder = adapter(place / "snapshots" / commit, save_tiny(tmp_path / "base"))
+    own = "{# my own #}" + TEMPLATE
+    if brings == "template":
+        (folder / "chat_template.jinja").write_text(own)
+    else:
+        tiny_tokenizer(own).save_pretrained(folder)
+    loaded = load(replace(settings(folder), name="acme/lora"))
+    assert loaded.renderer.template.source == own
+    assert template_of(outline("acme/lora").tokenizer).source == own
+    with pytest.raises(MannersError, match="nobody/nothing, which cannot be loaded"):
+        outline("nobody/nothing")
 
 
 def refusal(folder: Path) -> str:
