@@ -23,13 +23,19 @@ from manners.models.trunk import grow_trunk
 from manners.models.versions import Version
 from manners.settings import ModelSettings
 from manners.settings_load import from_dict
+from manners.templates import CHATML
 from manners.types import VersionKind
 from manners.workspace import Workspace
 
 
 def load(settings: ModelSettings, workspace: Workspace, otherwise: str | None = None) -> Pretrained:
     """Load the model that the settings name, a version of the workspace before anything else; see `pretrained.load`."""
-    return pretrained.load(settings, partial(versions.day, workspace), partial(find, workspace), otherwise)
+    asked = _chosen_once(workspace, settings)
+    loaded = pretrained.load(asked, partial(versions.day, workspace), partial(find, workspace), otherwise)
+    if asked == settings:
+        return loaded
+    said = f"model.chat_template and model.template_arguments have made the template of {settings.name} already"
+    return replace(loaded, chosen=settings, note="; ".join(note for note in (loaded.note, said) if note))
 
 
 def as_initial(workspace: Workspace, version: str, settings: ModelSettings) -> Pretrained:
@@ -79,6 +85,24 @@ def is_version(workspace: Workspace, name: str) -> bool:
     return (workspace.models / name).exists() or not Path(name).exists()
 
 
+def _chosen_once(workspace: Workspace, settings: ModelSettings) -> ModelSettings:
+    """Leave out what made the template of the version that the settings name: laid down there, it reads it no more.
+
+    ChatML and a file are the whole template, then and now.
+    """
+    wanted = settings.chat_template
+    nothing = wanted is None and not settings.template_arguments
+    whole_template = wanted is not None and (wanted == CHATML or Path(wanted).expanduser().is_file())
+    if nothing or whole_template or not is_version(workspace, settings.name):
+        return settings
+    version = versions.describe(workspace, settings.name)
+    was = from_dict(version.settings).model
+    same = (was.chat_template, was.template_arguments) == (wanted, settings.template_arguments)
+    if version.kind is VersionKind.PRETRAIN or not same:
+        return settings
+    return replace(settings, chat_template=None, template_arguments={})
+
+
 def _assembled(workspace: Workspace, version: Version, above: tuple[str, ...]) -> Found:
     """Read what a branch grew on, as it was read then, and put the branch in its place."""
     chosen = replace(from_dict(version.settings).model, name=version.base)
@@ -89,7 +113,7 @@ def _assembled(workspace: Workspace, version: Version, above: tuple[str, ...]) -
         raise MannersError(
             said if version.name in said else f"{version.name} grew on {version.base}, which fails: {said}"
         ) from error
-    base, template = pretrained.laid_out(base, chosen, partial(versions.day, workspace))
+    base, template = pretrained.laid_out(base, _chosen_once(workspace, chosen), partial(versions.day, workspace))
     for parameter in base.model.parameters():
         parameter.data = parameter.data.to(getattr(torch, chosen.dtype))
     trunk = grow_trunk(base.model, chosen.trainable_layers, chosen.lora_rank)

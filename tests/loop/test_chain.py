@@ -28,7 +28,7 @@ from manners.types import Role, Turn, VersionKind
 from manners.workspace import Workspace
 from tests.loop import calls, tiny
 from tests.models.exchanges import trained
-from tests.worlds import save_tiny
+from tests.worlds import TEMPLATE, save_tiny, tiny_tokenizer
 
 TALK = (Turn(Role.USER, "How do I bake bread?"),)
 
@@ -150,6 +150,35 @@ def test_versions_stand_on_one_another(begun: Session) -> None:
     found = whole.load(replace(begun.settings.model, name="sft-2"), begun.workspace)
     torch.testing.assert_close(of(found)[1], of(second.pretrained, branch)[1], atol=1e-5, rtol=1e-5)
     assert whole.outline(begun.workspace, "sft-2").layers == 4
+
+
+@pytest.mark.parametrize(("template", "mark"), [(None, "!"), ("other", None), ("other", "!")])
+def test_a_version_is_gone_on_from_with_the_settings_that_chose_its_template(
+    tmp_path: Path, template: str | None, mark: str | None
+) -> None:
+    """Its template has them laid down, and was refused with them: it was neither called `other` nor read a `mark`."""
+    folder = save_tiny(tmp_path / "model")
+    marked = TEMPLATE.replace("'<s>'", "'<s>' ~ (mark | default('?'))")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"default": marked, "other": "{# #}" + marked}
+    tokenizer.save_pretrained(folder)
+    arguments = {} if mark is None else {"mark": mark}
+    plain = tiny.project(tmp_path / "project", folder)
+    chosen = named(plain.settings, str(folder), chat_template=template, template_arguments=arguments)
+    session = Session(plain.workspace, chosen)
+    taught(session)
+    second = Session(plain.workspace, named(chosen, "sft-1"))
+    expected = session.pretrained.renderer.prompt_ids(TALK)[0]
+    assert str(session.pretrained.tokenizer.decode(list(expected))).startswith(f"<s>{mark or '?'}<|start|>user")
+    assert second.pretrained.renderer.prompt_ids(TALK)[0] == expected
+    assert "have made the template of sft-1 already" in second.pretrained.note
+    taught(second, "sft-2")
+    third = whole.load(replace(chosen.model, name="sft-2"), plain.workspace)
+    assert third.renderer.prompt_ids(TALK)[0] == expected
+    assert third.renderer.template_hash == second.pretrained.renderer.template_hash
+    other = replace(chosen.model, name="sft-1", template_arguments={"mark": "other"})
+    with pytest.raises(MannersError, match=r"model\.(chat_template|template_arguments)"):
+        whole.load(other, plain.workspace)
 
 
 def described_as(workspace: Workspace, version: str, **changes: Any) -> None:
