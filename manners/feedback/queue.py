@@ -164,8 +164,10 @@ class Queue:
             return
         state.leases.pop(annotator, None)
         self._before[annotator].pop(comparison, None)
-        self._given_back[annotator].discard(comparison)
-        self._met[annotator].update(self._same_pair(comparison))
+        pair = self._same_pair(comparison)
+        self._given_back[annotator].difference_update(pair)
+        self._late[annotator].difference_update(pair)
+        self._met[annotator].update(pair)
         if annotator not in state.verdicts:
             self._on_prompt[state.asked.prompt] += 1
             if choice is not Choice.SKIP:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -371,6 +371,23 @@ def test_what_another_page_may_show_comes_last() -> None:
     made.release("a")
     made.judge("a", first.comparison, Choice.LEFT)
     assert made.left("a") == 2
+
+
+def test_what_was_answered_late_is_not_left_when_the_page_is_loaded_anew() -> None:
+    """Its lease had ended, and somebody else may have it still; the same two answers stand under another number too."""
+    clock = Clock()
+    made = queue(replace(PLAIN, overlap=2, agree=2), count=2, clock=clock)
+    for number in (10, 11):
+        made.add(OpenComparison(number, prompt=10, pair=frozenset({1, 2})))
+    drawn = [made.draw("a") for _ in range(3)]
+    clock.now += 60 * PLAIN.lease
+    assert made.draw("a") is None, "all of it is before them still"
+    for one in drawn:
+        assert one is not None
+        made.judge("a", one.comparison, Choice.LEFT)
+        made.release("a")
+        assert made.left("a") == 2 - drawn.index(one)
+    assert made.draw("a") is None and made.open == 4
 
 
 def with_adversarial(serve: ServeSettings, seed: int, clock: Clock | None = None) -> Queue:
