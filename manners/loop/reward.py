@@ -11,6 +11,7 @@ import torch
 
 from manners.checkpoint import Run
 from manners.errors import MannersError
+from manners.feedback.admission import without_judges
 from manners.loop import camps, reference
 from manners.loop.keep import keep
 from manners.loop.learning import TEXTS, learnt, to_learn
@@ -156,10 +157,11 @@ def _normalised(session: Session, trained: Trained, drawn: Reference) -> tuple[R
 def disagreement(session: Session, reward: RewardModel, comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Measure how far the members differ about each comparison that nobody has judged yet, by the comparison's number.
 
-    It is the standard deviation over members of the normalised margin: what to ask people about next.
+    It is the standard deviation over members of the normalised margin: what to ask people about next. What one of this
+    tool's judges has said leaves a comparison for people to judge.
     """
     template = session.pretrained.renderer.template
-    waiting = [c for c in comparisons if not c.verdicts and c.asked_how not in MEASURES]
+    waiting = [c for c in without_judges(comparisons) if not c.verdicts and c.asked_how not in MEASURES]
     waiting = [c for c in waiting if not template.objection(c.prompt)]
     exchanges = [(c.prompt, side) for c in waiting for side in (c.left, c.right)]
     if not exchanges:
